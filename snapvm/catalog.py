@@ -1,0 +1,316 @@
+"""The catalog: one folder per snapshot, complete when it is visible.
+
+::
+
+    <state>/domains/<domain uuid>/.name                  the domain's name, for look-ups
+    <state>/domains/<domain uuid>/<id>/snapshot.json     a record; beside it the memory image
+    <state>/domains/<domain uuid>/.<id>.draft/           a take under way: intent.json and the rest
+    <state>/domains/<domain uuid>/.<id>.gone/            a delete under way
+    <state>/domains/<domain uuid>/.rollback.json         a rollback under way
+    <run>/<domain uuid>.lock                             who works on the domain (flock)
+
+Names that begin with a dot are no records: the domain's name, and journals for repair.  A record becomes
+visible by one rename, after everything in its folder is on the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snapvm import durable, naming, recordfile
+from snapvm.errors import Locked, RecordUnusable, SnapshotExists, StorageFailed, UnknownSnapshot
+from snapvm.model import DomainUuid, Record, SnapshotId
+
+RECORD_FILE = "snapshot.json"
+INTENT_FILE = "intent.json"
+ROLLBACK_FILE = ".rollback.json"
+NAME_FILE = ".name"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
+_GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damaged:
+    """A record that cannot be read; the others are not affected."""
+
+    path: Path
+    domain: str
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The folder of a take under way."""
+
+    domain_uuid: DomainUuid
+    id: SnapshotId
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A journal of work that never ended: its kind, its folder or file, and what it says."""
+
+    kind: str
+    """``draft``, ``gone`` or ``rollback``."""
+    id: str
+    path: Path
+    intent: dict[str, Any]
+
+
+class Catalog:
+    """The records below one state folder; every write happens under the domain's lock."""
+
+    def __init__(self, state_dir: Path, run_dir: Path) -> None:
+        self._domains = state_dir / "domains"
+        self._run = run_dir
+
+    # --- who works on a domain ---
+
+    @contextmanager
+    def locked(self, uuid: DomainUuid, name: str) -> Iterator[None]:
+        """Hold the domain's lock for the block; the kernel drops it when the process dies.
+
+        Raises ``Locked`` at once when another process holds it.
+        """
+        with _storage(self._run):
+            durable.make_folder(self._run)
+        path = self._run / f"{_checked(uuid)}.lock"
+        with _storage(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+                raise Locked(domain=name, holder=holder or "just starting") from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # --- reading ---
+
+    def uuid_of(self, name: str) -> DomainUuid | None:
+        """Return the uuid under which snapshots of a domain of this name are kept, if any."""
+        for folder in self._domain_folders():
+            if _name_in(folder) == name:
+                return DomainUuid(folder.name)
+        return None
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all domains that have records, sorted."""
+        return tuple(sorted(_name_in(folder) for folder in self._domain_folders()))
+
+    def ids(self, uuid: DomainUuid) -> tuple[SnapshotId, ...]:
+        """Return the ids of a domain's records, the oldest first."""
+        entries = list(self.entries(uuid))
+        damaged = [SnapshotId(entry.id) for entry in entries if isinstance(entry, Damaged)]
+        records = [entry for entry in entries if isinstance(entry, Record)]
+        records.sort(key=lambda record: (record.created, record.id))
+        return (*damaged, *(record.id for record in records))
+
+    def has(self, uuid: DomainUuid, id_: str) -> bool:
+        """Tell whether an id is taken, by a record or by one that is being made or deleted."""
+        folder = self._folder(uuid)
+        names = (id_, f".{id_}.draft", f".{id_}.gone")
+        return any((folder / name).exists() for name in names)
+
+    def get(self, uuid: DomainUuid, id_: SnapshotId) -> Record:
+        """Return one record; raise ``RecordUnusable`` or ``UnknownSnapshot``."""
+        entry = self._entry(self._folder(uuid) / id_)
+        if entry is None:
+            raise UnknownSnapshot(domain=uuid, id=id_)
+        if isinstance(entry, Damaged):
+            raise RecordUnusable(path=str(entry.path), why=entry.why)
+        return entry
+
+    def entries(self, uuid: DomainUuid | None = None) -> Iterator[Record | Damaged]:
+        """Yield every record, of one domain or of all, damaged ones too, in no order."""
+        folders = self._domain_folders() if uuid is None else [self._folder(uuid)]
+        for folder in folders:
+            for name in _listed(folder):
+                if naming.is_id(name):
+                    entry = self._entry(folder / name)
+                    if entry is not None:
+                        yield entry
+
+    def path(self, record: Record, file: str) -> Path:
+        """Return the path of a file that belongs to a record, such as its memory image."""
+        return self._folder(record.domain_uuid) / record.id / file
+
+    # --- writing ---
+
+    def begin(self, uuid: DomainUuid, name: str, id_: SnapshotId, intent: dict[str, Any]) -> Draft:
+        """Make the folder of a new snapshot and write down, durably, what is intended.
+
+        Raises ``SnapshotExists`` when the id is taken.
+        """
+        if self.has(uuid, id_):
+            raise SnapshotExists(domain=name, id=id_)
+        folder = self._folder(uuid)
+        draft = Draft(domain_uuid=uuid, id=id_, folder=folder / f".{id_}.draft")
+        with _storage(draft.folder):
+            durable.make_folder(folder)
+            if _name_in(folder) != name or not (folder / NAME_FILE).exists():
+                durable.write(folder / NAME_FILE, name.encode())
+            durable.make_folder(draft.folder)
+            durable.write(draft.folder / INTENT_FILE, json.dumps(intent, indent=1).encode())
+        return draft
+
+    def commit(self, draft: Draft, record: Record) -> None:
+        """Make a record visible: everything in its folder durable first, then one rename."""
+        folder = self._folder(draft.domain_uuid)
+        with _storage(draft.folder):
+            durable.write(draft.folder / RECORD_FILE, recordfile.dump(record).encode())
+            for path in draft.folder.iterdir():
+                durable.sync_file(path)
+            durable.sync_folder(draft.folder)
+            draft.folder.rename(folder / draft.id)
+            durable.sync_folder(folder)
+            (folder / draft.id / INTENT_FILE).unlink(missing_ok=True)
+
+    def discard(self, draft: Draft) -> None:
+        """Remove the folder of a take that will not be; harmless when there is none."""
+        self._remove(draft.folder)
+
+    def hide(self, record: Record) -> Path:
+        """Begin to delete a record: it is not visible any more, its parts still exist."""
+        folder = self._folder(record.domain_uuid)
+        gone = folder / f".{record.id}.gone"
+        with _storage(gone):
+            (folder / record.id).rename(gone)
+            durable.sync_folder(folder)
+        return gone
+
+    def unhide(self, record: Record) -> None:
+        """Take ``hide`` back; harmless when it never happened."""
+        folder = self._folder(record.domain_uuid)
+        gone = folder / f".{record.id}.gone"
+        with _storage(gone):
+            if gone.exists():
+                gone.rename(folder / record.id)
+                durable.sync_folder(folder)
+
+    def forget(self, gone: Path) -> None:
+        """End a delete: remove the folder of a hidden record."""
+        self._remove(gone)
+
+    # --- journals ---
+
+    def write_rollback(self, uuid: DomainUuid, intent: dict[str, Any]) -> None:
+        """Write down, durably, how far a rollback is."""
+        path = self._folder(uuid) / ROLLBACK_FILE
+        with _storage(path):
+            durable.write(path, json.dumps(intent, indent=1).encode())
+
+    def end_rollback(self, uuid: DomainUuid) -> None:
+        """Remove the journal of a rollback that is done or was taken back."""
+        path = self._folder(uuid) / ROLLBACK_FILE
+        with _storage(path):
+            path.unlink(missing_ok=True)
+            if path.parent.exists():
+                durable.sync_folder(path.parent)
+
+    def leftovers(self, uuid: DomainUuid) -> tuple[Leftover, ...]:
+        """Return the journals of work on a domain that never ended."""
+        folder = self._folder(uuid)
+        found: list[Leftover] = []
+        for name in _listed(folder):
+            path = folder / name
+            if match := _DRAFT.match(name):
+                found.append(_leftover("draft", match["id"], path, path / INTENT_FILE))
+            elif match := _GONE.match(name):
+                found.append(_leftover("gone", match["id"], path, path / RECORD_FILE))
+            elif name == ROLLBACK_FILE:
+                found.append(_leftover("rollback", "", path, path))
+        return tuple(found)
+
+    def domains(self) -> tuple[tuple[DomainUuid, str], ...]:
+        """Return uuid and name of every domain the catalog has a folder for."""
+        return tuple((DomainUuid(path.name), _name_in(path)) for path in self._domain_folders())
+
+    # --- inside ---
+
+    def _folder(self, uuid: DomainUuid) -> Path:
+        return self._domains / _checked(uuid)
+
+    def _domain_folders(self) -> list[Path]:
+        return [self._domains / name for name in _listed(self._domains) if _UUID.match(name)]
+
+    def _entry(self, folder: Path) -> Record | Damaged | None:
+        path = folder / RECORD_FILE
+        try:
+            record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), str(path))
+            if record.id != folder.name or record.domain_uuid != folder.parent.name:
+                raise RecordUnusable(path=str(path), why="it belongs to another place")
+        except (NotADirectoryError, FileNotFoundError):
+            if not folder.is_dir():
+                return None
+            why = "it has no snapshot.json"
+        except RecordUnusable as error:
+            why = error.why
+        except (OSError, ValueError) as error:
+            why = str(error)
+        else:
+            return record
+        return Damaged(path=path, domain=_name_in(folder.parent), id=folder.name, why=why)
+
+    def _remove(self, folder: Path) -> None:
+        with _storage(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+                durable.sync_folder(folder.parent)
+
+
+def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:
+    try:
+        intent = json.loads(durable.read(journal, recordfile.SIZE_LIMIT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        intent = {}
+    return Leftover(kind=kind, id=id_, path=path, intent=intent if isinstance(intent, dict) else {})
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageFailed(path=str(folder), why=error.strerror or str(error)) from error
+
+
+def _name_in(folder: Path) -> str:
+    try:
+        return durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
+    except (OSError, ValueError):
+        return folder.name
+
+
+def _checked(uuid: str) -> str:
+    if not _UUID.match(uuid):
+        raise StorageFailed(path=uuid, why="this is not the uuid of a domain")
+    return uuid
+
+
+@contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into ``StorageFailed``."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename or path
+        raise StorageFailed(path=str(named), why=error.strerror or str(error)) from error

@@ -1,0 +1,62 @@
+"""The stop-watch of a window: when the domain stood still, and what filled that time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapvm.model import Timing, WindowPart
+
+
+class WindowClock:
+    """Takes the times of one `take`; parts may be measured from several threads at once."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._stopped_at: float | None = None
+        self._resumed_at: float | None = None
+        self._parts: list[tuple[str, float, float]] = []
+        self._lock = threading.Lock()
+
+    def stopped(self, at: float | None = None) -> None:
+        """The domain stands still since ``at`` (``time.monotonic()``; now when left out)."""
+        self._stopped_at = time.monotonic() if at is None else at
+
+    def resumed(self, at: float | None = None) -> None:
+        """The domain runs again since ``at`` (``time.monotonic()``; now when left out)."""
+        self._resumed_at = time.monotonic() if at is None else at
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure the block as a named part of the window."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_part(name, begun, time.monotonic())
+
+    def add_part(self, name: str, begun: float, ended: float) -> None:
+        """Add a part measured elsewhere, both ends as ``time.monotonic()``."""
+        with self._lock:
+            self._parts.append((name, begun, ended))
+
+    def timing(self) -> Timing:
+        """Return what was measured; a domain that never stood still has a pause of 0 ms."""
+        total_ms = (time.monotonic() - self._begun) * 1000
+        origin = self._stopped_at
+        if origin is None:
+            origin = min((begun for _, begun, _ in self._parts), default=self._begun)
+            pause_ms = 0.0
+        else:
+            pause_ms = ((self._resumed_at or time.monotonic()) - origin) * 1000
+        parts = tuple(
+            WindowPart(
+                name=name,
+                start_ms=round((begun - origin) * 1000, 3),
+                duration_ms=round((ended - begun) * 1000, 3),
+            )
+            for name, begun, ended in sorted(self._parts, key=lambda part: part[1])
+        )
+        return Timing(pause_ms=round(pause_ms, 3), total_ms=round(total_ms, 3), parts=parts)

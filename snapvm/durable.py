@@ -1,0 +1,66 @@
+"""Files that are either wholly there or not at all, for root's eyes only.
+
+A rename is atomic but neither the file's bytes nor the folder's entry are on the disk until each
+has been fsynced (fsync(2): "Calling fsync() does not necessarily ensure that the entry in the
+directory containing the file has also reached disk").
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
+
+
+def make_folder(path: Path) -> None:
+    """Make a private folder and those above it that are missing; one that exists is kept."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put ``data`` into the file ``path``, replacing it in one step, and on the disk."""
+    fresh = path.with_name(f".{path.name}.new")
+    with os.fdopen(create(fresh), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    sync_folder(path.parent)
+
+
+def create(path: Path) -> int:
+    """Open a new private file for writing and return its descriptor; a link is never followed."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, _FILE_MODE)
+
+
+def read(path: Path, limit_bytes: int) -> bytes:
+    """Return a file's bytes; ``OSError`` when it is a link, ``ValueError`` when it is too large."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if os.fstat(descriptor).st_size > limit_bytes:
+            raise ValueError(f"it is larger than {limit_bytes} bytes")
+        return file.read(limit_bytes)
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file's bytes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""The seam to a hypervisor: what a driver must do, and what holds before and after."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from snapvm.clock import WindowClock
+from snapvm.model import Domain, GuestDisk, HypervisorKind, MemoryRecord, OmittedDisk, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drives:
+    """The drives of a domain: those to capture, and those that cannot change."""
+
+    disks: tuple[GuestDisk, ...]
+    omitted: tuple[OmittedDisk, ...]
+
+
+class Capture(Protocol):
+    """One capture of one domain, prepared and not yet begun."""
+
+    method: str
+    """How memory is captured and, after a colon, why that way; for the record."""
+
+    def window(self) -> AbstractContextManager[None]:
+        """Let the domain stand still for the block, its disks drained and flushed.
+
+        However the block ends, a domain that ran before runs again afterwards and one that its
+        owner had paused is paused; else ``StuckPaused`` is raised.  Raises ``CaptureFailed``
+        before the block when memory cannot be captured, and ``WindowBroken`` after it when
+        somebody else ran, stopped or changed the domain meanwhile.
+        """
+
+    def arm(self) -> None:
+        """Inside the window, beside the LVM snapshots: do what memory needs before the thaw."""
+
+    def drain(self) -> MemoryRecord | None:
+        """After the window: bring the rest of memory to the image and make it whole.
+
+        Returns what to record, or None when memory was not asked for.  Raises ``CaptureFailed``.
+        """
+
+
+class Hypervisor(Protocol):
+    """A driver.  Domains are named by the ``Domain`` that ``find`` returned."""
+
+    kind: HypervisorKind
+
+    def find(self, name: str) -> Domain:
+        """Return the domain as it is now; raise ``UnknownDomain``."""
+
+    def drives(self, domain: Domain) -> Drives:
+        """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
+
+    def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
+        """Raise ``Refused`` when the domain cannot be captured now; touch nothing."""
+
+    def capture(
+        self,
+        domain: Domain,
+        folder: Path,
+        *,
+        with_memory: bool,
+        clock: WindowClock,
+        progress: Progress,
+    ) -> AbstractContextManager[Capture]:
+        """Prepare a capture whose files go into ``folder``; leaving the block cleans up."""
+
+    def check_restore(self, domain: Domain, definition: str, image: Path | None) -> None:
+        """Raise ``Refused`` when the domain could not be restored from these; touch nothing."""
+
+    def frozen(self, domain: Domain) -> AbstractContextManager[None]:
+        """Let a running domain stand still for the block; it runs again when the block fails.
+
+        A block that ends well leaves it standing still: it is about to be stopped.
+        """
+
+    def stop(self, domain: Domain) -> None:
+        """End the domain at once, as pulling the plug does; harmless when it is off."""
+
+    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
+        """Start the domain from a memory image; raise ``CaptureFailed`` when it cannot be."""
+
+    def start(self, domain: Domain, *, paused: bool) -> None:
+        """Boot the domain from its disks; raise ``CaptureFailed`` when it cannot be."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions that matter for a later restore."""

@@ -1,0 +1,81 @@
+"""Ctrl-C, SIGTERM and SIGHUP: turned into an error where that is safe, put off where it is not.
+
+Python runs a signal handler between two instructions of the main thread, so an interruption may
+surface anywhere.  ``watched`` makes it an ``Interrupted``; ``shielded`` puts it off to the end of
+a block that has to be finished, such as resuming a domain or undoing half-made work.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from snapvm.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Gate:
+    """The process-wide state a signal handler needs: how many shields are up, what is waiting."""
+
+    def __init__(self) -> None:
+        self.shields = 0
+        self.waiting: signal.Signals | None = None
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.shields:
+            self.waiting = signal.Signals(number)
+            return
+        raise Interrupted(signal=signal.Signals(number).name)
+
+    def lower(self) -> signal.Signals | None:
+        """Take one shield away; return the signal to act upon when it was the last one."""
+        self.shields -= 1
+        if self.shields:
+            return None
+        waiting, self.waiting = self.waiting, None
+        return waiting
+
+
+_gate = _Gate()
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Raise ``Interrupted`` in the main thread when one of the signals arrives inside."""
+    before = {number: signal.signal(number, _gate.on_signal) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Finish the block whatever signal arrives; raise ``Interrupted`` after it, not inside.
+
+    When the block itself fails, its error is what the caller sees and the signal is dropped:
+    the work is being given up already.
+    """
+    _gate.shields += 1
+    try:
+        yield
+    except BaseException:
+        _gate.lower()
+        raise
+    waiting = _gate.lower()
+    if waiting is not None:
+        raise Interrupted(signal=waiting.name)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Finish the block and forget a signal that arrived: for clean-up after a failure."""
+    _gate.shields += 1
+    try:
+        yield
+    finally:
+        _gate.lower()

@@ -1,0 +1,214 @@
+"""Frozen values that all layers share: what a domain, a disk, a volume and a record are.
+
+Nothing here does anything; a state is an enum, a record is a frozen dataclass, and units stand in
+the names (``_bytes``, ``_ms``, ``_seconds``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NewType, Protocol
+
+DomainUuid = NewType("DomainUuid", str)
+SnapshotId = NewType("SnapshotId", str)
+LvUuid = NewType("LvUuid", str)
+
+
+class HypervisorKind(StrEnum):
+    """Who runs the domain."""
+
+    LIBVIRT = "libvirt"
+    XEN = "xen"
+
+
+class DomainState(StrEnum):
+    """What the domain does now, in libvirt's words (virDomainState)."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTOFF = "shut off"
+    CRASHED = "crashed"
+    SUSPENDED = "suspended by the guest"
+    OTHER = "in transition"
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether there is memory that can be captured."""
+        return self in (DomainState.RUNNING, DomainState.PAUSED)
+
+
+class RecordKind(StrEnum):
+    """What a record can bring back."""
+
+    FULL = "full"
+    """Memory and every disk, of one instant."""
+    DISKS = "disks"
+    """Every disk of one instant, no memory."""
+    UNDO = "undo"
+    """The disks that were current before a rollback, no memory."""
+
+
+class VolumeKind(StrEnum):
+    """How LVM makes snapshots of a volume."""
+
+    THIN = "thin"
+    THICK = "thick"
+
+
+class Role(StrEnum):
+    """What a volume of ours is for, as its tag ``snapvm.st=`` says."""
+
+    NEW = "new"
+    """Made by a `take` that has not committed."""
+    OK = "ok"
+    """Belongs to a committed record."""
+    UNDO = "undo"
+    """What was current before a rollback."""
+    ROLL = "roll"
+    """A clone that is to become the disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """A domain as its hypervisor knows it now."""
+
+    name: str
+    uuid: DomainUuid
+    hypervisor: HypervisorKind
+    state: DomainState
+    memory_bytes: int
+    vcpus: int
+    definition: str
+    """The hypervisor's own description (libvirt: live XML; xl: JSON)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestDisk:
+    """A writable disk of a domain and the block device under it on the host."""
+
+    target: str
+    device: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OmittedDisk:
+    """A drive that is not captured because it cannot change: a CD-ROM, a read-only disk."""
+
+    target: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LvRef:
+    """A logical volume by name and by identity; names move in a rollback, the uuid does not."""
+
+    vg: str
+    lv: str
+    uuid: LvUuid
+
+    def __str__(self) -> str:
+        return f"{self.vg}/{self.lv}"
+
+    @property
+    def path(self) -> Path:
+        """The name LVM promises to keep for users (lvm(8): not /dev/mapper)."""
+        return Path("/dev") / self.vg / self.lv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskRecord:
+    """One disk of a record: the volume the domain uses and the snapshot that belongs to it."""
+
+    target: str
+    volume: LvRef
+    snapshot: LvRef
+    kind: VolumeKind
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRecord:
+    """The memory image of a record, beside it in the same folder."""
+
+    file: str
+    format: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowPart:
+    """A named stretch of the pause, in milliseconds from its beginning."""
+
+    name: str
+    start_ms: float
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long the domain stood still and what filled that time."""
+
+    pause_ms: float
+    total_ms: float
+    parts: tuple[WindowPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A snapshot: what ``snapshot.json`` holds.  Existing means complete."""
+
+    id: SnapshotId
+    set: str
+    """Twelve hexadecimal digits that name this snapshot in LVM tags."""
+    kind: RecordKind
+    created: str
+    """UTC, ISO 8601, the instant of the window."""
+    named: bool
+    """The user chose the id; `prune` leaves it alone."""
+    note: str
+    domain: str
+    domain_uuid: DomainUuid
+    hypervisor: HypervisorKind
+    state: DomainState
+    """What the domain did when it was captured, and does again after a rollback."""
+    memory_bytes: int
+    vcpus: int
+    capture: str
+    """How memory was captured, and why that way."""
+    memory: MemoryRecord | None
+    disks: tuple[DiskRecord, ...]
+    omitted: tuple[OmittedDisk, ...]
+    timing: Timing
+    written_bytes: int
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> str:
+        """``dom@id``, as users write it."""
+        return f"{self.domain}@{self.id}"
+
+
+class Progress(Protocol):
+    """Where long work tells how far it is; the CLI draws it, tests ignore it."""
+
+    def phase(self, text: str) -> None:
+        """Say that another step begins."""
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """Say how much of the step is done; ``total_bytes`` may be 0 when nobody knows."""
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def phase(self, text: str) -> None:
+        """Ignore it."""
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """Ignore it."""
+
+
+Warn = Callable[[str], None]

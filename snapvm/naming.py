@@ -1,0 +1,119 @@
+"""How snapshots are named and referred to: ids, ``dom@id``, set digits, names of volumes."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from snapvm.errors import AmbiguousSnapshot, BadName, UnknownSnapshot
+from snapvm.model import SnapshotId
+
+LATEST = "latest"
+RESERVED = frozenset({"current", LATEST})
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}\Z")
+_SET = re.compile(r"[0-9a-f]{12}\Z")
+
+DM_NAME_LIMIT = 127
+"""DM_NAME_LEN is 128 with the final NUL (linux/dm-ioctl.h); LVM doubles each hyphen there."""
+_LAYER_ROOM = len("-tpool--")
+
+
+def check_name(name: str) -> SnapshotId:
+    """Return a user's ``--name`` as an id; raise ``BadName`` when it cannot be one."""
+    if name.casefold() in RESERVED:
+        raise BadName(text=name, why="this word is reserved")
+    if not _ID.match(name):
+        raise BadName(text=name, why="a name is 1 to 64 of A-Z a-z 0-9 + . - and starts with a letter or digit")
+    return SnapshotId(name)
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a folder's name can be that of a record."""
+    return _ID.match(text) is not None
+
+
+def is_set(text: str) -> bool:
+    """Tell whether a text can be the twelve digits that name a set in LVM tags."""
+    return _SET.match(text) is not None
+
+
+def new_set() -> str:
+    """Return twelve hexadecimal digits nobody has used: what LVM tags name a snapshot by."""
+    return secrets.token_hex(6)
+
+
+def stamp(now: datetime) -> str:
+    """Return the UTC stamp that is the id of a snapshot without a name: 20261122T201755Z."""
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def free_id(wanted: str, is_taken: Callable[[str], bool]) -> SnapshotId:
+    """Return ``wanted``, or with -2, -3 … behind it: two takes may fall into one second."""
+    if not is_taken(wanted):
+        return SnapshotId(wanted)
+    number = 2
+    while is_taken(f"{wanted}-{number}"):
+        number += 1
+    return SnapshotId(f"{wanted}-{number}")
+
+
+def split_reference(text: str) -> tuple[str, str]:
+    """Split ``dom@id``; a domain's name may hold an @, an id may not.
+
+    Raises ``BadName`` when there is no @, no domain or an id that cannot be one.
+    """
+    domain, at, id_ = text.rpartition("@")
+    if not at or not domain:
+        raise BadName(text=text, why="it does not say which snapshot of which domain")
+    if id_.casefold() != LATEST and not _ID.match(id_):
+        raise BadName(text=text, why=f"{id_!r} is no snapshot id")
+    return domain, id_
+
+
+def choose(domain: str, wanted: str, ids: Sequence[SnapshotId]) -> SnapshotId:
+    """Return the id that ``wanted`` means: itself, ``latest``, or the one it is a prefix of.
+
+    ``ids`` are the domain's, the oldest first.  Raises ``UnknownSnapshot`` or
+    ``AmbiguousSnapshot``.
+    """
+    if wanted in ids:
+        return SnapshotId(wanted)
+    if wanted == LATEST and ids:
+        return ids[-1]
+    fitting = tuple(id_ for id_ in ids if id_.startswith(wanted))
+    if len(fitting) > 1:
+        raise AmbiguousSnapshot(domain=domain, prefix=wanted, ids=fitting)
+    if not fitting:
+        raise UnknownSnapshot(domain=domain, id=wanted)
+    return fitting[0]
+
+
+def snapshot_lv(origin_lv: str, id_: str, set_: str, vg: str) -> str:
+    """Name the snapshot of a volume: readable where LVM's limit allows, else by the set.
+
+    The origin's name stands first, so that no user's id can make an illegal prefix such as
+    ``snapshot`` or ``pvmove`` (lvm(8), VALID NAMES).
+    """
+    return _derived(origin_lv, id_, set_, vg)
+
+
+def clone_lv(origin_lv: str, set_: str, vg: str) -> str:
+    """Name the clone that a rollback is about to put in a volume's place."""
+    return _derived(origin_lv, f"roll.{set_}", set_, vg)
+
+
+def _derived(origin_lv: str, suffix: str, set_: str, vg: str) -> str:
+    name = f"{origin_lv}.{suffix}"
+    if _fits(vg, name):
+        return name
+    stem = origin_lv
+    while stem and not _fits(vg, f"{stem}.{set_}"):
+        stem = stem[:-1]
+    return f"{stem}.{set_}"
+
+
+def _fits(vg: str, lv: str) -> bool:
+    mapped = f"{vg}-{lv}".replace("-", "--")
+    return len(mapped) + _LAYER_ROOM <= DM_NAME_LIMIT

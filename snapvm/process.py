@@ -1,0 +1,134 @@
+"""Other programs: the only importer of ``sh``, and the one way in which snapvm runs anything.
+
+Every program gets an argument vector (never a shell), a small environment made here, no standard
+input unless one is given, and a session of its own, so that Ctrl-C reaches snapvm alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import sh
+
+from snapvm.errors import CommandFailed, CommandTimedOut, HostLacks
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 16
+"""How many of the last commands the flight recorder keeps."""
+
+_ANY_STATUS = range(-64, 256)
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A program that has ended: what was run, how it ended and what it said."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class Runner(Protocol):
+    """The seam to the outside world: runs a program and returns what it did."""
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
+    ) -> Completed:
+        """Run ``argv`` to its end.
+
+        ``kill`` says what becomes of a program that does not end in time: ended by force, or,
+        for one that must never be (lvm in its critical section), left alone.
+
+        Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
+        when there is no such program.
+        """
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment of every child: messages in English, only what programs need.
+
+    The caller's PATH is kept, with the system folders behind it: a plain ``su`` on Debian lacks
+    the sbin ones.  LVM's own variables are dropped, except where its files are
+    (lvm(8), ENVIRONMENT VARIABLES).
+    """
+    kept = {name: os.environ[name] for name in ("LVM_SYSTEM_DIR", "DM_DEV_DIR") if name in os.environ}
+    path = os.environ.get("PATH", "")
+    return {
+        "LC_ALL": "C",
+        "LVM_SUPPRESS_FD_WARNINGS": "1",
+        "PATH": f"{path}:{_SYSTEM_PATH}" if path else _SYSTEM_PATH,
+        **kept,
+    }
+
+
+class ShRunner:
+    """The real ``Runner``, on ``sh``; remembers the last commands for a failure report."""
+
+    def __init__(self) -> None:
+        self.recorder: deque[str] = deque(maxlen=REMEMBERED)
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
+    ) -> Completed:
+        """See ``Runner.run``."""
+        begun = time.monotonic()
+        environment = clean_environment()
+        running = self._start(argv, environment)
+        try:
+            running.wait(timeout=timeout_seconds)
+        except sh.TimeoutException:
+            if kill:
+                running.kill_group()
+            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds) from None
+        except BaseException:
+            if kill:
+                running.kill_group()
+            raise
+        done = Completed(
+            argv=tuple(argv),
+            status=int(running.exit_code),
+            stdout=running.stdout.decode(errors="replace"),
+            stderr=running.stderr.decode(errors="replace"),
+            seconds=time.monotonic() - begun,
+        )
+        self._remember(done)
+        if done.status != 0:
+            raise CommandFailed(argv=done.argv, status=done.status, stderr=done.stderr)
+        return done
+
+    def _start(self, argv: Sequence[str], environment: dict[str, str]) -> Any:
+        try:
+            program = sh.Command(argv[0], search_paths=environment["PATH"].split(":"))
+        except sh.CommandNotFound:
+            raise HostLacks(
+                what=f"the program {argv[0]}", remedy=f"install the package that has {argv[0]}"
+            ) from None
+        return program(
+            *argv[1:],
+            _bg=True,
+            _bg_exc=False,
+            _return_cmd=True,
+            _env=environment,
+            _new_session=True,
+            _tty_out=False,
+            _ok_code=_ANY_STATUS,
+            _truncate_exc=False,
+            _out_bufsize=65536,
+        )
+
+    def _remember(self, done: Completed) -> None:
+        line = f"{shlex.join(done.argv)} -> {done.status} in {done.seconds:.3f} s"
+        log.debug("%s", line)
+        said = " ".join(done.stderr.split())
+        self.recorder.append(f"{line}: {said[:200]}" if said else line)

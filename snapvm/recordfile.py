@@ -1,0 +1,243 @@
+"""``snapshot.json``: a record as text and back, refusing everything that is not one.
+
+The format is versioned and described by ``snapshot.schema.json`` beside this module; a test holds
+the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from snapvm import naming
+from snapvm.errors import RecordUnusable
+from snapvm.model import (
+    DiskRecord,
+    DomainState,
+    DomainUuid,
+    HypervisorKind,
+    LvRef,
+    LvUuid,
+    MemoryRecord,
+    OmittedDisk,
+    Record,
+    RecordKind,
+    SnapshotId,
+    Timing,
+    VolumeKind,
+    WindowPart,
+)
+
+SCHEMA_VERSION = 1
+SIZE_LIMIT_BYTES = 4 << 20
+"""No honest record comes near this; a larger file is not read."""
+
+E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
+
+
+def dump(record: Record) -> str:
+    """Return the text of ``snapshot.json``."""
+    return json.dumps(as_dict(record), indent=1) + "\n"
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    """Return the record as plain JSON values; ``snapvm list --json`` prints the same."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "id": record.id,
+        "set": record.set,
+        "kind": record.kind.value,
+        "created": record.created,
+        "named": record.named,
+        "note": record.note,
+        "domain": {
+            "name": record.domain,
+            "uuid": record.domain_uuid,
+            "hypervisor": record.hypervisor.value,
+            "state": record.state.value,
+            "memory_bytes": record.memory_bytes,
+            "vcpus": record.vcpus,
+        },
+        "capture": record.capture,
+        "memory": None
+        if record.memory is None
+        else {
+            "file": record.memory.file,
+            "format": record.memory.format,
+            "size_bytes": record.memory.size_bytes,
+        },
+        "disks": [
+            {
+                "target": disk.target,
+                "kind": disk.kind.value,
+                "size_bytes": disk.size_bytes,
+                "volume": _ref_dict(disk.volume),
+                "snapshot": _ref_dict(disk.snapshot),
+            }
+            for disk in record.disks
+        ],
+        "omitted": [{"target": drive.target, "why": drive.why} for drive in record.omitted],
+        "timing": {
+            "pause_ms": record.timing.pause_ms,
+            "total_ms": record.timing.total_ms,
+            "parts": [
+                {"name": part.name, "start_ms": part.start_ms, "duration_ms": part.duration_ms}
+                for part in record.timing.parts
+            ],
+        },
+        "written_bytes": record.written_bytes,
+        "versions": dict(record.versions),
+    }
+
+
+def _ref_dict(ref: LvRef) -> dict[str, str]:
+    return {"vg": ref.vg, "lv": ref.lv, "uuid": ref.uuid}
+
+
+def load(text: bytes, path: str) -> Record:
+    """Read the text of a ``snapshot.json``; ``path`` is only named in the error.
+
+    Raises ``RecordUnusable`` for a text that is not JSON, of a newer schema, or in which
+    anything is missing or of the wrong type.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordUnusable(path=path, why=f"it is not JSON ({error})") from None
+    try:
+        _check_version(data)
+        return _record(data)
+    except _Wrong as wrong:
+        raise RecordUnusable(path=path, why=str(wrong)) from None
+
+
+class _Wrong(ValueError):
+    """What is wrong with a record; ``load`` says where."""
+
+
+def _check_version(data: Any) -> None:
+    if not isinstance(data, dict):
+        raise _Wrong("it is not a JSON object")
+    version = data.get("schema")
+    if type(version) is not int or version < 1:
+        raise _Wrong("it has no schema number")
+    if version > SCHEMA_VERSION:
+        raise _Wrong(f"it was written by a newer snapvm (schema {version}, this one knows {SCHEMA_VERSION})")
+
+
+def _record(data: dict[str, Any]) -> Record:
+    domain = _get(data, "domain", dict)
+    memory = data.get("memory")
+    timing = _get(data, "timing", dict)
+    id_ = _get(data, "id", str)
+    set_ = _get(data, "set", str)
+    if not naming.is_id(id_) or not naming.is_set(set_):
+        raise _Wrong("its id or set is malformed")
+    return Record(
+        id=SnapshotId(id_),
+        set=set_,
+        kind=_enum(data, "kind", RecordKind),
+        created=_get(data, "created", str),
+        named=_get(data, "named", bool),
+        note=_get(data, "note", str),
+        domain=_get(domain, "name", str),
+        domain_uuid=DomainUuid(_get(domain, "uuid", str)),
+        hypervisor=_enum(domain, "hypervisor", HypervisorKind),
+        state=_enum(domain, "state", DomainState),
+        memory_bytes=_count(domain, "memory_bytes"),
+        vcpus=_count(domain, "vcpus"),
+        capture=_get(data, "capture", str),
+        memory=None if memory is None else _memory(_get(data, "memory", dict)),
+        disks=_each(data, "disks", _disk),
+        omitted=_each(
+            data,
+            "omitted",
+            lambda item: OmittedDisk(target=_get(item, "target", str), why=_get(item, "why", str)),
+        ),
+        timing=Timing(
+            pause_ms=_milliseconds(timing, "pause_ms"),
+            total_ms=_milliseconds(timing, "total_ms"),
+            parts=_each(timing, "parts", _part),
+        ),
+        written_bytes=_count(data, "written_bytes"),
+        versions=_texts(data, "versions"),
+    )
+
+
+def _memory(data: dict[str, Any]) -> MemoryRecord:
+    file = _get(data, "file", str)
+    if "/" in file or file.startswith(".") or not file:
+        raise _Wrong(f"its memory image {file!r} is not a plain file name")
+    return MemoryRecord(
+        file=file, format=_get(data, "format", str), size_bytes=_count(data, "size_bytes")
+    )
+
+
+def _disk(data: dict[str, Any]) -> DiskRecord:
+    return DiskRecord(
+        target=_get(data, "target", str),
+        kind=_enum(data, "kind", VolumeKind),
+        size_bytes=_count(data, "size_bytes"),
+        volume=_ref(_get(data, "volume", dict)),
+        snapshot=_ref(_get(data, "snapshot", dict)),
+    )
+
+
+def _ref(data: dict[str, Any]) -> LvRef:
+    return LvRef(
+        vg=_get(data, "vg", str), lv=_get(data, "lv", str), uuid=LvUuid(_get(data, "uuid", str))
+    )
+
+
+def _part(data: dict[str, Any]) -> WindowPart:
+    return WindowPart(
+        name=_get(data, "name", str),
+        start_ms=_milliseconds(data, "start_ms", least=-1e12),
+        duration_ms=_milliseconds(data, "duration_ms"),
+    )
+
+
+def _get(data: dict[str, Any], key: str, kind: type[T]) -> T:
+    value = data.get(key)
+    if type(value) is not kind:
+        raise _Wrong(f"{key!r} is missing or not a {kind.__name__}")
+    return value
+
+
+def _enum(data: dict[str, Any], key: str, kind: type[E]) -> E:
+    try:
+        return kind(_get(data, key, str))
+    except ValueError:
+        raise _Wrong(f"{key!r} is {data[key]!r}, which this snapvm does not know") from None
+
+
+def _count(data: dict[str, Any], key: str) -> int:
+    value = _get(data, key, int)
+    if not 0 <= value < 1 << 63:
+        raise _Wrong(f"{key!r} is out of range")
+    return value
+
+
+def _milliseconds(data: dict[str, Any], key: str, *, least: float = 0.0) -> float:
+    value = data.get(key)
+    if type(value) not in (int, float) or not least <= float(value) < 1e12:
+        raise _Wrong(f"{key!r} is missing or no time in milliseconds")
+    return float(value)
+
+
+def _each(data: dict[str, Any], key: str, read: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
+    items = _get(data, key, list)
+    for item in items:
+        if type(item) is not dict:
+            raise _Wrong(f"{key!r} holds something that is no object")
+    return tuple(read(item) for item in items)
+
+
+def _texts(data: dict[str, Any], key: str) -> dict[str, str]:
+    value = _get(data, key, dict)
+    if not all(type(text) is str for text in value.values()):
+        raise _Wrong(f"{key!r} holds something that is no text")
+    return dict(value)

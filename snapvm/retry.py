@@ -1,0 +1,45 @@
+"""Trying again: the only importer of tenacity, one policy for each kind of passing trouble.
+
+Only work without effects, or work that may safely be done twice, is ever repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+
+from snapvm.errors import CommandFailed, StuckPaused
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_LVM_CRASHED = 139
+"""lvm reports were seen to segfault and to work at once afterwards (Launchpad 1901783)."""
+
+
+def _is_passing(error: BaseException) -> bool:
+    return isinstance(error, CommandFailed) and (error.status in (_LVM_CRASHED, -11))
+
+
+def report(ask: Callable[[], T]) -> T:
+    """Run a read-only query, up to three times when lvm crashed in it."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_passing),
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_fixed(0.2),
+        reraise=True,
+    )(ask)
+
+
+def resume(attempt: Callable[[], T]) -> T:
+    """Try to make a domain run again, for five seconds: giving up leaves it paused."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(StuckPaused),
+        stop=tenacity.stop_after_delay(5),
+        wait=tenacity.wait_exponential(multiplier=0.02, max=0.5),
+        before_sleep=lambda state: log.warning("resuming failed, trying again: %s", state.outcome),
+        reraise=True,
+    )(attempt)

@@ -1,0 +1,114 @@
+"""Settings: the file, then SNAPVM_* variables, then flags; each later one wins."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from snapvm.errors import BadSetting
+
+DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where things are and how much must stay free.
+
+    The names are the keys of the file; in the environment they are upper case behind ``SNAPVM_``.
+    """
+
+    state_dir: Path = Path("/var/lib/snapvm")
+    """Records and memory images; 0700."""
+    run_dir: Path = Path("/run/snapvm")
+    """Locks; emptied by a reboot."""
+    libvirt_uri: str = "qemu:///system"
+    """Which libvirt to speak to."""
+    pool_data_limit_percent: float = 90.0
+    """Refuse to take when a thin pool's data is fuller than this."""
+    pool_metadata_limit_percent: float = 80.0
+    """Refuse to take when a thin pool's metadata is fuller than this."""
+    window_limit_seconds: float = 30.0
+    """Resume the domain and give up when its LVM snapshots take longer than this."""
+    capture_limit_seconds: float = 3600.0
+    """Give up when writing the memory image takes longer than this."""
+
+
+def _path(value: Any) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("must be a non-empty text")
+    return value
+
+
+def _percent(value: Any) -> float:
+    number = _seconds(value)
+    if number > 100:
+        raise ValueError("must be a percentage from 0 to 100")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if not 0 < number < 1e9:
+        raise ValueError("must be a positive number")
+    return number
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "state_dir": _path,
+    "run_dir": _path,
+    "libvirt_uri": _text,
+    "pool_data_limit_percent": _percent,
+    "pool_metadata_limit_percent": _percent,
+    "window_limit_seconds": _seconds,
+    "capture_limit_seconds": _seconds,
+}
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings file and the environment.
+
+    Raises ``BadSetting`` for a file that is not TOML, a key that does not exist and a value that
+    cannot be used.  A missing file is only an error when SNAPVM_CONFIG names it.
+    """
+    settings = Settings()
+    chosen = environment.get("SNAPVM_CONFIG")
+    path = Path(chosen) if chosen else DEFAULT_FILE
+    for key, value in _read_file(path, must_exist=chosen is not None).items():
+        settings = _with(settings, key, value, f"{path} ({key})")
+    for field in fields(Settings):
+        variable = f"SNAPVM_{field.name.upper()}"
+        if variable in environment:
+            settings = _with(settings, field.name, environment[variable], variable)
+    return settings
+
+
+def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if must_exist:
+            raise BadSetting(where=str(path), why="there is no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSetting(where=str(path), why=str(error)) from error
+
+
+def _with(settings: Settings, key: str, value: Any, where: str) -> Settings:
+    reader = _READERS.get(key)
+    if reader is None:
+        raise BadSetting(where=where, why=f"there is no setting {key!r}")
+    try:
+        return replace(settings, **{key: reader(value)})
+    except (TypeError, ValueError) as error:
+        raise BadSetting(where=where, why=f"{value!r} {error}") from None

@@ -1,0 +1,61 @@
+"""Putting things back: steps registered before the deed, run in reverse when it fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from snapvm.errors import LeftBehind
+from snapvm.interrupt import undisturbed
+
+log = logging.getLogger(__name__)
+
+
+class Undo:
+    """A stack of undo steps for work that has no transaction of its own.
+
+    A step is added *before* its deed and so must be harmless when the deed never happened.  When
+    the block fails every step runs, the newest first, out of reach of Ctrl-C; a step that fails
+    does not stop the others.  What could not be put back is named by ``LeftBehind``, raised
+    ``from`` the error that began it.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[str, Callable[[], None]]] = []
+
+    def add(self, what: str, step: Callable[[], None]) -> None:
+        """Remember ``step``, which takes back the deed named ``what``."""
+        self._steps.append((what, step))
+
+    def disarm(self) -> None:
+        """Forget all steps: the work is complete."""
+        self._steps.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        leftovers = self._put_back()
+        if leftovers:
+            raise LeftBehind(leftovers=leftovers, why=str(error) or type(error).__name__) from error
+
+    def _put_back(self) -> tuple[str, ...]:
+        leftovers: list[str] = []
+        with undisturbed():
+            while self._steps:
+                what, step = self._steps.pop()
+                try:
+                    step()
+                except Exception as failure:
+                    log.warning("could not put back %s: %s", what, failure)
+                    leftovers.append(f"{what} ({failure})")
+        return tuple(leftovers)
