@@ -1,0 +1,329 @@
+"""Walk x86 page tables of any mode in any store of frames.
+
+There is one walker.  It is given ``read_frame`` to fetch a frame's 4096 bytes, so it serves a Xen
+image (frames are PFNs), a KVM image (guest-physical frames) and a builder in a test alike.  Tables
+are read whole and decoded in numpy; the loops here run over *runs* of equal entries.
+
+An address that is not mapped is an answer and not a failure: `Hole`, with the span that can be
+skipped and one of four reasons:
+
+* ``ABSENT``: the present bit of an entry is clear;
+* ``RESERVED``: a present entry sets a bit that the processor demands to be zero (#PF with RSVD);
+* ``UNREAD``: ``read_frame`` has no data for a table;
+* ``NON_CANONICAL``: the address is in the gap between the halves of the address space.
+
+A damaged or hostile image can hang one table below another 512 times on every level.  Iterators
+here are lazy, so the caller decides how much of that it wants; nothing is computed twice for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+import numpy as np
+
+from snapvm.memory.pagingmode import (
+    FRAME_BYTES,
+    FRAME_SHIFT,
+    PTE_NX,
+    PTE_USER,
+    PTE_WRITABLE,
+    Kind,
+    PagingMode,
+    Table,
+    Words,
+    decode,
+)
+
+FrameReader = Callable[[int], bytes | bytearray | memoryview | None]
+"""Give the 4096 bytes of a frame by its number, or None when there are none."""
+
+_ALL_RIGHTS: Final = PTE_WRITABLE | PTE_USER
+_RIGHTS: Final = _ALL_RIGHTS | PTE_NX
+
+
+class Why(Enum):
+    """Why an address is not mapped."""
+
+    ABSENT = "not present"
+    RESERVED = "reserved bits set"
+    UNREAD = "no data for the table"
+    NON_CANONICAL = "not canonical"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapping:
+    """A run of addresses mapped to a run of frames by leaves of one size with the same rights.
+
+    `translate` and `who_maps` give single pages, `walk` the longest runs there are.
+    """
+
+    va: int
+    span_bytes: int
+    page_bytes: int
+    frame: int
+    """The frame that ``va`` is in."""
+    writable: bool
+    user: bool
+    executable: bool
+    table_frame: int
+    """Where the first leaf entry is, its place in that table, and what it says."""
+    index: int
+    entry: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hole:
+    """A run of addresses that is not mapped."""
+
+    va: int
+    span_bytes: int
+    why: Why
+    level: str = ""
+    """The level whose (first) entry or table says so, and that entry."""
+    entry: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spot:
+    """A table on the way down: its address, the addresses it translates, the rights so far."""
+
+    depth: int
+    address: int
+    va: int
+    rights: int
+
+
+def read_table(mode: PagingMode, depth: int, address: int, read_frame: FrameReader) -> Table | None:
+    """Fetch and decode the table at a physical address; None when its frame has no data."""
+    frame = read_frame(address >> FRAME_SHIFT)
+    if frame is None:
+        return None
+    entries = np.frombuffer(
+        frame,
+        dtype=np.dtype(f"<u{mode.entry_bytes}"),
+        count=mode.levels[depth].entries,
+        offset=address % FRAME_BYTES,
+    )
+    return decode(mode, depth, entries.astype(np.uint64))
+
+
+def translate(mode: PagingMode, cr3: int, va: int, read_frame: FrameReader) -> Mapping | Hole:
+    """Translate one address; the answer is the page, or the hole, around it."""
+    if mode.canonical(va & (1 << mode.va_bits) - 1) != va:
+        return _gap(mode)
+    spot = _root(mode, cr3)
+    while True:
+        level = mode.levels[spot.depth]
+        table = read_table(mode, spot.depth, spot.address, read_frame)
+        if table is None:
+            return _unread(mode, spot)[-1 if va >> 63 else 0]
+        index = va >> level.shift & level.entries - 1
+        if table.kinds[index] != Kind.TABLE:
+            return _run(mode, spot, table, index, index + 1)
+        spot = _below(mode, spot, table, index)
+
+
+def walk(mode: PagingMode, cr3: int, read_frame: FrameReader) -> Iterator[Mapping | Hole]:
+    """Give every mapping and every hole in ascending order, neighbours joined, lazily."""
+    last: Mapping | Hole | None = None
+    for part in _walk(mode, _root(mode, cr3), read_frame):
+        if last is not None:
+            joined = _joined(last, part)
+            if joined is None:
+                yield last
+            part = joined or part  # noqa: PLW2901 - the run goes on growing
+        last = part
+    if last is not None:
+        yield last
+
+
+def mappings(mode: PagingMode, cr3: int, read_frame: FrameReader) -> Iterator[Mapping]:
+    """Give what is mapped, in ascending order; holes are skipped whole."""
+    return (part for part in walk(mode, cr3, read_frame) if isinstance(part, Mapping))
+
+
+def who_maps(mode: PagingMode, cr3: int, frame: int, read_frame: FrameReader) -> Iterator[Mapping]:
+    """Give every page through which a frame can be reached, in ascending order.
+
+    Every table is decoded twice however many paths lead to it; after that only tables that do
+    lead to the frame are descended, lazily, as a table shared often makes many addresses.
+    """
+    nothing = np.array([], np.uint64)
+    hot = [nothing for _ in range(len(mode.levels) + 1)]
+    for depth, reachable in reversed(list(enumerate(_reachable(mode, cr3, read_frame)))):
+        leading = []
+        for address in reachable.tolist():
+            table = read_table(mode, depth, address, read_frame)
+            if table is not None and len(_marks(mode, depth, table, frame, hot[depth + 1])):
+                leading.append(address)
+        hot[depth] = np.array(leading, np.uint64)
+    if len(hot[0]):
+        yield from _descend(mode, _root(mode, cr3), frame, hot, read_frame)
+
+
+def _root(mode: PagingMode, cr3: int) -> _Spot:
+    return _Spot(depth=0, address=cr3 & mode.root_mask, va=0, rights=_ALL_RIGHTS)
+
+
+def _below(mode: PagingMode, spot: _Spot, table: Table, index: int) -> _Spot:
+    return _Spot(
+        depth=spot.depth + 1,
+        address=int(table.addresses[index]),
+        va=spot.va + (index << mode.levels[spot.depth].shift),
+        rights=_restricted(mode, spot, int(table.entries[index])),
+    )
+
+
+def _restricted(mode: PagingMode, spot: _Spot, entry: int) -> int:
+    """Narrow the rights so far by an entry's: writing and user by AND, no-execute by OR."""
+    if not mode.levels[spot.depth].has_rights:
+        return spot.rights
+    return spot.rights & (entry | ~_ALL_RIGHTS) | entry & PTE_NX
+
+
+def _run(mode: PagingMode, spot: _Spot, table: Table, start: int, stop: int) -> Mapping | Hole:
+    """Say what entries ``start`` to ``stop`` of a table, one run and no table, come to."""
+    if table.kinds[start] == Kind.LEAF:
+        return _page(mode, spot, table, start, stop)
+    level = mode.levels[spot.depth]
+    return Hole(
+        va=mode.canonical(spot.va + (start << level.shift)),
+        span_bytes=stop - start << level.shift,
+        why=Why.ABSENT if table.kinds[start] == Kind.ABSENT else Why.RESERVED,
+        level=level.name,
+        entry=int(table.entries[start]),
+    )
+
+
+def _page(mode: PagingMode, spot: _Spot, table: Table, start: int, stop: int) -> Mapping:
+    """Describe a run of leaves."""
+    level = mode.levels[spot.depth]
+    entry = int(table.entries[start])
+    rights = _restricted(mode, spot, entry)
+    return Mapping(
+        va=mode.canonical(spot.va + (start << level.shift)),
+        span_bytes=stop - start << level.shift,
+        page_bytes=level.page_bytes,
+        frame=int(table.addresses[start]) >> FRAME_SHIFT,
+        writable=bool(rights & PTE_WRITABLE),
+        user=bool(rights & PTE_USER),
+        executable=not rights & PTE_NX,
+        table_frame=spot.address >> FRAME_SHIFT,
+        index=start,
+        entry=entry,
+    )
+
+
+def _unread(mode: PagingMode, spot: _Spot) -> list[Hole]:
+    """Return what a table without data leaves open; below a signed root that is two halves."""
+    level = mode.levels[spot.depth]
+    halves = 2 if spot.depth == 0 and mode.is_signed else 1
+    span_bytes = (level.entries << level.shift) // halves
+    return [
+        Hole(
+            va=mode.canonical(spot.va + half * span_bytes),
+            span_bytes=span_bytes,
+            why=Why.UNREAD,
+            level=level.name,
+        )
+        for half in range(halves)
+    ]
+
+
+def _gap(mode: PagingMode) -> Hole:
+    """Return what lies between the halves; above the top where there is one half only."""
+    if mode.is_signed:
+        start, end = 1 << mode.va_bits - 1, (1 << 64) - (1 << mode.va_bits - 1)
+    else:
+        start, end = 1 << mode.va_bits, 1 << 64
+    return Hole(va=start, span_bytes=end - start, why=Why.NON_CANONICAL)
+
+
+def _walk(mode: PagingMode, spot: _Spot, read_frame: FrameReader) -> Iterator[Mapping | Hole]:
+    table = read_table(mode, spot.depth, spot.address, read_frame)
+    if table is None:
+        yield from _unread(mode, spot)
+        return
+    starts = _run_starts(mode, spot.depth, table)
+    for start, stop in zip(starts, [*starts[1:], len(table.entries)], strict=True):
+        if table.kinds[start] == Kind.TABLE:
+            yield from _walk(mode, _below(mode, spot, table, start), read_frame)
+        else:
+            yield _run(mode, spot, table, start, stop)
+
+
+def _run_starts(mode: PagingMode, depth: int, table: Table) -> list[int]:
+    """Find where a new run begins: another kind, a table, or a leaf that does not go on."""
+    level = mode.levels[depth]
+    kinds, entries, addresses = table.kinds, table.entries, table.addresses
+    rights = entries & np.uint64(_RIGHTS)
+    goes_on = (addresses[1:] == addresses[:-1] + np.uint64(level.page_bytes)) & (
+        rights[1:] == rights[:-1]
+    )
+    breaks = kinds[1:] != kinds[:-1]
+    breaks |= kinds[1:] == Kind.TABLE
+    breaks |= (kinds[1:] == Kind.LEAF) & ~goes_on
+    if depth == 0 and mode.is_signed:
+        breaks[level.entries // 2 - 1] = True  # a run must not cross the gap of the halves
+    return [0, *(np.flatnonzero(breaks) + 1).tolist()]
+
+
+def _joined(last: Mapping | Hole, part: Mapping | Hole) -> Mapping | Hole | None:
+    """Join two neighbours that say the same, else None."""
+    if last.va + last.span_bytes != part.va:
+        return None
+    if isinstance(last, Hole) and isinstance(part, Hole):
+        if last.why is not part.why or part.why is Why.RESERVED:
+            return None  # an entry with reserved bits is evidence, it is not blended away
+        return replace(last, span_bytes=last.span_bytes + part.span_bytes)
+    if isinstance(last, Mapping) and isinstance(part, Mapping):
+        same = (
+            last.page_bytes == part.page_bytes
+            and last.frame + (last.span_bytes >> FRAME_SHIFT) == part.frame
+            and (last.writable, last.user, last.executable)
+            == (part.writable, part.user, part.executable)
+        )
+        if same:
+            return replace(last, span_bytes=last.span_bytes + part.span_bytes)
+    return None
+
+
+def _reachable(mode: PagingMode, cr3: int, read_frame: FrameReader) -> list[Words]:
+    """List the addresses of the tables of each level that can be reached, each once."""
+    found = [np.array([_root(mode, cr3).address], np.uint64)]
+    for depth in range(len(mode.levels) - 1):
+        children = [np.array([], np.uint64)]
+        for address in found[depth]:
+            table = read_table(mode, depth, int(address), read_frame)
+            if table is not None:
+                children.append(table.addresses[table.kinds == Kind.TABLE])
+        found.append(np.unique(np.concatenate(children)))
+    return found
+
+
+def _marks(mode: PagingMode, depth: int, table: Table, frame: int, below: Words) -> Words:
+    """List the entries that are a leaf over the frame, or lead to one of the tables below."""
+    frames = np.uint64(mode.levels[depth].page_bytes >> FRAME_SHIFT)
+    first = table.addresses >> np.uint64(FRAME_SHIFT)
+    covers = (first <= np.uint64(frame)) & (np.uint64(frame) - first < frames)
+    marks = (table.kinds == Kind.LEAF) & covers
+    marks |= (table.kinds == Kind.TABLE) & np.isin(table.addresses, below)
+    return np.flatnonzero(marks).astype(np.uint64)
+
+
+def _descend(
+    mode: PagingMode, spot: _Spot, frame: int, hot: list[Words], read_frame: FrameReader
+) -> Iterator[Mapping]:
+    table = read_table(mode, spot.depth, spot.address, read_frame)
+    if table is None:
+        return
+    for index in _marks(mode, spot.depth, table, frame, hot[spot.depth + 1]).tolist():
+        if table.kinds[index] == Kind.TABLE:
+            below = _below(mode, spot, table, index)
+            yield from _descend(mode, below, frame, hot, read_frame)
+        else:
+            yield _page(mode, spot, table, index, index + 1)
