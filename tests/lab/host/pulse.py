@@ -1,0 +1,116 @@
+"""``pulse``: sends one line to a pulse guest's console and prints its answer."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import re
+import secrets
+import select
+import socket
+import subprocess
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.lab.host.shape import SOCKET_FOLDER
+
+TRY_SECONDS: Final = 3.0
+"""After this long without an answer the question is put again: consoles lose characters."""
+
+
+@contextmanager
+def console(name: str) -> Iterator[int]:
+    """Open a domain's console, alone, as a file descriptor; ``OSError`` when there is none."""
+    with (SOCKET_FOLDER / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = SOCKET_FOLDER / f"{name}.sock"
+        if not Path("/proc/xen/capabilities").exists():
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+                yield connection.fileno()
+            return
+        fd = os.open(_xen_terminal(name), os.O_RDWR | os.O_NOCTTY)
+        try:
+            tty.setraw(fd)
+            termios.tcflush(fd, termios.TCIFLUSH)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _xen_terminal(name: str) -> str:
+    def output(*argv: str) -> str:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise OSError(done.stderr.strip() or f"{argv[0]} failed")
+        return done.stdout.strip()
+
+    return output("xenstore-read", f"/local/domain/{output('xl', 'domid', name)}/console/tty")
+
+
+def ask(fd: int, line: str, deadline: float) -> str | None:
+    """Return the guest's answer to a line, or ``None`` when there is none before ``deadline``.
+
+    The question carries a token and the answer a sum, so that neither an old answer nor one with
+    characters missing is taken.
+    """
+    received = b""
+    while (now := time.monotonic()) < deadline:
+        token = secrets.token_hex(3)
+        os.write(fd, f"\n@{token} {line}\n".encode())
+        until = min(deadline, now + TRY_SECONDS)
+        while (left := until - time.monotonic()) > 0:
+            if not select.select([fd], [], [], left)[0]:
+                break
+            data = os.read(fd, 4096)
+            if not data:
+                return None
+            received = (received + data)[-65536:]
+            if (answer := _answer_in(received, token)) is not None:
+                return answer
+    return None
+
+
+def _answer_in(received: bytes, token: str) -> str | None:
+    pattern = rf"@{token} (.*) \*([0-9a-f]{{4}})\r*\n"
+    for found in re.finditer(pattern.encode(), received):
+        total = 0
+        for byte in found[1]:
+            total = (total * 31 + byte) & 0xFFFF
+        if total == int(found[2], 16):
+            return found[1].decode(errors="replace")
+    return None
+
+
+def main() -> None:
+    """Parse the command line, ask, print; status 1 when there is no answer."""
+    parser = argparse.ArgumentParser(prog="pulse", description=__doc__)
+    parser.add_argument("name", help="the domain")
+    parser.add_argument("line", nargs="?", default="?", help="? | who | damage | dirty MIB | pace MS")
+    parser.add_argument("--timeout", type=float, default=15, help="seconds")
+    asked = parser.parse_args()
+    deadline = time.monotonic() + asked.timeout
+    problem = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            with console(asked.name) as fd:
+                answer = ask(fd, asked.line, deadline)
+        except OSError as error:  # not started yet, or between two lives: try again until the end
+            problem = str(error)
+            answer = None
+        if answer is not None:
+            print(answer)
+            return
+        time.sleep(0.2)
+    sys.exit(f"pulse: {asked.name}: {problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What a lab domain looks like, and how libvirt and xl are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+BOOT_FOLDER: Final = Path("/var/lib/lab")
+"""Kernel and initramfs of the domains."""
+
+SOCKET_FOLDER: Final = Path("/run/pulse")
+"""The consoles of libvirt domains, NAME.sock each."""
+
+XL_FOLDER: Final = Path("/etc/xen/lab")
+"""The xl configurations, NAME.cfg each."""
+
+
+@dataclass(frozen=True)
+class DomainShape:
+    """A domain to be; ``groups`` are taken in turn for its disks."""
+
+    name: str
+    disks: int
+    size_mib: int
+    memory_mib: int
+    vcpus: int
+    bus: str
+    cache: str
+    thin: bool
+    groups: tuple[str, ...]
+
+    @property
+    def volumes(self) -> list[tuple[str, str]]:
+        """Volume group and name of each disk's logical volume."""
+        groups = self.groups
+        return [(groups[n % len(groups)], f"{self.name}-d{n}") for n in range(self.disks)]
+
+    @property
+    def paths(self) -> list[str]:
+        """Device path of each disk's logical volume."""
+        return [f"/dev/{group}/{name}" for group, name in self.volumes]
+
+    def kernel_words(self, console: str) -> str:
+        """Return the domain's kernel command line."""
+        return f"console={console} quiet loglevel=1 panic=-1 pulse.disks={self.disks}"
+
+
+def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
+    """Return the domain's libvirt definition."""
+    prefix = {"virtio": "vd", "scsi": "sd"}[shape.bus]
+    disks = "".join(
+        f"""
+    <disk type='block' device='disk'>
+      <driver name='qemu' type='raw' cache='{shape.cache}'/>
+      <source dev='{path}'/>
+      <target dev='{prefix}{chr(ord("a") + number)}' bus='{shape.bus}'/>
+    </disk>"""
+        for number, path in enumerate(shape.paths)
+    )
+    scsi = "<controller type='scsi' model='virtio-scsi'/>" if shape.bus == "scsi" else ""
+    processor = "<cpu mode='host-passthrough'/>" if kvm else ""
+    return f"""<domain type='{"kvm" if kvm else "qemu"}'>
+  <name>{shape.name}</name>
+  <memory unit='MiB'>{shape.memory_mib}</memory>
+  <vcpu>{shape.vcpus}</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{BOOT_FOLDER}/vmlinuz</kernel>
+    <initrd>{BOOT_FOLDER}/pulse.initrd</initrd>
+    <cmdline>{shape.kernel_words("ttyS0")}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  {processor}
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>{disks}
+    {scsi}
+    <controller type='usb' model='none'/>
+    <serial type='unix'>
+      <source mode='bind' path='{SOCKET_FOLDER}/{shape.name}.sock'/>
+    </serial>
+  </devices>
+</domain>
+"""
+
+
+def xl_config(shape: DomainShape) -> str:
+    """Return the domain's xl configuration (paravirtual)."""
+    disks = ", ".join(
+        f"'phy:{path},xvd{chr(ord('a') + number)},w'" for number, path in enumerate(shape.paths)
+    )
+    return f"""name = '{shape.name}'
+type = 'pv'
+memory = {shape.memory_mib}
+vcpus = {shape.vcpus}
+kernel = '{BOOT_FOLDER}/vmlinuz'
+ramdisk = '{BOOT_FOLDER}/pulse.initrd'
+extra = '{shape.kernel_words("hvc0")}'
+disk = [{disks}]
+on_reboot = 'destroy'
+on_crash = 'preserve'
+"""

@@ -1,0 +1,188 @@
+"""Builds the lab's base image once and keeps it in the user's cache folder.
+
+The image holds Debian packages and nothing of the project (see ``recipe.py``). It is never written
+to: every run of the lab puts a throw-away overlay over it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.lab import recipe
+from tests.lab.errors import HostNotReady, ImageBuildFailed
+
+BUILD_SECONDS: Final = 1200
+"""Longest time one build may take before it is given up."""
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """The parts of a built image; all of them read-only."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """Raw ext4 image with the root file system."""
+        return self.folder / "root.ext4"
+
+    @property
+    def kernel(self) -> Path:
+        """Debian's Linux, for the lab (also as dom0) and for the domains in it."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def xen(self) -> Path:
+        """Xen's ELF, not compressed: the form QEMU's ``-kernel`` takes."""
+        return self.folder / "xen"
+
+    @property
+    def busybox(self) -> Path:
+        """Static busybox for the lab's initramfs."""
+        return self.folder / "busybox"
+
+    @property
+    def modules(self) -> Path:
+        """The kernel's module folder, with ``modules.dep``."""
+        return self.folder / "modules"
+
+
+def cache_folder() -> Path:
+    """Return (and make) the folder where the lab keeps what outlives a run."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "snapvm-lab"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_host_tools() -> None:
+    """Raise ``HostNotReady`` naming every Debian package that this host lacks."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = sorted({pkg for tool, pkg in recipe.HOST_TOOLS.items() if not shutil.which(tool, path=path)})
+    if not Path("/usr/lib/x86_64-linux-gnu/libc.a").exists():
+        missing.append("libc6-dev")
+    if missing:
+        raise HostNotReady(f"the lab needs more on this host: apt install {' '.join(missing)}")
+
+
+def ensure_image() -> BaseImage:
+    """Return the base image of today's recipe, building it first when it is not cached.
+
+    A build takes about two minutes and a working Debian mirror; two processes never build at once.
+    Raises ``HostNotReady`` or ``ImageBuildFailed``.
+    """
+    check_host_tools()
+    image = BaseImage(cache_folder() / recipe.fingerprint())
+    if image.root.exists():
+        return image
+    with _build_lock():
+        if not image.root.exists():
+            _build(image.folder)
+    return image
+
+
+@contextmanager
+def _build_lock() -> Iterator[None]:
+    with (cache_folder() / "build.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is building the lab image; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal what the lab is doing, on standard error."""
+    print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def _build(final: Path) -> None:
+    started = time.monotonic()
+    say(f"building the base image, Debian {recipe.SUITE} (about two minutes, once per recipe)")
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=final.parent))
+    try:
+        _mmdebstrap(work)
+        _unpack_boot_files(work)
+        (work / "root.ext4").chmod(0o444)
+        work.chmod(0o755)
+        work.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    say(f"base image ready after {time.monotonic() - started:.0f} s: {final}")
+
+
+def _mmdebstrap(work: Path) -> None:
+    root, boot = work / "root.ext4", work / "boot.tar"
+    log = final_log = work.parent / "build.log"
+    with root.open("wb") as root_file, boot.open("wb") as boot_file, log.open("wb") as log_file:
+        root_file.truncate(recipe.IMAGE_BYTES)
+        # The hook may run as another user id (user namespace) and reopens these by number.
+        for handle in (root_file, boot_file):
+            os.fchmod(handle.fileno(), 0o666)
+        hook = (recipe.HERE / "base" / "hook.sh").read_text()
+        argv = [
+            "mmdebstrap",
+            "--variant=apt",
+            "--format=null",
+            f"--include={','.join(recipe.PACKAGES)}",
+            '--aptopt=APT::Install-Recommends "false"',
+            "--dpkgopt=force-unsafe-io",
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.EXCLUDED_PATHS),
+            f"--customize-hook=/proc/self/fd/{root_file.fileno()}",
+            recipe.SUITE,
+        ]
+        argv[-2] = _hook_argument(hook, root_file.fileno(), boot_file.fileno())
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+                pass_fds=(root_file.fileno(), boot_file.fileno()),
+                timeout=BUILD_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ImageBuildFailed(f"mmdebstrap took more than {BUILD_SECONDS} s; see {log}") from error
+    if done.returncode:
+        tail = "\n".join(final_log.read_text(errors="replace").splitlines()[-15:])
+        raise ImageBuildFailed(f"mmdebstrap ended with {done.returncode}; the end of {log}:\n{tail}")
+
+
+def _hook_argument(script: str, root_fd: int, boot_fd: int) -> str:
+    # mmdebstrap passes a text with spaces to sh -c with the tree as $1; a here-document keeps the
+    # script a file of its own in the repository without needing the namespace to be able to read it.
+    return (
+        "--customize-hook="
+        f'sh -s "$1" /proc/self/fd/{root_fd} /proc/self/fd/{boot_fd} <<\'SNAPVM_HOOK\'\n'
+        f"{script}\nSNAPVM_HOOK\n"
+    )
+
+
+def _unpack_boot_files(work: Path) -> None:
+    with tarfile.open(work / "boot.tar") as archive:
+        archive.extractall(work / "tree", filter="tar")
+    tree = work / "tree"
+    (kernel,) = (tree / "boot").glob("vmlinuz-*")
+    (xen,) = (tree / "boot").glob("xen-*.gz")
+    (modules,) = (tree / "usr/lib/modules").iterdir()
+    kernel.rename(work / "vmlinuz")
+    (work / "xen").write_bytes(gzip.decompress(xen.read_bytes()))
+    modules.rename(work / "modules")
+    (tree / "usr/bin/busybox").rename(work / "busybox")
+    shutil.rmtree(tree)
+    (work / "boot.tar").unlink()
