@@ -3,14 +3,14 @@
 ::
 
     <state>/domains/<domain uuid>/.name                  the domain's name, for look-ups
-    <state>/domains/<domain uuid>/<id>/snapshot.json     a record; beside it the memory image
+    <state>/domains/<domain uuid>/<id>/snapshot.json     a record, beside its memory image
     <state>/domains/<domain uuid>/.<id>.draft/           a take under way: intent.json and the rest
     <state>/domains/<domain uuid>/.<id>.gone/            a delete under way
     <state>/domains/<domain uuid>/.rollback.json         a rollback under way
     <run>/<domain uuid>.lock                             who works on the domain (flock)
 
-Names that begin with a dot are no records: the domain's name, and journals for repair.  A record becomes
-visible by one rename, after everything in its folder is on the disk.
+Names that begin with a dot are no records: the domain's name, and journals for repair.
+A record becomes visible by one rename, after everything in its folder is on the disk.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Catalog:
         if self.has(uuid, id_):
             raise SnapshotExists(domain=name, id=id_)
         folder = self._folder(uuid)
-        draft = Draft(domain_uuid=uuid, id=id_, folder=folder / f".{id_}.draft")
+        draft = self._draft(uuid, id_)
         with _storage(draft.folder):
             durable.make_folder(folder)
             if _name_in(folder) != name or not (folder / NAME_FILE).exists():
@@ -182,6 +182,13 @@ class Catalog:
             draft.folder.rename(folder / draft.id)
             durable.sync_folder(folder)
             (folder / draft.id / INTENT_FILE).unlink(missing_ok=True)
+
+    def put(self, record: Record) -> None:
+        """Make a record visible that has no files; harmless when it is there."""
+        if (self._folder(record.domain_uuid) / record.id).exists():
+            return
+        self.discard(self._draft(record.domain_uuid, record.id))
+        self.commit(self.begin(record.domain_uuid, record.domain, record.id, {}), record)
 
     def discard(self, draft: Draft) -> None:
         """Remove the folder of a take that will not be; harmless when there is none."""
@@ -247,6 +254,9 @@ class Catalog:
 
     def _folder(self, uuid: DomainUuid) -> Path:
         return self._domains / _checked(uuid)
+
+    def _draft(self, uuid: DomainUuid, id_: SnapshotId) -> Draft:
+        return Draft(domain_uuid=uuid, id=id_, folder=self._folder(uuid) / f".{id_}.draft")
 
     def _domain_folders(self) -> list[Path]:
         return [self._domains / name for name in _listed(self._domains) if _UUID.match(name)]

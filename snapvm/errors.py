@@ -95,7 +95,7 @@ class BadName(SnapvmError):
         return f"{self.text!r} cannot be used: {self.why}"
 
     def hint(self) -> str:
-        return "a snapshot is written DOM@ID; a name starts with a letter or digit and holds A-Z a-z 0-9 + . -"
+        return "a snapshot is written DOM@ID, as `snapvm list` shows it"
 
 
 @dataclass(eq=False)
@@ -450,7 +450,8 @@ class NotStarted(SnapvmError):
     remedy: str
 
     def message(self) -> str:
-        return f"the disks of {_say(self.domain)} are those of {self.id}, but it did not start: {self.why}"
+        disks = f"the disks of {_say(self.domain)} are those of {self.id}"
+        return f"{disks}, but it did not start: {self.why}"
 
     def hint(self) -> str:
         return self.remedy

@@ -25,7 +25,8 @@ def check_name(name: str) -> SnapshotId:
     if name.casefold() in RESERVED:
         raise BadName(text=name, why="this word is reserved")
     if not _ID.match(name):
-        raise BadName(text=name, why="a name is 1 to 64 of A-Z a-z 0-9 + . - and starts with a letter or digit")
+        why = "a name is 1 to 64 of A-Z a-z 0-9 + . - and starts with a letter or digit"
+        raise BadName(text=name, why=why)
     return SnapshotId(name)
 
 

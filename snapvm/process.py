@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 REMEMBERED = 16
 """How many of the last commands the flight recorder keeps."""
 
-_ANY_STATUS = range(-64, 256)
+_ANY_STATUS = list(range(-64, 256))
+_KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,7 +63,7 @@ def clean_environment() -> dict[str, str]:
     the sbin ones.  LVM's own variables are dropped, except where its files are
     (lvm(8), ENVIRONMENT VARIABLES).
     """
-    kept = {name: os.environ[name] for name in ("LVM_SYSTEM_DIR", "DM_DEV_DIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = os.environ.get("PATH", "")
     return {
         "LC_ALL": "C",

@@ -107,6 +107,11 @@ def load(text: bytes, path: str) -> Record:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordUnusable(path=path, why=f"it is not JSON ({error})") from None
+    return from_dict(data, path)
+
+
+def from_dict(data: Any, path: str) -> Record:
+    """Read a record from plain JSON values; see ``load``."""
     try:
         _check_version(data)
         return _record(data)
@@ -125,7 +130,9 @@ def _check_version(data: Any) -> None:
     if type(version) is not int or version < 1:
         raise _Wrong("it has no schema number")
     if version > SCHEMA_VERSION:
-        raise _Wrong(f"it was written by a newer snapvm (schema {version}, this one knows {SCHEMA_VERSION})")
+        raise _Wrong(
+            f"it was written by a newer snapvm (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
 
 
 def _record(data: dict[str, Any]) -> Record:
@@ -223,7 +230,7 @@ def _count(data: dict[str, Any], key: str) -> int:
 
 def _milliseconds(data: dict[str, Any], key: str, *, least: float = 0.0) -> float:
     value = data.get(key)
-    if type(value) not in (int, float) or not least <= float(value) < 1e12:
+    if not isinstance(value, (int, float)) or not least <= value < 1e12:
         raise _Wrong(f"{key!r} is missing or no time in milliseconds")
     return float(value)
 

@@ -69,14 +69,17 @@ class Hypervisor(Protocol):
     ) -> AbstractContextManager[Capture]:
         """Prepare a capture whose files go into ``folder``; leaving the block cleans up."""
 
-    def check_restore(self, domain: Domain, definition: str, image: Path | None) -> None:
-        """Raise ``Refused`` when the domain could not be restored from these; touch nothing."""
+    def check_restore(self, domain: Domain, image: Path | None) -> None:
+        """Raise ``Refused`` when the domain could not be restored from this; touch nothing."""
 
     def frozen(self, domain: Domain) -> AbstractContextManager[None]:
         """Let a running domain stand still for the block; it runs again when the block fails.
 
         A block that ends well leaves it standing still: it is about to be stopped.
         """
+
+    def resume(self, domain: Domain) -> None:
+        """Make a paused domain run; raise ``StuckPaused`` when it does not."""
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once, as pulling the plug does; harmless when it is off."""

@@ -1,0 +1,20 @@
+"""What a command works with, put together by ``snapvm.cli.wiring``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snapvm.catalog import Catalog
+from snapvm.hypervisor.base import Hypervisor
+from snapvm.lvm.volumes import Lvm
+from snapvm.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The drivers of this host, its records and its settings."""
+
+    hypervisor: Hypervisor
+    lvm: Lvm
+    catalog: Catalog
+    settings: Settings

@@ -1,0 +1,153 @@
+"""What a libvirt domain's XML says about its drives, and which of them can be captured.
+
+Pure: XML text in, values out (libvirt, docs/formatdomain, "Hard drives, floppy disks, CDROMs").
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.errors import DiskRefused, DomainRefused
+from snapvm.hypervisor.base import Drives
+from snapvm.model import GuestDisk, OmittedDisk
+
+VolumePath = Callable[[str, str], Path]
+"""Asks libvirt for the path of a volume: pool name, volume name -> path on the host."""
+
+_REMOVABLE = frozenset({"cdrom", "floppy"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drive:
+    """One ``<disk>`` element, reduced to what the decision needs."""
+
+    target: str
+    type: str
+    device: str
+    source: str
+    pool: str
+    format: str
+    readonly: bool
+    shareable: bool
+    transient: bool
+    job: str
+    chained: bool
+
+
+def parse(definition: str) -> ET.Element:
+    """Read a domain's XML; raise ``DomainRefused`` when it is none."""
+    try:
+        return ET.fromstring(definition)
+    except ET.ParseError as error:
+        raise DomainRefused(domain="?", why=f"its XML cannot be read ({error})") from None
+
+
+def drives_of(definition: str) -> tuple[Drive, ...]:
+    """Return all drives of a domain, in the order of its XML."""
+    return tuple(_drive(disk) for disk in parse(definition).iterfind("./devices/disk"))
+
+
+def _drive(disk: ET.Element) -> Drive:
+    source = disk.find("source")
+    attributes = {} if source is None else source.attrib
+    driver = disk.find("driver")
+    mirror = disk.find("mirror")
+    backing = disk.find("backingStore")
+    target = disk.find("target")
+    kind = disk.get("type", "")
+    return Drive(
+        target="?" if target is None else target.get("dev", "?"),
+        type=kind,
+        device=disk.get("device", "disk"),
+        source=attributes.get({"block": "dev", "volume": "volume"}.get(kind, "file"), ""),
+        pool=attributes.get("pool", ""),
+        format="raw" if driver is None else driver.get("type", "raw"),
+        readonly=disk.find("readonly") is not None,
+        shareable=disk.find("shareable") is not None,
+        transient=disk.find("transient") is not None,
+        job="" if mirror is None else mirror.get("job", "copy"),
+        chained=backing is not None and backing.find("source") is not None,
+    )
+
+
+def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
+    """Sort the drives into those to capture and those that cannot change.
+
+    Raises ``DiskRefused`` for the first one that is neither, with what to do about it.
+    """
+    disks: list[GuestDisk] = []
+    omitted: list[OmittedDisk] = []
+    for drive in drives_of(definition):
+        why = _unchanging(drive)
+        if why:
+            omitted.append(OmittedDisk(target=drive.target, why=why))
+            continue
+        _refuse(domain, drive)
+        device = (
+            volume_path(drive.pool, drive.source) if drive.type == "volume" else Path(drive.source)
+        )
+        disks.append(GuestDisk(target=drive.target, device=device))
+    if not disks:
+        raise DomainRefused(
+            domain=domain,
+            why="it has no disk that could be captured",
+            remedy="snapvm captures disks that are logical volumes",
+        )
+    return Drives(disks=tuple(disks), omitted=tuple(omitted))
+
+
+def _unchanging(drive: Drive) -> str:
+    if drive.device in _REMOVABLE:
+        return f"a {drive.device} drive" + (f" with {drive.source}" if drive.source else ", empty")
+    return "read-only" if drive.readonly else ""
+
+
+def _refuse(domain: str, drive: Drive) -> None:
+    """Raise ``DiskRefused`` when the drive cannot be captured at one instant with the others."""
+
+    def refused(why: str, remedy: str = "") -> DiskRefused:
+        return DiskRefused(domain=domain, target=drive.target, why=why, remedy=remedy)
+
+    if drive.job:
+        raise refused(
+            f"a block job ({drive.job}) is running on it",
+            f"wait for it, or end it: virsh blockjob {domain} {drive.target} --abort",
+        )
+    if drive.transient:
+        raise refused("it is transient: its changes are thrown away when the domain stops")
+    if drive.shareable:
+        raise refused("it is shareable: another domain may write to it during the window")
+    if drive.type == "file":
+        raise refused(
+            f"it is the file {drive.source or '(none)'}, not a logical volume",
+            "move it to a logical volume: qemu-img convert -O raw FILE /dev/VG/LV",
+        )
+    if drive.type not in ("block", "volume") or not drive.source:
+        raise refused(f"its source is of type {drive.type!r}, not a logical volume of this host")
+    if drive.format != "raw":
+        raise refused(
+            f"its volume holds a {drive.format} image",
+            "convert it to raw: qemu-img convert -O raw",
+        )
+    if drive.chained:
+        raise refused("it has a backing chain, whose other images would not be captured")
+
+
+def passthrough_devices(definition: str) -> tuple[str, ...]:
+    """Return the host devices and file systems whose state lies outside the domain."""
+    devices = parse(definition).find("devices")
+    if devices is None:
+        return ()
+    found = [f"hostdev ({dev.get('type', '?')})" for dev in devices.iterfind("hostdev")]
+    found += ["a direct interface (VFIO)" for _ in devices.iterfind("interface[@type='hostdev']")]
+    found += ["a shared memory device" for _ in devices.iterfind("shmem")]
+    found += ["a shared file system" for _ in devices.iterfind("filesystem")]
+    return tuple(found)
+
+
+def target_names(definition: str) -> tuple[str, ...]:
+    """Return the target of every drive, for a snapshot description that must list each."""
+    return tuple(drive.target for drive in drives_of(definition))

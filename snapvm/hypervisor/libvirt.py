@@ -1,0 +1,243 @@
+"""The driver for libvirt/QEMU domains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from snapvm import retry
+from snapvm.clock import WindowClock
+from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.base import Capture, Drives
+from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, WatchedPause
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
+from snapvm.interrupt import shielded
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.settings import Settings
+
+_STATES = {
+    1: DomainState.RUNNING,
+    2: DomainState.RUNNING,  # VIR_DOMAIN_BLOCKED
+    3: DomainState.PAUSED,
+    5: DomainState.SHUTOFF,
+    6: DomainState.CRASHED,
+    7: DomainState.SUSPENDED,
+}
+"""virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
+
+_XML_SECURE = 1
+_RESTORE_RUNNING = 2
+_RESTORE_PAUSED = 4
+_START_PAUSED = 1
+
+
+class LibvirtHypervisor:
+    """Domains of one libvirt; see ``Hypervisor`` for what each method promises."""
+
+    kind = HypervisorKind.LIBVIRT
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+
+    def find(self, name: str) -> Domain:
+        """Return the domain as it is now; raise ``UnknownDomain``."""
+        try:
+            with spoken():
+                handle = self._link.connection.lookupByName(name)
+                info = handle.info()
+                return Domain(
+                    name=handle.name(),
+                    uuid=DomainUuid(handle.UUIDString()),
+                    hypervisor=self.kind,
+                    state=_STATES.get(info[0], DomainState.OTHER),
+                    memory_bytes=info[1] * 1024,
+                    vcpus=info[3],
+                    definition=handle.XMLDesc(_XML_SECURE),
+                )
+        except LibvirtFailed as failure:
+            if failure.is_unknown_domain:
+                raise UnknownDomain(domain=name) from failure
+            raise DomainRefused(domain=name, why=str(failure)) from failure
+
+    def drives(self, domain: Domain) -> Drives:
+        """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
+
+        def volume_path(pool_name: str, volume: str) -> Path:
+            try:
+                with spoken():
+                    pool = self._link.connection.storagePoolLookupByName(pool_name)
+                    return Path(pool.storageVolLookupByName(volume).path())
+            except LibvirtFailed as failure:
+                raise DiskRefused(
+                    domain=domain.name, target=volume, why=f"pool {pool_name}: {failure}"
+                ) from failure
+
+        return domainxml.classify(domain.name, domain.definition, volume_path)
+
+    def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
+        """Raise ``DomainRefused`` when the domain cannot be captured now."""
+        if domain.state not in (DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF):
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"it is {domain.state}",
+                remedy="a domain is captured while it runs, is paused or is shut off",
+            )
+        if not with_memory or not domain.state.has_memory:
+            return
+        devices = domainxml.passthrough_devices(domain.definition)
+        if devices:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"it has {devices[0]}, whose state cannot be captured",
+                remedy="detach it, or take the disks alone with --disk-only",
+            )
+        job = self._handle(domain).jobInfo()
+        if job[0] != 0:
+            raise DomainRefused(
+                domain=domain.name,
+                why="libvirt is running a job on it (a save, a migration, a dump)",
+                remedy=f"wait for it to end: virsh domjobinfo {domain.name}",
+            )
+
+    @contextmanager
+    def capture(
+        self,
+        domain: Domain,
+        folder: Path,
+        *,
+        with_memory: bool,
+        clock: WindowClock,
+        progress: Progress,
+    ) -> Iterator[Capture]:
+        """Prepare a capture; see ``Hypervisor.capture``."""
+        handle = self._handle(domain)
+        if domain.state is DomainState.SHUTOFF:
+            yield DisksOnlyCapture(domain, handle, None, clock)
+            return
+        with self._link.run_events(handle) as events:
+            pause = WatchedPause(domain, handle, events, clock)
+            if not with_memory:
+                yield DisksOnlyCapture(domain, handle, pause, clock)
+                return
+            yield ExternalCapture(
+                self._link,
+                domain,
+                pause,
+                folder,
+                clock=clock,
+                progress=progress,
+                limit_seconds=self._settings.capture_limit_seconds,
+            )
+
+    def check_restore(self, domain: Domain, image: Path | None) -> None:
+        """Let libvirt read the image's header; raise ``DomainRefused`` when it cannot."""
+        if image is None:
+            return
+        try:
+            with spoken():
+                self._link.connection.saveImageGetXMLDesc(str(image), 0)
+        except LibvirtFailed as failure:
+            raise DomainRefused(
+                domain=domain.name, why=f"libvirt cannot use the memory image: {failure}"
+            ) from failure
+
+    @contextmanager
+    def frozen(self, domain: Domain) -> Iterator[None]:
+        """Let a running domain stand still; it runs again only when the block fails."""
+        if domain.state is not DomainState.RUNNING:
+            yield
+            return
+        handle = self._handle(domain)
+        try:
+            with self._failing_as_capture(domain):
+                handle.suspend()
+            yield
+        except BaseException:
+            with shielded():
+                self.resume(domain)
+            raise
+
+    def resume(self, domain: Domain) -> None:
+        """Make a paused domain run; raise ``StuckPaused`` when it does not."""
+        retry.resume(lambda: self._resume(domain, self._handle(domain)))
+
+    def stop(self, domain: Domain) -> None:
+        """End the domain at once; harmless when it is off."""
+        with self._failing_as_capture(domain):
+            handle = self._handle_if_known(domain)
+            if handle is not None and handle.isActive():
+                handle.destroy()
+
+    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
+        """Start the domain from a memory image."""
+        flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
+        with self._failing_as_capture(domain):
+            self._link.connection.restoreFlags(str(image), None, flags)
+        self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+
+    def start(self, domain: Domain, *, paused: bool) -> None:
+        """Boot the domain from its disks; a transient one is made anew."""
+        flags = _START_PAUSED if paused else 0
+        with self._failing_as_capture(domain):
+            handle = self._handle_if_known(domain)
+            if handle is None:
+                self._link.connection.createXML(domain.definition, flags)
+            else:
+                handle.createWithFlags(flags)
+        self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of libvirt and QEMU."""
+        with spoken():
+            return {
+                "libvirt": _dotted(self._link.connection.getLibVersion()),
+                "qemu": _dotted(self._link.connection.getVersion()),
+            }
+
+    # --- inside ---
+
+    def _handle(self, domain: Domain) -> Any:
+        with spoken():
+            return self._link.connection.lookupByUUIDString(domain.uuid)
+
+    def _handle_if_known(self, domain: Domain) -> Any | None:
+        try:
+            return self._handle(domain)
+        except LibvirtFailed as failure:
+            if failure.is_unknown_domain:
+                return None
+            raise
+
+    def _resume(self, domain: Domain, handle: Any) -> None:
+        try:
+            with spoken():
+                if _STATES.get(handle.state()[0]) is DomainState.PAUSED:
+                    handle.resume()
+        except LibvirtFailed as failure:
+            raise StuckPaused(domain=domain.name, why=str(failure)) from failure
+
+    def _expect(self, domain: Domain, state: DomainState) -> None:
+        now = _STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
+        if now is not state:
+            raise CaptureFailed(domain=domain.name, why=f"it is {now} and not {state}")
+
+    @contextmanager
+    def _failing_as_capture(self, domain: Domain) -> Iterator[None]:
+        try:
+            with spoken():
+                yield
+        except LibvirtFailed as failure:
+            raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def open_hypervisor(settings: Settings) -> LibvirtHypervisor:
+    """Connect to the libvirt of the settings; raise ``HostLacks``."""
+    return LibvirtHypervisor(open_link(settings.libvirt_uri), settings)

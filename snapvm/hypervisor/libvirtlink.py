@@ -1,0 +1,163 @@
+"""The connection to libvirt: opening it, its errors as ours, its events with QEMU's times.
+
+libvirt-python blocks in C, where Python cannot run a signal handler; ``wait_for`` therefore runs
+a long call in a thread and keeps the main thread answering.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+try:
+    import libvirt
+    import libvirt_qemu
+except ImportError:  # Debian's python3-libvirt is not on PyPI's path; said by open_link
+    libvirt = None
+    libvirt_qemu = None
+
+from snapvm.errors import HostLacks, Interrupted
+
+T = TypeVar("T")
+TICK_SECONDS = 0.2
+_NO_SUCH_DOMAIN = 42
+"""VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
+
+
+class LibvirtFailed(Exception):
+    """What libvirt said; drivers turn it into one of ``snapvm.errors``."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def is_unknown_domain(self) -> bool:
+        """Whether the domain does not exist."""
+        return self.code == _NO_SUCH_DOMAIN
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """Turn libvirt's exception into ``LibvirtFailed`` with its text."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise LibvirtFailed(
+            error.get_error_message() or str(error), error.get_error_code() or 0
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """QEMU stopped or began to run its CPUs: ``STOP`` or ``RESUME``, by ``time.monotonic()``."""
+
+    name: str
+    at: float
+
+
+class RunEvents:
+    """The STOP and RESUME events of one domain, in the order QEMU sent them."""
+
+    def __init__(self) -> None:
+        self._events: list[RunEvent] = []
+        self._changed = threading.Condition()
+
+    def on_event(
+        self, _link: Any, _dom: Any, name: str, seconds: int, micros: int, _details: Any, _own: Any
+    ) -> None:
+        """Take an event as libvirt delivers it; its time is QEMU's, not that of the delivery."""
+        age_seconds = time.time() - (seconds + micros / 1e6)
+        with self._changed:
+            self._events.append(RunEvent(name=name, at=time.monotonic() - age_seconds))
+            self._changed.notify_all()
+
+    def seen(self) -> tuple[RunEvent, ...]:
+        """Return what has come so far."""
+        with self._changed:
+            return tuple(self._events)
+
+    def wait_for(self, name: str, since: int, limit_seconds: float) -> tuple[RunEvent, ...]:
+        """Return the events behind the first ``since``, once one of this name is among them."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: any(event.name == name for event in self._events[since:]),
+                timeout=limit_seconds,
+            )
+            return tuple(self._events[since:])
+
+
+class Link:
+    """An open connection whose event loop runs in a thread of its own."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+        try:
+            with spoken():
+                self.connection = libvirt.open(uri)
+        except LibvirtFailed as failure:
+            raise HostLacks(
+                what=f"a libvirt that answers at {uri} ({failure})",
+                remedy="start libvirtd (systemctl start libvirtd) and run snapvm as root",
+            ) from failure
+
+    @contextmanager
+    def run_events(self, domain: Any) -> Iterator[RunEvents]:
+        """Listen to STOP and RESUME of a domain for the block."""
+        events = RunEvents()
+        with spoken():
+            numbers = [
+                libvirt_qemu.qemuMonitorEventRegister(
+                    self.connection, domain, name, events.on_event, None, 0
+                )
+                for name in ("STOP", "RESUME")
+            ]
+        try:
+            yield events
+        finally:
+            for number in numbers:
+                with spoken():
+                    libvirt_qemu.qemuMonitorEventDeregister(self.connection, number)
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def open_link(uri: str) -> Link:
+    """Connect; raise ``HostLacks`` without the Python module or without a libvirtd."""
+    if libvirt is None:
+        raise HostLacks(
+            what="Python's libvirt module",
+            remedy="apt install python3-libvirt (or pip install snapvm[libvirt])",
+        )
+    return Link(uri)
+
+
+def wait_for(call: Callable[[], T], *, tick: Callable[[], None], abort: Callable[[], None]) -> T:
+    """Run a call that blocks in libvirt; ``tick`` now and then, ``abort`` when interrupted.
+
+    Whatever ``tick`` raises, and ``Interrupted``, aborts the call too; the call has ended in any
+    case when this returns.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(call)
+        try:
+            while True:
+                try:
+                    return future.result(timeout=TICK_SECONDS)
+                except TimeoutError:
+                    tick()
+        except (Interrupted, Exception):
+            if not future.done():
+                abort()
+            raise

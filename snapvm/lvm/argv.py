@@ -1,0 +1,134 @@
+"""Command lines for LVM: pure functions from values to argument vectors (lvm(8) and its pages)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from snapvm.model import LvRef, LvUuid, Role
+
+TAG_OURS = "snapvm=1"
+
+Argv = tuple[str, ...]
+
+
+def set_tag(set_: str) -> str:
+    """Return the tag that names the set a volume belongs to."""
+    return f"snapvm.set={set_}"
+
+
+def disk_tag(origin: LvRef) -> str:
+    """Return the tag that names the disk by uuid: LVM forgets origins, a tag stays."""
+    return f"snapvm.disk={origin.uuid.replace('-', '')}"
+
+
+def role_tag(role: Role) -> str:
+    """Return the tag that says what a volume is for."""
+    return f"snapvm.st={role.value}"
+
+
+def tags(set_: str, origin: LvRef, role: Role) -> tuple[str, ...]:
+    """Return all tags of a volume of ours."""
+    return (TAG_OURS, set_tag(set_), disk_tag(origin), role_tag(role))
+
+
+def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
+    """Snapshot a thin volume: read-only, inactive, skipped at boot.
+
+    No udev event has to be waited for, since no device appears; the backup file is written by
+    the next command outside the window.
+    """
+    return (
+        "lvm",
+        "lvcreate",
+        "--snapshot",
+        "--setactivationskip",
+        "y",
+        "--activate",
+        "n",
+        "--permission",
+        "r",
+        *_quick(),
+        "--name",
+        name,
+        *_added(with_tags),
+        str(origin),
+    )
+
+
+def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
+    """Make a writable copy of a snapshot that can become a disk."""
+    return (
+        "lvm",
+        "lvcreate",
+        "--snapshot",
+        "--setactivationskip",
+        "n",
+        "--activate",
+        "n",
+        "--permission",
+        "rw",
+        "--name",
+        name,
+        *_added(with_tags),
+        str(snapshot),
+    )
+
+
+def rename(vg: str, old: str, new: str) -> Argv:
+    """Give a volume another name; whoever holds it open keeps it (lvrename(8))."""
+    return ("lvm", "lvrename", vg, old, new)
+
+
+def activate(volumes: Iterable[LvRef]) -> Argv:
+    """Make the devices of volumes appear, and wait for them."""
+    return ("lvm", "lvchange", "--activate", "y", "--ignoreactivationskip", *map(str, volumes))
+
+
+def deactivate(volumes: Iterable[LvRef]) -> Argv:
+    """Take the devices of volumes away."""
+    return ("lvm", "lvchange", "--activate", "n", *map(str, volumes))
+
+
+def shelve(volume: LvRef, add: Iterable[str]) -> Argv:
+    """Turn a former disk into a snapshot: read-only, skipped at boot, tagged."""
+    return (
+        "lvm",
+        "lvchange",
+        "--permission",
+        "r",
+        "--setactivationskip",
+        "y",
+        *_added(add),
+        str(volume),
+    )
+
+
+def retag(volumes: Iterable[LvRef], *, add: Iterable[str], remove: Iterable[str]) -> Argv:
+    """Change the tags of volumes, all in one command."""
+    removed = [word for tag in remove for word in ("--deltag", tag)]
+    return ("lvm", "lvchange", *_added(add), *removed, *map(str, volumes))
+
+
+def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
+    """Remove what is ours, of this set and in one of these roles, and nothing else.
+
+    The condition is checked by LVM under its own lock, so no volume that merely has the name of
+    ours can be hit (lvmreport(7), SELECTION).
+    """
+    ours = f"lv_tags={{{TAG_OURS}}} && lv_tags={{{set_tag(set_)}}}"
+    role = " || ".join(f"lv_tags={{{role_tag(role)}}}" for role in roles)
+    return ("lvm", "lvremove", "--yes", "--select", f"{ours} && ({role})", vg)
+
+
+def remove_volumes(vg: str, uuids: Iterable[LvUuid]) -> Argv:
+    """Remove volumes of ours by uuid, wherever their names have gone."""
+    which = " || ".join(f"lv_uuid={uuid}" for uuid in uuids)
+    return ("lvm", "lvremove", "--yes", "--select", f"lv_tags={{{TAG_OURS}}} && ({which})", vg)
+
+
+def _added(tags_: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for tag in tags_ for word in ("--addtag", tag))
+
+
+def _quick() -> Argv:
+    return ("--autobackup", "n", "--noudevsync")

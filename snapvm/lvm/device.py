@@ -1,0 +1,68 @@
+"""From a block device to the logical volume it is, by its device-mapper uuid.
+
+Names lie: several name one device, and file system links move between an origin and its
+snapshot.  The kernel's dm uuid of a volume is ``LVM-`` and the 32 characters each of its group's
+and its own uuid (lvm2, lib/misc/lvm-string.c, build_dm_uuid); what has more behind it is a layer
+inside LVM and no volume of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from snapvm.model import LvUuid
+
+SYS_BLOCK = Path("/sys/dev/block")
+_LVM = re.compile(r"LVM-(?P<vg>\w{32})(?P<lv>\w{32})(?P<layer>-.+)?\Z")
+_GROUPS = (6, 4, 4, 4, 4, 4, 6)
+
+
+class NotAVolume(Exception):
+    """A device that is no logical volume; the text says what it is instead."""
+
+
+def lv_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> LvUuid:
+    """Return the uuid of the volume that ``device`` is; raise ``NotAVolume``."""
+    try:
+        status = os.stat(device)
+    except OSError as error:
+        raise NotAVolume(f"{device}: {error.strerror}") from None
+    if not stat.S_ISBLK(status.st_mode):
+        raise NotAVolume(f"{device} is no block device")
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return _uuid_of(device, sys_block / number)
+
+
+def _uuid_of(device: Path, entry: Path) -> LvUuid:
+    try:
+        dm_uuid = (entry / "dm" / "uuid").read_text().strip()
+    except OSError:
+        what = "a partition" if (entry / "partition").exists() else "not made by LVM"
+        raise NotAVolume(f"{device} is {what}{_beneath(entry)}") from None
+    match = _LVM.match(dm_uuid)
+    if match is None:
+        kind = dm_uuid.partition("-")[0] or "device-mapper"
+        raise NotAVolume(f"{device} is a {kind} device{_beneath(entry)}")
+    if match["layer"]:
+        raise NotAVolume(f"{device} is an inner layer of LVM ({match['layer'][1:]})")
+    return dashed(match["lv"])
+
+
+def dashed(plain: str) -> LvUuid:
+    """Put the dashes back that LVM prints in a uuid."""
+    parts: list[str] = []
+    for length in _GROUPS:
+        parts.append(plain[:length])
+        plain = plain[length:]
+    return LvUuid("-".join(parts))
+
+
+def _beneath(entry: Path) -> str:
+    try:
+        names = sorted(slave.name for slave in (entry / "slaves").iterdir())
+    except OSError:
+        return ""
+    return f" on {', '.join(names)}" if names else ""

@@ -1,0 +1,192 @@
+"""What LVM reports, as values: one ``lvs`` call, read as JSON.
+
+Field names are those of lvs(8); the meaning of the ten letters of ``lv_attr`` is in its section
+NOTES.  "Unknown" is never taken for "good": LVM leaves a field empty, or prints -1, when the
+kernel target could not be asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from snapvm.errors import CommandFailed
+from snapvm.model import LvRef, LvUuid, VolumeKind
+
+FIELDS = (
+    "vg_name",
+    "vg_uuid",
+    "vg_free",
+    "vg_extent_size",
+    "vg_attr",
+    "vg_missing_pv_count",
+    "vg_lock_type",
+    "lv_name",
+    "lv_uuid",
+    "lv_size",
+    "lv_attr",
+    "lv_layout",
+    "lv_role",
+    "lv_tags",
+    "lv_kernel_major",
+    "lv_kernel_minor",
+    "lv_health_status",
+    "origin",
+    "pool_lv",
+    "data_percent",
+    "metadata_percent",
+)
+
+ARGV = (
+    "lvm",
+    "lvs",
+    "--all",
+    "--reportformat",
+    "json",
+    "--units",
+    "b",
+    "--nosuffix",
+    "--options",
+    ",".join(FIELDS),
+)
+"""Plain json and not json_std: the latter needs a newer LVM and has locale troubles (WHATS_NEW)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogicalVolume:
+    """One row of the report."""
+
+    vg: str
+    name: str
+    uuid: LvUuid
+    size_bytes: int
+    attr: str
+    layout: frozenset[str]
+    roles: frozenset[str]
+    tags: frozenset[str]
+    device: tuple[int, int] | None
+    """Major and minor number while it is active."""
+    health: str
+    origin: str
+    pool: str
+    data_percent: float | None
+    metadata_percent: float | None
+    vg_free_bytes: int
+    vg_extent_bytes: int
+    vg_attr: str
+    vg_missing_pvs: int
+    vg_lock_type: str
+
+    @property
+    def ref(self) -> LvRef:
+        """Name and identity, as records keep it."""
+        return LvRef(vg=self.vg, lv=self.name, uuid=self.uuid)
+
+    @property
+    def kind(self) -> VolumeKind:
+        """How a snapshot of it is made."""
+        return VolumeKind.THIN if self.is_thin_volume else VolumeKind.THICK
+
+    @property
+    def is_thin_volume(self) -> bool:
+        """Whether it lives in a thin pool (and is not the pool)."""
+        return "thin" in self.layout and "pool" not in self.layout
+
+    @property
+    def is_writable(self) -> bool:
+        """Second letter of lv_attr: `w`, or `R` for one that is activated read-only."""
+        return self.attr[1:2] == "w"
+
+    @property
+    def state(self) -> str:
+        """Fifth letter of lv_attr: a, s, I, … or `-` when inactive."""
+        return self.attr[4:5]
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the kernel has a device for it."""
+        return self.state == "a"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something holds its device open."""
+        return self.attr[5:6] == "o"
+
+
+class Report:
+    """All volumes of the host at one moment."""
+
+    def __init__(self, volumes: Iterable[LogicalVolume]) -> None:
+        self.volumes = tuple(volumes)
+        self._by_uuid = {volume.uuid: volume for volume in self.volumes}
+        self._by_name = {(volume.vg, volume.name): volume for volume in self.volumes}
+
+    def lv_from_uuid(self, uuid: LvUuid) -> LogicalVolume | None:
+        """Return the volume of this uuid, or None."""
+        return self._by_uuid.get(uuid)
+
+    def lv_from_name(self, vg: str, name: str) -> LogicalVolume | None:
+        """Return the volume of this name, or None."""
+        return self._by_name.get((vg, name))
+
+    def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:
+        """Return every volume that carries a tag."""
+        return tuple(volume for volume in self.volumes if tag in volume.tags)
+
+
+def parse(text: str) -> Report:
+    """Read the output of ``ARGV``.
+
+    Raises ``CommandFailed`` when it is not the JSON that lvs(8) promises: a report cut short by a
+    crash must not look like a host with fewer volumes.
+    """
+    try:
+        sections = json.loads(text)["report"]
+        rows = [row for section in sections for row in section.get("lv", ())]
+        # A segment field would give a row for each segment; none is asked for, so none repeats.
+        return Report(_volume(row) for row in rows)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CommandFailed(
+            argv=ARGV, status=0, stderr=f"its report could not be read: {error!r}"
+        ) from error
+
+
+def _volume(row: dict[str, Any]) -> LogicalVolume:
+    return LogicalVolume(
+        vg=row["vg_name"],
+        # Hidden volumes are printed in square brackets.
+        name=row["lv_name"].strip("[]"),
+        uuid=LvUuid(row["lv_uuid"]),
+        size_bytes=int(row["lv_size"]),
+        attr=row["lv_attr"],
+        layout=_words(row["lv_layout"]),
+        roles=_words(row["lv_role"]),
+        tags=_words(row["lv_tags"]),
+        device=_device(row["lv_kernel_major"], row["lv_kernel_minor"]),
+        health=row["lv_health_status"],
+        origin=row["origin"].strip("[]"),
+        pool=row["pool_lv"].strip("[]"),
+        data_percent=_percent(row["data_percent"]),
+        metadata_percent=_percent(row["metadata_percent"]),
+        vg_free_bytes=int(row["vg_free"]),
+        vg_extent_bytes=int(row["vg_extent_size"]),
+        vg_attr=row["vg_attr"],
+        vg_missing_pvs=int(row["vg_missing_pv_count"]),
+        vg_lock_type=row["vg_lock_type"],
+    )
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word for word in text.split(",") if word)
+
+
+def _percent(text: str) -> float | None:
+    return float(text) if text and not text.startswith("-") else None
+
+
+def _device(major: str, minor: str) -> tuple[int, int] | None:
+    if not major or not minor or major.startswith("-"):
+        return None
+    return int(major), int(minor)

@@ -1,0 +1,106 @@
+"""LVM in the manner of pylvm2: open a group, look a volume up, snapshot, rename, tag, remove.
+
+Every effect is one lvm command and is never killed: LVM in its critical section may leave devices
+suspended (lvmteam/lvm2#75).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from snapvm import retry
+from snapvm.lvm import argv, device, report
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.model import LvRef, LvUuid, Role
+from snapvm.process import Completed, Runner
+
+EFFECT_LIMIT_SECONDS = 300.0
+
+
+class VolumeGroup:
+    """A volume group and its volumes as of one report."""
+
+    def __init__(self, name: str, volumes: Report) -> None:
+        self.name = name
+        self._report = volumes
+
+    def lv_from_name(self, name: str) -> LogicalVolume | None:
+        """Return the volume of this name, or None."""
+        return self._report.lv_from_name(self.name, name)
+
+    @property
+    def volumes(self) -> tuple[LogicalVolume, ...]:
+        """All volumes of the group, hidden ones too."""
+        return tuple(volume for volume in self._report.volumes if volume.vg == self.name)
+
+
+class Lvm:
+    """The LVM of this host."""
+
+    def __init__(
+        self, runner: Runner, uuid_of_device: Callable[[Path], LvUuid] = device.lv_uuid
+    ) -> None:
+        self._runner = runner
+        self.uuid_of_device = uuid_of_device
+        """Tells which volume a block device is; raises ``NotAVolume``."""
+
+    def report(self) -> Report:
+        """Ask once for everything there is to know about all volumes."""
+        return retry.report(lambda: report.parse(self._runner.run(report.ARGV).stdout))
+
+    def vg_open(self, name: str) -> VolumeGroup:
+        """Return a group as it is now."""
+        return VolumeGroup(name, self.report())
+
+    def snapshot(
+        self,
+        origin: LvRef,
+        name: str,
+        tags: Iterable[str],
+        *,
+        limit_seconds: float = EFFECT_LIMIT_SECONDS,
+    ) -> None:
+        """Make a read-only snapshot of a thin volume."""
+        self._do(argv.thin_snapshot(origin, name, tags), limit_seconds)
+
+    def clone(self, snapshot: LvRef, name: str, tags: Iterable[str]) -> None:
+        """Make a writable copy of a snapshot."""
+        self._do(argv.thin_clone(snapshot, name, tags))
+
+    def rename(self, vg: str, old: str, new: str) -> None:
+        """Give a volume another name."""
+        self._do(argv.rename(vg, old, new))
+
+    def activate(self, volumes: Iterable[LvRef]) -> None:
+        """Make the devices of volumes appear."""
+        self._do(argv.activate(volumes))
+
+    def deactivate(self, volumes: Iterable[LvRef]) -> None:
+        """Take the devices of volumes away."""
+        self._do(argv.deactivate(volumes))
+
+    def shelve(self, volume: LvRef, tags: Iterable[str]) -> None:
+        """Turn a former disk into something that is kept and not used."""
+        self._do(argv.shelve(volume, tags))
+
+    def retag(
+        self, volumes: Iterable[LvRef], *, add: Iterable[str] = (), remove: Iterable[str] = ()
+    ) -> None:
+        """Change the tags of volumes."""
+        self._do(argv.retag(volumes, add=add, remove=remove))
+
+    def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
+        """Remove the volumes of a set that are in one of the roles; harmless when none is."""
+        self._do(argv.remove_set(vg, set_, roles))
+
+    def remove(self, volumes: Iterable[LvRef]) -> None:
+        """Remove volumes of ours by uuid; harmless when there is none."""
+        by_group: dict[str, list[LvUuid]] = {}
+        for volume in volumes:
+            by_group.setdefault(volume.vg, []).append(volume.uuid)
+        for vg, uuids in by_group.items():
+            self._do(argv.remove_volumes(vg, uuids))
+
+    def _do(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> Completed:
+        return self._runner.run(command, timeout_seconds=limit_seconds, kill=False)

@@ -1,0 +1,105 @@
+"""libvirt's save image: a header, the domain's XML, a cookie, and QEMU's migration stream.
+
+Layout (libvirt, src/qemu/qemu_saveimage.h; integers in the writer's byte order, here little
+endian): 16 bytes of magic, then version, length of what stands before the stream, whether the
+domain was running, format of the stream, offset of the cookie, each 32 bits, then 56 bytes unused.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.errors import BadImage, StorageFailed
+
+MAGIC = b"LibvirtQemudSave"
+PARTIAL = b"LibvirtQemudPart"
+_HEADER = struct.Struct("<16s5I56x")
+_RUNNING_OFFSET_BYTES = 24
+_VERSIONS = (1, 2)
+DATA_LIMIT_BYTES = 16 << 20
+"""An image whose XML and cookie are longer is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The first 92 bytes of an image."""
+
+    data_bytes: int
+    was_running: bool
+    format: int
+    cookie_offset: int
+
+    @property
+    def stream_offset_bytes(self) -> int:
+        """Where QEMU's stream begins."""
+        return _HEADER.size + self.data_bytes
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a complete image; raise ``BadImage``."""
+    with _opened(path, os.O_RDONLY) as descriptor:
+        text = os.pread(descriptor.number, _HEADER.size, 0)
+        size_bytes = os.fstat(descriptor.number).st_size
+    if len(text) < _HEADER.size:
+        raise BadImage(
+            path=str(path), offset_bytes=len(text), why="the file ends within the header"
+        )
+    magic, version, data_bytes, was_running, format_, cookie = _HEADER.unpack(text)
+    if magic == PARTIAL:
+        raise BadImage(path=str(path), offset_bytes=0, why="its writing never ended")
+    if magic != MAGIC:
+        raise BadImage(path=str(path), offset_bytes=0, why="it is no libvirt save image")
+    if version not in _VERSIONS:
+        raise BadImage(path=str(path), offset_bytes=16, why=f"version {version} is not known")
+    header = Header(
+        data_bytes=data_bytes,
+        was_running=bool(was_running),
+        format=format_,
+        cookie_offset=cookie,
+    )
+    if data_bytes > DATA_LIMIT_BYTES or header.stream_offset_bytes >= size_bytes:
+        raise BadImage(
+            path=str(path), offset_bytes=20, why=f"{data_bytes} bytes of XML do not fit the file"
+        )
+    return header
+
+
+def check(path: Path, size_bytes: int) -> None:
+    """Raise ``BadImage`` when this is not the whole image that was recorded."""
+    read_header(path)
+    found_bytes = path.stat().st_size
+    if found_bytes != size_bytes:
+        raise BadImage(
+            path=str(path),
+            offset_bytes=min(found_bytes, size_bytes),
+            why=f"it has {found_bytes} bytes and {size_bytes} were recorded",
+        )
+
+
+def set_running(path: Path, running: bool) -> None:
+    """Say in the header whether a restore lets the domain run; libvirt's own snapshot says no."""
+    read_header(path)
+    with _opened(path, os.O_WRONLY) as descriptor:
+        os.pwrite(descriptor.number, struct.pack("<I", running), _RUNNING_OFFSET_BYTES)
+        os.fsync(descriptor.number)
+
+
+class _opened:
+    """A descriptor for a block; a link is never followed, and ``OSError`` becomes ours."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._path = path
+        self._flags = flags | os.O_NOFOLLOW | os.O_CLOEXEC
+
+    def __enter__(self) -> _opened:
+        try:
+            self.number = os.open(self._path, self._flags)
+        except OSError as error:
+            raise StorageFailed(path=str(self._path), why=error.strerror or str(error)) from error
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.number)

@@ -1,0 +1,227 @@
+"""A stateful stand-in for a hypervisor: one that runs domains which count onto their disks.
+
+A domain's memory is a number; every ``step`` of a running domain raises it and writes it to the
+devices it holds open, by volume and not by name, as QEMU does.  It passes ``tests/contract``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from snapvm.clock import WindowClock
+from snapvm.errors import CaptureFailed, StuckPaused, UnknownDomain
+from snapvm.hypervisor.base import Capture, Drives
+from snapvm.memory import libvirtimage
+from snapvm.model import (
+    Domain,
+    DomainState,
+    GuestDisk,
+    HypervisorKind,
+    MemoryRecord,
+    Progress,
+)
+from tests.fakes.lvm import FakeLvm, FakeVolume
+
+IMAGE_FILE = "memory.save"
+
+
+def image_bytes(count: int) -> bytes:
+    """Return a save image whose stream is the domain's number."""
+    xml = b"<domain/>\0"
+    header = struct.pack("<16s5I56x", libvirtimage.MAGIC, 2, len(xml), 0, 0, 0)
+    return header + xml + count.to_bytes(8, "little")
+
+
+@dataclass
+class Machine:
+    """A domain of the fake: its number, its state, its disks."""
+
+    domain: Domain
+    disks: tuple[GuestDisk, ...]
+    count: int = 0
+    held: list[FakeVolume] = field(default_factory=list)
+
+
+class FakeHypervisor:
+    """See ``Hypervisor``; everything happens in memory."""
+
+    kind = HypervisorKind.LIBVIRT
+
+    def __init__(self, lvm: FakeLvm) -> None:
+        self._lvm = lvm
+        self.machines: dict[str, Machine] = {}
+        self.before: Callable[[str], None] = lambda _deed: None
+        """Called with the name of every deed first; a test makes it raise."""
+
+    # --- setting up and looking ---
+
+    def add(self, domain: Domain, disks: tuple[GuestDisk, ...]) -> Machine:
+        """Define a domain."""
+        machine = Machine(domain=domain, disks=disks)
+        self.machines[domain.name] = machine
+        if domain.state.has_memory:
+            self._open(machine)
+        return machine
+
+    def step(self, name: str) -> None:
+        """Let a running domain count once: to its memory, then to every disk it holds."""
+        machine = self.machines[name]
+        if machine.domain.state is DomainState.RUNNING:
+            machine.count += 1
+            for volume in machine.held:
+                volume.data = str(machine.count)
+
+    def state_of(self, name: str) -> DomainState:
+        """Return what a domain does."""
+        return self.machines[name].domain.state
+
+    # --- Hypervisor ---
+
+    def find(self, name: str) -> Domain:
+        """See ``Hypervisor.find``."""
+        if name not in self.machines:
+            raise UnknownDomain(domain=name)
+        return self.machines[name].domain
+
+    def drives(self, domain: Domain) -> Drives:
+        """See ``Hypervisor.drives``."""
+        return Drives(disks=self.machines[domain.name].disks, omitted=())
+
+    def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
+        """See ``Hypervisor.check_capture``."""
+        self.before("check_capture")
+
+    @contextmanager
+    def capture(
+        self,
+        domain: Domain,
+        folder: Path,
+        *,
+        with_memory: bool,
+        clock: WindowClock,
+        progress: Progress,
+    ) -> Iterator[Capture]:
+        """See ``Hypervisor.capture``."""
+        self.before("capture")
+        yield _FakeCapture(self, self.machines[domain.name], folder if with_memory else None, clock)
+
+    def check_restore(self, domain: Domain, image: Path | None) -> None:
+        """See ``Hypervisor.check_restore``."""
+        self.before("check_restore")
+
+    @contextmanager
+    def frozen(self, domain: Domain) -> Iterator[None]:
+        """See ``Hypervisor.frozen``."""
+        was_running = self.state_of(domain.name) is DomainState.RUNNING
+        try:
+            self.before("freeze")
+            if was_running:
+                self._set(domain.name, DomainState.PAUSED)
+            yield
+        except BaseException:
+            if was_running:
+                self.resume(domain)
+            raise
+
+    def resume(self, domain: Domain) -> None:
+        """See ``Hypervisor.resume``."""
+        if self.state_of(domain.name) not in (DomainState.PAUSED, DomainState.RUNNING):
+            raise StuckPaused(domain=domain.name, why="it is off")
+        self._set(domain.name, DomainState.RUNNING)
+
+    def stop(self, domain: Domain) -> None:
+        """See ``Hypervisor.stop``."""
+        self.before("stop")
+        machine = self.machines.get(domain.name)
+        if machine is not None:
+            for volume in machine.held:
+                volume.opened = False
+            machine.held = []
+            self._set(domain.name, DomainState.SHUTOFF)
+
+    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
+        """See ``Hypervisor.restore``."""
+        self._before_start("restore", domain)
+        machine = self.machines[domain.name]
+        machine.count = int.from_bytes(image.read_bytes()[-8:], "little")
+        self._start(machine, paused=paused)
+
+    def start(self, domain: Domain, *, paused: bool) -> None:
+        """See ``Hypervisor.start``."""
+        self._before_start("start", domain)
+        machine = self.machines[domain.name]
+        self._start(machine, paused=paused)
+        machine.count = max(int(volume.data or 0) for volume in machine.held)
+
+    def versions(self) -> dict[str, str]:
+        """See ``Hypervisor.versions``."""
+        return {"fake": "1"}
+
+    # --- inside ---
+
+    def _before_start(self, deed: str, domain: Domain) -> None:
+        self.before(deed)
+        if self.state_of(domain.name).has_memory:
+            raise CaptureFailed(domain=domain.name, why="domain is already running")
+
+    def _start(self, machine: Machine, *, paused: bool) -> None:
+        self._open(machine)
+        self._set(machine.domain.name, DomainState.PAUSED if paused else DomainState.RUNNING)
+
+    def _open(self, machine: Machine) -> None:
+        machine.held = [
+            self._lvm.named(disk.device.parent.name, disk.device.name) for disk in machine.disks
+        ]
+        for volume in machine.held:
+            if not volume.active:
+                raise CaptureFailed(domain=machine.domain.name, why=f"no device {volume.name}")
+            volume.opened = True
+
+    def _set(self, name: str, state: DomainState) -> None:
+        machine = self.machines[name]
+        machine.domain = replace(machine.domain, state=state)
+
+
+class _FakeCapture:
+    """See ``Capture``."""
+
+    method = "fake"
+
+    def __init__(
+        self, own: FakeHypervisor, machine: Machine, folder: Path | None, clock: WindowClock
+    ) -> None:
+        self._own = own
+        self._machine = machine
+        self._folder = folder
+        self._clock = clock
+
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        name = self._machine.domain.name
+        was_running = self._own.state_of(name) is DomainState.RUNNING
+        try:
+            self._own.before("window")
+            if was_running:
+                self._own._set(name, DomainState.PAUSED)
+                self._clock.stopped()
+            if self._folder is not None:
+                (self._folder / IMAGE_FILE).write_bytes(image_bytes(self._machine.count))
+            yield
+        finally:
+            if was_running:
+                self._own._set(name, DomainState.RUNNING)
+                self._clock.resumed()
+
+    def arm(self) -> None:
+        self._own.before("arm")
+
+    def drain(self) -> MemoryRecord | None:
+        self._own.before("drain")
+        if self._folder is None:
+            return None
+        size_bytes = (self._folder / IMAGE_FILE).stat().st_size
+        return MemoryRecord(file=IMAGE_FILE, format="libvirt-save", size_bytes=size_bytes)

@@ -1,0 +1,258 @@
+"""A stateful stand-in for the lvm command: what it is told to make is there to be reported.
+
+It understands the command lines of ``snapvm.lvm.argv`` and nothing else, keeps the rules that
+snapvm relies on (names are unique, an open volume is not removed, an active one shows a device),
+and passes ``tests/contract`` like the real lvm does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from snapvm.errors import CommandFailed
+from snapvm.lvm.report import FIELDS
+from snapvm.process import Completed
+
+EXTENT_BYTES = 4 << 20
+
+
+@dataclass
+class FakeVolume:
+    """A thin volume, a snapshot of one, or a pool."""
+
+    vg: str
+    name: str
+    uuid: str
+    size_bytes: int
+    pool: str = ""
+    origin: str = ""
+    tags: set[str] = field(default_factory=set)
+    writable: bool = True
+    active: bool = True
+    opened: bool = False
+    skipped: bool = False
+    minor: int = 0
+    data: str = ""
+    """What is on it; a snapshot and a clone begin with the same."""
+
+    @property
+    def attr(self) -> str:
+        kind = "V" if self.pool else "t"
+        return "".join(
+            (
+                kind,
+                "w" if self.writable else "r",
+                "i-",
+                "a" if self.active else "-",
+                "o" if self.opened else "-",
+                "tz-",
+                "k" if self.skipped else "-",
+            )
+        )
+
+
+class FakeLvm:
+    """A ``Runner`` on which lvm works on volumes in memory."""
+
+    def __init__(self) -> None:
+        self.volumes: list[FakeVolume] = []
+        self.before: Callable[[tuple[str, ...]], None] = lambda _argv: None
+        """Called with every command line first; a test makes it raise."""
+        self.after: Callable[[tuple[str, ...]], None] = lambda _argv: None
+        self._made = 0
+        self._verbs = {
+            "lvs": self._lvs,
+            "lvcreate": self._lvcreate,
+            "lvrename": self._lvrename,
+            "lvchange": self._lvchange,
+            "lvremove": self._lvremove,
+        }
+
+    # --- setting up ---
+
+    def add_pool(self, vg: str, name: str = "pool") -> FakeVolume:
+        """Make a thin pool."""
+        return self._add(FakeVolume(vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 30))
+
+    def add_disk(self, vg: str, name: str, *, pool: str = "pool", data: str = "") -> FakeVolume:
+        """Make an active thin volume."""
+        return self._add(
+            FakeVolume(
+                vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 26, pool=pool, data=data
+            )
+        )
+
+    def named(self, vg: str, name: str) -> FakeVolume:
+        """Return a volume; raise ``CommandFailed`` as lvm does when there is none."""
+        for volume in self.volumes:
+            if (volume.vg, volume.name) == (vg, name):
+                return volume
+        raise self._failure((vg, name), f"Failed to find logical volume {vg}/{name}")
+
+    def names(self) -> set[str]:
+        """Return VG/LV of every volume."""
+        return {f"{volume.vg}/{volume.name}" for volume in self.volumes}
+
+    # --- Runner ---
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
+    ) -> Completed:
+        """See ``Runner.run``."""
+        command = tuple(argv)
+        assert command[0] == "lvm", command
+        self.before(command)
+        stdout = self._verbs[command[1]](list(command[2:]))
+        self.after(command)
+        return Completed(argv=command, status=0, stdout=stdout, stderr="", seconds=0.0)
+
+    # --- the verbs ---
+
+    def _lvs(self, words: list[str]) -> str:
+        assert ",".join(FIELDS) in words
+        rows = [dict.fromkeys(FIELDS, "") | self._row(volume) for volume in self.volumes]
+        return json.dumps({"report": [{"lv": rows}], "log": []})
+
+    def _row(self, volume: FakeVolume) -> dict[str, str]:
+        return {
+            "vg_name": volume.vg,
+            "vg_uuid": f"vg-{volume.vg}",
+            "vg_free": str(1 << 33),
+            "vg_extent_size": str(EXTENT_BYTES),
+            "vg_attr": "wz--n-",
+            "vg_missing_pv_count": "0",
+            "lv_name": volume.name,
+            "lv_uuid": volume.uuid,
+            "lv_size": str(volume.size_bytes),
+            "lv_attr": volume.attr,
+            "lv_layout": "thin,sparse" if volume.pool else "thin,pool",
+            "lv_role": "public",
+            "lv_tags": ",".join(sorted(volume.tags)),
+            "lv_kernel_major": "253" if volume.active else "-1",
+            "lv_kernel_minor": str(volume.minor) if volume.active else "-1",
+            "origin": volume.origin,
+            "pool_lv": volume.pool,
+            "data_percent": "10.00",
+            "metadata_percent": "" if volume.pool else "10.00",
+        }
+
+    def _lvcreate(self, words: list[str]) -> str:
+        options, operands = _parse(words)
+        vg, _, origin_name = operands[0].partition("/")
+        origin = self.named(vg, origin_name)
+        self._require_free(vg, options["--name"][0])
+        self._add(
+            FakeVolume(
+                vg=vg,
+                name=options["--name"][0],
+                uuid=self._uuid(),
+                size_bytes=origin.size_bytes,
+                pool=origin.pool,
+                origin=origin.name,
+                tags=set(options.get("--addtag", [])),
+                writable=options["--permission"] == ["rw"],
+                active=options["--activate"] == ["y"],
+                skipped=options["--setactivationskip"] == ["y"],
+                data=origin.data,
+            )
+        )
+        return ""
+
+    def _lvrename(self, words: list[str]) -> str:
+        vg, old, new = words
+        volume = self.named(vg, old)
+        self._require_free(vg, new)
+        volume.name = new
+        return ""
+
+    def _lvchange(self, words: list[str]) -> str:
+        options, operands = _parse(words)
+        for operand in operands:
+            vg, _, name = operand.partition("/")
+            self._change(self.named(vg, name), options)
+        return ""
+
+    def _change(self, volume: FakeVolume, options: dict[str, list[str]]) -> None:
+        volume.tags |= set(options.get("--addtag", []))
+        volume.tags -= set(options.get("--deltag", []))
+        if "--setactivationskip" in options:
+            volume.skipped = options["--setactivationskip"] == ["y"]
+        if "--permission" in options:
+            writable = options["--permission"] == ["rw"]
+            if writable == volume.writable:
+                raise self._failure((), f"Logical volume {volume.name} is already so")
+            volume.writable = writable
+        if "--activate" in options:
+            active = options["--activate"] == ["y"]
+            if not active and volume.opened:
+                raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
+            volume.active = active
+
+    def _lvremove(self, words: list[str]) -> str:
+        options, operands = _parse(words)
+        selected = [
+            volume
+            for volume in self.volumes
+            if volume.vg == operands[0] and _selects(options["--select"][0], volume)
+        ]
+        for volume in selected:
+            if volume.opened:
+                raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
+            self.volumes.remove(volume)
+        return ""
+
+    # --- inside ---
+
+    def _add(self, volume: FakeVolume) -> FakeVolume:
+        volume.minor = self._made
+        self.volumes.append(volume)
+        return volume
+
+    def _uuid(self) -> str:
+        self._made += 1
+        digits = f"{self._made:032d}"
+        return "-".join(
+            (digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:])
+        )
+
+    def _require_free(self, vg: str, name: str) -> None:
+        if f"{vg}/{name}" in self.names():
+            text = f'Logical Volume "{name}" already exists in volume group "{vg}"'
+            raise self._failure((), text)
+
+    def _failure(self, argv: tuple[str, ...], text: str) -> CommandFailed:
+        return CommandFailed(argv=argv, status=5, stderr=text)
+
+
+_FLAGS = {"--snapshot", "--yes", "--noudevsync", "--ignoreactivationskip", "--all"}
+
+
+def _parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    options: dict[str, list[str]] = {}
+    operands: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word in _FLAGS:
+            options[word] = []
+        elif word.startswith("--"):
+            options.setdefault(word, []).append(next(rest))
+        else:
+            operands.append(word)
+    return options, operands
+
+
+def _selects(condition: str, volume: FakeVolume) -> bool:
+    """Evaluate the selection language as far as argv.py uses it: tags and uuids, && || ()."""
+
+    def term(match: re.Match[str]) -> str:
+        if match["tag"] is not None:
+            return str(match["tag"] in volume.tags)
+        return str(match["uuid"] == volume.uuid)
+
+    text = re.sub(r"lv_tags=\{(?P<tag>[^}]*)\}|lv_uuid=(?P<uuid>[\w-]+)", term, condition)
+    text = text.replace("&&", " and ").replace("||", " or ")
+    assert re.fullmatch(r"[\s()]*((True|False|and|or)[\s()]*)+", text), text
+    return bool(eval(text))  # noqa: S307  only the words just checked

@@ -1,0 +1,85 @@
+"""A whole host of fakes with one running domain of two disks: where unit tests begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.catalog import Catalog
+from snapvm.host import Host
+from snapvm.lvm.volumes import Lvm
+from snapvm.model import (
+    Domain,
+    DomainState,
+    DomainUuid,
+    GuestDisk,
+    HypervisorKind,
+    LvUuid,
+)
+from snapvm.settings import Settings
+from tests.fakes.hypervisor import FakeHypervisor, Machine
+from tests.fakes.lvm import FakeLvm
+
+DOMAIN = "demo"
+UUID = DomainUuid("11111111-2222-3333-4444-555555555555")
+GROUPS = ("vg0", "vg1")
+
+
+@dataclass
+class Scene:
+    """The fakes and the host made of them."""
+
+    lvm: FakeLvm
+    hypervisor: FakeHypervisor
+    host: Host
+
+    @property
+    def machine(self) -> Machine:
+        """The one domain."""
+        return self.hypervisor.machines[DOMAIN]
+
+    def count(self, steps: int) -> None:
+        """Let the domain count."""
+        for _ in range(steps):
+            self.hypervisor.step(DOMAIN)
+
+    def disk_data(self) -> list[str]:
+        """Return what stands on the volumes that have the disks' names."""
+        return [self.lvm.named(vg, f"{DOMAIN}-d{i}").data for i, vg in enumerate(GROUPS)]
+
+    def ids(self) -> list[str]:
+        """Return the ids of all records."""
+        return list(self.host.catalog.ids(UUID))
+
+
+def make_scene(folder: Path, *, state: DomainState = DomainState.RUNNING) -> Scene:
+    """Make two groups with a pool and a disk each, and a domain that uses both disks."""
+    lvm = FakeLvm()
+    disks = []
+    for number, vg in enumerate(GROUPS):
+        lvm.add_pool(vg)
+        volume = lvm.add_disk(vg, f"{DOMAIN}-d{number}", data="0")
+        disks.append(GuestDisk(target=f"vd{'ab'[number]}", device=Path("/dev", vg, volume.name)))
+
+    def uuid_of_device(path: Path) -> LvUuid:
+        return LvUuid(lvm.named(path.parent.name, path.name).uuid)
+
+    hypervisor = FakeHypervisor(lvm)
+    domain = Domain(
+        name=DOMAIN,
+        uuid=UUID,
+        hypervisor=HypervisorKind.LIBVIRT,
+        state=state,
+        memory_bytes=1 << 20,
+        vcpus=1,
+        definition="<domain/>",
+    )
+    hypervisor.add(domain, tuple(disks))
+    settings = Settings(state_dir=folder / "state", run_dir=folder / "run")
+    host = Host(
+        hypervisor=hypervisor,
+        lvm=Lvm(lvm, uuid_of_device),
+        catalog=Catalog(settings.state_dir, settings.run_dir),
+        settings=settings,
+    )
+    return Scene(lvm=lvm, hypervisor=hypervisor, host=host)
