@@ -1,0 +1,251 @@
+"""Turn the page tables of a suspended 64-bit Xen PV domain from machine to pseudo-physical frames.
+
+A PV guest's tables hold MFNs.  An image must hold PFNs, or it could be restored nowhere.  The rule
+of who owns a frame is Xen's own (xen.git tools/libs/guest/xg_sr_common_x86_pv.c,
+mfn_in_pseudophysmap): an MFN is the domain's when its machine-to-physical entry names a PFN whose
+physical-to-machine entry names the MFN again.  `FrameMap` asks that once for each of the domain's
+frames; after that an entry costs one look-up.
+
+What is done to each entry follows normalise_pagetable (xg_sr_save_x86_pv.c), with one difference:
+
+* L4 entries 256 to 271 are Xen's own (0xffff800000000000 up) and become 0;
+* an entry that is not present stays as it is: Linux keeps PFNs in those;
+* a present entry above L1 with PSE set is an error: PV guests have no large pages;
+* a present entry with an owned frame gets the PFN, all its flags stay;
+* a present **L1** entry with a frame that is not owned becomes 0 as a whole and is logged.  (Xen's
+  saver drops the whole table without a word instead.  Clearing the present bit alone would not do:
+  Xen's L1TF check crashes a PV guest for an address left in an entry that is not present.)
+* above L1 a frame that is not owned is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from snapvm.errors import BadImage
+from snapvm.memory.pagingmode import (
+    FRAME_BYTES,
+    FRAME_SHIFT,
+    PTE_LARGE,
+    PTE_PRESENT,
+    Words,
+    bit_span,
+)
+
+ENTRIES: Final = 512
+XEN_SLOTS: Final = slice(256, 272)
+"""The L4 entries Xen keeps for itself (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT, asm/config.h)."""
+
+P2M_FOREIGN: Final = 1 << 63
+P2M_IDENTITY: Final = 1 << 62
+"""Linux's marks in its p2m (arch/x86/include/asm/xen/page.h): another domain's frame, mapped
+through a grant, and a frame of the host's I/O space.  No frame at all is all ones."""
+
+_FLAGS: Final = np.uint64(bit_span(0, 11) | bit_span(52, 63))
+_FRAME: Final = np.uint64(bit_span(0, 39))
+_OWNED: Final = np.uint64(1)
+_BLOCK_TABLES: Final = 32
+"""Tables at once: 128 KiB of entries and as much of each scratch array stay in a core's cache."""
+
+MachineToPhysical = Callable[[Words], Words]
+Levels = npt.NDArray[np.uint8]
+
+
+class ForeignKind(IntEnum):
+    """What a frame is that the domain maps but does not own, as far as can be told."""
+
+    UNKNOWN = 0
+    OWN_GRANT = 1
+    """A frame of the domain's own grant table."""
+    OTHER_GRANT = 2
+    """Another domain's page, mapped through a grant: gntdev, vchan, a backend in the guest."""
+    SHARED_INFO = 3
+    """The page the domain shares with Xen."""
+    MMIO = 4
+    """A device's memory, or beyond the host's RAM."""
+
+
+FOREIGN_ENTRY: Final = np.dtype(
+    [
+        ("table_pfn", "<u8"),
+        ("mfn", "<u8"),
+        ("flags", "<u8"),  # of the entry: bits 0 to 11 and 52 to 63, where they were
+        ("index", "<u2"),
+        ("kind", "u1"),  # a ForeignKind
+    ]
+)
+ForeignEntries = npt.NDArray[np.void]
+"""One element of type `FOREIGN_ENTRY` for each L1 entry that was zeroed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landmarks:
+    """Frames of Xen's that the caller knows, to say what a foreign entry is."""
+
+    shared_info_mfn: int | None = None
+    own_grant_mfns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameMap:
+    """Which machine frames a domain owns and at which PFN, as of one moment.
+
+    ``steps`` has an element for each machine frame of the host and one more that is 0.  For an
+    owned frame it is ``(pfn - mfn) << 12 | 1`` modulo 2**64, what has to be added to an entry, with
+    a mark; for any other frame it is 0.  Of the array only those 2 MiB become
+    resident in whose GiB of machine memory the domain has a frame.
+    """
+
+    steps: Words
+    max_mfn: int
+    disputed_pfns: Words
+    """PFNs to whose p2m entry the machine-to-physical table does not agree; they own nothing."""
+    other_grant_mfns: Words
+    identity_mfns: Words
+    landmarks: Landmarks
+
+    @classmethod
+    def build(
+        cls,
+        p2m: Words,
+        m2p: Words | MachineToPhysical,
+        *,
+        max_mfn: int,
+        landmarks: Landmarks | None = None,
+    ) -> FrameMap:
+        """Check every entry of a p2m (indexed by PFN, with Linux's marks) against Xen's table.
+
+        ``m2p`` is that table, or is asked for the PFNs of an array of MFNs.  ``max_mfn`` is the
+        number of machine frames (XENMEM_maximum_ram_page is a count, whatever its name).
+        """
+        pfns = np.flatnonzero(p2m < np.uint64(max_mfn)).astype(np.uint64)
+        mfns = p2m[pfns]
+        answers = m2p(mfns) if callable(m2p) else m2p[mfns]
+        agrees = answers == pfns
+        steps = np.zeros(max_mfn + 1, np.uint64)
+        owned_mfns = mfns[agrees]
+        steps[owned_mfns] = (pfns[agrees] - owned_mfns) << np.uint64(FRAME_SHIFT) | _OWNED
+        marks = p2m & np.uint64(P2M_FOREIGN | P2M_IDENTITY)
+        number = p2m & ~np.uint64(P2M_FOREIGN | P2M_IDENTITY)
+        return cls(
+            steps=steps,
+            max_mfn=max_mfn,
+            disputed_pfns=pfns[~agrees],
+            other_grant_mfns=np.unique(number[marks == np.uint64(P2M_FOREIGN)]),
+            identity_mfns=np.unique(number[marks == np.uint64(P2M_IDENTITY)]),
+            landmarks=landmarks or Landmarks(),
+        )
+
+    def pfns_of(self, mfns: Words) -> tuple[Words, npt.NDArray[np.bool_]]:
+        """Return the PFNs of machine frames, and which of them are the domain's at all."""
+        steps = self.steps[np.minimum(mfns, np.uint64(self.max_mfn))]
+        pfns = mfns + (steps.view(np.int64) >> FRAME_SHIFT).view(np.uint64)
+        return pfns, steps & _OWNED != 0
+
+    def classify(self, mfns: Words) -> npt.NDArray[np.uint8]:
+        """Say what frames are that the domain does not own (`ForeignKind`)."""
+        kinds = np.full(len(mfns), ForeignKind.UNKNOWN, np.uint8)
+        beyond = mfns >= np.uint64(self.max_mfn)
+        kinds[beyond | np.isin(mfns, self.identity_mfns)] = ForeignKind.MMIO
+        kinds[np.isin(mfns, self.other_grant_mfns)] = ForeignKind.OTHER_GRANT
+        own = np.array(self.landmarks.own_grant_mfns, np.uint64)
+        kinds[np.isin(mfns, own)] = ForeignKind.OWN_GRANT
+        if self.landmarks.shared_info_mfn is not None:
+            kinds[mfns == np.uint64(self.landmarks.shared_info_mfn)] = ForeignKind.SHARED_INFO
+        return kinds
+
+
+@dataclass(slots=True)
+class Normaliser:
+    """Canonicalises batches of tables; holds scratch memory, so each thread needs its own."""
+
+    frames: FrameMap
+    origin: str
+    """What to call the memory in an error, e.g. ``memory of web1``; offsets are pseudo-physical."""
+    _scratch: Words = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._scratch = np.empty((3, _BLOCK_TABLES * ENTRIES), np.uint64)
+
+    def canonicalise(self, tables: Words, levels: Levels, table_pfns: Words) -> ForeignEntries:
+        """Rewrite tables in place, and return the L1 entries that had to be zeroed.
+
+        ``tables`` has the shape (n, 512), is contiguous and the caller's own copy; ``levels`` (1 to
+        4) and ``table_pfns`` have n elements.  Raises `BadImage` for what only an inconsistent
+        domain has; the tables are then in part rewritten.
+        """
+        high = np.flatnonzero(levels > 1)
+        if len(high):
+            tables[np.flatnonzero(levels == 4), XEN_SLOTS] = 0  # noqa: PLR2004 - L4
+            self._refuse_large_pages(tables, levels, table_pfns, high)
+        foreign = []
+        for start in range(0, len(tables), _BLOCK_TABLES):
+            stop = min(start + _BLOCK_TABLES, len(tables))
+            places = self._rewrite(tables[start:stop].reshape(-1))
+            if len(places):
+                foreign.append(places + start * ENTRIES)
+        if not foreign:
+            return np.empty(0, FOREIGN_ENTRY)
+        return self._zero(tables, levels, table_pfns, np.concatenate(foreign))
+
+    def _rewrite(self, entries: Words) -> npt.NDArray[np.intp]:
+        """Give owned frames their PFNs; return where a present entry has a frame not owned."""
+        count = len(entries)
+        mfns, present, steps = (scratch[:count] for scratch in self._scratch)
+        np.right_shift(entries, FRAME_SHIFT, out=mfns)
+        np.bitwise_and(mfns, _FRAME, out=mfns)
+        # "clip" leads whatever is out of range to the last element, which is 0: not owned.
+        np.take(self.frames.steps, mfns.view(np.int64), out=steps, mode="clip")
+        np.bitwise_and(entries, PTE_PRESENT, out=present)
+        np.multiply(steps, present, out=steps)
+        # The present bit is taken away, and comes back with the mark of a frame that is owned.
+        np.subtract(entries, present, out=entries)
+        np.add(entries, steps, out=entries)
+        if np.count_nonzero(steps) == int(present.sum()):
+            return np.empty(0, np.intp)
+        return np.flatnonzero((entries & _OWNED) != present)
+
+    def _zero(
+        self, tables: Words, levels: Levels, table_pfns: Words, places: npt.NDArray[np.intp]
+    ) -> ForeignEntries:
+        """Log foreign entries and make them 0; above L1 the first of them is an error."""
+        rows, indexes = np.divmod(places, ENTRIES)
+        above = np.flatnonzero(levels[rows] > 1)
+        values = tables[rows, indexes]
+        mfns = values >> np.uint64(FRAME_SHIFT) & _FRAME
+        if len(above):
+            at = above[0]
+            why = f"machine frame {mfns[at]:#x}, which the domain does not own"
+            self._refuse(int(levels[rows[at]]), int(table_pfns[rows[at]]), int(indexes[at]), why)
+        log = np.empty(len(places), FOREIGN_ENTRY)
+        log["table_pfn"] = table_pfns[rows]
+        log["index"] = indexes
+        log["mfn"] = mfns
+        log["flags"] = values & _FLAGS | np.uint64(PTE_PRESENT)
+        log["kind"] = self.frames.classify(mfns)
+        tables[rows, indexes] = 0
+        return log
+
+    def _refuse_large_pages(
+        self, tables: Words, levels: Levels, table_pfns: Words, high: npt.NDArray[np.intp]
+    ) -> None:
+        large = np.uint64(PTE_LARGE | PTE_PRESENT)
+        rows, indexes = np.nonzero(tables[high] & large == large)
+        if len(rows):
+            row = high[rows[0]]
+            entry = int(tables[row, indexes[0]])
+            why = f"a large page ({entry:#x}), which no PV guest can have"
+            self._refuse(int(levels[row]), int(table_pfns[row]), int(indexes[0]), why)
+
+    def _refuse(self, level: int, table_pfn: int, index: int, why: str) -> None:
+        raise BadImage(
+            path=self.origin,
+            offset_bytes=table_pfn * FRAME_BYTES + index * 8,
+            why=f"entry {index} of the L{level} table in frame {table_pfn:#x} refers to {why}",
+        )
