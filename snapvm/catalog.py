@@ -123,6 +123,10 @@ class Catalog:
         records.sort(key=lambda record: (record.created, record.id))
         return (*damaged, *(record.id for record in records))
 
+    def listed(self, uuid: DomainUuid) -> tuple[str, ...]:
+        """Return the ids of a domain's records, damaged ones too, without reading any."""
+        return tuple(name for name in _listed(self._folder(uuid)) if naming.is_id(name))
+
     def has(self, uuid: DomainUuid, id_: str) -> bool:
         """Tell whether an id is taken, by a record or by one that is being made or deleted."""
         folder = self._folder(uuid)

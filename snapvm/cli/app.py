@@ -1,0 +1,62 @@
+"""The way in and out of ``snapvm``: the only place that words failures and ends the process.
+
+Whatever happens, the user sees one or two lines and a documented exit status; a traceback goes
+into a file.  Everything but the standard library is imported inside, under the same protection.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from snapvm.cli import failures, output
+from snapvm.cli.session import Job, Session
+from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.interrupt import watched
+
+
+def main() -> NoReturn:
+    """Run ``snapvm`` with the process's arguments and end the process."""
+    try:
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # Only before or after the work, which is watched: there is nothing to put back.
+        status = ExitStatus.INTERRUPTED
+    sys.exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Run ``snapvm`` and return its exit status; every failure has been told."""
+    output.prepare_streams()
+    session = Session()
+    try:
+        with watched():
+            return _run(arguments, session)
+    except output.ReaderLeft:
+        return ExitStatus.DONE
+    except SnapvmError as error:
+        return failures.tell(error, as_json=session.json or failures.wants_json(arguments))
+    except Exception as error:
+        return failures.tell_bug(error, session, arguments)
+
+
+def _run(arguments: list[str], session: Session) -> int:
+    # heavy: typer takes 50 ms to import, and an interruption meanwhile must not show a traceback
+    from snapvm.cli import commands, completion
+
+    if completion.INSTRUCTION in os.environ:
+        return completion.answer(lambda: commands.parse(arguments, session))
+    try:
+        parsed = commands.parse(arguments, session)
+    except commands.UsageProblem as problem:
+        return failures.tell_usage(problem, arguments, commands.global_options())
+    except SystemExit:
+        # Typer's way of saying that the reader of its help has gone.
+        return ExitStatus.DONE
+    if not isinstance(parsed, Job):
+        return parsed
+    session.json = parsed.json
+    failures.start_log(verbose=session.verbose)
+    parsed.run(session)
+    return ExitStatus.DONE

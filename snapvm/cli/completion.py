@@ -1,0 +1,87 @@
+"""What the shell completes: names of domains and ``DOM@ID``, from the catalog's folders alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import typer
+
+from snapvm.catalog import Catalog
+from snapvm.cli.lookup import catalog_of
+from snapvm.cli.session import Session
+
+INSTRUCTION = "_SNAPVM_COMPLETE"
+"""The variable by which Typer's shell scripts ask for completions."""
+
+
+def complete_domain(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the domains that have snapshots and whose name begins so."""
+    return _offered(ctx, incomplete, Catalog.names)
+
+
+def complete_reference(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the snapshots whose ``DOM@ID`` begins so."""
+    return _offered(ctx, incomplete, _references)
+
+
+def _references(catalog: Catalog) -> Iterator[str]:
+    for uuid, name in catalog.domains():
+        for id_ in catalog.listed(uuid):
+            yield f"{name}@{id_}"
+
+
+def _offered(
+    ctx: typer.Context,
+    incomplete: str,
+    source: Callable[[Catalog], Iterator[str] | tuple[str, ...]],
+) -> list[str]:
+    state_dir = ctx.find_root().params.get("state_dir")
+    session = Session(state_dir=Path(state_dir).absolute() if state_dir else None)
+    found = sorted(text for text in source(catalog_of(session)) if text.startswith(incomplete))
+    # The shells put words in as they are; one that needs quotes would become another command.
+    return [text for text in found if shlex.quote(text) == text]
+
+
+def answer(run: Callable[[], object]) -> int:
+    """Let Typer answer a shell that asks for completions, and never say anything else.
+
+    A message of ours would end up in the middle of the line the user is typing.
+    """
+    prefix = _join_words() if os.environ[INSTRUCTION] == "complete_bash" else ""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            run()
+        except BaseException:  # even SystemExit, by which Typer ends a completion
+            pass
+    for line in said.getvalue().splitlines():
+        sys.stdout.write(f"{line.removeprefix(prefix)}\n")
+    return 0
+
+
+def _join_words() -> str:
+    """Put ``dom @ id`` together again for Typer; return what to leave out of its answers.
+
+    bash breaks words at an @ (COMP_WORDBREAKS in bash(1)) and replaces only the last piece.
+    """
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    cursor = int(os.environ.get("COMP_CWORD", "0"))
+    joined: list[str] = []
+    is_glued = False
+    for word in words[: cursor + 1]:
+        is_break = bool(word) and not word.strip("@")
+        if joined and (is_break or is_glued):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        is_glued = is_break
+    os.environ["COMP_WORDS"] = "\n".join(joined)
+    os.environ["COMP_CWORD"] = str(len(joined) - 1)
+    before, at, _ = joined[-1].rpartition("@")
+    return before + at

@@ -1,0 +1,28 @@
+"""Asking before something is lost."""
+
+from __future__ import annotations
+
+import sys
+
+from snapvm.cli import output
+from snapvm.cli.words import plain
+from snapvm.errors import NotConfirmed
+
+
+def confirm(explanation: list[str], what: str) -> None:
+    """Say what is going to happen and ask for a yes; anything else is a no.
+
+    Everything goes to standard error, so that standard output stays the result's.  Raises
+    ``NotConfirmed`` for a no, and when there is no terminal to ask at.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise NotConfirmed(what=what)
+    for line in explanation:
+        output.err(plain(line))
+    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        output.err("")
+    if answer.strip().casefold() not in ("y", "yes"):
+        raise NotConfirmed(what=what)

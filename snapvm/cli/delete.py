@@ -1,0 +1,64 @@
+"""``snapvm delete``: give up snapshots."""
+
+from __future__ import annotations
+
+from snapvm import naming
+from snapvm.cli import output
+from snapvm.cli.arguments import AsJson, References, Yes
+from snapvm.cli.confirm import confirm
+from snapvm.cli.lookup import catalog_of, find
+from snapvm.cli.manual import Manual
+from snapvm.cli.session import Job, Session
+from snapvm.cli.words import counted, local_time, plain, size
+from snapvm.model import Record
+
+MANUAL = Manual(
+    prerequisites="Every snapshot named exists, and nobody uses its volumes.",
+    success=(
+        "The records, their memory images and their volumes are gone. The domain and its other "
+        "snapshots are not touched."
+    ),
+    failure=(
+        "When one of several cannot be deleted those before it are gone, those after it are not "
+        "touched, and the message says which it was."
+    ),
+    example="snapvm delete demo@before-upgrade demo@undo-20261122T201801Z",
+)
+
+
+def delete(references: References, yes: Yes = False, as_json: AsJson = False) -> Job:
+    """Delete snapshots: their volumes, memory images and records."""
+    for reference in references:
+        naming.split_reference(reference)
+
+    def run(session: Session) -> None:
+        catalog = catalog_of(session)
+        found = [find(catalog, reference) for reference in references]
+        records = list({record.ref: record for record in found}.values())
+        if not yes:
+            confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
+        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm import consistency
+        from snapvm.cli import render, wiring
+
+        host = wiring.open_host(session)
+        with render.progress(quiet=session.verbose) as progress:
+            consistency.delete(host, records, progress)
+        if as_json:
+            output.out_json({"deleted": [record.ref for record in records]})
+        else:
+            output.say(f"deleted {', '.join(record.ref for record in records)}")
+
+    return Job(json=as_json, run=run)
+
+
+def explanation(records: list[Record]) -> list[str]:
+    """Return what is going to be lost, in plain words, a line each."""
+    lines = [f"{counted(len(records), 'snapshot').capitalize()} will be gone for good:"]
+    for record in records:
+        memory = "" if record.memory is None else f", memory {size(record.memory.size_bytes)}"
+        disks = counted(len(record.disks), "disk")
+        note = f" ({plain(record.note)})" if record.note else ""
+        when = local_time(record.created)
+        lines.append(f"- {record.ref} of {when}: {disks}{memory}{note}")
+    return lines

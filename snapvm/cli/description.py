@@ -1,0 +1,68 @@
+"""``snapvm show``: a record in words."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from snapvm.catalog import Catalog
+from snapvm.cli.timeline import timeline
+from snapvm.cli.words import age, counted, local_time, milliseconds, plain, size
+from snapvm.model import DiskRecord, DomainState, Record, RecordKind
+
+_LABEL = 10
+
+
+def lines(record: Record, catalog: Catalog, now: datetime, *, is_unicode: bool) -> list[str]:
+    """Return everything about a record, a line each, harmless to a terminal."""
+    facts = [
+        ("kind", f"{record.kind.value}: {_kind(record)}"),
+        ("created", f"{local_time(record.created, precise=True)}, {age(record.created, now)}"),
+        ("note", record.note),
+        ("domain", _domain(record)),
+        ("uuid", record.domain_uuid),
+        ("capture", record.capture),
+        ("memory", _memory(record, catalog)),
+        *((f"disk {disk.target}", _disk(disk)) for disk in record.disks),
+        *((f"no {omitted.target}", f"left out: {omitted.why}") for omitted in record.omitted),
+        ("time", _time(record)),
+        ("written", size(record.written_bytes) if record.written_bytes else ""),
+        ("versions", ", ".join(f"{name} {text}" for name, text in record.versions.items())),
+    ]
+    told = [f"  {plain(label):<{_LABEL}} {plain(text)}".rstrip() for label, text in facts if text]
+    drawn = timeline(record.timing, is_unicode=is_unicode)
+    return [plain(record.ref), *told, *(["", *drawn] if drawn else [])]
+
+
+def _kind(record: Record) -> str:
+    disks = counted(len(record.disks), "disk")
+    if record.kind is RecordKind.FULL:
+        return f"memory and {disks} of one instant"
+    if record.kind is RecordKind.UNDO:
+        return f"{disks}, current before a rollback"
+    shut_off = record.state is DomainState.SHUTOFF
+    why = "the domain was shut off" if shut_off else "memory was not asked for"
+    return f"{disks} of one instant, no memory: {why}"
+
+
+def _domain(record: Record) -> str:
+    name, vcpus = record.domain, counted(record.vcpus, "vcpu")
+    memory = size(record.memory_bytes)
+    return f"{name} ({record.hypervisor.value}), {record.state.value}, {vcpus}, {memory}"
+
+
+def _memory(record: Record, catalog: Catalog) -> str:
+    memory = record.memory
+    if memory is None:
+        return ""
+    return f"{size(memory.size_bytes)}, {memory.format}, {catalog.path(record, memory.file)}"
+
+
+def _disk(disk: DiskRecord) -> str:
+    return f"{size(disk.size_bytes)}, {disk.volume}, {disk.kind.value} snapshot {disk.snapshot}"
+
+
+def _time(record: Record) -> str:
+    total = f"{milliseconds(record.timing.total_ms)} in all"
+    if not record.timing.pause_ms:
+        return f"no pause, {total}"
+    return f"the domain stood still for {milliseconds(record.timing.pause_ms)}; {total}"

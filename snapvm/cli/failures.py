@@ -1,0 +1,121 @@
+"""How failures are told: a line, a hint, an exit status; as JSON where that is asked for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+import time
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from snapvm.cli import output
+from snapvm.cli.session import Session
+from snapvm.cli.words import plain
+from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.version import VERSION
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Tell whether a command line that could not be read asked for JSON."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def tell(error: SnapvmError, *, as_json: bool) -> int:
+    """Tell a failure snapvm expects; return its exit status."""
+    kind = type(error).__name__
+    return _tell(kind, error.message(), error.hint(), error.exit_status, as_json=as_json)
+
+
+def _tell(kind: str, message: str, hint: str, status: ExitStatus, *, as_json: bool) -> int:
+    output.err(f"snapvm: {plain(message)}")
+    if hint:
+        output.err(f"hint: {plain(hint)}")
+    if as_json:
+        values = {"kind": kind, "message": message, "hint": hint, "exit_status": int(status)}
+        try:
+            output.out_json({"error": values})
+        except (output.ReaderLeft, SnapvmError):
+            # It has been told on standard error; the failure itself is what counts.
+            pass
+    return status
+
+
+def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str]) -> int:
+    """Tell what is wrong with the command line, in the form of every other failure."""
+    message = str(problem.format_message()).strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    context = getattr(problem, "ctx", None)
+    path = context.command_path if context is not None else "snapvm"
+    option = getattr(problem, "option_name", None)
+    if option in before_verb and path != "snapvm":
+        hint = (
+            f"{option} stands before the verb: snapvm {option} {path.removeprefix('snapvm ')} ..."
+        )
+    else:
+        hint = f"`{path} --help` shows what it understands"
+    return _tell("Usage", message, hint, ExitStatus.USAGE, as_json=wants_json(arguments))
+
+
+def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
+    """Tell of an exception nobody expected; the traceback goes into a file."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    report = "\n".join(
+        (
+            f"snapvm {VERSION}",
+            f"arguments: {shlex.join(arguments)}",
+            "last commands:",
+            *(f"  {line}" for line in session.last_commands),
+            "".join(traceback.format_exception(error)),
+        )
+    )
+    where = _write_report(report, session)
+    hint = f"please report it, with {where}" if where else "please report it"
+    return _tell(
+        type(error).__name__,
+        f"a bug in snapvm: {words}",
+        hint,
+        ExitStatus.BUG,
+        as_json=session.json or wants_json(arguments),
+    )
+
+
+def _write_report(report: str, session: Session) -> Path | None:
+    """Write a bug report where root's files are, else where temporary ones are."""
+    folders: list[str] = []
+    try:
+        folders.append(str(session.settings().state_dir))
+    except Exception:
+        # The settings may be the very thing that is broken.
+        pass
+    for folder in (*folders, None):
+        try:
+            stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            descriptor, path = tempfile.mkstemp(".txt", f"bug-{stamp}-", folder)
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(report)
+        except OSError:
+            continue
+        return Path(path)
+    return None
+
+
+def start_log(*, verbose: bool) -> None:
+    """Send the log to standard error: everything, or warnings alone."""
+    # heavy: 8 ms, and neither help nor completion logs anything
+    import logging
+
+    class OneLine(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = f"{record.levelname.lower()}: {plain(record.getMessage())}"
+            return f"{record.relativeCreated:7.0f} ms {text}" if verbose else text
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    root = logging.getLogger("snapvm")
+    root.handlers = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    root.propagate = False

@@ -1,0 +1,115 @@
+"""Where the command's words go: results to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from snapvm import recordfile
+from snapvm.cli.words import plain
+from snapvm.errors import StorageFailed
+from snapvm.model import Record
+
+
+class ReaderLeft(Exception):
+    """Whoever read standard output has gone, as ``head`` does; no failure of ours."""
+
+
+def prepare_streams() -> None:
+    """Make standard input, output and error usable, whatever the caller handed over.
+
+    A closed one is opened on /dev/null: the next file opened would get its number, and a child's
+    output would land in it.  Text a stream cannot encode is written as escapes.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is taken, which is this one: the lower ones are open by now.
+            os.open(os.devnull, os.O_RDWR)
+            stream = os.fdopen(descriptor, mode, closefd=False)
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def out(text: str) -> None:
+    """Write a result to standard output, all of it and now.
+
+    Raises ``ReaderLeft`` when nobody reads any more and ``StorageFailed`` for a full disk.
+    """
+    with _checked_stdout() as stdout:
+        stdout.write(text)
+
+
+@contextmanager
+def _checked_stdout() -> Iterator[TextIO]:
+    """Yield standard output, flush it after the block, and say clearly what went wrong with it."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        raise ReaderLeft from None
+    except OSError as error:
+        _drop_stdout()
+        raise StorageFailed(
+            path="standard output", why=f"{error.strerror}; the work itself is done"
+        ) from error
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered nowhere, so that Python's own flush at exit cannot fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def err(text: str) -> None:
+    """Write a line for people to standard error; nothing is lost to anyone when that fails."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def say(text: str) -> None:
+    """Write one line of result, made harmless."""
+    out(f"{plain(text)}\n")
+
+
+def note(text: str) -> None:
+    """Write a remark beside the result."""
+    err(f"note: {plain(text)}")
+
+
+def warn(text: str) -> None:
+    """Write a warning."""
+    err(f"warning: {plain(text)}")
+
+
+def record_values(record: Record) -> dict[str, Any]:
+    """Return a record as JSON values: what its file holds, and how users refer to it."""
+    return {"ref": record.ref, **recordfile.as_dict(record)}
+
+
+def out_json(value: Any) -> None:
+    """Write one JSON value; always ASCII, so no locale can spoil it."""
+    out(f"{json.dumps(value, indent=1)}\n")
+
+
+def out_json_rows(values: Iterable[Any]) -> None:
+    """Write a JSON array, one element a line, without holding all of it as text."""
+    with _checked_stdout() as stdout:
+        before = "[\n"
+        for value in values:
+            stdout.write(f"{before}{json.dumps(value)}")
+            before = ",\n"
+        stdout.write("[]\n" if before == "[\n" else "\n]\n")

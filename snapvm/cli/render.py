@@ -1,0 +1,92 @@
+"""Drawing for people at a terminal: the only importer of rich."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.progress import TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from snapvm.cli import columns
+from snapvm.cli.columns import HEADERS, KIND, RIGHT, Row
+from snapvm.cli.words import plain, shortened
+from snapvm.model import Progress, RecordKind, Silent
+
+_STYLES = {
+    RecordKind.DISKS.value: "yellow",
+    RecordKind.UNDO.value: "dim",
+    "damaged": "bold red",
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return ``snapvm list`` as a table for standard output, coloured unless NO_COLOR is set."""
+    room = shutil.get_terminal_size().columns
+    widths = columns.column_widths(rows)
+    for_note = max(room - sum(widths[:-1]) - 2 * len(widths) - 2, len(HEADERS[-1]))
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, header in enumerate(HEADERS):
+        drawn.add_column(Text(header), justify="right" if number in RIGHT else "left", no_wrap=True)
+    for row in rows:
+        cells = [*row[:-1], shortened(row[-1], for_note)]
+        # Text, never markup: a note such as [red] is the user's, not ours.
+        drawn.add_row(*map(Text, cells), style=_STYLES.get(row[KIND]))
+    # A table wider than the terminal is folded by the terminal: an id cut short cannot be copied.
+    needed = sum(widths[:-1]) + for_note + 2 * len(widths) + 2
+    paper = io.StringIO()
+    Console(file=paper, force_terminal=True, width=max(room, needed)).print(drawn)
+    return "".join(f"{line.rstrip()}\n" for line in paper.getvalue().splitlines())
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Yield a progress that is drawn on standard error when that is a terminal, else none.
+
+    ``quiet`` is for a log on the same terminal.
+    """
+    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield Silent()
+        return
+    bars = Bars(
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.fields[words]}", markup=False),
+        BarColumn(bar_width=30),
+        DownloadColumn(binary_units=True),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        # The bar vanishes with the command; what remains is the line of result.
+        transient=True,
+    )
+    with bars:
+        yield _Drawn(bars)
+
+
+class _Drawn:
+    """Progress on a terminal: one line, a phase at a time."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def phase(self, text: str) -> None:
+        """Begin another step: a spinner, until it tells of bytes."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task("", total=None, words=plain(text))
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        """Move the bar of the step."""
+        if self._task is None:
+            self.phase("working")
+        assert self._task is not None
+        self._bars.update(self._task, completed=done_bytes, total=total_bytes or None)

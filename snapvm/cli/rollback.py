@@ -1,0 +1,132 @@
+"""``snapvm rollback``: bring memory and disks of a snapshot back together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapvm import naming
+from snapvm.cli import output
+from snapvm.cli.arguments import AsJson, Reference, Yes
+from snapvm.cli.confirm import confirm
+from snapvm.cli.lookup import catalog_of, find
+from snapvm.cli.manual import Manual
+from snapvm.cli.session import Job, Session
+from snapvm.cli.words import age, counted, local_time, seconds
+from snapvm.model import DomainState, Record
+
+if TYPE_CHECKING:
+    from snapvm.consistency import RollbackDone
+    from snapvm.planning import RollbackPlan
+
+MANUAL = Manual(
+    prerequisites=(
+        "The snapshot is whole, its volumes are there, and nobody but the domain uses its disks. "
+        "All of this is proved before anything is touched."
+    ),
+    success=(
+        "Memory and disks are those of the snapshot and the domain goes on from that instant. "
+        "What it had in memory before is gone; the disks it had are kept as DOM@undo-ID, to which "
+        "one can roll back in turn. The snapshot stays as it is and can be gone back to again. "
+        "A snapshot without memory starts the domain afresh from its disks, as after a power cut; "
+        "one of a domain that was shut off leaves it shut off."
+    ),
+    failure=(
+        "Before the domain is ended, everything is put back and it runs on. Should it not start "
+        "afterwards, the exit status is 8 and its disks are those of the snapshot."
+    ),
+    example="snapvm rollback demo@before-upgrade",
+)
+
+_DOING = {
+    DomainState.RUNNING: "running again",
+    DomainState.PAUSED: "paused",
+    DomainState.SHUTOFF: "shut off",
+}
+
+
+def rollback(
+    reference: Reference,
+    yes: Yes = False,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="Leave the domain paused at that instant.")
+    ] = False,
+    as_json: AsJson = False,
+) -> Job:
+    """Bring back memory and disks of a snapshot; keep the present disks."""
+    naming.split_reference(reference)
+
+    def run(session: Session) -> None:
+        record = find(catalog_of(session), reference)
+        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm import consistency
+        from snapvm.cli import render, wiring
+
+        host = wiring.open_host(session)
+        if not yes:
+            plan = consistency.plan_rollback(host, record)
+            confirm(
+                explanation(plan, datetime.now(UTC), paused=paused), f"rollback to {record.ref}"
+            )
+        with render.progress(quiet=session.verbose) as progress:
+            plan = consistency.plan_rollback(host, record)
+            done = consistency.rollback(host, plan, paused=paused, progress=progress)
+        if as_json:
+            output.out_json(_values(done))
+        else:
+            output.say(summary(done))
+
+    return Job(json=as_json, run=run)
+
+
+def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]:
+    """Return what is going to happen, in plain words, a line each."""
+    record = plan.record
+    disks = counted(len(record.disks), "disk")
+    what = f"memory and {disks}" if record.memory is not None else f"{disks}, no memory,"
+    when = f"{local_time(record.created, precise=True)}, {age(record.created, now)}"
+    return [
+        f"Back to {record.ref}: {what} of {when}.",
+        *_losses(plan),
+        f"- Its present disks are kept as {record.domain}@{plan.undo_id}.",
+        f"- {_afterwards(record, paused=paused)}",
+    ]
+
+
+def _losses(plan: RollbackPlan) -> list[str]:
+    state = plan.domain.state
+    if not state.has_memory:
+        return [f"- The domain is {state.value} now."]
+    return [f"- The domain is {state.value} now: what it has in memory is discarded."]
+
+
+def _afterwards(record: Record, *, paused: bool) -> str:
+    if record.state is DomainState.SHUTOFF:
+        return "It was shut off then, and is afterwards."
+    if record.memory is None:
+        how = "is started, paused," if paused else "starts"
+        return f"It {how} afresh from these disks, as after a power cut."
+    if paused or record.state is DomainState.PAUSED:
+        return "It is left paused at that instant."
+    return "It runs on from that instant."
+
+
+def summary(done: RollbackDone) -> str:
+    """Return the one line that says what a rollback did."""
+    state = _DOING.get(done.state, done.state.value)
+    return (
+        f"{done.record.domain} is back at {done.record.ref} and {state}, "
+        f"{seconds(done.seconds)} in all; what was current is {done.undo.ref}"
+    )
+
+
+def _values(done: RollbackDone) -> dict[str, object]:
+    return {
+        "ref": done.record.ref,
+        "state": done.state.value,
+        "seconds": round(done.seconds, 3),
+        "undo": done.undo.ref,
+        "record": output.record_values(done.record),
+    }

@@ -1,0 +1,107 @@
+"""``snapvm take``: capture a running domain."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from snapvm import naming
+from snapvm.cli import output
+from snapvm.cli.arguments import AsJson, Domain
+from snapvm.cli.manual import Manual
+from snapvm.cli.session import Job, Session
+from snapvm.cli.words import counted, milliseconds, plain, size
+from snapvm.model import DomainState, Record
+
+NOTE_LIMIT = 1000
+"""Characters of a note; it is for a line in a list, not for a document."""
+
+MANUAL = Manual(
+    prerequisites=(
+        "Every writable disk of DOM is a logical volume. The domain is running, paused or shut "
+        "off; of one that is shut off the disks alone are captured. There is room for its memory "
+        "in the state folder and for the snapshots in its volume groups."
+    ),
+    success=(
+        "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "
+        "the time that is printed, and does again what it did before; one that its owner had "
+        "paused is still paused."
+    ),
+    failure=(
+        "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
+        "cannot be captured whole is refused before it is touched."
+    ),
+    example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
+)
+
+
+def take(
+    domain: Domain,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The id; a UTC time stamp when left out."),
+    ] = None,
+    note: Annotated[
+        str, typer.Option("--note", metavar="TEXT", help="A remark to keep.", show_default=False)
+    ] = "",
+    disk_only: Annotated[
+        bool, typer.Option("--disk-only", help="Capture the disks alone, no memory.")
+    ] = False,
+    as_json: AsJson = False,
+) -> Job:
+    """Capture memory and all disks of a domain at one instant."""
+    if name is not None:
+        naming.check_name(name)
+    _check_note(note)
+
+    def run(session: Session) -> None:
+        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm import consistency
+        from snapvm.cli import render, wiring
+
+        host = wiring.open_host(session)
+        request = consistency.TakeRequest(
+            domain=domain, name=name, note=note, with_memory=not disk_only
+        )
+        with render.progress(quiet=session.verbose) as progress:
+            record = consistency.take(host, request, progress)
+        if as_json:
+            output.out_json(output.record_values(record))
+        else:
+            output.say(summary(record))
+        for omitted in record.omitted:
+            output.note(f"{omitted.target} was left out: {omitted.why}")
+
+    return Job(json=as_json, run=run)
+
+
+def _check_note(note: str) -> None:
+    if len(note) > NOTE_LIMIT:
+        problem = f"it has {len(note)} characters, {NOTE_LIMIT} are allowed"
+        raise typer.BadParameter(problem, param_hint="--note")
+    try:
+        note.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("it is not valid UTF-8", param_hint="--note") from None
+
+
+def summary(record: Record) -> str:
+    """Return the one line that says what a `take` made."""
+    return f"{plain(record.ref)}: {_contents(record)}; {_times(record)}"
+
+
+def _contents(record: Record) -> str:
+    disks = counted(len(record.disks), "disk")
+    if record.memory is not None:
+        return f"memory {size(record.memory.size_bytes)} and {disks} of one instant"
+    shut_off = record.state is DomainState.SHUTOFF
+    why = "the domain is shut off" if shut_off else "--disk-only"
+    return f"{disks} of one instant, no memory ({why})"
+
+
+def _times(record: Record) -> str:
+    total = f"{milliseconds(record.timing.total_ms)} in all"
+    if not record.timing.pause_ms:
+        return total
+    return f"paused {milliseconds(record.timing.pause_ms)}, {total}"

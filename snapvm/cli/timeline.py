@@ -1,0 +1,57 @@
+"""The window drawn: which part of a capture happened when, while the domain stood still."""
+
+from __future__ import annotations
+
+from snapvm.cli.words import milliseconds, plain
+from snapvm.model import Timing, WindowPart
+
+COLUMNS = 40
+"""How wide the whole window is drawn."""
+
+
+def timeline(timing: Timing, *, is_unicode: bool) -> list[str]:
+    """Return the window's parts as bars below one another, in the order they began.
+
+    The scale is the pause; a part that began before it or ended after it is cut at the edge and
+    marked ``<`` or ``>``.  Without a pause the scale reaches from the first part to the last.
+    """
+    if not timing.parts:
+        return []
+    if timing.pause_ms > 0:
+        begin, end = 0.0, timing.pause_ms
+    else:
+        begin = min(part.start_ms for part in timing.parts)
+        end = max(part.start_ms + part.duration_ms for part in timing.parts)
+    names = [plain(part.name) for part in timing.parts]
+    indent = max(map(len, names))
+    scale = _scale(begin, end, indent)
+    bars = [
+        f"  {name:<{indent}} {_bar(part, begin, end, is_unicode=is_unicode)} {_numbers(part)}"
+        for name, part in zip(names, timing.parts, strict=True)
+    ]
+    return [scale, *bars]
+
+
+def _scale(begin: float, end: float, indent: int) -> str:
+    left, right = _at(begin), _at(end)
+    return f"  {'':<{indent}}  {left}{right:>{COLUMNS - len(left)}}"
+
+
+def _at(moment_ms: float) -> str:
+    return f"{moment_ms:.1f} ms" if abs(moment_ms) < 99.95 else f"{moment_ms:.0f} ms"
+
+
+def _bar(part: WindowPart, begin: float, end: float, *, is_unicode: bool) -> str:
+    full, empty, edge = ("█", "·", "│") if is_unicode else ("#", ".", "|")
+    per_column = (end - begin) / COLUMNS or 1.0
+    first = int((part.start_ms - begin) / per_column)
+    last = int((part.start_ms + part.duration_ms - begin) / per_column + 0.5)
+    first = max(0, min(first, COLUMNS - 1))
+    last = max(first + 1, min(last, COLUMNS))
+    left = "<" if part.start_ms < begin - per_column else edge
+    right = ">" if part.start_ms + part.duration_ms > end + per_column else edge
+    return f"{left}{empty * first}{full * (last - first)}{empty * (COLUMNS - last)}{right}"
+
+
+def _numbers(part: WindowPart) -> str:
+    return f"{milliseconds(part.duration_ms):>7} from {_at(part.start_ms)}"

@@ -1,0 +1,26 @@
+"""Putting the parts of a command together; imported only by commands that contact the host."""
+
+from __future__ import annotations
+
+from snapvm.catalog import Catalog
+from snapvm.cli.session import Session
+from snapvm.host import Host
+from snapvm.hypervisor.detect import open_driver
+from snapvm.lvm.volumes import Lvm
+from snapvm.process import ShRunner
+
+
+def open_host(session: Session) -> Host:
+    """Return the drivers, the catalog and the settings of this call.
+
+    Raises ``BadSetting``, and ``HostLacks`` when no hypervisor answers.
+    """
+    settings = session.settings()
+    runner = ShRunner()
+    session.last_commands = runner.recorder
+    return Host(
+        hypervisor=open_driver(settings),
+        lvm=Lvm(runner),
+        catalog=Catalog(settings.state_dir, settings.run_dir),
+        settings=settings,
+    )
