@@ -59,7 +59,11 @@ wait_for() {
 }
 
 load_kvm() {
-    for module in kvm-amd kvm-intel; do modprobe "$module" 2>/dev/null && return; done
+    for module in kvm-amd kvm-intel; do
+        modprobe "$module" 2>/dev/null || continue
+        python3 "$host/kvm_pin.py" &
+        return 0
+    done
     echo "snapvm-lab: no hardware virtualisation in here: domains will be emulated"
 }
 
