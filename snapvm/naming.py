@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -42,7 +42,8 @@ def is_set(text: str) -> bool:
 
 def new_set() -> str:
     """Return twelve hexadecimal digits nobody has used: what LVM tags name a snapshot by."""
-    return secrets.token_hex(6)
+    # Not secrets.token_hex: the same bytes, but it imports OpenSSL, 5 ms of every command.
+    return os.urandom(6).hex()
 
 
 def stamp(now: datetime) -> str:

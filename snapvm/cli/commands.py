@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from snapvm.cli.delete import delete
+from snapvm.cli.helptext import Verb
 from snapvm.cli.look import list_snapshots, show
 from snapvm.cli.rollback import rollback
 from snapvm.cli.session import Job, Session
@@ -23,11 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("take")(take)
-app.command("list")(list_snapshots)
-app.command("show")(show)
-app.command("rollback")(rollback)
-app.command("delete")(delete)
+app.command("take", cls=Verb)(take)
+app.command("list", cls=Verb)(list_snapshots)
+app.command("show", cls=Verb)(show)
+app.command("rollback", cls=Verb)(rollback)
+app.command("delete", cls=Verb)(delete)
 
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line.  It has no public name: click's, or Typer's copy."""

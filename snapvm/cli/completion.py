@@ -9,12 +9,14 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from snapvm.catalog import Catalog
-from snapvm.cli.lookup import catalog_of
 from snapvm.cli.session import Session
+
+if TYPE_CHECKING:
+    from snapvm.catalog import Catalog
 
 INSTRUCTION = "_SNAPVM_COMPLETE"
 """The variable by which Typer's shell scripts ask for completions."""
@@ -22,7 +24,7 @@ INSTRUCTION = "_SNAPVM_COMPLETE"
 
 def complete_domain(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the domains that have snapshots and whose name begins so."""
-    return _offered(ctx, incomplete, Catalog.names)
+    return _offered(ctx, incomplete, lambda catalog: catalog.names())
 
 
 def complete_reference(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -43,6 +45,9 @@ def _offered(
 ) -> list[str]:
     state_dir = ctx.find_root().params.get("state_dir")
     session = Session(state_dir=Path(state_dir).absolute() if state_dir else None)
+    # heavy: the catalog and its parsers; `snapvm --help` does without
+    from snapvm.cli.lookup import catalog_of
+
     found = sorted(text for text in source(catalog_of(session)) if text.startswith(incomplete))
     # The shells put words in as they are; one that needs quotes would become another command.
     return [text for text in found if shlex.quote(text) == text]

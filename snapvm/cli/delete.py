@@ -6,7 +6,6 @@ from snapvm import naming
 from snapvm.cli import output
 from snapvm.cli.arguments import AsJson, References, Yes
 from snapvm.cli.confirm import confirm
-from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain, size
@@ -32,15 +31,15 @@ def delete(references: References, yes: Yes = False, as_json: AsJson = False) ->
         naming.split_reference(reference)
 
     def run(session: Session) -> None:
-        catalog = catalog_of(session)
-        found = [find(catalog, reference) for reference in references]
+        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm import consistency
+        from snapvm.cli import lookup, render, wiring
+
+        catalog = lookup.catalog_of(session)
+        found = [lookup.find(catalog, reference) for reference in references]
         records = list({record.ref: record for record in found}.values())
         if not yes:
             confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
-        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import consistency
-        from snapvm.cli import render, wiring
-
         host = wiring.open_host(session)
         with render.progress(quiet=session.verbose) as progress:
             consistency.delete(host, records, progress)

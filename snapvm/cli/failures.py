@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 import time
-import traceback
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -62,6 +60,9 @@ def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str])
 
 def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
     """Tell of an exception nobody expected; the traceback goes into a file."""
+    # heavy: only a bug needs it
+    import traceback
+
     words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     report = "\n".join(
         (
@@ -85,6 +86,9 @@ def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
 
 def _write_report(report: str, session: Session) -> Path | None:
     """Write a bug report where root's files are, else where temporary ones are."""
+    # heavy: only a bug needs it
+    import tempfile
+
     folders: list[str] = []
     try:
         folders.append(str(session.settings().state_dir))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from snapvm import naming
+from typing import Any
+
+from snapvm import naming, recordfile
 from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
 from snapvm.errors import UnknownSnapshot
@@ -13,6 +15,11 @@ def catalog_of(session: Session) -> Catalog:
     """Return the catalog the settings name."""
     settings = session.settings()
     return Catalog(settings.state_dir, settings.run_dir)
+
+
+def as_values(record: Record) -> dict[str, Any]:
+    """Return a record as JSON values: what its file holds, and how users refer to it."""
+    return {"ref": record.ref, **recordfile.as_dict(record)}
 
 
 def find(catalog: Catalog, reference: str) -> Record:

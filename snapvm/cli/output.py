@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from snapvm import recordfile
 from snapvm.cli.words import plain
 from snapvm.errors import StorageFailed
-from snapvm.model import Record
 
 
 class ReaderLeft(Exception):
@@ -93,11 +91,6 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Write a warning."""
     err(f"warning: {plain(text)}")
-
-
-def record_values(record: Record) -> dict[str, Any]:
-    """Return a record as JSON values: what its file holds, and how users refer to it."""
-    return {"ref": record.ref, **recordfile.as_dict(record)}
 
 
 def out_json(value: Any) -> None:

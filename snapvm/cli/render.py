@@ -11,9 +11,15 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bars
-from rich.progress import TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -86,7 +92,5 @@ class _Drawn:
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Move the bar of the step."""
-        if self._task is None:
-            self.phase("working")
-        assert self._task is not None
-        self._bars.update(self._task, completed=done_bytes, total=total_bytes or None)
+        if self._task is not None:
+            self._bars.update(self._task, completed=done_bytes, total=total_bytes or None)

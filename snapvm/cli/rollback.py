@@ -11,7 +11,6 @@ from snapvm import naming
 from snapvm.cli import output
 from snapvm.cli.arguments import AsJson, Reference, Yes
 from snapvm.cli.confirm import confirm
-from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import age, counted, local_time, seconds
@@ -55,15 +54,15 @@ def rollback(
     ] = False,
     as_json: AsJson = False,
 ) -> Job:
-    """Bring back memory and disks of a snapshot; keep the present disks."""
+    """Go back to a snapshot; the present disks are kept."""
     naming.split_reference(reference)
 
     def run(session: Session) -> None:
-        record = find(catalog_of(session), reference)
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import render, wiring
+        from snapvm.cli import lookup, render, wiring
 
+        record = lookup.find(lookup.catalog_of(session), reference)
         host = wiring.open_host(session)
         if not yes:
             plan = consistency.plan_rollback(host, record)
@@ -74,7 +73,15 @@ def rollback(
             plan = consistency.plan_rollback(host, record)
             done = consistency.rollback(host, plan, paused=paused, progress=progress)
         if as_json:
-            output.out_json(_values(done))
+            output.out_json(
+                {
+                    "ref": record.ref,
+                    "state": done.state.value,
+                    "seconds": round(done.seconds, 3),
+                    "undo": done.undo.ref,
+                    "record": lookup.as_values(record),
+                }
+            )
         else:
             output.say(summary(done))
 
@@ -120,13 +127,3 @@ def summary(done: RollbackDone) -> str:
         f"{done.record.domain} is back at {done.record.ref} and {state}, "
         f"{seconds(done.seconds)} in all; what was current is {done.undo.ref}"
     )
-
-
-def _values(done: RollbackDone) -> dict[str, object]:
-    return {
-        "ref": done.record.ref,
-        "state": done.state.value,
-        "seconds": round(done.seconds, 3),
-        "undo": done.undo.ref,
-        "record": output.record_values(done.record),
-    }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from snapvm import settings
-from snapvm.settings import Settings
+if TYPE_CHECKING:
+    from snapvm.settings import Settings
 
 
 @dataclass(slots=True)
@@ -22,6 +23,9 @@ class Session:
 
     def settings(self) -> Settings:
         """Return the settings, the flags applied; raise ``BadSetting``."""
+        # heavy: a TOML parser, which neither help nor a wrong command line needs
+        from snapvm import settings
+
         loaded = settings.load()
         return loaded if self.state_dir is None else replace(loaded, state_dir=self.state_dir)
 

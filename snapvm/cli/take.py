@@ -58,7 +58,7 @@ def take(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import render, wiring
+        from snapvm.cli import lookup, render, wiring
 
         host = wiring.open_host(session)
         request = consistency.TakeRequest(
@@ -67,7 +67,7 @@ def take(
         with render.progress(quiet=session.verbose) as progress:
             record = consistency.take(host, request, progress)
         if as_json:
-            output.out_json(output.record_values(record))
+            output.out_json(lookup.as_values(record))
         else:
             output.say(summary(record))
         for omitted in record.omitted:
