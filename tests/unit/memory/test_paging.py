@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_walker import ABSENT, FAULT, UNREAD, Page, look_up
 
 from snapvm.memory.paging import Hole, Mapping, Why, mappings, translate, walk, who_maps
 from snapvm.memory.pagingmode import (
@@ -26,6 +25,7 @@ from snapvm.memory.pagingmode import (
     TWO_LEVEL_NO_PSE,
     PagingMode,
 )
+from tests.unit.memory.naive_walker import ABSENT, FAULT, UNREAD, Page, look_up
 
 MODES = [TWO_LEVEL, PAE, FOUR_LEVEL, FIVE_LEVEL]
 RW = PTE_PRESENT | PTE_WRITABLE

@@ -1,0 +1,69 @@
+# snapvm: `make test` and `make demo` set up what they need; `make help` names the rest.
+# Everything made is below build/.
+
+PYTHON ?= python3
+VENV   := build/venv
+BIN    := $(VENV)/bin
+JUNIT   = --junit-xml=build/junit/$(subst test-,,$@).xml
+PYTEST  = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-unit test-contract test-house test-lab test-long lint types format man demo install clean
+
+help:          ## Say what can be made
+	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
+
+# The venv follows its recipe; a half-made one has no stamp and is completed.
+$(VENV)/.stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'snapvm needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo 'install python3-venv (apt-get install python3-venv), then make again' >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+venv: $(VENV)/.stamp
+
+test: lint types test-unit test-contract test-house test-lab  ## Every test, the lab's too
+
+test-unit: $(VENV)/.stamp   ## Unit tests: no root, no virtual machine, 20 seconds
+	$(PYTEST) tests/unit $(JUNIT)
+
+test-contract: $(VENV)/.stamp  ## The contract of each seam, on the fakes
+	$(PYTEST) tests/contract $(JUNIT)
+
+test-house: $(VENV)/.stamp  ## House rules: layers, doors, man page, schema, README
+	$(PYTEST) tests/house $(JUNIT)
+
+test-lab: $(VENV)/.stamp    ## The real thing: LVM, libvirt and KVM in the lab
+	$(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' $(JUNIT)
+
+test-long: $(VENV)/.stamp   ## What takes longer than a sitting
+	$(PYTEST) tests -m long $(JUNIT)
+
+lint: $(VENV)/.stamp        ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp       ## mypy --strict
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp      ## Let ruff put the sources in order
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+man: $(VENV)/.stamp         ## Write man/snapvm.1 anew from the command line
+	$(BIN)/python man/generate.py
+
+bench-%: $(VENV)/.stamp     ## Measure NAME, into build/bench/NAME.json (cli, ...)
+	$(BIN)/python -m tests.bench.$*
+
+demo: $(VENV)/.stamp        ## See it work: the lab, a take, damage, a rollback, the proof
+	$(BIN)/python -m tests.lab.demo
+
+install:       ## Install for this user or, as root, for all
+	$(PYTHON) -m pip install .
+
+clean:         ## Remove everything that was made
+	rm -rf build
+
+-include tests/lab/lab.mk
