@@ -182,7 +182,7 @@ class Normaliser:
         """
         high = np.flatnonzero(levels > 1)
         if len(high):
-            tables[np.flatnonzero(levels == 4), XEN_SLOTS] = 0  # noqa: PLR2004 - L4
+            tables[np.flatnonzero(levels == 4), XEN_SLOTS] = 0
             self._refuse_large_pages(tables, levels, table_pfns, high)
         foreign = []
         for start in range(0, len(tables), _BLOCK_TABLES):

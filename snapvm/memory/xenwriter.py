@@ -1,0 +1,175 @@
+"""Write libxenguest's migration stream, version 3, of an x86 PV domain.
+
+A `StreamWriter` has three steps and no other order is possible: `begin` with what does not change
+while the guest runs, `pages` as often as wanted, `finish` with what is known only at the end.  A
+page may be written again; the last one counts (tools/libs/guest/xg_sr_restore.c), and so does its
+last type.  So pages can be written while the guest runs and the changed ones once more after it.
+
+What is given must be right already: tables canonicalised, vCPU contexts in PFNs.  A shape that
+cannot be written is a `ValueError`, a bug of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.xenformat import (
+    DOMAIN_HEADER,
+    IMAGE_HEADER,
+    IMAGE_ID,
+    IMAGE_MARKER,
+    P2M_RANGE,
+    PAGE_COUNT,
+    PAGES_PER_BATCH,
+    PV_INFO,
+    RECORD_ALIGN_BYTES,
+    RECORD_HEADER,
+    TSC_INFO,
+    TYPE_HAS_DATA,
+    TYPE_IS_LEGAL,
+    VCPU_HEADER,
+    VCPU_RECORDS,
+    DomainType,
+    PageTypes,
+    RecordType,
+    frames_of_p2m,
+    page_entries,
+)
+from snapvm.memory.xenrecord import TscInfo, VcpuState
+
+STREAM_VERSION: Final = 3
+_PT_LEVELS: Final = {8: 4, 4: 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainHead:
+    """What does not change while the domain runs."""
+
+    xen_major: int
+    xen_minor: int
+    width_bytes: int = 8
+    cpuid_policy: bytes = b""
+    msr_policy: bytes = b""
+    end_pfn: int
+    """The last PFN of the p2m (shared_info.arch.max_pfn is one more: it is a count)."""
+    p2m_pfns: Words
+    """The PFNs of the frames that hold the p2m, `frames_of_p2m` of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainTail:
+    """What is read when the domain stands still."""
+
+    tsc: TscInfo
+    shared_info: bytes
+    vcpus: Sequence[VcpuState]
+    """The parts of all vCPUs that are online, in any order; empty parts are left out."""
+
+
+class ByteSink:
+    """A new file to write to, all of each buffer, with holes for zeroes where it can have them."""
+
+    def __init__(self, stream: BinaryIO, *, is_sparse: bool = False) -> None:
+        """Write where ``stream`` is; ``is_sparse`` demands a seekable file that ends there."""
+        self._stream = stream
+        self._is_sparse = is_sparse
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of it."""
+        view = memoryview(data)
+        while view.nbytes:
+            view = view[self._stream.write(view) :]
+
+    def write_pages(self, pages: npt.NDArray[np.uint8]) -> None:
+        """Write rows of 4096 bytes."""
+        if not self._is_sparse:
+            self.write(np.ascontiguousarray(pages).reshape(-1).data)
+            return
+        is_empty = np.asarray(~pages.view(np.uint64).any(axis=1))
+        breaks = np.flatnonzero(is_empty[1:] != is_empty[:-1]) + 1
+        for run in np.split(np.arange(len(pages)), breaks):
+            if len(run) and is_empty[run[0]]:
+                self._stream.seek(len(run) * FRAME_BYTES, 1)
+            elif len(run):
+                self.write(pages[run[0] : run[-1] + 1].reshape(-1).data)
+
+
+class StreamWriter:
+    """Writes one stream to a sink: `begin`, `pages`..., `finish`."""
+
+    def __init__(self, sink: ByteSink) -> None:
+        self._sink = sink
+        self._end_pfn = -1
+
+    def begin(self, head: DomainHead) -> None:
+        """Write the headers and the records before the first page."""
+        if len(head.p2m_pfns) != frames_of_p2m(head.end_pfn, head.width_bytes):
+            raise ValueError(f"{len(head.p2m_pfns)} p2m frames for end_pfn {head.end_pfn:#x}")
+        self._end_pfn = head.end_pfn
+        self._sink.write(IMAGE_HEADER.pack(IMAGE_MARKER, IMAGE_ID, STREAM_VERSION, 0, 0, 0))
+        self._sink.write(DOMAIN_HEADER.pack(DomainType.PV, 12, 0, head.xen_major, head.xen_minor))
+        info = PV_INFO.pack(head.width_bytes, _PT_LEVELS[head.width_bytes], 0, 0)
+        self._record(RecordType.X86_PV_INFO, info)
+        # Data records without content are left out, says the specification ("Layout").
+        if head.cpuid_policy:
+            self._record(RecordType.X86_CPUID_POLICY, head.cpuid_policy)
+        if head.msr_policy:
+            self._record(RecordType.X86_MSR_POLICY, head.msr_policy)
+        self._record(RecordType.STATIC_DATA_END)
+        self._record(
+            RecordType.X86_PV_P2M_FRAMES,
+            P2M_RANGE.pack(0, head.end_pfn) + head.p2m_pfns.astype("<u8").tobytes(),
+        )
+
+    def pages(self, pfns: Words, types: PageTypes, data: npt.NDArray[np.uint8]) -> None:
+        """Write pages, in records of `PAGES_PER_BATCH`.
+
+        ``data`` has a row of 4096 bytes for each page whose type has data, in the same order.
+        """
+        has_data = TYPE_HAS_DATA[types]
+        if len(pfns) != len(types) or len(data) != int(has_data.sum()):
+            raise ValueError(f"{len(pfns)} pfns, {len(types)} types, {len(data)} pages of data")
+        if len(pfns) and (int(pfns.max()) > self._end_pfn or not TYPE_IS_LEGAL[types].all()):
+            raise ValueError("a page beyond the p2m, or of a type that does not exist")
+        row = 0
+        for first in range(0, len(pfns), PAGES_PER_BATCH):
+            part = slice(first, first + PAGES_PER_BATCH)
+            rows = int(has_data[part].sum())
+            self._batch(pfns[part], types[part], data[row : row + rows])
+            row += rows
+
+    def finish(self, tail: DomainTail) -> None:
+        """Write the state of the machine and END."""
+        tsc = tail.tsc
+        self._record(
+            RecordType.X86_TSC_INFO,
+            TSC_INFO.pack(tsc.mode, tsc.khz, tsc.nsec, tsc.incarnation, 0),
+        )
+        if len(tail.shared_info) != FRAME_BYTES:
+            raise ValueError(f"a shared info page of {len(tail.shared_info)} bytes")
+        self._record(RecordType.SHARED_INFO, tail.shared_info)
+        parts = {part: place for place, part in enumerate(VCPU_RECORDS)}
+        for state in sorted(tail.vcpus, key=lambda s: (s.vcpu_id, parts[s.part])):
+            if state.context:
+                self._record(state.part, VCPU_HEADER.pack(state.vcpu_id, 0) + state.context)
+        self._record(RecordType.END)
+
+    def _batch(self, pfns: Words, types: PageTypes, data: npt.NDArray[np.uint8]) -> None:
+        entries = page_entries(pfns, types).astype("<u8").tobytes()
+        length_bytes = PAGE_COUNT.size + len(entries) + data.size
+        self._sink.write(
+            RECORD_HEADER.pack(RecordType.PAGE_DATA, length_bytes)
+            + PAGE_COUNT.pack(len(pfns), 0)
+            + entries
+        )
+        self._sink.write_pages(data)
+
+    def _record(self, type_: RecordType, body: bytes = b"") -> None:
+        padding = bytes(-len(body) % RECORD_ALIGN_BYTES)
+        self._sink.write(RECORD_HEADER.pack(type_, len(body)) + body + padding)
