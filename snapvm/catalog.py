@@ -135,7 +135,7 @@ class Catalog:
 
     def get(self, uuid: DomainUuid, id_: SnapshotId) -> Record:
         """Return one record; raise ``RecordUnusable`` or ``UnknownSnapshot``."""
-        entry = self._entry(self._folder(uuid) / id_)
+        entry = _entry(str(self._folder(uuid)), id_)
         if entry is None:
             raise UnknownSnapshot(domain=uuid, id=id_)
         if isinstance(entry, Damaged):
@@ -146,9 +146,10 @@ class Catalog:
         """Yield every record, of one domain or of all, damaged ones too, in no order."""
         folders = self._domain_folders() if uuid is None else [self._folder(uuid)]
         for folder in folders:
+            domain_folder = str(folder)
             for name in _listed(folder):
                 if naming.is_id(name):
-                    entry = self._entry(folder / name)
+                    entry = _entry(domain_folder, name)
                     if entry is not None:
                         yield entry
 
@@ -265,29 +266,35 @@ class Catalog:
     def _domain_folders(self) -> list[Path]:
         return [self._domains / name for name in _listed(self._domains) if _UUID.match(name)]
 
-    def _entry(self, folder: Path) -> Record | Damaged | None:
-        path = folder / RECORD_FILE
-        try:
-            record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), str(path))
-            if record.id != folder.name or record.domain_uuid != folder.parent.name:
-                raise RecordUnusable(path=str(path), why="it belongs to another place")
-        except (NotADirectoryError, FileNotFoundError):
-            if not folder.is_dir():
-                return None
-            why = "it has no snapshot.json"
-        except RecordUnusable as error:
-            why = error.why
-        except (OSError, ValueError) as error:
-            why = str(error)
-        else:
-            return record
-        return Damaged(path=path, domain=_name_in(folder.parent), id=folder.name, why=why)
-
     def _remove(self, folder: Path) -> None:
         with _storage(folder):
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
+
+
+def _entry(domain_folder: str, name: str) -> Record | Damaged | None:
+    """Read one record; None for something that is no folder, or vanished meanwhile.
+
+    Paths are text here: making ten thousand ``Path`` objects would take a third of a `list`.
+    """
+    folder = f"{domain_folder}/{name}"
+    path = f"{folder}/{RECORD_FILE}"
+    try:
+        record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), path)
+        if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
+            raise RecordUnusable(path=path, why="it belongs to another place")
+    except (NotADirectoryError, FileNotFoundError):
+        if not os.path.isdir(folder):
+            return None
+        why = "it has no snapshot.json"
+    except RecordUnusable as error:
+        why = error.why
+    except (OSError, ValueError) as error:
+        why = str(error)
+    else:
+        return record
+    return Damaged(path=Path(path), domain=_name_in(Path(domain_folder)), id=name, why=why)
 
 
 def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:

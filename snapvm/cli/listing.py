@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from snapvm.model import Record
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     """Print the snapshots of one domain, or of all when it is None."""
+    # A record holds no cycles; looking for them in ten thousand costs a tenth of the time.
+    gc.disable()
     damaged: list[Damaged] = []
     records = _records(catalog_of(session), domain, damaged)
     if as_json:

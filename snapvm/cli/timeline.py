@@ -22,12 +22,13 @@ def timeline(timing: Timing, *, is_unicode: bool) -> list[str]:
     else:
         begin = min(part.start_ms for part in timing.parts)
         end = max(part.start_ms + part.duration_ms for part in timing.parts)
-    names = [plain(part.name) for part in timing.parts]
+    parts = sorted(timing.parts, key=lambda part: part.start_ms)
+    names = [plain(part.name) for part in parts]
     indent = max(map(len, names))
     scale = _scale(begin, end, indent)
     bars = [
         f"  {name:<{indent}} {_bar(part, begin, end, is_unicode=is_unicode)} {_numbers(part)}"
-        for name, part in zip(names, timing.parts, strict=True)
+        for name, part in zip(names, parts, strict=True)
     ]
     return [scale, *bars]
 
