@@ -8,7 +8,7 @@ else, and only ``snapvm.cli.app`` prints it.  The tree follows the exit statuses
      +- Refused        4   nothing has been touched
      +- Locked         5   another snapvm works on the domain
      +- Failed         6   everything has been put back
-     +- RepairNeeded   7   something is left for ``snapvm repair``
+     +- RepairNeeded   7   something is left, which the next command repairs
      +- NeedsAttention 8   the domain could not be resumed or started
      +- Interrupted  130   by the user or a signal; everything has been put back
 
@@ -52,7 +52,7 @@ _MEANINGS = {
     ExitStatus.REFUSED: "Refused before anything was touched.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain.",
     ExitStatus.FAILED: "Failed; everything was put back as it was.",
-    ExitStatus.REPAIR_NEEDED: "Failed, and something is left over: run `snapvm repair`.",
+    ExitStatus.REPAIR_NEEDED: "Failed, and something is left over; the next command on the domain tries again.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
     ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was.",
 }
@@ -421,7 +421,7 @@ class LeftBehind(SnapvmError):
         return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"
 
     def hint(self) -> str:
-        return "`snapvm repair` tries again"
+        return "the next `snapvm take`, `rollback` or `delete` of the domain tries again"
 
 
 @dataclass(eq=False)

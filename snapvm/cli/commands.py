@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli.delete import delete
+from snapvm.cli import delete, look, rollback, take
 from snapvm.cli.helptext import Verb
-from snapvm.cli.look import list_snapshots, show
-from snapvm.cli.rollback import rollback
+from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
-from snapvm.cli.take import take
 from snapvm.version import VERSION
 
 PROGRAM = "snapvm"
@@ -24,11 +23,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("take", cls=Verb)(take)
-app.command("list", cls=Verb)(list_snapshots)
-app.command("show", cls=Verb)(show)
-app.command("rollback", cls=Verb)(rollback)
-app.command("delete", cls=Verb)(delete)
+VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
+    "take": (take.take, take.MANUAL),
+    "list": (look.list_snapshots, look.LIST_MANUAL),
+    "show": (look.show, look.SHOW_MANUAL),
+    "rollback": (rollback.rollback, rollback.MANUAL),
+    "delete": (delete.delete, delete.MANUAL),
+}
+"""Every verb, in the order of a snapshot's life, with what the man page tells about it."""
+
+for _name, (_function, _) in VERBS.items():
+    app.command(_name, cls=Verb)(_function)
 
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line.  It has no public name: click's, or Typer's copy."""

@@ -73,7 +73,8 @@ def answer(run: Callable[[], object]) -> int:
 def _join_words() -> str:
     """Put ``dom @ id`` together again for Typer; return what to leave out of its answers.
 
-    bash breaks words at an @ (COMP_WORDBREAKS in bash(1)) and replaces only the last piece.
+    bash breaks words at an @ (COMP_WORDBREAKS in bash(1)) and replaces only the last piece,
+    which for readline begins with the @ itself (rl_special_prefixes, bash's bashline.c).
     """
     words = os.environ.get("COMP_WORDS", "").split("\n")
     cursor = int(os.environ.get("COMP_CWORD", "0"))
@@ -88,5 +89,4 @@ def _join_words() -> str:
         is_glued = is_break
     os.environ["COMP_WORDS"] = "\n".join(joined)
     os.environ["COMP_CWORD"] = str(len(joined) - 1)
-    before, at, _ = joined[-1].rpartition("@")
-    return before + at
+    return joined[-1].rpartition("@")[0]

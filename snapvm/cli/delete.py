@@ -40,7 +40,7 @@ def delete(references: References, yes: Yes = False, as_json: AsJson = False) ->
         records = list({record.ref: record for record in found}.values())
         if not yes:
             confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
-        host = wiring.open_host(session)
+        host = wiring.open_host(session.settings(), session)
         with render.progress(quiet=session.verbose) as progress:
             consistency.delete(host, records, progress)
         if as_json:

@@ -34,23 +34,25 @@ _STYLES = {
     "damaged": "bold red",
 }
 
+_GAP_COLUMNS = 2
+"""Between two columns: the box's divider and a cell's padding."""
+
 
 def table(rows: Sequence[Row]) -> str:
     """Return ``snapvm list`` as a table for standard output, coloured unless NO_COLOR is set."""
-    room = shutil.get_terminal_size().columns
     widths = columns.column_widths(rows)
-    for_note = max(room - sum(widths[:-1]) - 2 * len(widths) - 2, len(HEADERS[-1]))
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    before_note = sum(widths[:-1]) + _GAP_COLUMNS * (len(widths) - 1)
+    for_note = max(shutil.get_terminal_size().columns - before_note, len(HEADERS[-1]))
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, header in enumerate(HEADERS):
         drawn.add_column(Text(header), justify="right" if number in RIGHT else "left", no_wrap=True)
     for row in rows:
         cells = [*row[:-1], shortened(row[-1], for_note)]
         # Text, never markup: a note such as [red] is the user's, not ours.
         drawn.add_row(*map(Text, cells), style=_STYLES.get(row[KIND]))
-    # A table wider than the terminal is folded by the terminal: an id cut short cannot be copied.
-    needed = sum(widths[:-1]) + for_note + 2 * len(widths) + 2
+    # Where the terminal is narrower it folds the lines: an id cut short could not be copied.
     paper = io.StringIO()
-    Console(file=paper, force_terminal=True, width=max(room, needed)).print(drawn)
+    Console(file=paper, force_terminal=True, width=before_note + for_note).print(drawn)
     return "".join(f"{line.rstrip()}\n" for line in paper.getvalue().splitlines())
 
 

@@ -63,7 +63,7 @@ def rollback(
         from snapvm.cli import lookup, render, wiring
 
         record = lookup.find(lookup.catalog_of(session), reference)
-        host = wiring.open_host(session)
+        host = wiring.open_host(session.settings(), session)
         if not yes:
             plan = consistency.plan_rollback(host, record)
             confirm(

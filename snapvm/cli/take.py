@@ -60,7 +60,7 @@ def take(
         from snapvm import consistency
         from snapvm.cli import lookup, render, wiring
 
-        host = wiring.open_host(session)
+        host = wiring.open_host(session.settings(), session)
         request = consistency.TakeRequest(
             domain=domain, name=name, note=note, with_memory=not disk_only
         )

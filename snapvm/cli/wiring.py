@@ -8,16 +8,18 @@ from snapvm.host import Host
 from snapvm.hypervisor.detect import open_driver
 from snapvm.lvm.volumes import Lvm
 from snapvm.process import ShRunner
+from snapvm.settings import Settings
 
 
-def open_host(session: Session) -> Host:
+def open_host(settings: Settings, session: Session | None = None) -> Host:
     """Return the drivers, the catalog and the settings of this call.
 
-    Raises ``BadSetting``, and ``HostLacks`` when no hypervisor answers.
+    ``session`` learns where the last commands are kept, for a failure report.  Raises
+    ``HostLacks`` when no hypervisor answers.
     """
-    settings = session.settings()
     runner = ShRunner()
-    session.last_commands = runner.recorder
+    if session is not None:
+        session.last_commands = runner.recorder
     return Host(
         hypervisor=open_driver(settings),
         lvm=Lvm(runner),

@@ -1,0 +1,199 @@
+"""Write man/snapvm.1 from the command line, the exit statuses and the settings.
+
+``--check`` writes nothing and fails when the committed page is not what would be written.  The
+date is that of the newest entry of CHANGELOG.md, so that the same sources give the same page.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from snapvm import settings
+from snapvm.cli import commands
+from snapvm.cli.helptext import argument_name, arguments_of
+from snapvm.cli.manual import Manual
+from snapvm.errors import ExitStatus
+from snapvm.settings import DEFAULT_FILE, Settings
+from snapvm.version import VERSION
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE / "snapvm.1"
+CHANGELOG = HERE.parent / "CHANGELOG.md"
+
+DESCRIPTION = (
+    (
+        "`snapvm take` lets a running domain stand still for a moment, captures its memory and an LVM "
+        "snapshot of every disk it has in that one window, lets it run on, and records the pair. "
+        "`snapvm rollback` brings memory and disks back together, as often as wanted."
+    ),
+    (
+        "Memory and all disks are of one instant: always all of them or nothing. The domain is never "
+        "left paused by a failure. A rollback keeps the disks that were current, and the snapshot. "
+        "Memory images are ordinary ones, which `virsh restore` starts without snapvm."
+    ),
+)
+NAMES = (
+    (
+        "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or what "
+        "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or digit. Any "
+        "beginning that only one snapshot of the domain has will do, and `latest` is the newest one "
+        "that was taken. `latest` and `current` cannot be given as names."
+    ),
+    (
+        "`snapvm` asks before it discards anything. Without a terminal to ask at it refuses, unless "
+        "`--yes` is given."
+    ),
+)
+EXIT_STATUS = (
+    "With `--json` a failure is also printed to standard output as an object `error` with `kind`, "
+    "`message`, `hint` and `exit_status`. A reader of standard output that goes away early is no "
+    "failure."
+)
+FILES = (
+    (str(DEFAULT_FILE), "The settings, in TOML, with the names below ENVIRONMENT in lower case."),
+    ("/var/lib/snapvm/domains/UUID/ID/", "A snapshot: snapshot.json and the memory image."),
+    ("/run/snapvm/UUID.lock", "Held by the snapvm that works on a domain."),
+)
+ENVIRONMENT_FIRST = (
+    ("SNAPVM_CONFIG", f"Another settings file than {DEFAULT_FILE}."),
+    ("NO_COLOR", "When set, nothing is coloured."),
+)
+SEE_ALSO = r".BR virsh (1),\n.BR lvs (8),\n.BR lvmthin (7)".replace(r"\n", "\n")
+
+
+def page() -> str:
+    """Return the man page."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    root: Any = typer.main.get_command(commands.app)
+    context = root.make_context(commands.PROGRAM, [], resilient_parsing=True)
+    yield r".\" Made by man/generate.py from the command line; change it there."
+    yield f'.TH SNAPVM 1 "{_date()}" "snapvm {VERSION}" "User Commands"'
+    yield from (".SH NAME", r"snapvm \- " + _text(_first_line(root.help).rstrip(".")))
+    yield from (".SH SYNOPSIS", r".B snapvm", r"[\fIOPTIONS\fR] \fICOMMAND\fR [\fIARGS\fR]...")
+    yield from (".SH DESCRIPTION", *_paragraphs(DESCRIPTION))
+    yield from (".SH OPTIONS", *_options(root, context))
+    yield ".SH COMMANDS"
+    for name in root.list_commands(context):
+        yield from _verb(name, root.get_command(context, name), context)
+    yield from (".SH SNAPSHOTS", *_paragraphs(NAMES))
+    yield ".SH EXIT STATUS"
+    for status in ExitStatus:
+        yield from _item(str(int(status)), status.meaning)
+    yield from (".PP", _text(EXIT_STATUS))
+    yield ".SH ENVIRONMENT"
+    for name, text in (*ENVIRONMENT_FIRST, *_settings()):
+        yield from _item(name, text)
+    yield ".SH FILES"
+    for name, text in FILES:
+        yield from _item(name, text)
+    yield from (".SH SEE ALSO", SEE_ALSO)
+
+
+def _date() -> str:
+    found = re.search(r"^## \S+ \((\d{4}-\d\d-\d\d)\)", CHANGELOG.read_text(), re.MULTILINE)
+    if found is None:
+        raise SystemExit("CHANGELOG.md has no entry with a date")
+    return found[1]
+
+
+def _verb(name: str, command: Any, parent: Any) -> Iterator[str]:
+    _, manual = commands.VERBS[name]
+    arguments = " ".join(rf"\fI{_text(argument_name(each))}\fR" for each in arguments_of(command))
+    yield f".SS {name}"
+    yield rf"\fBsnapvm {name}\fR [\fIOPTIONS\fR] {arguments}".rstrip()
+    yield from (".PP", _text(_first_line(command.help)))
+    for argument in arguments_of(command):
+        yield from _item(argument_name(argument), argument.help or "")
+    yield from _options(command, type(parent)(command, info_name=name, parent=parent))
+    yield from _manual(manual)
+
+
+def _manual(manual: Manual) -> Iterator[str]:
+    for title, text in (
+        ("Prerequisites:", manual.prerequisites),
+        ("On success:", manual.success),
+        ("On failure:", manual.failure),
+    ):
+        yield from (".PP", rf"\fI{title}\fR", _text(text))
+    if manual.example:
+        yield from (".PP", r"\fIExample:\fR", ".PP", ".nf", ".RS 4", _text(manual.example))
+        yield from (".RE", ".fi")
+
+
+def _options(command: Any, context: Any) -> Iterator[str]:
+    for option in command.get_params(context):
+        record = option.get_help_record(context)
+        is_help = context.parent is not None and "--help" in option.opts
+        if option.param_type_name == "option" and record is not None and not is_help:
+            yield from _item(*record)
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    """Return each setting as a variable, with the text that stands below its field."""
+    (described,) = (
+        node
+        for node in ast.parse(inspect.getsource(settings)).body
+        if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
+    )
+    texts = {
+        str(getattr(before, "target", ast.Name("")).id): str(after.value.value)
+        for before, after in zip(described.body, described.body[1:], strict=False)
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+    defaults = Settings()
+    for field in fields(Settings):
+        default = getattr(defaults, field.name)
+        shown = f"{default:g}" if isinstance(default, float) else str(default)
+        yield f"SNAPVM_{field.name.upper()}", f"{texts[field.name]} The default is {shown}."
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0]
+
+
+def _item(term: str, text: str) -> Iterator[str]:
+    yield from (".TP", rf"\fB{_text(term)}\fR", _text(text))
+
+
+def _paragraphs(texts: tuple[str, ...]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        if number:
+            yield ".PP"
+        yield _text(text)
+
+
+def _text(text: str) -> str:
+    """Return ``text`` as roff: nothing in it is a request, `words` in backquotes are bold."""
+    safe = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
+    bold = re.sub(r"`([^`]*)`", r"\\fB\1\\fR", safe)
+    return rf"\&{bold}" if bold.startswith(".") else bold
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or compare it."""
+    wanted = page()
+    if "--check" not in arguments:
+        PAGE.write_text(wanted)
+        return 0
+    if PAGE.exists() and PAGE.read_text() == wanted:
+        return 0
+    print("man/snapvm.1 is not what the command line says: run `make man`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
