@@ -74,7 +74,7 @@ class Remote:
 
     @property
     def running(self) -> bool:
-        """Whether its end has not been reported yet."""
+        """Whether it still runs, as far as is known here."""
         return not self._channel.ended(self._number)
 
     def signal(self, number: int) -> None:
@@ -157,9 +157,9 @@ class Channel:
         return Remote(self, number)
 
     def ended(self, number: int) -> bool:
-        """Tell whether a command's end was reported."""
+        """Tell whether a command's end was reported, or never will be."""
         with self._changed:
-            return self._commands[number].exit is not None
+            return self._closed or self._commands[number].exit is not None
 
     def wait_started(self, number: int, timeout_seconds: float) -> int:
         """Wait until a command runs; return its process id (0 when it could not be started)."""

@@ -71,7 +71,8 @@ def cache_folder() -> Path:
 def check_host_tools() -> None:
     """Raise ``HostNotReady`` naming every Debian package that this host lacks."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({pkg for tool, pkg in recipe.HOST_TOOLS.items() if not shutil.which(tool, path=path)})
+    tools = recipe.HOST_TOOLS.items()
+    missing = sorted({package for tool, package in tools if not shutil.which(tool, path=path)})
     if not Path("/usr/lib/x86_64-linux-gnu/libc.a").exists():
         missing.append("libc6-dev")
     if missing:
@@ -81,7 +82,7 @@ def check_host_tools() -> None:
 def ensure_image() -> BaseImage:
     """Return the base image of today's recipe, building it first when it is not cached.
 
-    A build takes about two minutes and a working Debian mirror; two processes never build at once.
+    A build takes one to two minutes and a working Debian mirror; two processes never build at once.
     Raises ``HostNotReady`` or ``ImageBuildFailed``.
     """
     check_host_tools()
@@ -112,7 +113,7 @@ def say(text: str) -> None:
 
 def _build(final: Path) -> None:
     started = time.monotonic()
-    say(f"building the base image, Debian {recipe.SUITE} (about two minutes, once per recipe)")
+    say(f"building the base image, Debian {recipe.SUITE}: one to two minutes, once per recipe")
     work = Path(tempfile.mkdtemp(prefix="building-", dir=final.parent))
     try:
         _mmdebstrap(work)
@@ -127,7 +128,7 @@ def _build(final: Path) -> None:
 
 def _mmdebstrap(work: Path) -> None:
     root, boot = work / "root.ext4", work / "boot.tar"
-    log = final_log = work.parent / "build.log"
+    log = work.parent / "build.log"
     with root.open("wb") as root_file, boot.open("wb") as boot_file, log.open("wb") as log_file:
         root_file.truncate(recipe.IMAGE_BYTES)
         # The hook may run as another user id (user namespace) and reopens these by number.
@@ -142,10 +143,9 @@ def _mmdebstrap(work: Path) -> None:
             '--aptopt=APT::Install-Recommends "false"',
             "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.EXCLUDED_PATHS),
-            f"--customize-hook=/proc/self/fd/{root_file.fileno()}",
+            _hook_argument(hook, root_file.fileno(), boot_file.fileno()),
             recipe.SUITE,
         ]
-        argv[-2] = _hook_argument(hook, root_file.fileno(), boot_file.fileno())
         try:
             done = subprocess.run(
                 argv,
@@ -159,7 +159,7 @@ def _mmdebstrap(work: Path) -> None:
         except subprocess.TimeoutExpired as error:
             raise ImageBuildFailed(f"mmdebstrap took more than {BUILD_SECONDS} s; see {log}") from error
     if done.returncode:
-        tail = "\n".join(final_log.read_text(errors="replace").splitlines()[-15:])
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise ImageBuildFailed(f"mmdebstrap ended with {done.returncode}; the end of {log}:\n{tail}")
 
 
@@ -186,3 +186,7 @@ def _unpack_boot_files(work: Path) -> None:
     (tree / "usr/bin/busybox").rename(work / "busybox")
     shutil.rmtree(tree)
     (work / "boot.tar").unlink()
+
+
+if __name__ == "__main__":
+    print(ensure_image().folder)

@@ -110,7 +110,7 @@ def _kernel(boot: Boot) -> list[str]:
         words = f"console=ttyS0 {common}"
         return ["-kernel", f"{boot.image.kernel}", "-initrd", f"{boot.initrd}", "-append", words]
     half = boot.shape.memory_mib // 2
-    xen_words = f"console=com1 com1=115200 dom0_mem={half}M,max:{half}M loglvl=warning noreboot"
+    xen_words = f"console=com1 com1=115200 dom0_mem={half}M,max:{half}M loglvl=warning"
     dom0_words = f"console=hvc0 clocksource=xen tsc=unstable {common}"
     modules = f"{_commas(f'{boot.image.kernel} {dom0_words}')},{_commas(str(boot.initrd))}"
     return ["-kernel", f"{boot.image.xen}", "-initrd", modules, "-append", xen_words]

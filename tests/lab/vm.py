@@ -159,6 +159,10 @@ class Lab:
             "no answer in time",
         )
 
+    def finish(self, remote: Remote, *, timeout_seconds: float) -> Completed:
+        """Wait for a command from ``start`` to end; ``LabDied`` when that is not told in time."""
+        return self._guarded(lambda _: remote.wait(timeout_seconds), "no answer in time")
+
     # -- looking ------------------------------------------------------------------------------
 
     @property
@@ -215,16 +219,16 @@ class Lab:
 
     def _guarded(self, work: Callable[[Channel], _Result], late: str) -> _Result:
         """Do something over the channel; turn every way of losing the lab into ``LabDied``."""
-        if self._channel is None or self._machine is None:
+        channel, machine = self._channel, self._machine
+        if channel is None or machine is None:
             raise LabDied("the lab is not running")
         try:
-            return work(self._channel)
+            return work(channel)
         except NoAnswer:
             cause = late
         except ChannelClosed:
-            ended = self._machine.wait(2)
-            status = self._machine.exit_status
-            cause = f"QEMU exited with status {status}" if ended else "connection lost"
+            ended = machine.wait(2)
+            cause = f"QEMU exited with status {machine.exit_status}" if ended else "connection lost"
         raise LabDied(cause, self.console_tail())
 
 

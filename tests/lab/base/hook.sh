@@ -7,7 +7,6 @@ tree=$1 image=$2 boot=$3
 
 # Debian's maintainer scripts leave caches that nobody needs in a disposable machine.
 rm -rf "$tree"/var/cache/apt/* "$tree"/var/lib/apt/lists/* "$tree"/var/log/*.log
-mkdir -p "$tree/snapvm" "$tree/share" "$tree/proc/xen" 2>/dev/null || true
 mkdir -p "$tree/snapvm" "$tree/share"
 cat >"$tree/sbin/lab-init" <<'INIT'
 #!/bin/sh

@@ -51,7 +51,7 @@ def create(shape: DomainShape, *, start: bool) -> None:
         XL_FOLDER.mkdir(parents=True, exist_ok=True)
         (XL_FOLDER / f"{shape.name}.cfg").write_text(xl_config(shape))
         if start:
-            sh("xl", "-q", "create", str(XL_FOLDER / f"{shape.name}.cfg"))
+            sh("xl", "create", "-q", str(XL_FOLDER / f"{shape.name}.cfg"))
         return
     SOCKET_FOLDER.mkdir(mode=0o1777, exist_ok=True)
     definition = Path(f"/run/lab-{shape.name}.xml")

@@ -457,6 +457,7 @@ static void *pages(size_t size)
 int main(void)
 {
     pthread_t thread;
+    struct timespec now;
     mount("dev", "/dev", "devtmpfs", 0, NULL);
     mount("proc", "/proc", "proc", 0, NULL);
     mount("sys", "/sys", "sysfs", 0, NULL);
@@ -464,7 +465,8 @@ int main(void)
     counter = pages(PAGE);
     arena = pages((size_t)ARENA_PAGES * PAGE);
     syscall(SYS_getrandom, &boot_id, sizeof boot_id, 1 /* GRND_NONBLOCK */);
-    boot_id ^= (uint64_t)time(NULL);
+    clock_gettime(CLOCK_REALTIME, &now);
+    boot_id = mix(boot_id ^ (uint64_t)now.tv_sec << 30 ^ (uint64_t)now.tv_nsec);
     fill_arena();
     load_modules();
     open_disks(number_on_command_line("pulse.disks=", 0));

@@ -1,0 +1,108 @@
+"""Pulse domains seen from a test: snapvm run on them, and what they believe in."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tests.lab.vm import Completed, Lab
+
+COMMAND_SECONDS = 240
+_ANSWER = re.compile(r"PULSE n=(?P<n>\d+) disks=(?P<disks>[\d,-]*) state=(?P<state>.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """A guest's answer: its counter in RAM, the numbers it reads from its disks, its verdict."""
+
+    n: int
+    disks: tuple[int, ...]
+    state: str
+
+
+class Guest:
+    """One pulse domain in a lab, made by ``lab-domain`` and gone at the end of the block."""
+
+    def __init__(self, lab: Lab, name: str, *options: str) -> None:
+        self.lab = lab
+        self.name = name
+        self._options = options
+
+    def __enter__(self) -> Guest:
+        self.lab.run(
+            ["lab-domain", "create", self.name, *self._options, "--start"],
+            timeout_seconds=COMMAND_SECONDS,
+            check=True,
+        )
+        self.wait_until(1)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.lab.run(["lab-domain", "destroy", self.name], timeout_seconds=COMMAND_SECONDS)
+        self.lab.run(FORGET_ALL, timeout_seconds=COMMAND_SECONDS, check=True)
+
+    def say(self, line: str) -> str:
+        """Send a line to the guest's console and return its answer."""
+        argv = ["pulse", self.name, line, "--timeout", "60"]
+        return self.lab.run(argv, timeout_seconds=90, check=True).stdout.strip()
+
+    def look(self) -> Pulse:
+        """Ask the guest what it believes in."""
+        answer = self.say("?")
+        match = _ANSWER.search(answer)
+        assert match, answer
+        disks = tuple(int(text) for text in match["disks"].split(",") if text)
+        return Pulse(n=int(match["n"]), disks=disks, state=match["state"].strip())
+
+    def wait_until(self, n: int) -> Pulse:
+        """Wait until the guest has counted to ``n`` at least; a minute at the most."""
+        for _ in range(30):
+            seen = self.look()
+            if seen.n >= n or seen.state != "ok":
+                return seen
+            self.lab.run(["sleep", "1"], timeout_seconds=30)
+        raise AssertionError(f"{self.name} does not count: {seen}")
+
+    def state(self) -> str:
+        """Return what libvirt says the domain does."""
+        return self.lab.run(
+            ["virsh", "domstate", self.name], timeout_seconds=60, check=True
+        ).stdout.strip()
+
+    def take(self, *options: str) -> dict[str, Any]:
+        """Take a snapshot and return its record."""
+        done = snapvm(self.lab, "take", self.name, *options, "--json")
+        return dict(json.loads(done.stdout))
+
+    def roll_back(self, id_: str, *options: str) -> Completed:
+        """Roll back to a snapshot."""
+        return snapvm(self.lab, "rollback", f"{self.name}@{id_}", "--yes", *options)
+
+    def ids(self) -> list[str]:
+        """Return the ids of the guest's records."""
+        listed = snapvm(self.lab, "list", self.name, "--json").stdout
+        return [record["id"] for record in json.loads(listed)]
+
+
+def snapvm(lab: Lab, *arguments: str, status: int = 0) -> Completed:
+    """Run snapvm in the lab as a user would; it has to end with ``status``."""
+    done = lab.run(["snapvm", *arguments], timeout_seconds=COMMAND_SECONDS)
+    shown = f"snapvm {' '.join(arguments)}: {done.status}\n{done.stdout}\n{done.stderr}"
+    assert done.status == status, shown
+    assert "Traceback" not in done.stderr, shown
+    return done
+
+
+def volumes(lab: Lab) -> set[str]:
+    """Return VG/LV and role tag of every volume that snapvm made."""
+    argv = ["lvs", "--noheadings", "-o", "lv_full_name,lv_tags", "--select", "lv_tags={snapvm=1}"]
+    lines = lab.run(argv, timeout_seconds=60, check=True).stdout.splitlines()
+    return {line.strip() for line in lines if line.strip()}
+
+
+FORGET_ALL = """
+lvremove -qq -y --select 'lv_tags={snapvm=1}' 2>/dev/null
+rm -rf /var/lib/snapvm /run/snapvm
+"""

@@ -1,0 +1,128 @@
+"""The promise itself, on real LVM, libvirt and KVM: memory and disks of one instant, any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.guests import Guest, snapvm, volumes
+from tests.lab.vm import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.kvm]
+
+ROUNDS = 20
+
+
+@pytest.fixture(scope="module")
+def guest(kvm_lab: Lab) -> Iterator[Guest]:
+    """A running domain with a disk in each of two volume groups."""
+    with Guest(kvm_lab, "oracle", "--disks", "2", "--vg", "vg0,vg1", "--memory", "128") as guest:
+        yield guest
+
+
+def test_twenty_takes_each_rolled_back(guest: Guest) -> None:
+    """RAM and both disks agree to one step after every rollback, and it goes on counting."""
+    for _ in range(ROUNDS):
+        before = guest.look()
+        record = guest.take()
+        counted = guest.wait_until(before.n + 1)
+        assert counted.state == "ok", counted
+        assert guest.say("damage") and guest.look().state == "damaged"
+        guest.roll_back(record["id"])
+        back = guest.look()
+        assert back.state == "ok", back
+        assert back.n >= before.n
+        assert guest.wait_until(back.n + 20).state == "ok"
+        snapvm(guest.lab, "delete", "--yes", *(f"{guest.name}@{id_}" for id_ in guest.ids()))
+    assert volumes(guest.lab) == set()
+
+
+def test_the_oracle_sees_a_missing_pause(guest: Guest) -> None:
+    """Negative control: the same, with the pause taken out, must come back torn."""
+    script = "PYTHONPATH=/snapvm python3 -m tests.lab.no_pause oracle"
+    done = guest.lab.run(script, timeout_seconds=240, check=True)
+    assert "did not stand still" in done.stdout
+    guest.roll_back(done.stdout.split("@")[-1].strip())
+    assert guest.wait_until(10**9).state.startswith("torn")
+
+
+def test_twice_the_same_then_older_then_newer(kvm_lab: Lab) -> None:
+    """Any snapshot, any number of times, in any order."""
+    with Guest(kvm_lab, "order", "--disks", "2", "--memory", "128") as guest:
+        seen = {}
+        for name in ("old", "new"):
+            guest.wait_until(guest.look().n + 30)
+            seen[name] = guest.look().n
+            guest.take("--name", name)
+        for name in ("new", "new", "old", "new"):
+            guest.wait_until(guest.look().n + 200)
+            guest.roll_back(name, "--paused")
+            assert guest.state() == "paused"
+            disks = kvm_lab.run(
+                "pulse-disk /dev/vg0/order-d0; pulse-disk /dev/vg0/order-d1",
+                timeout_seconds=60,
+                check=True,
+            ).stdout.split()
+            kvm_lab.run(["virsh", "resume", "order"], timeout_seconds=60, check=True)
+            back = guest.look()
+            assert back.state == "ok", back
+            first, second = (int(text) for text in disks)
+            assert second <= first <= second + 1
+            assert seen[name] <= first + 1
+            if name == "old":
+                assert first < seen["new"]
+
+
+def test_the_image_is_restored_by_virsh_alone(kvm_lab: Lab) -> None:
+    """The saved memory starts without snapvm, with the run flag set and no option given."""
+    with Guest(kvm_lab, "plain", "--disks", "1", "--memory", "128") as guest:
+        record = guest.take()
+        guest.say("damage")
+        disk = record["disks"][0]
+        snapshot = f"{disk['snapshot']['vg']}/{disk['snapshot']['lv']}"
+        script = f"""
+            set -e
+            virsh destroy plain
+            lvremove -qq -y vg0/plain-d0
+            lvcreate -qq -s -kn -prw -n plain-d0 {snapshot}
+            lvchange -ay -K vg0/plain-d0
+            virsh restore /var/lib/snapvm/domains/{record["domain"]["uuid"]}/{record["id"]}/memory.save
+        """
+        kvm_lab.run(script, timeout_seconds=240, check=True)
+        assert guest.state() == "running"
+        back = guest.look()
+        assert back.state == "ok"
+        assert guest.wait_until(back.n + 20).state == "ok"
+
+
+def test_a_paused_domain_stays_paused(kvm_lab: Lab) -> None:
+    """One that its owner had paused is captured and still paused, and so after a rollback."""
+    with Guest(kvm_lab, "owner", "--disks", "1", "--memory", "128") as guest:
+        kvm_lab.run(["virsh", "suspend", "owner"], timeout_seconds=60, check=True)
+        record = guest.take()
+        assert guest.state() == "paused"
+        guest.roll_back(record["id"])
+        assert guest.state() == "paused"
+        kvm_lab.run(["virsh", "resume", "owner"], timeout_seconds=60, check=True)
+        back = guest.look()
+        assert guest.wait_until(back.n + 20).state == "ok"
+
+
+def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
+    """Said everywhere: no memory."""
+    with Guest(kvm_lab, "off", "--disks", "2", "--memory", "128") as guest:
+        kvm_lab.run(["virsh", "destroy", "off"], timeout_seconds=60, check=True)
+        said = snapvm(kvm_lab, "take", "off", "--name", "cold").stdout
+        assert "disks" in said and "shut off" in said
+        assert "disks" in snapvm(kvm_lab, "list", "off").stdout
+        record = snapvm(kvm_lab, "show", "off@cold").stdout
+        assert "disks" in record
+        before = kvm_lab.run("pulse-disk /dev/vg0/off-d0", timeout_seconds=60).stdout
+        kvm_lab.run(
+            "virsh -q start off; sleep 12; virsh -q destroy off", timeout_seconds=90, check=True
+        )
+        guest.roll_back("cold")
+        assert guest.state() == "shut off"
+        after = kvm_lab.run("pulse-disk /dev/vg0/off-d0", timeout_seconds=60).stdout
+        assert after == before
