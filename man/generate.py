@@ -31,26 +31,27 @@ CHANGELOG = HERE.parent / "CHANGELOG.md"
 
 DESCRIPTION = (
     (
-        "`snapvm take` lets a running domain stand still for a moment, captures its memory and an LVM "
-        "snapshot of every disk it has in that one window, lets it run on, and records the pair. "
-        "`snapvm rollback` brings memory and disks back together, as often as wanted."
+        "`snapvm take` lets a running domain stand still for a moment, captures its memory and "
+        "an LVM snapshot of every disk it has in that one window, lets it run on, and records "
+        "the pair. `snapvm rollback` brings memory and disks back together, as often as wanted."
     ),
     (
-        "Memory and all disks are of one instant: always all of them or nothing. The domain is never "
-        "left paused by a failure. A rollback keeps the disks that were current, and the snapshot. "
-        "Memory images are ordinary ones, which `virsh restore` starts without snapvm."
+        "Memory and all disks are of one instant: always all of them or nothing. The domain is "
+        "never left paused by a failure. A rollback keeps the disks that were current, and the "
+        "snapshot. Memory images are ordinary ones, which `virsh restore` starts without "
+        "snapvm."
     ),
 )
 NAMES = (
     (
         "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or what "
-        "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or digit. Any "
-        "beginning that only one snapshot of the domain has will do, and `latest` is the newest one "
-        "that was taken. `latest` and `current` cannot be given as names."
+        "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
+        "digit. Any beginning that only one snapshot of the domain has will do, and `latest` is "
+        "the newest one that was taken. `latest` and `current` cannot be given as names."
     ),
     (
-        "`snapvm` asks before it discards anything. Without a terminal to ask at it refuses, unless "
-        "`--yes` is given."
+        "`snapvm` asks before it discards anything. Without a terminal to ask at it refuses, "
+        "unless `--yes` is given."
     ),
 )
 EXIT_STATUS = (
