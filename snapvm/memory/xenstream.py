@@ -9,7 +9,7 @@ record of 128 MiB comes as several `PageBatch`.  What Xen's restorer demands of 
 
 Anything that is not as the specification says is `BadImage`, at the byte of the record, or of the
 entry where one is at fault.  Limits that the specification does not have, for the sake of memory:
-`MAX_ENTRIES` pages in a record, `MAX_END_PFN`, and 16 MiB for a record that is kept as a whole.
+`MAX_ENTRIES` pages in a record, `MAX_END_PFN`, `MAX_GFN`, and 16 MiB for a record kept whole.
 
 Format: xen.git docs/specs/libxc-migration-stream.pandoc.
 """
@@ -67,9 +67,11 @@ from snapvm.memory.xenrecord import (
     VcpuState,
 )
 
-MAX_ENTRIES: Final = 1 << 20
-MAX_END_PFN: Final = (1 << 31) - 1
-"""8 TiB of guest."""
+MAX_ENTRIES: Final = 1 << 18
+MAX_END_PFN: Final = (1 << 28) - 1
+"""1 TiB of a PV guest."""
+MAX_GFN: Final = (1 << 32) - 1
+"""16 TiB of an HVM guest."""
 _MAX_BLOB_BYTES: Final = 16 << 20
 _VERSIONS: Final = (2, 3)
 _PV_WIDTHS: Final = {(8, 4), (4, 3)}
@@ -118,7 +120,7 @@ class _Reader:
     with_pages: bool
     seen: set[RecordType] = field(default_factory=set)
     width_bytes: int = 0
-    end_pfn: int = MAX_END_PFN
+    end_pfn: int = MAX_GFN
     start: int = 0
     length_bytes: int = 0
 

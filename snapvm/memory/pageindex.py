@@ -1,0 +1,96 @@
+"""Where an image has each page, and of what type it is: the last that was said of each PFN.
+
+PFNs may lie anywhere in a guest of terabytes that is nearly all hole, so the index is in blocks of
+4096 PFNs which exist only where there is a page.  What an image may make us allocate is in
+proportion to the data it has: `PageIndex.add` refuses one that is all far-flung entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from snapvm.errors import BadImage
+from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
+from snapvm.memory.xenrecord import PageBatch
+
+_BLOCK_SHIFT: Final = 12
+_BLOCK: Final = 1 << _BLOCK_SHIFT
+_BLOCK_BYTES: Final = _BLOCK * 8
+_FREE_BYTES: Final = 16 << 20
+_BYTES_PER_INDEX_BYTE: Final = 8
+"""The index of an ordinary image is a 512th of it; a 64th of that density is put up with."""
+
+_TYPE_BITS: Final = np.uint64(4)
+_TYPE: Final = np.uint64(0xF)
+
+
+class PageIndex:
+    """Types and file offsets by PFN; a PFN never spoken of is XTAB and without data."""
+
+    def __init__(self, path: str, end_pfn: int) -> None:
+        """Begin an index of PFNs up to and with ``end_pfn``; ``path`` is for the refusal."""
+        self._path = path
+        self._block_of = np.zeros((end_pfn >> _BLOCK_SHIFT) + 1, np.int32)
+        # An element is the offset of the data (0: none) above the type; block 0 is all holes.
+        self._blocks = np.full((2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
+        self._used = 1
+        self.pages = 0
+        """How many pages of data there were, repetitions included."""
+
+    def add(self, batch: PageBatch) -> None:
+        """Enter a batch: the last word on each of its PFNs."""
+        has_data = TYPE_HAS_DATA[batch.types]
+        rows = np.cumsum(has_data, dtype=np.uint64) - has_data
+        offsets = np.uint64(batch.data_offset_bytes) + rows * np.uint64(FRAME_BYTES)
+        values = np.where(has_data, offsets << _TYPE_BITS, np.uint64(0)) | batch.types
+        self.pages += int(has_data.sum())
+        places = (batch.pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)
+        # Holes need no block of their own, only where something was said before.
+        matters = (batch.types != PageType.XTAB) | (self._block_of[places] > 0)
+        places, pfns, values = places[matters], batch.pfns[matters], values[matters]
+        self._make_blocks(places, batch.offset_bytes)
+        self._blocks[self._block_of[places], _within(pfns)] = values
+
+    def types(self, pfns: Words) -> PageTypes:
+        """Return the types of PFNs, none of them beyond the last."""
+        return (self._look_up(pfns) & _TYPE).astype(np.uint8)
+
+    def offsets(self, pfns: Words) -> Words:
+        """Return where the data of PFNs are in the file, 0 for none."""
+        return self._look_up(pfns) >> _TYPE_BITS
+
+    def of_types(self, wanted: set[PageType]) -> Iterator[Words]:
+        """Give the PFNs of some types, in ascending order, a block at a time."""
+        is_wanted = np.array([number in wanted for number in range(16)])
+        for place in np.flatnonzero(self._block_of).tolist():
+            types = self._blocks[self._block_of[place]] & _TYPE
+            found = np.flatnonzero(is_wanted[types.astype(np.intp)])
+            if len(found):
+                yield (found + (place << _BLOCK_SHIFT)).astype(np.uint64)
+
+    def _look_up(self, pfns: Words) -> Words:
+        blocks = self._block_of[(pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)]
+        found: Words = self._blocks[blocks, _within(pfns)]
+        return found
+
+    def _make_blocks(self, places: np.ndarray[tuple[int], np.dtype[np.intp]], at: int) -> None:
+        new = np.unique(places[self._block_of[places] == 0])
+        needed = self._used + len(new)
+        allowed = _FREE_BYTES + self.pages * FRAME_BYTES // _BYTES_PER_INDEX_BYTE
+        if needed * _BLOCK_BYTES > allowed:
+            why = "its page frame numbers lie too far apart for the little data it has"
+            raise BadImage(path=self._path, offset_bytes=at, why=why)
+        if needed > len(self._blocks):
+            grown = np.full((needed + needed // 2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
+            grown[: self._used] = self._blocks[: self._used]
+            self._blocks = grown
+        self._block_of[new] = np.arange(self._used, needed)
+        self._used = needed
+
+
+def _within(pfns: Words) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    return (pfns & np.uint64(_BLOCK - 1)).astype(np.intp)

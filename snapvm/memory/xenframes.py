@@ -1,0 +1,141 @@
+"""An xl image as a store of frames: one reading builds the index, then any page can be had.
+
+`survey` reads the file once, passing over the pages, and gives a `Survey`: what the image says of
+its domain, the index, and `Survey.read_frame` for the page-table walker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from snapvm.errors import BadImage, StorageFailed
+from snapvm.memory.pageindex import PageIndex
+from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.xenformat import RecordType
+from snapvm.memory.xenimage import EmulatorRecord, open_image
+from snapvm.memory.xenrecord import (
+    P2mFrames,
+    PageBatch,
+    PvInfo,
+    Record,
+    SharedInfo,
+    StreamHeader,
+    TscInfo,
+    VcpuState,
+)
+from snapvm.memory.xenstream import MAX_GFN
+from snapvm.memory.xenvcpu import LAYOUTS, VcpuFrames, vcpu_frames
+
+_MAX_VCPUS: Final = 8192
+"""MAX_VIRT_CPUS (arch-x86/xen.h)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Survey:
+    """What one reading of an image has found, with the file still open."""
+
+    path: Path
+    config: str
+    header: StreamHeader
+    size_bytes: int
+    end_offset_bytes: int = 0
+    pv_info: PvInfo | None = None
+    p2m: P2mFrames | None = None
+    vcpus: dict[int, VcpuFrames] = field(default_factory=dict)
+    odd_contexts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """vCPUs whose context has no legal length: offset of the record, length."""
+    has_shared_info: bool = False
+    has_tsc_info: bool = False
+    index: PageIndex = field(init=False)
+    _descriptor: int = -1
+
+    @property
+    def end_pfn(self) -> int:
+        """The last PFN there may be."""
+        return self.p2m.end_pfn if self.p2m is not None else MAX_GFN
+
+    def read_frame(self, pfn: int) -> bytes | None:
+        """Give a page's data, None when the image has none: the walker's `FrameReader`."""
+        if not 0 <= pfn <= self.end_pfn:
+            return None
+        offset = int(self.index.offsets(np.array([pfn], np.uint64))[0])
+        return self._page(offset) if offset else None
+
+    def read_tables(self, pfns: Words) -> Words:
+        """Give the pages of PFNs that have data as entries, shape (n, 512)."""
+        pages = b"".join(self._page(offset) for offset in self.index.offsets(pfns).tolist())
+        tables: Words = np.frombuffer(pages, "<u8").reshape(-1, FRAME_BYTES // 8)
+        return tables
+
+    def _page(self, offset_bytes: int) -> bytes:
+        try:
+            page = os.pread(self._descriptor, FRAME_BYTES, offset_bytes)
+        except OSError as error:
+            raise StorageFailed(path=str(self.path), why=str(error)) from error
+        if len(page) != FRAME_BYTES:  # somebody shortens the file under us
+            why = "a page that was there is not there any more"
+            raise BadImage(path=str(self.path), offset_bytes=offset_bytes, why=why)
+        return page
+
+
+@contextmanager
+def survey(path: Path) -> Iterator[Survey]:
+    """Read an image, which must be a regular file, and keep it open for its pages.
+
+    Raises `BadImage` for anything the format forbids.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageFailed(path=str(path), why=str(error)) from error
+    try:
+        with open_image(path) as image:
+            found = Survey(
+                path=path,
+                config=image.config,
+                header=image.header,
+                size_bytes=os.fstat(descriptor).st_size,
+                _descriptor=descriptor,
+            )
+            found.index = PageIndex(str(path), MAX_GFN)
+            for record in image.records(with_pages=False):
+                _enter(found, record)
+            found.end_offset_bytes = image.end_offset_bytes
+        yield found
+    finally:
+        os.close(descriptor)
+
+
+def _enter(found: Survey, record: Record | EmulatorRecord) -> None:
+    match record:
+        case PageBatch():
+            found.index.add(record)
+        case PvInfo():
+            found.pv_info = record
+        case P2mFrames():
+            found.p2m = record
+            found.index = PageIndex(str(found.path), record.end_pfn)
+        case SharedInfo():
+            found.has_shared_info = True
+        case TscInfo():
+            found.has_tsc_info = True
+        case VcpuState(part=RecordType.X86_PV_VCPU_BASIC):
+            _enter_vcpu(found, record)
+
+
+def _enter_vcpu(found: Survey, state: VcpuState) -> None:
+    if state.vcpu_id >= _MAX_VCPUS:
+        why = f"vCPU {state.vcpu_id}, of which there cannot be so many"
+        raise BadImage(path=str(found.path), offset_bytes=state.offset_bytes, why=why)
+    width_bytes = found.pv_info.width_bytes if found.pv_info is not None else 8
+    if len(state.context) != LAYOUTS[width_bytes].context_bytes:
+        found.odd_contexts[state.vcpu_id] = (state.offset_bytes, len(state.context))
+        return
+    found.vcpus[state.vcpu_id] = vcpu_frames(state.vcpu_id, state.context, width_bytes)
