@@ -1,0 +1,139 @@
+"""Check an xl image, ours or stock, deeper than Xen's verify-stream-v2 and than a restore does.
+
+The format itself is checked while the image is read, and what it forbids is `BadImage`.  What is
+well-formed and still wrong comes as a `Report` of `Finding`s: conditions that `xl restore` refuses
+late (xg_sr_restore_x86_pv.c: process_start_info, process_vcpu_basic, update_guest_p2m), and memory
+that it would lose without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from snapvm.memory.finding import Finding, Findings, Problem, Report
+from snapvm.memory.verifytables import check_p2m, check_tables
+from snapvm.memory.xenformat import (
+    TYPE_IS_PINNED,
+    TYPE_IS_POPULATED,
+    TYPE_LEVEL,
+    DomainType,
+    PageType,
+)
+from snapvm.memory.xenframes import Survey, survey
+from snapvm.memory.xenvcpu import GDT_MAX_ENTRIES, LAYOUTS, VcpuFrames
+
+_ROOT_LEVEL: Final = 4
+_WIDTH_BYTES: Final = 8
+
+
+def verify_image(path: Path) -> Report:
+    """Check the image in a regular file; `BadImage` where it is not even well-formed."""
+    findings = Findings()
+    with survey(path) as image:
+        _check_frame(image, findings)
+        tables = 0
+        if image.header.domain_type is DomainType.PV:
+            tables = _check_domain(image, findings)
+        return Report(
+            findings=tuple(findings.kept),
+            counts=dict(findings.counts),
+            pages=image.index.pages,
+            tables=tables,
+            vcpus=len(image.vcpus),
+        )
+
+
+def _check_frame(image: Survey, findings: Findings) -> None:
+    """Check what is around the domain."""
+    try:
+        config = json.loads(image.config)
+        domid = config["c_info"].get("domid", 0) if isinstance(config, dict) else None
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
+        domid = None
+    if domid is None:
+        detail = "it is no JSON with c_info; `xl restore` needs a configuration file"
+        findings.add(Finding(problem=Problem.CONFIG, detail=detail))
+    elif domid != 0:
+        detail = f"it demands to be domain {domid!r:.20}"
+        findings.add(Finding(problem=Problem.CONFIG, detail=detail))
+    if image.end_offset_bytes < image.size_bytes:
+        detail = f"{image.size_bytes - image.end_offset_bytes} bytes"
+        at = image.end_offset_bytes
+        findings.add(Finding(problem=Problem.TRAILING, offset_bytes=at, detail=detail))
+
+
+def _check_domain(image: Survey, findings: Findings) -> int:
+    """Check a PV domain; return the number of its tables."""
+    if not image.has_shared_info:
+        findings.add(Finding(problem=Problem.RECORD, detail="SHARED_INFO"))
+    if 0 not in image.vcpus:
+        findings.add(Finding(problem=Problem.RECORD, detail="X86_PV_VCPU_BASIC of vCPU 0"))
+    for vcpu_id, (at, length_bytes) in image.odd_contexts.items():
+        detail = f"vCPU {vcpu_id}: a context of {length_bytes} bytes"
+        findings.add(Finding(problem=Problem.VCPU, offset_bytes=at, detail=detail))
+    if image.pv_info is None or image.pv_info.width_bytes != _WIDTH_BYTES:
+        findings.add(Finding(problem=Problem.UNCHECKED, detail="a 32-bit guest"))
+        return 0
+    for vcpu in image.vcpus.values():
+        _check_vcpu(image, vcpu, findings)
+    if 0 in image.vcpus:
+        _check_start_info(image, image.vcpus[0].start_info, findings)
+    check_p2m(image, findings)
+    roots = {vcpu.root for vcpu in image.vcpus.values()}
+    roots |= {v.user_root for v in image.vcpus.values() if v.user_root is not None}
+    return check_tables(image, roots, findings)
+
+
+def _type(image: Survey, pfn: int) -> PageType | None:
+    """Return a page's type, None beyond the last."""
+    if pfn > image.end_pfn:
+        return None
+    return PageType(int(image.index.types(np.array([pfn], np.uint64))[0]))
+
+
+def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
+    def refuse(pfn: int | None, what: str) -> None:
+        detail = f"vCPU {vcpu.vcpu_id}: {what}"
+        findings.add(Finding(problem=Problem.VCPU, pfn=pfn, detail=detail))
+
+    for name, root in (("cr3", vcpu.root), ("cr1", vcpu.user_root)):
+        if root is None:
+            continue
+        type_ = _type(image, root)
+        if type_ is None or TYPE_LEVEL[type_] != _ROOT_LEVEL:
+            refuse(root, f"{name} is no L4 table ({_named(type_)})")
+        elif not TYPE_IS_PINNED[type_]:
+            detail = f"vCPU {vcpu.vcpu_id}: {name}"
+            findings.add(Finding(problem=Problem.UNPINNED_ROOT, pfn=root, detail=detail))
+    if vcpu.gdt_entries > GDT_MAX_ENTRIES:
+        refuse(None, f"a GDT of {vcpu.gdt_entries} entries")
+        return
+    for number, pfn in enumerate(vcpu.gdt_frames):
+        type_ = _type(image, pfn)
+        if type_ is not PageType.NOTAB:
+            refuse(pfn, f"GDT frame {number} is no ordinary page ({_named(type_)})")
+
+
+def _check_start_info(image: Survey, pfn: int, findings: Findings) -> None:
+    type_ = _type(image, pfn)
+    page = image.read_frame(pfn) if type_ is PageType.NOTAB else None
+    if page is None:
+        detail = f"start_info is no ordinary page ({_named(type_)})"
+        findings.add(Finding(problem=Problem.START_INFO, pfn=pfn, detail=detail))
+        return
+    layout = LAYOUTS[_WIDTH_BYTES]
+    rings = (("xenstore", layout.start_info_store), ("console", layout.start_info_console))
+    for name, offset in rings:
+        ring = int(layout.word.unpack_from(page, offset)[0])
+        type_ = _type(image, ring)
+        if type_ is None or not TYPE_IS_POPULATED[type_]:
+            detail = f"the {name} ring is not in the image ({_named(type_)})"
+            findings.add(Finding(problem=Problem.START_INFO, pfn=ring, detail=detail))
+
+
+def _named(type_: PageType | None) -> str:
+    return "beyond the last frame" if type_ is None else f"type {type_.name}"

@@ -1,0 +1,154 @@
+"""Check the page tables and the p2m in an image of a 64-bit PV domain.
+
+A restore validates tables only as Xen promotes them, and invents a zero page for whatever an entry
+refers to and the image lacks (x86_pv_localise_page, xg_sr_restore_x86_pv.c): 2 MiB of mappings can
+be gone and nobody says so.  Two witnesses tell: the entries of the tables, and the guest's own p2m,
+whose frames are ordinary pages of the image and still hold MFNs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from snapvm.memory.finding import Findings, Problem
+from snapvm.memory.normalise import XEN_SLOTS
+from snapvm.memory.pagingmode import (
+    FRAME_SHIFT,
+    PTE_LARGE,
+    PTE_PRESENT,
+    PTE_WRITABLE,
+    Words,
+    bit_span,
+)
+from snapvm.memory.xenformat import (
+    TYPE_HAS_DATA,
+    TYPE_IS_PINNED,
+    TYPE_IS_POPULATED,
+    TYPE_LEVEL,
+    PageType,
+    PageTypes,
+)
+from snapvm.memory.xenframes import Survey
+
+_FRAME: Final = np.uint64(bit_span(0, 39))
+_ROOT_LEVEL: Final = 4
+_TABLES_AT_ONCE: Final = 256
+_P2M_FRAMES_AT_ONCE: Final = 256
+_TABLE_TYPES: Final = {type_ for type_ in PageType if TYPE_LEVEL[type_]}
+Marks = npt.NDArray[np.bool_]
+
+
+def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
+    """Check every entry of every table; ``roots`` are the vCPUs'.  Return how many tables."""
+    reached = np.array(sorted(roots), np.uint64)
+    tables = 0
+    for pfns in _tables(image):
+        tables += len(pfns)
+        levels = TYPE_LEVEL[image.index.types(pfns)]
+        entries = image.read_tables(pfns)
+        for level in range(1, _ROOT_LEVEL + 1):
+            rows = levels == level
+            if rows.any():
+                led_to = _check_level(image, level, pfns[rows], entries[rows], findings)
+                reached = np.union1d(reached, led_to)
+    for pfns in _tables(image):
+        types = image.index.types(pfns)
+        unreached = ~TYPE_IS_PINNED[types] & ~np.isin(pfns, reached)
+        findings.add_pages(Problem.UNREACHED_TABLE, pfns[unreached])
+    return tables
+
+
+def check_p2m(image: Survey, findings: Findings) -> None:
+    """Check that the p2m's frames are there, and every page the p2m says the domain owns."""
+    if image.p2m is None:
+        return
+    frames = image.p2m.pfns
+    bad = np.asarray(frames > np.uint64(image.end_pfn))
+    usable = np.where(bad, np.uint64(0), frames)
+    bad |= image.index.types(usable) != PageType.NOTAB
+    findings.add_pages(Problem.P2M_FRAME, frames[bad], offset_bytes=image.p2m.offset_bytes)
+    # Linux lets all parts without a page share one frame: each frame is read once.
+    distinct, first, times = np.unique(usable[~bad], return_index=True, return_counts=True)
+    places = np.flatnonzero(~bad)[first]
+    for start in range(0, len(distinct), _P2M_FRAMES_AT_ONCE):
+        part = slice(start, start + _P2M_FRAMES_AT_ONCE)
+        owned = _owned(image.read_tables(distinct[part]))
+        shared = distinct[part][owned.any(axis=1) & (times[part] > 1)]
+        findings.add_pages(Problem.P2M_SHARED, shared)
+        _check_owned(image, places[part], owned, findings)
+
+
+def _tables(image: Survey) -> Iterator[Words]:
+    """Give the PFNs of all tables, not too many at once."""
+    for pfns in image.index.of_types(_TABLE_TYPES):
+        for start in range(0, len(pfns), _TABLES_AT_ONCE):
+            yield pfns[start : start + _TABLES_AT_ONCE]
+
+
+def _check_level(
+    image: Survey, level: int, pfns: Words, entries: Words, findings: Findings
+) -> Words:
+    """Check tables of one level, shape (n, 512); return the tables their entries lead to."""
+    present = np.asarray(entries & np.uint64(PTE_PRESENT) != 0)
+    targets = entries >> np.uint64(FRAME_SHIFT) & _FRAME
+    if level == _ROOT_LEVEL:
+        xens = np.zeros_like(present)
+        xens[:, XEN_SLOTS] = entries[:, XEN_SLOTS] != 0
+        findings.add_entries(Problem.XEN_SLOT, xens, pfns, targets)
+        present &= ~xens
+    if level > 1:
+        large = present & (entries & np.uint64(PTE_LARGE) != 0)
+        findings.add_entries(Problem.LARGE_PAGE, large, pfns, targets)
+        present &= ~large
+    beyond = present & (targets > np.uint64(image.end_pfn))
+    findings.add_entries(Problem.BEYOND, beyond, pfns, targets)
+    present &= ~beyond
+    types = np.full(entries.shape, PageType.NOTAB, np.uint8)
+    types[present] = image.index.types(targets[present])
+    writable = present & (entries & np.uint64(PTE_WRITABLE) != 0)
+    if level == 1:
+        lost = present & ~TYPE_IS_POPULATED[types]
+        findings.add_entries(Problem.PAGE_LOST, lost, pfns, targets)
+        tables = writable & (TYPE_LEVEL[types] > 0)
+        findings.add_entries(Problem.WRITABLE_TABLE, tables, pfns, targets)
+        return np.array([], np.uint64)
+    return _check_descent(level, present, writable, types, pfns, targets, findings)
+
+
+def _check_descent(
+    level: int,
+    present: Marks,
+    writable: Marks,
+    types: PageTypes,
+    pfns: Words,
+    targets: Words,
+    findings: Findings,
+) -> Words:
+    lost = present & ~TYPE_HAS_DATA[types]
+    findings.add_entries(Problem.TABLE_LOST, lost, pfns, targets)
+    below = TYPE_LEVEL[types]
+    # A table may map itself, or another of its level, read-only (CONFIG_PV_LINEAR_PT).
+    linear = (below == level) & ~writable
+    wrong = present & ~lost & (below != level - 1) & ~linear
+    findings.add_entries(Problem.WRONG_LEVEL, wrong, pfns, targets)
+    led_to: Words = np.unique(targets[present & ~lost & ~wrong])
+    return led_to
+
+
+def _owned(entries: Words) -> Marks:
+    """Mark the p2m entries that are machine frames: no mark of Linux's, not 0, not all ones."""
+    return np.asarray((entries != 0) & (entries <= _FRAME))
+
+
+def _check_owned(
+    image: Survey, places: npt.NDArray[np.intp], owned: Marks, findings: Findings
+) -> None:
+    rows, indexes = np.nonzero(owned)
+    pfns = (places[rows] * owned.shape[1] + indexes).astype(np.uint64)
+    pfns = pfns[pfns <= np.uint64(image.end_pfn)]  # the last frame is longer than the p2m
+    lost = pfns[~TYPE_IS_POPULATED[image.index.types(pfns)]]
+    findings.add_pages(Problem.OWNED_LOST, lost)
