@@ -1,11 +1,11 @@
 # snapvm: `make test` and `make demo` set up what they need; `make help` names the rest.
 # Everything made is below build/.
 
-PYTHON ?= python3
-VENV   := build/venv
-BIN    := $(VENV)/bin
-JUNIT   = --junit-xml=build/junit/$(subst test-,,$@).xml
-PYTEST  = $(BIN)/python -m pytest
+PYTHON3 ?= python3
+VENV    := build/venv
+BIN     := $(VENV)/bin
+JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
+PYTEST   = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-unit test-contract test-house test-lab test-long lint types format man demo install clean
@@ -15,9 +15,9 @@ help:          ## Say what can be made
 
 # The venv follows its recipe; a half-made one has no stamp and is completed.
 $(VENV)/.stamp: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo 'snapvm needs Python 3.11 or newer: make PYTHON=/path/to/python3' >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) \
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'snapvm needs Python 3.11 or newer: make PYTHON3=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON3) -m venv $(VENV) \
 	  || { echo 'install python3-venv (apt-get install python3-venv), then make again' >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -61,9 +61,10 @@ demo: $(VENV)/.stamp        ## See it work: the lab, a take, damage, a rollback,
 	$(BIN)/python -m tests.lab.demo
 
 install:       ## Install for this user or, as root, for all
-	$(PYTHON) -m pip install .
+	$(PYTHON3) -m pip install .
 
 clean:         ## Remove everything that was made
 	rm -rf build
 
 -include tests/lab/lab.mk
+lab-image lab-kvm lab-xen: $(VENV)/.stamp

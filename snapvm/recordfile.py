@@ -215,10 +215,11 @@ def _get(data: dict[str, Any], key: str, kind: type[T]) -> T:
 
 
 def _enum(data: dict[str, Any], key: str, kind: type[E]) -> E:
+    text = _get(data, key, str)
     try:
-        return kind(_get(data, key, str))
+        return kind(text)
     except ValueError:
-        raise _Wrong(f"{key!r} is {data[key]!r}, which this snapvm does not know") from None
+        raise _Wrong(f"{key!r} is {text!r}, which this snapvm does not know") from None
 
 
 def _count(data: dict[str, Any], key: str) -> int:

@@ -1,0 +1,151 @@
+"""Imports point down, libraries have one door, and what is imported late says why."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.house.source import Import, Module, modules
+
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("cli",),
+    ("consistency",),
+    ("repair",),
+    ("swapping", "taking"),
+    ("host", "planning"),
+    ("catalog", "hypervisor", "lvm", "memory"),
+    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
+    ("naming", "interrupt"),
+    ("model",),
+    ("errors", "version"),
+)
+"""The layers, the highest first.  Within a package modules may import each other."""
+
+DOORS = {
+    "sh": "snapvm.process",
+    "tenacity": "snapvm.retry",
+    "rich": "snapvm.cli.render",
+    "typer": "snapvm.cli.",
+    "libvirt": "snapvm.hypervisor.",
+    "libvirt_qemu": "snapvm.hypervisor.",
+    "numpy": "snapvm.memory.",
+}
+"""Who may import a library: one module, or with a dot at the end one package."""
+
+FORBIDDEN = ("subprocess", "click", "pexpect", "logging.config")
+
+SIZE_LIMIT_LINES = 345
+"""About 300: a module that grows beyond is two."""
+
+LARGER = {"snapvm.errors"}
+"""One list of all failures, to be read in one place."""
+
+CATCH_ALL = {
+    "snapvm.cli.app",
+    "snapvm.cli.completion",
+    "snapvm.cli.failures",
+    "snapvm.hypervisor.libvirt",
+    "snapvm.interrupt",
+    "snapvm.process",
+    "snapvm.taking",
+    "snapvm.undo",
+}
+"""Who may catch everything: to put back and raise again, or at the very top."""
+
+
+def row_of(module: str) -> int:
+    """Return the row of a module of snapvm."""
+    part = module.split(".")[1]
+    for number, row in enumerate(ROWS):
+        if part in row:
+            return number
+    pytest.fail(f"{module} stands in no row of tests/house/test_layers.py")
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def named(module: Module) -> str:
+    return module.name
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m.name.count(".") > 0], ids=named)
+def test_imports_point_down(module: Module) -> None:
+    if module.name == "snapvm.__init__":
+        return
+    for found in module.imports():
+        if not found.module.startswith("snapvm."):
+            continue
+        own, other = row_of(module.name), row_of(found.module)
+        if part_of(found.module) != part_of(module.name):
+            assert own < other, f"{module.name}:{found.line} imports {found.module}: upwards"
+
+
+@pytest.mark.parametrize("module", modules(), ids=named)
+def test_libraries_have_one_door(module: Module) -> None:
+    standard = sys.stdlib_module_names
+    for found in module.imports():
+        library = found.module.split(".")[0]
+        assert found.module not in FORBIDDEN, f"{module.name}:{found.line}"
+        if library == "snapvm" or library in standard:
+            continue
+        assert library in DOORS, f"{module.name}:{found.line}: {library} is no dependency"
+        door = DOORS[library]
+        allowed = module.name.startswith(door) if door.endswith(".") else module.name == door
+        assert allowed, f"{module.name}:{found.line} imports {library}; its door is {door}"
+
+
+@pytest.mark.parametrize("module", modules(), ids=named)
+def test_late_imports_say_why(module: Module) -> None:
+    lines = module.text.splitlines()
+    for found in module.imports():
+        if found.is_late and not found.is_for_types:
+            assert has_reason(lines, found), f"{module.name}:{found.line}: no `# heavy: why`"
+
+
+def has_reason(lines: list[str], found: Import) -> bool:
+    """Tell whether the reason stands in the import's line or above its block of imports."""
+    at = found.line - 1
+    while at and lines[at].strip().startswith(("import ", "from ")):
+        if "# heavy: " in lines[at]:
+            return True
+        at -= 1
+    while at and lines[at].strip().startswith("#"):
+        if lines[at].strip().startswith("# heavy: "):
+            return True
+        at -= 1
+    return False
+
+
+@pytest.mark.parametrize("module", modules(), ids=named)
+def test_modules_are_short_and_say_what_they_are(module: Module) -> None:
+    if module.path.name == "__init__.py":
+        assert not module.text, f"{module.name} is not empty"
+        return
+    assert module.text.startswith('"""'), f"{module.name} has no docstring"
+    if module.name not in LARGER:
+        assert module.text.count("\n") <= SIZE_LIMIT_LINES, module.name
+
+
+@pytest.mark.parametrize("module", modules(), ids=named)
+def test_only_few_catch_everything(module: Module) -> None:
+    catches = "except Exception" in module.text or "except BaseException" in module.text
+    assert not catches or module.name in CATCH_ALL, module.name
+
+
+def test_the_list_of_who_catches_everything_is_not_stale() -> None:
+    catching = {m.name for m in modules() if "except Exception" in m.text}
+    catching |= {m.name for m in modules() if "except BaseException" in m.text}
+    assert catching == CATCH_ALL
+
+
+def test_the_oracle_sees_a_late_import_without_a_reason() -> None:
+    text = "def f():\n    import json\n\n    # heavy: slow\n    import csv\n"
+    first, second = Module(modules()[0].path, text).imports()
+    assert first.is_late
+    assert not has_reason(text.splitlines(), first)
+    assert second.is_late
+    assert has_reason(text.splitlines(), second)

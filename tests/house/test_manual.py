@@ -1,0 +1,73 @@
+"""The man page is what the command line is, and renders."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from dataclasses import fields
+from types import ModuleType
+
+import pytest
+
+from snapvm.cli import commands
+from snapvm.errors import ExitStatus
+from snapvm.settings import Settings
+from tests.house.source import ROOT
+
+PAGE = ROOT / "man" / "snapvm.1"
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "man" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_that_of_this_command_line() -> None:
+    assert PAGE.read_text() == generator().page(), "run `make man`"
+
+
+def test_every_exit_status_is_in_the_page() -> None:
+    text = PAGE.read_text()
+    for status in ExitStatus:
+        assert f"\\fB{int(status)}\\fR" in text
+
+
+def test_every_setting_and_verb_is_in_the_page() -> None:
+    text = PAGE.read_text()
+    for field in fields(Settings):
+        assert f"SNAPVM_{field.name.upper()}" in text
+    for verb in commands.VERBS:
+        assert f".SS {verb}\n" in text
+
+
+def test_check_fails_for_another_page(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = generator()
+    assert made.main(["--check"]) == 0
+    monkeypatch.setattr(made, "VERSION", "9.9.9")
+    assert made.main(["--check"]) == 1
+    assert "make man" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+def test_groff_has_no_warning() -> None:
+    argv = ["groff", "-man", "-Tutf8", "-ww", "-rLL=78n", str(PAGE)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    # Whatever marks bold here, overstriking or escapes, leaves the words of plain paragraphs.
+    assert "as often as wanted" in " ".join(done.stdout.replace("\u2010\n", "").split())
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
+def test_man_has_no_warning() -> None:
+    argv = ["man", "--warnings=w", "--local-file", str(PAGE)]
+    environment = {"PATH": "/usr/bin:/bin", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr == ""
+    assert "snapvm take" in done.stdout

@@ -1,0 +1,102 @@
+"""What the repository must not hold, and what its papers promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from snapvm.cli import commands
+from tests.house.source import ROOT, files, modules
+
+KNOWN_HOSTS = {"json-schema.org", "www.apache.org", "libvirt.org", "example.org"}
+"""Hosts that may be named: specifications and licences, never a place to download from."""
+
+PRIVATE_PATH = re.compile(r"/(?:work|home|Users|opt)/[a-z]|/root/\.")
+URL = re.compile(r"https?://[^\s\"'`<>)]+")
+VERB = re.compile(r"(?<![\w/.-])snapvm (?:-[-a-z]+ )*([a-z][a-z-]*)")
+
+
+def texts() -> dict[Path, str]:
+    """Return the files of the repository that are text."""
+    found = {}
+    for path in files():
+        try:
+            found[path] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def test_no_path_of_somebodys_machine() -> None:
+    here = Path(__file__).resolve()
+    for path, text in texts().items():
+        if path != here and path.name != "LICENSE":
+            assert not PRIVATE_PATH.search(text), path
+
+
+def test_no_host_of_any_mirror() -> None:
+    for path, text in texts().items():
+        hosts = {urlsplit(url).hostname for url in URL.findall(text)}
+        assert hosts <= KNOWN_HOSTS, (path, hosts)
+
+
+def test_no_line_of_ours_ends_in_blanks() -> None:
+    for path, text in texts().items():
+        if path.name != "LICENSE":
+            assert not re.search(r"[ \t]+$", text, re.MULTILINE), path
+
+
+def commands_in(text: str) -> list[str]:
+    """Return the verbs used in the code blocks and backquotes of a paper."""
+    code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
+    return [verb for block in code for verb in VERB.findall(block)]
+
+
+def test_the_papers_name_verbs_that_exist() -> None:
+    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
+        for verb in commands_in((ROOT / name).read_text()):
+            assert verb in commands.VERBS, f"{name} names `snapvm {verb}`"
+    assert set(commands_in((ROOT / "README.md").read_text())) == set(commands.VERBS)
+
+
+def test_no_message_names_a_verb_that_is_not_there() -> None:
+    for module in modules():
+        for verb in re.findall(r"`snapvm ([a-z]+)", module.text):
+            assert verb in commands.VERBS, f"{module.name} names `snapvm {verb}`"
+
+
+def test_the_papers_name_targets_that_exist() -> None:
+    makefiles = (ROOT / "Makefile").read_text() + (ROOT / "tests/lab/lab.mk").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefiles, re.MULTILINE))
+    for name in ("README.md", "ARCHITECTURE.md"):
+        for target in re.findall(r"`?make ([a-z-]+)", (ROOT / name).read_text()):
+            exists = target in targets or (ROOT / f"tests/bench/{target[6:]}.py").exists()
+            assert exists, f"{name} names `make {target}`"
+
+
+def test_the_papers_link_to_files_that_exist() -> None:
+    for name in ("README.md", "ARCHITECTURE.md"):
+        text = (ROOT / name).read_text()
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_every_ignored_rule_has_a_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    for line in re.findall(r'^ {4}"[A-Z]+\d*",.*$', text, re.MULTILINE):
+        assert "#" in line, line
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^A-Za-z-]", line)[0] for line in project["dependencies"]}
+    assert declared == {"typer", "rich", "sh", "tenacity", "numpy"}
+
+
+def test_shell_scripts_parse() -> None:
+    for path, text in texts().items():
+        if text.startswith("#!/bin/sh"):
+            subprocess.run(["sh", "-n", str(path)], check=True)
