@@ -49,11 +49,11 @@ class PageIndex:
         values = np.where(has_data, offsets << _TYPE_BITS, np.uint64(0)) | batch.types
         self.pages += int(has_data.sum())
         places = (batch.pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)
-        # Holes need no block of their own, only where something was said before.
-        matters = (batch.types != PageType.XTAB) | (self._block_of[places] > 0)
-        places, pfns, values = places[matters], batch.pfns[matters], values[matters]
-        self._make_blocks(places, batch.offset_bytes)
-        self._blocks[self._block_of[places], _within(pfns)] = values
+        self._make_blocks(places[batch.types != PageType.XTAB], batch.offset_bytes)
+        # A hole needs no block of its own; it is entered where there is one.
+        blocks = self._block_of[places]
+        matters = blocks > 0
+        self._blocks[blocks[matters], _within(batch.pfns[matters])] = values[matters]
 
     def types(self, pfns: Words) -> PageTypes:
         """Return the types of PFNs, none of them beyond the last."""

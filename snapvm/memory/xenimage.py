@@ -44,7 +44,7 @@ from snapvm.memory.xenstream import read_header, read_records
 from snapvm.memory.xenwriter import ByteSink, DomainTail, StreamWriter
 
 CONFIG_PADDING_BYTES: Final = 8192
-_MAX_CONFIG_BYTES: Final = 16 << 20
+_MAX_CONFIG_BYTES: Final = 1 << 20
 _MAX_EMULATOR_BYTES: Final = 128 << 20
 _ALL_FLAGS: Final = int(XlFlag.CONFIG_IS_JSON | XlFlag.STREAM_V2)
 _EMULATOR: Final = {LibxlRecord.EMULATOR_XENSTORE_DATA, LibxlRecord.EMULATOR_CONTEXT}

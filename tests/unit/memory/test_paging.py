@@ -198,6 +198,44 @@ def test_neighbours_with_the_same_rights_are_one_run_across_tables() -> None:
     assert (run.table_frame, run.index) == (4, 0)
 
 
+def test_a_run_ends_where_frames_jump_or_rights_change() -> None:
+    tables = Tables(mode=TWO_LEVEL, frames={})
+    tables.put(1, 0, 2 << 12 | RW)
+    leaves = [(10, RW), (11, RW), (13, RW), (14, PTE_PRESENT), (15, PTE_PRESENT), (15, RW)]
+    for index, (frame, flags) in enumerate(leaves):
+        tables.put(2, index, frame << 12 | flags)
+    runs = mappings(TWO_LEVEL, 4096, tables.read)
+    assert [(r.va >> 12, r.span_bytes >> 12, r.frame, r.writable) for r in runs] == [
+        (0, 2, 10, True),
+        (2, 1, 13, True),
+        (3, 2, 14, False),
+        (5, 1, 15, True),
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_each_single_bit_of_each_entry_means_what_the_manual_says(mode: PagingMode) -> None:
+    path = [(1, 1), (2, 2), (3, 3), (4, 2), (5, 1)][: len(mode.levels)]
+    va = 0
+    for level, (_, index) in zip(mode.levels, path, strict=True):
+        va |= index << level.shift
+    for depth, large in [(d, large) for d in range(len(path)) for large in (0, PTE_LARGE)]:
+        for bit in range(1, 8 * mode.entry_bytes):
+            tables = Tables(mode=mode, frames={})
+            for frame, index in path:
+                tables.put(frame, index, frame + 1 << 12 | RW | PTE_USER)
+            flags = PTE_PRESENT if mode is PAE and depth == 0 else RW
+            frame, index = path[depth]
+            base = frame + 1 if not large else 1 << 18
+            tables.put(frame, index, (base << 12 | flags | large) ^ 1 << bit)
+            found = translate(mode, 4096, va, tables.read)
+            expected = look_up(mode.name, tables.memory, 4096, va)
+            if isinstance(found, Mapping):
+                assert _physical(found, va) == expected
+            else:
+                assert WORDS[found.why] == expected
+
+
 def test_a_read_only_entry_above_makes_all_below_read_only() -> None:
     tables = Tables(mode=FOUR_LEVEL, frames={})
     tables.put(1, 511, 2 << 12 | RW | PTE_USER)

@@ -313,6 +313,14 @@ def test_the_index_is_a_dictionary_of_last_words(batches: list[list[tuple[int, i
     assert [p for pfns in index.of_types({PageType.L4TAB_PINNED}) for p in pfns.tolist()] == roots
 
 
+def test_a_page_given_and_taken_back_in_one_batch_is_a_hole() -> None:
+    index = PageIndex("img", 40_000)
+    index.add(_batch([5, 6, 5], [0, 0, XTAB]))
+    assert index.types(np.array([5, 6], np.uint64)).tolist() == [XTAB, 0]
+    index.add(_batch([6], [XTAB]))
+    assert index.offsets(np.array([5, 6], np.uint64)).tolist() == [0, 0]
+
+
 def test_far_flung_pages_without_data_cost_no_memory() -> None:
     def fill(type_: PageType) -> None:
         index = PageIndex("img", (1 << 32) - 1)

@@ -162,6 +162,15 @@ def test_what_is_written_is_byte_for_byte_what_the_specification_says() -> None:
     assert stream.getvalue() == padded(build.Guest()).encode()
 
 
+def test_more_pages_than_fit_a_record_are_divided() -> None:
+    stream = io.BytesIO()
+    write(build.Guest(per_record=1500, order=[*range(600), *range(600), *range(300)]), stream)
+    records = read(stream.getvalue())
+    assert pages_of(records) == build.Guest().pages
+    counts = [len(batch.pfns) for batch in records if isinstance(batch, PageBatch)]
+    assert counts == [1024, 476]
+
+
 def test_a_sparse_image_has_the_same_bytes(tmp_path: Path) -> None:
     guest = build.Guest()
     for pfn in [*range(100, 300), 127]:
