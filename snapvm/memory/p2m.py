@@ -1,0 +1,164 @@
+"""Read a suspended 64-bit PV guest's own table of its frames, PFN to MFN.
+
+Linux publishes it in shared_info, as a list in its virtual memory (``p2m_cr3``, ``p2m_vaddr``: the
+table's own MFNs come from walking that root) or as a tree of three levels linked by MFNs.  The list
+is preferred, as in Xen's saver (xen.git tools/libs/guest/xg_sr_save_x86_pv.c: map_p2m_list,
+map_p2m_tree; arch-x86/xen.h, struct arch_shared_info).
+
+A guest that maps others' pages or may grow has a list of millions of PFNs that is nearly all hole:
+the holes share one frame, and one table of that frame.  So each distinct frame is fetched once, and
+the list ends where only repetitions of one table follow (Xen's saver does the same).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+import numpy as np
+
+from snapvm.errors import BadImage
+from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_BYTES, FRAME_SHIFT, Words, bit_span
+from snapvm.memory.xenstream import MAX_END_PFN
+
+FrameFetcher = Callable[[Words], Words]
+"""Give the frames of MFNs, which are distinct, as entries: shape (n, 512)."""
+
+_ARCH: Final = Struct("<QQQQQQ")
+_ARCH_OFFSET: Final = 3088
+_PER_FRAME: Final = 512
+_INDEX_BITS: Final = 9
+_ROOT_LEVEL: Final = 4
+_TRIMMED_LEVEL: Final = 2
+_FRAME: Final = np.uint64(bit_span(0, 39))
+_XEN_START: Final = 0xFFFF800000000000
+_XEN_END: Final = 0xFFFF87FFFFFFFFFF
+_FETCHED_AT_ONCE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class P2mRoots:
+    """Where shared_info says the table is."""
+
+    pfns: int
+    """``arch.max_pfn``, which is a count."""
+    frame_list_list_mfn: int
+    cr3: int
+    """0 where the guest has the tree only."""
+    vaddr: int
+    generation: int
+    """Odd while the guest changes the list."""
+
+    @classmethod
+    def of(cls, shared_info: bytes) -> P2mRoots:
+        """Take the fields out of a 64-bit guest's page."""
+        pfns, list_list, _, cr3, vaddr, generation = _ARCH.unpack_from(shared_info, _ARCH_OFFSET)
+        return cls(
+            pfns=pfns,
+            frame_list_list_mfn=list_list,
+            cr3=cr3,
+            vaddr=vaddr,
+            generation=generation,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class P2m:
+    """The table: what `FrameMap.build` checks, and what X86_PV_P2M_FRAMES needs."""
+
+    end_pfn: int
+    entries: Words
+    """By PFN, with Linux's marks; ``end_pfn`` + 1 of them."""
+    leaf_mfns: Words
+    """The frames that hold the entries; `FrameMap.pfns_of` gives their PFNs."""
+
+
+def read_p2m(roots: P2mRoots, fetch: FrameFetcher, *, max_mfn: int, origin: str) -> P2m:
+    """Walk the list or the tree; ``max_mfn`` is the number of machine frames.
+
+    Raises `BadImage`, with ``origin`` as its path and the offset in shared_info of the field that
+    led astray.
+    """
+    if not 0 < roots.pfns <= MAX_END_PFN + 1:
+        raise _bad(origin, 0, f"the guest claims {roots.pfns} frames")
+    reader = _Reader(fetch=fetch, max_mfn=max_mfn, origin=origin)
+    leaves = (roots.pfns - 1) // _PER_FRAME + 1
+    found = reader.by_list(roots, leaves) if roots.cr3 else reader.by_tree(roots, leaves)
+    pfns = min(roots.pfns, len(found) * _PER_FRAME)
+    return P2m(
+        end_pfn=pfns - 1,
+        entries=reader.frames(found).reshape(-1)[:pfns],
+        leaf_mfns=found,
+    )
+
+
+def _bad(origin: str, field: int, why: str) -> BadImage:
+    return BadImage(path=origin, offset_bytes=_ARCH_OFFSET + field * 8, why=why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    fetch: FrameFetcher
+    max_mfn: int
+    origin: str
+
+    def frames(self, mfns: Words) -> Words:
+        """Fetch frames, each distinct one once."""
+        distinct, places = np.unique(mfns, return_inverse=True)
+        parts = [
+            self.fetch(distinct[start : start + _FETCHED_AT_ONCE])
+            for start in range(0, len(distinct), _FETCHED_AT_ONCE)
+        ]
+        entries: Words = np.concatenate(parts)[places.reshape(-1)]
+        return entries
+
+    def checked(self, mfns: Words, field: int, what: str) -> Words:
+        wrong = (mfns == 0) | (mfns >= np.uint64(self.max_mfn))
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            why = f"{what} {at} of the p2m is machine frame {int(mfns[at]):#x}"
+            raise _bad(self.origin, field, why)
+        return mfns
+
+    def by_list(self, roots: P2mRoots, leaves: int) -> Words:
+        end = roots.vaddr + leaves * FRAME_BYTES - 1
+        is_canonical = all(
+            va < 1 << 64 and FOUR_LEVEL.canonical(va & bit_span(0, 47)) == va
+            for va in (roots.vaddr, end)
+        )
+        crosses = roots.vaddr >> 63 != end >> 63
+        if not is_canonical or crosses or (roots.vaddr <= _XEN_END and end >= _XEN_START):
+            raise _bad(self.origin, 4, f"the p2m cannot be at {roots.vaddr:#x} to {end:#x}")
+        first, last = roots.vaddr & bit_span(0, 47), end & bit_span(0, 47)
+        mfns = np.array([roots.cr3 >> FRAME_SHIFT], np.uint64)
+        self.checked(mfns, 3, "root")
+        for level in range(_ROOT_LEVEL, 0, -1):
+            shift = FRAME_SHIFT + _INDEX_BITS * (level - 1)
+            start = first >> shift & _PER_FRAME - 1
+            count = (last >> shift) - (first >> shift) + 1
+            entries = self.frames(mfns).reshape(-1)[start : start + count]
+            mfns = self.checked(entries >> np.uint64(FRAME_SHIFT) & _FRAME, 3, f"L{level} entry")
+            if level == _TRIMMED_LEVEL:
+                mfns = _trimmed(mfns)
+                tables_end = ((first >> shift) + len(mfns) << shift) - 1
+                last = min(last, tables_end)
+        return mfns
+
+    def by_tree(self, roots: P2mRoots, leaves: int) -> Words:
+        root = np.array([roots.frame_list_list_mfn], np.uint64)
+        lists = (leaves - 1) // _PER_FRAME + 1
+        if lists > _PER_FRAME:
+            raise _bad(self.origin, 0, f"a tree has no room for {roots.pfns} frames")
+        self.checked(root, 1, "root")
+        mfns = self.checked(self.frames(root)[0, :lists], 1, "frame list")
+        mfns = _trimmed(mfns)
+        return self.checked(self.frames(mfns).reshape(-1)[:leaves], 1, "leaf")
+
+
+def _trimmed(mfns: Words) -> Words:
+    """Cut off the end where one and the same table is repeated: it leads to holes only."""
+    differs = np.flatnonzero(mfns != mfns[-1])
+    keep = int(differs[-1]) + 1 if len(differs) else 0
+    return mfns[:keep] if 0 < keep < len(mfns) - 1 else mfns
