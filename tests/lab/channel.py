@@ -164,7 +164,9 @@ class Channel:
     def wait_started(self, number: int, timeout_seconds: float) -> int:
         """Wait until a command runs; return its process id (0 when it could not be started)."""
         progress = self._commands[number]
-        self._wait_until(lambda: progress.pid is not None or progress.exit is not None, timeout_seconds)
+        self._wait_until(
+            lambda: progress.pid is not None or progress.exit is not None, timeout_seconds
+        )
         return progress.pid or 0
 
     def wait(self, number: int, timeout_seconds: float) -> Completed:

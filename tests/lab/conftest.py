@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.lab.fixtures import (
     kvm_lab,
     lab_keeper,
+    no_lab,
     pytest_collection_modifyitems,
     pytest_configure,
     xen_lab,
@@ -13,6 +14,7 @@ from tests.lab.fixtures import (
 __all__ = [
     "kvm_lab",
     "lab_keeper",
+    "no_lab",
     "pytest_collection_modifyitems",
     "pytest_configure",
     "xen_lab",

@@ -21,7 +21,9 @@ class LabDied(LabError):
     def __init__(self, cause: str, console_tail: str = "") -> None:
         self.cause = cause
         self.console_tail = console_tail
-        super().__init__(cause + (f"\n--- end of the console ---\n{console_tail}" if console_tail else ""))
+        super().__init__(
+            cause + (f"\n--- end of the console ---\n{console_tail}" if console_tail else "")
+        )
 
 
 class CommandFailed(LabError):

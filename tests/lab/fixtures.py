@@ -1,4 +1,4 @@
-"""pytest plugin: the fixtures ``kvm_lab`` and ``xen_lab``, the marker ``lab``, and their order."""
+"""pytest plugin: the fixtures that boot labs, the marker ``lab``, and the order of such tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.lab.keeper import Keeper
 from tests.lab.vm import Flavour, Lab
 
-FIXTURES = {"kvm_lab": 1, "xen_lab": 2}
+FIXTURES = {"kvm_lab": 1, "no_lab": 2, "xen_lab": 3}
 """Fixtures that boot a lab, in the order in which their tests run."""
 
 
@@ -49,3 +49,9 @@ def kvm_lab(lab_keeper: Keeper) -> Lab:
 def xen_lab(lab_keeper: Keeper) -> Lab:
     """A booted Xen dom0."""
     return lab_keeper.get(Flavour.XEN)
+
+
+@pytest.fixture
+def no_lab(lab_keeper: Keeper) -> None:
+    """No lab runs: for tests that start one of their own. They come after those of KVM."""
+    lab_keeper.close()

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +25,9 @@ from tests.lab.errors import HostNotReady, ImageBuildFailed
 
 BUILD_SECONDS: Final = 1200
 """Longest time one build may take before it is given up."""
+
+UNUSED_SECONDS: Final = 7 * 86400
+"""Images of earlier recipes are removed after this long without use."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,11 @@ def ensure_image() -> BaseImage:
     check_host_tools()
     image = BaseImage(cache_folder() / recipe.fingerprint())
     if image.root.exists():
+        os.utime(image.folder)  # says when it was last of use
         return image
     with _build_lock():
         if not image.root.exists():
+            _remove_unused()
             _build(image.folder)
     return image
 
@@ -109,6 +113,12 @@ def _build_lock() -> Iterator[None]:
 def say(text: str) -> None:
     """Tell the person at the terminal what the lab is doing, on standard error."""
     print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def _remove_unused() -> None:
+    for root in cache_folder().glob("*/root.ext4"):
+        if time.time() - root.parent.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(root.parent, ignore_errors=True)
 
 
 def _build(final: Path) -> None:
@@ -157,26 +167,30 @@ def _mmdebstrap(work: Path) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise ImageBuildFailed(f"mmdebstrap took more than {BUILD_SECONDS} s; see {log}") from error
+            text = f"mmdebstrap took more than {BUILD_SECONDS} s; see {log}"
+            raise ImageBuildFailed(text) from error
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise ImageBuildFailed(f"mmdebstrap ended with {done.returncode}; the end of {log}:\n{tail}")
+        text = f"mmdebstrap ended with {done.returncode}; the end of {log}:\n{tail}"
+        raise ImageBuildFailed(text)
 
 
 def _hook_argument(script: str, root_fd: int, boot_fd: int) -> str:
-    # mmdebstrap passes a text with spaces to sh -c with the tree as $1; a here-document keeps the
-    # script a file of its own in the repository without needing the namespace to be able to read it.
+    # mmdebstrap passes a text with spaces to sh -c with the tree as $1. As a here-document the
+    # script is a file in the repository that the user namespace need not be able to read.
     return (
         "--customize-hook="
-        f'sh -s "$1" /proc/self/fd/{root_fd} /proc/self/fd/{boot_fd} <<\'SNAPVM_HOOK\'\n'
+        f"sh -s \"$1\" /proc/self/fd/{root_fd} /proc/self/fd/{boot_fd} <<'SNAPVM_HOOK'\n"
         f"{script}\nSNAPVM_HOOK\n"
     )
 
 
 def _unpack_boot_files(work: Path) -> None:
-    with tarfile.open(work / "boot.tar") as archive:
-        archive.extractall(work / "tree", filter="tar")
     tree = work / "tree"
+    tree.mkdir()
+    # Not tarfile: its filters came with 3.11.4, and are asked for by name from 3.12 on.
+    argv = ["tar", "-x", "--no-same-owner", "-C", str(tree), "-f", str(work / "boot.tar")]
+    subprocess.run(argv, timeout=60, check=True)
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     (xen,) = (tree / "boot").glob("xen-*.gz")
     (modules,) = (tree / "usr/lib/modules").iterdir()

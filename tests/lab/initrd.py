@@ -82,7 +82,8 @@ def _module_entries(folder: Path, wanted: tuple[str, ...]) -> list[cpio.Entry]:
 def _compiled(source: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="snapvm-pulse-") as folder:
         program = Path(folder) / "pulse"
-        argv = ["gcc", "-static", "-O2", "-pthread", "-Wall", "-Wextra", "-s", "-o", program, source]
+        argv = ["gcc", "-static", "-O2", "-pthread", "-Wall", "-Wextra", "-s", "-o"]
+        argv += [str(program), str(source)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise LabError(f"{source.name} does not compile:\n{done.stderr}")

@@ -105,7 +105,7 @@ def _processor(boot: Boot) -> list[str]:
 
 
 def _kernel(boot: Boot) -> list[str]:
-    common = f"snapvm-lab={boot.flavour} panic=-1 loglevel=4 net.ifnames=0 mitigations=off apparmor=0"
+    common = f"snapvm-lab={boot.flavour} panic=-1 loglevel=4 mitigations=off apparmor=0"
     if boot.flavour is Flavour.KVM:
         words = f"console=ttyS0 {common}"
         return ["-kernel", f"{boot.image.kernel}", "-initrd", f"{boot.initrd}", "-append", words]

@@ -32,7 +32,7 @@ PACKAGES: Final = (
     "xen-hypervisor-4.20-amd64",
     "xen-utils-4.20",
     "xenstore-utils",
-    # kernel; tiny-initramfs spares the minute that initramfs-tools takes (we pack our own initramfs)
+    # kernel; tiny-initramfs spares the time initramfs-tools takes (we pack our own initramfs)
     "busybox-static",
     "kmod",
     "linux-image-amd64",

@@ -40,7 +40,9 @@ def main() -> int:
     try:
         with Lab(flavour) as lab:
             say("starting the domain demo")
-            lab.run("lab-domain create demo --disks 2 --start", timeout_seconds=DEMO_SECONDS, check=True)
+            lab.run(
+                "lab-domain create demo --disks 2 --start", timeout_seconds=DEMO_SECONDS, check=True
+            )
             listing = {Flavour.KVM: "virsh list", Flavour.XEN: "xl list"}[flavour]
             print(WELCOME.format(flavour=flavour.upper(), list=listing), flush=True)
             return _relay(lab)

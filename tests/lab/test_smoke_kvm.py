@@ -48,7 +48,8 @@ def test_large_binary_output_is_exact_and_apart_from_errors(kvm_lab: Lab) -> Non
 
 
 def test_environment_and_input_arrive(kvm_lab: Lab) -> None:
-    done = kvm_lab.run('read line; echo "$line $WORD"', timeout_seconds=20, input="a\n", env={"WORD": "b"})
+    script = 'read line; echo "$line $WORD"'
+    done = kvm_lab.run(script, timeout_seconds=20, input="a\n", env={"WORD": "b"})
     assert done.stdout == "a b\n"
 
 
@@ -76,7 +77,9 @@ def test_background_command_can_be_signalled(kvm_lab: Lab) -> None:
 def test_commands_run_side_by_side(kvm_lab: Lab) -> None:
     with ThreadPoolExecutor(4) as pool:
         began = time.monotonic()
-        runs = [pool.submit(kvm_lab.run, f"sleep 3; echo {n}", timeout_seconds=30) for n in range(4)]
+        runs = [
+            pool.submit(kvm_lab.run, f"sleep 3; echo {n}", timeout_seconds=30) for n in range(4)
+        ]
         assert [run.result().stdout for run in runs] == [f"{n}\n" for n in range(4)]
         assert time.monotonic() - began < 10
 
@@ -114,6 +117,7 @@ def test_lab_that_dies_is_no_failed_command_and_boots_again(kvm_lab: Lab) -> Non
     timer.join()
     assert "snapvm-lab:" in caught.value.console_tail
     kvm_lab.boot()
-    done = kvm_lab.run("cat /root/mark; lvs --noheadings -o lv_name vg0", timeout_seconds=30, check=True)
+    script = "cat /root/mark; lvs --noheadings -o lv_name vg0"
+    done = kvm_lab.run(script, timeout_seconds=30, check=True)
     assert done.stdout.split()[0] == "kept"
     assert "pool" in done.stdout

@@ -50,7 +50,7 @@ def test_checkpoint_of_the_stock_saver_is_whole_and_the_domain_goes_on(
 ) -> None:
     before = assert_counts_on(xen_lab, domain)
     xen_lab.run(f"xl save -c {domain} /var/tmp/image", timeout_seconds=120, check=True)
-    verify = "python3 /usr/lib/xen-4.20/bin/verify-stream-v2 -i /var/tmp/image"
+    verify = "python3 /usr/lib/xen-4.20/bin/verify-stream-v2 -f xl -i /var/tmp/image"
     xen_lab.run(
         verify,
         timeout_seconds=180,

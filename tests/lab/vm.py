@@ -88,7 +88,9 @@ class Lab:
         hello = self._guarded(lambda channel: channel.hello(BOOT_SECONDS), "did not connect")
         self.boot_seconds = time.monotonic() - started
         if hello["failures"]:
-            raise LabError(f"the lab came up incomplete:\n{hello['failures']}\n{self.console_tail()}")
+            raise LabError(
+                f"the lab came up incomplete:\n{hello['failures']}\n{self.console_tail()}"
+            )
         say(f"the {self.flavour} flavour is up after {self.boot_seconds:.0f} s")
 
     def power_cut(self) -> None:
@@ -116,7 +118,7 @@ class Lab:
         command: str | Sequence[str],
         *,
         timeout_seconds: float,
-        input: bytes | str | None = None,
+        input: bytes | str | None = None,  # noqa: A002 - as in subprocess
         check: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Completed:
@@ -137,7 +139,9 @@ class Lab:
         done = self._guarded(exchange, "no answer in time")
         if check and done.status != 0:
             shown = command if isinstance(command, str) else shlex.join(command)
-            end = "was killed, its time was over" if done.timed_out else f"exit status {done.status}"
+            end = (
+                "was killed, its time was over" if done.timed_out else f"exit status {done.status}"
+            )
             raise CommandFailed(f"{shown}: {end}\n{done.stdout}{done.stderr}")
         return done
 
@@ -196,7 +200,15 @@ class Lab:
         (self.share / "vmlinuz").write_bytes(self._image.kernel.read_bytes())
         (self.share / "pulse.initrd").write_bytes(initrd.pulse_initrd(self._image))
         backing = ["-b", str(self._image.root), "-F", "raw"]
-        argv = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(self.folder / "overlay.qcow2")]
+        argv = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            *backing,
+            str(self.folder / "overlay.qcow2"),
+        ]
         subprocess.run(argv, check=True, timeout=60)
         for number, size in enumerate(self.shape.disks_gib):
             with (self.folder / f"disk{number}.raw").open("wb") as disk:

@@ -73,13 +73,21 @@ class Command:
         if not self._window:
             pipe = subprocess.PIPE
             return subprocess.Popen(
-                argv, env=env, cwd="/root", stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+                argv,
+                env=env,
+                cwd="/root",
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
             )
         self._terminal, inner = pty.openpty()
         self.resize(*self._window)
         # setsid --ctty makes the terminal the controlling one, so that Ctrl-C reaches the shell.
         argv = ["setsid", "--ctty", "--wait", *argv]
-        process = subprocess.Popen(argv, env=env, cwd="/root", stdin=inner, stdout=inner, stderr=inner)
+        process = subprocess.Popen(
+            argv, env=env, cwd="/root", stdin=inner, stdout=inner, stderr=inner
+        )
         os.close(inner)
         return process
 
@@ -95,7 +103,9 @@ class Command:
     def resize(self, rows: int, columns: int) -> None:
         """Tell the terminal its size."""
         if self._terminal >= 0:
-            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            fcntl.ioctl(
+                self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0)
+            )
 
     def kill(self, number: int) -> None:
         """Send a signal to the whole group; no matter when it has already ended."""
@@ -109,7 +119,9 @@ class Command:
             self._thread(self._write, self._terminal)
         else:
             process = self._process
-            assert process.stdin and process.stdout and process.stderr
+            assert process.stdin
+            assert process.stdout
+            assert process.stderr
             readers = [
                 self._thread(self._read, process.stdout.fileno(), 1),
                 self._thread(self._read, process.stderr.fileno(), 2),

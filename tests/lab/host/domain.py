@@ -1,4 +1,4 @@
-"""``lab-domain``: makes and removes the lab's domains, each a ``pulse`` guest on logical volumes."""
+"""``lab-domain``: makes and removes the lab's domains, each a ``pulse`` guest on volumes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.lab.host.shape import (
-    BOOT_FOLDER,
-    SOCKET_FOLDER,
-    XL_FOLDER,
-    DomainShape,
-    libvirt_xml,
-    xl_config,
-)
+from tests.lab.host.places import BOOT_FOLDER, SOCKET_FOLDER, XL_FOLDER, on_xen
+from tests.lab.host.shape import DomainShape, libvirt_xml, xl_config
 
 FIRST_MIB: Final = bytes(1 << 20)
-
-
-def on_xen() -> bool:
-    """Tell whether this lab is a Xen dom0."""
-    return Path("/proc/xen/capabilities").exists()
 
 
 def sh(*argv: str, check: bool = True) -> str:

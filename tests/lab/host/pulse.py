@@ -6,20 +6,14 @@ import argparse
 import fcntl
 import os
 import re
-import secrets
 import select
-import socket
-import subprocess
 import sys
-import termios
 import time
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
-from tests.lab.host.shape import SOCKET_FOLDER
+from tests.lab.host.places import SOCKET_FOLDER, on_xen
 
 TRY_SECONDS: Final = 3.0
 """After this long without an answer the question is put again: consoles lose characters."""
@@ -30,29 +24,44 @@ def console(name: str) -> Iterator[int]:
     """Open a domain's console, alone, as a file descriptor; ``OSError`` when there is none."""
     with (SOCKET_FOLDER / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = SOCKET_FOLDER / f"{name}.sock"
-        if not Path("/proc/xen/capabilities").exists():
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(str(path))
-                yield connection.fileno()
-            return
-        fd = os.open(_xen_terminal(name), os.O_RDWR | os.O_NOCTTY)
-        try:
-            tty.setraw(fd)
-            termios.tcflush(fd, termios.TCIFLUSH)
+        with _xen_console(name) if on_xen() else _libvirt_console(name) as fd:
             yield fd
-        finally:
-            os.close(fd)
 
 
-def _xen_terminal(name: str) -> str:
+# Each flavour imports only what it needs: starting Python is most of what a question costs.
+
+
+@contextmanager
+def _libvirt_console(name: str) -> Iterator[int]:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(SOCKET_FOLDER / f"{name}.sock"))
+        yield connection.fileno()
+
+
+@contextmanager
+def _xen_console(name: str) -> Iterator[int]:
+    import subprocess
+    import termios
+    import tty
+
     def output(*argv: str) -> str:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise OSError(done.stderr.strip() or f"{argv[0]} failed")
         return done.stdout.strip()
 
-    return output("xenstore-read", f"/local/domain/{output('xl', 'domid', name)}/console/tty")
+    domid = output("xl", "domid", name)
+    fd = os.open(
+        output("xenstore-read", f"/local/domain/{domid}/console/tty"), os.O_RDWR | os.O_NOCTTY
+    )
+    try:
+        tty.setraw(fd)
+        termios.tcflush(fd, termios.TCIFLUSH)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def ask(fd: int, line: str, deadline: float) -> str | None:
@@ -63,7 +72,7 @@ def ask(fd: int, line: str, deadline: float) -> str | None:
     """
     received = b""
     while (now := time.monotonic()) < deadline:
-        token = secrets.token_hex(3)
+        token = os.urandom(3).hex()
         os.write(fd, f"\n@{token} {line}\n".encode())
         until = min(deadline, now + TRY_SECONDS)
         while (left := until - time.monotonic()) > 0:
@@ -93,7 +102,9 @@ def main() -> None:
     """Parse the command line, ask, print; status 1 when there is no answer."""
     parser = argparse.ArgumentParser(prog="pulse", description=__doc__)
     parser.add_argument("name", help="the domain")
-    parser.add_argument("line", nargs="?", default="?", help="? | who | damage | dirty MIB | pace MS")
+    parser.add_argument(
+        "line", nargs="?", default="?", help="? | who | damage | dirty MIB | pace MS"
+    )
     parser.add_argument("--timeout", type=float, default=15, help="seconds")
     asked = parser.parse_args()
     deadline = time.monotonic() + asked.timeout

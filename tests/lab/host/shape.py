@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
-BOOT_FOLDER: Final = Path("/var/lib/lab")
-"""Kernel and initramfs of the domains."""
-
-SOCKET_FOLDER: Final = Path("/run/pulse")
-"""The consoles of libvirt domains, NAME.sock each."""
-
-XL_FOLDER: Final = Path("/etc/xen/lab")
-"""The xl configurations, NAME.cfg each."""
+from tests.lab.host.places import BOOT_FOLDER, SOCKET_FOLDER
 
 
 @dataclass(frozen=True)
