@@ -58,10 +58,12 @@ def answer(run: Callable[[], object]) -> int:
 
     A message of ours would end up in the middle of the line the user is typing.
     """
-    prefix = _join_words() if os.environ[INSTRUCTION] == "complete_bash" else ""
+    prefix = ""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
         try:
+            if os.environ[INSTRUCTION] == "complete_bash":
+                prefix = _join_words()
             run()
         except BaseException:  # even SystemExit, by which Typer ends a completion
             pass

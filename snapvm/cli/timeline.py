@@ -44,14 +44,20 @@ def _at(moment_ms: float) -> str:
 
 def _bar(part: WindowPart, begin: float, end: float, *, is_unicode: bool) -> str:
     full, empty, edge = ("█", "·", "│") if is_unicode else ("#", ".", "|")
-    per_column = (end - begin) / COLUMNS or 1.0
-    first = int((part.start_ms - begin) / per_column)
-    last = int((part.start_ms + part.duration_ms - begin) / per_column + 0.5)
-    first = max(0, min(first, COLUMNS - 1))
-    last = max(first + 1, min(last, COLUMNS))
-    left = "<" if part.start_ms < begin - per_column else edge
-    right = ">" if part.start_ms + part.duration_ms > end + per_column else edge
+    ended = part.start_ms + part.duration_ms
+    first = min(int(_column(part.start_ms, begin, end)), COLUMNS - 1)
+    last = max(first + 1, round(_column(ended, begin, end)))
+    column_ms = (end - begin) / COLUMNS
+    left = "<" if part.start_ms < begin - column_ms else edge
+    right = ">" if ended > end + column_ms else edge
     return f"{left}{empty * first}{full * (last - first)}{empty * (COLUMNS - last)}{right}"
+
+
+def _column(moment_ms: float, begin: float, end: float) -> float:
+    """Return where a moment stands on the scale, from 0 to ``COLUMNS``."""
+    if end <= begin:
+        return 0.0
+    return COLUMNS * min(max((moment_ms - begin) / (end - begin), 0.0), 1.0)
 
 
 def _numbers(part: WindowPart) -> str:

@@ -1,0 +1,46 @@
+"""The command line on a host of fakes: called in this process, both outputs caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from snapvm.cli import app, wiring
+from tests.fakes.scene import Scene, make_scene
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """One running domain of two disks, and settings that lead to it."""
+    made = make_scene(tmp_path)
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(made.host.settings.state_dir))
+    monkeypatch.setenv("SNAPVM_RUN_DIR", str(made.host.settings.run_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: made.host)
+    return made
+
+
+@pytest.fixture
+def call(scene: Scene, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call ``snapvm`` with arguments."""
+
+    def called(*arguments: str) -> Ended:
+        status = app.run(list(arguments))
+        out, err = capsys.readouterr()
+        return Ended(status, out, err)
+
+    return called

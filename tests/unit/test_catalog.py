@@ -1,0 +1,224 @@
+"""The catalog: visible means complete, damage stays local, nobody else's file is read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from snapvm.catalog import Catalog, Damaged
+from snapvm.errors import (
+    Locked,
+    RecordUnusable,
+    SnapshotExists,
+    StorageFailed,
+    UnknownSnapshot,
+)
+from snapvm.model import DomainUuid, Record, SnapshotId
+from tests.fakes.records import UUID, make_record, put_record
+
+OTHER = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog(tmp_path / "state", tmp_path / "run")
+
+
+def commit(catalog: Catalog, record: Record) -> None:
+    draft = catalog.begin(record.domain_uuid, record.domain, record.id, {"what": "test"})
+    (draft.folder / "memory.img").write_bytes(b"image")
+    catalog.commit(draft, record)
+
+
+def test_nothing_is_visible_before_the_commit(catalog: Catalog) -> None:
+    record = make_record("a")
+    draft = catalog.begin(UUID, "demo", record.id, {})
+    assert catalog.ids(UUID) == ()
+    assert catalog.has(UUID, "a")
+    assert [left.kind for left in catalog.leftovers(UUID)] == ["draft"]
+    catalog.commit(draft, record)
+    assert catalog.get(UUID, record.id) == record
+    assert catalog.leftovers(UUID) == ()
+
+
+def test_what_is_written_is_private(catalog: Catalog, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        commit(catalog, make_record("a"))
+    finally:
+        os.umask(before)
+    folders = [path for path in (tmp_path / "state").rglob("*") if path.is_dir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
+    record = catalog.path(make_record("a"), "snapshot.json")
+    assert stat.S_IMODE(record.stat().st_mode) == 0o600
+
+
+def test_an_id_is_used_once(catalog: Catalog) -> None:
+    commit(catalog, make_record("a"))
+    with pytest.raises(SnapshotExists):
+        catalog.begin(UUID, "demo", SnapshotId("a"), {})
+    catalog.begin(UUID, "demo", SnapshotId("b"), {})
+    with pytest.raises(SnapshotExists):
+        catalog.begin(UUID, "demo", SnapshotId("b"), {})
+
+
+def test_a_discarded_draft_leaves_nothing(catalog: Catalog) -> None:
+    draft = catalog.begin(UUID, "demo", SnapshotId("a"), {})
+    catalog.discard(draft)
+    catalog.discard(draft)
+    assert not catalog.has(UUID, "a")
+    assert catalog.leftovers(UUID) == ()
+
+
+def test_a_hidden_record_can_come_back_or_go(catalog: Catalog) -> None:
+    record = make_record("a")
+    commit(catalog, record)
+    catalog.hide(record)
+    assert catalog.ids(UUID) == ()
+    catalog.unhide(record)
+    assert catalog.ids(UUID) == ("a",)
+    catalog.forget(catalog.hide(record))
+    assert not catalog.has(UUID, "a")
+
+
+def test_ids_are_in_the_order_of_time(catalog: Catalog) -> None:
+    for name, day in (("z", 1), ("b", 3), ("a", 2)):
+        commit(catalog, make_record(name, created=f"2026-11-0{day}T00:00:00+00:00"))
+    assert catalog.ids(UUID) == ("z", "a", "b")
+    assert sorted(catalog.listed(UUID)) == ["a", "b", "z"]
+
+
+def test_a_domain_is_found_by_its_name(catalog: Catalog) -> None:
+    commit(catalog, make_record("a"))
+    assert catalog.uuid_of("demo") == UUID
+    assert catalog.uuid_of("other") is None
+    assert catalog.names() == ("demo",)
+    commit(catalog, make_record("b", domain="renamed"))
+    assert catalog.uuid_of("renamed") == UUID
+
+
+def spoil_text(path: Path) -> None:
+    path.write_text("{")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def link_elsewhere(path: Path) -> None:
+    real = path.with_name("real")
+    path.rename(real)
+    path.symlink_to(real)
+
+
+def make_huge(path: Path) -> None:
+    os.truncate(path, 5 << 20)
+
+
+def copy_of_another(path: Path) -> None:
+    path.write_text(path.read_text().replace('"bad"', '"good"'))
+
+
+def of_another_domain(path: Path) -> None:
+    path.write_text(path.read_text().replace(UUID, OTHER))
+
+
+def be_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_text,
+        remove,
+        link_elsewhere,
+        make_huge,
+        copy_of_another,
+        of_another_domain,
+        be_a_folder,
+    ],
+)
+def test_damage_stays_local(catalog: Catalog, tmp_path: Path, spoil: object) -> None:
+    put_record(tmp_path / "state", make_record("good"))
+    path = put_record(tmp_path / "state", make_record("bad"))
+    spoil(path)  # type: ignore[operator]
+    entries = list(catalog.entries())
+    assert [entry.id for entry in entries if isinstance(entry, Record)] == ["good"]
+    (damaged,) = [entry for entry in entries if isinstance(entry, Damaged)]
+    assert (damaged.domain, damaged.id) == ("demo", "bad")
+    assert damaged.why
+    with pytest.raises(RecordUnusable):
+        catalog.get(UUID, SnapshotId("bad"))
+    assert catalog.get(UUID, SnapshotId("good"))
+
+
+def test_what_is_no_record_is_passed_over(catalog: Catalog, tmp_path: Path) -> None:
+    put_record(tmp_path / "state", make_record("a"))
+    domains = tmp_path / "state" / "domains"
+    (domains / "lost+found").mkdir()
+    (domains / UUID / "a file").write_text("x")
+    (domains / UUID / "file").write_text("x")
+    (domains / OTHER).write_text("no folder")
+    assert [entry.id for entry in catalog.entries()] == ["a"]
+
+
+def test_an_empty_catalog_is_no_error(catalog: Catalog) -> None:
+    assert list(catalog.entries()) == []
+    assert catalog.names() == ()
+    assert catalog.ids(UUID) == ()
+    with pytest.raises(UnknownSnapshot):
+        catalog.get(UUID, SnapshotId("a"))
+
+
+def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("x")
+    catalog = Catalog(tmp_path / "state", tmp_path / "run")
+    with pytest.raises(StorageFailed):
+        catalog.begin(UUID, "demo", SnapshotId("a"), {})
+
+
+def test_a_uuid_from_outside_cannot_leave_the_folder(catalog: Catalog) -> None:
+    with pytest.raises(StorageFailed):
+        catalog.ids(DomainUuid("../../etc"))
+
+
+def test_one_at_a_time(catalog: Catalog) -> None:
+    with catalog.locked(UUID, "demo"):
+        with pytest.raises(Locked, match=f"process {os.getpid()}"), catalog.locked(UUID, "demo"):
+            pytest.fail("locked twice")
+        with catalog.locked(OTHER, "other"):
+            pass
+    with catalog.locked(UUID, "demo"):
+        pass
+
+
+def test_the_lock_goes_with_the_process(catalog: Catalog) -> None:
+    child = os.fork()
+    if child == 0:
+        catalog.locked(UUID, "demo").__enter__()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with catalog.locked(UUID, "demo"):
+        pass
+
+
+def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
+    commit(catalog, make_record("a"))
+    catalog.write_rollback(UUID, {"phase": "x"})
+    (left,) = catalog.leftovers(UUID)
+    assert (left.kind, left.intent) == ("rollback", {"phase": "x"})
+    catalog.end_rollback(UUID)
+    catalog.end_rollback(UUID)
+    assert catalog.leftovers(UUID) == ()
+
+
+def test_a_damaged_journal_is_still_a_leftover(catalog: Catalog) -> None:
+    draft = catalog.begin(UUID, "demo", SnapshotId("a"), {"x": 1})
+    (draft.folder / "intent.json").write_text("[1")
+    (left,) = catalog.leftovers(UUID)
+    assert left.intent == {}

@@ -1,0 +1,111 @@
+"""Ids, references and names of volumes, for any text a user may type."""
+
+from __future__ import annotations
+
+import string
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapvm import naming
+from snapvm.errors import AmbiguousSnapshot, BadName, UnknownSnapshot
+from snapvm.model import SnapshotId
+
+FIRST = string.ascii_letters + string.digits
+ids = st.builds(
+    lambda first, rest: first + rest,
+    st.sampled_from(FIRST),
+    st.text(FIRST + "+.-", max_size=63),
+).filter(lambda text: text.casefold() not in naming.RESERVED)
+
+
+@given(ids)
+def test_a_proper_name_is_an_id(name: str) -> None:
+    assert naming.check_name(name) == name
+    assert naming.split_reference(f"my@dom@{name}") == ("my@dom", name)
+
+
+@given(st.text())
+def test_a_name_is_proper_or_refused(text: str) -> None:
+    try:
+        name = naming.check_name(text)
+    except BadName:
+        return
+    assert name.isascii()
+    assert name == text
+    assert not set(name) - set(FIRST + "+.-")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".x", "-x", "+x", "a/b", "a b", "a\n", "é", "a_b"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(BadName):
+        naming.check_name(name)
+
+
+@pytest.mark.parametrize("name", ["latest", "Latest", "CURRENT"])
+def test_reserved_words_cannot_be_given(name: str) -> None:
+    with pytest.raises(BadName):
+        naming.check_name(name)
+
+
+@pytest.mark.parametrize("text", ["", "demo", "@", "@x", "demo@", "demo@.x", "demo@a/b", "d@x\n"])
+def test_references_that_cannot_be(text: str) -> None:
+    with pytest.raises(BadName):
+        naming.split_reference(text)
+
+
+@given(st.lists(ids, unique=True, max_size=8), st.data())
+def test_choose_finds_exactly_what_is_meant(names: list[str], data: st.DataObject) -> None:
+    known = [SnapshotId(name) for name in names]
+    wanted = data.draw(ids)
+    fitting = [name for name in names if name.startswith(wanted)]
+    try:
+        chosen = naming.choose("demo", wanted, known)
+    except UnknownSnapshot:
+        assert not fitting
+    except AmbiguousSnapshot as error:
+        assert list(error.ids) == fitting
+        assert wanted not in names
+    else:
+        assert chosen == (wanted if wanted in names else fitting[0])
+
+
+def test_a_whole_id_wins_over_longer_ones() -> None:
+    known = [SnapshotId("a"), SnapshotId("ab")]
+    assert naming.choose("demo", "a", known) == "a"
+    assert naming.choose("demo", naming.LATEST, known) == "ab"
+
+
+def test_the_stamp_is_utc() -> None:
+    there = timezone(timedelta(hours=5, minutes=30))
+    assert naming.stamp(datetime(2026, 11, 23, 1, 47, 55, tzinfo=there)) == "20261122T201755Z"
+    assert naming.is_id(naming.stamp(datetime.now(UTC)))
+
+
+def test_a_taken_id_gets_a_number() -> None:
+    taken = {"x", "x-2"}
+    assert naming.free_id("x", taken.__contains__) == "x-3"
+    assert naming.free_id("y", taken.__contains__) == "y"
+
+
+def test_a_set_is_twelve_digits_and_new() -> None:
+    made = {naming.new_set() for _ in range(100)}
+    assert len(made) == 100
+    assert all(naming.is_set(set_) for set_ in made)
+
+
+@given(
+    st.text(FIRST + "+._-", min_size=1, max_size=100),
+    ids,
+    st.text(FIRST + "+._-", min_size=1, max_size=60),
+)
+def test_names_of_volumes_fit_device_mapper(origin: str, id_: str, vg: str) -> None:
+    for name in (
+        naming.snapshot_lv(origin, id_, "0123456789ab", vg),
+        naming.clone_lv(origin, "0123456789ab", vg),
+    ):
+        mapped = f"{vg}-{name}".replace("-", "--") + "-tpool"
+        room = naming.DM_NAME_LIMIT - len(f"{vg}".replace("-", "--"))
+        assert len(mapped) <= naming.DM_NAME_LIMIT or room < 40

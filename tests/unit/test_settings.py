@@ -1,0 +1,70 @@
+"""Settings: the file, then the environment; what cannot be used says where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm import settings
+from snapvm.errors import BadSetting
+from snapvm.settings import Settings
+
+
+def write(folder: Path, text: str) -> dict[str, str]:
+    path = folder / "snapvm.toml"
+    path.write_text(text)
+    return {"SNAPVM_CONFIG": str(path)}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    environment = write(tmp_path, 'state_dir = "/a"\nrun_dir = "/b"\nwindow_limit_seconds = 5\n')
+    loaded = settings.load({**environment, "SNAPVM_RUN_DIR": "/c"})
+    assert loaded.state_dir == Path("/a")
+    assert loaded.run_dir == Path("/c")
+    assert loaded.window_limit_seconds == 5.0
+    assert loaded.libvirt_uri == Settings().libvirt_uri
+
+
+def test_every_setting_can_be_set() -> None:
+    assert set(settings._READERS) == set(Settings.__slots__)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "state_dir = 5",
+        'state_dir = "relative"',
+        'state_dir = ""',
+        'libvirt_uri = "a\\u001bb"',
+        "pool_data_limit_percent = 101",
+        "pool_data_limit_percent = 0",
+        "window_limit_seconds = nan",
+        "window_limit_seconds = [1]",
+        'window_limit_seconds = "soon"',
+        "window_limit_seconds = inf",
+        "colour = 1",
+        "[section]\nx = 1",
+        "= =",
+        "\udcff",
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "snapvm.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BadSetting) as refused:
+        settings.load({"SNAPVM_CONFIG": str(path)})
+    assert str(path) in refused.value.message()
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1e10", "nan"])
+def test_a_variable_that_cannot_be_used_is_named(value: str) -> None:
+    with pytest.raises(BadSetting, match="SNAPVM_WINDOW_LIMIT_SECONDS"):
+        settings.load({"SNAPVM_CONFIG": "/dev/null", "SNAPVM_WINDOW_LIMIT_SECONDS": value})
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="no such file"):
+        settings.load({"SNAPVM_CONFIG": str(tmp_path / "nope")})
+    with pytest.raises(BadSetting):
+        settings.load({"SNAPVM_CONFIG": str(tmp_path)})
