@@ -180,6 +180,8 @@ class Normaliser:
         4) and ``table_pfns`` have n elements.  Raises `BadImage` for what only an inconsistent
         domain has; the tables are then in part rewritten.
         """
+        if tables.shape != (len(levels), ENTRIES) or not tables.flags.c_contiguous:
+            raise ValueError(f"tables of the shape {tables.shape}, not rewritable in place")
         high = np.flatnonzero(levels > 1)
         if len(high):
             tables[np.flatnonzero(levels == 4), XEN_SLOTS] = 0

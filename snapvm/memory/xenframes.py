@@ -7,19 +7,21 @@ its domain, the index, and `Survey.read_frame` for the page-table walker.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 
 from snapvm.errors import BadImage, StorageFailed
+from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import RecordType
-from snapvm.memory.xenimage import EmulatorRecord, open_image
+from snapvm.memory.xenimage import EmulatorRecord, ImageReader
 from snapvm.memory.xenrecord import (
     P2mFrames,
     PageBatch,
@@ -91,26 +93,32 @@ def survey(path: Path) -> Iterator[Survey]:
 
     Raises `BadImage` for anything the format forbids.
     """
+    with _opened(path) as stream:
+        image = ImageReader(ByteSource(stream, str(path)))
+        found = Survey(
+            path=path,
+            config=image.config,
+            header=image.header,
+            size_bytes=os.fstat(stream.fileno()).st_size,
+            _descriptor=stream.fileno(),
+        )
+        found.index = PageIndex(str(path), MAX_GFN)
+        for record in image.records(with_pages=False):
+            _enter(found, record)
+        found.end_offset_bytes = image.end_offset_bytes
+        yield found
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK to open a pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise StorageFailed(path=str(path), why=str(error)) from error
-    try:
-        with open_image(path) as image:
-            found = Survey(
-                path=path,
-                config=image.config,
-                header=image.header,
-                size_bytes=os.fstat(descriptor).st_size,
-                _descriptor=descriptor,
-            )
-            found.index = PageIndex(str(path), MAX_GFN)
-            for record in image.records(with_pages=False):
-                _enter(found, record)
-            found.end_offset_bytes = image.end_offset_bytes
-        yield found
-    finally:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
+        raise StorageFailed(path=str(path), why="it is no regular file")
+    return open(descriptor, "rb")
 
 
 def _enter(found: Survey, record: Record | EmulatorRecord) -> None:

@@ -136,7 +136,7 @@ class _Reader:
                 self.source.skip(self.length_bytes, "an optional record")
                 self.pad()
                 continue
-            if number not in set(RecordType):
+            if number not in _KNOWN:
                 raise self.bad(f"record type {number:#x} is unknown")
             type_ = RecordType(number)
             self.check_order(type_)
@@ -293,6 +293,7 @@ class _Reader:
         return Blob(type=type_, body=body)
 
 
+_KNOWN: Final = frozenset(RecordType)
 _EMPTY: Final = {RecordType.END, RecordType.STATIC_DATA_END}
 _UNIT_BYTES: Final = {
     RecordType.X86_CPUID_POLICY: CPUID_LEAF_BYTES,

@@ -203,6 +203,14 @@ def test_xens_own_slots_of_an_l4_are_emptied_whatever_they_hold() -> None:
     assert log["index"].tolist() == list(range(256, 272))
 
 
+def test_tables_that_cannot_be_rewritten_in_place_are_a_bug() -> None:
+    for tables in (np.zeros((2, 1024), np.uint64)[:, ::2], np.zeros((2, 1024), np.uint64)):
+        with pytest.raises(ValueError, match="in place"):
+            Normaliser(host().frames, "web1").canonicalise(
+                tables, np.ones(2, np.uint8), np.arange(2, dtype=np.uint64)
+            )
+
+
 def test_a_p2m_entry_xen_does_not_agree_to_owns_nothing() -> None:
     machine = host()
     pfn = int(np.flatnonzero(machine.p2m < HOST_FRAMES)[3])

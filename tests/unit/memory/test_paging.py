@@ -125,7 +125,7 @@ def _physical(page: Mapping, va: int) -> Page:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_agrees_with_the_naive_walker(mode: PagingMode) -> None:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(cases(mode))
     def run(case: Case) -> None:
         for va in case.addresses:

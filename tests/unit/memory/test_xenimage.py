@@ -368,7 +368,7 @@ def test_an_hvm_image_gives_its_emulator_records() -> None:
 SMALL = build.Guest(order=[1, 2, 595]).encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, len(SMALL) - 1))
 @example(0)
 @example(len(SMALL) - 1)
@@ -376,7 +376,7 @@ def test_a_truncated_image_ends_in_a_refusal(length: int) -> None:
     assert "it ends" in refusal(SMALL[:length]).why
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(0, 8 * len(SMALL) - 1))
 def test_a_flipped_bit_is_refused_or_harmless(bit: int) -> None:
     data = bytearray(SMALL)
@@ -384,7 +384,7 @@ def test_a_flipped_bit_is_refused_or_harmless(bit: int) -> None:
     try:
         read(bytes(data))
     except BadImage as refused:
-        assert 0 <= refused.offset_bytes <= len(data)  # noqa: PT017 - most flips are in pages
+        assert 0 <= refused.offset_bytes <= len(data)
 
 
 @settings(max_examples=40, deadline=None)
