@@ -15,6 +15,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -69,7 +70,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.fields[words]}", markup=False),
         BarColumn(bar_width=30),
-        DownloadColumn(binary_units=True),
+        _Bytes(binary_units=True),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         # The bar vanishes with the command; what remains is the line of result.
@@ -77,6 +78,14 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     )
     with bars:
         yield _Drawn(bars)
+
+
+class _Bytes(DownloadColumn):
+    """So many bytes of so many; nothing for a step that does not tell."""
+
+    def render(self, task: Task) -> Text:
+        """Draw one step's."""
+        return super().render(task) if task.total else Text("")
 
 
 class _Drawn:

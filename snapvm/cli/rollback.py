@@ -13,7 +13,7 @@ from snapvm.cli.arguments import AsJson, Reference, Yes
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
-from snapvm.cli.words import age, counted, local_time, seconds
+from snapvm.cli.words import age, counted, local_time, milliseconds
 from snapvm.model import DomainState, Record
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
     return [
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
-        f"- Its present disks are kept as {record.domain}@{plan.undo_id}.",
+        f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(record, paused=paused)}",
     ]
 
@@ -125,5 +125,5 @@ def summary(done: RollbackDone) -> str:
     state = _DOING.get(done.state, done.state.value)
     return (
         f"{done.record.domain} is back at {done.record.ref} and {state}, "
-        f"{seconds(done.seconds)} in all; what was current is {done.undo.ref}"
+        f"{milliseconds(done.seconds * 1000)} in all; what was current is {done.undo.ref}"
     )
