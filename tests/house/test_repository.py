@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from snapvm.cli import commands
 from tests.house.source import ROOT, files, modules
+from tests.lab import recipe
 
 KNOWN_HOSTS = {"json-schema.org", "www.apache.org", "libvirt.org", "example.org"}
 """Hosts that may be named: specifications and licences, never a place to download from."""
@@ -94,6 +95,12 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^A-Za-z-]", line)[0] for line in project["dependencies"]}
     assert declared == {"typer", "rich", "sh", "tenacity", "numpy"}
+
+
+def test_ci_installs_what_the_lab_needs() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for program, package in recipe.HOST_TOOLS.items():
+        assert f"\nneed {program} {package}\n" in script
 
 
 def test_shell_scripts_parse() -> None:

@@ -1,0 +1,54 @@
+"""What is asked before something is lost, in words that fit what is about to happen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm.cli import rollback
+from snapvm.model import DomainState
+from snapvm.planning import RollbackPlan
+from tests.fakes.records import BEGIN, disks_only, make_record
+from tests.fakes.scene import make_scene
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RollbackPlan:
+    domain = make_scene(tmp_path).machine.domain
+    return RollbackPlan(
+        record=make_record("a"), domain=domain, set="0" * 12, undo_id=make_record("u").id, disks=()
+    )
+
+
+def asked(plan: RollbackPlan, *, paused: bool = False) -> str:
+    return "\n".join(rollback.explanation(plan, BEGIN, paused=paused))
+
+
+def test_a_running_domain_loses_its_memory(plan: RollbackPlan) -> None:
+    text = asked(plan)
+    assert "Back to demo@a: memory and 2 disks" in text
+    assert "running now: what it has in memory is discarded" in text
+    assert "present disks are kept" in text
+    assert "runs on from that instant" in text
+    assert "left paused" in asked(plan, paused=True)
+
+
+def test_one_that_is_off_loses_none(plan: RollbackPlan) -> None:
+    off = replace(plan, domain=replace(plan.domain, state=DomainState.SHUTOFF))
+    assert "discarded" not in asked(off)
+    assert "The domain is shut off now." in asked(off)
+
+
+def test_disks_alone_start_afresh(plan: RollbackPlan) -> None:
+    running = replace(plan, record=disks_only("b", state=DomainState.RUNNING))
+    assert "2 disks, no memory" in asked(running)
+    assert "starts afresh from these disks, as after a power cut" in asked(running)
+    off = replace(plan, record=disks_only("b"))
+    assert "was shut off then, and is afterwards" in asked(off)
+
+
+def test_one_that_was_paused_is_paused_again(plan: RollbackPlan) -> None:
+    paused = replace(plan, record=make_record("a", state=DomainState.PAUSED))
+    assert "left paused" in asked(paused)
