@@ -103,7 +103,11 @@ def _catch(
 ) -> Caught:
     """Prepare, freeze, snapshot, thaw, drain: the domain runs again before anything is undone."""
     capturing = host.hypervisor.capture(
-        plan.domain, draft.folder, with_memory=plan.with_memory, clock=clock, progress=progress
+        plan.domain,
+        draft.folder,
+        image=libvirtimage.Writer() if plan.with_memory else None,
+        clock=clock,
+        progress=progress,
     )
     with capturing as capture:
         for vg in plan.groups:

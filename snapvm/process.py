@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +58,24 @@ class Runner(Protocol):
         """
 
 
+def _wait(running: Any, limit_seconds: float) -> bool:
+    """Wait for a program and all it said; tell whether it ended in time.
+
+    ``wait(timeout=…)`` of sh (2.2 to 2.4) polls every 100 ms and does not wait for the threads
+    that collect the output, so that output may be missing; ``wait()`` does both right, and a
+    thread bounds it.
+    """
+
+    def wait() -> None:
+        with suppress(sh.ErrorReturnCode):  # one that we killed ourselves
+            running.wait()
+
+    waiter = threading.Thread(target=wait, name=f"wait-{running.pid}", daemon=True)
+    waiter.start()
+    waiter.join(limit_seconds)
+    return not waiter.is_alive()
+
+
 def clean_environment() -> dict[str, str]:
     """Return the environment of every child: messages in English, only what programs need.
 
@@ -87,15 +107,15 @@ class ShRunner:
         environment = clean_environment()
         running = self._start(argv, environment)
         try:
-            running.wait(timeout=timeout_seconds)
-        except sh.TimeoutException:
-            if kill:
-                running.kill_group()
-            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds) from None
+            ended = _wait(running, timeout_seconds)
         except BaseException:
             if kill:
                 running.kill_group()
             raise
+        if not ended:
+            if kill:
+                running.kill_group()
+            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         done = Completed(
             argv=tuple(argv),
             status=int(running.exit_code),

@@ -19,6 +19,16 @@ class Drives:
     omitted: tuple[OmittedDisk, ...]
 
 
+class ImageWriter(Protocol):
+    """Makes a file around the stream that a hypervisor writes; given by ``consistency``."""
+
+    def begin(self, path: Path, definition: str, cookie: str) -> int:
+        """Make the file and return a descriptor positioned where the stream begins."""
+
+    def end(self) -> int:
+        """Say in the file that it is whole; return its size in bytes."""
+
+
 class Capture(Protocol):
     """One capture of one domain, prepared and not yet begun."""
 
@@ -63,11 +73,14 @@ class Hypervisor(Protocol):
         domain: Domain,
         folder: Path,
         *,
-        with_memory: bool,
+        image: ImageWriter | None,
         clock: WindowClock,
         progress: Progress,
     ) -> AbstractContextManager[Capture]:
-        """Prepare a capture whose files go into ``folder``; leaving the block cleans up."""
+        """Prepare a capture whose files go into ``folder``; leaving the block cleans up.
+
+        Without an ``image`` there will be no memory, only the pause.
+        """
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
         """Raise ``Refused`` when the domain could not be restored from this; touch nothing."""

@@ -148,6 +148,25 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def target_names(definition: str) -> tuple[str, ...]:
-    """Return the target of every drive, for a snapshot description that must list each."""
-    return tuple(drive.target for drive in drives_of(definition))
+def cpu_element(definition: str) -> str:
+    """Return the ``<cpu>`` of a live domain, without its NUMA cells, or an empty text."""
+    cpu = parse(definition).find("cpu")
+    if cpu is None:
+        return ""
+    for numa in cpu.findall("numa"):
+        cpu.remove(numa)
+    cpu.tail = None
+    return ET.tostring(cpu, encoding="unicode")
+
+
+def foreign_memory_writer(definition: str) -> str:
+    """Name a device whose other process writes guest memory past QEMU, or return an empty text.
+
+    Such writes are not caught by QEMU's write protection: the image would be torn.
+    """
+    for element in parse(definition).iterfind("./devices/*"):
+        driver = element.find("driver")
+        name = "" if driver is None else driver.get("type", "") + driver.get("name", "")
+        if element.get("type", "").startswith("vhost") or "virtiofs" in name:
+            return f"a {element.tag} ({element.get('type') or name}) is served by another process"
+    return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from snapvm import retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.base import Capture, Drives
-from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, WatchedPause
+from snapvm.hypervisor.base import Capture, Drives, ImageWriter
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.libvirtbackground import BackgroundCapture, NotPossible
+from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
+from snapvm.hypervisor.pause import WatchedPause
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
 from snapvm.settings import Settings
@@ -109,29 +112,27 @@ class LibvirtHypervisor:
         domain: Domain,
         folder: Path,
         *,
-        with_memory: bool,
+        image: ImageWriter | None,
         clock: WindowClock,
         progress: Progress,
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
         handle = self._handle(domain)
         if domain.state is DomainState.SHUTOFF:
-            yield DisksOnlyCapture(domain, handle, None, clock)
+            yield OffCapture(domain, handle)
             return
-        with self._link.run_events(handle) as events:
-            pause = WatchedPause(domain, handle, events, clock)
-            if not with_memory:
-                yield DisksOnlyCapture(domain, handle, pause, clock)
-                return
-            yield ExternalCapture(
-                self._link,
-                domain,
-                pause,
-                folder,
+        with ExitStack() as stack:
+            events = stack.enter_context(self._link.run_events(handle))
+            job = CaptureJob(
+                domain=domain,
+                handle=handle,
+                pause=WatchedPause(domain, handle, events, clock),
+                folder=folder,
                 clock=clock,
                 progress=progress,
                 limit_seconds=self._settings.capture_limit_seconds,
             )
+            yield DisksOnlyCapture(job) if image is None else _with_memory(stack, job, image)
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
         """Let libvirt read the image's header; raise ``DomainRefused`` when it cannot."""
@@ -232,6 +233,16 @@ class LibvirtHypervisor:
                 yield
         except LibvirtFailed as failure:
             raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
+
+
+def _with_memory(stack: ExitStack, job: CaptureJob, image: ImageWriter) -> Capture:
+    """Choose how memory is captured: the shortest pause this host and domain can do."""
+    background = BackgroundCapture(job)
+    try:
+        stack.enter_context(background.prepared(image))
+    except NotPossible as why:
+        return ExternalCapture(job, f"background-snapshot is not possible: {why}")
+    return background
 
 
 def _dotted(number: int) -> str:

@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from snapvm import retry
-from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.errors import WindowBroken
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, RunEvents, spoken, wait_for
-from snapvm.interrupt import shielded
-from snapvm.model import Domain, DomainState, MemoryRecord, Progress
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken, wait_for
+from snapvm.model import Domain, DomainState, MemoryRecord
 
-IMAGE_FILE = "memory.save"
-IMAGE_FORMAT = "libvirt-save"
-EVENT_LIMIT_SECONDS = 5.0
-
-_STATE_RUNNING = 1
-_STATE_PAUSED = 3
 # Flags of virDomainSnapshotCreateXML (libvirt/libvirt-domain-snapshot.h).
 _NO_METADATA = 4
 _LIVE = 256
@@ -54,97 +46,25 @@ def _wanted(drive: domainxml.Drive) -> str:
     return "no" if drive.readonly or drive.device in ("cdrom", "floppy") else "manual"
 
 
-class WatchedPause:
-    """Makes a domain stand still, measures it by QEMU's own events, and makes it run again."""
-
-    def __init__(self, domain: Domain, handle: Any, events: RunEvents, clock: WindowClock) -> None:
-        self._domain = domain
-        self._handle = handle
-        self._events = events
-        self._clock = clock
-        self._was_running = domain.state is DomainState.RUNNING
-        self._first = len(events.seen())
-
-    @contextmanager
-    def ended_by_resume(self) -> Iterator[None]:
-        """Run the block, which stops the domain; then make it run again, whatever happened."""
-        try:
-            yield
-        finally:
-            with shielded():
-                asked_at = time.monotonic()
-                if self._was_running:
-                    retry.resume(self._resume)
-                self._measure(asked_at)
-        self._check(asked_at)
-
-    def _resume(self) -> None:
-        try:
-            with spoken():
-                if self._handle.state()[0] == _STATE_PAUSED:
-                    self._handle.resume()
-                if self._handle.state()[0] == _STATE_RUNNING:
-                    return
-        except LibvirtFailed as failure:
-            raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
-        raise StuckPaused(domain=self._domain.name, why="libvirt does not show it running")
-
-    def _measure(self, asked_at: float) -> None:
-        if not self._was_running:
-            return
-        events = self._events.wait_for("RESUME", self._first, EVENT_LIMIT_SECONDS)
-        stops = [event.at for event in events if event.name == "STOP"]
-        resumes = [event.at for event in events if event.name == "RESUME"]
-        if stops and resumes:
-            self._clock.stopped(stops[0])
-            self._clock.resumed(resumes[-1])
-            self._clock.add_part("resume", asked_at, resumes[-1])
-
-    def _check(self, asked_at: float) -> None:
-        """Raise ``WindowBroken`` when somebody else let the domain run inside the window."""
-        events = self._events.seen()[self._first :]
-        resumes = [event for event in events if event.name == "RESUME"]
-        expected = 1 if self._was_running else 0
-        early = [event for event in resumes if event.at < asked_at - 0.001]
-        if early or len(resumes) > expected:
-            raise WindowBroken(domain=self._domain.name, what="somebody else made it run")
-        if self._was_running and not resumes:
-            raise WindowBroken(domain=self._domain.name, what="QEMU did not say that it runs again")
-
-
 class ExternalCapture:
     """Memory by libvirt's external snapshot: precopy while running, the last pass paused."""
 
     method = "libvirt: external memory snapshot (live precopy), disks beside it"
 
-    def __init__(
-        self,
-        link: Link,
-        domain: Domain,
-        pause: WatchedPause,
-        folder: Path,
-        *,
-        clock: WindowClock,
-        progress: Progress,
-        limit_seconds: float,
-    ) -> None:
-        self._link = link
-        self._domain = domain
-        self._handle = link.connection.lookupByUUIDString(domain.uuid)
-        self._pause = pause
-        self._image = folder / IMAGE_FILE
-        self._clock = clock
-        self._progress = progress
-        self._limit_seconds = limit_seconds
+    def __init__(self, job: CaptureJob, why: str) -> None:
+        self._job = job
+        self.method = f"{self.method} ({why})"
 
     @contextmanager
     def window(self) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._pause.ended_by_resume():
+        job = self._job
+        with job.pause.ended_by_resume():
             self._write_memory()
-            now = self._handle.XMLDesc(0)
-            if domainxml.drives_of(now) != domainxml.drives_of(self._domain.definition):
-                raise WindowBroken(domain=self._domain.name, what="its drives were changed")
+            stopped_at = job.pause.stopped_at()
+            if stopped_at is not None:
+                job.clock.add_part("memory", stopped_at, time.monotonic())
+            job.check_drives()
             yield
 
     def arm(self) -> None:
@@ -152,71 +72,57 @@ class ExternalCapture:
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: libvirt has closed the image."""
-        size_bytes = self._image.stat().st_size
-        return MemoryRecord(file=IMAGE_FILE, format=IMAGE_FORMAT, size_bytes=size_bytes)
+        return self._job.record(self._job.image.stat().st_size)
 
     def _write_memory(self) -> None:
-        self._progress.phase(f"capturing memory of {self._domain.name}")
-        deadline = time.monotonic() + self._limit_seconds
-        xml = snapshot_xml(self._domain.definition, self._image)
-        flags = _NO_METADATA | (_LIVE if self._domain.state is DomainState.RUNNING else 0)
+        job = self._job
+        job.progress.phase(f"capturing memory of {job.domain.name}")
+        deadline = time.monotonic() + job.limit_seconds
+        xml = snapshot_xml(job.domain.definition, job.image)
+        flags = _NO_METADATA | (_LIVE if job.domain.state is DomainState.RUNNING else 0)
 
         def create() -> None:
             with spoken():
-                self._handle.snapshotCreateXML(xml, flags)
+                job.handle.snapshotCreateXML(xml, flags)
 
         def tick() -> None:
             if time.monotonic() > deadline:
-                raise CaptureFailed(
-                    domain=self._domain.name,
-                    why=f"the guest changes its memory faster than it can be written; "
-                    f"given up after {self._limit_seconds:g} s",
+                raise job.failed(
+                    "the guest changes its memory faster than it can be written; "
+                    f"given up after {job.limit_seconds:g} s"
                 )
             self._tell()
 
         try:
             wait_for(create, tick=tick, abort=self._abort)
         except LibvirtFailed as failure:
-            raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
+            raise job.failed(str(failure)) from failure
 
     def _tell(self) -> None:
-        try:
-            with spoken():
-                job = self._handle.jobStats()
-        except LibvirtFailed:
-            return
-        done_bytes = job.get("memory_processed", 0)
-        self._progress.advance(done_bytes, job.get("memory_total", self._domain.memory_bytes))
+        with suppress(LibvirtFailed), spoken():
+            stats = self._job.handle.jobStats()
+            total_bytes = stats.get("memory_total", self._job.domain.memory_bytes)
+            self._job.progress.advance(stats.get("memory_processed", 0), total_bytes)
 
     def _abort(self) -> None:
-        try:
-            with spoken():
-                self._handle.abortJob()
-        except LibvirtFailed:
-            return
+        with suppress(LibvirtFailed), spoken():
+            self._job.handle.abortJob()
 
 
 class DisksOnlyCapture:
-    """No memory: the domain only stands still for its disks, or is off anyway."""
+    """No memory: the domain only stands still for its disks."""
 
-    def __init__(
-        self, domain: Domain, handle: Any, pause: WatchedPause | None, clock: WindowClock
-    ) -> None:
-        self.method = "none: disks only" if pause else "none: the domain was shut off"
-        self._domain = domain
-        self._handle = handle
-        self._pause = pause
-        self._clock = clock
+    method = "none: disks only"
+
+    def __init__(self, job: CaptureJob) -> None:
+        self._job = job
 
     @contextmanager
     def window(self) -> Iterator[None]:
         """See ``Capture.window``."""
-        if self._pause is None:
-            yield
-            self._check_still_off()
-            return
-        with self._pause.ended_by_resume():
-            self._suspend()
+        with self._job.pause.ended_by_resume():
+            self._job.pause.suspend()
+            self._job.check_drives()
             yield
 
     def arm(self) -> None:
@@ -225,16 +131,26 @@ class DisksOnlyCapture:
     def drain(self) -> None:
         """There is no memory."""
 
-    def _suspend(self) -> None:
-        if self._domain.state is not DomainState.RUNNING:
-            return
-        try:
-            with self._clock.part("suspend"), spoken():
-                self._handle.suspend()
-        except LibvirtFailed as failure:
-            raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
 
-    def _check_still_off(self) -> None:
+class OffCapture:
+    """The domain is off: nothing stands still, it only must not be started meanwhile."""
+
+    method = "none: the domain was shut off"
+
+    def __init__(self, domain: Domain, handle: Any) -> None:
+        self._domain = domain
+        self._handle = handle
+
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        """See ``Capture.window``."""
+        yield
         with spoken():
             if self._handle.isActive():
                 raise WindowBroken(domain=self._domain.name, what="somebody started it")
+
+    def arm(self) -> None:
+        """There is no memory to arm for."""
+
+    def drain(self) -> None:
+        """There is no memory."""

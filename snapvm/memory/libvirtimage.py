@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm import durable
 from snapvm.errors import BadImage, StorageFailed
 
 MAGIC = b"LibvirtQemudSave"
@@ -19,6 +20,10 @@ PARTIAL = b"LibvirtQemudPart"
 _HEADER = struct.Struct("<16s5I56x")
 _RUNNING_OFFSET_BYTES = 24
 _VERSIONS = (1, 2)
+FORMAT_RAW = 0
+_ROOM_BYTES = 64 << 10
+"""libvirt leaves so much behind the XML, so that `virsh save-image-edit` can make it longer."""
+_ALIGNMENT = 4096
 DATA_LIMIT_BYTES = 16 << 20
 """An image whose XML and cookie are longer is not one of ours."""
 
@@ -85,6 +90,34 @@ def set_running(path: Path, running: bool) -> None:
     with _opened(path, os.O_WRONLY) as descriptor:
         os.pwrite(descriptor.number, struct.pack("<I", running), _RUNNING_OFFSET_BYTES)
         os.fsync(descriptor.number)
+
+
+class Writer:
+    """Makes an image around a stream that somebody else writes; see ``ImageWriter``."""
+
+    def begin(self, path: Path, definition: str, cookie: str) -> int:
+        """Write everything that stands before the stream, marked as not whole yet.
+
+        Returns a descriptor positioned behind it; the caller closes it.
+        """
+        self._path = path
+        xml = definition.encode() + b"\0"
+        rest = cookie.encode() + b"\0" if cookie else b""
+        end = -(-(_HEADER.size + len(xml) + len(rest) + _ROOM_BYTES) // _ALIGNMENT) * _ALIGNMENT
+        offset = len(xml) if cookie else 0
+        header = _HEADER.pack(PARTIAL, 2, end - _HEADER.size, 0, FORMAT_RAW, offset)
+        descriptor = durable.create(path)
+        os.write(descriptor, header + xml + rest)
+        os.lseek(descriptor, end, os.SEEK_SET)
+        return descriptor
+
+    def end(self) -> int:
+        """Mark the image as whole, all of it on the disk; return its size in bytes."""
+        with _opened(self._path, os.O_WRONLY) as descriptor:
+            os.fsync(descriptor.number)
+            os.pwrite(descriptor.number, MAGIC, 0)
+            os.fsync(descriptor.number)
+            return os.fstat(descriptor.number).st_size
 
 
 class _opened:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, StuckPaused, UnknownDomain
-from snapvm.hypervisor.base import Capture, Drives
+from snapvm.hypervisor.base import Capture, Drives, ImageWriter
 from snapvm.memory import libvirtimage
 from snapvm.model import (
     Domain,
@@ -101,13 +101,13 @@ class FakeHypervisor:
         domain: Domain,
         folder: Path,
         *,
-        with_memory: bool,
+        image: ImageWriter | None,
         clock: WindowClock,
         progress: Progress,
     ) -> Iterator[Capture]:
         """See ``Hypervisor.capture``."""
         self.before("capture")
-        yield _FakeCapture(self, self.machines[domain.name], folder if with_memory else None, clock)
+        yield _FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
         """See ``Hypervisor.check_restore``."""

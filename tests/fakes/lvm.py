@@ -214,9 +214,7 @@ class FakeLvm:
     def _uuid(self) -> str:
         self._made += 1
         digits = f"{self._made:032d}"
-        return "-".join(
-            (digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:])
-        )
+        return "-".join((digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:]))
 
     def _require_free(self, vg: str, name: str) -> None:
         if f"{vg}/{name}" in self.names():

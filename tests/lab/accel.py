@@ -38,7 +38,7 @@ def best_accelerator(image: BaseImage, initrd: Path) -> Accelerator:
 def _boots(image: BaseImage, initrd: Path) -> bool:
     with tempfile.TemporaryDirectory(prefix="snapvm-probe-") as folder:
         console = Path(folder) / "console.log"
-        argv = ["qemu-system-x86_64", "-nodefaults", "-no-reboot", "-display", "none"]
+        argv = [*image.qemu, "-nodefaults", "-no-reboot", "-display", "none"]
         argv += ["-machine", "pc", "-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "1024"]
         argv += ["-kernel", str(image.kernel), "-initrd", str(initrd)]
         argv += ["-append", "console=ttyS0 panic=-1 snapvm-lab=probe"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tests.lab.vm import Completed, Lab
 
@@ -30,7 +30,7 @@ class Guest:
         self.name = name
         self._options = options
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         self.lab.run(
             ["lab-domain", "create", self.name, *self._options, "--start"],
             timeout_seconds=COMMAND_SECONDS,

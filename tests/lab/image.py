@@ -57,6 +57,19 @@ class BaseImage:
         return self.folder / "busybox"
 
     @property
+    def qemu(self) -> tuple[str, ...]:
+        """Command line of the image's own QEMU, on the image's own libraries."""
+        tree = self.folder / "qemu"
+        firmware = (tree / "usr/share/qemu", tree / "usr/share/seabios")
+        return (
+            str(tree / "lib64/ld-linux-x86-64.so.2"),
+            "--library-path",
+            f"{tree}/lib/x86_64-linux-gnu:{tree}/usr/lib/x86_64-linux-gnu",
+            str(tree / "usr/bin/qemu-system-x86_64"),
+            *(word for folder in firmware for word in ("-L", str(folder))),
+        )
+
+    @property
     def modules(self) -> Path:
         """The kernel's module folder, with ``modules.dep``."""
         return self.folder / "modules"
@@ -198,7 +211,8 @@ def _unpack_boot_files(work: Path) -> None:
     (work / "xen").write_bytes(gzip.decompress(xen.read_bytes()))
     modules.rename(work / "modules")
     (tree / "usr/bin/busybox").rename(work / "busybox")
-    shutil.rmtree(tree)
+    shutil.rmtree(tree / "boot")
+    tree.rename(work / "qemu")
     (work / "boot.tar").unlink()
 
 

@@ -61,7 +61,7 @@ class Boot:
 def command_line(boot: Boot) -> list[str]:
     """Return QEMU's arguments."""
     return [
-        "qemu-system-x86_64",
+        *boot.image.qemu,
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",

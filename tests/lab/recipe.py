@@ -88,7 +88,6 @@ IMAGE_BYTES: Final = 8 << 30
 HOST_TOOLS: Final = {
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
-    "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "gcc": "gcc",
     "unshare": "util-linux",

@@ -81,13 +81,14 @@ def test_the_image_is_restored_by_virsh_alone(kvm_lab: Lab) -> None:
         guest.say("damage")
         disk = record["disks"][0]
         snapshot = f"{disk['snapshot']['vg']}/{disk['snapshot']['lv']}"
+        folder = f"/var/lib/snapvm/domains/{record['domain']['uuid']}/{record['id']}"
         script = f"""
             set -e
             virsh destroy plain
             lvremove -qq -y vg0/plain-d0
             lvcreate -qq -s -kn -prw -n plain-d0 {snapshot}
             lvchange -ay -K vg0/plain-d0
-            virsh restore /var/lib/snapvm/domains/{record["domain"]["uuid"]}/{record["id"]}/memory.save
+            virsh restore {folder}/memory.save
         """
         kvm_lab.run(script, timeout_seconds=240, check=True)
         assert guest.state() == "running"

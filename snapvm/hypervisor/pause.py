@@ -1,0 +1,99 @@
+"""The pause of a libvirt domain: made, measured by QEMU's own events, ended whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from snapvm import retry
+from snapvm.clock import WindowClock
+from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
+from snapvm.interrupt import shielded
+from snapvm.model import Domain, DomainState
+
+EVENT_LIMIT_SECONDS = 5.0
+
+_STATE_RUNNING = 1
+_STATE_PAUSED = 3
+_STATES_ENDED = (5, 6)
+"""Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
+
+
+class WatchedPause:
+    """Makes a domain stand still, measures it by QEMU's own events, and makes it run again."""
+
+    def __init__(self, domain: Domain, handle: Any, events: RunEvents, clock: WindowClock) -> None:
+        self._domain = domain
+        self._handle = handle
+        self._events = events
+        self._clock = clock
+        self._was_running = domain.state is DomainState.RUNNING
+        self._first = len(events.seen())
+
+    @contextmanager
+    def ended_by_resume(self) -> Iterator[None]:
+        """Run the block, which stops the domain; then make it run again, whatever happened."""
+        try:
+            yield
+        finally:
+            with shielded():
+                asked_at = time.monotonic()
+                if self._was_running:
+                    retry.resume(self._resume)
+                self._measure(asked_at)
+        self._check(asked_at)
+
+    def suspend(self) -> None:
+        """Make the domain stand still; libvirt answers when its disks are drained and flushed."""
+        if not self._was_running:
+            return
+        try:
+            with self._clock.part("suspend"), spoken():
+                self._handle.suspend()
+        except LibvirtFailed as failure:
+            raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
+
+    def stopped_at(self) -> float | None:
+        """Return when QEMU stopped the CPUs, by ``time.monotonic()``; None when it did not."""
+        stops = [event.at for event in self._seen() if event.name == "STOP"]
+        return stops[0] if stops else None
+
+    def _seen(self) -> tuple[RunEvent, ...]:
+        return self._events.seen()[self._first :]
+
+    def _resume(self) -> None:
+        try:
+            with spoken():
+                if self._handle.state()[0] == _STATE_PAUSED:
+                    self._handle.resume()
+                state = self._handle.state()[0]
+        except LibvirtFailed as failure:
+            raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
+        if state in _STATES_ENDED:
+            raise WindowBroken(domain=self._domain.name, what="somebody stopped it, or it crashed")
+        if state != _STATE_RUNNING:
+            raise StuckPaused(domain=self._domain.name, why="libvirt does not show it running")
+
+    def _measure(self, asked_at: float) -> None:
+        if not self._was_running or self.stopped_at() is None:
+            return
+        events = self._events.wait_for("RESUME", self._first, EVENT_LIMIT_SECONDS)
+        stops = [event.at for event in events if event.name == "STOP"]
+        resumes = [event.at for event in events if event.name == "RESUME"]
+        if stops and resumes:
+            self._clock.stopped(stops[0])
+            self._clock.resumed(resumes[-1])
+            self._clock.add_part("resume", asked_at, resumes[-1])
+
+    def _check(self, asked_at: float) -> None:
+        """Raise ``WindowBroken`` when somebody else let the domain run inside the window."""
+        resumes = [event for event in self._seen() if event.name == "RESUME"]
+        expected = 1 if self._was_running else 0
+        early = [event for event in resumes if event.at < asked_at - 0.001]
+        if early or len(resumes) > expected:
+            raise WindowBroken(domain=self._domain.name, what="somebody else made it run")
+        if self._was_running and not resumes:
+            raise WindowBroken(domain=self._domain.name, what="QEMU did not say that it runs again")

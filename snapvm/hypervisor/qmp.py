@@ -1,0 +1,79 @@
+"""QEMU's own commands, sent through libvirt (QEMU, docs/interop/qmp-spec; virDomainQemuMonitor…).
+
+libvirt keeps the monitor; a second connection would need another socket on QEMU's command line.
+Using this door taints the domain (``custom-monitor``), which is a word in a log and no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    import libvirt_qemu
+except ImportError:  # said by libvirtlink.open_link before anything gets here
+    libvirt_qemu = None
+
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+
+QMP_ERROR = -1
+"""The code of a ``LibvirtFailed`` in which QEMU, and not libvirt, said no."""
+
+
+class Qmp:
+    """QEMU's monitor of one domain."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Run a command and return what it returns; raise ``LibvirtFailed`` when QEMU refuses."""
+        with spoken():
+            reply = libvirt_qemu.qemuMonitorCommand(self._handle, _line(command, arguments), 0)
+        return _returned(reply)
+
+    def give_descriptor(self, name: str, descriptor: int) -> None:
+        """Hand QEMU a file descriptor under a name (``getfd``)."""
+        with spoken():
+            reply, _ = libvirt_qemu.qemuMonitorCommandWithFiles(
+                self._handle, _line("getfd", {"fdname": name}), [descriptor], 0
+            )
+        _returned(reply)
+
+    def capabilities(self) -> dict[str, bool]:
+        """Return the migration capabilities and whether each is on."""
+        listed = self.execute("query-migrate-capabilities")
+        return {entry["capability"]: bool(entry["state"]) for entry in listed}
+
+    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
+        """Set migration capabilities; QEMU checks them against each other and the host."""
+        listed = [{"capability": name, "state": state} for name, state in wanted.items()]
+        self.execute("migrate-set-capabilities", {"capabilities": listed})
+
+    @contextmanager
+    def only_capabilities(self, *names: str) -> Iterator[None]:
+        """Have just these capabilities on for the block, and what was on before afterwards.
+
+        The whole list is given both times: libvirt knows only some of them and would leave the
+        others as they are.  ``events`` is libvirt's own and stays.
+        """
+        before = self.capabilities()
+        wanted = {name: name in names or (name == "events" and on) for name, on in before.items()}
+        self.set_capabilities(wanted)
+        try:
+            yield
+        finally:
+            self.set_capabilities(before)
+
+
+def _line(command: str, arguments: Mapping[str, Any] | None) -> str:
+    return json.dumps({"execute": command, "arguments": dict(arguments or {})})
+
+
+def _returned(reply: str) -> Any:
+    answer = json.loads(reply)
+    if "error" in answer:
+        raise LibvirtFailed(f"QEMU: {answer['error'].get('desc', 'no reason given')}", QMP_ERROR)
+    return answer.get("return")

@@ -1,0 +1,159 @@
+"""What snapvm relies on of a hypervisor; the fake keeps it, and so does libvirt in the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapvm.clock import WindowClock
+from snapvm.errors import CaptureFailed, UnknownDomain
+from snapvm.memory import libvirtimage
+from snapvm.model import Domain, DomainState, MemoryRecord, Silent
+from tests.contract.worlds import HypervisorWorld, hypervisor_world, wait_until
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HypervisorWorld]:
+    with hypervisor_world(tmp_path_factory.mktemp("hypervisor")) as world:
+        yield world
+
+
+@pytest.fixture
+def world(started: HypervisorWorld) -> HypervisorWorld:
+    """The domain, running again whatever the test before did."""
+    domain = started.hypervisor.find(started.name)
+    if domain.state is DomainState.PAUSED:
+        started.hypervisor.resume(domain)
+    elif domain.state is DomainState.SHUTOFF:
+        started.hypervisor.start(domain, paused=False)
+    return started
+
+
+def find(world: HypervisorWorld) -> Domain:
+    return world.hypervisor.find(world.name)
+
+
+def capture(world: HypervisorWorld, folder: Path, clock: WindowClock) -> MemoryRecord | None:
+    """Capture the domain as consistency does, without volumes."""
+    capturing = world.hypervisor.capture(
+        find(world), folder, image=libvirtimage.Writer(), clock=clock, progress=Silent()
+    )
+    with capturing as captured:
+        with captured.window():
+            assert find(world).state is DomainState.PAUSED
+            captured.arm()
+        assert find(world).state is DomainState.RUNNING
+        return captured.drain()
+
+
+def test_a_domain_is_found_by_name(world: HypervisorWorld) -> None:
+    domain = find(world)
+    assert (domain.name, domain.state) == (world.name, DomainState.RUNNING)
+    assert domain.memory_bytes > 0 and domain.vcpus > 0
+    with pytest.raises(UnknownDomain):
+        world.hypervisor.find("no-such-domain")
+    assert world.hypervisor.versions()
+
+
+def test_its_drives_are_block_devices(world: HypervisorWorld) -> None:
+    drives = world.hypervisor.drives(find(world))
+    assert drives.disks and all(disk.device.is_absolute() for disk in drives.disks)
+
+
+def test_a_capture_leaves_it_running_and_gives_a_whole_image(
+    world: HypervisorWorld, tmp_path: Path
+) -> None:
+    clock = WindowClock()
+    memory = capture(world, tmp_path, clock)
+    assert memory is not None
+    image = tmp_path / memory.file
+    assert image.stat().st_size == memory.size_bytes
+    libvirtimage.check(image, memory.size_bytes)
+    timing = clock.timing()
+    assert 0 < timing.pause_ms < timing.total_ms
+
+
+def test_a_second_capture_right_away_works_too(world: HypervisorWorld, tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert capture(world, folder, WindowClock()) is not None
+
+
+def test_an_error_in_the_window_lets_it_run_again(world: HypervisorWorld, tmp_path: Path) -> None:
+    capturing = world.hypervisor.capture(
+        find(world), tmp_path, image=libvirtimage.Writer(), clock=WindowClock(), progress=Silent()
+    )
+    with pytest.raises(ZeroDivisionError), capturing as captured, captured.window():
+        raise ZeroDivisionError
+    assert find(world).state is DomainState.RUNNING
+    folder = tmp_path / "after"
+    folder.mkdir()
+    assert capture(world, folder, WindowClock()) is not None
+
+
+def test_a_pause_without_memory(world: HypervisorWorld, tmp_path: Path) -> None:
+    capturing = world.hypervisor.capture(
+        find(world), tmp_path, image=None, clock=WindowClock(), progress=Silent()
+    )
+    with capturing as captured:
+        with captured.window():
+            assert find(world).state is DomainState.PAUSED
+        assert captured.drain() is None
+    assert find(world).state is DomainState.RUNNING
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_its_owner_paused_stays_paused(world: HypervisorWorld, tmp_path: Path) -> None:
+    with world.hypervisor.frozen(find(world)):
+        pass
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        capturing = world.hypervisor.capture(
+            find(world), folder, image=libvirtimage.Writer(), clock=WindowClock(), progress=Silent()
+        )
+        with capturing as captured:
+            with captured.window():
+                captured.arm()
+            assert captured.drain() is not None
+        assert find(world).state is DomainState.PAUSED
+
+
+def test_frozen_stands_still_and_runs_again_only_when_the_block_fails(
+    world: HypervisorWorld,
+) -> None:
+    with pytest.raises(ZeroDivisionError), world.hypervisor.frozen(find(world)):
+        assert find(world).state is DomainState.PAUSED
+        raise ZeroDivisionError
+    assert find(world).state is DomainState.RUNNING
+    with world.hypervisor.frozen(find(world)):
+        pass
+    assert find(world).state is DomainState.PAUSED
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_stop_and_restore(world: HypervisorWorld, tmp_path: Path, paused: bool) -> None:
+    memory = capture(world, tmp_path, WindowClock())
+    assert memory is not None
+    domain = find(world)
+    image = tmp_path / memory.file
+    world.hypervisor.check_restore(domain, image)
+    with pytest.raises(CaptureFailed):
+        world.hypervisor.restore(domain, image, paused=paused)
+    world.hypervisor.stop(domain)
+    world.hypervisor.stop(domain)
+    assert find(world).state is DomainState.SHUTOFF
+    world.hypervisor.restore(domain, image, paused=paused)
+    wanted = DomainState.PAUSED if paused else DomainState.RUNNING
+    wait_until(lambda: find(world).state is wanted)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_stop_and_start(world: HypervisorWorld, paused: bool) -> None:
+    domain = find(world)
+    world.hypervisor.stop(domain)
+    world.hypervisor.start(domain, paused=paused)
+    assert find(world).state is (DomainState.PAUSED if paused else DomainState.RUNNING)

@@ -1,0 +1,118 @@
+"""What snapvm relies on of LVM; the fake keeps it, and so does the lvm of the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from snapvm.errors import CommandFailed
+from snapvm.lvm import argv
+from snapvm.lvm.report import LogicalVolume
+from snapvm.model import LvRef, LvUuid, Role
+from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
+
+SET = "0123456789ab"
+SNAPSHOT = f"{DISK}.snap"
+
+
+@pytest.fixture
+def world() -> Iterator[LvmWorld]:
+    with lvm_world() as world:
+        yield world
+
+
+def seen(world: LvmWorld, name: str) -> LogicalVolume:
+    volume = world.lvm.vg_open(VG).lv_from_name(name)
+    assert volume is not None, name
+    return volume
+
+
+def snapshot(world: LvmWorld, name: str = SNAPSHOT, role: Role = Role.NEW) -> LogicalVolume:
+    world.lvm.snapshot(world.disk, name, argv.tags(SET, world.disk, role))
+    return seen(world, name)
+
+
+def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
+    disk = seen(world, DISK)
+    assert disk.is_thin_volume and disk.is_active and disk.is_writable and not disk.is_open
+    assert disk.pool == "pool" and disk.size_bytes == 64 << 20
+    assert world.lvm.report().lv_from_uuid(disk.uuid) == disk
+    pool = seen(world, "pool")
+    assert pool.data_percent is not None and pool.metadata_percent is not None
+    assert not pool.is_thin_volume
+
+
+def test_a_snapshot_is_read_only_inactive_skipped_and_tagged(world: LvmWorld) -> None:
+    made = snapshot(world)
+    assert not made.is_writable and not made.is_active
+    assert made.attr[9] == "k"
+    assert made.tags == set(argv.tags(SET, world.disk, Role.NEW))
+    assert made.origin == DISK and made.size_bytes == 64 << 20
+
+
+def test_a_name_that_is_taken_fails_and_changes_nothing(world: LvmWorld) -> None:
+    first = snapshot(world)
+    with pytest.raises(CommandFailed) as failed:
+        snapshot(world)
+    assert SNAPSHOT in str(failed.value)
+    assert seen(world, SNAPSHOT) == first
+
+
+def test_a_clone_of_a_snapshot_is_a_disk(world: LvmWorld) -> None:
+    made = snapshot(world)
+    clone = f"{DISK}.clone"
+    world.lvm.clone(made.ref, clone, argv.tags(SET, world.disk, Role.ROLL))
+    assert seen(world, clone).is_writable and not seen(world, clone).is_active
+    world.lvm.activate([LvRef(vg=VG, lv=clone, uuid=LvUuid(""))])
+    active = seen(world, clone)
+    assert active.is_active and active.attr[9] == "-"
+    assert not seen(world, SNAPSHOT).is_active
+
+
+def test_a_rename_moves_the_name_and_keeps_the_uuid(world: LvmWorld) -> None:
+    world.lvm.rename(VG, DISK, f"{DISK}.former")
+    moved = world.lvm.report().lv_from_uuid(world.disk.uuid)
+    assert moved is not None and moved.name == f"{DISK}.former" and moved.is_active
+    with pytest.raises(CommandFailed):
+        world.lvm.rename(VG, DISK, f"{DISK}.again")
+
+
+def test_a_shelved_disk_is_kept_like_a_snapshot(world: LvmWorld) -> None:
+    world.lvm.deactivate([world.disk])
+    world.lvm.shelve(world.disk, argv.tags(SET, world.disk, Role.UNDO))
+    kept = seen(world, DISK)
+    assert not kept.is_active and not kept.is_writable and kept.attr[9] == "k"
+    assert argv.role_tag(Role.UNDO) in kept.tags
+
+
+def test_tags_change_for_several_at_once_and_again(world: LvmWorld) -> None:
+    refs = [snapshot(world, f"{DISK}.{number}").ref for number in (1, 2)]
+    for _ in range(2):
+        world.lvm.retag(refs, add=[argv.role_tag(Role.OK)], remove=[argv.role_tag(Role.NEW)])
+    for ref in refs:
+        tags = seen(world, ref.lv).tags
+        assert argv.role_tag(Role.OK) in tags and argv.role_tag(Role.NEW) not in tags
+
+
+def test_removing_a_set_takes_what_is_ours_and_in_that_role(world: LvmWorld) -> None:
+    snapshot(world, f"{DISK}.new", Role.NEW)
+    snapshot(world, f"{DISK}.ok", Role.OK)
+    world.lvm.snapshot(world.disk, f"{DISK}.foreign", ["snapvm.set=" + SET])
+    world.lvm.remove_set(VG, "ffffffffffff", (Role.NEW,))
+    world.lvm.remove_set(VG, SET, (Role.NEW,))
+    names = {volume.name for volume in world.lvm.vg_open(VG).volumes}
+    assert f"{DISK}.new" not in names
+    assert {DISK, f"{DISK}.ok", f"{DISK}.foreign"} <= names
+
+
+def test_removing_by_uuid_finds_a_renamed_volume_and_nothing_else(world: LvmWorld) -> None:
+    made = snapshot(world)
+    world.lvm.rename(VG, SNAPSHOT, f"{DISK}.elsewhere")
+    snapshot(world)
+    world.lvm.remove([made.ref])
+    world.lvm.remove([made.ref])
+    names = {volume.name for volume in world.lvm.vg_open(VG).volumes}
+    assert f"{DISK}.elsewhere" not in names and SNAPSHOT in names
+    world.lvm.remove([world.disk])
+    assert seen(world, DISK).uuid == world.disk.uuid, "it does not carry our tag"
