@@ -52,7 +52,7 @@ _MEANINGS = {
     ExitStatus.REFUSED: "Refused before anything was touched.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain.",
     ExitStatus.FAILED: "Failed; everything was put back as it was.",
-    ExitStatus.REPAIR_NEEDED: "Failed, and something is left over; the next command on the domain tries again.",
+    ExitStatus.REPAIR_NEEDED: "Failed; what is left over the next command on the domain mends.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
     ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was.",
 }
