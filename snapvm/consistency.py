@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from snapvm import naming, repair, swapping, taking
-from snapvm.catalog import Catalog, Draft
+from snapvm import repair, swapping, taking
+from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.errors import (
     CaptureFailed,
     CommandFailed,
     LeftBehind,
     NotStarted,
-    UnknownSnapshot,
     VolumeRefused,
 )
 from snapvm.host import Host
@@ -47,8 +46,8 @@ __all__ = [
     "RollbackDone",
     "TakeRequest",
     "delete",
-    "find",
     "plan_rollback",
+    "repair_all",
     "rollback",
     "take",
 ]
@@ -62,15 +61,6 @@ class RollbackDone:
     undo: Record
     state: DomainState
     seconds: float
-
-
-def find(catalog: Catalog, reference: str) -> Record:
-    """Return the record a ``dom@id`` means; raise ``BadName``, ``UnknownSnapshot`` and kin."""
-    domain, wanted = naming.split_reference(reference)
-    uuid = catalog.uuid_of(domain)
-    if uuid is None:
-        raise UnknownSnapshot(domain=domain, id=wanted)
-    return catalog.get(uuid, naming.choose(domain, wanted, catalog.ids(uuid)))
 
 
 def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
@@ -223,6 +213,21 @@ def _go_on(
             remedy=f"mend the cause, then: snapvm rollback {plan.record.ref}",
         ) from failure
     return state
+
+
+def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, ...]:
+    """Finish or take back what killed commands left, of one domain or of all; return what was done.
+
+    Raises ``UnknownSnapshot`` for a domain without records and ``LeftBehind``.
+    """
+    domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
+    done: list[str] = []
+    for uuid, known in domains:
+        progress.phase(f"looking after {known}")
+        with host.catalog.locked(uuid, known):
+            done += repair.finish_pending(host, uuid, known)
+            done += repair.correct_tags(host, uuid)
+    return tuple(done)
 
 
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:

@@ -421,7 +421,7 @@ class LeftBehind(SnapvmError):
         return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"
 
     def hint(self) -> str:
-        return "the next `snapvm take`, `rollback` or `delete` of the domain tries again"
+        return "`snapvm repair` tries again"
 
 
 @dataclass(eq=False)

@@ -13,7 +13,8 @@ from snapvm import recordfile, swapping
 from snapvm.catalog import Leftover
 from snapvm.errors import LeftBehind, SnapvmError, UnknownDomain
 from snapvm.host import Host
-from snapvm.model import Domain, DomainState, DomainUuid, Role
+from snapvm.lvm import argv
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.swapping import Phase
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,22 @@ def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     return tuple(done)
 
 
+def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
+    """Mark the volumes of visible records as complete, where a killed take did not come to it."""
+    report = host.lvm.report()
+    new = argv.role_tag(Role.NEW)
+    done = []
+    for record in host.catalog.entries(uuid):
+        if not isinstance(record, Record):
+            continue
+        found = (report.lv_from_uuid(disk.snapshot.uuid) for disk in record.disks)
+        late = [volume.ref for volume in found if volume is not None and new in volume.tags]
+        if late:
+            host.lvm.retag(late, add=[argv.role_tag(Role.OK)], remove=[new])
+            done.append(f"corrected the tags of {record.ref}")
+    return tuple(done)
+
+
 def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, name: str) -> str:
     if leftover.kind == "rollback":
         return _finish_rollback(host, leftover.intent, uuid, name)
@@ -50,7 +67,10 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
     """Undo a take: the domain runs first, then what it made goes."""
     intent = leftover.intent
     if intent:
-        _run_again(host, _find(host, name), was_running=bool(intent["was_running"]))
+        domain = _find(host, name)
+        _run_again(host, domain, was_running=bool(intent["was_running"]))
+        if domain is not None:
+            host.hypervisor.abandon(domain)
         for vg in intent["groups"]:
             host.lvm.remove_set(vg, intent["set"], (Role.NEW,))
     host.catalog.forget(leftover.path)

@@ -26,6 +26,15 @@ OptionalDomain = Annotated[
         autocompletion=complete_domain,
     ),
 ]
+RepairedDomain = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DOM",
+        help="Only what was left of this domain.",
+        show_default=False,
+        autocompletion=complete_domain,
+    ),
+]
 Reference = Annotated[
     str,
     typer.Argument(

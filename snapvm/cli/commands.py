@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli import delete, look, rollback, take
+from snapvm.cli import delete, look, repair, rollback, take
 from snapvm.cli.helptext import Verb
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
     "show": (look.show, look.SHOW_MANUAL),
     "rollback": (rollback.rollback, rollback.MANUAL),
     "delete": (delete.delete, delete.MANUAL),
+    "repair": (repair.repair, repair.MANUAL),
 }
 """Every verb, in the order of a snapshot's life, with what the man page tells about it."""
 

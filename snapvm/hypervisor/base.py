@@ -94,6 +94,9 @@ class Hypervisor(Protocol):
     def resume(self, domain: Domain) -> None:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
 
+    def abandon(self, domain: Domain) -> None:
+        """End what a killed snapvm left going on in the hypervisor; harmless when nothing is."""
+
     def stop(self, domain: Domain) -> None:
         """End the domain at once, as pulling the plug does; harmless when it is off."""
 

@@ -10,13 +10,14 @@ from typing import Any
 from snapvm import retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, libvirtbackground
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture, NotPossible
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
 from snapvm.hypervisor.pause import WatchedPause
+from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
 from snapvm.settings import Settings
@@ -165,6 +166,13 @@ class LibvirtHypervisor:
     def resume(self, domain: Domain) -> None:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
+
+    def abandon(self, domain: Domain) -> None:
+        """End a background stream and put QEMU's capabilities back."""
+        with self._failing_as_capture(domain):
+            handle = self._handle_if_known(domain)
+            if handle is not None and handle.isActive():
+                libvirtbackground.abandon(Qmp(handle))
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""

@@ -59,7 +59,8 @@ class BackgroundCapture:
             raise NotPossible(foreign)
         with ExitStack() as stack:
             try:
-                stack.enter_context(userfault.allowed())
+                self._permission = stack.enter_context(ExitStack())
+                self._permission.enter_context(userfault.allowed())
                 stack.enter_context(self._qmp.only_capabilities(CAPABILITY))
             except (OSError, LibvirtFailed) as why:
                 raise NotPossible(str(why)) from why
@@ -67,7 +68,7 @@ class BackgroundCapture:
             self._pipe = stack.enter_context(Drainpipe(target))
             self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
             self._pipe.close_writer()
-            stack.callback(self._abandon)
+            stack.callback(self._end)
             yield
 
     @contextmanager
@@ -96,6 +97,8 @@ class BackgroundCapture:
                 self._qmp.execute("query-status")
         except LibvirtFailed as why:
             raise self._job.failed(str(why)) from why
+        finally:
+            self._permission.close()
 
     def _is_armed(self) -> bool:
         state = self._qmp.execute("query-migrate")
@@ -140,16 +143,10 @@ class BackgroundCapture:
         total_bytes = ram.get("total", self._job.domain.memory_bytes)
         self._job.progress.advance(total_bytes - ram.get("remaining", total_bytes), total_bytes)
 
-    def _abandon(self) -> None:
+    def _end(self) -> None:
         """End a stream that is not wanted any more; the guest's pages are free again then."""
-        if not self._begun or self._ended:
-            return
-        self._qmp.execute("migrate_cancel")
-        deadline = time.monotonic() + ARM_LIMIT_SECONDS
-        while self._qmp.execute("query-migrate").get("status") not in (*_ENDED, "none"):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(ARM_POLL_SECONDS)
+        if self._begun and not self._ended:
+            cancel(self._qmp)
 
     def _definition(self) -> str:
         with spoken():
@@ -159,3 +156,23 @@ class BackgroundCapture:
         """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
         cpu = domainxml.cpu_element(self._job.domain.definition)
         return f"<cookie>{cpu}</cookie>" if cpu else ""
+
+
+def cancel(qmp: Qmp) -> None:
+    """End the stream that is going on, and wait until it has ended."""
+    qmp.execute("migrate_cancel")
+    deadline = time.monotonic() + ARM_LIMIT_SECONDS
+    while qmp.execute("query-migrate").get("status", "none") not in (*_ENDED, "none"):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(ARM_POLL_SECONDS)
+
+
+def abandon(qmp: Qmp) -> None:
+    """Put right what a killed snapvm left: its stream, and a capability libvirt does not know.
+
+    Left on, the capability would make the next `virsh save` or migration fail.
+    """
+    if qmp.capabilities().get(CAPABILITY):
+        cancel(qmp)
+        qmp.set_capabilities({CAPABILITY: False})

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +48,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check the header of a complete image; raise ``BadImage``."""
     with _opened(path, os.O_RDONLY) as descriptor:
-        text = os.pread(descriptor.number, _HEADER.size, 0)
-        size_bytes = os.fstat(descriptor.number).st_size
+        text = os.pread(descriptor, _HEADER.size, 0)
+        size_bytes = os.fstat(descriptor).st_size
     if len(text) < _HEADER.size:
         raise BadImage(
             path=str(path), offset_bytes=len(text), why="the file ends within the header"
@@ -88,8 +90,8 @@ def set_running(path: Path, running: bool) -> None:
     """Say in the header whether a restore lets the domain run; libvirt's own snapshot says no."""
     read_header(path)
     with _opened(path, os.O_WRONLY) as descriptor:
-        os.pwrite(descriptor.number, struct.pack("<I", running), _RUNNING_OFFSET_BYTES)
-        os.fsync(descriptor.number)
+        os.pwrite(descriptor, struct.pack("<I", running), _RUNNING_OFFSET_BYTES)
+        os.fsync(descriptor)
 
 
 class Writer:
@@ -114,25 +116,20 @@ class Writer:
     def end(self) -> int:
         """Mark the image as whole, all of it on the disk; return its size in bytes."""
         with _opened(self._path, os.O_WRONLY) as descriptor:
-            os.fsync(descriptor.number)
-            os.pwrite(descriptor.number, MAGIC, 0)
-            os.fsync(descriptor.number)
-            return os.fstat(descriptor.number).st_size
+            os.fsync(descriptor)
+            os.pwrite(descriptor, MAGIC, 0)
+            os.fsync(descriptor)
+            return os.fstat(descriptor).st_size
 
 
-class _opened:
-    """A descriptor for a block; a link is never followed, and ``OSError`` becomes ours."""
-
-    def __init__(self, path: Path, flags: int) -> None:
-        self._path = path
-        self._flags = flags | os.O_NOFOLLOW | os.O_CLOEXEC
-
-    def __enter__(self) -> _opened:
-        try:
-            self.number = os.open(self._path, self._flags)
-        except OSError as error:
-            raise StorageFailed(path=str(self._path), why=error.strerror or str(error)) from error
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        os.close(self.number)
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """Open a descriptor for a block; a link is never followed, and ``OSError`` becomes ours."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageFailed(path=str(path), why=error.strerror or str(error)) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -133,6 +133,10 @@ class FakeHypervisor:
             raise StuckPaused(domain=domain.name, why="it is off")
         self._set(domain.name, DomainState.RUNNING)
 
+    def abandon(self, domain: Domain) -> None:
+        """See ``Hypervisor.abandon``."""
+        self.before("abandon")
+
     def stop(self, domain: Domain) -> None:
         """See ``Hypervisor.stop``."""
         self.before("stop")

@@ -82,7 +82,7 @@ def test_an_undo_record_is_gone_back_to_like_any_other(scene: Scene) -> None:
     record = take(scene)
     scene.count(9)
     undo = roll_back(scene, record).undo
-    roll_back(scene, consistency.find(scene.host.catalog, undo.ref))
+    roll_back(scene, scene.host.catalog.get(UUID, undo.id))
     assert scene.disk_data() == ["9", "9"]
 
 
@@ -246,3 +246,69 @@ def test_a_failing_rollback_is_taken_back_or_finished(
     assert went_back or (scene.machine.count == 7 and scene.lvm.names() == before)
     assert len(scene.ids()) == (2 if went_back else 1)
     assert effects() >= 1
+
+
+# --- killed anywhere ---------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As if by SIGKILL: nothing of snapvm runs after it."""
+
+
+def kill_at(scene: Scene, number: int) -> None:
+    """Make every command and deed from the n-th on end the process, undo steps included."""
+    seen = 0
+
+    def strike(_what: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen >= number:
+            raise Killed
+
+    scene.lvm.before = strike
+    scene.hypervisor.before = strike
+
+
+def revive(scene: Scene) -> None:
+    """Let the next snapvm begin, with the domain as the dead one left it."""
+    scene.lvm.before = scene.lvm.after = lambda _argv: None
+    scene.hypervisor.before = lambda _deed: None
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_killed_take_is_taken_back_by_the_next_command(scene: Scene, number: int) -> None:
+    scene.count(2)
+    kill_at(scene, number)
+    try:
+        take(scene)
+    except BaseException:
+        revive(scene)
+    revive(scene)
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert len(scene.ids()) * 2 == len(scene.lvm.names()) - 4
+    tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
+    assert "snapvm.st=new" not in tags
+    take(scene)
+
+
+@pytest.mark.parametrize("number", range(1, 22))
+def test_a_killed_rollback_ends_whole(scene: Scene, number: int) -> None:
+    scene.count(3)
+    record = take(scene)
+    scene.count(4)
+    kill_at(scene, number)
+    try:
+        roll_back(scene, record)
+    except BaseException:
+        revive(scene)
+    revive(scene)
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count in (3, 7)
+    assert scene.disk_data() == [str(scene.machine.count)] * 2
+    tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
+    assert not tags & {"snapvm.st=new", "snapvm.st=roll"}
+    assert len(scene.ids()) * 2 == len(scene.lvm.names()) - 4
