@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import threading
 from typing import Self
 
@@ -26,6 +27,7 @@ class Drainpipe:
         self._target = target
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
         fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._given_up, self._give_up = os.pipe2(os.O_CLOEXEC)
         self._failure: OSError | None = None
         self.drained_bytes = 0
         self._thread = threading.Thread(target=self._run, name="drainpipe", daemon=True)
@@ -36,9 +38,10 @@ class Drainpipe:
 
     def __exit__(self, *_error: object) -> None:
         self.close_writer()
+        os.close(self._give_up)
         self._thread.join()
-        os.close(self._reader)
-        os.close(self._target)
+        for descriptor in (self._given_up, self._reader, self._target):
+            os.close(descriptor)
 
     def close_writer(self) -> None:
         """Give our own writing end up: QEMU has one, and its end of writing is the stream's."""
@@ -66,9 +69,20 @@ class Drainpipe:
 
     def _run(self) -> None:
         try:
-            while moved := os.splice(self._reader, self._target, _SPLICE_BYTES):
+            while self._has_more() and (
+                moved := os.splice(self._reader, self._target, _SPLICE_BYTES)
+            ):
                 self.drained_bytes += moved
         except OSError as failure:
             self._failure = failure
-            while os.read(self._reader, _SPLICE_BYTES):
+            while self._has_more() and os.read(self._reader, _SPLICE_BYTES):
                 pass
+
+    def _has_more(self) -> bool:
+        """Wait for more of the stream; tell that there is none once the pipe is given up.
+
+        QEMU may hold its end open without ever writing to it: the end of file alone would be
+        waited for without end.
+        """
+        readable, _, _ = select.select([self._reader, self._given_up], [], [])
+        return self._given_up not in readable

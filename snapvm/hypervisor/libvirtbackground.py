@@ -145,7 +145,9 @@ class BackgroundCapture:
 
     def _end(self) -> None:
         """End a stream that is not wanted any more; the guest's pages are free again then."""
-        if self._begun and not self._ended:
+        if not self._begun:
+            self._qmp.execute("closefd", {"fdname": STREAM_NAME})
+        elif not self._ended:
             cancel(self._qmp)
 
     def _definition(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 from tests.lab.guests import Guest, snapvm, volumes
 from tests.lab.vm import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.kvm]
+pytestmark = pytest.mark.lab
 
 ROUNDS = 20
 

@@ -1,0 +1,158 @@
+"""What goes wrong on a real host: refused untouched, or failed with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.guests import COMMAND_SECONDS, Guest, snapvm, volumes
+from tests.lab.vm import Completed, Lab
+
+pytestmark = pytest.mark.lab
+
+FAULTY_LVM = """#!/bin/sh
+# An lvm on PATH whose second snapshot meets a volume of its name, made a moment before.
+real=$(PATH=/usr/sbin:/sbin command -v lvm)
+case "$*" in
+lvcreate*--snapshot*fail-d1*)
+    name=$(echo "$*" | sed 's/.*--name \\([^ ]*\\).*/\\1/')
+    "$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name" >/dev/null 2>&1 ;;
+esac
+exec "$real" "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def guest(kvm_lab: Lab) -> Iterator[Guest]:
+    """A running domain with a disk in each of two volume groups."""
+    with Guest(kvm_lab, "fail", "--disks", "2", "--vg", "vg0,vg1", "--memory", "128") as guest:
+        yield guest
+
+
+def run(lab: Lab, script: str) -> Completed:
+    return lab.run(script, timeout_seconds=COMMAND_SECONDS)
+
+
+def assert_untouched(guest: Guest) -> None:
+    """Nothing of ours is there, and the domain counts."""
+    assert volumes(guest.lab) == set()
+    assert guest.ids() == []
+    left = run(guest.lab, "find /var/lib/snapvm -name '.*.draft' -o -name memory.save").stdout
+    assert left == ""
+    assert guest.state() == "running"
+    now = guest.look()
+    assert now.state == "ok"
+    assert guest.wait_until(now.n + 5).state == "ok"
+
+
+def test_a_second_snapshot_whose_name_is_taken(guest: Guest) -> None:
+    """Status 6: the first snapshot is gone again, and what was in the way is not ours to remove."""
+    guest.lab.run(
+        "mkdir -p /tmp/faulty && cat > /tmp/faulty/lvm && chmod 755 /tmp/faulty/lvm",
+        input=FAULTY_LVM,
+        timeout_seconds=30,
+        check=True,
+    )
+    done = run(guest.lab, "PATH=/tmp/faulty:$PATH snapvm take fail --name taken")
+    assert done.status == 6, done.stdout + done.stderr
+    assert "already exists" in done.stderr and "vdb" in done.stderr
+    in_the_way = run(guest.lab, "lvremove -y vg1/fail-d1.taken")
+    assert in_the_way.status == 0, "the volume of that name was somebody else's"
+    assert_untouched(guest)
+
+
+def test_a_second_snapshot_that_the_pool_refuses(guest: Guest) -> None:
+    """Status 6: lvm itself says no, in the window, for the second group only."""
+    threshold = "thin_pool_autoextend_threshold = 50"
+    fill = f"""
+        set -e
+        cp /etc/lvm/lvm.conf /tmp/lvm.conf.before
+        lvcreate -qq -V 600m -T vg1/pool -n filler
+        dd if=/dev/zero of=/dev/vg1/filler bs=4M count=140 oflag=direct status=none
+        printf 'activation {{\\n {threshold}\\n monitoring = 0\\n}}\\n' >> /etc/lvm/lvm.conf
+    """
+    assert run(guest.lab, fill).status == 0
+    try:
+        done = run(guest.lab, "snapvm take fail")
+        assert done.status == 6, done.stdout + done.stderr
+        assert "vg1" in done.stderr
+        assert_untouched(guest)
+    finally:
+        run(guest.lab, "mv /tmp/lvm.conf.before /etc/lvm/lvm.conf; lvremove -qq -y vg1/filler")
+
+
+ATTACH = "virsh -q attach-disk fail {} vdx --driver qemu --subdriver raw --live --sourcetype "
+UNFIT = {
+    "/var/tmp/f.img": f"truncate -s 16M /var/tmp/f.img; {ATTACH.format('/var/tmp/f.img')} file",
+    "thin": f"lvcreate -qq -y -Wn -L 16m -n thick vg0; {ATTACH.format('/dev/vg0/thick')} block",
+    "shareable": "lvcreate -qq -V 16m -T vg0/pool -n shared; "
+    f"{ATTACH.format('/dev/vg0/shared')} block --mode shareable --cache none",
+}
+
+
+@pytest.mark.parametrize(("word", "attach"), UNFIT.items())
+def test_a_disk_that_cannot_be_captured(guest: Guest, word: str, attach: str) -> None:
+    """Status 4, before the domain is touched: the message names the disk and what to do."""
+    attached = run(guest.lab, attach)
+    assert attached.status == 0, attached.stderr
+    try:
+        before = run(guest.lab, "virsh domstate fail --reason; cat /etc/lvm/backup/vg0 | wc -l")
+        done = run(guest.lab, "snapvm take fail")
+        assert done.status == 4, done.stdout + done.stderr
+        assert word in done.stderr and "hint:" in done.stderr
+        after = run(guest.lab, "virsh domstate fail --reason; cat /etc/lvm/backup/vg0 | wc -l")
+        assert after.stdout == before.stdout
+        assert volumes(guest.lab) == set()
+    finally:
+        script = "virsh -q detach-disk fail vdx --live; sleep 2; rm -f /var/tmp/f.img"
+        run(guest.lab, script + "; lvremove -qq -y vg0/thick vg0/shared 2>/dev/null")
+
+
+def test_what_is_not_there(kvm_lab: Lab) -> None:
+    """Status 3, without a traceback."""
+    assert "nosuch" in snapvm(kvm_lab, "take", "nosuch", status=3).stderr
+    snapvm(kvm_lab, "rollback", "nosuch@x", "--yes", status=3)
+    snapvm(kvm_lab, "show", "nosuch@x", status=3)
+    snapvm(kvm_lab, "delete", "nosuch@x", "--yes", status=3)
+    snapvm(kvm_lab, "take", "fail", "--name", "-x", status=2)
+
+
+def test_scripts_and_terminals(guest: Guest) -> None:
+    """JSON for jq, no colour in a pipe, a progress display on a terminal only."""
+    piped = run(guest.lab, "snapvm take fail --name scripted 2>&1 | cat")
+    assert "\x1b" not in piped.stdout and "fail@scripted" in piped.stdout
+    listed = run(guest.lab, "snapvm list --json | jq -r '.[].ref'")
+    assert listed.stdout == "fail@scripted\n" and listed.status == 0
+    assert "\x1b" not in run(guest.lab, "snapvm list").stdout
+    shown = run(guest.lab, "TERM=xterm script -qec 'snapvm take fail --name seen' /dev/null")
+    assert "\x1b[" in shown.stdout and "fail@seen" in shown.stdout, shown.stdout
+    table = run(guest.lab, "TERM=xterm script -qec 'snapvm list' /dev/null")
+    assert "fail@seen" in table.stdout
+    record = json.loads(snapvm(guest.lab, "show", "fail@seen", "--json").stdout)
+    assert record["timing"]["pause_ms"] > 0 and record["written_bytes"] > 0
+    parts = {part["name"] for part in record["timing"]["parts"]}
+    assert {"lvm vda", "lvm vdb", "resume"} <= parts
+    drawn = snapvm(guest.lab, "show", "fail@seen").stdout
+    assert all(part in drawn for part in parts)
+    snapvm(guest.lab, "delete", "fail@scripted", "fail@seen", "--yes")
+    assert_untouched(guest)
+
+
+@pytest.mark.parametrize("signal", ["INT", "TERM", "KILL"])
+def test_interrupted_anywhere(guest: Guest, signal: str) -> None:
+    """Ctrl-C and SIGTERM put everything back; after SIGKILL the next command does."""
+    moments = random.Random(f"snapvm {signal}")
+    for _ in range(3):
+        delay = round(moments.uniform(0.5, 9), 1)
+        script = f"snapvm take fail & p=$!; sleep {delay}; kill -{signal} $p; wait $p; echo $?"
+        status = int(run(guest.lab, script).stdout.split()[-1])
+        assert status in ((0, 137) if signal == "KILL" else (0, 130)), (delay, status)
+        snapvm(guest.lab, "repair")
+        ids = guest.ids()
+        assert len(ids) == (1 if status == 0 else len(ids)), (delay, ids)
+        if ids:
+            snapvm(guest.lab, "delete", "--yes", *(f"fail@{id_}" for id_ in ids))
+        assert_untouched(guest)

@@ -1,0 +1,52 @@
+"""The pipe out of QEMU: everything arrives, a full disk does not stop the guest, nothing hangs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from snapvm.hypervisor.drainpipe import Drainpipe
+
+
+def opened(path: Path) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.write(descriptor, b"head")
+    return descriptor
+
+
+def test_the_stream_stands_behind_what_was_there(tmp_path: Path) -> None:
+    data = os.urandom(5 << 20)
+    with Drainpipe(opened(tmp_path / "image")) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        for at in range(0, len(data), 65536):
+            os.write(qemu, data[at : at + 65536])
+        os.close(qemu)
+        assert pipe.finish(10) == len(data)
+    assert (tmp_path / "image").read_bytes() == b"head" + data
+
+
+def test_a_writer_that_never_writes_is_not_waited_for(tmp_path: Path) -> None:
+    with Drainpipe(opened(tmp_path / "image")) as pipe:
+        qemu = os.dup(pipe.writer)
+    os.close(qemu)
+
+
+def test_an_image_that_cannot_be_written_is_told_and_the_stream_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "image").touch()
+    with Drainpipe(os.open(tmp_path / "image", os.O_RDONLY)) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        for _ in range(64):
+            os.write(qemu, bytes(65536))
+        os.close(qemu)
+        with pytest.raises(OSError, match="Bad file"):
+            pipe.finish(10)
+        assert pipe.failure is not None
+
+
+def test_a_stream_that_does_not_end_is_given_up(tmp_path: Path) -> None:
+    with Drainpipe(opened(tmp_path / "image")) as pipe, pytest.raises(TimeoutError):
+        pipe.finish(0.1)
