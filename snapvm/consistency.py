@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from snapvm import repair, swapping, taking
+from snapvm import images, repair, swapping, taking
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.errors import (
@@ -32,7 +32,6 @@ from snapvm.errors import (
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
-from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.swapping import Phase
@@ -95,7 +94,7 @@ def _catch(
     capturing = host.hypervisor.capture(
         plan.domain,
         draft.folder,
-        image=libvirtimage.Writer() if plan.with_memory else None,
+        image=images.new_image(plan.domain.hypervisor) if plan.with_memory else None,
         clock=clock,
         progress=progress,
     )
@@ -121,7 +120,7 @@ def _seal(plan: TakePlan, draft: Draft, caught: Caught) -> None:
     """Make the image itself say whether its domain runs when anyone restores it."""
     if caught.memory is not None:
         running = plan.domain.state is DomainState.RUNNING
-        libvirtimage.set_running(draft.folder / caught.memory.file, running)
+        images.seal(draft.folder / caught.memory.file, caught.memory, running=running)
 
 
 def _mark_complete(host: Host, record: Record) -> None:

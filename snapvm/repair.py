@@ -103,7 +103,7 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
         return f"took back the unfinished rollback of {name} to {journal['record']}"
     if phase is Phase.SWAPPED and was_stopped:
         record = host.catalog.get(uuid, journal["record"])
-        target = domain or swapping.vanished(record)
+        target = domain or swapping.vanished(record, journal.get("definition", ""))
         swapping.start_again(host, target, record, paused=bool(journal["paused"]))
     undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
     swapping.settle(host, set_, undo, disks)
@@ -119,5 +119,6 @@ def _find(host: Host, name: str) -> Domain | None:
 
 def _run_again(host: Host, domain: Domain | None, *, was_running: bool) -> None:
     """Make a domain run that a killed snapvm left standing still."""
-    if was_running and domain is not None and domain.state is DomainState.PAUSED:
+    stands_still = (DomainState.PAUSED, DomainState.SUSPENDED)
+    if was_running and domain is not None and domain.state in stands_still:
         host.hypervisor.resume(domain)

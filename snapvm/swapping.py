@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from snapvm import naming, planning, recordfile
+from snapvm import images, naming, planning, recordfile
 from snapvm.errors import DomainRefused, UnknownDomain
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.memory import libvirtimage
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -41,7 +40,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     image = None
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
-        libvirtimage.check(image, record.memory.size_bytes)
+        images.check(image, record.memory)
     host.hypervisor.check_restore(domain, image)
     report = host.lvm.report()
     set_ = naming.new_set()
@@ -70,8 +69,11 @@ def _domain_of(host: Host, record: Record) -> Domain:
     return domain
 
 
-def vanished(record: Record) -> Domain:
-    """Return the domain of a record that its hypervisor does not know any more."""
+def vanished(record: Record, definition: str = "") -> Domain:
+    """Return the domain of a record that its hypervisor does not know any more.
+
+    ``definition`` is what it was when it was last seen; without it only an image starts it.
+    """
     return Domain(
         name=record.domain,
         uuid=record.domain_uuid,
@@ -79,7 +81,7 @@ def vanished(record: Record) -> Domain:
         state=DomainState.SHUTOFF,
         memory_bytes=record.memory_bytes,
         vcpus=record.vcpus,
-        definition="",
+        definition=definition,
     )
 
 
@@ -138,6 +140,7 @@ def journal(plan: RollbackPlan, undo: Record, *, paused: bool) -> dict[str, Any]
         "set": plan.set,
         "paused": paused,
         "was_running": plan.domain.state is DomainState.RUNNING,
+        "definition": plan.domain.definition,
         "disks": [
             {
                 "vg": disk.current.vg,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from snapvm.clock import WindowClock
 from snapvm.model import Domain, GuestDisk, HypervisorKind, MemoryRecord, OmittedDisk, Progress
+from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +20,51 @@ class Drives:
     omitted: tuple[OmittedDisk, ...]
 
 
+@runtime_checkable
 class ImageWriter(Protocol):
-    """Makes a file around the stream that a hypervisor writes; given by ``consistency``."""
+    """Makes a file around libvirt's stream of memory; given by ``consistency``."""
 
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Make the file and return a descriptor positioned where the stream begins."""
 
     def end(self) -> int:
         """Say in the file that it is whole; return its size in bytes."""
+
+
+@runtime_checkable
+class GuestImage(Protocol):
+    """Makes an image of a Xen PV guest's frames; given by ``consistency``.
+
+    Everything but ``close`` raises ``BadImage`` for a guest that contradicts itself and ``OSError``
+    when the file cannot be written.
+    """
+
+    def prepare(
+        self,
+        path: Path,
+        definition: str,
+        host: HostFacts,
+        frames: GuestFrames,
+        shared_info: bytes,
+        progress: Progress,
+    ) -> str:
+        """While the guest runs: make the file and copy what can be copied already.
+
+        Returns, in words, how memory is going to be captured, and why that way.
+        """
+
+    def catch(self, standing: Standing) -> None:
+        """While it stands still: copy what has changed, and all that can only be had now."""
+
+    def write(self, progress: Progress) -> ImageFacts:
+        """When it runs again: write the image, all of it to the disk."""
+
+    def close(self) -> None:
+        """Give back memory and mappings; harmless at any time."""
+
+
+MemoryImage = ImageWriter | GuestImage
+"""What makes the image; each driver works with the one of its hypervisor."""
 
 
 class Capture(Protocol):
@@ -73,7 +111,7 @@ class Hypervisor(Protocol):
         domain: Domain,
         folder: Path,
         *,
-        image: ImageWriter | None,
+        image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
     ) -> AbstractContextManager[Capture]:

@@ -11,7 +11,7 @@ from snapvm import retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
 from snapvm.hypervisor import domainxml, libvirtbackground
-from snapvm.hypervisor.base import Capture, Drives, ImageWriter
+from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture, NotPossible
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, OffCapture
@@ -113,7 +113,7 @@ class LibvirtHypervisor:
         domain: Domain,
         folder: Path,
         *,
-        image: ImageWriter | None,
+        image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
     ) -> Iterator[Capture]:
@@ -133,7 +133,10 @@ class LibvirtHypervisor:
                 progress=progress,
                 limit_seconds=self._settings.capture_limit_seconds,
             )
-            yield DisksOnlyCapture(job) if image is None else _with_memory(stack, job, image)
+            if isinstance(image, ImageWriter):
+                yield _with_memory(stack, job, image)
+            else:
+                yield DisksOnlyCapture(job)
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
         """Let libvirt read the image's header; raise ``DomainRefused`` when it cannot."""

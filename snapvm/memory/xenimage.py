@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from snapvm.errors import StorageFailed
+from snapvm.errors import BadImage, StorageFailed
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.xenformat import (
     CONFIG_LENGTH,
@@ -119,6 +119,18 @@ def open_image(path: Path) -> Iterator[ImageReader]:
         raise StorageFailed(path=str(path), why=str(error)) from error
     with stream:
         yield ImageReader(ByteSource(stream, str(path)))
+
+
+def check(path: Path, size_bytes: int) -> None:
+    """Raise ``BadImage`` when this is not the whole image that was recorded."""
+    with open_image(path):
+        found_bytes = path.stat().st_size
+    if found_bytes != size_bytes:
+        raise BadImage(
+            path=str(path),
+            offset_bytes=min(found_bytes, size_bytes),
+            why=f"it has {found_bytes} bytes and {size_bytes} were recorded",
+        )
 
 
 class ImageWriter(StreamWriter):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, StuckPaused, UnknownDomain
-from snapvm.hypervisor.base import Capture, Drives, ImageWriter
+from snapvm.hypervisor.base import Capture, Drives, MemoryImage
 from snapvm.memory import libvirtimage
 from snapvm.model import (
     Domain,
@@ -101,7 +101,7 @@ class FakeHypervisor:
         domain: Domain,
         folder: Path,
         *,
-        image: ImageWriter | None,
+        image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
     ) -> Iterator[Capture]:

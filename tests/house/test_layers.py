@@ -14,10 +14,10 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("consistency",),
     ("repair",),
     ("swapping", "taking"),
-    ("host", "planning"),
+    ("host", "planning", "images"),
     ("catalog", "hypervisor", "lvm", "memory"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
-    ("naming", "interrupt"),
+    ("naming", "interrupt", "xenguest"),
     ("model",),
     ("errors", "version"),
 )
