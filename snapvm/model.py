@@ -136,6 +136,9 @@ class MemoryRecord:
     file: str
     format: str
     size_bytes: int
+    foreign: dict[str, int] = field(default_factory=dict)
+    """Xen PV: how many entries of page tables were zeroed because their frame was not the
+    domain's, by what it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,13 +62,7 @@ def as_dict(record: Record) -> dict[str, Any]:
             "vcpus": record.vcpus,
         },
         "capture": record.capture,
-        "memory": None
-        if record.memory is None
-        else {
-            "file": record.memory.file,
-            "format": record.memory.format,
-            "size_bytes": record.memory.size_bytes,
-        },
+        "memory": None if record.memory is None else _memory_dict(record.memory),
         "disks": [
             {
                 "target": disk.target,
@@ -91,6 +85,11 @@ def as_dict(record: Record) -> dict[str, Any]:
         "written_bytes": record.written_bytes,
         "versions": dict(record.versions),
     }
+
+
+def _memory_dict(memory: MemoryRecord) -> dict[str, Any]:
+    data = {"file": memory.file, "format": memory.format, "size_bytes": memory.size_bytes}
+    return {**data, "foreign": dict(memory.foreign)} if memory.foreign else data
 
 
 def _ref_dict(ref: LvRef) -> dict[str, str]:
@@ -178,8 +177,12 @@ def _memory(data: dict[str, Any]) -> MemoryRecord:
     file = _get(data, "file", str)
     if "/" in file or file.startswith(".") or not file:
         raise _Wrong(f"its memory image {file!r} is not a plain file name")
+    foreign = _get(data, "foreign", dict) if "foreign" in data else {}
     return MemoryRecord(
-        file=file, format=_get(data, "format", str), size_bytes=_count(data, "size_bytes")
+        file=file,
+        format=_get(data, "format", str),
+        size_bytes=_count(data, "size_bytes"),
+        foreign={kind: _count(foreign, kind) for kind in foreign},
     )
 
 

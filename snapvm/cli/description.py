@@ -22,6 +22,7 @@ def lines(record: Record, catalog: Catalog, now: datetime, *, is_unicode: bool) 
         ("uuid", record.domain_uuid),
         ("capture", record.capture),
         ("memory", _memory(record, catalog)),
+        ("zeroed", _zeroed(record)),
         *((f"disk {disk.target}", _disk(disk)) for disk in record.disks),
         *((f"no {omitted.target}", f"left out: {omitted.why}") for omitted in record.omitted),
         ("time", _time(record)),
@@ -55,6 +56,16 @@ def _memory(record: Record, catalog: Catalog) -> str:
     if memory is None:
         return ""
     return f"{size(memory.size_bytes)}, {memory.format}, {catalog.path(record, memory.file)}"
+
+
+def _zeroed(record: Record) -> str:
+    """Tell of mappings that are not in the image: a process of the guest may miss them."""
+    foreign = {} if record.memory is None else record.memory.foreign
+    if not foreign:
+        return ""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(foreign.items()))
+    entries = "entry" if sum(foreign.values()) == 1 else "entries"
+    return f"{sum(foreign.values())} page-table {entries} of frames not the domain's: {kinds}"
 
 
 def _disk(disk: DiskRecord) -> str:
