@@ -431,12 +431,14 @@ class StuckPaused(SnapvmError):
     exit_status = ExitStatus.ATTENTION
     domain: str
     why: str
+    command: str = "virsh resume"
+    """The hypervisor's own way to do it."""
 
     def message(self) -> str:
         return f"{_say(self.domain)} is paused and could not be resumed: {self.why}"
 
     def hint(self) -> str:
-        return f"`virsh resume {shlex.quote(self.domain)}` makes it run"
+        return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
 
 
 @dataclass(eq=False)
