@@ -104,10 +104,10 @@ def _catch(
                 f"the snapshots in {vg}",
                 lambda vg=vg: host.lvm.remove_set(vg, plan.set, (Role.NEW,)),  # type: ignore[misc]
             )
-        with capture.window():
+        with host.lvm.warmed(plan.groups) as lvms, capture.window():
             created = datetime.now(UTC)
             progress.phase("making snapshots")
-            taking.catch(host, plan, capture, clock)
+            taking.catch(host, plan, lvms, capture, clock)
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method

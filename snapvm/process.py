@@ -12,9 +12,10 @@ import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, Queue
 from typing import Any, Protocol
 
 import sh
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 16
 """How many of the last commands the flight recorder keeps."""
+
+GOODBYE_SECONDS = 10.0
+"""How long a program may take to end when its input is closed."""
 
 _ANY_STATUS = list(range(-64, 256))
 _KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR")
@@ -42,8 +46,27 @@ class Completed:
     seconds: float
 
 
+class Conversation(Protocol):
+    """A program that is running already and takes orders, a line each."""
+
+    def ask(
+        self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
+    ) -> tuple[str, ...]:
+        """Give it a line and return the lines it answers, up to the one that ``ends`` accepts.
+
+        Raises ``CommandTimedOut`` when that line does not come in time, the program being left
+        alone, and ``CommandFailed`` when the program ends before.
+        """
+
+
 class Runner(Protocol):
     """The seam to the outside world: runs a program and returns what it did."""
+
+    def converse(self, argv: Sequence[str]) -> AbstractContextManager[Conversation]:
+        """Start a program that is given its orders later, and end it by closing its input.
+
+        What it says on both outputs is one stream of lines.
+        """
 
     def run(
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
@@ -56,6 +79,68 @@ class Runner(Protocol):
         Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
         when there is no such program.
         """
+
+
+def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> Any:
+    """Start a program in the background; raise ``HostLacks`` when there is none."""
+    try:
+        program = sh.Command(argv[0], search_paths=environment["PATH"].split(":"))
+    except sh.CommandNotFound:
+        raise HostLacks(
+            what=f"the program {argv[0]}", remedy=f"install the package that has {argv[0]}"
+        ) from None
+    return program(
+        *argv[1:],
+        _bg=True,
+        _bg_exc=False,
+        _return_cmd=True,
+        _env=environment,
+        _new_session=True,
+        _tty_out=False,
+        _ok_code=_ANY_STATUS,
+        _truncate_exc=False,
+        **streams,
+    )
+
+
+class _ShConversation:
+    """See ``Conversation``: sh's threads carry lines in and out of two queues."""
+
+    def __init__(self, argv: tuple[str, ...]) -> None:
+        self._argv = argv
+        self._status = 0
+        self.orders: Queue[str | None] = Queue()
+        self._heard: Queue[str | None] = Queue()
+        self.said: deque[str] = deque(maxlen=REMEMBERED)
+
+    def hear(self, line: str) -> None:
+        """Take a line the program said."""
+        self.said.append(line.rstrip())
+        self._heard.put(line.rstrip())
+
+    def end(self, _running: Any, _success: bool, status: int) -> None:
+        """Learn that the program has ended."""
+        self._status = status
+        self._heard.put(None)
+
+    def ask(
+        self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
+    ) -> tuple[str, ...]:
+        """See ``Conversation.ask``."""
+        asked = (*self._argv, *line.split())
+        deadline = time.monotonic() + limit_seconds
+        self.orders.put(line + "\n")
+        answer: list[str] = []
+        while not answer or not ends(answer[-1]):
+            try:
+                heard = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+            except Empty:
+                raise CommandTimedOut(argv=asked, seconds=limit_seconds) from None
+            if heard is None:
+                self._heard.put(None)
+                raise CommandFailed(argv=asked, status=self._status, stderr="\n".join(answer))
+            answer.append(heard)
+        return tuple(answer)
 
 
 def _wait(running: Any, limit_seconds: float) -> bool:
@@ -105,7 +190,7 @@ class ShRunner:
         """See ``Runner.run``."""
         begun = time.monotonic()
         environment = clean_environment()
-        running = self._start(argv, environment)
+        running = _start(argv, environment, _out_bufsize=65536)
         try:
             ended = _wait(running, timeout_seconds)
         except BaseException:
@@ -128,25 +213,25 @@ class ShRunner:
             raise CommandFailed(argv=done.argv, status=done.status, stderr=done.stderr)
         return done
 
-    def _start(self, argv: Sequence[str], environment: dict[str, str]) -> Any:
-        try:
-            program = sh.Command(argv[0], search_paths=environment["PATH"].split(":"))
-        except sh.CommandNotFound:
-            raise HostLacks(
-                what=f"the program {argv[0]}", remedy=f"install the package that has {argv[0]}"
-            ) from None
-        return program(
-            *argv[1:],
-            _bg=True,
-            _bg_exc=False,
-            _return_cmd=True,
-            _env=environment,
-            _new_session=True,
-            _tty_out=False,
-            _ok_code=_ANY_STATUS,
-            _truncate_exc=False,
-            _out_bufsize=65536,
+    @contextmanager
+    def converse(self, argv: Sequence[str]) -> Iterator[Conversation]:
+        """See ``Runner.converse``; a program that does not end by itself is left alone."""
+        talk = _ShConversation(tuple(argv))
+        running = _start(
+            argv,
+            clean_environment(),
+            _in=talk.orders,
+            _out=talk.hear,
+            _err_to_out=True,
+            _out_bufsize=1,
+            _done=talk.end,
         )
+        try:
+            yield talk
+        finally:
+            talk.orders.put(None)
+            _wait(running, GOODBYE_SECONDS)
+            self.recorder.extend(talk.said)
 
     def _remember(self, done: Completed) -> None:
         line = f"{shlex.join(done.argv)} -> {done.status} in {done.seconds:.3f} s"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv
+from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -93,7 +94,13 @@ def intent(plan: TakePlan) -> dict[str, Any]:
     }
 
 
-def catch(host: Host, plan: TakePlan, capture: Capture, clock: WindowClock) -> None:
+def catch(
+    host: Host,
+    plan: TakePlan,
+    lvms: Mapping[str, WarmLvm],
+    capture: Capture,
+    clock: WindowClock,
+) -> None:
     """Inside the window: make all snapshots, one worker a group, the memory's part beside them.
 
     Raises ``SnapshotFailed`` for the first disk that has none; the others are not begun then.
@@ -106,7 +113,7 @@ def catch(host: Host, plan: TakePlan, capture: Capture, clock: WindowClock) -> N
                 return
             try:
                 with clock.part(f"lvm {disk.target}"):
-                    _snapshot(host, plan, disk)
+                    _snapshot(host, plan, lvms[disk.volume.vg], disk)
             except BaseException:
                 failed.set()
                 raise
@@ -119,9 +126,9 @@ def catch(host: Host, plan: TakePlan, capture: Capture, clock: WindowClock) -> N
             future.result()
 
 
-def _snapshot(host: Host, plan: TakePlan, disk: PlannedDisk) -> None:
+def _snapshot(host: Host, plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk) -> None:
     try:
-        host.lvm.snapshot(
+        lvm.snapshot(
             disk.volume,
             disk.snapshot_name,
             argv.tags(plan.set, disk.volume, Role.NEW),

@@ -6,12 +6,14 @@ suspended (lvmteam/lvm2#75).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snapvm import retry
 from snapvm.lvm import argv, device, report
 from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import LvRef, LvUuid, Role
 from snapvm.process import Completed, Runner
 
@@ -53,16 +55,16 @@ class Lvm:
         """Return a group as it is now."""
         return VolumeGroup(name, self.report())
 
-    def snapshot(
-        self,
-        origin: LvRef,
-        name: str,
-        tags: Iterable[str],
-        *,
-        limit_seconds: float = EFFECT_LIMIT_SECONDS,
-    ) -> None:
+    def snapshot(self, origin: LvRef, name: str, tags: Iterable[str]) -> None:
         """Make a read-only snapshot of a thin volume."""
-        self._do(argv.thin_snapshot(origin, name, tags), limit_seconds)
+        self._do(argv.thin_snapshot(origin, name, tags))
+
+    @contextmanager
+    def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, WarmLvm]]:
+        """Have an lvm waiting for each group, so that none has to start in the window."""
+        with ExitStack() as stack:
+            talks = {vg: stack.enter_context(self._runner.converse(PROGRAM)) for vg in groups}
+            yield {vg: WarmLvm(talk) for vg, talk in talks.items()}
 
     def clone(self, snapshot: LvRef, name: str, tags: Iterable[str]) -> None:
         """Make a writable copy of a snapshot."""
@@ -102,5 +104,5 @@ class Lvm:
         for vg, uuids in by_group.items():
             self._do(argv.remove_volumes(vg, uuids))
 
-    def _do(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> Completed:
-        return self._runner.run(command, timeout_seconds=limit_seconds, kill=False)
+    def _do(self, command: argv.Argv) -> Completed:
+        return self._runner.run(command, timeout_seconds=EFFECT_LIMIT_SECONDS, kill=False)

@@ -59,6 +59,17 @@ def test_a_name_that_is_taken_fails_and_changes_nothing(world: LvmWorld) -> None
     assert seen(world, SNAPSHOT) == first
 
 
+def test_a_warm_lvm_makes_the_same_snapshot_and_tells_a_failure(world: LvmWorld) -> None:
+    tags = argv.tags(SET, world.disk, Role.NEW)
+    with world.lvm.warmed([VG]) as lvms:
+        for name in (f"{DISK}.w1", f"{DISK}.w2"):
+            lvms[VG].snapshot(world.disk, name, tags, limit_seconds=60)
+        with pytest.raises(CommandFailed, match="already exists"):
+            lvms[VG].snapshot(world.disk, f"{DISK}.w1", tags, limit_seconds=60)
+    plain, warm = snapshot(world), seen(world, f"{DISK}.w2")
+    assert (warm.attr, warm.tags, warm.origin) == (plain.attr, plain.tags, plain.origin)
+
+
 def test_a_clone_of_a_snapshot_is_a_disk(world: LvmWorld) -> None:
     made = snapshot(world)
     clone = f"{DISK}.clone"

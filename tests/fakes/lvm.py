@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from snapvm.errors import CommandFailed
+from snapvm.errors import CommandFailed, CommandTimedOut
 from snapvm.lvm.report import FIELDS
 from snapvm.process import Completed
 
@@ -108,6 +109,12 @@ class FakeLvm:
         stdout = self._verbs[command[1]](list(command[2:]))
         self.after(command)
         return Completed(argv=command, status=0, stdout=stdout, stderr="", seconds=0.0)
+
+    @contextmanager
+    def converse(self, argv: Sequence[str]) -> Iterator[FakeConversation]:
+        """See ``Runner.converse``."""
+        assert tuple(argv) == ("lvm",), argv
+        yield FakeConversation(self)
 
     # --- the verbs ---
 
@@ -223,6 +230,34 @@ class FakeLvm:
 
     def _failure(self, argv: tuple[str, ...], text: str) -> CommandFailed:
         return CommandFailed(argv=argv, status=5, stderr=text)
+
+
+class FakeConversation:
+    """An lvm that takes orders on its standard input; see ``Conversation``."""
+
+    def __init__(self, lvm: FakeLvm) -> None:
+        self._lvm = lvm
+
+    def ask(
+        self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
+    ) -> tuple[str, ...]:
+        """Do each line; say what lvm says of a new volume, of a failure, and of its version."""
+        said: list[str] = []
+        for order in line.splitlines():
+            said += self._obey(order)
+            if ends(said[-1]):
+                return tuple(said)
+        raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
+
+    def _obey(self, order: str) -> list[str]:
+        if order == "version":
+            return ["  LVM version:     0", "  Configuration:   a fake"]
+        words = order.split()
+        try:
+            self._lvm.run(("lvm", *words))
+        except CommandFailed as failure:
+            return [f"  {failure.stderr}"]
+        return [f'  Logical volume "{words[words.index("--name") + 1]}" created.']
 
 
 _FLAGS = {"--snapshot", "--yes", "--noudevsync", "--ignoreactivationskip", "--all"}

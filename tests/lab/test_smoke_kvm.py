@@ -11,17 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.lab.asserts import ask_pulse, assert_counts_on
 from tests.lab.errors import CommandFailed, LabDied
+from tests.lab.guests import Guest
 from tests.lab.vm import Lab
 
 
 @pytest.fixture(scope="module")
-def domain(kvm_lab: Lab) -> Iterator[str]:
+def guest(kvm_lab: Lab) -> Iterator[Guest]:
     """A running domain with two thin disks."""
-    kvm_lab.run("lab-domain create smoke --disks 2 --start", timeout_seconds=120, check=True)
-    yield "smoke"
-    kvm_lab.run("lab-domain destroy smoke", timeout_seconds=120, check=True)
+    with Guest(kvm_lab, "smoke", "--disks", "2") as guest:
+        yield guest
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 77, 126, 127, 128, 200, 255])
@@ -84,28 +83,30 @@ def test_commands_run_side_by_side(kvm_lab: Lab) -> None:
         assert time.monotonic() - began < 10
 
 
-def test_libvirt_runs_domains(kvm_lab: Lab, domain: str) -> None:
+def test_libvirt_runs_domains(kvm_lab: Lab, guest: Guest) -> None:
     kvm_lab.run("test -c /dev/kvm && virsh version", timeout_seconds=60, check=True)
-    assert "running" in kvm_lab.run(["virsh", "domstate", domain], timeout_seconds=30).stdout
+    assert guest.state() == "running"
 
 
-def test_pulse_counts_and_its_disks_follow(kvm_lab: Lab, domain: str) -> None:
-    seen = assert_counts_on(kvm_lab, domain)
-    argv = ["pulse-disk", f"/dev/vg0/{domain}-d1"]
-    assert int(kvm_lab.run(argv, timeout_seconds=30, check=True).stdout) >= seen.n - 1
+def test_pulse_counts_and_its_disks_follow(guest: Guest) -> None:
+    seen = guest.wait_until(guest.look().n + 10)
+    assert seen.state == "ok"
+    assert all(seen.n - 1 <= number <= seen.n for number in seen.disks)
+    done = guest.lab.run(["pulse-disk", "/dev/vg0/smoke-d1"], timeout_seconds=30, check=True)
+    assert int(done.stdout) >= seen.n - 1
 
 
-def test_pulse_notices_a_disk_of_another_instant(kvm_lab: Lab, domain: str) -> None:
-    swap = f"""
+def test_pulse_notices_a_disk_of_another_instant(guest: Guest) -> None:
+    swap = """
         set -e
-        disk=/dev/vg0/{domain}-d1
+        disk=/dev/vg0/smoke-d1
         dd if=$disk of=/tmp/old bs=1M count=1 iflag=direct status=none
-        virsh -q suspend {domain}
+        virsh -q suspend smoke
         dd if=/tmp/old of=$disk bs=1M count=1 oflag=direct status=none
-        virsh -q resume {domain}
+        virsh -q resume smoke
     """
-    kvm_lab.run(swap, timeout_seconds=60, check=True)
-    assert ask_pulse(kvm_lab, domain).state.startswith("torn disk=1")
+    guest.lab.run(swap, timeout_seconds=60, check=True)
+    assert guest.look().state.startswith("torn disk=1")
 
 
 def test_lab_that_dies_is_no_failed_command_and_boots_again(kvm_lab: Lab) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.asserts import assert_counts_on
+from tests.lab.guests import Guest
 from tests.lab.vm import Lab
 
 CTYPES_SCRIPT = """
@@ -22,11 +22,10 @@ print(hex(control.xc_version(handle, 0, None)))
 
 
 @pytest.fixture(scope="module")
-def domain(xen_lab: Lab) -> Iterator[str]:
+def guest(xen_lab: Lab) -> Iterator[Guest]:
     """A running paravirtual domain with two thin disks."""
-    xen_lab.run("lab-domain create smoke --disks 2 --start", timeout_seconds=180, check=True)
-    yield "smoke"
-    xen_lab.run("lab-domain destroy smoke", timeout_seconds=180, check=True)
+    with Guest(xen_lab, "smoke", "--disks", "2") as guest:
+        yield guest
 
 
 def test_xen_answers(xen_lab: Lab) -> None:
@@ -39,22 +38,17 @@ def test_python_reaches_libxenctrl(xen_lab: Lab) -> None:
     assert done.stdout.strip() == "0x40014"
 
 
-def test_paravirtual_domain_counts(xen_lab: Lab, domain: str) -> None:
-    seen = assert_counts_on(xen_lab, domain)
-    argv = ["pulse-disk", f"/dev/vg0/{domain}-d1"]
-    assert int(xen_lab.run(argv, timeout_seconds=60, check=True).stdout) >= seen.n - 1
+def test_paravirtual_domain_counts(guest: Guest) -> None:
+    seen = guest.wait_until(guest.look().n + 10)
+    assert seen.state == "ok"
+    done = guest.lab.run(["pulse-disk", "/dev/vg0/smoke-d1"], timeout_seconds=60, check=True)
+    assert int(done.stdout) >= seen.n - 1
 
 
-def test_checkpoint_of_the_stock_saver_is_whole_and_the_domain_goes_on(
-    xen_lab: Lab, domain: str
-) -> None:
-    before = assert_counts_on(xen_lab, domain)
-    xen_lab.run(f"xl save -c {domain} /var/tmp/image", timeout_seconds=120, check=True)
+def test_checkpoint_of_the_stock_saver_is_whole_and_the_domain_goes_on(guest: Guest) -> None:
+    before = guest.look()
+    guest.lab.run("xl save -c smoke /var/tmp/image", timeout_seconds=120, check=True)
     verify = "python3 /usr/lib/xen-4.20/bin/verify-stream-v2 -f xl -i /var/tmp/image"
-    xen_lab.run(
-        verify,
-        timeout_seconds=180,
-        check=True,
-        env={"PYTHONPATH": "/usr/lib/xen-4.20/lib/python"},
-    )
-    assert_counts_on(xen_lab, domain, above=before.n)
+    env = {"PYTHONPATH": "/usr/lib/xen-4.20/lib/python"}
+    guest.lab.run(verify, timeout_seconds=180, check=True, env=env)
+    assert guest.wait_until(before.n + 10).state == "ok"

@@ -1,0 +1,49 @@
+"""An lvm that is started, configured and waiting before the window begins.
+
+Half of a short lvm command is its start: exec, configuration, locking its memory (measured in the
+lab).  Fed on standard input, ``lvm`` does that once (lvm(8)); it goes on after an error, and ends
+with status 0 whatever happened, so each answer is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from snapvm.errors import CommandFailed
+from snapvm.lvm import argv
+from snapvm.model import LvRef
+from snapvm.process import Conversation
+
+PROGRAM = ("lvm",)
+_MARK = "version"
+"""A command without effect; its answer ends the answer of the command before it."""
+_READY_SECONDS = 60.0
+_FAILED_STATUS = 5
+
+
+_MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
+
+
+def _is_end(line: str) -> bool:
+    return line.lstrip().startswith(_MARK_LINES[-1])
+
+
+class WarmLvm:
+    """One waiting lvm; it does one thing after the other."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._ask(_MARK, _READY_SECONDS)
+
+    def snapshot(
+        self, origin: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
+    ) -> None:
+        """Make a read-only snapshot of a thin volume; see ``Lvm.snapshot``."""
+        command = argv.thin_snapshot(origin, name, tags)
+        answer = self._ask(f"{' '.join(command[1:])}\n{_MARK}", limit_seconds)
+        if not any(f'"{name}" created' in line for line in answer):
+            said = "\n".join(line for line in answer if not line.lstrip().startswith(_MARK_LINES))
+            raise CommandFailed(argv=command, status=_FAILED_STATUS, stderr=said)
+
+    def _ask(self, lines: str, limit_seconds: float) -> tuple[str, ...]:
+        return self._conversation.ask(lines, _is_end, limit_seconds=limit_seconds)

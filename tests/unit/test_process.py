@@ -1,0 +1,102 @@
+"""The one way out: statuses, both outputs, time limits, and programs that take orders."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from snapvm.errors import CommandFailed, CommandTimedOut, HostLacks
+from snapvm.process import ShRunner, clean_environment
+
+ECHO = ("sh", "-c", 'while read -r line; do echo "got $line" >&2; echo done; done')
+
+
+def is_done(line: str) -> bool:
+    return line == "done"
+
+
+def test_both_outputs_and_the_status_are_told_apart() -> None:
+    done = ShRunner().run(["sh", "-c", "echo out; echo err >&2"])
+    assert (done.status, done.stdout, done.stderr) == (0, "out\n", "err\n")
+    with pytest.raises(CommandFailed) as failed:
+        ShRunner().run(["sh", "-c", "echo why >&2; exit 5"])
+    assert (failed.value.status, failed.value.stderr) == (5, "why\n")
+
+
+def test_all_of_a_long_output_is_there_each_time() -> None:
+    """sh's own wait with a time limit returned before the last lines were collected."""
+    for _ in range(5):
+        assert len(ShRunner().run(["seq", "100000"]).stdout) == 588895
+
+
+def test_nothing_is_read_from_our_terminal_and_nothing_of_our_environment_is_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LVM_SUPPRESS_LOCKING_FAILURE_MESSAGES", "1")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    done = ShRunner().run(["sh", "-c", "cat; env"])
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert names <= {"LC_ALL", "LVM_SUPPRESS_FD_WARNINGS", "PATH", "PWD", "SHLVL", "_", "OLDPWD"}
+    assert clean_environment()["PATH"].startswith(os.environ["PATH"])
+
+
+def test_a_program_that_takes_too_long_is_ended_or_left(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    script = ["sh", "-c", f"sleep 1; touch {mark}"]
+    with pytest.raises(CommandTimedOut):
+        ShRunner().run(script, timeout_seconds=0.2, kill=False)
+    deadline = time.monotonic() + 10
+    while not mark.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    mark.unlink()
+    with pytest.raises(CommandTimedOut):
+        ShRunner().run(script, timeout_seconds=0.2)
+    time.sleep(1.2)
+    assert not mark.exists()
+
+
+def test_a_program_that_is_not_there_is_named() -> None:
+    with pytest.raises(HostLacks, match="no-such-program"):
+        ShRunner().run(["no-such-program"])
+
+
+def test_the_last_commands_are_remembered() -> None:
+    runner = ShRunner()
+    for number in range(20):
+        runner.run(["echo", str(number)])
+    assert len(runner.recorder) == 16
+    assert runner.recorder[-1].startswith("echo 19 -> 0")
+
+
+def test_a_conversation_answers_each_order_at_once() -> None:
+    with ShRunner().converse(ECHO) as talk:
+        for number in range(20):
+            assert (
+                talk.ask(f"order {number}", is_done, limit_seconds=10)
+                == (
+                    f"got order {number}",
+                    "done",
+                )
+                or talk
+            )
+        begun = time.monotonic()
+        talk.ask("again", is_done, limit_seconds=10)
+        assert time.monotonic() - begun < 5
+
+
+def test_a_conversation_that_gets_no_answer_is_given_up() -> None:
+    with ShRunner().converse(("cat",)) as talk, pytest.raises(CommandTimedOut):
+        talk.ask("hello", is_done, limit_seconds=0.3)
+
+
+def test_a_conversation_whose_program_ends_says_so() -> None:
+    with ShRunner().converse(("sh", "-c", "read line; echo bye; exit 3")) as talk:
+        with pytest.raises(CommandFailed) as failed:
+            talk.ask("hello", is_done, limit_seconds=10)
+        assert failed.value.status == 3
+        with pytest.raises(CommandFailed):
+            talk.ask("still there", is_done, limit_seconds=10)
