@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 FRAME_BYTES = 4096
+TYPE_SHIFT = 28
+"""XEN_DOMCTL_PFINFO_LTAB_SHIFT (xen/include/public/domctl.h)."""
 TYPES_AT_ONCE = 1024
 """The most that XEN_DOMCTL_getpageframeinfo3 answers in one call."""
 
@@ -82,11 +84,11 @@ class GuestFrames(Protocol):
     def map(self, mfns: memoryview) -> Mapping:
         """Map frames of the domain; those that are not there are said to be missing."""
 
-    def types(self, mfns: memoryview) -> bytes:
-        """Return a type nibble for each frame, `TYPES_AT_ONCE` of them at most.
+    def types(self, mfns: memoryview) -> memoryview:
+        """Return a word for each frame, `TYPES_AT_ONCE` of them at most: its type in four bits.
 
-        It is what PAGE_DATA of Xen's stream has: 0 ordinary, 1 to 4 a table of that level, plus 8
-        when it is pinned, 13 broken, 15 not the domain's.
+        From bit `TYPE_SHIFT` up it is what PAGE_DATA of Xen's stream has: 0 ordinary, 1 to 4 a
+        table of that level, plus 8 when it is pinned, 13 broken, 15 not the domain's.
         """
 
     def machine_to_physical(self) -> AbstractContextManager[memoryview]:

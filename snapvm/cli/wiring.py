@@ -21,7 +21,7 @@ def open_host(settings: Settings, session: Session | None = None) -> Host:
     if session is not None:
         session.last_commands = runner.recorder
     return Host(
-        hypervisor=open_driver(settings),
+        hypervisor=open_driver(settings, runner),
         lvm=Lvm(runner),
         catalog=Catalog(settings.state_dir, settings.run_dir),
         settings=settings,

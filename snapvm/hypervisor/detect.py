@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapvm.errors import HostLacks
-from snapvm.hypervisor import libvirt
+from snapvm.hypervisor import libvirt, xen
 from snapvm.hypervisor.base import Hypervisor
+from snapvm.process import Runner
 from snapvm.settings import Settings
 
 XEN_CAPABILITIES = Path("/proc/xen/capabilities")
@@ -20,11 +20,8 @@ def is_xen_host(capabilities: Path = XEN_CAPABILITIES) -> bool:
         return False
 
 
-def open_driver(settings: Settings) -> Hypervisor:
+def open_driver(settings: Settings, runner: Runner) -> Hypervisor:
     """Return the driver of this host; raise ``HostLacks`` when there is none that works."""
     if is_xen_host():
-        raise HostLacks(
-            what="an engine for Xen domains in this version of snapvm",
-            remedy="this version captures libvirt/KVM domains; the Xen engine is in the making",
-        )
+        return xen.open_hypervisor(settings, runner)
     return libvirt.open_hypervisor(settings)

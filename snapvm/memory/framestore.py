@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import PageType, PageTypes
-from snapvm.xenguest import TYPES_AT_ONCE, GuestFrames, Mapping
+from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
 CHUNK_FRAMES: Final = 4096
 """Frames mapped by one call: 16 MiB."""
@@ -65,10 +65,10 @@ def words(view: memoryview) -> Words:
 def types_of(frames: GuestFrames, mfns: Words) -> PageTypes:
     """Ask Xen what frames are."""
     parts = [
-        frames.types(mfns[start : start + TYPES_AT_ONCE].data)
+        words(frames.types(mfns[start : start + TYPES_AT_ONCE].data))
         for start in range(0, len(mfns), TYPES_AT_ONCE)
     ]
-    return np.frombuffer(b"".join(parts), np.uint8)
+    return (np.concatenate(parts) >> np.uint64(TYPE_SHIFT) & np.uint64(0xF)).astype(np.uint8)
 
 
 def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:

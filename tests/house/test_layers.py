@@ -47,6 +47,7 @@ CATCH_ALL = {
     "snapvm.cli.completion",
     "snapvm.cli.failures",
     "snapvm.hypervisor.libvirt",
+    "snapvm.hypervisor.xen",
     "snapvm.interrupt",
     "snapvm.process",
     "snapvm.taking",

@@ -1,0 +1,307 @@
+"""The driver for the domains of a Xen host, by the names that ``xl`` shows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from snapvm import retry
+from snapvm.clock import WindowClock
+from snapvm.errors import (
+    CaptureFailed,
+    CommandFailed,
+    CommandTimedOut,
+    DomainRefused,
+    HostLacks,
+    StuckPaused,
+    UnknownDomain,
+)
+from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
+from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
+from snapvm.hypervisor.xencontrol import DomainInfo, XenControl, open_control
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenstandstill import UNPAUSE, go_on
+from snapvm.hypervisor.xenstore import XenStore, open_store
+from snapvm.interrupt import shielded
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.process import Runner
+from snapvm.settings import Settings
+
+_DOMAINS = "/local/domain"
+_PAGE_BYTES = 4096
+_GONE_SECONDS = 60.0
+_RESTORE_SECONDS = 3600.0
+_LOOK_SECONDS = 0.02
+_WIDTH_BYTES = 8
+
+
+class XenHypervisor:
+    """Domains of this Xen host; see ``Hypervisor`` for what each method promises.
+
+    xl keeps no domain that does not run: one that is off is unknown here.
+    """
+
+    kind = HypervisorKind.XEN
+
+    def __init__(
+        self, control: XenControl, store: XenStore, runner: Runner, settings: Settings
+    ) -> None:
+        self._control = control
+        self._store = store
+        self._runner = runner
+        self._settings = settings
+
+    def find(self, name: str) -> Domain:
+        """Return the domain as it is now; raise ``UnknownDomain``."""
+        with _refusing(name):
+            info = self._info_of_name(name)
+        if info is None:
+            raise UnknownDomain(domain=name)
+        return Domain(
+            name=name,
+            uuid=DomainUuid(info.uuid),
+            hypervisor=self.kind,
+            state=_state(info),
+            memory_bytes=info.total_pages * _PAGE_BYTES,
+            vcpus=info.max_vcpu_id + 1,
+            definition=self._listed(name),
+        )
+
+    def drives(self, domain: Domain) -> Drives:
+        """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
+        with _refusing(domain.name):
+            vbds = xendisks.read_vbds(self._store, self._info(domain).domid)
+        return xendisks.classify(domain.name, vbds)
+
+    def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
+        """Raise ``DomainRefused`` when the domain cannot be captured now."""
+
+        def refused(why: str, remedy: str = "") -> DomainRefused:
+            return DomainRefused(domain=domain.name, why=why, remedy=remedy)
+
+        if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+            raise refused(
+                f"it is {domain.state}", "a domain is captured while it runs, or is paused"
+            )
+        if not with_memory:
+            return
+        disks_alone = "or take the disks alone with --disk-only"
+        device = xenconfig.passthrough(xenconfig.parse(domain.name, domain.definition))
+        if device:
+            why = f"it has {device}, whose state cannot be captured"
+            raise refused(why, f"detach it, {disks_alone}")
+        if domain.state is DomainState.PAUSED:
+            raise refused(
+                "it is paused, and a PV guest must suspend itself for its memory to be saved",
+                f"let it run with `xl unpause {domain.name}`, {disks_alone}",
+            )
+        with _refusing(domain.name):
+            info = self._info(domain)
+            if info.is_hvm:
+                raise refused("it is no PV domain (HVM or PVH)", disks_alone.removeprefix("or "))
+            if self._control.guest_width(info.domid) != _WIDTH_BYTES:
+                raise refused("it is a 32-bit PV guest", disks_alone.removeprefix("or "))
+            if self._store.read(f"{_DOMAINS}/{info.domid}/control/feature-suspend") != "1":
+                raise refused(
+                    "its kernel does not say that it can suspend itself (feature-suspend)",
+                    f"wait until it has booted, {disks_alone}",
+                )
+
+    @contextmanager
+    def capture(
+        self,
+        domain: Domain,
+        folder: Path,
+        *,
+        image: MemoryImage | None,
+        clock: WindowClock,
+        progress: Progress,
+    ) -> Iterator[Capture]:
+        """Prepare a capture; see ``Hypervisor.capture``."""
+        with _capturing(domain):
+            info = self._info(domain)
+            job = XenJob(
+                domain=domain,
+                config=xenconfig.parse(domain.name, domain.definition),
+                info=info,
+                vbds=xendisks.read_vbds(self._store, info.domid),
+                control=self._control,
+                store=self._store,
+                folder=folder,
+                clock=clock,
+                progress=progress,
+            )
+        with ExitStack() as stack:
+            if isinstance(image, GuestImage):
+                capture = XenCapture(job, image)
+                progress.phase(f"copying the memory of {domain.name}")
+                with _capturing(domain):
+                    stack.enter_context(capture.prepared())
+                yield capture
+            else:
+                yield XenPauseCapture(job)
+
+    def check_restore(self, domain: Domain, image: Path | None) -> None:
+        """Raise ``Refused`` when the domain could not be booted from its configuration."""
+        if image is None:
+            xenconfig.as_cfg(domain.name, xenconfig.parse(domain.name, domain.definition))
+
+    @contextmanager
+    def frozen(self, domain: Domain) -> Iterator[None]:
+        """Let a running domain stand still; it runs again only when the block fails."""
+        if domain.state is not DomainState.RUNNING:
+            yield
+            return
+        try:
+            with _capturing(domain):
+                self._control.pause(self._info(domain).domid)
+            yield
+        except BaseException:
+            with shielded():
+                self.resume(domain)
+            raise
+
+    def resume(self, domain: Domain) -> None:
+        """Make a paused domain run; raise ``StuckPaused`` when it does not."""
+        retry.resume(lambda: self._resume(domain))
+
+    def abandon(self, domain: Domain) -> None:
+        """Nothing goes on in Xen when snapvm is gone: mappings and grants end with it."""
+
+    def stop(self, domain: Domain) -> None:
+        """End the domain at once; harmless when it is off."""
+        with _capturing(domain):
+            info = self._info_if_known(domain)
+            if info is None:
+                return
+            self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
+            self._wait_until_gone(domain, info.domid)
+
+    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
+        """Start the domain from a memory image."""
+        with _capturing(domain):
+            self._require_off(domain)
+            argv = ["xl", "restore", *(["-p"] if paused else []), str(image)]
+            self._runner.run(argv, timeout_seconds=_RESTORE_SECONDS, kill=False)
+            self._expect(domain, paused=paused)
+
+    def start(self, domain: Domain, *, paused: bool) -> None:
+        """Boot the domain from its disks and its recorded configuration."""
+        config = xenconfig.parse(domain.name, domain.definition)
+        text = xenconfig.as_cfg(domain.name, config)
+        with _capturing(domain), tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
+            self._require_off(domain)
+            file.write(text)
+            file.flush()
+            argv = ["xl", "create", "-q", *(["-p"] if paused else []), file.name]
+            self._runner.run(argv, kill=False)
+            self._expect(domain, paused=paused)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of Xen and of this control domain's kernel."""
+        libraries = self._control.libraries
+        return {"xen": f"{libraries.major}.{libraries.minor}", "dom0": os.uname().release}
+
+    # --- inside ---
+
+    def _info_of_name(self, name: str) -> DomainInfo | None:
+        found = None
+        for number in self._store.names(_DOMAINS):
+            if number.isdigit() and self._store.read(f"{_DOMAINS}/{number}/name") == name:
+                info = self._control.info(int(number))
+                if info is not None and not info.is_dying:
+                    found = info
+        return found
+
+    def _info_if_known(self, domain: Domain) -> DomainInfo | None:
+        alive = (info for info in self._control.domains() if not info.is_dying)
+        return next((info for info in alive if info.uuid == domain.uuid), None)
+
+    def _info(self, domain: Domain) -> DomainInfo:
+        info = self._info_if_known(domain)
+        if info is None:
+            raise XenFailed(f"there is no domain {domain.name} any more")
+        return info
+
+    def _listed(self, name: str) -> str:
+        try:
+            return self._runner.run(["xl", "list", "-l", name]).stdout
+        except (CommandFailed, CommandTimedOut) as failure:
+            raise DomainRefused(domain=name, why=str(failure)) from failure
+
+    def _resume(self, domain: Domain) -> None:
+        try:
+            info = self._info(domain)
+            if info.is_suspended:
+                go_on(self._control, self._store, info.domid)
+            if info.is_paused:
+                self._control.unpause(info.domid)
+            now = self._info(domain)
+        except XenFailed as failure:
+            raise _stuck(domain, str(failure)) from failure
+        if _state(now) is not DomainState.RUNNING:
+            raise _stuck(domain, f"it is {_state(now)}")
+
+    def _require_off(self, domain: Domain) -> None:
+        if self._info_of_name(domain.name) is not None:
+            raise CaptureFailed(domain=domain.name, why="a domain of this name runs")
+
+    def _wait_until_gone(self, domain: Domain, domid: int) -> None:
+        """Wait until Xen, xenstore and the backends have forgotten a destroyed domain."""
+        deadline = time.monotonic() + _GONE_SECONDS
+        backend = f"{_DOMAINS}/0/backend/vbd/{domid}"
+        while self._control.info(domid) is not None or self._store.names(backend):
+            if time.monotonic() > deadline:
+                raise CaptureFailed(domain=domain.name, why="it was destroyed and does not go")
+            time.sleep(_LOOK_SECONDS)
+
+    def _expect(self, domain: Domain, *, paused: bool) -> None:
+        info = self._info_of_name(domain.name)
+        wanted = DomainState.PAUSED if paused else DomainState.RUNNING
+        state = DomainState.SHUTOFF if info is None else _state(info)
+        if state is not wanted:
+            raise CaptureFailed(domain=domain.name, why=f"it is {state} and not {wanted}")
+
+
+def _state(info: DomainInfo) -> DomainState:
+    if info.is_suspended:
+        return DomainState.SUSPENDED
+    if info.is_shut_down:
+        return DomainState.CRASHED if info.is_crashed else DomainState.OTHER
+    return DomainState.PAUSED if info.is_paused else DomainState.RUNNING
+
+
+def _stuck(domain: Domain, why: str) -> StuckPaused:
+    return StuckPaused(domain=domain.name, why=why, command=UNPAUSE)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Before anything is touched a failure of Xen is a refusal."""
+    try:
+        yield
+    except XenFailed as failure:
+        raise DomainRefused(domain=name, why=str(failure)) from failure
+
+
+@contextmanager
+def _capturing(domain: Domain) -> Iterator[None]:
+    try:
+        yield
+    except (XenFailed, CommandFailed, CommandTimedOut) as failure:
+        raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
+
+
+def open_hypervisor(settings: Settings, runner: Runner) -> XenHypervisor:
+    """Connect to the Xen of this host; raise ``HostLacks``."""
+    try:
+        return XenHypervisor(open_control(), open_store(), runner, settings)
+    except XenFailed as failure:
+        raise HostLacks(
+            what=f"access to Xen ({failure})", remedy="run snapvm as root, in the control domain"
+        ) from None

@@ -1,0 +1,156 @@
+"""Capturing a Xen domain: its memory by the image engine, or only its standing still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.clock import WindowClock
+from snapvm.errors import BadImage, CaptureFailed, WindowBroken
+from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor.base import GuestImage
+from snapvm.hypervisor.xenconfig import Config
+from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
+from snapvm.hypervisor.xendisks import Vbd, read_vbds
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenmemory import XenFrames
+from snapvm.hypervisor.xenrings import Rings, ring_references
+from snapvm.hypervisor.xenstandstill import Standstill
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.model import Domain, MemoryRecord, Progress
+
+IMAGE_FILE = "memory.xl"
+IMAGE_FORMAT = "xl-save"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XenJob:
+    """One capture: the domain, what it is made with, and where files go."""
+
+    domain: Domain
+    config: Config
+    info: DomainInfo
+    vbds: tuple[Vbd, ...]
+    control: XenControl
+    store: XenStore
+    folder: Path
+    clock: WindowClock
+    progress: Progress
+
+    def standstill(self) -> Standstill:
+        """Return the window to be."""
+        return Standstill(self.domain, self.info.domid, self.control, self.store, self.clock)
+
+    def rings(self) -> Rings:
+        """Return the domain's rings as they are connected now."""
+        references = ring_references(self.store, self.info.domid, self.vbds)
+        return Rings(self.control.libraries, self.info.domid, self.domain.name, references)
+
+    def settle(self, rings: Rings) -> None:
+        """In the window: require the drives that were planned for, and let them come to rest."""
+        with self.clock.part("drain"):
+            if read_vbds(self.store, self.info.domid) != self.vbds:
+                raise WindowBroken(domain=self.domain.name, what="its drives were changed")
+            rings.drain()
+
+    def failed(self, why: object) -> CaptureFailed:
+        """Word a failure."""
+        return CaptureFailed(domain=self.domain.name, why=str(why))
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Turn what the libraries and the engine raise into ``CaptureFailed``."""
+        try:
+            yield
+        except (XenFailed, BadImage) as failure:
+            raise self.failed(failure) from failure
+        except OSError as failure:
+            raise self.failed(f"the image could not be written: {failure}") from failure
+
+
+class XenCapture:
+    """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
+
+    def __init__(self, job: XenJob, image: GuestImage) -> None:
+        self._job = job
+        self._image = image
+        self.method = ""
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Copy what can be copied beforehand; leaving the block gives everything back."""
+        job = self._job
+        frames = XenFrames(job.control, job.info.domid, job.domain.name)
+        with frames:
+            try:
+                with job.failing():
+                    self.method = self._image.prepare(
+                        job.folder / IMAGE_FILE,
+                        xenconfig.for_image(job.config, job.info.total_pages),
+                        job.control.host_facts(job.info.domid),
+                        frames,
+                        frames.read(job.info.shared_info_mfn),
+                        job.progress,
+                    )
+                    self._rings = job.rings()
+                self._frames = frames
+                yield
+            finally:
+                self._image.close()
+
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        """See ``Capture.window``."""
+        with self._job.standstill().suspended():
+            with self._job.failing():
+                self._job.settle(self._rings)
+            yield
+
+    def arm(self) -> None:
+        """Copy what has changed since, and the state of the machine."""
+        job = self._job
+        with job.clock.part("memory"), job.failing():
+            info = job.control.info(job.info.domid)
+            if info is None:
+                raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
+            shared_info = self._frames.read(info.shared_info_mfn)
+            self._image.catch(job.control.standing(info, shared_info))
+
+    def drain(self) -> MemoryRecord:
+        """See ``Capture.drain``: write the image."""
+        with self._job.failing():
+            facts = self._image.write(self._job.progress)
+        self.method += f" ({facts.changed_frames} of {facts.frames} frames)"
+        return MemoryRecord(
+            file=IMAGE_FILE,
+            format=IMAGE_FORMAT,
+            size_bytes=facts.size_bytes,
+            foreign=facts.foreign,
+        )
+
+
+class XenPauseCapture:
+    """No memory: the domain is only paused for its disks."""
+
+    method = "none: disks only"
+
+    def __init__(self, job: XenJob) -> None:
+        self._job = job
+
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        """See ``Capture.window``."""
+        with self._job.failing():
+            rings = self._job.rings()
+        with self._job.standstill().paused():
+            with self._job.failing():
+                self._job.settle(rings)
+            yield
+
+    def arm(self) -> None:
+        """There is no memory to arm for."""
+
+    def drain(self) -> None:
+        """There is no memory."""

@@ -1,0 +1,199 @@
+"""A Xen domain's configuration: the JSON in which libxl keeps it, and xl's own language for it.
+
+``xl list -l`` prints the JSON, and an image holds it for ``xl restore``.  ``xl create`` reads only
+its own language (xl.cfg(5)), so to boot a domain from its JSON the JSON is told again in that, and
+a configuration of which we would have to leave anything out is refused.  libxl leaves defaults out
+of the JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from snapvm.errors import DomainRefused
+
+CONFIG_FILE_WORDS = ("phy", "raw")
+_DOMID = "domid"
+_KIB_PER_PAGE = 4
+_SLACK_KIB = 1024
+"""So much more than its target libxl lets a domain have (LIBXL_MAXMEM_CONSTANT)."""
+_PASSTHROUGH = {
+    "pcidevs": "a PCI device",
+    "usbdevs": "a USB device",
+    "usbctrls": "a USB controller",
+    "p9s": "a shared file system",
+    "p9": "a shared file system",
+    "pvcallsifs": "PV calls",
+    "vtpms": "a virtual TPM",
+    "rdms": "reserved device memory",
+    "dtdevs": "a device tree device",
+}
+
+Config = dict[str, Any]
+
+
+def parse(domain: str, listed: str) -> Config:
+    """Take the configuration out of what ``xl list -l`` prints; raise ``DomainRefused``."""
+    try:
+        config = json.loads(listed)[0]["config"]
+        if not isinstance(config["c_info"], dict) or not isinstance(config["b_info"], dict):
+            raise TypeError("no c_info and b_info")
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DomainRefused(
+            domain=domain, why=f"xl does not tell its configuration ({error!r})"
+        ) from None
+    return dict(config)
+
+
+def for_image(config: Config, total_pages: int) -> str:
+    """Return the text for an image: no number is demanded, and all its pages have room."""
+    c_info = {key: value for key, value in config["c_info"].items() if key != _DOMID}
+    b_info = dict(config["b_info"])
+    needed_kib = total_pages * _KIB_PER_PAGE - _SLACK_KIB
+    for key in ("target_memkb", "max_memkb"):
+        # A guest that has not yet given back what it was asked for is larger than its target.
+        if key in b_info:
+            b_info[key] = max(b_info[key], needed_kib)
+    return json.dumps({**config, "c_info": c_info, "b_info": b_info}, separators=(",", ":"))
+
+
+def passthrough(config: Config) -> str:
+    """Name a device whose state lies outside the domain, or return an empty text."""
+    found = (what for key, what in _PASSTHROUGH.items() if config.get(key))
+    return next(found, "")
+
+
+def as_cfg(domain: str, config: Config) -> str:
+    """Tell a PV domain's configuration in xl's language, or raise ``DomainRefused``."""
+    left = json.loads(json.dumps(config))
+    lines: list[str] = []
+
+    def take(place: Config, key: str, word: str) -> None:
+        if key in place:
+            lines.append(f"{word} = {_quoted(domain, place.pop(key))}")
+
+    c_info, b_info = left.pop("c_info"), left.pop("b_info")
+    c_info.pop(_DOMID, None)
+    for key in ("type", "name", "uuid"):
+        take(c_info, key, key)
+    pv = b_info.pop("type.pv", {})
+    b_info.pop("type", None)
+    _memory(b_info, lines)
+    for key, word in (("kernel", "kernel"), ("ramdisk", "ramdisk"), ("cmdline", "cmdline")):
+        take(b_info, key, word)
+        take(pv, key, word)
+    disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
+    nics = [_nic(domain, nic) for nic in left.pop("nics", [])]
+    lines += [f"disk = [{', '.join(disks)}]", f"vif = [{', '.join(nics)}]"]
+    for key in ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"):
+        if key in left:
+            lines.append(f"{key} = {_quoted(domain, left.pop(key).replace('_', '-'))}")
+    for name, rest in (("c_info", c_info), ("b_info", b_info), ("pv", pv), ("", left)):
+        _require_nothing(domain, name, _without_defaults(rest))
+    return "\n".join(lines) + "\n"
+
+
+def _memory(b_info: Config, lines: list[str]) -> None:
+    """Tell of memory and vCPUs; sizes are whole MiB in xl's language."""
+    if "max_vcpus" in b_info:
+        lines.append(f"vcpus = {int(b_info.pop('max_vcpus'))}")
+    if "target_memkb" in b_info:
+        lines.append(f"memory = {int(b_info.pop('target_memkb')) >> 10}")
+    if "max_memkb" in b_info:
+        lines.append(f"maxmem = {int(b_info.pop('max_memkb')) >> 10}")
+
+
+_HARMLESS = {
+    "avail_vcpus",
+    "shadow_memkb",
+    "video_memkb",
+    "sched_params",
+    "claim_mode",
+    "arch_arm",
+    "arch_x86",
+    "iommu_memkb",
+    "paging_mempool",
+    "nested_hvm",
+    "apic",
+    "altp2m",
+    "vpmu",
+    "passthrough",
+    "device_model_version",
+    "run_hotplug_scripts",
+    "bootloader_args",
+    "slack_memkb",
+    "pvh",
+    "hap",
+    "oos",
+    "ssidref",
+    "driver_domain",
+    "xend_suspend_evtchn_compat",
+    "localtime",
+    "disable_migrate",
+    "tee",
+    "max_grant_frames",
+    "max_maptrack_frames",
+    "max_grant_version",
+    "vmtrace_buf_kb",
+    "rtc_timeoffset",
+    "event_channels",
+    "channels",
+    "e820_host",
+    "numa_placement",
+}
+"""Computed by libxl, or a default it writes down all the same: made again when the domain boots."""
+
+
+def _without_defaults(place: Config) -> Config:
+    return {key: value for key, value in place.items() if value and key not in _HARMLESS}
+
+
+def _require_nothing(domain: str, name: str, rest: Config) -> None:
+    if rest:
+        what = ", ".join(sorted(rest))
+        raise DomainRefused(
+            domain=domain,
+            why=f"its configuration has what cannot be told to `xl create`: {name} {what}".rstrip(),
+            remedy="boot it yourself, from its own configuration file",
+        )
+
+
+_DISK_WORDS = {"pdev_path", "vdev", "backend", "format", "readwrite", "is_cdrom", "removable"}
+
+
+def _disk(domain: str, disk: Config) -> str:
+    rest = {key: value for key, value in disk.items() if key not in _DISK_WORDS and value}
+    rest.pop("discard_enable", None)
+    rest.pop("colo_enable", None)
+    _require_nothing(domain, "disk", rest)
+    backend, path = disk.get("backend", "phy"), disk.get("pdev_path", "")
+    words = [
+        f"format={disk.get('format', 'raw')}",
+        f"vdev={disk['vdev']}",
+        f"access={'rw' if disk.get('readwrite') else 'ro'}",
+        *(["backendtype=phy"] if backend == "phy" else []),
+        *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
+        f"target={path}",  # takes the rest of the text, so it is the last
+    ]
+    return _quoted(domain, ",".join(words))
+
+
+_NIC_WORDS = {"mac", "bridge", "ip", "script", "model", "nictype", "devid", "mtu", "ifname"}
+
+
+def _nic(domain: str, nic: Config) -> str:
+    rest = {key: value for key, value in nic.items() if key not in _NIC_WORDS and value}
+    _require_nothing(domain, "vif", rest)
+    names = {"mac": "mac", "bridge": "bridge", "ip": "ip", "script": "script", "ifname": "vifname"}
+    return _quoted(
+        domain, ",".join(f"{word}={nic[key]}" for key, word in names.items() if nic.get(key))
+    )
+
+
+def _quoted(domain: str, value: Any) -> str:
+    """Write a value in xl's language, which has no escapes: what would need one is refused."""
+    text = str(value)
+    if not text.isprintable() or ('"' in text and "'" in text):
+        raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")
+    return f"'{text}'" if '"' in text else f'"{text}"'

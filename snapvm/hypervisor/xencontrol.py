@@ -1,0 +1,305 @@
+"""What snapvm asks of Xen and tells it, domain by domain; every failure is ``XenFailed``.
+
+Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.20 on x86-64.  Where a domctl wants
+a pointer of its own, the memory must come from libxencall: any other may be absent when Xen looks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ctypes import byref, c_uint32, c_uint64, c_ulong, create_string_buffer
+from dataclasses import dataclass
+from typing import Self
+
+from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed, open_libraries
+from snapvm.xenguest import HostFacts, Standing, TscFacts, VcpuParts
+
+_INFO = struct.Struct("<HHIQQQQQQQII4x16s")
+_INFO_BYTES = 112
+_LISTED_AT_ONCE = 256
+_FLAG_DYING = 1
+_FLAG_HVM = 2
+_FLAG_SHUTDOWN = 4
+_FLAG_PAUSED = 8
+_SHUTDOWN_SUSPEND = 2
+_SHUTDOWN_CRASH = 3
+
+_CONTEXT_BYTES = 5168
+_VCPU_INFO_BYTES = 24
+_DOMCTL_BYTES = 144
+_GET_EXT_VCPUCONTEXT = 43
+_GET_VCPUEXTSTATE = 63
+_GET_VCPU_MSRS = 72
+_LEAF_BYTES = 24
+_MSR_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainInfo:
+    """What Xen says of a domain (xc_domaininfo_t)."""
+
+    domid: int
+    uuid: str
+    flags: int
+    total_pages: int
+    shared_info_mfn: int
+    vcpus: int
+    max_vcpu_id: int
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether it is being destroyed."""
+        return bool(self.flags & _FLAG_DYING)
+
+    @property
+    def is_hvm(self) -> bool:
+        """Whether it is no PV domain (HVM or PVH)."""
+        return bool(self.flags & _FLAG_HVM)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the toolstack has paused it."""
+        return bool(self.flags & _FLAG_PAUSED)
+
+    @property
+    def is_shut_down(self) -> bool:
+        """Whether it stands still by its own deed: off, crashed, or suspended."""
+        return bool(self.flags & _FLAG_SHUTDOWN)
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it has suspended itself, to be saved."""
+        return self.is_shut_down and self.flags >> 16 & 255 == _SHUTDOWN_SUSPEND
+
+    @property
+    def is_crashed(self) -> bool:
+        """Whether it has crashed and was kept."""
+        return self.is_shut_down and self.flags >> 16 & 255 == _SHUTDOWN_CRASH
+
+
+class XenControl:
+    """An open connection to Xen; use as a context manager."""
+
+    def __init__(self, libraries: XenLibraries) -> None:
+        self.libraries = libraries
+        self._library = libraries.control
+        self._handle = libraries.control.xc_interface_open(libraries.logger, libraries.logger, 0)
+        if not self._handle:
+            raise failed("opening Xen's control interface")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._library.xc_interface_close(self._handle)
+
+    @property
+    def handle(self) -> int:
+        """The ``xc_interface``, for calls of other modules."""
+        return int(self._handle)
+
+    # --- domains ---
+
+    def domains(self) -> tuple[DomainInfo, ...]:
+        """Return all domains there are, those that are just being destroyed too."""
+        found: list[DomainInfo] = []
+        first = 0
+        while True:
+            buffer = create_string_buffer(_INFO_BYTES * _LISTED_AT_ONCE)
+            count = self._library.xc_domain_getinfolist(
+                self._handle, first, _LISTED_AT_ONCE, buffer
+            )
+            if count < 0:
+                raise failed("listing domains")
+            found += [_info(buffer.raw[n * _INFO_BYTES :]) for n in range(count)]
+            if count < _LISTED_AT_ONCE:
+                return tuple(found)
+            first = found[-1].domid + 1
+
+    def info(self, domid: int) -> DomainInfo | None:
+        """Return what a domain does; None when there is none."""
+        buffer = create_string_buffer(_INFO_BYTES)
+        count = self._library.xc_domain_getinfolist(self._handle, domid, 1, buffer)
+        if count < 0:
+            raise failed(f"asking about domain {domid}")
+        # The call answers with the next domain when there is none of this number.
+        found = _info(buffer.raw) if count else None
+        return found if found is not None and found.domid == domid else None
+
+    def pause(self, domid: int) -> None:
+        """Pause a domain once more; it runs when it was unpaused as often."""
+        self._check(self._library.xc_domain_pause(self._handle, domid), "pausing")
+
+    def unpause(self, domid: int) -> None:
+        """Take one pause back."""
+        self._check(self._library.xc_domain_unpause(self._handle, domid), "unpausing")
+
+    def resume(self, domid: int) -> None:
+        """Let a domain that has suspended itself go on, told that nothing happened."""
+        guest = self.libraries.guest
+        self._check(guest.xc_domain_resume(self._handle, domid, 1), "resuming")
+
+    def guest_width(self, domid: int) -> int:
+        """Return the size of a PV guest's words, 4 or 8 bytes."""
+        width = ctypes.c_uint(0)
+        status = self._library.xc_domain_get_guest_width(self._handle, domid, byref(width))
+        self._check(status, "asking for the guest's width")
+        return width.value
+
+    # --- what an image needs ---
+
+    def max_mfn(self) -> int:
+        """Return how many machine frames the host has."""
+        count = c_ulong(0)
+        status = self._library.xc_maximum_ram_page(self._handle, byref(count))
+        self._check(status, "asking for the host's memory")
+        return count.value
+
+    def host_facts(self, domid: int) -> HostFacts:
+        """Return what an image says of the host, and the CPU as the domain sees it."""
+        guest = self.libraries.guest
+        leaf_count, msr_count = c_uint32(0), c_uint32(0)
+        status = guest.xc_cpu_policy_get_size(self._handle, byref(leaf_count), byref(msr_count))
+        self._check(status, "asking for the size of the CPU policy")
+        leaves = create_string_buffer(leaf_count.value * _LEAF_BYTES)
+        msrs = create_string_buffer(msr_count.value * _MSR_BYTES)
+        with ExitStack() as stack:
+            policy = guest.xc_cpu_policy_init()
+            if not policy:
+                raise failed("making room for the CPU policy")
+            stack.callback(guest.xc_cpu_policy_destroy, policy)
+            status = guest.xc_cpu_policy_get_domain(self._handle, domid, policy)
+            self._check(status, "reading the CPU policy")
+            status = guest.xc_cpu_policy_serialise(
+                self._handle, policy, leaves, byref(leaf_count), msrs, byref(msr_count)
+            )
+            self._check(status, "packing the CPU policy")
+        return HostFacts(
+            xen_major=self.libraries.major,
+            xen_minor=self.libraries.minor,
+            cpuid_policy=leaves.raw[: leaf_count.value * _LEAF_BYTES],
+            msr_policy=msrs.raw[: msr_count.value * _MSR_BYTES],
+        )
+
+    def standing(self, info: DomainInfo, shared_info: bytes) -> Standing:
+        """Return what only a domain that stands still can tell."""
+        vcpus = tuple(
+            self._vcpu(info.domid, vcpu_id)
+            for vcpu_id in range(info.max_vcpu_id + 1)
+            if self._is_online(info.domid, vcpu_id)
+        )
+        return Standing(
+            shared_info=shared_info,
+            shared_info_mfn=info.shared_info_mfn,
+            tsc=self._tsc(info.domid),
+            vcpus=vcpus,
+        )
+
+    def _tsc(self, domid: int) -> TscFacts:
+        mode, khz, incarnation, nsec = c_uint32(), c_uint32(), c_uint32(), c_uint64()
+        status = self._library.xc_domain_get_tsc_info(
+            self._handle, domid, byref(mode), byref(nsec), byref(khz), byref(incarnation)
+        )
+        self._check(status, "reading the time-stamp counter")
+        return TscFacts(
+            mode=mode.value, khz=khz.value, nsec=nsec.value, incarnation=incarnation.value
+        )
+
+    def _is_online(self, domid: int, vcpu_id: int) -> bool:
+        buffer = create_string_buffer(_VCPU_INFO_BYTES)
+        status = self._library.xc_vcpu_getinfo(self._handle, domid, vcpu_id, buffer)
+        self._check(status, f"asking about vCPU {vcpu_id}")
+        return buffer.raw[4] != 0
+
+    def _vcpu(self, domid: int, vcpu_id: int) -> VcpuParts:
+        context = create_string_buffer(_CONTEXT_BYTES)
+        status = self._library.xc_vcpu_getcontext(self._handle, domid, vcpu_id, context)
+        self._check(status, f"reading vCPU {vcpu_id}")
+        return VcpuParts(
+            vcpu_id=vcpu_id,
+            basic=context.raw,
+            extended=self._extended(domid, vcpu_id),
+            xsave=self._xsave(domid, vcpu_id),
+            msrs=self._msrs(domid, vcpu_id),
+        )
+
+    def _extended(self, domid: int, vcpu_id: int) -> bytes:
+        block = self._domctl(_GET_EXT_VCPUCONTEXT, domid, struct.pack("<I", vcpu_id))
+        (size_bytes,) = struct.unpack_from("<I", block, 20)
+        return block[16 : 16 + size_bytes]
+
+    def _xsave(self, domid: int, vcpu_id: int) -> bytes:
+        layout = struct.Struct("<I4xQQQ")  # vcpu, xfeature_mask, size, buffer
+        block = self._domctl(_GET_VCPUEXTSTATE, domid, layout.pack(vcpu_id, 0, 0, 0))
+        _, mask, size_bytes, _ = layout.unpack_from(block, 16)
+        if not mask or not size_bytes:
+            return b""
+        with self._buffer(size_bytes) as address:
+            # The second call must repeat mask and size, else it is refused.
+            asked = layout.pack(vcpu_id, mask, size_bytes, address)
+            block = self._domctl(_GET_VCPUEXTSTATE, domid, asked)
+            _, _, size_bytes, _ = layout.unpack_from(block, 16)
+            return ctypes.string_at(address, size_bytes)
+
+    def _msrs(self, domid: int, vcpu_id: int) -> bytes:
+        layout = struct.Struct("<IIQ")  # vcpu, msr_count, msrs
+        block = self._domctl(_GET_VCPU_MSRS, domid, layout.pack(vcpu_id, 0, 0))
+        _, count, _ = layout.unpack_from(block, 16)
+        if not count:
+            return b""
+        with self._buffer(count * _MSR_BYTES) as address:
+            block = self._domctl(_GET_VCPU_MSRS, domid, layout.pack(vcpu_id, count, address))
+            _, count, _ = layout.unpack_from(block, 16)
+            return ctypes.string_at(address, count * _MSR_BYTES)
+
+    def _domctl(self, command: int, domid: int, body: bytes) -> bytes:
+        """Call a domctl that libxenctrl has no function for; return the block as Xen left it."""
+        block = create_string_buffer(_DOMCTL_BYTES)
+        struct.pack_into("<IIH", block, 0, command, 0, domid)  # the library enters the version
+        ctypes.memmove(ctypes.addressof(block) + 16, body, len(body))
+        self._check(self._library.xc_domctl(self._handle, block), f"domctl {command}")
+        return block.raw
+
+    @contextmanager
+    def _buffer(self, size_bytes: int) -> Iterator[int]:
+        """Give memory that a hypercall may write to."""
+        call = self._library.xc_interface_xcall_handle(self._handle)
+        address = self.libraries.call.xencall_alloc_buffer(call, size_bytes)
+        if not address:
+            raise failed("making room for a hypercall")
+        try:
+            yield address
+        finally:
+            self.libraries.call.xencall_free_buffer(call, address)
+
+    def _check(self, status: int, what: str) -> None:
+        if status < 0:
+            raise failed(what)
+
+
+def _info(data: bytes) -> DomainInfo:
+    fields = _INFO.unpack_from(data)
+    domid, _, flags, total_pages, _, _, _, _, shared_info_mfn, _, vcpus, max_vcpu_id, handle = (
+        fields
+    )
+    return DomainInfo(
+        domid=domid,
+        uuid=str(uuid.UUID(bytes=handle)),
+        flags=flags,
+        total_pages=total_pages,
+        shared_info_mfn=shared_info_mfn,
+        vcpus=vcpus,
+        max_vcpu_id=max_vcpu_id,
+    )
+
+
+def open_control() -> XenControl:
+    """Connect to Xen; raise ``HostLacks`` without libraries and ``XenFailed`` without rights."""
+    return XenControl(open_libraries())
+
+
+__all__ = ["DomainInfo", "XenControl", "XenFailed", "open_control"]

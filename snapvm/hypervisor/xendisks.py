@@ -1,0 +1,126 @@
+"""What xenstore says about a domain's drives, and which of them can be captured.
+
+A drive has a folder of the guest's (device/vbd/N) that names one of its backend
+(docs/misc/xenstore-paths.pandoc, tools/libs/light/libxl_disk.c: device_disk_add).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.errors import DiskRefused, DomainRefused
+from snapvm.hypervisor.base import Drives
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.model import GuestDisk, OmittedDisk
+
+BLOCK_SCRIPT = "block"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vbd:
+    """One virtual block device, reduced to what the decision needs."""
+
+    number: str
+    """Its name in xenstore."""
+    target: str
+    backend: str
+    """``vbd`` is the kernel's blkback, ``qdisk`` a QEMU, ``9pfs`` and others no disks."""
+    backend_domid: str
+    kind: str
+    """``phy`` for a block device, ``file`` for a file behind a loop device."""
+    params: str
+    script: str
+    is_cdrom: bool
+    is_read_only: bool
+
+    @property
+    def device(self) -> Path:
+        """The block device, as the block script understands ``params``."""
+        path = Path(self.params)
+        return path if path.is_absolute() else Path("/dev") / path
+
+
+def front_folder(domid: int) -> str:
+    """Return where the guest's halves of its drives are."""
+    return f"/local/domain/{domid}/device/vbd"
+
+
+def read_vbds(store: XenStore, domid: int) -> tuple[Vbd, ...]:
+    """Return all drives of a domain, by number."""
+    numbers = sorted(store.names(front_folder(domid)), key=lambda number: (len(number), number))
+    found = []
+    for number in numbers:
+        path = store.read(f"{front_folder(domid)}/{number}/backend")
+        if path:
+            found.append(_vbd(number, path, store.tree(path)))
+    return tuple(found)
+
+
+def _vbd(number: str, path: str, values: dict[str, str]) -> Vbd:
+    parts = path.strip("/").split("/")  # local/domain/BACKEND/backend/KIND/DOMID/NUMBER
+    at = parts.index("backend") if "backend" in parts else -1
+    return Vbd(
+        number=number,
+        target=values.get("dev") or number,
+        backend=parts[at + 1] if 0 <= at < len(parts) - 1 else "?",
+        backend_domid=parts[2] if len(parts) > 2 else "?",
+        kind=values.get("type", ""),
+        params=values.get("params", ""),
+        script=Path(values.get("script", BLOCK_SCRIPT)).name,
+        is_cdrom=values.get("device-type") == "cdrom",
+        is_read_only=values.get("mode") == "r",
+    )
+
+
+def classify(domain: str, vbds: tuple[Vbd, ...]) -> Drives:
+    """Sort the drives into those to capture and those that cannot change.
+
+    Raises ``DiskRefused`` for the first one that is neither, with what to do about it.
+    """
+    disks: list[GuestDisk] = []
+    omitted: list[OmittedDisk] = []
+    for vbd in vbds:
+        why = _unchanging(vbd)
+        if why:
+            omitted.append(OmittedDisk(target=vbd.target, why=why))
+            continue
+        _refuse(domain, vbd)
+        disks.append(GuestDisk(target=vbd.target, device=vbd.device))
+    if not disks:
+        raise DomainRefused(
+            domain=domain,
+            why="it has no disk that could be captured",
+            remedy="snapvm captures disks that are logical volumes",
+        )
+    return Drives(disks=tuple(disks), omitted=tuple(omitted))
+
+
+def _unchanging(vbd: Vbd) -> str:
+    if vbd.is_cdrom:
+        return f"a cdrom drive with {vbd.params}" if vbd.params else "a cdrom drive, empty"
+    return "read-only" if vbd.is_read_only else ""
+
+
+def _refuse(domain: str, vbd: Vbd) -> None:
+    """Raise ``DiskRefused`` when the drive cannot be captured at one instant with the others."""
+
+    def refused(why: str, remedy: str = "") -> DiskRefused:
+        return DiskRefused(domain=domain, target=vbd.target, why=why, remedy=remedy)
+
+    if vbd.backend_domid != "0":
+        raise refused(f"it is served by domain {vbd.backend_domid} and not by this one")
+    if vbd.kind == "file":
+        raise refused(
+            f"it is the file {vbd.params}, not a logical volume",
+            "move it to a logical volume: qemu-img convert -O raw FILE /dev/VG/LV",
+        )
+    if vbd.backend != "vbd" or vbd.kind != "phy":
+        raise refused(
+            f"it is served by {vbd.backend} ({vbd.params}), whose cache lies before the volume",
+            "let the kernel serve it: backendtype=phy, target=/dev/VG/LV",
+        )
+    if vbd.script != BLOCK_SCRIPT:
+        raise refused(f"the script {vbd.script} sets its device up, not Xen's own")
+    if not vbd.params:
+        raise refused("xenstore does not say what is behind it")

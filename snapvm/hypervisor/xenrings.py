@@ -1,0 +1,90 @@
+"""The rings over which a guest's disks are served: empty when nothing is on its way.
+
+The backend posts one answer to each request, so a ring in whose first page ``req_prod`` equals
+``rsp_prod`` has nothing in flight (xen/include/public/io/ring.h).  That page is the guest's; it has
+granted it to us, and a read-only mapping through the grant shows it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from snapvm.errors import CaptureFailed
+from snapvm.hypervisor.xendisks import Vbd, front_folder
+from snapvm.hypervisor.xenlib import XenLibraries, failed
+from snapvm.hypervisor.xenstore import XenStore
+
+DRAIN_LIMIT_SECONDS = 10.0
+_POLL_SECONDS = 0.001
+_PROT_READ = 1
+_PRODUCERS = struct.Struct("<I4xI")
+"""req_prod, req_event, rsp_prod, rsp_event."""
+
+
+def ring_references(store: XenStore, domid: int, vbds: tuple[Vbd, ...]) -> dict[str, list[int]]:
+    """Return the grant of the first page of every ring, by drive."""
+    found: dict[str, list[int]] = {}
+    for vbd in vbds:
+        folder = f"{front_folder(domid)}/{vbd.number}"
+        queues = [name for name in store.names(folder) if name.startswith("queue-")]
+        for place in [f"{folder}/{queue}" for queue in queues] or [folder]:
+            reference = store.read(f"{place}/ring-ref") or store.read(f"{place}/ring-ref0")
+            if reference is not None:
+                found.setdefault(vbd.target, []).append(int(reference))
+    return found
+
+
+class Rings:
+    """The rings of one domain; ``drained`` waits until they are at rest."""
+
+    def __init__(
+        self, libraries: XenLibraries, domid: int, name: str, references: dict[str, list[int]]
+    ) -> None:
+        self._libraries = libraries
+        self._domid = domid
+        self._name = name
+        self._references = references
+
+    def drain(self) -> None:
+        """Wait until every request has its answer; raise ``CaptureFailed`` when that takes long.
+
+        The guest must stand still: one that runs fills them again.
+        """
+        with self._mapped() as rings:
+            deadline = time.monotonic() + DRAIN_LIMIT_SECONDS
+            while busy := [target for target, address in rings if _in_flight(address)]:
+                if time.monotonic() > deadline:
+                    raise CaptureFailed(
+                        domain=self._name, why=f"its disk {busy[0]} does not come to rest"
+                    )
+                time.sleep(_POLL_SECONDS)
+
+    @contextmanager
+    def _mapped(self) -> Iterator[list[tuple[str, int]]]:
+        grants = self._libraries.grants
+        with ExitStack() as stack:
+            handle = grants.xengnttab_open(self._libraries.logger, 0)
+            if not handle:
+                raise CaptureFailed(domain=self._name, why=str(failed("opening grants")))
+            stack.callback(grants.xengnttab_close, handle)
+            found = []
+            for target, references in self._references.items():
+                for reference in references:
+                    address = grants.xengnttab_map_grant_ref(
+                        handle, self._domid, reference, _PROT_READ
+                    )
+                    if not address:
+                        why = f"looking at the ring of disk {target}"
+                        raise CaptureFailed(domain=self._name, why=str(failed(why)))
+                    stack.callback(grants.xengnttab_unmap, handle, address, 1)
+                    found.append((target, address))
+            yield found
+
+
+def _in_flight(address: int) -> bool:
+    requests, responses = _PRODUCERS.unpack(ctypes.string_at(address, _PRODUCERS.size))
+    return bool(requests != responses)

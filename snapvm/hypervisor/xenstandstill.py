@@ -1,0 +1,208 @@
+"""A Xen domain standing still: suspended by its own deed, or only paused; and running again.
+
+A PV guest must suspend itself before its memory is saved: it hands its page tables over pinned, its
+rings' frames as PFNs, and waits in a hypercall that tells it afterwards whether it is a restored
+copy or simply goes on (Linux: drivers/xen/manage.c).  It is asked through xenstore and answers by
+taking the question away.  Going on ("fast resume") its devices stay connected: nothing happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapvm import retry
+from snapvm.clock import WindowClock
+from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.interrupt import shielded
+from snapvm.model import Domain, DomainState
+
+ACKNOWLEDGE_SECONDS = 60.0
+STOP_SECONDS = 60.0
+"""As long as libxl waits (libxl_dom_suspend.c)."""
+_LOOK_SECONDS = 0.002
+_REQUEST = "suspend"
+UNPAUSE = "xl unpause"
+
+
+class Standstill:
+    """One window of one domain."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        domid: int,
+        control: XenControl,
+        store: XenStore,
+        clock: WindowClock,
+    ) -> None:
+        self._domain = domain
+        self._domid = domid
+        self._control = control
+        self._store = store
+        self._clock = clock
+        self._request = f"/local/domain/{domid}/control/shutdown"
+        self._is_asked = False
+        self._is_suspended = False
+        self._is_paused = False
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let the guest suspend itself, and pause it, for the block."""
+        with self._ended():
+            self._suspend()
+            self._pause()
+            yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Only pause it for the block; one that its owner had paused stays so."""
+        with self._ended():
+            self._pause()
+            if self._domain.state is DomainState.RUNNING:
+                self._clock.stopped()
+            yield
+
+    # --- standing still ---
+
+    def _suspend(self) -> None:
+        with self._clock.part("suspend"), self._failing():
+            self._ask()
+            self._wait_for_stop()
+
+    def _ask(self) -> None:
+        """Ask, and wait until the guest takes the question; it cannot be called back then."""
+        if self._store.read(self._request):
+            raise self._failed("somebody else has just asked it to shut down or suspend")
+        deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
+        with self._store.watched(self._request):
+            self._store.write(self._request, _REQUEST)
+            self._is_asked = True
+            while self._store.read(self._request) == _REQUEST:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._store.wait(left)
+            else:
+                self._clock.stopped()
+                return
+        if self._withdraw():
+            raise self._failed(f"the guest did not answer within {ACKNOWLEDGE_SECONDS:g} s")
+        self._clock.stopped()
+
+    def _withdraw(self) -> bool:
+        """Take the question back; False when the guest has just answered it."""
+        withdrawn = self._store.replace(self._request, _REQUEST, "")
+        self._is_asked = not withdrawn
+        return withdrawn
+
+    def _wait_for_stop(self) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        while True:
+            info = self._control.info(self._domid)
+            if info is None or info.is_dying:
+                raise WindowBroken(domain=self._domain.name, what="somebody destroyed it")
+            if info.is_suspended:
+                self._is_suspended = True
+                return
+            if info.is_shut_down:
+                raise WindowBroken(domain=self._domain.name, what="it shut down or crashed")
+            if time.monotonic() > deadline:
+                raise self._failed(
+                    f"it took the request to suspend and did not within {STOP_SECONDS:g} s"
+                )
+            time.sleep(_LOOK_SECONDS)
+
+    def _pause(self) -> None:
+        with self._failing():
+            self._control.pause(self._domid)
+            self._is_paused = True
+
+    # --- running again ---
+
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """Run the block, which stops the domain; then make it run again, whatever happened."""
+        what = ""
+        try:
+            yield
+            with self._failing():
+                what = self._disturbance()
+        finally:
+            with shielded():
+                asked_at = time.monotonic()
+                retry.resume(self._resume)
+                if self._domain.state is DomainState.RUNNING:
+                    self._clock.resumed()
+                self._clock.add_part("resume", asked_at, time.monotonic())
+        if what:
+            raise WindowBroken(domain=self._domain.name, what=what)
+
+    def _disturbance(self) -> str:
+        """Say what somebody else did to the domain in the window; empty when nothing."""
+        info = self._control.info(self._domid)
+        if info is None or info.is_dying:
+            return "somebody destroyed it"
+        if self._is_suspended and not info.is_suspended:
+            return "somebody else made it go on"
+        return "" if info.is_paused else "somebody else unpaused it"
+
+    def _resume(self) -> None:
+        """Take back what was done, step by step; may be called again after a failure."""
+        try:
+            info = self._control.info(self._domid)
+            if info is None or info.is_dying:
+                return
+            if self._is_asked and not self._is_suspended:
+                self._catch_up()
+            if self._is_suspended:
+                go_on(self._control, self._store, self._domid)
+                self._is_suspended = self._is_asked = False
+            if self._is_paused:
+                self._unpause()
+                self._is_paused = False
+        except XenFailed as failure:
+            raise StuckPaused(
+                domain=self._domain.name, why=str(failure), command=UNPAUSE
+            ) from failure
+
+    def _catch_up(self) -> None:
+        """Withdraw a request that is still open; one that was taken leads to a suspended guest."""
+        if self._store.replace(self._request, _REQUEST, ""):
+            self._is_asked = False
+            return
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            info = self._control.info(self._domid)
+            if info is None or info.is_shut_down:
+                self._is_suspended = info is not None and info.is_suspended
+                break
+            time.sleep(_LOOK_SECONDS)
+        self._is_asked = False
+
+    def _unpause(self) -> None:
+        info = self._control.info(self._domid)
+        if info is not None and info.is_paused:
+            self._control.unpause(self._domid)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except XenFailed as failure:
+            raise self._failed(str(failure)) from failure
+
+    def _failed(self, why: str) -> CaptureFailed:
+        return CaptureFailed(domain=self._domain.name, why=why)
+
+
+def go_on(control: XenControl, store: XenStore, domid: int) -> None:
+    """Let a suspended guest go on as if nothing had happened; harmless for one that does."""
+    info = control.info(domid)
+    if info is not None and info.is_suspended:
+        control.resume(domid)
+    store.resumed(domid)

@@ -1,0 +1,197 @@
+"""The store in which a Xen host and its guests leave each other notes, over its socket.
+
+The protocol is a header of four words and NUL-terminated texts (xen/include/public/io/xs_wire.h,
+docs/misc/xenstore.txt), which is less than binding libxenstore would take.  A connection belongs to
+one thread.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Self
+
+from snapvm.errors import HostLacks
+from snapvm.hypervisor.xenlib import XenFailed
+
+SOCKETS = (Path("/run/xenstored/socket"), Path("/var/run/xenstored/socket"))
+_HEADER = struct.Struct("<IIII")
+_LIMIT_BYTES = 4096
+_ANSWER_SECONDS = 30.0
+
+
+class _Op(IntEnum):
+    DIRECTORY = 1
+    READ = 2
+    WATCH = 4
+    UNWATCH = 5
+    TRANSACTION_START = 6
+    TRANSACTION_END = 7
+    WRITE = 11
+    WATCH_EVENT = 15
+    ERROR = 16
+    RESUME = 18
+
+
+class StoreRefused(XenFailed):
+    """The store said no; ``code`` is the name of its error, like ENOENT."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(f"xenstore: {what}: {code}")
+        self.code = code
+
+
+class XenStore:
+    """A connection; use as a context manager.  Every failure is ``XenFailed``."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._socket.settimeout(_ANSWER_SECONDS)
+        self._pending = bytearray()
+        self._events: deque[str] = deque()
+        self._number = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.close()
+
+    def read(self, path: str, *, transaction: int = 0) -> str | None:
+        """Return what stands at ``path``; None when there is no such path."""
+        try:
+            return self._ask(_Op.READ, path, transaction=transaction).decode(errors="replace")
+        except StoreRefused as refused:
+            if refused.code == "ENOENT":
+                return None
+            raise
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """Return the names below ``path``; none when there is no such path."""
+        try:
+            data = self._ask(_Op.DIRECTORY, path)
+        except StoreRefused as refused:
+            if refused.code == "ENOENT":
+                return ()
+            raise
+        return tuple(name.decode(errors="replace") for name in data.split(b"\0") if name)
+
+    def tree(self, path: str) -> dict[str, str]:
+        """Return the values directly below ``path``, by name."""
+        values = {name: self.read(f"{path}/{name}") for name in self.names(path)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def write(self, path: str, value: str, *, transaction: int = 0) -> None:
+        """Put ``value`` at ``path``."""
+        data = path.encode() + b"\0" + value.encode()
+        self._exchange(_Op.WRITE, data, transaction, path)
+
+    def replace(self, path: str, expected: str, value: str) -> bool:
+        """Put ``value`` where ``expected`` stands, in one step; False when something else does."""
+        while True:
+            number = int(
+                self._exchange(_Op.TRANSACTION_START, b"\0", 0, "transaction").strip(b"\0")
+            )
+            matches = self.read(path, transaction=number) == expected
+            if matches:
+                self.write(path, value, transaction=number)
+            try:
+                word = b"T\0" if matches else b"F\0"
+                self._exchange(_Op.TRANSACTION_END, word, number, "transaction")
+            except StoreRefused as refused:
+                if refused.code == "EAGAIN":  # somebody else wrote meanwhile: look again
+                    continue
+                raise
+            return matches
+
+    @contextmanager
+    def watched(self, path: str) -> Iterator[None]:
+        """Be told of every change of ``path`` during the block, and once at its beginning."""
+        data = path.encode() + b"\0snapvm\0"
+        self._exchange(_Op.WATCH, data, 0, path)
+        try:
+            yield
+        finally:
+            self._exchange(_Op.UNWATCH, data, 0, path)
+            self._events.clear()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a change of what is watched; False when none came in time."""
+        deadline = time.monotonic() + seconds
+        while not self._events:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+                return False
+            self._message()
+        self._events.popleft()
+        return True
+
+    def resumed(self, domid: int) -> None:
+        """Tell the store that a suspended domain goes on; else it never announces its end."""
+        self._ask(_Op.RESUME, str(domid))
+
+    # --- inside ---
+
+    def _ask(self, op: _Op, text: str, *, transaction: int = 0) -> bytes:
+        return self._exchange(op, text.encode() + b"\0", transaction, text)
+
+    def _exchange(self, op: _Op, data: bytes, transaction: int, what: str) -> bytes:
+        if len(data) > _LIMIT_BYTES:
+            raise StoreRefused("E2BIG", what)
+        self._number += 1
+        try:
+            self._socket.sendall(_HEADER.pack(op, self._number, transaction, len(data)) + data)
+            while True:
+                answer = self._message()
+                if answer is not None:
+                    break
+        except OSError as error:
+            raise XenFailed(f"xenstore: {what}: {error}") from error
+        kind, number, body = answer
+        if number != self._number:
+            raise XenFailed(f"xenstore: {what}: an answer to something else")
+        if kind == _Op.ERROR:
+            raise StoreRefused(body.strip(b"\0").decode(errors="replace"), what)
+        return body
+
+    def _message(self) -> tuple[int, int, bytes] | None:
+        """Receive one message; an event is put aside, and is no answer."""
+        kind, number, _, length_bytes = _HEADER.unpack(self._receive(_HEADER.size))
+        body = self._receive(length_bytes)
+        if kind == _Op.WATCH_EVENT:
+            self._events.append(body.split(b"\0")[0].decode(errors="replace"))
+            return None
+        return kind, number, body
+
+    def _receive(self, count: int) -> bytes:
+        while len(self._pending) < count:
+            data = self._socket.recv(65536)
+            if not data:
+                raise ConnectionError("xenstored has gone")
+            self._pending += data
+        data = bytes(self._pending[:count])
+        del self._pending[:count]
+        return data
+
+
+def open_store() -> XenStore:
+    """Connect to the store of this host; raise ``HostLacks``."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    for path in SOCKETS:
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            why = error
+            continue
+        return XenStore(connection)
+    connection.close()
+    raise HostLacks(
+        what=f"a xenstored to speak to ({why})", remedy="run snapvm as root, in the control domain"
+    )

@@ -1,0 +1,158 @@
+"""The engine on a guest made by hand: what it writes is what the guest was when it stood still."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snapvm.errors import BadImage
+from snapvm.memory.guestimage import PvGuestImage
+from snapvm.memory.verify import verify_image
+from snapvm.memory.xenframes import survey
+from snapvm.model import Silent
+from snapvm.xenguest import ImageFacts
+from tests.fakes.xenmachine import FOREIGN_MFN, HOST, Change, Machine
+from tests.unit.memory.xen_builders import CONFIG, L1, L2, MFN_BASE, OWNED
+
+ONE = b"changed!" * 512
+NOTHING: Change = lambda _: None  # noqa: E731
+
+
+def make(
+    path: Path,
+    machine: Machine,
+    *,
+    meanwhile: Change = NOTHING,
+    after: Change = NOTHING,
+    budget_bytes: int = 1 << 40,
+) -> tuple[ImageFacts, str]:
+    """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
+    image = PvGuestImage(budget_bytes=budget_bytes)
+    try:
+        method = image.prepare(path, CONFIG, HOST, machine, machine.shared_info(), Silent())
+        meanwhile(machine)
+        image.catch(machine.standing())
+        after(machine)
+        return image.write(Silent()), method
+    finally:
+        image.close()
+        assert not machine.open_mappings
+
+
+def frames_of(path: Path) -> dict[int, bytes]:
+    with survey(path) as image:
+        pages = {pfn: image.read_frame(pfn) for pfn in range(image.end_pfn + 1)}
+    return {pfn: page for pfn, page in pages.items() if page is not None}
+
+
+def expected(machine: Machine) -> dict[int, bytes]:
+    """What an image must hold: the guest of the builder, and the tree of its p2m."""
+    pages = dict(machine.guest.pages)
+    for pfn in (30, 31):
+        pages[pfn] = machine.pages[MFN_BASE + pfn]
+    return pages
+
+
+@pytest.mark.parametrize("budget_bytes", [1 << 40, 0])
+def test_an_idle_guest_is_written_as_it_is(tmp_path: Path, budget_bytes: int) -> None:
+    machine = Machine()
+    facts, method = make(tmp_path / "i", machine, budget_bytes=budget_bytes)
+    assert frames_of(tmp_path / "i") == expected(machine)
+    assert facts.frames == OWNED
+    assert facts.foreign == {}
+    assert facts.changed_frames == 0
+    assert facts.size_bytes == (tmp_path / "i").stat().st_size
+    assert ("precopy" in method) is bool(budget_bytes)
+    report = verify_image(tmp_path / "i")
+    assert report.is_sound, report.findings
+
+
+def test_what_changes_while_it_runs_is_in_and_what_changes_later_is_not(tmp_path: Path) -> None:
+    machine = Machine()
+
+    def meanwhile(machine: Machine) -> None:
+        machine.write(MFN_BASE + 100, ONE)
+        machine.write(MFN_BASE + 589, ONE)
+
+    def after(machine: Machine) -> None:
+        machine.write(MFN_BASE + 101, ONE)
+
+    facts, _ = make(tmp_path / "i", machine, meanwhile=meanwhile, after=after)
+    assert facts.changed_frames == 2
+    assert frames_of(tmp_path / "i") == expected(machine) | {100: ONE, 589: ONE}
+
+
+def test_a_page_that_moved_is_copied_from_where_it_is(tmp_path: Path) -> None:
+    machine = Machine()
+    facts, _ = make(tmp_path / "i", machine, meanwhile=lambda m: m.move(300, 0x1800))
+    frames = frames_of(tmp_path / "i")
+    assert frames[300] == b"moved!!!" * 512
+    assert len(frames) == OWNED
+    assert facts.changed_frames >= 1
+
+
+def test_a_page_that_becomes_a_table_is_made_canonical(tmp_path: Path) -> None:
+    machine = Machine()
+
+    def meanwhile(machine: Machine) -> None:
+        entries = np.zeros(512, "<u8")
+        entries[7] = (MFN_BASE + 200) << 12 | 1
+        machine.write(MFN_BASE + 50, entries.tobytes())
+        machine.type_of[MFN_BASE + 50] = 1
+
+    make(tmp_path / "i", machine, meanwhile=meanwhile)
+    table = np.frombuffer(frames_of(tmp_path / "i")[50], "<u8")
+    assert int(table[7]) == 200 << 12 | 1
+
+
+def test_a_foreign_entry_is_zeroed_and_counted(tmp_path: Path) -> None:
+    machine = Machine()
+
+    def meanwhile(machine: Machine) -> None:
+        entries = np.frombuffer(machine.pages[MFN_BASE + L1], "<u8").copy()
+        entries[100] = FOREIGN_MFN << 12 | 0x67
+        machine.write(MFN_BASE + L1, entries.tobytes())
+
+    facts, _ = make(tmp_path / "i", machine, meanwhile=meanwhile)
+    assert facts.foreign == {"unknown": 1}
+    assert int(np.frombuffer(frames_of(tmp_path / "i")[L1], "<u8")[100]) == 0
+    assert verify_image(tmp_path / "i").is_sound
+
+
+def test_a_foreign_entry_above_the_last_level_is_refused(tmp_path: Path) -> None:
+    machine = Machine()
+    entries = np.frombuffer(machine.pages[MFN_BASE + L2], "<u8").copy()
+    entries[5] = FOREIGN_MFN << 12 | 0x67
+    machine.write(MFN_BASE + L2, entries.tobytes())
+    with pytest.raises(BadImage, match="does not own"):
+        make(tmp_path / "i", machine)
+
+
+def test_a_guest_that_changes_its_p2m_is_captured_in_one_pass(tmp_path: Path) -> None:
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=1 << 40)
+    shared_info = machine.shared_info(generation=1)
+    method = image.prepare(tmp_path / "i", CONFIG, HOST, machine, shared_info, Silent())
+    assert "table of frames" in method
+    image.catch(machine.standing())
+    image.write(Silent())
+    image.close()
+    assert frames_of(tmp_path / "i") == expected(machine)
+
+
+def test_a_page_that_cannot_be_mapped_while_it_runs_is_had_later(tmp_path: Path) -> None:
+    machine = Machine(unmappable={MFN_BASE + 77})
+    make(tmp_path / "i", machine, meanwhile=lambda m: m.unmappable.clear())
+    assert frames_of(tmp_path / "i") == expected(machine)
+
+
+def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=1 << 40)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+    assert machine.open_mappings
+    image.close()
+    image.close()
+    assert not machine.open_mappings
