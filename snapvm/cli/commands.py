@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli import delete, look, repair, rollback, take
+from snapvm.cli import delete, look, repair, rollback, take, verify
 from snapvm.cli.helptext import Verb
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -27,6 +27,8 @@ VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
     "take": (take.take, take.MANUAL),
     "list": (look.list_snapshots, look.LIST_MANUAL),
     "show": (look.show, look.SHOW_MANUAL),
+    "verify": (verify.verify, verify.VERIFY_MANUAL),
+    "inspect": (verify.inspect, verify.INSPECT_MANUAL),
     "rollback": (rollback.rollback, rollback.MANUAL),
     "delete": (delete.delete, delete.MANUAL),
     "repair": (repair.repair, repair.MANUAL),

@@ -1,0 +1,169 @@
+"""The work of ``snapvm verify`` and ``snapvm inspect``."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from snapvm import images
+from snapvm.cli import output
+from snapvm.cli.lookup import catalog_of, find
+from snapvm.cli.session import Session
+from snapvm.errors import BadImage, RecordUnusable
+from snapvm.memory.finding import Finding, Report
+from snapvm.memory.paging import Hole, Mapping, translate, who_maps
+from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
+from snapvm.memory.verify import verify_image
+from snapvm.memory.xenframes import Survey, survey
+
+SHOWN_ADDRESSES = 256
+
+
+def _place(session: Session, text: str) -> Path | None:
+    """Return the path of the xl image that is meant; None for a libvirt image that is whole.
+
+    A text with a slash, or that names a file which is there, is a path.
+    """
+    if "/" in text or "@" not in text or Path(text).is_file():
+        return Path(text)
+    catalog = catalog_of(session)
+    record = find(catalog, text)
+    if record.memory is None:
+        raise RecordUnusable(path=record.ref, why="it has no memory")
+    path = catalog.path(record, record.memory.file)
+    images.check(path, record.memory)
+    return path if record.memory.format == images.XL_SAVE else None
+
+
+def verify(session: Session, text: str, *, as_json: bool) -> None:
+    """Check and tell; raise ``BadImage`` when the image would not restore as what it was."""
+    path = _place(session, text)
+    if path is None:
+        if as_json:
+            output.out_json({"sound": True, "checked": "header and length"})
+        else:
+            output.say(f"{text}: whole (a libvirt image: header and length)")
+        return
+    report = verify_image(path)
+    if as_json:
+        output.out_json(_as_values(report))
+    else:
+        for finding in report.findings:
+            output.say(_line(finding))
+        if report.is_sound:
+            output.say(
+                f"{text}: sound, {report.pages} pages, {report.tables} page tables, "
+                f"{report.vcpus} vCPUs"
+            )
+    if not report.is_sound:
+        first = report.findings[0]
+        raise BadImage(
+            path=str(path),
+            offset_bytes=first.offset_bytes or 0,
+            why=f"{sum(report.counts.values())} problems, the first: {first.problem.value}",
+        )
+
+
+def _as_values(report: Report) -> dict[str, Any]:
+    return {
+        "sound": report.is_sound,
+        "pages": report.pages,
+        "tables": report.tables,
+        "vcpus": report.vcpus,
+        "counts": {problem.name: count for problem, count in report.counts.items()},
+        "findings": [
+            {
+                "problem": finding.problem.name,
+                "severity": finding.problem.severity.name,
+                "pfn": finding.pfn,
+                "index": finding.index,
+                "target_pfn": finding.target_pfn,
+                "offset_bytes": finding.offset_bytes,
+                "detail": finding.detail,
+            }
+            for finding in report.findings
+        ],
+    }
+
+
+def _line(finding: Finding) -> str:
+    places = (
+        ("frame", finding.pfn),
+        ("entry", finding.index),
+        ("to frame", finding.target_pfn),
+        ("at byte", finding.offset_bytes),
+    )
+    where = ", ".join(f"{name} {value:#x}" for name, value in places if value is not None)
+    what = f"{finding.problem.severity.name.lower()}: {finding.problem.value}"
+    return "; ".join(part for part in (what, where, finding.detail) if part)
+
+
+def inspect(
+    session: Session,
+    text: str,
+    *,
+    va: int | None,
+    frame: int | None,
+    cr3: int | None,
+    as_json: bool,
+) -> None:
+    """Translate an address, or tell who maps a frame."""
+    path = _place(session, text)
+    if path is None:
+        raise RecordUnusable(path=text, why="it is no image of a Xen PV domain")
+    with survey(path) as image:
+        root = _root(image) if cr3 is None else cr3
+        wide = image.pv_info is None or image.pv_info.width_bytes == 8
+        mode = FOUR_LEVEL if wide else PAE_UNDER_XEN
+        if va is not None:
+            found: list[Mapping | Hole] = [translate(mode, root, va, image.read_frame)]
+        else:
+            mappings = who_maps(mode, root, frame or 0, image.read_frame)
+            found = list(islice(mappings, SHOWN_ADDRESSES))
+    if as_json:
+        output.out_json([_part(part, va) for part in found])
+        return
+    for part in found:
+        output.say(_told(part, va))
+    if not found:
+        output.say(f"nothing maps frame {frame:#x}")
+
+
+def _root(image: Survey) -> int:
+    """Return the address of vCPU 0's root table."""
+    if 0 not in image.vcpus:
+        raise BadImage(path=str(image.path), offset_bytes=0, why="it holds no vCPU 0")
+    return image.vcpus[0].root << FRAME_SHIFT
+
+
+def _part(part: Mapping | Hole, va: int | None) -> dict[str, Any]:
+    if isinstance(part, Hole):
+        why = part.why.name
+        return {"mapped": False, "why": why, "level": part.level, "entry": part.entry}
+    return {
+        "mapped": True,
+        "va": part.va if va is None else va,
+        "frame": part.frame + ((0 if va is None else va - part.va) >> FRAME_SHIFT),
+        "writable": part.writable,
+        "user": part.user,
+        "executable": part.executable,
+        "table": part.table_frame,
+        "index": part.index,
+        "entry": part.entry,
+    }
+
+
+def _told(part: Mapping | Hole, va: int | None) -> str:
+    values = _part(part, va)
+    if isinstance(part, Hole):
+        place = f", {part.level} entry {part.entry:#x}" if part.level else ""
+        return f"{0 if va is None else va:#x} is not mapped: {part.why.value}{place}"
+    rights = "".join(
+        letter if values[name] else "-"
+        for letter, name in (("w", "writable"), ("u", "user"), ("x", "executable"))
+    )
+    return (
+        f"{values['va']:#x} is frame {values['frame']:#x}, r{rights}, "
+        f"by entry {part.index} ({part.entry:#x}) of the table in frame {part.table_frame:#x}"
+    )

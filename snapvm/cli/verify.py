@@ -1,0 +1,114 @@
+"""``snapvm verify`` and ``snapvm inspect``: look into a memory image; nothing is changed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from snapvm.cli.arguments import AsJson
+from snapvm.cli.completion import complete_reference
+from snapvm.cli.manual import Manual
+from snapvm.cli.session import Job, Session
+
+VERIFY_MANUAL = Manual(
+    prerequisites=(
+        "None: an image of `xl save` or of snapvm is checked on any machine. Of a libvirt image "
+        "only its header and its length are checked."
+    ),
+    success=(
+        "The image restores, and as what the domain was: every page that the domain owns is in it, "
+        "page tables lead where they should level by level, and what a vCPU needs is there. What "
+        "is merely unusual is printed."
+    ),
+    failure=(
+        "What is wrong is printed, a line each: memory that a restore would lose without a word, "
+        "and what it would refuse. `xl save` is known to drop page tables of a guest that maps "
+        "other domains' pages."
+    ),
+    example="snapvm verify demo@latest",
+)
+INSPECT_MANUAL = Manual(
+    prerequisites="The image is of a Xen PV domain.",
+    success=(
+        "Where an address leads is printed: the frame, the rights, and the entry that says so; "
+        "with `--frame` every address through which the frame can be reached."
+    ),
+    failure="Nothing is changed.",
+    example="snapvm inspect demo@latest --va 0xffffffff81000000",
+)
+
+Image = Annotated[
+    str,
+    typer.Argument(
+        metavar="DOM@ID|FILE",
+        help="A snapshot, or the path of an image.",
+        show_default=False,
+        autocompletion=complete_reference,
+    ),
+]
+
+
+def verify(image: Image, as_json: AsJson = False) -> Job:
+    """Check a memory image in depth."""
+
+    def run(session: Session) -> None:
+        # heavy: numpy; `snapvm --help` does without
+        from snapvm.cli import imagelook
+
+        imagelook.verify(session, image, as_json=as_json)
+
+    return Job(json=as_json, run=run)
+
+
+def inspect(
+    image: Image,
+    va: Annotated[
+        str | None,
+        typer.Option("--va", metavar="ADDRESS", help="Translate it.", show_default=False),
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(
+            "--frame", metavar="PFN", help="Tell who maps this frame.", show_default=False
+        ),
+    ] = None,
+    cr3: Annotated[
+        str | None,
+        typer.Option(
+            "--cr3",
+            metavar="ADDRESS",
+            help="The root of the page tables (that of vCPU 0).",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> Job:
+    """Walk the page tables in a memory image."""
+    asked = {name: _number(name, text) for name, text in (("va", va), ("frame", frame))}
+    if (asked["va"] is None) is (asked["frame"] is None):
+        raise typer.BadParameter("give either --va or --frame")
+    root = _number("cr3", cr3)
+
+    def run(session: Session) -> None:
+        # heavy: numpy; `snapvm --help` does without
+        from snapvm.cli import imagelook
+
+        imagelook.inspect(
+            session, image, va=asked["va"], frame=asked["frame"], cr3=root, as_json=as_json
+        )
+
+    return Job(json=as_json, run=run)
+
+
+def _number(name: str, text: str | None) -> int | None:
+    """Read a number in any of Python's notations; refuse one that no 64 bits hold."""
+    if text is None:
+        return None
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise typer.BadParameter(f"{text!r} is no number of 64 bits", param_hint=f"--{name}")
+    return value

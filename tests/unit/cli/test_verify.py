@@ -1,0 +1,63 @@
+"""``snapvm verify`` and ``snapvm inspect`` on images made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from snapvm.cli.app import run
+from tests.unit.memory.xen_builders import L1, Guest
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.xl"
+    path.write_bytes(Guest().encode())
+    return path
+
+
+def test_a_sound_image(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(image)]) == 0
+    assert "sound, 590 pages, 6 page tables" in capsys.readouterr().out
+
+
+def test_a_lost_table_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guest = Guest()
+    guest.types[L1] = 0xF
+    path = tmp_path / "image.xl"
+    path.write_bytes(guest.encode())
+    assert run(["verify", str(path)]) == 4
+    told = capsys.readouterr()
+    assert "lost: an entry leads to a page table that is not in the image" in told.out
+    assert "problems" in told.err
+    assert run(["verify", str(path), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out.split("\n{")[0])["counts"]["TABLE_LOST"] == 1
+
+
+def test_an_address_is_translated(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(image), "--va", "0xffff888000014abc"]) == 0
+    assert capsys.readouterr().out.startswith("0xffff888000014abc is frame 0x14, rwux")
+    assert run(["inspect", str(image), "--va", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["mapped"] is False
+
+
+def test_who_maps_a_frame(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(image), "--frame", "20"]) == 0
+    assert "0xffff888000014000" in capsys.readouterr().out
+    assert run(["inspect", str(image), "--frame", "0x999999"]) == 0
+    assert "nothing maps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--va", "x"], ["--va", "1", "--frame", "1"]])
+def test_what_is_not_understood(image: Path, options: list[str]) -> None:
+    assert run(["inspect", str(image), *options]) == 2
+
+
+def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other"
+    path.write_text("hello " * 100)
+    assert run(["verify", str(path)]) == 4
+    assert "no image of `xl save`" in capsys.readouterr().err
+    assert run(["verify", str(tmp_path / "missing")]) == 6
