@@ -126,10 +126,14 @@ class XenStore:
         """Wait for a change of what is watched; False when none came in time."""
         deadline = time.monotonic() + seconds
         while not self._events:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._socket], [], [], left)[0]:
+            left = max(0.0, deadline - time.monotonic())
+            # What came together with an answer is here already, and select would not tell of it.
+            if not self._pending and not select.select([self._socket], [], [], left)[0]:
                 return False
-            self._message()
+            try:
+                self._message()
+            except OSError as error:
+                raise XenFailed(f"xenstore: {error}") from error
         self._events.popleft()
         return True
 

@@ -1,0 +1,122 @@
+"""Drives as xenstore has them, sorted and refused; and a configuration told again to xl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm.errors import DiskRefused, DomainRefused
+from snapvm.hypervisor import xenconfig, xendisks
+from tests.fakes.xenstored import FakeXenstored
+
+BACK = "/local/domain/0/backend/vbd/7/51712"
+DISK = {
+    "dev": "xvda",
+    "params": "/dev/vg0/demo-d0",
+    "type": "phy",
+    "mode": "w",
+    "device-type": "disk",
+    "script": "/etc/xen/scripts/block",
+}
+
+
+def drives(back: str = BACK, **changes: str) -> Any:
+    server = FakeXenstored()
+    server.values["/local/domain/7/device/vbd/51712/backend"] = back
+    for key, value in (
+        DISK | {name.replace("_", "-"): text for name, text in changes.items()}
+    ).items():
+        server.values[f"{back}/{key}"] = value
+    with server.connected() as store:
+        return xendisks.classify("demo", xendisks.read_vbds(store, 7))
+
+
+def test_a_volume_is_captured() -> None:
+    (disk,) = drives().disks
+    assert (disk.target, disk.device) == ("xvda", Path("/dev/vg0/demo-d0"))
+    assert drives(params="vg0/demo-d0").disks[0].device == Path("/dev/vg0/demo-d0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"type": "file", "params": "/srv/a.img"}, "the file /srv/a.img"),
+        ({"script": "/etc/xen/scripts/block-drbd"}, "block-drbd"),
+        ({"params": ""}, "does not say"),
+        ({"back": "/local/domain/3/backend/vbd/7/51712"}, "domain 3"),
+        ({"back": "/local/domain/0/backend/qdisk/7/51712"}, "qdisk"),
+    ],
+)
+def test_others_are_refused_with_the_reason(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(DiskRefused, match=words):
+        drives(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"mode": "r"}, {"device_type": "cdrom"}])
+def test_what_cannot_change_is_left_out_and_not_all_may_be(changes: dict[str, str]) -> None:
+    with pytest.raises(DomainRefused, match="no disk"):
+        drives(**changes)
+
+
+CONFIG: dict[str, Any] = {
+    "c_info": {"type": "pv", "name": "demo", "uuid": "u-u", "domid": 5},
+    "b_info": {
+        "max_vcpus": 2,
+        "max_memkb": 131072,
+        "target_memkb": 131072,
+        "type.pv": {},
+        "kernel": "/boot/vmlinuz",
+        "cmdline": "console=hvc0 x='1'",
+    },
+    "disks": [
+        {
+            "pdev_path": "/dev/vg0/a,b",
+            "vdev": "xvda",
+            "backend": "phy",
+            "format": "raw",
+            "readwrite": 1,
+        }
+    ],
+    "on_reboot": "restart",
+}
+
+
+def test_a_configuration_is_found_in_what_xl_lists() -> None:
+    assert xenconfig.parse("demo", json.dumps([{"domid": 5, "config": CONFIG}])) == CONFIG
+    for text in ("", "[]", "{}", '[{"config": 1}]', '[{"config": {"c_info": 1}}]'):
+        with pytest.raises(DomainRefused):
+            xenconfig.parse("demo", text)
+
+
+def test_an_image_demands_no_number_and_has_room() -> None:
+    config = json.loads(xenconfig.for_image(CONFIG, 40000))
+    assert "domid" not in config["c_info"]
+    assert config["b_info"]["target_memkb"] == 40000 * 4 - 1024
+    assert json.loads(xenconfig.for_image(CONFIG, 100))["b_info"]["target_memkb"] == 131072
+
+
+def test_a_configuration_is_told_to_xl() -> None:
+    lines = xenconfig.as_cfg("demo", CONFIG).splitlines()
+    assert 'name = "demo"' in lines and "memory = 128" in lines and "vcpus = 2" in lines
+    assert "cmdline = \"console=hvc0 x='1'\"" in lines
+    assert 'on_reboot = "restart"' in lines
+    assert any(line.endswith('target=/dev/vg0/a,b"]') for line in lines)
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    for path, value in ((("b_info", "numa_nodes"), [1]), (("unheard",), 1)):
+        config = json.loads(json.dumps(CONFIG))
+        place = config
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        with pytest.raises(DomainRefused, match=path[-1]):
+            xenconfig.as_cfg("demo", config)
+
+
+def test_passed_through_devices_are_named() -> None:
+    assert xenconfig.passthrough(CONFIG) == ""
+    assert xenconfig.passthrough(CONFIG | {"pcidevs": [{}]}) == "a PCI device"

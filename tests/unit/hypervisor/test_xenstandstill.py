@@ -1,0 +1,169 @@
+"""A window of a Xen domain: however it goes, the domain runs when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from snapvm.clock import WindowClock
+from snapvm.errors import CaptureFailed, WindowBroken
+from snapvm.hypervisor import xenstandstill
+from snapvm.hypervisor.xencontrol import DomainInfo
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenstandstill import Standstill
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+from tests.fakes.xenstored import FakeXenstored
+
+DOMID = 7
+REQUEST = f"/local/domain/{DOMID}/control/shutdown"
+SUSPENDED = 4 | 2 << 16
+CRASHED = 4 | 3 << 16
+
+
+@dataclass
+class FakeXen:
+    """Stands for ``XenControl``, with one domain."""
+
+    flags: int = 0
+    pauses: int = 0
+    gone: bool = False
+    deeds: list[str] = field(default_factory=list)
+    resume_fails: int = 0
+
+    def info(self, domid: int) -> DomainInfo | None:
+        if self.gone:
+            return None
+        return DomainInfo(
+            domid=domid,
+            uuid="u",
+            flags=self.flags | (8 if self.pauses else 0),
+            total_pages=1,
+            shared_info_mfn=1,
+            vcpus=1,
+            max_vcpu_id=0,
+        )
+
+    def pause(self, _domid: int) -> None:
+        self.deeds.append("pause")
+        self.pauses += 1
+
+    def unpause(self, _domid: int) -> None:
+        self.deeds.append("unpause")
+        self.pauses -= 1
+
+    def resume(self, _domid: int) -> None:
+        if self.resume_fails:
+            self.resume_fails -= 1
+            raise XenFailed("not now")
+        self.deeds.append("resume")
+        self.flags = 0
+
+
+@dataclass
+class Scene:
+    xen: FakeXen
+    store: FakeXenstored
+    standstill: Standstill
+    clock: WindowClock
+
+    def guest_suspends(self, flags: int = SUSPENDED) -> None:
+        """Let the guest answer a request."""
+
+        def answer(path: str, value: str) -> None:
+            if path == REQUEST and value == "suspend":
+                self.store.set(REQUEST, "")
+                self.xen.flags = flags
+
+        self.store.on_write = answer
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(xenstandstill, "ACKNOWLEDGE_SECONDS", 0.2)
+    monkeypatch.setattr(xenstandstill, "STOP_SECONDS", 0.2)
+    xen: Any = FakeXen()
+    server, clock = FakeXenstored(), WindowClock()
+    domain = Domain(
+        name="web",
+        uuid=DomainUuid("u"),
+        hypervisor=HypervisorKind.XEN,
+        state=DomainState.RUNNING,
+        memory_bytes=1,
+        vcpus=1,
+        definition="",
+    )
+    with server.connected() as store:
+        yield Scene(xen, server, Standstill(domain, DOMID, xen, store, clock), clock)
+
+
+def runs(scene: Scene) -> bool:
+    return scene.xen.flags == 0 and scene.xen.pauses == 0 and not scene.store.values.get(REQUEST)
+
+
+def test_it_suspends_itself_and_goes_on(scene: Scene) -> None:
+    scene.guest_suspends()
+    with scene.standstill.suspended():
+        assert (scene.xen.flags, scene.xen.pauses) == (SUSPENDED, 1)
+    assert scene.xen.deeds == ["pause", "resume", "unpause"]
+    assert scene.store.resumed == [str(DOMID)]
+    assert runs(scene)
+    assert scene.clock.timing().pause_ms > 0
+
+
+def test_an_error_in_the_window_lets_it_go_on(scene: Scene) -> None:
+    scene.guest_suspends()
+    scene.xen.resume_fails = 2
+    with pytest.raises(ZeroDivisionError), scene.standstill.suspended():
+        raise ZeroDivisionError
+    assert runs(scene)
+
+
+def test_a_guest_that_does_not_answer_is_not_suspended_later(scene: Scene) -> None:
+    with pytest.raises(CaptureFailed, match="did not answer"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert scene.store.values[REQUEST] == ""
+    assert "resume" not in scene.xen.deeds
+    assert runs(scene)
+
+
+def test_a_guest_that_answers_and_does_not_suspend(scene: Scene) -> None:
+    scene.guest_suspends(flags=0)
+    with pytest.raises(CaptureFailed, match="took the request"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert runs(scene)
+
+
+def test_a_guest_that_crashes_instead(scene: Scene) -> None:
+    scene.guest_suspends(flags=CRASHED)
+    with pytest.raises(WindowBroken, match="crashed"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert "resume" not in scene.xen.deeds
+
+
+def test_somebody_else_makes_it_go_on(scene: Scene) -> None:
+    scene.guest_suspends()
+    with pytest.raises(WindowBroken, match="somebody else"), scene.standstill.suspended():
+        scene.xen.flags = 0
+    assert runs(scene)
+
+
+def test_somebody_destroys_it(scene: Scene) -> None:
+    scene.guest_suspends()
+    with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
+        scene.xen.gone = True
+
+
+def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
+    scene.store.values[REQUEST] = "poweroff"
+    with pytest.raises(CaptureFailed, match="somebody else"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert scene.store.values[REQUEST] == "poweroff"
+
+
+def test_only_paused(scene: Scene) -> None:
+    with scene.standstill.paused():
+        assert scene.xen.pauses == 1
+    assert scene.xen.deeds == ["pause", "unpause"]

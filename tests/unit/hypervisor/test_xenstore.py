@@ -1,0 +1,76 @@
+"""The client of xenstore, against a small xenstored."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenstore import StoreRefused, XenStore
+from tests.fakes.xenstored import FakeXenstored
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[FakeXenstored, XenStore]]:
+    server = FakeXenstored()
+    with server.connected() as store:
+        yield server, store
+
+
+Served = tuple[FakeXenstored, XenStore]
+
+
+def test_reading_and_writing(served: Served) -> None:
+    _, store = served
+    assert store.read("/a") is None
+    assert store.names("/a") == ()
+    store.write("/a/b", "one")
+    store.write("/a/c", "")
+    assert store.names("/a") == ("b", "c")
+    assert store.tree("/a") == {"b": "one", "c": ""}
+
+
+def test_a_value_is_replaced_only_where_the_expected_one_stands(served: Served) -> None:
+    server, store = served
+    server.values["/x"] = "suspend"
+    server.conflicts = 2
+    assert store.replace("/x", "suspend", "")
+    assert server.values["/x"] == ""
+    assert not store.replace("/x", "suspend", "other")
+    assert server.values["/x"] == ""
+
+
+def test_a_watch_wakes_and_its_events_are_no_answers(served: Served) -> None:
+    server, store = served
+    server.values["/w"] = "before"
+    with store.watched("/w"):
+        assert store.wait(5)  # once at the beginning
+        assert not store.wait(0.01)
+        threading.Timer(0.05, server.set, ("/w", "after")).start()
+        assert store.wait(5)
+        server.set("/w", "again")
+        assert store.read("/w") == "again"
+        assert store.wait(0)
+    assert not store.wait(0)
+
+
+def test_a_domain_that_goes_on_is_told_of(served: Served) -> None:
+    server, store = served
+    store.resumed(7)
+    assert server.resumed == ["7"]
+
+
+def test_what_is_too_long_is_refused_here(served: Served) -> None:
+    _, store = served
+    with pytest.raises(StoreRefused, match="E2BIG"):
+        store.write("/a", "x" * 5000)
+
+
+def test_a_store_that_goes_away_is_a_failure() -> None:
+    mine, theirs = socket.socketpair()
+    mine.close()
+    with XenStore(theirs) as store, pytest.raises(XenFailed, match="xenstore"):
+        store.read("/a")
