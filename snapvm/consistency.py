@@ -70,11 +70,12 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     """
     progress.phase("checking")
     domain = host.hypervisor.find(request.domain)
-    with host.catalog.locked(domain.uuid, domain.name):
+    with host.catalog.locked(domain.uuid, domain.name), host.guarded(domain) as guard:
         repair.finish_pending(host, domain.uuid, domain.name)
         plan = taking.plan(host, host.hypervisor.find(request.domain), request)
         clock = WindowClock()
         with Undo() as undo:
+            guard.wait_until_ready()
             undo.add(f"the folder of {plan.id}", lambda: host.catalog.discard(draft))
             draft = host.catalog.begin(domain.uuid, domain.name, plan.id, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
@@ -145,13 +146,15 @@ def rollback(host: Host, plan: RollbackPlan, *, paused: bool, progress: Progress
     """
     begun = time.monotonic()
     record = plan.record
-    with host.catalog.locked(record.domain_uuid, record.domain):
-        repair.finish_pending(host, record.domain_uuid, record.domain)
+    uuid, name = record.domain_uuid, record.domain
+    with host.catalog.locked(uuid, name), host.guarded(plan.domain) as guard:
+        repair.finish_pending(host, uuid, name)
         progress.phase("checking")
         plan = swapping.plan(host, host.catalog.get(record.domain_uuid, record.id))
         former = swapping.undo_record(plan)
         journal = swapping.journal(plan, former, paused=paused)
         with Undo() as undo:
+            guard.wait_until_ready()
             _prepare_swap(host, plan, journal, undo, progress)
             with undisturbed():
                 _exchange(host, plan, undo, progress)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from snapvm.catalog import Catalog
+from snapvm.guard import Guard
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.lvm.volumes import Lvm
+from snapvm.model import Domain
 from snapvm.settings import Settings
 
 
@@ -18,3 +22,5 @@ class Host:
     lvm: Lvm
     catalog: Catalog
     settings: Settings
+    guarded: Callable[[Domain], AbstractContextManager[Guard]]
+    """Has a guard stand by for a domain; see ``snapvm.guard``."""

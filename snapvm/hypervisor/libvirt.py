@@ -122,7 +122,7 @@ class LibvirtHypervisor:
         if domain.state is DomainState.SHUTOFF:
             yield OffCapture(domain, handle)
             return
-        with ExitStack() as stack:
+        with self._failing_as_capture(domain), ExitStack() as stack:
             events = stack.enter_context(self._link.run_events(handle))
             job = CaptureJob(
                 domain=domain,

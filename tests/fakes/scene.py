@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm.catalog import Catalog
+from snapvm.guard import Guard
 from snapvm.host import Host
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
@@ -52,6 +55,25 @@ class Scene:
         return list(self.host.catalog.ids(UUID))
 
 
+class NoGuard(Guard):
+    """A guard that always stands ready and never acts."""
+
+    def __init__(self) -> None:
+        """Without a process."""
+
+    def wait_until_ready(self) -> None:
+        """See ``Guard``."""
+
+    def dismiss(self) -> None:
+        """See ``Guard``."""
+
+
+@contextmanager
+def no_guard(_domain: Domain) -> Iterator[Guard]:
+    """See ``Host.guarded``."""
+    yield NoGuard()
+
+
 def make_scene(folder: Path, *, state: DomainState = DomainState.RUNNING) -> Scene:
     """Make two groups with a pool and a disk each, and a domain that uses both disks."""
     lvm = FakeLvm()
@@ -81,5 +103,6 @@ def make_scene(folder: Path, *, state: DomainState = DomainState.RUNNING) -> Sce
         lvm=Lvm(lvm, uuid_of_device),
         catalog=Catalog(settings.state_dir, settings.run_dir),
         settings=settings,
+        guarded=no_guard,
     )
     return Scene(lvm=lvm, hypervisor=hypervisor, host=host)

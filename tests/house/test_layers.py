@@ -15,7 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("repair",),
     ("swapping", "taking"),
     ("host", "planning", "images"),
-    ("catalog", "hypervisor", "lvm", "memory"),
+    ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
     ("naming", "interrupt", "xenguest"),
     ("model",),
