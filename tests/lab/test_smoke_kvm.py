@@ -101,12 +101,14 @@ def test_pulse_notices_a_disk_of_another_instant(guest: Guest) -> None:
         set -e
         disk=/dev/vg0/smoke-d1
         dd if=$disk of=/tmp/old bs=1M count=1 iflag=direct status=none
+        sleep 1
         virsh -q suspend smoke
         dd if=/tmp/old of=$disk bs=1M count=1 oflag=direct status=none
         virsh -q resume smoke
     """
     guest.lab.run(swap, timeout_seconds=60, check=True)
-    assert guest.look().state.startswith("torn disk=1")
+    seen = guest.wait_until(guest.look().n + 3)
+    assert seen.state.startswith("torn disk=1"), seen
 
 
 def test_lab_that_dies_is_no_failed_command_and_boots_again(kvm_lab: Lab) -> None:

@@ -172,11 +172,13 @@ static int64_t number_in(const struct sector *sector, uint64_t disk)
     return (int64_t)sector->n;
 }
 
-static int64_t read_number(int disk, uint64_t sector)
+/* Reads neighbouring sectors into numbers; -2 stands for one that cannot be read. */
+static void read_numbers(int disk, uint64_t sector, int count, int64_t *numbers)
 {
-    static struct sector buffer __attribute__((aligned(PAGE)));
-    ssize_t got = pread(disks[disk].fd, &buffer, SECTOR, (off_t)(sector * SECTOR));
-    return got == SECTOR ? number_in(&buffer, (uint64_t)disk) : -2;
+    static struct sector buffer[4] __attribute__((aligned(PAGE)));
+    ssize_t size = count * SECTOR, got = pread(disks[disk].fd, buffer, size, (off_t)(sector * SECTOR));
+    for (int i = 0; i < count; i++)
+        numbers[i] = got == size ? number_in(&buffer[i], (uint64_t)disk) : -2;
 }
 
 static int write_number(int disk, uint64_t n)
@@ -245,31 +247,44 @@ static void open_disks(int wanted)
 
 /* -- the loop ------------------------------------------------------------------------------- */
 
-static void require(int disk, uint64_t sector, uint64_t n)
+static void torn(int disk, const char *where, const char *wanted, uint64_t n, int64_t found)
 {
-    int64_t found = read_number(disk, sector);
-    if (found != (int64_t)n)
-        stop("torn disk=%d sector=%lu expected=%lu found=%ld", disk, sector, n, found);
+    stop("torn disk=%d %s expected %s%lu found=%ld", disk, where, wanted, n, found);
 }
 
-/* A disk newer than memory shows in a slot that memory has yet to fill. Only in the first step after
- * a start may it hold n: the slot is written before sector 0, and a crash comes between. */
-static void require_older(int disk, uint64_t sector, uint64_t n)
+/* What a disk must hold before n is written to it.
+ *
+ * n-1 in sector 0 and in its slot. n-2 in its slot: a disk older than memory that came while the
+ * guest stood between these reads and the write of n-1 has got n-1 since, and shows only there.
+ * Nothing newer than n-1 in the slot of n: that is a disk newer than memory. Only in the first step
+ * after a start may n be there: the slot is written before sector 0, and a crash comes between. */
+static void require(int disk, uint64_t n)
 {
-    int64_t found = read_number(disk, sector);
-    if (found > (int64_t)n || (found == (int64_t)n && n != first) || found == -2)
-        stop("torn disk=%d sector=%lu expected older than %lu found=%ld", disk, sector, n, found);
+    int64_t head, slot[3]; /* of n-2, n-1, n */
+    uint64_t slots = disks[disk].slots;
+    read_numbers(disk, 0, 1, &head);
+    if (n >= 2 && n % slots >= 2) {
+        read_numbers(disk, 1 + (n - 2) % slots, 3, slot);
+    } else {
+        for (uint64_t i = 0; i < 3; i++)
+            read_numbers(disk, 1 + (n + slots - 2 + i) % slots, 1, &slot[i]);
+    }
+    if (head != (int64_t)(n - 1))
+        torn(disk, "sector 0", "", n - 1, head);
+    else if (slot[1] != (int64_t)(n - 1))
+        torn(disk, "newest slot", "", n - 1, slot[1]);
+    else if (n > first && slot[0] != (int64_t)(n - 2))
+        torn(disk, "slot before", "", n - 2, slot[0]);
+    else if (slot[2] > (int64_t)n || (slot[2] == (int64_t)n && n != first) || slot[2] == -2)
+        torn(disk, "next slot", "older than ", n, slot[2]);
 }
 
 static void step(void)
 {
     uint64_t n = ++*(volatile uint64_t *)counter;
     arena[n % ARENA_PAGES][n / ARENA_PAGES % WORDS] = n;
-    for (int i = 0; i < disk_count && !stopped; i++) {
-        require(i, 0, n - 1);
-        require(i, 1 + (n - 1) % disks[i].slots, n - 1);
-        require_older(i, 1 + n % disks[i].slots, n);
-    }
+    for (int i = 0; i < disk_count && !stopped; i++)
+        require(i, n);
     for (int i = 0; i < disk_count && !stopped; i++)
         write_number(i, n);
     if (!stopped)
@@ -281,7 +296,8 @@ static void begin(void)
 {
     int64_t newest = 0;
     for (int i = 0; i < disk_count; i++) {
-        int64_t found = read_number(i, 0);
+        int64_t found;
+        read_numbers(i, 0, 1, &found);
         newest = found > newest ? found : newest;
     }
     *counter = (uint64_t)newest;
