@@ -45,13 +45,16 @@ class XenJob:
 
     def rings(self) -> Rings:
         """Return the domain's rings as they are connected now."""
-        references = ring_references(self.store, self.info.domid, self.vbds)
-        return Rings(self.control.libraries, self.info.domid, self.domain.name, references)
+        domid = self.info.domid
+        if read_vbds(self.store, domid) != self.vbds:
+            raise WindowBroken(domain=self.domain.name, what="its drives were changed")
+        references = ring_references(self.store, domid)
+        return Rings(self.control.libraries, domid, self.domain.name, references)
 
     def settle(self, rings: Rings) -> None:
         """In the window: require the drives that were planned for, and let them come to rest."""
         with self.clock.part("drain"):
-            if read_vbds(self.store, self.info.domid) != self.vbds:
+            if ring_references(self.store, self.info.domid) != rings.references:
                 raise WindowBroken(domain=self.domain.name, what="its drives were changed")
             rings.drain()
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from snapvm.errors import CaptureFailed
-from snapvm.hypervisor.xendisks import Vbd, front_folder
+from snapvm.hypervisor.xendisks import front_folder
 from snapvm.hypervisor.xenlib import XenLibraries, failed
 from snapvm.hypervisor.xenstore import XenStore
 
@@ -25,16 +25,16 @@ _PRODUCERS = struct.Struct("<I4xI")
 """req_prod, req_event, rsp_prod, rsp_event."""
 
 
-def ring_references(store: XenStore, domid: int, vbds: tuple[Vbd, ...]) -> dict[str, list[int]]:
-    """Return the grant of the first page of every ring, by drive."""
+def ring_references(store: XenStore, domid: int) -> dict[str, list[int]]:
+    """Return the grant of the first page of every ring, by the number of the drive."""
     found: dict[str, list[int]] = {}
-    for vbd in vbds:
-        folder = f"{front_folder(domid)}/{vbd.number}"
+    for number in store.names(front_folder(domid)):
+        folder = f"{front_folder(domid)}/{number}"
         queues = [name for name in store.names(folder) if name.startswith("queue-")]
         for place in [f"{folder}/{queue}" for queue in queues] or [folder]:
             reference = store.read(f"{place}/ring-ref") or store.read(f"{place}/ring-ref0")
             if reference is not None:
-                found.setdefault(vbd.target, []).append(int(reference))
+                found.setdefault(number, []).append(int(reference))
     return found
 
 
@@ -47,7 +47,7 @@ class Rings:
         self._libraries = libraries
         self._domid = domid
         self._name = name
-        self._references = references
+        self.references = references
 
     def drain(self) -> None:
         """Wait until every request has its answer; raise ``CaptureFailed`` when that takes long.
@@ -56,7 +56,7 @@ class Rings:
         """
         with self._mapped() as rings:
             deadline = time.monotonic() + DRAIN_LIMIT_SECONDS
-            while busy := [target for target, address in rings if _in_flight(address)]:
+            while busy := [number for number, address in rings if _in_flight(address)]:
                 if time.monotonic() > deadline:
                     raise CaptureFailed(
                         domain=self._name, why=f"its disk {busy[0]} does not come to rest"
@@ -72,16 +72,16 @@ class Rings:
                 raise CaptureFailed(domain=self._name, why=str(failed("opening grants")))
             stack.callback(grants.xengnttab_close, handle)
             found = []
-            for target, references in self._references.items():
+            for number, references in self.references.items():
                 for reference in references:
                     address = grants.xengnttab_map_grant_ref(
                         handle, self._domid, reference, _PROT_READ
                     )
                     if not address:
-                        why = f"looking at the ring of disk {target}"
+                        why = f"looking at the ring of disk {number}"
                         raise CaptureFailed(domain=self._name, why=str(failed(why)))
                     stack.callback(grants.xengnttab_unmap, handle, address, 1)
-                    found.append((target, address))
+                    found.append((number, address))
             yield found
 
 
