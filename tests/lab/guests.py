@@ -90,6 +90,8 @@ def snapvm(lab: Lab, *arguments: str, status: int = 0) -> Completed:
     """Run snapvm in the lab as a user would; it has to end with ``status``."""
     done = lab.run(["snapvm", *arguments], timeout_seconds=COMMAND_SECONDS)
     shown = f"snapvm {' '.join(arguments)}: {done.status}\n{done.stdout}\n{done.stderr}"
+    if done.status != status:
+        shown += lab.run(TRACES, timeout_seconds=60).stdout
     assert done.status == status, shown
     assert "Traceback" not in done.stderr, shown
     return done
@@ -101,6 +103,14 @@ def volumes(lab: Lab) -> set[str]:
     lines = lab.run(argv, timeout_seconds=60, check=True).stdout.splitlines()
     return {line.strip() for line in lines if line.strip()}
 
+
+TRACES = """
+tail -n 60 /var/lib/snapvm/bug*.txt
+tail -n 12 /var/log/libvirt/qemu/*.log
+virsh list --all
+dmesg | tail -n 12
+"""
+"""What a failure report should show of the lab."""
 
 FORGET_ALL = """
 lvremove -qq -y --select 'lv_tags={snapvm=1}' 2>/dev/null
