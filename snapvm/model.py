@@ -40,6 +40,16 @@ class DomainState(StrEnum):
         return self in (DomainState.RUNNING, DomainState.PAUSED)
 
 
+class CaptureMethod(StrEnum):
+    """How the memory of a libvirt domain is captured; AUTO is the best that works."""
+
+    AUTO = "auto"
+    BACKGROUND = "background"
+    """QEMU writes memory behind the running guest; the pause holds none of it."""
+    LIBVIRT = "libvirt"
+    """libvirt's own external snapshot: memory while running, the last of it in the pause."""
+
+
 class RecordKind(StrEnum):
     """What a record can bring back."""
 

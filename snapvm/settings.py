@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.errors import BadSetting
+from snapvm.model import CaptureMethod
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 
@@ -33,6 +34,8 @@ class Settings:
     """Refuse to take when a thin pool's metadata is fuller than this."""
     window_limit_seconds: float = 30.0
     """Resume the domain and give up when its LVM snapshots take longer than this."""
+    capture: CaptureMethod = CaptureMethod.AUTO
+    """How memory of libvirt domains is captured: auto, background or libvirt."""
     capture_limit_seconds: float = 3600.0
     """Give up when writing the memory image takes longer than this."""
 
@@ -64,6 +67,13 @@ def _seconds(value: Any) -> float:
     return number
 
 
+def _capture(value: Any) -> CaptureMethod:
+    try:
+        return CaptureMethod(_text(value))
+    except ValueError:
+        raise ValueError(f"is none of {', '.join(CaptureMethod)}") from None
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "state_dir": _path,
     "run_dir": _path,
@@ -71,6 +81,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "pool_data_limit_percent": _percent,
     "pool_metadata_limit_percent": _percent,
     "window_limit_seconds": _seconds,
+    "capture": _capture,
     "capture_limit_seconds": _seconds,
 }
 

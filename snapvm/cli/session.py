@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from snapvm.model import CaptureMethod
+
 if TYPE_CHECKING:
     from snapvm.settings import Settings
 
@@ -18,6 +20,7 @@ class Session:
     state_dir: Path | None = None
     verbose: bool = False
     json: bool = False
+    capture: CaptureMethod | None = None
     last_commands: Iterable[str] = field(default_factory=tuple)
     """The flight recorder of the runner, once there is one."""
 
@@ -27,7 +30,9 @@ class Session:
         from snapvm import settings
 
         loaded = settings.load()
-        return loaded if self.state_dir is None else replace(loaded, state_dir=self.state_dir)
+        if self.state_dir is not None:
+            loaded = replace(loaded, state_dir=self.state_dir)
+        return loaded if self.capture is None else replace(loaded, capture=self.capture)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from snapvm.cli.arguments import AsJson, Domain
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, milliseconds, plain, size
-from snapvm.model import DomainState, Record
+from snapvm.model import CaptureMethod, DomainState, Record
 
 NOTE_LIMIT = 1000
 """Characters of a note; it is for a line in a list, not for a document."""
@@ -48,6 +48,12 @@ def take(
     disk_only: Annotated[
         bool, typer.Option("--disk-only", help="Capture the disks alone, no memory.")
     ] = False,
+    capture: Annotated[
+        CaptureMethod | None,
+        typer.Option(
+            "--capture", help="How memory is captured; the best that works when left out."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> Job:
     """Capture memory and all disks of a domain at one instant."""
@@ -60,6 +66,7 @@ def take(
         from snapvm import consistency
         from snapvm.cli import lookup, render, wiring
 
+        session.capture = capture
         host = wiring.open_host(session.settings(), session)
         request = consistency.TakeRequest(
             domain=domain, name=name, note=note, with_memory=not disk_only
@@ -70,6 +77,8 @@ def take(
             output.out_json(lookup.as_values(record))
         else:
             output.say(summary(record))
+        if "not possible" in record.capture:
+            output.note(record.capture)
         for omitted in record.omitted:
             output.note(f"{omitted.target} was left out: {omitted.why}")
 

@@ -19,7 +19,7 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
 from snapvm.hypervisor.pause import WatchedPause
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
-from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.model import CaptureMethod, Domain, DomainState, DomainUuid, HypervisorKind, Progress
 from snapvm.settings import Settings
 
 _STATES = {
@@ -134,7 +134,7 @@ class LibvirtHypervisor:
                 limit_seconds=self._settings.capture_limit_seconds,
             )
             if isinstance(image, ImageWriter):
-                yield _with_memory(stack, job, image)
+                yield _with_memory(stack, job, image, self._settings.capture)
             else:
                 yield DisksOnlyCapture(job)
 
@@ -246,12 +246,25 @@ class LibvirtHypervisor:
             raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
 
 
-def _with_memory(stack: ExitStack, job: CaptureJob, image: ImageWriter) -> Capture:
-    """Choose how memory is captured: the shortest pause this host and domain can do."""
+def _with_memory(
+    stack: ExitStack, job: CaptureJob, image: ImageWriter, wanted: CaptureMethod
+) -> Capture:
+    """Choose how memory is captured: the shortest pause this host and domain can do.
+
+    Raises ``DomainRefused`` when the one way that was asked for cannot be gone.
+    """
+    if wanted is CaptureMethod.LIBVIRT:
+        return ExternalCapture(job, "as was asked for")
     background = BackgroundCapture(job)
     try:
         stack.enter_context(background.prepared(image))
     except NotPossible as why:
+        if wanted is CaptureMethod.BACKGROUND:
+            raise DomainRefused(
+                domain=job.domain.name,
+                why=f"background capture is not possible: {why}",
+                remedy="let snapvm choose: leave --capture out",
+            ) from why
         return ExternalCapture(job, f"background-snapshot is not possible: {why}")
     return background
 

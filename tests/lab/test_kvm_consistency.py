@@ -127,3 +127,19 @@ def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
         assert guest.state() == "shut off"
         after = kvm_lab.run("pulse-disk /dev/vg0/off-d0", timeout_seconds=60).stdout
         assert after == before
+
+
+@pytest.mark.parametrize("method", ["libvirt", "background"])
+def test_every_way_to_capture_is_of_one_instant(kvm_lab: Lab, method: str) -> None:
+    """The fallback too, under writes, with two virtual CPUs and disks of virtio-scsi."""
+    options = ("--disks", "2", "--memory", "128", "--vcpus", "2", "--bus", "scsi")
+    with Guest(kvm_lab, "ways", *options) as guest:
+        guest.say("dirty 8")
+        guest.wait_until(guest.look().n + 20)
+        record = guest.take("--capture", method)
+        assert method in record["capture"]
+        guest.say("damage")
+        guest.roll_back(record["id"])
+        back = guest.look()
+        assert back.state == "ok", back
+        assert guest.wait_until(back.n + 20).state == "ok"
