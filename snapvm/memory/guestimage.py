@@ -1,18 +1,18 @@
 """The engine that makes an xl image of a running 64-bit Xen PV guest.
 
-Three steps, see ``GuestImage`` in `snapvm.hypervisor.base`: `prepare` copies the guest's frames
-while it runs, `catch` copies what has changed since when it stands still, with everything that only
-exists then (types, the p2m, the machine-to-physical answers, the vCPUs), and `write` makes page
-tables canonical and writes the file when the guest runs again.  Nothing is decided from what was
-read while it ran: the p2m is read again, and a frame that has moved is copied again.
+Three steps, see ``GuestImage`` in `snapvm.hypervisor.base`: `prepare` writes the guest's ordinary
+pages while it runs, `catch` keeps in memory what has changed since when it stands still, with
+everything that only exists then (types, page tables, the p2m, the machine-to-physical answers, the
+vCPUs), and `write` puts that into the file when the guest runs again: changed pages over the old
+ones, page tables, made canonical, behind them.  Nothing is decided from what was read while it ran:
+the p2m is read again, and a frame that has moved is written again.
 
-Where the host has not the memory for a copy of the guest, everything happens in `catch`, from the
-mapped frames straight into the file.
+The comparison reads the image back, which is quick while the host's page cache holds it.  Where the
+host has not that memory, everything happens in `catch`, from the mapped frames into the file.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,14 +22,19 @@ import numpy as np
 
 from snapvm import durable
 from snapvm.errors import BadImage
-from snapvm.memory.framestore import CHUNK_FRAMES, FrameStore, Pages, map_chunk, types_of, words
-from snapvm.memory.normalise import ForeignEntries, ForeignKind, FrameMap, Landmarks, Normaliser
+from snapvm.memory import foreignlog
+from snapvm.memory.framestore import CHUNK_FRAMES, Chunk, FrameStore, Pages, map_chunk, words
+from snapvm.memory.normalise import ForeignEntries, FrameMap, Landmarks, Normaliser
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import (
+    P2M_RANGE,
+    PAGE_COUNT,
     PAGES_PER_BATCH,
+    RECORD_HEADER,
     TYPE_HAS_DATA,
     TYPE_LEVEL,
+    PageType,
     PageTypes,
     RecordType,
 )
@@ -40,19 +45,9 @@ from snapvm.memory.xenwriter import DomainHead, DomainTail
 from snapvm.model import Progress
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Standing
 
-log = logging.getLogger(__name__)
-
 ORIGIN: Final = "the guest's memory"
-SPARE_BYTES: Final = 192 << 20
-"""What the host keeps for itself when we copy a guest into its memory."""
-_LOGGED: Final = 32
-_FOREIGN_NAMES: Final = {
-    ForeignKind.UNKNOWN: "unknown",
-    ForeignKind.OWN_GRANT: "own grant",
-    ForeignKind.OTHER_GRANT: "other domain's grant",
-    ForeignKind.SHARED_INFO: "shared info",
-    ForeignKind.MMIO: "device memory",
-}
+SPARE_BYTES: Final = 128 << 20
+"""What the host keeps for itself when its page cache is to hold a guest."""
 
 
 def available_bytes() -> int:
@@ -68,12 +63,14 @@ class PvGuestImage:
     """Makes one image; fulfils ``GuestImage``."""
 
     def __init__(self, budget_bytes: int | None = None) -> None:
-        """Allow so much memory for copies; what the host can spare when it is left out."""
+        """Allow so much memory for pages; what the host can spare when it is left out."""
         self._budget_bytes = budget_bytes
         self._stack = ExitStack()
+        self._head: P2m | None = None
+        """What the file says of the p2m, once its head is written."""
         self._foreign: list[ForeignEntries] = []
         self._changed = 0
-        self._written = 0
+        self._total = 0
 
     # --- the three steps ---
 
@@ -91,75 +88,53 @@ class PvGuestImage:
         self._file: BinaryIO = self._stack.enter_context(
             os.fdopen(durable.create(path), "wb", buffering=0)
         )
+        self._reader = self._stack.enter_context(path.open("rb", buffering=0))
         self._writer = ImageWriter(self._file, definition, is_sparse=True)
         self._m2p = words(self._stack.enter_context(frames.machine_to_physical()))
         self._stack.callback(self._forget_m2p)
         self._store = FrameStore(frames)
         self._stack.callback(self._store.give_back)
         why_not = self._precopy(shared_info, progress)
-        self._is_buffered = not why_not
+        self._is_precopied = not why_not
         if why_not:
-            return f"one pass into the file while it stands still: {why_not}"
-        return "precopy into the host's memory, then what had changed while it stood still"
+            return f"one pass into the file while it stood still: {why_not}"
+        return "precopy while it ran, then what had changed while it stood still"
 
     def catch(self, standing: Standing) -> None:
         """See ``GuestImage.catch``."""
-        p2m = self._read_p2m(standing.shared_info)
-        self._map = FrameMap.build(
-            p2m.entries,
-            self._m2p,
-            max_mfn=self._frames.max_mfn,
-            landmarks=Landmarks(shared_info_mfn=standing.shared_info_mfn),
-        )
-        self._standing, self._p2m = standing, p2m
-        if self._is_buffered:
-            self._changed = self._store.refresh(p2m.entries)
+        self._p2m = self._read_p2m(standing.shared_info)
+        landmarks = Landmarks(shared_info_mfn=standing.shared_info_mfn)
+        self._map = self._frame_map(self._p2m, landmarks)
+        self._standing = standing
+        if self._is_precopied:
+            self._changed = self._store.refresh(self._p2m.entries, self._reader.fileno())
+            self._total = self._store.count
             return
-        self._begin()
-        self._write_mapped(p2m)
+        self._write_head(self._p2m, self._map)
+        self._normaliser = Normaliser(self._map, ORIGIN)
+        self._write_mapped()
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
-        if self._is_buffered:
+        if self._is_precopied:
             self._store.give_back()
-            self._begin()
-            self._write_copies(progress)
+            self._correct_head()
+            self._normaliser = Normaliser(self._map, ORIGIN)
+            self._write_fresh(progress)
         self._writer.finish(self._tail())
         os.fsync(self._file.fileno())
         return ImageFacts(
             size_bytes=os.fstat(self._file.fileno()).st_size,
-            foreign=self._foreign_counts(),
+            foreign=foreignlog.count(self._foreign),
             changed_frames=self._changed,
-            frames=self._written,
+            frames=self._total,
         )
 
     def close(self) -> None:
         """See ``GuestImage.close``."""
         self._stack.close()
 
-    # --- copying ---
-
-    def _precopy(self, shared_info: bytes, progress: Progress) -> str:
-        """Copy all frames; return why that is not possible, or nothing."""
-        if P2mRoots.of(shared_info).generation & 1:
-            return "the guest is changing its table of frames"
-        try:
-            p2m = self._read_p2m(shared_info)
-        except BadImage as error:
-            return f"its table of frames cannot be read while it runs ({error.why})"
-        pfns = self._owned(p2m)
-        needed_bytes = len(pfns) * FRAME_BYTES
-        budget_bytes = self._budget_bytes
-        if budget_bytes is None:
-            budget_bytes = available_bytes() - SPARE_BYTES
-        if needed_bytes > budget_bytes:
-            return (
-                f"a copy of its {needed_bytes >> 20} MiB does not fit the "
-                f"{max(budget_bytes, 0) >> 20} MiB this host can spare"
-            )
-        for done in self._store.add(pfns, p2m.entries[pfns]):
-            progress.advance(done * FRAME_BYTES, needed_bytes)
-        return ""
+    # --- reading the guest ---
 
     def _read_p2m(self, shared_info: bytes) -> P2m:
         def fetch(mfns: Words) -> Words:
@@ -176,6 +151,10 @@ class PvGuestImage:
         roots = P2mRoots.of(shared_info)
         return read_p2m(roots, fetch, max_mfn=self._frames.max_mfn, origin=ORIGIN)
 
+    def _frame_map(self, p2m: P2m, landmarks: Landmarks | None = None) -> FrameMap:
+        max_mfn = self._frames.max_mfn
+        return FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn, landmarks=landmarks)
+
     def _owned(self, p2m: P2m) -> Words:
         return np.flatnonzero(p2m.entries < np.uint64(self._frames.max_mfn)).astype(np.uint64)
 
@@ -183,56 +162,121 @@ class PvGuestImage:
         """Let go of the mapped table before it is unmapped."""
         del self._m2p
 
-    # --- writing ---
+    # --- while it runs ---
 
-    def _begin(self) -> None:
-        pfns, is_owned = self._map.pfns_of(self._p2m.leaf_mfns)
-        if not is_owned.all():
-            mfn = int(self._p2m.leaf_mfns[np.argmin(is_owned)])
-            why = f"its p2m lies in machine frame {mfn:#x}, which it does not own"
-            raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
+    def _precopy(self, shared_info: bytes, progress: Progress) -> str:
+        """Write all ordinary pages; return why that is not possible, or nothing."""
+        if P2mRoots.of(shared_info).generation & 1:
+            return "the guest was changing its table of frames"
+        try:
+            p2m = self._read_p2m(shared_info)
+            pfns = self._owned(p2m)
+            why_not = self._too_large(len(pfns) * FRAME_BYTES)
+            if why_not:
+                return why_not
+            self._write_head(p2m, self._frame_map(p2m))
+        except BadImage as error:
+            return f"its table of frames could not be read while it ran ({error.why})"
+        done = 0
+        for chunk in self._store.add(pfns, p2m.entries[pfns]):
+            self._write_ordinary(chunk)
+            done += len(chunk.pfns)
+            progress.advance(done * FRAME_BYTES, len(pfns) * FRAME_BYTES)
+        # A hole at the end would otherwise be beyond it.
+        self._file.truncate(self._file.tell())
+        return ""
+
+    def _too_large(self, needed_bytes: int) -> str:
+        budget_bytes = self._budget_bytes
+        if budget_bytes is None:
+            budget_bytes = max(available_bytes() - SPARE_BYTES, 0)
+        if needed_bytes <= budget_bytes:
+            return ""
+        needed, spare = needed_bytes >> 20, budget_bytes >> 20
+        return f"its {needed} MiB did not fit the {spare} MiB of memory this host could spare"
+
+    def _write_ordinary(self, chunk: Chunk) -> None:
+        """Write those pages of a chunk that are no tables now, and remember where."""
+        if chunk.live is None:
+            return
+        rows = np.flatnonzero(chunk.types == PageType.NOTAB)
+        for start in range(0, len(rows), PAGES_PER_BATCH):
+            part = rows[start : start + PAGES_PER_BATCH]
+            head_bytes = RECORD_HEADER.size + PAGE_COUNT.size + 8 * len(part)
+            first = self._file.tell() + head_bytes
+            is_whole = int(part[-1]) - int(part[0]) + 1 == len(part)
+            pages = chunk.live[part[0] : part[-1] + 1] if is_whole else chunk.live[part]
+            self._writer.pages(chunk.pfns[part], chunk.types[part], pages)
+            chunk.offsets[part] = first + np.arange(len(part)) * FRAME_BYTES
+
+    # --- while it stands still, without a precopy ---
+
+    def _write_mapped(self) -> None:
+        pfns = self._owned(self._p2m)
+        for start in range(0, len(pfns), CHUNK_FRAMES):
+            part = pfns[start : start + CHUNK_FRAMES]
+            chunk = map_chunk(self._frames, part, self._p2m.entries[part])
+            if chunk is not None and chunk.live is not None:
+                pages = chunk.live.copy()
+                chunk.give_back()
+                self._append(chunk.pfns, chunk.types, pages)
+                self._total += len(chunk.pfns)
+        self._changed = self._total
+
+    # --- when it runs again ---
+
+    def _write_head(self, p2m: P2m, frame_map: FrameMap) -> None:
         self._writer.begin(
             DomainHead(
                 xen_major=self._host.xen_major,
                 xen_minor=self._host.xen_minor,
                 cpuid_policy=self._host.cpuid_policy,
                 msr_policy=self._host.msr_policy,
-                end_pfn=self._p2m.end_pfn,
-                p2m_pfns=pfns,
+                end_pfn=p2m.end_pfn,
+                p2m_pfns=_leaf_pfns(p2m, frame_map),
             )
         )
-        self._normaliser = Normaliser(self._map, ORIGIN)
+        self._head = p2m
+        self._head_end = self._file.tell()
 
-    def _write_mapped(self, p2m: P2m) -> None:
-        pfns = self._owned(p2m)
-        for start in range(0, len(pfns), CHUNK_FRAMES):
-            part = pfns[start : start + CHUNK_FRAMES]
-            chunk = map_chunk(self._frames, part, p2m.entries[part])
-            if chunk is not None:
-                chunk.give_back()
-                self._emit(chunk.pfns, types_of(self._frames, chunk.mfns), chunk.copies)
+    def _correct_head(self) -> None:
+        """Say of the p2m what is true now; it may have moved, and hardly ever grows."""
+        pfns = _leaf_pfns(self._p2m, self._map)
+        if self._head is None or len(self._head.leaf_mfns) != len(pfns):
+            why = "its table of frames changed its size while it was captured; take again"
+            raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
+        body = P2M_RANGE.pack(0, self._p2m.end_pfn) + pfns.astype("<u8").tobytes()
+        os.pwrite(self._file.fileno(), body, self._head_end - len(body))
 
-    def _write_copies(self, progress: Progress) -> None:
-        total_bytes = self._store.count * FRAME_BYTES
-        done_bytes = 0
+    def _write_fresh(self, progress: Progress) -> None:
+        """Write what was kept: over the old page where there is one and both are ordinary."""
+        done = 0
         while self._store.chunks:
             chunk = self._store.chunks.pop(0)  # its memory is free when it is written
-            self._emit(chunk.pfns, chunk.types, chunk.copies)
-            done_bytes += len(chunk.pfns) * FRAME_BYTES
-            progress.advance(done_bytes, total_bytes)
+            rows = chunk.fresh_rows
+            types, offsets = chunk.types[rows], chunk.offsets[rows]
+            over = (types == PageType.NOTAB) & (offsets != 0)
+            for row in np.flatnonzero(over).tolist():
+                os.pwrite(self._file.fileno(), chunk.fresh[row].data, int(offsets[row]))
+            self._append(chunk.pfns[rows[~over]], types[~over], chunk.fresh[~over])
+            lost = np.flatnonzero((chunk.types == PageType.XTAB) & (chunk.offsets != 0))
+            self._disown(chunk.pfns[lost])
+            done += len(rows)
+            progress.advance(done * FRAME_BYTES, self._changed * FRAME_BYTES)
 
-    def _emit(self, pfns: Words, types: PageTypes, pages: Pages) -> None:
-        """Write those frames that are the domain's, tables made canonical."""
+    def _disown(self, pfns: Words) -> None:
+        """Say of pages written while it ran that the guest does not own them any more."""
+        if len(pfns):
+            types = np.full(len(pfns), PageType.XTAB, np.uint8)
+            self._writer.pages(pfns, types, np.empty((0, FRAME_BYTES), np.uint8))
+
+    def _append(self, pfns: Words, types: PageTypes, pages: Pages) -> None:
+        """Write those pages that are the domain's, tables made canonical."""
         for start in range(0, len(pfns), PAGES_PER_BATCH):
             part = slice(start, start + PAGES_PER_BATCH)
             is_owned = TYPE_HAS_DATA[types[part]]
-            some_pfns, some_types, some = pfns[part], types[part], pages[part]
-            if not is_owned.all():
-                some_pfns, some_types, some = (
-                    some_pfns[is_owned],
-                    some_types[is_owned],
-                    some[is_owned],
-                )
+            some_pfns, some_types = pfns[part][is_owned], types[part][is_owned]
+            some = pages[part] if is_owned.all() else pages[part][is_owned]
             levels = TYPE_LEVEL[some_types]
             rows = np.flatnonzero(levels)
             if len(rows):
@@ -243,7 +287,6 @@ class PvGuestImage:
                 some[rows] = tables.view(np.uint8)
             if len(some_pfns):
                 self._writer.pages(some_pfns, some_types, some)
-                self._written += len(some_pfns)
 
     def _tail(self) -> DomainTail:
         standing = self._standing
@@ -267,20 +310,12 @@ class PvGuestImage:
             vcpus=states,
         )
 
-    def _foreign_counts(self) -> dict[str, int]:
-        """Count and log what was zeroed."""
-        counts: dict[str, int] = {}
-        for entries in self._foreign:
-            for entry in entries:
-                kind = _FOREIGN_NAMES[ForeignKind(int(entry["kind"]))]
-                counts[kind] = counts.get(kind, 0) + 1
-                if sum(counts.values()) <= _LOGGED:
-                    log.info(
-                        "zeroed entry %d of table %#x: machine frame %#x, flags %#x, %s",
-                        entry["index"],
-                        entry["table_pfn"],
-                        entry["mfn"],
-                        entry["flags"],
-                        kind,
-                    )
-        return counts
+
+def _leaf_pfns(p2m: P2m, frame_map: FrameMap) -> Words:
+    """Return where the p2m itself is; raise ``BadImage`` when that is not the guest's own."""
+    pfns, is_owned = frame_map.pfns_of(p2m.leaf_mfns)
+    if not is_owned.all():
+        mfn = int(p2m.leaf_mfns[np.argmin(is_owned)])
+        why = f"its p2m lies in machine frame {mfn:#x}, which it does not own"
+        raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
+    return pfns
