@@ -159,22 +159,24 @@ class Catalog:
 
     # --- writing ---
 
-    def begin(self, uuid: DomainUuid, name: str, id_: SnapshotId, intent: dict[str, Any]) -> Draft:
+    def draft(self, uuid: DomainUuid, id_: SnapshotId) -> Draft:
+        """Say where a new snapshot would be made; nothing is."""
+        return Draft(domain_uuid=uuid, id=id_, folder=self._folder(uuid) / f".{id_}.draft")
+
+    def begin(self, draft: Draft, name: str, intent: dict[str, Any]) -> None:
         """Make the folder of a new snapshot and write down, durably, what is intended.
 
         Raises ``SnapshotExists`` when the id is taken.
         """
-        if self.has(uuid, id_):
-            raise SnapshotExists(domain=name, id=id_)
-        folder = self._folder(uuid)
-        draft = self._draft(uuid, id_)
+        if self.has(draft.domain_uuid, draft.id):
+            raise SnapshotExists(domain=name, id=draft.id)
+        folder = self._folder(draft.domain_uuid)
         with _storage(draft.folder):
             durable.make_folder(folder)
             if _name_in(folder) != name or not (folder / NAME_FILE).exists():
                 durable.write(folder / NAME_FILE, name.encode())
             durable.make_folder(draft.folder)
             durable.write(draft.folder / INTENT_FILE, json.dumps(intent, indent=1).encode())
-        return draft
 
     def commit(self, draft: Draft, record: Record) -> None:
         """Make a record visible: everything in its folder durable first, then one rename."""
@@ -192,8 +194,10 @@ class Catalog:
         """Make a record visible that has no files; harmless when it is there."""
         if (self._folder(record.domain_uuid) / record.id).exists():
             return
-        self.discard(self._draft(record.domain_uuid, record.id))
-        self.commit(self.begin(record.domain_uuid, record.domain, record.id, {}), record)
+        draft = self.draft(record.domain_uuid, record.id)
+        self.discard(draft)
+        self.begin(draft, record.domain, {})
+        self.commit(draft, record)
 
     def discard(self, draft: Draft) -> None:
         """Remove the folder of a take that will not be; harmless when there is none."""
@@ -259,9 +263,6 @@ class Catalog:
 
     def _folder(self, uuid: DomainUuid) -> Path:
         return self._domains / _checked(uuid)
-
-    def _draft(self, uuid: DomainUuid, id_: SnapshotId) -> Draft:
-        return Draft(domain_uuid=uuid, id=id_, folder=self._folder(uuid) / f".{id_}.draft")
 
     def _domain_folders(self) -> list[Path]:
         return [self._domains / name for name in _listed(self._domains) if _UUID.match(name)]

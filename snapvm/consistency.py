@@ -13,6 +13,7 @@ still costs it nothing: it holds the device and not the name, and runs on when a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from snapvm.clock import WindowClock
 from snapvm.errors import (
     CaptureFailed,
     CommandFailed,
+    CommandTimedOut,
     LeftBehind,
     NotStarted,
     VolumeRefused,
@@ -37,6 +39,8 @@ from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.swapping import Phase
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
+
+log = logging.getLogger(__name__)
 
 Journal = dict[str, Any]
 
@@ -76,8 +80,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
         clock = WindowClock()
         with Undo() as undo:
             guard.wait_until_ready()
+            draft = host.catalog.draft(domain.uuid, plan.id)
             undo.add(f"the folder of {plan.id}", lambda: host.catalog.discard(draft))
-            draft = host.catalog.begin(domain.uuid, domain.name, plan.id, taking.intent(plan))
+            host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
             _seal(plan, draft, caught)
             with undisturbed():
@@ -126,11 +131,14 @@ def _seal(plan: TakePlan, draft: Draft, caught: Caught) -> None:
 
 def _mark_complete(host: Host, record: Record) -> None:
     """Correct the tags; the record is what counts, and repair corrects them too."""
-    host.lvm.retag(
-        [disk.snapshot for disk in record.disks],
-        add=[argv.role_tag(Role.OK)],
-        remove=[argv.role_tag(Role.NEW)],
-    )
+    try:
+        host.lvm.retag(
+            [disk.snapshot for disk in record.disks],
+            add=[argv.role_tag(Role.OK)],
+            remove=[argv.role_tag(Role.NEW)],
+        )
+    except (CommandFailed, CommandTimedOut) as error:
+        log.warning("the volumes of %s keep the tags of a take under way: %s", record.ref, error)
 
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:

@@ -356,6 +356,16 @@ class SnapshotFailed(SnapvmError):
 
 
 @dataclass(eq=False)
+class HypervisorFailed(SnapvmError):
+    """What a hypervisor said no to, where no more is known about it."""
+
+    said: str
+
+    def message(self) -> str:
+        return f"the hypervisor refused: {self.said}"
+
+
+@dataclass(eq=False)
 class CaptureFailed(SnapvmError):
     """The hypervisor could not write the memory image."""
 

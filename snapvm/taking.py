@@ -11,7 +11,7 @@ from typing import Any
 
 from snapvm import naming, planning
 from snapvm.clock import WindowClock
-from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotFailed
+from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv
@@ -54,6 +54,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
 
     Raises ``BadName`` and the kinds of ``Refused``.
     """
+    id_ = _new_id(host, domain, request.name)
     host.hypervisor.check_capture(domain, with_memory=request.with_memory)
     drives = host.hypervisor.drives(domain)
     report = host.lvm.report()
@@ -62,7 +63,6 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:
         planning.check_image_room(host.settings.state_dir, domain.memory_bytes)
-    id_ = _new_id(host, domain, request.name)
     set_ = naming.new_set()
     return TakePlan(
         domain=domain,
@@ -78,7 +78,9 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
 
 def _new_id(host: Host, domain: Domain, name: str | None) -> SnapshotId:
     if name is not None:
-        return naming.check_name(name)
+        if host.catalog.has(domain.uuid, naming.check_name(name)):
+            raise SnapshotExists(domain=domain.name, id=name)
+        return SnapshotId(name)
     wanted = naming.stamp(datetime.now(UTC))
     return naming.free_id(wanted, lambda id_: host.catalog.has(domain.uuid, id_))
 

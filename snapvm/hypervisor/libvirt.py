@@ -99,7 +99,8 @@ class LibvirtHypervisor:
                 why=f"it has {devices[0]}, whose state cannot be captured",
                 remedy="detach it, or take the disks alone with --disk-only",
             )
-        job = self._handle(domain).jobInfo()
+        with spoken():
+            job = self._handle(domain).jobInfo()
         if job[0] != 0:
             raise DomainRefused(
                 domain=domain.name,
@@ -233,7 +234,8 @@ class LibvirtHypervisor:
             raise StuckPaused(domain=domain.name, why=str(failure)) from failure
 
     def _expect(self, domain: Domain, state: DomainState) -> None:
-        now = _STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
+        with spoken():
+            now = _STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
         if now is not state:
             raise CaptureFailed(domain=domain.name, why=f"it is {now} and not {state}")
 

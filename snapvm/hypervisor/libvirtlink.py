@@ -21,7 +21,7 @@ except ImportError:  # Debian's python3-libvirt is not on PyPI's path; said by o
     libvirt = None
     libvirt_qemu = None
 
-from snapvm.errors import HostLacks, Interrupted
+from snapvm.errors import HostLacks, HypervisorFailed, Interrupted
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
@@ -29,12 +29,14 @@ _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 
 
-class LibvirtFailed(Exception):
-    """What libvirt said; drivers turn it into one of ``snapvm.errors``."""
+@dataclass(eq=False)
+class LibvirtFailed(HypervisorFailed):
+    """What libvirt said; the driver makes more of it where it knows more."""
 
-    def __init__(self, text: str, code: int) -> None:
-        super().__init__(text)
-        self.code = code
+    code: int
+
+    def message(self) -> str:
+        return self.said
 
     @property
     def is_unknown_domain(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.catalog import Catalog, Damaged
+from snapvm.catalog import Catalog, Damaged, Draft
 from snapvm.errors import (
     Locked,
     RecordUnusable,
@@ -22,20 +22,27 @@ from tests.fakes.records import UUID, make_record, put_record
 OTHER = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70")
 
 
+def begun(catalog: Catalog, id_: SnapshotId, intent: dict[str, object]) -> Draft:
+    """Begin a snapshot of the domain."""
+    draft = catalog.draft(UUID, id_)
+    catalog.begin(draft, "demo", intent)
+    return draft
+
+
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     return Catalog(tmp_path / "state", tmp_path / "run")
 
 
 def commit(catalog: Catalog, record: Record) -> None:
-    draft = catalog.begin(record.domain_uuid, record.domain, record.id, {"what": "test"})
+    draft = begun(catalog, record.id, {"what": "test"})
     (draft.folder / "memory.img").write_bytes(b"image")
     catalog.commit(draft, record)
 
 
 def test_nothing_is_visible_before_the_commit(catalog: Catalog) -> None:
     record = make_record("a")
-    draft = catalog.begin(UUID, "demo", record.id, {})
+    draft = begun(catalog, record.id, {})
     assert catalog.ids(UUID) == ()
     assert catalog.has(UUID, "a")
     assert [left.kind for left in catalog.leftovers(UUID)] == ["draft"]
@@ -59,14 +66,14 @@ def test_what_is_written_is_private(catalog: Catalog, tmp_path: Path) -> None:
 def test_an_id_is_used_once(catalog: Catalog) -> None:
     commit(catalog, make_record("a"))
     with pytest.raises(SnapshotExists):
-        catalog.begin(UUID, "demo", SnapshotId("a"), {})
-    catalog.begin(UUID, "demo", SnapshotId("b"), {})
+        begun(catalog, SnapshotId("a"), {})
+    begun(catalog, SnapshotId("b"), {})
     with pytest.raises(SnapshotExists):
-        catalog.begin(UUID, "demo", SnapshotId("b"), {})
+        begun(catalog, SnapshotId("b"), {})
 
 
 def test_a_discarded_draft_leaves_nothing(catalog: Catalog) -> None:
-    draft = catalog.begin(UUID, "demo", SnapshotId("a"), {})
+    draft = begun(catalog, SnapshotId("a"), {})
     catalog.discard(draft)
     catalog.discard(draft)
     assert not catalog.has(UUID, "a")
@@ -179,7 +186,7 @@ def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("x")
     catalog = Catalog(tmp_path / "state", tmp_path / "run")
     with pytest.raises(StorageFailed):
-        catalog.begin(UUID, "demo", SnapshotId("a"), {})
+        begun(catalog, SnapshotId("a"), {})
 
 
 def test_a_uuid_from_outside_cannot_leave_the_folder(catalog: Catalog) -> None:
@@ -218,7 +225,7 @@ def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
 
 
 def test_a_damaged_journal_is_still_a_leftover(catalog: Catalog) -> None:
-    draft = catalog.begin(UUID, "demo", SnapshotId("a"), {"x": 1})
+    draft = begun(catalog, SnapshotId("a"), {"x": 1})
     (draft.folder / "intent.json").write_text("[1")
     (left,) = catalog.leftovers(UUID)
     assert left.intent == {}
