@@ -35,7 +35,8 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def commit(catalog: Catalog, record: Record) -> None:
-    draft = begun(catalog, record.id, {"what": "test"})
+    draft = catalog.draft(record.domain_uuid, record.id)
+    catalog.begin(draft, record.domain, {"what": "test"})
     (draft.folder / "memory.img").write_bytes(b"image")
     catalog.commit(draft, record)
 
