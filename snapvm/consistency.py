@@ -237,6 +237,8 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
         with host.catalog.locked(uuid, known):
             done += repair.finish_pending(host, uuid, known)
             done += repair.correct_tags(host, uuid)
+    if name is None:
+        done += repair.remove_orphans(host)
     return tuple(done)
 
 

@@ -55,6 +55,28 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
     return tuple(done)
 
 
+def remove_orphans(host: Host) -> tuple[str, ...]:
+    """Remove volumes of a killed take or rollback that came to be after all was taken back.
+
+    Only what carries our tags, has not become part of a record, and is named by no journal; while
+    there is a record that cannot be read, nothing.
+    """
+    records = list(host.catalog.entries())
+    if not all(isinstance(record, Record) for record in records):
+        return ()
+    known = {record.set for record in records if isinstance(record, Record)}
+    for uuid, _ in host.catalog.domains():
+        known |= {str(left.intent.get("set")) for left in host.catalog.leftovers(uuid)}
+    unfinished = {argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)}
+    orphans = [
+        volume
+        for volume in host.lvm.report().tagged(argv.TAG_OURS)
+        if volume.tags & unfinished and not volume.tags & set(map(argv.set_tag, known))
+    ]
+    host.lvm.remove([volume.ref for volume in orphans if not volume.is_open])
+    return tuple(f"removed the orphan {volume.ref}" for volume in orphans if not volume.is_open)
+
+
 def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, name: str) -> str:
     if leftover.kind == "rollback":
         return _finish_rollback(host, leftover.intent, uuid, name)

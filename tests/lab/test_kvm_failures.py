@@ -141,6 +141,17 @@ def test_scripts_and_terminals(guest: Guest) -> None:
     assert_untouched(guest)
 
 
+def test_killed_in_the_window(guest: Guest) -> None:
+    """The guard makes the domain run again, by itself, and takes the rest back."""
+    done = run(guest.lab, "python3 /snapvm/tests/lab/kill_in_window.py fail")
+    assert done.status == 0, done.stdout + done.stderr
+    print(f"running again {done.stdout.strip()} ms after SIGKILL in the window")
+    gone = "for i in $(seq 60); do ls -d /var/lib/snapvm/domains/*/.*.draft || break; sleep 1; done"
+    run(guest.lab, gone)
+    assert "nothing to repair" in snapvm(guest.lab, "repair").stdout
+    assert_untouched(guest)
+
+
 @pytest.mark.parametrize("signal", ["INT", "TERM", "KILL"])
 def test_interrupted_anywhere(guest: Guest, signal: str) -> None:
     """Ctrl-C and SIGTERM put everything back; after SIGKILL the next command does."""

@@ -293,6 +293,21 @@ def test_a_killed_take_is_taken_back_by_the_next_command(scene: Scene, number: i
     take(scene)
 
 
+def test_a_snapshot_that_lands_late_is_an_orphan_and_goes(scene: Scene) -> None:
+    record = take(scene)
+    before = scene.lvm.names()
+    origin = scene.lvm.named("vg0", "demo-d0")
+    late = scene.lvm.add_disk("vg0", "demo-d0.late")
+    late.tags = {"snapvm=1", "snapvm.set=0123456789ab", "snapvm.st=new"}
+    foreign = scene.lvm.add_disk("vg0", "theirs")
+    foreign.tags = {"snapvm.set=0123456789ab", "snapvm.st=new"}
+    assert consistency.repair_all(scene.host, None, Silent()) == (
+        "removed the orphan vg0/demo-d0.late",
+    )
+    assert scene.lvm.names() == before | {"vg0/theirs"}
+    assert origin in scene.lvm.volumes and scene.ids() == [record.id]
+
+
 @pytest.mark.parametrize("number", range(1, 22))
 def test_a_killed_rollback_ends_whole(scene: Scene, number: int) -> None:
     scene.count(3)
