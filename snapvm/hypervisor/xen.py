@@ -269,11 +269,13 @@ class XenHypervisor:
 
 
 def _state(info: DomainInfo) -> DomainState:
+    if info.is_paused and (info.is_suspended or not info.is_shut_down):
+        return DomainState.PAUSED
     if info.is_suspended:
         return DomainState.SUSPENDED
     if info.is_shut_down:
         return DomainState.CRASHED if info.is_crashed else DomainState.OTHER
-    return DomainState.PAUSED if info.is_paused else DomainState.RUNNING
+    return DomainState.RUNNING
 
 
 def _stuck(domain: Domain, why: str) -> StuckPaused:

@@ -125,7 +125,7 @@ class XenCapture:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
-        self.method += f" ({facts.changed_frames} of {facts.frames} frames)"
+        self.method += f" ({facts.changed_frames} of {facts.frames} frames in the window)"
         return MemoryRecord(
             file=IMAGE_FILE,
             format=IMAGE_FORMAT,

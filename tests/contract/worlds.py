@@ -10,12 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, LvUuid
+from snapvm.model import Domain, LvRef, LvUuid
 from snapvm.process import ShRunner
 from snapvm.settings import Settings
 from tests.fakes.lvm import FakeLvm
@@ -41,6 +41,8 @@ class HypervisorWorld:
     hypervisor: Hypervisor
     name: str
     folder: Path
+    last_seen: list[Domain] = field(default_factory=list)
+    """The domain as it was last found."""
 
 
 @contextmanager
@@ -69,13 +71,13 @@ def hypervisor_world(folder: Path) -> Iterator[HypervisorWorld]:
         scene = make_scene(folder)
         yield HypervisorWorld(scene.hypervisor, DOMAIN, folder)
         return
-    from snapvm.hypervisor import libvirt  # heavy: the real one, only where it is
+    from snapvm.hypervisor import detect  # heavy: the real one, only where it is
 
     name = "contract"
     _sh("lab-domain", "create", name, "--memory", "128", "--start")
     try:
         time.sleep(1)
-        yield HypervisorWorld(libvirt.open_hypervisor(Settings()), name, folder)
+        yield HypervisorWorld(detect.open_driver(Settings(), ShRunner()), name, folder)
     finally:
         _sh("lab-domain", "destroy", name)
 
