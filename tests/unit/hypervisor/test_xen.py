@@ -1,0 +1,210 @@
+"""The driver of Xen domains: what it finds, refuses, and tells xl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm.errors import CaptureFailed, CommandFailed, DomainRefused, UnknownDomain
+from snapvm.hypervisor.xen import XenHypervisor
+from snapvm.hypervisor.xencontrol import DomainInfo
+from snapvm.model import DomainState
+from snapvm.process import Completed
+from snapvm.settings import Settings
+from tests.fakes.xenstored import FakeXenstored
+
+UUID = "11111111-2222-3333-4444-555555555555"
+CONFIG = {"c_info": {"type": "pv", "name": "web", "uuid": UUID}, "b_info": {"max_vcpus": 1}}
+RUNNING = DomainInfo(
+    domid=5,
+    uuid=UUID,
+    flags=0x20,
+    total_pages=256,
+    shared_info_mfn=1,
+    vcpus=1,
+    max_vcpu_id=1,
+)
+
+
+@dataclass
+class FakeXen:
+    """Stands for ``XenControl``, and for the xl that works on it."""
+
+    store: FakeXenstored
+    info_of: dict[int, DomainInfo] = field(default_factory=dict)
+    width: int = 8
+    ran: list[list[str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+    def domains(self) -> tuple[DomainInfo, ...]:
+        return tuple(self.info_of.values())
+
+    def info(self, domid: int) -> DomainInfo | None:
+        return self.info_of.get(domid)
+
+    def guest_width(self, _domid: int) -> int:
+        return self.width
+
+    def flag(self, flags: int) -> None:
+        self.info_of[5] = replace(self.info_of[5], flags=flags)
+
+    def pause(self, _domid: int) -> None:
+        self.flag(8)
+
+    def unpause(self, _domid: int) -> None:
+        self.flag(0)
+
+    def resume(self, _domid: int) -> None:
+        self.flag(self.info_of[5].flags & 8)
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
+    ) -> Completed:
+        self.ran.append(list(argv))
+        said = ""
+        if argv[1] == "list":
+            said = json.dumps([{"domid": 5, "config": CONFIG}])
+        elif argv[1] == "destroy":
+            self.gone()
+        elif argv[-1] == "/bad":
+            raise CommandFailed(argv=tuple(argv), status=3, stderr="no such image")
+        else:
+            if argv[1] == "create":
+                self.texts.append(Path(argv[-1]).read_text())
+            self.come(flags=8 if "-p" in argv else 0)
+        return Completed(argv=tuple(argv), status=0, stdout=said, stderr="", seconds=0)
+
+    def gone(self) -> None:
+        self.info_of.clear()
+        self.store.values.clear()
+
+    def come(self, flags: int = 0) -> None:
+        self.info_of[5] = replace(RUNNING, flags=flags)
+        self.store.values["/local/domain/5/name"] = "web"
+        self.store.values["/local/domain/5/control/feature-suspend"] = "1"
+
+
+Scene = tuple[FakeXen, XenHypervisor]
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    server = FakeXenstored()
+    xen: Any = FakeXen(server)
+    xen.come()
+    with server.connected() as store:
+        yield xen, XenHypervisor(xen, store, xen, Settings())
+
+
+def test_a_domain_is_found_by_its_name(scene: Scene) -> None:
+    _, driver = scene
+    domain = driver.find("web")
+    assert (domain.uuid, domain.state) == (UUID, DomainState.RUNNING)
+    assert (domain.memory_bytes, domain.vcpus) == (256 * 4096, 2)
+    with pytest.raises(UnknownDomain):
+        driver.find("other")
+
+
+@pytest.mark.parametrize(
+    ("flags", "state"),
+    [
+        (0x10, DomainState.RUNNING),
+        (8, DomainState.PAUSED),
+        (4 | 2 << 16, DomainState.SUSPENDED),
+        (8 | 4 | 2 << 16, DomainState.PAUSED),
+        (4 | 3 << 16, DomainState.CRASHED),
+        (8 | 4 | 3 << 16, DomainState.CRASHED),
+        (4, DomainState.OTHER),
+    ],
+)
+def test_what_it_does(scene: Scene, flags: int, state: DomainState) -> None:
+    xen, driver = scene
+    xen.flag(flags)
+    assert driver.find("web").state is state
+
+
+def test_one_that_is_being_destroyed_is_unknown(scene: Scene) -> None:
+    xen, driver = scene
+    xen.flag(1)
+    with pytest.raises(UnknownDomain):
+        driver.find("web")
+
+
+def refusal(scene: Scene, *, with_memory: bool = True) -> str:
+    _, driver = scene
+    with pytest.raises(DomainRefused) as caught:
+        driver.check_capture(driver.find("web"), with_memory=with_memory)
+    return f"{caught.value} {caught.value.hint()}"
+
+
+def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    xen, driver = scene
+    driver.check_capture(driver.find("web"), with_memory=True)
+    xen.flag(2)
+    assert "HVM" in refusal(scene)
+    driver.check_capture(driver.find("web"), with_memory=False)
+    xen.flag(8)
+    assert "xl unpause" in refusal(scene)
+    xen.flag(4 | 3 << 16)
+    assert "crashed" in refusal(scene, with_memory=False)
+    xen.flag(0)
+    xen.width = 4
+    assert "32-bit" in refusal(scene)
+    xen.width = 8
+    xen.store.values["/local/domain/5/control/feature-suspend"] = ""
+    assert "feature-suspend" in refusal(scene)
+    monkeypatch.setitem(CONFIG, "pcidevs", {"x": "y"})
+    assert "PCI" in refusal(scene)
+
+
+def test_one_left_suspended_and_paused_goes_on(scene: Scene) -> None:
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.flag(8 | 4 | 2 << 16)
+    driver.resume(domain)
+    assert driver.find("web").state is DomainState.RUNNING
+    assert xen.store.resumed == ["5"]
+
+
+def test_frozen_runs_again_only_when_the_block_fails(scene: Scene) -> None:
+    _, driver = scene
+    domain = driver.find("web")
+    with pytest.raises(ZeroDivisionError), driver.frozen(domain):
+        raise ZeroDivisionError
+    assert driver.find("web").state is DomainState.RUNNING
+    with driver.frozen(domain):
+        pass
+    assert driver.find("web").state is DomainState.PAUSED
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_stop_restore_and_start(scene: Scene, paused: bool) -> None:
+    xen, driver = scene
+    domain = driver.find("web")
+    wanted = DomainState.PAUSED if paused else DomainState.RUNNING
+    flag = ["-p"] if paused else []
+    with pytest.raises(CaptureFailed, match="of this name runs"):
+        driver.restore(domain, Path("/image"), paused=paused)
+    driver.stop(domain)
+    driver.stop(domain)
+    driver.restore(domain, Path("/image"), paused=paused)
+    assert xen.ran[-1] == ["xl", "restore", *flag, "/image"]
+    assert driver.find("web").state is wanted
+    driver.stop(domain)
+    driver.start(domain, paused=paused)
+    assert xen.ran[-1][:-1] == ["xl", "create", "-q", *flag]
+    assert f'uuid = "{UUID}"' in xen.texts[0]
+    assert driver.find("web").state is wanted
+
+
+def test_an_image_that_xl_does_not_take(scene: Scene) -> None:
+    _, driver = scene
+    domain = driver.find("web")
+    driver.stop(domain)
+    with pytest.raises(CaptureFailed, match="no such image"):
+        driver.restore(domain, Path("/bad"), paused=False)
