@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.vm import REPOSITORY
+from tests.lab.vm import REPOSITORY, TURN_SECONDS
 
 BOOT_SECONDS = 300
 ANSWER_SECONDS = 120
@@ -44,6 +44,7 @@ def test_person_types_into_the_lab_and_leaves() -> None:
     with subprocess.Popen(argv, cwd=REPOSITORY, stdin=inner, stdout=inner, stderr=inner) as shell:
         os.close(inner)
         try:
+            read_until(terminal, "booting the kvm flavour", TURN_SECONDS)  # others may come first
             welcome = read_until(terminal, r"lab-kvm:\S*# ", BOOT_SECONDS)
             assert "virsh list" in welcome
             os.write(terminal, b"sleep 100\r")
