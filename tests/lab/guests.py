@@ -45,8 +45,11 @@ class Guest:
 
     def say(self, line: str) -> str:
         """Send a line to the guest's console and return its answer."""
-        argv = ["pulse", self.name, line, "--timeout", "60"]
-        return self.lab.run(argv, timeout_seconds=90, check=True).stdout.strip()
+        done = self.lab.run(["pulse", self.name, line, "--timeout", "60"], timeout_seconds=90)
+        if done.status != 0:
+            traces = self.lab.run(TRACES, timeout_seconds=60).stdout
+            raise AssertionError(f"{self.name} does not answer: {done.stderr}\n{traces}")
+        return done.stdout.strip()
 
     def look(self) -> Pulse:
         """Ask the guest what it believes in."""
@@ -108,6 +111,10 @@ TRACES = """
 tail -n 60 /var/lib/snapvm/bug*.txt
 tail -n 12 /var/log/libvirt/qemu/*.log
 virsh list --all
+for dom in $(virsh list --name --all); do
+    virsh domstate --reason $dom
+    virsh qemu-monitor-command --hmp $dom 'info registers' | grep -E 'RIP|HLT'
+done
 dmesg | tail -n 12
 """
 """What a failure report should show of the lab."""
