@@ -13,7 +13,6 @@ from typing import Any
 
 from snapvm.errors import DomainRefused
 
-CONFIG_FILE_WORDS = ("phy", "raw")
 _DOMID = "domid"
 _KIB_PER_PAGE = 4
 _SLACK_KIB = 1024
@@ -80,7 +79,7 @@ def as_cfg(domain: str, config: Config) -> str:
     pv = b_info.pop("type.pv", {})
     b_info.pop("type", None)
     _memory(b_info, lines)
-    for key, word in (("kernel", "kernel"), ("ramdisk", "ramdisk"), ("cmdline", "cmdline")):
+    for key, word in _WORDS.items():
         take(b_info, key, word)
         take(pv, key, word)
     disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
@@ -104,6 +103,17 @@ def _memory(b_info: Config, lines: list[str]) -> None:
         lines.append(f"maxmem = {int(b_info.pop('max_memkb')) >> 10}")
 
 
+_WORDS = {
+    "kernel": "kernel",
+    "ramdisk": "ramdisk",
+    "cmdline": "cmdline",
+    "bootloader": "bootloader",
+    "event_channels": "max_event_channels",
+    "max_grant_frames": "max_grant_frames",
+    "max_maptrack_frames": "max_maptrack_frames",
+    "max_grant_version": "max_grant_version",
+}
+"""What xl calls the fields of ``b_info`` that are simply one value."""
 _HARMLESS = {
     "avail_vcpus",
     "shadow_memkb",
@@ -121,7 +131,6 @@ _HARMLESS = {
     "passthrough",
     "device_model_version",
     "run_hotplug_scripts",
-    "bootloader_args",
     "slack_memkb",
     "pvh",
     "hap",
@@ -132,12 +141,8 @@ _HARMLESS = {
     "localtime",
     "disable_migrate",
     "tee",
-    "max_grant_frames",
-    "max_maptrack_frames",
-    "max_grant_version",
     "vmtrace_buf_kb",
     "rtc_timeoffset",
-    "event_channels",
     "channels",
     "e820_host",
     "numa_placement",
@@ -146,7 +151,12 @@ _HARMLESS = {
 
 
 def _without_defaults(place: Config) -> Config:
-    return {key: value for key, value in place.items() if value and key not in _HARMLESS}
+    return {key: value for key, value in place.items() if _is_set(value) and key not in _HARMLESS}
+
+
+def _is_set(value: Any) -> bool:
+    """Whether a value says anything; libxl writes its three-valued booleans as texts."""
+    return bool(value) and value != "False"
 
 
 def _require_nothing(domain: str, name: str, rest: Config) -> None:
@@ -163,9 +173,10 @@ _DISK_WORDS = {"pdev_path", "vdev", "backend", "format", "readwrite", "is_cdrom"
 
 
 def _disk(domain: str, disk: Config) -> str:
-    rest = {key: value for key, value in disk.items() if key not in _DISK_WORDS and value}
+    rest = {key: value for key, value in disk.items() if key not in _DISK_WORDS and _is_set(value)}
     rest.pop("discard_enable", None)
-    rest.pop("colo_enable", None)
+    if disk.get("trusted", "True") != "False":
+        rest.pop("trusted", None)
     _require_nothing(domain, "disk", rest)
     backend, path = disk.get("backend", "phy"), disk.get("pdev_path", "")
     words = [
@@ -174,6 +185,7 @@ def _disk(domain: str, disk: Config) -> str:
         f"access={'rw' if disk.get('readwrite') else 'ro'}",
         *(["backendtype=phy"] if backend == "phy" else []),
         *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
+        *(["no-discard"] if disk.get("discard_enable") == "False" else []),
         f"target={path}",  # takes the rest of the text, so it is the last
     ]
     return _quoted(domain, ",".join(words))
@@ -183,7 +195,8 @@ _NIC_WORDS = {"mac", "bridge", "ip", "script", "model", "nictype", "devid", "mtu
 
 
 def _nic(domain: str, nic: Config) -> str:
-    rest = {key: value for key, value in nic.items() if key not in _NIC_WORDS and value}
+    rest = {key: value for key, value in nic.items() if key not in _NIC_WORDS and _is_set(value)}
+    rest.pop("trusted", None)
     _require_nothing(domain, "vif", rest)
     names = {"mac": "mac", "bridge": "bridge", "ip": "ip", "script": "script", "ifname": "vifname"}
     return _quoted(
