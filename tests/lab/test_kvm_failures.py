@@ -16,12 +16,15 @@ pytestmark = pytest.mark.lab
 FAULTY_LVM = """#!/bin/sh
 # An lvm on PATH whose second snapshot meets a volume of its name, made a moment before.
 real=$(PATH=/usr/sbin:/sbin command -v lvm)
-case "$*" in
-lvcreate*--snapshot*fail-d1*)
-    name=$(echo "$*" | sed 's/.*--name \\([^ ]*\\).*/\\1/')
-    "$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name" >/dev/null 2>&1 ;;
-esac
-exec "$real" "$@"
+[ $# -eq 0 ] || exec "$real" "$@"
+while read -r order; do
+    case "$order" in
+    lvcreate*--snapshot*fail-d1*)
+        name=$(echo "$order" | sed 's/.*--name \\([^ ]*\\).*/\\1/')
+        "$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name" >/dev/null 2>&1 ;;
+    esac
+    printf '%s\\n' "$order"
+done | "$real"
 """
 
 
