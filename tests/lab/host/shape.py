@@ -70,6 +70,7 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
     <controller type='usb' model='none'/>
     <serial type='unix'>
       <source mode='bind' path='{SOCKET_FOLDER}/{shape.name}.sock'/>
+      <log file='/var/log/libvirt/qemu/{shape.name}-serial.log' append='on'/>
     </serial>
   </devices>
 </domain>
