@@ -110,6 +110,7 @@ def volumes(lab: Lab) -> set[str]:
 TRACES = """
 tail -n 60 /var/lib/snapvm/bug*.txt
 tail -n 12 /var/log/libvirt/qemu/*.log
+tail -c 3000 /var/log/libvirt/qemu/*-serial.log
 virsh list --all
 for dom in $(virsh list --name --all); do
     virsh domstate --reason $dom

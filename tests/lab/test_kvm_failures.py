@@ -13,6 +13,9 @@ from tests.lab.vm import Completed, Lab
 
 pytestmark = pytest.mark.lab
 
+LOCAL_CONF = "/etc/lvm/lvmlocal.conf"
+"""What this host adds to lvm.conf (lvm.conf(5))."""
+
 FAULTY_LVM = """#!/bin/sh
 # An lvm on PATH whose second snapshot meets a volume of its name, made a moment before.
 real=$(PATH=/usr/sbin:/sbin command -v lvm)
@@ -72,10 +75,9 @@ def test_a_second_snapshot_that_the_pool_refuses(guest: Guest) -> None:
     threshold = "thin_pool_autoextend_threshold = 50"
     fill = f"""
         set -e
-        cp /etc/lvm/lvm.conf /tmp/lvm.conf.before
         lvcreate -qq -V 600m -T vg1/pool -n filler
         dd if=/dev/zero of=/dev/vg1/filler bs=4M count=140 oflag=direct status=none
-        printf 'activation {{\\n {threshold}\\n monitoring = 0\\n}}\\n' >> /etc/lvm/lvm.conf
+        printf 'activation {{\\n {threshold}\\n monitoring = 0\\n}}\\n' > {LOCAL_CONF}
     """
     assert run(guest.lab, fill).status == 0
     try:
@@ -84,7 +86,7 @@ def test_a_second_snapshot_that_the_pool_refuses(guest: Guest) -> None:
         assert "vg1" in done.stderr
         assert_untouched(guest)
     finally:
-        run(guest.lab, "mv /tmp/lvm.conf.before /etc/lvm/lvm.conf; lvremove -qq -y vg1/filler")
+        run(guest.lab, f"rm {LOCAL_CONF}; lvremove -qq -y vg1/filler")
 
 
 ATTACH = "virsh -q attach-disk fail {} vdx --driver qemu --subdriver raw --live --sourcetype "
