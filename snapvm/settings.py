@@ -34,6 +34,8 @@ class Settings:
     """Refuse to take when a thin pool's metadata is fuller than this."""
     window_limit_seconds: float = 30.0
     """Resume the domain and give up when its LVM snapshots take longer than this."""
+    unproven_xen: bool = False
+    """Let snapvm at Xen PV domains; that engine has not been proven on a real Xen yet."""
     capture: CaptureMethod = CaptureMethod.AUTO
     """How memory of libvirt domains is captured: auto, background or libvirt."""
     capture_limit_seconds: float = 3600.0
@@ -67,6 +69,14 @@ def _seconds(value: Any) -> float:
     return number
 
 
+def _yes(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("0", "1"):
+        return bool(int(value))
+    raise ValueError("must be true or false in the file, 1 or 0 in the environment")
+
+
 def _capture(value: Any) -> CaptureMethod:
     try:
         return CaptureMethod(_text(value))
@@ -81,6 +91,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "pool_data_limit_percent": _percent,
     "pool_metadata_limit_percent": _percent,
     "window_limit_seconds": _seconds,
+    "unproven_xen": _yes,
     "capture": _capture,
     "capture_limit_seconds": _seconds,
 }

@@ -117,16 +117,25 @@ def _refuse(domain: str, drive: Drive) -> None:
             f"wait for it, or end it: virsh blockjob {domain} {drive.target} --abort",
         )
     if drive.transient:
-        raise refused("it is transient: its changes are thrown away when the domain stops")
+        raise refused(
+            "it is transient: its changes are thrown away when the domain stops",
+            f"take <transient/> out of it: virsh edit {domain}",
+        )
     if drive.shareable:
-        raise refused("it is shareable: another domain may write to it during the window")
+        raise refused(
+            "it is shareable: another domain may write to it during the window",
+            f"when no other domain uses it, take <shareable/> out of it: virsh edit {domain}",
+        )
     if drive.type == "file":
         raise refused(
             f"it is the file {drive.source or '(none)'}, not a logical volume",
             "move it to a logical volume: qemu-img convert -O raw FILE /dev/VG/LV",
         )
     if drive.type not in ("block", "volume") or not drive.source:
-        raise refused(f"its source is of type {drive.type!r}, not a logical volume of this host")
+        raise refused(
+            f"its source is of type {drive.type!r}, not a logical volume of this host",
+            "move it to a logical volume, or take the other disks by other means",
+        )
     if drive.format != "raw":
         raise refused(
             f"its volume holds a {drive.format} image",

@@ -24,6 +24,7 @@ PULSE_MODULES: Final = (
     "xen-gntalloc",
 )
 PULSE_SOURCE: Final = Path(__file__).resolve().parent / "pulse" / "pulse.c"
+HOLDER_SOURCE: Final = PULSE_SOURCE.with_name("holder.c")
 
 LAB_INIT: Final = """#!/bin/busybox sh
 busybox mount -t devtmpfs dev /dev
@@ -54,11 +55,14 @@ def lab_initrd(image: BaseImage) -> bytes:
     return cpio.pack(entries)
 
 
-def pulse_initrd(image: BaseImage) -> bytes:
-    """Return the initramfs whose /init is the guest ``pulse``; compiles it first (about 1 s)."""
+def pulse_initrd(image: BaseImage, source: Path = PULSE_SOURCE) -> bytes:
+    """Return the initramfs whose /init is the guest ``pulse``; compiles it first (about 1 s).
+
+    With ``HOLDER_SOURCE`` it is the guest that holds another domain's page.
+    """
     entries = [
         *_skeleton(),
-        cpio.file("init", _compiled(PULSE_SOURCE), executable=True),
+        cpio.file("init", _compiled(source), executable=True),
         *_module_entries(image.modules, PULSE_MODULES),
     ]
     return cpio.pack(entries)
