@@ -43,19 +43,23 @@ class WindowClock:
             self._parts.append((name, begun, ended))
 
     def timing(self) -> Timing:
-        """Return what was measured; a domain that never stood still has a pause of 0 ms."""
+        """Return what was measured; a domain that never stood still has a pause of 0 ms.
+
+        No duration is negative: QEMU's events carry wall-clock times, and a clock that is set
+        meanwhile, or a domain that somebody else resumed, must not make a record unreadable.
+        """
         total_ms = (time.monotonic() - self._begun) * 1000
         origin = self._stopped_at
         if origin is None:
             origin = min((begun for _, begun, _ in self._parts), default=self._begun)
             pause_ms = 0.0
         else:
-            pause_ms = ((self._resumed_at or time.monotonic()) - origin) * 1000
+            pause_ms = max(0.0, (self._resumed_at or time.monotonic()) - origin) * 1000
         parts = tuple(
             WindowPart(
                 name=name,
                 start_ms=round((begun - origin) * 1000, 3),
-                duration_ms=round((ended - begun) * 1000, 3),
+                duration_ms=round(max(0.0, ended - begun) * 1000, 3),
             )
             for name, begun, ended in sorted(self._parts, key=lambda part: part[1])
         )

@@ -11,7 +11,7 @@ from tests.lab.vm import Lab
 
 pytestmark = pytest.mark.lab
 
-ROUNDS = 5
+ROUNDS = 3
 """How often the promise is tried on every change; the long run does it twenty times."""
 LONG_ROUNDS = 20
 
