@@ -11,7 +11,7 @@ from tests.lab.vm import Lab
 
 pytestmark = pytest.mark.lab
 
-ROUNDS = 3
+ROUNDS = 2
 """How often the promise is tried on every change; the long run does it twenty times."""
 LONG_ROUNDS = 20
 
@@ -43,6 +43,7 @@ def test_takes_each_rolled_back(guest: Guest, rounds: int) -> None:
     assert volumes(guest.lab) == set()
 
 
+@pytest.mark.long
 def test_the_oracle_sees_a_missing_pause(guest: Guest) -> None:
     """Negative control: the same, with the pause taken out, must come back torn."""
     script = "PYTHONPATH=/snapvm python3 -m tests.lab.no_pause oracle"
@@ -52,6 +53,7 @@ def test_the_oracle_sees_a_missing_pause(guest: Guest) -> None:
     assert guest.wait_until(10**9).state.startswith("torn")
 
 
+@pytest.mark.long
 def test_twice_the_same_then_older_then_newer(kvm_lab: Lab) -> None:
     """Any snapshot, any number of times, in any order."""
     with Guest(kvm_lab, "order", "--disks", "2", "--memory", "128") as guest:
@@ -79,6 +81,7 @@ def test_twice_the_same_then_older_then_newer(kvm_lab: Lab) -> None:
                 assert first < seen["new"]
 
 
+@pytest.mark.long
 def test_the_image_is_restored_by_virsh_alone(kvm_lab: Lab) -> None:
     """The saved memory starts without snapvm, with the run flag set and no option given."""
     with Guest(kvm_lab, "plain", "--disks", "1", "--memory", "128") as guest:
@@ -102,6 +105,7 @@ def test_the_image_is_restored_by_virsh_alone(kvm_lab: Lab) -> None:
         assert guest.wait_until(back.n + 20).state == "ok"
 
 
+@pytest.mark.long
 def test_a_paused_domain_stays_paused(kvm_lab: Lab) -> None:
     """One that its owner had paused is captured and still paused, and so after a rollback."""
     with Guest(kvm_lab, "owner", "--disks", "1", "--memory", "128") as guest:
@@ -115,6 +119,7 @@ def test_a_paused_domain_stays_paused(kvm_lab: Lab) -> None:
         assert guest.wait_until(back.n + 20).state == "ok"
 
 
+@pytest.mark.long
 def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
     """Said everywhere: no memory."""
     with Guest(kvm_lab, "off", "--disks", "2", "--memory", "128") as guest:
@@ -134,6 +139,7 @@ def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
         assert after == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["libvirt", "background"])
 def test_every_way_to_capture_is_of_one_instant(kvm_lab: Lab, method: str) -> None:
     """The fallback too, under writes, with two virtual CPUs and disks of virtio-scsi."""
