@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from snapvm import images, repair, swapping, taking
@@ -105,11 +106,7 @@ def _catch(
         progress=progress,
     )
     with capturing as capture:
-        for vg in plan.groups:
-            undo.add(
-                f"the snapshots in {vg}",
-                lambda vg=vg: host.lvm.remove_set(vg, plan.set, (Role.NEW,)),  # type: ignore[misc]
-            )
+        _undo_volumes(host, plan, undo, Role.NEW)
         with host.lvm.warmed(plan.groups) as lvms, capture.window():
             created = datetime.now(UTC)
             progress.phase("making snapshots")
@@ -120,6 +117,12 @@ def _catch(
     progress.phase("checking what was caught")
     disks = taking.verified(host, plan)
     return Caught(created=created, method=method, memory=memory, disks=disks)
+
+
+def _undo_volumes(host: Host, plan: TakePlan | RollbackPlan, undo: Undo, role: Role) -> None:
+    """Register, before any is made, that the plan's volumes of this role go, group by group."""
+    for vg in plan.groups:
+        undo.add(f"the {role} volumes in {vg}", partial(host.lvm.remove_set, vg, plan.set, (role,)))
 
 
 def _seal(plan: TakePlan, draft: Draft, caught: Caught) -> None:
@@ -178,11 +181,7 @@ def _prepare_swap(
     undo.add("the journal of the rollback", lambda: host.catalog.end_rollback(uuid))
     host.catalog.write_rollback(uuid, journal)
     progress.phase("cloning the disks")
-    for vg in plan.groups:
-        undo.add(
-            f"the clones in {vg}",
-            lambda vg=vg: host.lvm.remove_set(vg, plan.set, (Role.ROLL,)),  # type: ignore[misc]
-        )
+    _undo_volumes(host, plan, undo, Role.ROLL)
     swapping.make_clones(host.lvm, plan)
     undo.add(
         "the names of the disks",
