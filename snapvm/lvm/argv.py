@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from snapvm.cowsize import CHUNK_BYTES
 from snapvm.model import LvRef, LvUuid, Role
 
 TAG_OURS = "snapvm=1"
@@ -53,6 +54,69 @@ def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
         *_added(with_tags),
         str(origin),
     )
+
+
+def new_store(vg: str, name: str, size_bytes: int, with_tags: Iterable[str]) -> Argv:
+    """Make the plain volume that is going to hold a thick snapshot's copies; its header is zeroed.
+
+    A header of an earlier snapshot would be taken for this one's (dm-snap-persistent.c,
+    read_header); ``--zero`` needs a device.
+    """
+    return (
+        "lvm",
+        "lvcreate",
+        "--yes",
+        "--wipesignatures",
+        "y",
+        "--zero",
+        "y",
+        "--activate",
+        "y",
+        "--size",
+        f"{size_bytes}b",
+        "--name",
+        name,
+        *_added(with_tags),
+        vg,
+    )
+
+
+def read_only(volumes: Iterable[LvRef]) -> Argv:
+    """Make volumes read-only; a snapshot is what its store is."""
+    return ("lvm", "lvchange", "--permission", "r", *map(str, volumes))
+
+
+def attach_store(origin: LvRef, name: str) -> Argv:
+    """Make a store, which has no device, the snapshot of a volume: one commit, one suspend.
+
+    Not zeroed again: that needs a device, and ``new_store`` has done it.  So nothing waits for
+    udev, which is most of what the command costs (0.25 s instead of 0.87 s in the lab).
+    """
+    return (
+        "lvm",
+        "lvconvert",
+        "--yes",
+        "--type",
+        "snapshot",
+        "--chunksize",
+        f"{CHUNK_BYTES}b",
+        "--zero",
+        "n",
+        "--noudevsync",
+        str(origin),
+        name,
+    )
+
+
+def target_status(volume: LvRef) -> Argv:
+    """Ask the kernel how a volume's device is; touches no metadata and takes no lock of LVM's."""
+    return ("dmsetup", "status", mapped_name(volume))
+
+
+def mapped_name(volume: LvRef, layer: str = "") -> str:
+    """Return the device-mapper name of a volume, or of a layer below it (lvm(8), VALID NAMES)."""
+    parts = [volume.vg, volume.lv, *([layer] if layer else [])]
+    return "-".join(part.replace("-", "--") for part in parts)
 
 
 def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:

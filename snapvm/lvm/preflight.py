@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from snapvm.errors import VolumeRefused
+from snapvm import cowsize
+from snapvm.errors import NoSpace, VolumeRefused
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import VolumeKind
 
+_MEANWHILE = 1.05
+"""The domain goes on writing between this question and the moment it is ended."""
+_FULL_SOON_PERCENT = 80.0
+"""What dmeventd warns at too (lvm2, daemons/dmeventd/plugins/snapshot)."""
+_PUBLIC = frozenset({"public"})
+_POOLS = frozenset({"pool"})
 _BUSY_LAYOUTS = frozenset({"pvmove", "cache", "writecache", "vdo"})
 _POOL_TROUBLES = {
     "D": "the thin pool is out of data space",
@@ -29,12 +36,65 @@ def check_volumes(
     for volume in volumes:
         _check_group(volume)
         _check_volume(volume)
+        if volume.kind is VolumeKind.THICK:
+            continue
         pool = report.lv_from_name(volume.vg, volume.pool)
         if pool is None:
             raise VolumeRefused(
                 volume=str(volume.ref), why=f"its thin pool {volume.pool!r} is not reported"
             )
-        _check_pool(pool, data_limit_percent, metadata_limit_percent)
+        check_pool(
+            pool,
+            data_limit_percent=data_limit_percent,
+            metadata_limit_percent=metadata_limit_percent,
+        )
+
+
+def check_room(report: Report, needed_bytes: Mapping[str, int]) -> None:
+    """Raise ``NoSpace`` when a group has no room for the stores that thick snapshots need there."""
+    for vg, needed in needed_bytes.items():
+        free = next((volume.vg_free_bytes for volume in report.volumes if volume.vg == vg), 0)
+        if needed > free:
+            raise NoSpace(
+                where=f"volume group {vg}",
+                needed=f"{_mib(needed)} for what thick snapshots keep",
+                free=_mib(free),
+                remedy="make room (`snapvm delete`, `vgextend`), or let less than everything "
+                "change with --cow-size, such as 20%: a snapshot is lost when more does",
+            )
+
+
+def check_siblings(report: Report, disk: LogicalVolume, snapshot: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` when taking a disk back would overflow another snapshot of it.
+
+    Writing a chunk back costs every snapshot that has no copy of it yet a chunk; as many as the
+    chosen snapshot holds, at the most.
+    """
+    held = snapshot.held_bytes * _MEANWHILE
+    for sibling in report.snapshots_of(disk):
+        if sibling.uuid == snapshot.uuid or sibling.is_lost:
+            continue
+        left = sibling.size_bytes - sibling.held_bytes
+        whole = cowsize.store_bytes(disk.size_bytes, sibling.vg_extent_bytes, cowsize.FULL)
+        if sibling.size_bytes < whole and left < held:
+            raise VolumeRefused(
+                volume=str(sibling.ref),
+                why=f"{_mib(held)} of {disk.ref} may be written back, of which this snapshot of "
+                f"it has to keep a copy, and it has room for {_mib(left)}",
+                remedy="delete that snapshot first, if nothing needs it",
+            )
+
+
+def is_nearly_full(volume: LogicalVolume) -> bool:
+    """Tell whether a thick snapshot will be lost soon: changes go on, and its store is bounded."""
+    if not volume.is_thick_snapshot or (volume.data_percent or 0) < _FULL_SOON_PERCENT:
+        return False
+    whole = cowsize.store_bytes(volume.disk_bytes, volume.vg_extent_bytes, cowsize.FULL)
+    return volume.size_bytes < whole
+
+
+def _mib(size_bytes: float) -> str:
+    return f"{-(-int(size_bytes) // (1 << 20))} MiB"
 
 
 def _check_group(volume: LogicalVolume) -> None:
@@ -52,12 +112,14 @@ def _check_group(volume: LogicalVolume) -> None:
 
 def _check_volume(volume: LogicalVolume) -> None:
     name = str(volume.ref)
-    if volume.kind is not VolumeKind.THIN:
+    if volume.is_thick_snapshot:
         raise VolumeRefused(
             volume=name,
-            why="it is not thin, and this version of snapvm snapshots thin volumes only",
-            remedy="move the disk to a thin volume, or wait for the release with thick volumes",
+            why=f"it is itself a snapshot (of {volume.origin}), of which LVM makes none",
+            remedy="let the domain use a volume of its own, or a thin one",
         )
+    if not volume.roles & _PUBLIC or volume.layout & _POOLS:
+        raise VolumeRefused(volume=name, why="it is an inner part of LVM, not a disk")
     if volume.layout & _BUSY_LAYOUTS or volume.attr[2:3].isupper():
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
     if volume.attr[0:1] in ("O", "S"):
@@ -72,7 +134,10 @@ def _check_volume(volume: LogicalVolume) -> None:
         )
 
 
-def _check_pool(pool: LogicalVolume, data_limit: float, metadata_limit: float) -> None:
+def check_pool(
+    pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_percent: float
+) -> None:
+    """Raise ``VolumeRefused`` for a thin pool in trouble, or fuller than the limits."""
     name = str(pool.ref)
     trouble = _POOL_TROUBLES.get(pool.attr[8:9])
     if trouble is None and (pool.state in ("c", "C") or pool.health == "check_needed"):
@@ -82,8 +147,8 @@ def _check_pool(pool: LogicalVolume, data_limit: float, metadata_limit: float) -
             volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
         )
     fills = (
-        ("data", pool.data_percent, data_limit),
-        ("metadata", pool.metadata_percent, metadata_limit),
+        ("data", pool.data_percent, data_limit_percent),
+        ("metadata", pool.metadata_percent, metadata_limit_percent),
     )
     for what, percent, limit in fills:
         if percent is None:

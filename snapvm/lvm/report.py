@@ -34,6 +34,7 @@ FIELDS = (
     "lv_kernel_minor",
     "lv_health_status",
     "origin",
+    "origin_size",
     "pool_lv",
     "data_percent",
     "metadata_percent",
@@ -54,6 +55,10 @@ ARGV = (
 """Plain json and not json_std: the latter needs a newer LVM and has locale troubles (WHATS_NEW)."""
 
 
+_LOST_STATES = frozenset("ISmM")
+"""Invalid, invalid and suspended, merge failed, the same and suspended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogicalVolume:
     """One row of the report."""
@@ -70,8 +75,11 @@ class LogicalVolume:
     """Major and minor number while it is active."""
     health: str
     origin: str
+    origin_bytes: int | None
+    """Size of what it is a snapshot of, when it became one."""
     pool: str
     data_percent: float | None
+    """How full a pool is, how much of a thin volume is in use, how full a snapshot's store is."""
     metadata_percent: float | None
     vg_free_bytes: int
     vg_extent_bytes: int
@@ -93,6 +101,28 @@ class LogicalVolume:
     def is_thin_volume(self) -> bool:
         """Whether it lives in a thin pool (and is not the pool)."""
         return "thin" in self.layout and "pool" not in self.layout
+
+    @property
+    def is_thick_snapshot(self) -> bool:
+        """Whether it is a store that is attached to an origin."""
+        return "thicksnapshot" in self.roles
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the disk seen in it; ``size_bytes`` of a thick snapshot is its store's."""
+        if self.is_thick_snapshot and self.origin_bytes is not None:
+            return self.origin_bytes
+        return self.size_bytes
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the kernel has given this thick snapshot up: its store ran full (lvs(8))."""
+        return self.is_thick_snapshot and self.state in _LOST_STATES
+
+    @property
+    def held_bytes(self) -> int:
+        """How much a thick snapshot keeps of what has changed, its tables included."""
+        return int(self.size_bytes * (self.data_percent or 0) / 100)
 
     @property
     def is_writable(self) -> bool:
@@ -131,6 +161,14 @@ class Report:
         """Return the volume of this name, or None."""
         return self._by_name.get((vg, name))
 
+    def snapshots_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
+        """Return every thick snapshot of a volume, whoever made it."""
+        return tuple(
+            volume
+            for volume in self.volumes
+            if volume.is_thick_snapshot and (volume.vg, volume.origin) == (origin.vg, origin.name)
+        )
+
     def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:
         """Return every volume that carries a tag."""
         return tuple(volume for volume in self.volumes if tag in volume.tags)
@@ -167,6 +205,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         device=_device(row["lv_kernel_major"], row["lv_kernel_minor"]),
         health=row["lv_health_status"],
         origin=row["origin"].strip("[]"),
+        origin_bytes=int(row["origin_size"]) if row["origin_size"] else None,
         pool=row["pool_lv"].strip("[]"),
         data_percent=_percent(row["data_percent"]),
         metadata_percent=_percent(row["metadata_percent"]),

@@ -11,13 +11,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snapvm import retry
-from snapvm.lvm import argv, device, report
+from snapvm.lvm import argv, copyback, device, report
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import PROGRAM, WarmLvm
-from snapvm.model import LvRef, LvUuid, Role
+from snapvm.model import LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Runner
 
 EFFECT_LIMIT_SECONDS = 300.0
+
+
+CopyBack = Callable[[Runner, LvRef, LvRef, Progress], None]
+"""What brings a disk back to a thick snapshot of it; reads and writes devices."""
 
 
 class VolumeGroup:
@@ -41,9 +45,13 @@ class Lvm:
     """The LVM of this host."""
 
     def __init__(
-        self, runner: Runner, uuid_of_device: Callable[[Path], LvUuid] = device.lv_uuid
+        self,
+        runner: Runner,
+        uuid_of_device: Callable[[Path], LvUuid] = device.lv_uuid,
+        copy_back: CopyBack = copyback.copy_back,
     ) -> None:
         self._runner = runner
+        self._copy_back = copy_back
         self.uuid_of_device = uuid_of_device
         """Tells which volume a block device is; raises ``NotAVolume``."""
 
@@ -65,6 +73,21 @@ class Lvm:
         with ExitStack() as stack:
             talks = {vg: stack.enter_context(self._runner.converse(PROGRAM)) for vg in groups}
             yield {vg: WarmLvm(talk) for vg, talk in talks.items()}
+
+    def make_store(self, vg: str, name: str, size_bytes: int, tags: Iterable[str]) -> None:
+        """Make what a thick snapshot is going to keep its copies in, ready to be attached."""
+        self._do(argv.new_store(vg, name, size_bytes, tags))
+        made = [LvRef(vg=vg, lv=name, uuid=LvUuid(""))]
+        self.deactivate(made)
+        self._do(argv.read_only(made))
+
+    def attach(self, origin: LvRef, name: str) -> None:
+        """Make a store of ``make_store`` a snapshot of a thick volume."""
+        self._do(argv.attach_store(origin, name))
+
+    def copy_back(self, snapshot: LvRef, disk: LvRef, progress: Progress) -> None:
+        """Make a thick disk equal to a snapshot of it; see ``copyback.copy_back``."""
+        self._copy_back(self._runner, snapshot, disk, progress)
 
     def clone(self, snapshot: LvRef, name: str, tags: Iterable[str]) -> None:
         """Make a writable copy of a snapshot."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from snapvm import crashpoint
 from snapvm.errors import CommandFailed
 from snapvm.lvm import argv
 from snapvm.model import LvRef
@@ -39,9 +40,16 @@ class WarmLvm:
         self, origin: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
     ) -> None:
         """Make a read-only snapshot of a thin volume; see ``Lvm.snapshot``."""
-        command = argv.thin_snapshot(origin, name, tags)
-        answer = self._ask(f"{' '.join(command[1:])}\n{_MARK}", limit_seconds)
-        if not any(f'"{name}" created' in line for line in answer):
+        self._do(argv.thin_snapshot(origin, name, tags), f'"{name}" created', limit_seconds)
+
+    def attach(self, origin: LvRef, name: str, *, limit_seconds: float) -> None:
+        """Make a store the snapshot of a thick volume; see ``Lvm.attach``."""
+        self._do(argv.attach_store(origin, name), "converted to snapshot", limit_seconds)
+
+    def _do(self, command: argv.Argv, success: str, limit_seconds: float) -> None:
+        with crashpoint.around(" ".join(command[:2])):
+            answer = self._ask(f"{' '.join(command[1:])}\n{_MARK}", limit_seconds)
+        if not any(success in line for line in answer):
             said = "\n".join(line for line in answer if not line.lstrip().startswith(_MARK_LINES))
             raise CommandFailed(argv=command, status=_FAILED_STATUS, stderr=said)
 

@@ -9,7 +9,7 @@ import pytest
 from snapvm.errors import CommandFailed
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import LvRef, LvUuid, Role
+from snapvm.model import LvRef, LvUuid, Role, Silent, VolumeKind
 from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
 
 SET = "0123456789ab"
@@ -19,6 +19,12 @@ SNAPSHOT = f"{DISK}.snap"
 @pytest.fixture
 def world() -> Iterator[LvmWorld]:
     with lvm_world() as world:
+        yield world
+
+
+@pytest.fixture
+def thick() -> Iterator[LvmWorld]:
+    with lvm_world(thick=True) as world:
         yield world
 
 
@@ -127,3 +133,58 @@ def test_removing_by_uuid_finds_a_renamed_volume_and_nothing_else(world: LvmWorl
     assert f"{DISK}.elsewhere" not in names and SNAPSHOT in names
     world.lvm.remove([world.disk])
     assert seen(world, DISK).uuid == world.disk.uuid, "it does not carry our tag"
+
+
+# --- thick volumes -----------------------------------------------------------------------------
+
+STORE_BYTES = 68 << 20
+
+
+def make_store(world: LvmWorld, name: str) -> None:
+    world.lvm.make_store(VG, name, STORE_BYTES, argv.tags(SET, world.disk, Role.NEW))
+
+
+def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld) -> None:
+    assert seen(thick, DISK).kind is VolumeKind.THICK
+    make_store(thick, SNAPSHOT)
+    store = seen(thick, SNAPSHOT)
+    assert not store.is_active and not store.is_writable and not store.is_thick_snapshot
+    assert store.tags == set(argv.tags(SET, thick.disk, Role.NEW))
+    thick.lvm.attach(thick.disk, SNAPSHOT)
+    made = seen(thick, SNAPSHOT)
+    assert made.is_thick_snapshot and made.origin == DISK and made.uuid == store.uuid
+    assert (made.is_active, made.is_writable, made.is_lost) == (True, False, False)
+    assert (made.size_bytes, made.disk_bytes) == (STORE_BYTES, 64 << 20)
+    assert made.tags == store.tags and made.data_percent is not None
+    assert [v.uuid for v in thick.lvm.report().snapshots_of(seen(thick, DISK))] == [made.uuid]
+
+
+def test_a_warm_lvm_attaches_too_and_tells_a_failure(thick: LvmWorld) -> None:
+    make_store(thick, SNAPSHOT)
+    with thick.lvm.warmed([VG]) as lvms:
+        lvms[VG].attach(thick.disk, SNAPSHOT, limit_seconds=60)
+        with pytest.raises(CommandFailed):
+            lvms[VG].attach(thick.disk, "no-such-store", limit_seconds=60)
+    assert seen(thick, SNAPSHOT).origin == DISK
+
+
+def test_a_thick_disk_goes_back_to_any_snapshot_in_any_order(thick: LvmWorld) -> None:
+    """The chosen snapshot and its siblings stay what they are."""
+    snapshots = {}
+    for text in ("one", "two", "three"):
+        thick.write(text)
+        make_store(thick, f"{DISK}.{text}")
+        thick.lvm.attach(thick.disk, f"{DISK}.{text}")
+        snapshots[text] = seen(thick, f"{DISK}.{text}")
+    for text in ("two", "one", "three", "two"):
+        thick.write("something else")
+        filled = seen(thick, f"{DISK}.{text}").data_percent
+        thick.lvm.copy_back(snapshots[text].ref, thick.disk, Silent())
+        assert thick.read(DISK) == text
+        assert {name: thick.read(f"{DISK}.{name}") for name in snapshots} == {
+            name: name for name in snapshots
+        }
+        assert seen(thick, f"{DISK}.{text}").data_percent == filled, "it must not grow"
+    thick.lvm.remove([snapshot.ref for snapshot in snapshots.values()])
+    assert thick.read(DISK) == "two"
+    assert not thick.lvm.report().snapshots_of(seen(thick, DISK))

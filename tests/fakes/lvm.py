@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from snapvm.errors import CommandFailed, CommandTimedOut
 from snapvm.lvm.report import FIELDS
+from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 
 EXTENT_BYTES = 4 << 20
@@ -22,32 +23,37 @@ EXTENT_BYTES = 4 << 20
 
 @dataclass
 class FakeVolume:
-    """A thin volume, a snapshot of one, or a pool."""
+    """A thin volume, a snapshot of one, a pool; or a thick volume, a store, a thick snapshot."""
 
     vg: str
     name: str
     uuid: str
     size_bytes: int
     pool: str = ""
+    is_pool: bool = False
     origin: str = ""
+    origin_bytes: int = 0
+    invalid: bool = False
+    """A thick snapshot that the kernel has given up."""
     tags: set[str] = field(default_factory=set)
     writable: bool = True
     active: bool = True
     opened: bool = False
     skipped: bool = False
     minor: int = 0
+    data_percent: float = 10.0
     data: str = ""
     """What is on it; a snapshot and a clone begin with the same."""
 
     @property
     def attr(self) -> str:
-        kind = "V" if self.pool else "t"
+        kind = "t" if self.is_pool else "V" if self.pool else "s" if self.origin else "-"
         return "".join(
             (
                 kind,
                 "w" if self.writable else "r",
                 "i-",
-                "a" if self.active else "-",
+                "I" if self.invalid else "a" if self.active else "-",
                 "o" if self.opened else "-",
                 "tz-",
                 "k" if self.skipped else "-",
@@ -63,6 +69,8 @@ class FakeLvm:
         self.before: Callable[[tuple[str, ...]], None] = lambda _argv: None
         """Called with every command line first; a test makes it raise."""
         self.after: Callable[[tuple[str, ...]], None] = lambda _argv: None
+        self.vg_free_bytes = 1 << 33
+        """Of every group."""
         self._made = 0
         self._verbs = {
             "lvs": self._lvs,
@@ -70,16 +78,19 @@ class FakeLvm:
             "lvrename": self._lvrename,
             "lvchange": self._lvchange,
             "lvremove": self._lvremove,
+            "lvconvert": self._lvconvert,
         }
 
     # --- setting up ---
 
     def add_pool(self, vg: str, name: str = "pool") -> FakeVolume:
         """Make a thin pool."""
-        return self._add(FakeVolume(vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 30))
+        return self._add(
+            FakeVolume(vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 30, is_pool=True)
+        )
 
     def add_disk(self, vg: str, name: str, *, pool: str = "pool", data: str = "") -> FakeVolume:
-        """Make an active thin volume."""
+        """Make an active volume, a thick one when ``pool`` is empty."""
         return self._add(
             FakeVolume(
                 vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 26, pool=pool, data=data
@@ -124,10 +135,16 @@ class FakeLvm:
         return json.dumps({"report": [{"lv": rows}], "log": []})
 
     def _row(self, volume: FakeVolume) -> dict[str, str]:
+        layout = "thin,pool" if volume.is_pool else "thin,sparse" if volume.pool else "linear"
+        is_thick_snapshot = bool(volume.origin and not volume.pool)
+        if volume.is_pool or volume.pool or is_thick_snapshot:
+            data_percent = f"{volume.data_percent:.2f}"
+        else:
+            data_percent = ""
         return {
             "vg_name": volume.vg,
             "vg_uuid": f"vg-{volume.vg}",
-            "vg_free": str(1 << 33),
+            "vg_free": str(self.vg_free_bytes),
             "vg_extent_size": str(EXTENT_BYTES),
             "vg_attr": "wz--n-",
             "vg_missing_pv_count": "0",
@@ -135,22 +152,34 @@ class FakeLvm:
             "lv_uuid": volume.uuid,
             "lv_size": str(volume.size_bytes),
             "lv_attr": volume.attr,
-            "lv_layout": "thin,sparse" if volume.pool else "thin,pool",
-            "lv_role": "public",
+            "lv_layout": layout,
+            "lv_role": "public,snapshot,thicksnapshot" if is_thick_snapshot else "public",
             "lv_tags": ",".join(sorted(volume.tags)),
             "lv_kernel_major": "253" if volume.active else "-1",
             "lv_kernel_minor": str(volume.minor) if volume.active else "-1",
             "origin": volume.origin,
+            "origin_size": str(volume.origin_bytes) if volume.origin else "",
             "pool_lv": volume.pool,
-            "data_percent": "10.00",
-            "metadata_percent": "" if volume.pool else "10.00",
+            "data_percent": data_percent,
+            "metadata_percent": "10.00" if volume.is_pool else "",
         }
 
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = _parse(words)
         vg, _, origin_name = operands[0].partition("/")
-        origin = self.named(vg, origin_name)
         self._require_free(vg, options["--name"][0])
+        if "--snapshot" not in options:
+            self._add(
+                FakeVolume(
+                    vg=vg,
+                    name=options["--name"][0],
+                    uuid=self._uuid(),
+                    size_bytes=int(options["--size"][0].removesuffix("b")),
+                    tags=set(options.get("--addtag", [])),
+                )
+            )
+            return ""
+        origin = self.named(vg, origin_name)
         self._add(
             FakeVolume(
                 vg=vg,
@@ -159,6 +188,7 @@ class FakeLvm:
                 size_bytes=origin.size_bytes,
                 pool=origin.pool,
                 origin=origin.name,
+                origin_bytes=origin.size_bytes,
                 tags=set(options.get("--addtag", [])),
                 writable=options["--permission"] == ["rw"],
                 active=options["--activate"] == ["y"],
@@ -167,6 +197,24 @@ class FakeLvm:
             )
         )
         return ""
+
+    def _lvconvert(self, words: list[str]) -> str:
+        options, operands = _parse(words)
+        assert options["--type"] == ["snapshot"], words
+        vg, _, origin_name = operands[0].partition("/")
+        origin, store = self.named(vg, origin_name), self.named(vg, operands[1])
+        if store.origin or store.pool or origin.pool or store.active:
+            raise self._failure((), f"{vg}/{store.name} cannot become a snapshot of {origin.name}")
+        store.origin, store.origin_bytes = origin.name, origin.size_bytes
+        store.active, store.data = origin.active, origin.data
+        return ""
+
+    def copy_back(self, _runner: object, snapshot: LvRef, disk: LvRef, _progress: Progress) -> None:
+        """See ``snapvm.lvm.copyback``; only a disk that nobody uses is written."""
+        self.before(("copy", str(snapshot), str(disk)))
+        target = self.named(disk.vg, disk.lv)
+        assert not target.opened, f"{disk} is in use"
+        target.data = self.named(snapshot.vg, snapshot.lv).data
 
     def _lvrename(self, words: list[str]) -> str:
         vg, old, new = words
@@ -197,6 +245,9 @@ class FakeLvm:
             if not active and volume.opened:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
             volume.active = active
+            for other in self.volumes:
+                if (other.vg, other.origin) == (volume.vg, volume.name) and not other.pool:
+                    other.active = active
 
     def _lvremove(self, words: list[str]) -> str:
         options, operands = _parse(words)
@@ -257,6 +308,10 @@ class FakeConversation:
             self._lvm.run(("lvm", *words))
         except CommandFailed as failure:
             return [f"  {failure.stderr}"]
+        if words[0] == "lvconvert":
+            return [
+                f"  Logical volume {words[-2].partition('/')[0]}/{words[-1]} converted to snapshot."
+            ]
         return [f'  Logical volume "{words[words.index("--name") + 1]}" created.']
 
 

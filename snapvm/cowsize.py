@@ -1,0 +1,77 @@
+"""How large the store of a thick snapshot is: what a user asks for, and what LVM is told.
+
+A thick snapshot keeps the former content of every chunk that is overwritten in a copy-on-write
+store.  One that runs full is lost for good, silently for the domain (linux, dm-snap.c), so what
+is taken when nobody asks is a store that cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+CHUNK_BYTES = 64 << 10
+"""One size for all our snapshots: one that is older than another needs nothing copied then when
+the disk is taken back to the other."""
+
+_ENTRY_BYTES = 16
+"""A chunk's line in the store's table (dm-snap-persistent.c, struct disk_exception)."""
+_HEADER_CHUNKS = 1
+_LEAST_CHUNKS = 3
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_PERCENT = re.compile(r"(?P<number>\d{1,3}(\.\d{1,3})?)%\Z", re.ASCII)
+_BYTES = re.compile(r"(?P<number>\d{1,12})(?P<unit>[KMGT]?)(i?B)?\Z", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CowSize:
+    """How much may change before a thick snapshot is lost; everything when neither is given."""
+
+    percent: float | None = None
+    """Of the disk."""
+    changed_bytes: int | None = None
+
+    def __str__(self) -> str:
+        if self.percent is not None:
+            return f"{self.percent:g}%"
+        return "full" if self.changed_bytes is None else f"{self.changed_bytes}"
+
+
+FULL = CowSize()
+
+
+def parse(text: str) -> CowSize:
+    """Read ``full``, ``20%`` or ``4G``; raise ``ValueError`` for anything else."""
+    if text == "full":
+        return FULL
+    if match := _PERCENT.match(text):
+        percent = float(match["number"])
+        if 0 < percent <= 100:
+            return CowSize(percent=percent)
+    elif match := _BYTES.match(text):
+        changed_bytes = int(match["number"]) << _UNITS[match["unit"].upper()]
+        if changed_bytes:
+            return CowSize(changed_bytes=changed_bytes)
+    raise ValueError("is none of full, a percentage such as 20%, a size such as 4G")
+
+
+def store_bytes(disk_bytes: int, extent_bytes: int, wanted: CowSize) -> int:
+    """Return the size of a store for changes of a disk, in whole extents of its group.
+
+    Never more than what holds every chunk of the disk (lvm2, snapshot_manip.c, cow_max_extents).
+    """
+    all_chunks = -(-disk_bytes // CHUNK_BYTES)
+    chunks = all_chunks
+    if wanted.percent is not None:
+        chunks = -(-int(all_chunks * wanted.percent) // 100)
+    elif wanted.changed_bytes is not None:
+        chunks = -(-wanted.changed_bytes // CHUNK_BYTES)
+    stored = max(with_metadata(min(chunks, all_chunks)), _LEAST_CHUNKS) * CHUNK_BYTES
+    return -(-stored // extent_bytes) * extent_bytes
+
+
+def with_metadata(chunks: int) -> int:
+    """Return how many chunks a store needs that holds so many: its header and tables too."""
+    entries_per_table = CHUNK_BYTES // _ENTRY_BYTES
+    return _HEADER_CHUNKS + chunks + (chunks + entries_per_table) // entries_per_table

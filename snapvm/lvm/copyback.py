@@ -1,0 +1,101 @@
+"""Bringing a thick disk back to a snapshot of it: what the snapshot holds is copied onto the disk.
+
+A chunk the snapshot holds already is not copied into it once more when the disk is written, and
+one it does not hold is equal on both (linux, dm-snap.c).  So writing just those chunks takes the
+disk back, the snapshot stays as it is and does not grow, and the copying may be begun again from
+the start after a crash.  Confirmed in the lab with byte-for-byte comparisons.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from snapvm import durable
+from snapvm.errors import CommandFailed, StorageFailed
+from snapvm.lvm import argv, directio, exceptionstore
+from snapvm.lvm.directio import BUFFER_BYTES, Device
+from snapvm.lvm.exceptionstore import ChangedChunks
+from snapvm.model import LvRef, Progress
+from snapvm.process import Runner
+
+log = logging.getLogger(__name__)
+
+_MAPPER = Path("/dev/mapper")
+
+
+def copy_back(runner: Runner, snapshot: LvRef, disk: LvRef, progress: Progress) -> None:
+    """Make a disk that nobody uses equal to a thick snapshot of it, durably.
+
+    A disk that has grown since keeps what is behind the snapshot's end.  Raises ``StorageFailed``,
+    also for a snapshot that the kernel has given up; doing it again is safe.
+    """
+    with durable.failing_as_storage(disk.path), directio.reading(snapshot.path) as source:
+        changed = _changed(runner, snapshot, source.size_bytes)
+        runs = list(
+            _everything(source.size_bytes)
+            if changed is None
+            else changed.runs(BUFFER_BYTES, source.size_bytes)
+        )
+        with directio.overwriting(disk.path) as target:
+            _copy(runs, source, target, progress)
+            target.sync()
+
+
+def _changed(runner: Runner, snapshot: LvRef, disk_bytes: int) -> ChangedChunks | None:
+    """Return what the snapshot holds; None when that is not sure, and all has to be compared."""
+    store = _MAPPER / argv.mapped_name(snapshot, "cow")
+    try:
+        with directio.reading(store) as device:
+            changed = exceptionstore.read_table(device.read, device.size_bytes, disk_bytes)
+    except exceptionstore.StoreLost:
+        why = "the snapshot is lost: its store ran full or could not be written"
+        raise StorageFailed(path=str(snapshot.path), why=why) from None
+    except (exceptionstore.StoreUnreadable, OSError) as error:
+        log.warning("%s is compared with its disk, for its store is not as known: %s", store, error)
+        return None
+    counted = _chunks_by_kernel(runner, snapshot, changed.chunk_bytes)
+    if counted != len(changed.chunks):
+        log.warning(
+            "%s is compared with its disk: its table has %d chunks and the kernel counts %s",
+            store,
+            len(changed.chunks),
+            counted,
+        )
+        return None
+    return changed
+
+
+def _chunks_by_kernel(runner: Runner, snapshot: LvRef, chunk_bytes: int) -> int | None:
+    """Return how many chunks the kernel says are in the store, without tables and header.
+
+    ``START LENGTH snapshot USED/TOTAL METADATA`` in sectors (linux, device-mapper/snapshot.rst).
+    """
+    try:
+        words = runner.run(argv.target_status(snapshot)).stdout.split()
+        used, metadata = int(words[3].partition("/")[0]), int(words[4])
+    except (CommandFailed, IndexError, ValueError):
+        return None
+    return (used - metadata) * 512 // chunk_bytes
+
+
+def _everything(size_bytes: int) -> Iterable[tuple[int, int]]:
+    for offset in range(0, size_bytes, BUFFER_BYTES):
+        yield offset, min(BUFFER_BYTES, size_bytes - offset)
+
+
+def _copy(runs: list[tuple[int, int]], source: Device, target: Device, progress: Progress) -> None:
+    """Write what differs: that spares a second try, and the other snapshots of the disk, much."""
+    if runs and max(offset + length for offset, length in runs) > target.size_bytes:
+        raise OSError(errno.ENOSPC, "the disk has become smaller than its snapshot")
+    total_bytes = sum(length for _, length in runs)
+    done_bytes = 0
+    for offset, length in runs:
+        former = source.read(offset, length)
+        # As bytes: comparing two views goes element by element.
+        if bytes(target.read(offset, length)) != bytes(former):
+            target.write(offset, former)
+        done_bytes += length
+        progress.advance(done_bytes, total_bytes)

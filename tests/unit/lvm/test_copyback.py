@@ -1,0 +1,127 @@
+"""A disk taken back to a thick snapshot of it, on files that stand for devices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from snapvm.errors import CommandFailed, StorageFailed
+from snapvm.lvm import copyback, directio
+from snapvm.model import LvRef, LvUuid, Silent
+from snapvm.process import Completed, Conversation
+from tests.unit.lvm.store_builder import build_store
+
+CHUNK = 64 << 10
+CHUNKS = 100
+
+
+class Kernel:
+    """Answers ``dmsetup status``."""
+
+    def __init__(self, status: str) -> None:
+        self._status = status
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
+    ) -> Completed:
+        assert tuple(argv) == ("dmsetup", "status", "vg-disk.snap")
+        if not self._status:
+            raise CommandFailed(argv=tuple(argv), status=1, stderr="no such device")
+        return Completed(argv=tuple(argv), status=0, stdout=self._status, stderr="", seconds=0)
+
+    def converse(self, argv: Sequence[str]) -> AbstractContextManager[Conversation]:
+        raise NotImplementedError
+
+
+class Bench:
+    """A disk, a snapshot of it and the snapshot's store, as files."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        chance = random.Random(7)
+        self.before = chance.randbytes(CHUNKS * CHUNK)
+        self.changed = sorted(chance.sample(range(CHUNKS), 30))
+        now = bytearray(self.before)
+        for chunk in self.changed:
+            now[chunk * CHUNK : chunk * CHUNK + 512] = chance.randbytes(512)
+        monkeypatch.setattr(copyback, "_MAPPER", folder)
+        monkeypatch.setattr(LvRef, "path", property(lambda ref: folder / f"{ref.vg}-{ref.lv}"))
+        self.disk = LvRef(vg="vg", lv="disk", uuid=LvUuid("d"))
+        self.snapshot = LvRef(vg="vg", lv="disk.snap", uuid=LvUuid("s"))
+        self.store = folder / "vg-disk.snap-cow"
+        self.disk.path.write_bytes(now)
+        self.snapshot.path.write_bytes(self.before)
+        self.keep(self.changed)
+
+    def keep(self, chunks: Sequence[int]) -> None:
+        kept = {n: self.before[n * CHUNK : (n + 1) * CHUNK] for n in chunks}
+        self.store.write_bytes(build_store(kept, chunk_bytes=CHUNK))
+
+    @property
+    def status(self) -> str:
+        """What the kernel says of the store as it is: one table, the header, the chunks."""
+        sectors = CHUNK // 512
+        return f"0 9999 snapshot {(2 + len(self.changed)) * sectors}/99999 {2 * sectors}\n"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def test_the_disk_is_what_it_was_and_only_changed_chunks_are_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[int] = set()
+    plain = directio.Device.read
+
+    def noting(self: directio.Device, offset: int, length: int) -> memoryview:
+        if self.size_bytes == CHUNKS * CHUNK:
+            read.update(range(offset // CHUNK, -(-(offset + length) // CHUNK)))
+        return plain(self, offset, length)
+
+    monkeypatch.setattr(directio.Device, "read", noting)
+    copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == bench.before
+    assert read == set(bench.changed)
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["", "0 9999 snapshot 256/99999 256\n", "0 9999 snapshot Invalid\n"],
+    ids=["none", "other count", "words"],
+)
+def test_what_the_kernel_does_not_confirm_is_compared_whole(bench: Bench, status: str) -> None:
+    bench.keep(bench.changed[:10])  # a table that lacks most of it
+    copyback.copy_back(Kernel(status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == bench.before
+
+
+def test_a_store_of_another_format_is_compared_whole(bench: Bench) -> None:
+    bench.store.write_bytes(bytes(CHUNK))
+    copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == bench.before
+
+
+def test_a_disk_that_has_grown_keeps_its_end(bench: Bench) -> None:
+    with bench.disk.path.open("ab") as file:
+        file.write(b"n" * CHUNK)
+    copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == bench.before + b"n" * CHUNK
+
+
+def test_a_lost_snapshot_and_a_smaller_disk_change_nothing(bench: Bench) -> None:
+    now = bench.disk.path.read_bytes()
+    store = bench.store.read_bytes()
+    bench.store.write_bytes(store[:4] + bytes(4) + store[8:])
+    with pytest.raises(StorageFailed, match="lost"):
+        copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == now
+    bench.store.write_bytes(store)
+    bench.disk.path.write_bytes(now[: 20 * CHUNK])
+    with pytest.raises(StorageFailed, match="smaller"):
+        copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == now[: 20 * CHUNK]

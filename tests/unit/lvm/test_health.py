@@ -1,0 +1,41 @@
+"""How a snapshot's volume is, as far as LVM tells."""
+
+from __future__ import annotations
+
+from snapvm.lvm import health
+from snapvm.lvm.health import VolumeState
+from snapvm.lvm.volumes import Lvm
+from snapvm.model import DiskRecord, LvRef, LvUuid, VolumeKind
+from tests.fakes.lvm import FakeLvm
+
+
+def judged(kind: VolumeKind, *, invalid: bool = False, active: bool = True) -> health.Health:
+    fake = FakeLvm()
+    pool = "pool" if kind is VolumeKind.THIN else ""
+    snapshot = fake.add_disk("vg0", "disk.snap", pool=pool)
+    snapshot.origin, snapshot.origin_bytes = "disk", 1 << 26
+    snapshot.invalid, snapshot.active = invalid, active
+    ref = LvRef(vg="vg0", lv="disk.snap", uuid=LvUuid(snapshot.uuid))
+    disk = DiskRecord(target="vda", volume=ref, snapshot=ref, kind=kind, size_bytes=1 << 26)
+    return health.of_disk(disk, Lvm(fake).report())
+
+
+def test_a_thin_snapshot_that_is_there_is_well() -> None:
+    assert judged(VolumeKind.THIN, active=False).state is VolumeState.OK
+
+
+def test_a_thick_one_tells_how_full_it_is() -> None:
+    found = judged(VolumeKind.THICK)
+    assert (found.state, found.fill_percent) == (VolumeState.OK, 10.0)
+
+
+def test_one_the_kernel_gave_up_is_lost() -> None:
+    assert judged(VolumeKind.THICK, invalid=True).state is VolumeState.LOST
+
+
+def test_what_is_not_told_is_not_good() -> None:
+    assert judged(VolumeKind.THICK, active=False).state is VolumeState.UNKNOWN
+    ref = LvRef(vg="vg0", lv="x", uuid=LvUuid("none"))
+    disk = DiskRecord(target="a", volume=ref, snapshot=ref, kind=VolumeKind.THIN, size_bytes=1)
+    assert health.of_disk(disk, None).state is VolumeState.UNKNOWN
+    assert health.of_disk(disk, Lvm(FakeLvm()).report()).state is VolumeState.GONE

@@ -1,0 +1,54 @@
+"""How large the store of a thick snapshot is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapvm import cowsize
+from snapvm.cowsize import CHUNK_BYTES, FULL, CowSize
+
+EXTENT = 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("full", FULL),
+        ("20%", CowSize(percent=20)),
+        ("0.5%", CowSize(percent=0.5)),
+        ("4G", CowSize(changed_bytes=4 << 30)),
+        ("512m", CowSize(changed_bytes=512 << 20)),
+        ("1GiB", CowSize(changed_bytes=1 << 30)),
+        ("65536", CowSize(changed_bytes=65536)),
+    ],
+)
+def test_sizes_that_can_be_asked_for(text: str, size: CowSize) -> None:
+    assert cowsize.parse(text) == size
+    assert cowsize.parse(str(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "0%", "101%", "-1G", "4X", "nan%", "1e9", "full ", "٣G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is none of"):
+        cowsize.parse(text)
+
+
+@given(disk_chunks=st.integers(1, 1 << 24), extent=st.sampled_from([1 << 16, 1 << 20, EXTENT]))
+def test_a_full_store_holds_every_chunk_with_its_tables(disk_chunks: int, extent: int) -> None:
+    """Laid out as the kernel does: header, then tables of 4096, each before its chunks."""
+    size = cowsize.store_bytes(disk_chunks * CHUNK_BYTES, extent, FULL)
+    # After the last chunk the kernel still writes a table that says there is no more.
+    tables = disk_chunks // 4096 + 1
+    assert size % extent == 0
+    assert size >= (1 + disk_chunks + tables) * CHUNK_BYTES
+    assert size < (1 + disk_chunks + tables) * CHUNK_BYTES + max(extent, 3 * CHUNK_BYTES)
+
+
+@given(percent=st.floats(0.01, 100), disk_gib=st.integers(1, 4096))
+def test_a_share_is_never_more_than_all(percent: float, disk_gib: int) -> None:
+    disk_bytes = disk_gib << 30
+    share = cowsize.store_bytes(disk_bytes, EXTENT, CowSize(percent=percent))
+    assert share <= cowsize.store_bytes(disk_bytes, EXTENT, FULL)
+    assert share >= disk_bytes * percent / 100
