@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from snapvm import retry
+from snapvm import compression, crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import (
     CaptureFailed,
@@ -28,7 +28,7 @@ from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstandstill import UNPAUSE, go_on
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
-from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.model import CaptureMethod, Domain, DomainState, DomainUuid, HypervisorKind, Progress
 from snapvm.process import Runner
 from snapvm.settings import Settings
 
@@ -90,6 +90,12 @@ class XenHypervisor:
             )
         if not with_memory:
             return
+        if self._settings.capture is not CaptureMethod.AUTO:
+            why = f"capturing memory by {self._settings.capture} is for libvirt domains"
+            raise refused(why, "leave --capture out, and `capture` in the settings")
+        if self._settings.compress != compression.NONE:
+            why = f"xl reads no compressed images ({self._settings.compress} was asked for)"
+            raise refused(why, "leave --compress out, and `compress` in the settings")
         disks_alone = "or take the disks alone with --disk-only"
         device = xenconfig.passthrough(xenconfig.parse(domain.name, domain.definition))
         if device:
@@ -106,11 +112,10 @@ class XenHypervisor:
                 raise refused("it is no PV domain (HVM or PVH)", disks_alone.removeprefix("or "))
             if self._control.guest_width(info.domid) != _WIDTH_BYTES:
                 raise refused("it is a 32-bit PV guest", disks_alone.removeprefix("or "))
-            if self._store.read(f"{_DOMAINS}/{info.domid}/control/feature-suspend") != "1":
-                raise refused(
-                    "its kernel does not say that it can suspend itself (feature-suspend)",
-                    f"wait until it has booted, {disks_alone}",
-                )
+
+    def foresee(self, domain: Domain) -> str:  # noqa: ARG002 - the same for all of them
+        """Say how memory would be captured; only copying it shows whether there is room."""
+        return XenCapture.way
 
     @contextmanager
     def capture(
@@ -135,6 +140,7 @@ class XenHypervisor:
                 folder=folder,
                 clock=clock,
                 progress=progress,
+                foreign_ptes=self._settings.foreign_ptes,
             )
         with ExitStack() as stack:
             if isinstance(image, GuestImage):
@@ -158,7 +164,7 @@ class XenHypervisor:
             yield
             return
         try:
-            with _capturing(domain):
+            with _capturing(domain), crashpoint.around("suspend"):
                 self._control.pause(self._info(domain).domid)
             yield
         except BaseException:
@@ -254,8 +260,8 @@ class XenHypervisor:
     def _wait_until_gone(self, domain: Domain, domid: int) -> None:
         """Wait until Xen, xenstore and the backends have forgotten a destroyed domain."""
         deadline = time.monotonic() + _GONE_SECONDS
-        backend = f"{_DOMAINS}/0/backend/vbd/{domid}"
-        while self._control.info(domid) is not None or self._store.names(backend):
+        backends = [f"{_DOMAINS}/0/backend/{kind}/{domid}" for kind in xendisks.BACKENDS]
+        while self._control.info(domid) is not None or any(map(self._store.names, backends)):
             if time.monotonic() > deadline:
                 raise CaptureFailed(domain=domain.name, why="it was destroyed and does not go")
             time.sleep(_LOOK_SECONDS)

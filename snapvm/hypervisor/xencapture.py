@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.errors import BadImage, CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenconfig
@@ -19,7 +20,7 @@ from snapvm.hypervisor.xenmemory import XenFrames
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
-from snapvm.model import Domain, MemoryRecord, Progress
+from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
 
 IMAGE_FILE = "memory.xl"
 IMAGE_FORMAT = "xl-save"
@@ -38,6 +39,7 @@ class XenJob:
     folder: Path
     clock: WindowClock
     progress: Progress
+    foreign_ptes: ForeignPtes
 
     def standstill(self) -> Standstill:
         """Return the window to be."""
@@ -57,6 +59,15 @@ class XenJob:
             if ring_references(self.store, self.info.domid) != rings.references:
                 raise WindowBroken(domain=self.domain.name, what="its drives were changed")
             rings.drain()
+            self._flush()
+
+    def _flush(self) -> None:
+        """Bring to the volumes what their servers on this host have only in its cache."""
+        for device in (cache for vbd in self.vbds for cache in vbd.caches):
+            try:
+                durable.sync_device(device)
+            except OSError as failure:
+                raise self.failed(f"{device} could not be flushed: {failure}") from failure
 
     def failed(self, why: object) -> CaptureFailed:
         """Word a failure."""
@@ -75,6 +86,8 @@ class XenJob:
 
 class XenCapture:
     """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
+
+    way = "precopy while it runs, then what has changed while it stands still"
 
     def __init__(self, job: XenJob, image: GuestImage) -> None:
         self._job = job
@@ -104,9 +117,9 @@ class XenCapture:
                 self._image.close()
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.standstill().suspended():
+        with self._job.standstill().suspended(leave_standing=leave_standing):
             with self._job.failing():
                 self._job.settle(self._rings)
             yield
@@ -125,6 +138,11 @@ class XenCapture:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
+        if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
+            raise self._job.failed(
+                f"it maps {sum(facts.foreign.values())} pages that are not its own "
+                f"({', '.join(facts.foreign)}), and --foreign-ptes=refuse was asked for"
+            )
         self.method += f" ({facts.changed_frames} of {facts.frames} frames in the window)"
         return MemoryRecord(
             file=IMAGE_FILE,
@@ -143,11 +161,11 @@ class XenPauseCapture:
         self._job = job
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
         with self._job.failing():
             rings = self._job.rings()
-        with self._job.standstill().paused():
+        with self._job.standstill().paused(leave_standing=leave_standing):
             with self._job.failing():
                 self._job.settle(rings)
             yield

@@ -15,6 +15,11 @@ from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import GuestDisk, OmittedDisk
 
 BLOCK_SCRIPT = "block"
+QDISK = "qdisk"
+BACKENDS = ("vbd", QDISK)
+"""Who serves the disks that can be captured: the kernel, or a QEMU."""
+_QEMU_RAW = "aio:"
+"""What libxl writes before the path of a raw disk (libxl_device.c, disk_string_of_format)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +35,29 @@ class Vbd:
     kind: str
     """``phy`` for a block device, ``file`` for a file behind a loop device."""
     params: str
+    node: str
+    """The loop device, where there is one."""
     script: str
     is_cdrom: bool
     is_read_only: bool
 
     @property
     def device(self) -> Path:
-        """The block device, as the block script understands ``params``."""
-        path = Path(self.params)
+        """What is behind it, as QEMU or the block script understands ``params``."""
+        path = Path(self.params.removeprefix(_QEMU_RAW) if self.backend == QDISK else self.params)
         return path if path.is_absolute() else Path("/dev") / path
+
+    @property
+    def caches(self) -> tuple[Path, ...]:
+        """The devices whose pages in this host's cache may hold what the guest was told is done.
+
+        blkback goes past that cache; QEMU and a loop device write through it.
+        """
+        if self.backend == QDISK:
+            return (self.device,)
+        if self.kind == "file":
+            return (Path(self.node), self.device) if self.node else (self.device,)
+        return ()
 
 
 def front_folder(domid: int) -> str:
@@ -67,6 +86,7 @@ def _vbd(number: str, path: str, values: dict[str, str]) -> Vbd:
         backend_domid=parts[2] if len(parts) > 2 else "?",
         kind=values.get("type", ""),
         params=values.get("params", ""),
+        node=values.get("node", ""),
         script=Path(values.get("script", BLOCK_SCRIPT)).name,
         is_cdrom=values.get("device-type") == "cdrom",
         is_read_only=values.get("mode") == "r",
@@ -102,6 +122,9 @@ def _unchanging(vbd: Vbd) -> str:
     return "read-only" if vbd.is_read_only else ""
 
 
+MOVE = "move it to a logical volume: qemu-img convert -O raw FILE /dev/VG/LV"
+
+
 def _refuse(domain: str, vbd: Vbd) -> None:
     """Raise ``DiskRefused`` when the drive cannot be captured at one instant with the others."""
 
@@ -110,17 +133,16 @@ def _refuse(domain: str, vbd: Vbd) -> None:
 
     if vbd.backend_domid != "0":
         raise refused(f"it is served by domain {vbd.backend_domid} and not by this one")
-    if vbd.kind == "file":
+    if vbd.backend == QDISK and not vbd.params.startswith(_QEMU_RAW):
+        raise refused(f"QEMU serves it from an image with a format of its own ({vbd.params})", MOVE)
+    if vbd.backend not in BACKENDS or vbd.kind not in ("phy", "file", QDISK):
         raise refused(
-            f"it is the file {vbd.params}, not a logical volume",
-            "move it to a logical volume: qemu-img convert -O raw FILE /dev/VG/LV",
-        )
-    if vbd.backend != "vbd" or vbd.kind != "phy":
-        raise refused(
-            f"it is served by {vbd.backend} ({vbd.params}), whose cache lies before the volume",
+            f"it is served by {vbd.backend} ({vbd.params}), which keeps snapvm from the volume",
             "let the kernel serve it: backendtype=phy, target=/dev/VG/LV",
         )
-    if vbd.script != BLOCK_SCRIPT:
+    if vbd.params and Path("/dev") not in vbd.device.parents:
+        raise refused(f"it is the file {vbd.device}, not a logical volume", MOVE)
+    if vbd.backend != QDISK and vbd.script != BLOCK_SCRIPT:
         raise refused(f"the script {vbd.script} sets its device up, not Xen's own")
     if not vbd.params:
         raise refused("xenstore does not say what is behind it")

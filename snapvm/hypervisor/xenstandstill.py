@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from snapvm import retry
+from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
 from snapvm.hypervisor.xencontrol import XenControl
@@ -51,17 +51,17 @@ class Standstill:
         self._is_paused = False
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
+    def suspended(self, *, leave_standing: bool = False) -> Iterator[None]:
         """Let the guest suspend itself, and pause it, for the block."""
-        with self._ended():
+        with self._ended(leave_standing=leave_standing):
             self._suspend()
             self._pause()
             yield
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, *, leave_standing: bool = False) -> Iterator[None]:
         """Only pause it for the block; one that its owner had paused stays so."""
-        with self._ended():
+        with self._ended(leave_standing=leave_standing):
             self._pause()
             if self._domain.state is DomainState.RUNNING:
                 self._clock.stopped()
@@ -118,29 +118,39 @@ class Standstill:
             time.sleep(_LOOK_SECONDS)
 
     def _pause(self) -> None:
-        with self._failing():
+        with self._failing(), crashpoint.around("suspend"):
             self._control.pause(self._domid)
             self._is_paused = True
 
     # --- running again ---
 
     @contextmanager
-    def _ended(self) -> Iterator[None]:
-        """Run the block, which stops the domain; then make it run again, whatever happened."""
+    def _ended(self, *, leave_standing: bool) -> Iterator[None]:
+        """Run the block, which stops the domain; then make it run again, whatever happened.
+
+        With ``leave_standing`` it runs again only when the block fails.
+        """
         what = ""
+        stays = False
         try:
             yield
             with self._failing():
                 what = self._disturbance()
+            stays = leave_standing and not what
         finally:
-            with shielded():
-                asked_at = time.monotonic()
-                retry.resume(self._resume)
-                if self._domain.state is DomainState.RUNNING:
-                    self._clock.resumed()
-                self._clock.add_part("resume", asked_at, time.monotonic())
+            if not stays:
+                self._go_on()
         if what:
             raise WindowBroken(domain=self._domain.name, what=what)
+
+    def _go_on(self) -> None:
+        with shielded():
+            asked_at = time.monotonic()
+            with crashpoint.around("resume"):
+                retry.resume(self._resume)
+            if self._domain.state is DomainState.RUNNING:
+                self._clock.resumed()
+            self._clock.add_part("resume", asked_at, time.monotonic())
 
     def _disturbance(self) -> str:
         """Say what somebody else did to the domain in the window; empty when nothing."""

@@ -1,45 +1,35 @@
 """A guest's frames, mapped while it runs and compared with their copies when it stands still.
 
-The copies are the pages in the image itself, most of them in the host's page cache.  The frames
-stay mapped between the two passes: mapping a page costs a paravirtual control domain more than
-comparing it.  So the second pass, inside the window, reads every frame and its copy once and keeps
-only what differs, in memory.  Chunks are independent, and reading, comparing (memcmp) and copying
-(numpy) leave Python's lock alone, so that threads share the work.
+The copies are the pages in the image itself, in the host's page cache.  The frames stay mapped
+between the passes: mapping a page costs a paravirtual control domain more than comparing it.  So
+the last pass, inside the window, reads every frame and its copy once and keeps only what differs,
+in memory.  A frame that had changed already when the guest was still running is not compared then
+but kept at once: what is written often would only break the comparison into small pieces.  Chunks
+are independent, and comparing (memcmp) and copying (numpy) leave Python's lock alone, so that
+threads share the work.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from snapvm.memory.framecopies import ABSENT, FrameCopies, Marks, Offsets, Pages
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import PageType, PageTypes
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
-CHUNK_FRAMES: Final = 4096
-"""Frames mapped by one call: 16 MiB."""
-_GROUP_FRAMES: Final = 16
-"""Frames compared by one call, to keep the interpreter's part of the time small."""
+CHUNK_FRAMES: Final = 16384
+"""Frames mapped by one call: 64 MiB."""
 _MAX_THREADS: Final = 4
-ABSENT: Final = 0
-"""The offset of a frame of which the image has no page."""
 
-Pages = npt.NDArray[np.uint8]
-"""Shape (n, 4096)."""
-Offsets = npt.NDArray[np.int64]
-Marks = npt.NDArray[np.bool_]
-
-# CDLL releases Python's lock for the call, PyDLL would not.
-_memcmp = ctypes.CDLL(None).memcmp
-_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-_memcmp.restype = ctypes.c_int
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,9 +44,16 @@ class Chunk:
     """The mapped frames; None when the mapping has been given back."""
     offsets: Offsets
     """Where in the image each frame's page is, or `ABSENT`."""
+    is_hot: Marks
+    """Which frames changed while the guest ran, after they were copied."""
     fresh_rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     """Which frames have to be written (again), and what stood in them in the window."""
     fresh: Pages = field(default_factory=lambda: np.empty((0, FRAME_BYTES), np.uint8))
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        self.fresh_rows = np.empty(0, np.intp)
+        self.fresh = np.empty((0, FRAME_BYTES), np.uint8)
 
     def give_back(self) -> None:
         """End the mapping; harmless when there is none."""
@@ -98,6 +95,7 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
         mapping=mapping,
         live=np.frombuffer(mapping.view, np.uint8).reshape(-1, FRAME_BYTES),
         offsets=np.full(len(mfns), ABSENT, np.int64),
+        is_hot=np.zeros(len(mfns), np.bool_),
     )
 
 
@@ -122,8 +120,18 @@ class FrameStore:
                 self.chunks.append(chunk)
                 yield chunk
 
-    def refresh(self, entries: Words, image: int) -> int:
-        """Look at every frame again; keep what ``image``, a descriptor, has not; return how many.
+    def rehearse(self, entries: Words, copies: FrameCopies) -> None:
+        """Do while the guest runs what the window will do, and note which frames it writes.
+
+        What this allocates is at hand then: fresh memory is dear in a paravirtual control domain.
+        """
+        self.refresh(entries, copies)
+        for chunk in self.chunks:
+            chunk.is_hot[chunk.fresh_rows] = True
+            chunk.forget()
+
+    def refresh(self, entries: Words, copies: FrameCopies) -> int:
+        """Look at every frame again; keep what the image has not, and return how many.
 
         ``entries`` is the guest's p2m as it stands still: a frame that has another PFN by now or
         none gets the type XTAB, and one that the store has not is added.
@@ -137,12 +145,16 @@ class FrameStore:
             held[chunk.pfns[same]] = True
             types = types_of(self._frames, chunk.mfns)
             chunk.types = np.where(same, types, np.uint8(PageType.XTAB))
-            return _keep_fresh(chunk, image)
+            return _keep_fresh(chunk, copies)
 
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            changed = sum(pool.map(one, self.chunks))
+        changed = sum(self._each(one))
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
-        return changed + sum(_keep_fresh(chunk, image) for chunk in self.add(late, entries[late]))
+        added = self.add(late, entries[late])
+        return changed + sum(_keep_fresh(chunk, copies) for chunk in added)
+
+    def _each(self, work: Callable[[Chunk], T]) -> list[T]:
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            return list(pool.map(work, self.chunks))
 
     def give_back(self) -> None:
         """End all mappings; what was kept stays."""
@@ -150,7 +162,7 @@ class FrameStore:
             chunk.give_back()
 
 
-def _keep_fresh(chunk: Chunk, image: int) -> int:
+def _keep_fresh(chunk: Chunk, copies: FrameCopies) -> int:
     """Copy the frames of a chunk that the image lacks, or has otherwise; return how many.
 
     Only ordinary pages are compared: a table is never in the image as the guest has it.
@@ -159,46 +171,9 @@ def _keep_fresh(chunk: Chunk, image: int) -> int:
     if live is None:
         return 0
     wanted = chunk.types != PageType.XTAB
-    compared = wanted & (chunk.types == PageType.NOTAB) & (chunk.offsets != ABSENT)
-    differs = _differing(live, chunk.offsets, compared, image)
+    is_copied = (chunk.types == PageType.NOTAB) & (chunk.offsets != ABSENT)
+    compared = wanted & is_copied & ~chunk.is_hot
+    differs = copies.differing(live, chunk.offsets, compared)
     chunk.fresh_rows = np.flatnonzero(wanted & (differs | ~compared))
     chunk.fresh = live[chunk.fresh_rows]
     return len(chunk.fresh_rows)
-
-
-def _differing(live: Pages, offsets: Offsets, compared: Marks, image: int) -> Marks:
-    """Mark those of the compared frames that differ from their page in the image."""
-    differs = np.zeros(len(live), np.bool_)
-    buffer = np.empty((_GROUP_FRAMES, FRAME_BYTES), np.uint8)
-    live_at, buffer_at = live.ctypes.data, buffer.ctypes.data
-    for start, stop in _runs(offsets, compared):
-        length_bytes = (stop - start) * FRAME_BYTES
-        _read_into(image, buffer[: stop - start], int(offsets[start]))
-        if _memcmp(live_at + start * FRAME_BYTES, buffer_at, length_bytes):
-            rows = live[start:stop].view(np.uint64) != buffer[: stop - start].view(np.uint64)
-            differs[start:stop] = rows.any(axis=1)
-    return differs
-
-
-def _runs(offsets: Offsets, compared: Marks) -> Iterator[tuple[int, int]]:
-    """Give runs of at most `_GROUP_FRAMES` frames that lie side by side in the image."""
-    rows = np.flatnonzero(compared)
-    if not len(rows):
-        return
-    goes_on = (np.diff(rows) == 1) & (np.diff(offsets[rows]) == FRAME_BYTES)
-    ends = [*(np.flatnonzero(~goes_on) + 1).tolist(), len(rows)]
-    first = 0
-    for end in ends:
-        row, last = int(rows[first]), int(rows[end - 1]) + 1
-        for start in range(row, last, _GROUP_FRAMES):
-            yield start, min(start + _GROUP_FRAMES, last)
-        first = end
-
-
-def _read_into(image: int, buffer: Pages, offset_bytes: int) -> None:
-    view: memoryview = buffer.reshape(-1).data
-    while view.nbytes:
-        count = os.preadv(image, [view], offset_bytes)
-        if not count:
-            raise OSError(f"the image ends at byte {offset_bytes} while it is compared")
-        view, offset_bytes = view[count:], offset_bytes + count

@@ -7,7 +7,7 @@ vCPUs), and `write` puts that into the file when the guest runs again: changed p
 ones, page tables, made canonical, behind them.  Nothing is decided from what was read while it ran:
 the p2m is read again, and a frame that has moved is written again.
 
-The comparison reads the image back, which is quick while the host's page cache holds it.  Where the
+The comparison maps the image, which is quick while the host's page cache holds it.  Where the
 host has not that memory, everything happens in `catch`, from the mapped frames into the file.
 """
 
@@ -23,7 +23,8 @@ import numpy as np
 from snapvm import durable
 from snapvm.errors import BadImage
 from snapvm.memory import foreignlog
-from snapvm.memory.framestore import CHUNK_FRAMES, Chunk, FrameStore, Pages, map_chunk, words
+from snapvm.memory.framecopies import FrameCopies, Pages
+from snapvm.memory.framestore import CHUNK_FRAMES, Chunk, FrameStore, map_chunk, words
 from snapvm.memory.normalise import ForeignEntries, FrameMap, Landmarks, Normaliser
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -43,7 +44,7 @@ from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.memory.xenwriter import DomainHead, DomainTail
 from snapvm.model import Progress
-from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Standing
+from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
 ORIGIN: Final = "the guest's memory"
 SPARE_BYTES: Final = 128 << 20
@@ -68,6 +69,7 @@ class PvGuestImage:
         self._stack = ExitStack()
         self._head: P2m | None = None
         """What the file says of the p2m, once its head is written."""
+        self._p2m_mappings: dict[bytes, Mapping] = {}
         self._foreign: list[ForeignEntries] = []
         self._changed = 0
         self._total = 0
@@ -86,9 +88,8 @@ class PvGuestImage:
         """See ``GuestImage.prepare``."""
         self._host, self._frames = host, frames
         self._file: BinaryIO = self._stack.enter_context(
-            os.fdopen(durable.create(path), "wb", buffering=0)
+            os.fdopen(durable.create(path), "w+b", buffering=0)
         )
-        self._reader = self._stack.enter_context(path.open("rb", buffering=0))
         self._writer = ImageWriter(self._file, definition, is_sparse=True)
         self._m2p = words(self._stack.enter_context(frames.machine_to_physical()))
         self._stack.callback(self._forget_m2p)
@@ -103,13 +104,13 @@ class PvGuestImage:
     def catch(self, standing: Standing) -> None:
         """See ``GuestImage.catch``."""
         self._p2m = self._read_p2m(standing.shared_info)
-        landmarks = Landmarks(shared_info_mfn=standing.shared_info_mfn)
-        self._map = self._frame_map(self._p2m, landmarks)
+        self._p2m_claims = self._claims(self._p2m)
         self._standing = standing
         if self._is_precopied:
-            self._changed = self._store.refresh(self._p2m.entries, self._reader.fileno())
+            self._changed = self._store.refresh(self._p2m.entries, self._copies)
             self._total = self._store.count
             return
+        self._map = self._standing_map()
         self._write_head(self._p2m, self._map)
         self._normaliser = Normaliser(self._map, ORIGIN)
         self._write_mapped()
@@ -118,6 +119,7 @@ class PvGuestImage:
         """See ``GuestImage.write``."""
         if self._is_precopied:
             self._store.give_back()
+            self._map = self._standing_map()
             self._correct_head()
             self._normaliser = Normaliser(self._map, ORIGIN)
             self._write_fresh(progress)
@@ -137,23 +139,35 @@ class PvGuestImage:
     # --- reading the guest ---
 
     def _read_p2m(self, shared_info: bytes) -> P2m:
-        def fetch(mfns: Words) -> Words:
-            mapping = self._frames.map(np.ascontiguousarray(mfns).data)
-            try:
-                if mapping.missing:
-                    mfn = int(mfns[mapping.missing[0]])
-                    why = f"machine frame {mfn:#x} of its p2m cannot be mapped"
-                    raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
-                return words(mapping.view).reshape(-1, FRAME_BYTES // 8).copy()
-            finally:
-                mapping.close()
-
         roots = P2mRoots.of(shared_info)
-        return read_p2m(roots, fetch, max_mfn=self._frames.max_mfn, origin=ORIGIN)
+        return read_p2m(roots, self._p2m_frames, max_mfn=self._frames.max_mfn, origin=ORIGIN)
 
-    def _frame_map(self, p2m: P2m, landmarks: Landmarks | None = None) -> FrameMap:
+    def _p2m_frames(self, mfns: Words) -> Words:
+        """Fetch frames of the p2m; they stay mapped, for it will be in them again in the window."""
+        asked = np.ascontiguousarray(mfns)
+        mapping = self._p2m_mappings.get(asked.tobytes())
+        if mapping is None:
+            mapping = self._frames.map(asked.data)
+            self._stack.callback(mapping.close)
+            if mapping.missing:
+                mfn = int(mfns[mapping.missing[0]])
+                why = f"machine frame {mfn:#x} of its p2m cannot be mapped"
+                raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
+            self._p2m_mappings[asked.tobytes()] = mapping
+        return words(mapping.view).reshape(-1, FRAME_BYTES // 8).copy()
+
+    def _claims(self, p2m: P2m) -> Words:
+        """Return what Xen says of the machine frames that the p2m has, in its order."""
+        answers: Words = self._m2p[p2m.entries[p2m.entries < np.uint64(self._frames.max_mfn)]]
+        return answers
+
+    def _frame_map(self, p2m: P2m, claims: Words, landmarks: Landmarks | None = None) -> FrameMap:
         max_mfn = self._frames.max_mfn
-        return FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn, landmarks=landmarks)
+        return FrameMap.build(p2m.entries, lambda _: claims, max_mfn=max_mfn, landmarks=landmarks)
+
+    def _standing_map(self) -> FrameMap:
+        landmarks = Landmarks(shared_info_mfn=self._standing.shared_info_mfn)
+        return self._frame_map(self._p2m, self._p2m_claims, landmarks)
 
     def _owned(self, p2m: P2m) -> Words:
         return np.flatnonzero(p2m.entries < np.uint64(self._frames.max_mfn)).astype(np.uint64)
@@ -174,7 +188,7 @@ class PvGuestImage:
             why_not = self._too_large(len(pfns) * FRAME_BYTES)
             if why_not:
                 return why_not
-            self._write_head(p2m, self._frame_map(p2m))
+            self._write_head(p2m, self._frame_map(p2m, self._claims(p2m)))
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         done = 0
@@ -184,6 +198,9 @@ class PvGuestImage:
             progress.advance(done * FRAME_BYTES, len(pfns) * FRAME_BYTES)
         # A hole at the end would otherwise be beyond it.
         self._file.truncate(self._file.tell())
+        self._copies = FrameCopies(self._file.fileno())
+        self._stack.callback(self._copies.close)
+        self._store.rehearse(self._read_p2m(shared_info).entries, self._copies)
         return ""
 
     def _too_large(self, needed_bytes: int) -> str:

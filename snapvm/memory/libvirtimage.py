@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapvm import durable
+from snapvm import compression, durable
+from snapvm.compression import Compression
 from snapvm.errors import BadImage, StorageFailed
 
 MAGIC = b"LibvirtQemudSave"
@@ -23,6 +24,8 @@ _HEADER = struct.Struct("<16s5I56x")
 _RUNNING_OFFSET_BYTES = 24
 _VERSIONS = (1, 2)
 FORMAT_RAW = 0
+FORMAT_ZSTD = 5
+"""libvirt passes the stream through `zstd -dc` (src/qemu/qemu_saveimage.c)."""
 _ROOM_BYTES = 64 << 10
 """libvirt leaves so much behind the XML, so that `virsh save-image-edit` can make it longer."""
 _ALIGNMENT = 4096
@@ -97,6 +100,9 @@ def set_running(path: Path, running: bool) -> None:
 class Writer:
     """Makes an image around a stream that somebody else writes; see ``ImageWriter``."""
 
+    def __init__(self, how: Compression = compression.NONE) -> None:
+        self.filter_argv: Sequence[str] = how.argv
+
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Write everything that stands before the stream, marked as not whole yet.
 
@@ -107,7 +113,8 @@ class Writer:
         rest = cookie.encode() + b"\0" if cookie else b""
         end = -(-(_HEADER.size + len(xml) + len(rest) + _ROOM_BYTES) // _ALIGNMENT) * _ALIGNMENT
         offset = len(xml) if cookie else 0
-        header = _HEADER.pack(PARTIAL, 2, end - _HEADER.size, 0, FORMAT_RAW, offset)
+        format_ = FORMAT_ZSTD if self.filter_argv else FORMAT_RAW
+        header = _HEADER.pack(PARTIAL, 2, end - _HEADER.size, 0, format_, offset)
         descriptor = durable.create(path)
         os.write(descriptor, header + xml + rest)
         os.lseek(descriptor, end, os.SEEK_SET)

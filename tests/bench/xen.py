@@ -7,18 +7,22 @@ same lab, and only the ratios mean something elsewhere.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from tests.bench import harness
 from tests.bench.harness import Figure
-from tests.lab.guests import snapvm
+from tests.lab.guests import FORGET_ALL
 from tests.lab.vm import Lab
 from tests.lab.xenguests import XenGuest
 
 RUNS = 3
 SIZES_MIB = (128, 512, 1024)
 DIRTY_MIB = 64
+WRITTEN_MIB = 512
+"""Guest with which the time of writing is compared: large enough to see, small enough to hold."""
 WATCH = "cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.host.standing"
 STOCK_IMAGE = "/var/tmp/stock"
 
@@ -44,6 +48,9 @@ def main() -> None:
                 for dirty_mib in (0, DIRTY_MIB):
                     guest.say(f"dirty {dirty_mib}")
                     figures += compared(guest, size_mib, is_dirty=bool(dirty_mib))
+                if size_mib == WRITTEN_MIB:
+                    figures.append(written(guest))
+    figures.append(normaliser())
     harness.end(harness.report("xen", figures))
 
 
@@ -79,6 +86,40 @@ def compared(guest: XenGuest, size_mib: int, *, is_dirty: bool) -> list[Figure]:
     ]
 
 
+def written(guest: XenGuest) -> Figure:
+    """Compare how long both savers take to write one and the same suspended guest durably."""
+    script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name}"
+    samples = []
+    for _ in range(RUNS):
+        done = guest.lab.run(script, timeout_seconds=400, check=True)
+        seconds = json.loads(done.stdout)["seconds"]
+        samples.append(seconds["ours"] / seconds["stock"])
+    return Figure(
+        name="image_write_vs_stock",
+        unit="times",
+        samples=tuple(samples),
+        against="at most 1.3",
+        limit=1.3,
+    )
+
+
+def normaliser() -> Figure:
+    """Measure the normaliser natively, one thread."""
+    argv = [sys.executable, "-m", "tests.bench.normaliser"]
+    told = [
+        json.loads(subprocess.run(argv, cwd=harness.ROOT, check=True, capture_output=True).stdout)
+        for _ in range(RUNS)
+    ]
+    return Figure(
+        name="normaliser_gb_per_s",
+        unit="GB/s",
+        samples=tuple(figures["normaliser_gb_per_s"] for figures in told),
+        better="higher",
+        against="at least 1, natively",
+        limit=1.0,
+    )
+
+
 def plain(name: str, unit: str, samples: list[float], against: str) -> Figure:
     return Figure(name=name, unit=unit, samples=tuple(samples), against=against)
 
@@ -91,11 +132,10 @@ def watched(guest: XenGuest, command: str) -> dict[str, Any]:
 
 def ours(guest: XenGuest) -> Sample:
     """Take a snapshot; what filled the pause is in its record."""
-    seen = watched(guest, f"snapvm take {guest.name} --name bench")
-    shown = snapvm(guest.lab, "show", f"{guest.name}@bench", "--json").stdout
-    parts = json.loads(shown)["timing"]["parts"]
+    seen = watched(guest, f"snapvm take {guest.name} --json")
+    parts = json.loads(seen["said"])["timing"]["parts"]
     memory_ms = sum(part["duration_ms"] for part in parts if part["name"] == "memory")
-    snapvm(guest.lab, "delete", "--yes", f"{guest.name}@bench")
+    guest.lab.run(FORGET_ALL, timeout_seconds=120, check=True)
     return Sample(
         pause_ms=seen["standing_ms"],
         memory_ms=memory_ms,

@@ -8,13 +8,12 @@ import pytest
 
 from tests.lab.vm import Lab
 
-# Written before a Xen could be had to run it on: the long run only, until it has passed there.
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = pytest.mark.lab
 
 
 def test_xen_keeps_the_contract(xen_lab: Lab) -> None:
     script = (
-        "cd /snapvm && SNAPVM_REAL=1 SNAPVM_UNPROVEN_XEN=1 "
+        "cd /snapvm && SNAPVM_REAL=1 "
         "python3 -m pytest -q -p no:cacheprovider tests/contract/test_hypervisor_contract.py"
     )
     done = xen_lab.run(script, timeout_seconds=480)

@@ -22,6 +22,11 @@ class XenGuest(Guest):
         flags = done.stdout.splitlines()[1].split()[4]
         return "paused" if "p" in flags else "suspended" if "s" in flags else "running"
 
+    def wait_gone(self) -> None:
+        """Wait until its daemon has removed it; half a minute at the most."""
+        script = f"timeout 30 sh -c 'while xl domid {self.name} 2>/dev/null; do sleep 0.5; done'"
+        self.lab.run(script, timeout_seconds=60, check=True)
+
     @property
     def domid(self) -> int:
         """Return its number, which changes with every start."""

@@ -13,6 +13,7 @@ from snapvm.hypervisor import xenconfig, xendisks
 from tests.fakes.xenstored import FakeXenstored
 
 BACK = "/local/domain/0/backend/vbd/7/51712"
+QDISK_BACK = "/local/domain/0/backend/qdisk/7/51712"
 DISK = {
     "dev": "xvda",
     "params": "/dev/vg0/demo-d0",
@@ -24,6 +25,10 @@ DISK = {
 
 
 def drives(back: str = BACK, **changes: str) -> Any:
+    return xendisks.classify("demo", seen(back, **changes))
+
+
+def seen(back: str = BACK, **changes: str) -> tuple[xendisks.Vbd, ...]:
     server = FakeXenstored()
     server.values["/local/domain/7/device/vbd/51712/backend"] = back
     for key, value in (
@@ -31,7 +36,7 @@ def drives(back: str = BACK, **changes: str) -> Any:
     ).items():
         server.values[f"{back}/{key}"] = value
     with server.connected() as store:
-        return xendisks.classify("demo", xendisks.read_vbds(store, 7))
+        return xendisks.read_vbds(store, 7)
 
 
 def test_a_volume_is_captured() -> None:
@@ -47,12 +52,30 @@ def test_a_volume_is_captured() -> None:
         ({"script": "/etc/xen/scripts/block-drbd"}, "block-drbd"),
         ({"params": ""}, "does not say"),
         ({"back": "/local/domain/3/backend/vbd/7/51712"}, "domain 3"),
-        ({"back": "/local/domain/0/backend/qdisk/7/51712"}, "qdisk"),
+        ({"back": QDISK_BACK, "params": "qcow2:/srv/a.qcow2"}, "format of its own"),
+        ({"back": QDISK_BACK, "params": "aio:/srv/a.img", "type": "qdisk"}, "the file /srv/a.img"),
+        ({"back": "/local/domain/0/backend/9pfs/7/51712"}, "9pfs"),
     ],
 )
 def test_others_are_refused_with_the_reason(changes: dict[str, str], words: str) -> None:
     with pytest.raises(DiskRefused, match=words):
         drives(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "caches"),
+    [
+        ({}, []),
+        ({"back": QDISK_BACK, "params": "aio:/dev/vg0/demo-d0", "type": "qdisk"}, [DISK["params"]]),
+        ({"type": "file", "node": "/dev/loop3"}, ["/dev/loop3", DISK["params"]]),
+    ],
+)
+def test_what_lies_before_a_volume_is_known(changes: dict[str, str], caches: list[str]) -> None:
+    """QEMU and loop devices keep what they were given in the host's page cache."""
+    (vbd,) = seen(**changes)
+    assert vbd.device == Path("/dev/vg0/demo-d0")
+    assert [str(path) for path in vbd.caches] == caches
+    assert drives(**changes).disks[0].device == vbd.device
 
 
 @pytest.mark.parametrize("changes", [{"mode": "r"}, {"device_type": "cdrom"}])
