@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ class Drives:
 @runtime_checkable
 class ImageWriter(Protocol):
     """Makes a file around libvirt's stream of memory; given by ``consistency``."""
+
+    filter_argv: Sequence[str]
+    """The program that the stream must pass through into the file; empty for none."""
 
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Make the file and return a descriptor positioned where the stream begins."""
@@ -73,13 +77,14 @@ class Capture(Protocol):
     method: str
     """How memory is captured and, after a colon, why that way; for the record."""
 
-    def window(self) -> AbstractContextManager[None]:
+    def window(self, *, leave_standing: bool = False) -> AbstractContextManager[None]:
         """Let the domain stand still for the block, its disks drained and flushed.
 
-        However the block ends, a domain that ran before runs again afterwards and one that its
-        owner had paused is paused; else ``StuckPaused`` is raised.  Raises ``CaptureFailed``
-        before the block when memory cannot be captured, and ``WindowBroken`` after it when
-        somebody else ran, stopped or changed the domain meanwhile.
+        With ``leave_standing`` a block that ends well leaves it so: it is about to be stopped.
+        However the block ends otherwise, a domain that ran before runs again afterwards and one
+        that its owner had paused is paused; else ``StuckPaused`` is raised.  Raises
+        ``CaptureFailed`` before the block when memory cannot be captured, and ``WindowBroken``
+        after it when somebody else ran, stopped or changed the domain meanwhile.
         """
 
     def arm(self) -> None:
@@ -105,6 +110,12 @@ class Hypervisor(Protocol):
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``Refused`` when the domain cannot be captured now; touch nothing."""
+
+    def foresee(self, domain: Domain) -> str:
+        """Say how memory would be captured now and, after a colon, why that way.
+
+        The domain runs on undisturbed.  Raises ``Refused`` and ``CaptureFailed``.
+        """
 
     def capture(
         self,

@@ -25,6 +25,8 @@ class CaptureJob:
     handle: Any
     pause: WatchedPause
     folder: Path
+    run_dir: Path
+    """Where locks are."""
     clock: WindowClock
     progress: Progress
     limit_seconds: float

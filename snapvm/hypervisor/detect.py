@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapvm.errors import HostLacks
 from snapvm.hypervisor import libvirt, xen
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.process import Runner
@@ -23,11 +22,6 @@ def is_xen_host(capabilities: Path = XEN_CAPABILITIES) -> bool:
 
 def open_driver(settings: Settings, runner: Runner) -> Hypervisor:
     """Return the driver of this host; raise ``HostLacks`` when there is none that works."""
-    if is_xen_host() and not settings.unproven_xen:
-        raise HostLacks(
-            what="a proven engine for Xen domains in this version of snapvm",
-            remedy="this version captures libvirt/KVM domains; SNAPVM_UNPROVEN_XEN=1 tries Xen PV",
-        )
     if is_xen_host():
         return xen.open_hypervisor(settings, runner)
     return libvirt.open_hypervisor(settings)

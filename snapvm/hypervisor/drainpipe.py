@@ -10,21 +10,29 @@ import fcntl
 import os
 import select
 import threading
+import time
+from collections.abc import Sequence
 from typing import Self
+
+from snapvm.streamfilter import StreamFilter
 
 PIPE_BYTES = 1 << 20
 """The most an unprivileged pipe may hold (pipe(7), /proc/sys/fs/pipe-max-size)."""
 _SPLICE_BYTES = 1 << 20
+_GOODBYE_SECONDS = 5.0
 
 
 class Drainpipe:
     """The reading end, its thread, and how it went; use as a context manager.
 
-    ``target`` is a descriptor positioned where the stream begins; it is closed at the end.
+    ``target`` is a descriptor positioned where the stream begins; it is closed at the end.  With
+    ``filter_argv`` the stream passes through that program.
     """
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, target: int, filter_argv: Sequence[str] = ()) -> None:
+        self._file = self._target = target
+        self._filter_argv = filter_argv
+        self._filter: StreamFilter | None = None
         self._reader, self.writer = os.pipe2(os.O_CLOEXEC)
         fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._given_up, self._give_up = os.pipe2(os.O_CLOEXEC)
@@ -33,6 +41,14 @@ class Drainpipe:
         self._thread = threading.Thread(target=self._run, name="drainpipe", daemon=True)
 
     def __enter__(self) -> Self:
+        """Begin to empty the pipe; raise ``HostLacks`` when the filter cannot be run."""
+        if self._filter_argv:
+            inlet, outlet = os.pipe2(os.O_CLOEXEC)
+            try:
+                self._filter = StreamFilter(self._filter_argv, inlet, self._file)
+                self._target = outlet
+            finally:
+                os.close(inlet)
         self._thread.start()
         return self
 
@@ -40,7 +56,10 @@ class Drainpipe:
         self.close_writer()
         os.close(self._give_up)
         self._thread.join()
-        for descriptor in (self._given_up, self._reader, self._target):
+        self._end_filter_input()
+        if self._filter is not None:
+            self._filter.close()
+        for descriptor in (self._given_up, self._reader, self._file):
             os.close(descriptor)
 
     def close_writer(self) -> None:
@@ -55,12 +74,21 @@ class Drainpipe:
         Raises ``OSError`` when the file could not be written, ``TimeoutError`` when the stream
         does not end.
         """
+        deadline = time.monotonic() + limit_seconds
         self._thread.join(limit_seconds)
         if self._failure is not None:
             raise self._failure
         if self._thread.is_alive():
             raise TimeoutError("the stream did not end")
+        self._end_filter_input()
+        if self._filter is not None:
+            self._filter.wait(max(1.0, deadline - time.monotonic()))
         return self.drained_bytes
+
+    def _end_filter_input(self) -> None:
+        if self._target != self._file:
+            os.close(self._target)
+            self._target = self._file
 
     @property
     def failure(self) -> OSError | None:
@@ -74,9 +102,18 @@ class Drainpipe:
             ):
                 self.drained_bytes += moved
         except OSError as failure:
-            self._failure = failure
+            self._failure = self._said_by_filter() or failure
             while self._has_more() and os.read(self._reader, _SPLICE_BYTES):
                 pass
+
+    def _said_by_filter(self) -> OSError | None:
+        """A filter that takes no more has ended, and said why."""
+        if self._filter is not None:
+            try:
+                self._filter.wait(_GOODBYE_SECONDS)
+            except OSError as why:
+                return why
+        return None
 
     def _has_more(self) -> bool:
         """Wait for more of the stream; tell that there is none once the pipe is given up.

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from snapvm import retry
+from snapvm import crashpoint, durable, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
-from snapvm.hypervisor import domainxml, libvirtbackground
+from snapvm.hypervisor import domainxml, libvirtbackground, userfault
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture, NotPossible
@@ -32,6 +32,9 @@ _STATES = {
 }
 """virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
 
+_ZSTD_SINCE = 11_000_000
+"""Seen to restore them with 11.3; before 10.6 the format had no number."""
+_ASKED_FOR = "as was asked for"
 _XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
@@ -100,6 +103,12 @@ class LibvirtHypervisor:
                 remedy="detach it, or take the disks alone with --disk-only",
             )
         with spoken():
+            if self._settings.compress.argv and self._link.connection.getLibVersion() < _ZSTD_SINCE:
+                raise DomainRefused(
+                    domain=domain.name,
+                    why="this libvirt may not read images compressed by zstd",
+                    remedy="leave --compress out, and `compress` in the settings",
+                )
             job = self._handle(domain).jobInfo()
         if job[0] != 0:
             raise DomainRefused(
@@ -107,6 +116,15 @@ class LibvirtHypervisor:
                 why="libvirt is running a job on it (a save, a migration, a dump)",
                 remedy=f"wait for it to end: virsh domjobinfo {domain.name}",
             )
+
+    def foresee(self, domain: Domain) -> str:
+        """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
+        if self._settings.capture is CaptureMethod.LIBVIRT:
+            return ExternalCapture.way(_ASKED_FOR)
+        with self._failing_as_capture(domain):
+            qmp, run_dir = Qmp(self._handle(domain)), self._settings.run_dir
+            why_not = libvirtbackground.why_not(qmp, domain, run_dir)
+        return ExternalCapture.way(_because(why_not)) if why_not else BackgroundCapture.way
 
     @contextmanager
     def capture(
@@ -130,6 +148,7 @@ class LibvirtHypervisor:
                 handle=handle,
                 pause=WatchedPause(domain, handle, events, clock),
                 folder=folder,
+                run_dir=self._settings.run_dir,
                 clock=clock,
                 progress=progress,
                 limit_seconds=self._settings.capture_limit_seconds,
@@ -159,7 +178,7 @@ class LibvirtHypervisor:
             return
         handle = self._handle(domain)
         try:
-            with self._failing_as_capture(domain):
+            with self._failing_as_capture(domain), crashpoint.around("suspend"):
                 handle.suspend()
             yield
         except BaseException:
@@ -172,7 +191,9 @@ class LibvirtHypervisor:
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
 
     def abandon(self, domain: Domain) -> None:
-        """End a background stream and put QEMU's capabilities back."""
+        """End a background stream, put QEMU's capabilities back and the host's permission."""
+        with durable.failing_as_storage(self._settings.run_dir):
+            userfault.put_back(self._settings.run_dir)
         with self._failing_as_capture(domain):
             handle = self._handle_if_known(domain)
             if handle is not None and handle.isActive():
@@ -183,19 +204,20 @@ class LibvirtHypervisor:
         with self._failing_as_capture(domain):
             handle = self._handle_if_known(domain)
             if handle is not None and handle.isActive():
-                handle.destroy()
+                with crashpoint.around("stop"):
+                    handle.destroy()
 
     def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
         """Start the domain from a memory image."""
         flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
-        with self._failing_as_capture(domain):
+        with self._failing_as_capture(domain), crashpoint.around("restore"):
             self._link.connection.restoreFlags(str(image), None, flags)
         self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks; a transient one is made anew."""
         flags = _START_PAUSED if paused else 0
-        with self._failing_as_capture(domain):
+        with self._failing_as_capture(domain), crashpoint.around("start"):
             handle = self._handle_if_known(domain)
             if handle is None:
                 self._link.connection.createXML(domain.definition, flags)
@@ -256,7 +278,7 @@ def _with_memory(
     Raises ``DomainRefused`` when the one way that was asked for cannot be gone.
     """
     if wanted is CaptureMethod.LIBVIRT:
-        return ExternalCapture(job, "as was asked for")
+        return ExternalCapture(job, _ASKED_FOR)
     background = BackgroundCapture(job)
     try:
         stack.enter_context(background.prepared(image))
@@ -267,8 +289,12 @@ def _with_memory(
                 why=f"background capture is not possible: {why}",
                 remedy="let snapvm choose: leave --capture out",
             ) from why
-        return ExternalCapture(job, f"background-snapshot is not possible: {why}")
+        return ExternalCapture(job, _because(str(why)))
     return background
+
+
+def _because(why_not: str) -> str:
+    return f"background-snapshot is not possible: {why_not}"
 
 
 def _dotted(number: int) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import domainxml, userfault
@@ -20,7 +21,7 @@ from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.drainpipe import Drainpipe
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.qmp import Qmp
-from snapvm.model import MemoryRecord
+from snapvm.model import Domain, MemoryRecord
 
 CAPABILITY = "background-snapshot"
 STREAM_NAME = "snapvm"
@@ -39,10 +40,11 @@ class NotPossible(Exception):
 class BackgroundCapture:
     """Memory streams out behind a running guest; see ``Capture``."""
 
-    method = "background: QEMU's background-snapshot, memory written behind the running guest"
+    way = "background: QEMU's background-snapshot, memory written behind the running guest"
 
     def __init__(self, job: CaptureJob) -> None:
         self._job = job
+        self.method = self.way
         self._qmp = Qmp(job.handle)
         self._begun = False
         self._ended = False
@@ -54,27 +56,23 @@ class BackgroundCapture:
         Raises ``NotPossible`` before anything has happened.
         """
         self._image = image
-        foreign = domainxml.foreign_memory_writer(self._job.domain.definition)
-        if foreign:
-            raise NotPossible(foreign)
         with ExitStack() as stack:
-            try:
-                self._permission = stack.enter_context(ExitStack())
-                self._permission.enter_context(userfault.allowed())
-                stack.enter_context(self._qmp.only_capabilities(CAPABILITY))
-            except (OSError, LibvirtFailed) as why:
-                raise NotPossible(str(why)) from why
+            self._permission = stack.enter_context(
+                _enabled(self._qmp, self._job.domain, self._job.run_dir)
+            )
             target = image.begin(self._job.image, self._definition(), self._cookie())
-            self._pipe = stack.enter_context(Drainpipe(target))
+            self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv))
+            if image.filter_argv:
+                self.method += ", compressed by zstd"
             self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
             self._pipe.close_writer()
             stack.callback(self._end)
             yield
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.pause.ended_by_resume():
+        with self._job.pause.ended_by_resume(leave_standing=leave_standing):
             self._job.pause.suspend()
             self._job.check_drives()
             yield
@@ -158,6 +156,34 @@ class BackgroundCapture:
         """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
         cpu = domainxml.cpu_element(self._job.domain.definition)
         return f"<cookie>{cpu}</cookie>" if cpu else ""
+
+
+@contextmanager
+def _enabled(qmp: Qmp, domain: Domain, run_dir: Path) -> Iterator[ExitStack]:
+    """Have QEMU ready for a background snapshot for the block; raise ``NotPossible``.
+
+    Yields the host's permission, which may be closed before the block ends.
+    """
+    foreign = domainxml.foreign_memory_writer(domain.definition)
+    if foreign:
+        raise NotPossible(foreign)
+    with ExitStack() as stack:
+        try:
+            permission = stack.enter_context(ExitStack())
+            permission.enter_context(userfault.allowed(run_dir))
+            stack.enter_context(qmp.only_capabilities(CAPABILITY))
+        except (OSError, LibvirtFailed) as why:
+            raise NotPossible(str(why)) from why
+        yield permission
+
+
+def why_not(qmp: Qmp, domain: Domain, run_dir: Path) -> str:
+    """Try, without any effect on the domain; say why it is not possible, or nothing."""
+    try:
+        with _enabled(qmp, domain, run_dir):
+            return ""
+    except NotPossible as why:
+        return str(why)
 
 
 def cancel(qmp: Qmp) -> None:

@@ -49,17 +49,20 @@ def _wanted(drive: domainxml.Drive) -> str:
 class ExternalCapture:
     """Memory by libvirt's external snapshot: precopy while running, the last pass paused."""
 
-    method = "libvirt: external memory snapshot (live precopy), disks beside it"
-
     def __init__(self, job: CaptureJob, why: str) -> None:
         self._job = job
-        self.method = f"{self.method} ({why})"
+        self.method = self.way(why)
+
+    @staticmethod
+    def way(why: str) -> str:
+        """Say how memory is captured, and why that way."""
+        return f"libvirt: external memory snapshot (live precopy), disks beside it ({why})"
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
         job = self._job
-        with job.pause.ended_by_resume():
+        with job.pause.ended_by_resume(leave_standing=leave_standing):
             self._write_memory()
             stopped_at = job.pause.stopped_at()
             if stopped_at is not None:
@@ -118,9 +121,9 @@ class DisksOnlyCapture:
         self._job = job
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.pause.ended_by_resume():
+        with self._job.pause.ended_by_resume(leave_standing=leave_standing):
             self._job.pause.suspend()
             self._job.check_drives()
             yield
@@ -142,7 +145,7 @@ class OffCapture:
         self._handle = handle
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:  # noqa: ARG002 - is off
         """See ``Capture.window``."""
         yield
         with spoken():

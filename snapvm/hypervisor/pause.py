@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from snapvm import retry
+from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
@@ -34,24 +34,29 @@ class WatchedPause:
         self._first = len(events.seen())
 
     @contextmanager
-    def ended_by_resume(self) -> Iterator[None]:
-        """Run the block, which stops the domain; then make it run again, whatever happened."""
+    def ended_by_resume(self, *, leave_standing: bool) -> Iterator[None]:
+        """Run the block, which stops the domain; then make it run again, whatever happened.
+
+        With ``leave_standing`` it runs again only when the block fails.
+        """
+        runs_again = self._was_running
         try:
             yield
+            runs_again = self._was_running and not leave_standing
         finally:
             with shielded():
                 asked_at = time.monotonic()
-                if self._was_running:
+                if runs_again:
                     retry.resume(self._resume)
-                self._measure(asked_at)
-        self._check(asked_at)
+                    self._measure(asked_at)
+        self._check(asked_at, runs_again=runs_again)
 
     def suspend(self) -> None:
         """Make the domain stand still; libvirt answers when its disks are drained and flushed."""
         if not self._was_running:
             return
         try:
-            with self._clock.part("suspend"), spoken():
+            with crashpoint.around("suspend"), self._clock.part("suspend"), spoken():
                 self._handle.suspend()
         except LibvirtFailed as failure:
             raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
@@ -68,7 +73,8 @@ class WatchedPause:
         try:
             with spoken():
                 if self._handle.state()[0] == _STATE_PAUSED:
-                    self._handle.resume()
+                    with crashpoint.around("resume"):
+                        self._handle.resume()
                 state = self._handle.state()[0]
         except LibvirtFailed as failure:
             raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
@@ -78,7 +84,7 @@ class WatchedPause:
             raise StuckPaused(domain=self._domain.name, why="libvirt does not show it running")
 
     def _measure(self, asked_at: float) -> None:
-        if not self._was_running or self.stopped_at() is None:
+        if self.stopped_at() is None:
             return
         events = self._events.wait_for("RESUME", self._first, EVENT_LIMIT_SECONDS)
         stops = [event.at for event in events if event.name == "STOP"]
@@ -88,12 +94,11 @@ class WatchedPause:
             self._clock.resumed(resumes[-1])
             self._clock.add_part("resume", asked_at, resumes[-1])
 
-    def _check(self, asked_at: float) -> None:
+    def _check(self, asked_at: float, *, runs_again: bool) -> None:
         """Raise ``WindowBroken`` when somebody else let the domain run inside the window."""
         resumes = [event for event in self._seen() if event.name == "RESUME"]
-        expected = 1 if self._was_running else 0
         early = [event for event in resumes if event.at < asked_at - 0.001]
-        if early or len(resumes) > expected:
+        if early or len(resumes) > runs_again:
             raise WindowBroken(domain=self._domain.name, what="somebody else made it run")
-        if self._was_running and not resumes:
+        if runs_again and not resumes:
             raise WindowBroken(domain=self._domain.name, what="QEMU did not say that it runs again")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from snapvm import compression
+from snapvm.errors import HostLacks
 from snapvm.hypervisor.drainpipe import Drainpipe
 
 
@@ -50,3 +54,40 @@ def test_an_image_that_cannot_be_written_is_told_and_the_stream_goes_on(tmp_path
 def test_a_stream_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     with Drainpipe(opened(tmp_path / "image")) as pipe, pytest.raises(TimeoutError):
         pipe.finish(0.1)
+
+
+ZSTD = compression.parse("zstd:3").argv
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+def test_a_filter_stands_between(tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 8
+    with Drainpipe(opened(tmp_path / "image"), ZSTD) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        for at in range(0, len(data), 65536):
+            os.write(qemu, data[at : at + 65536])
+        os.close(qemu)
+        assert pipe.finish(30) == len(data)
+    written = (tmp_path / "image").read_bytes()
+    assert written[:4] == b"head" and len(written) < len(data) // 4
+    unpacked = subprocess.run(["zstd", "-dc"], input=written[4:], capture_output=True, check=True)
+    assert unpacked.stdout == data
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> None:
+    with Drainpipe(os.open("/dev/full", os.O_WRONLY), ZSTD) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        for _ in range(256):
+            os.write(qemu, os.urandom(65536))
+        os.close(qemu)
+        with pytest.raises(OSError, match="No space left"):
+            pipe.finish(30)
+
+
+def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    pipe = Drainpipe(opened(tmp_path / "image"), ("no-such-filter",))
+    with pytest.raises(HostLacks, match="no-such-filter"):
+        pipe.__enter__()

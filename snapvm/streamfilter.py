@@ -1,0 +1,71 @@
+"""A program that a stream of bytes passes through, from one descriptor to another.
+
+Not by ``sh``, which reads and writes what a program says itself: these bytes are gigabytes that
+nobody in Python has to touch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+
+from snapvm.errors import HostLacks
+from snapvm.process import clean_environment
+
+_LOOK_SECONDS = 0.02
+_SAID_BYTES = 2000
+
+
+class StreamFilter:
+    """The program, running; both descriptors it was given stay the caller's."""
+
+    def __init__(self, argv: Sequence[str], source: int, target: int) -> None:
+        environment = clean_environment()
+        for program in (argv[0], "zstd"):
+            if shutil.which(program, path=environment["PATH"]) is None:
+                raise HostLacks(
+                    what=f"the program {program}",
+                    remedy=f"install {program}, or leave --compress out",
+                )
+        self._argv = tuple(argv)
+        self._errors = os.memfd_create("said")
+        actions = [
+            (os.POSIX_SPAWN_DUP2, source, 0),
+            (os.POSIX_SPAWN_DUP2, target, 1),
+            (os.POSIX_SPAWN_DUP2, self._errors, 2),
+        ]
+        path = shutil.which(argv[0], path=environment["PATH"]) or argv[0]
+        self._pid = os.posix_spawn(path, list(argv), environment, file_actions=actions, setsid=True)
+        self._status: int | None = None
+
+    def wait(self, limit_seconds: float) -> None:
+        """Wait for its end, which comes after that of its source.
+
+        Raises ``OSError`` with what it said when it failed, ``TimeoutError``.
+        """
+        deadline = time.monotonic() + limit_seconds
+        while not self._has_ended():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._argv[0]} did not end")
+            time.sleep(_LOOK_SECONDS)
+        if self._status:
+            said = os.pread(self._errors, _SAID_BYTES, 0).decode(errors="replace").strip()
+            raise OSError(said or f"{' '.join(self._argv)} ended with status {self._status}")
+
+    def close(self) -> None:
+        """End it, by force when it has not ended yet."""
+        if not self._has_ended():
+            os.kill(self._pid, signal.SIGKILL)
+            _, status = os.waitpid(self._pid, 0)
+            self._status = os.waitstatus_to_exitcode(status)
+        os.close(self._errors)
+
+    def _has_ended(self) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status is not None

@@ -1,0 +1,62 @@
+"""The permission for userfaultfd: shared, and put back by the last one or after a death."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from snapvm.hypervisor import userfault
+
+
+@pytest.fixture
+def sysctl(tmp_path: Path) -> Path:
+    path = tmp_path / "unprivileged_userfaultfd"
+    path.write_text("0\n")
+    return path
+
+
+def test_it_is_given_for_the_block(tmp_path: Path, sysctl: Path) -> None:
+    with userfault.allowed(tmp_path / "run", sysctl):
+        assert sysctl.read_text() == "1"
+    assert sysctl.read_text() == "0"
+
+
+def test_one_that_the_host_gives_to_all_stays(tmp_path: Path, sysctl: Path) -> None:
+    sysctl.write_text("1\n")
+    with userfault.allowed(tmp_path, sysctl):
+        pass
+    userfault.put_back(tmp_path, sysctl)
+    assert sysctl.read_text() == "1\n"
+
+
+def test_the_last_of_several_puts_it_back(tmp_path: Path, sysctl: Path) -> None:
+    with userfault.allowed(tmp_path, sysctl):
+        with userfault.allowed(tmp_path, sysctl):
+            pass
+        userfault.put_back(tmp_path, sysctl)
+        assert sysctl.read_text() == "1", "one still needs it"
+    assert sysctl.read_text() == "0"
+
+
+def test_what_a_dead_process_was_allowed_is_taken_back(tmp_path: Path, sysctl: Path) -> None:
+    script = (
+        "import os, sys, pathlib; from snapvm.hypervisor import userfault\n"
+        "with userfault.allowed(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path), str(sysctl)]
+    assert subprocess.run(argv, env=os.environ, timeout=30, check=False).returncode == -9
+    assert sysctl.read_text() == "1"
+    userfault.put_back(tmp_path, sysctl)
+    userfault.put_back(tmp_path, sysctl)
+    assert sysctl.read_text() == "0"
+
+
+def test_a_kernel_without_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), userfault.allowed(tmp_path, tmp_path / "none"):
+        pass
+    userfault.put_back(tmp_path, tmp_path / "none")
