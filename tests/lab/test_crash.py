@@ -1,0 +1,24 @@
+"""A seeded sample of ``make crash-sweep``: snapvm killed in the middle, on the real thing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.lab.crash import patient
+from tests.lab.vm import Lab
+
+pytestmark = pytest.mark.lab
+
+SAMPLES = {"take": 1, "rollback": 2}
+
+
+def test_a_sample_of_deaths(kvm_lab: Lab) -> None:
+    chance = random.Random("snapvm crash")
+    with patient(kvm_lab) as subject:
+        for verb, count in SAMPLES.items():
+            points = subject.points(verb)
+            for point in chance.sample(points, count):
+                case = subject.die(verb, point)
+                assert not case.problem, case
