@@ -7,6 +7,7 @@
     <state>/domains/<domain uuid>/.<id>.draft/           a take under way: intent.json and the rest
     <state>/domains/<domain uuid>/.<id>.gone/            a delete under way
     <state>/domains/<domain uuid>/.rollback.json         a rollback under way
+    <state>/domains/<domain uuid>/.stop.json             a domain about to end, being captured
     <run>/<domain uuid>.lock                             who works on the domain (flock)
 
 Names that begin with a dot are no records: the domain's name, and journals for repair.
@@ -15,26 +16,25 @@ A record becomes visible by one rename, after everything in its folder is on the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm import durable, naming, recordfile
-from snapvm.errors import Locked, RecordUnusable, SnapshotExists, StorageFailed, UnknownSnapshot
+from snapvm import crashpoint, durable, locking, naming, recordfile
+from snapvm.errors import RecordUnusable, SnapshotExists, StorageFailed, UnknownSnapshot
 from snapvm.model import DomainUuid, Record, SnapshotId
 
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
-ROLLBACK_FILE = ".rollback.json"
 NAME_FILE = ".name"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_JOURNAL = re.compile(r"\.(?P<kind>rollback|stop)\.json\Z")
 _DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
 _GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
 
@@ -63,7 +63,7 @@ class Leftover:
     """A journal of work that never ended: its kind, its folder or file, and what it says."""
 
     kind: str
-    """``draft``, ``gone`` or ``rollback``."""
+    """``draft``, ``gone``, ``rollback`` or ``stop``."""
     id: str
     path: Path
     intent: dict[str, Any]
@@ -72,48 +72,32 @@ class Leftover:
 class Catalog:
     """The records below one state folder; every write happens under the domain's lock."""
 
-    def __init__(self, state_dir: Path, run_dir: Path) -> None:
+    def __init__(self, state_dir: Path, run_dir: Path, *, wait_seconds: float = 0.0) -> None:
         self._domains = state_dir / "domains"
         self._run = run_dir
+        self._wait_seconds = wait_seconds
 
-    # --- who works on a domain ---
-
-    @contextmanager
-    def locked(self, uuid: DomainUuid, name: str) -> Iterator[None]:
-        """Hold the domain's lock for the block; the kernel drops it when the process dies.
-
-        Raises ``Locked`` at once when another process holds it.
-        """
-        with _storage(self._run):
+    def locked(self, uuid: DomainUuid, name: str) -> AbstractContextManager[None]:
+        """Hold the domain's lock for a block; see ``locking.locked``."""
+        with durable.failing_as_storage(self._run):
             durable.make_folder(self._run)
         path = self._run / f"{_checked(uuid)}.lock"
-        with _storage(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
-                raise Locked(domain=name, holder=holder or "just starting") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(descriptor)
+        return locking.locked(path, name, wait_seconds=self._wait_seconds)
 
     # --- reading ---
 
-    def uuid_of(self, name: str) -> DomainUuid | None:
-        """Return the uuid under which snapshots of a domain of this name are kept, if any."""
-        for folder in self._domain_folders():
-            if _name_in(folder) == name:
-                return DomainUuid(folder.name)
-        return None
+    def uuids_of(self, name: str) -> tuple[DomainUuid, ...]:
+        """Return the uuids under which snapshots of domains of this name are kept.
+
+        A domain that is defined anew gets another uuid, and one of xl's with every `xl create`
+        unless its configuration has one.
+        """
+        found = (folder for folder in self._domain_folders() if _name_in(folder) == name)
+        return tuple(DomainUuid(folder.name) for folder in found)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all domains that have records, sorted."""
-        return tuple(sorted(_name_in(folder) for folder in self._domain_folders()))
+        """Return the names of all domains that have records, sorted, each once."""
+        return tuple(sorted({_name_in(folder) for folder in self._domain_folders()}))
 
     def ids(self, uuid: DomainUuid) -> tuple[SnapshotId, ...]:
         """Return the ids of a domain's records, the oldest first."""
@@ -141,6 +125,11 @@ class Catalog:
         if isinstance(entry, Damaged):
             raise RecordUnusable(path=str(entry.path), why=entry.why)
         return entry
+
+    def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:
+        """Tell whether the record is visible whose id and set these are."""
+        entry = _entry(str(self._folder(uuid)), id_) if naming.is_id(id_) else None
+        return isinstance(entry, Record) and entry.set == set_
 
     def entries(self, uuid: DomainUuid | None = None) -> Iterator[Record | Damaged]:
         """Yield every record, of one domain or of all, damaged ones too, in no order."""
@@ -171,7 +160,7 @@ class Catalog:
         if self.has(draft.domain_uuid, draft.id):
             raise SnapshotExists(domain=name, id=draft.id)
         folder = self._folder(draft.domain_uuid)
-        with _storage(draft.folder):
+        with durable.failing_as_storage(draft.folder):
             durable.make_folder(folder)
             if _name_in(folder) != name or not (folder / NAME_FILE).exists():
                 durable.write(folder / NAME_FILE, name.encode())
@@ -181,13 +170,14 @@ class Catalog:
     def commit(self, draft: Draft, record: Record) -> None:
         """Make a record visible: everything in its folder durable first, then one rename."""
         folder = self._folder(draft.domain_uuid)
-        with _storage(draft.folder):
+        with durable.failing_as_storage(draft.folder):
             durable.write(draft.folder / RECORD_FILE, recordfile.dump(record).encode())
             for path in draft.folder.iterdir():
                 durable.sync_file(path)
             durable.sync_folder(draft.folder)
-            draft.folder.rename(folder / draft.id)
-            durable.sync_folder(folder)
+            with crashpoint.around("commit"):
+                draft.folder.rename(folder / draft.id)
+                durable.sync_folder(folder)
             (folder / draft.id / INTENT_FILE).unlink(missing_ok=True)
 
     def put(self, record: Record) -> None:
@@ -207,7 +197,7 @@ class Catalog:
         """Begin to delete a record: it is not visible any more, its parts still exist."""
         folder = self._folder(record.domain_uuid)
         gone = folder / f".{record.id}.gone"
-        with _storage(gone):
+        with durable.failing_as_storage(gone), crashpoint.around("hide"):
             (folder / record.id).rename(gone)
             durable.sync_folder(folder)
         return gone
@@ -216,7 +206,7 @@ class Catalog:
         """Take ``hide`` back; harmless when it never happened."""
         folder = self._folder(record.domain_uuid)
         gone = folder / f".{record.id}.gone"
-        with _storage(gone):
+        with durable.failing_as_storage(gone):
             if gone.exists():
                 gone.rename(folder / record.id)
                 durable.sync_folder(folder)
@@ -227,16 +217,16 @@ class Catalog:
 
     # --- journals ---
 
-    def write_rollback(self, uuid: DomainUuid, intent: dict[str, Any]) -> None:
-        """Write down, durably, how far a rollback is."""
-        path = self._folder(uuid) / ROLLBACK_FILE
-        with _storage(path):
+    def write_journal(self, uuid: DomainUuid, kind: str, intent: dict[str, Any]) -> None:
+        """Write down, durably, how far the domain's ``rollback`` or ``stop`` is."""
+        path = self._folder(uuid) / f".{kind}.json"
+        with durable.failing_as_storage(path):
             durable.write(path, json.dumps(intent, indent=1).encode())
 
-    def end_rollback(self, uuid: DomainUuid) -> None:
-        """Remove the journal of a rollback that is done or was taken back."""
-        path = self._folder(uuid) / ROLLBACK_FILE
-        with _storage(path):
+    def end_journal(self, uuid: DomainUuid, kind: str) -> None:
+        """Remove the journal of what is done or was taken back; harmless when there is none."""
+        path = self._folder(uuid) / f".{kind}.json"
+        with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
             path.unlink(missing_ok=True)
             if path.parent.exists():
                 durable.sync_folder(path.parent)
@@ -251,8 +241,8 @@ class Catalog:
                 found.append(_leftover("draft", match["id"], path, path / INTENT_FILE))
             elif match := _GONE.match(name):
                 found.append(_leftover("gone", match["id"], path, path / RECORD_FILE))
-            elif name == ROLLBACK_FILE:
-                found.append(_leftover("rollback", "", path, path))
+            elif match := _JOURNAL.match(name):
+                found.append(_leftover(match["kind"], "", path, path))
         return tuple(found)
 
     def domains(self) -> tuple[tuple[DomainUuid, str], ...]:
@@ -268,7 +258,7 @@ class Catalog:
         return [self._domains / name for name in _listed(self._domains) if _UUID.match(name)]
 
     def _remove(self, folder: Path) -> None:
-        with _storage(folder):
+        with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
@@ -326,13 +316,3 @@ def _checked(uuid: str) -> str:
     if not _UUID.match(uuid):
         raise StorageFailed(path=uuid, why="this is not the uuid of a domain")
     return uuid
-
-
-@contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into ``StorageFailed``."""
-    try:
-        yield
-    except OSError as error:
-        named = error.filename or path
-        raise StorageFailed(path=str(named), why=error.strerror or str(error)) from error

@@ -17,6 +17,7 @@ class WindowClock:
         self._begun = time.monotonic()
         self._stopped_at: float | None = None
         self._resumed_at: float | None = None
+        self._has_pause = True
         self._parts: list[tuple[str, float, float]] = []
         self._lock = threading.Lock()
 
@@ -27,6 +28,10 @@ class WindowClock:
     def resumed(self, at: float | None = None) -> None:
         """The domain runs again since ``at`` (``time.monotonic()``; now when left out)."""
         self._resumed_at = time.monotonic() if at is None else at
+
+    def left_standing(self) -> None:
+        """The domain is not going to run again: there is no pause to speak of."""
+        self._has_pause = False
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -50,10 +55,10 @@ class WindowClock:
         """
         total_ms = (time.monotonic() - self._begun) * 1000
         origin = self._stopped_at
+        pause_ms = 0.0
         if origin is None:
             origin = min((begun for _, begun, _ in self._parts), default=self._begun)
-            pause_ms = 0.0
-        else:
+        elif self._has_pause:
             pause_ms = max(0.0, (self._resumed_at or time.monotonic()) - origin) * 1000
         parts = tuple(
             WindowPart(

@@ -3,10 +3,11 @@
 *Take*: everything is checked and written down; the domain stands still; memory and every disk are
 caught; the domain runs; what was caught is brought to the disk; the record becomes visible.
 
-*Rollback*: everything is checked and written down; a clone of every snapshot is made; the domain
-stands still; names are swapped, so that the clones are the disks; only then, past everything that
-can fail and be put back, the domain is ended and restored.  Renaming below a domain that stands
-still costs it nothing: it holds the device and not the name, and runs on when a rename fails.
+*Rollback*: everything is checked and written down; a clone of every thin snapshot is made; the
+domain stands still; names are swapped, so that the clones are the disks, and thick disks are
+snapshotted; only then, past everything that can fail and be put back, the domain is ended, thick
+disks are written back, and it is restored.  Renaming below a domain that stands still costs it
+nothing: it holds the device and not the name, and runs on when a rename fails.
 
 *Delete*: the record becomes invisible, then its volumes go, then its image.
 """
@@ -16,12 +17,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from snapvm import images, repair, swapping, taking
+from snapvm import (
+    checksum,
+    durable,
+    images,
+    planning,
+    repair,
+    rollbackplan,
+    swapping,
+    taking,
+)
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.errors import (
@@ -30,14 +41,15 @@ from snapvm.errors import (
     CommandTimedOut,
     LeftBehind,
     NotStarted,
-    VolumeRefused,
+    NotStopped,
+    SnapvmError,
 )
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
-from snapvm.swapping import Phase
+from snapvm.rollbackplan import Phase
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
@@ -85,12 +97,16 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
             undo.add(f"the folder of {plan.id}", lambda: host.catalog.discard(draft))
             host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
-            _seal(plan, draft, caught)
+            caught = _seal(plan, draft, caught, progress)
             with undisturbed():
                 record = taking.record(host, plan, caught, clock)
+                if plan.stop:
+                    _intend_to_stop(host, plan, undo)
                 host.catalog.commit(draft, record)
                 undo.disarm()
                 _mark_complete(host, record)
+                if plan.stop:
+                    _stop(host, plan)
     return record
 
 
@@ -98,19 +114,26 @@ def _catch(
     host: Host, plan: TakePlan, draft: Draft, undo: Undo, clock: WindowClock, progress: Progress
 ) -> Caught:
     """Prepare, freeze, snapshot, thaw, drain: the domain runs again before anything is undone."""
+    image = images.new_image(plan.domain.hypervisor, host.settings.compress)
     capturing = host.hypervisor.capture(
         plan.domain,
         draft.folder,
-        image=images.new_image(plan.domain.hypervisor) if plan.with_memory else None,
+        image=image if plan.with_memory else None,
         clock=clock,
         progress=progress,
     )
     with capturing as capture:
         _undo_volumes(host, plan, undo, Role.NEW)
-        with host.lvm.warmed(plan.groups) as lvms, capture.window():
+        taking.make_stores(host, plan)
+        with host.lvm.warmed(plan.groups) as lvms, capture.window(leave_standing=plan.stop):
             created = datetime.now(UTC)
             progress.phase("making snapshots")
             taking.catch(host, plan, lvms, capture, clock)
+            if plan.stop:
+                clock.left_standing()
+                if plan.domain.state is DomainState.RUNNING:
+                    name = plan.domain.name
+                    undo.add(f"the running of {name}", partial(repair.run_again, host, name))
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method
@@ -125,11 +148,36 @@ def _undo_volumes(host: Host, plan: TakePlan | RollbackPlan, undo: Undo, role: R
         undo.add(f"the {role} volumes in {vg}", partial(host.lvm.remove_set, vg, plan.set, (role,)))
 
 
-def _seal(plan: TakePlan, draft: Draft, caught: Caught) -> None:
-    """Make the image itself say whether its domain runs when anyone restores it."""
-    if caught.memory is not None:
-        running = plan.domain.state is DomainState.RUNNING
-        images.seal(draft.folder / caught.memory.file, caught.memory, running=running)
+def _seal(plan: TakePlan, draft: Draft, caught: Caught, progress: Progress) -> Caught:
+    """Make the image say whether its domain runs when anyone restores it; then sum it up."""
+    if caught.memory is None:
+        return caught
+    path = draft.folder / caught.memory.file
+    images.seal(path, caught.memory, running=plan.domain.state is DomainState.RUNNING)
+    progress.phase("reading the image back")
+    with durable.failing_as_storage(path):
+        sum_ = checksum.of_file(path, progress)
+    return replace(caught, memory=replace(caught.memory, checksum=sum_))
+
+
+def _intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
+    """Write down, before the record is visible, that the domain ends once it is."""
+    uuid = plan.domain.uuid
+    undo.add("the journal", partial(host.catalog.end_journal, uuid, taking.STOP_JOURNAL))
+    host.catalog.write_journal(uuid, taking.STOP_JOURNAL, {"record": plan.id, "set": plan.set})
+
+
+def _stop(host: Host, plan: TakePlan) -> None:
+    """End a domain whose record is whole; one that does not end runs on, and the record stays."""
+    domain = plan.domain
+    try:
+        host.hypervisor.stop(domain)
+    except SnapvmError as error:
+        with suppress(SnapvmError):
+            repair.run_again(host, domain.name)
+        raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
+    finally:
+        host.catalog.end_journal(domain.uuid, taking.STOP_JOURNAL)
 
 
 def _mark_complete(host: Host, record: Record) -> None:
@@ -146,31 +194,40 @@ def _mark_complete(host: Host, record: Record) -> None:
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:
     """Prove every precondition of a rollback; nothing is touched."""
-    return swapping.plan(host, record)
+    return rollbackplan.plan(host, record)
 
 
-def rollback(host: Host, plan: RollbackPlan, *, paused: bool, progress: Progress) -> RollbackDone:
+def rollback(
+    host: Host, plan: RollbackPlan, *, paused: bool, progress: Progress, verify: bool = True
+) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
+    With ``verify`` all of its memory image is read first and compared with its checksum.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
     ``take`` does, and ``NotStarted`` when the disks are back but the domain does not start.
     """
     begun = time.monotonic()
     record = plan.record
     uuid, name = record.domain_uuid, record.domain
-    with host.catalog.locked(uuid, name), host.guarded(plan.domain) as guard:
+    # The journal is kept with the record, whatever uuid the domain has now.
+    known = replace(plan.domain, uuid=uuid)
+    with host.catalog.locked(uuid, name), host.guarded(known) as guard:
         repair.finish_pending(host, uuid, name)
         progress.phase("checking")
-        plan = swapping.plan(host, host.catalog.get(record.domain_uuid, record.id))
-        former = swapping.undo_record(plan)
-        journal = swapping.journal(plan, former, paused=paused)
+        plan = rollbackplan.plan(host, host.catalog.get(record.domain_uuid, record.id))
+        if verify and plan.record.memory is not None:
+            progress.phase("reading the memory image")
+            image = host.catalog.path(plan.record, plan.record.memory.file)
+            images.check_contents(image, plan.record.memory, progress)
+        former = rollbackplan.undo_record(plan)
+        journal = rollbackplan.journal(plan, former, paused=paused)
         with Undo() as undo:
             guard.wait_until_ready()
             _prepare_swap(host, plan, journal, undo, progress)
             with undisturbed():
                 _exchange(host, plan, undo, progress)
-                state = _go_on(host, plan, journal, former, progress)
-    return RollbackDone(record=record, undo=former, state=state, seconds=time.monotonic() - begun)
+                state, kept = _go_on(host, plan, journal, former, progress)
+    return RollbackDone(record=record, undo=kept, state=state, seconds=time.monotonic() - begun)
 
 
 def _prepare_swap(
@@ -178,11 +235,11 @@ def _prepare_swap(
 ) -> None:
     """Write down what is intended and make everything that can be made beside a running domain."""
     uuid = plan.record.domain_uuid
-    undo.add("the journal of the rollback", lambda: host.catalog.end_rollback(uuid))
-    host.catalog.write_rollback(uuid, journal)
-    progress.phase("cloning the disks")
+    undo.add("the journal", partial(host.catalog.end_journal, uuid, swapping.JOURNAL))
+    host.catalog.write_journal(uuid, swapping.JOURNAL, journal)
+    progress.phase("preparing the disks")
     _undo_volumes(host, plan, undo, Role.ROLL)
-    swapping.make_clones(host.lvm, plan)
+    swapping.prepare(host.lvm, plan)
     undo.add(
         "the names of the disks",
         lambda: swapping.put_names_back(host.lvm, plan.set, journal["disks"]),
@@ -190,20 +247,22 @@ def _prepare_swap(
 
 
 def _exchange(host: Host, plan: RollbackPlan, undo: Undo, progress: Progress) -> None:
-    """Swap names below the standing domain, then end it: the point of no return."""
+    """Keep what is current below the standing domain, then end it: the point of no return."""
     progress.phase("exchanging the disks")
     with host.hypervisor.frozen(plan.domain):
-        swapping.swap_names(host.lvm, plan)
+        swapping.exchange(host.lvm, plan)
         host.hypervisor.stop(plan.domain)
         undo.disarm()
 
 
 def _go_on(
     host: Host, plan: RollbackPlan, journal: Journal, former: Record, progress: Progress
-) -> DomainState:
-    """Past the point of no return: start the domain, then the bookkeeping, whatever happened."""
-    uuid, paused = plan.record.domain_uuid, bool(journal["paused"])
-    host.catalog.write_rollback(uuid, {**journal, "phase": Phase.SWAPPED.value})
+) -> tuple[DomainState, Record]:
+    """Past the point of no return: the disks, the domain, then the bookkeeping."""
+    paused = bool(journal["paused"])
+    _reach(host, plan, journal, Phase.SWAPPED)
+    _copy_back(host, plan, journal, progress)
+    _reach(host, plan, journal, Phase.RESTORED)
     progress.phase("starting the domain")
     failure = None
     state = DomainState.SHUTOFF
@@ -211,9 +270,9 @@ def _go_on(
         state = swapping.start_again(host, plan.domain, plan.record, paused=paused)
     except CaptureFailed as error:
         failure = error
-    host.catalog.write_rollback(uuid, {**journal, "phase": Phase.STARTED.value})
+    _reach(host, plan, journal, Phase.STARTED)
     progress.phase("keeping what was current")
-    swapping.settle(host, plan.set, former, journal["disks"])
+    kept = swapping.settle(host, plan.set, former, journal["disks"])
     if failure is not None:
         raise NotStarted(
             domain=plan.domain.name,
@@ -221,7 +280,29 @@ def _go_on(
             why=str(failure),
             remedy=f"mend the cause, then: snapvm rollback {plan.record.ref}",
         ) from failure
-    return state
+    return state, kept
+
+
+def _reach(host: Host, plan: RollbackPlan, journal: Journal, phase: Phase) -> None:
+    """Write down how far the rollback is."""
+    uuid = plan.record.domain_uuid
+    host.catalog.write_journal(uuid, swapping.JOURNAL, {**journal, "phase": phase.value})
+
+
+def _copy_back(host: Host, plan: RollbackPlan, journal: Journal, progress: Progress) -> None:
+    """Write the thick disks back; what fails here is done again by `repair`.
+
+    The domain must not run on disks that are half the one and half the other.
+    """
+    try:
+        swapping.copy_back(host.lvm, journal["disks"], progress)
+    except SnapvmError as error:
+        raise NotStarted(
+            domain=plan.domain.name,
+            id=plan.record.id,
+            why=str(error),
+            remedy=f"mend the cause, then `snapvm repair {plan.domain.name}` finishes the rollback",
+        ) from error
 
 
 def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, ...]:
@@ -250,21 +331,9 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
         with host.catalog.locked(record.domain_uuid, record.domain):
             repair.finish_pending(host, record.domain_uuid, record.domain)
             progress.phase(f"deleting {record.ref}")
-            _check_unused(host, record)
+            planning.check_unused(record, host.lvm.report())
             with undisturbed():
                 _delete(host, record)
-
-
-def _check_unused(host: Host, record: Record) -> None:
-    report = host.lvm.report()
-    for disk in record.disks:
-        volume = report.lv_from_uuid(disk.snapshot.uuid)
-        if volume is not None and volume.is_open:
-            raise VolumeRefused(
-                volume=str(volume.ref),
-                why=f"it belongs to {record.ref} and is in use",
-                remedy=f"look for its user with `lsblk {volume.ref.path}`",
-            )
 
 
 def _delete(host: Host, record: Record) -> None:

@@ -8,7 +8,12 @@ directory containing the file has also reached disk").
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from snapvm import crashpoint
+from snapvm.errors import StorageFailed
 
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
@@ -25,17 +30,18 @@ def make_folder(path: Path) -> None:
 def write(path: Path, data: bytes) -> None:
     """Put ``data`` into the file ``path``, replacing it in one step, and on the disk."""
     fresh = path.with_name(f".{path.name}.new")
-    with os.fdopen(create(fresh), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    sync_folder(path.parent)
+    with crashpoint.around(f"write {path.name}"):
+        with os.fdopen(create(fresh), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+        sync_folder(path.parent)
 
 
 def create(path: Path) -> int:
-    """Open a new private file for writing and return its descriptor; a link is never followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    """Open a new private file to write and read back; a link is never followed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, _FILE_MODE)
 
 
@@ -61,6 +67,15 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_device(path: Path) -> None:
+    """Bring to a block device what the page cache holds of it; the name may be a link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(path: Path) -> None:
     """Bring a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -68,3 +83,13 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def failing_as_storage(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block, which works on ``path``, into ``StorageFailed``."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename or path
+        raise StorageFailed(path=str(named), why=error.strerror or str(error)) from error

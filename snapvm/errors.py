@@ -19,9 +19,10 @@ Failures of one subject live beside each other; the page tables' and image forma
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitStatus(IntEnum):
@@ -70,6 +71,10 @@ class SnapvmError(Exception):
     def hint(self) -> str:
         """Say what to do or type next; empty when there is nothing sensible to say."""
         return ""
+
+    def details(self) -> Mapping[str, Any]:
+        """Return what the answer for programs has beside the failure itself."""
+        return {}
 
     def __str__(self) -> str:
         return self.message()
@@ -136,10 +141,26 @@ class UnknownSnapshot(SnapvmError):
     id: str
 
     def message(self) -> str:
+        if not self.id:
+            return f"there is no snapshot of {_say(self.domain)}"
         return f"there is no snapshot {_say(self.domain)}@{_say(self.id)}"
 
     def hint(self) -> str:
         return "`snapvm list` shows the snapshots there are"
+
+
+@dataclass(eq=False)
+class NothingToUndo(SnapvmError):
+    """The domain has no record of what was current before a rollback."""
+
+    exit_status = ExitStatus.NOT_FOUND
+    domain: str
+
+    def message(self) -> str:
+        return f"there is nothing to undo of {_say(self.domain)}: no rollback left its disks"
+
+    def hint(self) -> str:
+        return "`snapvm list` shows the snapshots there are; those of kind undo are meant"
 
 
 @dataclass(eq=False)
@@ -234,12 +255,13 @@ class NoSpace(Refused):
     where: str
     needed: str
     free: str
+    remedy: str = "make room (`snapvm delete`, `lvextend`) or choose another place"
 
     def message(self) -> str:
         return f"not enough room in {self.where}: {self.needed} needed, {self.free} free"
 
     def hint(self) -> str:
-        return "make room (`snapvm delete`, `lvextend`) or choose another place"
+        return self.remedy
 
 
 @dataclass(eq=False)
@@ -295,6 +317,54 @@ class BadImage(Refused):
         return f"{_say(self.path)}: at byte {self.offset_bytes}: {self.why}"
 
 
+@dataclass(eq=False)
+class Unsound(Refused):
+    """A memory image that would not restore as the domain it was taken of."""
+
+    path: str
+    problems: int
+    first: str
+    report: Mapping[str, Any]
+    """Everything found, as ``snapvm verify --json`` tells it."""
+
+    def message(self) -> str:
+        count = "a problem" if self.problems == 1 else f"{self.problems} problems, the first"
+        return f"{_say(self.path)} is not sound: {count}: {self.first}"
+
+    def details(self) -> Mapping[str, Any]:
+        return self.report
+
+
+@dataclass(eq=False)
+class NotReady(Refused):
+    """A domain that a `take` would refuse, as `doctor` found."""
+
+    domain: str
+    count: int
+    diagnosis: Mapping[str, Any]
+
+    def message(self) -> str:
+        what = "a thing stands" if self.count == 1 else f"{self.count} things stand"
+        return f"{what} in the way of a take of {_say(self.domain)}"
+
+    def details(self) -> Mapping[str, Any]:
+        return self.diagnosis
+
+
+@dataclass(eq=False)
+class Found(Refused):
+    """What `check` found not to be in order."""
+
+    count: int
+    findings: tuple[Mapping[str, str], ...]
+
+    def message(self) -> str:
+        return f"{self.count} thing{'' if self.count == 1 else 's'} not in order"
+
+    def details(self) -> Mapping[str, Any]:
+        return {"findings": list(self.findings)}
+
+
 # --- 5: locked --------------------------------------------------------------------------------
 
 
@@ -310,7 +380,7 @@ class Locked(SnapvmError):
         return f"another snapvm is working on {_say(self.domain)} ({self.holder})"
 
     def hint(self) -> str:
-        return "wait for it to end and try again"
+        return "wait for it to end, or give --wait SECONDS"
 
 
 # --- 6: failed, put back ----------------------------------------------------------------------
@@ -449,6 +519,22 @@ class StuckPaused(SnapvmError):
 
     def hint(self) -> str:
         return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
+
+
+@dataclass(eq=False)
+class NotStopped(SnapvmError):
+    """The snapshot is whole, but the domain that was to end with it did not."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+    why: str
+
+    def message(self) -> str:
+        return f"{_say(self.domain)}@{self.id} is whole, but the domain was not stopped: {self.why}"
+
+    def hint(self) -> str:
+        return "it may have changed since: stop it, or delete the snapshot and let it run on"
 
 
 @dataclass(eq=False)

@@ -50,6 +50,15 @@ class CaptureMethod(StrEnum):
     """libvirt's own external snapshot: memory while running, the last of it in the pause."""
 
 
+class ForeignPtes(StrEnum):
+    """What becomes of page-table entries of a Xen PV guest whose frame is not the guest's."""
+
+    ZERO = "zero"
+    """They are zeroed in the image, counted and told of; nothing changes for the guest itself."""
+    REFUSE = "refuse"
+    """A guest that has any is not captured."""
+
+
 class RecordKind(StrEnum):
     """What a record can bring back."""
 
@@ -146,6 +155,8 @@ class MemoryRecord:
     file: str
     format: str
     size_bytes: int
+    checksum: str = ""
+    """Of the whole file, as ``checksum.of_file`` gives it; empty in records of before."""
     foreign: dict[str, int] = field(default_factory=dict)
     """Xen PV: how many entries of page tables were zeroed because their frame was not the
     domain's, by what it was."""

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapvm import naming
-from snapvm.errors import DiskRefused, NoSpace, RecordUnusable, VolumeRefused
+from snapvm import cowsize, naming
+from snapvm.cowsize import CowSize
+from snapvm.errors import DiskRefused, NoSpace, VolumeRefused
 from snapvm.lvm import device
-from snapvm.lvm.argv import TAG_OURS, set_tag
-from snapvm.lvm.preflight import check_volumes
+from snapvm.lvm.preflight import check_room, check_volumes
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     Domain,
-    DomainState,
     GuestDisk,
     LvRef,
     LvUuid,
@@ -41,6 +40,8 @@ class PlannedDisk:
     kind: VolumeKind
     size_bytes: int
     snapshot_name: str
+    store_bytes: int = 0
+    """Of a thick snapshot: how large what it keeps may become."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class TakePlan:
     named: bool
     note: str
     with_memory: bool
+    stop: bool
+    """The domain ends instead of running on."""
     disks: tuple[PlannedDisk, ...]
     omitted: tuple[OmittedDisk, ...]
 
@@ -74,7 +77,10 @@ class SwapDisk:
     size_bytes: int
     kind: VolumeKind
     clone_name: str
+    """Thin: what is going to be the disk."""
     undo_name: str
+    store_bytes: int = 0
+    """Thick: how large the snapshot of what is current may become."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,26 +164,60 @@ def check_pools(report: Report, volumes: Iterable[LogicalVolume], settings: Sett
 
 
 def plan_disks(
-    volumes: dict[str, LogicalVolume], report: Report, id_: SnapshotId, set_: str
+    volumes: dict[str, LogicalVolume],
+    report: Report,
+    id_: SnapshotId,
+    set_: str,
+    cow_size: CowSize,
 ) -> tuple[PlannedDisk, ...]:
-    """Name the snapshot of every volume; raise ``VolumeRefused`` when a name is taken."""
+    """Name the snapshot of every volume, and say how large a thick one may become.
+
+    Raises ``VolumeRefused`` when a name is taken and ``NoSpace``.
+    """
     planned = []
     for target, volume in volumes.items():
         name = naming.snapshot_lv(volume.name, id_, set_, volume.vg)
-        _require_free(report, volume.vg, name)
+        require_free(report, volume.vg, name)
         planned.append(
             PlannedDisk(
                 target=target,
                 volume=volume.ref,
                 kind=volume.kind,
-                size_bytes=volume.size_bytes,
+                size_bytes=volume.disk_bytes,
                 snapshot_name=name,
+                store_bytes=store_bytes(volume, cow_size),
             )
         )
+    check_stores(report, volumes.values(), cow_size)
     return tuple(planned)
 
 
-def _require_free(report: Report, vg: str, name: str) -> None:
+def store_bytes(volume: LogicalVolume, cow_size: CowSize) -> int:
+    """Return how large the store of a snapshot of a volume is to be; 0 for a thin one."""
+    if volume.kind is VolumeKind.THIN:
+        return 0
+    return cowsize.store_bytes(volume.size_bytes, volume.vg_extent_bytes, cow_size)
+
+
+def check_stores(
+    report: Report, volumes: Iterable[LogicalVolume], cow_size: CowSize
+) -> dict[str, int]:
+    """Return how many bytes snapshots of the volumes take from each group; raise ``NoSpace``."""
+    needed = per_group((volume.vg, store_bytes(volume, cow_size)) for volume in volumes)
+    check_room(report, needed)
+    return needed
+
+
+def per_group(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Add sizes up by volume group."""
+    total: dict[str, int] = {}
+    for vg, size_bytes in sizes:
+        total[vg] = total.get(vg, 0) + size_bytes
+    return total
+
+
+def require_free(report: Report, vg: str, name: str) -> None:
+    """Raise ``VolumeRefused`` when a volume of this name is there."""
     if report.lv_from_name(vg, name) is not None:
         raise VolumeRefused(
             volume=f"{vg}/{name}",
@@ -186,68 +226,32 @@ def _require_free(report: Report, vg: str, name: str) -> None:
         )
 
 
-def _user_tags(volume: LogicalVolume) -> tuple[str, ...]:
-    return tuple(sorted(tag for tag in volume.tags if not tag.startswith("snapvm")))
+def free_bytes(folder: Path) -> int:
+    """Return the room in the file system of a folder, which need not be there yet."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    status = os.statvfs(existing)
+    return status.f_bavail * status.f_frsize
 
 
 def check_image_room(folder: Path, memory_bytes: int) -> None:
     """Raise ``NoSpace`` when the file system below ``folder`` cannot hold a memory image."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    status = os.statvfs(existing)
-    free_bytes = status.f_bavail * status.f_frsize
+    free = free_bytes(folder)
     needed_bytes = memory_bytes + memory_bytes // 20 + IMAGE_SPARE_BYTES
-    if free_bytes < needed_bytes:
+    if free < needed_bytes:
         raise NoSpace(
             where=str(folder),
             needed=f"{needed_bytes >> 20} MiB for the memory image",
-            free=f"{free_bytes >> 20} MiB",
+            free=f"{free >> 20} MiB",
         )
 
 
-def plan_swaps(
-    record: Record, domain: Domain, report: Report, set_: str, undo_id: SnapshotId
-) -> tuple[SwapDisk, ...]:
-    """Decide, for every disk of a record, what replaces what.
-
-    Raises ``RecordUnusable`` when a snapshot is gone or not the one that was taken, and
-    ``VolumeRefused`` for a disk that is missing or used by something else.
-    """
-    swaps = []
+def check_unused(record: Record, report: Report) -> None:
+    """Raise ``VolumeRefused`` when something uses a volume of a record."""
     for disk in record.disks:
-        snapshot = report.lv_from_uuid(disk.snapshot.uuid)
-        if snapshot is None:
-            why = f"its snapshot {disk.snapshot} of {disk.target} is gone"
-            raise RecordUnusable(path=record.ref, why=why)
-        if not {TAG_OURS, set_tag(record.set)} <= snapshot.tags:
-            why = f"{snapshot.ref} does not carry its tags any more"
-            raise RecordUnusable(path=record.ref, why=why)
-        current = report.lv_from_name(disk.volume.vg, disk.volume.lv)
-        if current is None:
+        volume = report.lv_from_uuid(disk.snapshot.uuid)
+        if volume is not None and volume.is_open:
             raise VolumeRefused(
-                volume=str(disk.volume),
-                why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
-                remedy="give the disk its name back with lvrename",
+                volume=str(volume.ref),
+                why=f"it belongs to {record.ref} and is in use",
+                remedy=f"look for its user with `lsblk {volume.ref.path}`",
             )
-        if current.is_open and domain.state is DomainState.SHUTOFF:
-            raise VolumeRefused(
-                volume=str(current.ref),
-                why="something else than the domain, which is shut off, uses it",
-                remedy=f"`fuser -v {current.ref.path}` and `lsblk` find it",
-            )
-        clone_name = naming.clone_lv(current.name, set_, current.vg)
-        undo_name = naming.snapshot_lv(current.name, undo_id, set_, current.vg)
-        for name in (clone_name, undo_name):
-            _require_free(report, current.vg, name)
-        swaps.append(
-            SwapDisk(
-                target=disk.target,
-                snapshot=snapshot.ref,
-                current=current.ref,
-                user_tags=_user_tags(current),
-                size_bytes=current.size_bytes,
-                kind=snapshot.kind,
-                clone_name=clone_name,
-                undo_name=undo_name,
-            )
-        )
-    return tuple(swaps)

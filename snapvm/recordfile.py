@@ -88,8 +88,13 @@ def as_dict(record: Record) -> dict[str, Any]:
 
 
 def _memory_dict(memory: MemoryRecord) -> dict[str, Any]:
-    data = {"file": memory.file, "format": memory.format, "size_bytes": memory.size_bytes}
-    return {**data, "foreign": dict(memory.foreign)} if memory.foreign else data
+    seldom = {"checksum": memory.checksum, "foreign": dict(memory.foreign)}
+    return {
+        "file": memory.file,
+        "format": memory.format,
+        "size_bytes": memory.size_bytes,
+        **{key: value for key, value in seldom.items() if value},
+    }
 
 
 def _ref_dict(ref: LvRef) -> dict[str, str]:
@@ -182,6 +187,7 @@ def _memory(data: dict[str, Any]) -> MemoryRecord:
         file=file,
         format=_get(data, "format", str),
         size_bytes=_count(data, "size_bytes"),
+        checksum=_get(data, "checksum", str) if "checksum" in data else "",
         foreign={kind: _count(foreign, kind) for kind in foreign},
     )
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from snapvm import recordfile, swapping
+from snapvm import orphans, recordfile, rollbackplan, swapping, taking
 from snapvm.catalog import Leftover
-from snapvm.errors import LeftBehind, SnapvmError, UnknownDomain
+from snapvm.errors import DomainRefused, LeftBehind, SnapvmError, UnknownDomain
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
-from snapvm.swapping import Phase
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent
+from snapvm.rollbackplan import Phase
+
+_STANDING = (DomainState.PAUSED, DomainState.SUSPENDED)
 
 log = logging.getLogger(__name__)
 
@@ -58,28 +60,20 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 def remove_orphans(host: Host) -> tuple[str, ...]:
     """Remove volumes of a killed take or rollback that came to be after all was taken back.
 
-    Only what carries our tags, has not become part of a record, and is named by no journal; while
-    there is a record that cannot be read, nothing.
+    Only what carries our tags, has not become part of a record, and is named by no journal.
     """
-    records = list(host.catalog.entries())
-    if not all(isinstance(record, Record) for record in records):
-        return ()
-    known = {record.set for record in records if isinstance(record, Record)}
-    for uuid, _ in host.catalog.domains():
-        known |= {str(left.intent.get("set")) for left in host.catalog.leftovers(uuid)}
     unfinished = {argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)}
-    orphans = [
-        volume
-        for volume in host.lvm.report().tagged(argv.TAG_OURS)
-        if volume.tags & unfinished and not volume.tags & set(map(argv.set_tag, known))
-    ]
-    host.lvm.remove([volume.ref for volume in orphans if not volume.is_open])
-    return tuple(f"removed the orphan {volume.ref}" for volume in orphans if not volume.is_open)
+    unnamed = orphans.of(host, host.lvm.report())
+    gone = [volume for volume in unnamed if volume.tags & unfinished and not volume.is_open]
+    host.lvm.remove([volume.ref for volume in gone])
+    return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 
 def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, name: str) -> str:
-    if leftover.kind == "rollback":
+    if leftover.kind == swapping.JOURNAL:
         return _finish_rollback(host, leftover.intent, uuid, name)
+    if leftover.kind == taking.STOP_JOURNAL:
+        return _finish_stop(host, leftover.intent, uuid, name)
     if leftover.kind == "gone":
         return _finish_delete(host, leftover, name)
     return _take_back(host, leftover, name)
@@ -89,14 +83,25 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
     """Undo a take: the domain runs first, then what it made goes."""
     intent = leftover.intent
     if intent:
+        if intent["was_running"]:
+            run_again(host, name)
         domain = _find(host, name)
-        _run_again(host, domain, was_running=bool(intent["was_running"]))
         if domain is not None:
             host.hypervisor.abandon(domain)
         for vg in intent["groups"]:
             host.lvm.remove_set(vg, intent["set"], (Role.NEW,))
     host.catalog.forget(leftover.path)
     return f"took back the unfinished snapshot {name}@{leftover.id}"
+
+
+def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
+    """End a domain whose snapshot became whole; it may have been started again since."""
+    domain = _find(host, name)
+    is_whole = host.catalog.has_record(uuid, journal["record"], journal["set"])
+    if is_whole and domain is not None and domain.state in _STANDING:
+        host.hypervisor.stop(domain)
+    host.catalog.end_journal(uuid, taking.STOP_JOURNAL)
+    return f"finished stopping {name}" if is_whole else f"{name} is not to be stopped any more"
 
 
 def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:
@@ -110,7 +115,7 @@ def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:
 def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """Go on with a rollback that is past its point of no return; take any other back."""
     set_, disks = journal["set"], journal["disks"]
-    phase = swapping.Phase(journal["phase"])
+    phase = Phase(journal["phase"])
     domain = _find(host, name)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
     swapped = swapping.are_swapped(host.lvm.report(), set_, disks)
@@ -118,18 +123,37 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
         phase = Phase.SWAPPED
     if phase is Phase.PREPARE:
         swapping.put_names_back(host.lvm, set_, disks)
-        _run_again(host, domain, was_running=bool(journal["was_running"]))
+        if journal["was_running"]:
+            run_again(host, name)
         for vg in dict.fromkeys(disk["vg"] for disk in disks):
             host.lvm.remove_set(vg, set_, (Role.ROLL,))
-        host.catalog.end_rollback(uuid)
+        host.catalog.end_journal(uuid, swapping.JOURNAL)
         return f"took back the unfinished rollback of {name} to {journal['record']}"
-    if phase is Phase.SWAPPED and was_stopped:
+    if phase is Phase.SWAPPED:
+        _restore_disks(host, journal, uuid, name, is_stopped=was_stopped)
+        phase = Phase.RESTORED
+    if phase is Phase.RESTORED and was_stopped:
         record = host.catalog.get(uuid, journal["record"])
-        target = domain or swapping.vanished(record, journal.get("definition", ""))
+        target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
         swapping.start_again(host, target, record, paused=bool(journal["paused"]))
     undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
     swapping.settle(host, set_, undo, disks)
     return f"finished the rollback of {name} to {journal['record']}"
+
+
+def _restore_disks(
+    host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str, *, is_stopped: bool
+) -> None:
+    """Write thick disks back once more from the start; refuse below a domain somebody started."""
+    if swapping.has_thick(journal["disks"]) and not is_stopped:
+        raise DomainRefused(
+            domain=name,
+            why="it was started on disks that a rollback had not yet written back",
+            remedy=f"shut it off, then: snapvm repair {name}",
+        )
+    swapping.copy_back(host.lvm, journal["disks"], Silent())
+    reached = {**journal, "phase": Phase.RESTORED.value}
+    host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
 
 
 def _find(host: Host, name: str) -> Domain | None:
@@ -139,8 +163,8 @@ def _find(host: Host, name: str) -> Domain | None:
         return None
 
 
-def _run_again(host: Host, domain: Domain | None, *, was_running: bool) -> None:
-    """Make a domain run that a killed snapvm left standing still."""
-    stands_still = (DomainState.PAUSED, DomainState.SUSPENDED)
-    if was_running and domain is not None and domain.state in stands_still:
+def run_again(host: Host, name: str) -> None:
+    """Make a domain run that stands still; harmless for one that does, or is not there."""
+    domain = _find(host, name)
+    if domain is not None and domain.state in _STANDING:
         host.hypervisor.resume(domain)

@@ -5,13 +5,14 @@ Only work without effects, or work that may safely be done twice, is ever repeat
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
 import tenacity
 
-from snapvm.errors import CommandFailed, StuckPaused
+from snapvm.errors import CommandFailed, Locked, StuckPaused
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,5 +42,33 @@ def resume(attempt: Callable[[], T]) -> T:
         stop=tenacity.stop_after_delay(5),
         wait=tenacity.wait_exponential(multiplier=0.02, max=0.5),
         before_sleep=lambda state: log.warning("resuming failed, trying again: %s", state.outcome),
+        reraise=True,
+    )(attempt)
+
+
+def device(attempt: Callable[[], T]) -> T:
+    """Open a device that its last user may be about to leave, or udev about to name.
+
+    Ten seconds at the most; a snapshot is attached without waiting for udev.
+    """
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_coming),
+        stop=tenacity.stop_after_delay(10),
+        wait=tenacity.wait_fixed(0.1),
+        reraise=True,
+    )(attempt)
+
+
+def _is_coming(error: BaseException) -> bool:
+    coming = (errno.EBUSY, errno.ENOENT, errno.ENXIO)
+    return isinstance(error, OSError) and error.errno in coming
+
+
+def lock(attempt: Callable[[], T], *, limit_seconds: float) -> T:
+    """Try to get a lock until its holder is gone or the time is over."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Locked),
+        stop=tenacity.stop_after_delay(limit_seconds),
+        wait=tenacity.wait_fixed(0.1),
         reraise=True,
     )(attempt)

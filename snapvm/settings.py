@@ -6,11 +6,15 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from snapvm import compression, cowsize
+from snapvm.compression import Compression
+from snapvm.cowsize import CowSize
 from snapvm.errors import BadSetting
-from snapvm.model import CaptureMethod
+from snapvm.model import CaptureMethod, ForeignPtes
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 
@@ -32,14 +36,20 @@ class Settings:
     """Refuse to take when a thin pool's data is fuller than this."""
     pool_metadata_limit_percent: float = 80.0
     """Refuse to take when a thin pool's metadata is fuller than this."""
+    cow_size: CowSize = cowsize.FULL
+    """How much of a thick disk may change before its snapshot is lost: full, 20% or 4G."""
     window_limit_seconds: float = 30.0
     """Resume the domain and give up when its LVM snapshots take longer than this."""
-    unproven_xen: bool = False
-    """Let snapvm at Xen PV domains; that engine has not been proven on a real Xen yet."""
     capture: CaptureMethod = CaptureMethod.AUTO
     """How memory of libvirt domains is captured: auto, background or libvirt."""
+    compress: Compression = compression.NONE
+    """How memory images of libvirt domains are compressed: none, zstd or zstd:LEVEL."""
     capture_limit_seconds: float = 3600.0
     """Give up when writing the memory image takes longer than this."""
+    lock_wait_seconds: float = 0.0
+    """How long to wait when another snapvm is working on the domain."""
+    foreign_ptes: ForeignPtes = ForeignPtes.ZERO
+    """What becomes of a Xen guest's mappings of frames that are not its own: zero or refuse."""
 
 
 def _path(value: Any) -> Path:
@@ -69,19 +79,18 @@ def _seconds(value: Any) -> float:
     return number
 
 
-def _yes(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value in ("0", "1"):
-        return bool(int(value))
-    raise ValueError("must be true or false in the file, 1 or 0 in the environment")
+def _wait(value: Any) -> float:
+    return _seconds(value) if float(value) else 0.0
 
 
-def _capture(value: Any) -> CaptureMethod:
-    try:
-        return CaptureMethod(_text(value))
-    except ValueError:
-        raise ValueError(f"is none of {', '.join(CaptureMethod)}") from None
+def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
+    def read(value: Any) -> StrEnum:
+        try:
+            return choices(_text(value))
+        except ValueError:
+            raise ValueError(f"is none of {', '.join(choices)}") from None
+
+    return read
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -90,10 +99,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "libvirt_uri": _text,
     "pool_data_limit_percent": _percent,
     "pool_metadata_limit_percent": _percent,
+    "cow_size": lambda value: cowsize.parse(_text(value)),
     "window_limit_seconds": _seconds,
-    "unproven_xen": _yes,
-    "capture": _capture,
+    "capture": _one_of(CaptureMethod),
     "capture_limit_seconds": _seconds,
+    "compress": lambda value: compression.parse(_text(value)),
+    "lock_wait_seconds": _wait,
+    "foreign_ptes": _one_of(ForeignPtes),
 }
 
 

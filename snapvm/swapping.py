@@ -1,19 +1,18 @@
 """The steps of a rollback; ``snapvm.consistency`` knows their order.
 
-A clone of the snapshot takes the name of the disk, and what had the name is kept under another:
-the snapshot stays, the present is not lost, and any snapshot can be gone back to again.
+Thin: a clone of the snapshot takes the name of the disk, and what had the name is kept under
+another.  Thick: the present is kept by one more snapshot, and what the chosen one holds is written
+back.  Either way the snapshot stays, the present is not lost, and any snapshot can be gone back to
+again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
-from snapvm import images, naming, planning, recordfile
-from snapvm.errors import DomainRefused, UnknownDomain
+from snapvm.errors import RecordUnusable
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume, Report
@@ -23,159 +22,88 @@ from snapvm.model import (
     Domain,
     DomainState,
     LvRef,
+    Progress,
     Record,
-    RecordKind,
     Role,
-    Timing,
+    VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
 
-
-def plan(host: Host, record: Record) -> RollbackPlan:
-    """Prove every precondition and decide; nothing is touched.
-
-    Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone.
-    """
-    domain = _domain_of(host, record)
-    image = None
-    if record.memory is not None:
-        image = host.catalog.path(record, record.memory.file)
-        images.check(image, record.memory)
-    host.hypervisor.check_restore(domain, image)
-    report = host.lvm.report()
-    set_ = naming.new_set()
-    wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
-    undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
-    disks = planning.plan_swaps(record, domain, report, set_, undo_id)
-    current = (report.lv_from_uuid(disk.current.uuid) for disk in disks)
-    planning.check_pools(report, [volume for volume in current if volume], host.settings)
-    return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)
+JOURNAL = "rollback"
 
 
-def _domain_of(host: Host, record: Record) -> Domain:
-    """Return the domain as it is now; one with an image may have vanished meanwhile."""
-    try:
-        domain = host.hypervisor.find(record.domain)
-    except UnknownDomain:
-        if record.memory is None:
-            raise
-        return vanished(record)
-    if domain.uuid != record.domain_uuid:
-        raise DomainRefused(
-            domain=domain.name,
-            why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
-            remedy="rename one of the two",
-        )
-    return domain
-
-
-def vanished(record: Record, definition: str = "") -> Domain:
-    """Return the domain of a record that its hypervisor does not know any more.
-
-    ``definition`` is what it was when it was last seen; without it only an image starts it.
-    """
-    return Domain(
-        name=record.domain,
-        uuid=record.domain_uuid,
-        hypervisor=record.hypervisor,
-        state=DomainState.SHUTOFF,
-        memory_bytes=record.memory_bytes,
-        vcpus=record.vcpus,
-        definition=definition,
-    )
-
-
-def undo_record(plan: RollbackPlan) -> Record:
-    """Return the record of what is current before the rollback: its disks, no memory."""
-    record = plan.record
-    return Record(
-        id=plan.undo_id,
-        set=plan.set,
-        kind=RecordKind.UNDO,
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        named=False,
-        note=f"what was current before the rollback to {record.id}",
-        domain=record.domain,
-        domain_uuid=record.domain_uuid,
-        hypervisor=record.hypervisor,
-        state=plan.domain.state,
-        memory_bytes=plan.domain.memory_bytes,
-        vcpus=plan.domain.vcpus,
-        capture="none: the disks as a rollback found them",
-        memory=None,
-        disks=tuple(_kept(disk) for disk in plan.disks),
-        omitted=(),
-        timing=Timing(pause_ms=0, total_ms=0),
-        written_bytes=0,
-    )
-
-
-def _kept(disk: SwapDisk) -> DiskRecord:
-    return DiskRecord(
-        target=disk.target,
-        volume=disk.current,
-        snapshot=LvRef(vg=disk.current.vg, lv=disk.undo_name, uuid=disk.current.uuid),
-        kind=disk.kind,
-        size_bytes=disk.size_bytes,
-    )
-
-
-class Phase(StrEnum):
-    """How far a rollback is, as its journal says."""
-
-    PREPARE = "prepare"
-    """It can be taken back: the former domain is there."""
-    SWAPPED = "swapped"
-    """The former domain is gone and the disks are the clones: only forward."""
-    STARTED = "started"
-    """The domain has been started on them; what is left is bookkeeping."""
-
-
-def journal(plan: RollbackPlan, undo: Record, *, paused: bool) -> dict[str, Any]:
-    """Return what repair needs to finish a rollback or to take it back."""
-    return {
-        "kind": "rollback",
-        "phase": Phase.PREPARE.value,
-        "record": plan.record.id,
-        "set": plan.set,
-        "paused": paused,
-        "was_running": plan.domain.state is DomainState.RUNNING,
-        "definition": plan.domain.definition,
-        "disks": [
-            {
-                "vg": disk.current.vg,
-                "disk": disk.current.lv,
-                "current": disk.current.uuid,
-                "clone": disk.clone_name,
-                "undo": disk.undo_name,
-                "tags": list(disk.user_tags),
-            }
-            for disk in plan.disks
-        ],
-        "undo_record": recordfile.as_dict(undo),
-    }
-
-
-def make_clones(lvm: Lvm, plan: RollbackPlan) -> None:
-    """Make a writable copy of every snapshot, with a device."""
-    for disk in plan.disks:
+def prepare(lvm: Lvm, plan: RollbackPlan) -> None:
+    """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
+    clones = []
+    for disk in _thin(plan):
         lvm.clone(disk.snapshot, disk.clone_name, argv.tags(plan.set, disk.current, Role.ROLL))
-    lvm.activate([replace(disk.current, lv=disk.clone_name) for disk in plan.disks])
+        clones.append(replace(disk.current, lv=disk.clone_name))
+    if clones:
+        lvm.activate(clones)
+    for disk in _thick(plan):
+        tags = argv.tags(plan.set, disk.current, Role.ROLL)
+        lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
 
 
-def swap_names(lvm: Lvm, plan: RollbackPlan) -> None:
-    """Give every clone the name of its disk; what had it is kept."""
-    for disk in plan.disks:
+def exchange(lvm: Lvm, plan: RollbackPlan) -> None:
+    """Keep the present of every disk: of a thin one by renaming, of a thick one by a snapshot."""
+    for disk in _thick(plan):
+        lvm.attach(disk.current, disk.undo_name)
+    for disk in _thin(plan):
         lvm.rename(disk.current.vg, disk.current.lv, disk.undo_name)
         lvm.rename(disk.current.vg, disk.clone_name, disk.current.lv)
 
 
+def _thin(plan: RollbackPlan) -> Iterator[SwapDisk]:
+    return (disk for disk in plan.disks if disk.kind is VolumeKind.THIN)
+
+
+def _thick(plan: RollbackPlan) -> Iterator[SwapDisk]:
+    return (disk for disk in plan.disks if disk.kind is VolumeKind.THICK)
+
+
+def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> None:
+    """Write the contents of their snapshots onto the thick disks, which nobody uses.
+
+    May be done again from the start.  ``disks`` as the journal has them.  Raises
+    ``StorageFailed`` or ``RecordUnusable``.
+    """
+    thick = [disk for disk in disks if _is_thick(disk)]
+    if not thick:
+        return
+    report = lvm.report()
+    for disk in thick:
+        snapshot = report.lv_from_uuid(disk["snapshot"])
+        current = report.lv_from_uuid(disk["current"])
+        if snapshot is None or current is None or snapshot.origin != current.name:
+            why = "its snapshot is gone in the middle of a rollback"
+            raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
+        if not current.is_active:  # its snapshots have devices only together with it
+            lvm.activate([current.ref])
+        progress.phase(f"writing back {current.ref}")
+        lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def has_thick(disks: Iterable[dict[str, Any]]) -> bool:
+    """Tell whether a rollback writes disks in place."""
+    return any(_is_thick(disk) for disk in disks)
+
+
+def _is_thick(disk: dict[str, Any]) -> bool:
+    return bool(disk.get("kind") == VolumeKind.THICK.value)
+
+
 def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
-    """Take ``swap_names`` back, from wherever it stopped; ``disks`` as the journal has them."""
+    """Take the renames of ``exchange`` back, from wherever it stopped.
+
+    ``disks`` as the journal has them; of thick ones nothing was renamed.
+    """
     report = lvm.report()
     for disk in disks:
+        if _is_thick(disk):
+            continue
         holder = report.lv_from_name(disk["vg"], disk["disk"])
-        if holder is not None and _is_clone(holder, set_):
+        if holder is not None and _is_rolling(holder, set_):
             lvm.rename(disk["vg"], disk["disk"], disk["clone"])
         former = report.lv_from_uuid(disk["current"])
         if former is not None and former.name != disk["disk"]:
@@ -183,41 +111,72 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None
 
 
 def are_swapped(report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> bool:
-    """Tell whether every disk of the journal is its clone already."""
-    holders = [report.lv_from_name(disk["vg"], disk["disk"]) for disk in disks]
-    return all(holder is not None and _is_clone(holder, set_) for holder in holders)
+    """Tell whether the present of every disk of the journal is kept, as ``exchange`` does it."""
+    return all(_is_exchanged(report, set_, disk) for disk in disks)
 
 
-def _is_clone(volume: LogicalVolume, set_: str) -> bool:
+def _is_exchanged(report: Report, set_: str, disk: dict[str, Any]) -> bool:
+    if _is_thick(disk):
+        kept = report.lv_from_name(disk["vg"], disk["undo"])
+        return kept is not None and _is_rolling(kept, set_) and kept.origin == disk["disk"]
+    holder = report.lv_from_name(disk["vg"], disk["disk"])
+    return holder is not None and _is_rolling(holder, set_)
+
+
+def _is_rolling(volume: LogicalVolume, set_: str) -> bool:
     return {argv.TAG_OURS, argv.set_tag(set_), argv.role_tag(Role.ROLL)} <= volume.tags
 
 
-def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]]) -> None:
+def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]]) -> Record:
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
-    May be run again from wherever it stopped.
+    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog.
     """
-    _keep_former(host.lvm, undo)
+    undo = _keep_former(host.lvm, undo)
     host.catalog.put(undo)
     _hand_over(host.lvm, set_, disks)
-    host.catalog.end_rollback(undo.domain_uuid)
+    host.catalog.end_journal(undo.domain_uuid, JOURNAL)
+    return undo
 
 
-def _keep_former(lvm: Lvm, undo: Record) -> None:
-    """Make the former disks what snapshots are: no device, read-only, tagged."""
+def _keep_former(lvm: Lvm, undo: Record) -> Record:
+    """Make what holds the present a snapshot like any other; return the record that names it."""
     report = lvm.report()
-    for disk in undo.disks:
-        former = report.lv_from_uuid(disk.snapshot.uuid)
-        if former is None or argv.set_tag(undo.set) in former.tags:
-            continue
+    disks = tuple(
+        _keep_thick(lvm, report, disk)
+        if disk.kind is VolumeKind.THICK
+        else _keep_thin(lvm, report, disk, undo.set)
+        for disk in undo.disks
+    )
+    return replace(undo, disks=disks)
+
+
+def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, set_: str) -> DiskRecord:
+    """The former disk gets what snapshots have: no device, read-only, tagged."""
+    former = report.lv_from_uuid(disk.snapshot.uuid)
+    if former is not None and argv.set_tag(set_) not in former.tags:
         if former.is_active:
             lvm.deactivate([former.ref])
-        lvm.shelve(former.ref, argv.tags(undo.set, disk.volume, Role.UNDO))
+        lvm.shelve(former.ref, argv.tags(set_, disk.volume, Role.UNDO))
+    return disk
+
+
+def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
+    """The snapshot made in the exchange has got its uuid by now, and is no work in progress."""
+    kept = report.lv_from_name(disk.snapshot.vg, disk.snapshot.lv)
+    if kept is None:
+        return disk
+    rolling = argv.role_tag(Role.ROLL)
+    if rolling in kept.tags:
+        lvm.retag([kept.ref], add=[argv.role_tag(Role.UNDO)], remove=[rolling])
+    return replace(disk, snapshot=kept.ref)
 
 
 def _hand_over(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on."""
     for disk in disks:
+        if _is_thick(disk):
+            continue
         former = LvRef(vg=disk["vg"], lv=disk["disk"], uuid=disk["current"])
         lvm.retag([former], add=disk["tags"], remove=argv.tags(set_, former, Role.ROLL))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event
@@ -15,6 +16,7 @@ from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, Snapsh
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv
+from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
     DiskRecord,
@@ -25,8 +27,11 @@ from snapvm.model import (
     RecordKind,
     Role,
     SnapshotId,
+    VolumeKind,
 )
 from snapvm.planning import PlannedDisk, TakePlan
+
+STOP_JOURNAL = "stop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,8 @@ class TakeRequest:
     name: str | None = None
     note: str = ""
     with_memory: bool = True
+    stop: bool = False
+    """The domain does not run on: it is shut off when it is captured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +78,23 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         named=request.name is not None,
         note=request.note,
         with_memory=with_memory,
-        disks=planning.plan_disks(volumes, report, id_, set_),
+        stop=request.stop and domain.state.has_memory,
+        disks=planning.plan_disks(volumes, report, id_, set_, host.settings.cow_size),
         omitted=drives.omitted,
     )
 
 
 def _new_id(host: Host, domain: Domain, name: str | None) -> SnapshotId:
+    uuids = {domain.uuid, *host.catalog.uuids_of(domain.name)}
+
+    def is_taken(id_: str) -> bool:
+        return any(host.catalog.has(uuid, id_) for uuid in uuids)
+
     if name is not None:
-        if host.catalog.has(domain.uuid, naming.check_name(name)):
+        if is_taken(naming.check_name(name)):
             raise SnapshotExists(domain=domain.name, id=name)
         return SnapshotId(name)
-    wanted = naming.stamp(datetime.now(UTC))
-    return naming.free_id(wanted, lambda id_: host.catalog.has(domain.uuid, id_))
+    return naming.free_id(naming.stamp(datetime.now(UTC)), is_taken)
 
 
 def intent(plan: TakePlan) -> dict[str, Any]:
@@ -94,6 +106,15 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
     }
+
+
+def make_stores(host: Host, plan: TakePlan) -> None:
+    """Before the window: make what the thick disks' snapshots are going to keep their copies in."""
+    for disk in plan.disks:
+        if disk.kind is VolumeKind.THICK:
+            tags = argv.tags(plan.set, disk.volume, Role.NEW)
+            with _failing_for(disk):
+                host.lvm.make_store(disk.volume.vg, disk.snapshot_name, disk.store_bytes, tags)
 
 
 def catch(
@@ -129,13 +150,20 @@ def catch(
 
 
 def _snapshot(host: Host, plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk) -> None:
+    limit_seconds = host.settings.window_limit_seconds
+    with _failing_for(disk):
+        if disk.kind is VolumeKind.THICK:
+            lvm.attach(disk.volume, disk.snapshot_name, limit_seconds=limit_seconds)
+            return
+        tags = argv.tags(plan.set, disk.volume, Role.NEW)
+        lvm.snapshot(disk.volume, disk.snapshot_name, tags, limit_seconds=limit_seconds)
+
+
+@contextmanager
+def _failing_for(disk: PlannedDisk) -> Iterator[None]:
+    """Let the failure of a command say which disk has no snapshot for it."""
     try:
-        lvm.snapshot(
-            disk.volume,
-            disk.snapshot_name,
-            argv.tags(plan.set, disk.volume, Role.NEW),
-            limit_seconds=host.settings.window_limit_seconds,
-        )
+        yield
     except (CommandFailed, CommandTimedOut) as error:
         raise SnapshotFailed(target=disk.target, volume=str(disk.volume), why=str(error)) from error
 
@@ -146,7 +174,7 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
     disks = []
     for disk in plan.disks:
         made = report.lv_from_name(disk.volume.vg, disk.snapshot_name)
-        if made is None or argv.set_tag(plan.set) not in made.tags or made.is_writable:
+        if made is None or not _is_as_planned(made, plan, disk):
             raise SnapshotFailed(
                 target=disk.target,
                 volume=str(disk.volume),
@@ -158,10 +186,18 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
                 volume=disk.volume,
                 snapshot=made.ref,
                 kind=disk.kind,
-                size_bytes=made.size_bytes,
+                size_bytes=made.disk_bytes,
             )
         )
     return tuple(disks)
+
+
+def _is_as_planned(made: LogicalVolume, plan: TakePlan, disk: PlannedDisk) -> bool:
+    """Tell whether a volume is the snapshot that was asked for, and no store without a disk."""
+    is_ours = argv.set_tag(plan.set) in made.tags and not made.is_writable
+    if disk.kind is VolumeKind.THIN:
+        return is_ours
+    return is_ours and made.origin == disk.volume.lv and not made.is_lost
 
 
 def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Record:

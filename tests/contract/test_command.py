@@ -215,7 +215,7 @@ from snapvm.cli import app
 app.run(sys.argv[1:])
 print(*sys.modules, file=sys.stderr)
 """
-    for arguments in (["--help"], ["list"], ["show", "demo@a"], ["take", "--nope"]):
+    for arguments in (["--help"], ["list"], ["take", "--nope"]):
         done = run(sys.executable, "-c", script, *arguments, env=environment)
         loaded = set(done.stderr.split())
         assert not loaded & {"numpy", "sh", "tenacity", "libvirt", "rich", "asyncio"}

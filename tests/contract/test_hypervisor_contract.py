@@ -77,6 +77,11 @@ def test_its_drives_are_block_devices(world: HypervisorWorld) -> None:
     assert drives.disks and all(disk.device.is_absolute() for disk in drives.disks)
 
 
+def test_how_it_would_be_captured_is_told(world: HypervisorWorld) -> None:
+    assert world.hypervisor.foresee(find(world))
+    assert find(world).state is DomainState.RUNNING
+
+
 def test_a_capture_leaves_it_running_and_gives_a_whole_image(
     world: HypervisorWorld, tmp_path: Path
 ) -> None:
@@ -107,6 +112,22 @@ def test_an_error_in_the_window_lets_it_run_again(world: HypervisorWorld, tmp_pa
     folder = tmp_path / "after"
     folder.mkdir()
     assert capture(world, folder, WindowClock()) is not None
+
+
+def test_one_that_is_to_be_stopped_stands_still(world: HypervisorWorld, tmp_path: Path) -> None:
+    clock = WindowClock()
+    capturing = world.hypervisor.capture(
+        find(world), tmp_path, image=new_image(world), clock=clock, progress=Silent()
+    )
+    with capturing as captured:
+        with captured.window(leave_standing=True):
+            captured.arm()
+        memory = captured.drain()
+        assert memory is not None
+    images.check(tmp_path / memory.file, memory)
+    assert find(world).state is DomainState.PAUSED
+    world.hypervisor.resume(find(world))
+    assert find(world).state is DomainState.RUNNING
 
 
 def test_a_pause_without_memory(world: HypervisorWorld, tmp_path: Path) -> None:

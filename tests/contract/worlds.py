@@ -24,14 +24,34 @@ from tests.fakes.scene import DOMAIN, make_scene
 REAL = os.environ.get("SNAPVM_REAL") == "1"
 VG = "vg0"
 DISK = "contract-disk"
+_WRITTEN_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class LvmWorld:
-    """An lvm with one thin, active volume ``vg0/contract-disk``."""
+    """An lvm with one active volume ``vg0/contract-disk``."""
 
     lvm: Lvm
     disk: LvRef
+    fake: FakeLvm | None = None
+
+    def write(self, text: str) -> None:
+        """Put a text onto the disk, as its domain would."""
+        if self.fake is not None:
+            self.fake.named(VG, DISK).data = text
+        else:
+            self.disk.path.write_bytes(text.encode().ljust(_WRITTEN_BYTES, b"\0"))
+            _sh("blockdev", "--flushbufs", str(self.disk.path))
+
+    def read(self, name: str) -> str:
+        """Return the text on a volume that has a device."""
+        if self.fake is not None:
+            return self.fake.named(VG, name).data
+        path = Path("/dev", VG, name)
+        wait_until(path.exists)  # a snapshot is attached without waiting for udev
+        _sh("blockdev", "--flushbufs", str(path))
+        with path.open("rb") as file:
+            return file.read(_WRITTEN_BYTES).rstrip(b"\0").decode()
 
 
 @dataclass(frozen=True)
@@ -46,16 +66,18 @@ class HypervisorWorld:
 
 
 @contextmanager
-def lvm_world() -> Iterator[LvmWorld]:
-    """Make the volume, and remove all that the test made."""
+def lvm_world(*, thick: bool = False) -> Iterator[LvmWorld]:
+    """Make the volume, thin unless told, and remove all that the test made."""
     if not REAL:
         fake = FakeLvm()
         fake.add_pool(VG)
-        volume = fake.add_disk(VG, DISK)
-        yield LvmWorld(Lvm(fake), LvRef(vg=VG, lv=DISK, uuid=LvUuid(volume.uuid)))
+        volume = fake.add_disk(VG, DISK, pool="" if thick else "pool")
+        lvm = Lvm(fake, copy_back=fake.copy_back)
+        yield LvmWorld(lvm, LvRef(vg=VG, lv=DISK, uuid=LvUuid(volume.uuid)), fake)
         return
     lvm = Lvm(ShRunner())
-    _sh("lvcreate", "-qq", "-V", "64m", "-T", f"{VG}/pool", "-n", DISK)
+    where = ["-Wn", "-L", "64m", VG] if thick else ["-V", "64m", "-T", f"{VG}/pool"]
+    _sh("lvcreate", "-qq", "-y", "-n", DISK, *where)
     try:
         made = lvm.report().lv_from_name(VG, DISK)
         assert made is not None

@@ -95,6 +95,11 @@ class FakeHypervisor:
         """See ``Hypervisor.check_capture``."""
         self.before("check_capture")
 
+    def foresee(self, domain: Domain) -> str:
+        """See ``Hypervisor.foresee``."""
+        self.before("foresee")
+        return _FakeCapture.method
+
     @contextmanager
     def capture(
         self,
@@ -204,9 +209,10 @@ class _FakeCapture:
         self._clock = clock
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         name = self._machine.domain.name
         was_running = self._own.state_of(name) is DomainState.RUNNING
+        stays = False
         try:
             self._own.before("window")
             if was_running:
@@ -215,8 +221,9 @@ class _FakeCapture:
             if self._folder is not None:
                 (self._folder / IMAGE_FILE).write_bytes(image_bytes(self._machine.count))
             yield
+            stays = leave_standing
         finally:
-            if was_running:
+            if was_running and not stays:
                 self._own._set(name, DomainState.RUNNING)
                 self._clock.resumed()
 

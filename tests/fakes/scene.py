@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +74,19 @@ def no_guard(_domain: Domain) -> Iterator[Guard]:
     yield NoGuard()
 
 
-def make_scene(folder: Path, *, state: DomainState = DomainState.RUNNING) -> Scene:
-    """Make two groups with a pool and a disk each, and a domain that uses both disks."""
+def make_scene(
+    folder: Path, *, state: DomainState = DomainState.RUNNING, thick: Sequence[str] = ()
+) -> Scene:
+    """Make two groups with a pool and a disk each, and a domain that uses both disks.
+
+    ``thick`` names the groups whose disk is a thick volume.
+    """
     lvm = FakeLvm()
     disks = []
     for number, vg in enumerate(GROUPS):
         lvm.add_pool(vg)
-        volume = lvm.add_disk(vg, f"{DOMAIN}-d{number}", data="0")
+        pool = "" if vg in thick else "pool"
+        volume = lvm.add_disk(vg, f"{DOMAIN}-d{number}", pool=pool, data="0")
         disks.append(GuestDisk(target=f"vd{'ab'[number]}", device=Path("/dev", vg, volume.name)))
 
     def uuid_of_device(path: Path) -> LvUuid:
@@ -100,7 +106,7 @@ def make_scene(folder: Path, *, state: DomainState = DomainState.RUNNING) -> Sce
     settings = Settings(state_dir=folder / "state", run_dir=folder / "run")
     host = Host(
         hypervisor=hypervisor,
-        lvm=Lvm(lvm, uuid_of_device),
+        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back),
         catalog=Catalog(settings.state_dir, settings.run_dir),
         settings=settings,
         guarded=no_guard,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,11 @@ def test_ids_are_in_the_order_of_time(catalog: Catalog) -> None:
 
 def test_a_domain_is_found_by_its_name(catalog: Catalog) -> None:
     commit(catalog, make_record("a"))
-    assert catalog.uuid_of("demo") == UUID
-    assert catalog.uuid_of("other") is None
+    assert catalog.uuids_of("demo") == (UUID,)
+    assert catalog.uuids_of("other") == ()
     assert catalog.names() == ("demo",)
     commit(catalog, make_record("b", domain="renamed"))
-    assert catalog.uuid_of("renamed") == UUID
+    assert catalog.uuids_of("renamed") == (UUID,)
 
 
 def spoil_text(path: Path) -> None:
@@ -205,11 +206,37 @@ def test_one_at_a_time(catalog: Catalog) -> None:
         pass
 
 
+def test_one_waits_for_another_to_end(tmp_path: Path) -> None:
+    patient = Catalog(tmp_path / "state", tmp_path / "run", wait_seconds=30)
+    child = os.fork()
+    if child == 0:
+        try:
+            patient.locked(UUID, "demo").__enter__()
+            (tmp_path / "held").touch()
+            time.sleep(0.3)
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "held").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with patient.locked(UUID, "demo"):
+        assert os.waitpid(child, 0)[0] == child
+
+
+def test_its_patience_ends(tmp_path: Path) -> None:
+    patient = Catalog(tmp_path / "state", tmp_path / "run", wait_seconds=0.2)
+    with patient.locked(UUID, "demo"), pytest.raises(Locked), patient.locked(UUID, "demo"):
+        pytest.fail("locked twice")
+
+
 def test_the_lock_goes_with_the_process(catalog: Catalog) -> None:
     child = os.fork()
     if child == 0:
-        catalog.locked(UUID, "demo").__enter__()
-        os._exit(0)
+        try:
+            catalog.locked(UUID, "demo").__enter__()
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     with catalog.locked(UUID, "demo"):
         pass
@@ -217,11 +244,11 @@ def test_the_lock_goes_with_the_process(catalog: Catalog) -> None:
 
 def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
     commit(catalog, make_record("a"))
-    catalog.write_rollback(UUID, {"phase": "x"})
+    catalog.write_journal(UUID, "rollback", {"phase": "x"})
     (left,) = catalog.leftovers(UUID)
     assert (left.kind, left.intent) == ("rollback", {"phase": "x"})
-    catalog.end_rollback(UUID)
-    catalog.end_rollback(UUID)
+    catalog.end_journal(UUID, "rollback")
+    catalog.end_journal(UUID, "rollback")
     assert catalog.leftovers(UUID) == ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,28 +11,44 @@ import pytest
 from snapvm import consistency, repair
 from snapvm.consistency import TakeRequest
 from snapvm.errors import (
+    CaptureFailed,
     CommandFailed,
+    DomainRefused,
     Locked,
     NotStarted,
+    NotStopped,
     RecordUnusable,
     SnapshotExists,
     SnapshotFailed,
     SnapvmError,
     VolumeRefused,
 )
-from snapvm.model import DomainState, Record, RecordKind, Silent
+from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind, Silent
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 REQUEST = TakeRequest(domain=DOMAIN)
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return make_scene(tmp_path)
+KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
 
 
 def take(scene: Scene, name: str | None = None) -> Record:
     return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=name), Silent())
+
+
+def fail_deed(scene: Scene, failing: str) -> None:
+    """Make a deed of the hypervisor fail."""
+
+    def before(deed: str) -> None:
+        if deed == failing:
+            raise CaptureFailed(domain=DOMAIN, why="a test wants it")
+
+    scene.hypervisor.before = before
 
 
 def roll_back(scene: Scene, record: Record, *, paused: bool = False) -> consistency.RollbackDone:
@@ -48,7 +65,8 @@ def test_a_take_brings_memory_and_every_disk(scene: Scene) -> None:
     snapshots = [scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv) for disk in record.disks]
     assert [volume.data for volume in snapshots] == ["5", "5"]
     assert all("snapvm.st=ok" in volume.tags for volume in snapshots)
-    assert not any(volume.writable or volume.active for volume in snapshots)
+    assert not any(volume.writable for volume in snapshots)
+    assert not any(volume.active for volume in snapshots if volume.pool), "a thick one has to be"
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
@@ -110,6 +128,97 @@ def test_rollback_can_leave_the_domain_paused(scene: Scene) -> None:
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
 
 
+NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+
+
+def test_a_xen_domain_that_was_created_anew_is_the_same_machine(scene: Scene) -> None:
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    scene.count(5)
+    record = take(scene, "a")
+    scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+    scene.count(2)
+    with pytest.raises(SnapshotExists):
+        take(scene, "a")
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_another_machine_of_that_name_is_not(scene: Scene) -> None:
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    record = take(scene)
+    scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+    scene.machine.disks = scene.machine.disks[:1]
+    with pytest.raises(DomainRefused, match="another domain"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_libvirt_domain_of_another_uuid_is_another(scene: Scene) -> None:
+    record = take(scene)
+    scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+    with pytest.raises(DomainRefused, match="another domain"):
+        roll_back(scene, record)
+
+
+def take_and_stop(scene: Scene) -> Record:
+    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x", stop=True), Silent())
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF])
+def test_a_domain_can_end_with_its_capture(tmp_path: Path, state: DomainState) -> None:
+    scene = make_scene(tmp_path, state=state)
+    scene.count(5)
+    record = take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert record.timing.pause_ms == 0
+    assert scene.host.catalog.leftovers(UUID) == ()
+    roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is state
+    assert state is not DomainState.RUNNING or scene.machine.count == 5
+
+
+@pytest.mark.parametrize("deed", ["arm", "drain"])
+def test_one_that_should_end_runs_on_when_it_was_not_captured(scene: Scene, deed: str) -> None:
+    before = scene.lvm.names()
+    fail_deed(scene, deed)
+    with pytest.raises(SnapvmError):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_does_not_end_runs_on_and_its_snapshot_stays(scene: Scene) -> None:
+    fail_deed(scene, "stop")
+    with pytest.raises(NotStopped):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> None:
+    record = take(scene)
+    journal = {"record": record.id, "set": record.set}
+    scene.host.catalog.write_journal(UUID, "stop", journal)
+    if not is_running:
+        with scene.hypervisor.frozen(scene.machine.domain):
+            pass
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    wanted = DomainState.RUNNING if is_running else DomainState.SHUTOFF
+    assert scene.hypervisor.state_of(DOMAIN) is wanted
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
+    take(scene)
+    scene.host.catalog.write_journal(UUID, "stop", {"record": "other", "set": "x"})
+    with scene.hypervisor.frozen(scene.machine.domain):
+        pass
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+
+
 def test_deleting_leaves_nothing_of_ours(scene: Scene) -> None:
     before = scene.lvm.names()
     record = take(scene)
@@ -151,14 +260,7 @@ def test_a_snapshot_that_is_gone_is_refused_before_anything(scene: Scene) -> Non
 def test_a_domain_that_does_not_start_is_named(scene: Scene) -> None:
     record = take(scene)
     scene.count(2)
-
-    def fail(deed: str) -> None:
-        if deed == "restore":
-            from snapvm.errors import CaptureFailed
-
-            raise CaptureFailed(domain=DOMAIN, why="no memory")
-
-    scene.hypervisor.before = fail
+    fail_deed(scene, "restore")
     with pytest.raises(NotStarted):
         roll_back(scene, record)
     scene.hypervisor.before = lambda _deed: None

@@ -48,7 +48,15 @@ records = st.builds(
     memory_bytes=counts,
     vcpus=counts,
     capture=texts,
-    memory=st.none() | st.builds(MemoryRecord, file=st.just("m"), format=texts, size_bytes=counts),
+    memory=st.none()
+    | st.builds(
+        MemoryRecord,
+        file=st.just("m"),
+        format=texts,
+        size_bytes=counts,
+        checksum=texts,
+        foreign=st.dictionaries(texts, counts, max_size=2),
+    ),
     disks=st.lists(
         st.builds(
             DiskRecord,

@@ -26,6 +26,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert loaded.libvirt_uri == Settings().libvirt_uri
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("2.5", 2.5)])
+def test_there_may_be_no_waiting_at_all(text: str, seconds: float) -> None:
+    assert settings.load({"SNAPVM_LOCK_WAIT_SECONDS": text}).lock_wait_seconds == seconds
+
+
 def test_every_setting_can_be_set() -> None:
     assert set(settings._READERS) == set(Settings.__slots__)
 

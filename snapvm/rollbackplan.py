@@ -1,0 +1,280 @@
+"""What a rollback is going to do, and what its journal says: decided before anything is touched."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from snapvm import cowsize, images, naming, planning, recordfile
+from snapvm.cowsize import CowSize
+from snapvm.errors import DomainRefused, RecordUnusable, UnknownDomain, VolumeRefused
+from snapvm.host import Host
+from snapvm.lvm.argv import TAG_OURS, set_tag
+from snapvm.lvm.preflight import check_room, check_siblings
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.model import (
+    DiskRecord,
+    Domain,
+    DomainState,
+    HypervisorKind,
+    LvRef,
+    LvUuid,
+    Record,
+    RecordKind,
+    SnapshotId,
+    Timing,
+    VolumeKind,
+)
+from snapvm.planning import RollbackPlan, SwapDisk
+
+
+def plan(host: Host, record: Record) -> RollbackPlan:
+    """Prove every precondition and decide; nothing is touched.
+
+    Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone.
+    """
+    domain = _domain_of(host, record)
+    image = None
+    if record.memory is not None:
+        image = host.catalog.path(record, record.memory.file)
+        images.check(image, record.memory)
+    host.hypervisor.check_restore(domain, image)
+    report = host.lvm.report()
+    set_ = naming.new_set()
+    wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
+    undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
+    cow_size = host.settings.cow_size
+    disks = _plan_swaps(record, domain, report, set_, undo_id, cow_size)
+    current = (report.lv_from_uuid(disk.current.uuid) for disk in disks)
+    planning.check_pools(report, [volume for volume in current if volume], host.settings)
+    return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)
+
+
+def _domain_of(host: Host, record: Record) -> Domain:
+    """Return the domain as it is now; one with an image may have vanished meanwhile."""
+    try:
+        domain = host.hypervisor.find(record.domain)
+    except UnknownDomain:
+        if record.memory is None:
+            raise
+        return vanished(record)
+    if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
+            remedy="rename one of the two",
+        )
+    return domain
+
+
+def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
+    """Tell whether a domain of xl's is the record's machine, created anew with another uuid.
+
+    libvirt keeps a uuid for as long as a domain is defined: another one means another domain.
+    """
+    if record.hypervisor is not HypervisorKind.XEN:
+        return False
+    disks = host.hypervisor.drives(domain).disks
+    volumes = planning.resolve(domain, disks, host.lvm.report(), host.lvm.uuid_of_device)
+    used = {str(volume.ref) for volume in volumes.values()}
+    return used == {str(disk.volume) for disk in record.disks}
+
+
+def vanished(record: Record, definition: str = "") -> Domain:
+    """Return the domain of a record that its hypervisor does not know any more.
+
+    ``definition`` is what it was when it was last seen; without it only an image starts it.
+    """
+    return Domain(
+        name=record.domain,
+        uuid=record.domain_uuid,
+        hypervisor=record.hypervisor,
+        state=DomainState.SHUTOFF,
+        memory_bytes=record.memory_bytes,
+        vcpus=record.vcpus,
+        definition=definition,
+    )
+
+
+def undo_record(plan: RollbackPlan) -> Record:
+    """Return the record of what is current before the rollback: its disks, no memory."""
+    record = plan.record
+    return Record(
+        id=plan.undo_id,
+        set=plan.set,
+        kind=RecordKind.UNDO,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        named=False,
+        note=f"what was current before the rollback to {record.id}",
+        domain=record.domain,
+        domain_uuid=record.domain_uuid,
+        hypervisor=record.hypervisor,
+        state=plan.domain.state,
+        memory_bytes=plan.domain.memory_bytes,
+        vcpus=plan.domain.vcpus,
+        capture="none: the disks as a rollback found them",
+        memory=None,
+        disks=tuple(_kept(disk) for disk in plan.disks),
+        omitted=(),
+        timing=Timing(pause_ms=0, total_ms=0),
+        written_bytes=0,
+    )
+
+
+def _kept(disk: SwapDisk) -> DiskRecord:
+    # A thick disk's present is kept by a snapshot that is yet to be made.
+    uuid = LvUuid("") if disk.kind is VolumeKind.THICK else disk.current.uuid
+    return DiskRecord(
+        target=disk.target,
+        volume=disk.current,
+        snapshot=LvRef(vg=disk.current.vg, lv=disk.undo_name, uuid=uuid),
+        kind=disk.kind,
+        size_bytes=disk.size_bytes,
+    )
+
+
+def _plan_swaps(
+    record: Record,
+    domain: Domain,
+    report: Report,
+    set_: str,
+    undo_id: SnapshotId,
+    cow_size: CowSize,
+) -> tuple[SwapDisk, ...]:
+    """Decide, for every disk of a record, what replaces what.
+
+    Raises ``RecordUnusable`` when a snapshot is gone or not the one that was taken,
+    ``VolumeRefused`` for a disk that is missing or used by something else, and ``NoSpace``.
+    """
+    swaps = []
+    for disk in record.disks:
+        snapshot = _usable_snapshot(record, disk, report)
+        current = _current(record, disk, domain, report)
+        if snapshot.kind is VolumeKind.THICK:
+            _check_thick(record, disk, snapshot, current, report)
+        clone_name = naming.clone_lv(current.name, set_, current.vg)
+        undo_name = naming.snapshot_lv(current.name, undo_id, set_, current.vg)
+        for name in (clone_name, undo_name):
+            planning.require_free(report, current.vg, name)
+        swaps.append(
+            SwapDisk(
+                target=disk.target,
+                snapshot=snapshot.ref,
+                current=current.ref,
+                user_tags=_user_tags(current),
+                size_bytes=current.disk_bytes,
+                kind=snapshot.kind,
+                clone_name=clone_name,
+                undo_name=undo_name,
+                store_bytes=_store_bytes(current, snapshot, cow_size),
+            )
+        )
+    check_room(report, planning.per_group((swap.current.vg, swap.store_bytes) for swap in swaps))
+    return tuple(swaps)
+
+
+def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
+    snapshot = report.lv_from_uuid(disk.snapshot.uuid)
+    if snapshot is None:
+        why = f"its snapshot {disk.snapshot} of {disk.target} is gone"
+        raise RecordUnusable(path=record.ref, why=why)
+    if not {TAG_OURS, set_tag(record.set)} <= snapshot.tags:
+        why = f"{snapshot.ref} does not carry its tags any more"
+        raise RecordUnusable(path=record.ref, why=why)
+    if snapshot.is_lost:
+        why = f"its snapshot {snapshot.ref} of {disk.target} is lost: more changed than it can keep"
+        raise RecordUnusable(path=record.ref, why=why)
+    return snapshot
+
+
+def _current(record: Record, disk: DiskRecord, domain: Domain, report: Report) -> LogicalVolume:
+    """Return what has the disk's name now, and is to be kept."""
+    current = report.lv_from_name(disk.volume.vg, disk.volume.lv)
+    if current is None:
+        raise VolumeRefused(
+            volume=str(disk.volume),
+            why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
+            remedy="give the disk its name back with lvrename",
+        )
+    if current.is_open and domain.state is DomainState.SHUTOFF:
+        raise VolumeRefused(
+            volume=str(current.ref),
+            why="something else than the domain, which is shut off, uses it",
+            remedy=f"`fuser -v {current.ref.path}` and `lsblk` find it",
+        )
+    return current
+
+
+def _check_thick(
+    record: Record,
+    disk: DiskRecord,
+    snapshot: LogicalVolume,
+    current: LogicalVolume,
+    report: Report,
+) -> None:
+    """A thick disk is written over in place: its snapshot has to be one of just this volume."""
+    if not snapshot.is_thick_snapshot or snapshot.origin != current.name:
+        why = f"{snapshot.ref} is not a snapshot of {current.ref}, which is disk {disk.target} now"
+        raise RecordUnusable(path=record.ref, why=why)
+    if current.size_bytes < snapshot.disk_bytes:
+        raise VolumeRefused(
+            volume=str(current.ref),
+            why=f"it has become smaller than it was in {record.ref}",
+            remedy=f"`lvextend -L {snapshot.disk_bytes}b {current.ref}`",
+        )
+    check_siblings(report, current, snapshot)
+
+
+def _store_bytes(current: LogicalVolume, snapshot: LogicalVolume, cow_size: CowSize) -> int:
+    """A snapshot of what is current first keeps all that is written back, then later changes."""
+    if snapshot.kind is VolumeKind.THIN:
+        return 0
+    disk_bytes, extent_bytes = current.size_bytes, current.vg_extent_bytes
+    whole = cowsize.store_bytes(disk_bytes, extent_bytes, cowsize.FULL)
+    wanted = cowsize.store_bytes(disk_bytes, extent_bytes, cow_size)
+    return min(whole, wanted + -(-snapshot.size_bytes // extent_bytes) * extent_bytes)
+
+
+def _user_tags(volume: LogicalVolume) -> tuple[str, ...]:
+    return tuple(sorted(tag for tag in volume.tags if not tag.startswith("snapvm")))
+
+
+class Phase(StrEnum):
+    """How far a rollback is, as its journal says."""
+
+    PREPARE = "prepare"
+    """It can be taken back: the former domain is there."""
+    SWAPPED = "swapped"
+    """The former domain is gone and its disks are kept: only forward."""
+    RESTORED = "restored"
+    """The disks are those of the snapshot."""
+    STARTED = "started"
+    """The domain has been started on them; what is left is bookkeeping."""
+
+
+def journal(plan: RollbackPlan, undo: Record, *, paused: bool) -> dict[str, Any]:
+    """Return what repair needs to finish a rollback or to take it back."""
+    return {
+        "kind": "rollback",
+        "phase": Phase.PREPARE.value,
+        "record": plan.record.id,
+        "set": plan.set,
+        "paused": paused,
+        "was_running": plan.domain.state is DomainState.RUNNING,
+        "definition": plan.domain.definition,
+        "disks": [
+            {
+                "vg": disk.current.vg,
+                "disk": disk.current.lv,
+                "kind": disk.kind.value,
+                "snapshot": disk.snapshot.uuid,
+                "current": disk.current.uuid,
+                "clone": disk.clone_name,
+                "undo": disk.undo_name,
+                "tags": list(disk.user_tags),
+            }
+            for disk in plan.disks
+        ],
+        "undo_record": recordfile.as_dict(undo),
+    }
