@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from snapvm import cowsize
 from snapvm.cli.completion import complete_domain, complete_reference
+from snapvm.cowsize import CowSize
 
 Domain = Annotated[
     str,
@@ -54,4 +56,45 @@ References = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a failure too.")]
+
+
+def _checked_wait(value: float | None) -> float | None:
+    # Not Typer's own min and max: NaN is between any two.
+    if value is not None and not 0 <= value < 1e9:
+        raise typer.BadParameter("it must be a number from 0 on")
+    return value
+
+
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait",
+        metavar="SECONDS",
+        callback=_checked_wait,
+        help="Wait this long while another snapvm works on the domain.",
+        show_default=False,
+    ),
+]
+
+
+def as_cow_size(text: str | None) -> CowSize | None:
+    """Read ``--cow-size``; raise Typer's own error for what is no size."""
+    if text is None:
+        return None
+    try:
+        return cowsize.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}", param_hint="--cow-size") from None
+
+
+CowSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cow-size",
+        metavar="SIZE",
+        help="How much of a thick disk may change before what is kept of it is lost: full, as "
+        "when left out, 20% or 4G.",
+        show_default=False,
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

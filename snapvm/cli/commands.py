@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli import delete, look, repair, rollback, take, verify
+from snapvm.cli import check, delete, doctor, look, prune, repair, rollback, take, verify
 from snapvm.cli.helptext import Verb
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -30,7 +30,11 @@ VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
     "verify": (verify.verify, verify.VERIFY_MANUAL),
     "inspect": (verify.inspect, verify.INSPECT_MANUAL),
     "rollback": (rollback.rollback, rollback.MANUAL),
+    "undo": (rollback.undo, rollback.UNDO_MANUAL),
     "delete": (delete.delete, delete.MANUAL),
+    "prune": (prune.prune, prune.MANUAL),
+    "doctor": (doctor.doctor, doctor.MANUAL),
+    "check": (check.check, check.MANUAL),
     "repair": (repair.repair, repair.MANUAL),
 }
 """Every verb, in the order of a snapshot's life, with what the man page tells about it."""

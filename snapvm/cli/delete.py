@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snapvm import naming
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, References, Yes
+from snapvm.cli.arguments import AsJson, References, Wait, Yes
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -25,7 +25,9 @@ MANUAL = Manual(
 )
 
 
-def delete(references: References, yes: Yes = False, as_json: AsJson = False) -> Job:
+def delete(
+    references: References, yes: Yes = False, wait: Wait = None, as_json: AsJson = False
+) -> Job:
     """Delete snapshots: their volumes, memory images and records."""
     for reference in references:
         naming.split_reference(reference)
@@ -35,6 +37,7 @@ def delete(references: References, yes: Yes = False, as_json: AsJson = False) ->
         from snapvm import consistency
         from snapvm.cli import lookup, render, wiring
 
+        session.override(lock_wait_seconds=wait)
         catalog = lookup.catalog_of(session)
         found = [lookup.find(catalog, reference) for reference in references]
         records = list({record.ref: record for record in found}.values())

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from snapvm.catalog import Catalog
 from snapvm.cli.timeline import timeline
 from snapvm.cli.words import age, counted, local_time, milliseconds, plain, size
+from snapvm.lvm.health import Health, VolumeState
 from snapvm.model import DiskRecord, DomainState, Record, RecordKind
 
 _LABEL = 10
 
 
-def lines(record: Record, catalog: Catalog, now: datetime, *, is_unicode: bool) -> list[str]:
-    """Return everything about a record, a line each, harmless to a terminal."""
+def lines(
+    record: Record,
+    healths: Sequence[Health],
+    catalog: Catalog,
+    now: datetime,
+    *,
+    is_unicode: bool,
+) -> list[str]:
+    """Return everything about a record, a line each, harmless to a terminal.
+
+    ``healths`` are those of its disks, in their order.
+    """
     facts = [
         ("kind", f"{record.kind.value}: {_kind(record)}"),
         ("created", f"{local_time(record.created, precise=True)}, {age(record.created, now)}"),
@@ -23,7 +35,10 @@ def lines(record: Record, catalog: Catalog, now: datetime, *, is_unicode: bool) 
         ("capture", record.capture),
         ("memory", _memory(record, catalog)),
         ("zeroed", _zeroed(record)),
-        *((f"disk {disk.target}", _disk(disk)) for disk in record.disks),
+        *(
+            (f"disk {disk.target}", _disk(disk, health))
+            for disk, health in zip(record.disks, healths, strict=True)
+        ),
         *((f"no {omitted.target}", f"left out: {omitted.why}") for omitted in record.omitted),
         ("time", _time(record)),
         ("written", size(record.written_bytes) if record.written_bytes else ""),
@@ -68,8 +83,20 @@ def _zeroed(record: Record) -> str:
     return f"{sum(foreign.values())} page-table {entries} of frames not the domain's: {kinds}"
 
 
-def _disk(disk: DiskRecord) -> str:
-    return f"{size(disk.size_bytes)}, {disk.volume}, {disk.kind.value} snapshot {disk.snapshot}"
+_STATES = {
+    VolumeState.GONE: ", which is gone: it cannot be gone back to",
+    VolumeState.LOST: ", which is lost: more changed than it can keep",
+    VolumeState.UNKNOWN: ", whose state LVM does not tell now",
+}
+
+
+def _disk(disk: DiskRecord, health: Health) -> str:
+    text = f"{size(disk.size_bytes)}, {disk.volume}, {disk.kind.value} snapshot {disk.snapshot}"
+    if health.state in _STATES:
+        return text + _STATES[health.state]
+    if health.fill_percent is None:
+        return text
+    return f"{text}, {health.fill_percent:.0f} % of what it can keep is used"
 
 
 def _time(record: Record) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from snapvm.cli import output
@@ -25,17 +26,27 @@ def wants_json(arguments: list[str]) -> bool:
 def tell(error: SnapvmError, *, as_json: bool) -> int:
     """Tell a failure snapvm expects; return its exit status."""
     kind = type(error).__name__
-    return _tell(kind, error.message(), error.hint(), error.exit_status, as_json=as_json)
+    details = error.details()
+    message, hint, status = error.message(), error.hint(), error.exit_status
+    return _tell(kind, message, hint, status, as_json=as_json, details=details)
 
 
-def _tell(kind: str, message: str, hint: str, status: ExitStatus, *, as_json: bool) -> int:
+def _tell(
+    kind: str,
+    message: str,
+    hint: str,
+    status: ExitStatus,
+    *,
+    as_json: bool,
+    details: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
     output.err(f"snapvm: {plain(message)}")
     if hint:
         output.err(f"hint: {plain(hint)}")
     if as_json:
         values = {"kind": kind, "message": message, "hint": hint, "exit_status": int(status)}
         try:
-            output.out_json({"error": values})
+            output.out_json({**details, "error": values})
         except (output.ReaderLeft, SnapvmError):
             # It has been told on standard error; the failure itself is what counts.
             pass

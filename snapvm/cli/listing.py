@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from snapvm.catalog import Catalog, Damaged
@@ -12,6 +13,9 @@ from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
+from snapvm.errors import SnapvmError
+from snapvm.lvm import health
+from snapvm.lvm.report import Report
 from snapvm.model import Record
 
 
@@ -57,14 +61,30 @@ def _print_table(records: Iterator[Record], damaged: list[Damaged], domain: str 
         output.out(columns.aligned(rows))
 
 
+def _report() -> Report | None:
+    """Ask LVM; None where there is none, or it does not answer."""
+    # heavy: sh, which `list` does without
+    from snapvm.lvm.volumes import Lvm
+    from snapvm.process import ShRunner
+
+    try:
+        return Lvm(ShRunner()).report()
+    except SnapvmError:
+        return None
+
+
 def print_record(session: Session, reference: str, *, as_json: bool) -> None:
     """Print all about one snapshot."""
     catalog = catalog_of(session)
     record = find(catalog, reference)
+    report = _report()
+    healths = [health.of_disk(disk, report) for disk in record.disks]
     if as_json:
-        output.out_json(as_values(record))
+        told = [{**asdict(found), "state": found.state.value} for found in healths]
+        output.out_json({**as_values(record), "health": told})
         return
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").casefold()
     is_unicode = encoding.startswith("utf")
-    lines = description.lines(record, catalog, datetime.now(UTC), is_unicode=is_unicode)
+    now = datetime.now(UTC)
+    lines = description.lines(record, healths, catalog, now, is_unicode=is_unicode)
     output.out("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""``snapvm list`` and ``snapvm show``: what there is; they need the catalog alone."""
+"""``snapvm list`` and ``snapvm show``: what there is; the catalog tells it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ LIST_MANUAL = Manual(
     example="snapvm list demo --json | jq -r '.[].ref'",
 )
 SHOW_MANUAL = Manual(
-    prerequisites="None. Neither the hypervisor nor LVM is asked.",
+    prerequisites="None. LVM is asked how the volumes are; the hypervisor is not.",
     success=(
-        "All that is recorded about the snapshot is printed, and the time the domain stood still "
-        "is drawn with what filled it."
+        "All that is recorded about the snapshot is printed, how its volumes are now (a thick "
+        "one: how much of what it can keep is used), and the time the domain stood still is drawn "
+        "with what filled it. With `--json` the record as `snapshot.json` holds it, with its "
+        "`ref` and the `health` of each disk: `ok`, `gone`, `lost` or `unknown`."
     ),
     failure="Nothing is changed.",
     example="snapvm show demo@latest",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from snapvm import naming, recordfile
 from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
-from snapvm.errors import UnknownSnapshot
+from snapvm.errors import NothingToUndo, UnknownSnapshot
 from snapvm.model import DomainUuid, Record, RecordKind, SnapshotId
 
 
@@ -28,26 +30,49 @@ def find(catalog: Catalog, reference: str) -> Record:
     Raises ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot`` and ``RecordUnusable``.
     """
     domain, wanted = naming.split_reference(reference)
-    uuid = catalog.uuid_of(domain)
-    if uuid is None:
-        raise UnknownSnapshot(domain=domain, id=wanted)
+    uuids = catalog.uuids_of(domain)
     if wanted.casefold() == naming.LATEST:
-        return _latest(catalog, uuid, domain)
-    try:
-        # A whole id needs no look at the others, of which there may be ten thousand.
-        return catalog.get(uuid, SnapshotId(wanted))
-    except UnknownSnapshot:
-        return catalog.get(uuid, naming.choose(domain, wanted, catalog.ids(uuid)))
+        # An undo record does not count: ``rollback dom@latest`` typed twice means the same twice.
+        taken = (record for record in _records(catalog, uuids) if not _is_undo(record))
+        newest = _newest(taken)
+        if newest is None:
+            raise UnknownSnapshot(domain=domain, id=wanted)
+        return newest
+    # A whole id needs no look at the others, of which there may be ten thousand.
+    exact = [record for uuid in uuids for record in _of_id(catalog, uuid, SnapshotId(wanted))]
+    if exact:
+        return max(exact, key=_age)
+    ids = {id_: uuid for uuid in uuids for id_ in catalog.ids(uuid)}
+    chosen = naming.choose(domain, wanted, tuple(ids))
+    return catalog.get(ids[chosen], chosen)
 
 
-def _latest(catalog: Catalog, uuid: DomainUuid, domain: str) -> Record:
-    """Return the newest record that `take` made.
-
-    An undo record does not count: ``rollback dom@latest`` typed twice must mean the same twice.
-    """
-    records = (entry for entry in catalog.entries(uuid) if isinstance(entry, Record))
-    taken = (record for record in records if record.kind is not RecordKind.UNDO)
-    newest = max(taken, key=lambda record: (record.created, record.id), default=None)
+def newest_undo(catalog: Catalog, domain: str) -> Record:
+    """Return what was current before the domain's last rollback; raise ``NothingToUndo``."""
+    records = _records(catalog, catalog.uuids_of(domain))
+    newest = _newest(record for record in records if _is_undo(record))
     if newest is None:
-        raise UnknownSnapshot(domain=domain, id=naming.LATEST)
+        raise NothingToUndo(domain=domain)
     return newest
+
+
+def _of_id(catalog: Catalog, uuid: DomainUuid, id_: SnapshotId) -> Iterator[Record]:
+    with suppress(UnknownSnapshot):
+        yield catalog.get(uuid, id_)
+
+
+def _records(catalog: Catalog, uuids: Iterable[DomainUuid]) -> Iterator[Record]:
+    for uuid in uuids:
+        yield from (entry for entry in catalog.entries(uuid) if isinstance(entry, Record))
+
+
+def _is_undo(record: Record) -> bool:
+    return record.kind is RecordKind.UNDO
+
+
+def _age(record: Record) -> tuple[str, str]:
+    return record.created, record.id
+
+
+def _newest(records: Iterable[Record]) -> Record | None:
+    return max(records, key=_age, default=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, RepairedDomain
+from snapvm.cli.arguments import AsJson, RepairedDomain, Wait
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 
@@ -19,7 +19,7 @@ MANUAL = Manual(
 )
 
 
-def repair(domain: RepairedDomain = None, as_json: AsJson = False) -> Job:
+def repair(domain: RepairedDomain = None, wait: Wait = None, as_json: AsJson = False) -> Job:
     """Finish or take back what a killed snapvm left behind."""
 
     def run(session: Session) -> None:
@@ -27,6 +27,7 @@ def repair(domain: RepairedDomain = None, as_json: AsJson = False) -> Job:
         from snapvm import consistency
         from snapvm.cli import render, wiring
 
+        session.override(lock_wait_seconds=wait)
         host = wiring.open_host(session.settings(), session)
         with render.progress(quiet=session.verbose) as progress:
             done = consistency.repair_all(host, domain, progress)

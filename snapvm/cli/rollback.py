@@ -1,7 +1,8 @@
-"""``snapvm rollback``: bring memory and disks of a snapshot back together."""
+"""``snapvm rollback`` and ``undo``: bring memory and disks of a snapshot back together."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from snapvm import naming
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, Reference, Yes
+from snapvm.cli.arguments import AsJson, CowSizeOption, Domain, Reference, Wait, Yes, as_cow_size
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -39,6 +40,17 @@ MANUAL = Manual(
     example="snapvm rollback demo@before-upgrade",
 )
 
+UNDO_MANUAL = Manual(
+    prerequisites="DOM was rolled back, and what was current then was not deleted.",
+    success=(
+        "The disks are those that were current before the last rollback. No memory was kept of "
+        "that moment: the domain starts afresh from them, as after a power cut. What is current "
+        "now is kept in turn, so that a second `undo` takes the first one back."
+    ),
+    failure="As for `rollback`.",
+    example="snapvm undo demo",
+)
+
 _DOING = {
     DomainState.RUNNING: "running again",
     DomainState.PAUSED: "paused",
@@ -46,46 +58,96 @@ _DOING = {
 }
 
 
+Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused at that instant.")]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Do not read all of the memory image first.")
+]
+
+
 def rollback(
     reference: Reference,
     yes: Yes = False,
-    paused: Annotated[
-        bool, typer.Option("--paused", help="Leave the domain paused at that instant.")
-    ] = False,
+    paused: Paused = False,
+    no_verify: NoVerify = False,
+    cow_size: CowSizeOption = None,
+    wait: Wait = None,
     as_json: AsJson = False,
 ) -> Job:
     """Go back to a snapshot; the present disks are kept."""
     naming.split_reference(reference)
+    keep = as_cow_size(cow_size)
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import consistency
-        from snapvm.cli import lookup, render, wiring
+        from snapvm.cli import lookup
 
+        session.override(cow_size=keep, lock_wait_seconds=wait)
         record = lookup.find(lookup.catalog_of(session), reference)
-        host = wiring.open_host(session.settings(), session)
-        if not yes:
-            plan = consistency.plan_rollback(host, record)
-            confirm(
-                explanation(plan, datetime.now(UTC), paused=paused), f"rollback to {record.ref}"
-            )
-        with render.progress(quiet=session.verbose) as progress:
-            plan = consistency.plan_rollback(host, record)
-            done = consistency.rollback(host, plan, paused=paused, progress=progress)
-        if as_json:
-            output.out_json(
-                {
-                    "ref": record.ref,
-                    "state": done.state.value,
-                    "seconds": round(done.seconds, 3),
-                    "undo": done.undo.ref,
-                    "record": lookup.as_values(record),
-                }
-            )
-        else:
-            output.say(summary(done))
+        how = How(yes=yes, paused=paused, verify=not no_verify, as_json=as_json)
+        _go_back(session, record, how)
 
     return Job(json=as_json, run=run)
+
+
+def undo(
+    domain: Domain,
+    yes: Yes = False,
+    paused: Paused = False,
+    cow_size: CowSizeOption = None,
+    wait: Wait = None,
+    as_json: AsJson = False,
+) -> Job:
+    """Go back to the disks that were current before the last rollback."""
+    keep = as_cow_size(cow_size)
+
+    def run(session: Session) -> None:
+        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm.cli import lookup
+
+        session.override(cow_size=keep, lock_wait_seconds=wait)
+        record = lookup.newest_undo(lookup.catalog_of(session), domain)
+        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json))
+
+    return Job(json=as_json, run=run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """What the options of a rollback say."""
+
+    yes: bool
+    paused: bool
+    as_json: bool
+    verify: bool = True
+
+
+def _go_back(session: Session, record: Record, how: How) -> None:
+    # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+    from snapvm import consistency
+    from snapvm.cli import lookup, render, wiring
+
+    host = wiring.open_host(session.settings(), session)
+    if not how.yes:
+        plan = consistency.plan_rollback(host, record)
+        told = explanation(plan, datetime.now(UTC), paused=how.paused)
+        confirm(told, f"rollback to {record.ref}")
+    with render.progress(quiet=session.verbose) as progress:
+        plan = consistency.plan_rollback(host, record)
+        done = consistency.rollback(
+            host, plan, paused=how.paused, verify=how.verify, progress=progress
+        )
+    if how.as_json:
+        output.out_json(
+            {
+                "ref": record.ref,
+                "state": done.state.value,
+                "seconds": round(done.seconds, 3),
+                "undo": done.undo.ref,
+                "record": lookup.as_values(record),
+            }
+        )
+    else:
+        output.say(summary(done))
 
 
 def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from snapvm.model import CaptureMethod
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from snapvm.settings import Settings
@@ -20,9 +18,14 @@ class Session:
     state_dir: Path | None = None
     verbose: bool = False
     json: bool = False
-    capture: CaptureMethod | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Settings that options after the verb change."""
     last_commands: Iterable[str] = field(default_factory=tuple)
     """The flight recorder of the runner, once there is one."""
+
+    def override(self, **values: Any) -> None:
+        """Let options after the verb change settings; None leaves a setting as it is."""
+        self.overrides |= {key: value for key, value in values.items() if value is not None}
 
     def settings(self) -> Settings:
         """Return the settings, the flags applied; raise ``BadSetting``."""
@@ -32,7 +35,7 @@ class Session:
         loaded = settings.load()
         if self.state_dir is not None:
             loaded = replace(loaded, state_dir=self.state_dir)
-        return loaded if self.capture is None else replace(loaded, capture=self.capture)
+        return replace(loaded, **self.overrides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from snapvm import naming
+from snapvm import compression, naming
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, Domain
+from snapvm.cli.arguments import AsJson, CowSizeOption, Domain, Wait, as_cow_size
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, milliseconds, plain, size
-from snapvm.model import CaptureMethod, DomainState, Record
+from snapvm.compression import Compression
+from snapvm.model import CaptureMethod, DomainState, ForeignPtes, Record
 
 NOTE_LIMIT = 1000
 """Characters of a note; it is for a line in a list, not for a document."""
@@ -54,35 +55,79 @@ def take(
             "--capture", help="How memory is captured; the best that works when left out."
         ),
     ] = None,
+    foreign_ptes: Annotated[
+        ForeignPtes | None,
+        typer.Option(
+            "--foreign-ptes",
+            help="Xen: zero a guest's mappings of pages that are not its own, as is done when "
+            "left out, or refuse such a guest.",
+        ),
+    ] = None,
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            "--compress",
+            metavar="HOW",
+            help="libvirt: none, zstd or zstd:LEVEL for the memory image; none when left out.",
+            show_default=False,
+        ),
+    ] = None,
+    cow_size: CowSizeOption = None,
+    stop: Annotated[
+        bool,
+        typer.Option(
+            "--stop", help="Shut the domain off when it is captured; a rollback lets it run on."
+        ),
+    ] = False,
+    wait: Wait = None,
     as_json: AsJson = False,
 ) -> Job:
     """Capture memory and all disks of a domain at one instant."""
     if name is not None:
         naming.check_name(name)
     _check_note(note)
+    keep, smaller = as_cow_size(cow_size), _as_compression(compress)
+    if stop and disk_only:
+        problem = "the domain's memory would be lost; leave one of the two out"
+        raise typer.BadParameter(problem, param_hint="--stop --disk-only")
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
         from snapvm.cli import lookup, render, wiring
 
-        session.capture = capture
+        session.override(
+            capture=capture,
+            foreign_ptes=foreign_ptes,
+            compress=smaller,
+            cow_size=keep,
+            lock_wait_seconds=wait,
+        )
         host = wiring.open_host(session.settings(), session)
         request = consistency.TakeRequest(
-            domain=domain, name=name, note=note, with_memory=not disk_only
+            domain=domain, name=name, note=note, with_memory=not disk_only, stop=stop
         )
         with render.progress(quiet=session.verbose) as progress:
             record = consistency.take(host, request, progress)
         if as_json:
             output.out_json(lookup.as_values(record))
         else:
-            output.say(summary(record))
+            output.say(summary(record, stopped=stop))
         if "not possible" in record.capture:
             output.note(record.capture)
         for omitted in record.omitted:
             output.note(f"{omitted.target} was left out: {omitted.why}")
 
     return Job(json=as_json, run=run)
+
+
+def _as_compression(text: str | None) -> Compression | None:
+    if text is None:
+        return None
+    try:
+        return compression.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}", param_hint="--compress") from None
 
 
 def _check_note(note: str) -> None:
@@ -95,9 +140,10 @@ def _check_note(note: str) -> None:
         raise typer.BadParameter("it is not valid UTF-8", param_hint="--note") from None
 
 
-def summary(record: Record) -> str:
+def summary(record: Record, *, stopped: bool = False) -> str:
     """Return the one line that says what a `take` made."""
-    return f"{plain(record.ref)}: {_contents(record)}; {_times(record)}"
+    end = f"{plain(record.domain)} is shut off, " if stopped else ""
+    return f"{plain(record.ref)}: {_contents(record)}; {end}{_times(record)}"
 
 
 def _contents(record: Record) -> str:

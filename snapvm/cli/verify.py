@@ -14,7 +14,7 @@ from snapvm.cli.session import Job, Session
 VERIFY_MANUAL = Manual(
     prerequisites=(
         "None: an image of `xl save` or of snapvm is checked on any machine. Of a libvirt image "
-        "only its header and its length are checked."
+        "the header, the length and the checksum are checked."
     ),
     success=(
         "The image restores, and as what the domain was: every page that the domain owns is in it, "

@@ -51,7 +51,9 @@ def open_host(settings: Settings, session: Session | None = None) -> Host:
     return Host(
         hypervisor=open_driver(settings, runner),
         lvm=Lvm(runner),
-        catalog=Catalog(settings.state_dir, settings.run_dir),
+        catalog=Catalog(
+            settings.state_dir, settings.run_dir, wait_seconds=settings.lock_wait_seconds
+        ),
         settings=settings,
         guarded=lambda domain: watching(runner, guard_command(settings, domain)),
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainState
+from snapvm.model import DomainState, DomainUuid, Record, SnapshotId
 from tests.fakes.records import disks_only, make_record, put_record
-from tests.fakes.scene import DOMAIN, Scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
 
 
@@ -34,12 +36,23 @@ def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
     assert re.search(r" disks +vda vdb +- +", call("list").out)
 
 
+def test_take_can_end_the_domain(call: Call, scene: Scene) -> None:
+    assert "of one instant; demo is shut off, " in call("take", DOMAIN, "--stop").out
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    refused = call("take", DOMAIN, "--stop", "--disk-only")
+    assert refused.status == ExitStatus.USAGE and "memory would be lost" in refused.err
+
+
 def test_json_of_take_is_the_record(call: Call) -> None:
     taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
     assert taken["ref"] == "demo@a"
     assert taken["timing"]["pause_ms"] >= 0
     assert json.loads(call("list", "--json").out) == [taken]
-    assert json.loads(call("show", "demo@a", "--json").out) == taken
+    shown = json.loads(call("show", "demo@a", "--json").out)
+    health = shown.pop("health")
+    assert shown == taken
+    assert [disk["target"] for disk in health] == ["vda", "vdb"]
+    assert all(disk["state"] in ("gone", "unknown") for disk in health), "this host has no such LV"
 
 
 def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
@@ -55,6 +68,42 @@ def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
     assert " undo " in call("list").out
 
 
+def test_an_image_that_has_changed_is_not_restored(call: Call, scene: Scene) -> None:
+    scene.count(3)
+    taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
+    record = scene.host.catalog.get(UUID, SnapshotId("a"))
+    image = scene.host.catalog.path(record, taken["memory"]["file"])
+    assert "checksum" in call("verify", "demo@a").out
+    held = bytearray(image.read_bytes())
+    held[-1] ^= 1
+    image.write_bytes(held)
+    scene.count(1)
+    for verb in (["verify", "demo@a"], ["rollback", "demo@a", "--yes"]):
+        done = call(*verb)
+        assert done.status == ExitStatus.REFUSED and "has changed since it was taken" in done.err
+    assert scene.disk_data() == ["4", "4"] and scene.ids() == ["a"]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert call("rollback", "demo@a", "--yes", "--no-verify").status == 0
+
+
+def test_undo_goes_back_to_what_was_current(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    scene.count(2)
+    call("rollback", "demo@a", "--yes")
+    done = call("undo", DOMAIN, "--yes")
+    assert done.status == 0 and done.out.startswith("demo is back at demo@undo-")
+    assert scene.disk_data() == ["2", "2"]
+    call("undo", DOMAIN, "--yes")
+    assert scene.disk_data() == ["0", "0"], "undo is undone by undo"
+
+
+def test_nothing_to_undo(call: Call) -> None:
+    call("take", DOMAIN)
+    done = call("undo", DOMAIN, "--yes")
+    assert done.status == ExitStatus.NOT_FOUND
+    assert "nothing to undo of demo" in done.err
+
+
 def test_rollback_as_json(call: Call) -> None:
     call("take", DOMAIN, "--name", "a")
     done = json.loads(call("rollback", "demo@latest", "--yes", "--paused", "--json").out)
@@ -62,6 +111,17 @@ def test_rollback_as_json(call: Call) -> None:
     assert done["state"] == "paused"
     assert done["undo"].startswith("demo@undo-")
     assert done["record"]["id"] == "a"
+
+
+def test_snapshots_of_one_name_are_found_under_every_uuid(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "old")
+    other = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+    scene.machine.domain = replace(scene.machine.domain, uuid=other)
+    call("take", DOMAIN, "--name", "new")
+    for wanted, id_ in (("old", "old"), ("new", "new"), ("ol", "old"), ("latest", "new")):
+        assert json.loads(call("show", f"demo@{wanted}", "--json").out)["id"] == id_
+    pruned = call("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes", "--json")
+    assert json.loads(pruned.out)["deleted"] == ["demo@old"]
 
 
 def test_latest_is_what_was_taken_not_the_undo(call: Call) -> None:
@@ -77,6 +137,132 @@ def test_delete_takes_several_and_each_once(call: Call, scene: Scene) -> None:
     assert done.out == "deleted demo@a, demo@b\n"
     assert scene.ids() == ["c"]
     assert json.loads(call("delete", "demo@c", "-y", "--json").out) == {"deleted": ["demo@c"]}
+
+
+def put_days(scene: Scene, days: int) -> None:
+    state_dir = scene.host.settings.state_dir
+    for day in range(1, days + 1):
+        made = disks_only(
+            f"d{day}", created=f"2026-03-{day:02}T12:00:00+00:00", domain_uuid=UUID, disks=()
+        )
+        put_record(state_dir, made)
+
+
+def test_prune_keeps_what_the_rules_keep(call: Call, scene: Scene) -> None:
+    put_days(scene, 5)
+    tried = call("prune", DOMAIN, "--keep-last", "2", "--dry-run")
+    assert "demo@d3 of" in tried.out and tried.out.endswith("would delete 3 snapshots, kept 2\n")
+    assert len(scene.ids()) == 5
+    assert call("prune", DOMAIN, "--keep-last", "2").status == ExitStatus.REFUSED
+    done = json.loads(call("prune", "--all", "--keep-daily", "2", "--yes", "--json").out)
+    assert done["kept"] == {"demo@d5": ["daily"], "demo@d4": ["daily"]}
+    assert sorted(done["deleted"]) == ["demo@d1", "demo@d2", "demo@d3"]
+    assert scene.ids() == ["d4", "d5"]
+    again = call("prune", "--all", "--keep-daily", "2")
+    assert again.status == 0 and again.out == "deleted no snapshots, kept 2\n"
+
+
+def test_doctor_tells_how_it_would_be_captured(call: Call, scene: Scene) -> None:
+    before = scene.lvm.names()
+    told = call("doctor", DOMAIN)
+    assert told.status == 0
+    assert "demo: running, 1 vCPU, 1.0 MiB (fake 1)" in told.out
+    assert "vda: vg0/demo-d0, thin, " in told.out and "pool vg0/pool: data 10 %" in told.out
+    values = json.loads(call("doctor", DOMAIN, "--json").out)
+    assert values["capture"] and values["in_the_way"] == []
+    assert scene.lvm.names() == before and scene.ids() == []
+
+
+def test_doctor_names_all_that_stands_in_the_way(call: Call, scene: Scene) -> None:
+    fill_pool(scene, disks_only("x"))
+    told = call("doctor", DOMAIN)
+    assert told.status == ExitStatus.REFUSED
+    assert told.out.count("in the way: ") == 2, "one for each pool"
+    assert "2 things stand in the way of a take of demo" in told.err
+    values = json.loads(call("doctor", DOMAIN, "--json").out)
+    assert len(values["in_the_way"]) == 2 and values["error"]["exit_status"] == 4
+
+
+def test_check_of_a_host_in_order(call: Call) -> None:
+    call("take", DOMAIN, "--name", "a")
+    call("rollback", "demo@a", "--yes")
+    assert call("check", "--deep").out == "all is in order\n"
+    assert json.loads(call("check", "--json").out) == {"findings": []}
+
+
+def lose_volume(scene: Scene, record: Record) -> str:
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
+    return "its volume vg1/demo-d1.a is gone"
+
+
+def open_volume_to_writes(scene: Scene, record: Record) -> str:
+    scene.lvm.named("vg0", record.disks[0].snapshot.lv).writable = True
+    return "can be written to"
+
+
+def shorten_image(scene: Scene, record: Record) -> str:
+    image = scene.host.catalog.path(record, "memory.save")
+    image.write_bytes(image.read_bytes()[:-1])
+    return "its memory"
+
+
+def change_image(scene: Scene, record: Record) -> str:
+    image = scene.host.catalog.path(record, "memory.save")
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    return "has changed since it was taken"
+
+
+def spoil_record(scene: Scene, record: Record) -> str:
+    scene.host.catalog.path(record, "snapshot.json").write_text("{")
+    return "demo@a: its record cannot be read"
+
+
+def leave_work(scene: Scene, record: Record) -> str:
+    scene.host.catalog.begin(scene.host.catalog.draft(UUID, SnapshotId("b")), DOMAIN, {"set": "x"})
+    return "work on it was not finished (.b.draft) (snapvm repair demo)"
+
+
+def fill_pool(scene: Scene, record: Record) -> str:
+    for volume in scene.lvm.volumes:
+        if not volume.pool:
+            volume.data_percent = 95.0
+    return "its data is 95.0 % full"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lose_volume,
+        open_volume_to_writes,
+        shorten_image,
+        change_image,
+        spoil_record,
+        leave_work,
+        fill_pool,
+    ],
+)
+def test_check_finds_what_is_not_in_order(
+    call: Call, scene: Scene, harm: Callable[[Scene, Record], str]
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    words = harm(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
+    done = call("check", "--deep")
+    assert done.status == ExitStatus.REFUSED
+    assert words in done.out and "not in order" in done.err
+    told = json.loads(call("check", "--deep", "--json").out)
+    assert told["findings"] and told["error"]["kind"] == "Found"
+
+
+def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> None:
+    before = scene.lvm.names()
+    call("take", DOMAIN, "--name", "a")
+    shutil.rmtree(scene.host.catalog.path(scene.host.catalog.get(UUID, SnapshotId("a")), ""))
+    found = call("check")
+    assert found.status == ExitStatus.REFUSED and "no snapshot has it" in found.out
+    assert call("check", "--fix").status == ExitStatus.REFUSED, "nobody said yes"
+    assert scene.lvm.names() != before
+    assert call("check", "--fix", "--yes").out == "removed 2 volumes\nall is in order\n"
+    assert scene.lvm.names() == before
 
 
 def test_delete_of_one_that_is_missing_deletes_none(call: Call, scene: Scene) -> None:
@@ -115,6 +301,14 @@ def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str)
         (["nope"], 2, "no such command 'nope'"),
         (["take"], 2, "missing argument"),
         (["delete"], 2, "missing argument"),
+        (["take", "demo", "--wait", "nan"], 2, "it must be a number from 0 on"),
+        (["take", "demo", "--wait", "-1"], 2, "it must be a number from 0 on"),
+        (["prune"], 2, "give a domain or --all"),
+        (["prune", "demo", "--all", "--keep-last", "1"], 2, "give a domain or --all"),
+        (["prune", "demo"], 2, "say what to keep"),
+        (["prune", "demo", "--keep-last", "0"], 2, "say what to keep"),
+        (["prune", "demo", "--keep-daily", "-1"], 2, "--keep-daily"),
+        (["prune", "nope", "--keep-last", "1"], 3, "there is no snapshot of nope"),
         (["take", "a", "b"], 2, "unexpected extra argument"),
         (["take", "--name"], 2, "requires an argument"),
         (["take", "-%s"], 2, "no such option: -%"),

@@ -31,9 +31,11 @@ def test_a_lost_table_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["verify", str(path)]) == 4
     told = capsys.readouterr()
     assert "lost: an entry leads to a page table that is not in the image" in told.out
-    assert "problems" in told.err
+    assert "is not sound: 2 problems, the first: the domain owns a page" in told.err
     assert run(["verify", str(path), "--json"]) == 4
-    assert json.loads(capsys.readouterr().out.split("\n{")[0])["counts"]["TABLE_LOST"] == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["counts"]["TABLE_LOST"] == 1 and not report["sound"]
+    assert report["error"]["exit_status"] == 4
 
 
 def test_an_address_is_translated(image: Path, capsys: pytest.CaptureFixture[str]) -> None:

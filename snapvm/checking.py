@@ -1,0 +1,134 @@
+"""Is everything a record needs still there, and is there nothing else?  Nothing is changed.
+
+The invariants of a host: a visible record refers only to an image and volumes that exist and are
+what was recorded; nothing of ours exists that neither a record nor a journal names; no work was
+left unfinished.  And what will be a problem soon: pools that run full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from snapvm import images, orphans
+from snapvm.catalog import Damaged
+from snapvm.errors import Locked, SnapvmError, VolumeRefused
+from snapvm.host import Host
+from snapvm.lvm import argv, preflight
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.model import DiskRecord, DomainUuid, Progress, Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    subject: str
+    """What it is about: ``dom@id``, a volume, a domain."""
+    problem: str
+    remedy: str = ""
+    orphan: LogicalVolume | None = None
+    """The volume that could be removed, where that is the remedy."""
+
+
+def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tuple[Finding, ...]:
+    """Check all domains or one; with ``deep`` every memory image is read."""
+    report = host.lvm.report()
+    domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
+    found: list[Finding] = []
+    for uuid, known in domains:
+        progress.phase(f"checking {known}")
+        found += _unfinished(host, uuid, known)
+        for entry in host.catalog.entries(uuid):
+            if isinstance(entry, Damaged):
+                problem = f"its record cannot be read: {entry.why}"
+                found.append(Finding(subject=f"{entry.domain}@{entry.id}", problem=problem))
+            else:
+                found += _of_record(host, entry, report, progress, deep=deep)
+    if name is None:
+        found += [_orphan(volume) for volume in orphans.of(host, report)]
+        found += _of_pools(host, report)
+    return tuple(found)
+
+
+def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
+    """Yield the journals of a domain nobody works on; with one at work they are its own."""
+    try:
+        with host.catalog.locked(uuid, name):
+            leftovers = host.catalog.leftovers(uuid)
+    except Locked:
+        return
+    for leftover in leftovers:
+        yield Finding(
+            subject=f"{name}@{leftover.id}" if leftover.id else name,
+            problem=f"work on it was not finished ({leftover.path.name})",
+            remedy=f"snapvm repair {name}",
+        )
+
+
+def _of_record(
+    host: Host, record: Record, report: Report, progress: Progress, *, deep: bool
+) -> Iterator[Finding]:
+    try:
+        if record.memory is not None:
+            path = host.catalog.path(record, record.memory.file)
+            images.check(path, record.memory)
+            if deep:
+                images.check_contents(path, record.memory, progress)
+    except SnapvmError as error:
+        yield Finding(subject=record.ref, problem=f"its memory: {error}")
+    for disk in record.disks:
+        volume = report.lv_from_uuid(disk.snapshot.uuid)
+        problem = _of_volume(disk, volume)
+        if volume is not None and not problem and preflight.is_nearly_full(volume):
+            fill = f"{volume.data_percent:.0f} % of what it can keep has changed"
+            yield Finding(
+                subject=record.ref,
+                problem=f"disk {disk.target}: its volume {volume.ref} will be lost soon: {fill}",
+                remedy="take another with a larger --cow-size, and delete this one",
+            )
+        if problem:
+            yield Finding(
+                subject=record.ref,
+                problem=f"disk {disk.target}: {problem}",
+                remedy=f"it cannot be gone back to; snapvm delete {record.ref}",
+            )
+
+
+def _of_volume(disk: DiskRecord, volume: LogicalVolume | None) -> str:
+    """Say what is wrong with the volume of a record's disk; empty when nothing is."""
+    if volume is None:
+        return f"its volume {disk.snapshot} is gone"
+    if volume.is_lost:
+        return f"its volume {volume.ref} is lost: more changed than it can keep"
+    if volume.disk_bytes != disk.size_bytes:
+        return f"its volume {volume.ref} has another size than was recorded"
+    if volume.is_writable:
+        return f"its volume {volume.ref} can be written to and may have changed"
+    if volume.health:
+        return f"its volume {volume.ref} is not healthy: {volume.health}"
+    return ""
+
+
+def _orphan(volume: LogicalVolume) -> Finding:
+    return Finding(
+        subject=str(volume.ref),
+        problem="it was made by snapvm, and no snapshot has it",
+        remedy="snapvm check --fix removes it",
+        orphan=volume,
+    )
+
+
+def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
+    """Yield what is wrong with the pools that snapshots live in."""
+    used = {(v.vg, v.pool) for v in report.tagged(argv.TAG_OURS) if v.pool}
+    pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
+    for pool in (pool for pool in pools if pool is not None):
+        try:
+            preflight.check_pool(
+                pool,
+                data_limit_percent=host.settings.pool_data_limit_percent,
+                metadata_limit_percent=host.settings.pool_metadata_limit_percent,
+            )
+        except VolumeRefused as refused:
+            yield Finding(subject=str(pool.ref), problem=refused.why, remedy=refused.hint())

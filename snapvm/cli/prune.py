@@ -1,0 +1,142 @@
+"""``snapvm prune``: give up snapshots by age."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapvm.cli import output
+from snapvm.cli.arguments import AsJson, OptionalDomain, Wait, Yes
+from snapvm.cli.confirm import confirm
+from snapvm.cli.manual import Manual
+from snapvm.cli.session import Job, Session
+from snapvm.cli.words import counted, local_time, plain
+from snapvm.pruning import Period, Rules, Verdict, judge
+
+if TYPE_CHECKING:
+    from snapvm.catalog import Catalog
+
+MANUAL = Manual(
+    prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
+    success=(
+        "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
+        "newest ones; each other rule keeps the newest snapshot of each of that many hours, days, "
+        "ISO weeks, months or years, the newest that have any. A snapshot is kept when any rule "
+        "wants it. Those with a `--name`, and what was current before a rollback, are left alone "
+        "and do not count."
+    ),
+    failure="As for `delete`.",
+    example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
+)
+
+
+def _keep(unit: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        f"--keep-{unit}", metavar="N", min=0, help=f"Keep N {unit} ones.", show_default=False
+    )
+    return option
+
+
+def prune(
+    domain: OptionalDomain = None,
+    everyone: Annotated[bool, typer.Option("--all", help="The snapshots of every domain.")] = False,
+    last: Annotated[
+        int,
+        typer.Option(
+            "--keep-last", metavar="N", min=0, help="Keep the newest N.", show_default=False
+        ),
+    ] = 0,
+    hourly: Annotated[int, _keep("hourly")] = 0,
+    daily: Annotated[int, _keep("daily")] = 0,
+    weekly: Annotated[int, _keep("weekly")] = 0,
+    monthly: Annotated[int, _keep("monthly")] = 0,
+    yearly: Annotated[int, _keep("yearly")] = 0,
+    named: Annotated[
+        bool, typer.Option("--include-named", help="Also those with a --name.")
+    ] = False,
+    undo: Annotated[
+        bool,
+        typer.Option("--include-undo", help="Also what was current before a rollback."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")
+    ] = False,
+    yes: Yes = False,
+    wait: Wait = None,
+    as_json: AsJson = False,
+) -> Job:
+    """Delete the snapshots that no rule keeps."""
+    counts = (hourly, daily, weekly, monthly, yearly)
+    periods = dict(zip(Period, counts, strict=True))
+    rules = Rules(last=last, periods=periods, with_named=named, with_undo=undo)
+    if (domain is None) is not everyone:
+        raise typer.BadParameter("give a domain or --all, one of the two", param_hint="DOM")
+    if not rules.keep_something:
+        problem = "say what to keep: one of --keep-last, --keep-daily and so on"
+        raise typer.BadParameter(problem, param_hint="--keep-...")
+
+    def run(session: Session) -> None:
+        # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm import consistency
+        from snapvm.cli import lookup, render, wiring
+
+        session.override(lock_wait_seconds=wait)
+        verdicts = _verdicts(lookup.catalog_of(session), domain, rules)
+        doomed = [verdict.record for verdict in verdicts if not verdict.kept_by]
+        if doomed and not dry_run:
+            if not yes:
+                confirm(_lines(verdicts), f"deleting {counted(len(doomed), 'snapshot')}")
+            host = wiring.open_host(session.settings(), session)
+            with render.progress(quiet=session.verbose) as progress:
+                consistency.delete(host, doomed, progress)
+        if as_json:
+            output.out_json(_as_values(verdicts, dry_run=dry_run))
+            return
+        for line in _lines(verdicts) if dry_run else ():
+            output.say(line)
+        output.say(_summary(verdicts, dry_run=dry_run))
+
+    return Job(json=as_json, run=run)
+
+
+def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[Verdict]:
+    """Judge each domain's records by themselves; raise ``UnknownSnapshot`` for one without any."""
+    # heavy: the catalog and its parsers; `snapvm --help` does without
+    from snapvm.errors import UnknownSnapshot
+    from snapvm.model import Record
+
+    names = [name for name in catalog.names() if domain in (None, name)]
+    if domain is not None and not names:
+        raise UnknownSnapshot(domain=domain, id="")
+    verdicts: list[Verdict] = []
+    for name in names:
+        entries = (entry for uuid in catalog.uuids_of(name) for entry in catalog.entries(uuid))
+        verdicts += judge([entry for entry in entries if isinstance(entry, Record)], rules)
+    return verdicts
+
+
+def _lines(verdicts: list[Verdict]) -> list[str]:
+    """Return what becomes of each snapshot, a line each."""
+    lines = []
+    for verdict in verdicts:
+        fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"
+        when = local_time(verdict.record.created)
+        lines.append(f"{plain(verdict.record.ref)} of {when}: {fate}")
+    return lines
+
+
+def _summary(verdicts: list[Verdict], *, dry_run: bool) -> str:
+    doomed = sum(not verdict.kept_by for verdict in verdicts)
+    deed = "would delete" if dry_run else "deleted"
+    return f"{deed} {counted(doomed, 'snapshot')}, kept {len(verdicts) - doomed}"
+
+
+def _as_values(verdicts: list[Verdict], *, dry_run: bool) -> dict[str, object]:
+    return {
+        "dry_run": dry_run,
+        "deleted": [verdict.record.ref for verdict in verdicts if not verdict.kept_by],
+        "kept": {
+            verdict.record.ref: list(verdict.kept_by) for verdict in verdicts if verdict.kept_by
+        },
+    }

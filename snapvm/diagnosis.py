@@ -1,0 +1,84 @@
+"""What a `take` of a domain would do, and all that stands in its way; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from snapvm import planning
+from snapvm.errors import SnapvmError
+from snapvm.host import Host
+from snapvm.lvm.report import LogicalVolume
+from snapvm.model import Domain, GuestDisk, OmittedDisk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footing:
+    """A disk, the volume under it, and where a snapshot of it finds room."""
+
+    target: str
+    volume: LogicalVolume
+    pool: LogicalVolume | None
+    store_bytes: int
+    """What a thick snapshot of it takes from its group; 0 for a thin one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Diagnosis:
+    """What was found out; each refusal is one that a `take` would end with."""
+
+    domain: Domain
+    versions: dict[str, str]
+    capture: str = ""
+    """How memory would be captured, and why that way; empty when it would not be."""
+    disks: list[Footing] = field(default_factory=list)
+    omitted: tuple[OmittedDisk, ...] = ()
+    free_bytes: int = 0
+    """Room for memory images."""
+    refusals: list[SnapvmError] = field(default_factory=list)
+
+
+def look(host: Host, name: str) -> Diagnosis:
+    """Ask everything a `take` asks, and go on after a refusal; raise ``UnknownDomain``."""
+    domain = host.hypervisor.find(name)
+    found = Diagnosis(domain=domain, versions=host.hypervisor.versions())
+    found.free_bytes = planning.free_bytes(host.settings.state_dir)
+    with _noting(found):
+        host.hypervisor.check_capture(domain, with_memory=True)
+        if domain.state.has_memory:
+            found.capture = host.hypervisor.foresee(domain)
+    if domain.state.has_memory:
+        with _noting(found):
+            planning.check_image_room(host.settings.state_dir, domain.memory_bytes)
+    with _noting(found):
+        drives = host.hypervisor.drives(domain)
+        found.omitted = drives.omitted
+        for disk in drives.disks:
+            with _noting(found):
+                _stand_on(host, found, disk)
+        _check_stores(host, found)
+    return found
+
+
+def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
+    report = host.lvm.report()
+    volume = planning.resolve(found.domain, [disk], report, host.lvm.uuid_of_device)[disk.target]
+    pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None
+    store_bytes = planning.store_bytes(volume, host.settings.cow_size)
+    footing = Footing(target=disk.target, volume=volume, pool=pool, store_bytes=store_bytes)
+    found.disks.append(footing)
+    planning.check_pools(report, [volume], host.settings)
+
+
+def _check_stores(host: Host, found: Diagnosis) -> None:
+    volumes = [disk.volume for disk in found.disks]
+    planning.check_stores(host.lvm.report(), volumes, host.settings.cow_size)
+
+
+@contextmanager
+def _noting(found: Diagnosis) -> Iterator[None]:
+    try:
+        yield
+    except SnapvmError as refusal:
+        found.refusals.append(refusal)

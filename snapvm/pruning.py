@@ -1,0 +1,107 @@
+"""Which snapshots to give up: a pure choice, by age, of those nobody asked to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from enum import StrEnum
+
+from snapvm.model import Record, RecordKind
+
+
+class Period(StrEnum):
+    """A stretch of time of which one snapshot is kept, the newest in it."""
+
+    HOUR = "hourly"
+    DAY = "daily"
+    WEEK = "weekly"
+    MONTH = "monthly"
+    YEAR = "yearly"
+
+
+_FORMATS = {
+    Period.HOUR: "%Y-%m-%d %H %z",
+    Period.DAY: "%Y-%m-%d",
+    Period.WEEK: "%G-%V",
+    Period.MONTH: "%Y-%m",
+    Period.YEAR: "%Y",
+}
+"""What two moments of one period have in common.  Weeks are those of ISO 8601."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How many to keep; a snapshot is kept when any rule wants it."""
+
+    last: int = 0
+    """The newest ones."""
+    periods: Mapping[Period, int]
+    """Of the newest periods that have any snapshot, this many."""
+    with_named: bool = False
+    """Those whose id somebody chose may go too."""
+    with_undo: bool = False
+    """What was current before a rollback may go too."""
+
+    @property
+    def keep_something(self) -> bool:
+        """Whether any rule keeps any snapshot."""
+        return self.last > 0 or any(count > 0 for count in self.periods.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What becomes of a record, and what keeps it; nothing does when it goes."""
+
+    record: Record
+    kept_by: tuple[str, ...]
+
+
+def judge(records: Iterable[Record], rules: Rules, zone: tzinfo | None = None) -> list[Verdict]:
+    """Return what becomes of each record of one domain, the newest first.
+
+    Those that may not go do not count.  ``zone`` says when a day begins; the host's own when None.
+    """
+    newest_first = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
+    reasons: dict[str, list[str]] = {record.id: [] for record in newest_first}
+    open_to_rules = []
+    for record in newest_first:
+        shield = _shield(record, rules)
+        if shield:
+            reasons[record.id].append(shield)
+        else:
+            open_to_rules.append(record)
+    for record in open_to_rules[: max(rules.last, 0)]:
+        reasons[record.id].append("last")
+    for period, count in rules.periods.items():
+        for record in _newest_of_each(open_to_rules, period, zone)[: max(count, 0)]:
+            reasons[record.id].append(period.value)
+    return [Verdict(record=record, kept_by=tuple(reasons[record.id])) for record in newest_first]
+
+
+def _shield(record: Record, rules: Rules) -> str:
+    """Say what keeps a record whatever its age; empty when nothing does."""
+    if record.kind is RecordKind.UNDO:
+        return "" if rules.with_undo else "undo"
+    if record.named and not rules.with_named:
+        return "named"
+    return "" if _moment(record) else "of unknown age"
+
+
+def _newest_of_each(
+    newest_first: Sequence[Record], period: Period, zone: tzinfo | None
+) -> list[Record]:
+    found: dict[str, Record] = {}
+    for record in newest_first:
+        when = _moment(record)
+        if when is not None:
+            found.setdefault(when.astimezone(zone).strftime(_FORMATS[period]), record)
+    return list(found.values())
+
+
+def _moment(record: Record) -> datetime | None:
+    try:
+        when = datetime.fromisoformat(record.created)
+        return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,115 @@
+"""What `prune` keeps: by example, and by what must hold for any catalog and any rules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapvm.model import Record, RecordKind
+from snapvm.pruning import Period, Rules, judge
+from tests.fakes.records import make_record
+
+NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
+
+
+def rules(last: int = 0, **periods: int) -> Rules:
+    return Rules(last=last, periods={Period(name): count for name, count in periods.items()})
+
+
+def record(hours_ago: float, **changes: object) -> Record:
+    created = NOON - timedelta(hours=hours_ago)
+    return make_record(f"h{hours_ago}", created=created.isoformat(), **changes)
+
+
+def kept(records: list[Record], chosen: Rules) -> list[str]:
+    return [v.record.id for v in judge(records, chosen, UTC) if v.kept_by]
+
+
+def test_the_newest_are_kept() -> None:
+    assert kept([record(3), record(1), record(2)], rules(last=2)) == ["h1", "h2"]
+
+
+def test_one_of_each_day_the_newest() -> None:
+    records = [record(hours) for hours in (1, 5, 13, 20, 37, 200)]
+    assert kept(records, rules(daily=2)) == ["h1", "h13"]
+    assert kept(records, rules(daily=9)) == ["h1", "h13", "h37", "h200"]
+
+
+def test_days_without_a_snapshot_do_not_count() -> None:
+    assert kept([record(1), record(24 * 40)], rules(daily=2)) == ["h1", "h960"]
+
+
+def test_a_day_begins_where_the_host_is() -> None:
+    records = [record(1), record(13)]  # 11:00 and the evening before, 23:00, of UTC
+    assert len([v for v in judge(records, rules(daily=2), UTC) if v.kept_by]) == 2
+    tokyo = judge(records, rules(daily=2), ZoneInfo("Asia/Tokyo"))
+    assert [v.record.id for v in tokyo if v.kept_by] == ["h1"]
+
+
+def test_every_rule_that_wants_a_snapshot_is_named() -> None:
+    (verdict,) = judge([record(1)], rules(last=1, weekly=1, yearly=1), UTC)
+    assert verdict.kept_by == ("last", "weekly", "yearly")
+
+
+def test_the_last_iso_week_of_a_year_is_one_week() -> None:
+    monday, sunday = datetime(2026, 12, 28, tzinfo=UTC), datetime(2027, 1, 3, tzinfo=UTC)
+    records = [make_record(str(day.day), created=day.isoformat()) for day in (monday, sunday)]
+    assert kept(records, rules(weekly=5)) == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"named": True}, "named"),
+        ({"kind": RecordKind.UNDO, "memory": None}, "undo"),
+        ({"created": "long ago"}, "of unknown age"),
+    ],
+)
+def test_what_nobody_may_take_away_does_not_count(changes: dict[str, object], reason: str) -> None:
+    shielded = make_record("shielded", **{"created": NOON.isoformat(), **changes})
+    verdicts = {v.record.id: v.kept_by for v in judge([shielded, record(1)], rules(last=1), UTC)}
+    assert verdicts == {"shielded": (reason,), "h1": ("last",)}
+
+
+def test_they_go_when_that_is_asked_for() -> None:
+    named = record(2, named=True)
+    undo = record(3, kind=RecordKind.UNDO, memory=None)
+    chosen = Rules(last=1, periods={}, with_named=True, with_undo=True)
+    assert kept([named, undo, record(1)], chosen) == ["h1"]
+
+
+CATALOGS = st.lists(
+    st.builds(
+        lambda minutes, named: record(minutes / 60, named=named),
+        st.integers(0, 60 * 24 * 900),
+        st.booleans(),
+    ),
+    max_size=40,
+    unique_by=lambda made: made.id,
+)
+RULES = st.builds(
+    lambda last, counts: Rules(last=last, periods=dict(zip(Period, counts, strict=True))),
+    st.integers(0, 5),
+    st.lists(st.integers(0, 4), min_size=5, max_size=5),
+)
+
+
+@given(CATALOGS, RULES)
+def test_pruning_again_deletes_nothing_more(records: list[Record], chosen: Rules) -> None:
+    survivors = [v.record for v in judge(records, chosen, UTC) if v.kept_by]
+    assert all(v.kept_by for v in judge(survivors, chosen, UTC))
+
+
+@given(CATALOGS, RULES)
+def test_no_rule_keeps_more_than_it_says(records: list[Record], chosen: Rules) -> None:
+    verdicts = judge(records, chosen, UTC)
+    assert {v.record.id for v in verdicts} == {made.id for made in records}
+    for period, count in (("last", chosen.last), *chosen.periods.items()):
+        assert sum(str(period) in v.kept_by for v in verdicts) <= count
+    unnamed = [v for v in verdicts if not v.record.named]
+    if unnamed and chosen.keep_something:
+        assert unnamed[0].kept_by, "the newest one survives every rule"
