@@ -5,12 +5,12 @@ PYTHON3 ?= python3
 VENV    := build/venv
 BIN     := $(VENV)/bin
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
-LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' \
-  --junit-xml=build/junit/lab.xml
+LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --durations=12
+LAB_JUNIT = build/junit/lab.xml
 PYTEST   = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit test-contract test-house test-lab test-long lint types format man demo install clean
+.PHONY: help tools venv test test-unit test-contract test-house test-lab test-long lint types format man demo crash-sweep install clean
 
 help:          ## Say what can be made
 	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
@@ -25,6 +25,9 @@ $(VENV)/.stamp: pyproject.toml
 	@touch $@
 venv: $(VENV)/.stamp
 
+tools:
+	@sh tests/lab/tools.sh
+
 test: lint types test-unit test-contract test-house test-lab  ## Every test, the lab's too
 
 test-unit: $(VENV)/.stamp   ## Unit tests: no root, no virtual machine, 20 seconds
@@ -36,9 +39,10 @@ test-contract: $(VENV)/.stamp  ## The contract of each seam, on the fakes
 test-house: $(VENV)/.stamp  ## House rules: layers, doors, man page, schema, README
 	$(PYTEST) tests/house $(JUNIT)
 
-test-lab: $(VENV)/.stamp    ## The real thing: LVM, libvirt and KVM in the lab
-	$(LAB_TESTS) || { grep -q LabDied build/junit/lab.xml && \
-	  echo 'the lab died, which is not a failed test: once more' && $(LAB_TESTS); }
+test-lab: $(VENV)/.stamp tools  ## The real thing: LVM, libvirt and KVM in the lab
+	$(LAB_TESTS) --junit-xml=$(LAB_JUNIT) || { $(BIN)/python -m tests.lab.died $(LAB_JUNIT) && \
+	  echo 'a lab died, which is not a failed test: what it was doing, once more' && \
+	  $(LAB_TESTS) --last-failed --junit-xml=build/junit/lab-again.xml; }
 
 test-long: $(VENV)/.stamp   ## What takes longer than a sitting
 	$(PYTEST) tests -m long $(JUNIT)
@@ -60,7 +64,10 @@ man: $(VENV)/.stamp         ## Write man/snapvm.1 anew from the command line
 bench-%: $(VENV)/.stamp     ## Measure NAME, into build/bench/NAME.json (cli, ...)
 	$(BIN)/python -m tests.bench.$*
 
-demo: $(VENV)/.stamp        ## See it work: the lab, a take, damage, a rollback, the proof
+crash-sweep: $(VENV)/.stamp tools  ## Kill snapvm at every point of every command, in both labs
+	$(BIN)/python -m tests.lab.crash
+
+demo: $(VENV)/.stamp tools  ## See it work: the lab, a take, damage, a rollback, the proof
 	$(BIN)/python -m tests.lab.demo
 
 install:       ## Install for this user or, as root, for all
@@ -70,4 +77,4 @@ clean:         ## Remove everything that was made
 	rm -rf build
 
 -include tests/lab/lab.mk
-lab-image lab-kvm lab-xen: $(VENV)/.stamp
+lab-image lab-kvm lab-xen: $(VENV)/.stamp tools

@@ -28,6 +28,8 @@ VALUES: dict[str, tuple[object, ...]] = {
     "int": (0, 1 << 64),
     "float": (0.0, 1e9),
     "tuple[str, ...]": ((), HOSTILE),
+    "tuple[Mapping[str, str], ...]": ((), ({"subject": "x"},)),
+    "Mapping[str, Any]": ({}, {"sound": False}),
 }
 
 

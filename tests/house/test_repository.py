@@ -97,8 +97,8 @@ def test_what_is_imported_is_declared() -> None:
     assert declared == {"typer", "rich", "sh", "tenacity", "numpy"}
 
 
-def test_ci_installs_what_the_lab_needs() -> None:
-    script = (ROOT / ".ci" / "run").read_text()
+def test_what_the_lab_needs_is_installed() -> None:
+    script = (ROOT / "tests" / "lab" / "tools.sh").read_text()
     for program, package in recipe.HOST_TOOLS.items():
         assert f"\nneed {program} {package}\n" in script
 

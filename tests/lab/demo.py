@@ -11,7 +11,7 @@ import sys
 import time
 
 from tests.lab.guests import Guest, Pulse
-from tests.lab.vm import Lab
+from tests.lab.vm import Lab, LabError
 
 NAME = "demo"
 
@@ -77,4 +77,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LabError, AssertionError) as error:
+        sys.exit(f"demo: {error}")

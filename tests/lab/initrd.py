@@ -63,6 +63,7 @@ def pulse_initrd(image: BaseImage, source: Path = PULSE_SOURCE) -> bytes:
     entries = [
         *_skeleton(),
         cpio.file("init", _compiled(source), executable=True),
+        cpio.link("sbin/poweroff", "/init"),
         *_module_entries(image.modules, PULSE_MODULES),
     ]
     return cpio.pack(entries)
@@ -70,7 +71,7 @@ def pulse_initrd(image: BaseImage, source: Path = PULSE_SOURCE) -> bytes:
 
 def _skeleton() -> list[cpio.Entry]:
     return [
-        *(cpio.folder(name) for name in ("bin", "dev", "modules", "proc", "root", "sys")),
+        *(cpio.folder(name) for name in ("bin", "dev", "modules", "proc", "root", "sbin", "sys")),
         cpio.character_device("dev/console", 5, 1),
     ]
 

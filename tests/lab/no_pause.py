@@ -35,10 +35,10 @@ class NoPause:
         return getattr(self._capture, name)
 
     @contextmanager
-    def window(self) -> Iterator[None]:
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """Let the domain run in the window, and hide that it was noticed."""
         try:
-            with self._capture.window():
+            with self._capture.window(leave_standing=leave_standing):
                 self._handle.resume()
                 time.sleep(RUNNING_SECONDS)
                 yield

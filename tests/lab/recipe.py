@@ -28,7 +28,8 @@ PACKAGES: Final = (
     "libvirt-daemon-system",
     "qemu-system-x86",
     "qemu-utils",
-    # Xen
+    # Xen; qemu-system-xen serves disks of the kind qdisk
+    "qemu-system-xen",
     "xen-hypervisor-4.20-amd64",
     "xen-utils-4.20",
     "xenstore-utils",
@@ -64,7 +65,6 @@ EXCLUDED_PATHS: Final = (
     "/usr/share/info/*",
     "/usr/share/locale/*",
     "/usr/share/man/*",
-    "/usr/share/qemu/keymaps/*",
     *(
         f"*/lib/modules/*/kernel/{folder}/*"
         for folder in (

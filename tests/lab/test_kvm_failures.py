@@ -30,8 +30,9 @@ done | "$real"
 
 @pytest.fixture(scope="module")
 def guest(kvm_lab: Lab) -> Iterator[Guest]:
-    """A running domain with a disk in each of two volume groups."""
-    with Guest(kvm_lab, "fail", "--disks", "2", "--vg", "vg0,vg1", "--memory", "128") as guest:
+    """A running domain with a thick disk in one volume group and a thin one in another."""
+    options = ("--disks", "2", "--vg", "vg0,vg1", "--kind", "thick,thin", "--memory", "128")
+    with Guest(kvm_lab, "fail", *options) as guest:
         yield guest
 
 
@@ -83,7 +84,10 @@ def test_a_second_snapshot_that_lvm_refuses(guest: Guest) -> None:
 ATTACH = "virsh -q attach-disk fail {} vdx --driver qemu --subdriver raw --live --sourcetype "
 UNFIT = {
     "/var/tmp/f.img": f"truncate -s 16M /var/tmp/f.img; {ATTACH.format('/var/tmp/f.img')} file",
-    "thin": f"lvcreate -qq -y -Wn -L 16m -n thick vg0; {ATTACH.format('/dev/vg0/thick')} block",
+    "itself a snapshot": "lvcreate -qq -s -L 16m -n unfit vg0/fail-d0; "
+    f"{ATTACH.format('/dev/vg0/unfit')} block",
+    "--cow-size": "lvcreate -qq -y -Wn -L 4g -n unfit vg0; "
+    f"{ATTACH.format('/dev/vg0/unfit')} block",
     "shareable": "lvcreate -qq -V 16m -T vg0/pool -n shared; "
     f"{ATTACH.format('/dev/vg0/shared')} block --mode shareable --cache none",
 }
@@ -104,7 +108,7 @@ def test_a_disk_that_cannot_be_captured(guest: Guest, word: str, attach: str) ->
         assert volumes(guest.lab) == set()
     finally:
         script = "virsh -q detach-disk fail vdx --live; sleep 2; rm -f /var/tmp/f.img"
-        run(guest.lab, script + "; lvremove -qq -y vg0/thick vg0/shared 2>/dev/null")
+        run(guest.lab, script + "; lvremove -qq -y vg0/unfit vg0/shared 2>/dev/null")
 
 
 def test_what_is_not_there(kvm_lab: Lab) -> None:
@@ -148,11 +152,11 @@ def test_killed_in_the_window(guest: Guest) -> None:
     assert_untouched(guest)
 
 
-@pytest.mark.parametrize("signal", ["INT", "TERM", "KILL"])
-def test_interrupted_anywhere(guest: Guest, signal: str) -> None:
+@pytest.mark.parametrize(("signal", "times"), [("INT", 1), ("TERM", 1), ("KILL", 2)])
+def test_interrupted_anywhere(guest: Guest, signal: str, times: int) -> None:
     """Ctrl-C and SIGTERM put everything back; after SIGKILL the next command does."""
     moments = random.Random(f"snapvm {signal}")
-    for _ in range(3):
+    for _ in range(times):
         delay = round(moments.uniform(0.5, 9), 1)
         script = f"snapvm take fail & p=$!; sleep {delay}; kill -{signal} $p; wait $p; echo $?"
         status = int(run(guest.lab, script).stdout.split()[-1])

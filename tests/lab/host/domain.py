@@ -28,13 +28,13 @@ def create(shape: DomainShape, *, start: bool) -> None:
     _copy_boot_files()
     make = [
         f"lvcreate -y -q -q -V {shape.size_mib}m -T {group}/pool -n {name}"
-        if shape.thin
+        if is_thin
         else f"lvcreate -y -q -q -Wn -L {shape.size_mib}m -n {name} {group}"
-        for group, name in shape.volumes
+        for group, name, is_thin in shape.volumes
     ]
     subprocess.run(["lvm"], input="\n".join(make), text=True, check=True, timeout=300)
-    for path in shape.paths:
-        if not shape.thin:  # extents of an earlier domain hold its numbers
+    for path, (_, _, is_thin) in zip(shape.paths, shape.volumes, strict=True):
+        if not is_thin:  # extents of an earlier domain hold its numbers
             Path(path).write_bytes(FIRST_MIB) if _exists(path) else sys.exit(f"no {path}")
     if on_xen():
         XL_FOLDER.mkdir(parents=True, exist_ok=True)
@@ -94,9 +94,8 @@ def main() -> None:
     new.add_argument("--vcpus", type=int, default=1)
     new.add_argument("--bus", choices=("virtio", "scsi"), default="virtio")
     new.add_argument("--cache", choices=("none", "writeback"), default="none")
-    kind = new.add_mutually_exclusive_group()
-    kind.add_argument("--thin", action="store_true", default=True)
-    kind.add_argument("--thick", action="store_false", dest="thin")
+    new.add_argument("--kind", default="thin", help="thin or thick, taken in turn: thick,thin")
+    new.add_argument("--backend", default="phy", help="Xen: phy or qdisk, taken in turn")
     new.add_argument("--vg", default="vg0", help="groups, taken in turn for the disks: vg0,vg1")
     new.add_argument("--start", action="store_true")
     for verb in ("destroy", "xml"):
@@ -116,7 +115,8 @@ def main() -> None:
             vcpus=asked.vcpus,
             bus=asked.bus,
             cache=asked.cache,
-            thin=asked.thin,
+            kinds=tuple(asked.kind.split(",")),
+            backends=tuple(asked.backend.split(",")),
             groups=tuple(asked.vg.split(",")),
         )
         create(shape, start=asked.start)

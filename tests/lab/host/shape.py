@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.lab.host.places import BOOT_FOLDER, SOCKET_FOLDER
+
+ISOLATED_CPUS = Path("/sys/devices/system/cpu/isolated")
+"""Processors kept for domains; empty where there are none."""
 
 
 @dataclass(frozen=True)
@@ -18,19 +22,25 @@ class DomainShape:
     vcpus: int
     bus: str
     cache: str
-    thin: bool
+    kinds: tuple[str, ...]
+    """``thin`` or ``thick``, taken in turn too."""
     groups: tuple[str, ...]
+    backends: tuple[str, ...] = ("phy",)
+    """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
 
     @property
-    def volumes(self) -> list[tuple[str, str]]:
-        """Volume group and name of each disk's logical volume."""
-        groups = self.groups
-        return [(groups[n % len(groups)], f"{self.name}-d{n}") for n in range(self.disks)]
+    def volumes(self) -> list[tuple[str, str, bool]]:
+        """Volume group and name of each disk's logical volume, and whether it is thin."""
+        groups, kinds = self.groups, self.kinds
+        return [
+            (groups[n % len(groups)], f"{self.name}-d{n}", kinds[n % len(kinds)] == "thin")
+            for n in range(self.disks)
+        ]
 
     @property
     def paths(self) -> list[str]:
         """Device path of each disk's logical volume."""
-        return [f"/dev/{group}/{name}" for group, name in self.volumes]
+        return [f"/dev/{group}/{name}" for group, name, _ in self.volumes]
 
     def kernel_words(self, console: str) -> str:
         """Return the domain's kernel command line."""
@@ -51,10 +61,12 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
     )
     scsi = "<controller type='scsi' model='virtio-scsi'/>" if shape.bus == "scsi" else ""
     processor = "<cpu mode='host-passthrough'/>" if kvm else ""
+    cpus = ISOLATED_CPUS.read_text().strip()
+    pinned = f" cpuset='{cpus}'" if cpus else ""
     return f"""<domain type='{"kvm" if kvm else "qemu"}'>
   <name>{shape.name}</name>
   <memory unit='MiB'>{shape.memory_mib}</memory>
-  <vcpu>{shape.vcpus}</vcpu>
+  <vcpu placement='static'{pinned}>{shape.vcpus}</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{BOOT_FOLDER}/vmlinuz</kernel>
@@ -79,8 +91,11 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
 
 def xl_config(shape: DomainShape) -> str:
     """Return the domain's xl configuration (paravirtual)."""
+    backends = shape.backends
     disks = ", ".join(
-        f"'phy:{path},xvd{chr(ord('a') + number)},w'" for number, path in enumerate(shape.paths)
+        f"'format=raw,vdev=xvd{chr(ord('a') + number)},access=rw,"
+        f"backendtype={backends[number % len(backends)]},target={path}'"
+        for number, path in enumerate(shape.paths)
     )
     return f"""name = '{shape.name}'
 type = 'pv'

@@ -1,7 +1,8 @@
 """Measures how long a Xen domain stands still while a command runs, and what the command needs.
 
 ``python3 -m tests.lab.host.standing NAME COMMAND...`` prints a line of JSON: milliseconds in which
-the domain was paused or suspended, as Xen says, seconds of the command and its peak memory.
+the domain was paused or suspended, as Xen says, seconds of the command, its peak memory, and what
+it said, which must be less than a pipe holds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
     with open_control() as control:
         begun = since = time.monotonic()
         was_standing = False
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         while process.poll() is None:
             info = control.info(domid)
             is_standing = info is not None and (info.is_paused or info.is_shut_down)
@@ -36,6 +37,7 @@ def main() -> None:
             since, was_standing = now, is_standing
             time.sleep(LOOK_SECONDS)
         seconds = time.monotonic() - begun
+        said, _ = process.communicate()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         json.dumps(
@@ -44,6 +46,7 @@ def main() -> None:
                 "seconds": seconds,
                 "peak_mb": used.ru_maxrss * 1024 / 1e6,
                 "status": process.returncode,
+                "said": said,
             }
         )
     )

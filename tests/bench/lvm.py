@@ -1,0 +1,62 @@
+"""The LVM part of the pause against plain ``lvcreate -s``: ``make bench-lvm``, in the lab.
+
+The lab is emulated where there is no hardware for it: what is compared is measured in turn in the
+same lab, and only the ratios mean something elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+
+from tests.bench import harness
+from tests.bench.harness import Figure
+from tests.lab.vm import Lab
+
+RUNS = 5
+DISKS = (1, 4, 8)
+SIBLINGS = (5, 20)
+THIN_LIMIT = 0.5
+THICK_LIMIT = 0.65
+
+
+def main() -> None:
+    """Measure, report, end."""
+    figures: list[Figure] = []
+    with Lab("kvm") as lab:
+        for count in DISKS:
+            figures += compared(lab, "thin", count, limit=THIN_LIMIT)
+        for count in DISKS:
+            figures += compared(lab, "thick", count, limit=THICK_LIMIT)
+        for siblings in SIBLINGS:
+            figures += compared(lab, "thick", 1, siblings=siblings)
+    harness.end(harness.report("lvm", figures))
+
+
+def compared(
+    lab: Lab, kind: str, count: int, *, siblings: int = 0, limit: float | None = None
+) -> list[Figure]:
+    """Snapshot so many disks in both ways, in turn."""
+    script = (
+        "cd /snapvm && PYTHONPATH=/snapvm "
+        f"python3 -m tests.lab.host.lvmtimes {kind} {count} {siblings} {RUNS}"
+    )
+    seconds = json.loads(lab.run(script, timeout_seconds=900, check=True).stdout)
+    name = f"{kind}_{count}" + (f"_siblings_{siblings}" if siblings else "")
+    against = "lvcreate -s" if limit is None else f"lvcreate -s: at most {limit:g}"
+
+    def plain(what: str) -> Figure:
+        samples = tuple(value * 1000 for value in seconds[what])
+        return Figure(name=f"{name}_{what}_ms", unit="ms", samples=samples)
+
+    ratio = Figure(
+        name=name,
+        unit="times",
+        samples=harness.ratios(seconds["ours"], seconds["plain"]),
+        against=against,
+        limit=limit,
+    )
+    return [ratio, plain("ours"), plain("plain")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Times the LVM part of a window against plain ``lvcreate -s``, in the lab: prints JSON.
+
+``python3 -m tests.lab.host.lvmtimes thin|thick DISKS SIBLINGS RUNS`` makes so many volumes in vg0,
+each open and active as a domain's disk is, thick ones with so many snapshots already, and takes
+snapshots of all of them in turn: as snapvm does in the window, and with one command a disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from snapvm import cowsize
+from snapvm.lvm import argv
+from snapvm.lvm.volumes import Lvm
+from snapvm.model import LvRef, LvUuid, Role
+from snapvm.process import ShRunner
+
+VG = "vg0"
+SIZE_MIB = 32
+SET = "0123456789ab"
+STORE_BYTES = cowsize.store_bytes(SIZE_MIB << 20, 4 << 20, cowsize.FULL)
+LIMIT_SECONDS = 120.0
+
+
+def sh(*words: str) -> None:
+    """Run a command; its failure ends the measurement."""
+    subprocess.run(words, check=True, timeout=300, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def disks(count: int, siblings: int, *, is_thick: bool) -> Iterator[list[LvRef]]:
+    """Make the volumes and hold them open."""
+    where = ["-Wn", "-L", f"{SIZE_MIB}m", VG] if is_thick else ["-V", "32m", "-T", f"{VG}/pool"]
+    made = [LvRef(vg=VG, lv=f"time-d{number}", uuid=LvUuid("")) for number in range(count)]
+    with ExitStack() as stack:
+        stack.callback(sh, "lvremove", "-qq", "-y", "-S", "lv_name=~^time-d", VG)
+        for disk in made:
+            sh("lvcreate", "-qq", "-y", "-n", disk.lv, *where)
+            for number in range(siblings):
+                sibling = f"{disk.lv}.sibling{number}"
+                sh("lvcreate", "-qq", "-s", "-L", f"{STORE_BYTES}b", "-n", sibling, str(disk))
+            stack.callback(os.close, os.open(disk.path, os.O_RDONLY))
+        yield made
+
+
+def plainly(made: list[LvRef], *, is_thick: bool) -> float:
+    """One ``lvcreate -s`` after the other, as a script has it."""
+    size = ["-L", f"{STORE_BYTES}b"] if is_thick else []
+    begun = time.monotonic()
+    for disk in made:
+        sh("lvcreate", "-qq", "-s", *size, "-n", f"{disk.lv}.plain", str(disk))
+    return time.monotonic() - begun
+
+
+def as_in_the_window(lvm: Lvm, made: list[LvRef], *, is_thick: bool) -> float:
+    """What a take does while the domain stands still."""
+    names = {disk: f"{disk.lv}.ours" for disk in made}
+    tags = {disk: argv.tags(SET, disk, Role.NEW) for disk in made}
+    if is_thick:
+        for disk in made:
+            lvm.make_store(VG, names[disk], STORE_BYTES, tags[disk])
+    with lvm.warmed([VG]) as lvms:
+        begun = time.monotonic()
+        for disk in made:
+            if is_thick:
+                lvms[VG].attach(disk, names[disk], limit_seconds=LIMIT_SECONDS)
+            else:
+                lvms[VG].snapshot(disk, names[disk], tags[disk], limit_seconds=LIMIT_SECONDS)
+        return time.monotonic() - begun
+
+
+def main() -> None:
+    """Measure in turn, after one round that does not count."""
+    is_thick, count, siblings, runs = sys.argv[1] == "thick", *map(int, sys.argv[2:5])
+    lvm = Lvm(ShRunner())
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    with disks(count, siblings, is_thick=is_thick) as made:
+        for number in range(runs + 1):
+            ours = as_in_the_window(lvm, made, is_thick=is_thick)
+            plain = plainly(made, is_thick=is_thick)
+            sh("udevadm", "settle")
+            sh("lvremove", "-qq", "-y", "-S", r"lv_name=~^time-d[0-9]+\.(ours|plain)$", VG)
+            if number:
+                seconds["ours"].append(ours)
+                seconds["plain"].append(plain)
+    print(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main()
