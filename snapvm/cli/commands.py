@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,12 +90,15 @@ def parse(arguments: list[str], session: Session) -> Job | int:
 
     Raises ``UsageProblem`` and ``BadName``.
     """
-    command: Any = typer.main.get_command(app)
-    parsed = command.main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=session)
+    parsed = _command().main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=session)
     return parsed if isinstance(parsed, Job) else int(parsed or 0)
 
 
 def global_options() -> frozenset[str]:
     """Return the options that stand before the verb."""
-    command: Any = typer.main.get_command(app)
-    return frozenset(name for option in command.params for name in option.opts)
+    return frozenset(name for option in _command().params for name in option.opts)
+
+
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)
