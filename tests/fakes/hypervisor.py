@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from snapvm import crashpoint
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, StuckPaused, UnknownDomain
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
@@ -79,6 +80,11 @@ class FakeHypervisor:
         """Return what a domain does."""
         return self.machines[name].domain.state
 
+    def suspend(self, name: str) -> None:
+        """Make a running domain stand still."""
+        with crashpoint.around("suspend"):
+            self._set(name, DomainState.PAUSED)
+
     # --- Hypervisor ---
 
     def find(self, name: str) -> Domain:
@@ -125,7 +131,7 @@ class FakeHypervisor:
         try:
             self.before("freeze")
             if was_running:
-                self._set(domain.name, DomainState.PAUSED)
+                self.suspend(domain.name)
             yield
         except BaseException:
             if was_running:
@@ -136,7 +142,8 @@ class FakeHypervisor:
         """See ``Hypervisor.resume``."""
         if self.state_of(domain.name) not in (DomainState.PAUSED, DomainState.RUNNING):
             raise StuckPaused(domain=domain.name, why="it is off")
-        self._set(domain.name, DomainState.RUNNING)
+        with crashpoint.around("resume"):
+            self._set(domain.name, DomainState.RUNNING)
 
     def abandon(self, domain: Domain) -> None:
         """See ``Hypervisor.abandon``."""
@@ -147,24 +154,27 @@ class FakeHypervisor:
         self.before("stop")
         machine = self.machines.get(domain.name)
         if machine is not None:
-            for volume in machine.held:
-                volume.opened = False
-            machine.held = []
-            self._set(domain.name, DomainState.SHUTOFF)
+            with crashpoint.around("stop"):
+                for volume in machine.held:
+                    volume.opened = False
+                machine.held = []
+                self._set(domain.name, DomainState.SHUTOFF)
 
     def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
         """See ``Hypervisor.restore``."""
         self._before_start("restore", domain)
         machine = self.machines[domain.name]
-        machine.count = int.from_bytes(image.read_bytes()[-8:], "little")
-        self._start(machine, paused=paused)
+        with crashpoint.around("restore"):
+            machine.count = int.from_bytes(image.read_bytes()[-8:], "little")
+            self._start(machine, paused=paused)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """See ``Hypervisor.start``."""
         self._before_start("start", domain)
         machine = self.machines[domain.name]
-        self._start(machine, paused=paused)
-        machine.count = max(int(volume.data or 0) for volume in machine.held)
+        with crashpoint.around("start"):
+            self._start(machine, paused=paused)
+            machine.count = max(int(volume.data or 0) for volume in machine.held)
 
     def versions(self) -> dict[str, str]:
         """See ``Hypervisor.versions``."""
@@ -216,7 +226,7 @@ class _FakeCapture:
         try:
             self._own.before("window")
             if was_running:
-                self._own._set(name, DomainState.PAUSED)
+                self._own.suspend(name)
                 self._clock.stopped()
             if self._folder is not None:
                 (self._folder / IMAGE_FILE).write_bytes(image_bytes(self._machine.count))
@@ -224,7 +234,7 @@ class _FakeCapture:
             stays = leave_standing
         finally:
             if was_running and not stays:
-                self._own._set(name, DomainState.RUNNING)
+                self._own.resume(self._machine.domain)
                 self._clock.resumed()
 
     def arm(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from snapvm import crashpoint
 from snapvm.errors import CommandFailed, CommandTimedOut
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
@@ -114,6 +115,13 @@ class FakeLvm:
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
+        if argv[1] == "lvs":
+            return self.obey(argv)
+        with crashpoint.around(" ".join(argv[:2])):
+            return self.obey(argv)
+
+    def obey(self, argv: Sequence[str]) -> Completed:
+        """Do what a command line says."""
         command = tuple(argv)
         assert command[0] == "lvm", command
         self.before(command)
@@ -214,7 +222,8 @@ class FakeLvm:
         self.before(("copy", str(snapshot), str(disk)))
         target = self.named(disk.vg, disk.lv)
         assert not target.opened, f"{disk} is in use"
-        target.data = self.named(snapshot.vg, snapshot.lv).data
+        with crashpoint.around("copy back"):
+            target.data = self.named(snapshot.vg, snapshot.lv).data
 
     def _lvrename(self, words: list[str]) -> str:
         vg, old, new = words
@@ -305,7 +314,7 @@ class FakeConversation:
             return ["  LVM version:     0", "  Configuration:   a fake"]
         words = order.split()
         try:
-            self._lvm.run(("lvm", *words))
+            self._lvm.obey(("lvm", *words))
         except CommandFailed as failure:
             return [f"  {failure.stderr}"]
         if words[0] == "lvconvert":
