@@ -10,6 +10,9 @@ DEFAULT_LEVEL = 1
 _HIGHEST_LEVEL = 19
 _ZSTD = re.compile(r"zstd(:(?P<level>\d{1,2}))?\Z", re.ASCII)
 
+UNPACK_ARGV = ("zstd", "--quiet", "--decompress", "--stdout")
+"""What libvirt too passes such an image through when it starts a domain from it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:

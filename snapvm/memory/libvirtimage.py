@@ -22,10 +22,13 @@ MAGIC = b"LibvirtQemudSave"
 PARTIAL = b"LibvirtQemudPart"
 _HEADER = struct.Struct("<16s5I56x")
 _RUNNING_OFFSET_BYTES = 24
+_FORMAT_OFFSET_BYTES = 28
 _VERSIONS = (1, 2)
 FORMAT_RAW = 0
 FORMAT_ZSTD = 5
 """libvirt passes the stream through `zstd -dc` (src/qemu/qemu_saveimage.c)."""
+FORMAT_SPARSE = 6
+"""QEMU's mapped-ram, each page at its own place in the file (libvirt 11.2)."""
 _ROOM_BYTES = 64 << 10
 """libvirt leaves so much behind the XML, so that `virsh save-image-edit` can make it longer."""
 _ALIGNMENT = 4096
@@ -97,6 +100,27 @@ def set_running(path: Path, running: bool) -> None:
         os.fsync(descriptor)
 
 
+def head_as(path: Path, format_: int) -> bytes:
+    """Return what stands before the stream, for an image of another format that is not whole yet.
+
+    Raises as `read_header` does.
+    """
+    header = read_header(path)
+    with _opened(path, os.O_RDONLY) as descriptor:
+        head = bytearray(os.pread(descriptor, header.stream_offset_bytes, 0))
+    head[: len(PARTIAL)] = PARTIAL
+    struct.pack_into("<I", head, _FORMAT_OFFSET_BYTES, format_)
+    return bytes(head)
+
+
+def mark_whole(descriptor: int) -> int:
+    """Mark an image as whole, all of it on the disk; return its size in bytes."""
+    os.fsync(descriptor)
+    os.pwrite(descriptor, MAGIC, 0)
+    os.fsync(descriptor)
+    return os.fstat(descriptor).st_size
+
+
 class Writer:
     """Makes an image around a stream that somebody else writes; see ``ImageWriter``."""
 
@@ -123,10 +147,7 @@ class Writer:
     def end(self) -> int:
         """Mark the image as whole, all of it on the disk; return its size in bytes."""
         with _opened(self._path, os.O_WRONLY) as descriptor:
-            os.fsync(descriptor)
-            os.pwrite(descriptor, MAGIC, 0)
-            os.fsync(descriptor)
-            return os.fstat(descriptor).st_size
+            return mark_whole(descriptor)
 
 
 @contextmanager

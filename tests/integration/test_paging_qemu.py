@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +22,11 @@ from snapvm.memory.pagingmode import (
     TWO_LEVEL,
     PagingMode,
 )
-from tests.lab.image import ensure_image
+from tests.integration.qemu import START_SECONDS, Machine, running
 
 SOURCE = Path(__file__).with_name("paging_guest.c")
 RAM_MIB = 64
 SEED = 20261123
-START_SECONDS = 60.0
 PROBES = 300
 """Addresses that are most likely not mapped, beside one in each page that is."""
 # QEMU's emulation marks the four root entries of PAE as accessed, as no processor does: there the
@@ -38,65 +34,6 @@ PROBES = 300
 ROOT = replace(PAE.levels[0], table_reserved=PAE.levels[0].table_reserved & ~PTE_ACCESSED)
 EMULATED_PAE = replace(PAE, levels=(ROOT, *PAE.levels[1:]))
 MODES = {2: TWO_LEVEL, 3: EMULATED_PAE, 4: FOUR_LEVEL, 5: FIVE_LEVEL}
-
-
-class Machine:
-    """A QEMU that halts with its page tables in force; asked over QMP."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._stream = connection.makefile("rw")
-        self._stream.readline()
-        self.execute("qmp_capabilities")
-
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command and return its result."""
-        print(json.dumps({"execute": command, "arguments": arguments}), file=self._stream)
-        self._stream.flush()
-        while True:
-            answer = json.loads(self._stream.readline())
-            assert "error" not in answer, answer
-            if "return" in answer:
-                return answer["return"]
-
-    def ask(self, line: str) -> str:
-        """Type a line into the human monitor."""
-        return str(self.execute("human-monitor-command", **{"command-line": line}))
-
-    def wait_until_halted(self) -> str:
-        """Wait until the guest has turned paging on and halts; return its registers."""
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            registers = self.ask("info registers")
-            cr0 = re.search(r"CR0=([0-9a-f]+)", registers)
-            if "HLT=1" in registers and cr0 and int(cr0[1], 16) >> 31:
-                return registers
-            assert time.monotonic() < deadline, registers
-            time.sleep(0.05)
-
-
-@contextmanager
-def running(kernel: Path, folder: Path) -> Iterator[Machine]:
-    """Start the guest."""
-    path = folder / "qmp.sock"
-    argv = [
-        *ensure_image().qemu,
-        *("-nodefaults", "-display", "none", "-machine", "pc", "-accel", "tcg", "-cpu", "max"),
-        *("-m", str(RAM_MIB), "-kernel", str(kernel)),
-        *("-qmp", f"unix:{path},server=on,wait=off"),
-    ]
-    process = subprocess.Popen(argv)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not path.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(START_SECONDS)
-            connection.connect(str(path))
-            yield Machine(connection)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -110,8 +47,9 @@ def test_agrees_with_qemu(number: int, short_folder: Path) -> None:
     """The same pages, each at the same physical address, and nothing where QEMU has nothing."""
     mode, draw = MODES[number], random.Random(SEED)
     kernel = compiled(number, short_folder)
-    with running(kernel, short_folder) as machine:
-        cr3 = int(match(r"CR3=([0-9a-f]+)", machine.wait_until_halted()), 16)
+    options = ("-cpu", "max", "-m", str(RAM_MIB), "-kernel", str(kernel))
+    with running(short_folder, *options) as machine:
+        cr3 = int(match(r"CR3=([0-9a-f]+)", registers_when_halted(machine)), 16)
         memory = dumped(machine, short_folder / "memory")
 
         def read_frame(frame: int) -> bytes | None:
@@ -126,6 +64,18 @@ def test_agrees_with_qemu(number: int, short_folder: Path) -> None:
         addresses += [mode.canonical(draw.randrange(1 << mode.va_bits)) for _ in range(PROBES)]
         for va in addresses:
             assert ours(mode, cr3, va, read_frame) == theirs(machine, va), f"{va:#x}"
+
+
+def registers_when_halted(machine: Machine) -> str:
+    """Wait until the guest has turned paging on and halts; return its registers."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        registers = machine.ask("info registers")
+        cr0 = re.search(r"CR0=([0-9a-f]+)", registers)
+        if "HLT=1" in registers and cr0 and int(cr0[1], 16) >> 31:
+            return registers
+        assert time.monotonic() < deadline, registers
+        time.sleep(0.05)
 
 
 def compiled(number: int, folder: Path) -> Path:

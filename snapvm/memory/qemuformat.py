@@ -1,0 +1,98 @@
+"""QEMU's migration stream: marks, flags, limits, and what a reader makes of it.
+
+Numbers are those of migration/savevm.h, migration/ram.h and migration/savevm.c of QEMU 10.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+MAGIC: Final = b"QEVM\0\0\0\3"
+PAGE_BYTES: Final = 4096
+WORD_BYTES: Final = 8
+RAM: Final = b"ram"
+RAM_VERSION: Final = 4
+CAPABILITIES: Final = b"configuration/capabilities"
+PAGE_RECORD_BYTES: Final = WORD_BYTES + PAGE_BYTES
+ZERO_RECORD_BYTES: Final = WORD_BYTES + 1
+NAME_LIMIT_BYTES: Final = 255
+BLOCKS_LIMIT: Final = 4096
+"""More blocks of memory than any machine has."""
+RAM_LIMIT_BYTES: Final = 1 << 46
+"""64 TiB, more than QEMU's x86 machines can have."""
+TAIL_BYTES: Final = 8 << 20
+"""The description of the devices is some 100 KB long."""
+
+
+class Section(IntEnum):
+    """What a record of the stream is (migration/savevm.h, QEMU_VM_...)."""
+
+    END_OF_STREAM = 0x00
+    START = 0x01
+    PART = 0x02
+    END = 0x03
+    FULL = 0x04
+    SUBSECTION = 0x05
+    DESCRIPTION = 0x06
+    CONFIGURATION = 0x07
+    COMMAND = 0x08
+    FOOTER = 0x7E
+
+
+class Flag(IntFlag):
+    """The lowest bits of the word before a page (migration/ram.h, RAM_SAVE_FLAG_...)."""
+
+    ZERO = 0x02
+    MEM_SIZE = 0x04
+    PAGE = 0x08
+    EOS = 0x10
+    CONTINUE = 0x20
+
+
+FLAG_BITS: Final = PAGE_BYTES - 1
+AFTER_MEMORY: Final = (bytes([Section.FULL]), bytes([Section.END_OF_STREAM]))
+SWITCHOVER_START: Final = b"\0\x0b\0\0"
+"""MIG_CMD_SWITCHOVER_START, without data (migration/savevm.h, since QEMU 10.0)."""
+FILLED: Final = "a page is filled with another byte than zero"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RamBlock:
+    """A block of guest memory as the START record lists it."""
+
+    number: int
+    name: str
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything before the first page."""
+
+    machine: str
+    capabilities: tuple[str, ...]
+    """Those that change the format of the stream, and that whoever loads it must have set."""
+    section: int
+    """The number of the section ``ram``."""
+    blocks: tuple[RamBlock, ...]
+
+    @property
+    def ram_bytes(self) -> int:
+        """Return what all blocks hold together."""
+        return sum(block.length_bytes for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Some pages of one block; a later one of the same place replaces an earlier one."""
+
+    block: RamBlock
+    offsets_bytes: npt.NDArray[np.int64]
+    """Where each begins in its block."""
+    data: npt.NDArray[np.uint8] | None
+    """A row of 4096 bytes for each, good until the next is asked for; None: they are zero."""

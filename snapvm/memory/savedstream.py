@@ -1,0 +1,61 @@
+"""The stream inside one of libvirt's save images, whatever it is compressed by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from snapvm import compression
+from snapvm.durable import failing_as_storage
+from snapvm.errors import BadImage
+from snapvm.memory import libvirtimage
+from snapvm.memory.libvirtimage import FORMAT_RAW, FORMAT_ZSTD
+from snapvm.memory.qemustream import QemuStream
+from snapvm.streamfilter import StreamFilter
+
+_END_SECONDS = 60.0
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[QemuStream]:
+    """Open the stream of a complete image for a block that reads it to its end.
+
+    Raises ``BadImage`` for an image whose stream is not that of memory in one go, or that cannot
+    be unpacked, ``StorageFailed``, and ``HostLacks`` when the program that unpacks it is missing.
+    Offsets in errors are those of the image as if it were not compressed.
+    """
+    header = libvirtimage.read_header(path)
+    begin = header.stream_offset_bytes
+    if header.format not in (FORMAT_RAW, FORMAT_ZSTD):
+        why = f"a stream of format {header.format} cannot be read here"
+        raise BadImage(path=str(path), offset_bytes=28, why=why)
+    with failing_as_storage(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as file:
+        file.seek(begin)
+        if header.format == FORMAT_RAW:
+            yield QemuStream(file, str(path), offset_bytes=begin)
+            return
+        with _unpacked(descriptor, path) as stream:
+            yield QemuStream(stream, str(path), offset_bytes=begin)
+
+
+@contextmanager
+def _unpacked(source: int, path: Path) -> Iterator[BinaryIO]:
+    """Pass a file from where it is through the program that unpacks it."""
+    outlet, inlet = os.pipe2(os.O_CLOEXEC)
+    with open(outlet, "rb", buffering=0) as stream:
+        try:
+            program = StreamFilter(compression.UNPACK_ARGV, source, inlet)
+        finally:
+            os.close(inlet)
+        try:
+            yield stream
+            program.wait(_END_SECONDS)
+        except OSError as why:
+            raise BadImage(path=str(path), offset_bytes=0, why=f"unpacking it: {why}") from why
+        finally:
+            program.close()

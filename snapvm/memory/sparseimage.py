@@ -1,0 +1,225 @@
+"""libvirt's sparse save image out of one with a stream: each page at its own place in the file.
+
+The layout is QEMU's mapped-ram (docs/devel/migration/mapped-ram.rst, migration/ram.c): behind each
+block in the list of blocks stands a header, a bitmap of the pages that are in the file, and, from
+the next MiB on, room for all of them.  Offsets are those of the file.  Several threads read such an
+image at once, and what is zero is a hole.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from snapvm import durable
+from snapvm.memory import libvirtimage, savedstream
+from snapvm.memory.qemuformat import (
+    MAGIC,
+    PAGE_BYTES,
+    Flag,
+    Pages,
+    RamBlock,
+    Section,
+    Setup,
+)
+from snapvm.memory.qemustream import QemuStream
+from snapvm.model import Progress
+
+CAPABILITY: Final = b"mapped-ram"
+_BLOCK_HEADER: Final = struct.Struct(">IQQQ")
+"""Version, size of a page, offset of the bitmap, offset of the pages."""
+_PAGES_ALIGNMENT: Final = 1 << 20
+_BITMAP_WORD_PAGES: Final = 64
+_CHUNK_BYTES: Final = 4096
+"""So much of a bitmap is in memory at a time; it stands for 128 MiB of the guest."""
+_CHUNK_PAGES: Final = _CHUNK_BYTES * 8
+KEEP_ZEROS_LIMIT_BYTES: Final = 64 << 20
+"""QEMU passes over pages that a bitmap has not, in the belief that they are zero anyway.  That
+holds for memory; a block of at most this size may be one that holds something from the start
+(firmware, flash, tables for the firmware), and its zero pages are in the bitmap, as holes."""
+
+
+def convert(source: Path, target: Path, progress: Progress) -> int:
+    """Write the sparse image ``target`` with what the image ``source`` holds; return its size.
+
+    Raises ``BadImage`` for a source that is damaged or holds what cannot be converted, and
+    ``StorageFailed``; the caller removes ``target`` then.  Memory stays within a few megabytes.
+    """
+    head = libvirtimage.head_as(source, libvirtimage.FORMAT_SPARSE)
+    size_bytes = source.stat().st_size
+    with savedstream.opened(source) as stream, durable.failing_as_storage(target):
+        setup = stream.setup()
+        if setup.capabilities:
+            raise stream.bad(f"its capability {setup.capabilities[0]} is not understood")
+        descriptor = durable.create(target)
+        try:
+            writer = SparseWriter(descriptor, setup, head)
+            for pages in stream.pages():
+                writer.add(pages)
+                progress.advance(min(stream.offset_bytes, size_bytes), size_bytes)
+            writer.end(stream)
+            return libvirtimage.mark_whole(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class SparseWriter:
+    """Writes the image; raises ``OSError``."""
+
+    def __init__(self, descriptor: int, setup: Setup, head: bytes) -> None:
+        self._descriptor = descriptor
+        self._section = setup.section
+        begin = head + _before_blocks(setup)
+        _write(descriptor, begin, 0)
+        self._end = len(begin)
+        self._blocks = [self._place(block) for block in setup.blocks]
+
+    def add(self, pages: Pages) -> None:
+        """Put pages at their places."""
+        block = self._blocks[pages.block.number]
+        offsets, data = pages.offsets_bytes, pages.data
+        if data is None:
+            for begin, end in _runs(offsets):
+                self._forget(block, int(offsets[begin]), end - begin)
+            return
+        zero = _are_zero(data)
+        if zero.any():
+            for begin, end in _runs(offsets[zero]):
+                self._forget(block, int(offsets[zero][begin]), end - begin)
+            offsets, data = offsets[~zero], data[~zero]
+        for begin, end in _runs(offsets):
+            offset_bytes = int(offsets[begin])
+            run = np.ascontiguousarray(data[begin:end])
+            _write(self._descriptor, run.reshape(-1).data, block.pages_at + offset_bytes)
+            block.bitmap.put(offset_bytes // PAGE_BYTES, end - begin, present=True)
+
+    def end(self, stream: QemuStream) -> None:
+        """Write what follows memory, and what is still to be written of the bitmaps."""
+        for block in self._blocks:
+            block.bitmap.flush()
+        footer = struct.pack(">QBI", Flag.EOS, Section.FOOTER, self._section)
+        _write(self._descriptor, footer, self._end)
+        self._end += len(footer)
+        for piece in stream.rest():
+            _write(self._descriptor, piece, self._end)
+            self._end += len(piece)
+
+    def _place(self, block: RamBlock) -> _PlacedBlock:
+        """Write the entry of a block in the list; the next one follows its pages."""
+        entry = _named(block.name.encode("ascii")) + struct.pack(">Q", block.length_bytes)
+        bitmap_at = self._end + len(entry) + _BLOCK_HEADER.size
+        bitmap_bytes = -(-block.length_bytes // PAGE_BYTES // _BITMAP_WORD_PAGES) * 8
+        pages_at = -(-(bitmap_at + bitmap_bytes) // _PAGES_ALIGNMENT) * _PAGES_ALIGNMENT
+        entry += _BLOCK_HEADER.pack(1, PAGE_BYTES, bitmap_at, pages_at)
+        _write(self._descriptor, entry, self._end)
+        self._end = pages_at + block.length_bytes
+        return _PlacedBlock(
+            pages_at=pages_at,
+            keeps_zeros=block.length_bytes <= KEEP_ZEROS_LIMIT_BYTES,
+            bitmap=_Bitmap(self._descriptor, bitmap_at, bitmap_bytes),
+        )
+
+    def _forget(self, block: _PlacedBlock, offset_bytes: int, count: int) -> None:
+        """Make pages zero: as holes, where they have never been written."""
+        first = offset_bytes // PAGE_BYTES
+        was_written = block.bitmap.put(first, count, present=block.keeps_zeros)
+        if was_written and block.keeps_zeros:
+            _write(self._descriptor, bytes(count * PAGE_BYTES), block.pages_at + offset_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlacedBlock:
+    """Where a block has its pages in the file."""
+
+    pages_at: int
+    keeps_zeros: bool
+    bitmap: _Bitmap
+
+
+class _Bitmap:
+    """The bitmap of one block, in the file but for the chunk that is being worked on."""
+
+    def __init__(self, descriptor: int, at: int, size_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._at = at
+        self._size_bytes = size_bytes
+        self._chunk = -1
+        self._bits = np.zeros(_CHUNK_PAGES, np.bool_)
+        _write(descriptor, b"\0", at + size_bytes - 1)
+
+    def put(self, first: int, count: int, *, present: bool) -> bool:
+        """Say of pages whether they are in the file; return whether any was before."""
+        was_present = False
+        while count:
+            chunk, begin = divmod(first, _CHUNK_PAGES)
+            self._turn_to(chunk)
+            end = min(begin + count, _CHUNK_PAGES)
+            bits = self._bits[begin:end]
+            was_present = was_present or bool(bits.any())
+            bits[:] = present
+            first += end - begin
+            count -= end - begin
+        return was_present
+
+    def flush(self) -> None:
+        """Bring the chunk to the file."""
+        if self._chunk >= 0:
+            packed = np.packbits(self._bits, bitorder="little")[: self._left_bytes()]
+            _write(self._descriptor, packed.data, self._at + self._chunk * _CHUNK_BYTES)
+
+    def _turn_to(self, chunk: int) -> None:
+        if chunk == self._chunk:
+            return
+        self.flush()
+        self._chunk = chunk
+        at, count = self._at + chunk * _CHUNK_BYTES, self._left_bytes()
+        found = os.pread(self._descriptor, count, at).ljust(_CHUNK_BYTES, b"\0")
+        self._bits = np.unpackbits(np.frombuffer(found, np.uint8), bitorder="little").view(np.bool_)
+
+    def _left_bytes(self) -> int:
+        return min(_CHUNK_BYTES, self._size_bytes - self._chunk * _CHUNK_BYTES)
+
+
+def _before_blocks(setup: Setup) -> bytes:
+    """Return the stream up to its list of blocks, with the capability a loader must have set."""
+    machine = setup.machine.encode("ascii")
+    configuration = struct.pack(">BI", Section.CONFIGURATION, len(machine)) + machine
+    configuration += bytes([Section.SUBSECTION]) + _named(b"configuration/capabilities")
+    configuration += struct.pack(">II", 1, 1) + _named(CAPABILITY)
+    ram = struct.pack(">BI", Section.START, setup.section) + _named(b"ram")
+    ram += struct.pack(">II", 0, 4)
+    return MAGIC + configuration + ram + struct.pack(">Q", setup.ram_bytes | Flag.MEM_SIZE)
+
+
+def _named(name: bytes) -> bytes:
+    return bytes([len(name)]) + name
+
+
+def _runs(offsets: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return beginning and end, as indices, of each run of pages that follow one another."""
+    if not len(offsets):
+        return []
+    cuts = (np.flatnonzero(np.diff(offsets) != PAGE_BYTES) + 1).tolist()
+    return list(zip([0, *cuts], [*cuts, len(offsets)], strict=True))
+
+
+def _are_zero(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Tell for each row whether it is zero; a few bytes of each settle it for nearly all."""
+    zero = np.asarray(~data[:, ::512].any(axis=1))
+    for number in np.flatnonzero(zero):
+        zero[number] = not data[number].any()
+    return zero
+
+
+def _write(descriptor: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of it."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, at)
+        view, at = view[count:], at + count

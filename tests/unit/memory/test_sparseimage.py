@@ -1,0 +1,163 @@
+"""Sparse images: what a stream holds is in them, where QEMU looks for it, and zeros are holes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snapvm.errors import BadImage, HostLacks, StorageFailed
+from snapvm.memory import libvirtimage, savedstream, sparseimage
+from snapvm.model import Silent
+from tests.unit.memory import qemu_builders as build
+from tests.unit.memory.qemu_builders import GOOD, PAGE, Entry, Stream
+
+
+def converted(folder: Path, stream: bytes) -> Path:
+    """Convert an image with this stream."""
+    source = build.save(folder / "stream.save", stream)
+    target = folder / "sparse.save"
+    size_bytes = sparseimage.convert(source, target, Silent())
+    assert size_bytes == target.stat().st_size
+    return target
+
+
+def test_pages_are_where_their_block_says(tmp_path: Path) -> None:
+    image = build.read_sparse(converted(tmp_path, GOOD.encode()))
+    assert image.pages["pc.ram", 6] == build.filled(6)
+    assert image.pages["pc.bios", 3] == build.filled(77)
+    assert image.rest == GOOD.rest
+
+
+def test_the_header_and_the_definition_are_kept(tmp_path: Path) -> None:
+    target = converted(tmp_path, GOOD.encode())
+    header = libvirtimage.read_header(target)
+    assert (header.format, header.was_running, header.data_bytes) == (6, True, 100)
+    assert target.read_bytes()[92:101] == b"<domain/>"
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_zero_pages_of_memory_are_holes_without_a_bit(tmp_path: Path) -> None:
+    length = sparseimage.KEEP_ZEROS_LIMIT_BYTES * 2
+    entries = [Entry("pc.ram", n, build.filled(n) if n == 9 else b"") for n in range(4000)]
+    entries += [Entry("pc.ram", 5000, bytes(PAGE))]
+    stream = replace(GOOD, blocks=(("pc.ram", length),), records=(tuple(entries),))
+    target = converted(tmp_path, stream.encode())
+    assert set(build.read_sparse(target).pages) == {("pc.ram", 9)}
+    assert target.stat().st_size > length
+    assert target.stat().st_blocks * 512 < 1 << 20
+
+
+def test_zero_pages_of_firmware_are_told(tmp_path: Path) -> None:
+    """QEMU would leave there what the new machine's firmware has."""
+    target = converted(tmp_path, GOOD.encode())
+    pages = build.read_sparse(target).pages
+    assert pages["pc.bios", 2] == bytes(PAGE)
+    assert ("pc.bios", 1) not in pages
+    assert target.stat().st_blocks * 512 < 200_000
+
+
+@pytest.mark.parametrize("length", [64 * PAGE, sparseimage.KEEP_ZEROS_LIMIT_BYTES * 2])
+def test_what_comes_later_counts(tmp_path: Path, length: int) -> None:
+    """As when a running guest's pages are sent again."""
+    last, zero = build.filled(2), ("pc.ram", 4)
+    stream = replace(GOOD, blocks=(("pc.ram", length),), records=()).having(
+        Entry("pc.ram", 3, build.filled(1)), Entry("pc.ram", 4, build.filled(1))
+    )
+    stream = stream.having(Entry("pc.ram", 3, last), Entry("pc.ram", 4))
+    pages = build.read_sparse(converted(tmp_path, stream.encode())).pages
+    assert pages["pc.ram", 3] == last
+    assert pages.get(zero, bytes(PAGE)) == bytes(PAGE)
+
+
+BLOCKS = (("pc.ram", 40_000 << 12), ("vga", 300 << 12))
+entries = st.builds(
+    lambda block, number, seed: Entry(
+        BLOCKS[block][0], number % (BLOCKS[block][1] >> 12), build.filled(seed) if seed else b""
+    ),
+    st.integers(0, 1),
+    st.one_of(st.integers(0, 20), st.integers(32_760, 32_775), st.integers(0, 39_999)),
+    st.integers(0, 3),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(entries, max_size=40), max_size=4))
+def test_any_stream_is_the_same_memory(
+    tmp_path_factory: pytest.TempPathFactory, records: list[list[Entry]]
+) -> None:
+    stream = Stream(blocks=BLOCKS)
+    wanted: dict[tuple[str, int], bytes] = {}
+    for record in records:
+        stream = stream.having(*record)
+        for entry in record:
+            wanted[entry.block, entry.number] = entry.data or bytes(PAGE)
+    folder = tmp_path_factory.mktemp("any")
+    target = converted(folder, stream.encode())
+    found = build.read_sparse(target).pages
+    shutil.rmtree(folder)
+    assert found.keys() <= wanted.keys()
+    assert all(found.get(place, bytes(PAGE)) == page for place, page in wanted.items())
+
+
+def test_compressed_by_zstd(tmp_path: Path) -> None:
+    packed = subprocess.run(
+        ["zstd", "-1", "--stdout"], input=GOOD.encode(), capture_output=True, check=True
+    ).stdout
+    source = build.save(tmp_path / "z.save", packed, libvirtimage.FORMAT_ZSTD)
+    sparseimage.convert(source, tmp_path / "sparse.save", Silent())
+    plain = converted(tmp_path, GOOD.encode())
+    assert (tmp_path / "sparse.save").read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.parametrize("kept", [0, 20, -1])
+def test_damage_within_the_compression_is_seen(tmp_path: Path, kept: int) -> None:
+    packed = subprocess.run(
+        ["zstd", "-1", "--check", "--stdout"], input=GOOD.encode(), capture_output=True, check=True
+    ).stdout
+    source = build.save(tmp_path / "z.save", packed[:kept] + b"?", libvirtimage.FORMAT_ZSTD)
+    with pytest.raises(BadImage):
+        sparseimage.convert(source, tmp_path / "sparse.save", Silent())
+
+
+def test_without_zstd_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_kwargs: None)
+    source = build.save(tmp_path / "z.save", b"....", libvirtimage.FORMAT_ZSTD)
+    with pytest.raises(HostLacks, match="zstd"), savedstream.opened(source):
+        pass
+
+
+def test_the_mark_of_the_switchover_is_kept(tmp_path: Path) -> None:
+    """It stands between the last pages of a running guest and the devices."""
+    record = build.encoded([Entry("pc.ram", 2, build.filled(2))], kind=3)
+    image = build.read_sparse(
+        converted(tmp_path, replace(GOOD, rest=b"\x08\0\x0b\0\0" + record + GOOD.rest).encode())
+    )
+    assert image.pages["pc.ram", 2] == build.filled(2)
+    assert image.rest == b"\x08\0\x0b\0\0" + GOOD.rest
+
+
+def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
+    known = b"\5\x1aconfiguration/capabilities\0\0\0\1\0\0\0\1\x0fx-ignore-shared"
+    with pytest.raises(BadImage, match="x-ignore-shared"):
+        converted(tmp_path, replace(GOOD, configuration=known).encode())
+    sparse = converted(tmp_path, GOOD.encode())
+    with pytest.raises(BadImage, match="format 6"):
+        sparseimage.convert(sparse, tmp_path / "again.save", Silent())
+
+
+def test_a_full_disk_is_told() -> None:
+    with pytest.raises(OSError, match="space"):
+        sparseimage._write(os.open("/dev/full", os.O_RDWR), b"x", 0)
+
+
+def test_a_target_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    source = build.save(tmp_path / "stream.save", GOOD.encode())
+    with pytest.raises(StorageFailed):
+        sparseimage.convert(source, tmp_path / "missing" / "sparse.save", Silent())
