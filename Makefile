@@ -10,7 +10,7 @@ LAB_JUNIT = build/junit/lab.xml
 PYTEST   = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help tools venv test test-unit test-contract test-house test-lab test-long lint types format man demo crash-sweep install clean
+.PHONY: help tools venv test test-unit test-contract test-house test-lab test-long lint types format man demo fuzz crash-sweep install clean
 
 help:          ## Say what can be made
 	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
@@ -63,6 +63,9 @@ man: $(VENV)/.stamp         ## Write man/snapvm.1 anew from the command line
 
 bench-%: $(VENV)/.stamp     ## Measure NAME, into build/bench/NAME.json (cli, ...)
 	$(BIN)/python -m tests.bench.$*
+
+fuzz: $(VENV)/.stamp        ## A million spoiled inputs for everything that reads; build/fuzz.json
+	$(BIN)/python -m tests.fuzz
 
 crash-sweep: $(VENV)/.stamp tools  ## Kill snapvm at every point of every command, in both labs
 	$(BIN)/python -m tests.lab.crash
