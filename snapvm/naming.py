@@ -14,6 +14,8 @@ LATEST = "latest"
 RESERVED = frozenset({"current", LATEST})
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}\Z")
 _SET = re.compile(r"[0-9a-f]{12}\Z")
+_LVM_NAME = re.compile(r"(?!-|\.\.?\Z)[A-Za-z0-9+_.-]{1,127}\Z")
+_LV_UUID = re.compile(r"[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}\Z")
 
 DM_NAME_LIMIT = 127
 """DM_NAME_LEN is 128 with the final NUL (linux/dm-ioctl.h); LVM doubles each hyphen there."""
@@ -38,6 +40,16 @@ def is_id(text: str) -> bool:
 def is_set(text: str) -> bool:
     """Tell whether a text can be the twelve digits that name a set in LVM tags."""
     return _SET.match(text) is not None
+
+
+def is_lvm_name(text: str) -> bool:
+    """Tell whether LVM could have a group or a volume of this name (lvm(8), VALID NAMES)."""
+    return _LVM_NAME.match(text) is not None
+
+
+def is_lv_uuid(text: str) -> bool:
+    """Tell whether a text has the form of a volume's uuid, as lvs(8) prints it."""
+    return _LV_UUID.match(text) is not None
 
 
 def new_set() -> str:

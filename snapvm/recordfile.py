@@ -203,9 +203,14 @@ def _disk(data: dict[str, Any]) -> DiskRecord:
 
 
 def _ref(data: dict[str, Any]) -> LvRef:
-    return LvRef(
-        vg=_get(data, "vg", str), lv=_get(data, "lv", str), uuid=LvUuid(_get(data, "uuid", str))
-    )
+    """Read what LVM is going to be told: nothing that it could take for more than a name."""
+    vg, lv, uuid = _get(data, "vg", str), _get(data, "lv", str), _get(data, "uuid", str)
+    if not naming.is_lvm_name(vg) or not naming.is_lvm_name(lv):
+        raise _Wrong(f"no volume can have the name {f'{vg}/{lv}'!r}")
+    # A thick disk's undo snapshot has none before it is made.
+    if uuid and not naming.is_lv_uuid(uuid):
+        raise _Wrong(f"{uuid!r} is not the uuid of a volume")
+    return LvRef(vg=vg, lv=lv, uuid=LvUuid(uuid))
 
 
 def _part(data: dict[str, Any]) -> WindowPart:

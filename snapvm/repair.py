@@ -83,6 +83,7 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
     """Undo a take: the domain runs first, then what it made goes."""
     intent = leftover.intent
     if intent:
+        taking.check_intent(intent)
         if intent["was_running"]:
             run_again(host, name)
         domain = _find(host, name)
@@ -114,6 +115,7 @@ def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:
 
 def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """Go on with a rollback that is past its point of no return; take any other back."""
+    rollbackplan.check_journal(journal)
     set_, disks = journal["set"], journal["disks"]
     phase = Phase(journal["phase"])
     domain = _find(host, name)

@@ -253,6 +253,22 @@ class Phase(StrEnum):
     """The domain has been started on them; what is left is bookkeeping."""
 
 
+def check_journal(written: dict[str, Any]) -> None:
+    """Raise ``ValueError`` or ``KeyError`` for a journal LVM must not be told of.
+
+    What is written in it becomes words of LVM's command lines.
+    """
+    if not naming.is_set(written["set"]):
+        raise ValueError(f"{written['set']!r} names no set")
+    for disk in written["disks"]:
+        for key in ("vg", "disk", "clone", "undo"):
+            if not naming.is_lvm_name(disk[key]):
+                raise ValueError(f"no volume can have the name {disk[key]!r}")
+        for key in ("snapshot", "current"):
+            if not naming.is_lv_uuid(disk[key]):
+                raise ValueError(f"{disk[key]!r} is not the uuid of a volume")
+
+
 def journal(plan: RollbackPlan, undo: Record, *, paused: bool) -> dict[str, Any]:
     """Return what repair needs to finish a rollback or to take it back."""
     return {

@@ -108,6 +108,12 @@ def intent(plan: TakePlan) -> dict[str, Any]:
     }
 
 
+def check_intent(written: dict[str, Any]) -> None:
+    """Raise ``ValueError`` or ``KeyError`` for one LVM must not be told of."""
+    if not naming.is_set(written["set"]) or not all(map(naming.is_lvm_name, written["groups"])):
+        raise ValueError(f"its set {written['set']!r} or its groups are malformed")
+
+
 def make_stores(host: Host, plan: TakePlan) -> None:
     """Before the window: make what the thick disks' snapshots are going to keep their copies in."""
     for disk in plan.disks:

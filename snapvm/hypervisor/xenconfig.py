@@ -35,14 +35,19 @@ Config = dict[str, Any]
 def parse(domain: str, listed: str) -> Config:
     """Take the configuration out of what ``xl list -l`` prints; raise ``DomainRefused``."""
     try:
-        config = json.loads(listed)[0]["config"]
+        config = json.loads(listed, parse_float=_whole, parse_constant=_whole)[0]["config"]
         if not isinstance(config["c_info"], dict) or not isinstance(config["b_info"], dict):
             raise TypeError("no c_info and b_info")
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise DomainRefused(
             domain=domain, why=f"xl does not tell its configuration ({error!r})"
         ) from None
     return dict(config)
+
+
+def _whole(text: str) -> int:
+    """libxl writes whole numbers only; ``int()`` of an infinite one would fail later."""
+    raise ValueError(f"{text} is no whole number")
 
 
 def for_image(config: Config, total_pages: int) -> str:

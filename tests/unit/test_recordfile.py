@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapvm import recordfile
+from snapvm import naming, recordfile
 from snapvm.errors import RecordUnusable
 from snapvm.model import (
     DiskRecord,
@@ -32,7 +32,9 @@ from tests.fakes.records import make_record
 texts = st.text(max_size=20)
 counts = st.integers(0, (1 << 63) - 1)
 times = st.floats(0, 1e11)
-refs = st.builds(LvRef, vg=texts, lv=texts, uuid=texts.map(LvUuid))
+lvm_names = st.text("azAZ09+_.-", min_size=1, max_size=20).filter(naming.is_lvm_name)
+lv_uuids = st.sampled_from(["", *(disk.snapshot.uuid for disk in make_record().disks)])
+refs = st.builds(LvRef, vg=lvm_names, lv=lvm_names, uuid=lv_uuids.map(LvUuid))
 records = st.builds(
     Record,
     id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}", fullmatch=True).map(SnapshotId),
@@ -153,3 +155,22 @@ def test_an_image_elsewhere_is_refused(file: str) -> None:
     spoiled["memory"]["file"] = file
     with pytest.raises(RecordUnusable, match="plain file name"):
         recordfile.from_dict(spoiled, "x")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("uuid", "x) || (vg_name=vg0"),
+        ("uuid", "../../etc/passwd"),
+        ("lv", "-rf"),
+        ("lv", ".."),
+        ("vg", "vg0 --yes"),
+        ("vg", "vg0\n"),
+    ],
+)
+def test_what_lvm_could_misunderstand_is_refused(key: str, value: str) -> None:
+    """Found by fuzzing: a uuid reached LVM's selection language as it was."""
+    data = recordfile.as_dict(make_record())
+    data["disks"][0]["snapshot"][key] = value
+    with pytest.raises(RecordUnusable):
+        recordfile.from_dict(data, "record")

@@ -73,3 +73,11 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         settings.load({"SNAPVM_CONFIG": str(tmp_path / "nope")})
     with pytest.raises(BadSetting):
         settings.load({"SNAPVM_CONFIG": str(tmp_path)})
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    """Found by fuzzing."""
+    path = tmp_path / "snapvm.toml"
+    path.write_text("state_dir = " + "[" * 5000)
+    with pytest.raises(BadSetting):
+        settings.load({"SNAPVM_CONFIG": str(path)})
