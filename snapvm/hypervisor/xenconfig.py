@@ -46,7 +46,7 @@ def parse(domain: str, listed: str) -> Config:
 
 
 def _whole(text: str) -> int:
-    """libxl writes whole numbers only; ``int()`` of an infinite one would fail later."""
+    """Refuse a number that is not whole: libxl writes none, and ``int()`` of infinity fails."""
     raise ValueError(f"{text} is no whole number")
 
 
