@@ -55,7 +55,6 @@ class Flag(IntFlag):
 
 
 FLAG_BITS: Final = PAGE_BYTES - 1
-AFTER_MEMORY: Final = (bytes([Section.FULL]), bytes([Section.END_OF_STREAM]))
 SWITCHOVER_START: Final = b"\0\x0b\0\0"
 """MIG_CMD_SWITCHOVER_START, without data (migration/savevm.h, since QEMU 10.0)."""
 FILLED: Final = "a page is filled with another byte than zero"

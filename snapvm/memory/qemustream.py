@@ -20,7 +20,6 @@ import numpy as np
 from snapvm.errors import BadImage
 from snapvm.memory.lookahead import Lookahead
 from snapvm.memory.qemuformat import (
-    AFTER_MEMORY,
     BLOCKS_LIMIT,
     CAPABILITIES,
     FILLED,
@@ -109,7 +108,8 @@ class QemuStream:
         if self._commands:
             yield memoryview(self._commands)
         first = bytes(source.peek(1)[:1])
-        if first not in AFTER_MEMORY:
+        # Every machine has devices: an end mark here is a record of memory that is spoiled.
+        if first != bytes([Section.FULL]):
             kind = f"a section of the kind {first[0]:#x}" if first else "nothing"
             raise source.bad(f"after the memory comes {kind} and not the state of a device")
         tail = b""

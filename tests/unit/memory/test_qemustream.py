@@ -120,7 +120,7 @@ CAPABILITIES = b"\5\x1aconfiguration/capabilities\0\0\0\1"
         (replace(GOOD, rest=b"\x08\0\7\0\1" + GOOD.rest), "the command 7"),
         (replace(GOOD, rest=b"\x08\0\x0b\0\0" * 9 + GOOD.rest), "more commands"),
         (replace(GOOD, rest=GOOD.rest + b" "), "before the description"),
-        (replace(GOOD, rest=b"\0"), "before the description"),
+        (replace(GOOD, rest=b"\0"), "after the memory comes"),
         (replace(GOOD, configuration=b"\5\4uuid\0\0\0\1"), "'uuid' of the configuration"),
         (replace(GOOD, configuration=CAPABILITIES + b"\xff\0\0\0"), "too much"),
     ],
