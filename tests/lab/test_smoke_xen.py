@@ -45,6 +45,7 @@ def test_paravirtual_domain_counts(guest: Guest) -> None:
     assert int(done.stdout) >= seen.n - 1
 
 
+@pytest.mark.long
 def test_checkpoint_of_the_stock_saver_is_whole_and_the_domain_goes_on(guest: Guest) -> None:
     before = guest.look()
     guest.lab.run("xl save -c smoke /var/tmp/image", timeout_seconds=120, check=True)
