@@ -1,0 +1,138 @@
+"""Which of Xen's libraries are loaded: those of the running hypervisor, whatever is installed."""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import struct
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm.errors import HostLacks
+from snapvm.hypervisor import xencontrol, xenlib
+
+RELEASES = [(4, 17), (4, 18), (4, 19), (4, 20)]
+STABLE = {
+    "libxentoollog.so.1",
+    "libxenforeignmemory.so.1",
+    "libxencall.so.1",
+    "libxengnttab.so.1",
+}
+"""Interfaces that do not change with a release (xen.git tools/libs/*/Makefile, MAJOR, MINOR)."""
+
+
+class Library:
+    """Has every function, or all but one, and answers 1."""
+
+    def __init__(self, lacks: str = "") -> None:
+        self._lacks = lacks
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._lacks:
+            raise AttributeError(f"undefined symbol: {name}")
+
+        def function(*_arguments: object) -> int:
+            return 1
+
+        self.__dict__[name] = function
+        return function
+
+
+class Loader:
+    """Stands for the dynamic loader of a host on which some libraries are installed."""
+
+    def __init__(self, installed: set[str], lacks: str = "") -> None:
+        self.installed = installed
+        self.lacks = lacks
+        self.asked: list[str] = []
+
+    def __call__(self, name: str | None, **_options: object) -> Library:
+        if name is None:
+            return Library()
+        self.asked.append(name)
+        if name not in self.installed:
+            raise OSError(f"{name}: cannot open shared object file")
+        return Library(self.lacks)
+
+
+def of_release(major: int, minor: int) -> set[str]:
+    return {f"libxenctrl.so.{major}.{minor}", f"libxenguest.so.{major}.{minor}"}
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A function that makes this a host which runs a release and has libraries installed."""
+
+    def runs(major: int, minor: int, installed: set[str], lacks: str = "") -> Loader:
+        loader = Loader(installed, lacks)
+        (tmp_path / "major").write_text(f"{major}\n")
+        (tmp_path / "minor").write_text(f"{minor}\n")
+        monkeypatch.setattr(xenlib, "running_version", lambda: REALLY_RUNNING(tmp_path))
+        monkeypatch.setattr(ctypes, "CDLL", loader)
+        monkeypatch.setattr(glob, "glob", lambda _pattern: [])
+        monkeypatch.setattr(ctypes.c_void_p, "in_dll", lambda *_: None, raising=False)
+        return loader
+
+    return runs
+
+
+REALLY_RUNNING = xenlib.running_version
+
+
+@pytest.mark.parametrize(("major", "minor"), RELEASES)
+def test_the_running_release_is_loaded_though_all_are_installed(
+    host: Any, major: int, minor: int
+) -> None:
+    installed = STABLE.union(*(of_release(*release) for release in RELEASES))
+    loader = host(major, minor, installed)
+    libraries = xenlib.open_libraries()
+    assert (libraries.major, libraries.minor) == (major, minor)
+    assert set(loader.asked) == STABLE | of_release(major, minor)
+
+
+def test_another_release_is_no_substitute(host: Any) -> None:
+    host(4, 18, STABLE | of_release(4, 20))
+    with pytest.raises(HostLacks) as raised:
+        xenlib.open_libraries()
+    assert "libxenctrl.so.4.18" in raised.value.message()
+
+
+def test_a_library_without_a_function_is_named_with_it(host: Any) -> None:
+    host(4, 20, STABLE | of_release(4, 20), lacks="xc_get_pfn_type_batch")
+    with pytest.raises(HostLacks) as raised:
+        xenlib.open_libraries()
+    assert "libxenctrl.so.4.20" in raised.value.message()
+    assert "xc_get_pfn_type_batch" in raised.value.message()
+
+
+def test_without_a_hypervisor_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(HostLacks, match="Xen hypervisor"):
+        xenlib.running_version(tmp_path)
+
+
+def test_handles_are_not_cut_to_32_bits() -> None:
+    """The first argument of every function is the address that an ``open`` has returned."""
+    declared = {**xenlib._CONTROL, **xenlib._GUEST, **xenlib._MEMORY, **xenlib._CALL}
+    first = {name: arguments[0] for name, (_, arguments) in declared.items() if arguments}
+    assert set(first.values()) == {ctypes.c_void_p}, first
+    opened = {name: result for name, (result, _) in declared.items() if name.endswith("_open")}
+    assert set(opened.values()) == {ctypes.c_void_p}, opened
+
+
+def test_what_xen_says_of_a_domain_is_read_where_it_stands() -> None:
+    """struct xen_domctl_getdomaininfo, by the offsets that a compiler gives it (4.17 to 4.20)."""
+    handle = uuid.uuid4()
+    said = bytearray(112)
+    struct.pack_into("<H", said, 0, 7)
+    struct.pack_into("<I", said, 4, 8 | 4 | 2 << 16)
+    struct.pack_into("<Q", said, 8, 0x8000)
+    struct.pack_into("<Q", said, 48, 0x12345)
+    struct.pack_into("<II", said, 64, 2, 3)
+    said[76:92] = handle.bytes
+    info = xencontrol._info(bytes(said))
+    assert (info.domid, info.uuid, info.total_pages) == (7, str(handle), 0x8000)
+    assert (info.shared_info_mfn, info.vcpus, info.max_vcpu_id) == (0x12345, 2, 3)
+    assert info.is_paused and info.is_suspended and not info.is_hvm and not info.is_dying
