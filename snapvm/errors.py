@@ -318,6 +318,20 @@ class BadImage(Refused):
 
 
 @dataclass(eq=False)
+class UnreadableFile(Refused):
+    """A file that the user named and that cannot be read."""
+
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"{_say(self.path)}: {self.why}"
+
+    def hint(self) -> str:
+        return "name a snapshot, DOM@ID, or the path of a memory image"
+
+
+@dataclass(eq=False)
 class Unsound(Refused):
     """A memory image that would not restore as the domain it was taken of."""
 

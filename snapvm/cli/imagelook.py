@@ -11,6 +11,7 @@ from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
 from snapvm.errors import BadImage, RecordUnusable, Unsound
+from snapvm.memory import libvirtimage
 from snapvm.memory.finding import Finding, Report
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
 from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
@@ -44,10 +45,11 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
     """Check and tell; raise ``Unsound`` when the image would not restore as what it was."""
     path = _place(session, text, deep=True)
     if path is None:
-        if as_json:
-            output.out_json({"sound": True, "checked": "header, length and checksum"})
-        else:
-            output.say(f"{text}: whole (a libvirt image: header, length and checksum)")
+        _tell_of_libvirts(text, "header, length and checksum", as_json=as_json)
+        return
+    if libvirtimage.is_one(path):
+        libvirtimage.read_header(path)
+        _tell_of_libvirts(text, "its header alone", as_json=as_json)
         return
     report = verify_image(path)
     if not as_json:
@@ -67,6 +69,13 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
             f"{text}: sound, {report.pages} pages, {report.tables} page tables, "
             f"{report.vcpus} vCPUs"
         )
+
+
+def _tell_of_libvirts(text: str, checked: str, *, as_json: bool) -> None:
+    if as_json:
+        output.out_json({"sound": True, "checked": checked})
+    else:
+        output.say(f"{text}: whole (a libvirt image: {checked})")
 
 
 def _as_values(report: Report) -> dict[str, Any]:

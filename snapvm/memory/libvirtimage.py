@@ -80,6 +80,17 @@ def read_header(path: Path) -> Header:
     return header
 
 
+def is_one(path: Path) -> bool:
+    """Tell whether a file begins as libvirt's images do, whole or not."""
+    if not path.is_file():
+        return False  # to open a pipe would wait for its writer
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) in (MAGIC, PARTIAL)
+    except OSError:
+        return False
+
+
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
     read_header(path)

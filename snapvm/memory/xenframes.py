@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.errors import BadImage, StorageFailed, UnreadableFile
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -114,10 +114,10 @@ def _opened(path: Path) -> BinaryIO:
         # Without O_NONBLOCK to open a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise StorageFailed(path=str(path), why=str(error)) from error
+        raise UnreadableFile(path=str(path), why=error.strerror or str(error)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise StorageFailed(path=str(path), why="it is no regular file")
+        raise UnreadableFile(path=str(path), why="it is no regular file")
     return open(descriptor, "rb")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from snapvm.cli.app import run
+from tests.fakes.hypervisor import image_bytes
 from tests.unit.memory.xen_builders import L1, Guest
 
 
@@ -62,4 +64,24 @@ def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("hello " * 100)
     assert run(["verify", str(path)]) == 4
     assert "no image of `xl save`" in capsys.readouterr().err
-    assert run(["verify", str(tmp_path / "missing")]) == 6
+    assert run(["verify", str(tmp_path / "missing")]) == 4
+    told = capsys.readouterr().err
+    assert (
+        "missing: No such file or directory\nhint: name a snapshot" in told and "Errno" not in told
+    )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert run(["verify", str(tmp_path / "pipe")]) == 4
+
+
+def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its header is what can be checked of a file whose length nobody wrote down."""
+    path = tmp_path / "memory.save"
+    path.write_bytes(image_bytes(7))
+    assert run(["verify", str(path)]) == 0
+    assert "a libvirt image: its header alone" in capsys.readouterr().out
+    path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
+    assert run(["verify", str(path), "--json"]) == 4
+    assert "its writing never ended" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.errors import BadImage, UnreadableFile
 from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Problem, Report, Severity
 from snapvm.memory.normalise import P2M_FOREIGN, P2M_IDENTITY, FrameMap, Normaliser
 from snapvm.memory.pageindex import PageIndex
@@ -225,7 +225,7 @@ def test_the_walker_reads_an_image(tmp_path: Path) -> None:
 def test_only_a_regular_file_can_be_checked(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "none"):
-        with pytest.raises(StorageFailed):
+        with pytest.raises(UnreadableFile):
             verify_image(path)
 
 
