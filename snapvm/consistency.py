@@ -14,7 +14,6 @@ nothing: it holds the device and not the name, and runs on when a rename fails.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from typing import Any
 from snapvm import (
     checksum,
     durable,
+    guestsystem,
     images,
     planning,
     repair,
@@ -38,22 +38,19 @@ from snapvm.clock import WindowClock
 from snapvm.errors import (
     CaptureFailed,
     CommandFailed,
-    CommandTimedOut,
     LeftBehind,
     NotStarted,
     NotStopped,
     SnapvmError,
 )
+from snapvm.guestsystem import Awakened
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
-from snapvm.lvm import argv
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.rollbackplan import Phase
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
-
-log = logging.getLogger(__name__)
 
 Journal = dict[str, Any]
 
@@ -76,6 +73,7 @@ class RollbackDone:
     record: Record
     undo: Record
     state: DomainState
+    guest: Awakened
     seconds: float
 
 
@@ -101,10 +99,10 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
             with undisturbed():
                 record = taking.record(host, plan, caught, clock)
                 if plan.stop:
-                    _intend_to_stop(host, plan, undo)
+                    taking.intend_to_stop(host, plan, undo)
                 host.catalog.commit(draft, record)
                 undo.disarm()
-                _mark_complete(host, record)
+                taking.mark_complete(host, record)
                 if plan.stop:
                     _stop(host, plan)
     return record
@@ -125,7 +123,11 @@ def _catch(
     with capturing as capture:
         _undo_volumes(host, plan, undo, Role.NEW)
         taking.make_stores(host, plan)
-        with host.lvm.warmed(plan.groups) as lvms, capture.window(leave_standing=plan.stop):
+        with (
+            host.lvm.warmed(plan.groups) as lvms,
+            guestsystem.held_still(host, plan, undo),
+            capture.window(leave_standing=plan.stop),
+        ):
             created = datetime.now(UTC)
             progress.phase("making snapshots")
             taking.catch(host, plan, lvms, capture, clock)
@@ -160,13 +162,6 @@ def _seal(plan: TakePlan, draft: Draft, caught: Caught, progress: Progress) -> C
     return replace(caught, memory=replace(caught.memory, checksum=sum_))
 
 
-def _intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
-    """Write down, before the record is visible, that the domain ends once it is."""
-    uuid = plan.domain.uuid
-    undo.add("the journal", partial(host.catalog.end_journal, uuid, taking.STOP_JOURNAL))
-    host.catalog.write_journal(uuid, taking.STOP_JOURNAL, {"record": plan.id, "set": plan.set})
-
-
 def _stop(host: Host, plan: TakePlan) -> None:
     """End a domain whose record is whole; one that does not end runs on, and the record stays."""
     domain = plan.domain
@@ -175,21 +170,11 @@ def _stop(host: Host, plan: TakePlan) -> None:
     except SnapvmError as error:
         with suppress(SnapvmError):
             repair.run_again(host, domain.name)
+            if plan.quiesce:
+                host.hypervisor.agent.thaw(domain)
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
     finally:
         host.catalog.end_journal(domain.uuid, taking.STOP_JOURNAL)
-
-
-def _mark_complete(host: Host, record: Record) -> None:
-    """Correct the tags; the record is what counts, and repair corrects them too."""
-    try:
-        host.lvm.retag(
-            [disk.snapshot for disk in record.disks],
-            add=[argv.role_tag(Role.OK)],
-            remove=[argv.role_tag(Role.NEW)],
-        )
-    except (CommandFailed, CommandTimedOut) as error:
-        log.warning("the volumes of %s keep the tags of a take under way: %s", record.ref, error)
 
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:
@@ -198,11 +183,18 @@ def plan_rollback(host: Host, record: Record) -> RollbackPlan:
 
 
 def rollback(
-    host: Host, plan: RollbackPlan, *, paused: bool, progress: Progress, verify: bool = True
+    host: Host,
+    plan: RollbackPlan,
+    *,
+    paused: bool,
+    progress: Progress,
+    verify: bool = True,
+    set_time: bool = True,
 ) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
-    With ``verify`` all of its memory image is read first and compared with its checksum.
+    With ``verify`` all of its memory image is read first and compared with its checksum; with
+    ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
     ``take`` does, and ``NotStarted`` when the disks are back but the domain does not start.
     """
@@ -220,14 +212,14 @@ def rollback(
             image = host.catalog.path(plan.record, plan.record.memory.file)
             images.check_contents(image, plan.record.memory, progress)
         former = rollbackplan.undo_record(plan)
-        journal = rollbackplan.journal(plan, former, paused=paused)
+        journal = rollbackplan.journal(plan, former, paused=paused, set_time=set_time)
         with Undo() as undo:
             guard.wait_until_ready()
             _prepare_swap(host, plan, journal, undo, progress)
             with undisturbed():
                 _exchange(host, plan, undo, progress)
-                state, kept = _go_on(host, plan, journal, former, progress)
-    return RollbackDone(record=record, undo=kept, state=state, seconds=time.monotonic() - begun)
+                done = _go_on(host, plan, journal, former, progress)
+    return replace(done, seconds=time.monotonic() - begun)
 
 
 def _prepare_swap(
@@ -257,7 +249,7 @@ def _exchange(host: Host, plan: RollbackPlan, undo: Undo, progress: Progress) ->
 
 def _go_on(
     host: Host, plan: RollbackPlan, journal: Journal, former: Record, progress: Progress
-) -> tuple[DomainState, Record]:
+) -> RollbackDone:
     """Past the point of no return: the disks, the domain, then the bookkeeping."""
     paused = bool(journal["paused"])
     _reach(host, plan, journal, Phase.SWAPPED)
@@ -266,8 +258,10 @@ def _go_on(
     progress.phase("starting the domain")
     failure = None
     state = DomainState.SHUTOFF
+    guest = Awakened()
     try:
         state = swapping.start_again(host, plan.domain, plan.record, paused=paused)
+        guest = guestsystem.awaken(host, plan.record, set_time=bool(journal["set_time"]))
     except CaptureFailed as error:
         failure = error
     _reach(host, plan, journal, Phase.STARTED)
@@ -280,7 +274,9 @@ def _go_on(
             why=str(failure),
             remedy=f"mend the cause, then: snapvm rollback {plan.record.ref}",
         ) from failure
-    return state, kept
+    if guest.stuck is not None:
+        raise guest.stuck
+    return RollbackDone(record=plan.record, undo=kept, state=state, guest=guest, seconds=0.0)
 
 
 def _reach(host: Host, plan: RollbackPlan, journal: Journal, phase: Phase) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from snapvm import planning
-from snapvm.errors import SnapvmError
+from snapvm.errors import DomainRefused, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
@@ -32,6 +32,8 @@ class Diagnosis:
     versions: dict[str, str]
     capture: str = ""
     """How memory would be captured, and why that way; empty when it would not be."""
+    agent: str = ""
+    """Why no agent in the guest can freeze file systems; no hindrance to a plain `take`."""
     disks: list[Footing] = field(default_factory=list)
     omitted: tuple[OmittedDisk, ...] = ()
     free_bytes: int = 0
@@ -48,6 +50,7 @@ def look(host: Host, name: str) -> Diagnosis:
         host.hypervisor.check_capture(domain, with_memory=True)
         if domain.state.has_memory:
             found.capture = host.hypervisor.foresee(domain)
+    found.agent = _why_no_agent(host, domain)
     if domain.state.has_memory:
         with _noting(found):
             planning.check_image_room(host.settings.state_dir, domain.memory_bytes)
@@ -59,6 +62,14 @@ def look(host: Host, name: str) -> Diagnosis:
                 _stand_on(host, found, disk)
         _check_stores(host, found)
     return found
+
+
+def _why_no_agent(host: Host, domain: Domain) -> str:
+    try:
+        host.hypervisor.agent.check(domain)
+    except DomainRefused as refused:
+        return refused.why
+    return ""
 
 
 def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:

@@ -461,6 +461,37 @@ class CaptureFailed(SnapvmError):
 
 
 @dataclass(eq=False)
+class NotFrozen(SnapvmError):
+    """The guest's agent did not freeze its file systems."""
+
+    domain: str
+    why: str
+
+    def message(self) -> str:
+        return f"the file systems of {_say(self.domain)} could not be frozen: {self.why}"
+
+    def hint(self) -> str:
+        return (
+            "look after qemu-guest-agent in the guest, or leave --quiesce out: memory and disks "
+            "are of one instant without it"
+        )
+
+
+@dataclass(eq=False)
+class ClockNotSet(SnapvmError):
+    """The clock in a guest stayed at the instant it was captured."""
+
+    domain: str
+    why: str
+
+    def message(self) -> str:
+        return f"the clock of {_say(self.domain)} was not set: {self.why}"
+
+    def hint(self) -> str:
+        return f"`virsh domtime {shlex.quote(self.domain)} --sync` sets it"
+
+
+@dataclass(eq=False)
 class WindowBroken(SnapvmError):
     """Somebody else ran, stopped or changed the domain while it had to stand still."""
 
@@ -533,6 +564,21 @@ class StuckPaused(SnapvmError):
 
     def hint(self) -> str:
         return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
+
+
+@dataclass(eq=False)
+class StillFrozen(SnapvmError):
+    """The guest's file systems could not be thawed: it runs, and whoever writes in it waits."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    why: str
+
+    def message(self) -> str:
+        return f"the file systems of {_say(self.domain)} could not be thawed: {self.why}"
+
+    def hint(self) -> str:
+        return f"`virsh domfsthaw {shlex.quote(self.domain)}` thaws them"
 
 
 @dataclass(eq=False)

@@ -208,6 +208,8 @@ class Record:
     timing: Timing
     written_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
+    quiesced: bool = False
+    """The guest's file systems were frozen: its disks are whole alone, its memory is still."""
 
     @property
     def ref(self) -> str:

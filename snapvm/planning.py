@@ -56,6 +56,8 @@ class TakePlan:
     with_memory: bool
     stop: bool
     """The domain ends instead of running on."""
+    quiesce: bool
+    """The guest's agent freezes its file systems first."""
     disks: tuple[PlannedDisk, ...]
     omitted: tuple[OmittedDisk, ...]
 

@@ -84,6 +84,7 @@ def as_dict(record: Record) -> dict[str, Any]:
         },
         "written_bytes": record.written_bytes,
         "versions": dict(record.versions),
+        **({"quiesced": True} if record.quiesced else {}),
     }
 
 
@@ -175,6 +176,7 @@ def _record(data: dict[str, Any]) -> Record:
         ),
         written_bytes=_count(data, "written_bytes"),
         versions=_texts(data, "versions"),
+        quiesced="quiesced" in data and _get(data, "quiesced", bool),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from snapvm import orphans, recordfile, rollbackplan, swapping, taking
+from snapvm import guestsystem, orphans, recordfile, rollbackplan, swapping, taking
 from snapvm.catalog import Leftover
 from snapvm.errors import DomainRefused, LeftBehind, SnapvmError, UnknownDomain
 from snapvm.host import Host
@@ -89,6 +89,8 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
         domain = _find(host, name)
         if domain is not None:
             host.hypervisor.abandon(domain)
+            if intent.get("quiesce"):
+                guestsystem.release(host, domain)
         for vg in intent["groups"]:
             host.lvm.remove_set(vg, intent["set"], (Role.NEW,))
     host.catalog.forget(leftover.path)
@@ -134,13 +136,24 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
     if phase is Phase.SWAPPED:
         _restore_disks(host, journal, uuid, name, is_stopped=was_stopped)
         phase = Phase.RESTORED
-    if phase is Phase.RESTORED and was_stopped:
+    if phase is Phase.RESTORED:
         record = host.catalog.get(uuid, journal["record"])
-        target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
-        swapping.start_again(host, target, record, paused=bool(journal["paused"]))
+        if was_stopped:
+            target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
+            swapping.start_again(host, target, record, paused=bool(journal["paused"]))
+        _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
     swapping.settle(host, set_, undo, disks)
     return f"finished the rollback of {name} to {journal['record']}"
+
+
+def _awaken(host: Host, record: Record, *, set_time: bool) -> None:
+    """Let the guest's system go on; what could not be done there is told, and ends nothing."""
+    awakened = guestsystem.awaken(host, record, set_time=set_time)
+    for note in awakened.notes:
+        log.warning("%s", note)
+    if awakened.stuck is not None:
+        log.warning("%s; %s", awakened.stuck, awakened.stuck.hint())
 
 
 def _restore_disks(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import tenacity
 
-from snapvm.errors import CommandFailed, Locked, StuckPaused
+from snapvm.errors import CommandFailed, HypervisorFailed, Locked, StuckPaused
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +42,16 @@ def resume(attempt: Callable[[], T]) -> T:
         stop=tenacity.stop_after_delay(5),
         wait=tenacity.wait_exponential(multiplier=0.02, max=0.5),
         before_sleep=lambda state: log.warning("resuming failed, trying again: %s", state.outcome),
+        reraise=True,
+    )(attempt)
+
+
+def agent(attempt: Callable[[], T], *, limit_seconds: float) -> T:
+    """Ask a guest's agent: it may be busy, or about to be heard again after a restore."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(HypervisorFailed),
+        stop=tenacity.stop_after_delay(limit_seconds),
+        wait=tenacity.wait_fixed(0.2),
         reraise=True,
     )(attempt)
 

@@ -269,7 +269,7 @@ def check_journal(written: dict[str, Any]) -> None:
                 raise ValueError(f"{disk[key]!r} is not the uuid of a volume")
 
 
-def journal(plan: RollbackPlan, undo: Record, *, paused: bool) -> dict[str, Any]:
+def journal(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> dict[str, Any]:
     """Return what repair needs to finish a rollback or to take it back."""
     return {
         "kind": "rollback",
@@ -277,6 +277,7 @@ def journal(plan: RollbackPlan, undo: Record, *, paused: bool) -> dict[str, Any]
         "record": plan.record.id,
         "set": plan.set,
         "paused": paused,
+        "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,
         "definition": plan.domain.definition,
         "disks": [

@@ -44,6 +44,8 @@ class Settings:
     """How memory of libvirt domains is captured: auto, background or libvirt."""
     compress: Compression = compression.NONE
     """How memory images of libvirt domains are compressed: none, zstd or zstd:LEVEL."""
+    agent_limit_seconds: float = 30.0
+    """Give up when a guest's agent takes longer than this to freeze its file systems."""
     capture_limit_seconds: float = 3600.0
     """Give up when writing the memory image takes longer than this."""
     lock_wait_seconds: float = 0.0
@@ -102,6 +104,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "cow_size": lambda value: cowsize.parse(_text(value)),
     "window_limit_seconds": _seconds,
     "capture": _one_of(CaptureMethod),
+    "agent_limit_seconds": _seconds,
     "capture_limit_seconds": _seconds,
     "compress": lambda value: compression.parse(_text(value)),
     "lock_wait_seconds": _wait,

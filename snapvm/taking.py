@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -30,6 +32,9 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import PlannedDisk, TakePlan
+from snapvm.undo import Undo
+
+log = logging.getLogger(__name__)
 
 STOP_JOURNAL = "stop"
 
@@ -44,6 +49,8 @@ class TakeRequest:
     with_memory: bool = True
     stop: bool = False
     """The domain does not run on: it is shut off when it is captured."""
+    quiesce: bool = False
+    """The guest's agent freezes its file systems, so that the disks are usable alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,8 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     """
     id_ = _new_id(host, domain, request.name)
     host.hypervisor.check_capture(domain, with_memory=request.with_memory)
+    if request.quiesce:
+        host.hypervisor.agent.check(domain)
     drives = host.hypervisor.drives(domain)
     report = host.lvm.report()
     volumes = planning.resolve(domain, drives.disks, report, host.lvm.uuid_of_device)
@@ -79,6 +88,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         note=request.note,
         with_memory=with_memory,
         stop=request.stop and domain.state.has_memory,
+        quiesce=request.quiesce,
         disks=planning.plan_disks(volumes, report, id_, set_, host.settings.cow_size),
         omitted=drives.omitted,
     )
@@ -105,6 +115,7 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "groups": list(plan.groups),
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
+        "quiesce": plan.quiesce,
     }
 
 
@@ -230,4 +241,24 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
         timing=clock.timing(),
         written_bytes=0 if memory is None else memory.size_bytes,
         versions=host.hypervisor.versions(),
+        quiesced=plan.quiesce,
     )
+
+
+def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
+    """Write down, before the record is visible, that the domain ends once it is."""
+    uuid = plan.domain.uuid
+    undo.add("the journal", partial(host.catalog.end_journal, uuid, STOP_JOURNAL))
+    host.catalog.write_journal(uuid, STOP_JOURNAL, {"record": plan.id, "set": plan.set})
+
+
+def mark_complete(host: Host, record: Record) -> None:
+    """Correct the tags; the record is what counts, and repair corrects them too."""
+    try:
+        host.lvm.retag(
+            [disk.snapshot for disk in record.disks],
+            add=[argv.role_tag(Role.OK)],
+            remove=[argv.role_tag(Role.NEW)],
+        )
+    except (CommandFailed, CommandTimedOut) as error:
+        log.warning("the volumes of %s keep the tags of a take under way: %s", record.ref, error)

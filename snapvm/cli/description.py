@@ -12,6 +12,7 @@ from snapvm.lvm.health import Health, VolumeState
 from snapvm.model import DiskRecord, DomainState, Record, RecordKind
 
 _LABEL = 10
+_QUIESCED = "the guest's file systems were frozen: the disks are usable alone"
 
 
 def lines(
@@ -35,6 +36,7 @@ def lines(
         ("capture", record.capture),
         ("memory", _memory(record, catalog)),
         ("zeroed", _zeroed(record)),
+        ("quiesced", _QUIESCED if record.quiesced else ""),
         *(
             (f"disk {disk.target}", _disk(disk, health))
             for disk, health in zip(record.disks, healths, strict=True)

@@ -19,7 +19,8 @@ MANUAL = Manual(
     prerequisites="DOM exists. It is only looked at.",
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "
-        "the volume under each disk, how full its pool is, and the room for memory images."
+        "whether an agent answers in the guest, the volume under each disk, how full its pool is, "
+        "and the room for memory images."
     ),
     failure="Everything that stands in the way of a `take` is printed, with what to do about it.",
     example="snapvm doctor demo",
@@ -60,6 +61,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
         yield f"memory: {plain(found.capture)}"
     elif not domain.state.has_memory:
         yield f"memory: none, the domain is {domain.state.value}"
+    yield f"guest agent: {_agent(found)}"
     for disk in found.disks:
         yield f"{plain(disk.target)}: {_footing(disk)}"
     for omitted in found.omitted:
@@ -68,6 +70,12 @@ def _lines(found: Diagnosis) -> Iterator[str]:
     for refusal in found.refusals:
         hint = refusal.hint()
         yield f"in the way: {plain(refusal.message())}" + (f" ({plain(hint)})" if hint else "")
+
+
+def _agent(found: Diagnosis) -> str:
+    if found.agent:
+        return f"none that --quiesce could use: {plain(found.agent)}"
+    return "answers; --quiesce is possible, and a rollback sets the clock"
 
 
 def _footing(disk: Footing) -> str:
@@ -99,6 +107,7 @@ def _as_values(found: Diagnosis) -> dict[str, Any]:
         },
         "versions": dict(found.versions),
         "capture": found.capture,
+        "guest_agent": {"answers": not found.agent, "why_not": found.agent},
         "disks": [
             {
                 "target": disk.target,

@@ -31,7 +31,10 @@ MANUAL = Manual(
         "What it had in memory before is gone; the disks it had are kept as DOM@undo-ID, to which "
         "one can roll back in turn. The snapshot stays as it is and can be gone back to again. "
         "A snapshot without memory starts the domain afresh from its disks, as after a power cut; "
-        "one of a domain that was shut off leaves it shut off."
+        "one of a domain that was shut off leaves it shut off. A guest whose memory came back "
+        "has the clock of that instant; where its agent answers (libvirt: qemu-guest-agent), its "
+        "clock is set, and file systems that `take --quiesce` had frozen go on. A clock that "
+        "cannot be set is told of and fails nothing."
     ),
     failure=(
         "Before the domain is ended, everything is put back and it runs on. Should it not start "
@@ -62,6 +65,10 @@ Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused 
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not read all of the memory image first.")
 ]
+NoSetTime = Annotated[
+    bool,
+    typer.Option("--no-set-time", help="libvirt: leave the guest's clock at the snapshot's time."),
+]
 
 
 def rollback(
@@ -69,6 +76,7 @@ def rollback(
     yes: Yes = False,
     paused: Paused = False,
     no_verify: NoVerify = False,
+    no_set_time: NoSetTime = False,
     cow_size: CowSizeOption = None,
     wait: Wait = None,
     as_json: AsJson = False,
@@ -83,7 +91,13 @@ def rollback(
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
         record = lookup.find(lookup.catalog_of(session), reference)
-        how = How(yes=yes, paused=paused, verify=not no_verify, as_json=as_json)
+        how = How(
+            yes=yes,
+            paused=paused,
+            verify=not no_verify,
+            set_time=not no_set_time,
+            as_json=as_json,
+        )
         _go_back(session, record, how)
 
     return Job(json=as_json, run=run)
@@ -119,6 +133,7 @@ class How:
     paused: bool
     as_json: bool
     verify: bool = True
+    set_time: bool = True
 
 
 def _go_back(session: Session, record: Record, how: How) -> None:
@@ -134,7 +149,12 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     with render.progress(quiet=session.verbose) as progress:
         plan = consistency.plan_rollback(host, record)
         done = consistency.rollback(
-            host, plan, paused=how.paused, verify=how.verify, progress=progress
+            host,
+            plan,
+            paused=how.paused,
+            verify=how.verify,
+            set_time=how.set_time,
+            progress=progress,
         )
     if how.as_json:
         output.out_json(
@@ -143,11 +163,14 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 "state": done.state.value,
                 "seconds": round(done.seconds, 3),
                 "undo": done.undo.ref,
+                "clock_set_by_seconds": done.guest.moved_seconds,
                 "record": lookup.as_values(record),
             }
         )
     else:
         output.say(summary(done))
+    for note in done.guest.notes:
+        output.note(note)
 
 
 def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]:
@@ -186,6 +209,15 @@ def summary(done: RollbackDone) -> str:
     """Return the one line that says what a rollback did."""
     state = _DOING.get(done.state, done.state.value)
     return (
-        f"{done.record.domain} is back at {done.record.ref} and {state}, "
+        f"{done.record.domain} is back at {done.record.ref} and {state}{_clock(done)}, "
         f"{milliseconds(done.seconds * 1000)} in all; what was current is {done.undo.ref}"
     )
+
+
+def _clock(done: RollbackDone) -> str:
+    """Say how far the guest's clock was set on; empty when nobody set it."""
+    moved_seconds = done.guest.moved_seconds
+    if moved_seconds is None:
+        return ""
+    direction = "back" if moved_seconds < 0 else "on"
+    return f", its clock set {direction} by {abs(moved_seconds):.0f} s"

@@ -27,11 +27,15 @@ MANUAL = Manual(
     success=(
         "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "
         "the time that is printed, and does again what it did before; one that its owner had "
-        "paused is still paused."
+        "paused is still paused. Memory and disks fit together without --quiesce; with it the "
+        "disks are, beyond that, whole alone, for a backup or to be booted: what the guest had "
+        "not yet written is on them. Its programs wait with their writes from shortly before "
+        "the window to its end."
     ),
     failure=(
         "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
-        "cannot be captured whole is refused before it is touched."
+        "cannot be captured whole is refused before it is touched, and so is --quiesce where no "
+        "agent answers in the guest. File systems that were frozen are thawed, whatever failed."
     ),
     example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
 )
@@ -79,6 +83,14 @@ def take(
             "--stop", help="Shut the domain off when it is captured; a rollback lets it run on."
         ),
     ] = False,
+    quiesce: Annotated[
+        bool,
+        typer.Option(
+            "--quiesce",
+            help="libvirt: have the guest's agent freeze its file systems first, so that the "
+            "disks are usable alone.",
+        ),
+    ] = False,
     wait: Wait = None,
     as_json: AsJson = False,
 ) -> Job:
@@ -105,7 +117,12 @@ def take(
         )
         host = wiring.open_host(session.settings(), session)
         request = consistency.TakeRequest(
-            domain=domain, name=name, note=note, with_memory=not disk_only, stop=stop
+            domain=domain,
+            name=name,
+            note=note,
+            with_memory=not disk_only,
+            stop=stop,
+            quiesce=quiesce,
         )
         with render.progress(quiet=session.verbose) as progress:
             record = consistency.take(host, request, progress)
@@ -147,12 +164,14 @@ def summary(record: Record, *, stopped: bool = False) -> str:
 
 
 def _contents(record: Record) -> str:
-    disks = counted(len(record.disks), "disk")
+    instant = f"{counted(len(record.disks), 'disk')} of one instant"
+    if record.quiesced:
+        instant += ", file systems frozen"
     if record.memory is not None:
-        return f"memory {size(record.memory.size_bytes)} and {disks} of one instant"
+        return f"memory {size(record.memory.size_bytes)} and {instant}"
     shut_off = record.state is DomainState.SHUTOFF
     why = "the domain is shut off" if shut_off else "--disk-only"
-    return f"{disks} of one instant, no memory ({why})"
+    return f"{instant}, no memory ({why})"
 
 
 def _times(record: Record) -> str:

@@ -97,10 +97,36 @@ class Capture(Protocol):
         """
 
 
+class GuestAgent(Protocol):
+    """A helper inside the guest, where its owner has installed one; no call waits for ever."""
+
+    def is_expected(self, domain: Domain) -> bool:
+        """Tell whether the domain is set up for one; nobody is asked."""
+
+    def check(self, domain: Domain) -> None:
+        """Raise ``DomainRefused`` unless one answers that could freeze file systems now."""
+
+    def freeze(self, domain: Domain) -> None:
+        """Have everything written to the disks, and nothing any more; raise ``NotFrozen``."""
+
+    def thaw(self, domain: Domain) -> None:
+        """Take ``freeze`` back; harmless when nothing is frozen or the domain is off.
+
+        Raises ``StillFrozen`` when the guest cannot be told.
+        """
+
+    def set_clock(self, domain: Domain) -> float:
+        """Set the guest's clock; return by how many seconds; raise ``ClockNotSet``."""
+
+
 class Hypervisor(Protocol):
     """A driver.  Domains are named by the ``Domain`` that ``find`` returned."""
 
     kind: HypervisorKind
+
+    @property
+    def agent(self) -> GuestAgent:
+        """The agents in the guests of its domains."""
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""

@@ -17,6 +17,9 @@ from snapvm.model import GuestDisk, OmittedDisk
 VolumePath = Callable[[str, str], Path]
 """Asks libvirt for the path of a volume: pool name, volume name -> path on the host."""
 
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+"""The name by which libvirt and QEMU's guest agent find each other."""
+
 _REMOVABLE = frozenset({"cdrom", "floppy"})
 
 
@@ -179,3 +182,11 @@ def foreign_memory_writer(definition: str) -> str:
         if element.get("type", "").startswith("vhost") or "virtiofs" in name:
             return f"a {element.tag} ({element.get('type') or name}) is served by another process"
     return ""
+
+
+def has_agent_channel(definition: str) -> bool:
+    """Tell whether a domain has the channel that a guest's agent listens on."""
+    if not definition:
+        return False
+    targets = parse(definition).iterfind("./devices/channel/target")
+    return any(target.get("name") == AGENT_CHANNEL for target in targets)

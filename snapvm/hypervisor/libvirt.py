@@ -13,6 +13,7 @@ from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused
 from snapvm.hypervisor import domainxml, libvirtbackground, userfault
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
 from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture, NotPossible
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
@@ -49,6 +50,7 @@ class LibvirtHypervisor:
     def __init__(self, link: Link, settings: Settings) -> None:
         self._link = link
         self._settings = settings
+        self.agent = LibvirtAgent(self._handle_if_known, settings.agent_limit_seconds)
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""

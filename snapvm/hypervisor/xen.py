@@ -22,6 +22,7 @@ from snapvm.errors import (
 )
 from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
+from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl, open_control
 from snapvm.hypervisor.xenlib import XenFailed
@@ -47,6 +48,7 @@ class XenHypervisor:
     """
 
     kind = HypervisorKind.XEN
+    agent = NoAgent()
 
     def __init__(
         self, control: XenControl, store: XenStore, runner: Runner, settings: Settings

@@ -14,7 +14,15 @@ from pathlib import Path
 
 from snapvm import crashpoint
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, StuckPaused, UnknownDomain
+from snapvm.errors import (
+    CaptureFailed,
+    ClockNotSet,
+    DomainRefused,
+    NotFrozen,
+    StillFrozen,
+    StuckPaused,
+    UnknownDomain,
+)
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
 from snapvm.memory import libvirtimage
 from snapvm.model import (
@@ -30,11 +38,14 @@ from tests.fakes.lvm import FakeLvm, FakeVolume
 IMAGE_FILE = "memory.save"
 
 
-def image_bytes(count: int) -> bytes:
-    """Return a save image whose stream is the domain's number."""
+_FROZEN = 1 << 63
+
+
+def image_bytes(count: int, *, frozen: bool = False) -> bytes:
+    """Return a save image whose stream is the domain's number, and whether its writers wait."""
     xml = b"<domain/>\0"
     header = struct.pack("<16s5I56x", libvirtimage.MAGIC, 2, len(xml), 0, 0, 0)
-    return header + xml + count.to_bytes(8, "little")
+    return header + xml + (count | _FROZEN * frozen).to_bytes(8, "little")
 
 
 @dataclass
@@ -45,6 +56,11 @@ class Machine:
     disks: tuple[GuestDisk, ...]
     count: int = 0
     held: list[FakeVolume] = field(default_factory=list)
+    agent: bool = True
+    """Somebody in the guest answers."""
+    frozen: bool = False
+    """Its writers stand still; that is in its memory like anything else."""
+    clock_behind_seconds: float = 0.0
 
 
 class FakeHypervisor:
@@ -54,6 +70,7 @@ class FakeHypervisor:
 
     def __init__(self, lvm: FakeLvm) -> None:
         self._lvm = lvm
+        self.agent = FakeAgent(self)
         self.machines: dict[str, Machine] = {}
         self.before: Callable[[str], None] = lambda _deed: None
         """Called with the name of every deed first; a test makes it raise."""
@@ -71,7 +88,7 @@ class FakeHypervisor:
     def step(self, name: str) -> None:
         """Let a running domain count once: to its memory, then to every disk it holds."""
         machine = self.machines[name]
-        if machine.domain.state is DomainState.RUNNING:
+        if machine.domain.state is DomainState.RUNNING and not machine.frozen:
             machine.count += 1
             for volume in machine.held:
                 volume.data = str(machine.count)
@@ -165,7 +182,9 @@ class FakeHypervisor:
         self._before_start("restore", domain)
         machine = self.machines[domain.name]
         with crashpoint.around("restore"):
-            machine.count = int.from_bytes(image.read_bytes()[-8:], "little")
+            held = int.from_bytes(image.read_bytes()[-8:], "little")
+            machine.count, machine.frozen = held & ~_FROZEN, bool(held & _FROZEN)
+            machine.clock_behind_seconds = 3600.0
             self._start(machine, paused=paused)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
@@ -174,6 +193,7 @@ class FakeHypervisor:
         machine = self.machines[domain.name]
         with crashpoint.around("start"):
             self._start(machine, paused=paused)
+            machine.frozen = False
             machine.count = max(int(volume.data or 0) for volume in machine.held)
 
     def versions(self) -> dict[str, str]:
@@ -205,6 +225,55 @@ class FakeHypervisor:
         machine.domain = replace(machine.domain, state=state)
 
 
+class FakeAgent:
+    """See ``GuestAgent``."""
+
+    def __init__(self, own: FakeHypervisor) -> None:
+        self._own = own
+
+    def is_expected(self, domain: Domain) -> bool:
+        """See ``GuestAgent.is_expected``."""
+        return self._own.machines[domain.name].agent
+
+    def check(self, domain: Domain) -> None:
+        """See ``GuestAgent.check``."""
+        if not self._answers(domain):
+            raise DomainRefused(domain=domain.name, why="no guest agent answers")
+        if self._own.machines[domain.name].frozen:
+            raise DomainRefused(domain=domain.name, why="its file systems are frozen already")
+
+    def freeze(self, domain: Domain) -> None:
+        """See ``GuestAgent.freeze``."""
+        with crashpoint.around("freeze file systems"):
+            if not self._answers(domain):
+                raise NotFrozen(domain=domain.name, why="nobody answers")
+            self._own.machines[domain.name].frozen = True
+        self._own.before("frozen file systems")
+
+    def thaw(self, domain: Domain) -> None:
+        """See ``GuestAgent.thaw``."""
+        machine = self._own.machines[domain.name]
+        with crashpoint.around("thaw file systems"):
+            if not machine.domain.state.has_memory:
+                return
+            if not self._answers(domain):
+                raise StillFrozen(domain=domain.name, why="nobody answers")
+            machine.frozen = False
+
+    def set_clock(self, domain: Domain) -> float:
+        """See ``GuestAgent.set_clock``."""
+        machine = self._own.machines[domain.name]
+        if not self._answers(domain) or machine.frozen:
+            raise ClockNotSet(domain=domain.name, why="nobody answers")
+        moved, machine.clock_behind_seconds = machine.clock_behind_seconds, 0.0
+        return moved
+
+    def _answers(self, domain: Domain) -> bool:
+        machine = self._own.machines[domain.name]
+        self._own.before("ask the agent")
+        return machine.agent and machine.domain.state is DomainState.RUNNING
+
+
 class _FakeCapture:
     """See ``Capture``."""
 
@@ -229,7 +298,9 @@ class _FakeCapture:
                 self._own.suspend(name)
                 self._clock.stopped()
             if self._folder is not None:
-                (self._folder / IMAGE_FILE).write_bytes(image_bytes(self._machine.count))
+                (self._folder / IMAGE_FILE).write_bytes(
+                    image_bytes(self._machine.count, frozen=self._machine.frozen)
+                )
             yield
             stays = leave_standing
         finally:

@@ -166,7 +166,7 @@ def _scene_of_a_killed_rollback(folder: Path) -> dict[str, bytes]:
     record = take(scene.host, TakeRequest(domain=DOMAIN, name="kept"), Silent())
     plan = rollbackplan.plan(scene.host, record)
     former = rollbackplan.undo_record(plan)
-    rollback = rollbackplan.journal(plan, former, paused=False)
+    rollback = rollbackplan.journal(plan, former, paused=False, set_time=True)
     intent = {
         "kind": "take",
         "set": "0123456789ab",

@@ -29,8 +29,13 @@ def take(scene: Scene) -> object:
     return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="dying"), Silent())
 
 
+def take_quiesced(scene: Scene) -> object:
+    request = TakeRequest(domain=DOMAIN, name="dying", quiesce=True)
+    return consistency.take(scene.host, request, Silent())
+
+
 def take_and_stop(scene: Scene) -> object:
-    request = TakeRequest(domain=DOMAIN, name="dying", stop=True)
+    request = TakeRequest(domain=DOMAIN, name="dying", stop=True, quiesce=True)
     return consistency.take(scene.host, request, Silent())
 
 
@@ -60,7 +65,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 VERBS: dict[str, Command] = {
     "take": take,
-    "take --stop": take_and_stop,
+    "take --quiesce": take_quiesced,
+    "take --stop --quiesce": take_and_stop,
     "rollback": roll_back,
     "undo": undo,
     "delete": delete,
@@ -81,7 +87,7 @@ def begun(folder: Path, verb: str, kind: str) -> Scene:
     """A running domain with one snapshot; for ``undo`` it was rolled back once."""
     scene = make_scene(folder, thick=KINDS[kind])
     scene.count(KEPT_AT)
-    consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=KEPT), Silent())
+    consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=KEPT, quiesce=True), Silent())
     scene.count(NOW - KEPT_AT)
     if verb == "undo":
         _go_back(scene, KEPT)
@@ -98,6 +104,8 @@ def problems(scene: Scene) -> Iterator[str]:
     if state is not DomainState.RUNNING and not (may_be_off and state is DomainState.SHUTOFF):
         yield f"the domain is {state}"
     if state is DomainState.RUNNING:
+        if scene.machine.frozen:
+            yield "its file systems are frozen"
         scene.count(1)
         if scene.disk_data() != [str(scene.machine.count)] * 2:
             yield f"memory {scene.machine.count}, disks {scene.disk_data()}"

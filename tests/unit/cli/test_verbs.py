@@ -68,6 +68,30 @@ def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
     assert " undo " in call("list").out
 
 
+def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None:
+    done = call("take", DOMAIN, "--name", "a", "--quiesce")
+    assert "and 2 disks of one instant, file systems frozen; paused" in done.out
+    assert "file systems were frozen" in call("show", "demo@a").out
+    assert json.loads(call("list", "--json").out)[0]["quiesced"] is True
+    back = call("rollback", "demo@a", "--yes")
+    assert "running again, its clock set on by 3600 s, " in back.out
+    left = call("rollback", "demo@a", "--yes", "--no-set-time")
+    assert "clock" not in left.out and scene.machine.clock_behind_seconds
+    assert json.loads(call("rollback", "demo@a", "-y", "--json").out)["clock_set_by_seconds"]
+
+
+def test_quiesce_without_an_agent_is_refused(call: Call, scene: Scene) -> None:
+    assert "guest agent: answers" in call("doctor", DOMAIN).out
+    scene.machine.agent = False
+    assert call("take", DOMAIN, "--quiesce").status == ExitStatus.REFUSED
+    assert scene.ids() == []
+    told = call("doctor", DOMAIN)
+    assert told.status == 0, "a plain take needs none"
+    assert "guest agent: none that --quiesce could use: no guest agent answers" in told.out
+    agent = json.loads(call("doctor", DOMAIN, "--json").out)["guest_agent"]
+    assert agent == {"answers": False, "why_not": "no guest agent answers"}
+
+
 def test_an_image_that_has_changed_is_not_restored(call: Call, scene: Scene) -> None:
     scene.count(3)
     taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)

@@ -1,0 +1,142 @@
+"""The agent inside a guest, spoken to through libvirt (QEMU, docs/interop/qemu-ga-ref).
+
+Every command has a limit of its own (``virDomainQemuAgentCommand``).  libvirt's calls for the same
+wait for ever, unless one limit is set for everybody who works with the domain, and what that was
+before cannot be asked.  Using this door taints the domain (``custom-ga-command``), a word in a log.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+try:
+    import libvirt_qemu
+except ImportError:  # said by libvirtlink.open_link before anything gets here
+    libvirt_qemu = None
+
+from snapvm import crashpoint, retry
+from snapvm.errors import ClockNotSet, DomainRefused, NotFrozen, StillFrozen
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.qmp import Qmp
+from snapvm.model import Domain, DomainState
+
+ANSWER_SECONDS = 5.0
+"""How long an agent may take for what costs it nothing."""
+CONNECT_SECONDS = 4.0
+"""How long an agent may take to be heard again when its domain was restored."""
+RTC_SECONDS = 15.0
+"""Setting the clock starts a program in the guest (hwclock)."""
+_THAWED = "thawed"
+_SECOND_NS = 1_000_000_000
+
+
+class LibvirtAgent:
+    """The agents of one libvirt's domains; see ``GuestAgent`` for what each method promises.
+
+    ``handle_of`` gives libvirt's handle of a domain, None for one that is gone.
+    """
+
+    def __init__(self, handle_of: Callable[[Domain], Any | None], limit_seconds: float) -> None:
+        self._handle_of = handle_of
+        self._limit_seconds = limit_seconds
+
+    def is_expected(self, domain: Domain) -> bool:
+        """See ``GuestAgent.is_expected``: it has the channel."""
+        return domainxml.has_agent_channel(domain.definition)
+
+    def check(self, domain: Domain) -> None:
+        """See ``GuestAgent.check``."""
+        if domain.state is not DomainState.RUNNING:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"it is {domain.state}, and a guest's agent answers only while it runs",
+                remedy="leave --quiesce out",
+            )
+        if not self.is_expected(domain):
+            raise DomainRefused(
+                domain=domain.name,
+                why="it has no channel for a guest agent",
+                remedy="give it one (virsh edit: <channel type='unix'><target type='virtio' "
+                f"name='{domainxml.AGENT_CHANNEL}'/></channel>) and install qemu-guest-agent in "
+                "it, or leave --quiesce out",
+            )
+        try:
+            status = self._ask(domain, "guest-fsfreeze-status", ANSWER_SECONDS)
+        except LibvirtFailed as failure:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"its guest agent does not answer: {failure}",
+                remedy="start qemu-guest-agent in the guest, or leave --quiesce out",
+            ) from failure
+        if status != _THAWED:
+            raise DomainRefused(
+                domain=domain.name,
+                why="its file systems are frozen already",
+                remedy=f"when nobody else, a backup say, needs that: virsh domfsthaw {domain.name}",
+            )
+
+    def freeze(self, domain: Domain) -> None:
+        """See ``GuestAgent.freeze``."""
+        try:
+            with crashpoint.around("freeze file systems"):
+                frozen = self._ask(domain, "guest-fsfreeze-freeze", self._limit_seconds)
+        except LibvirtFailed as failure:
+            raise NotFrozen(domain=domain.name, why=str(failure)) from failure
+        if not frozen:
+            raise NotFrozen(domain=domain.name, why="its agent finds none that it could freeze")
+
+    def thaw(self, domain: Domain) -> None:
+        """See ``GuestAgent.thaw``; one that is still busy freezing is asked again."""
+
+        def attempt() -> None:
+            self._ask(domain, "guest-fsfreeze-thaw", self._limit_seconds)
+
+        try:
+            with crashpoint.around("thaw file systems"):
+                if self._is_active(domain):
+                    retry.agent(attempt, limit_seconds=self._limit_seconds)
+        except LibvirtFailed as failure:
+            raise StillFrozen(domain=domain.name, why=str(failure)) from failure
+
+    def set_clock(self, domain: Domain) -> float:
+        """See ``GuestAgent.set_clock``.
+
+        Without a time the guest takes that of its real-time clock, which QEMU keeps as the
+        domain's ``<clock>`` says; libvirt's ``VIR_DOMAIN_TIME_SYNC`` does the same.
+        """
+
+        def seconds() -> float:
+            return float(self._ask(domain, "guest-get-time", ANSWER_SECONDS)) / _SECOND_NS
+
+        try:
+            before = retry.agent(seconds, limit_seconds=CONNECT_SECONDS)
+            begun = time.monotonic()
+            self._ask(domain, "guest-set-time", RTC_SECONDS)
+            moved = seconds() - before - (time.monotonic() - begun)
+        except (LibvirtFailed, TypeError, ValueError) as failure:
+            raise ClockNotSet(domain=domain.name, why=str(failure)) from failure
+        with suppress(LibvirtFailed):  # else QEMU may send the timer interrupts of all that time
+            Qmp(self._handle_of(domain)).execute("rtc-reset-reinjection")
+        return moved
+
+    def _is_active(self, domain: Domain) -> bool:
+        with spoken():
+            handle = self._handle_of(domain)
+            return handle is not None and bool(handle.isActive())
+
+    def _ask(self, domain: Domain, command: str, limit_seconds: float) -> Any:
+        """Have the agent do something; raise ``LibvirtFailed`` when it does not, or not in time."""
+        with spoken():
+            reply = libvirt_qemu.qemuAgentCommand(
+                self._handle_of(domain),
+                json.dumps({"execute": command}),
+                math.ceil(limit_seconds),
+                0,
+            )
+        return json.loads(reply).get("return")

@@ -1,0 +1,33 @@
+"""Guests of Xen have no agent that snapvm could speak to."""
+
+from __future__ import annotations
+
+from snapvm.errors import ClockNotSet, DomainRefused
+from snapvm.model import Domain
+
+
+class NoAgent:
+    """See ``GuestAgent``: nobody answers."""
+
+    def is_expected(self, domain: Domain) -> bool:  # noqa: ARG002 - as the protocol has it
+        """See ``GuestAgent.is_expected``."""
+        return False
+
+    def check(self, domain: Domain) -> None:
+        """See ``GuestAgent.check``."""
+        raise DomainRefused(
+            domain=domain.name,
+            why="there is no agent in Xen guests that could freeze their file systems",
+            remedy="leave --quiesce out: memory and disks are of one instant without it",
+        )
+
+    def freeze(self, domain: Domain) -> None:
+        """See ``GuestAgent.freeze``."""
+        self.check(domain)
+
+    def thaw(self, domain: Domain) -> None:
+        """See ``GuestAgent.thaw``: nothing is ever frozen."""
+
+    def set_clock(self, domain: Domain) -> float:
+        """See ``GuestAgent.set_clock``."""
+        raise ClockNotSet(domain=domain.name, why="Xen guests have no agent that could")

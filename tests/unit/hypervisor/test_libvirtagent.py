@@ -1,0 +1,156 @@
+"""What the agent's driver makes of what libvirt and the guest say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from snapvm.errors import ClockNotSet, DomainRefused, NotFrozen, StillFrozen
+from snapvm.hypervisor import domainxml, libvirtagent, libvirtlink
+from snapvm.hypervisor.libvirtagent import LibvirtAgent
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+
+CHANNEL = f"<channel type='unix'><target type='virtio' name='{domainxml.AGENT_CHANNEL}'/></channel>"
+DOMAIN = Domain(
+    name="demo",
+    uuid=DomainUuid("11111111-2222-3333-4444-555555555555"),
+    hypervisor=HypervisorKind.LIBVIRT,
+    state=DomainState.RUNNING,
+    memory_bytes=1 << 20,
+    vcpus=1,
+    definition=f"<domain><devices>{CHANNEL}</devices></domain>",
+)
+
+
+class libvirtError(Exception):  # noqa: N801 - libvirt's own name
+    def get_error_message(self) -> str:
+        return str(self)
+
+    def get_error_code(self) -> int:
+        return 86
+
+
+@dataclass
+class Guest:
+    """A guest whose agent says what it is told to, and libvirt in front of it."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    active: bool = True
+
+    def isActive(self) -> bool:  # noqa: N802 - libvirt's own name
+        return self.active
+
+    def qemuAgentCommand(  # noqa: N802 - libvirt's own name
+        self, _handle: object, line: str, seconds: int, flags: int
+    ) -> str:
+        command = json.loads(line)["execute"]
+        self.asked.append((command, seconds))
+        assert flags == 0
+        answer = self.answers.get(command, libvirtError("agent is not connected"))
+        if isinstance(answer, list):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return json.dumps({"return": answer})
+
+    def qemuMonitorCommand(  # noqa: N802 - libvirt's own name
+        self, _handle: object, line: str, _flags: int
+    ) -> str:
+        self.asked.append((json.loads(line)["execute"], 0))
+        return '{"return": {}}'
+
+
+@pytest.fixture
+def guest(monkeypatch: pytest.MonkeyPatch) -> Guest:
+    guest = Guest()
+    monkeypatch.setattr(libvirtagent, "libvirt_qemu", guest)
+    monkeypatch.setattr("snapvm.hypervisor.qmp.libvirt_qemu", guest)
+    monkeypatch.setattr(libvirtlink, "libvirt", type("libvirt", (), {"libvirtError": libvirtError}))
+    return guest
+
+
+@pytest.fixture
+def agent(guest: Guest) -> LibvirtAgent:
+    return LibvirtAgent(lambda _domain: guest, limit_seconds=0.5)
+
+
+def refusal(ask: Callable[[Domain], None], domain: Domain) -> DomainRefused:
+    with pytest.raises(DomainRefused) as refused:
+        ask(domain)
+    return refused.value
+
+
+def test_only_one_that_answers_and_is_not_frozen_will_do(guest: Guest, agent: LibvirtAgent) -> None:
+    silent = refusal(agent.check, DOMAIN)
+    assert "does not answer: agent is not connected" in str(silent)
+    assert "start qemu-guest-agent" in silent.hint()
+    guest.answers["guest-fsfreeze-status"] = "frozen"
+    assert "virsh domfsthaw demo" in refusal(agent.check, DOMAIN).hint()
+    guest.answers["guest-fsfreeze-status"] = "thawed"
+    agent.check(DOMAIN)
+    assert all(seconds == libvirtagent.ANSWER_SECONDS for _, seconds in guest.asked)
+
+
+def test_without_a_channel_or_paused_nobody_is_asked(guest: Guest, agent: LibvirtAgent) -> None:
+    bare = replace(DOMAIN, definition="<domain><devices/></domain>")
+    assert "no channel" in str(refusal(agent.check, bare)) and not agent.is_expected(bare)
+    assert not agent.is_expected(replace(DOMAIN, definition=""))
+    paused = refusal(agent.check, replace(DOMAIN, state=DomainState.PAUSED))
+    assert "it is paused" in str(paused)
+    assert agent.is_expected(DOMAIN) and not guest.asked
+
+
+def test_freezing_has_the_limit_of_the_settings(guest: Guest, agent: LibvirtAgent) -> None:
+    guest.answers["guest-fsfreeze-freeze"] = 2
+    agent.freeze(DOMAIN)
+    assert guest.asked == [("guest-fsfreeze-freeze", 1)], "libvirt takes whole seconds"
+
+
+@pytest.mark.parametrize("answer", [0, libvirtError("a hook failed")])
+def test_frozen_or_it_fails(guest: Guest, agent: LibvirtAgent, answer: object) -> None:
+    guest.answers["guest-fsfreeze-freeze"] = answer
+    with pytest.raises(NotFrozen):
+        agent.freeze(DOMAIN)
+
+
+def test_an_agent_that_is_still_freezing_is_asked_again(guest: Guest, agent: LibvirtAgent) -> None:
+    guest.answers["guest-fsfreeze-thaw"] = [libvirtError("busy"), 2]
+    agent.thaw(DOMAIN)
+    assert len(guest.asked) == 2
+    guest.answers["guest-fsfreeze-thaw"] = libvirtError("busy")
+    with pytest.raises(StillFrozen, match="busy"):
+        agent.thaw(DOMAIN)
+
+
+def test_one_that_is_off_is_not_frozen(guest: Guest, agent: LibvirtAgent) -> None:
+    guest.active = False
+    agent.thaw(DOMAIN)
+    LibvirtAgent(lambda _domain: None, 1).thaw(DOMAIN)
+    assert not guest.asked
+
+
+def test_the_clock_is_set_by_the_guests_own(guest: Guest, agent: LibvirtAgent) -> None:
+    guest.answers = {"guest-get-time": [1_000 * 10**9, 1_090 * 10**9], "guest-set-time": {}}
+    assert agent.set_clock(DOMAIN) == pytest.approx(90, abs=1)
+    assert [command for command, _ in guest.asked] == [
+        "guest-get-time",
+        "guest-set-time",
+        "guest-get-time",
+        "rtc-reset-reinjection",
+    ]
+
+
+def test_a_clock_that_is_not_set_is_told(
+    guest: Guest, agent: LibvirtAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libvirtagent, "CONNECT_SECONDS", 0.1)
+    with pytest.raises(ClockNotSet, match="not connected"):
+        agent.set_clock(DOMAIN)
+    guest.answers = {"guest-get-time": None, "guest-set-time": {}}
+    with pytest.raises(ClockNotSet):
+        agent.set_clock(DOMAIN)
