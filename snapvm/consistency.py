@@ -15,7 +15,7 @@ nothing: it holds the device and not the name, and runs on when a rename fails.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,11 +23,10 @@ from functools import partial
 from typing import Any
 
 from snapvm import (
-    checksum,
-    durable,
     guestsystem,
     images,
     planning,
+    readback,
     repair,
     rollbackplan,
     swapping,
@@ -46,6 +45,7 @@ from snapvm.errors import (
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
+from snapvm.lvm.warm import WarmLvm
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.rollbackplan import Phase
@@ -53,6 +53,7 @@ from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
 Journal = dict[str, Any]
+WarmLvms = Mapping[str, WarmLvm]
 
 __all__ = [
     "Host",
@@ -95,7 +96,8 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
             undo.add(f"the folder of {plan.id}", lambda: host.catalog.discard(draft))
             host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
-            caught = _seal(plan, draft, caught, progress)
+            caught = taking.laid_out(plan, draft.folder, caught, progress)
+            caught = taking.sealed(plan, draft.folder, caught, progress)
             with undisturbed():
                 record = taking.record(host, plan, caught, clock)
                 if plan.stop:
@@ -112,7 +114,8 @@ def _catch(
     host: Host, plan: TakePlan, draft: Draft, undo: Undo, clock: WindowClock, progress: Progress
 ) -> Caught:
     """Prepare, freeze, snapshot, thaw, drain: the domain runs again before anything is undone."""
-    image = images.new_image(plan.domain.hypervisor, host.settings.compress)
+    how = host.settings.compress
+    image = images.new_image(plan.domain.hypervisor, how, is_interim=plan.sparse)
     capturing = host.hypervisor.capture(
         plan.domain,
         draft.folder,
@@ -150,18 +153,6 @@ def _undo_volumes(host: Host, plan: TakePlan | RollbackPlan, undo: Undo, role: R
         undo.add(f"the {role} volumes in {vg}", partial(host.lvm.remove_set, vg, plan.set, (role,)))
 
 
-def _seal(plan: TakePlan, draft: Draft, caught: Caught, progress: Progress) -> Caught:
-    """Make the image say whether its domain runs when anyone restores it; then sum it up."""
-    if caught.memory is None:
-        return caught
-    path = draft.folder / caught.memory.file
-    images.seal(path, caught.memory, running=plan.domain.state is DomainState.RUNNING)
-    progress.phase("reading the image back")
-    with durable.failing_as_storage(path):
-        sum_ = checksum.of_file(path, progress)
-    return replace(caught, memory=replace(caught.memory, checksum=sum_))
-
-
 def _stop(host: Host, plan: TakePlan) -> None:
     """End a domain whose record is whole; one that does not end runs on, and the record stays."""
     domain = plan.domain
@@ -193,8 +184,9 @@ def rollback(
 ) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
-    With ``verify`` all of its memory image is read first and compared with its checksum; with
-    ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
+    With ``verify`` all of its memory image is read and compared with its checksum, beside the
+    making of what replaces the disks: nothing that runs is touched before it is known to be right.
+    With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
     ``take`` does, and ``NotStarted`` when the disks are back but the domain does not start.
     """
@@ -207,23 +199,26 @@ def rollback(
         repair.finish_pending(host, uuid, name)
         progress.phase("checking")
         plan = rollbackplan.plan(host, host.catalog.get(record.domain_uuid, record.id))
-        if verify and plan.record.memory is not None:
-            progress.phase("reading the memory image")
-            image = host.catalog.path(plan.record, plan.record.memory.file)
-            images.check_contents(image, plan.record.memory, progress)
         former = rollbackplan.undo_record(plan)
         journal = rollbackplan.journal(plan, former, paused=paused, set_time=set_time)
-        with Undo() as undo:
+        memory = plan.record.memory if verify else None
+        image = None if memory is None else host.catalog.path(plan.record, memory.file)
+        with (
+            readback.being_read(image, memory, progress) as require_right,
+            Undo() as undo,
+            host.lvm.warmed(plan.groups) as warm,
+        ):
             guard.wait_until_ready()
-            _prepare_swap(host, plan, journal, undo, progress)
+            _prepare_swap(host, warm, plan, journal, undo, progress)
+            require_right()
             with undisturbed():
-                _exchange(host, plan, undo, progress)
+                _exchange(host, warm, plan, undo, progress)
                 done = _go_on(host, plan, journal, former, progress)
     return replace(done, seconds=time.monotonic() - begun)
 
 
 def _prepare_swap(
-    host: Host, plan: RollbackPlan, journal: Journal, undo: Undo, progress: Progress
+    host: Host, warm: WarmLvms, plan: RollbackPlan, journal: Journal, undo: Undo, progress: Progress
 ) -> None:
     """Write down what is intended and make everything that can be made beside a running domain."""
     uuid = plan.record.domain_uuid
@@ -231,18 +226,20 @@ def _prepare_swap(
     host.catalog.write_journal(uuid, swapping.JOURNAL, journal)
     progress.phase("preparing the disks")
     _undo_volumes(host, plan, undo, Role.ROLL)
-    swapping.prepare(host.lvm, plan)
+    swapping.prepare(host.lvm, warm, plan)
     undo.add(
         "the names of the disks",
         lambda: swapping.put_names_back(host.lvm, plan.set, journal["disks"]),
     )
 
 
-def _exchange(host: Host, plan: RollbackPlan, undo: Undo, progress: Progress) -> None:
+def _exchange(
+    host: Host, warm: WarmLvms, plan: RollbackPlan, undo: Undo, progress: Progress
+) -> None:
     """Keep what is current below the standing domain, then end it: the point of no return."""
     progress.phase("exchanging the disks")
     with host.hypervisor.frozen(plan.domain):
-        swapping.exchange(host.lvm, plan)
+        swapping.exchange(warm, plan)
         host.hypervisor.stop(plan.domain)
         undo.disarm()
 

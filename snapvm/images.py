@@ -2,32 +2,117 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from snapvm import checksum, compression
+from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
-from snapvm.errors import RecordUnusable
+from snapvm.errors import BadImage, BadSetting, HostLacks, RecordUnusable, StorageFailed
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.memory import libvirtimage
-from snapvm.model import HypervisorKind, MemoryRecord, Progress
+from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
+
+log = logging.getLogger(__name__)
 
 LIBVIRT_SAVE = "libvirt-save"
+LIBVIRT_SPARSE = "libvirt-sparse"
 XL_SAVE = "xl-save"
+_SPARSE_SINCE = {"libvirt": (11, 2), "qemu": (9, 0)}
+"""Who reads sparse images (libvirt, NEWS 11.2.0; QEMU, docs/devel/migration/mapped-ram.rst)."""
+_CHANNELS_LEAST = 2
+"""With one alone QEMU 10.0 was seen to take ten times as long on a busy host (docs/restore.md)."""
+_CHANNELS_LIMIT = 16
+"""More threads than that wait for the disk, or for memory, and not for each other."""
 
 
-def new_image(kind: HypervisorKind, how: Compression = compression.NONE) -> MemoryImage:
-    """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones."""
+def new_image(
+    kind: HypervisorKind, how: Compression = compression.NONE, *, is_interim: bool = False
+) -> MemoryImage:
+    """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
+
+    An interim one is handed to `made_sparse` next, and not on the disk before that.
+    """
     if kind is HypervisorKind.LIBVIRT:
-        return libvirtimage.Writer(how)
+        return libvirtimage.Writer(how, is_interim=is_interim)
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory.guestimage import PvGuestImage
 
     return PvGuestImage()
 
 
+def shall_be_sparse(
+    kind: HypervisorKind, wanted: ImageFormat, how: Compression, versions: Mapping[str, str]
+) -> bool:
+    """Decide whether an image is made sparse once its domain runs again.
+
+    Raises ``BadSetting`` for an image that shall be sparse and compressed, and ``HostLacks`` for
+    one that could not be restored here.
+    """
+    if kind is not HypervisorKind.LIBVIRT or wanted is not ImageFormat.SPARSE:
+        return False
+    can = all(_version(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
+    if how.argv:
+        why = "a sparse image is not compressed; leave one of the two out"
+        raise BadSetting(where="image_format and compress", why=why)
+    if not can:
+        raise HostLacks(
+            what="libvirt 11.2 and QEMU 9.0, which restore sparse images",
+            remedy="leave --image-format out, and `image_format` in the settings",
+        )
+    return True
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def made_sparse(
+    path: Path, memory: MemoryRecord, free_bytes: int, progress: Progress
+) -> tuple[MemoryRecord, str]:
+    """Convert a libvirt image in place; return what to record, and why it stayed as it was if so.
+
+    For as long as this takes there are both; a failure leaves the one there was.
+    """
+    if memory.size_bytes > free_bytes:
+        _keep(path)
+        return memory, "there is no room for a second image while it is converted"
+    # heavy: numpy, which libvirt's images do without
+    from snapvm.memory import sparseimage
+
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with crashpoint.around("convert the image"):
+            size_bytes = sparseimage.convert(path, fresh, progress)
+            fresh.replace(path)
+            durable.sync_folder(path.parent)
+    except (BadImage, StorageFailed) as why:
+        log.warning("the image is not converted: %s", why)
+        fresh.unlink(missing_ok=True)
+        _keep(path)
+        return memory, str(why)
+    return replace(memory, format=LIBVIRT_SPARSE, size_bytes=size_bytes), ""
+
+
+def _keep(path: Path) -> None:
+    """Bring an image that was meant to be replaced to the disk."""
+    with durable.failing_as_storage(path):
+        durable.sync_file(path)
+
+
+def channels(memory: MemoryRecord) -> int:
+    """Return how many threads a restore may read an image with."""
+    if memory.format != LIBVIRT_SPARSE:
+        return 1
+    return max(_CHANNELS_LEAST, min(len(os.sched_getaffinity(0)), _CHANNELS_LIMIT))
+
+
 def check(path: Path, memory: MemoryRecord) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
-    if memory.format == LIBVIRT_SAVE:
+    if memory.format in (LIBVIRT_SAVE, LIBVIRT_SPARSE):
         libvirtimage.check(path, memory.size_bytes)
     elif memory.format == XL_SAVE:
         # heavy: numpy, which libvirt's images do without
@@ -44,16 +129,16 @@ def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None
     if not checksum.is_known(memory.checksum):
         return
     try:
-        found = checksum.of_file(path, progress)
+        is_right = checksum.is_right(path, memory.checksum, progress)
     except OSError as error:
         why = f"it cannot be read ({error.strerror})"
         raise RecordUnusable(path=str(path), why=why) from error
-    if found != memory.checksum:
-        why = f"it has changed since it was taken ({found}, not {memory.checksum})"
+    if not is_right:
+        why = f"it has changed since it was taken (its checksum is not {memory.checksum} any more)"
         raise RecordUnusable(path=str(path), why=why)
 
 
 def seal(path: Path, memory: MemoryRecord, *, running: bool) -> None:
     """Make the image itself say whether its domain runs when anyone restores it, if it can."""
-    if memory.format == LIBVIRT_SAVE:
+    if memory.format in (LIBVIRT_SAVE, LIBVIRT_SPARSE):
         libvirtimage.set_running(path, running)

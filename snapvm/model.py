@@ -50,6 +50,16 @@ class CaptureMethod(StrEnum):
     """libvirt's own external snapshot: memory while running, the last of it in the pause."""
 
 
+class ImageFormat(StrEnum):
+    """How the memory image of a libvirt domain is laid out; AUTO is PLAIN (docs/restore.md)."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    """QEMU's stream as it came; any libvirt restores it."""
+    SPARSE = "sparse"
+    """Each page at its own place, so that several threads restore it (libvirt 11.2)."""
+
+
 class ForeignPtes(StrEnum):
     """What becomes of page-table entries of a Xen PV guest whose frame is not the guest's."""
 

@@ -56,6 +56,8 @@ class TakePlan:
     with_memory: bool
     stop: bool
     """The domain ends instead of running on."""
+    sparse: bool
+    """Its image is made sparse once it runs again."""
     quiesce: bool
     """The guest's agent freezes its file systems first."""
     disks: tuple[PlannedDisk, ...]

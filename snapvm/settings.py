@@ -14,7 +14,7 @@ from snapvm import compression, cowsize
 from snapvm.compression import Compression
 from snapvm.cowsize import CowSize
 from snapvm.errors import BadSetting
-from snapvm.model import CaptureMethod, ForeignPtes
+from snapvm.model import CaptureMethod, ForeignPtes, ImageFormat
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 
@@ -44,6 +44,8 @@ class Settings:
     """How memory of libvirt domains is captured: auto, background or libvirt."""
     compress: Compression = compression.NONE
     """How memory images of libvirt domains are compressed: none, zstd or zstd:LEVEL."""
+    image_format: ImageFormat = ImageFormat.AUTO
+    """How memory images of libvirt domains are laid out: auto, plain or sparse."""
     agent_limit_seconds: float = 30.0
     """Give up when a guest's agent takes longer than this to freeze its file systems."""
     capture_limit_seconds: float = 3600.0
@@ -107,6 +109,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "agent_limit_seconds": _seconds,
     "capture_limit_seconds": _seconds,
     "compress": lambda value: compression.parse(_text(value)),
+    "image_format": _one_of(ImageFormat),
     "lock_wait_seconds": _wait,
     "foreign_ptes": _one_of(ForeignPtes),
 }

@@ -8,15 +8,17 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from snapvm import images
 from snapvm.errors import RecordUnusable
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.lvm.volumes import Lvm
+from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
+from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -32,26 +34,27 @@ from snapvm.planning import RollbackPlan, SwapDisk
 JOURNAL = "rollback"
 
 
-def prepare(lvm: Lvm, plan: RollbackPlan) -> None:
+def prepare(lvm: Lvm, warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
     """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
-    clones = []
     for disk in _thin(plan):
-        lvm.clone(disk.snapshot, disk.clone_name, argv.tags(plan.set, disk.current, Role.ROLL))
-        clones.append(replace(disk.current, lv=disk.clone_name))
-    if clones:
-        lvm.activate(clones)
+        tags = argv.tags(plan.set, disk.current, Role.ROLL)
+        warm[disk.current.vg].clone(
+            disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
+        )
     for disk in _thick(plan):
         tags = argv.tags(plan.set, disk.current, Role.ROLL)
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
 
 
-def exchange(lvm: Lvm, plan: RollbackPlan) -> None:
+def exchange(warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
     """Keep the present of every disk: of a thin one by renaming, of a thick one by a snapshot."""
+    limit_seconds = EFFECT_LIMIT_SECONDS
     for disk in _thick(plan):
-        lvm.attach(disk.current, disk.undo_name)
+        warm[disk.current.vg].attach(disk.current, disk.undo_name, limit_seconds=limit_seconds)
     for disk in _thin(plan):
-        lvm.rename(disk.current.vg, disk.current.lv, disk.undo_name)
-        lvm.rename(disk.current.vg, disk.clone_name, disk.current.lv)
+        vg, name = disk.current.vg, disk.current.lv
+        warm[vg].rename(vg, name, disk.undo_name, limit_seconds=limit_seconds)
+        warm[vg].rename(vg, disk.clone_name, name, limit_seconds=limit_seconds)
 
 
 def _thin(plan: RollbackPlan) -> Iterator[SwapDisk]:
@@ -189,7 +192,8 @@ def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> 
     paused = paused or record.state is DomainState.PAUSED
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
-        host.hypervisor.restore(domain, image, paused=paused)
+        channels = images.channels(record.memory)
+        host.hypervisor.restore(domain, image, paused=paused, channels=channels)
     elif record.state.has_memory:
         host.hypervisor.start(domain, paused=paused)
     else:

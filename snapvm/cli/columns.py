@@ -42,7 +42,7 @@ def _row(record: Record) -> Row:
         local_time(record.created),
         record.kind.value,
         _disks([plain(disk.target) for disk in record.disks]),
-        size(record.memory.size_bytes) if record.memory is not None else "-",
+        size(record.written_bytes) if record.memory is not None else "-",
         milliseconds(pause_ms) if pause_ms else "-",
         plain(record.note),
     )

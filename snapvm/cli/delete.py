@@ -58,7 +58,7 @@ def explanation(records: list[Record]) -> list[str]:
     """Return what is going to be lost, in plain words, a line each."""
     lines = [f"{counted(len(records), 'snapshot').capitalize()} will be gone for good:"]
     for record in records:
-        memory = "" if record.memory is None else f", memory {size(record.memory.size_bytes)}"
+        memory = "" if record.memory is None else f", memory {size(record.written_bytes)}"
         disks = counted(len(record.disks), "disk")
         note = f" ({plain(record.note)})" if record.note else ""
         when = local_time(record.created)

@@ -13,7 +13,7 @@ from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, milliseconds, plain, size
 from snapvm.compression import Compression
-from snapvm.model import CaptureMethod, DomainState, ForeignPtes, Record
+from snapvm.model import CaptureMethod, DomainState, ForeignPtes, ImageFormat, Record
 
 NOTE_LIMIT = 1000
 """Characters of a note; it is for a line in a list, not for a document."""
@@ -76,6 +76,14 @@ def take(
             show_default=False,
         ),
     ] = None,
+    image_format: Annotated[
+        ImageFormat | None,
+        typer.Option(
+            "--image-format",
+            help="libvirt: plain, as QEMU wrote it; or sparse, which several threads restore at "
+            "once and is not compressed. Plain when left out.",
+        ),
+    ] = None,
     cow_size: CowSizeOption = None,
     stop: Annotated[
         bool,
@@ -112,6 +120,7 @@ def take(
             capture=capture,
             foreign_ptes=foreign_ptes,
             compress=smaller,
+            image_format=image_format,
             cow_size=keep,
             lock_wait_seconds=wait,
         )
@@ -168,7 +177,7 @@ def _contents(record: Record) -> str:
     if record.quiesced:
         instant += ", file systems frozen"
     if record.memory is not None:
-        return f"memory {size(record.memory.size_bytes)} and {instant}"
+        return f"memory {size(record.written_bytes)} and {instant}"
     shut_off = record.state is DomainState.SHUTOFF
     why = "the domain is shut off" if shut_off else "--disk-only"
     return f"{instant}, no memory ({why})"

@@ -10,7 +10,7 @@ from typing import Any
 from snapvm import crashpoint, durable, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
-from snapvm.hypervisor import domainxml, libvirtbackground, userfault
+from snapvm.hypervisor import domainxml, libvirtbackground, libvirtrestore, userfault
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
@@ -209,11 +209,14 @@ class LibvirtHypervisor:
                 with crashpoint.around("stop"):
                     handle.destroy()
 
-    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
-        """Start the domain from a memory image."""
+    def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
+        """Start the domain from a memory image; only libvirt 11.2 and later know of channels."""
         flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
         with self._failing_as_capture(domain), crashpoint.around("restore"):
-            self._link.connection.restoreFlags(str(image), None, flags)
+            if channels > 1:
+                libvirtrestore.restore(self._link.connection, image, channels, flags)
+            else:
+                self._link.connection.restoreFlags(str(image), None, flags)
         self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
 
     def start(self, domain: Domain, *, paused: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 try:
     import libvirt
@@ -53,6 +53,11 @@ def spoken() -> Iterator[None]:
         raise LibvirtFailed(
             error.get_error_message() or str(error), error.get_error_code() or 0
         ) from error
+
+
+def raise_last_error(what: str) -> NoReturn:
+    """Raise libvirt's exception for a C function that failed in this thread."""
+    raise libvirt.libvirtError(what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,7 +190,14 @@ class XenHypervisor:
             self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
             self._wait_until_gone(domain, info.domid)
 
-    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
+    def restore(
+        self,
+        domain: Domain,
+        image: Path,
+        *,
+        paused: bool,
+        channels: int = 1,  # noqa: ARG002 - xl reads an image in one go
+    ) -> None:
         """Start the domain from a memory image."""
         with _capturing(domain):
             self._require_off(domain)

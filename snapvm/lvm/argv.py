@@ -120,7 +120,7 @@ def mapped_name(volume: LvRef, layer: str = "") -> str:
 
 
 def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
-    """Make a writable copy of a snapshot that can become a disk."""
+    """Make a writable copy of a snapshot that can become a disk, and wait for its device."""
     return (
         "lvm",
         "lvcreate",
@@ -128,7 +128,7 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
         "--setactivationskip",
         "n",
         "--activate",
-        "n",
+        "y",
         "--permission",
         "rw",
         "--name",

@@ -90,7 +90,7 @@ class Lvm:
         self._copy_back(self._runner, snapshot, disk, progress)
 
     def clone(self, snapshot: LvRef, name: str, tags: Iterable[str]) -> None:
-        """Make a writable copy of a snapshot."""
+        """Make a writable copy of a snapshot, with a device."""
         self._do(argv.thin_clone(snapshot, name, tags))
 
     def rename(self, vg: str, old: str, new: str) -> None:

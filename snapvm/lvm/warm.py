@@ -46,6 +46,16 @@ class WarmLvm:
         """Make a store the snapshot of a thick volume; see ``Lvm.attach``."""
         self._do(argv.attach_store(origin, name), "converted to snapshot", limit_seconds)
 
+    def clone(
+        self, snapshot: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
+    ) -> None:
+        """Make a writable copy of a snapshot, with a device; see ``Lvm.clone``."""
+        self._do(argv.thin_clone(snapshot, name, tags), f'"{name}" created', limit_seconds)
+
+    def rename(self, vg: str, old: str, new: str, *, limit_seconds: float) -> None:
+        """Give a volume another name; see ``Lvm.rename``."""
+        self._do(argv.rename(vg, old, new), f'Renamed "{old}" to "{new}"', limit_seconds)
+
     def _do(self, command: argv.Argv, success: str, limit_seconds: float) -> None:
         with crashpoint.around(" ".join(command[:2])):
             answer = self._ask(f"{' '.join(command[1:])}\n{_MARK}", limit_seconds)

@@ -124,19 +124,25 @@ def head_as(path: Path, format_: int) -> bytes:
     return bytes(head)
 
 
-def mark_whole(descriptor: int) -> int:
-    """Mark an image as whole, all of it on the disk; return its size in bytes."""
-    os.fsync(descriptor)
+def mark_whole(descriptor: int, *, is_interim: bool = False) -> int:
+    """Mark an image as whole, all of it on the disk; return its size in bytes.
+
+    One that another is going to replace at once need not be on the disk.
+    """
+    if not is_interim:
+        os.fsync(descriptor)
     os.pwrite(descriptor, MAGIC, 0)
-    os.fsync(descriptor)
+    if not is_interim:
+        os.fsync(descriptor)
     return os.fstat(descriptor).st_size
 
 
 class Writer:
     """Makes an image around a stream that somebody else writes; see ``ImageWriter``."""
 
-    def __init__(self, how: Compression = compression.NONE) -> None:
+    def __init__(self, how: Compression = compression.NONE, *, is_interim: bool = False) -> None:
         self.filter_argv: Sequence[str] = how.argv
+        self._is_interim = is_interim
 
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Write everything that stands before the stream, marked as not whole yet.
@@ -156,9 +162,9 @@ class Writer:
         return descriptor
 
     def end(self) -> int:
-        """Mark the image as whole, all of it on the disk; return its size in bytes."""
+        """Mark the image as whole; return its size in bytes."""
         with _opened(self._path, os.O_WRONLY) as descriptor:
-            return mark_whole(descriptor)
+            return mark_whole(descriptor, is_interim=self._is_interim)
 
 
 @contextmanager

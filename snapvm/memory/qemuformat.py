@@ -55,6 +55,8 @@ class Flag(IntFlag):
 
 
 FLAG_BITS: Final = PAGE_BYTES - 1
+DEVICE_NAME_AT: Final = 6
+"""Before it stand the kind of the section, its number and the length of the name."""
 SWITCHOVER_START: Final = b"\0\x0b\0\0"
 """MIG_CMD_SWITCHOVER_START, without data (migration/savevm.h, since QEMU 10.0)."""
 FILLED: Final = "a page is filled with another byte than zero"

@@ -22,6 +22,7 @@ from snapvm.memory.lookahead import Lookahead
 from snapvm.memory.qemuformat import (
     BLOCKS_LIMIT,
     CAPABILITIES,
+    DEVICE_NAME_AT,
     FILLED,
     FLAG_BITS,
     MAGIC,
@@ -107,11 +108,7 @@ class QemuStream:
         source = self._source
         if self._commands:
             yield memoryview(self._commands)
-        first = bytes(source.peek(1)[:1])
-        # Every machine has devices: an end mark here is a record of memory that is spoiled.
-        if first != bytes([Section.FULL]):
-            kind = f"a section of the kind {first[0]:#x}" if first else "nothing"
-            raise source.bad(f"after the memory comes {kind} and not the state of a device")
+        self._require_device()
         tail = b""
         while piece := source.peek():
             tail = (tail + piece)[-TAIL_BYTES:]
@@ -119,6 +116,21 @@ class QemuStream:
             source.skip(len(piece))
         if not _ends_with_description(tail):
             raise source.bad("it ends before the description of its devices does")
+
+    def _require_device(self) -> None:
+        """Raise ``BadImage`` when what follows memory does not begin with a device's state.
+
+        Every machine has devices: an end mark there is a record of memory that is spoiled.
+        """
+        ahead = bytes(self._source.peek()[: DEVICE_NAME_AT + NAME_LIMIT_BYTES])
+        name = (
+            ahead[DEVICE_NAME_AT:][: ahead[DEVICE_NAME_AT - 1]]
+            if len(ahead) > DEVICE_NAME_AT
+            else b""
+        )
+        is_device = ahead[:1] == bytes([Section.FULL]) and name.isascii()
+        if not is_device or not name or not name.decode("ascii").isprintable():
+            raise self._source.bad("after the memory comes no state of a device")
 
     # --- before the pages ---
 

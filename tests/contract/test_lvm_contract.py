@@ -9,7 +9,7 @@ import pytest
 from snapvm.errors import CommandFailed
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import LvRef, LvUuid, Role, Silent, VolumeKind
+from snapvm.model import Role, Silent, VolumeKind
 from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
 
 SET = "0123456789ab"
@@ -80,11 +80,24 @@ def test_a_clone_of_a_snapshot_is_a_disk(world: LvmWorld) -> None:
     made = snapshot(world)
     clone = f"{DISK}.clone"
     world.lvm.clone(made.ref, clone, argv.tags(SET, world.disk, Role.ROLL))
-    assert seen(world, clone).is_writable and not seen(world, clone).is_active
-    world.lvm.activate([LvRef(vg=VG, lv=clone, uuid=LvUuid(""))])
     active = seen(world, clone)
-    assert active.is_active and active.attr[9] == "-"
+    assert active.is_writable and active.is_active and active.attr[9] == "-"
     assert not seen(world, SNAPSHOT).is_active
+
+
+def test_a_waiting_lvm_clones_and_renames_the_same_way(world: LvmWorld) -> None:
+    """Two exchanges of names by one lvm, as a rollback has them; and it says what it cannot."""
+    made, tags = snapshot(world), argv.tags(SET, world.disk, Role.ROLL)
+    with world.lvm.warmed([VG]) as lvms:
+        lvms[VG].clone(made.ref, f"{DISK}.clone", tags, limit_seconds=60)
+        lvms[VG].rename(VG, DISK, f"{DISK}.former", limit_seconds=60)
+        lvms[VG].rename(VG, f"{DISK}.clone", DISK, limit_seconds=60)
+        with pytest.raises(CommandFailed, match="already exists"):
+            lvms[VG].rename(VG, f"{DISK}.former", DISK, limit_seconds=60)
+    former = world.lvm.report().lv_from_uuid(world.disk.uuid)
+    assert former is not None and former.name == f"{DISK}.former" and former.is_active
+    disk = seen(world, DISK)
+    assert disk.is_active and disk.is_writable and set(tags) <= disk.tags
 
 
 def test_a_rename_moves_the_name_and_keeps_the_uuid(world: LvmWorld) -> None:

@@ -177,7 +177,14 @@ class FakeHypervisor:
                 machine.held = []
                 self._set(domain.name, DomainState.SHUTOFF)
 
-    def restore(self, domain: Domain, image: Path, *, paused: bool) -> None:
+    def restore(
+        self,
+        domain: Domain,
+        image: Path,
+        *,
+        paused: bool,
+        channels: int = 1,
+    ) -> None:
         """See ``Hypervisor.restore``."""
         self._before_start("restore", domain)
         machine = self.machines[domain.name]

@@ -321,6 +321,8 @@ class FakeConversation:
             return [
                 f"  Logical volume {words[-2].partition('/')[0]}/{words[-1]} converted to snapshot."
             ]
+        if words[0] == "lvrename":
+            return [f'  Renamed "{words[2]}" to "{words[3]}" in volume group "{words[1]}"']
         return [f'  Logical volume "{words[words.index("--name") + 1]}" created.']
 
 

@@ -18,6 +18,8 @@ SOURCE = Path(__file__).with_name("counting_guest.c")
 COUNTER, WRONG = 8 << 20, (8 << 20) + 4
 WARM_UP = 1500
 """More steps than the guest has pages that change, so that each has been used."""
+USED_BYTES = (16 << 20) + (4 << 20)
+"""What the guest fills of its 64 MiB; firmware and the like are some hundred KB."""
 ROUND = 4096
 """So many steps and the guest has looked at all of its memory."""
 
@@ -44,6 +46,8 @@ def test_goes_on_from_the_converted_stream(
         migrate(machine, "migrate", f"file:{image},offset={begin}")
     writer.end()
     sparseimage.convert(image, sparse, Silent())
+    for path in (image, sparse):  # zero pages are stored in neither
+        assert USED_BYTES < path.stat().st_blocks * 512 < USED_BYTES * 1.5
     wanted = ["mapped-ram"] + ["multifd"] * bool(channels)
     with running(folder, *options, "-incoming", "defer", "-S") as machine:
         switch_on(machine, *wanted)

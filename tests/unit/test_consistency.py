@@ -257,6 +257,24 @@ def test_a_snapshot_that_is_gone_is_refused_before_anything(scene: Scene) -> Non
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
+def test_an_image_that_has_changed_is_refused_and_nothing_is_left(scene: Scene) -> None:
+    """It is read while the clones are made: they go again, and the domain runs on."""
+    record = take(scene)
+    scene.count(3)
+    assert record.memory is not None
+    image = scene.host.catalog.path(record, record.memory.file)
+    data = bytearray(image.read_bytes())
+    data[-1] ^= 1
+    image.write_bytes(data)
+    names = scene.lvm.names()
+    with pytest.raises(RecordUnusable, match="has changed"):
+        roll_back(scene, record)
+    assert scene.lvm.names() == names
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.disk_data() == ["3", "3"]
+    assert scene.ids() == [record.id]
+
+
 def test_a_domain_that_does_not_start_is_named(scene: Scene) -> None:
     record = take(scene)
     scene.count(2)

@@ -8,7 +8,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snapvm.errors import BadImage
@@ -78,6 +78,7 @@ def test_every_truncation_is_seen() -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@example(bit=697)  # the kind of a record of memory becomes an end mark
 @given(st.integers(0, len(GOOD.encode()) * 8 - 1))
 def test_a_flipped_bit_changes_a_page_or_is_refused(bit: int) -> None:
     """Nothing else comes of it, whatever it hits."""
@@ -115,12 +116,13 @@ CAPABILITIES = b"\5\x1aconfiguration/capabilities\0\0\0\1"
         (Stream().having(Entry("pc.ram", 64)), "outside of pc.ram"),
         (Stream().having(Entry("pc.ram", 1), Entry("pc.ram", 1 << 40)), "outside of pc.ram"),
         (Stream().having(Entry("pc.ram", 1, build.filled(1) + b"x")), "kind of page|names|read"),
-        (replace(GOOD, rest=b"\1\0\0\0\3\4vfio" + GOOD.rest), "section of the kind 0x1"),
+        (replace(GOOD, rest=b"\1\0\0\0\3\4vfio" + GOOD.rest), "no state of a device"),
         (replace(GOOD, rest=b"\2\0\0\0\3" + GOOD.rest), "a device that writes its state in parts"),
         (replace(GOOD, rest=b"\x08\0\7\0\1" + GOOD.rest), "the command 7"),
         (replace(GOOD, rest=b"\x08\0\x0b\0\0" * 9 + GOOD.rest), "more commands"),
         (replace(GOOD, rest=GOOD.rest + b" "), "before the description"),
-        (replace(GOOD, rest=b"\0"), "after the memory comes"),
+        (replace(GOOD, rest=b"\0"), "no state of a device"),
+        (replace(GOOD, rest=b"\4\0\0\0\7\0" + GOOD.rest), "no state of a device"),
         (replace(GOOD, configuration=b"\5\4uuid\0\0\0\1"), "'uuid' of the configuration"),
         (replace(GOOD, configuration=CAPABILITIES + b"\xff\0\0\0"), "too much"),
     ],

@@ -1,0 +1,82 @@
+"""Checksums: every byte counts, and where the file system keeps holes does not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snapvm import checksum
+from snapvm.model import Silent
+
+MIB = 1 << 20
+
+
+def of(path: Path) -> str:
+    return checksum.of_file(path, Silent())
+
+
+def written(path: Path, size_bytes: int, places: list[int], *, sparse: bool) -> Path:
+    """Make a file of zeros, as holes or not, with a few bytes here and there."""
+    with path.open("wb") as file:
+        if not sparse:
+            file.write(bytes(size_bytes))
+        file.truncate(size_bytes)
+        for place in places:
+            file.seek(place % size_bytes)
+            file.write(b"\1")
+    return path
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9 * MIB), st.lists(st.integers(0, 9 * MIB), max_size=4))
+def test_holes_are_zeros(
+    tmp_path_factory: pytest.TempPathFactory, size_bytes: int, places: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("sum")
+    sums = {
+        of(written(folder / str(sparse), size_bytes, places, sparse=sparse))
+        for sparse in (True, False)
+    }
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize("place", [0, MIB - 1, MIB, 2 * MIB + 77, 5 * MIB])
+def test_one_bit_anywhere_is_another_checksum(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(3 * MIB) + bytes(2 * MIB) + b"x")
+    before = of(path)
+    assert checksum.is_known(before)
+    assert checksum.is_right(path, before, Silent())
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    assert not checksum.is_right(path, before, Silent())
+
+
+def test_the_length_counts_and_so_does_the_place(tmp_path: Path) -> None:
+    """A longer file of zeros, and the same piece elsewhere, are other files."""
+    sums = set()
+    for number, data in enumerate((b"", bytes(1), bytes(MIB), bytes(2 * MIB))):
+        path = tmp_path / str(number)
+        path.write_bytes(data)
+        sums.add(of(path))
+    for place in (0, MIB):
+        sums.add(of(written(tmp_path / f"at{place}", 3 * MIB, [place], sparse=True)))
+    assert len(sums) == 6
+
+
+def test_those_of_before_are_still_compared(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(MIB + 5))
+    whole = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    assert checksum.is_known(f"blake2b:{whole}")
+    assert checksum.is_right(path, f"blake2b:{whole}", Silent())
+    assert not checksum.is_right(path, f"blake2b:{whole[::-1]}", Silent())
+    assert not checksum.is_known("sha3:00") and not checksum.is_known("")

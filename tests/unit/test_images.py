@@ -1,0 +1,72 @@
+"""Memory images as records know them: which layout, made how, and what stays when it fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import compression, images
+from snapvm.errors import BadSetting, HostLacks
+from snapvm.memory import libvirtimage
+from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Silent
+from tests.unit.memory import qemu_builders as build
+
+NEW = {"libvirt": "11.3.0", "qemu": "10.0.13"}
+PLENTY = 1 << 40
+ZSTD = compression.parse("zstd")
+LIBVIRT = HypervisorKind.LIBVIRT
+
+
+def recorded(path: Path) -> MemoryRecord:
+    return MemoryRecord(file=path.name, format=images.LIBVIRT_SAVE, size_bytes=path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("versions", "wanted", "how", "sparse"),
+    [
+        (NEW, ImageFormat.AUTO, compression.NONE, False),
+        (NEW, ImageFormat.SPARSE, compression.NONE, True),
+        (NEW, ImageFormat.PLAIN, compression.NONE, False),
+        (NEW, ImageFormat.AUTO, ZSTD, False),
+        (NEW, ImageFormat.PLAIN, ZSTD, False),
+        ({**NEW, "libvirt": "11.1.9"}, ImageFormat.AUTO, compression.NONE, False),
+        ({**NEW, "qemu": "8.2.1"}, ImageFormat.AUTO, compression.NONE, False),
+        ({}, ImageFormat.AUTO, compression.NONE, False),
+    ],
+)
+def test_which_layout(
+    versions: dict[str, str], wanted: ImageFormat, how: compression.Compression, *, sparse: bool
+) -> None:
+    assert images.shall_be_sparse(LIBVIRT, wanted, how, versions) is sparse
+    assert not images.shall_be_sparse(HypervisorKind.XEN, wanted, how, versions)
+
+
+def test_what_cannot_be_had_is_refused() -> None:
+    with pytest.raises(BadSetting, match="not compressed"):
+        images.shall_be_sparse(LIBVIRT, ImageFormat.SPARSE, ZSTD, NEW)
+    with pytest.raises(HostLacks, match=r"libvirt 11\.2"):
+        images.shall_be_sparse(LIBVIRT, ImageFormat.SPARSE, compression.NONE, {"libvirt": "9.0.0"})
+
+
+def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    memory, why_not = images.made_sparse(path, recorded(path), PLENTY, Silent())
+    assert (memory.format, why_not) == (images.LIBVIRT_SPARSE, "")
+    images.check(path, memory)
+    images.seal(path, memory, running=False)
+    assert libvirtimage.read_header(path).was_running is False
+    assert build.read_sparse(path).pages["pc.ram", 6] == build.filled(6)
+    assert list(tmp_path.iterdir()) == [path]
+    assert images.channels(memory) >= images.channels(replace(memory, format="libvirt-save")) == 1
+
+
+@pytest.mark.parametrize(("free_bytes", "why"), [(10, "no room"), (PLENTY, "migration stream")])
+def test_one_that_cannot_be_converted_stays(tmp_path: Path, free_bytes: int, why: str) -> None:
+    path = build.save(tmp_path / "memory.save", b"another hypervisor's")
+    before, memory = path.read_bytes(), recorded(path)
+    kept, why_not = images.made_sparse(path, memory, free_bytes, Silent())
+    assert kept == memory and why in why_not
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
