@@ -1,9 +1,9 @@
 """Checksums of memory images: does a file still hold what was written to it?
 
-BLAKE2b (RFC 7693) is in Python's library and reads faster than most disks; it is no signature.  A
-file is cut into pieces, which all cores hash beside each other, and the digests of those that hold
-anything but zeros are hashed with their places: holes are passed over, and a file has the same
-checksum whether its zeros are holes or not.
+A file is cut into pieces of a MiB, which all cores read beside each other.  Of each that holds
+anything but zeros the CRC-32 (zlib's, 4 GB/s on one core, where BLAKE2b does 0.9) goes with its
+place into a digest by BLAKE2b (RFC 7693).  So holes are passed over, and a file has the same
+checksum whether its zeros are holes or not.  It tells of damage; it is no signature.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import struct
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from snapvm.model import Progress
 
-_KIND = "blake2b-pieces"
+_KIND = "crc32-pieces"
 _WHOLE_KIND = "blake2b"
 """Of the whole file in one go; in records of before."""
 _DIGEST_BYTES = 16
@@ -78,11 +80,11 @@ def _of_pieces(descriptor: int, progress: Progress) -> str:
 
 
 def _of_piece(descriptor: int, begin: int) -> bytes:
-    """Return the place and the digest of a piece, nothing for zeros."""
+    """Return the place and the CRC of a piece, nothing for zeros."""
     piece = os.pread(descriptor, _PIECE_BYTES, begin)
     if piece == _ZEROS[: len(piece)]:
         return b""
-    return begin.to_bytes(8, "big") + hashlib.blake2b(piece, digest_size=_DIGEST_BYTES).digest()
+    return struct.pack(">QI", begin, zlib.crc32(piece))
 
 
 def _pieces_with_data(descriptor: int, total_bytes: int) -> Iterator[int]:
