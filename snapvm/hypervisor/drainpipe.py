@@ -1,14 +1,21 @@
-"""A pipe out of QEMU that a thread empties into a file, so that a running guest never waits long.
+"""A pipe out of QEMU that is emptied into a file, so that a running guest never waits long.
 
 QEMU may not open the image itself: under AppArmor and SELinux it may use only files that libvirt
 labelled, but an unnamed pipe has no path to be checked.
+
+One thread empties the pipe, another writes the file, and between them is a bounded buffer.  Not
+``splice``: it keeps the pipe locked as long as the file takes (Linux, iter_file_splice_write), and
+a guest whose page is due would stand still for that long.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import queue
 import select
+import sys
+import termios
 import threading
 import time
 from collections.abc import Sequence
@@ -18,18 +25,62 @@ from snapvm.streamfilter import StreamFilter
 
 PIPE_BYTES = 1 << 20
 """The most an unprivileged pipe may hold (pipe(7), /proc/sys/fs/pipe-max-size)."""
-_SPLICE_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
+BUFFER_CHUNKS = 32
+HELD_LIMIT_SECONDS = 2.0
+STALL_LIMIT_SECONDS = 5.0
+"""How long, in all, the file may keep a guest waiting whose page is due."""
+_USUAL_SECONDS = 0.1
+"""A chunk may always take so long: disks are slower than memory, and a page waits for one chunk."""
+_STALL_FORGIVEN = 0.1
+"""The part of the time in which the file may stand still for ever: a disk has its moments."""
 _GOODBYE_SECONDS = 5.0
+_END = b""
+
+
+class StalledError(OSError):
+    """The file takes the stream so slowly that the guest would stand still."""
+
+
+class Patience:
+    """How long the file may still keep QEMU waiting."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._left_seconds = self._limit_seconds = limit_seconds
+        self._seen_at = time.monotonic()
+
+    @property
+    def left_seconds(self) -> float:
+        """What is left of it; it comes back slowly."""
+        now = time.monotonic()
+        regained_seconds = (now - self._seen_at) * _STALL_FORGIVEN
+        self._seen_at = now
+        self._left_seconds = min(self._limit_seconds, self._left_seconds + regained_seconds)
+        return self._left_seconds
+
+    def use(self, seconds: float) -> None:
+        """Take away what was waited beyond the usual."""
+        self._left_seconds -= max(0.0, seconds - _USUAL_SECONDS)
 
 
 class Drainpipe:
-    """The reading end, its thread, and how it went; use as a context manager.
+    """The reading end, its threads, and how it went; use as a context manager.
 
     ``target`` is a descriptor positioned where the stream begins; it is closed at the end.  With
-    ``filter_argv`` the stream passes through that program.
+    ``filter_argv`` the stream passes through that program.  A pipe that is ``held`` is not emptied
+    before ``release``: whoever fills it waits then, and leaves the processors to others.  It is
+    emptied in any case when something has been in it for ``HELD_LIMIT_SECONDS``: QEMU's main loop
+    may wait for a page of the guest, and we for its answer.
     """
 
-    def __init__(self, target: int, filter_argv: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        target: int,
+        filter_argv: Sequence[str] = (),
+        *,
+        held: bool = False,
+        stall_limit_seconds: float = STALL_LIMIT_SECONDS,
+    ) -> None:
         self._file = self._target = target
         self._filter_argv = filter_argv
         self._filter: StreamFilter | None = None
@@ -37,8 +88,16 @@ class Drainpipe:
         fcntl.fcntl(self._reader, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._given_up, self._give_up = os.pipe2(os.O_CLOEXEC)
         self._failure: OSError | None = None
+        self._released = threading.Event()
+        if not held:
+            self._released.set()
+        self._patience = Patience(stall_limit_seconds)
+        self._buffer: queue.Queue[bytes] = queue.Queue(BUFFER_CHUNKS)
         self.drained_bytes = 0
-        self._thread = threading.Thread(target=self._run, name="drainpipe", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"drainpipe-{work.__name__}", daemon=True)
+            for work in (self._empty, self._fill)
+        ]
 
     def __enter__(self) -> Self:
         """Begin to empty the pipe; raise ``HostLacks`` when the filter cannot be run."""
@@ -49,13 +108,16 @@ class Drainpipe:
                 self._target = outlet
             finally:
                 os.close(inlet)
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.close_writer()
+        self.discard()
         os.close(self._give_up)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._end_filter_input()
         if self._filter is not None:
             self._filter.close()
@@ -75,10 +137,11 @@ class Drainpipe:
         does not end.
         """
         deadline = time.monotonic() + limit_seconds
-        self._thread.join(limit_seconds)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._failure is not None:
             raise self._failure
-        if self._thread.is_alive():
+        if any(thread.is_alive() for thread in self._threads):
             raise TimeoutError("the stream did not end")
         self._end_filter_input()
         if self._filter is not None:
@@ -95,16 +158,56 @@ class Drainpipe:
         """Why nothing more is written, if so; the pipe is still emptied, so that QEMU goes on."""
         return self._failure
 
-    def _run(self) -> None:
+    def release(self) -> None:
+        """Begin to empty a pipe that was held."""
+        self._released.set()
+
+    def discard(self) -> None:
+        """Write nothing more: what is still coming is thrown away."""
+        self._failure = self._failure or OSError("the stream was given up")
+        self._released.set()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much of the stream is in the pipe."""
+        answer = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4))
+        return int.from_bytes(answer, sys.byteorder)
+
+    def _empty(self) -> None:
+        """The first thread: the pipe is emptied in any case, and soon."""
+        if self._has_more():
+            self._released.wait(HELD_LIMIT_SECONDS)
+        while self._has_more() and (chunk := os.read(self._reader, CHUNK_BYTES)):
+            self._hand_over(chunk)
+        self._buffer.put(_END)
+
+    def _hand_over(self, chunk: bytes) -> None:
+        if self._failure is not None:
+            return
+        begun = time.monotonic()
         try:
-            while self._has_more() and (
-                moved := os.splice(self._reader, self._target, _SPLICE_BYTES)
-            ):
-                self.drained_bytes += moved
+            self._buffer.put(chunk, timeout=_USUAL_SECONDS + max(0.0, self._patience.left_seconds))
+        except queue.Full:
+            self._failure = StalledError(
+                "it is written so slowly that the guest would stand still; its disk is too busy"
+            )
+        self._patience.use(time.monotonic() - begun)
+
+    def _fill(self) -> None:
+        """The second thread: what is in the buffer goes into the file, or nowhere once it fails."""
+        while chunk := self._buffer.get():
+            if self._failure is None:
+                self._write(chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        try:
+            rest = memoryview(chunk)
+            while rest:
+                written = os.write(self._target, rest)
+                rest = rest[written:]
+            self.drained_bytes += len(chunk)
         except OSError as failure:
             self._failure = self._said_by_filter() or failure
-            while self._has_more() and os.read(self._reader, _SPLICE_BYTES):
-                pass
 
     def _said_by_filter(self) -> OSError | None:
         """A filter that takes no more has ended, and said why."""

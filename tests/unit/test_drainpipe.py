@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from snapvm import compression
 from snapvm.errors import HostLacks
-from snapvm.hypervisor.drainpipe import Drainpipe
+from snapvm.hypervisor import drainpipe
+from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
 
 
 def opened(path: Path) -> int:
@@ -54,6 +57,94 @@ def test_an_image_that_cannot_be_written_is_told_and_the_stream_goes_on(tmp_path
 def test_a_stream_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     with Drainpipe(opened(tmp_path / "image")) as pipe, pytest.raises(TimeoutError):
         pipe.finish(0.1)
+
+
+class SlowSink:
+    """A reader that takes a chunk now and then; the drainpipe writes into its pipe."""
+
+    def __init__(self, rest_seconds: float) -> None:
+        self._reader, self.writer = os.pipe()
+        self._rest_seconds = rest_seconds
+        self.taken_bytes = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while taken := os.read(self._reader, 1 << 20):
+            self.taken_bytes += len(taken)
+            time.sleep(self._rest_seconds)
+        os.close(self._reader)
+
+    def join(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+def test_a_file_that_is_slow_for_a_moment_holds_nobody_up() -> None:
+    """The buffer takes what the file does not yet: whoever writes is done long before it."""
+    sink = SlowSink(0.01)
+    with Drainpipe(sink.writer) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        begun = time.monotonic()
+        for _ in range(16):
+            os.write(qemu, bytes(1 << 20))
+        written_after = time.monotonic() - begun
+        os.close(qemu)
+        assert pipe.finish(60) == 16 << 20
+        finished_after = time.monotonic() - begun
+    sink.join()
+    assert sink.taken_bytes == 16 << 20
+    assert written_after < finished_after / 3
+
+
+def test_a_file_that_stays_slow_is_given_up_and_the_stream_goes_on() -> None:
+    """Beyond the buffer nobody waits longer than the limit: what follows is thrown away."""
+    sink = SlowSink(0.05)
+    with Drainpipe(sink.writer, stall_limit_seconds=0.5) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        longest_seconds = 0.0
+        for _ in range(256):
+            begun = time.monotonic()
+            os.write(qemu, bytes(1 << 20))
+            longest_seconds = max(longest_seconds, time.monotonic() - begun)
+        os.close(qemu)
+        assert isinstance(pipe.failure, StalledError)
+        with pytest.raises(StalledError, match="slowly"):
+            pipe.finish(60)
+    sink.join()
+    assert longest_seconds < 5
+
+
+def test_a_busy_disk_is_waited_for_at_last() -> None:
+    """Waiting that stays within the usual uses up no patience."""
+    patience = Patience(1.0)
+    for _ in range(1000):
+        patience.use(0.1)
+    assert patience.left_seconds == pytest.approx(1.0)
+    patience.use(0.8)
+    assert patience.left_seconds == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_pipe_that_is_held_is_emptied_when_it_is_released(tmp_path: Path) -> None:
+    with Drainpipe(opened(tmp_path / "image"), held=True) as pipe:
+        os.write(pipe.writer, b"stream")
+        time.sleep(0.2)
+        assert pipe.waiting_bytes == 6 and pipe.drained_bytes == 0
+        pipe.release()
+        pipe.close_writer()
+        assert pipe.finish(10) == 6
+    assert (tmp_path / "image").read_bytes() == b"headstream"
+
+
+def test_a_pipe_is_not_held_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever should release it may wait for an answer that needs the pipe."""
+    monkeypatch.setattr(drainpipe, "HELD_LIMIT_SECONDS", 0.1)
+    with Drainpipe(opened(tmp_path / "image"), held=True) as pipe:
+        os.write(pipe.writer, b"stream")
+        pipe.close_writer()
+        assert pipe.finish(10) == 6
 
 
 ZSTD = compression.parse("zstd:3").argv
