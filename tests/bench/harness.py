@@ -88,13 +88,13 @@ def run(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Us
     return Usage(seconds=seconds, peak_mb=used.ru_maxrss * 1024 / 1e6)
 
 
-def alternate(runs: int, **subjects: Callable[[], T]) -> dict[str, list[T]]:
-    """Measure each subject ``runs`` times in turn, after one round that does not count."""
+def alternate(runs: int, *, warm_up: int = 1, **subjects: Callable[[], T]) -> dict[str, list[T]]:
+    """Measure each subject ``runs`` times in turn, after ``warm_up`` rounds that do not count."""
     measured: dict[str, list[T]] = {name: [] for name in subjects}
-    for number in range(runs + 1):
+    for number in range(warm_up + runs):
         for name, measure in subjects.items():
             result = measure()
-            if number:
+            if number >= warm_up:
                 measured[name].append(result)
     return measured
 
