@@ -46,8 +46,12 @@ class CaptureMethod(StrEnum):
     AUTO = "auto"
     BACKGROUND = "background"
     """QEMU writes memory behind the running guest; the pause holds none of it."""
+    PRECOPY = "precopy"
+    """QEMU writes memory while the guest runs, the last of it in the pause."""
     LIBVIRT = "libvirt"
     """libvirt's own external snapshot: memory while running, the last of it in the pause."""
+    STOP = "stop"
+    """QEMU writes all of memory in the pause."""
 
 
 class ImageFormat(StrEnum):

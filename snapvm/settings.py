@@ -41,7 +41,7 @@ class Settings:
     window_limit_seconds: float = 30.0
     """Resume the domain and give up when its LVM snapshots take longer than this."""
     capture: CaptureMethod = CaptureMethod.AUTO
-    """How memory of libvirt domains is captured: auto, background or libvirt."""
+    """How memory of libvirt domains is captured: auto, background, precopy, libvirt or stop."""
     compress: Compression = compression.NONE
     """How memory images of libvirt domains are compressed: none, zstd or zstd:LEVEL."""
     image_format: ImageFormat = ImageFormat.AUTO
@@ -50,6 +50,8 @@ class Settings:
     """Give up when a guest's agent takes longer than this to freeze its file systems."""
     capture_limit_seconds: float = 3600.0
     """Give up when writing the memory image takes longer than this."""
+    precopy_limit_seconds: float = 60.0
+    """By `precopy`: stop the guest for the rest of its memory when this much time is over."""
     lock_wait_seconds: float = 0.0
     """How long to wait when another snapvm is working on the domain."""
     foreign_ptes: ForeignPtes = ForeignPtes.ZERO
@@ -108,6 +110,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "capture": _one_of(CaptureMethod),
     "agent_limit_seconds": _seconds,
     "capture_limit_seconds": _seconds,
+    "precopy_limit_seconds": _seconds,
     "compress": lambda value: compression.parse(_text(value)),
     "image_format": _one_of(ImageFormat),
     "lock_wait_seconds": _wait,

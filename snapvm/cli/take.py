@@ -139,7 +139,7 @@ def take(
             output.out_json(lookup.as_values(record))
         else:
             output.say(summary(record, stopped=stop))
-        if "not possible" in record.capture:
+        if "not possible" in record.capture or "was stopped" in record.capture:
             output.note(record.capture)
         for omitted in record.omitted:
             output.note(f"{omitted.target} was left out: {omitted.why}")

@@ -74,8 +74,9 @@ MemoryImage = ImageWriter | GuestImage
 class Capture(Protocol):
     """One capture of one domain, prepared and not yet begun."""
 
-    method: str
-    """How memory is captured and, after a colon, why that way; for the record."""
+    @property
+    def method(self) -> str:
+        """How memory is captured and, in parentheses, why that way; for the record."""
 
     def window(self, *, leave_standing: bool = False) -> AbstractContextManager[None]:
         """Let the domain stand still for the block, its disks drained and flushed.

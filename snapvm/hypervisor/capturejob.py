@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, WindowBroken
-from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import spoken
+from snapvm.errors import CaptureFailed
 from snapvm.hypervisor.pause import WatchedPause
+from snapvm.hypervisor.qemusettings import Lender
 from snapvm.model import Domain, MemoryRecord, Progress
 
 IMAGE_FILE = "memory.save"
@@ -18,19 +17,28 @@ IMAGE_FORMAT = "libvirt-save"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptureJob:
-    """One capture: the domain, libvirt's handle of it, its pause, and where files go."""
+class Ground:
+    """What it takes to find out whether a domain can be captured in some way."""
 
     domain: Domain
     handle: Any
-    pause: WatchedPause
-    folder: Path
+    lender: Lender
     run_dir: Path
     """Where locks are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureJob(Ground):
+    """One capture: the ground, the domain's pause, and where files go."""
+
+    pause: WatchedPause
+    folder: Path
     clock: WindowClock
     progress: Progress
     limit_seconds: float
     """Give up when writing memory takes longer."""
+    precopy_limit_seconds: float
+    """Stop the guest when writing memory beside it takes longer."""
 
     @property
     def image(self) -> Path:
@@ -44,10 +52,3 @@ class CaptureJob:
     def failed(self, why: str) -> CaptureFailed:
         """Word a failure."""
         return CaptureFailed(domain=self.domain.name, why=why)
-
-    def check_drives(self) -> None:
-        """Raise ``WindowBroken`` when the drives are not those that were planned for."""
-        with spoken():
-            now = self.handle.XMLDesc(0)
-        if domainxml.drives_of(now) != domainxml.drives_of(self.domain.definition):
-            raise WindowBroken(domain=self.domain.name, what="its drives were changed")

@@ -10,17 +10,25 @@ from typing import Any
 from snapvm import crashpoint, durable, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
-from snapvm.hypervisor import domainxml, libvirtbackground, libvirtrestore, userfault
+from snapvm.hypervisor import (
+    captureways,
+    domainxml,
+    libvirtrestore,
+    migrationstream,
+    qemusettings,
+    userfault,
+    witness,
+)
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
-from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
-from snapvm.hypervisor.libvirtbackground import BackgroundCapture, NotPossible
-from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, ExternalCapture, OffCapture
+from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
 from snapvm.hypervisor.pause import WatchedPause
+from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
-from snapvm.model import CaptureMethod, Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
 from snapvm.settings import Settings
 
 _STATES = {
@@ -35,7 +43,6 @@ _STATES = {
 
 _ZSTD_SINCE = 11_000_000
 """Seen to restore them with 11.3; before 10.6 the format had no number."""
-_ASKED_FOR = "as was asked for"
 _XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
@@ -121,12 +128,15 @@ class LibvirtHypervisor:
 
     def foresee(self, domain: Domain) -> str:
         """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
-        if self._settings.capture is CaptureMethod.LIBVIRT:
-            return ExternalCapture.way(_ASKED_FOR)
         with self._failing_as_capture(domain):
-            qmp, run_dir = Qmp(self._handle(domain)), self._settings.run_dir
-            why_not = libvirtbackground.why_not(qmp, domain, run_dir)
-        return ExternalCapture.way(_because(why_not)) if why_not else BackgroundCapture.way
+            handle = self._handle(domain)
+            ground = Ground(
+                domain=domain,
+                handle=handle,
+                lender=self._lender(domain, handle),
+                run_dir=self._settings.run_dir,
+            )
+            return captureways.foresee(ground, self._settings.capture)
 
     @contextmanager
     def capture(
@@ -144,19 +154,22 @@ class LibvirtHypervisor:
             yield OffCapture(domain, handle)
             return
         with self._failing_as_capture(domain), ExitStack() as stack:
-            events = stack.enter_context(self._link.run_events(handle))
+            names = ("STOP", "RESUME", *witness.WATCHED)
+            events = stack.enter_context(self._link.run_events(handle, names))
             job = CaptureJob(
                 domain=domain,
                 handle=handle,
+                lender=self._lender(domain, handle),
                 pause=WatchedPause(domain, handle, events, clock),
                 folder=folder,
                 run_dir=self._settings.run_dir,
                 clock=clock,
                 progress=progress,
                 limit_seconds=self._settings.capture_limit_seconds,
+                precopy_limit_seconds=self._settings.precopy_limit_seconds,
             )
             if isinstance(image, ImageWriter):
-                yield _with_memory(stack, job, image, self._settings.capture)
+                yield captureways.choose(stack, job, image, self._settings.capture)
             else:
                 yield DisksOnlyCapture(job)
 
@@ -193,13 +206,15 @@ class LibvirtHypervisor:
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
 
     def abandon(self, domain: Domain) -> None:
-        """End a background stream, put QEMU's capabilities back and the host's permission."""
+        """End the stream of a dead snapvm, put back what QEMU was set to and the permission."""
         with durable.failing_as_storage(self._settings.run_dir):
             userfault.put_back(self._settings.run_dir)
         with self._failing_as_capture(domain):
             handle = self._handle_if_known(domain)
             if handle is not None and handle.isActive():
-                libvirtbackground.abandon(Qmp(handle))
+                self._end_stream(domain, handle)
+                with durable.failing_as_storage(self._settings.run_dir):
+                    self._lender(domain, handle).put_back()
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
@@ -252,10 +267,21 @@ class LibvirtHypervisor:
                 return None
             raise
 
+    def _lender(self, domain: Domain, handle: Any) -> Lender:
+        file = self._settings.run_dir / f"{domain.uuid}{qemusettings.FILE_ENDING}"
+        return Lender(monitor=Qmp(handle), domain=domain.name, file=file, run=handle.ID())
+
+    def _end_stream(self, domain: Domain, handle: Any) -> None:
+        """End a stream of ours, if there can be one: QEMU holds a guest as long as it waits."""
+        is_libvirts = handle.jobInfo()[0] != 0
+        if self._lender(domain, handle).is_lent() and not is_libvirts:
+            migrationstream.cancel(Qmp(handle))
+
     def _resume(self, domain: Domain, handle: Any) -> None:
         try:
             with spoken():
                 if _STATES.get(handle.state()[0]) is DomainState.PAUSED:
+                    self._end_stream(domain, handle)
                     handle.resume()
         except LibvirtFailed as failure:
             raise StuckPaused(domain=domain.name, why=str(failure)) from failure
@@ -273,33 +299,6 @@ class LibvirtHypervisor:
                 yield
         except LibvirtFailed as failure:
             raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
-
-
-def _with_memory(
-    stack: ExitStack, job: CaptureJob, image: ImageWriter, wanted: CaptureMethod
-) -> Capture:
-    """Choose how memory is captured: the shortest pause this host and domain can do.
-
-    Raises ``DomainRefused`` when the one way that was asked for cannot be gone.
-    """
-    if wanted is CaptureMethod.LIBVIRT:
-        return ExternalCapture(job, _ASKED_FOR)
-    background = BackgroundCapture(job)
-    try:
-        stack.enter_context(background.prepared(image))
-    except NotPossible as why:
-        if wanted is CaptureMethod.BACKGROUND:
-            raise DomainRefused(
-                domain=job.domain.name,
-                why=f"background capture is not possible: {why}",
-                remedy="let snapvm choose: leave --capture out",
-            ) from why
-        return ExternalCapture(job, _because(str(why)))
-    return background
-
-
-def _because(why_not: str) -> str:
-    return f"background-snapshot is not possible: {why_not}"
 
 
 def _dotted(number: int) -> str:

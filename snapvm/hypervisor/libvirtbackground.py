@@ -9,32 +9,21 @@ image whose memory is all zero.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
 
 from snapvm.hypervisor import domainxml, userfault
 from snapvm.hypervisor.base import ImageWriter
-from snapvm.hypervisor.capturejob import CaptureJob
-from snapvm.hypervisor.drainpipe import Drainpipe
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
-from snapvm.hypervisor.qmp import Qmp
-from snapvm.model import Domain, MemoryRecord
+from snapvm.hypervisor.capturejob import CaptureJob, Ground
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible, State
+from snapvm.hypervisor.qemusettings import MigrationSettings
+from snapvm.model import MemoryRecord
 
-CAPABILITY = "background-snapshot"
-STREAM_NAME = "snapvm"
-_XML_SECURE = 1
-_XML_MIGRATABLE = 8
-ARM_POLL_SECONDS = 0.002
-DRAIN_POLL_SECONDS = 0.1
+SETTINGS = MigrationSettings(capabilities=("background-snapshot",))
 ARM_LIMIT_SECONDS = 60.0
-_ENDED = ("completed", "failed", "cancelled")
-
-
-class NotPossible(Exception):
-    """This host or domain cannot do it; the text says why."""
+ASK_SECONDS = 0.1
+"""QEMU is asked as often at least: a small guest's stream may fit into the pipe."""
 
 
 class BackgroundCapture:
@@ -42,31 +31,40 @@ class BackgroundCapture:
 
     way = "background: QEMU's background-snapshot, memory written behind the running guest"
 
-    def __init__(self, job: CaptureJob) -> None:
+    def __init__(self, job: CaptureJob, why: str) -> None:
         self._job = job
-        self.method = self.way
-        self._qmp = Qmp(job.handle)
-        self._begun = False
-        self._ended = False
+        self._why = why
+        self._stream = MigrationStream(job)
+
+    @property
+    def method(self) -> str:
+        """See ``Capture.method``."""
+        return self.way + self._stream.how + self._why
+
+    @staticmethod
+    @contextmanager
+    def possible(ground: Ground) -> Iterator[ExitStack]:
+        """Have QEMU ready for it for the block; raise ``NotPossible`` and change nothing.
+
+        Yields the host's permission, which may be closed before the block ends.
+        """
+        foreign = domainxml.foreign_memory_writer(ground.domain.definition)
+        if foreign:
+            raise NotPossible(foreign)
+        with ExitStack() as stack:
+            try:
+                permission = stack.enter_context(ExitStack())
+                permission.enter_context(userfault.allowed(ground.run_dir))
+                stack.enter_context(ground.lender.lent(SETTINGS))
+            except (OSError, LibvirtFailed) as why:
+                raise NotPossible(str(why)) from why
+            yield permission
 
     @contextmanager
     def prepared(self, image: ImageWriter) -> Iterator[None]:
-        """Probe, open the image and the pipe; leaving the block puts QEMU back as it was.
-
-        Raises ``NotPossible`` before anything has happened.
-        """
-        self._image = image
-        with ExitStack() as stack:
-            self._permission = stack.enter_context(
-                _enabled(self._qmp, self._job.domain, self._job.run_dir)
-            )
-            target = image.begin(self._job.image, self._definition(), self._cookie())
-            self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv))
-            if image.filter_argv:
-                self.method += ", compressed by zstd"
-            self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
-            self._pipe.close_writer()
-            stack.callback(self._end)
+        """Probe, open the image and the pipe; leaving the block puts QEMU back as it was."""
+        # Held: while the guest stands still the processors are LVM's.
+        with self.possible(self._job) as self._permission, self._stream.prepared(image, held=True):
             yield
 
     @contextmanager
@@ -74,133 +72,45 @@ class BackgroundCapture:
         """See ``Capture.window``."""
         with self._job.pause.ended_by_resume(leave_standing=leave_standing):
             self._job.pause.suspend()
-            self._job.check_drives()
-            yield
+            try:
+                yield
+            finally:
+                # QEMU answers to a resume only when it has the pages that its own devices change.
+                self._stream.release()
 
     def arm(self) -> None:
         """Start the stream and wait until the guest may run: devices buffered, memory protected.
 
         ``active`` alone does not say so; the page counters, which begin to grow after that, do.
+        Pages are then in the pipe too, so QEMU is asked only when something new is there.
         """
-        deadline = time.monotonic() + ARM_LIMIT_SECONDS
+        seen_bytes = 0
+
+        def wait_for_more(_state: State) -> None:
+            nonlocal seen_bytes
+            seen_bytes = self._stream.wait_for_bytes(seen_bytes, ASK_SECONDS)
+
         try:
             with self._job.clock.part("memory"):
-                self._begun = True
-                self._qmp.execute("migrate", {"uri": f"fd:{STREAM_NAME}"})
-                while not self._is_armed():
-                    if time.monotonic() > deadline:
-                        raise self._job.failed("QEMU did not protect the guest's memory in time")
-                    time.sleep(ARM_POLL_SECONDS)
-                # A round trip lets QEMU run the work it has scheduled before it counts pages.
-                self._qmp.execute("query-status")
-        except LibvirtFailed as why:
-            raise self._job.failed(str(why)) from why
+                self._stream.begin()
+                self._stream.wait_for(
+                    _is_armed,
+                    limit_seconds=ARM_LIMIT_SECONDS,
+                    poll_seconds=0,
+                    tick=wait_for_more,
+                )
+                # QEMU gives the guest back its run state in work that it has only scheduled.
+                self._stream.settle()
         finally:
             self._permission.close()
 
-    def _is_armed(self) -> bool:
-        state = self._qmp.execute("query-migrate")
-        if state.get("status") in ("failed", "cancelled"):
-            raise self._job.failed(state.get("error-desc", "the stream failed"))
-        pages = state.get("ram", {})
-        has_counted = pages.get("normal", 0) + pages.get("duplicate", 0) > 0
-        status = state.get("status")
-        return bool(status == "completed" or (status == "active" and has_counted))
-
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: wait for the end of the stream."""
-        deadline = time.monotonic() + self._job.limit_seconds
-        while (state := self._stream_state()).get("status") not in _ENDED:
-            self._check_drain(deadline)
-            self._tell(state)
-            time.sleep(DRAIN_POLL_SECONDS)
-        if state["status"] != "completed":
-            raise self._job.failed(state.get("error-desc", f"the stream was {state['status']}"))
-        self._ended = True
-        try:
-            self._pipe.finish(max(1.0, deadline - time.monotonic()))
-            size_bytes = self._image.end()
-        except OSError as why:
-            raise self._job.failed(f"the image could not be written: {why}") from why
-        return self._job.record(size_bytes)
-
-    def _stream_state(self) -> dict[str, Any]:
-        try:
-            return dict(self._qmp.execute("query-migrate"))
-        except LibvirtFailed as why:
-            raise self._job.failed(str(why)) from why
-
-    def _check_drain(self, deadline: float) -> None:
-        if self._pipe.failure is not None:
-            raise self._job.failed(f"the image could not be written: {self._pipe.failure}")
-        if time.monotonic() > deadline:
-            raise self._job.failed(f"it took longer than {self._job.limit_seconds:g} s")
-
-    def _tell(self, state: dict[str, Any]) -> None:
-        ram = state.get("ram", {})
-        total_bytes = ram.get("total", self._job.domain.memory_bytes)
-        self._job.progress.advance(total_bytes - ram.get("remaining", total_bytes), total_bytes)
-
-    def _end(self) -> None:
-        """End a stream that is not wanted any more; the guest's pages are free again then."""
-        if not self._begun:
-            self._qmp.execute("closefd", {"fdname": STREAM_NAME})
-        elif not self._ended:
-            cancel(self._qmp)
-
-    def _definition(self) -> str:
-        with spoken():
-            return str(self._job.handle.XMLDesc(_XML_SECURE | _XML_MIGRATABLE))
-
-    def _cookie(self) -> str:
-        """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
-        cpu = domainxml.cpu_element(self._job.domain.definition)
-        return f"<cookie>{cpu}</cookie>" if cpu else ""
+        return self._stream.finish()
 
 
-@contextmanager
-def _enabled(qmp: Qmp, domain: Domain, run_dir: Path) -> Iterator[ExitStack]:
-    """Have QEMU ready for a background snapshot for the block; raise ``NotPossible``.
-
-    Yields the host's permission, which may be closed before the block ends.
-    """
-    foreign = domainxml.foreign_memory_writer(domain.definition)
-    if foreign:
-        raise NotPossible(foreign)
-    with ExitStack() as stack:
-        try:
-            permission = stack.enter_context(ExitStack())
-            permission.enter_context(userfault.allowed(run_dir))
-            stack.enter_context(qmp.only_capabilities(CAPABILITY))
-        except (OSError, LibvirtFailed) as why:
-            raise NotPossible(str(why)) from why
-        yield permission
-
-
-def why_not(qmp: Qmp, domain: Domain, run_dir: Path) -> str:
-    """Try, without any effect on the domain; say why it is not possible, or nothing."""
-    try:
-        with _enabled(qmp, domain, run_dir):
-            return ""
-    except NotPossible as why:
-        return str(why)
-
-
-def cancel(qmp: Qmp) -> None:
-    """End the stream that is going on, and wait until it has ended."""
-    qmp.execute("migrate_cancel")
-    deadline = time.monotonic() + ARM_LIMIT_SECONDS
-    while qmp.execute("query-migrate").get("status", "none") not in (*_ENDED, "none"):
-        if time.monotonic() > deadline:
-            return
-        time.sleep(ARM_POLL_SECONDS)
-
-
-def abandon(qmp: Qmp) -> None:
-    """Put right what a killed snapvm left: its stream, and a capability libvirt does not know.
-
-    Left on, the capability would make the next `virsh save` or migration fail.
-    """
-    if qmp.capabilities().get(CAPABILITY):
-        cancel(qmp)
-        qmp.set_capabilities({CAPABILITY: False})
+def _is_armed(state: State) -> bool:
+    pages = state.get("ram", {})
+    has_counted = pages.get("normal", 0) + pages.get("duplicate", 0) > 0
+    status = state.get("status")
+    return bool(status == "completed" or (status == "active" and has_counted))

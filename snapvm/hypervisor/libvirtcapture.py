@@ -16,13 +16,17 @@ from xml.sax.saxutils import quoteattr
 
 from snapvm.errors import WindowBroken
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken, wait_for
+from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import Domain, DomainState, MemoryRecord
 
 # Flags of virDomainSnapshotCreateXML (libvirt/libvirt-domain-snapshot.h).
 _NO_METADATA = 4
 _LIVE = 256
+_MANUAL_SINCE = 8_002_000
+"""libvirt 8.2 knows disks that are captured by somebody else."""
 
 
 def snapshot_xml(definition: str, image: Path) -> str:
@@ -49,14 +53,27 @@ def _wanted(drive: domainxml.Drive) -> str:
 class ExternalCapture:
     """Memory by libvirt's external snapshot: precopy while running, the last pass paused."""
 
+    way = "libvirt: external memory snapshot (live precopy), disks beside it"
+
     def __init__(self, job: CaptureJob, why: str) -> None:
         self._job = job
-        self.method = self.way(why)
+        self.method = self.way + why
 
     @staticmethod
-    def way(why: str) -> str:
-        """Say how memory is captured, and why that way."""
-        return f"libvirt: external memory snapshot (live precopy), disks beside it ({why})"
+    @contextmanager
+    def possible(ground: Ground) -> Iterator[None]:
+        """Look, for the block, whether this libvirt can; raise ``NotPossible``."""
+        with spoken():
+            number = ground.handle.connect().getLibVersion()
+        if number < _MANUAL_SINCE:
+            raise NotPossible("this libvirt leaves no disk to be captured by others")
+        yield
+
+    @contextmanager
+    def prepared(self, image: ImageWriter) -> Iterator[None]:  # noqa: ARG002 - libvirt's own
+        """Nothing has to be ready: libvirt makes the image."""
+        with self.possible(self._job):
+            yield
 
     @contextmanager
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
@@ -67,7 +84,6 @@ class ExternalCapture:
             stopped_at = job.pause.stopped_at()
             if stopped_at is not None:
                 job.clock.add_part("memory", stopped_at, time.monotonic())
-            job.check_drives()
             yield
 
     def arm(self) -> None:
@@ -125,7 +141,6 @@ class DisksOnlyCapture:
         """See ``Capture.window``."""
         with self._job.pause.ended_by_resume(leave_standing=leave_standing):
             self._job.pause.suspend()
-            self._job.check_drives()
             yield
 
     def arm(self) -> None:

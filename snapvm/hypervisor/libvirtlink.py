@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 try:
@@ -25,6 +26,7 @@ from snapvm.errors import HostLacks, HypervisorFailed, Interrupted
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
+DEVICE_ADDED = "DEVICE_ADDED"
 _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 
@@ -62,14 +64,14 @@ def raise_last_error(what: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent:
-    """QEMU stopped or began to run its CPUs: ``STOP`` or ``RESUME``, by ``time.monotonic()``."""
+    """Something happened to a domain, by ``time.monotonic()``; named as QEMU names it."""
 
     name: str
     at: float
 
 
 class RunEvents:
-    """The STOP and RESUME events of one domain, in the order QEMU sent them."""
+    """The events of one domain that were asked for, in the order they came."""
 
     def __init__(self) -> None:
         self._events: list[RunEvent] = []
@@ -80,8 +82,15 @@ class RunEvents:
     ) -> None:
         """Take an event as libvirt delivers it; its time is QEMU's, not that of the delivery."""
         age_seconds = time.time() - (seconds + micros / 1e6)
+        self._add(RunEvent(name=name, at=time.monotonic() - age_seconds))
+
+    def on_device_added(self, _link: Any, _dom: Any, _alias: str, _own: Any) -> None:
+        """Take libvirt's own event; QEMU has none for it."""
+        self._add(RunEvent(name=DEVICE_ADDED, at=time.monotonic()))
+
+    def _add(self, event: RunEvent) -> None:
         with self._changed:
-            self._events.append(RunEvent(name=name, at=time.monotonic() - age_seconds))
+            self._events.append(event)
             self._changed.notify_all()
 
     def seen(self) -> tuple[RunEvent, ...]:
@@ -117,22 +126,33 @@ class Link:
             ) from failure
 
     @contextmanager
-    def run_events(self, domain: Any) -> Iterator[RunEvents]:
-        """Listen to STOP and RESUME of a domain for the block."""
+    def run_events(self, domain: Any, names: Sequence[str]) -> Iterator[RunEvents]:
+        """Listen to these events of a domain for the block."""
         events = RunEvents()
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(self._listening(domain, name, events))
+            yield events
+
+    @contextmanager
+    def _listening(self, domain: Any, name: str, events: RunEvents) -> Iterator[None]:
         with spoken():
-            numbers = [
-                libvirt_qemu.qemuMonitorEventRegister(
+            if name == DEVICE_ADDED:
+                kind = libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED
+                number = self.connection.domainEventRegisterAny(
+                    domain, kind, events.on_device_added, None
+                )
+                forget = self.connection.domainEventDeregisterAny
+            else:
+                number = libvirt_qemu.qemuMonitorEventRegister(
                     self.connection, domain, name, events.on_event, None, 0
                 )
-                for name in ("STOP", "RESUME")
-            ]
+                forget = partial(libvirt_qemu.qemuMonitorEventDeregister, self.connection)
         try:
-            yield events
+            yield
         finally:
-            for number in numbers:
-                with spoken():
-                    libvirt_qemu.qemuMonitorEventDeregister(self.connection, number)
+            with spoken():
+                forget(number)
 
 
 def _run_events() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +11,13 @@ from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
+from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
 
 EVENT_LIMIT_SECONDS = 5.0
 
 _STATE_RUNNING = 1
-_STATE_PAUSED = 3
 _STATES_ENDED = (5, 6)
 """Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
 
@@ -32,24 +32,31 @@ class WatchedPause:
         self._clock = clock
         self._was_running = domain.state is DomainState.RUNNING
         self._first = len(events.seen())
+        self._witness = Witness(domain, handle, events)
 
     @contextmanager
-    def ended_by_resume(self, *, leave_standing: bool) -> Iterator[None]:
+    def ended_by_resume(
+        self, *, leave_standing: bool, when_failed: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """Run the block, which stops the domain; then make it run again, whatever happened.
 
-        With ``leave_standing`` it runs again only when the block fails.
+        With ``leave_standing`` it runs again only when the block fails.  ``when_failed`` is what
+        must come first when the block fails, done again with each attempt.
         """
         runs_again = self._was_running
+        has_failed = True
         try:
             yield
+            has_failed = False
             runs_again = self._was_running and not leave_standing
         finally:
             with shielded():
                 asked_at = time.monotonic()
                 if runs_again:
-                    retry.resume(self._resume)
+                    retry.resume(lambda: self._resume(when_failed if has_failed else None))
                     self._measure(asked_at)
         self._check(asked_at, runs_again=runs_again)
+        self._witness.check(stopped_at=self.stopped_at())
 
     def suspend(self) -> None:
         """Make the domain stand still; libvirt answers when its disks are drained and flushed."""
@@ -69,19 +76,31 @@ class WatchedPause:
     def _seen(self) -> tuple[RunEvent, ...]:
         return self._events.seen()[self._first :]
 
-    def _resume(self) -> None:
+    def _resume(self, first: Callable[[], None] | None) -> None:
+        """Make it run; what libvirt shows is looked at afterwards, when the guest waits no more."""
         try:
             with spoken():
-                if self._handle.state()[0] == _STATE_PAUSED:
-                    with crashpoint.around("resume"):
-                        self._handle.resume()
+                if first is not None:
+                    first()
+                why_not = self._let_run()
                 state = self._handle.state()[0]
         except LibvirtFailed as failure:
             raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
         if state in _STATES_ENDED:
             raise WindowBroken(domain=self._domain.name, what="somebody stopped it, or it crashed")
         if state != _STATE_RUNNING:
-            raise StuckPaused(domain=self._domain.name, why="libvirt does not show it running")
+            raise StuckPaused(
+                domain=self._domain.name, why=why_not or "libvirt does not show it running"
+            )
+
+    def _let_run(self) -> str:
+        """Say why libvirt refused: it may run already, or be gone."""
+        try:
+            with spoken(), crashpoint.around("resume"):
+                self._handle.resume()
+        except LibvirtFailed as failure:
+            return str(failure)
+        return ""
 
     def _measure(self, asked_at: float) -> None:
         if self.stopped_at() is None:

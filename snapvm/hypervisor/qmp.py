@@ -7,8 +7,7 @@ Using this door taints the domain (``custom-monitor``), which is a word in a log
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 try:
@@ -41,31 +40,6 @@ class Qmp:
                 self._handle, _line("getfd", {"fdname": name}), [descriptor], 0
             )
         _returned(reply)
-
-    def capabilities(self) -> dict[str, bool]:
-        """Return the migration capabilities and whether each is on."""
-        listed = self.execute("query-migrate-capabilities")
-        return {entry["capability"]: bool(entry["state"]) for entry in listed}
-
-    def set_capabilities(self, wanted: Mapping[str, bool]) -> None:
-        """Set migration capabilities; QEMU checks them against each other and the host."""
-        listed = [{"capability": name, "state": state} for name, state in wanted.items()]
-        self.execute("migrate-set-capabilities", {"capabilities": listed})
-
-    @contextmanager
-    def only_capabilities(self, *names: str) -> Iterator[None]:
-        """Have just these capabilities on for the block, and what was on before afterwards.
-
-        The whole list is given both times: libvirt knows only some of them and would leave the
-        others as they are.  ``events`` is libvirt's own and stays.
-        """
-        before = self.capabilities()
-        wanted = {name: name in names or (name == "events" and on) for name, on in before.items()}
-        self.set_capabilities(wanted)
-        try:
-            yield
-        finally:
-            self.set_capabilities(before)
 
 
 def _line(command: str, arguments: Mapping[str, Any] | None) -> str:

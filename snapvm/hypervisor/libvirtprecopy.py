@@ -1,0 +1,138 @@
+"""Capturing a libvirt domain by QEMU's live migration, held at the moment it stops the guest.
+
+Memory goes into the image while the guest runs, over and over what it changed meanwhile.  With
+``pause-before-switchover`` QEMU waits when it has stopped the guest and its disks are drained and
+flushed; the LVM snapshots come then, and the rest of memory beside them (QEMU,
+migration/migration.c, migration_completion_precopy).
+
+A guest that changes its memory faster than it is written is stopped after a while: what is left
+then is finite, and written in the pause.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.capturejob import CaptureJob, Ground
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible, State
+from snapvm.hypervisor.qemusettings import MigrationSettings
+from snapvm.model import DomainState, MemoryRecord
+
+UNLIMITED = 1 << 40
+"""Bytes a second; QEMU's own limit is 128 MiB/s."""
+SETTINGS = MigrationSettings(
+    capabilities=("pause-before-switchover",),
+    parameters={"max-bandwidth": UNLIMITED, "downtime-limit": 100},
+)
+"""Milliseconds that the rest of memory may take; it is written beside the LVM snapshots."""
+_HELD = "pre-switchover"
+_MOST_ROUNDS = 3
+"""The stream may become so many times as long as memory before the guest is stopped."""
+
+
+class PrecopyCapture:
+    """Memory while the guest runs, the last of it in the window; see ``Capture``."""
+
+    way = "precopy: memory written while the guest runs, the last of it in the pause"
+
+    def __init__(self, job: CaptureJob, why: str) -> None:
+        self._job = job
+        self._why = why
+        self._stream = MigrationStream(job)
+        self._stopped = ""
+
+    @property
+    def method(self) -> str:
+        """See ``Capture.method``."""
+        return self.way + self._stream.how + self._stopped + self._why
+
+    @staticmethod
+    @contextmanager
+    def possible(ground: Ground) -> Iterator[None]:
+        """Have QEMU ready for it for the block; raise ``NotPossible`` and change nothing."""
+        with ready(ground, SETTINGS):
+            yield
+
+    @contextmanager
+    def prepared(self, image: ImageWriter) -> Iterator[None]:
+        """Open the image and the pipe; leaving the block puts QEMU back as it was."""
+        with self.possible(self._job), self._stream.prepared(image):
+            yield
+
+    @contextmanager
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+        """See ``Capture.window``; before it most of memory is written."""
+        job = self._job
+        # QEMU does not let a guest run that it holds: it has to let go of it first.
+        ending = job.pause.ended_by_resume(
+            leave_standing=leave_standing, when_failed=self._stream.let_go
+        )
+        with ending:
+            job.progress.phase(f"capturing memory of {job.domain.name}")
+            self._stream.begin()
+            self._began_at = time.monotonic()
+            self._stream.wait_for(
+                lambda state: state.get("status") == _HELD,
+                limit_seconds=job.limit_seconds,
+                tick=self._tick,
+            )
+            stopped_at = job.pause.stopped_at()
+            if stopped_at is not None and not self._stopped:
+                job.clock.add_part("suspend", stopped_at, time.monotonic())
+            yield
+
+    def _tick(self, state: State) -> None:
+        """Tell how far it is; stop the guest when it is not going to converge by itself."""
+        self._stream.tell(state)
+        job = self._job
+        if self._stopped or job.domain.state is not DomainState.RUNNING:
+            return
+        seconds = time.monotonic() - self._began_at
+        if seconds > job.precopy_limit_seconds or self._is_too_long():
+            remaining_mb = state.get("ram", {}).get("remaining", 0) / 1e6
+            self._stopped = (
+                f"; the guest was stopped after {seconds:.0f} s with {remaining_mb:.0f} MB to go,"
+                " since it changed memory faster than it was written"
+            )
+            job.pause.suspend()
+
+    def _is_too_long(self) -> bool:
+        """Whether another round could fill the file system, or is not worth it."""
+        memory_bytes = self._job.domain.memory_bytes
+        room = os.statvfs(self._job.folder)
+        is_tight = room.f_bavail * room.f_frsize < memory_bytes
+        return is_tight or self._stream.written_bytes > _MOST_ROUNDS * memory_bytes
+
+    def arm(self) -> None:
+        """Beside the LVM snapshots: let QEMU write the rest of memory and the devices."""
+        with self._job.clock.part("memory"):
+            self._stream.go_on(_HELD)
+            self._stream.wait_for(is_completed, limit_seconds=self._job.limit_seconds)
+
+    def drain(self) -> MemoryRecord:
+        """See ``Capture.drain``: the stream has ended, the image is made whole."""
+        return self._stream.finish()
+
+
+@contextmanager
+def ready(ground: Ground, settings: MigrationSettings) -> Iterator[None]:
+    """Have QEMU set for a stream for the block; raise ``NotPossible`` when it cannot write one."""
+    with ExitStack() as stack:
+        try:
+            blocked = ground.lender.monitor.execute("query-migrate").get("blocked-reasons")
+            stack.enter_context(ground.lender.lent(settings))
+        except (OSError, LibvirtFailed) as why:
+            raise NotPossible(str(why)) from why
+        if blocked:
+            raise NotPossible(f"QEMU: {blocked[0]}")
+        yield
+
+
+def is_completed(state: State) -> bool:
+    """Whether QEMU has written all of the stream."""
+    return bool(state.get("status") == "completed")

@@ -1,0 +1,70 @@
+"""Capturing a libvirt domain while it stands still: the longest pause, and the surest way.
+
+All of memory is written in the window, by QEMU's migration of a guest that is suspended already.
+It works wherever ``virsh save`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.capturejob import CaptureJob, Ground
+from snapvm.hypervisor.libvirtprecopy import UNLIMITED, is_completed, ready
+from snapvm.hypervisor.migrationstream import MigrationStream
+from snapvm.hypervisor.qemusettings import MigrationSettings
+from snapvm.model import MemoryRecord
+
+SETTINGS = MigrationSettings(capabilities=(), parameters={"max-bandwidth": UNLIMITED})
+
+
+class StopCapture:
+    """All of memory in the window; see ``Capture``."""
+
+    way = "stop: all memory written while the guest stands still"
+
+    def __init__(self, job: CaptureJob, why: str) -> None:
+        self._job = job
+        self._why = why
+        self._stream = MigrationStream(job)
+
+    @property
+    def method(self) -> str:
+        """See ``Capture.method``."""
+        return self.way + self._stream.how + self._why
+
+    @staticmethod
+    @contextmanager
+    def possible(ground: Ground) -> Iterator[None]:
+        """Have QEMU ready for it for the block; raise ``NotPossible`` and change nothing."""
+        with ready(ground, SETTINGS):
+            yield
+
+    @contextmanager
+    def prepared(self, image: ImageWriter) -> Iterator[None]:
+        """Open the image and the pipe; leaving the block puts QEMU back as it was."""
+        with self.possible(self._job), self._stream.prepared(image):
+            yield
+
+    @contextmanager
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+        """See ``Capture.window``."""
+        ending = self._job.pause.ended_by_resume(
+            leave_standing=leave_standing, when_failed=self._stream.let_go
+        )
+        with ending:
+            self._job.pause.suspend()
+            yield
+
+    def arm(self) -> None:
+        """Beside the LVM snapshots: all of memory."""
+        with self._job.clock.part("memory"):
+            self._stream.begin()
+            self._stream.wait_for(
+                is_completed, limit_seconds=self._job.limit_seconds, tick=self._stream.tell
+            )
+
+    def drain(self) -> MemoryRecord:
+        """See ``Capture.drain``: the stream has ended, the image is made whole."""
+        return self._stream.finish()

@@ -1,0 +1,190 @@
+"""One migration stream of QEMU's into a memory image: prepared, begun, watched, ended.
+
+What the ways to capture memory by QEMU's own commands share.  The stream goes through a pipe into
+an image that ``virsh restore`` starts (see ``drainpipe`` and ``snapvm.memory.libvirtimage``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.drainpipe import Drainpipe
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.qemusettings import Monitor
+from snapvm.hypervisor.qmp import QMP_ERROR, Qmp
+from snapvm.model import MemoryRecord
+
+STREAM_NAME = "snapvm"
+WINDOW_POLL_SECONDS = 0.002
+DRAIN_POLL_SECONDS = 0.1
+CANCEL_LIMIT_SECONDS = 60.0
+_XML_SECURE = 1
+_XML_MIGRATABLE = 8
+_ENDED = ("completed", "failed", "cancelled")
+_NONE = "none"
+
+State = Mapping[str, Any]
+"""What ``query-migrate`` returns."""
+
+
+class NotPossible(Exception):
+    """This host or domain cannot be captured so; the text says why."""
+
+
+class MigrationStream:
+    """QEMU's stream of one capture; everything raises ``CaptureFailed``."""
+
+    def __init__(self, job: CaptureJob) -> None:
+        self._job = job
+        self._qmp = Qmp(job.handle)
+        self._is_begun = False
+        self._is_ended = False
+        self.how = ""
+        """What becomes of the stream on its way, for the record."""
+
+    @contextmanager
+    def prepared(self, image: ImageWriter, *, held: bool = False) -> Iterator[None]:
+        """Have the image and the pipe; a stream that goes on at the end of the block is ended.
+
+        One that is ``held`` is only begun until ``release``.
+        """
+        self._image = image
+        with ExitStack() as stack:
+            target = image.begin(self._job.image, self._definition(), self._cookie())
+            self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv, held=held))
+            if image.filter_argv:
+                self.how = ", compressed by zstd"
+            self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
+            self._pipe.close_writer()
+            stack.callback(self._end)
+            yield
+
+    @property
+    def written_bytes(self) -> int:
+        """How much of the stream is in the file."""
+        return self._pipe.drained_bytes
+
+    def begin(self) -> None:
+        """Let QEMU write; on a domain that somebody else is saving just now it refuses."""
+        self._is_begun = True
+        try:
+            self._qmp.execute("migrate", {"uri": f"fd:{STREAM_NAME}"})
+        except LibvirtFailed as why:
+            # Whatever stream goes on when QEMU said no is not ours to end.
+            self._is_begun = why.code != QMP_ERROR
+            raise self._job.failed(str(why)) from why
+
+    def go_on(self, status: str) -> None:
+        """Let a stream go on that waits in a state of this name."""
+        self._execute("migrate-continue", {"state": status})
+
+    def wait_for(
+        self,
+        is_there: Callable[[State], bool],
+        *,
+        limit_seconds: float,
+        poll_seconds: float = WINDOW_POLL_SECONDS,
+        tick: Callable[[State], None] = lambda _state: None,
+    ) -> None:
+        """Wait until the stream is where ``is_there`` says, with a ``tick`` now and then."""
+        deadline = time.monotonic() + limit_seconds
+        while not is_there(state := self._state()):
+            if state.get("status") in ("failed", "cancelled"):
+                raise self._job.failed(state.get("error-desc", f"the stream was {state['status']}"))
+            if self._pipe.failure is not None:
+                raise self._job.failed(f"the image could not be written: {self._pipe.failure}")
+            if time.monotonic() > deadline:
+                raise self._job.failed(f"it took longer than {limit_seconds:g} s")
+            tick(state)
+            time.sleep(poll_seconds)
+
+    def settle(self) -> None:
+        """Let QEMU run the work it has scheduled: a round trip does."""
+        self._execute("query-status")
+
+    def release(self) -> None:
+        """Let a stream that was held be written."""
+        self._pipe.release()
+
+    def wait_for_bytes(self, more_than: int, limit_seconds: float) -> int:
+        """Wait until more than so much is in the pipe; return how much.  It costs QEMU nothing."""
+        deadline = time.monotonic() + limit_seconds
+        while (waiting := self._pipe.waiting_bytes) <= more_than and time.monotonic() < deadline:
+            time.sleep(WINDOW_POLL_SECONDS)
+        return waiting
+
+    def finish(self) -> MemoryRecord:
+        """Wait for the end of the stream, and until the image is whole and on the disk."""
+        begun = time.monotonic()
+        limit_seconds = self._job.limit_seconds
+        self.wait_for(
+            lambda state: state.get("status") == "completed",
+            limit_seconds=limit_seconds,
+            poll_seconds=DRAIN_POLL_SECONDS,
+            tick=self.tell,
+        )
+        self._is_ended = True
+        try:
+            self._pipe.finish(max(1.0, begun + limit_seconds - time.monotonic()))
+            size_bytes = self._image.end()
+        except OSError as why:
+            raise self._job.failed(f"the image could not be written: {why}") from why
+        return self._job.record(size_bytes)
+
+    def tell(self, state: State) -> None:
+        """Show how far the stream is."""
+        ram = state.get("ram", {})
+        total_bytes = ram.get("total", self._job.domain.memory_bytes)
+        self._job.progress.advance(total_bytes - ram.get("remaining", total_bytes), total_bytes)
+
+    def let_go(self) -> None:
+        """End a stream that is not wanted any more; harmless once it has ended.
+
+        A guest that QEMU itself had stopped for it runs again then.
+        """
+        if not self._is_begun:
+            self._qmp.execute("closefd", {"fdname": STREAM_NAME})
+        elif not self._is_ended:
+            # QEMU gets free of a full pipe sooner when nothing more is written.
+            self._pipe.discard()
+            cancel(self._qmp)
+        self._is_begun = self._is_ended = True
+
+    def _end(self) -> None:
+        """End it for good; a QEMU that is gone has ended it too."""
+        with suppress(LibvirtFailed):
+            self.let_go()
+
+    def _state(self) -> State:
+        return dict(self._execute("query-migrate"))
+
+    def _execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        try:
+            return self._qmp.execute(command, arguments)
+        except LibvirtFailed as why:
+            raise self._job.failed(str(why)) from why
+
+    def _definition(self) -> str:
+        with spoken():
+            return str(self._job.handle.XMLDesc(_XML_SECURE | _XML_MIGRATABLE))
+
+    def _cookie(self) -> str:
+        """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
+        cpu = domainxml.cpu_element(self._job.domain.definition)
+        return f"<cookie>{cpu}</cookie>" if cpu else ""
+
+
+def cancel(monitor: Monitor) -> None:
+    """End the stream that is going on, if any, and wait until it has ended."""
+    deadline = time.monotonic() + CANCEL_LIMIT_SECONDS
+    monitor.execute("migrate_cancel")
+    while monitor.execute("query-migrate").get("status", _NONE) not in (*_ENDED, _NONE):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(WINDOW_POLL_SECONDS)

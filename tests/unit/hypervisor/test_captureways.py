@@ -1,0 +1,111 @@
+"""Which way memory is captured: the first that is possible, and it is said why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import pytest
+
+from snapvm.errors import DomainRefused
+from snapvm.hypervisor import captureways
+from snapvm.hypervisor.migrationstream import NotPossible
+from snapvm.model import CaptureMethod
+from tests.unit.hypervisor.test_witness import DOMAIN
+
+ORDER = (
+    CaptureMethod.BACKGROUND,
+    CaptureMethod.PRECOPY,
+    CaptureMethod.LIBVIRT,
+    CaptureMethod.STOP,
+)
+
+
+class FakeJob:
+    """A job of which only the domain is asked."""
+
+    domain = DOMAIN
+
+
+def way(method: CaptureMethod, why_not: str, entered: list[str]) -> Any:
+    """Return a way that is possible when nothing is said against it."""
+
+    class FakeCapture:
+        way = f"{method}: some way"
+
+        def __init__(self, _job: object, why: str) -> None:
+            self.method = self.way + why
+
+        @staticmethod
+        @contextmanager
+        def possible(_ground: object) -> Iterator[None]:
+            if why_not:
+                raise NotPossible(why_not)
+            entered.append(method)
+            yield
+            entered.remove(method)
+
+        @contextmanager
+        def prepared(self, _image: object) -> Iterator[None]:
+            with self.possible(None):
+                yield
+
+    return FakeCapture
+
+
+@pytest.fixture
+def entered() -> list[str]:
+    return []
+
+
+def without(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str], against: Mapping[CaptureMethod, str]
+) -> None:
+    assert tuple(captureways.WAYS) == ORDER
+    ways = {method: way(method, against.get(method, ""), entered) for method in ORDER}
+    monkeypatch.setattr(captureways, "WAYS", ways)
+
+
+def chosen(entered: list[str], wanted: CaptureMethod) -> str:
+    """Choose; what was prepared is prepared for as long as it is needed."""
+    job: Any = FakeJob()
+    with ExitStack() as stack:
+        capture = captureways.choose(stack, job, cast("Any", None), wanted)
+        assert len(entered) == 1
+        method = capture.method
+    assert not entered
+    assert captureways.foresee(job, wanted) == method
+    assert not entered
+    return method
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_the_first_that_is_possible(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str], missing: int
+) -> None:
+    without(monkeypatch, entered, dict.fromkeys(ORDER[:missing], "no"))
+    said = chosen(entered, CaptureMethod.AUTO)
+    assert said.startswith(f"{ORDER[missing]}:")
+    assert said.count("is not possible: no") == missing
+
+
+def test_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, entered: list[str]) -> None:
+    without(monkeypatch, entered, {})
+    assert chosen(entered, CaptureMethod.STOP) == "stop: some way (as was asked for)"
+
+
+def test_the_one_that_was_asked_for_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str]
+) -> None:
+    without(monkeypatch, entered, {CaptureMethod.PRECOPY: "no"})
+    with pytest.raises(DomainRefused, match="precopy is not possible: no") as refused:
+        chosen(entered, CaptureMethod.PRECOPY)
+    assert "leave --capture out" in refused.value.hint()
+
+
+def test_none_is_possible(monkeypatch: pytest.MonkeyPatch, entered: list[str]) -> None:
+    without(monkeypatch, entered, dict.fromkeys(ORDER, "no"))
+    with pytest.raises(DomainRefused, match="stop is not possible") as refused:
+        chosen(entered, CaptureMethod.AUTO)
+    assert "--disk-only" in refused.value.hint()

@@ -1,0 +1,131 @@
+"""What QEMU is set to for a capture: all of it, and put back whatever happens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.qemusettings import Lender, MigrationSettings
+
+WANTED = MigrationSettings(
+    capabilities=("pause-before-switchover",), parameters={"downtime-limit": 100}
+)
+
+
+class FakeQemu:
+    """The part of QEMU's monitor that keeps migration settings."""
+
+    def __init__(self) -> None:
+        self.capabilities = {
+            "events": True,
+            "xbzrle": True,
+            "pause-before-switchover": False,
+            "background-snapshot": False,
+        }
+        self.parameters = {"downtime-limit": 300, "max-bandwidth": 1 << 27, "tls-creds": ""}
+        self.is_gone = False
+
+    def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        given = dict(arguments or {})
+        if self.is_gone:
+            raise LibvirtFailed("domain is not running", 55)
+        if command == "query-migrate-capabilities":
+            return [{"capability": k, "state": v} for k, v in self.capabilities.items()]
+        if command == "query-migrate-parameters":
+            return dict(self.parameters)
+        if command == "migrate-set-capabilities":
+            wanted = {entry["capability"]: entry["state"] for entry in given["capabilities"]}
+            if wanted.get("background-snapshot") and wanted.get("xbzrle"):
+                raise LibvirtFailed("QEMU: they do not go together", -1)
+            assert wanted.keys() == self.capabilities.keys(), "not the full list"
+            self.capabilities |= wanted
+            return {}
+        assert command == "migrate-set-parameters"
+        self.parameters |= given
+        return {}
+
+
+@pytest.fixture
+def qemu() -> FakeQemu:
+    return FakeQemu()
+
+
+def lender(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> Lender:
+    return Lender(monitor=qemu, domain="demo", file=tmp_path / "run" / "uuid.qemu", run=run)
+
+
+def test_for_the_block_alone(qemu: FakeQemu, tmp_path: Path) -> None:
+    before = copy.deepcopy(vars(qemu))
+    with lender(qemu, tmp_path).lent(WANTED):
+        on = {name for name, is_on in qemu.capabilities.items() if is_on}
+        assert on == {"events", "pause-before-switchover"}
+        assert qemu.parameters["downtime-limit"] == 100
+        assert lender(qemu, tmp_path).is_lent()
+    assert vars(qemu) == before
+    assert not lender(qemu, tmp_path).is_lent()
+
+
+def test_what_qemu_refuses_changes_nothing(qemu: FakeQemu, tmp_path: Path) -> None:
+    before = copy.deepcopy(vars(qemu))
+
+    def refuse(command: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        if command == "migrate-set-parameters" and arguments == {"downtime-limit": 100}:
+            raise LibvirtFailed("QEMU: no", -1)
+        return FakeQemu.execute(qemu, command, arguments)
+
+    qemu.execute = refuse  # type: ignore[method-assign]
+    with pytest.raises(LibvirtFailed, match="no"), lender(qemu, tmp_path).lent(WANTED):
+        pytest.fail("it was lent")
+    del qemu.execute
+    assert vars(qemu) == before
+    assert not lender(qemu, tmp_path).is_lent()
+
+
+def killed(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> None:
+    """Leave QEMU as a snapvm does that is killed while it has it set."""
+    whole = lender(qemu, tmp_path, run)
+    with whole.lent(WANTED):
+        note = whole.file.read_bytes()
+        state = copy.deepcopy((qemu.capabilities, qemu.parameters))
+    whole.file.write_bytes(note)
+    qemu.capabilities, qemu.parameters = state
+
+
+def test_put_back_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
+    before = copy.deepcopy(vars(qemu))
+    killed(qemu, tmp_path)
+    assert vars(qemu) != before
+    lender(qemu, tmp_path).put_back()
+    assert vars(qemu) == before
+    lender(qemu, tmp_path).put_back()
+    assert vars(qemu) == before
+
+
+def test_lent_again_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
+    """What is put back is what there was before the dead one, not what it left."""
+    before = copy.deepcopy(vars(qemu))
+    killed(qemu, tmp_path)
+    with lender(qemu, tmp_path).lent(MigrationSettings(capabilities=())):
+        assert not qemu.capabilities["pause-before-switchover"]
+    assert vars(qemu) == before
+
+
+def test_another_run_of_the_domain_is_left_alone(qemu: FakeQemu, tmp_path: Path) -> None:
+    killed(qemu, tmp_path)
+    fresh = FakeQemu()
+    fresh.parameters["downtime-limit"] = 500
+    assert not lender(fresh, tmp_path, run=8).is_lent()
+    lender(fresh, tmp_path, run=8).put_back()
+    assert fresh.parameters["downtime-limit"] == 500
+    assert not (tmp_path / "run" / "uuid.qemu").exists()
+
+
+def test_a_qemu_that_is_gone_does_not_hide_why(qemu: FakeQemu, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), lender(qemu, tmp_path).lent(WANTED):
+        qemu.is_gone = True
+        raise ZeroDivisionError
