@@ -7,6 +7,7 @@
     <state>/domains/<domain uuid>/.<id>.draft/           a take under way: intent.json and the rest
     <state>/domains/<domain uuid>/.<id>.gone/            a delete under way
     <state>/domains/<domain uuid>/.rollback.json         a rollback under way
+    <state>/domains/<domain uuid>/.<id>.aside/           files for the undo record of a rollback
     <state>/domains/<domain uuid>/.stop.json             a domain about to end, being captured
     <run>/<domain uuid>.lock                             who works on the domain (flock)
 
@@ -180,14 +181,24 @@ class Catalog:
                 durable.sync_folder(folder)
             (folder / draft.id / INTENT_FILE).unlink(missing_ok=True)
 
-    def put(self, record: Record) -> None:
-        """Make a record visible that has no files; harmless when it is there."""
-        if (self._folder(record.domain_uuid) / record.id).exists():
-            return
-        draft = self.draft(record.domain_uuid, record.id)
-        self.discard(draft)
-        self.begin(draft, record.domain, {})
-        self.commit(draft, record)
+    def put(self, record: Record, files: Path) -> None:
+        """Make a record visible whose files are in a folder, if it is there; then that goes.
+
+        Harmless when it was done already.
+        """
+        if not (self._folder(record.domain_uuid) / record.id).exists():
+            draft = self.draft(record.domain_uuid, record.id)
+            self.discard(draft)
+            self.begin(draft, record.domain, {})
+            with durable.failing_as_storage(files):
+                for path in files.iterdir() if files.exists() else ():
+                    os.link(path, draft.folder / path.name)
+            self.commit(draft, record)
+        self._remove(files)
+
+    def aside(self, uuid: DomainUuid, id_: SnapshotId) -> Path:
+        """Say where files wait for the record that a rollback is going to make."""
+        return self._folder(uuid) / f".{id_}.aside"
 
     def discard(self, draft: Draft) -> None:
         """Remove the folder of a take that will not be; harmless when there is none."""

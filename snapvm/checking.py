@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from snapvm import images, orphans
+from snapvm import images, orphans, sidefiles
 from snapvm.catalog import Damaged
 from snapvm.errors import Locked, SnapvmError, VolumeRefused
 from snapvm.host import Host
@@ -77,6 +77,11 @@ def _of_record(
                 images.check_contents(path, record.memory, progress)
     except SnapvmError as error:
         yield Finding(subject=record.ref, problem=f"its memory: {error}")
+    try:
+        for side in record.side_files:
+            sidefiles.require_whole(host.catalog.path(record, ""), side)
+    except SnapvmError as error:
+        yield Finding(subject=record.ref, problem=f"its UEFI variables or vTPM: {error}")
     for disk in record.disks:
         volume = report.lv_from_uuid(disk.snapshot.uuid)
         problem = _of_volume(disk, volume)

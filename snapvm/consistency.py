@@ -29,6 +29,7 @@ from snapvm import (
     readback,
     repair,
     rollbackplan,
+    sidefiles,
     swapping,
     taking,
 )
@@ -133,7 +134,7 @@ def _catch(
         ):
             created = datetime.now(UTC)
             progress.phase("making snapshots")
-            taking.catch(host, plan, lvms, capture, clock)
+            held = taking.catch(host, plan, lvms, capture, clock)
             if plan.stop:
                 clock.left_standing()
                 if plan.domain.state is DomainState.RUNNING:
@@ -144,7 +145,8 @@ def _catch(
         method = capture.method
     progress.phase("checking what was caught")
     disks = taking.verified(host, plan)
-    return Caught(created=created, method=method, memory=memory, disks=disks)
+    sides = sidefiles.store(draft.folder, held)
+    return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
 
 
 def _undo_volumes(host: Host, plan: TakePlan | RollbackPlan, undo: Undo, role: Role) -> None:
@@ -289,6 +291,7 @@ def _copy_back(host: Host, plan: RollbackPlan, journal: Journal, progress: Progr
     """
     try:
         swapping.copy_back(host.lvm, journal["disks"], progress)
+        swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
     except SnapvmError as error:
         raise NotStarted(
             domain=plan.domain.name,

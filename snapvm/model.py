@@ -134,6 +134,40 @@ class OmittedDisk:
     why: str
 
 
+class SideKind(StrEnum):
+    """What a machine has beside its disks and keeps when it is off."""
+
+    NVRAM = "nvram"
+    """The variables of UEFI firmware."""
+    TPM = "tpm"
+    """The state of an emulated TPM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidePlace:
+    """Where a domain has its own on the host: a file, or a folder of files."""
+
+    kind: SideKind
+    path: Path
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideFile:
+    """A copy of one of those files, in the folder of its record."""
+
+    kind: SideKind
+    name: str
+    """As the host has it."""
+    size_bytes: int
+    checksum: str
+
+    @property
+    def file(self) -> str:
+        """The name of the copy."""
+        return f"{self.kind}.{self.name}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LvRef:
     """A logical volume by name and by identity; names move in a rollback, the uuid does not."""
@@ -224,6 +258,8 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     quiesced: bool = False
     """The guest's file systems were frozen: its disks are whole alone, its memory is still."""
+    side_files: tuple[SideFile, ...] = ()
+    """UEFI variables and the state of a vTPM, of the same instant."""
 
     @property
     def ref(self) -> str:

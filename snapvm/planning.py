@@ -20,6 +20,7 @@ from snapvm.model import (
     LvUuid,
     OmittedDisk,
     Record,
+    SidePlace,
     SnapshotId,
     VolumeKind,
 )
@@ -60,6 +61,8 @@ class TakePlan:
     """Its image is made sparse once it runs again."""
     quiesce: bool
     """The guest's agent freezes its file systems first."""
+    side_places: tuple[SidePlace, ...]
+    """Where its UEFI variables and its vTPM are."""
     disks: tuple[PlannedDisk, ...]
     omitted: tuple[OmittedDisk, ...]
 

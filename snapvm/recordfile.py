@@ -24,6 +24,8 @@ from snapvm.model import (
     OmittedDisk,
     Record,
     RecordKind,
+    SideFile,
+    SideKind,
     SnapshotId,
     Timing,
     VolumeKind,
@@ -85,7 +87,20 @@ def as_dict(record: Record) -> dict[str, Any]:
         "written_bytes": record.written_bytes,
         "versions": dict(record.versions),
         **({"quiesced": True} if record.quiesced else {}),
+        **({"side_files": _side_dicts(record.side_files)} if record.side_files else {}),
     }
+
+
+def _side_dicts(sides: tuple[SideFile, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": side.kind.value,
+            "name": side.name,
+            "size_bytes": side.size_bytes,
+            "checksum": side.checksum,
+        }
+        for side in sides
+    ]
 
 
 def _memory_dict(memory: MemoryRecord) -> dict[str, Any]:
@@ -177,6 +192,7 @@ def _record(data: dict[str, Any]) -> Record:
         written_bytes=_count(data, "written_bytes"),
         versions=_texts(data, "versions"),
         quiesced="quiesced" in data and _get(data, "quiesced", bool),
+        side_files=_each(data, "side_files", _side_file) if "side_files" in data else (),
     )
 
 
@@ -191,6 +207,18 @@ def _memory(data: dict[str, Any]) -> MemoryRecord:
         size_bytes=_count(data, "size_bytes"),
         checksum=_get(data, "checksum", str) if "checksum" in data else "",
         foreign={kind: _count(foreign, kind) for kind in foreign},
+    )
+
+
+def _side_file(data: dict[str, Any]) -> SideFile:
+    name = _get(data, "name", str)
+    if "/" in name or "\0" in name or name.startswith(".") or not name:
+        raise _Wrong(f"its side file {name!r} is not a plain file name")
+    return SideFile(
+        kind=_enum(data, "kind", SideKind),
+        name=name,
+        size_bytes=_count(data, "size_bytes"),
+        checksum=_get(data, "checksum", str),
     )
 
 

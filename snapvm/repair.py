@@ -14,7 +14,7 @@ from snapvm.catalog import Leftover
 from snapvm.errors import DomainRefused, LeftBehind, SnapvmError, UnknownDomain
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.rollbackplan import Phase
 
 _STANDING = (DomainState.PAUSED, DomainState.SUSPENDED)
@@ -134,7 +134,9 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
         host.catalog.end_journal(uuid, swapping.JOURNAL)
         return f"took back the unfinished rollback of {name} to {journal['record']}"
     if phase is Phase.SWAPPED:
-        _restore_disks(host, journal, uuid, name, is_stopped=was_stopped)
+        record = host.catalog.get(uuid, journal["record"])
+        target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
+        _restore_disks(host, journal, record, target, is_stopped=was_stopped)
         phase = Phase.RESTORED
     if phase is Phase.RESTORED:
         record = host.catalog.get(uuid, journal["record"])
@@ -157,18 +159,21 @@ def _awaken(host: Host, record: Record, *, set_time: bool) -> None:
 
 
 def _restore_disks(
-    host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str, *, is_stopped: bool
+    host: Host, journal: dict[str, Any], record: Record, domain: Domain, *, is_stopped: bool
 ) -> None:
     """Write thick disks back once more from the start; refuse below a domain somebody started."""
     if swapping.has_thick(journal["disks"]) and not is_stopped:
         raise DomainRefused(
-            domain=name,
+            domain=domain.name,
             why="it was started on disks that a rollback had not yet written back",
-            remedy=f"shut it off, then: snapvm repair {name}",
+            remedy=f"shut it off, then: snapvm repair {domain.name}",
         )
     swapping.copy_back(host.lvm, journal["disks"], Silent())
+    if is_stopped:
+        undo_id = SnapshotId(journal["undo_record"]["id"])
+        swapping.put_side_files_back(host, record, undo_id, domain)
     reached = {**journal, "phase": Phase.RESTORED.value}
-    host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
+    host.catalog.write_journal(record.domain_uuid, swapping.JOURNAL, reached)
 
 
 def _find(host: Host, name: str) -> Domain | None:

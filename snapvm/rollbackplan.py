@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from snapvm import cowsize, images, naming, planning, recordfile
+from snapvm import cowsize, images, naming, planning, recordfile, sidefiles
 from snapvm.cowsize import CowSize
 from snapvm.errors import DomainRefused, RecordUnusable, UnknownDomain, VolumeRefused
 from snapvm.host import Host
@@ -39,6 +39,8 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
+    for side in record.side_files:
+        sidefiles.require_whole(host.catalog.path(record, ""), side)
     host.hypervisor.check_restore(domain, image)
     report = host.lvm.report()
     set_ = naming.new_set()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from snapvm import images
+from snapvm import durable, images, sidefiles
 from snapvm.errors import RecordUnusable
 from snapvm.host import Host
 from snapvm.lvm import argv
@@ -27,6 +27,7 @@ from snapvm.model import (
     Progress,
     Record,
     Role,
+    SnapshotId,
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
@@ -87,6 +88,17 @@ def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> 
         lvm.copy_back(snapshot.ref, current.ref, progress)
 
 
+def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain: Domain) -> None:
+    """Give a domain that is off the UEFI variables and vTPM of a record, its own put aside.
+
+    May be done again.  Raises ``StorageFailed`` or ``RecordUnusable``.
+    """
+    places = host.hypervisor.side_places(domain)
+    if places:
+        sidefiles.set_aside(host.catalog.aside(record.domain_uuid, undo_id), places)
+        sidefiles.put_back(host.catalog.path(record, ""), record.side_files, places)
+
+
 def has_thick(disks: Iterable[dict[str, Any]]) -> bool:
     """Tell whether a rollback writes disks in place."""
     return any(_is_thick(disk) for disk in disks)
@@ -135,8 +147,10 @@ def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]])
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog.
     """
-    undo = _keep_former(host.lvm, undo)
-    host.catalog.put(undo)
+    aside = host.catalog.aside(undo.domain_uuid, undo.id)
+    with durable.failing_as_storage(aside):
+        undo = replace(_keep_former(host.lvm, undo), side_files=sidefiles.stored_in(aside))
+    host.catalog.put(undo, aside)
     _hand_over(host.lvm, set_, disks)
     host.catalog.end_journal(undo.domain_uuid, JOURNAL)
     return undo

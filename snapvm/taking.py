@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from snapvm import checksum, durable, images, naming, planning
+from snapvm import checksum, durable, images, naming, planning, sidefiles
 from snapvm.clock import WindowClock
 from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
@@ -30,10 +30,12 @@ from snapvm.model import (
     Record,
     RecordKind,
     Role,
+    SideFile,
     SnapshotId,
     VolumeKind,
 )
 from snapvm.planning import PlannedDisk, TakePlan
+from snapvm.sidefiles import Held
 from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Caught:
     method: str
     memory: MemoryRecord | None
     disks: tuple[DiskRecord, ...]
+    side_files: tuple[SideFile, ...]
     written_bytes: int = 0
     """What the image takes on the disk."""
 
@@ -89,6 +92,8 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     sparse = with_memory and images.shall_be_sparse(
         domain.hypervisor, settings.image_format, settings.compress, versions
     )
+    places = host.hypervisor.side_places(domain)
+    missing = sidefiles.check(domain.name, places)
     set_ = naming.new_set()
     return TakePlan(
         domain=domain,
@@ -101,7 +106,8 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         sparse=sparse,
         quiesce=request.quiesce,
         disks=planning.plan_disks(volumes, report, id_, set_, host.settings.cow_size),
-        omitted=drives.omitted,
+        omitted=drives.omitted + missing,
+        side_places=places,
     )
 
 
@@ -151,10 +157,11 @@ def catch(
     lvms: Mapping[str, WarmLvm],
     capture: Capture,
     clock: WindowClock,
-) -> None:
+) -> tuple[Held, ...]:
     """Inside the window: make all snapshots, one worker a group, the memory's part beside them.
 
-    Raises ``SnapshotFailed`` for the first disk that has none; the others are not begun then.
+    Returns what the domain's small files hold.  Raises ``SnapshotFailed`` for the first disk that
+    has none; the others are not begun then.
     """
     failed = Event()
 
@@ -170,11 +177,20 @@ def catch(
                 raise
 
     groups = [[disk for disk in plan.disks if disk.volume.vg == vg] for vg in plan.groups]
-    with ThreadPoolExecutor(max_workers=len(groups) + 1) as pool:
+    with ThreadPoolExecutor(max_workers=len(groups) + 2) as pool:
         work = [pool.submit(snapshot_group, disks) for disks in groups]
         work.append(pool.submit(capture.arm))
+        held = pool.submit(_read_side_files, plan, clock)
         for future in work:
             future.result()
+        return held.result()
+
+
+def _read_side_files(plan: TakePlan, clock: WindowClock) -> tuple[Held, ...]:
+    if not plan.side_places:
+        return ()
+    with clock.part("nvram and tpm"):
+        return sidefiles.read(plan.side_places)
 
 
 def _snapshot(host: Host, plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk) -> None:
@@ -278,6 +294,7 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
         written_bytes=caught.written_bytes,
         versions=host.hypervisor.versions(),
         quiesced=plan.quiesce,
+        side_files=caught.side_files,
     )
 
 

@@ -41,6 +41,7 @@ def lines(
             (f"disk {disk.target}", _disk(disk, health))
             for disk, health in zip(record.disks, healths, strict=True)
         ),
+        *((side.kind.value, f"{side.name}, {size(side.size_bytes)}") for side in record.side_files),
         *((f"no {omitted.target}", f"left out: {omitted.why}") for omitted in record.omitted),
         ("time", _time(record)),
         ("written", size(record.written_bytes) if record.written_bytes else ""),

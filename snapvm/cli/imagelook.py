@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from snapvm import images
+from snapvm import images, sidefiles
 from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
@@ -38,6 +38,8 @@ def _place(session: Session, text: str, *, deep: bool = False) -> Path | None:
     images.check(path, record.memory)
     if deep:
         images.check_contents(path, record.memory, Silent())
+        for side in record.side_files:
+            sidefiles.require_whole(path.parent, side)
     return path if record.memory.format == images.XL_SAVE else None
 
 

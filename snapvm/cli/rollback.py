@@ -34,7 +34,8 @@ MANUAL = Manual(
         "one of a domain that was shut off leaves it shut off. A guest whose memory came back "
         "has the clock of that instant; where its agent answers (libvirt: qemu-guest-agent), its "
         "clock is set, and file systems that `take --quiesce` had frozen go on. A clock that "
-        "cannot be set is told of and fails nothing."
+        "cannot be set is told of and fails nothing. UEFI variables and the state of an emulated "
+        "TPM come back with the disks; those there were are kept with the disks there were."
     ),
     failure=(
         "Before the domain is ended, everything is put back and it runs on. Should it not start "

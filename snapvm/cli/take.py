@@ -30,7 +30,8 @@ MANUAL = Manual(
         "paused is still paused. Memory and disks fit together without --quiesce; with it the "
         "disks are, beyond that, whole alone, for a backup or to be booted: what the guest had "
         "not yet written is on them. Its programs wait with their writes from shortly before "
-        "the window to its end."
+        "the window to its end. The files of a libvirt domain's UEFI variables and emulated TPM "
+        "are copied in the same window."
     ),
     failure=(
         "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "

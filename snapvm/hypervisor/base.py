@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from snapvm.clock import WindowClock
-from snapvm.model import Domain, GuestDisk, HypervisorKind, MemoryRecord, OmittedDisk, Progress
+from snapvm.model import (
+    Domain,
+    GuestDisk,
+    HypervisorKind,
+    MemoryRecord,
+    OmittedDisk,
+    Progress,
+    SidePlace,
+)
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Standing
 
 
@@ -134,6 +142,9 @@ class Hypervisor(Protocol):
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
+
+    def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
+        """Say where the domain has its UEFI variables and the state of its vTPM."""
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``Refused`` when the domain cannot be captured now; touch nothing."""

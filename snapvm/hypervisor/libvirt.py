@@ -28,7 +28,14 @@ from snapvm.hypervisor.pause import WatchedPause
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
-from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.model import (
+    Domain,
+    DomainState,
+    DomainUuid,
+    HypervisorKind,
+    Progress,
+    SidePlace,
+)
 from snapvm.settings import Settings
 
 _STATES = {
@@ -93,6 +100,10 @@ class LibvirtHypervisor:
                 ) from failure
 
         return domainxml.classify(domain.name, domain.definition, volume_path)
+
+    def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
+        """See ``Hypervisor.side_places``."""
+        return domainxml.side_places(domain.definition, domain.uuid)
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""

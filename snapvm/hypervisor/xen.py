@@ -29,7 +29,15 @@ from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstandstill import UNPAUSE, go_on
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
-from snapvm.model import CaptureMethod, Domain, DomainState, DomainUuid, HypervisorKind, Progress
+from snapvm.model import (
+    CaptureMethod,
+    Domain,
+    DomainState,
+    DomainUuid,
+    HypervisorKind,
+    Progress,
+    SidePlace,
+)
 from snapvm.process import Runner
 from snapvm.settings import Settings
 
@@ -79,6 +87,10 @@ class XenHypervisor:
         with _refusing(domain.name):
             vbds = xendisks.read_vbds(self._store, self._info(domain).domid)
         return xendisks.classify(domain.name, vbds)
+
+    def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - PV has none
+        """See ``Hypervisor.side_places``: a paravirtual domain has neither."""
+        return ()
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""

@@ -32,6 +32,7 @@ from snapvm.model import (
     HypervisorKind,
     MemoryRecord,
     Progress,
+    SidePlace,
 )
 from tests.fakes.lvm import FakeLvm, FakeVolume
 
@@ -61,6 +62,8 @@ class Machine:
     frozen: bool = False
     """Its writers stand still; that is in its memory like anything else."""
     clock_behind_seconds: float = 0.0
+    places: tuple[SidePlace, ...] = ()
+    """Where it keeps its UEFI variables and its TPM, in real files."""
 
 
 class FakeHypervisor:
@@ -92,6 +95,9 @@ class FakeHypervisor:
             machine.count += 1
             for volume in machine.held:
                 volume.data = str(machine.count)
+            for place in machine.places:
+                path = place.path / "state" if place.is_folder else place.path
+                path.write_text(str(machine.count))
 
     def state_of(self, name: str) -> DomainState:
         """Return what a domain does."""
@@ -113,6 +119,10 @@ class FakeHypervisor:
     def drives(self, domain: Domain) -> Drives:
         """See ``Hypervisor.drives``."""
         return Drives(disks=self.machines[domain.name].disks, omitted=())
+
+    def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
+        """See ``Hypervisor.side_places``."""
+        return self.machines[domain.name].places if domain.name in self.machines else ()
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """See ``Hypervisor.check_capture``."""

@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "diagnosis",
         "guestsystem",
     ),
-    ("host", "planning", "images"),
+    ("host", "planning", "images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("locking", "streamfilter"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),

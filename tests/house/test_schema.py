@@ -11,7 +11,7 @@ import pytest
 
 from snapvm import recordfile
 from snapvm.errors import RecordUnusable
-from snapvm.model import DomainState, HypervisorKind, RecordKind, VolumeKind
+from snapvm.model import DomainState, HypervisorKind, RecordKind, SideKind, VolumeKind
 from tests.fakes.records import disks_only, make_record
 from tests.house.source import ROOT
 
@@ -51,6 +51,8 @@ def test_the_schema_knows_the_enums() -> None:
     assert properties["kind"]["enum"] == [kind.value for kind in RecordKind]
     assert domain["state"]["enum"] == [state.value for state in DomainState]
     assert domain["hypervisor"]["enum"] == [kind.value for kind in HypervisorKind]
+    side = properties["side_files"]["items"]["properties"]
+    assert side["kind"]["enum"] == [kind.value for kind in SideKind]
     assert disk["kind"]["enum"] == [kind.value for kind in VolumeKind]
 
 

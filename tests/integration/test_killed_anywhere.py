@@ -14,7 +14,7 @@ import pytest
 
 from snapvm import checking, consistency
 from snapvm.consistency import TakeRequest
-from snapvm.model import DomainState, Record, RecordKind, Silent
+from snapvm.model import DomainState, Record, RecordKind, SideKind, SidePlace, Silent
 from tests.fakes.mortal import Command, kill_at, points_of
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -86,6 +86,9 @@ def _records(scene: Scene) -> list[Record]:
 def begun(folder: Path, verb: str, kind: str) -> Scene:
     """A running domain with one snapshot; for ``undo`` it was rolled back once."""
     scene = make_scene(folder, thick=KINDS[kind])
+    nvram = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd", is_folder=False)
+    scene.machine.places = (nvram,)
+    folder.mkdir(parents=True, exist_ok=True)
     scene.count(KEPT_AT)
     consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=KEPT, quiesce=True), Silent())
     scene.count(NOW - KEPT_AT)
@@ -106,6 +109,9 @@ def problems(scene: Scene) -> Iterator[str]:
     if state is DomainState.RUNNING:
         if scene.machine.frozen:
             yield "its file systems are frozen"
+        nvram = scene.machine.places[0].path.read_text()
+        if nvram != str(scene.machine.count):
+            yield f"the variables hold {nvram}, memory {scene.machine.count}"
         scene.count(1)
         if scene.disk_data() != [str(scene.machine.count)] * 2:
             yield f"memory {scene.machine.count}, disks {scene.disk_data()}"
@@ -120,6 +126,11 @@ def _spoiled_records(scene: Scene) -> Iterator[str]:
     """Yield the records whose disks are not of one instant, or not of theirs."""
     for record in _records(scene):
         found = [scene.lvm.named(d.snapshot.vg, d.snapshot.lv).data for d in record.disks]
+        found += [
+            scene.host.catalog.path(record, side.file).read_text() for side in record.side_files
+        ]
+        if not record.side_files:
+            yield f"{record.id} has no variables"
         expected = {KEPT: KEPT_AT, "dying": NOW}.get(record.id)
         if len(set(found)) != 1 or (expected is not None and found[0] != str(expected)):
             yield f"{record.id} holds {found}"

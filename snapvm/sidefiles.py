@@ -1,0 +1,176 @@
+"""Small files that belong to a machine beside its disks: UEFI variables, the state of a vTPM.
+
+They are read inside the window, into memory, and written into the record's folder after it.  A
+rollback puts them back where the domain has its own now, while it is off; what was there is put
+aside first, for the undo record.  Memory that is restored has its own copy of both and wins: QEMU
+writes a pflash back whole, and gives a TPM its state, when it has loaded them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm import checksum, crashpoint, durable
+from snapvm.errors import DomainRefused, RecordUnusable
+from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
+
+LIMIT_BYTES = 64 << 20
+"""Of all of them together, since they are read into memory; UEFI variables of a PC are 528 KiB."""
+
+_LABEL = "security.selinux"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A file and what it held at the instant of the window."""
+
+    kind: SideKind
+    name: str
+    content: bytes
+
+
+def check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
+    """Before the window: return the places where nothing is yet; raise ``DomainRefused``.
+
+    UEFI variables get their file when the domain first starts, a vTPM its folder.
+    """
+    total_bytes, missing = 0, []
+    for place in places:
+        try:
+            if place.path.is_symlink():
+                why = f"its {place.kind} {place.path} is a link, which a rollback would replace"
+                raise DomainRefused(domain=domain, why=why)
+            if not place.path.exists():
+                why = f"{place.path} is not there yet"
+                missing.append(OmittedDisk(target=place.kind.value, why=why))
+            total_bytes += sum(path.stat().st_size for path in _files(place))
+        except OSError as error:
+            why = f"its {place.kind} cannot be read ({error})"
+            raise DomainRefused(domain=domain, why=why) from error
+    if total_bytes > LIMIT_BYTES:
+        most = f"{LIMIT_BYTES >> 20} MiB"
+        why = f"its UEFI variables and vTPM hold {total_bytes >> 20} MiB; {most} can be captured"
+        raise DomainRefused(domain=domain, why=why)
+    return tuple(missing)
+
+
+def read(places: Iterable[SidePlace]) -> tuple[Held, ...]:
+    """Inside the window: read all of them; raises ``StorageFailed``."""
+    held = []
+    for place in places:
+        with durable.failing_as_storage(place.path):
+            for path in _files(place):
+                content = durable.read(path, LIMIT_BYTES)
+                held.append(Held(kind=place.kind, name=path.name, content=content))
+    return tuple(held)
+
+
+def _files(place: SidePlace) -> Iterator[Path]:
+    """Yield the files of a place that are there; swtpm's lock is no state."""
+    if not place.path.exists():
+        return
+    if not place.is_folder:
+        yield place.path
+        return
+    for path in sorted(place.path.iterdir()):
+        if not path.name.startswith(".") and path.is_file() and not path.is_symlink():
+            yield path
+
+
+def store(folder: Path, held: Iterable[Held]) -> tuple[SideFile, ...]:
+    """Write them into a record's folder; raises ``StorageFailed``."""
+    with durable.failing_as_storage(folder):
+        for each in held:
+            durable.write(folder / f"{each.kind}.{each.name}", each.content)
+        return stored_in(folder)
+
+
+def stored_in(folder: Path) -> tuple[SideFile, ...]:
+    """Return what ``store`` wrote into a folder; nothing for one that is not there."""
+    sides = []
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        kind, _, name = path.name.partition(".")
+        if kind in set(SideKind):
+            side = SideFile(
+                kind=SideKind(kind),
+                name=name,
+                size_bytes=path.stat().st_size,
+                checksum=checksum.of_file(path, Silent()),
+            )
+            sides.append(side)
+    return tuple(sides)
+
+
+def require_whole(folder: Path, side: SideFile) -> bytes:
+    """Return a record's file; raise ``RecordUnusable`` when it is not what was written."""
+    path = folder / side.file
+    try:
+        content = durable.read(path, LIMIT_BYTES)
+        is_right = checksum.is_right(path, side.checksum, Silent())
+    except (OSError, ValueError) as error:
+        raise RecordUnusable(path=str(path), why=f"it cannot be read ({error})") from error
+    if len(content) != side.size_bytes or not is_right:
+        raise RecordUnusable(path=str(path), why="it has changed since it was taken")
+    return content
+
+
+def set_aside(aside: Path, places: Iterable[SidePlace]) -> None:
+    """Keep what a domain that is off has now; a folder that exists is complete, and stays.
+
+    Raises ``StorageFailed``.
+    """
+    if aside.exists():
+        return
+    fresh = aside.with_name(f"{aside.name}.new")
+    with durable.failing_as_storage(aside), crashpoint.around("set side files aside"):
+        shutil.rmtree(fresh, ignore_errors=True)
+        durable.make_folder(fresh)
+        store(fresh, read(places))
+        fresh.rename(aside)
+        durable.sync_folder(aside.parent)
+
+
+def put_back(folder: Path, sides: Iterable[SideFile], places: Iterable[SidePlace]) -> None:
+    """Make what the domain, which is off, has of each kind just what a record has.
+
+    May be done again.  A kind of which the domain has no place now, or the record no file, is
+    left alone.  Raises ``RecordUnusable`` and ``StorageFailed``.
+    """
+    kept = tuple(sides)
+    for place in places:
+        own = [side for side in kept if side.kind is place.kind]
+        where = place.path if place.is_folder else place.path.parent
+        if not own or not where.is_dir():
+            continue
+        contents = {side.name: require_whole(folder, side) for side in own}
+        with durable.failing_as_storage(place.path), crashpoint.around(f"put {place.kind} back"):
+            for name, content in contents.items():
+                _replace(where / name if place.is_folder else place.path, content)
+            for path in _files(place) if place.is_folder else ():
+                if path.name not in contents:
+                    path.unlink()
+            durable.sync_folder(where)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file in the place of another in one step, with its owner, mode and label.
+
+    Where there is none it gets the owner of its folder, whose program it is for.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    model = path if path.exists() else path.parent
+    status = model.stat()
+    with os.fdopen(durable.create(fresh), "wb") as file:
+        os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(file.fileno(), status.st_mode & 0o666)
+        with suppress(OSError):  # most hosts have no such labels
+            os.setxattr(file.fileno(), _LABEL, os.getxattr(model, _LABEL))
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)

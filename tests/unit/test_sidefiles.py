@@ -1,0 +1,176 @@
+"""UEFI variables and a vTPM's state: of the same instant as the disks, and back with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import checking, consistency, recordfile, sidefiles
+from snapvm.consistency import TakeRequest
+from snapvm.errors import DomainRefused, RecordUnusable, StorageFailed
+from snapvm.hypervisor import domainxml
+from snapvm.model import Record, SideKind, SidePlace, Silent
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+MODE = 0o640
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """A domain that counts onto its disks and into both of its places."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    tpm = tmp_path / "swtpm" / "tpm2"
+    tpm.mkdir(parents=True)
+    (tpm / ".lock").touch()
+    scene.machine.places = (
+        SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd", is_folder=False),
+        SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True),
+    )
+    scene.count(5)
+    os.chmod(nvram(scene), MODE)
+    return scene
+
+
+def nvram(scene: Scene) -> Path:
+    return scene.machine.places[0].path
+
+
+def tpm(scene: Scene) -> Path:
+    return scene.machine.places[1].path
+
+
+def held(scene: Scene) -> list[str]:
+    return [nvram(scene).read_text(), (tpm(scene) / "state").read_text()]
+
+
+def take(scene: Scene, name: str = "a", *, with_memory: bool = True) -> Record:
+    request = TakeRequest(domain=DOMAIN, name=name, with_memory=with_memory)
+    return consistency.take(scene.host, request, Silent())
+
+
+def roll_back(scene: Scene, record: Record) -> consistency.RollbackDone:
+    plan = consistency.plan_rollback(scene.host, record)
+    return consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_they_come_back_and_what_was_current_is_kept(scene: Scene, with_memory: bool) -> None:
+    record = take(scene, with_memory=with_memory)
+    assert [(side.kind, side.file) for side in record.side_files] == [
+        (SideKind.NVRAM, "nvram.demo_VARS.fd"),
+        (SideKind.TPM, "tpm.state"),
+    ]
+    scene.count(3)
+    (tpm(scene) / "volatile").write_text("of another life")
+    undo = roll_back(scene, record).undo
+    assert held(scene) == ["5", "5"]
+    assert sorted(path.name for path in tpm(scene).iterdir()) == [".lock", "state"]
+    assert nvram(scene).stat().st_mode & 0o777 == MODE, "it is still its owner's"
+    assert len(undo.side_files) == 3
+    roll_back(scene, scene.host.catalog.get(UUID, undo.id))
+    assert held(scene) == ["8", "8"] and (tpm(scene) / "volatile").exists()
+    left = {path.name for path in (scene.host.settings.state_dir / "domains" / UUID).iterdir()}
+    assert not any("aside" in name for name in left)
+
+
+def test_the_record_tells_of_them(scene: Scene) -> None:
+    record = take(scene)
+    assert recordfile.from_dict(recordfile.as_dict(record), "x") == record
+    spoiled = json.loads(recordfile.dump(record))
+    for name in ("../x", ".x", "", "a/b"):
+        spoiled["side_files"][0]["name"] = name
+        with pytest.raises(RecordUnusable):
+            recordfile.from_dict(spoiled, "x")
+    scene.machine.places = ()
+    assert "side_files" not in recordfile.as_dict(take(scene, "b"))
+
+
+@pytest.mark.parametrize("spoil", ["change", "remove"])
+def test_a_copy_that_has_changed_is_found_and_not_put_back(scene: Scene, spoil: str) -> None:
+    record = take(scene)
+    copy = scene.host.catalog.path(record, "nvram.demo_VARS.fd")
+    copy.write_text("6") if spoil == "change" else copy.unlink()
+    (found,) = checking.look(scene.host, None, Silent(), deep=False)
+    assert found.subject == "demo@a" and "its UEFI variables or vTPM: " in found.problem
+    with pytest.raises(RecordUnusable):
+        consistency.plan_rollback(scene.host, record)
+    consistency.delete(scene.host, [record], Silent())
+    assert not copy.parent.exists()
+
+
+def test_what_is_not_there_yet_is_told(scene: Scene) -> None:
+    nvram(scene).unlink()
+    record = take(scene)
+    assert [(drive.target, "not there yet" in drive.why) for drive in record.omitted] == [
+        ("nvram", True)
+    ]
+    assert [side.kind for side in record.side_files] == [SideKind.TPM]
+    scene.count(1)
+    roll_back(scene, record)
+    assert held(scene) == ["6", "5"], "the record has no variables: those there are stay"
+
+
+def test_what_is_too_large_is_refused_before_anything(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidefiles, "LIMIT_BYTES", 1)
+    with pytest.raises(DomainRefused, match="can be captured"):
+        take(scene)
+    assert scene.ids() == []
+
+
+class _Spoiler(Silent):
+    """Makes a link of a file when the window is open, before anything reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def phase(self, text: str) -> None:
+        if text == "making snapshots":
+            self._path.symlink_to(self._path.rename(self._path.with_suffix(".old")))
+
+
+def test_one_that_cannot_be_read_in_the_window_fails_the_take(scene: Scene) -> None:
+    with pytest.raises(StorageFailed):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN), _Spoiler(nvram(scene)))
+    assert scene.ids() == []
+    with pytest.raises(DomainRefused, match="is a link"):
+        take(scene)
+
+
+def test_only_what_the_domain_has_now_is_written(scene: Scene, tmp_path: Path) -> None:
+    record = take(scene)
+    scene.count(1)
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    place = replace(scene.machine.places[0], path=moved / "other.fd")
+    scene.machine.places = (place,)
+    roll_back(scene, record)
+    assert (moved / "other.fd").read_text() == "5"
+    assert (tmp_path / "demo_VARS.fd").read_text() == "6"
+
+
+def test_where_libvirt_keeps_them() -> None:
+    def places(inside: str, devices: str = "") -> list[tuple[str, str, bool]]:
+        definition = f"<domain><os>{inside}</os><devices>{devices}</devices></domain>"
+        found = domainxml.side_places(definition, UUID)
+        return [(place.kind.value, str(place.path), place.is_folder) for place in found]
+
+    old = "<nvram template='/t.fd'>/var/lib/libvirt/qemu/nvram/demo_VARS.fd</nvram>"
+    assert places(old) == [("nvram", "/var/lib/libvirt/qemu/nvram/demo_VARS.fd", False)]
+    assert places("<nvram type='file'><source file='/n.fd'/></nvram>") == [
+        ("nvram", "/n.fd", False)
+    ]
+    assert places("<nvram type='block'><source dev='/dev/vg/n'/></nvram>") == []
+    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='{}'>{}</backend></tpm>"
+    swtpm = f"/var/lib/libvirt/swtpm/{UUID}"
+    assert places("", tpm.format("2.0", "")) == [("tpm", f"{swtpm}/tpm2", True)]
+    assert places("", tpm.format("1.2", "")) == [("tpm", f"{swtpm}/tpm1.2", True)]
+    own = tpm.format("2.0", "<source type='dir' path='/tpm'/>")
+    assert places("", own) == [("tpm", "/tpm", True)]
+    passed = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"
+    assert places("", passed) == [] and domainxml.side_places("", UUID) == ()
