@@ -143,6 +143,10 @@ class Catalog:
                     if entry is not None:
                         yield entry
 
+    def records(self, uuid: DomainUuid) -> Iterator[Record]:
+        """Yield the records of a domain that can be read, in no order."""
+        return (entry for entry in self.entries(uuid) if isinstance(entry, Record))
+
     def path(self, record: Record, file: str) -> Path:
         """Return the path of a file that belongs to a record, such as its memory image."""
         return self._folder(record.domain_uuid) / record.id / file

@@ -321,13 +321,13 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
-    Raises ``VolumeRefused`` before anything is touched when a volume is in use.
+    Raises ``VolumeRefused``, that record untouched, for a volume in use or needed by what stays.
     """
     for record in records:
         with host.catalog.locked(record.domain_uuid, record.domain):
             repair.finish_pending(host, record.domain_uuid, record.domain)
             progress.phase(f"deleting {record.ref}")
-            planning.check_unused(record, host.lvm.report())
+            planning.check_unneeded(record, host.catalog, records, host.lvm.report())
             with undisturbed():
                 _delete(host, record)
 

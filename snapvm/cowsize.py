@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-CHUNK_BYTES = 64 << 10
-"""One size for all our snapshots: one that is older than another needs nothing copied then when
-the disk is taken back to the other."""
+DEFAULT_CHUNK_BYTES = 64 << 10
+"""What is copied before its first write; small writes copy much, large chunks keep tables small."""
+LEAST_CHUNK_BYTES = 4 << 10
+LARGEST_CHUNK_BYTES = 512 << 10
+"""What LVM takes, and powers of two only (lvcreate(8), --chunksize)."""
 
 _ENTRY_BYTES = 16
 """A chunk's line in the store's table (dm-snap-persistent.c, struct disk_exception)."""
@@ -56,22 +58,33 @@ def parse(text: str) -> CowSize:
     raise ValueError("is none of full, a percentage such as 20%, a size such as 4G")
 
 
-def store_bytes(disk_bytes: int, extent_bytes: int, wanted: CowSize) -> int:
+def parse_chunk(text: str) -> int:
+    """Read the size of a chunk such as ``64K``; raise ``ValueError`` for what LVM does not take."""
+    match = _BYTES.match(text)
+    chunk_bytes = int(match["number"]) << _UNITS[match["unit"].upper()] if match else 0
+    is_power = chunk_bytes > 0 and not chunk_bytes & (chunk_bytes - 1)
+    if not is_power or not LEAST_CHUNK_BYTES <= chunk_bytes <= LARGEST_CHUNK_BYTES:
+        raise ValueError("is none of 4K, 8K, 16K and so on up to 512K")
+    return chunk_bytes
+
+
+def store_bytes(disk_bytes: int, extent_bytes: int, wanted: CowSize, chunk_bytes: int) -> int:
     """Return the size of a store for changes of a disk, in whole extents of its group.
 
     Never more than what holds every chunk of the disk (lvm2, snapshot_manip.c, cow_max_extents).
     """
-    all_chunks = -(-disk_bytes // CHUNK_BYTES)
+    all_chunks = -(-disk_bytes // chunk_bytes)
     chunks = all_chunks
     if wanted.percent is not None:
         chunks = -(-int(all_chunks * wanted.percent) // 100)
     elif wanted.changed_bytes is not None:
-        chunks = -(-wanted.changed_bytes // CHUNK_BYTES)
-    stored = max(with_metadata(min(chunks, all_chunks)), _LEAST_CHUNKS) * CHUNK_BYTES
+        chunks = -(-wanted.changed_bytes // chunk_bytes)
+    needed = with_metadata(min(chunks, all_chunks), chunk_bytes)
+    stored = max(needed, _LEAST_CHUNKS) * chunk_bytes
     return -(-stored // extent_bytes) * extent_bytes
 
 
-def with_metadata(chunks: int) -> int:
+def with_metadata(chunks: int, chunk_bytes: int) -> int:
     """Return how many chunks a store needs that holds so many: its header and tables too."""
-    entries_per_table = CHUNK_BYTES // _ENTRY_BYTES
+    entries_per_table = chunk_bytes // _ENTRY_BYTES
     return _HEADER_CHUNKS + chunks + (chunks + entries_per_table) // entries_per_table

@@ -76,7 +76,7 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
     report = host.lvm.report()
     volume = planning.resolve(found.domain, [disk], report, host.lvm.uuid_of_device)[disk.target]
     pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None
-    store_bytes = planning.store_bytes(volume, host.settings.cow_size)
+    store_bytes = planning.store_bytes(report, volume, host.settings)
     footing = Footing(target=disk.target, volume=volume, pool=pool, store_bytes=store_bytes)
     found.disks.append(footing)
     planning.check_pools(report, [volume], host.settings)
@@ -84,7 +84,7 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
 
 def _check_stores(host: Host, found: Diagnosis) -> None:
     volumes = [disk.volume for disk in found.disks]
-    planning.check_stores(host.lvm.report(), volumes, host.settings.cow_size)
+    planning.check_stores(host.lvm.report(), volumes, host.settings)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import cowsize, naming
-from snapvm.cowsize import CowSize
+from snapvm.catalog import Catalog
 from snapvm.errors import DiskRefused, NoSpace, VolumeRefused
 from snapvm.lvm import device
+from snapvm.lvm.argv import TAG_OURS
 from snapvm.lvm.preflight import check_room, check_volumes
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
@@ -43,6 +44,8 @@ class PlannedDisk:
     snapshot_name: str
     store_bytes: int = 0
     """Of a thick snapshot: how large what it keeps may become."""
+    chunk_bytes: int = 0
+    """Of a thick snapshot: how much it copies at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,8 @@ class SwapDisk:
     undo_name: str
     store_bytes: int = 0
     """Thick: how large the snapshot of what is current may become."""
+    chunk_bytes: int = 0
+    """Thick: how much it copies at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +180,7 @@ def plan_disks(
     report: Report,
     id_: SnapshotId,
     set_: str,
-    cow_size: CowSize,
+    settings: Settings,
 ) -> tuple[PlannedDisk, ...]:
     """Name the snapshot of every volume, and say how large a thick one may become.
 
@@ -192,27 +197,42 @@ def plan_disks(
                 kind=volume.kind,
                 size_bytes=volume.disk_bytes,
                 snapshot_name=name,
-                store_bytes=store_bytes(volume, cow_size),
+                store_bytes=store_bytes(report, volume, settings),
+                chunk_bytes=chunk_bytes(report, volume, settings),
             )
         )
-    check_stores(report, volumes.values(), cow_size)
+    check_stores(report, volumes.values(), settings)
     return tuple(planned)
 
 
-def store_bytes(volume: LogicalVolume, cow_size: CowSize) -> int:
+def chunk_bytes(report: Report, volume: LogicalVolume, settings: Settings) -> int:
+    """Return how much a snapshot of a volume is to copy at a time; 0 for a thin one.
+
+    As much as those of ours that the volume has: when the disk is taken back to one of them, one
+    that is older has to copy nothing then, for it holds every chunk that is written.
+    """
+    if volume.kind is VolumeKind.THIN:
+        return 0
+    ours = (other for other in report.snapshots_of(volume) if TAG_OURS in other.tags)
+    return next((other.chunk_bytes for other in ours if other.chunk_bytes), settings.cow_chunk)
+
+
+def store_bytes(report: Report, volume: LogicalVolume, settings: Settings) -> int:
     """Return how large the store of a snapshot of a volume is to be; 0 for a thin one."""
     if volume.kind is VolumeKind.THIN:
         return 0
-    return cowsize.store_bytes(volume.size_bytes, volume.vg_extent_bytes, cow_size)
+    return cowsize.store_bytes(
+        volume.size_bytes,
+        volume.vg_extent_bytes,
+        settings.cow_size,
+        chunk_bytes(report, volume, settings),
+    )
 
 
-def check_stores(
-    report: Report, volumes: Iterable[LogicalVolume], cow_size: CowSize
-) -> dict[str, int]:
-    """Return how many bytes snapshots of the volumes take from each group; raise ``NoSpace``."""
-    needed = per_group((volume.vg, store_bytes(volume, cow_size)) for volume in volumes)
-    check_room(report, needed)
-    return needed
+def check_stores(report: Report, volumes: Iterable[LogicalVolume], settings: Settings) -> None:
+    """Raise ``NoSpace`` when a group has no room for the snapshots of the volumes."""
+    needed = ((volume.vg, store_bytes(report, volume, settings)) for volume in volumes)
+    check_room(report, per_group(needed))
 
 
 def per_group(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -252,13 +272,42 @@ def check_image_room(folder: Path, memory_bytes: int) -> None:
         )
 
 
-def check_unused(record: Record, report: Report) -> None:
-    """Raise ``VolumeRefused`` when something uses a volume of a record."""
+def check_unneeded(
+    record: Record, catalog: Catalog, doomed: Iterable[Record], report: Report
+) -> None:
+    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it.
+
+    Records of its domain that are ``doomed`` go together with it, and need nothing.
+    """
+    going = {record.ref for record in doomed}
+    known = catalog.records(record.domain_uuid)
+    staying = (other for other in known if other.ref not in going)
+    needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
     for disk in record.disks:
         volume = report.lv_from_uuid(disk.snapshot.uuid)
-        if volume is not None and volume.is_open:
+        if volume is None:
+            continue
+        name = str(volume.ref)
+        if volume.is_open:
             raise VolumeRefused(
-                volume=str(volume.ref),
+                volume=name,
                 why=f"it belongs to {record.ref} and is in use",
                 remedy=f"look for its user with `lsblk {volume.ref.path}`",
+            )
+        if volume.uuid in needed_by:
+            other = needed_by[volume.uuid].ref
+            raise VolumeRefused(
+                volume=name, why=f"{other} needs it too", remedy=f"snapvm delete {other}"
+            )
+        if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
+            raise VolumeRefused(
+                volume=name,
+                why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
+                remedy="when it is not the disk, give it another name with lvrename",
+            )
+        for above in report.snapshots_of(volume):
+            raise VolumeRefused(
+                volume=name,
+                why=f"its own snapshot {above.ref} needs it",
+                remedy=f"when nothing needs that one: lvremove {above.ref}",
             )

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Any
 
 from snapvm import cowsize, images, naming, planning, recordfile, sidefiles
-from snapvm.cowsize import CowSize
 from snapvm.errors import DomainRefused, RecordUnusable, UnknownDomain, VolumeRefused
 from snapvm.host import Host
 from snapvm.lvm.argv import TAG_OURS, set_tag
@@ -27,6 +26,7 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.settings import Settings
 
 
 def plan(host: Host, record: Record) -> RollbackPlan:
@@ -46,8 +46,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     set_ = naming.new_set()
     wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
-    cow_size = host.settings.cow_size
-    disks = _plan_swaps(record, domain, report, set_, undo_id, cow_size)
+    disks = _plan_swaps(record, domain, report, set_, undo_id, host.settings)
     current = (report.lv_from_uuid(disk.current.uuid) for disk in disks)
     planning.check_pools(report, [volume for volume in current if volume], host.settings)
     return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)
@@ -142,7 +141,7 @@ def _plan_swaps(
     report: Report,
     set_: str,
     undo_id: SnapshotId,
-    cow_size: CowSize,
+    settings: Settings,
 ) -> tuple[SwapDisk, ...]:
     """Decide, for every disk of a record, what replaces what.
 
@@ -169,7 +168,8 @@ def _plan_swaps(
                 kind=snapshot.kind,
                 clone_name=clone_name,
                 undo_name=undo_name,
-                store_bytes=_store_bytes(current, snapshot, cow_size),
+                store_bytes=_store_bytes(report, current, snapshot, settings),
+                chunk_bytes=planning.chunk_bytes(report, current, settings),
             )
         )
     check_room(report, planning.per_group((swap.current.vg, swap.store_bytes) for swap in swaps))
@@ -228,13 +228,16 @@ def _check_thick(
     check_siblings(report, current, snapshot)
 
 
-def _store_bytes(current: LogicalVolume, snapshot: LogicalVolume, cow_size: CowSize) -> int:
+def _store_bytes(
+    report: Report, current: LogicalVolume, snapshot: LogicalVolume, settings: Settings
+) -> int:
     """A snapshot of what is current first keeps all that is written back, then later changes."""
     if snapshot.kind is VolumeKind.THIN:
         return 0
     disk_bytes, extent_bytes = current.size_bytes, current.vg_extent_bytes
-    whole = cowsize.store_bytes(disk_bytes, extent_bytes, cowsize.FULL)
-    wanted = cowsize.store_bytes(disk_bytes, extent_bytes, cow_size)
+    chunk_bytes = planning.chunk_bytes(report, current, settings)
+    whole = cowsize.store_bytes(disk_bytes, extent_bytes, cowsize.FULL, chunk_bytes)
+    wanted = planning.store_bytes(report, current, settings)
     return min(whole, wanted + -(-snapshot.size_bytes // extent_bytes) * extent_bytes)
 
 

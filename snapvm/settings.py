@@ -38,6 +38,8 @@ class Settings:
     """Refuse to take when a thin pool's metadata is fuller than this."""
     cow_size: CowSize = cowsize.FULL
     """How much of a thick disk may change before its snapshot is lost: full, 20% or 4G."""
+    cow_chunk: int = cowsize.DEFAULT_CHUNK_BYTES
+    """How much a thick snapshot copies at a time, 4K to 512K; a disk keeps to what it has begun."""
     window_limit_seconds: float = 30.0
     """Resume the domain and give up when its LVM snapshots take longer than this."""
     capture: CaptureMethod = CaptureMethod.AUTO
@@ -106,6 +108,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "pool_data_limit_percent": _percent,
     "pool_metadata_limit_percent": _percent,
     "cow_size": lambda value: cowsize.parse(_text(value)),
+    "cow_chunk": lambda value: cowsize.parse_chunk(_text(value)),
     "window_limit_seconds": _seconds,
     "capture": _one_of(CaptureMethod),
     "agent_limit_seconds": _seconds,

@@ -51,7 +51,9 @@ def exchange(warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
     """Keep the present of every disk: of a thin one by renaming, of a thick one by a snapshot."""
     limit_seconds = EFFECT_LIMIT_SECONDS
     for disk in _thick(plan):
-        warm[disk.current.vg].attach(disk.current, disk.undo_name, limit_seconds=limit_seconds)
+        warm[disk.current.vg].attach(
+            disk.current, disk.undo_name, disk.chunk_bytes, limit_seconds=limit_seconds
+        )
     for disk in _thin(plan):
         vg, name = disk.current.vg, disk.current.lv
         warm[vg].rename(vg, name, disk.undo_name, limit_seconds=limit_seconds)

@@ -18,8 +18,8 @@ from snapvm.clock import WindowClock
 from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm import argv, preflight
+from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
     DiskRecord,
@@ -105,7 +105,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         stop=request.stop and domain.state.has_memory,
         sparse=sparse,
         quiesce=request.quiesce,
-        disks=planning.plan_disks(volumes, report, id_, set_, host.settings.cow_size),
+        disks=planning.plan_disks(volumes, report, id_, set_, host.settings),
         omitted=drives.omitted + missing,
         side_places=places,
     )
@@ -197,7 +197,9 @@ def _snapshot(host: Host, plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk) -> No
     limit_seconds = host.settings.window_limit_seconds
     with _failing_for(disk):
         if disk.kind is VolumeKind.THICK:
-            lvm.attach(disk.volume, disk.snapshot_name, limit_seconds=limit_seconds)
+            lvm.attach(
+                disk.volume, disk.snapshot_name, disk.chunk_bytes, limit_seconds=limit_seconds
+            )
             return
         tags = argv.tags(plan.set, disk.volume, Role.NEW)
         lvm.snapshot(disk.volume, disk.snapshot_name, tags, limit_seconds=limit_seconds)
@@ -224,6 +226,7 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
                 volume=str(disk.volume),
                 why=f"{disk.snapshot_name} is not there as it was asked for",
             )
+        _require_bearing(report, disk, made)
         disks.append(
             DiskRecord(
                 target=disk.target,
@@ -234,6 +237,22 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
             )
         )
     return tuple(disks)
+
+
+def _require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:
+    """Raise ``SnapshotFailed`` when the domain's writes wait for room in the pool by now.
+
+    Every block that a snapshot shares needs a new one when it is written; without the snapshot
+    the domain has its blocks to itself again.
+    """
+    pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
+    trouble = preflight.pool_trouble(pool) if pool is not None else ""
+    if pool is not None and trouble:
+        raise SnapshotFailed(
+            target=disk.target,
+            volume=str(disk.volume),
+            why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
+        )
 
 
 def _is_as_planned(made: LogicalVolume, plan: TakePlan, disk: PlannedDisk) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from snapvm.cowsize import CHUNK_BYTES
 from snapvm.model import LvRef, LvUuid, Role
 
 TAG_OURS = "snapvm=1"
@@ -86,7 +85,7 @@ def read_only(volumes: Iterable[LvRef]) -> Argv:
     return ("lvm", "lvchange", "--permission", "r", *map(str, volumes))
 
 
-def attach_store(origin: LvRef, name: str) -> Argv:
+def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     """Make a store, which has no device, the snapshot of a volume: one commit, one suspend.
 
     Not zeroed again: that needs a device, and ``new_store`` has done it.  So nothing waits for
@@ -99,7 +98,7 @@ def attach_store(origin: LvRef, name: str) -> Argv:
         "--type",
         "snapshot",
         "--chunksize",
-        f"{CHUNK_BYTES}b",
+        f"{chunk_bytes}b",
         "--zero",
         "n",
         "--noudevsync",

@@ -70,13 +70,14 @@ def check_siblings(report: Report, disk: LogicalVolume, snapshot: LogicalVolume)
     Writing a chunk back costs every snapshot that has no copy of it yet a chunk; as many as the
     chosen snapshot holds, at the most.
     """
-    held = snapshot.held_bytes * _MEANWHILE
     for sibling in report.snapshots_of(disk):
         if sibling.uuid == snapshot.uuid or sibling.is_lost:
             continue
+        # A sibling with larger chunks copies a whole one of its own for each that is written.
+        widened = max(1.0, sibling.chunk_bytes / (snapshot.chunk_bytes or sibling.chunk_bytes or 1))
+        held = snapshot.held_bytes * widened * _MEANWHILE
         left = sibling.size_bytes - sibling.held_bytes
-        whole = cowsize.store_bytes(disk.size_bytes, sibling.vg_extent_bytes, cowsize.FULL)
-        if sibling.size_bytes < whole and left < held:
+        if not _cannot_overflow(sibling) and left < held:
             raise VolumeRefused(
                 volume=str(sibling.ref),
                 why=f"{_mib(held)} of {disk.ref} may be written back, of which this snapshot of "
@@ -89,8 +90,16 @@ def is_nearly_full(volume: LogicalVolume) -> bool:
     """Tell whether a thick snapshot will be lost soon: changes go on, and its store is bounded."""
     if not volume.is_thick_snapshot or (volume.data_percent or 0) < _FULL_SOON_PERCENT:
         return False
-    whole = cowsize.store_bytes(volume.disk_bytes, volume.vg_extent_bytes, cowsize.FULL)
-    return volume.size_bytes < whole
+    return not _cannot_overflow(volume)
+
+
+def _cannot_overflow(snapshot: LogicalVolume) -> bool:
+    """Tell whether a thick snapshot has room for every chunk of its disk."""
+    chunk_bytes = snapshot.chunk_bytes or cowsize.DEFAULT_CHUNK_BYTES
+    whole = cowsize.store_bytes(
+        snapshot.disk_bytes, snapshot.vg_extent_bytes, cowsize.FULL, chunk_bytes
+    )
+    return snapshot.size_bytes >= whole
 
 
 def _mib(size_bytes: float) -> str:
@@ -134,15 +143,24 @@ def _check_volume(volume: LogicalVolume) -> None:
         )
 
 
+def pool_trouble(pool: LogicalVolume) -> str:
+    """Say why a thin pool can take no more writes; empty when it can."""
+    trouble = _POOL_TROUBLES.get(pool.attr[8:9], "")
+    if not trouble and (pool.state in ("c", "C") or pool.health == "check_needed"):
+        trouble = "the thin pool needs thin_check"
+    for what, percent in (("data", pool.data_percent), ("metadata", pool.metadata_percent)):
+        if percent is not None and percent >= 100:
+            return f"the thin pool's {what} is {percent:.1f} % full"
+    return trouble
+
+
 def check_pool(
     pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_percent: float
 ) -> None:
     """Raise ``VolumeRefused`` for a thin pool in trouble, or fuller than the limits."""
     name = str(pool.ref)
-    trouble = _POOL_TROUBLES.get(pool.attr[8:9])
-    if trouble is None and (pool.state in ("c", "C") or pool.health == "check_needed"):
-        trouble = "the thin pool needs thin_check"
-    if trouble is not None:
+    trouble = pool_trouble(pool)
+    if trouble:
         raise VolumeRefused(
             volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
         )

@@ -38,6 +38,7 @@ FIELDS = (
     "pool_lv",
     "data_percent",
     "metadata_percent",
+    "chunk_size",
 )
 
 ARGV = (
@@ -81,6 +82,8 @@ class LogicalVolume:
     data_percent: float | None
     """How full a pool is, how much of a thin volume is in use, how full a snapshot's store is."""
     metadata_percent: float | None
+    chunk_bytes: int
+    """What a thick snapshot copies at a time, and a pool gives out at a time; else 0."""
     vg_free_bytes: int
     vg_extent_bytes: int
     vg_attr: str
@@ -183,8 +186,9 @@ def parse(text: str) -> Report:
     try:
         sections = json.loads(text)["report"]
         rows = [row for section in sections for row in section.get("lv", ())]
-        # A segment field would give a row for each segment; none is asked for, so none repeats.
-        return Report(_volume(row) for row in rows)
+        # chunk_size is a field of segments: a volume in several pieces has a row for each of them.
+        volumes = {row["lv_uuid"]: _volume(row) for row in rows}
+        return Report(volumes.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CommandFailed(
             argv=ARGV, status=0, stderr=f"its report could not be read: {error!r}"
@@ -209,6 +213,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         pool=row["pool_lv"].strip("[]"),
         data_percent=_percent(row["data_percent"]),
         metadata_percent=_percent(row["metadata_percent"]),
+        chunk_bytes=int(row["chunk_size"] or 0),
         vg_free_bytes=int(row["vg_free"]),
         vg_extent_bytes=int(row["vg_extent_size"]),
         vg_attr=row["vg_attr"],

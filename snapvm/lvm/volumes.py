@@ -81,9 +81,9 @@ class Lvm:
         self.deactivate(made)
         self._do(argv.read_only(made))
 
-    def attach(self, origin: LvRef, name: str) -> None:
+    def attach(self, origin: LvRef, name: str, chunk_bytes: int) -> None:
         """Make a store of ``make_store`` a snapshot of a thick volume."""
-        self._do(argv.attach_store(origin, name))
+        self._do(argv.attach_store(origin, name, chunk_bytes))
 
     def copy_back(self, snapshot: LvRef, disk: LvRef, progress: Progress) -> None:
         """Make a thick disk equal to a snapshot of it; see ``copyback.copy_back``."""

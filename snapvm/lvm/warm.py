@@ -42,9 +42,10 @@ class WarmLvm:
         """Make a read-only snapshot of a thin volume; see ``Lvm.snapshot``."""
         self._do(argv.thin_snapshot(origin, name, tags), f'"{name}" created', limit_seconds)
 
-    def attach(self, origin: LvRef, name: str, *, limit_seconds: float) -> None:
+    def attach(self, origin: LvRef, name: str, chunk_bytes: int, *, limit_seconds: float) -> None:
         """Make a store the snapshot of a thick volume; see ``Lvm.attach``."""
-        self._do(argv.attach_store(origin, name), "converted to snapshot", limit_seconds)
+        command = argv.attach_store(origin, name, chunk_bytes)
+        self._do(command, "converted to snapshot", limit_seconds)
 
     def clone(
         self, snapshot: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float

@@ -151,6 +151,7 @@ def test_removing_by_uuid_finds_a_renamed_volume_and_nothing_else(world: LvmWorl
 # --- thick volumes -----------------------------------------------------------------------------
 
 STORE_BYTES = 68 << 20
+CHUNK_BYTES = 128 << 10
 
 
 def make_store(world: LvmWorld, name: str) -> None:
@@ -163,11 +164,12 @@ def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld
     store = seen(thick, SNAPSHOT)
     assert not store.is_active and not store.is_writable and not store.is_thick_snapshot
     assert store.tags == set(argv.tags(SET, thick.disk, Role.NEW))
-    thick.lvm.attach(thick.disk, SNAPSHOT)
+    thick.lvm.attach(thick.disk, SNAPSHOT, CHUNK_BYTES)
     made = seen(thick, SNAPSHOT)
     assert made.is_thick_snapshot and made.origin == DISK and made.uuid == store.uuid
     assert (made.is_active, made.is_writable, made.is_lost) == (True, False, False)
     assert (made.size_bytes, made.disk_bytes) == (STORE_BYTES, 64 << 20)
+    assert made.chunk_bytes == CHUNK_BYTES and seen(thick, DISK).chunk_bytes == 0
     assert made.tags == store.tags and made.data_percent is not None
     assert [v.uuid for v in thick.lvm.report().snapshots_of(seen(thick, DISK))] == [made.uuid]
 
@@ -175,9 +177,9 @@ def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld
 def test_a_warm_lvm_attaches_too_and_tells_a_failure(thick: LvmWorld) -> None:
     make_store(thick, SNAPSHOT)
     with thick.lvm.warmed([VG]) as lvms:
-        lvms[VG].attach(thick.disk, SNAPSHOT, limit_seconds=60)
+        lvms[VG].attach(thick.disk, SNAPSHOT, CHUNK_BYTES, limit_seconds=60)
         with pytest.raises(CommandFailed):
-            lvms[VG].attach(thick.disk, "no-such-store", limit_seconds=60)
+            lvms[VG].attach(thick.disk, "no-such-store", CHUNK_BYTES, limit_seconds=60)
     assert seen(thick, SNAPSHOT).origin == DISK
 
 
@@ -187,7 +189,7 @@ def test_a_thick_disk_goes_back_to_any_snapshot_in_any_order(thick: LvmWorld) ->
     for text in ("one", "two", "three"):
         thick.write(text)
         make_store(thick, f"{DISK}.{text}")
-        thick.lvm.attach(thick.disk, f"{DISK}.{text}")
+        thick.lvm.attach(thick.disk, f"{DISK}.{text}", CHUNK_BYTES)
         snapshots[text] = seen(thick, f"{DISK}.{text}")
     for text in ("two", "one", "three", "two"):
         thick.write("something else")

@@ -34,6 +34,7 @@ class FakeVolume:
     is_pool: bool = False
     origin: str = ""
     origin_bytes: int = 0
+    chunk_bytes: int = 0
     invalid: bool = False
     """A thick snapshot that the kernel has given up."""
     tags: set[str] = field(default_factory=set)
@@ -170,6 +171,7 @@ class FakeLvm:
             "pool_lv": volume.pool,
             "data_percent": data_percent,
             "metadata_percent": "10.00" if volume.is_pool else "",
+            "chunk_size": str(volume.chunk_bytes),
         }
 
     def _lvcreate(self, words: list[str]) -> str:
@@ -215,6 +217,7 @@ class FakeLvm:
             raise self._failure((), f"{vg}/{store.name} cannot become a snapshot of {origin.name}")
         store.origin, store.origin_bytes = origin.name, origin.size_bytes
         store.active, store.data = origin.active, origin.data
+        store.chunk_bytes = int(options["--chunksize"][0].removesuffix("b"))
         return ""
 
     def copy_back(self, _runner: object, snapshot: LvRef, disk: LvRef, _progress: Progress) -> None:

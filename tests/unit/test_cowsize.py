@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapvm import cowsize
-from snapvm.cowsize import CHUNK_BYTES, FULL, CowSize
+from snapvm.cowsize import DEFAULT_CHUNK_BYTES, FULL, CowSize
 
 EXTENT = 4 << 20
 
@@ -35,20 +35,37 @@ def test_what_is_no_size(text: str) -> None:
         cowsize.parse(text)
 
 
-@given(disk_chunks=st.integers(1, 1 << 24), extent=st.sampled_from([1 << 16, 1 << 20, EXTENT]))
-def test_a_full_store_holds_every_chunk_with_its_tables(disk_chunks: int, extent: int) -> None:
-    """Laid out as the kernel does: header, then tables of 4096, each before its chunks."""
-    size = cowsize.store_bytes(disk_chunks * CHUNK_BYTES, extent, FULL)
+@pytest.mark.parametrize(("text", "size"), [("64K", 65536), ("4096", 4096), ("512KiB", 524288)])
+def test_chunks_that_lvm_takes(text: str, size: int) -> None:
+    assert cowsize.parse_chunk(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "48K", "2K", "1M", "64", "full", "12%"])
+def test_chunks_that_it_does_not(text: str) -> None:
+    with pytest.raises(ValueError, match="is none of"):
+        cowsize.parse_chunk(text)
+
+
+@given(
+    disk_chunks=st.integers(1, 1 << 24),
+    extent=st.sampled_from([1 << 16, 1 << 20, EXTENT]),
+    chunk=st.sampled_from([4 << 10, 64 << 10, 512 << 10]),
+)
+def test_a_full_store_holds_every_chunk_with_its_tables(
+    disk_chunks: int, extent: int, chunk: int
+) -> None:
+    """Laid out as the kernel does: header, then tables, each before its chunks."""
+    size = cowsize.store_bytes(disk_chunks * chunk, extent, FULL, chunk)
     # After the last chunk the kernel still writes a table that says there is no more.
-    tables = disk_chunks // 4096 + 1
+    tables = disk_chunks // (chunk // 16) + 1
     assert size % extent == 0
-    assert size >= (1 + disk_chunks + tables) * CHUNK_BYTES
-    assert size < (1 + disk_chunks + tables) * CHUNK_BYTES + max(extent, 3 * CHUNK_BYTES)
+    assert size >= (1 + disk_chunks + tables) * chunk
+    assert size < (1 + disk_chunks + tables) * chunk + max(extent, 3 * chunk)
 
 
 @given(percent=st.floats(0.01, 100), disk_gib=st.integers(1, 4096))
 def test_a_share_is_never_more_than_all(percent: float, disk_gib: int) -> None:
     disk_bytes = disk_gib << 30
-    share = cowsize.store_bytes(disk_bytes, EXTENT, CowSize(percent=percent))
-    assert share <= cowsize.store_bytes(disk_bytes, EXTENT, FULL)
+    share = cowsize.store_bytes(disk_bytes, EXTENT, CowSize(percent=percent), DEFAULT_CHUNK_BYTES)
+    assert share <= cowsize.store_bytes(disk_bytes, EXTENT, FULL, DEFAULT_CHUNK_BYTES)
     assert share >= disk_bytes * percent / 100

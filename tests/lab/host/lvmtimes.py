@@ -24,7 +24,8 @@ from snapvm.process import ShRunner
 VG = "vg0"
 SIZE_MIB = 32
 SET = "0123456789ab"
-STORE_BYTES = cowsize.store_bytes(SIZE_MIB << 20, 4 << 20, cowsize.FULL)
+CHUNK_BYTES = cowsize.DEFAULT_CHUNK_BYTES
+STORE_BYTES = cowsize.store_bytes(SIZE_MIB << 20, 4 << 20, cowsize.FULL, CHUNK_BYTES)
 LIMIT_SECONDS = 120.0
 
 
@@ -69,7 +70,7 @@ def as_in_the_window(lvm: Lvm, made: list[LvRef], *, is_thick: bool) -> float:
         begun = time.monotonic()
         for disk in made:
             if is_thick:
-                lvms[VG].attach(disk, names[disk], limit_seconds=LIMIT_SECONDS)
+                lvms[VG].attach(disk, names[disk], CHUNK_BYTES, limit_seconds=LIMIT_SECONDS)
             else:
                 lvms[VG].snapshot(disk, names[disk], tags[disk], limit_seconds=LIMIT_SECONDS)
         return time.monotonic() - begun

@@ -1,0 +1,116 @@
+"""Space that must not surprise: chunks, siblings, pools, and what may be deleted; on fakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, cowsize
+from snapvm.consistency import TakeRequest
+from snapvm.errors import SnapshotFailed, VolumeRefused
+from snapvm.model import DomainState, Record, Silent
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+
+LARGE = 512 << 10
+
+
+@pytest.fixture
+def thick(tmp_path: Path) -> Scene:
+    return make_scene(tmp_path, thick=("vg0", "vg1"))
+
+
+def with_settings(scene: Scene, **changes: object) -> Scene:
+    settings = replace(scene.host.settings, **changes)  # type: ignore[arg-type]
+    return replace(scene, host=replace(scene.host, settings=settings))
+
+
+def take(scene: Scene, name: str) -> Record:
+    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=name), Silent())
+
+
+def test_a_disk_keeps_to_the_chunks_it_has_begun_with(thick: Scene) -> None:
+    take(thick, "first")
+    other = with_settings(thick, cow_chunk=LARGE)
+    take(other, "second")
+    chunks = {volume.chunk_bytes for volume in thick.lvm.volumes if volume.origin}
+    assert chunks == {cowsize.DEFAULT_CHUNK_BYTES}
+    records = [thick.host.catalog.get(record.domain_uuid, record.id) for record in entries(thick)]
+    consistency.delete(thick.host, records, Silent())
+    take(other, "third")
+    assert {volume.chunk_bytes for volume in thick.lvm.volumes if volume.origin} == {LARGE}
+
+
+def entries(scene: Scene) -> list[Record]:
+    return [entry for entry in scene.host.catalog.entries() if isinstance(entry, Record)]
+
+
+@pytest.mark.parametrize(("chunk", "is_refused"), [(64 << 10, False), (LARGE, True)])
+def test_a_sibling_with_larger_chunks_needs_more_room(
+    thick: Scene, chunk: int, is_refused: bool
+) -> None:
+    """Ten percent of the chosen one's small chunks may be eight times that in its own."""
+    record = take(thick, "chosen")
+    sibling = thick.lvm.add_disk("vg0", "theirs", pool="")
+    sibling.origin, sibling.origin_bytes = "demo-d0", 1 << 26
+    sibling.size_bytes, sibling.chunk_bytes, sibling.data_percent = 32 << 20, chunk, 20.0
+    if is_refused:
+        with pytest.raises(VolumeRefused, match="vg0/theirs"):
+            consistency.plan_rollback(thick.host, record)
+    else:
+        consistency.plan_rollback(thick.host, record)
+
+
+@pytest.mark.parametrize("stage", ["window", "drain"])
+def test_a_pool_that_runs_full_gives_the_domain_its_blocks_back(tmp_path: Path, stage: str) -> None:
+    scene = make_scene(tmp_path)
+    before = scene.lvm.names()
+
+    def fill(deed: str) -> None:
+        if deed == stage:
+            scene.lvm.named("vg1", "pool").data_percent = 100.0
+
+    scene.hypervisor.before = fill
+    with pytest.raises(SnapshotFailed, match=r"vg1/pool.*100.0 % full"):
+        take(scene, "x")
+    assert scene.lvm.names() == before and scene.ids() == []
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
+    """LVM would remove them with it."""
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    volume = record.disks[0].snapshot
+    theirs = scene.lvm.add_disk(volume.vg, "theirs", pool="")
+    theirs.origin, theirs.origin_bytes = volume.lv, 1 << 26
+    with pytest.raises(VolumeRefused, match=r"vg0/theirs.*need"):
+        consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == ["x"]
+
+
+def test_what_another_record_names_is_not_deleted(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    scene.host.catalog.put(replace(record, id="copy", memory=None))  # type: ignore[arg-type]
+    with pytest.raises(VolumeRefused, match="demo@copy"):
+        consistency.delete(scene.host, [record], Silent())
+    assert sorted(scene.ids()) == ["copy", "x"]
+    both = [scene.host.catalog.get(record.domain_uuid, id_) for id_ in scene.ids()]  # type: ignore[arg-type]
+    consistency.delete(scene.host, both, Silent())
+    assert scene.ids() == []
+
+
+def test_a_volume_that_is_a_disk_again_is_not_deleted(tmp_path: Path) -> None:
+    """Somebody gave a former disk its name back by hand; nothing has it open."""
+    scene = make_scene(tmp_path, state=DomainState.SHUTOFF)
+    record = take(scene, "x")
+    plan = consistency.plan_rollback(scene.host, record)
+    undo = consistency.rollback(scene.host, plan, paused=False, progress=Silent()).undo
+    former = undo.disks[0].snapshot
+    scene.lvm.named("vg0", "demo-d0").name = "aside"
+    scene.lvm.named(former.vg, former.lv).name = "demo-d0"
+    with pytest.raises(VolumeRefused, match="vg0/demo-d0"):
+        consistency.delete(scene.host, [undo], Silent())
+    assert undo.id in scene.ids()
