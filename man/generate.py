@@ -86,8 +86,8 @@ def _lines() -> Iterator[str]:
     yield from (".SH DESCRIPTION", *_paragraphs(DESCRIPTION))
     yield from (".SH OPTIONS", *_options(root, context))
     yield ".SH COMMANDS"
-    for name in root.list_commands(context):
-        yield from _verb(name, root.get_command(context, name), context)
+    for name in commands.VERBS:
+        yield from _verb(name, root, context)
     yield from (".SH SNAPSHOTS", *_paragraphs(NAMES))
     yield ".SH EXIT STATUS"
     for status in ExitStatus:
@@ -109,15 +109,19 @@ def _date() -> str:
     return found[1]
 
 
-def _verb(name: str, command: Any, parent: Any) -> Iterator[str]:
+def _verb(name: str, root: Any, context: Any) -> Iterator[str]:
     _, manual = commands.VERBS[name]
+    command, parent = root, context
+    for word in name.split():
+        group, command = parent, command.get_command(parent, word)
+        parent = type(context)(command, info_name=word, parent=group)
     arguments = " ".join(rf"\fI{_text(argument_name(each))}\fR" for each in arguments_of(command))
     yield f".SS {name}"
     yield rf"\fBsnapvm {name}\fR [\fIOPTIONS\fR] {arguments}".rstrip()
     yield from (".PP", _text(_first_line(command.help)))
     for argument in arguments_of(command):
         yield from _item(argument_name(argument), argument.help or "")
-    yield from _options(command, type(parent)(command, info_name=name, parent=parent))
+    yield from _options(command, parent)
     yield from _manual(manual)
 
 

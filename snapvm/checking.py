@@ -14,9 +14,11 @@ from snapvm import images, orphans, sidefiles
 from snapvm.catalog import Damaged
 from snapvm.errors import Locked, SnapvmError, VolumeRefused
 from snapvm.host import Host
-from snapvm.lvm import argv, preflight
+from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DiskRecord, DomainUuid, Progress, Record
+from snapvm.model import DiskRecord, DomainUuid, Progress, Record, Role
+
+_UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,9 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
         for entry in host.catalog.entries(uuid):
             if isinstance(entry, Damaged):
                 problem = f"its record cannot be read: {entry.why}"
-                found.append(Finding(subject=f"{entry.domain}@{entry.id}", problem=problem))
+                remedy = "snapvm catalog rebuild --dry-run tells whether it can be made anew"
+                subject = f"{entry.domain}@{entry.id}"
+                found.append(Finding(subject=subject, problem=problem, remedy=remedy))
             else:
                 found += _of_record(host, entry, report, progress, deep=deep)
     if name is None:
@@ -116,10 +120,14 @@ def _of_volume(disk: DiskRecord, volume: LogicalVolume | None) -> str:
 
 
 def _orphan(volume: LogicalVolume) -> Finding:
+    remedy = "snapvm check --fix removes it"
+    whose = belonging.read(volume.tags)
+    if whose is not None and not volume.tags & _UNFINISHED:
+        remedy = f"snapvm catalog rebuild brings {whose.id} of its domain back; {remedy}"
     return Finding(
         subject=str(volume.ref),
         problem="it was made by snapvm, and no snapshot has it",
-        remedy="snapvm check --fix removes it",
+        remedy=remedy,
         orphan=volume,
     )
 

@@ -11,6 +11,8 @@ from snapvm.errors import AmbiguousSnapshot, BadName, UnknownSnapshot
 from snapvm.model import SnapshotId
 
 LATEST = "latest"
+_STAMP = "%Y%m%dT%H%M%SZ"
+_STAMP_LENGTH = len("20261122T201755Z")
 RESERVED = frozenset({"current", LATEST})
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}\Z")
 _SET = re.compile(r"[0-9a-f]{12}\Z")
@@ -60,7 +62,15 @@ def new_set() -> str:
 
 def stamp(now: datetime) -> str:
     """Return the UTC stamp that is the id of a snapshot without a name: 20261122T201755Z."""
-    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return now.astimezone(UTC).strftime(_STAMP)
+
+
+def moment(stamp: str) -> datetime | None:
+    """Return the time that ``stamp`` made an id of, or None for an id that is a name."""
+    try:
+        return datetime.strptime(stamp[:_STAMP_LENGTH], _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def free_id(wanted: str, is_taken: Callable[[str], bool]) -> SnapshotId:

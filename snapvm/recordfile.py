@@ -130,6 +130,16 @@ def load(text: bytes, path: str) -> Record:
     return from_dict(data, path)
 
 
+def is_newer(text: bytes) -> bool:
+    """Tell whether a text that this snapvm cannot read is the record of a newer one."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    version = data.get("schema") if isinstance(data, dict) else None
+    return type(version) is int and version > SCHEMA_VERSION
+
+
 def from_dict(data: Any, path: str) -> Record:
     """Read a record from plain JSON values; see ``load``."""
     try:

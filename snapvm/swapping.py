@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from snapvm import durable, images, sidefiles
 from snapvm.errors import RecordUnusable
 from snapvm.host import Host
-from snapvm.lvm import argv
+from snapvm.lvm import argv, belonging
+from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
 from snapvm.lvm.warm import WarmLvm
@@ -43,8 +45,24 @@ def prepare(lvm: Lvm, warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
             disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
         )
     for disk in _thick(plan):
-        tags = argv.tags(plan.set, disk.current, Role.ROLL)
+        tags = _undo_tags(plan.set, disk.current, Role.ROLL, _whose(plan, disk))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
+
+
+def _whose(plan: RollbackPlan, disk: SwapDisk) -> Belonging:
+    return Belonging(
+        domain_uuid=plan.record.domain_uuid,
+        domain=plan.record.domain,
+        id=plan.undo_id,
+        target=disk.target,
+        disks=len(plan.disks),
+        created=datetime.now(UTC),
+    )
+
+
+def _undo_tags(set_: str, disk: LvRef, role: Role, whose: Belonging) -> tuple[str, ...]:
+    """What holds the present of a disk, and whose, should the undo record ever be lost."""
+    return (*argv.tags(set_, disk, role), *belonging.tag(whose))
 
 
 def exchange(warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
@@ -164,19 +182,27 @@ def _keep_former(lvm: Lvm, undo: Record) -> Record:
     disks = tuple(
         _keep_thick(lvm, report, disk)
         if disk.kind is VolumeKind.THICK
-        else _keep_thin(lvm, report, disk, undo.set)
+        else _keep_thin(lvm, report, disk, undo)
         for disk in undo.disks
     )
     return replace(undo, disks=disks)
 
 
-def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, set_: str) -> DiskRecord:
+def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> DiskRecord:
     """The former disk gets what snapshots have: no device, read-only, tagged."""
     former = report.lv_from_uuid(disk.snapshot.uuid)
-    if former is not None and argv.set_tag(set_) not in former.tags:
+    if former is not None and argv.set_tag(undo.set) not in former.tags:
         if former.is_active:
             lvm.deactivate([former.ref])
-        lvm.shelve(former.ref, argv.tags(set_, disk.volume, Role.UNDO))
+        whose = Belonging(
+            domain_uuid=undo.domain_uuid,
+            domain=undo.domain,
+            id=undo.id,
+            target=disk.target,
+            disks=len(undo.disks),
+            created=datetime.fromisoformat(undo.created),
+        )
+        lvm.shelve(former.ref, _undo_tags(undo.set, disk.volume, Role.UNDO, whose))
     return disk
 
 

@@ -18,7 +18,8 @@ from snapvm.clock import WindowClock
 from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv, preflight
+from snapvm.lvm import argv, belonging, preflight
+from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
@@ -146,9 +147,10 @@ def make_stores(host: Host, plan: TakePlan) -> None:
     """Before the window: make what the thick disks' snapshots are going to keep their copies in."""
     for disk in plan.disks:
         if disk.kind is VolumeKind.THICK:
-            tags = argv.tags(plan.set, disk.volume, Role.NEW)
             with _failing_for(disk):
-                host.lvm.make_store(disk.volume.vg, disk.snapshot_name, disk.store_bytes, tags)
+                host.lvm.make_store(
+                    disk.volume.vg, disk.snapshot_name, disk.store_bytes, _tags(plan, disk)
+                )
 
 
 def catch(
@@ -201,8 +203,21 @@ def _snapshot(host: Host, plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk) -> No
                 disk.volume, disk.snapshot_name, disk.chunk_bytes, limit_seconds=limit_seconds
             )
             return
-        tags = argv.tags(plan.set, disk.volume, Role.NEW)
+        tags = _tags(plan, disk)
         lvm.snapshot(disk.volume, disk.snapshot_name, tags, limit_seconds=limit_seconds)
+
+
+def _tags(plan: TakePlan, disk: PlannedDisk) -> tuple[str, ...]:
+    """What the snapshot is, and whose, should its record ever be lost."""
+    whose = Belonging(
+        domain_uuid=plan.domain.uuid,
+        domain=plan.domain.name,
+        id=plan.id,
+        target=disk.target,
+        disks=len(plan.disks),
+        created=datetime.now(UTC),
+    )
+    return (*argv.tags(plan.set, disk.volume, Role.NEW), *belonging.tag(whose))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli import check, delete, doctor, look, prune, repair, rollback, take, verify
+from snapvm.cli import catalog, check, delete, doctor, look, prune, repair, rollback, take, verify
 from snapvm.cli.helptext import Verb
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -37,11 +37,18 @@ VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
     "doctor": (doctor.doctor, doctor.MANUAL),
     "check": (check.check, check.MANUAL),
     "repair": (repair.repair, repair.MANUAL),
+    "catalog rebuild": (catalog.rebuild, catalog.MANUAL),
 }
 """Every verb, in the order of a snapshot's life, with what the man page tells about it."""
 
+_GROUPS = {"catalog": typer.Typer(rich_markup_mode=None, help=catalog.HELP)}
+"""What the first of two words means."""
+
+for _name, _group in _GROUPS.items():
+    app.add_typer(_group, name=_name)
 for _name, (_function, _) in VERBS.items():
-    app.command(_name, cls=Verb)(_function)
+    *_before, _word = _name.split()
+    (_GROUPS[_before[0]] if _before else app).command(_word, cls=Verb)(_function)
 
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line.  It has no public name: click's, or Typer's copy."""

@@ -91,6 +91,18 @@ def is_one(path: Path) -> bool:
         return False
 
 
+def read_definition(path: Path) -> str:
+    """Return the XML of the domain in an image; raise ``BadImage``."""
+    header = read_header(path)
+    with _opened(path, os.O_RDONLY) as descriptor:
+        text = os.pread(descriptor, header.data_bytes, _HEADER.size)
+    try:
+        return text.partition(b"\0")[0].decode()
+    except UnicodeDecodeError as error:
+        where = _HEADER.size + error.start
+        raise BadImage(path=str(path), offset_bytes=where, why="its XML is not UTF-8") from None
+
+
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
     read_header(path)

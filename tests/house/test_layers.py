@@ -12,7 +12,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("consistency",),
-    ("repair", "checking"),
+    ("repair", "checking", "rebuilding"),
     (
         "rollbackplan",
         "swapping",
@@ -22,7 +22,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "diagnosis",
         "guestsystem",
     ),
-    ("host", "planning", "images", "sidefiles"),
+    ("host", "planning", "imagefacts"),
+    ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("locking", "streamfilter"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),

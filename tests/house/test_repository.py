@@ -17,6 +17,7 @@ KNOWN_HOSTS = {"json-schema.org", "www.apache.org", "libvirt.org", "example.org"
 
 PRIVATE_PATH = re.compile(r"/(?:work|home|Users|opt)/[a-z]|/root/\.")
 URL = re.compile(r"https?://[^\s\"'`<>)]+")
+FIRST_WORDS = {verb.split()[0] for verb in commands.VERBS}
 VERB = re.compile(r"(?<![\w/.-])snapvm (?:-[-a-z]+ )*([a-z][a-z-]*)")
 
 
@@ -59,14 +60,14 @@ def commands_in(text: str) -> list[str]:
 def test_the_papers_name_verbs_that_exist() -> None:
     for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
         for verb in commands_in((ROOT / name).read_text()):
-            assert verb in commands.VERBS, f"{name} names `snapvm {verb}`"
-    assert set(commands_in((ROOT / "README.md").read_text())) == set(commands.VERBS)
+            assert verb in FIRST_WORDS, f"{name} names `snapvm {verb}`"
+    assert set(commands_in((ROOT / "README.md").read_text())) == FIRST_WORDS
 
 
 def test_no_message_names_a_verb_that_is_not_there() -> None:
     for module in modules():
         for verb in re.findall(r"`snapvm ([a-z]+)", module.text):
-            assert verb in commands.VERBS, f"{module.name} names `snapvm {verb}`"
+            assert verb in FIRST_WORDS, f"{module.name} names `snapvm {verb}`"
 
 
 def test_the_papers_name_targets_that_exist() -> None:

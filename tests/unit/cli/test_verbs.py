@@ -435,3 +435,22 @@ def test_a_prefix_will_do_when_it_is_unique(call: Call, scene: Scene) -> None:
     done = call("show", "demo@night")
     assert done.status == ExitStatus.NOT_FOUND
     assert "could be any of nightly-1, nightly-2" in done.err
+
+
+def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a", "--disk-only")
+    assert call("catalog", "rebuild").out == "every snapshot has its record\n"
+    shutil.rmtree(scene.host.settings.state_dir)
+    found = call("check")
+    assert found.status == ExitStatus.REFUSED and "snapvm catalog rebuild brings a" in found.out
+    told = call("catalog", "rebuild", "--dry-run")
+    assert told.status == 0 and scene.ids() == []
+    assert re.match(r"would make demo@a of .*: 2 disks, no memory; not known: its note", told.out)
+    done = json.loads(call("catalog", "rebuild", "--json").out)
+    assert list(done["rebuilt"]) == ["demo@a"] and scene.ids() == ["a"]
+    assert call("check").status == 0
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", "demo-d1.a"))
+    shutil.rmtree(scene.host.settings.state_dir)
+    half = call("catalog", "rebuild")
+    assert half.status == ExitStatus.REFUSED and "of 2 disks 1 are there" in half.out
+    assert scene.ids() == []

@@ -1,0 +1,100 @@
+"""What a memory image tells of its domain, for a record that has to be made anew."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snapvm.errors import BadImage, SnapvmError
+from snapvm.hypervisor import domainxml
+from snapvm.images import LIBVIRT_SAVE, XL_SAVE
+from snapvm.memory import libvirtimage
+from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """What stands before the memory itself."""
+
+    memory: MemoryRecord
+    hypervisor: HypervisorKind
+    domain: str
+    domain_uuid: str
+    state: DomainState
+    memory_bytes: int
+    vcpus: int
+    targets: frozenset[str]
+    """The disks that the domain writes to; empty when that is not told."""
+    omitted: tuple[OmittedDisk, ...] = ()
+
+
+def look(folder: Path) -> ImageFacts | None:
+    """Return what the image in a snapshot's folder tells; None when there is none.
+
+    Raises ``BadImage`` for one that is not whole.
+    """
+    if not folder.is_dir():
+        return None
+    for path in sorted(folder.iterdir()):
+        if path.name == "memory.save":
+            return _of_libvirt(path)
+        if path.name == "memory.xl":
+            return _of_xl(path)
+    return None
+
+
+def _of_libvirt(path: Path) -> ImageFacts:
+    header = libvirtimage.read_header(path)
+    definition = libvirtimage.read_definition(path)
+    try:
+        root = domainxml.parse(definition)
+        drives = domainxml.classify("?", definition, Path)
+    except SnapvmError as error:
+        raise BadImage(path=str(path), offset_bytes=0, why=str(error)) from error
+    return ImageFacts(
+        memory=_memory(path, LIBVIRT_SAVE),
+        hypervisor=HypervisorKind.LIBVIRT,
+        domain=root.findtext("name", ""),
+        domain_uuid=root.findtext("uuid", ""),
+        state=DomainState.RUNNING if header.was_running else DomainState.PAUSED,
+        memory_bytes=_number(root.findtext("memory", "0")) << 10,  # libvirt tells KiB
+        vcpus=_number(root.findtext("vcpu", "0")),
+        targets=frozenset(disk.target for disk in drives.disks),
+        omitted=drives.omitted,
+    )
+
+
+def _of_xl(path: Path) -> ImageFacts:
+    # heavy: numpy, which libvirt's images do without
+    from snapvm.memory import xenimage
+
+    with xenimage.open_image(path) as image:
+        text, offset_bytes = image.config, image.config_offset_bytes
+    try:
+        config: dict[str, Any] = json.loads(text)
+        c_info, b_info = config["c_info"], config["b_info"]
+        return ImageFacts(
+            memory=_memory(path, XL_SAVE),
+            hypervisor=HypervisorKind.XEN,
+            domain=str(c_info["name"]),
+            domain_uuid=str(c_info.get("uuid", "")),
+            state=DomainState.RUNNING,
+            memory_bytes=int(b_info.get("target_memkb", 0)) << 10,
+            vcpus=int(b_info.get("max_vcpus", 0)),
+            targets=frozenset(
+                str(disk["vdev"]) for disk in config.get("disks", []) if disk.get("readwrite", True)
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"its configuration cannot be read ({error!r})"
+        raise BadImage(path=str(path), offset_bytes=offset_bytes, why=why) from error
+
+
+def _memory(path: Path, format_: str) -> MemoryRecord:
+    return MemoryRecord(file=path.name, format=format_, size_bytes=path.stat().st_size)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.strip().isdecimal() else 0

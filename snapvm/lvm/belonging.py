@@ -1,0 +1,73 @@
+"""What a volume of ours says about the record it belongs to, so that a lost one can be made anew.
+
+One tag holds it: domain's uuid, id, disk, number of disks, time and the domain's name, between
+slashes.  LVM's tags take letters, digits and ``_+.-/=!:#&`` (lvm(8), TAGS); a name with anything
+else is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from snapvm import naming
+from snapvm.model import DomainUuid, SnapshotId
+
+_PREFIX = "snapvm.of="
+_LEGAL = re.compile(r"[A-Za-z0-9_+.=!:#&/-]*\Z")
+_TAG = re.compile(
+    r"snapvm\.of=(?P<uuid>[0-9a-f-]{36})/(?P<id>[^/]+)/(?P<target>[^/]+)/(?P<disks>\d{1,3})/"
+    r"(?P<stamp>\d{8}T\d{6}Z)/(?P<name>.*)\Z",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belonging:
+    """To which record a volume belongs, and as what."""
+
+    domain_uuid: DomainUuid
+    domain: str
+    """Its name; empty when a tag cannot hold it."""
+    id: SnapshotId
+    target: str
+    disks: int
+    """How many the record has."""
+    created: datetime
+    """About when, in UTC."""
+
+
+def tag(belonging: Belonging) -> tuple[str, ...]:
+    """Return the tag that says it; none for a disk whose name LVM would refuse."""
+    if not _LEGAL.match(belonging.target) or "/" in belonging.target:
+        return ()
+    name = belonging.domain if _LEGAL.match(belonging.domain) else ""
+    parts = (
+        belonging.domain_uuid,
+        belonging.id,
+        belonging.target,
+        str(belonging.disks),
+        naming.stamp(belonging.created),
+        name,
+    )
+    return (_PREFIX + "/".join(parts),)
+
+
+def read(tags: Iterable[str]) -> Belonging | None:
+    """Return what the tags of a volume say; None when they say nothing, or nonsense."""
+    match = next(filter(None, map(_TAG.match, tags)), None)
+    if match is None or not naming.is_id(match["id"]):
+        return None
+    created = naming.moment(match["stamp"])
+    if created is None:
+        return None
+    return Belonging(
+        domain_uuid=DomainUuid(match["uuid"]),
+        domain=match["name"],
+        id=SnapshotId(match["id"]),
+        target=match["target"],
+        disks=int(match["disks"]),
+        created=created,
+    )

@@ -1,0 +1,237 @@
+"""Records that are lost or damaged, made anew from what LVM's tags and memory images say.
+
+What neither says stays unknown and is told: the note, the pause, the checksum of the image.  A
+record that would lack a disk is not made: memory and all disks, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm import durable, imagefacts, naming, recordfile
+from snapvm.catalog import Damaged
+from snapvm.errors import SnapvmError
+from snapvm.host import Host
+from snapvm.imagefacts import ImageFacts
+from snapvm.lvm import argv, belonging, device
+from snapvm.lvm.belonging import Belonging
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.model import (
+    DiskRecord,
+    DomainState,
+    DomainUuid,
+    LvRef,
+    LvUuid,
+    Record,
+    RecordKind,
+    Role,
+    Timing,
+)
+
+_SET_TAG = argv.set_tag("")
+_DISK_TAG = "snapvm.disk="
+_WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """A record that can be made anew, and what nobody knows of it any more."""
+
+    record: Record
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hopeless:
+    """A record that cannot be made anew, or must not be."""
+
+    ref: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lost:
+    """A set of volumes that no record names, all of them saying the same of it."""
+
+    set: str
+    volumes: tuple[LogicalVolume, ...]
+    whose: Belonging
+    targets: tuple[str, ...]
+    """Of the volumes, in their order."""
+
+
+class _CannotBe(Exception):
+    """Why a record is not made anew."""
+
+
+def look(host: Host) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
+    """Decide what can be made anew and what cannot; nothing is changed."""
+    report = host.lvm.report()
+    damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
+    rebuilt: list[Rebuilt] = []
+    hopeless: list[Hopeless] = []
+    for lost in _lost_sets(host, report):
+        name = _domain_name(host, lost.whose)
+        place = (str(lost.whose.domain_uuid), str(lost.whose.id))
+        entry = damaged.pop(place, None)
+        try:
+            rebuilt.append(_rebuild(host, report, lost, name, entry))
+        except _CannotBe as error:
+            hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
+    for entry in damaged.values():
+        why = "no volume says that it belongs to it" if not _is_newer(entry) else _NEWER
+        hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
+    return tuple(rebuilt), tuple(hopeless)
+
+
+def put(host: Host, rebuilt: Rebuilt) -> None:
+    """Write a record that was made anew; raise ``SnapshotExists`` when a good one is there."""
+    record = rebuilt.record
+    with host.catalog.locked(record.domain_uuid, record.domain):
+        host.catalog.replace_damaged(record)
+
+
+_NEWER = "it was written by a newer snapvm, which can read it"
+
+
+def _damaged(host: Host) -> Iterator[Damaged]:
+    return (entry for entry in host.catalog.entries() if isinstance(entry, Damaged))
+
+
+def _is_newer(entry: Damaged) -> bool:
+    try:
+        return recordfile.is_newer(durable.read(entry.path, recordfile.SIZE_LIMIT_BYTES))
+    except (OSError, ValueError):
+        return False
+
+
+def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
+    """Yield every set that is whole as far as its tags say, and that nothing names."""
+    known = {record.set for record in host.catalog.entries() if isinstance(record, Record)}
+    for uuid, _ in host.catalog.domains():
+        known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
+    sets: dict[str, list[LogicalVolume]] = {}
+    for volume in report.tagged(argv.TAG_OURS):
+        for set_ in (tag.removeprefix(_SET_TAG) for tag in volume.tags if tag.startswith(_SET_TAG)):
+            sets.setdefault(set_, []).append(volume)
+    for set_, volumes in sets.items():
+        said = [belonging.read(volume.tags) for volume in volumes]
+        whose = [each for each in said if each is not None]
+        is_one = len(whose) == len(said) and len({(w.domain_uuid, w.id) for w in whose}) == 1
+        if set_ not in known and naming.is_set(set_) and is_one:
+            targets = tuple(each.target for each in whose)
+            yield _Lost(set=set_, volumes=tuple(volumes), whose=whose[0], targets=targets)
+
+
+def _domain_name(host: Host, whose: Belonging) -> str:
+    names = dict(host.catalog.domains())
+    return whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
+
+
+def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged | None) -> Rebuilt:
+    """Put a record together; raise ``_CannotBe``."""
+    whose = lost.whose
+    if entry is None and host.catalog.has(whose.domain_uuid, whose.id):
+        raise _CannotBe("another record has its id, or is being made or deleted")
+    if entry is not None and _is_newer(entry):
+        raise _CannotBe(_NEWER)
+    if entry is None and not all(volume.tags & _WHOLE for volume in lost.volumes):
+        raise _CannotBe("its volumes are of a take that never ended; `snapvm repair` removes them")
+    _require_all(lost)
+    image = _image(host, whose)
+    if image is not None and image.targets - set(lost.targets):
+        missing = ", ".join(sorted(image.targets - set(lost.targets)))
+        raise _CannotBe(f"its image has disks without a volume: {missing}")
+    disks = tuple(
+        _disk(report, volume, target, whose.id)
+        for volume, target in sorted(zip(lost.volumes, lost.targets, strict=True), key=_by_target)
+    )
+    return _put_together(lost, name, image, disks, host)
+
+
+def _by_target(pair: tuple[LogicalVolume, str]) -> str:
+    return pair[1]
+
+
+def _require_all(lost: _Lost) -> None:
+    found = len(set(lost.targets))
+    if found != lost.whose.disks or len(lost.volumes) != found:
+        there = ", ".join(str(volume.ref) for volume in lost.volumes)
+        raise _CannotBe(f"of {lost.whose.disks} disks {found} are there: {there}")
+
+
+def _image(host: Host, whose: Belonging) -> ImageFacts | None:
+    folder: Path = host.catalog.folder(whose.domain_uuid, whose.id)
+    try:
+        return imagefacts.look(folder)
+    except SnapvmError as error:
+        raise _CannotBe(f"its memory image is damaged: {error}") from error
+
+
+def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskRecord:
+    plain = next(
+        (tag.removeprefix(_DISK_TAG) for tag in volume.tags if tag.startswith(_DISK_TAG)), ""
+    )
+    uuid = device.dashed(plain) if plain else LvUuid("")
+    named = volume.name.removesuffix(f".{id_}")
+    origin = report.lv_from_uuid(uuid)
+    # A rollback gives the disk's name to a clone: what the name says is worth more than the uuid.
+    if named != volume.name:
+        lv = named
+    elif origin is not None and origin.uuid != volume.uuid:
+        lv = origin.name
+    elif volume.origin:
+        lv = volume.origin
+    else:
+        raise _CannotBe(f"nothing says which disk {volume.ref} is a snapshot of")
+    return DiskRecord(
+        target=target,
+        volume=LvRef(vg=volume.vg, lv=lv, uuid=uuid),
+        snapshot=volume.ref,
+        kind=volume.kind,
+        size_bytes=volume.disk_bytes,
+    )
+
+
+def _put_together(
+    lost: _Lost,
+    name: str,
+    image: ImageFacts | None,
+    disks: tuple[DiskRecord, ...],
+    host: Host,
+) -> Rebuilt:
+    whose = lost.whose
+    is_undo = any(argv.role_tag(Role.UNDO) in volume.tags for volume in lost.volumes)
+    unknown = ["its note", "how long the domain stood still"]
+    if image is not None:
+        unknown.append("the checksum of its image")
+        kind = RecordKind.FULL
+    else:
+        kind = RecordKind.UNDO if is_undo else RecordKind.DISKS
+        unknown.append("whether the domain ran: a rollback leaves it shut off")
+        if not is_undo:
+            unknown.append("whether there ever was a memory image")
+    record = Record(
+        id=whose.id,
+        set=lost.set,
+        kind=kind,
+        created=whose.created.isoformat(timespec="milliseconds"),
+        named=not is_undo and naming.moment(whose.id) is None,
+        note="made anew by `snapvm catalog rebuild`",
+        domain=image.domain if image is not None else name,
+        domain_uuid=DomainUuid(whose.domain_uuid),
+        hypervisor=host.hypervisor.kind if image is None else image.hypervisor,
+        state=DomainState.SHUTOFF if image is None else image.state,
+        memory_bytes=0 if image is None else image.memory_bytes,
+        vcpus=0 if image is None else image.vcpus,
+        capture="unknown: made anew from LVM's tags"
+        + (" and the memory image" if image is not None else ""),
+        memory=None if image is None else image.memory,
+        disks=disks,
+        omitted=() if image is None else image.omitted,
+        timing=Timing(pause_ms=0, total_ms=0),
+        written_bytes=0 if image is None else image.memory.size_bytes,
+    )
+    return Rebuilt(record=record, unknown=tuple(unknown))

@@ -1,0 +1,180 @@
+"""Records that are lost or damaged are made anew; what is good, or cannot be whole, is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapvm import consistency, rebuilding
+from snapvm.consistency import TakeRequest
+from snapvm.errors import SnapshotExists
+from snapvm.lvm import belonging
+from snapvm.lvm.belonging import Belonging
+from snapvm.memory import libvirtimage
+from snapvm.model import DomainState, DomainUuid, Record, RecordKind, Silent, SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
+XML = f"""<domain><name>{DOMAIN}</name><uuid>{UUID}</uuid><memory>4096</memory>
+<vcpu>3</vcpu><devices>
+<disk type='block' device='disk'><source dev='/dev/vg0/demo-d0'/><target dev='vda'/></disk>
+<disk type='block' device='disk'><source dev='/dev/vg1/demo-d1'/><target dev='vdb'/></disk>
+<disk type='file' device='cdrom'><target dev='sda'/></disk></devices></domain>"""
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
+
+
+def take(scene: Scene, name: str = "x", *, with_memory: bool = True) -> Record:
+    request = TakeRequest(domain=DOMAIN, name=name, with_memory=with_memory)
+    record = consistency.take(scene.host, request, Silent())
+    if record.memory is not None:
+        image = libvirtimage.Writer()
+        path = scene.host.catalog.path(record, "memory.save")
+        scene.host.catalog.path(record, record.memory.file).rename(path)
+        descriptor = image.begin(path, XML, "")
+        os.write(descriptor, b"QEVM and so on")
+        os.close(descriptor)
+        image.end()
+        libvirtimage.set_running(path, running=True)
+    return record
+
+
+def rebuild(scene: Scene) -> list[str]:
+    """Make anew what can be; return what cannot."""
+    rebuilt, hopeless = rebuilding.look(scene.host)
+    for each in rebuilt:
+        rebuilding.put(scene.host, each)
+    return [lost.why for lost in hopeless]
+
+
+def file_of(scene: Scene, record: Record) -> Path:
+    return scene.host.catalog.path(record, "snapshot.json")
+
+
+def damage(scene: Scene, record: Record, text: str | None) -> None:
+    if text is None:
+        file_of(scene, record).unlink()
+    else:
+        file_of(scene, record).write_text(text)
+
+
+@pytest.mark.parametrize("text", [None, "", '{"schema": 1, "id"', "[]"])
+def test_a_record_is_made_anew_beside_its_image(scene: Scene, text: str | None) -> None:
+    record = take(scene)
+    damage(scene, record, text)
+    assert rebuild(scene) == []
+    back = scene.host.catalog.get(UUID, record.id)
+    same = ("id", "set", "kind", "domain", "domain_uuid", "hypervisor", "state", "disks", "named")
+    assert {key: getattr(back, key) for key in same} == {key: getattr(record, key) for key in same}
+    assert back.memory is not None and back.memory.checksum == ""
+    assert (back.memory_bytes, back.vcpus) == (4 << 20, 3)
+    assert [drive.target for drive in back.omitted] == ["sda"]
+    age = datetime.fromisoformat(record.created) - datetime.fromisoformat(back.created)
+    assert abs(age.total_seconds()) < 5
+    kept = file_of(scene, record).with_name("snapshot.json.damaged")
+    assert kept.exists() is (text is not None) and (text is None or kept.read_text() == text)
+    assert rebuild(scene) == [], "and once is enough"
+
+
+def test_a_rebuilt_one_is_gone_back_to(scene: Scene) -> None:
+    scene.count(5)
+    record = take(scene, with_memory=False)
+    shutil.rmtree(scene.host.settings.state_dir)
+    assert rebuild(scene) == []
+    scene.count(4)
+    back = scene.host.catalog.get(UUID, record.id)
+    assert (back.kind, back.state) == (RecordKind.DISKS, DomainState.SHUTOFF)
+    plan = consistency.plan_rollback(scene.host, back)
+    undo = consistency.rollback(scene.host, plan, paused=False, progress=Silent()).undo
+    assert scene.disk_data() == ["5", "5"]
+    shutil.rmtree(scene.host.settings.state_dir)
+    assert rebuild(scene) == []
+    again = scene.host.catalog.get(UUID, undo.id)
+    assert again.kind is RecordKind.UNDO and not again.named
+    assert [disk.snapshot.uuid for disk in again.disks] == [d.snapshot.uuid for d in undo.disks]
+    plan = consistency.plan_rollback(scene.host, again)
+    consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+    assert scene.disk_data() == ["9", "9"]
+
+
+def test_what_is_good_is_never_touched(scene: Scene) -> None:
+    record = take(scene)
+    before = file_of(scene, record).read_bytes()
+    assert rebuilding.look(scene.host) == ((), ())
+    with pytest.raises(SnapshotExists):
+        scene.host.catalog.replace_damaged(replace(record, note="another"))
+    newer = json.dumps({"schema": 99}).encode()
+    file_of(scene, record).write_bytes(newer)
+    assert [why for why in rebuild(scene) if "newer snapvm" in why]
+    assert file_of(scene, record).read_bytes() == newer != before
+
+
+def test_what_lacks_a_disk_is_not_made(scene: Scene) -> None:
+    record = take(scene)
+    damage(scene, record, None)
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
+    (why,) = rebuild(scene)
+    assert "of 2 disks 1 are there" in why
+    assert not file_of(scene, record).exists()
+
+
+def test_a_damaged_record_without_volumes_is_told_of(scene: Scene) -> None:
+    record = take(scene)
+    damage(scene, record, "")
+    scene.host.lvm.remove([disk.snapshot for disk in record.disks])
+    assert rebuild(scene) == ["no volume says that it belongs to it"]
+
+
+def test_an_image_that_is_not_whole_is_not_believed(scene: Scene) -> None:
+    record = take(scene)
+    damage(scene, record, None)
+    path = scene.host.catalog.path(record, "memory.save")
+    path.write_bytes(libvirtimage.PARTIAL + path.read_bytes()[16:])
+    (why,) = rebuild(scene)
+    assert "its writing never ended" in why
+
+
+def test_what_a_take_left_is_none(scene: Scene) -> None:
+    record = take(scene, with_memory=False)
+    for disk in record.disks:
+        volume = scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv)
+        volume.tags = volume.tags - {"snapvm.st=ok"} | {"snapvm.st=new"}
+    shutil.rmtree(scene.host.settings.state_dir)
+    (why,) = rebuild(scene)
+    assert "never ended" in why and scene.ids() == []
+
+
+@given(
+    domain=st.text(max_size=40),
+    id_=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}", fullmatch=True),
+    target=st.text(min_size=1, max_size=8),
+    disks=st.integers(1, 99),
+)
+def test_what_a_tag_says_is_what_it_was_told(
+    domain: str, id_: str, target: str, disks: int
+) -> None:
+    told = Belonging(
+        domain_uuid=DomainUuid(UUID),
+        domain=domain,
+        id=SnapshotId(id_),
+        target=target,
+        disks=disks,
+        created=datetime(2026, 11, 25, 2, 3, 4, tzinfo=UTC),
+    )
+    tags = belonging.tag(told)
+    legal = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-/=!:#&")
+    assert all(set(tag) <= legal for tag in tags)
+    read = belonging.read(["snapvm=1", *tags])
+    if tags:
+        assert read in (told, replace(told, domain=""))
