@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from snapvm.catalog import Damaged
 from snapvm.cli.words import local_time, milliseconds, plain, size, width
+from snapvm.lvm.health import Health, worst
 from snapvm.model import Record
 
-HEADERS = ("SNAPSHOT", "CREATED", "KIND", "DISKS", "MEMORY", "PAUSE", "NOTE")
+HEADERS = ("SNAPSHOT", "CREATED", "KIND", "DISKS", "HEALTH", "MEMORY", "PAUSE", "NOTE")
 KIND = HEADERS.index("KIND")
 RIGHT = frozenset({HEADERS.index("MEMORY"), HEADERS.index("PAUSE")})
 """Columns of numbers."""
@@ -22,9 +23,12 @@ _GAP = "  "
 Row = tuple[str, ...]
 
 
-def sorted_rows(records: Iterable[Record]) -> list[Row]:
-    """Return a row for each record, by domain and the oldest first."""
-    keyed = [(record.domain, record.created, record.id, _row(record)) for record in records]
+def sorted_rows(judged: Iterable[tuple[Record, Sequence[Health]]]) -> list[Row]:
+    """Return a row for each record with the health of its disks, by domain, the oldest first."""
+    keyed = [
+        (record.domain, record.created, record.id, _row(record, healths))
+        for record, healths in judged
+    ]
     keyed.sort()
     return [row for *_, row in keyed]
 
@@ -32,16 +36,19 @@ def sorted_rows(records: Iterable[Record]) -> list[Row]:
 def damaged_rows(damaged: Iterable[Damaged]) -> list[Row]:
     """Return a row for each record that cannot be read."""
     found = sorted((entry.domain, entry.id) for entry in damaged)
-    return [(plain(f"{domain}@{id_}"), "-", "damaged", "-", "-", "-", "") for domain, id_ in found]
+    return [
+        (plain(f"{domain}@{id_}"), "-", "damaged", "-", "-", "-", "-", "") for domain, id_ in found
+    ]
 
 
-def _row(record: Record) -> Row:
+def _row(record: Record, healths: Sequence[Health]) -> Row:
     pause_ms = record.timing.pause_ms
     return (
         plain(record.ref),
         local_time(record.created),
         record.kind.value,
         _disks([plain(disk.target) for disk in record.disks]),
+        _health(healths),
         size(record.written_bytes) if record.memory is not None else "-",
         milliseconds(pause_ms) if pause_ms else "-",
         plain(record.note),
@@ -52,6 +59,15 @@ def _disks(targets: Sequence[str]) -> str:
     named = " ".join(targets[:_DISKS_NAMED])
     more = len(targets) - _DISKS_NAMED
     return (f"{named} +{more}" if more > 0 else named) or "-"
+
+
+def _health(healths: Sequence[Health]) -> str:
+    """Tell of the disk that is worst off: its state, and how much of what it can keep is used."""
+    found = worst(healths)
+    if found is None:
+        return "-"
+    fill = "" if found.fill_percent is None else f" {found.fill_percent:.0f}%"
+    return f"{found.state.value}{fill}"
 
 
 def aligned(rows: Sequence[Row]) -> str:

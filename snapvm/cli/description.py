@@ -87,6 +87,7 @@ def _zeroed(record: Record) -> str:
 
 
 _STATES = {
+    VolumeState.MERGING: ", which LVM is merging into the disk: it will be used up",
     VolumeState.GONE: ", which is gone: it cannot be gone back to",
     VolumeState.LOST: ", which is lost: more changed than it can keep",
     VolumeState.UNKNOWN: ", whose state LVM does not tell now",
@@ -99,7 +100,8 @@ def _disk(disk: DiskRecord, health: Health) -> str:
         return text + _STATES[health.state]
     if health.fill_percent is None:
         return text
-    return f"{text}, {health.fill_percent:.0f} % of what it can keep is used"
+    warning = "; soon lost" if health.state is VolumeState.NEARLY_FULL else ""
+    return f"{text}, {health.fill_percent:.0f} % of what it can keep is used{warning}"
 
 
 def _time(record: Record) -> str:

@@ -8,13 +8,16 @@ from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 
 LIST_MANUAL = Manual(
-    prerequisites="None. Neither the hypervisor nor LVM is asked.",
+    prerequisites="None. LVM is asked how the volumes are; the hypervisor is not.",
     success=(
         "The snapshots are printed, the oldest first: a table on a terminal, aligned columns "
         "elsewhere, and with `--json` an array of records as `snapshot.json` holds them, each with "
-        "its `ref`. Times are of this host's clock. KIND is `full` (memory and disks), `disks`, or "
-        "`undo` (the disks that were current before a rollback). A record that cannot be read is "
-        "shown last as `damaged`, with the reason on standard error; with `--json` only there."
+        "its `ref` and the `health` of each disk as `show` has it. Times are of this host's clock. "
+        "HEALTH is that of the disk which is worst off, with how much of what a thick snapshot can "
+        "keep is used; `unknown` where LVM does not tell. KIND is `full` (memory and disks), "
+        "`disks`, or `undo` (the disks that were current before a rollback). A record that "
+        "cannot be read is shown last as `damaged`, with the reason on standard error; with "
+        "`--json` only there."
     ),
     failure="Nothing is changed.",
     example="snapvm list demo --json | jq -r '.[].ref'",
@@ -25,7 +28,8 @@ SHOW_MANUAL = Manual(
         "All that is recorded about the snapshot is printed, how its volumes are now (a thick "
         "one: how much of what it can keep is used), and the time the domain stood still is drawn "
         "with what filled it. With `--json` the record as `snapshot.json` holds it, with its "
-        "`ref` and the `health` of each disk: `ok`, `gone`, `lost` or `unknown`."
+        "`ref` and the `health` of each disk: `ok`, `nearly full`, `merging`, `lost`, `gone` or "
+        "`unknown`."
     ),
     failure="Nothing is changed.",
     example="snapvm show demo@latest",

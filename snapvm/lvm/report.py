@@ -123,6 +123,11 @@ class LogicalVolume:
         return self.is_thick_snapshot and self.state in _LOST_STATES
 
     @property
+    def is_merging(self) -> bool:
+        """Whether a merge of this snapshot into its origin has begun, or waits to (lvs(8))."""
+        return self.attr[0:1] == "S"
+
+    @property
     def held_bytes(self) -> int:
         """How much a thick snapshot keeps of what has changed, its tables included."""
         return int(self.size_bytes * (self.data_percent or 0) / 100)

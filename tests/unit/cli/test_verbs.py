@@ -7,13 +7,15 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from snapvm.cli import app, columns, listing, wiring
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainState, DomainUuid, Record, SnapshotId
 from tests.fakes.records import disks_only, make_record, put_record
-from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.cli.conftest import Call
 
 
@@ -33,7 +35,7 @@ def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
     scene.machine.domain = replace(scene.machine.domain, state=DomainState.SHUTOFF)
     assert "no memory (the domain is shut off)" in call("take", DOMAIN).out
     assert "the domain was shut off" in call("show", f"{DOMAIN}@latest").out
-    assert re.search(r" disks +vda vdb +- +", call("list").out)
+    assert re.search(r" disks +vda vdb +unknown +- +", call("list").out)
 
 
 def test_take_can_end_the_domain(call: Call, scene: Scene) -> None:
@@ -47,8 +49,9 @@ def test_json_of_take_is_the_record(call: Call) -> None:
     taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
     assert taken["ref"] == "demo@a"
     assert taken["timing"]["pause_ms"] >= 0
-    assert json.loads(call("list", "--json").out) == [taken]
+    (listed,) = json.loads(call("list", "--json").out)
     shown = json.loads(call("show", "demo@a", "--json").out)
+    assert listed == shown
     health = shown.pop("health")
     assert shown == taken
     assert [disk["target"] for disk in health] == ["vda", "vdb"]
@@ -409,7 +412,7 @@ def test_list_shows_damage_and_everything_else(call: Call, scene: Scene) -> None
     done = call("list")
     assert done.status == 0
     header, *rows = done.out.splitlines()
-    assert header.split() == ["SNAPSHOT", "CREATED", "KIND", "DISKS", "MEMORY", "PAUSE", "NOTE"]
+    assert header.split() == list(columns.HEADERS)
     assert [row.split()[0] for row in rows] == ["demo@good", "demo@off", "demo@bad"]
     assert r"two\nlines \x1b[31m [red]x[/red] %s" in rows[0]
     assert " damaged " in rows[-1]
@@ -454,3 +457,29 @@ def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     half = call("catalog", "rebuild")
     assert half.status == ExitStatus.REFUSED and "of 2 disks 1 are there" in half.out
     assert scene.ids() == []
+
+
+def test_list_tells_how_the_worst_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: scene.host)
+    monkeypatch.setattr(listing, "_report", scene.host.lvm.report)
+    for name in ("whole", "tight", "lost", "gone", "off"):
+        assert app.run(["take", DOMAIN, "--name", name]) == 0
+    tight = scene.lvm.named("vg1", "demo-d1.tight")
+    tight.data_percent, tight.size_bytes = 85.0, 16 << 20
+    scene.lvm.named("vg1", "demo-d1.lost").invalid = True
+    scene.lvm.volumes.remove(scene.lvm.named("vg0", "demo-d0.gone"))
+    scene.lvm.named("vg0", "demo-d0.off").active = False
+    capsys.readouterr()
+    assert app.run(["list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    told = {id_: re.split(r" {2,}", lines[f"demo@{id_}"])[4] for id_ in ("whole", "tight", "off")}
+    assert told == {"whole": "ok 10%", "tight": "nearly full 85%", "off": "unknown"}
+    assert " lost " in lines["demo@lost"] and " gone " in lines["demo@gone"]
+    assert app.run(["list", "--json"]) == 0
+    health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
+    wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
+    assert health["tight"] == wanted and health["lost"]["state"] == "lost"
