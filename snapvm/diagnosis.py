@@ -22,6 +22,8 @@ class Footing:
     pool: LogicalVolume | None
     store_bytes: int
     """What a thick snapshot of it takes from its group; 0 for a thin one."""
+    thick_snapshots: int
+    """How many it has already, whoever made them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,8 +79,15 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
     volume = planning.resolve(found.domain, [disk], report, host.lvm.uuid_of_device)[disk.target]
     pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None
     store_bytes = planning.store_bytes(report, volume, host.settings)
-    footing = Footing(target=disk.target, volume=volume, pool=pool, store_bytes=store_bytes)
-    found.disks.append(footing)
+    found.disks.append(
+        Footing(
+            target=disk.target,
+            volume=volume,
+            pool=pool,
+            store_bytes=store_bytes,
+            thick_snapshots=len(report.snapshots_of(volume)),
+        )
+    )
     planning.check_pools(report, [volume], host.settings)
 
 

@@ -14,8 +14,8 @@ from snapvm.cli.arguments import AsJson, CowSizeOption, Domain, Reference, Wait,
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
-from snapvm.cli.words import age, counted, local_time, milliseconds
-from snapvm.model import DomainState, Record
+from snapvm.cli.words import age, counted, local_time, milliseconds, size
+from snapvm.model import DomainState, Record, VolumeKind
 
 if TYPE_CHECKING:
     from snapvm.consistency import RollbackDone
@@ -35,7 +35,10 @@ MANUAL = Manual(
         "has the clock of that instant; where its agent answers (libvirt: qemu-guest-agent), its "
         "clock is set, and file systems that `take --quiesce` had frozen go on. A clock that "
         "cannot be set is told of and fails nothing. UEFI variables and the state of an emulated "
-        "TPM come back with the disks; those there were are kept with the disks there were."
+        "TPM come back with the disks; those there were are kept with the disks there were. "
+        "A thin disk has the size again that it had, larger or smaller; a thick one that has grown "
+        "since stays as large, and what is behind its former end is not touched. A thick disk that "
+        "has shrunk is refused."
     ),
     failure=(
         "Before the domain is ended, everything is put back and it runs on. Should it not start "
@@ -170,7 +173,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         )
     else:
         output.say(summary(done))
-    for note in done.guest.notes:
+    for note in (*done.guest.notes, *resized(plan)):
         output.note(note)
 
 
@@ -183,9 +186,25 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
     return [
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
+        *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(record, paused=paused)}",
     ]
+
+
+def resized(plan: RollbackPlan) -> list[str]:
+    """Say, of every disk that has another size than it had, what becomes of it."""
+    then = {disk.target: disk.size_bytes for disk in plan.record.disks}
+    told = []
+    for disk in plan.disks:
+        former, now = size(then[disk.target]), size(disk.size_bytes)
+        if disk.size_bytes == then[disk.target]:
+            continue
+        if disk.kind is VolumeKind.THIN:
+            told.append(f"disk {disk.target}, now {now}, is {former} again")
+        else:
+            told.append(f"disk {disk.target} stays {now}; what is behind {former} is not touched")
+    return told
 
 
 def _losses(plan: RollbackPlan) -> list[str]:

@@ -84,6 +84,20 @@ def test_a_group_without_an_extent_left(off: Lab) -> None:
     snapvm(off, "take", "off", "--name", "fits")
 
 
+def test_a_catalog_that_is_lost_is_made_anew(off: Lab) -> None:
+    """From the tags alone: nothing is an orphan to be removed that could be brought back."""
+    then = overwrite(off, 4)
+    snapvm(off, "take", "off", "--name", "kept")
+    overwrite(off, 4)
+    run(off, "rm -rf /var/lib/snapvm")
+    assert "catalog rebuild" in snapvm(off, "check", status=4).stdout
+    assert "would make off@kept" in snapvm(off, "catalog", "rebuild", "--dry-run").stdout
+    assert "made off@kept" in snapvm(off, "catalog", "rebuild").stdout
+    assert "all is in order" in snapvm(off, "check").stdout
+    snapvm(off, "rollback", "off@kept", "--yes")
+    assert run(off, f"sha256sum {DISK}").stdout == then
+
+
 # --- below a running guest ---------------------------------------------------------------------
 
 TROUBLE = """#!/bin/sh
@@ -144,6 +158,29 @@ def assert_nothing_left(guest: Guest) -> None:
     snapvm(guest.lab, "take", "hard", "--name", "after")
     snapvm(guest.lab, "delete", "hard@after", "--yes")
     assert_runs_on(guest)
+
+
+@pytest.mark.long
+def test_a_record_that_is_damaged_is_made_anew(guest: Guest) -> None:
+    """With its memory: the domain goes on from where it was."""
+    n = guest.look().n
+    taken = guest.take("--name", "hurt")
+    guest.wait_until(n + 30)
+    run(guest.lab, "truncate -s 100 /var/lib/snapvm/domains/*/hurt/snapshot.json")
+    said = snapvm(guest.lab, "catalog", "rebuild").stdout
+    assert "made hard@hurt" in said and "checksum" in said
+    (record,) = json.loads(snapvm(guest.lab, "list", "--json").stdout)
+    same = ("id", "set", "kind", "disks", "domain")
+    assert {key: record[key] for key in same} == {key: taken[key] for key in same}
+    guest.roll_back("hurt")
+    back = guest.look()
+    assert back.state == "ok"
+    assert guest.wait_until(back.n + 5).state == "ok"
+    snapvm(guest.lab, "delete", "--yes", "hard@hurt", *undo_of(guest))
+
+
+def undo_of(guest: Guest) -> list[str]:
+    return [f"{guest.name}@{id_}" for id_ in guest.ids() if id_.startswith("undo-")]
 
 
 HOLD_LOCK = """

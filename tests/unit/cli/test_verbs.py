@@ -483,3 +483,23 @@ def test_list_tells_how_the_worst_disk_is(
     health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
     wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
     assert health["tight"] == wanted and health["lost"]["state"] == "lost"
+
+
+@pytest.mark.parametrize(("vg", "told"), [("vg0", "vda, now 96"), ("vg1", "vdb stays 96")])
+def test_a_disk_that_has_grown_is_told_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    vg: str,
+    told: str,
+) -> None:
+    """A thin one is as it was again, a thick one keeps its size; see the man page."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: scene.host)
+    assert app.run(["take", DOMAIN, "--name", "a"]) == 0
+    scene.lvm.named(vg, "demo-d0" if vg == "vg0" else "demo-d1").size_bytes = 96 << 20
+    assert app.run(["rollback", "demo@a", "--yes"]) == 0
+    assert f"note: disk {told}" in capsys.readouterr().err
+    if vg == "vg0":
+        assert scene.lvm.named(vg, "demo-d0").size_bytes == 64 << 20
