@@ -11,6 +11,13 @@ from snapvm.errors import DomainRefused, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
+from snapvm.settings import Settings
+
+SIBLINGS_COST = ((5, 1.5), (20, 3.0))
+"""Thick snapshots that a disk has, and how many times as long as the first one the next one takes
+in the pause: figures ``thick_1_siblings_..._growth`` of ``make bench-lvm``, in the lab."""
+_NEARLY = 0.9
+"""Of a limit of a pool: what is fuller is told of before it is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,7 @@ def look(host: Host, name: str) -> Diagnosis:
     found.agent = _why_no_agent(host, domain)
     if domain.state.has_memory:
         with _noting(found):
-            planning.check_image_room(host.settings.state_dir, domain.memory_bytes)
+            planning.check_image_room(host.settings, domain.memory_bytes)
     with _noting(found):
         drives = host.hypervisor.drives(domain)
         found.omitted = drives.omitted
@@ -72,6 +79,38 @@ def _why_no_agent(host: Host, domain: Domain) -> str:
     except DomainRefused as refused:
         return refused.why
     return ""
+
+
+def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
+    """Return what a `take` does not refuse, and its user would rather know before."""
+    said = [text for disk in found.disks if (text := _of_siblings(disk))]
+    pools = {str(disk.pool.ref): disk.pool for disk in found.disks if disk.pool is not None}
+    for name, pool in pools.items():
+        fills = (
+            ("data", pool.data_percent, settings.pool_data_limit_percent),
+            ("metadata", pool.metadata_percent, settings.pool_metadata_limit_percent),
+        )
+        for what, percent, limit in fills:
+            if percent is not None and limit * _NEARLY < percent <= limit:
+                said.append(
+                    f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:g} % no "
+                    "snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
+                )
+    return tuple(said)
+
+
+def _of_siblings(disk: Footing) -> str:
+    """Every thick snapshot of a disk is loaded anew when one more is made, below the pause."""
+    reached = [times for count, times in SIBLINGS_COST if disk.thick_snapshots >= count]
+    if not reached:
+        return ""
+    costs = " and ".join(f"{times:g} times at {count}" for count, times in SIBLINGS_COST)
+    return (
+        f"{disk.target} has {disk.thick_snapshots} thick snapshots, each of which makes the pause "
+        f"longer and every first write slower: one more was measured to take {costs} what the "
+        f"first one took; keep fewer (`snapvm prune`), or move the disk to a thin pool, where "
+        "their number does not matter"
+    )
 
 
 def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:

@@ -232,7 +232,7 @@ def store_bytes(report: Report, volume: LogicalVolume, settings: Settings) -> in
 def check_stores(report: Report, volumes: Iterable[LogicalVolume], settings: Settings) -> None:
     """Raise ``NoSpace`` when a group has no room for the snapshots of the volumes."""
     needed = ((volume.vg, store_bytes(report, volume, settings)) for volume in volumes)
-    check_room(report, per_group(needed))
+    check_room(report, per_group(needed), settings.group_limit_percent)
 
 
 def per_group(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -255,20 +255,27 @@ def require_free(report: Report, vg: str, name: str) -> None:
 
 def free_bytes(folder: Path) -> int:
     """Return the room in the file system of a folder, which need not be there yet."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    status = os.statvfs(existing)
+    status = _file_system(folder)
     return status.f_bavail * status.f_frsize
 
 
-def check_image_room(folder: Path, memory_bytes: int) -> None:
-    """Raise ``NoSpace`` when the file system below ``folder`` cannot hold a memory image."""
-    free = free_bytes(folder)
+def _file_system(folder: Path) -> os.statvfs_result:
+    return os.statvfs(next(place for place in (folder, *folder.parents) if place.exists()))
+
+
+def check_image_room(settings: Settings, memory_bytes: int) -> None:
+    """Raise ``NoSpace`` when the file system of the state folder cannot hold a memory image."""
+    status = _file_system(settings.state_dir)
+    free = status.f_bavail * status.f_frsize
+    kept = status.f_blocks * status.f_frsize * (1 - settings.image_limit_percent / 100)
     needed_bytes = memory_bytes + memory_bytes // 20 + IMAGE_SPARE_BYTES
-    if free < needed_bytes:
+    if free - kept < needed_bytes:
+        percent = f"{settings.image_limit_percent:g} %"
+        limit = f" (at most {percent} full: image_limit_percent)" if kept else ""
         raise NoSpace(
-            where=str(folder),
+            where=f"{settings.state_dir}{limit}",
             needed=f"{needed_bytes >> 20} MiB for the memory image",
-            free=f"{free >> 20} MiB",
+            free=f"{int(max(free - kept, 0)) >> 20} MiB",
         )
 
 

@@ -172,7 +172,8 @@ def _plan_swaps(
                 chunk_bytes=planning.chunk_bytes(report, current, settings),
             )
         )
-    check_room(report, planning.per_group((swap.current.vg, swap.store_bytes) for swap in swaps))
+    needed = planning.per_group((swap.current.vg, swap.store_bytes) for swap in swaps)
+    check_room(report, needed, settings.group_limit_percent)
     return tuple(swaps)
 
 

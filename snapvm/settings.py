@@ -36,6 +36,10 @@ class Settings:
     """Refuse to take when a thin pool's data is fuller than this."""
     pool_metadata_limit_percent: float = 80.0
     """Refuse to take when a thin pool's metadata is fuller than this."""
+    group_limit_percent: float = 100.0
+    """Refuse when thick snapshots would make a volume group fuller than this."""
+    image_limit_percent: float = 100.0
+    """Refuse to take when a memory image would make its file system fuller than this."""
     cow_size: CowSize = cowsize.FULL
     """How much of a thick disk may change before its snapshot is lost: full, 20% or 4G."""
     cow_chunk: int = cowsize.DEFAULT_CHUNK_BYTES
@@ -107,6 +111,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "libvirt_uri": _text,
     "pool_data_limit_percent": _percent,
     "pool_metadata_limit_percent": _percent,
+    "group_limit_percent": _percent,
+    "image_limit_percent": _percent,
     "cow_size": lambda value: cowsize.parse(_text(value)),
     "cow_chunk": lambda value: cowsize.parse_chunk(_text(value)),
     "window_limit_seconds": _seconds,

@@ -88,7 +88,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     planning.check_pools(report, volumes.values(), host.settings)
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:
-        planning.check_image_room(host.settings.state_dir, domain.memory_bytes)
+        planning.check_image_room(host.settings, domain.memory_bytes)
     settings, versions = host.settings, host.hypervisor.versions()
     sparse = with_memory and images.shall_be_sparse(
         domain.hypervisor, settings.image_format, settings.compress, versions

@@ -20,7 +20,8 @@ MANUAL = Manual(
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "
         "whether an agent answers in the guest, the volume under each disk, how full its pool is, "
-        "and the room for memory images."
+        "and the room for memory images; and as advice what makes the pause "
+        "long, or will be refused soon."
     ),
     failure="Everything that stands in the way of a `take` is printed, with what to do about it.",
     example="snapvm doctor demo",
@@ -38,8 +39,9 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
 
         host = wiring.open_host(session.settings(), session)
         found = diagnosis.look(host, domain)
-        values = _as_values(found)
-        for line in () if as_json else _lines(found):
+        advice = diagnosis.advice(found, host.settings)
+        values = {**_as_values(found), "advice": list(advice)}
+        for line in () if as_json else (*_lines(found), *(f"advice: {text}" for text in advice)):
             output.say(line)
         if found.refusals:
             raise NotReady(domain=domain, count=len(found.refusals), diagnosis=values)

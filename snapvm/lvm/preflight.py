@@ -50,15 +50,21 @@ def check_volumes(
         )
 
 
-def check_room(report: Report, needed_bytes: Mapping[str, int]) -> None:
-    """Raise ``NoSpace`` when a group has no room for the stores that thick snapshots need there."""
+def check_room(report: Report, needed_bytes: Mapping[str, int], limit_percent: float) -> None:
+    """Raise ``NoSpace`` when a group has no room for the stores that thick snapshots need there.
+
+    It may be ``limit_percent`` full with them.
+    """
     for vg, needed in needed_bytes.items():
-        free = next((volume.vg_free_bytes for volume in report.volumes if volume.vg == vg), 0)
-        if needed > free:
+        some = next((volume for volume in report.volumes if volume.vg == vg), None)
+        kept = 0.0 if some is None else some.vg_bytes * (1 - limit_percent / 100)
+        free = 0 if some is None else some.vg_free_bytes
+        if needed and needed > free - kept:
+            limit = f" (at most {limit_percent:g} % full: group_limit_percent)" if kept else ""
             raise NoSpace(
-                where=f"volume group {vg}",
+                where=f"volume group {vg}{limit}",
                 needed=f"{_mib(needed)} for what thick snapshots keep",
-                free=_mib(free),
+                free=_mib(max(free - kept, 0)),
                 remedy="make room (`snapvm delete`, `vgextend`), or let less than everything "
                 "change with --cow-size, such as 20%: a snapshot is lost when more does",
             )

@@ -19,6 +19,7 @@ FIELDS = (
     "vg_name",
     "vg_uuid",
     "vg_free",
+    "vg_size",
     "vg_extent_size",
     "vg_attr",
     "vg_missing_pv_count",
@@ -85,6 +86,7 @@ class LogicalVolume:
     chunk_bytes: int
     """What a thick snapshot copies at a time, and a pool gives out at a time; else 0."""
     vg_free_bytes: int
+    vg_bytes: int
     vg_extent_bytes: int
     vg_attr: str
     vg_missing_pvs: int
@@ -220,6 +222,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         metadata_percent=_percent(row["metadata_percent"]),
         chunk_bytes=int(row["chunk_size"] or 0),
         vg_free_bytes=int(row["vg_free"]),
+        vg_bytes=int(row["vg_size"]),
         vg_extent_bytes=int(row["vg_extent_size"]),
         vg_attr=row["vg_attr"],
         vg_missing_pvs=int(row["vg_missing_pv_count"]),

@@ -29,6 +29,7 @@ def main() -> None:
             figures += compared(lab, "thick", count, limit=THICK_LIMIT)
         for siblings in SIBLINGS:
             figures += compared(lab, "thick", 1, siblings=siblings)
+            figures.append(growth(figures, siblings))
     harness.end(harness.report("lvm", figures))
 
 
@@ -56,6 +57,18 @@ def compared(
         limit=limit,
     )
     return [ratio, plain("ours"), plain("plain")]
+
+
+def growth(figures: list[Figure], siblings: int) -> Figure:
+    """How many times as long one more snapshot takes as the first one; `doctor` tells it."""
+    samples = {figure.name: figure.samples for figure in figures}
+    name = f"thick_1_siblings_{siblings}"
+    return Figure(
+        name=f"{name}_growth",
+        unit="times",
+        samples=harness.ratios(samples[f"{name}_ours_ms"], samples["thick_1_ours_ms"]),
+        against="none of them: what `snapvm doctor` says",
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 
 EXTENT_BYTES = 4 << 20
+VG_BYTES = 1 << 34
 
 
 @dataclass
@@ -154,6 +155,7 @@ class FakeLvm:
             "vg_name": volume.vg,
             "vg_uuid": f"vg-{volume.vg}",
             "vg_free": str(self.vg_free_bytes),
+            "vg_size": str(VG_BYTES),
             "vg_extent_size": str(EXTENT_BYTES),
             "vg_attr": "wz--n-",
             "vg_missing_pv_count": "0",

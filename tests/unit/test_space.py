@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, cowsize
+from snapvm import consistency, cowsize, diagnosis
 from snapvm.consistency import TakeRequest
-from snapvm.errors import SnapshotFailed, VolumeRefused
+from snapvm.errors import NoSpace, SnapshotFailed, VolumeRefused
 from snapvm.model import DomainState, Record, Silent
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
@@ -114,3 +114,42 @@ def test_a_volume_that_is_a_disk_again_is_not_deleted(tmp_path: Path) -> None:
     with pytest.raises(VolumeRefused, match="vg0/demo-d0"):
         consistency.delete(scene.host, [undo], Silent())
     assert undo.id in scene.ids()
+
+
+def advice(scene: Scene) -> tuple[str, ...]:
+    return diagnosis.advice(diagnosis.look(scene.host, DOMAIN), scene.host.settings)
+
+
+def test_many_thick_snapshots_are_advised_against(thick: Scene) -> None:
+    for number in range(4):
+        take(thick, f"s{number}")
+    assert advice(thick) == ()
+    take(thick, "s4")
+    vda, vdb = advice(thick)
+    assert vda.startswith("vda has 5 thick snapshots") and vdb.startswith("vdb has 5")
+    for count, times in diagnosis.SIBLINGS_COST:
+        assert f"{times:g} times at {count}" in vda
+    assert "snapvm prune" in vda and "thin pool" in vda
+
+
+def test_a_pool_that_is_nearly_too_full_is_told_of(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    assert advice(scene) == ()
+    scene.lvm.named("vg1", "pool").data_percent = 85.0
+    (told,) = advice(scene)
+    assert "data of pool vg1/pool is 85 % full" in told and "above 90 %" in told
+
+
+def test_so_much_of_a_group_stays_free_as_was_asked(thick: Scene) -> None:
+    thick.lvm.vg_free_bytes = 1 << 31
+    take(with_settings(thick, group_limit_percent=88.0), "fits")
+    with pytest.raises(NoSpace, match=r"vg0 \(at most .* full.*\): 68 MiB .* 0 MiB free"):
+        take(with_settings(thick, group_limit_percent=87.5 - 0.005), "not")
+    assert thick.ids() == ["fits"]
+
+
+def test_so_much_of_the_file_system_stays_free_as_was_asked(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    with pytest.raises(NoSpace, match="image_limit_percent"):
+        take(with_settings(scene, image_limit_percent=0.001), "x")
+    assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
