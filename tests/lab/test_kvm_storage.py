@@ -57,7 +57,7 @@ def test_a_store_is_told_of_before_it_is_full_and_refused_after(off: Lab) -> Non
     warned = snapvm(off, "check", status=4).stdout
     assert "will be lost soon" in warned and "off@bounded" in warned and "%" in warned
     state, percent = health(off, "bounded")
-    assert state == "ok" and percent > 80
+    assert state == "nearly full" and percent > 80
     snapvm(off, "take", "off", "--name", "whole")
     now = overwrite(off, 20)
     before = volumes(off)
