@@ -14,7 +14,7 @@ from snapvm.catalog import Catalog
 from snapvm.cli import columns, words
 from snapvm.consistency import TakeRequest, repair_all, take
 from snapvm.hypervisor import domainxml, xenconfig
-from snapvm.lvm import exceptionstore, report
+from snapvm.lvm import exceptionstore, health, report
 from snapvm.memory import libvirtimage, verify
 from snapvm.model import Record, Silent
 from tests.fakes.hypervisor import image_bytes
@@ -153,7 +153,9 @@ def _record(data: bytes, folder: Path) -> None:
     catalog = Catalog(folder, folder / "run")
     found = list(catalog.entries())
     records = [entry for entry in found if isinstance(entry, Record)]
-    columns.sorted_rows(records)
+    columns.sorted_rows(
+        (record, [health.of_disk(disk, None) for disk in record.disks]) for record in records
+    )
     for record in records:
         words.age(record.created, datetime.now(UTC))
         recordfile.load(recordfile.dump(record).encode(), "again")
