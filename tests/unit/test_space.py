@@ -127,8 +127,6 @@ def test_many_thick_snapshots_are_advised_against(thick: Scene) -> None:
     take(thick, "s4")
     vda, vdb = advice(thick)
     assert vda.startswith("vda has 5 thick snapshots") and vdb.startswith("vdb has 5")
-    for count, times in diagnosis.SIBLINGS_COST:
-        assert f"{times:g} times at {count}" in vda
     assert "snapvm prune" in vda and "thin pool" in vda
 
 
