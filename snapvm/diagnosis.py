@@ -14,7 +14,7 @@ from snapvm.model import Domain, GuestDisk, OmittedDisk
 from snapvm.settings import Settings
 
 MANY_THICK_SNAPSHOTS = 5
-"""Of one disk: what one more costs in the pause is measured from so many on (``make bench-lvm``)."""
+"""Of one disk: from so many on `doctor` advises against more (``make bench-lvm``)."""
 _NEARLY = 0.9
 """Of a limit of a pool: what is fuller is told of before it is refused."""
 
