@@ -34,8 +34,6 @@ from snapvm.model import DomainUuid, Record, SnapshotId
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
 NAME_FILE = ".name"
-DAMAGED_FILE = "snapshot.json.damaged"
-"""What `catalog rebuild` found in the place of a record, for whoever can read it."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _JOURNAL = re.compile(r"\.(?P<kind>rollback|stop)\.json\Z")
 _DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
@@ -209,23 +207,6 @@ class Catalog:
     def aside(self, uuid: DomainUuid, id_: SnapshotId) -> Path:
         """Say where files wait for the record that a rollback is going to make."""
         return self._folder(uuid) / f".{id_}.aside"
-
-    def replace_damaged(self, record: Record) -> None:
-        """Put a record in the place of one that is lost, or cannot be read and is kept beside it.
-
-        Raises ``SnapshotExists`` for one that can be read.
-        """
-        folder = self._folder(record.domain_uuid) / record.id
-        if not folder.exists():
-            self.put(record)
-            return
-        if isinstance(_entry(str(folder.parent), record.id), Record):
-            raise SnapshotExists(domain=record.domain, id=record.id)
-        path = folder / RECORD_FILE
-        with durable.failing_as_storage(path):
-            if path.exists():
-                durable.write(folder / DAMAGED_FILE, path.read_bytes())
-            durable.write(path, recordfile.dump(record).encode())
 
     def discard(self, draft: Draft) -> None:
         """Remove the folder of a take that will not be; harmless when there is none."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from snapvm import cowsize, naming
 from snapvm.catalog import Catalog
-from snapvm.errors import DiskRefused, NoSpace, VolumeRefused
+from snapvm.errors import DiskRefused, NoSpace, SnapshotFailed, VolumeRefused
 from snapvm.lvm import device
 from snapvm.lvm.argv import TAG_OURS
-from snapvm.lvm.preflight import check_room, check_volumes
+from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     Domain,
@@ -241,6 +241,22 @@ def per_group(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     for vg, size_bytes in sizes:
         total[vg] = total.get(vg, 0) + size_bytes
     return total
+
+
+def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:
+    """Raise ``SnapshotFailed`` when the domain's writes wait for room in the pool by now.
+
+    Every block that a snapshot shares needs a new one when it is written; without the snapshot
+    the domain has its blocks to itself again.
+    """
+    pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
+    trouble = pool_trouble(pool) if pool is not None else ""
+    if pool is not None and trouble:
+        raise SnapshotFailed(
+            target=disk.target,
+            volume=str(disk.volume),
+            why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
+        )
 
 
 def require_free(report: Report, vg: str, name: str) -> None:

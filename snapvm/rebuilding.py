@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, recordfile
-from snapvm.catalog import Damaged
-from snapvm.errors import SnapvmError
+from snapvm.catalog import RECORD_FILE, Damaged
+from snapvm.errors import SnapshotExists, SnapvmError
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
@@ -88,11 +88,23 @@ def look(host: Host) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
 
 def put(host: Host, rebuilt: Rebuilt) -> None:
     """Write a record that was made anew; raise ``SnapshotExists`` when a good one is there."""
-    record = rebuilt.record
-    with host.catalog.locked(record.domain_uuid, record.domain):
-        host.catalog.replace_damaged(record)
+    record, catalog = rebuilt.record, host.catalog
+    folder = catalog.folder(record.domain_uuid, record.id)
+    with catalog.locked(record.domain_uuid, record.domain):
+        if not folder.exists():
+            catalog.put(record, catalog.aside(record.domain_uuid, record.id))
+            return
+        if any(known.id == record.id for known in catalog.records(record.domain_uuid)):
+            raise SnapshotExists(domain=record.domain, id=record.id)
+        path = folder / RECORD_FILE
+        with durable.failing_as_storage(path):
+            if path.exists():
+                durable.write(folder / _DAMAGED_FILE, path.read_bytes())
+            durable.write(path, recordfile.dump(record).encode())
 
 
+_DAMAGED_FILE = "snapshot.json.damaged"
+"""What was found in the place of a record, for whoever can read it."""
 _NEWER = "it was written by a newer snapvm, which can read it"
 
 

@@ -18,9 +18,9 @@ from snapvm.clock import WindowClock
 from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv, belonging, preflight
+from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
     DiskRecord,
@@ -241,7 +241,7 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
                 volume=str(disk.volume),
                 why=f"{disk.snapshot_name} is not there as it was asked for",
             )
-        _require_bearing(report, disk, made)
+        planning.require_bearing(report, disk, made)
         disks.append(
             DiskRecord(
                 target=disk.target,
@@ -252,22 +252,6 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
             )
         )
     return tuple(disks)
-
-
-def _require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:
-    """Raise ``SnapshotFailed`` when the domain's writes wait for room in the pool by now.
-
-    Every block that a snapshot shares needs a new one when it is written; without the snapshot
-    the domain has its blocks to itself again.
-    """
-    pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
-    trouble = preflight.pool_trouble(pool) if pool is not None else ""
-    if pool is not None and trouble:
-        raise SnapshotFailed(
-            target=disk.target,
-            volume=str(disk.volume),
-            why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
-        )
 
 
 def _is_as_planned(made: LogicalVolume, plan: TakePlan, disk: PlannedDisk) -> bool:

@@ -113,7 +113,8 @@ def test_what_is_good_is_never_touched(scene: Scene) -> None:
     before = file_of(scene, record).read_bytes()
     assert rebuilding.look(scene.host) == ((), ())
     with pytest.raises(SnapshotExists):
-        scene.host.catalog.replace_damaged(replace(record, note="another"))
+        another = rebuilding.Rebuilt(record=replace(record, note="another"), unknown=())
+        rebuilding.put(scene.host, another)
     newer = json.dumps({"schema": 99}).encode()
     file_of(scene, record).write_bytes(newer)
     assert [why for why in rebuild(scene) if "newer snapvm" in why]

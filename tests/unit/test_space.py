@@ -93,7 +93,7 @@ def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path)
 def test_what_another_record_names_is_not_deleted(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     record = take(scene, "x")
-    scene.host.catalog.put(replace(record, id="copy", memory=None))  # type: ignore[arg-type]
+    scene.host.catalog.put(replace(record, id="copy", memory=None), tmp_path / "none")  # type: ignore[arg-type]
     with pytest.raises(VolumeRefused, match="demo@copy"):
         consistency.delete(scene.host, [record], Silent())
     assert sorted(scene.ids()) == ["copy", "x"]

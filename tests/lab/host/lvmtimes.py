@@ -102,7 +102,12 @@ def main() -> None:
             ours = as_in_the_window(lvm, made, is_thick=is_thick)
             plain = plainly(made, is_thick=is_thick)
             sh("udevadm", "settle")
-            sh("lvremove", "-qq", "-y", "-S", r"lv_name=~^time-d[0-9]+\.(ours|plain)$", VG)
+            sh(
+                "lvremove",
+                "-qq",
+                "-y",
+                *(f"{disk}.{which}" for disk in made for which in ("ours", "plain")),
+            )
             if number:
                 seconds["ours"].append(ours)
                 seconds["plain"].append(plain)

@@ -11,15 +11,6 @@ ISOLATED_CPUS = Path("/sys/devices/system/cpu/isolated")
 """Processors kept for domains; empty where there are none."""
 
 
-HOW = {
-    "thin": "-V {size} -T {group}/pool -n {name}",
-    "thick": "-Wn -L {size} -n {name} {group}",
-    "striped": "-Wn --type striped -i 2 -L {size} -n {name} {group}",
-    "raid1": "-Wn --type raid1 -m 1 -L {size} -n {name} {group}",
-}
-"""Options of lvcreate for each kind of volume."""
-
-
 @dataclass(frozen=True)
 class DomainShape:
     """A domain to be; ``groups`` are taken in turn for its disks."""
@@ -32,17 +23,17 @@ class DomainShape:
     bus: str
     cache: str
     kinds: tuple[str, ...]
-    """Keys of ``HOW``, taken in turn too."""
+    """``thin`` or ``thick``, taken in turn too."""
     groups: tuple[str, ...]
     backends: tuple[str, ...] = ("phy",)
     """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
 
     @property
-    def volumes(self) -> list[tuple[str, str, str]]:
-        """Volume group, name and kind of each disk's logical volume."""
+    def volumes(self) -> list[tuple[str, str, bool]]:
+        """Volume group and name of each disk's logical volume, and whether it is thin."""
         groups, kinds = self.groups, self.kinds
         return [
-            (groups[n % len(groups)], f"{self.name}-d{n}", kinds[n % len(kinds)])
+            (groups[n % len(groups)], f"{self.name}-d{n}", kinds[n % len(kinds)] == "thin")
             for n in range(self.disks)
         ]
 
