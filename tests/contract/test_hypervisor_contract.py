@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from snapvm import images
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, UnknownDomain
+from snapvm.errors import CaptureFailed, DomainRefused, UnknownDomain
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.model import Domain, DomainState, HypervisorKind, MemoryRecord, Silent
 from tests.contract.worlds import HypervisorWorld, hypervisor_world, wait_until
@@ -195,3 +196,36 @@ def test_stop_and_start(world: HypervisorWorld, paused: bool) -> None:
     world.hypervisor.stop(domain)
     world.hypervisor.start(domain, paused=paused)
     assert find(world).state is (DomainState.PAUSED if paused else DomainState.RUNNING)
+
+
+def test_a_guests_agent_freezes_and_thaws(world: HypervisorWorld) -> None:
+    agent, domain = world.hypervisor.agent, find(world)
+    if world.hypervisor.kind is HypervisorKind.XEN:
+        with pytest.raises(DomainRefused):
+            agent.check(domain)
+        assert not agent.is_expected(domain)
+        agent.thaw(domain)
+        return
+    assert agent.is_expected(domain)
+
+    def answers() -> bool:
+        with suppress(DomainRefused):
+            agent.check(domain)
+            return True
+        return False
+
+    wait_until(answers, limit_seconds=60)
+    agent.thaw(domain)
+    agent.freeze(domain)
+    with pytest.raises(DomainRefused):
+        agent.check(domain)
+    agent.thaw(domain)
+    agent.check(domain)
+    agent.set_clock(domain)
+    assert abs(agent.set_clock(domain)) < 5, "it is right by now"
+    with world.hypervisor.frozen(domain):
+        pass
+    with pytest.raises(DomainRefused):
+        agent.check(find(world))
+    world.hypervisor.stop(domain)
+    agent.thaw(domain)

@@ -96,7 +96,7 @@ def hypervisor_world(folder: Path) -> Iterator[HypervisorWorld]:
     from snapvm.hypervisor import detect  # heavy: the real one, only where it is
 
     name = "contract"
-    _sh("lab-domain", "create", name, "--memory", "128", "--start")
+    _sh("lab-domain", "create", name, "--memory", "128", "--agent", "--start")
     try:
         time.sleep(1)
         yield HypervisorWorld(detect.open_driver(Settings(), ShRunner()), name, folder)
@@ -104,9 +104,9 @@ def hypervisor_world(folder: Path) -> Iterator[HypervisorWorld]:
         _sh("lab-domain", "destroy", name)
 
 
-def wait_until(is_true: Callable[[], bool]) -> None:
-    """Wait for something that the real thing does a moment later; ten seconds at the most."""
-    deadline = time.monotonic() + 10
+def wait_until(is_true: Callable[[], bool], limit_seconds: float = 10) -> None:
+    """Wait for something that the real thing does a moment later."""
+    deadline = time.monotonic() + limit_seconds
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

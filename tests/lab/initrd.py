@@ -24,6 +24,7 @@ PULSE_MODULES: Final = (
     "xen-gntalloc",
 )
 PULSE_SOURCE: Final = Path(__file__).resolve().parent / "pulse" / "pulse.c"
+AGENT_SOURCE: Final = PULSE_SOURCE.with_name("agent.c")
 HOLDER_SOURCE: Final = PULSE_SOURCE.with_name("holder.c")
 
 LAB_INIT: Final = """#!/bin/busybox sh
@@ -89,6 +90,8 @@ def _compiled(source: Path) -> bytes:
         program = Path(folder) / "pulse"
         argv = ["gcc", "-static", "-O2", "-pthread", "-Wall", "-Wextra", "-s", "-o"]
         argv += [str(program), str(source)]
+        if source == PULSE_SOURCE:
+            argv.append(str(AGENT_SOURCE))
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise LabError(f"{source.name} does not compile:\n{done.stderr}")

@@ -97,6 +97,7 @@ def main() -> None:
     new.add_argument("--kind", default="thin", help="thin or thick, taken in turn: thick,thin")
     new.add_argument("--backend", default="phy", help="Xen: phy or qdisk, taken in turn")
     new.add_argument("--vg", default="vg0", help="groups, taken in turn for the disks: vg0,vg1")
+    new.add_argument("--agent", action="store_true", help="libvirt: a channel for a guest agent")
     new.add_argument("--start", action="store_true")
     for verb in ("destroy", "xml"):
         verbs.add_parser(verb).add_argument("name")
@@ -118,6 +119,7 @@ def main() -> None:
             kinds=tuple(asked.kind.split(",")),
             backends=tuple(asked.backend.split(",")),
             groups=tuple(asked.vg.split(",")),
+            agent=asked.agent,
         )
         create(shape, start=asked.start)
 

@@ -28,6 +28,9 @@ class DomainShape:
     backends: tuple[str, ...] = ("phy",)
     """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
 
+    agent: bool = False
+    """It has the channel of a guest agent; ``pulse`` answers there."""
+
     @property
     def volumes(self) -> list[tuple[str, str, bool]]:
         """Volume group and name of each disk's logical volume, and whether it is thin."""
@@ -47,6 +50,12 @@ class DomainShape:
         return f"console={console} quiet loglevel=1 panic=-1 pulse.disks={self.disks}"
 
 
+AGENT = """
+    <channel type='unix'>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>"""
+
+
 def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
     """Return the domain's libvirt definition."""
     prefix = {"virtio": "vd", "scsi": "sd"}[shape.bus]
@@ -60,6 +69,7 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
         for number, path in enumerate(shape.paths)
     )
     scsi = "<controller type='scsi' model='virtio-scsi'/>" if shape.bus == "scsi" else ""
+    agent = AGENT if shape.agent else ""
     processor = "<cpu mode='host-passthrough'/>" if kvm else ""
     cpus = ISOLATED_CPUS.read_text().strip()
     pinned = f" cpuset='{cpus}'" if cpus else ""
@@ -78,7 +88,7 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
   <on_reboot>destroy</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>{disks}
-    {scsi}
+    {scsi}{agent}
     <controller type='usb' model='none'/>
     <serial type='unix'>
       <source mode='bind' path='{SOCKET_FOLDER}/{shape.name}.sock'/>

@@ -7,6 +7,8 @@
  * ("rambad"). It answers lines on its console even while a disk hangs; see README.md.
  */
 #define _GNU_SOURCE
+#include "agent.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -65,6 +67,7 @@ static pthread_mutex_t step_lock = PTHREAD_MUTEX_INITIALIZER;  /* held during a 
 static pthread_mutex_t state_lock = PTHREAD_MUTEX_INITIALIZER; /* guards state */
 static char state[200] = "ok";
 static atomic_bool stopped;
+static atomic_bool frozen; /* by the guest agent: the loop waits */
 
 /* -- state ---------------------------------------------------------------------------------- */
 
@@ -324,6 +327,30 @@ static void damage(void)
     pthread_mutex_unlock(&step_lock);
 }
 
+/* -- what the guest agent does ----------------------------------------------------------------- */
+
+static int freeze(void)
+{
+    pthread_mutex_lock(&step_lock); /* no step is half done */
+    frozen = true;
+    pthread_mutex_unlock(&step_lock);
+    return disk_count;
+}
+
+static int thaw(void)
+{
+    int count = frozen ? disk_count : 0;
+    frozen = false;
+    return count;
+}
+
+static int is_frozen(void)
+{
+    return frozen;
+}
+
+static struct agent_hooks agent_hooks = {.freeze = freeze, .thaw = thaw, .is_frozen = is_frozen};
+
 /* -- console -------------------------------------------------------------------------------- */
 
 static int console_fd = 2;
@@ -356,8 +383,8 @@ static void answer(char *command, char *text, size_t size)
         pace_us = value * 1000;
         snprintf(text, size, "OK pace %lu", value);
     } else if (strcmp(command, "who") == 0) {
-        snprintf(text, size, "PULSE boot=%016lx first=%lu cpus=%ld dirty=%lu pace=%lu", boot_id, first,
-                 sysconf(_SC_NPROCESSORS_ONLN), dirty_mib, pace_us / 1000);
+        snprintf(text, size, "PULSE boot=%016lx first=%lu cpus=%ld dirty=%lu pace=%lu frozen=%d time=%ld", boot_id,
+                 first, sysconf(_SC_NPROCESSORS_ONLN), dirty_mib, pace_us / 1000, frozen, time(NULL));
     } else if (strcmp(command, "off") == 0) {
         sync();
         reboot(RB_POWER_OFF);
@@ -495,10 +522,11 @@ int main(void)
         begin();
     pthread_create(&thread, NULL, serve_console, NULL);
     pthread_create(&thread, NULL, dirty_forever, NULL);
+    pthread_create(&thread, NULL, serve_agent, &agent_hooks);
     take_line((char[]){"?"}); /* says on the console that it runs */
     for (;;) {
         pthread_mutex_lock(&step_lock);
-        if (!stopped)
+        if (!stopped && !frozen)
             step();
         pthread_mutex_unlock(&step_lock);
         usleep((useconds_t)(pace_us > 100 ? pace_us : 100)); /* lets "damage" have its turn */
