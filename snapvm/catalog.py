@@ -17,7 +17,6 @@ A record becomes visible by one rename, after everything in its folder is on the
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -27,8 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm import crashpoint, durable, locking, naming, recordfile
-from snapvm.errors import RecordUnusable, SnapshotExists, StorageFailed, UnknownSnapshot
+from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile
+from snapvm.errors import (
+    JournalUnusable,
+    RecordUnusable,
+    SnapshotExists,
+    StorageFailed,
+    UnknownSnapshot,
+)
 from snapvm.model import DomainUuid, Record, SnapshotId
 
 RECORD_FILE = "snapshot.json"
@@ -68,6 +73,8 @@ class Leftover:
     id: str
     path: Path
     intent: dict[str, Any]
+    unusable: JournalUnusable | None = None
+    """Why it does not say what was under way; nothing may be done then."""
 
 
 class Catalog:
@@ -174,7 +181,7 @@ class Catalog:
             if _name_in(folder) != name or not (folder / NAME_FILE).exists():
                 durable.write(folder / NAME_FILE, name.encode())
             durable.make_folder(draft.folder)
-            durable.write(draft.folder / INTENT_FILE, json.dumps(intent, indent=1).encode())
+            durable.write(draft.folder / INTENT_FILE, journalfile.dump(intent))
 
     def commit(self, draft: Draft, record: Record) -> None:
         """Make a record visible: everything in its folder durable first, then one rename."""
@@ -240,7 +247,7 @@ class Catalog:
         """Write down, durably, how far the domain's ``rollback`` or ``stop`` is."""
         path = self._folder(uuid) / f".{kind}.json"
         with durable.failing_as_storage(path):
-            durable.write(path, json.dumps(intent, indent=1).encode())
+            durable.write(path, journalfile.dump(intent))
 
     def end_journal(self, uuid: DomainUuid, kind: str) -> None:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
@@ -309,10 +316,10 @@ def _entry(domain_folder: str, name: str) -> Record | Damaged | None:
 
 def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:
     try:
-        intent = json.loads(durable.read(journal, recordfile.SIZE_LIMIT_BYTES))
-    except (OSError, ValueError, RecursionError):
-        intent = {}
-    return Leftover(kind=kind, id=id_, path=path, intent=intent if isinstance(intent, dict) else {})
+        intent = journalfile.load(journal)
+    except JournalUnusable as error:
+        return Leftover(kind=kind, id=id_, path=path, intent={}, unusable=error)
+    return Leftover(kind=kind, id=id_, path=path, intent=intent)
 
 
 def _listed(folder: Path) -> list[str]:

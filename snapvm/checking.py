@@ -63,10 +63,13 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
     except Locked:
         return
     for leftover in leftovers:
+        problem, remedy = f"work on it was not finished ({leftover.path.name})", ""
+        if leftover.unusable is not None:
+            problem, remedy = str(leftover.unusable), leftover.unusable.hint()
         yield Finding(
             subject=f"{name}@{leftover.id}" if leftover.id else name,
-            problem=f"work on it was not finished ({leftover.path.name})",
-            remedy=f"snapvm repair {name}",
+            problem=problem,
+            remedy=remedy or f"snapvm repair {name}",
         )
 
 

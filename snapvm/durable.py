@@ -45,6 +45,11 @@ def create(path: Path) -> int:
     return os.open(path, flags, _FILE_MODE)
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open as ``open`` wants it of its ``opener``, but not what a link leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
 def read(path: Path | str, limit_bytes: int) -> bytes:
     """Return a file's bytes; ``OSError`` when it is a link, ``ValueError`` when it is too large."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -550,6 +550,24 @@ class LeftBehind(SnapvmError):
 
 
 @dataclass(eq=False)
+class JournalUnusable(SnapvmError):
+    """A journal does not say what was under way, so nothing can be finished or undone."""
+
+    exit_status = ExitStatus.REPAIR_NEEDED
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"the journal {_say(self.path)} is of no use: {self.why}"
+
+    def hint(self) -> str:
+        return (
+            "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
+            "move it out of the state folder, then: snapvm check --fix"
+        )
+
+
+@dataclass(eq=False)
 class StuckPaused(SnapvmError):
     """The domain could not be made to run again."""
 

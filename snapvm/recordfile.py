@@ -208,7 +208,7 @@ def _record(data: dict[str, Any]) -> Record:
 
 def _memory(data: dict[str, Any]) -> MemoryRecord:
     file = _get(data, "file", str)
-    if "/" in file or file.startswith(".") or not file:
+    if "/" in file or file.startswith(".") or not file or not file.isprintable():
         raise _Wrong(f"its memory image {file!r} is not a plain file name")
     foreign = _get(data, "foreign", dict) if "foreign" in data else {}
     return MemoryRecord(

@@ -25,10 +25,13 @@ log = logging.getLogger(__name__)
 def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
-    Raises ``LeftBehind`` when something could not be finished.
+    Raises ``LeftBehind`` when something could not be finished, and ``JournalUnusable`` when a
+    journal does not say what there is to do.
     """
     done = []
     for leftover in host.catalog.leftovers(uuid):
+        if leftover.unusable is not None:
+            raise leftover.unusable
         try:
             done.append(_finish(host, leftover, uuid, name))
         except (KeyError, TypeError, ValueError) as error:

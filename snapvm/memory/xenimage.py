@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from snapvm import durable
 from snapvm.errors import BadImage, StorageFailed
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.xenformat import (
@@ -163,7 +164,7 @@ def replace_config(path: Path, config: str) -> bool:
     with open_image(path) as image:
         start = image.config_offset_bytes
     try:
-        with path.open("r+b") as stream:
+        with open(path, "r+b", opener=durable.no_link) as stream:
             stream.seek(start - CONFIG_LENGTH.size)
             (room_bytes,) = CONFIG_LENGTH.unpack(stream.read(CONFIG_LENGTH.size))
             padding_bytes = room_bytes - len(config.encode()) - 1

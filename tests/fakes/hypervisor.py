@@ -6,13 +6,14 @@ devices it holds open, by volume and not by name, as QEMU does.  It passes ``tes
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from snapvm import crashpoint
+from snapvm import crashpoint, durable
 from snapvm.clock import WindowClock
 from snapvm.errors import (
     CaptureFailed,
@@ -315,9 +316,8 @@ class _FakeCapture:
                 self._own.suspend(name)
                 self._clock.stopped()
             if self._folder is not None:
-                (self._folder / IMAGE_FILE).write_bytes(
-                    image_bytes(self._machine.count, frozen=self._machine.frozen)
-                )
+                with os.fdopen(durable.create(self._folder / IMAGE_FILE), "wb") as file:
+                    file.write(image_bytes(self._machine.count, frozen=self._machine.frozen))
             yield
             stays = leave_standing
         finally:

@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("host", "planning", "imagefacts"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
-    ("locking", "streamfilter"),
+    ("locking", "streamfilter", "journalfile"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),
     ("naming", "compression", "cowsize", "crashpoint", "interrupt", "xenguest", "pruning"),
     ("model",),

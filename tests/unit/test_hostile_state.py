@@ -1,0 +1,185 @@
+"""Records, journals and images that somebody else wrote into the state folder: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm import consistency, rollbackplan
+from snapvm.consistency import TakeRequest
+from snapvm.errors import JournalUnusable, LeftBehind, SnapvmError
+from snapvm.model import Record, Silent, SnapshotId
+from snapvm.rollbackplan import Phase
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+JOURNALS = (".rollback.json", ".stop.json", ".x.draft/intent.json", ".x.gone/snapshot.json")
+PRECIOUS = "precious"
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """A domain with a snapshot, and a volume that is nobody's business."""
+    made = make_scene(tmp_path, thick=("vg1",))
+    consistency.take(made.host, TakeRequest(domain=DOMAIN, name="kept"), Silent())
+    made.lvm.add_disk("vg0", PRECIOUS, data="do not touch")
+    return made
+
+
+def record_of(scene: Scene) -> Record:
+    return scene.host.catalog.get(UUID, SnapshotId("kept"))
+
+
+def folder_of(scene: Scene) -> Path:
+    return scene.host.settings.state_dir / "domains" / UUID
+
+
+def everything(scene: Scene) -> tuple[set[str], set[Path]]:
+    """Return all there is: volumes by uuid, files by path."""
+    volumes = {f"{v.vg}/{v.name} {v.uuid}" for v in scene.lvm.volumes}
+    return volumes, set(scene.host.settings.state_dir.rglob("*"))
+
+
+def put(scene: Scene, name: str, text: str) -> Path:
+    path = folder_of(scene) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+SPOILED = {
+    "empty": "",
+    "truncated": '{"set": "0123456789ab", "groups": ["vg0',
+    "no object": "[1, 2]",
+    "deeply nested": '{"set":' * 100_000,
+    "a number without end": '{"set": ' + "9" * 100_000 + "}",
+    "of a newer snapvm": '{"journal": 2, "set": "0123456789ab", "was_running": true}',
+    "of no version": '{"journal": "x"}',
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+@pytest.mark.parametrize("name", JOURNALS)
+def test_a_journal_of_no_use_is_refused(scene: Scene, name: str, how: str) -> None:
+    """By every command on the domain, and told by ``check``; nothing is removed, not even it."""
+    path = put(scene, name, SPOILED[how])
+    before = everything(scene)
+    with pytest.raises(JournalUnusable) as refused:
+        consistency.repair_all(scene.host, DOMAIN, Silent())
+    assert refused.value.path == str(path) and "move it" in refused.value.hint()
+    with pytest.raises(JournalUnusable):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
+    assert everything(scene) == before
+
+
+FOREIGN_INTENTS: dict[str, dict[str, Any]] = {
+    "a selection instead of a set": {"set": "x} || lv_name={precious", "groups": ["vg0"]},
+    "a path instead of a group": {"set": "0123456789ab", "groups": ["../../dev/sda"]},
+    "an option instead of a group": {"set": "0123456789ab", "groups": ["--all"]},
+    "somebody else's set": {"set": "ffffffffffff", "groups": ["vg0", "vg1"]},
+}
+
+
+@pytest.mark.parametrize("how", FOREIGN_INTENTS)
+def test_a_journal_cannot_have_foreign_volumes_removed(scene: Scene, how: str) -> None:
+    intent = {"kind": "take", "domain": DOMAIN, "was_running": True, **FOREIGN_INTENTS[how]}
+    put(scene, ".x.draft/intent.json", json.dumps(intent))
+    volumes, _ = everything(scene)
+    try:
+        consistency.repair_all(scene.host, DOMAIN, Silent())
+    except LeftBehind as refused:
+        assert ".x.draft" in str(refused)
+    assert everything(scene)[0] == volumes
+
+
+def change(scene: Scene, *keys: str | int, value: object) -> None:
+    """Write another value into the record on the disk."""
+    path = folder_of(scene) / "kept" / "snapshot.json"
+    data = json.loads(path.read_text())
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    assert keys[-1] in inner or isinstance(keys[-1], int)
+    inner[keys[-1]] = value
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("file", ["../../../../etc/passwd", "/etc/passwd", "..", ".", "a\0b", ""])
+def test_an_image_elsewhere_is_refused(scene: Scene, file: str) -> None:
+    change(scene, "memory", "file", value=file)
+    before = everything(scene)
+    with pytest.raises(SnapvmError):
+        record_of(scene)
+    assert everything(scene) == before and Path("/etc/passwd").exists()
+
+
+def delete(scene: Scene) -> None:
+    consistency.delete(scene.host, [record_of(scene)], Silent())
+
+
+def roll_back(scene: Scene) -> None:
+    plan = consistency.plan_rollback(scene.host, record_of(scene))
+    consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+
+
+@pytest.mark.parametrize("command", [delete, roll_back])
+def test_a_record_that_names_a_foreign_volume(
+    scene: Scene, command: Callable[[Scene], None]
+) -> None:
+    """A volume without our tags is not removed, and not gone back to."""
+    precious = scene.lvm.named("vg0", PRECIOUS)
+    change(scene, "disks", 0, "snapshot", "uuid", value=precious.uuid)
+    change(scene, "disks", 0, "snapshot", "lv", value=PRECIOUS)
+    data_before = scene.disk_data()
+    if command is delete:
+        command(scene)
+    else:
+        with pytest.raises(SnapvmError):
+            command(scene)
+    assert scene.lvm.named("vg0", PRECIOUS).data == "do not touch"
+    assert scene.disk_data() == data_before
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_rollback_journal_that_names_a_foreign_volume(scene: Scene, phase: Phase) -> None:
+    """It is not renamed, removed or written to."""
+    plan = rollbackplan.plan(scene.host, record_of(scene))
+    journal = rollbackplan.journal(
+        plan, rollbackplan.undo_record(plan), paused=False, set_time=True
+    )
+    text = json.dumps({**journal, "phase": phase.value})
+    precious = scene.lvm.named("vg0", PRECIOUS)
+    for volume in [v for v in scene.lvm.volumes if v.name.startswith(f"{DOMAIN}-d0")]:
+        text = text.replace(volume.uuid, precious.uuid).replace(volume.name, PRECIOUS)
+    put(scene, ".rollback.json", text)
+    with suppress(SnapvmError):
+        consistency.repair_all(scene.host, DOMAIN, Silent())
+    assert scene.lvm.named("vg0", PRECIOUS).uuid == precious.uuid
+    assert scene.lvm.named("vg0", PRECIOUS).data == "do not touch"
+
+
+def test_no_link_is_followed(scene: Scene, tmp_path: Path) -> None:
+    """A journal, a record or an image that is a link leads nowhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("{}")
+    path = folder_of(scene) / ".stop.json"
+    path.symlink_to(elsewhere)
+    with pytest.raises(JournalUnusable):
+        consistency.repair_all(scene.host, DOMAIN, Silent())
+    path.unlink()
+    image = folder_of(scene) / "kept" / "memory.save"
+    image.rename(elsewhere)
+    image.symlink_to(elsewhere)
+    with pytest.raises(SnapvmError):
+        roll_back(scene)
+    assert elsewhere.exists()
+
+
+def test_all_is_private(scene: Scene) -> None:
+    state = scene.host.settings.state_dir
+    for path in [state, *state.rglob("*"), *scene.host.settings.run_dir.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
