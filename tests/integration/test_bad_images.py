@@ -18,7 +18,7 @@ import pytest
 from tests.unit.memory import xen_builders as build
 from tests.unit.memory.xen_builders import L1, L2, L3, L4, Guest
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+ROOT: Final = Path(__file__).resolve().parents[2]
 SEED: Final = 20261125
 FLIPPED: Final = 60
 CUT: Final = 20
@@ -92,7 +92,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     images = {**damaged(random.Random(SEED)), **hostile(), SOUND: Guest().encode()}
     for name, data in images.items():
         (folder / name).write_bytes(data)
-    argv = [sys.executable, "-m", "tests.unit.cli.bad_images", str(folder)]
+    argv = [sys.executable, "-m", "tests.integration.bad_images", str(folder)]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
         argv, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=600

@@ -1,9 +1,9 @@
 """Run beside the test: ``snapvm`` on each damaged image, one forked process an image.
 
-``python3 -m tests.unit.cli.bad_images FOLDER`` runs ``verify`` and ``inspect`` on every file in the
-folder and prints a line of JSON for each run: the file, the verb, the exit status (negative: the
-signal that ended it), the peak of its resident memory in KiB, and what it said.  A fork begins with
-all modules read, so that the peaks differ by what an image makes snapvm use.
+``python3 -m tests.integration.bad_images FOLDER`` runs ``verify`` and ``inspect`` on every file
+in the folder and prints a line of JSON for each run: the file, the verb, the exit status
+(negative: the signal that ended it), the peak of its resident memory in KiB, and what it said. A
+fork begins with all modules read, so that the peaks differ by what an image makes snapvm use.
 """
 
 from __future__ import annotations
