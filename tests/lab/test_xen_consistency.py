@@ -130,7 +130,7 @@ def test_disks_alone_and_the_domain_boots_from_its_configuration(xen_lab: Lab) -
         assert guest.wait_until(back.n + 5).state == "ok"
 
 
-TAKES = 2
+TAKES = 1
 LONG_TAKES = 100
 
 
