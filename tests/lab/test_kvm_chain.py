@@ -13,8 +13,8 @@ from tests.lab.vm import Lab
 
 pytestmark = pytest.mark.lab
 
-SNAPSHOTS = 3
-STEPS = 3
+SNAPSHOTS = 2
+STEPS = 2
 LONG_SNAPSHOTS = 5
 LONG_STEPS = 50
 

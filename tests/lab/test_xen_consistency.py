@@ -14,11 +14,17 @@ from tests.lab.xenguests import XenGuest, verify_stream
 pytestmark = pytest.mark.lab
 
 ROUNDS = 1
-"""How often the promise is tried on every change: a round takes minutes where all is emulated."""
+"""How often the promise is tried on every change: a round takes minutes where all is emulated.
+
+What else is here is in the long run for the same reason.
+"""
 LONG_ROUNDS = 10
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 vCPU", "2 vCPUs"])
+TWO = pytest.param(2, marks=pytest.mark.long)
+
+
+@pytest.fixture(scope="module", params=[1, TWO], ids=["1 vCPU", "2 vCPUs"])
 def guest(xen_lab: Lab, request: pytest.FixtureRequest) -> Iterator[XenGuest]:
     """A running PV domain with a disk in each of two volume groups, one of them thick.
 
@@ -53,7 +59,7 @@ def test_takes_each_rolled_back(guest: XenGuest, rounds: int) -> None:
     assert volumes(guest.lab) == set()
 
 
-@pytest.mark.parametrize("guest", [2], ids=["2 vCPUs"], indirect=True)
+@pytest.mark.parametrize("guest", [TWO], ids=["2 vCPUs"], indirect=True)
 def test_devices_stay_connected_and_the_image_is_sound(guest: XenGuest) -> None:
     """Same rings, same event channels; Xen's checker and ours find nothing in the image."""
     before, seen = guest.connections(), guest.look()
@@ -68,7 +74,7 @@ def test_devices_stay_connected_and_the_image_is_sound(guest: XenGuest) -> None:
     snapvm(guest.lab, "delete", "--yes", f"{guest.name}@whole")
 
 
-@pytest.mark.parametrize("guest", [2], ids=["2 vCPUs"], indirect=True)
+@pytest.mark.parametrize("guest", [TWO], ids=["2 vCPUs"], indirect=True)
 def test_it_is_the_image_that_xen_would_have_saved(guest: XenGuest) -> None:
     """Both savers in one window of one guest: the same pages, types, vCPUs."""
     script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name}"
@@ -79,6 +85,7 @@ def test_it_is_the_image_that_xen_would_have_saved(guest: XenGuest) -> None:
     assert said["records"] and not said["differing"], said
 
 
+@pytest.mark.long
 def test_the_image_is_restored_by_xl_alone(xen_lab: Lab) -> None:
     """The saved memory starts without snapvm."""
     with XenGuest(xen_lab, "plain", "--disks", "1", "--memory", "128") as guest:
@@ -101,6 +108,7 @@ def test_the_image_is_restored_by_xl_alone(xen_lab: Lab) -> None:
         assert guest.wait_until(back.n + 5).state == "ok"
 
 
+@pytest.mark.long
 def test_one_that_ends_with_its_capture_goes_on_from_there(xen_lab: Lab) -> None:
     """`take --stop`: off at the captured instant, back at it by a rollback."""
     with XenGuest(xen_lab, "ended", "--disks", "2", "--memory", "128") as guest:
@@ -113,6 +121,7 @@ def test_one_that_ends_with_its_capture_goes_on_from_there(xen_lab: Lab) -> None
         assert guest.wait_until(back.n + 5).state == "ok"
 
 
+@pytest.mark.long
 def test_disks_alone_and_the_domain_boots_from_its_configuration(xen_lab: Lab) -> None:
     """A record without memory boots the domain anew; a paused one gives its disks too."""
     with XenGuest(xen_lab, "disks", "--disks", "2", "--memory", "128") as guest:
@@ -134,9 +143,8 @@ TAKES = 1
 LONG_TAKES = 100
 
 
-@pytest.mark.parametrize(
-    "takes", [TAKES, pytest.param(LONG_TAKES, marks=pytest.mark.long)], ids=["few", "hundred"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("takes", [TAKES, LONG_TAKES], ids=["one", "hundred"])
 def test_takes_in_a_row_leave_everything_in_order(xen_lab: Lab, takes: int) -> None:
     """The guest counts on through all of them; then its end is still announced and acted on."""
     with XenGuest(xen_lab, "often", "--disks", "1", "--memory", "128") as guest:

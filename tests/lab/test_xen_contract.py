@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.vm import Lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 
 def test_xen_keeps_the_contract(xen_lab: Lab) -> None:
