@@ -1,160 +1,114 @@
-"""``make crash-sweep``: snapvm killed at every point of every command, on the real thing.
+"""``make crash-sweep``: snapvm dies at every point of every command, on the real thing.
 
-For each verb the points are asked of snapvm itself (``SNAPVM_CRASH=list``); then it dies at each in
-turn.  The guard does what it does; the next command mends the rest; and then the domain must run
-and agree with its disks, ``snapvm check`` must find nothing, and nothing may be left over: no
-volume, no file, no process, no kernel setting, no capability of QEMU.
+For each command the points are asked of snapvm itself (``SNAPVM_CRASH=list``); then it dies at
+each in turn, in each way, and the damage is looked for (``tests/lab/patient.py``).  What has
+passed is kept in ``build/crash.json`` and not tried again: the sweep can be run in parts.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 
-from snapvm.crashpoint import LIST, PREFIX, VARIABLE
-from tests.lab.guests import COMMAND_SECONDS, Guest, snapvm, volumes
+from tests.lab.deaths import Way
+from tests.lab.patient import KINDS, Patient, Verb, patient
+from tests.lab.tally import Case, Tally
 from tests.lab.vm import REPOSITORY, Flavour, Lab
-from tests.lab.xenguests import XenGuest
 
 RESULT = REPOSITORY / "build" / "crash.json"
-VERBS = ("take", "rollback", "delete")
-NAME = "crash"
-KEPT = "kept"
-KILLED = -9
-GUARD_SECONDS = 60
-PATIENCE = {"SNAPVM_LOCK_WAIT_SECONDS": "120"}
-"""The guard may still be at work."""
-
-SETTINGS = "sysctl -n vm.unprivileged_userfaultfd"
-CAPABILITIES = f'virsh qemu-monitor-command {NAME} \'{{"execute":"query-migrate-capabilities"}}\''
-LEFT = """
-find /run/snapvm -name userfaultfd.was -size +0
-find /var/lib/snapvm -name '.*.draft' -o -name '.*.gone' -o -name '.rollback.json' -o -name '.*.new'
-pgrep -af 'snapvm[.]cli|/snapvm (take|rollback|delete)' || true
-"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One death: of which command, where, and what was wrong afterwards; nothing when it passed."""
+class Sweep:
+    """What one sitting is to try, and until when."""
 
-    flavour: str
-    verb: str
-    point: str
-    problem: str = ""
+    def __init__(self, options: argparse.Namespace, tally: Tally) -> None:
+        self._options = options
+        self._tally = tally
+        self._until = time.monotonic() + float(options.seconds)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the time of this sitting has run out."""
+        return time.monotonic() > self._until
 
-class Patient:
-    """A domain with a thick disk and a thin one, a snapshot of it, and what is right of both."""
+    def of_flavour(self, lab: Lab) -> None:
+        """Try all kinds of volumes in a lab."""
+        for kind in self._options.kind:
+            if not self.is_over:
+                self._of_kind(lab, kind)
 
-    def __init__(self, guest: Guest) -> None:
-        self.guest = guest
-        self.lab = guest.lab
-        self.flavour = self.lab.flavour.value
-        self._healthy = self._host_settings()
-        self._prepare()
+    def _of_kind(self, lab: Lab, kind: str) -> None:
+        """Go through the cases, with a new domain after each that did not pass."""
+        cases: Iterator[Case] | None = None
+        went_wrong = True
+        while went_wrong and not self.is_over:
+            went_wrong = False
+            with patient(lab, kind) as subject:
+                cases = cases or self._cases(subject, lab.flavour, kind)
+                for case in cases:
+                    problem = subject.die(Verb(case.verb), case.point, Way(case.way))
+                    self._count(replace(case, problem=problem))
+                    went_wrong = bool(problem)
+                    if went_wrong or self.is_over:
+                        break
 
-    def _prepare(self) -> None:
-        """Leave one snapshot, and nothing else of ours."""
-        others = [id_ for id_ in self.guest.ids() if id_ != KEPT]
-        if others:
-            snapvm(self.lab, "delete", "--yes", *(f"{NAME}@{id_}" for id_ in others))
-        if KEPT not in self.guest.ids():
-            self.guest.take("--name", KEPT)
-        self._volumes = volumes(self.lab)
+    def _cases(self, subject: Patient, flavour: Flavour, kind: str) -> Iterator[Case]:
+        """Yield what has not passed yet: verb by verb, within it in the order of the seed."""
+        for verb in self._options.verb:
+            points = subject.points(Verb(verb))
+            cases = [
+                Case(flavour=flavour.value, kind=kind, verb=verb, way=way, point=point)
+                for way in self._options.way
+                for point in points
+            ]
+            if self._options.seed:
+                random.Random(self._options.seed).shuffle(cases)
+            cases = [case for case in cases if not self._tally.has_passed(case)]
+            yield from cases[: self._options.each]
 
-    def command(self, verb: str) -> list[str]:
-        """Return the command line that is going to die."""
-        if verb == "take":
-            return ["snapvm", "take", NAME, "--name", "dying"]
-        return ["snapvm", verb, f"{NAME}@{KEPT}", "--yes"]
-
-    def points(self, verb: str) -> list[str]:
-        """Let the command live once, and return every point it passes."""
-        env = {VARIABLE: LIST}
-        argv = self.command(verb)
-        done = self.lab.run(argv, timeout_seconds=COMMAND_SECONDS, env=env, check=True)
-        self._prepare()
-        lines = done.stderr.splitlines()
-        return [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
-
-    def die(self, verb: str, point: str) -> Case:
-        """Let the command die at a point, have it mended, and look for damage."""
-        case = Case(flavour=self.flavour, verb=verb, point=point)
-        try:
-            self._die(verb, point)
-            self._prepare()
-        except AssertionError as problem:
-            return Case(**{**asdict(case), "problem": str(problem)})
-        return case
-
-    def _die(self, verb: str, point: str) -> None:
-        argv, env = self.command(verb), {VARIABLE: point}
-        done = self.lab.run(argv, timeout_seconds=COMMAND_SECONDS, env=env)
-        assert done.status == KILLED, f"it was not killed: {done.status} {done.stderr}"
-        self._wait_until_it_runs()
-        mended = self.lab.run(["snapvm", "repair"], timeout_seconds=COMMAND_SECONDS, env=PATIENCE)
-        assert mended.status == 0, f"repair: {mended.stdout}{mended.stderr}"
-        said = self.lab.run(["snapvm", "check"], timeout_seconds=COMMAND_SECONDS)
-        assert said.status == 0, f"check: {said.stdout}{said.stderr}"
-        seen = self.guest.look()
-        assert seen.state == "ok", seen
-        assert self.guest.wait_until(seen.n + 3).state == "ok"
-        left = self.lab.run(LEFT, timeout_seconds=60).stdout
-        assert not left, f"left over: {left}"
-        assert self._host_settings() == self._healthy, self._host_settings()
-        known = {KEPT, "dying"}
-        strange = [id_ for id_ in self.guest.ids() if id_ not in known and "undo" not in id_]
-        assert not strange, f"records nobody asked for: {strange}"
-
-    def _wait_until_it_runs(self) -> None:
-        """The guard makes it run again; where it was ended already, the next command does."""
-        deadline = time.monotonic() + GUARD_SECONDS
-        while self.guest.state() == "paused":
-            assert time.monotonic() < deadline, f"it is {self.guest.state()}"
-            time.sleep(0.5)
-
-    def _host_settings(self) -> str:
-        script = f"{SETTINGS}; [ -e /proc/xen/capabilities ] || {CAPABILITIES}"
-        text = self.lab.run(script, timeout_seconds=60).stdout
-        # libvirt numbers its questions.
-        return "".join(part for part in text.split(",") if '"id"' not in part)
+    def _count(self, case: Case) -> None:
+        self._tally.add(case)
+        outcome = case.problem.splitlines()[0] if case.problem else "ok"
+        print(f"{case.key:76} {outcome}", flush=True)
 
 
-@contextmanager
-def patient(lab: Lab) -> Iterator[Patient]:
-    """Have a domain to operate on."""
-    kind = XenGuest if lab.flavour is Flavour.XEN else Guest
-    disks = ("--disks", "2", "--vg", "vg0,vg1", "--kind", "thick,thin")
-    with kind(lab, NAME, *disks, "--memory", "128") as guest:
-        yield Patient(guest)
+def main(arguments: Sequence[str]) -> int:
+    """Sweep; the result is JSON in a file and a table."""
+    options = _parser().parse_args(arguments)
+    if options.fresh:
+        RESULT.unlink(missing_ok=True)
+    tally = Tally.load(RESULT)
+    sweep = Sweep(options, tally)
+    for flavour in options.flavour:
+        if not sweep.is_over:
+            with Lab(flavour) as lab:
+                sweep.of_flavour(lab)
+    print(tally.table())
+    tried, failed = len(tally.done), len(tally.failures)
+    print(f"{tried - failed} of {tried} passed; {RESULT.relative_to(REPOSITORY)}")
+    return 1 if tally.failures else 0
 
 
-def main(flavours: Sequence[str]) -> int:
-    """Sweep; write the result as JSON and as a table."""
-    cases: list[Case] = []
-    for flavour in flavours:
-        with Lab(flavour) as lab, patient(lab) as subject:
-            for verb in VERBS:
-                for point in subject.points(verb):
-                    cases.append(subject.die(verb, point))
-                    _show(cases[-1])
-    failures = [asdict(case) for case in cases if case.problem]
-    result = {"cases": len(cases), "passed": len(cases) - len(failures), "failures": failures}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{result['passed']} of {result['cases']} passed; {RESULT.relative_to(REPOSITORY)}")
-    return 1 if failures else 0
-
-
-def _show(case: Case) -> None:
-    outcome = case.problem.splitlines()[0] if case.problem else "ok"
-    print(f"{case.flavour:4} {case.verb:9} {case.point:44} {outcome}", flush=True)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.crash", description=__doc__)
+    choices = {
+        "flavour": [flavour.value for flavour in Flavour],
+        "kind": list(KINDS),
+        "verb": [verb.value for verb in Verb],
+        "way": [way.value for way in Way],
+    }
+    for name, all_ in choices.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=all_, default=all_)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so many")
+    parser.add_argument("--seed", default="", help="shuffle the cases of a command by this")
+    parser.add_argument("--each", type=int, default=None, help="so many cases of each command")
+    parser.add_argument("--fresh", action="store_true", help="forget what has passed")
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or [flavour.value for flavour in Flavour]))
+    sys.exit(main(sys.argv[1:]))
