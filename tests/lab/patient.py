@@ -87,7 +87,7 @@ class Patient:
 
     def points(self, verb: Verb) -> list[str]:
         """Let the command live once, and return every point it passes."""
-        self._prepare(verb)
+        self.prepare(verb)
         env = {VARIABLE: LIST}
         done = self.lab.run(verb.argv, timeout_seconds=COMMAND_SECONDS, env=env, check=True)
         self._revive()
@@ -97,7 +97,7 @@ class Patient:
     def die(self, verb: Verb, point: str, way: Way) -> str:
         """Let the command die at a point, have it mended; return what is wrong, if anything."""
         try:
-            self._prepare(verb)
+            self.prepare(verb)
             done = deaths.die(self.lab, verb.argv, point, way)
             assert done.status in way.statuses, f"status {done.status}: {done.stderr}"
             assert "Traceback" not in done.stderr, done.stderr
@@ -105,6 +105,24 @@ class Patient:
         except AssertionError as problem:
             return str(problem) or "it failed without a word"
         return ""
+
+    def prepare(self, verb: Verb) -> None:
+        """Leave what the command begins with: one snapshot, and nothing else of ours."""
+        dead = verb.dead
+        if dead is not None and dead not in self._middles:
+            points = self.points(dead)
+            self._middles[dead] = points[len(points) // 2]
+        others = [id_ for id_ in self.guest.ids() if id_ != KEPT]
+        if others:
+            snapvm(self.lab, "delete", "--yes", *(f"{NAME}@{id_}" for id_ in others))
+        if KEPT not in self.guest.ids():
+            self.guest.take("--name", KEPT)
+        if verb is Verb.UNDO:
+            self.guest.roll_back(KEPT)
+        if verb is Verb.PRUNE:
+            self.guest.take("--name", "newer")
+        if dead is not None:
+            deaths.die(self.lab, dead.argv, self._middles[dead], Way.BOTH)
 
     def look_over(self, way: Way) -> None:
         """Raise ``AssertionError`` unless all is well, after the next command at the latest."""
@@ -127,24 +145,6 @@ class Patient:
         strange = [id_ for id_ in self.guest.ids() if id_ not in known and "undo" not in id_]
         assert not strange, f"records nobody asked for: {strange}"
 
-    def _prepare(self, verb: Verb) -> None:
-        """Leave what the command begins with: one snapshot, and nothing else of ours."""
-        dead = verb.dead
-        if dead is not None and dead not in self._middles:
-            points = self.points(dead)
-            self._middles[dead] = points[len(points) // 2]
-        others = [id_ for id_ in self.guest.ids() if id_ != KEPT]
-        if others:
-            snapvm(self.lab, "delete", "--yes", *(f"{NAME}@{id_}" for id_ in others))
-        if KEPT not in self.guest.ids():
-            self.guest.take("--name", KEPT)
-        if verb is Verb.UNDO:
-            self.guest.roll_back(KEPT)
-        if verb is Verb.PRUNE:
-            self.guest.take("--name", "newer")
-        if dead is not None:
-            deaths.die(self.lab, dead.argv, self._middles[dead], Way.BOTH)
-
     def _revive(self) -> None:
         """Start a domain again that was shut off by ``take --stop``: from its snapshot."""
         if self.guest.state() == "shut off":
@@ -157,6 +157,10 @@ class Patient:
         while self.guest.state() == "paused":
             assert time.monotonic() < deadline, "it is still paused"
             time.sleep(0.5)
+
+    def forget_settings(self) -> None:
+        """Take the settings of the host as they are now for right: it was booted anew."""
+        self._healthy = self._host_settings()
 
     def _host_settings(self) -> str:
         script = f"{SETTINGS}; [ -e /proc/xen/capabilities ] || {CAPABILITIES}"
