@@ -67,7 +67,24 @@ class GuestImage(Protocol):
         """Give back memory and mappings; harmless at any time."""
 
 
-MemoryImage = ImageWriter | GuestImage
+@runtime_checkable
+class StreamImage(Protocol):
+    """Makes an image around the stream that Xen's own saver writes; given by ``consistency``.
+
+    Raises ``OSError`` when the file cannot be written.
+    """
+
+    def begin_stream(self, path: Path, definition: str) -> int:
+        """Make the file and return a descriptor positioned where the stream begins."""
+
+    def end_stream(self) -> int:
+        """Make the file whole, all of it on the disk; return its size in bytes."""
+
+    def close_stream(self) -> None:
+        """Close the file; harmless at any time."""
+
+
+MemoryImage = ImageWriter | GuestImage | StreamImage
 """What makes the image; each driver works with the one of its hypervisor."""
 
 

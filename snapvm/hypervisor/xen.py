@@ -21,11 +21,12 @@ from snapvm.errors import (
     UnknownDomain,
 )
 from snapvm.hypervisor import xenconfig, xendisks
-from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
+from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage, StreamImage
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl, open_control
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstandstill import UNPAUSE, go_on
+from snapvm.hypervisor.xenstocksaver import XenStockCapture
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import CaptureMethod, Domain, DomainState, DomainUuid, HypervisorKind, Progress
@@ -108,14 +109,15 @@ class XenHypervisor:
             )
         with _refusing(domain.name):
             info = self._info(domain)
-            if info.is_hvm:
-                raise refused("it is no PV domain (HVM or PVH)", disks_alone.removeprefix("or "))
-            if self._control.guest_width(info.domid) != _WIDTH_BYTES:
+            if info.is_hvm and not self._is_pvh(domain):
+                why = "it is an HVM domain, whose device model has a state of its own"
+                raise refused(why, disks_alone.removeprefix("or "))
+            if not info.is_hvm and self._control.guest_width(info.domid) != _WIDTH_BYTES:
                 raise refused("it is a 32-bit PV guest", disks_alone.removeprefix("or "))
 
-    def foresee(self, domain: Domain) -> str:  # noqa: ARG002 - the same for all of them
+    def foresee(self, domain: Domain) -> str:
         """Say how memory would be captured; only copying it shows whether there is room."""
-        return XenCapture.way
+        return XenStockCapture.way if self._is_pvh(domain) else XenCapture.way
 
     @contextmanager
     def capture(
@@ -143,7 +145,13 @@ class XenHypervisor:
                 foreign_ptes=self._settings.foreign_ptes,
             )
         with ExitStack() as stack:
-            if isinstance(image, GuestImage):
+            capture: XenCapture | XenStockCapture
+            if isinstance(image, StreamImage) and self._is_pvh(domain):
+                capture = XenStockCapture(job, image)
+                with _capturing(domain):
+                    stack.enter_context(capture.prepared())
+                yield capture
+            elif isinstance(image, GuestImage):
                 capture = XenCapture(job, image)
                 progress.phase(f"copying the memory of {domain.name}")
                 with _capturing(domain):
@@ -214,6 +222,9 @@ class XenHypervisor:
         return {"xen": f"{libraries.major}.{libraries.minor}", "dom0": os.uname().release}
 
     # --- inside ---
+
+    def _is_pvh(self, domain: Domain) -> bool:
+        return xenconfig.kind(xenconfig.parse(domain.name, domain.definition)) == xenconfig.PVH
 
     def _info_of_name(self, name: str) -> DomainInfo | None:
         found = None

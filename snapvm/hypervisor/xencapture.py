@@ -61,6 +61,14 @@ class XenJob:
             rings.drain()
             self._flush()
 
+    @contextmanager
+    def suspended(self, rings: Rings, *, leave_standing: bool) -> Iterator[None]:
+        """Let the domain suspend itself for the block, its drives at rest; see ``Capture``."""
+        with self.standstill().suspended(leave_standing=leave_standing):
+            with self.failing():
+                self.settle(rings)
+            yield
+
     def _flush(self) -> None:
         """Bring to the volumes what their servers on this host have only in its cache."""
         for device in (cache for vbd in self.vbds for cache in vbd.caches):
@@ -119,9 +127,7 @@ class XenCapture:
     @contextmanager
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.standstill().suspended(leave_standing=leave_standing):
-            with self._job.failing():
-                self._job.settle(self._rings)
+        with self._job.suspended(self._rings, leave_standing=leave_standing):
             yield
 
     def arm(self) -> None:

@@ -50,6 +50,14 @@ def _whole(text: str) -> int:
     raise ValueError(f"{text} is no whole number")
 
 
+PVH = "pvh"
+
+
+def kind(config: Config) -> str:
+    """Return the type of the domain: ``pv``, ``pvh`` or ``hvm``."""
+    return str(config["c_info"].get("type", ""))
+
+
 def for_image(config: Config, total_pages: int) -> str:
     """Return the text for an image: no number is demanded, and all its pages have room."""
     c_info = {key: value for key, value in config["c_info"].items() if key != _DOMID}
@@ -69,7 +77,7 @@ def passthrough(config: Config) -> str:
 
 
 def as_cfg(domain: str, config: Config) -> str:
-    """Tell a PV domain's configuration in xl's language, or raise ``DomainRefused``."""
+    """Tell a PV or PVH domain's configuration in xl's language, or raise ``DomainRefused``."""
     left = json.loads(json.dumps(config))
     lines: list[str] = []
 
@@ -81,19 +89,19 @@ def as_cfg(domain: str, config: Config) -> str:
     c_info.pop(_DOMID, None)
     for key in ("type", "name", "uuid"):
         take(c_info, key, key)
-    pv = b_info.pop("type.pv", {})
+    own = {**b_info.pop("type.pv", {}), **b_info.pop("type.pvh", {})}
     b_info.pop("type", None)
     _memory(b_info, lines)
     for key, word in _WORDS.items():
         take(b_info, key, word)
-        take(pv, key, word)
+        take(own, key, word)
     disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
     nics = [_nic(domain, nic) for nic in left.pop("nics", [])]
     lines += [f"disk = [{', '.join(disks)}]", f"vif = [{', '.join(nics)}]"]
     for key in ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"):
         if key in left:
             lines.append(f"{key} = {_quoted(domain, left.pop(key).replace('_', '-'))}")
-    for name, rest in (("c_info", c_info), ("b_info", b_info), ("pv", pv), ("", left)):
+    for name, rest in (("c_info", c_info), ("b_info", b_info), (kind(config), own), ("", left)):
         _require_nothing(domain, name, _without_defaults(rest))
     return "\n".join(lines) + "\n"
 

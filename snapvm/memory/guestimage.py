@@ -28,6 +28,7 @@ from snapvm.memory.framestore import CHUNK_FRAMES, Chunk, FrameStore, map_chunk,
 from snapvm.memory.normalise import ForeignEntries, FrameMap, Landmarks, Normaliser
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.streamframe import StreamFrame
 from snapvm.memory.xenformat import (
     P2M_RANGE,
     PAGE_COUNT,
@@ -60,11 +61,12 @@ def available_bytes() -> int:
     return 0
 
 
-class PvGuestImage:
-    """Makes one image; fulfils ``GuestImage``."""
+class PvGuestImage(StreamFrame):
+    """Makes one image; fulfils ``GuestImage``, and ``StreamImage`` for a guest that is not PV."""
 
     def __init__(self, budget_bytes: int | None = None) -> None:
         """Allow so much memory for pages; what the host can spare when it is left out."""
+        super().__init__()
         self._budget_bytes = budget_bytes
         self._stack = ExitStack()
         self._head: P2m | None = None

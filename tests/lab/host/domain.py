@@ -96,6 +96,7 @@ def main() -> None:
     new.add_argument("--cache", choices=("none", "writeback"), default="none")
     new.add_argument("--kind", default="thin", help="thin or thick, taken in turn: thick,thin")
     new.add_argument("--backend", default="phy", help="Xen: phy or qdisk, taken in turn")
+    new.add_argument("--type", choices=("pv", "pvh", "hvm"), default="pv", help="Xen only")
     new.add_argument("--vg", default="vg0", help="groups, taken in turn for the disks: vg0,vg1")
     new.add_argument("--start", action="store_true")
     for verb in ("destroy", "xml"):
@@ -117,6 +118,7 @@ def main() -> None:
             cache=asked.cache,
             kinds=tuple(asked.kind.split(",")),
             backends=tuple(asked.backend.split(",")),
+            guest_type=asked.type,
             groups=tuple(asked.vg.split(",")),
         )
         create(shape, start=asked.start)

@@ -27,6 +27,8 @@ class DomainShape:
     groups: tuple[str, ...]
     backends: tuple[str, ...] = ("phy",)
     """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
+    guest_type: str = "pv"
+    """Xen: ``pv``, ``pvh`` or ``hvm``."""
 
     @property
     def volumes(self) -> list[tuple[str, str, bool]]:
@@ -90,7 +92,7 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
 
 
 def xl_config(shape: DomainShape) -> str:
-    """Return the domain's xl configuration (paravirtual)."""
+    """Return the domain's xl configuration."""
     backends = shape.backends
     disks = ", ".join(
         f"'format=raw,vdev=xvd{chr(ord('a') + number)},access=rw,"
@@ -98,7 +100,7 @@ def xl_config(shape: DomainShape) -> str:
         for number, path in enumerate(shape.paths)
     )
     return f"""name = '{shape.name}'
-type = 'pv'
+type = '{shape.guest_type}'
 memory = {shape.memory_mib}
 vcpus = {shape.vcpus}
 kernel = '{BOOT_FOLDER}/vmlinuz'

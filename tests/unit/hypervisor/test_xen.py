@@ -19,7 +19,8 @@ from snapvm.settings import Settings
 from tests.fakes.xenstored import FakeXenstored
 
 UUID = "11111111-2222-3333-4444-555555555555"
-CONFIG = {"c_info": {"type": "pv", "name": "web", "uuid": UUID}, "b_info": {"max_vcpus": 1}}
+TYPED = {"type": "pv", "name": "web", "uuid": UUID}
+CONFIG = {"c_info": TYPED, "b_info": {"max_vcpus": 1}}
 RUNNING = DomainInfo(
     domid=5,
     uuid=UUID,
@@ -146,8 +147,12 @@ def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.Mo
     xen, driver = scene
     driver.check_capture(driver.find("web"), with_memory=True)
     xen.flag(2)
+    monkeypatch.setitem(TYPED, "type", "hvm")
     assert "HVM" in refusal(scene)
     driver.check_capture(driver.find("web"), with_memory=False)
+    monkeypatch.setitem(TYPED, "type", "pvh")
+    driver.check_capture(driver.find("web"), with_memory=True)
+    monkeypatch.setitem(TYPED, "type", "pv")
     xen.flag(8)
     assert "xl unpause" in refusal(scene)
     xen.flag(4 | 3 << 16)
