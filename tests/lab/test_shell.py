@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.vm import REPOSITORY, TURN_SECONDS
+from tests.lab.turn import TURN_SECONDS
+from tests.lab.vm import REPOSITORY
 
 BOOT_SECONDS = 300
 ANSWER_SECONDS = 120

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -17,15 +16,14 @@ from typing import IO, Final, Self, TypeVar
 from tests.lab import accel, initrd
 from tests.lab.channel import Channel, ChannelClosed, Completed, NoAnswer, Remote
 from tests.lab.errors import CommandFailed, LabDied, LabError
-from tests.lab.image import BaseImage, cache_folder, ensure_image, say
+from tests.lab.image import BaseImage, ensure_image, say
 from tests.lab.machine import Boot, Flavour, Machine, Shape, command_line
+from tests.lab.turn import wait_for_turn
 
 __all__ = ["Completed", "Flavour", "Lab", "LabDied", "LabError", "Remote", "Shape"]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 BOOT_SECONDS: Final = 300
-TURN_SECONDS: Final = 3600
-"""How long to wait for another process's lab to end: no two labs run at once on a host."""
 ANSWER_SECONDS: Final = 30
 """What the lab may take, beyond a command's own time, to tell how it ended."""
 
@@ -192,7 +190,7 @@ class Lab:
 
     def _prepare(self) -> None:
         self._image = ensure_image()
-        self._turn = _wait_for_turn()
+        self._turn = wait_for_turn()
         for stale in self.folder.parent.glob("*/overlay.qcow2"):
             shutil.rmtree(stale.parent, ignore_errors=True)  # we have the turn: nobody uses it
         self.share.mkdir(parents=True, exist_ok=True)
@@ -242,22 +240,3 @@ class Lab:
             ended = machine.wait(2)
             cause = f"QEMU exited with status {machine.exit_status}" if ended else "connection lost"
         raise LabDied(cause, self.console_tail())
-
-
-def _wait_for_turn() -> IO[str]:
-    """Take the lock that lets one lab run at a time on this host and account."""
-    lock = (cache_folder() / "running.lock").open("w")
-    deadline = time.monotonic() + TURN_SECONDS
-    told = False
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not told:
-                say("another lab is running on this host; waiting for it to end")
-                told = True
-            if time.monotonic() > deadline:
-                raise LabError(f"another lab has been running for {TURN_SECONDS} s") from None
-            time.sleep(0.5)
-        else:
-            return lock
