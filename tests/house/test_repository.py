@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from snapvm.cli import commands
+from snapvm.cli.columns import HEADERS
 from tests.house.source import ROOT, files, modules
 from tests.lab import recipe
 
@@ -77,6 +78,12 @@ def test_the_papers_name_targets_that_exist() -> None:
         for target in re.findall(r"`?make ([a-z-]+)", (ROOT / name).read_text()):
             exists = target in targets or (ROOT / f"tests/bench/{target[6:]}.py").exists()
             assert exists, f"{name} names `make {target}`"
+
+
+def test_the_example_of_a_list_has_the_columns_of_a_list() -> None:
+    shown = re.search(r"^SNAPSHOT .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert shown is not None
+    assert tuple(shown[0].split()) == HEADERS
 
 
 def test_the_papers_link_to_files_that_exist() -> None:
