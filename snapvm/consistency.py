@@ -94,7 +94,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
         with Undo() as undo:
             guard.wait_until_ready()
             draft = host.catalog.draft(domain.uuid, plan.id)
-            undo.add(f"the folder of {plan.id}", lambda: host.catalog.discard(draft))
+            undo.add(
+                f"the folder of {plan.id}", lambda: host.catalog.discard(draft), is_journal=True
+            )
             host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
             caught = taking.laid_out(plan, draft.folder, caught, progress)
@@ -224,7 +226,8 @@ def _prepare_swap(
 ) -> None:
     """Write down what is intended and make everything that can be made beside a running domain."""
     uuid = plan.record.domain_uuid
-    undo.add("the journal", partial(host.catalog.end_journal, uuid, swapping.JOURNAL))
+    end_journal = partial(host.catalog.end_journal, uuid, swapping.JOURNAL)
+    undo.add("the journal", end_journal, is_journal=True)
     host.catalog.write_journal(uuid, swapping.JOURNAL, journal)
     progress.phase("preparing the disks")
     _undo_volumes(host, plan, undo, Role.ROLL)

@@ -19,15 +19,15 @@ class Undo:
     A step is added *before* its deed and so must be harmless when the deed never happened.  When
     the block fails every step runs, the newest first, out of reach of Ctrl-C; a step that fails
     does not stop the others.  What could not be put back is named by ``LeftBehind``, raised
-    ``from`` the error that began it.
+    ``from`` the error that began it.  A journal stays then, for it says what there is to repair.
     """
 
     def __init__(self) -> None:
-        self._steps: list[tuple[str, Callable[[], None]]] = []
+        self._steps: list[tuple[str, Callable[[], None], bool]] = []
 
-    def add(self, what: str, step: Callable[[], None]) -> None:
+    def add(self, what: str, step: Callable[[], None], *, is_journal: bool = False) -> None:
         """Remember ``step``, which takes back the deed named ``what``."""
-        self._steps.append((what, step))
+        self._steps.append((what, step, is_journal))
 
     def disarm(self) -> None:
         """Forget all steps: the work is complete."""
@@ -52,7 +52,9 @@ class Undo:
         leftovers: list[str] = []
         with undisturbed():
             while self._steps:
-                what, step = self._steps.pop()
+                what, step, is_journal = self._steps.pop()
+                if is_journal and leftovers:
+                    continue
                 try:
                     step()
                 except Exception as failure:

@@ -14,6 +14,7 @@ from snapvm.errors import (
     CaptureFailed,
     CommandFailed,
     DomainRefused,
+    LeftBehind,
     Locked,
     NotStarted,
     NotStopped,
@@ -324,6 +325,28 @@ def test_a_failing_snapshot_leaves_nothing(scene: Scene, number: int, after: boo
     assert scene.ids() == []
     assert scene.host.catalog.leftovers(UUID) == ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("work", ["take", "rollback"])
+def test_the_journal_stays_while_something_is_left(scene: Scene, work: str) -> None:
+    """So that the next command on the domain mends it, as the exit status promises."""
+    record = take(scene, "x")
+    before = scene.lvm.names()
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] in ("lvremove", "lvconvert") or "--snapshot" in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    scene.lvm.after = fail
+    with pytest.raises(LeftBehind):
+        take(scene) if work == "take" else roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    (left,) = scene.host.catalog.leftovers(UUID)
+    assert left.intent["kind"] == work
+    scene.lvm.after = lambda _argv: None
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before and scene.ids() == ["x"]
+    assert scene.host.catalog.leftovers(UUID) == ()
 
 
 @pytest.mark.parametrize("deed", ["capture", "window", "arm", "drain", KeyboardInterrupt])
