@@ -425,6 +425,16 @@ class CommandTimedOut(SnapvmError):
 
 
 @dataclass(eq=False)
+class StillAtWork(SnapvmError):
+    """An lvm that was given up and goes on: it is never killed, and may do what it was told."""
+
+    group: str
+
+    def message(self) -> str:
+        return f"an lvm is still at work in {self.group}, and may make what it was told to"
+
+
+@dataclass(eq=False)
 class SnapshotFailed(SnapvmError):
     """A disk whose LVM snapshot could not be made in the window."""
 

@@ -61,6 +61,9 @@ class Conversation(Protocol):
         alone, and ``CommandFailed`` when the program ends before.
         """
 
+    def ended(self, limit_seconds: float) -> bool:
+        """Tell whether the program has ended, waiting that long for it."""
+
 
 class Runner(Protocol):
     """The seam to the outside world: runs a program and returns what it did."""
@@ -115,6 +118,7 @@ class _ShConversation:
         self.orders: Queue[str | None] = Queue()
         self._heard: Queue[str | None] = Queue()
         self.said: deque[str] = deque(maxlen=REMEMBERED)
+        self._ended = threading.Event()
 
     def hear(self, line: str) -> None:
         """Take a line the program said."""
@@ -125,6 +129,11 @@ class _ShConversation:
         """Learn that the program has ended."""
         self._status = status
         self._heard.put(None)
+        self._ended.set()
+
+    def ended(self, limit_seconds: float) -> bool:
+        """See ``Conversation.ended``."""
+        return self._ended.wait(limit_seconds)
 
     def ask(
         self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
@@ -239,7 +248,8 @@ class ShRunner:
             yield talk
         finally:
             talk.orders.put(None)
-            _wait(running, GOODBYE_SECONDS)
+            if _wait(running, GOODBYE_SECONDS):
+                talk.end(running, running.exit_code == 0, int(running.exit_code))
             self.recorder.extend(talk.said)
 
     def _remember(self, done: Completed) -> None:

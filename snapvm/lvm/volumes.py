@@ -11,14 +11,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snapvm import retry
+from snapvm.errors import StillAtWork
 from snapvm.lvm import argv, copyback, device, report
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import LvRef, LvUuid, Progress, Role
-from snapvm.process import Completed, Runner
+from snapvm.process import Completed, Conversation, Runner
 
 EFFECT_LIMIT_SECONDS = 300.0
-
+_LATE_SECONDS = 10.0
+"""How long an lvm that was given up is waited for once more, when what it made is removed."""
 
 CopyBack = Callable[[Runner, LvRef, LvRef, Progress], None]
 """What brings a disk back to a thick snapshot of it; reads and writes devices."""
@@ -52,6 +54,8 @@ class Lvm:
     ) -> None:
         self._runner = runner
         self._copy_back = copy_back
+        self._late: dict[str, Conversation] = {}
+        """By group: the lvm that did not end when it was told to."""
         self.uuid_of_device = uuid_of_device
         """Tells which volume a block device is; raises ``NotAVolume``."""
 
@@ -70,9 +74,14 @@ class Lvm:
     @contextmanager
     def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, WarmLvm]]:
         """Have an lvm waiting for each group, so that none has to start in the window."""
-        with ExitStack() as stack:
-            talks = {vg: stack.enter_context(self._runner.converse(PROGRAM)) for vg in groups}
-            yield {vg: WarmLvm(talk) for vg, talk in talks.items()}
+        talks: dict[str, Conversation] = {}
+        try:
+            with ExitStack() as stack:
+                for vg in groups:
+                    talks[vg] = stack.enter_context(self._runner.converse(PROGRAM))
+                yield {vg: WarmLvm(talk) for vg, talk in talks.items()}
+        finally:
+            self._late |= {vg: talk for vg, talk in talks.items() if not talk.ended(0)}
 
     def make_store(self, vg: str, name: str, size_bytes: int, tags: Iterable[str]) -> None:
         """Make what a thick snapshot is going to keep its copies in, ready to be attached."""
@@ -116,8 +125,19 @@ class Lvm:
         self._do(argv.retag(volumes, add=add, remove=remove))
 
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
-        """Remove the volumes of a set that are in one of the roles; harmless when none is."""
-        self._do(argv.remove_set(vg, set_, roles))
+        """Remove the volumes of a set that are in one of the roles; harmless when none is.
+
+        Raises ``StillAtWork`` when a warm lvm that was given up may yet make some.
+        """
+        command = argv.remove_set(vg, set_, roles)
+        self._do(command)
+        late = self._late.get(vg)
+        if late is None:
+            return
+        if not late.ended(_LATE_SECONDS):
+            raise StillAtWork(group=vg)
+        del self._late[vg]
+        self._do(command)
 
     def remove(self, volumes: Iterable[LvRef]) -> None:
         """Remove volumes of ours by uuid; harmless when there is none."""

@@ -74,6 +74,8 @@ class FakeLvm:
         self.after: Callable[[tuple[str, ...]], None] = lambda _argv: None
         self.vg_free_bytes = 1 << 33
         """Of every group."""
+        self.hanging: list[str] | None = None
+        """A list: what a warm lvm is told it does not do, not yet."""
         self._made = 0
         self._verbs = {
             "lvs": self._lvs,
@@ -303,10 +305,17 @@ class FakeConversation:
     def __init__(self, lvm: FakeLvm) -> None:
         self._lvm = lvm
 
+    def ended(self, limit_seconds: float) -> bool:
+        """Tell whether it did all it was told; see ``Conversation``."""
+        return self._lvm.hanging is None
+
     def ask(
         self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
     ) -> tuple[str, ...]:
         """Do each line; say what lvm says of a new volume, of a failure, and of its version."""
+        if self._lvm.hanging is not None and line != "version":
+            self._lvm.hanging += line.splitlines()[:1]
+            raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
         said: list[str] = []
         for order in line.splitlines():
             said += self._obey(order)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from snapvm.errors import (
     VolumeRefused,
 )
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind, Silent
+from tests.fakes.lvm import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 REQUEST = TakeRequest(domain=DOMAIN)
@@ -325,6 +327,47 @@ def test_a_failing_snapshot_leaves_nothing(scene: Scene, number: int, after: boo
     assert scene.ids() == []
     assert scene.host.catalog.leftovers(UUID) == ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_an_lvm_that_hangs_for_good_is_left_to_repair(scene: Scene) -> None:
+    """What it was told may yet be done: so nothing is said to be put back before it has ended."""
+    before = scene.lvm.names()
+    orders: list[str] = []
+    scene.lvm.hanging = orders
+    with pytest.raises(LeftBehind, match="still at work in vg0") as left:
+        take(scene)
+    assert isinstance(left.value.__cause__, SnapshotFailed)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == [] and len(scene.host.catalog.leftovers(UUID)) == 1
+    scene.lvm.hanging = None
+    for order in orders:
+        with suppress(CommandFailed):  # the store it was to attach is gone
+            scene.lvm.obey(("lvm", *order.split()))
+    take(scene, "next")
+    assert scene.ids() == ["next"] and scene.host.catalog.leftovers(UUID) == ()
+    consistency.delete(scene.host, list(scene.host.catalog.records(UUID)), Silent())
+    assert scene.lvm.names() == before
+
+
+def test_what_an_lvm_makes_late_is_removed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for a moment, and what it did after the removal is removed too."""
+    before = scene.lvm.names()
+    orders: list[str] = []
+    scene.lvm.hanging = orders
+
+    def at_last(_talk: FakeConversation, limit_seconds: float) -> bool:
+        if limit_seconds and scene.lvm.hanging is not None:
+            scene.lvm.hanging = None
+            for order in orders:
+                with suppress(CommandFailed):
+                    scene.lvm.obey(("lvm", *order.split()))
+        return scene.lvm.hanging is None
+
+    monkeypatch.setattr(FakeConversation, "ended", at_last)
+    with pytest.raises(SnapshotFailed):
+        take(scene)
+    assert scene.lvm.names() == before
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
 
 
 @pytest.mark.parametrize("work", ["take", "rollback"])

@@ -93,6 +93,16 @@ def test_a_conversation_that_gets_no_answer_is_given_up() -> None:
         talk.ask("hello", is_done, limit_seconds=0.3)
 
 
+def test_a_program_that_does_not_end_with_the_conversation_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("snapvm.process.GOODBYE_SECONDS", 0.1)
+    with ShRunner().converse(("sleep", "1")) as slow, ShRunner().converse(("cat",)) as quick:
+        assert not slow.ended(0) and not quick.ended(0)
+    assert quick.ended(0) and not slow.ended(0)
+    assert slow.ended(10)
+
+
 def test_a_conversation_whose_program_ends_says_so() -> None:
     with ShRunner().converse(("sh", "-c", "read line; echo bye; exit 3")) as talk:
         with pytest.raises(CommandFailed) as failed:
