@@ -112,7 +112,7 @@ def _of_volume(disk: DiskRecord, volume: LogicalVolume | None) -> str:
     if volume is None:
         return f"its volume {disk.snapshot} is gone"
     if volume.is_lost:
-        return f"its volume {volume.ref} is lost: more changed than it can keep"
+        return f"its volume {volume.ref} is lost: {preflight.loss(volume)}"
     if volume.disk_bytes != disk.size_bytes:
         return f"its volume {volume.ref} has another size than was recorded"
     if volume.is_writable:

@@ -10,7 +10,7 @@ from snapvm import cowsize, images, naming, planning, recordfile, sidefiles
 from snapvm.errors import DomainRefused, RecordUnusable, UnknownDomain, VolumeRefused
 from snapvm.host import Host
 from snapvm.lvm.argv import TAG_OURS, set_tag
-from snapvm.lvm.preflight import check_room, check_siblings
+from snapvm.lvm.preflight import check_room, check_siblings, loss
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
@@ -186,7 +186,7 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
         why = f"{snapshot.ref} does not carry its tags any more"
         raise RecordUnusable(path=record.ref, why=why)
     if snapshot.is_lost:
-        why = f"its snapshot {snapshot.ref} of {disk.target} is lost: more changed than it can keep"
+        why = f"its snapshot {snapshot.ref} of {disk.target} is lost: {loss(snapshot)}"
         raise RecordUnusable(path=record.ref, why=why)
     return snapshot
 

@@ -18,7 +18,7 @@ from snapvm.clock import WindowClock
 from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv, belonging
+from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.warm import WarmLvm
@@ -236,10 +236,12 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
     for disk in plan.disks:
         made = report.lv_from_name(disk.volume.vg, disk.snapshot_name)
         if made is None or not _is_as_planned(made, plan, disk):
+            lost = "" if made is None else preflight.loss(made)
+            why = f"is lost: {lost}" if lost else "is not there as it was asked for"
             raise SnapshotFailed(
                 target=disk.target,
                 volume=str(disk.volume),
-                why=f"{disk.snapshot_name} is not there as it was asked for",
+                why=f"{disk.volume.vg}/{disk.snapshot_name} {why}",
             )
         planning.require_bearing(report, disk, made)
         disks.append(

@@ -92,6 +92,13 @@ def check_siblings(report: Report, disk: LogicalVolume, snapshot: LogicalVolume)
             )
 
 
+def loss(snapshot: LogicalVolume) -> str:
+    """Say why the kernel has given a thick snapshot up; empty when it has not."""
+    if not snapshot.is_lost:
+        return ""
+    return f"more changed than its {_mib(snapshot.size_bytes)} can keep"
+
+
 def is_nearly_full(volume: LogicalVolume) -> bool:
     """Tell whether a thick snapshot will be lost soon: changes go on, and its store is bounded."""
     if not volume.is_thick_snapshot or (volume.data_percent or 0) < _FULL_SOON_PERCENT:

@@ -392,6 +392,21 @@ def test_the_journal_stays_while_something_is_left(scene: Scene, work: str) -> N
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
+def test_a_store_that_runs_full_at_once_is_told_of(tmp_path: Path) -> None:
+    """The domain writes more, while its memory is written, than its new snapshot can keep."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    before = scene.lvm.names()
+
+    def overflow(deed: str) -> None:
+        for volume in scene.lvm.volumes:
+            volume.invalid = deed == "drain" and bool(volume.origin and not volume.pool)
+
+    scene.hypervisor.before = overflow
+    with pytest.raises(SnapshotFailed, match=r"vdb .*more changed than its 68 MiB can keep"):
+        take(scene)
+    assert scene.lvm.names() == before and scene.ids() == []
+
+
 @pytest.mark.parametrize("deed", ["capture", "window", "arm", "drain", KeyboardInterrupt])
 def test_a_failing_capture_leaves_nothing(scene: Scene, deed: str | type[BaseException]) -> None:
     before = scene.lvm.names()
