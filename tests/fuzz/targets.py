@@ -15,13 +15,15 @@ from snapvm.cli import columns, words
 from snapvm.consistency import TakeRequest, repair_all, take
 from snapvm.hypervisor import domainxml, xenconfig
 from snapvm.lvm import exceptionstore, health, report
-from snapvm.memory import libvirtimage, verify
+from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
 from tests.fakes.hypervisor import image_bytes
 from tests.fakes.records import UUID, make_record
 from tests.fakes.scene import DOMAIN, make_scene
 from tests.fakes.scene import UUID as SCENE_UUID
 from tests.unit.lvm.store_builder import build_store
+from tests.unit.memory import qemu_builders
+from tests.unit.memory.qemu_builders import Entry
 from tests.unit.memory.xen_builders import Guest
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -55,6 +57,19 @@ def _libvirt_image(data: bytes, folder: Path) -> None:
     path = folder / "memory.save"
     path.write_bytes(data)
     libvirtimage.check(path, len(data))
+
+
+def _qemu_stream(data: bytes, folder: Path) -> None:
+    """Read a stream to its end, each page put at its place in a sparse image."""
+    source = qemu_builders.save(folder / "memory.save", data)
+    sparseimage.convert(source, folder / "sparse", Silent())
+
+
+def _qemu_image(data: bytes, folder: Path) -> None:
+    """The same with the head of libvirt's spoiled too."""
+    source = folder / "memory.save"
+    source.write_bytes(data)
+    sparseimage.convert(source, folder / "sparse", Silent())
 
 
 # --- what LVM and the kernel say ---
@@ -111,6 +126,12 @@ def _domain_xml(data: bytes, _folder: Path) -> None:
     domainxml.foreign_memory_writer(text)
     domainxml.classify("demo", text, lambda pool, volume: Path("/dev", pool, volume))
 
+
+_LONG_STREAM = qemu_builders.Stream(blocks=(("pc.ram", 64 << 20), ("pc.rom", 1 << 12))).having(
+    *(Entry("pc.ram", number * 97) for number in range(150)),
+    Entry("pc.rom", 0, qemu_builders.filled(1)),
+)
+"""Mostly zero pages, so that headers are spoiled more often than contents."""
 
 _XL_CONFIG = json.dumps(
     [
@@ -237,6 +258,8 @@ capture = "auto"
 def all_targets(folder: Path) -> tuple[Target, ...]:
     """Return every parser; ``folder`` is for making their examples."""
     journals = _scene_of_a_killed_rollback(folder)
+    streams = (qemu_builders.GOOD.encode(), _LONG_STREAM.encode())
+    saved = qemu_builders.save(folder / "memory.save", streams[0]).read_bytes()
     shutil.rmtree(folder, ignore_errors=True)
     fixtures = [path.read_bytes() for path in sorted(FIXTURES.glob("catalog/*/*.json"))]
     small = Guest(per_record=600)
@@ -245,6 +268,8 @@ def all_targets(folder: Path) -> tuple[Target, ...]:
     return (
         Target(name="xl image", seeds=(Guest().encode(), small.encode()), read=_xl_image),
         Target(name="libvirt image", seeds=(image_bytes(7),), read=_libvirt_image),
+        Target(name="QEMU stream", seeds=streams, read=_qemu_stream),
+        Target(name="libvirt image to sparse", seeds=(saved,), read=_qemu_image),
         Target(name="lvs report", seeds=(lvs,), read=_lvs),
         Target(
             name="exception table",
