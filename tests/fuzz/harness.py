@@ -27,7 +27,7 @@ INPUT_SECONDS = 10
 MEMORY_BYTES = 256 << 20
 """What the inputs may take beyond what the process had when it began."""
 FAILURES_KEPT = 5
-AT_ONCE = 500
+AT_ONCE = 2000
 """Inputs of one share."""
 
 
