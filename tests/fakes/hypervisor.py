@@ -25,6 +25,7 @@ from snapvm.errors import (
     UnknownDomain,
 )
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
+from snapvm.interrupt import shielded
 from snapvm.memory import libvirtimage
 from snapvm.model import (
     Domain,
@@ -163,7 +164,8 @@ class FakeHypervisor:
             yield
         except BaseException:
             if was_running:
-                self.resume(domain)
+                with shielded():  # as the drivers do
+                    self.resume(domain)
             raise
 
     def resume(self, domain: Domain) -> None:
@@ -322,7 +324,8 @@ class _FakeCapture:
             stays = leave_standing
         finally:
             if was_running and not stays:
-                self._own.resume(self._machine.domain)
+                with shielded():  # as the drivers do
+                    self._own.resume(self._machine.domain)
                 self._clock.resumed()
 
     def arm(self) -> None:

@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 from snapvm import crashpoint
-from snapvm.errors import SnapvmError
+from snapvm.errors import Interrupted, SnapvmError
+from snapvm.interrupt import watched
 from tests.fakes.scene import Scene
 
 Command = Callable[[Scene], object]
@@ -53,6 +54,33 @@ def kill_at(scene: Scene, command: Command, point: str) -> bool:
     was_killed, state = _in_child(work)
     scene.lvm.volumes, scene.lvm._made, scene.hypervisor.machines = state
     return bool(was_killed)
+
+
+def interrupt_at(scene: Scene, command: Command, point: str) -> str:
+    """Interrupt a command at a point, as Ctrl-C does; return how it ended, the scene as it left it.
+
+    That is ``"done"``, ``"interrupted"``, or another failure in words.
+    """
+
+    def work(report: Callable[[object], None]) -> None:
+        def interrupt(name: str) -> None:
+            if name == point:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        _watch(interrupt)
+        how = "done"
+        try:
+            with watched():
+                command(scene)
+        except Interrupted:
+            how = "interrupted"
+        except SnapvmError as error:
+            how = f"{type(error).__name__}: {error}"
+        report((how, _state(scene)))
+
+    how, state = _in_child(work)
+    scene.lvm.volumes, scene.lvm._made, scene.hypervisor.machines = state
+    return str(how)
 
 
 def _state(scene: Scene) -> tuple[Any, ...]:

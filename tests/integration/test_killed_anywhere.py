@@ -1,4 +1,6 @@
-"""Every verb killed at every point: the next command mends it, and nothing is lost or left over.
+"""Every verb killed or interrupted at every point: nothing is lost or left over.
+
+After a death the next command mends it; an interrupted command does so itself.
 
 On the fakes, exhaustively; ``make crash-sweep`` does the same on the real thing.
 """
@@ -15,7 +17,7 @@ import pytest
 from snapvm import checking, consistency
 from snapvm.consistency import TakeRequest
 from snapvm.model import DomainState, Record, RecordKind, SideKind, SidePlace, Silent
-from tests.fakes.mortal import Command, kill_at, points_of
+from tests.fakes.mortal import Command, interrupt_at, kill_at, points_of
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
@@ -149,6 +151,21 @@ def test_the_next_command_mends_it(tmp_path: Path, verb: str, kind: str) -> None
         assert kill_at(scene, VERBS[verb], point), f"{point} was not come to"
         repair(scene)
         wrong += [f"{point}: {problem}" for problem in problems(scene)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_interrupted_anywhere_it_puts_back_by_itself(tmp_path: Path, verb: str, kind: str) -> None:
+    """Ctrl-C at any point: it was done, or everything was put back, and nothing is to be mended."""
+    points = points_of(begun(tmp_path / "living", verb, kind), VERBS[verb])
+    wrong = []
+    for number, point in enumerate(points):
+        scene = begun(tmp_path / str(number), verb, kind)
+        how = interrupt_at(scene, VERBS[verb], point)
+        if how not in ("done", "interrupted"):
+            wrong.append(f"{point}: {how}")
+        wrong += [f"{point}, {how}: {problem}" for problem in problems(scene)]
     assert not wrong, "\n".join(wrong)
 
 
