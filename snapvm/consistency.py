@@ -132,6 +132,7 @@ def _catch(
         with (
             host.lvm.warmed(plan.groups) as lvms,
             guestsystem.held_still(host, plan, undo),
+            repair.running_when_interrupted(host, plan.domain),
             capture.window(leave_standing=plan.stop),
         ):
             created = datetime.now(UTC)

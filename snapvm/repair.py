@@ -7,12 +7,15 @@ belongs to nobody alive.  Each step may itself be killed and run again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from snapvm import guestsystem, orphans, recordfile, rollbackplan, swapping, taking
 from snapvm.catalog import Leftover
-from snapvm.errors import DomainRefused, LeftBehind, SnapvmError, UnknownDomain
+from snapvm.errors import DomainRefused, Interrupted, LeftBehind, SnapvmError, UnknownDomain
 from snapvm.host import Host
+from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.rollbackplan import Phase
@@ -191,3 +194,19 @@ def run_again(host: Host, name: str) -> None:
     domain = _find(host, name)
     if domain is not None and domain.state in _STANDING:
         host.hypervisor.resume(domain)
+
+
+@contextmanager
+def running_when_interrupted(host: Host, domain: Domain) -> Iterator[None]:
+    """Have a window in the block; the domain runs even if a signal met the end of it unshielded.
+
+    A signal may come in the instant in which the driver begins to end its window and has not yet
+    put off what comes.
+    """
+    try:
+        yield
+    except Interrupted:
+        if domain.state is DomainState.RUNNING:
+            with undisturbed():
+                run_again(host, domain.name)
+        raise

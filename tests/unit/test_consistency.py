@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from snapvm.errors import (
     CaptureFailed,
     CommandFailed,
     DomainRefused,
+    Interrupted,
     LeftBehind,
     Locked,
     NotStarted,
@@ -25,7 +26,9 @@ from snapvm.errors import (
     SnapvmError,
     VolumeRefused,
 )
+from snapvm.interrupt import shielded
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind, Silent
+from tests.fakes import hypervisor as fake_hypervisor
 from tests.fakes.lvm import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -528,3 +531,28 @@ def test_a_killed_rollback_ends_whole(scene: Scene, number: int) -> None:
     tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
     assert not tags & {"snapvm.st=new", "snapvm.st=roll"}
     assert len(scene.ids()) * 2 == len(scene.lvm.names()) - 4
+
+
+@pytest.mark.parametrize("quiesce", [False, True])
+def test_an_interruption_in_the_instant_before_the_window_shields_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, quiesce: bool
+) -> None:
+    """The signal arrives after the last snapshot and before the resume is out of its reach."""
+    arrived: list[str] = []
+
+    @contextmanager
+    def late_shield() -> Iterator[None]:
+        if not arrived:
+            arrived.append("SIGINT")
+            raise Interrupted(signal="SIGINT")
+        with shielded():
+            yield
+
+    monkeypatch.setattr(fake_hypervisor, "shielded", late_shield)
+    with pytest.raises(Interrupted):
+        consistency.take(scene.host, replace(REQUEST, quiesce=quiesce), Silent())
+    assert arrived
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert not scene.machine.frozen
+    assert scene.ids() == []
+    assert not [v for v in scene.lvm.volumes if "snapvm=1" in v.tags]
