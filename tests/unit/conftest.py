@@ -1,0 +1,23 @@
+"""What holds for every unit test: it is over at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("unit", max_examples=50)
+settings.load_profile("unit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Nobody cuts the power of a unit test, and thirteen thousand fsyncs take seconds.
+
+    Whether what has to be on the disk is there, the lab tries, by cutting its power.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
+        yield
