@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("unit", max_examples=50)
+settings.register_profile("unit", max_examples=30)
 settings.load_profile("unit")
 
 

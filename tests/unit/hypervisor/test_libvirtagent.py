@@ -76,7 +76,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Guest:
 
 @pytest.fixture
 def agent(guest: Guest) -> LibvirtAgent:
-    return LibvirtAgent(lambda _domain: guest, limit_seconds=0.5)
+    return LibvirtAgent(lambda _domain: guest, limit_seconds=0.25)
 
 
 def refusal(ask: Callable[[Domain], None], domain: Domain) -> DomainRefused:

@@ -82,8 +82,8 @@ class Scene:
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(xenstandstill, "ACKNOWLEDGE_SECONDS", 0.2)
-    monkeypatch.setattr(xenstandstill, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(xenstandstill, "ACKNOWLEDGE_SECONDS", 0.1)
+    monkeypatch.setattr(xenstandstill, "STOP_SECONDS", 0.1)
     xen: Any = FakeXen()
     server, clock = FakeXenstored(), WindowClock()
     domain = Domain(
