@@ -9,6 +9,10 @@ LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --du
 LAB_JUNIT = build/junit/lab.xml
 PYTEST   = $(BIN)/python -m pytest
 
+# Compiled once, below build/ as everything: a quarter of the unit tests' time.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help tools venv test test-unit test-contract test-house test-lab test-long lint types format man demo fuzz crash-sweep install clean
 
