@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.lab.host.places import BOOT_FOLDER, SOCKET_FOLDER, XL_FOLDER, on_xen
-from tests.lab.host.shape import DomainShape, libvirt_xml, xl_config
+from tests.lab.host.shape import HOW, DomainShape, libvirt_xml, xl_config
 
 FIRST_MIB: Final = bytes(1 << 20)
 
@@ -27,14 +27,12 @@ def create(shape: DomainShape, *, start: bool) -> None:
     """Make the volumes and define the domain; with ``start`` also run it."""
     _copy_boot_files()
     make = [
-        f"lvcreate -y -q -q -V {shape.size_mib}m -T {group}/pool -n {name}"
-        if is_thin
-        else f"lvcreate -y -q -q -Wn -L {shape.size_mib}m -n {name} {group}"
-        for group, name, is_thin in shape.volumes
+        "lvcreate -y -q -q " + HOW[kind].format(size=f"{shape.size_mib}m", group=group, name=name)
+        for group, name, kind in shape.volumes
     ]
     subprocess.run(["lvm"], input="\n".join(make), text=True, check=True, timeout=300)
-    for path, (_, _, is_thin) in zip(shape.paths, shape.volumes, strict=True):
-        if not is_thin:  # extents of an earlier domain hold its numbers
+    for path, (_, _, kind) in zip(shape.paths, shape.volumes, strict=True):
+        if kind != "thin":  # extents of an earlier domain hold its numbers
             Path(path).write_bytes(FIRST_MIB) if _exists(path) else sys.exit(f"no {path}")
     if on_xen():
         XL_FOLDER.mkdir(parents=True, exist_ok=True)
@@ -94,7 +92,7 @@ def main() -> None:
     new.add_argument("--vcpus", type=int, default=1)
     new.add_argument("--bus", choices=("virtio", "scsi"), default="virtio")
     new.add_argument("--cache", choices=("none", "writeback"), default="none")
-    new.add_argument("--kind", default="thin", help="thin or thick, taken in turn: thick,thin")
+    new.add_argument("--kind", default="thin", help=f"of {', '.join(HOW)}, taken in turn")
     new.add_argument("--backend", default="phy", help="Xen: phy or qdisk, taken in turn")
     new.add_argument("--vg", default="vg0", help="groups, taken in turn for the disks: vg0,vg1")
     new.add_argument("--agent", action="store_true", help="libvirt: a channel for a guest agent")

@@ -10,6 +10,14 @@ from tests.lab.host.places import BOOT_FOLDER, SOCKET_FOLDER
 ISOLATED_CPUS = Path("/sys/devices/system/cpu/isolated")
 """Processors kept for domains; empty where there are none."""
 
+HOW = {
+    "thin": "-V {size} -T {group}/pool -n {name}",
+    "thick": "-Wn -L {size} -n {name} {group}",
+    "striped": "-Wn --type striped -i 2 -L {size} -n {name} {group}",
+    "raid1": "-Wn --type raid1 -m 1 -L {size} -n {name} {group}",
+}
+"""Options of lvcreate for each kind of volume."""
+
 
 @dataclass(frozen=True)
 class DomainShape:
@@ -23,7 +31,7 @@ class DomainShape:
     bus: str
     cache: str
     kinds: tuple[str, ...]
-    """``thin`` or ``thick``, taken in turn too."""
+    """Keys of ``HOW``, taken in turn too."""
     groups: tuple[str, ...]
     backends: tuple[str, ...] = ("phy",)
     """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
@@ -32,11 +40,11 @@ class DomainShape:
     """It has the channel of a guest agent; ``pulse`` answers there."""
 
     @property
-    def volumes(self) -> list[tuple[str, str, bool]]:
-        """Volume group and name of each disk's logical volume, and whether it is thin."""
+    def volumes(self) -> list[tuple[str, str, str]]:
+        """Volume group, name and kind of each disk's logical volume."""
         groups, kinds = self.groups, self.kinds
         return [
-            (groups[n % len(groups)], f"{self.name}-d{n}", kinds[n % len(kinds)] == "thin")
+            (groups[n % len(groups)], f"{self.name}-d{n}", kinds[n % len(kinds)])
             for n in range(self.disks)
         ]
 
