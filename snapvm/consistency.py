@@ -15,7 +15,7 @@ nothing: it holds the device and not the name, and runs on when a rename fails.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,7 +46,8 @@ from snapvm.errors import (
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
-from snapvm.lvm.warm import WarmLvm
+from snapvm.lvm import crew
+from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.rollbackplan import Phase
@@ -54,7 +55,6 @@ from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
 Journal = dict[str, Any]
-WarmLvms = Mapping[str, WarmLvm]
 
 __all__ = [
     "Host",
@@ -130,7 +130,7 @@ def _catch(
         _undo_volumes(host, plan, undo, Role.NEW)
         taking.make_stores(host, plan)
         with (
-            host.lvm.warmed(plan.groups) as lvms,
+            host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
             guestsystem.held_still(host, plan, undo),
             repair.running_when_interrupted(host, plan.domain),
             capture.window(leave_standing=plan.stop),
@@ -223,7 +223,7 @@ def rollback(
 
 
 def _prepare_swap(
-    host: Host, warm: WarmLvms, plan: RollbackPlan, journal: Journal, undo: Undo, progress: Progress
+    host: Host, warm: Crews, plan: RollbackPlan, journal: Journal, undo: Undo, progress: Progress
 ) -> None:
     """Write down what is intended and make everything that can be made beside a running domain."""
     uuid = plan.record.domain_uuid
@@ -239,9 +239,7 @@ def _prepare_swap(
     )
 
 
-def _exchange(
-    host: Host, warm: WarmLvms, plan: RollbackPlan, undo: Undo, progress: Progress
-) -> None:
+def _exchange(host: Host, warm: Crews, plan: RollbackPlan, undo: Undo, progress: Progress) -> None:
     """Keep what is current below the standing domain, then end it: the point of no return."""
     progress.phase("exchanging the disks")
     with host.hypervisor.frozen(plan.domain):

@@ -8,7 +8,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +18,9 @@ from snapvm.errors import RecordUnusable
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
+from snapvm.lvm.crew import Crews
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
-from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -37,11 +37,11 @@ from snapvm.planning import RollbackPlan, SwapDisk
 JOURNAL = "rollback"
 
 
-def prepare(lvm: Lvm, warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
+def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan) -> None:
     """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
     for disk in _thin(plan):
         tags = argv.tags(plan.set, disk.current, Role.ROLL)
-        warm[disk.current.vg].clone(
+        warm[disk.current.vg][0].clone(
             disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
         )
     for disk in _thick(plan):
@@ -65,17 +65,17 @@ def _undo_tags(set_: str, disk: LvRef, role: Role, whose: Belonging) -> tuple[st
     return (*argv.tags(set_, disk, role), *belonging.tag(whose))
 
 
-def exchange(warm: Mapping[str, WarmLvm], plan: RollbackPlan) -> None:
+def exchange(warm: Crews, plan: RollbackPlan) -> None:
     """Keep the present of every disk: of a thin one by renaming, of a thick one by a snapshot."""
     limit_seconds = EFFECT_LIMIT_SECONDS
     for disk in _thick(plan):
-        warm[disk.current.vg].attach(
+        warm[disk.current.vg][0].attach(
             disk.current, disk.undo_name, disk.chunk_bytes, limit_seconds=limit_seconds
         )
     for disk in _thin(plan):
         vg, name = disk.current.vg, disk.current.lv
-        warm[vg].rename(vg, name, disk.undo_name, limit_seconds=limit_seconds)
-        warm[vg].rename(vg, disk.clone_name, name, limit_seconds=limit_seconds)
+        warm[vg][0].rename(vg, name, disk.undo_name, limit_seconds=limit_seconds)
+        warm[vg][0].rename(vg, disk.clone_name, name, limit_seconds=limit_seconds)
 
 
 def _thin(plan: RollbackPlan) -> Iterator[SwapDisk]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from snapvm import checksum, durable, images, naming, planning, sidefiles
@@ -18,8 +17,9 @@ from snapvm.clock import WindowClock
 from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv, belonging, preflight
+from snapvm.lvm import argv, belonging, crew, preflight
 from snapvm.lvm.belonging import Belonging
+from snapvm.lvm.crew import Crews
 from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import (
@@ -154,34 +154,21 @@ def make_stores(host: Host, plan: TakePlan) -> None:
 
 
 def catch(
-    host: Host,
-    plan: TakePlan,
-    lvms: Mapping[str, WarmLvm],
-    capture: Capture,
-    clock: WindowClock,
+    host: Host, plan: TakePlan, lvms: Crews, capture: Capture, clock: WindowClock
 ) -> tuple[Held, ...]:
-    """Inside the window: make all snapshots, one worker a group, the memory's part beside them.
+    """Inside the window: make all snapshots, group beside group, the memory's part beside them.
 
     Returns what the domain's small files hold.  Raises ``SnapshotFailed`` for the first disk that
     has none; the others are not begun then.
     """
-    failed = Event()
 
-    def snapshot_group(disks: Sequence[PlannedDisk]) -> None:
-        for disk in disks:
-            if failed.is_set():
-                return
-            try:
-                with clock.part(f"lvm {disk.target}"):
-                    _snapshot(host, plan, lvms[disk.volume.vg], disk)
-            except BaseException:
-                failed.set()
-                raise
+    def snapshot(lvm: WarmLvm, disk: PlannedDisk) -> None:
+        with clock.part(f"lvm {disk.target}"):
+            _snapshot(host, plan, lvm, disk)
 
-    groups = [[disk for disk in plan.disks if disk.volume.vg == vg] for vg in plan.groups]
-    with ThreadPoolExecutor(max_workers=len(groups) + 2) as pool:
-        work = [pool.submit(snapshot_group, disks) for disks in groups]
-        work.append(pool.submit(capture.arm))
+    jobs = crew.shared(lvms, [(disk.volume.vg, disk) for disk in plan.disks], snapshot)
+    with ThreadPoolExecutor(max_workers=len(jobs) + 2) as pool:
+        work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
         held = pool.submit(_read_side_files, plan, clock)
         for future in work:
             future.result()

@@ -6,7 +6,8 @@ suspended (lvmteam/lvm2#75).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -54,8 +55,8 @@ class Lvm:
     ) -> None:
         self._runner = runner
         self._copy_back = copy_back
-        self._late: dict[str, Conversation] = {}
-        """By group: the lvm that did not end when it was told to."""
+        self._late: dict[str, list[Conversation]] = {}
+        """By group: the lvms that did not end when they were told to."""
         self.uuid_of_device = uuid_of_device
         """Tells which volume a block device is; raises ``NotAVolume``."""
 
@@ -72,16 +73,19 @@ class Lvm:
         self._do(argv.thin_snapshot(origin, name, tags))
 
     @contextmanager
-    def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, WarmLvm]]:
-        """Have an lvm waiting for each group, so that none has to start in the window."""
-        talks: dict[str, Conversation] = {}
+    def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, Sequence[WarmLvm]]]:
+        """Have an lvm waiting for each time a group is named: none has to start in the window."""
+        talks: dict[str, list[Conversation]] = defaultdict(list)
         try:
             with ExitStack() as stack:
                 for vg in groups:
-                    talks[vg] = stack.enter_context(self._runner.converse(PROGRAM))
-                yield {vg: WarmLvm(talk) for vg, talk in talks.items()}
+                    talks[vg].append(stack.enter_context(self._runner.converse(PROGRAM)))
+                yield {vg: [WarmLvm(talk) for talk in those] for vg, those in talks.items()}
         finally:
-            self._late |= {vg: talk for vg, talk in talks.items() if not talk.ended(0)}
+            for vg, those in talks.items():
+                late = [talk for talk in those if not talk.ended(0)]
+                if late:
+                    self._late[vg] = self._late.get(vg, []) + late
 
     def make_store(self, vg: str, name: str, size_bytes: int, tags: Iterable[str]) -> None:
         """Make what a thick snapshot is going to keep its copies in, ready to be attached."""
@@ -132,9 +136,9 @@ class Lvm:
         command = argv.remove_set(vg, set_, roles)
         self._do(command)
         late = self._late.get(vg)
-        if late is None:
+        if not late:
             return
-        if not late.ended(_LATE_SECONDS):
+        if not all(talk.ended(_LATE_SECONDS) for talk in late):
             raise StillAtWork(group=vg)
         del self._late[vg]
         self._do(command)

@@ -69,9 +69,9 @@ def test_a_warm_lvm_makes_the_same_snapshot_and_tells_a_failure(world: LvmWorld)
     tags = argv.tags(SET, world.disk, Role.NEW)
     with world.lvm.warmed([VG]) as lvms:
         for name in (f"{DISK}.w1", f"{DISK}.w2"):
-            lvms[VG].snapshot(world.disk, name, tags, limit_seconds=60)
+            lvms[VG][0].snapshot(world.disk, name, tags, limit_seconds=60)
         with pytest.raises(CommandFailed, match="already exists"):
-            lvms[VG].snapshot(world.disk, f"{DISK}.w1", tags, limit_seconds=60)
+            lvms[VG][0].snapshot(world.disk, f"{DISK}.w1", tags, limit_seconds=60)
     plain, warm = snapshot(world), seen(world, f"{DISK}.w2")
     assert (warm.attr, warm.tags, warm.origin) == (plain.attr, plain.tags, plain.origin)
 
@@ -89,11 +89,11 @@ def test_a_waiting_lvm_clones_and_renames_the_same_way(world: LvmWorld) -> None:
     """Two exchanges of names by one lvm, as a rollback has them; and it says what it cannot."""
     made, tags = snapshot(world), argv.tags(SET, world.disk, Role.ROLL)
     with world.lvm.warmed([VG]) as lvms:
-        lvms[VG].clone(made.ref, f"{DISK}.clone", tags, limit_seconds=60)
-        lvms[VG].rename(VG, DISK, f"{DISK}.former", limit_seconds=60)
-        lvms[VG].rename(VG, f"{DISK}.clone", DISK, limit_seconds=60)
+        lvms[VG][0].clone(made.ref, f"{DISK}.clone", tags, limit_seconds=60)
+        lvms[VG][0].rename(VG, DISK, f"{DISK}.former", limit_seconds=60)
+        lvms[VG][0].rename(VG, f"{DISK}.clone", DISK, limit_seconds=60)
         with pytest.raises(CommandFailed, match="already exists"):
-            lvms[VG].rename(VG, f"{DISK}.former", DISK, limit_seconds=60)
+            lvms[VG][0].rename(VG, f"{DISK}.former", DISK, limit_seconds=60)
     former = world.lvm.report().lv_from_uuid(world.disk.uuid)
     assert former is not None and former.name == f"{DISK}.former" and former.is_active
     disk = seen(world, DISK)
@@ -177,9 +177,9 @@ def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld
 def test_a_warm_lvm_attaches_too_and_tells_a_failure(thick: LvmWorld) -> None:
     make_store(thick, SNAPSHOT)
     with thick.lvm.warmed([VG]) as lvms:
-        lvms[VG].attach(thick.disk, SNAPSHOT, CHUNK_BYTES, limit_seconds=60)
+        lvms[VG][0].attach(thick.disk, SNAPSHOT, CHUNK_BYTES, limit_seconds=60)
         with pytest.raises(CommandFailed):
-            lvms[VG].attach(thick.disk, "no-such-store", CHUNK_BYTES, limit_seconds=60)
+            lvms[VG][0].attach(thick.disk, "no-such-store", CHUNK_BYTES, limit_seconds=60)
     assert seen(thick, SNAPSHOT).origin == DISK
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import RLock
 
 from snapvm import crashpoint
 from snapvm.errors import CommandFailed, CommandTimedOut
@@ -77,6 +78,7 @@ class FakeLvm:
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
         self._made = 0
+        self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
             "lvcreate": self._lvcreate,
@@ -125,12 +127,13 @@ class FakeLvm:
             return self.obey(argv)
 
     def obey(self, argv: Sequence[str]) -> Completed:
-        """Do what a command line says."""
+        """Do what a command line says; a group is one command's at a time, by its lock."""
         command = tuple(argv)
         assert command[0] == "lvm", command
-        self.before(command)
-        stdout = self._verbs[command[1]](list(command[2:]))
-        self.after(command)
+        with self._lock:
+            self.before(command)
+            stdout = self._verbs[command[1]](list(command[2:]))
+            self.after(command)
         return Completed(argv=command, status=0, stdout=stdout, stderr="", seconds=0.0)
 
     @contextmanager
@@ -340,7 +343,14 @@ class FakeConversation:
         return [f'  Logical volume "{words[words.index("--name") + 1]}" created.']
 
 
-_FLAGS = {"--snapshot", "--yes", "--noudevsync", "--ignoreactivationskip", "--all"}
+_FLAGS = {
+    "--snapshot",
+    "--yes",
+    "--noudevsync",
+    "--ignoremonitoring",
+    "--ignoreactivationskip",
+    "--all",
+}
 
 
 def _parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:

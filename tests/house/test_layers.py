@@ -60,8 +60,8 @@ CATCH_ALL = {
     "snapvm.hypervisor.libvirt",
     "snapvm.hypervisor.xen",
     "snapvm.interrupt",
+    "snapvm.lvm.crew",
     "snapvm.process",
-    "snapvm.taking",
     "snapvm.undo",
 }
 """Who may catch everything: to put back and raise again, or at the very top."""

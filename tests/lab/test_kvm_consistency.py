@@ -44,6 +44,14 @@ def test_takes_each_rolled_back(guest: Guest, rounds: int) -> None:
     assert volumes(guest.lab) == set()
 
 
+def test_the_pool_stays_monitored(guest: Guest) -> None:
+    """No word is said to dmeventd in the window; it goes on watching, or no pool would grow."""
+    ask = "lvs --noheadings -o seg_monitor vg1/pool"
+    assert guest.lab.run(ask, timeout_seconds=60, check=True).stdout.strip() == "monitored"
+    guest.take("--disk-only", "--name", "monitored")
+    assert guest.lab.run(ask, timeout_seconds=60, check=True).stdout.strip() == "monitored"
+
+
 def test_the_oracle_sees_a_missing_pause(guest: Guest) -> None:
     """Negative control: the same, with the pause taken out, must come back torn."""
     script = "PYTHONPATH=/snapvm python3 -m tests.lab.no_pause oracle"

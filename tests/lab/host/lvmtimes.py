@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 from snapvm import cowsize
-from snapvm.lvm import argv
+from snapvm.lvm import argv, crew
 from snapvm.lvm.volumes import Lvm
+from snapvm.lvm.warm import WarmLvm
 from snapvm.model import LvRef, LvUuid, Role
 from snapvm.process import ShRunner
 
@@ -82,13 +84,19 @@ def as_in_the_window(lvm: Lvm, made: list[LvRef], *, is_thick: bool) -> float:
         orders = [argv.new_store(VG, names[disk], STORE_BYTES, tags[disk]) for disk in made]
         orders += [argv.deactivate(stores), argv.read_only(stores)]
         at_once(order[1:] for order in orders)
-    with lvm.warmed([VG]) as lvms:
+
+    def snapshot(warm: WarmLvm, disk: LvRef) -> None:
+        if is_thick:
+            warm.attach(disk, names[disk], CHUNK_BYTES, limit_seconds=LIMIT_SECONDS)
+        else:
+            warm.snapshot(disk, names[disk], tags[disk], limit_seconds=LIMIT_SECONDS)
+
+    with lvm.warmed(crew.needed(VG for _ in made)) as lvms:
         begun = time.monotonic()
-        for disk in made:
-            if is_thick:
-                lvms[VG].attach(disk, names[disk], CHUNK_BYTES, limit_seconds=LIMIT_SECONDS)
-            else:
-                lvms[VG].snapshot(disk, names[disk], tags[disk], limit_seconds=LIMIT_SECONDS)
+        jobs = crew.shared(lvms, [(VG, disk) for disk in made], snapshot)
+        with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+            for done in [*map(pool.submit, jobs)]:
+                done.result()
         return time.monotonic() - begun
 
 
