@@ -3,11 +3,8 @@
 *Take*: everything is checked and written down; the domain stands still; memory and every disk are
 caught; the domain runs; what was caught is brought to the disk; the record becomes visible.
 
-*Rollback*: everything is checked and written down; a clone of every thin snapshot is made; the
-domain stands still; names are swapped, so that the clones are the disks, and thick disks are
-snapshotted; only then, past everything that can fail and be put back, the domain is ended, thick
-disks are written back, and it is restored.  Renaming below a domain that stands still costs it
-nothing: it holds the device and not the name, and runs on when a rename fails.
+*Rollback*: everything is checked and written down; what is current is kept, what was is put in its
+place (``snapvm.goingback``).
 
 *Delete*: the record becomes invisible, then its volumes go, then its image.
 """
@@ -17,44 +14,35 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from snapvm import (
     guestsystem,
     images,
     planning,
-    readback,
     repair,
     rollbackplan,
     sidefiles,
-    swapping,
     taking,
 )
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.errors import (
-    CaptureFailed,
     CommandFailed,
     LeftBehind,
-    NotStarted,
     NotStopped,
     SnapvmError,
 )
-from snapvm.guestsystem import Awakened
+from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import crew
-from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
-from snapvm.rollbackplan import Phase
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
-
-Journal = dict[str, Any]
 
 __all__ = [
     "Host",
@@ -66,17 +54,6 @@ __all__ = [
     "rollback",
     "take",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RollbackDone:
-    """What a rollback did."""
-
-    record: Record
-    undo: Record
-    state: DomainState
-    guest: Awakened
-    seconds: float
 
 
 def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
@@ -127,7 +104,8 @@ def _catch(
         progress=progress,
     )
     with capturing as capture:
-        _undo_volumes(host, plan, undo, Role.NEW)
+        for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
+            undo.add(what, removal)
         taking.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
@@ -152,12 +130,6 @@ def _catch(
     return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
 
 
-def _undo_volumes(host: Host, plan: TakePlan | RollbackPlan, undo: Undo, role: Role) -> None:
-    """Register, before any is made, that the plan's volumes of this role go, group by group."""
-    for vg in plan.groups:
-        undo.add(f"the {role} volumes in {vg}", partial(host.lvm.remove_set, vg, plan.set, (role,)))
-
-
 def _stop(host: Host, plan: TakePlan) -> None:
     """End a domain whose record is whole; one that does not end runs on, and the record stays."""
     domain = plan.domain
@@ -180,7 +152,7 @@ def plan_rollback(host: Host, record: Record) -> RollbackPlan:
 
 def rollback(
     host: Host,
-    plan: RollbackPlan,
+    record: Record,
     *,
     paused: bool,
     progress: Progress,
@@ -196,111 +168,17 @@ def rollback(
     ``take`` does, and ``NotStarted`` when the disks are back but the domain does not start.
     """
     begun = time.monotonic()
-    record = plan.record
     uuid, name = record.domain_uuid, record.domain
-    # The journal is kept with the record, whatever uuid the domain has now.
-    known = replace(plan.domain, uuid=uuid)
-    with host.catalog.locked(uuid, name), host.guarded(known) as guard:
-        repair.finish_pending(host, uuid, name)
+    with host.catalog.locked(uuid, name):
         progress.phase("checking")
-        plan = rollbackplan.plan(host, host.catalog.get(record.domain_uuid, record.id))
-        former = rollbackplan.undo_record(plan)
-        journal = rollbackplan.journal(plan, former, paused=paused, set_time=set_time)
-        memory = plan.record.memory if verify else None
-        image = None if memory is None else host.catalog.path(plan.record, memory.file)
-        with (
-            readback.being_read(image, memory, progress) as require_right,
-            Undo() as undo,
-            host.lvm.warmed(plan.groups) as warm,
-        ):
-            guard.wait_until_ready()
-            _prepare_swap(host, warm, plan, journal, undo, progress)
-            require_right()
-            with undisturbed():
-                _exchange(host, warm, plan, undo, progress)
-                done = _go_on(host, plan, journal, former, progress)
+        repair.finish_pending(host, uuid, name)
+        # The journal is kept with the record, whatever uuid the domain has now.
+        known = replace(rollbackplan.domain_of(host, record), uuid=uuid)
+        with host.guarded(known) as guard:
+            plan = rollbackplan.plan(host, host.catalog.get(uuid, record.id))
+            going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
+            done = going.carry_out(guard, verify=verify)
     return replace(done, seconds=time.monotonic() - begun)
-
-
-def _prepare_swap(
-    host: Host, warm: Crews, plan: RollbackPlan, journal: Journal, undo: Undo, progress: Progress
-) -> None:
-    """Write down what is intended and make everything that can be made beside a running domain."""
-    uuid = plan.record.domain_uuid
-    end_journal = partial(host.catalog.end_journal, uuid, swapping.JOURNAL)
-    undo.add("the journal", end_journal, is_journal=True)
-    host.catalog.write_journal(uuid, swapping.JOURNAL, journal)
-    progress.phase("preparing the disks")
-    _undo_volumes(host, plan, undo, Role.ROLL)
-    swapping.prepare(host.lvm, warm, plan)
-    undo.add(
-        "the names of the disks",
-        lambda: swapping.put_names_back(host.lvm, plan.set, journal["disks"]),
-    )
-
-
-def _exchange(host: Host, warm: Crews, plan: RollbackPlan, undo: Undo, progress: Progress) -> None:
-    """Keep what is current below the standing domain, then end it: the point of no return."""
-    progress.phase("exchanging the disks")
-    with host.hypervisor.frozen(plan.domain):
-        swapping.exchange(warm, plan)
-        host.hypervisor.stop(plan.domain)
-        undo.disarm()
-
-
-def _go_on(
-    host: Host, plan: RollbackPlan, journal: Journal, former: Record, progress: Progress
-) -> RollbackDone:
-    """Past the point of no return: the disks, the domain, then the bookkeeping."""
-    paused = bool(journal["paused"])
-    _reach(host, plan, journal, Phase.SWAPPED)
-    _copy_back(host, plan, journal, progress)
-    _reach(host, plan, journal, Phase.RESTORED)
-    progress.phase("starting the domain")
-    failure = None
-    state = DomainState.SHUTOFF
-    guest = Awakened()
-    try:
-        state = swapping.start_again(host, plan.domain, plan.record, paused=paused)
-        guest = guestsystem.awaken(host, plan.record, set_time=bool(journal["set_time"]))
-    except CaptureFailed as error:
-        failure = error
-    _reach(host, plan, journal, Phase.STARTED)
-    progress.phase("keeping what was current")
-    kept = swapping.settle(host, plan.set, former, journal["disks"])
-    if failure is not None:
-        raise NotStarted(
-            domain=plan.domain.name,
-            id=plan.record.id,
-            why=str(failure),
-            remedy=f"mend the cause, then: snapvm rollback {plan.record.ref}",
-        ) from failure
-    if guest.stuck is not None:
-        raise guest.stuck
-    return RollbackDone(record=plan.record, undo=kept, state=state, guest=guest, seconds=0.0)
-
-
-def _reach(host: Host, plan: RollbackPlan, journal: Journal, phase: Phase) -> None:
-    """Write down how far the rollback is."""
-    uuid = plan.record.domain_uuid
-    host.catalog.write_journal(uuid, swapping.JOURNAL, {**journal, "phase": phase.value})
-
-
-def _copy_back(host: Host, plan: RollbackPlan, journal: Journal, progress: Progress) -> None:
-    """Write the thick disks back; what fails here is done again by `repair`.
-
-    The domain must not run on disks that are half the one and half the other.
-    """
-    try:
-        swapping.copy_back(host.lvm, journal["disks"], progress)
-        swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
-    except SnapvmError as error:
-        raise NotStarted(
-            domain=plan.domain.name,
-            id=plan.record.id,
-            why=str(error),
-            remedy=f"mend the cause, then `snapvm repair {plan.domain.name}` finishes the rollback",
-        ) from error
 
 
 def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, ...]:

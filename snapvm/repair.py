@@ -152,6 +152,7 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
         _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
     swapping.settle(host, set_, undo, disks)
+    host.catalog.end_journal(uuid, swapping.JOURNAL)
     return f"finished the rollback of {name} to {journal['record']}"
 
 

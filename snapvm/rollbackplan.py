@@ -34,7 +34,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
 
     Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone.
     """
-    domain = _domain_of(host, record)
+    domain = domain_of(host, record)
     image = None
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
@@ -52,8 +52,11 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)
 
 
-def _domain_of(host: Host, record: Record) -> Domain:
-    """Return the domain as it is now; one with an image may have vanished meanwhile."""
+def domain_of(host: Host, record: Record) -> Domain:
+    """Return the domain as it is now; one with an image may have vanished meanwhile.
+
+    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name.
+    """
     try:
         domain = host.hypervisor.find(record.domain)
     except UnknownDomain:

@@ -165,14 +165,14 @@ def _is_rolling(volume: LogicalVolume, set_: str) -> bool:
 def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]]) -> Record:
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
-    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog.
+    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
+    journal is still there.
     """
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
         undo = replace(_keep_former(host.lvm, undo), side_files=sidefiles.stored_in(aside))
     host.catalog.put(undo, aside)
     _hand_over(host.lvm, set_, disks)
-    host.catalog.end_journal(undo.domain_uuid, JOURNAL)
     return undo
 
 

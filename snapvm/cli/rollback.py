@@ -151,10 +151,9 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         told = explanation(plan, datetime.now(UTC), paused=how.paused)
         confirm(told, f"rollback to {record.ref}")
     with render.progress(quiet=session.verbose) as progress:
-        plan = consistency.plan_rollback(host, record)
         done = consistency.rollback(
             host,
-            plan,
+            record,
             paused=how.paused,
             verify=how.verify,
             set_time=how.set_time,
@@ -173,7 +172,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         )
     else:
         output.say(summary(done))
-    for note in (*done.guest.notes, *resized(plan)):
+    for note in (*done.guest.notes, *resized(done.plan)):
         output.note(note)
 
 
@@ -229,7 +228,7 @@ def summary(done: RollbackDone) -> str:
     """Return the one line that says what a rollback did."""
     state = _DOING.get(done.state, done.state.value)
     return (
-        f"{done.record.domain} is back at {done.record.ref} and {state}{_clock(done)}, "
+        f"{done.plan.record.domain} is back at {done.plan.record.ref} and {state}{_clock(done)}, "
         f"{milliseconds(done.seconds * 1000)} in all; what was current is {done.undo.ref}"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from snapvm import retry
@@ -142,6 +143,13 @@ class Lvm:
             raise StillAtWork(group=vg)
         del self._late[vg]
         self._do(command)
+
+    def removals(
+        self, groups: Iterable[str], set_: str, role: Role
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield what removes the volumes of a set in a role, group by group, with its name."""
+        for vg in groups:
+            yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, (role,))
 
     def remove(self, volumes: Iterable[LvRef]) -> None:
         """Remove volumes of ours by uuid; harmless when there is none."""

@@ -12,7 +12,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("consistency",),
-    ("repair", "checking", "rebuilding"),
+    ("repair", "checking", "rebuilding", "goingback"),
     (
         "rollbackplan",
         "swapping",

@@ -77,8 +77,7 @@ VERBS: dict[str, Command] = {
 
 def _go_back(scene: Scene, id_: str) -> object:
     record = next(record for record in _records(scene) if record.id == id_)
-    plan = consistency.plan_rollback(scene.host, record)
-    return consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+    return consistency.rollback(scene.host, record, paused=False, progress=Silent())
 
 
 def _records(scene: Scene) -> list[Record]:

@@ -41,8 +41,7 @@ def take(scene: Scene, name: str) -> object:
 
 def roll_back(scene: Scene) -> object:
     record = scene.host.catalog.get(UUID, SnapshotId("kept"))
-    plan = consistency.plan_rollback(scene.host, record)
-    return consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+    return consistency.rollback(scene.host, record, paused=False, progress=Silent())
 
 
 def waiting(scene: Scene, seconds: float) -> Scene:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
-from snapvm import consistency, repair
+from snapvm import consistency, repair, swapping
 from snapvm.consistency import TakeRequest
 from snapvm.errors import (
     CaptureFailed,
@@ -58,8 +60,7 @@ def fail_deed(scene: Scene, failing: str) -> None:
 
 
 def roll_back(scene: Scene, record: Record, *, paused: bool = False) -> consistency.RollbackDone:
-    plan = consistency.plan_rollback(scene.host, record)
-    return consistency.rollback(scene.host, plan, paused=paused, progress=Silent())
+    return consistency.rollback(scene.host, record, paused=paused, progress=Silent())
 
 
 def test_a_take_brings_memory_and_every_disk(scene: Scene) -> None:
@@ -127,6 +128,28 @@ def test_a_domain_stays_as_its_owner_left_it(tmp_path: Path, state: DomainState)
     assert scene.hypervisor.state_of(DOMAIN) is state
     roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is state
+
+
+def test_the_present_is_kept_beside_the_start_of_the_domain(scene: Scene) -> None:
+    """A restore takes seconds, and so does the bookkeeping of LVM: neither waits for the other."""
+    record = take(scene, "x")
+    settled = Event()
+    settle = swapping.settle
+
+    def before(deed: str) -> None:
+        if deed == "restore":
+            assert settled.wait(10), "the bookkeeping waits for the domain"
+
+    def settle_and_tell(*arguments: Any) -> Record:
+        undo = settle(*arguments)
+        settled.set()
+        return undo
+
+    scene.hypervisor.before = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swapping, "settle", settle_and_tell)
+        undo = roll_back(scene, record).undo
+    assert {undo.id, "x"} == set(scene.ids()) and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_rollback_can_leave_the_domain_paused(scene: Scene) -> None:

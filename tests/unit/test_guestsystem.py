@@ -37,9 +37,8 @@ def take(scene: Scene, *, stop: bool = False, with_memory: bool = True) -> Recor
 def roll_back(
     scene: Scene, record: Record, *, paused: bool = False, set_time: bool = True
 ) -> consistency.RollbackDone:
-    plan = consistency.plan_rollback(scene.host, record)
     return consistency.rollback(
-        scene.host, plan, paused=paused, progress=Silent(), set_time=set_time
+        scene.host, record, paused=paused, progress=Silent(), set_time=set_time
     )
 
 

@@ -122,8 +122,7 @@ def delete(scene: Scene) -> None:
 
 
 def roll_back(scene: Scene) -> None:
-    plan = consistency.plan_rollback(scene.host, record_of(scene))
-    consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+    consistency.rollback(scene.host, record_of(scene), paused=False, progress=Silent())
 
 
 @pytest.mark.parametrize("command", [delete, roll_back])

@@ -95,16 +95,14 @@ def test_a_rebuilt_one_is_gone_back_to(scene: Scene) -> None:
     scene.count(4)
     back = scene.host.catalog.get(UUID, record.id)
     assert (back.kind, back.state) == (RecordKind.DISKS, DomainState.SHUTOFF)
-    plan = consistency.plan_rollback(scene.host, back)
-    undo = consistency.rollback(scene.host, plan, paused=False, progress=Silent()).undo
+    undo = consistency.rollback(scene.host, back, paused=False, progress=Silent()).undo
     assert scene.disk_data() == ["5", "5"]
     shutil.rmtree(scene.host.settings.state_dir)
     assert rebuild(scene) == []
     again = scene.host.catalog.get(UUID, undo.id)
     assert again.kind is RecordKind.UNDO and not again.named
     assert [disk.snapshot.uuid for disk in again.disks] == [d.snapshot.uuid for d in undo.disks]
-    plan = consistency.plan_rollback(scene.host, again)
-    consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+    consistency.rollback(scene.host, again, paused=False, progress=Silent())
     assert scene.disk_data() == ["9", "9"]
 
 

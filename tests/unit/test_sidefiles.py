@@ -53,8 +53,7 @@ def take(scene: Scene, name: str = "a", *, with_memory: bool = True) -> Record:
 
 
 def roll_back(scene: Scene, record: Record) -> consistency.RollbackDone:
-    plan = consistency.plan_rollback(scene.host, record)
-    return consistency.rollback(scene.host, plan, paused=False, progress=Silent())
+    return consistency.rollback(scene.host, record, paused=False, progress=Silent())
 
 
 @pytest.mark.parametrize("with_memory", [True, False])
