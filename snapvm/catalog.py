@@ -27,14 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile
-from snapvm.errors import (
-    JournalUnusable,
-    RecordUnusable,
-    SnapshotExists,
-    StorageFailed,
-    UnknownSnapshot,
-)
+from snapvm.errors import UnknownSnapshot
+from snapvm.failures import JournalUnusable, StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
+from snapvm.refusals import RecordUnusable, SnapshotExists
 
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"

@@ -29,12 +29,8 @@ from snapvm import (
 )
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
-from snapvm.errors import (
-    CommandFailed,
-    LeftBehind,
-    NotStopped,
-    SnapvmError,
-)
+from snapvm.errors import SnapvmError
+from snapvm.failures import CommandFailed, LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed

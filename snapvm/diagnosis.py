@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from snapvm import planning
-from snapvm.errors import DomainRefused, SnapvmError
+from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
+from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
 MANY_THICK_SNAPSHOTS = 5

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from snapvm import crashpoint
-from snapvm.errors import StorageFailed
+from snapvm.failures import StorageFailed
 
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700

@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from snapvm import guestsystem, readback, rollbackplan, swapping
-from snapvm.errors import CaptureFailed, NotStarted, SnapvmError
+from snapvm.errors import SnapvmError
+from snapvm.failures import CaptureFailed, NotStarted
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host

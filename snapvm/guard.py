@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from snapvm.errors import CommandFailed, CommandTimedOut, HostLacks
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.process import Conversation, Runner
+from snapvm.refusals import HostLacks
 
 READY = "ready"
 BYE = "bye"

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm.errors import BadImage, SnapvmError
+from snapvm.errors import SnapvmError
 from snapvm.hypervisor import domainxml
 from snapvm.images import LIBVIRT_SAVE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
+from snapvm.refusals import BadImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

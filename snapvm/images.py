@@ -11,10 +11,12 @@ from pathlib import Path
 
 from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
-from snapvm.errors import BadImage, BadSetting, HostLacks, RecordUnusable, StorageFailed
+from snapvm.errors import BadSetting
+from snapvm.failures import StorageFailed
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
+from snapvm.refusals import BadImage, HostLacks, RecordUnusable
 
 log = logging.getLogger(__name__)
 

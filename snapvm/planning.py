@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snapvm import cowsize, naming
 from snapvm.catalog import Catalog
-from snapvm.errors import DiskRefused, NoSpace, SnapshotFailed, VolumeRefused
+from snapvm.failures import SnapshotFailed
 from snapvm.lvm import device
 from snapvm.lvm.argv import TAG_OURS
 from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
@@ -25,6 +25,7 @@ from snapvm.model import (
     SnapshotId,
     VolumeKind,
 )
+from snapvm.refusals import DiskRefused, NoSpace, VolumeRefused
 from snapvm.settings import Settings
 
 IMAGE_SPARE_BYTES = 64 << 20

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import sh
 
 from snapvm import crashpoint
-from snapvm.errors import CommandFailed, CommandTimedOut, HostLacks
+from snapvm.failures import CommandFailed, CommandTimedOut
+from snapvm.refusals import HostLacks
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, recordfile
 from snapvm.catalog import RECORD_FILE, Damaged
-from snapvm.errors import SnapshotExists, SnapvmError
+from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
@@ -29,6 +29,7 @@ from snapvm.model import (
     Role,
     Timing,
 )
+from snapvm.refusals import SnapshotExists
 
 _SET_TAG = argv.set_tag("")
 _DISK_TAG = "snapvm.disk="

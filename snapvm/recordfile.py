@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from snapvm import naming
-from snapvm.errors import RecordUnusable
 from snapvm.model import (
     DiskRecord,
     DomainState,
@@ -31,6 +30,7 @@ from snapvm.model import (
     VolumeKind,
     WindowPart,
 )
+from snapvm.refusals import RecordUnusable
 
 SCHEMA_VERSION = 1
 SIZE_LIMIT_BYTES = 4 << 20

@@ -13,11 +13,13 @@ from typing import Any
 
 from snapvm import guestsystem, orphans, recordfile, rollbackplan, swapping, taking
 from snapvm.catalog import Leftover
-from snapvm.errors import DomainRefused, Interrupted, LeftBehind, SnapvmError, UnknownDomain
+from snapvm.errors import Interrupted, SnapvmError, UnknownDomain
+from snapvm.failures import LeftBehind
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
+from snapvm.refusals import DomainRefused
 from snapvm.rollbackplan import Phase
 
 _STANDING = (DomainState.PAUSED, DomainState.SUSPENDED)

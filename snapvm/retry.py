@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import tenacity
 
-from snapvm.errors import CommandFailed, HypervisorFailed, Locked, StuckPaused
+from snapvm.errors import Locked
+from snapvm.failures import CommandFailed, HypervisorFailed, StuckPaused
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from snapvm import cowsize, images, naming, planning, recordfile, sidefiles
-from snapvm.errors import DomainRefused, RecordUnusable, UnknownDomain, VolumeRefused
+from snapvm.errors import UnknownDomain
 from snapvm.host import Host
 from snapvm.lvm.argv import TAG_OURS, set_tag
 from snapvm.lvm.preflight import check_room, check_siblings, loss
@@ -26,6 +26,7 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.refusals import DomainRefused, RecordUnusable, VolumeRefused
 from snapvm.settings import Settings
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import checksum, crashpoint, durable
-from snapvm.errors import DomainRefused, RecordUnusable
 from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
+from snapvm.refusals import DomainRefused, RecordUnusable
 
 LIMIT_BYTES = 64 << 20
 """Of all of them together, since they are read into memory; UEFI variables of a PC are 528 KiB."""

@@ -12,8 +12,8 @@ import signal
 import time
 from collections.abc import Sequence
 
-from snapvm.errors import HostLacks
 from snapvm.process import clean_environment
+from snapvm.refusals import HostLacks
 
 _LOOK_SECONDS = 0.02
 _SAID_BYTES = 2000

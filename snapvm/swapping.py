@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from snapvm import durable, images, sidefiles
-from snapvm.errors import RecordUnusable
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
@@ -33,6 +32,7 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.refusals import RecordUnusable
 
 JOURNAL = "rollback"
 

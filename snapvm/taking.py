@@ -14,7 +14,7 @@ from typing import Any
 
 from snapvm import checksum, durable, images, naming, planning, sidefiles
 from snapvm.clock import WindowClock
-from snapvm.errors import CommandFailed, CommandTimedOut, SnapshotExists, SnapshotFailed
+from snapvm.failures import CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv, belonging, crew, preflight
@@ -36,6 +36,7 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import PlannedDisk, TakePlan
+from snapvm.refusals import SnapshotExists
 from snapvm.sidefiles import Held
 from snapvm.undo import Undo
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from snapvm.errors import LeftBehind
+from snapvm.failures import LeftBehind
 from snapvm.interrupt import undisturbed
 
 log = logging.getLogger(__name__)

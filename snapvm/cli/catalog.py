@@ -46,7 +46,7 @@ def rebuild(
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import rebuilding
         from snapvm.cli import wiring
-        from snapvm.errors import Found
+        from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
         rebuilt, hopeless = rebuilding.look(host)

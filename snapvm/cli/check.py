@@ -45,7 +45,7 @@ def check(
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import checking, orphans
         from snapvm.cli import render, wiring
-        from snapvm.errors import Found
+        from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
         with render.progress(quiet=session.verbose) as progress:

@@ -6,7 +6,7 @@ import sys
 
 from snapvm.cli import output
 from snapvm.cli.words import plain
-from snapvm.errors import NotConfirmed
+from snapvm.refusals import NotConfirmed
 
 
 def confirm(explanation: list[str], what: str) -> None:

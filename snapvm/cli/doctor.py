@@ -35,7 +35,7 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import diagnosis
         from snapvm.cli import wiring
-        from snapvm.errors import NotReady
+        from snapvm.refusals import NotReady
 
         host = wiring.open_host(session.settings(), session)
         found = diagnosis.look(host, domain)

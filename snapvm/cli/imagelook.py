@@ -10,7 +10,6 @@ from snapvm import images, sidefiles
 from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
-from snapvm.errors import BadImage, RecordUnusable, Unsound
 from snapvm.memory import libvirtimage
 from snapvm.memory.finding import Finding, Report
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
@@ -18,6 +17,7 @@ from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.model import Silent
+from snapvm.refusals import BadImage, RecordUnusable, Unsound
 
 SHOWN_ADDRESSES = 256
 

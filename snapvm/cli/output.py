@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from snapvm.cli.words import plain
-from snapvm.errors import StorageFailed
+from snapvm.failures import StorageFailed
 
 
 class ReaderLeft(Exception):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.pause import WatchedPause
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.model import Domain, MemoryRecord, Progress

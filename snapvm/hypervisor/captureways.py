@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
-from snapvm.errors import DomainRefused
 from snapvm.hypervisor.base import Capture, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
@@ -19,6 +18,7 @@ from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.hypervisor.libvirtstop import StopCapture
 from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import CaptureMethod, Domain
+from snapvm.refusals import DomainRefused
 
 
 class PreparedCapture(Capture, Protocol):

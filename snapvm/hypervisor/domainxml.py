@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapvm.errors import DiskRefused, DomainRefused
 from snapvm.hypervisor.base import Drives
 from snapvm.model import GuestDisk, OmittedDisk, SideKind, SidePlace
+from snapvm.refusals import DiskRefused, DomainRefused
 
 VolumePath = Callable[[str, str], Path]
 """Asks libvirt for the path of a volume: pool name, volume name -> path on the host."""

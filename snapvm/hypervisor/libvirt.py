@@ -9,7 +9,8 @@ from typing import Any
 
 from snapvm import crashpoint, durable, retry
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, DiskRefused, DomainRefused, StuckPaused, UnknownDomain
+from snapvm.errors import UnknownDomain
+from snapvm.failures import CaptureFailed, StuckPaused
 from snapvm.hypervisor import (
     captureways,
     domainxml,
@@ -36,6 +37,7 @@ from snapvm.model import (
     Progress,
     SidePlace,
 )
+from snapvm.refusals import DiskRefused, DomainRefused
 from snapvm.settings import Settings
 
 _STATES = {

@@ -20,11 +20,12 @@ except ImportError:  # said by libvirtlink.open_link before anything gets here
     libvirt_qemu = None
 
 from snapvm import crashpoint, retry
-from snapvm.errors import ClockNotSet, DomainRefused, NotFrozen, StillFrozen
+from snapvm.failures import ClockNotSet, NotFrozen, StillFrozen
 from snapvm.hypervisor import domainxml
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
 
 ANSWER_SECONDS = 5.0
 """How long an agent may take for what costs it nothing."""

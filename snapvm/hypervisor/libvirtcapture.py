@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from snapvm.errors import WindowBroken
+from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground

@@ -22,7 +22,9 @@ except ImportError:  # Debian's python3-libvirt is not on PyPI's path; said by o
     libvirt = None
     libvirt_qemu = None
 
-from snapvm.errors import HostLacks, HypervisorFailed, Interrupted
+from snapvm.errors import Interrupted
+from snapvm.failures import HypervisorFailed
+from snapvm.refusals import HostLacks
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2

@@ -9,7 +9,7 @@ from typing import Any
 
 from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.failures import CaptureFailed, StuckPaused, WindowBroken
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded

@@ -10,7 +10,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from snapvm.errors import WindowBroken
+from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents, spoken
 from snapvm.model import Domain

@@ -11,15 +11,8 @@ from pathlib import Path
 
 from snapvm import compression, crashpoint, retry
 from snapvm.clock import WindowClock
-from snapvm.errors import (
-    CaptureFailed,
-    CommandFailed,
-    CommandTimedOut,
-    DomainRefused,
-    HostLacks,
-    StuckPaused,
-    UnknownDomain,
-)
+from snapvm.errors import UnknownDomain
+from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut, StuckPaused
 from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
@@ -39,6 +32,7 @@ from snapvm.model import (
     SidePlace,
 )
 from snapvm.process import Runner
+from snapvm.refusals import DomainRefused, HostLacks
 from snapvm.settings import Settings
 
 _DOMAINS = "/local/domain"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from snapvm.errors import ClockNotSet, DomainRefused
+from snapvm.failures import ClockNotSet
 from snapvm.model import Domain
+from snapvm.refusals import DomainRefused
 
 
 class NoAgent:

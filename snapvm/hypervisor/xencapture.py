@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snapvm import durable
 from snapvm.clock import WindowClock
-from snapvm.errors import BadImage, CaptureFailed, WindowBroken
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.base import GuestImage
 from snapvm.hypervisor.xenconfig import Config
@@ -21,6 +21,7 @@ from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
+from snapvm.refusals import BadImage
 
 IMAGE_FILE = "memory.xl"
 IMAGE_FORMAT = "xl-save"

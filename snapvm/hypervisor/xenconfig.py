@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from snapvm.errors import DomainRefused
+from snapvm.refusals import DomainRefused
 
 _DOMID = "domid"
 _KIB_PER_PAGE = 4

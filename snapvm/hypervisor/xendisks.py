@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapvm.errors import DiskRefused, DomainRefused
 from snapvm.hypervisor.base import Drives
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import GuestDisk, OmittedDisk
+from snapvm.refusals import DiskRefused, DomainRefused
 
 BLOCK_SCRIPT = "block"
 QDISK = "qdisk"

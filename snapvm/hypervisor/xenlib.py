@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm.errors import HostLacks
+from snapvm.refusals import HostLacks
 
 VERSION_FOLDER = Path("/sys/hypervisor/version")
 _PLACES = (

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ctypes import c_int, c_uint64
 from typing import Self
 
-from snapvm.errors import CaptureFailed
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import failed
 from snapvm.xenguest import FRAME_BYTES, TYPES_AT_ONCE, Mapping

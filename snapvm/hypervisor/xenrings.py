@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from snapvm.errors import CaptureFailed
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.xendisks import front_folder
 from snapvm.hypervisor.xenlib import XenLibraries, failed
 from snapvm.hypervisor.xenstore import XenStore

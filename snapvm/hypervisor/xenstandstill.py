@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.failures import CaptureFailed, StuckPaused, WindowBroken
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import XenStore

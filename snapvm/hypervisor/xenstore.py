@@ -18,8 +18,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
-from snapvm.errors import HostLacks
 from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.refusals import HostLacks
 
 SOCKETS = (Path("/run/xenstored/socket"), Path("/var/run/xenstored/socket"))
 _HEADER = struct.Struct("<IIII")

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from snapvm import durable
-from snapvm.errors import CommandFailed, StorageFailed
+from snapvm.failures import CommandFailed, StorageFailed
 from snapvm.lvm import argv, directio, exceptionstore
 from snapvm.lvm.directio import BUFFER_BYTES, Device
 from snapvm.lvm.exceptionstore import ChangedChunks

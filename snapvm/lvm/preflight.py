@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from snapvm import cowsize
-from snapvm.errors import NoSpace, VolumeRefused
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import VolumeKind
+from snapvm.refusals import NoSpace, VolumeRefused
 
 _MEANWHILE = 1.05
 """The domain goes on writing between this question and the moment it is ended."""

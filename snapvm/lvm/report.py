@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snapvm.errors import CommandFailed
+from snapvm.failures import CommandFailed
 from snapvm.model import LvRef, LvUuid, VolumeKind
 
 FIELDS = (

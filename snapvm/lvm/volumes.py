@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from snapvm import retry
-from snapvm.errors import StillAtWork
+from snapvm.failures import StillAtWork
 from snapvm.lvm import argv, copyback, device, report
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import PROGRAM, WarmLvm

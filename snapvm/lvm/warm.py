@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from snapvm import crashpoint
-from snapvm.errors import CommandFailed
+from snapvm.failures import CommandFailed
 from snapvm.lvm import argv
 from snapvm.model import LvRef
 from snapvm.process import Conversation

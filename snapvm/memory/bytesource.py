@@ -13,7 +13,8 @@ from typing import BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.failures import StorageFailed
+from snapvm.refusals import BadImage
 
 _CHUNK_BYTES: Final = 1 << 20
 

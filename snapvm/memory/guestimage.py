@@ -21,7 +21,6 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from snapvm import durable
-from snapvm.errors import BadImage
 from snapvm.memory import foreignlog
 from snapvm.memory.framecopies import FrameCopies, Pages
 from snapvm.memory.framestore import CHUNK_FRAMES, Chunk, FrameStore, map_chunk, words
@@ -44,6 +43,7 @@ from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.memory.xenwriter import DomainHead, DomainTail
 from snapvm.model import Progress
+from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
 ORIGIN: Final = "the guest's memory"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from snapvm import compression, durable
 from snapvm.compression import Compression
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.failures import StorageFailed
+from snapvm.refusals import BadImage
 
 MAGIC = b"LibvirtQemudSave"
 PARTIAL = b"LibvirtQemudPart"

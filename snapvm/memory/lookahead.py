@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO, Final
 
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.failures import StorageFailed
+from snapvm.refusals import BadImage
 
 WINDOW_BYTES: Final = 1 << 20
 

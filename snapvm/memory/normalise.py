@@ -28,7 +28,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from snapvm.errors import BadImage
 from snapvm.memory.pagingmode import (
     FRAME_BYTES,
     FRAME_SHIFT,
@@ -37,6 +36,7 @@ from snapvm.memory.pagingmode import (
     Words,
     bit_span,
 )
+from snapvm.refusals import BadImage
 
 ENTRIES: Final = 512
 XEN_SLOTS: Final = slice(256, 272)

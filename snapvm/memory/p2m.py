@@ -19,9 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.errors import BadImage
 from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_BYTES, FRAME_SHIFT, Words, bit_span
 from snapvm.memory.xenstream import MAX_END_PFN
+from snapvm.refusals import BadImage
 
 FrameFetcher = Callable[[Words], Words]
 """Give the frames of MFNs, which are distinct, as entries: shape (n, 512)."""

@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.errors import BadImage
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.memory.xenrecord import PageBatch
+from snapvm.refusals import BadImage
 
 _BLOCK_SHIFT: Final = 12
 _BLOCK: Final = 1 << _BLOCK_SHIFT

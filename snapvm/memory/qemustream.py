@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from snapvm.errors import BadImage
 from snapvm.memory.lookahead import Lookahead
 from snapvm.memory.qemuformat import (
     BLOCKS_LIMIT,
@@ -42,6 +41,7 @@ from snapvm.memory.qemuformat import (
     Section,
     Setup,
 )
+from snapvm.refusals import BadImage
 
 
 class QemuStream:

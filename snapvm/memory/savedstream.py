@@ -10,10 +10,10 @@ from typing import BinaryIO
 
 from snapvm import compression
 from snapvm.durable import failing_as_storage
-from snapvm.errors import BadImage
 from snapvm.memory import libvirtimage
 from snapvm.memory.libvirtimage import FORMAT_RAW, FORMAT_ZSTD
 from snapvm.memory.qemustream import QemuStream
+from snapvm.refusals import BadImage
 from snapvm.streamfilter import StreamFilter
 
 _END_SECONDS = 60.0

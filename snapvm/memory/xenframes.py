@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from snapvm.errors import BadImage, StorageFailed, UnreadableFile
+from snapvm.failures import StorageFailed
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -34,6 +34,7 @@ from snapvm.memory.xenrecord import (
 )
 from snapvm.memory.xenstream import MAX_GFN
 from snapvm.memory.xenvcpu import LAYOUTS, VcpuFrames, vcpu_frames
+from snapvm.refusals import BadImage, UnreadableFile
 
 _MAX_VCPUS: Final = 8192
 """MAX_VIRT_CPUS (arch-x86/xen.h)."""

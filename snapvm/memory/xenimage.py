@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from snapvm import durable
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.failures import StorageFailed
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.xenformat import (
     CONFIG_LENGTH,
@@ -43,6 +43,7 @@ from snapvm.memory.xenformat import (
 from snapvm.memory.xenrecord import Record, StreamHeader
 from snapvm.memory.xenstream import read_header, read_records
 from snapvm.memory.xenwriter import ByteSink, DomainTail, StreamWriter
+from snapvm.refusals import BadImage
 
 CONFIG_PADDING_BYTES: Final = 8192
 _MAX_CONFIG_BYTES: Final = 1 << 20

@@ -15,9 +15,9 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.errors import BadImage
 from snapvm.memory.normalise import FrameMap
 from snapvm.memory.pagingmode import FRAME_SHIFT
+from snapvm.refusals import BadImage
 
 GDT_MAX_ENTRIES: Final = 7168
 """FIRST_RESERVED_GDT_ENTRY: what lies above is Xen's."""

@@ -10,9 +10,11 @@ import pytest
 
 from snapvm import images
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, DomainRefused, UnknownDomain
+from snapvm.errors import UnknownDomain
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.model import Domain, DomainState, HypervisorKind, MemoryRecord, Silent
+from snapvm.refusals import DomainRefused
 from tests.contract.worlds import HypervisorWorld, hypervisor_world, wait_until
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from snapvm.errors import CommandFailed
+from snapvm.failures import CommandFailed
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Role, Silent, VolumeKind

@@ -15,15 +15,8 @@ from pathlib import Path
 
 from snapvm import crashpoint, durable
 from snapvm.clock import WindowClock
-from snapvm.errors import (
-    CaptureFailed,
-    ClockNotSet,
-    DomainRefused,
-    NotFrozen,
-    StillFrozen,
-    StuckPaused,
-    UnknownDomain,
-)
+from snapvm.errors import UnknownDomain
+from snapvm.failures import CaptureFailed, ClockNotSet, NotFrozen, StillFrozen, StuckPaused
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
 from snapvm.interrupt import shielded
 from snapvm.memory import libvirtimage
@@ -36,6 +29,7 @@ from snapvm.model import (
     Progress,
     SidePlace,
 )
+from snapvm.refusals import DomainRefused
 from tests.fakes.lvm import FakeLvm, FakeVolume
 
 IMAGE_FILE = "memory.save"

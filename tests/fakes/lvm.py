@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.errors import CommandFailed, CommandTimedOut
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from snapvm import errors
+from snapvm import errors, failures, refusals
 from snapvm.cli.words import plain
 from snapvm.errors import ExitStatus, SnapvmError
 
@@ -23,6 +23,8 @@ HOSTILE = (
     "日",
 )
 
+OURS = {module.__name__ for module in (errors, refusals, failures)}
+
 VALUES: dict[str, tuple[object, ...]] = {
     "str": HOSTILE,
     "int": (0, 1 << 64),
@@ -35,7 +37,7 @@ VALUES: dict[str, tuple[object, ...]] = {
 
 def leaves(base: type[SnapvmError] = SnapvmError) -> Iterator[type[SnapvmError]]:
     for child in base.__subclasses__():
-        if child.__module__ == errors.__name__ and dataclasses.is_dataclass(child):
+        if child.__module__ in OURS and dataclasses.is_dataclass(child):
             yield child
         yield from leaves(child)
 

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from snapvm import recordfile
-from snapvm.errors import RecordUnusable
 from snapvm.model import DomainState, HypervisorKind, RecordKind, SideKind, VolumeKind
+from snapvm.refusals import RecordUnusable
 from tests.fakes.records import disks_only, make_record
 from tests.house.source import ROOT
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from snapvm import compression
-from snapvm.errors import HostLacks
 from snapvm.hypervisor import drainpipe
 from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
+from snapvm.refusals import HostLacks
 
 
 def opened(path: Path) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.errors import CommandFailed, CommandTimedOut, HostLacks
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.process import ShRunner, clean_environment
+from snapvm.refusals import HostLacks
 
 ECHO = ("sh", "-c", 'while read -r line; do echo "got $line" >&2; echo done; done')
 

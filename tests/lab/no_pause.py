@@ -15,7 +15,7 @@ from typing import Any
 from snapvm import consistency
 from snapvm.cli import wiring
 from snapvm.consistency import TakeRequest
-from snapvm.errors import WindowBroken
+from snapvm.failures import WindowBroken
 from snapvm.hypervisor.base import Capture
 from snapvm.model import CaptureMethod, Silent
 from snapvm.settings import load

@@ -10,14 +10,10 @@ from pathlib import Path
 import pytest
 
 from snapvm.catalog import Catalog, Damaged, Draft
-from snapvm.errors import (
-    Locked,
-    RecordUnusable,
-    SnapshotExists,
-    StorageFailed,
-    UnknownSnapshot,
-)
+from snapvm.errors import Locked, UnknownSnapshot
+from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
+from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.records import UUID, make_record, put_record
 
 OTHER = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70")

@@ -13,23 +13,18 @@ import pytest
 
 from snapvm import consistency, repair, swapping
 from snapvm.consistency import TakeRequest
-from snapvm.errors import (
+from snapvm.errors import Interrupted, Locked, SnapvmError
+from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
-    DomainRefused,
-    Interrupted,
     LeftBehind,
-    Locked,
     NotStarted,
     NotStopped,
-    RecordUnusable,
-    SnapshotExists,
     SnapshotFailed,
-    SnapvmError,
-    VolumeRefused,
 )
 from snapvm.interrupt import shielded
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind, Silent
+from snapvm.refusals import DomainRefused, RecordUnusable, SnapshotExists, VolumeRefused
 from tests.fakes import hypervisor as fake_hypervisor
 from tests.fakes.lvm import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene

@@ -8,17 +8,10 @@ import pytest
 
 from snapvm import consistency, recordfile
 from snapvm.consistency import TakeRequest
-from snapvm.errors import (
-    CaptureFailed,
-    DomainRefused,
-    ExitStatus,
-    Interrupted,
-    NotFrozen,
-    NotStopped,
-    SnapvmError,
-    StillFrozen,
-)
+from snapvm.errors import ExitStatus, Interrupted, SnapvmError
+from snapvm.failures import CaptureFailed, NotFrozen, NotStopped, StillFrozen
 from snapvm.model import DomainState, Record, Silent
+from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from snapvm import consistency, rollbackplan
 from snapvm.consistency import TakeRequest
-from snapvm.errors import JournalUnusable, LeftBehind, SnapvmError
+from snapvm.errors import SnapvmError
+from snapvm.failures import JournalUnusable, LeftBehind
 from snapvm.model import Record, Silent, SnapshotId
 from snapvm.rollbackplan import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from snapvm import compression, images
-from snapvm.errors import BadSetting, HostLacks
+from snapvm.errors import BadSetting
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Silent
+from snapvm.refusals import HostLacks
 from tests.unit.memory import qemu_builders as build
 
 NEW = {"libvirt": "11.3.0", "qemu": "10.0.13"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from snapvm import checksum, readback
-from snapvm.errors import RecordUnusable
 from snapvm.model import MemoryRecord, Silent
+from snapvm.refusals import RecordUnusable
 
 
 class Noting(Silent):

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from snapvm import consistency, rebuilding
 from snapvm.consistency import TakeRequest
-from snapvm.errors import SnapshotExists
 from snapvm.lvm import belonging
 from snapvm.lvm.belonging import Belonging
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, DomainUuid, Record, RecordKind, Silent, SnapshotId
+from snapvm.refusals import SnapshotExists
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}

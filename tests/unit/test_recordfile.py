@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snapvm import naming, recordfile
-from snapvm.errors import RecordUnusable
 from snapvm.model import (
     DiskRecord,
     DomainState,
@@ -27,6 +26,7 @@ from snapvm.model import (
     VolumeKind,
     WindowPart,
 )
+from snapvm.refusals import RecordUnusable
 from tests.fakes.records import make_record
 
 texts = st.text(max_size=20)

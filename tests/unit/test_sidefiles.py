@@ -11,9 +11,10 @@ import pytest
 
 from snapvm import checking, consistency, recordfile, sidefiles
 from snapvm.consistency import TakeRequest
-from snapvm.errors import DomainRefused, RecordUnusable, StorageFailed
+from snapvm.failures import StorageFailed
 from snapvm.hypervisor import domainxml
 from snapvm.model import Record, SideKind, SidePlace, Silent
+from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 MODE = 0o640

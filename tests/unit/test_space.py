@@ -9,8 +9,9 @@ import pytest
 
 from snapvm import consistency, cowsize, diagnosis
 from snapvm.consistency import TakeRequest
-from snapvm.errors import NoSpace, SnapshotFailed, VolumeRefused
+from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
+from snapvm.refusals import NoSpace, VolumeRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 LARGE = 512 << 10

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from snapvm.errors import DomainRefused
 from snapvm.hypervisor import captureways
 from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import CaptureMethod
+from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.test_witness import DOMAIN
 
 ORDER = (

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from snapvm.errors import ClockNotSet, DomainRefused, NotFrozen, StillFrozen
+from snapvm.failures import ClockNotSet, NotFrozen, StillFrozen
 from snapvm.hypervisor import domainxml, libvirtagent, libvirtlink
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+from snapvm.refusals import DomainRefused
 
 CHANNEL = f"<channel type='unix'><target type='virtio' name='{domainxml.AGENT_CHANNEL}'/></channel>"
 DOMAIN = Domain(

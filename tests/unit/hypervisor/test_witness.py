@@ -8,7 +8,7 @@ from typing import Self
 
 import pytest
 
-from snapvm.errors import WindowBroken
+from snapvm.failures import WindowBroken
 from snapvm.hypervisor.libvirtlink import RunEvents
 from snapvm.hypervisor.witness import WATCHED, Witness, devices
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from snapvm.errors import CaptureFailed, CommandFailed, DomainRefused, UnknownDomain
+from snapvm.errors import UnknownDomain
+from snapvm.failures import CaptureFailed, CommandFailed
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xencontrol import DomainInfo
 from snapvm.model import CaptureMethod, DomainState
 from snapvm.process import Completed
+from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 from tests.fakes.xenstored import FakeXenstored
 

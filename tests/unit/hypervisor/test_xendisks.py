@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from snapvm.errors import DiskRefused, DomainRefused
 from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.refusals import DiskRefused, DomainRefused
 from tests.fakes.xenstored import FakeXenstored
 
 BACK = "/local/domain/0/backend/vbd/7/51712"

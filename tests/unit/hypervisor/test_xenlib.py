@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from snapvm.errors import HostLacks
 from snapvm.hypervisor import xencontrol, xenlib
+from snapvm.refusals import HostLacks
 
 RELEASES = [(4, 17), (4, 18), (4, 19), (4, 20)]
 STABLE = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.errors import CaptureFailed, WindowBroken
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenstandstill
 from snapvm.hypervisor.xencontrol import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed

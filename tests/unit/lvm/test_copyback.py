@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.errors import CommandFailed, StorageFailed
+from snapvm.failures import CommandFailed, StorageFailed
 from snapvm.lvm import copyback, directio
 from snapvm.model import LvRef, LvUuid, Silent
 from snapvm.process import Completed, Conversation

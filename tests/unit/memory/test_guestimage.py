@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snapvm.errors import BadImage
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
 from snapvm.model import Silent
+from snapvm.refusals import BadImage
 from snapvm.xenguest import ImageFacts
 from tests.fakes.xenmachine import FOREIGN_MFN, HOST, Change, Machine
 from tests.unit.memory.xen_builders import CONFIG, L1, L2, MFN_BASE, OWNED

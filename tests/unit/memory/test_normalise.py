@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage
 from snapvm.memory.normalise import (
     ENTRIES,
     P2M_FOREIGN,
@@ -22,6 +21,7 @@ from snapvm.memory.normalise import (
     Normaliser,
 )
 from snapvm.memory.pagingmode import PTE_LARGE, PTE_NX, PTE_PRESENT, PTE_WRITABLE, Words
+from snapvm.refusals import BadImage
 
 FRAME = 0x000FFFFFFFFFF000
 HOST_FRAMES = 5000

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage
 from snapvm.memory.p2m import P2mRoots, read_p2m
 from snapvm.memory.pagingmode import Words
+from snapvm.refusals import BadImage
 
 HOLE = (1 << 64) - 1
 HOST_FRAMES = 1 << 20

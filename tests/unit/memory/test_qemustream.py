@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage
 from snapvm.memory.lookahead import WINDOW_BYTES
 from snapvm.memory.qemustream import QemuStream
+from snapvm.refusals import BadImage
 from tests.unit.memory import qemu_builders as build
 from tests.unit.memory.qemu_builders import GOOD, PAGE, Entry, Stream
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage, HostLacks, StorageFailed
+from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage, savedstream, sparseimage
 from snapvm.model import Silent
+from snapvm.refusals import BadImage, HostLacks
 from tests.unit.memory import qemu_builders as build
 from tests.unit.memory.qemu_builders import GOOD, PAGE, Entry, Stream
 

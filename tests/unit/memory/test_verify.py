@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage, UnreadableFile
 from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Problem, Report, Severity
 from snapvm.memory.normalise import P2M_FOREIGN, P2M_IDENTITY, FrameMap, Normaliser
 from snapvm.memory.pageindex import PageIndex
@@ -25,6 +24,7 @@ from snapvm.memory.xenformat import PageType
 from snapvm.memory.xenframes import survey
 from snapvm.memory.xenrecord import PageBatch
 from snapvm.memory.xenvcpu import canonicalise_context, vcpu_frames
+from snapvm.refusals import BadImage, UnreadableFile
 from tests.unit.memory import xen_builders as build
 from tests.unit.memory.test_normalise import uncanonicalise
 from tests.unit.memory.xen_builders import RO, RW, XTAB, Guest, page

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snapvm.errors import BadImage, StorageFailed
+from snapvm.failures import StorageFailed
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.xenformat import RecordType
 from snapvm.memory.xenimage import (
@@ -39,6 +39,7 @@ from snapvm.memory.xenrecord import (
     VcpuState,
 )
 from snapvm.memory.xenwriter import DomainHead, DomainTail
+from snapvm.refusals import BadImage
 from tests.unit.memory import xen_builders as build
 
 GOOD = build.Guest().encode()

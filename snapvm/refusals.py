@@ -1,0 +1,206 @@
+"""What is refused before anything has been touched: exit status 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from snapvm.errors import ExitStatus, SnapvmError, quoted
+
+
+class Refused(SnapvmError):
+    """Base of what is refused before the first effect."""
+
+    exit_status = ExitStatus.REFUSED
+
+
+@dataclass(eq=False)
+class HostLacks(Refused):
+    """A program, library or privilege this host would need."""
+
+    what: str
+    remedy: str
+
+    def message(self) -> str:
+        return f"this host lacks {self.what}"
+
+    def hint(self) -> str:
+        return self.remedy
+
+
+@dataclass(eq=False)
+class DiskRefused(Refused):
+    """A disk of the domain that cannot be captured together with the others."""
+
+    domain: str
+    target: str
+    why: str
+    remedy: str = ""
+
+    def message(self) -> str:
+        return f"disk {self.target} of {quoted(self.domain)} cannot be captured: {self.why}"
+
+    def hint(self) -> str:
+        return self.remedy
+
+
+@dataclass(eq=False)
+class DomainRefused(Refused):
+    """The domain as it is now cannot be captured or rolled back."""
+
+    domain: str
+    why: str
+    remedy: str = ""
+
+    def message(self) -> str:
+        return f"domain {quoted(self.domain)} is refused: {self.why}"
+
+    def hint(self) -> str:
+        return self.remedy
+
+
+@dataclass(eq=False)
+class VolumeRefused(Refused):
+    """A logical volume or thin pool in a state that must not be built upon."""
+
+    volume: str
+    why: str
+    remedy: str = ""
+
+    def message(self) -> str:
+        return f"volume {self.volume} is refused: {self.why}"
+
+    def hint(self) -> str:
+        return self.remedy
+
+
+@dataclass(eq=False)
+class NoSpace(Refused):
+    """Less room than is needed, known before anything was touched."""
+
+    where: str
+    needed: str
+    free: str
+    remedy: str = "make room (`snapvm delete`, `lvextend`) or choose another place"
+
+    def message(self) -> str:
+        return f"not enough room in {self.where}: {self.needed} needed, {self.free} free"
+
+    def hint(self) -> str:
+        return self.remedy
+
+
+@dataclass(eq=False)
+class SnapshotExists(Refused):
+    """The name asked for is taken."""
+
+    domain: str
+    id: str
+
+    def message(self) -> str:
+        return f"{quoted(self.domain)}@{self.id} exists already"
+
+    def hint(self) -> str:
+        return "choose another --name, or delete that one first"
+
+
+@dataclass(eq=False)
+class RecordUnusable(Refused):
+    """A record that is damaged, from a newer snapvm, or whose parts are gone."""
+
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"the record {quoted(self.path)} cannot be used: {self.why}"
+
+    def hint(self) -> str:
+        return "other snapshots are not affected; `snapvm list` shows them"
+
+
+@dataclass(eq=False)
+class NotConfirmed(Refused):
+    """The user said no, or could not be asked."""
+
+    what: str
+
+    def message(self) -> str:
+        return f"{self.what}: not confirmed, nothing was done"
+
+    def hint(self) -> str:
+        return "answer yes, or give --yes in a script"
+
+
+@dataclass(eq=False)
+class BadImage(Refused):
+    """A memory image or stream that is not what its format demands, with the place."""
+
+    path: str
+    offset_bytes: int
+    why: str
+
+    def message(self) -> str:
+        return f"{quoted(self.path)}: at byte {self.offset_bytes}: {self.why}"
+
+
+@dataclass(eq=False)
+class UnreadableFile(Refused):
+    """A file that the user named and that cannot be read."""
+
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"{quoted(self.path)}: {self.why}"
+
+    def hint(self) -> str:
+        return "name a snapshot, DOM@ID, or the path of a memory image"
+
+
+@dataclass(eq=False)
+class Unsound(Refused):
+    """A memory image that would not restore as the domain it was taken of."""
+
+    path: str
+    problems: int
+    first: str
+    report: Mapping[str, Any]
+    """Everything found, as ``snapvm verify --json`` tells it."""
+
+    def message(self) -> str:
+        count = "a problem" if self.problems == 1 else f"{self.problems} problems, the first"
+        return f"{quoted(self.path)} is not sound: {count}: {self.first}"
+
+    def details(self) -> Mapping[str, Any]:
+        return self.report
+
+
+@dataclass(eq=False)
+class NotReady(Refused):
+    """A domain that a `take` would refuse, as `doctor` found."""
+
+    domain: str
+    count: int
+    diagnosis: Mapping[str, Any]
+
+    def message(self) -> str:
+        what = "a thing stands" if self.count == 1 else f"{self.count} things stand"
+        return f"{what} in the way of a take of {quoted(self.domain)}"
+
+    def details(self) -> Mapping[str, Any]:
+        return self.diagnosis
+
+
+@dataclass(eq=False)
+class Found(Refused):
+    """What `check` found not to be in order."""
+
+    count: int
+    findings: tuple[Mapping[str, str], ...]
+
+    def message(self) -> str:
+        return f"{self.count} thing{'' if self.count == 1 else 's'} not in order"
+
+    def details(self) -> Mapping[str, Any]:
+        return {"findings": list(self.findings)}
