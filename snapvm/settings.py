@@ -85,14 +85,21 @@ def _percent(value: Any) -> float:
 
 
 def _seconds(value: Any) -> float:
-    number = float(value)
+    number = _number(value)
     if not 0 < number < 1e9:
         raise ValueError("must be a positive number")
     return number
 
 
 def _wait(value: Any) -> float:
-    return _seconds(value) if float(value) else 0.0
+    return _seconds(value) if _number(value) else 0.0
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("is too large a number") from None
 
 
 def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:

@@ -29,6 +29,9 @@ _PASSTHROUGH = {
     "dtdevs": "a device tree device",
 }
 
+_SIZES = ("target_memkb", "max_memkb", "max_vcpus")
+_ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset")
+
 Config = dict[str, Any]
 
 
@@ -36,13 +39,31 @@ def parse(domain: str, listed: str) -> Config:
     """Take the configuration out of what ``xl list -l`` prints; raise ``DomainRefused``."""
     try:
         config = json.loads(listed, parse_float=_whole, parse_constant=_whole)[0]["config"]
-        if not isinstance(config["c_info"], dict) or not isinstance(config["b_info"], dict):
-            raise TypeError("no c_info and b_info")
+        _require_shape(config)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise DomainRefused(
             domain=domain, why=f"xl does not tell its configuration ({error!r})"
         ) from None
     return dict(config)
+
+
+def _require_shape(config: Config) -> None:
+    """Raise ``TypeError`` unless the parts that are read are what libxl writes there."""
+    if not isinstance(config, dict):
+        raise TypeError("no configuration")
+    b_info = config.get("b_info")
+    shapes: list[tuple[Any, type]] = [(config.get("c_info"), dict), (b_info, dict)]
+    if isinstance(b_info, dict):
+        shapes.append((b_info.get("type.pv", {}), dict))
+        shapes += [(b_info.get(key, 0), int) for key in _SIZES]
+    shapes += [(config.get(key, ""), str) for key in _ON_EVENTS]
+    for key in ("disks", "nics"):
+        devices = config.get(key, [])
+        shapes.append((devices, list))
+        shapes += [(device, dict) for device in devices] if isinstance(devices, list) else []
+    for value, shape in shapes:
+        if type(value) is not shape:
+            raise TypeError(f"{value!r} in the place of a {shape.__name__}")
 
 
 def _whole(text: str) -> int:
@@ -90,7 +111,7 @@ def as_cfg(domain: str, config: Config) -> str:
     disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
     nics = [_nic(domain, nic) for nic in left.pop("nics", [])]
     lines += [f"disk = [{', '.join(disks)}]", f"vif = [{', '.join(nics)}]"]
-    for key in ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset"):
+    for key in _ON_EVENTS:
         if key in left:
             lines.append(f"{key} = {_quoted(domain, left.pop(key).replace('_', '-'))}")
     for name, rest in (("c_info", c_info), ("b_info", b_info), ("pv", pv), ("", left)):
@@ -101,11 +122,11 @@ def as_cfg(domain: str, config: Config) -> str:
 def _memory(b_info: Config, lines: list[str]) -> None:
     """Tell of memory and vCPUs; sizes are whole MiB in xl's language."""
     if "max_vcpus" in b_info:
-        lines.append(f"vcpus = {int(b_info.pop('max_vcpus'))}")
+        lines.append(f"vcpus = {b_info.pop('max_vcpus')}")
     if "target_memkb" in b_info:
-        lines.append(f"memory = {int(b_info.pop('target_memkb')) >> 10}")
+        lines.append(f"memory = {b_info.pop('target_memkb') >> 10}")
     if "max_memkb" in b_info:
-        lines.append(f"maxmem = {int(b_info.pop('max_memkb')) >> 10}")
+        lines.append(f"maxmem = {b_info.pop('max_memkb') >> 10}")
 
 
 _WORDS = {
@@ -186,7 +207,7 @@ def _disk(domain: str, disk: Config) -> str:
     backend, path = disk.get("backend", "phy"), disk.get("pdev_path", "")
     words = [
         f"format={disk.get('format', 'raw')}",
-        f"vdev={disk['vdev']}",
+        f"vdev={disk.get('vdev', '')}",
         f"access={'rw' if disk.get('readwrite') else 'ro'}",
         *(["backendtype=phy"] if backend == "phy" else []),
         *(["devtype=cdrom"] if disk.get("is_cdrom") else []),

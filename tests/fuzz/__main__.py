@@ -41,15 +41,17 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=7200.0)
     parser.add_argument("--seed", default="snapvm")
+    parser.add_argument("--only", nargs="+", metavar="TARGET", help="as the table names it")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         names = [target.name for target in all_targets(Path(name) / "examples")]
-    rounds = -(-wanted.inputs // (harness.AT_ONCE * len(names)))
+    chosen = [names.index(name) for name in wanted.only or names]
+    rounds = -(-wanted.inputs // (harness.AT_ONCE * len(chosen)))
     until = time.monotonic() + wanted.seconds
     work = [
         (which, wanted.seed, turn * harness.AT_ONCE, until)
         for turn in range(rounds)
-        for which in range(len(names))
+        for which in chosen
     ]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         tallies = _added(list(pool.imap_unordered(harness.share, work)), names)

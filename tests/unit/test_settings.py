@@ -48,6 +48,8 @@ def test_every_setting_can_be_set() -> None:
         "window_limit_seconds = [1]",
         'window_limit_seconds = "soon"',
         "window_limit_seconds = inf",
+        f"window_limit_seconds = 1{'0' * 400}",
+        f"lock_wait_seconds = 1{'0' * 400}",
         "colour = 1",
         "[section]\nx = 1",
         "= =",

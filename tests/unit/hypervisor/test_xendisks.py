@@ -114,6 +114,26 @@ def test_a_configuration_is_found_in_what_xl_lists() -> None:
             xenconfig.parse("demo", text)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"b_info": {"target_memkb": None}},
+        {"b_info": {"max_memkb": "131072"}},
+        {"b_info": {"max_vcpus": [2]}},
+        {"b_info": {"type.pv": 1}},
+        {"disks": {"vdev": "xvda"}},
+        {"disks": [1]},
+        {"nics": 1},
+        {"on_crash": 0},
+    ],
+    ids=str,
+)
+def test_what_libxl_does_not_write_is_refused(changed: dict[str, Any]) -> None:
+    """Found by fuzzing, the first three."""
+    with pytest.raises(DomainRefused):
+        xenconfig.parse("demo", json.dumps([{"config": CONFIG | changed}]))
+
+
 def test_an_image_demands_no_number_and_has_room() -> None:
     config = json.loads(xenconfig.for_image(CONFIG, 40000))
     assert "domid" not in config["c_info"]
