@@ -1,7 +1,9 @@
 """What xenstore says about a domain's drives, and which of them can be captured.
 
-A drive has a folder of the guest's (device/vbd/N) that names one of its backend
-(docs/misc/xenstore-paths.pandoc, tools/libs/light/libxl_disk.c: device_disk_add).
+A drive has a folder of libxl's (/libxl/DOMID/device/vbd/N) that names one of its backend
+(docs/misc/xenstore-paths.pandoc, tools/libs/light/libxl_device.c: libxl__device_generic_add).  The
+guest's own folder names it too, but a guest may write what it likes there (XSA-175): it is looked
+at only for what concerns the guest alone, the grants of its rings.
 """
 
 from __future__ import annotations
@@ -67,13 +69,12 @@ def front_folder(domid: int) -> str:
 
 def read_vbds(store: XenStore, domid: int) -> tuple[Vbd, ...]:
     """Return all drives of a domain, by number."""
-    numbers = sorted(store.names(front_folder(domid)), key=lambda number: (len(number), number))
-    found = []
-    for number in numbers:
-        path = store.read(f"{front_folder(domid)}/{number}/backend")
-        if path:
-            found.append(_vbd(number, path, store.tree(path)))
-    return tuple(found)
+    folder = f"/libxl/{domid}/device/vbd"
+    numbers = sorted(store.names(folder), key=lambda number: (len(number), number))
+    paths = {number: store.read(f"{folder}/{number}/backend") or "" for number in numbers}
+    return tuple(
+        _vbd(number, path, store.tree(path) if path else {}) for number, path in paths.items()
+    )
 
 
 def _vbd(number: str, path: str, values: dict[str, str]) -> Vbd:
@@ -83,7 +84,7 @@ def _vbd(number: str, path: str, values: dict[str, str]) -> Vbd:
         number=number,
         target=values.get("dev") or number,
         backend=parts[at + 1] if 0 <= at < len(parts) - 1 else "?",
-        backend_domid=parts[2] if len(parts) > 2 else "?",
+        backend_domid=parts[2] if len(parts) > 2 else "",
         kind=values.get("type", ""),
         params=values.get("params", ""),
         node=values.get("node", ""),
@@ -131,6 +132,8 @@ def _refuse(domain: str, vbd: Vbd) -> None:
     def refused(why: str, remedy: str = "") -> DiskRefused:
         return DiskRefused(domain=domain, target=vbd.target, why=why, remedy=remedy)
 
+    if not vbd.backend_domid:
+        raise refused("xenstore does not name who serves it", "it may be about to be detached")
     if vbd.backend_domid != "0":
         raise refused(f"it is served by domain {vbd.backend_domid} and not by this one")
     if vbd.backend == QDISK and not vbd.params.startswith(_QEMU_RAW):

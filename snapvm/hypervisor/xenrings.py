@@ -15,12 +15,14 @@ from contextlib import ExitStack, contextmanager
 
 from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.xendisks import front_folder
-from snapvm.hypervisor.xenlib import XenLibraries, failed
+from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
 from snapvm.hypervisor.xenstore import XenStore
 
 DRAIN_LIMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.001
 _PROT_READ = 1
+_DIGITS = 10
+"""A grant is a number of 32 bits."""
 _PRODUCERS = struct.Struct("<I4xI")
 """req_prod, req_event, rsp_prod, rsp_event."""
 
@@ -34,8 +36,15 @@ def ring_references(store: XenStore, domid: int) -> dict[str, list[int]]:
         for place in [f"{folder}/{queue}" for queue in queues] or [folder]:
             reference = store.read(f"{place}/ring-ref") or store.read(f"{place}/ring-ref0")
             if reference is not None:
-                found.setdefault(number, []).append(int(reference))
+                found.setdefault(number, []).append(_number(reference, place))
     return found
+
+
+def _number(reference: str, place: str) -> int:
+    """Read what the guest wrote, which may be anything."""
+    if not (reference.isascii() and reference.isdigit() and len(reference) <= _DIGITS):
+        raise XenFailed(f"{place} holds no grant: {reference[:40]!r}")
+    return int(reference)
 
 
 class Rings:
