@@ -36,13 +36,18 @@ def report(ask: Callable[[], T]) -> T:
     )(ask)
 
 
+def _tell_of_resuming(state: tenacity.RetryCallState) -> None:
+    failure = None if state.outcome is None else state.outcome.exception()
+    log.warning("resuming failed, trying again: %s", failure)
+
+
 def resume(attempt: Callable[[], T]) -> T:
     """Try to make a domain run again, for five seconds: giving up leaves it paused."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StuckPaused),
         stop=tenacity.stop_after_delay(5),
         wait=tenacity.wait_exponential(multiplier=0.02, max=0.5),
-        before_sleep=lambda state: log.warning("resuming failed, trying again: %s", state.outcome),
+        before_sleep=_tell_of_resuming,
         reraise=True,
     )(attempt)
 

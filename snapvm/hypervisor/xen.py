@@ -17,9 +17,11 @@ from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
-from snapvm.hypervisor.xencontrol import DomainInfo, XenControl, open_control
+from snapvm.hypervisor.xencontrol import XenControl, open_control
+from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.hypervisor.xenstandstill import UNPAUSE, go_on
+from snapvm.hypervisor.xenrequest import SuspendRequest
+from snapvm.hypervisor.xenstandstill import MEND, lift
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import (
@@ -35,7 +37,7 @@ from snapvm.process import Runner
 from snapvm.refusals import DomainRefused, HostLacks
 from snapvm.settings import Settings
 
-_DOMAINS = "/local/domain"
+_BACKENDS = "/local/domain/0/backend"
 _PAGE_BYTES = 4096
 _GONE_SECONDS = 60.0
 _RESTORE_SECONDS = 3600.0
@@ -57,29 +59,30 @@ class XenHypervisor:
     ) -> None:
         self._control = control
         self._store = store
+        self._domains = XenDomains(control, store)
         self._runner = runner
         self._settings = settings
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
         with _refusing(name):
-            info = self._info_of_name(name)
+            info = self._domains.named(name)
         if info is None:
             raise UnknownDomain(domain=name)
         return Domain(
             name=name,
             uuid=DomainUuid(info.uuid),
             hypervisor=self.kind,
-            state=_state(info),
+            state=state_of(info),
             memory_bytes=info.total_pages * _PAGE_BYTES,
             vcpus=info.max_vcpu_id + 1,
-            definition=self._listed(name),
+            definition=self._listed(name, info.domid),
         )
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
         with _refusing(domain.name):
-            vbds = xendisks.read_vbds(self._store, self._info(domain).domid)
+            vbds = xendisks.read_vbds(self._store, self._domains.get(domain).domid)
         return xendisks.classify(domain.name, vbds)
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - PV has none
@@ -96,6 +99,8 @@ class XenHypervisor:
             raise refused(
                 f"it is {domain.state}", "a domain is captured while it runs, or is paused"
             )
+        with _refusing(domain.name):
+            self._domains.require_unique(domain)
         if not with_memory:
             return
         if self._settings.capture is not CaptureMethod.AUTO:
@@ -115,7 +120,7 @@ class XenHypervisor:
                 f"let it run with `xl unpause {domain.name}`, {disks_alone}",
             )
         with _refusing(domain.name):
-            info = self._info(domain)
+            info = self._domains.get(domain)
             if info.is_hvm:
                 raise refused("it is no PV domain (HVM or PVH)", disks_alone.removeprefix("or "))
             if self._control.guest_width(info.domid) != _WIDTH_BYTES:
@@ -137,7 +142,7 @@ class XenHypervisor:
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
         with _capturing(domain):
-            info = self._info(domain)
+            info = self._domains.get(domain)
             job = XenJob(
                 domain=domain,
                 config=xenconfig.parse(domain.name, domain.definition),
@@ -162,6 +167,8 @@ class XenHypervisor:
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
         """Raise ``Refused`` when the domain could not be booted from its configuration."""
+        with _refusing(domain.name):
+            self._domains.require_unique(domain)
         if image is None:
             xenconfig.as_cfg(domain.name, xenconfig.parse(domain.name, domain.definition))
 
@@ -173,7 +180,7 @@ class XenHypervisor:
             return
         try:
             with _capturing(domain), crashpoint.around("suspend"):
-                self._control.pause(self._info(domain).domid)
+                self._control.pause(self._domains.get(domain).domid)
             yield
         except BaseException:
             with shielded():
@@ -185,12 +192,21 @@ class XenHypervisor:
         retry.resume(lambda: self._resume(domain))
 
     def abandon(self, domain: Domain) -> None:
-        """Nothing goes on in Xen when snapvm is gone: mappings and grants end with it."""
+        """Take back a request to suspend; mappings and grants have ended with who had them."""
+        with _capturing(domain):
+            info = self._domains.known(domain)
+            if info is None:
+                return
+            request = SuspendRequest(self._control, self._store, info.domid)
+            if not request.is_noted:
+                return
+            request.take_back()
+        self.resume(domain)
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
         with _capturing(domain):
-            info = self._info_if_known(domain)
+            info = self._domains.known(domain)
             if info is None:
                 return
             self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
@@ -230,77 +246,48 @@ class XenHypervisor:
 
     # --- inside ---
 
-    def _info_of_name(self, name: str) -> DomainInfo | None:
-        found = None
-        for number in self._store.names(_DOMAINS):
-            if number.isdigit() and self._store.read(f"{_DOMAINS}/{number}/name") == name:
-                info = self._control.info(int(number))
-                if info is not None and not info.is_dying:
-                    found = info
-        return found
-
-    def _info_if_known(self, domain: Domain) -> DomainInfo | None:
-        alive = (info for info in self._control.domains() if not info.is_dying)
-        return next((info for info in alive if info.uuid == domain.uuid), None)
-
-    def _info(self, domain: Domain) -> DomainInfo:
-        info = self._info_if_known(domain)
-        if info is None:
-            raise XenFailed(f"there is no domain {domain.name} any more")
-        return info
-
-    def _listed(self, name: str) -> str:
+    def _listed(self, name: str, domid: int) -> str:
         try:
-            return self._runner.run(["xl", "list", "-l", name]).stdout
+            # Of two names that look like one, a number is a domid.
+            return self._runner.run(["xl", "list", "-l", str(domid)]).stdout
         except (CommandFailed, CommandTimedOut) as failure:
             raise DomainRefused(domain=name, why=str(failure)) from failure
 
     def _resume(self, domain: Domain) -> None:
         try:
-            info = self._info(domain)
-            if info.is_suspended:
-                go_on(self._control, self._store, info.domid)
-            if info.is_paused:
-                self._control.unpause(info.domid)
-            now = self._info(domain)
+            domid = self._domains.get(domain).domid
+            request = SuspendRequest(self._control, self._store, domid)
+            lift(self._control, domid, pause=True)
+            request.end()
+            now = self._domains.get(domain)
         except XenFailed as failure:
             raise _stuck(domain, str(failure)) from failure
-        if _state(now) is not DomainState.RUNNING:
-            raise _stuck(domain, f"it is {_state(now)}")
+        if state_of(now) is not DomainState.RUNNING:
+            raise _stuck(domain, f"it is {state_of(now)}")
 
     def _require_off(self, domain: Domain) -> None:
-        if self._info_of_name(domain.name) is not None:
+        if self._domains.named(domain.name) is not None:
             raise CaptureFailed(domain=domain.name, why="a domain of this name runs")
 
     def _wait_until_gone(self, domain: Domain, domid: int) -> None:
         """Wait until Xen, xenstore and the backends have forgotten a destroyed domain."""
         deadline = time.monotonic() + _GONE_SECONDS
-        backends = [f"{_DOMAINS}/0/backend/{kind}/{domid}" for kind in xendisks.BACKENDS]
+        backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in xendisks.BACKENDS]
         while self._control.info(domid) is not None or any(map(self._store.names, backends)):
             if time.monotonic() > deadline:
                 raise CaptureFailed(domain=domain.name, why="it was destroyed and does not go")
             time.sleep(_LOOK_SECONDS)
 
     def _expect(self, domain: Domain, *, paused: bool) -> None:
-        info = self._info_of_name(domain.name)
+        info = self._domains.named(domain.name)
         wanted = DomainState.PAUSED if paused else DomainState.RUNNING
-        state = DomainState.SHUTOFF if info is None else _state(info)
+        state = DomainState.SHUTOFF if info is None else state_of(info)
         if state is not wanted:
             raise CaptureFailed(domain=domain.name, why=f"it is {state} and not {wanted}")
 
 
-def _state(info: DomainInfo) -> DomainState:
-    if info.is_paused and (info.is_suspended or not info.is_shut_down):
-        return DomainState.PAUSED
-    if info.is_suspended:
-        return DomainState.SUSPENDED
-    if info.is_shut_down:
-        return DomainState.CRASHED if info.is_crashed else DomainState.OTHER
-    return DomainState.RUNNING
-
-
 def _stuck(domain: Domain, why: str) -> StuckPaused:
-    return StuckPaused(domain=domain.name, why=why, command=UNPAUSE)
+    return StuckPaused(domain=domain.name, why=why, command=MEND)
 
 
 @contextmanager

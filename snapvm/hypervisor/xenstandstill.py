@@ -2,8 +2,8 @@
 
 A PV guest must suspend itself before its memory is saved: it hands its page tables over pinned, its
 rings' frames as PFNs, and waits in a hypercall that tells it afterwards whether it is a restored
-copy or simply goes on (Linux: drivers/xen/manage.c).  It is asked through xenstore and answers by
-taking the question away.  Going on ("fast resume") its devices stay connected: nothing happened.
+copy or simply goes on (Linux: drivers/xen/manage.c).  Going on ("fast resume") its devices stay
+connected: nothing happened.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from contextlib import contextmanager
 from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.hypervisor import xenrequest
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenrequest import SuspendRequest
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
 
-ACKNOWLEDGE_SECONDS = 60.0
-STOP_SECONDS = 60.0
-"""As long as libxl waits (libxl_dom_suspend.c)."""
 _LOOK_SECONDS = 0.002
-_REQUEST = "suspend"
-UNPAUSE = "xl unpause"
+MEND = "snapvm repair"
+"""Lifts a pause, and lets one go on that has suspended itself: xl before 4.20 cannot do that."""
 
 
 class Standstill:
@@ -43,9 +42,8 @@ class Standstill:
         self._domain = domain
         self._domid = domid
         self._control = control
-        self._store = store
         self._clock = clock
-        self._request = f"/local/domain/{domid}/control/shutdown"
+        self._request = SuspendRequest(control, store, domid)
         self._is_asked = False
         self._is_suspended = False
         self._is_paused = False
@@ -62,8 +60,8 @@ class Standstill:
     def paused(self, *, leave_standing: bool = False) -> Iterator[None]:
         """Only pause it for the block; one that its owner had paused stays so."""
         with self._ended(leave_standing=leave_standing):
-            self._pause()
             if self._domain.state is DomainState.RUNNING:
+                self._pause()
                 self._clock.stopped()
             yield
 
@@ -76,32 +74,18 @@ class Standstill:
 
     def _ask(self) -> None:
         """Ask, and wait until the guest takes the question; it cannot be called back then."""
-        if self._store.read(self._request):
+        if self._request.is_anothers:
             raise self._failed("somebody else has just asked it to shut down or suspend")
-        deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
-        with self._store.watched(self._request):
-            self._store.write(self._request, _REQUEST)
+        with shielded():
             self._is_asked = True
-            while self._store.read(self._request) == _REQUEST:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self._store.wait(left)
-            else:
-                self._clock.stopped()
-                return
-        if self._withdraw():
-            raise self._failed(f"the guest did not answer within {ACKNOWLEDGE_SECONDS:g} s")
+            self._request.put()
+        if not self._request.wait_until_taken():
+            seconds = xenrequest.ACKNOWLEDGE_SECONDS
+            raise self._failed(f"the guest did not answer within {seconds:g} s")
         self._clock.stopped()
 
-    def _withdraw(self) -> bool:
-        """Take the question back; False when the guest has just answered it."""
-        withdrawn = self._store.replace(self._request, _REQUEST, "")
-        self._is_asked = not withdrawn
-        return withdrawn
-
     def _wait_for_stop(self) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + xenrequest.STOP_SECONDS
         while True:
             info = self._control.info(self._domid)
             if info is None or info.is_dying:
@@ -112,13 +96,12 @@ class Standstill:
             if info.is_shut_down:
                 raise WindowBroken(domain=self._domain.name, what="it shut down or crashed")
             if time.monotonic() > deadline:
-                raise self._failed(
-                    f"it took the request to suspend and did not within {STOP_SECONDS:g} s"
-                )
+                seconds = xenrequest.STOP_SECONDS
+                raise self._failed(f"it took the request to suspend and did not in {seconds:g} s")
             time.sleep(_LOOK_SECONDS)
 
     def _pause(self) -> None:
-        with self._failing(), crashpoint.around("suspend"):
+        with self._failing(), crashpoint.around("suspend"), shielded():
             self._control.pause(self._domid)
             self._is_paused = True
 
@@ -168,36 +151,15 @@ class Standstill:
             if info is None or info.is_dying:
                 return
             if self._is_asked and not self._is_suspended:
-                self._catch_up()
-            if self._is_suspended:
-                go_on(self._control, self._store, self._domid)
-                self._is_suspended = self._is_asked = False
-            if self._is_paused:
-                self._unpause()
-                self._is_paused = False
+                self._request.take_back()
+            lift(self._control, self._domid, pause=self._is_paused)
+            self._is_suspended = self._is_paused = False
         except XenFailed as failure:
-            raise StuckPaused(
-                domain=self._domain.name, why=str(failure), command=UNPAUSE
-            ) from failure
-
-    def _catch_up(self) -> None:
-        """Withdraw a request that is still open; one that was taken leads to a suspended guest."""
-        if self._store.replace(self._request, _REQUEST, ""):
+            why = str(failure)
+            raise StuckPaused(domain=self._domain.name, why=why, command=MEND) from failure
+        if self._is_asked:
+            self._request.end()
             self._is_asked = False
-            return
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            info = self._control.info(self._domid)
-            if info is None or info.is_shut_down:
-                self._is_suspended = info is not None and info.is_suspended
-                break
-            time.sleep(_LOOK_SECONDS)
-        self._is_asked = False
-
-    def _unpause(self) -> None:
-        info = self._control.info(self._domid)
-        if info is not None and info.is_paused:
-            self._control.unpause(self._domid)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -210,9 +172,15 @@ class Standstill:
         return CaptureFailed(domain=self._domain.name, why=why)
 
 
-def go_on(control: XenControl, store: XenStore, domid: int) -> None:
-    """Let a suspended guest go on as if nothing had happened; harmless for one that does."""
+def lift(control: XenControl, domid: int, *, pause: bool) -> None:
+    """Let a domain go on that has suspended itself; and take one pause back, with ``pause``.
+
+    Harmless for a domain that runs, or is not there any more.
+    """
     info = control.info(domid)
-    if info is not None and info.is_suspended:
+    if info is None:
+        return
+    if info.is_suspended:
         control.resume(domid)
-    store.resumed(domid)
+    if pause and info.is_paused:
+        control.unpause(domid)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.interrupt import shielded
 from snapvm.refusals import HostLacks
 
 SOCKETS = (Path("/run/xenstored/socket"), Path("/var/run/xenstored/socket"))
@@ -35,6 +36,7 @@ class _Op(IntEnum):
     TRANSACTION_START = 6
     TRANSACTION_END = 7
     WRITE = 11
+    REMOVE = 13
     WATCH_EVENT = 15
     ERROR = 16
     RESUME = 18
@@ -93,6 +95,14 @@ class XenStore:
         data = path.encode() + b"\0" + value.encode()
         self._exchange(_Op.WRITE, data, transaction, path)
 
+    def remove(self, path: str) -> None:
+        """Take away what stands at ``path``, and below it; harmless when there is no such path."""
+        try:
+            self._ask(_Op.REMOVE, path)
+        except StoreRefused as refused:
+            if refused.code != "ENOENT":
+                raise
+
     def replace(self, path: str, expected: str, value: str) -> bool:
         """Put ``value`` where ``expected`` stands, in one step; False when something else does."""
         while True:
@@ -131,7 +141,8 @@ class XenStore:
             if not self._pending and not select.select([self._socket], [], [], left)[0]:
                 return False
             try:
-                self._message()
+                with shielded():
+                    self._message()
             except OSError as error:
                 raise XenFailed(f"xenstore: {error}") from error
         self._events.popleft()
@@ -150,39 +161,47 @@ class XenStore:
         if len(data) > _LIMIT_BYTES:
             raise StoreRefused("E2BIG", what)
         self._number += 1
+        message = _HEADER.pack(op, self._number, transaction, len(data)) + data
         try:
-            self._socket.sendall(_HEADER.pack(op, self._number, transaction, len(data)) + data)
-            while True:
-                answer = self._message()
-                if answer is not None:
-                    break
+            # An interruption between question and answer would leave the answer to the next one.
+            with shielded():
+                self._socket.sendall(message)
+                kind, body = self._answer()
         except OSError as error:
             raise XenFailed(f"xenstore: {what}: {error}") from error
-        kind, number, body = answer
-        if number != self._number:
-            raise XenFailed(f"xenstore: {what}: an answer to something else")
         if kind == _Op.ERROR:
             raise StoreRefused(body.strip(b"\0").decode(errors="replace"), what)
         return body
 
+    def _answer(self) -> tuple[int, bytes]:
+        """Return the kind and body of the answer; one that came too late for its question is none.
+
+        Time may have run out for an earlier question, whose answer comes now.
+        """
+        while True:
+            answer = self._message()
+            if answer is not None and answer[0] == self._number:
+                return answer[1:]
+
     def _message(self) -> tuple[int, int, bytes] | None:
-        """Receive one message; an event is put aside, and is no answer."""
-        kind, number, _, length_bytes = _HEADER.unpack(self._receive(_HEADER.size))
-        body = self._receive(length_bytes)
+        """Receive one message: number, kind, body; an event is put aside, and is no answer."""
+        self._await(_HEADER.size)
+        kind, number, _, length_bytes = _HEADER.unpack_from(self._pending)
+        self._await(_HEADER.size + length_bytes)
+        body = bytes(self._pending[_HEADER.size : _HEADER.size + length_bytes])
+        del self._pending[: _HEADER.size + length_bytes]
         if kind == _Op.WATCH_EVENT:
             self._events.append(body.split(b"\0")[0].decode(errors="replace"))
             return None
-        return kind, number, body
+        return number, kind, body
 
-    def _receive(self, count: int) -> bytes:
+    def _await(self, count: int) -> None:
+        """Have so many bytes pending: a message is taken whole or, when time runs out, not."""
         while len(self._pending) < count:
             data = self._socket.recv(65536)
             if not data:
                 raise ConnectionError("xenstored has gone")
             self._pending += data
-        data = bytes(self._pending[:count])
-        del self._pending[:count]
-        return data
 
 
 def open_store() -> XenStore:

@@ -21,6 +21,10 @@ class FakeXenstored:
         self.values: dict[str, str] = {}
         self.resumed: list[str] = []
         self.on_write: Callable[[str, str], None] = lambda _path, _value: None
+        self.on_request: Callable[[int], None] = lambda _kind: None
+        """Called before a request is answered, with what it asks for."""
+        self.refused: set[int] = set()
+        """Kinds of requests that fail."""
         self.conflicts = 0
         """So many transactions end with EAGAIN first."""
         self._watches: dict[str, str] = {}
@@ -60,8 +64,11 @@ class FakeXenstored:
         while header := stream.read(_HEADER.size):
             kind, number, transaction, length = _HEADER.unpack(header)
             body = stream.read(length)
+            self.on_request(kind)
             with self._lock:
                 try:
+                    if kind in self.refused:
+                        raise KeyError("EIO")
                     answer = self._answer(kind, transaction, body)
                     self._send(kind, number, transaction, answer)
                     if kind == 4:
@@ -77,10 +84,8 @@ class FakeXenstored:
 
     def _answer(self, kind: int, transaction: int, body: bytes) -> bytes:
         path = body.split(b"\0")[0].decode()
-        if kind == 2:
-            return self._look(path, transaction).encode()
-        if kind == 1:
-            return self._names(path)
+        if kind in (1, 2):
+            return self._names(path) if kind == 1 else self._look(path, transaction).encode()
         if kind == 11:
             if transaction:
                 self._transactions[transaction][path] = body.split(b"\0", 1)[1].decode()
@@ -93,9 +98,15 @@ class FakeXenstored:
             return f"{len(self._transactions)}\0".encode()
         elif kind == 7:
             self._end(transaction, is_commit=path == "T")
+        elif kind == 13:
+            self._remove(path)
         elif kind == 18:
             self.resumed.append(path)
         return b"OK\0"
+
+    def _remove(self, path: str) -> None:
+        if self.values.pop(path, None) is None:
+            raise KeyError("ENOENT")
 
     def _look(self, path: str, transaction: int) -> str:
         seen = self.values | self._transactions.get(transaction, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,6 +181,50 @@ def test_one_left_suspended_and_paused_goes_on(scene: Scene) -> None:
     driver.resume(domain)
     assert driver.find("web").state is DomainState.RUNNING
     assert xen.store.resumed == ["5"]
+
+
+def test_a_guest_that_was_asked_by_a_snapvm_that_died_goes_on(scene: Scene) -> None:
+    """It was about to suspend itself when snapvm was killed, and does so only now."""
+    xen, driver = scene
+    domain = driver.find("web")
+    driver.abandon(domain)
+    assert xen.store.resumed == []
+    xen.store.values["/libxl/5/snapvm-suspend"] = ""
+    threading.Timer(0.1, xen.flag, (4 | 2 << 16,)).start()
+    driver.abandon(domain)
+    assert driver.find("web").state is DomainState.RUNNING
+    assert (xen.store.resumed, xen.info_of[5].flags) == (["5"], 0)
+    assert "/libxl/5/snapvm-suspend" not in xen.store.values
+
+
+def test_a_request_that_nobody_took_is_withdrawn(scene: Scene) -> None:
+    xen, driver = scene
+    xen.store.values |= {
+        "/libxl/5/snapvm-suspend": "",
+        "/local/domain/5/control/shutdown": "suspend",
+    }
+    driver.abandon(driver.find("web"))
+    assert xen.store.values["/local/domain/5/control/shutdown"] == ""
+    assert "/libxl/5/snapvm-suspend" not in xen.store.values
+
+
+def test_of_two_with_one_uuid_the_other_is_left_alone(scene: Scene) -> None:
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.info_of = {3: replace(RUNNING, domid=3), **xen.info_of}
+    xen.store.values["/local/domain/3/name"] = "copy"
+    assert "copy, web" in refusal(scene, with_memory=False)
+    with pytest.raises(DomainRefused, match="several domains"):
+        driver.check_restore(domain, Path("/image"))
+    with driver.frozen(domain):
+        assert (xen.info_of[3].is_paused, xen.info_of[5].is_paused) == (False, True)
+
+
+def test_the_configuration_is_asked_for_by_number(scene: Scene) -> None:
+    """A domain may be called 12, or -l, which xl would take for something else."""
+    xen, driver = scene
+    driver.find("web")
+    assert xen.ran == [["xl", "list", "-l", "5"]]
 
 
 def test_frozen_runs_again_only_when_the_block_fails(scene: Scene) -> None:

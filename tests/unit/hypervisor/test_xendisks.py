@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenrings import ring_references
 from snapvm.refusals import DiskRefused, DomainRefused
 from tests.fakes.xenstored import FakeXenstored
 
@@ -30,7 +32,7 @@ def drives(back: str = BACK, **changes: str) -> Any:
 
 def seen(back: str = BACK, **changes: str) -> tuple[xendisks.Vbd, ...]:
     server = FakeXenstored()
-    server.values["/local/domain/7/device/vbd/51712/backend"] = back
+    server.values["/libxl/7/device/vbd/51712/backend"] = back
     for key, value in (
         DISK | {name.replace("_", "-"): text for name, text in changes.items()}
     ).items():
@@ -43,6 +45,38 @@ def test_a_volume_is_captured() -> None:
     (disk,) = drives().disks
     assert (disk.target, disk.device) == ("xvda", Path("/dev/vg0/demo-d0"))
     assert drives(params="vg0/demo-d0").disks[0].device == Path("/dev/vg0/demo-d0")
+
+
+def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
+    server = FakeXenstored()
+    server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "8"
+    server.values["/local/domain/7/device/vbd/51728/queue-0/ring-ref0"] = "9"
+    with server.connected() as store:
+        assert ring_references(store, 7) == {"51712": [8], "51728": [9]}
+        server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "-1 or so"
+        with pytest.raises(XenFailed, match="holds no grant"):
+            ring_references(store, 7)
+
+
+def test_a_guest_has_no_say_in_what_its_disks_are() -> None:
+    """Its own folder, which it may write, names the volume of another and hides its second disk."""
+    server = FakeXenstored()
+    for number in ("51712", "51728"):
+        back = f"/local/domain/0/backend/vbd/7/{number}"
+        server.values[f"/libxl/7/device/vbd/{number}/backend"] = back
+        server.values |= {f"{back}/{key}": value for key, value in DISK.items()}
+        server.values[f"{back}/params"] = f"/dev/vg0/mine-{number}"
+    other = "/local/domain/0/backend/vbd/9/51712"
+    server.values |= {f"{other}/{key}": value for key, value in DISK.items()}
+    server.values["/local/domain/7/device/vbd/51712/backend"] = other
+    with server.connected() as store:
+        found = xendisks.read_vbds(store, 7)
+    assert [vbd.params for vbd in found] == ["/dev/vg0/mine-51712", "/dev/vg0/mine-51728"]
+
+
+def test_a_disk_without_a_backend_is_not_left_out_in_silence() -> None:
+    with pytest.raises(DiskRefused, match="does not name"):
+        drives(back="")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +194,22 @@ def test_what_cannot_be_told_is_refused() -> None:
             xenconfig.as_cfg("demo", config)
 
 
+def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
+    """A guest with two of eight vCPUs online, capped, would boot with eight and without its cap."""
+    config = json.loads(json.dumps(CONFIG))
+    shares = {"sched": "credit2", "weight": 512, "cap": 50}
+    config["b_info"] |= {"max_vcpus": 8, "avail_vcpus": [0, 1], "sched_params": shares}
+    config["nics"] = [{"mac": "00:16:3e:00:00:01", "bridge": "br0", "mtu": 9000, "devid": 0}]
+    lines = xenconfig.as_cfg("demo", config).splitlines()
+    assert {"vcpus = 2", "maxvcpus = 8", "cpu_weight = 512", "cap = 50"} <= set(lines)
+    assert any("mtu=9000" in line for line in lines)
+    config["b_info"]["sched_params"]["budget"] = 4000
+    with pytest.raises(DomainRefused, match="budget"):
+        xenconfig.as_cfg("demo", config)
+
+
 def test_passed_through_devices_are_named() -> None:
     assert xenconfig.passthrough(CONFIG) == ""
     assert xenconfig.passthrough(CONFIG | {"pcidevs": [{}]}) == "a PCI device"
+    nodes = {**CONFIG["b_info"], "vnuma_nodes": [{"memkb": 65536}]}
+    assert xenconfig.passthrough(CONFIG | {"b_info": nodes}) == "virtual NUMA nodes"

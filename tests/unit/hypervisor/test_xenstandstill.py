@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,16 +10,20 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
+from snapvm.errors import Interrupted
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor import xenstandstill
+from snapvm.hypervisor import xenrequest
 from snapvm.hypervisor.xencontrol import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstandstill import Standstill
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.interrupt import watched
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from tests.fakes.xenstored import FakeXenstored
 
 DOMID = 7
 REQUEST = f"/local/domain/{DOMID}/control/shutdown"
+NOTE = f"/libxl/{DOMID}/snapvm-suspend"
 SUSPENDED = 4 | 2 << 16
 CRASHED = 4 | 3 << 16
 
@@ -66,6 +71,7 @@ class FakeXen:
 class Scene:
     xen: FakeXen
     store: FakeXenstored
+    connection: XenStore
     standstill: Standstill
     clock: WindowClock
 
@@ -82,8 +88,8 @@ class Scene:
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(xenstandstill, "ACKNOWLEDGE_SECONDS", 0.1)
-    monkeypatch.setattr(xenstandstill, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(xenrequest, "ACKNOWLEDGE_SECONDS", 0.1)
+    monkeypatch.setattr(xenrequest, "STOP_SECONDS", 0.1)
     xen: Any = FakeXen()
     server, clock = FakeXenstored(), WindowClock()
     domain = Domain(
@@ -96,11 +102,13 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         definition="",
     )
     with server.connected() as store:
-        yield Scene(xen, server, Standstill(domain, DOMID, xen, store, clock), clock)
+        yield Scene(xen, server, store, Standstill(domain, DOMID, xen, store, clock), clock)
 
 
 def runs(scene: Scene) -> bool:
-    return scene.xen.flags == 0 and scene.xen.pauses == 0 and not scene.store.values.get(REQUEST)
+    values = scene.store.values
+    stands = scene.xen.flags or scene.xen.pauses or values.get(REQUEST) or NOTE in values
+    return not stands
 
 
 def test_it_suspends_itself_and_goes_on(scene: Scene) -> None:
@@ -126,6 +134,31 @@ def test_a_guest_that_does_not_answer_is_not_suspended_later(scene: Scene) -> No
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == ""
     assert "resume" not in scene.xen.deeds
+    assert runs(scene)
+
+
+def test_a_store_that_goes_away_leaves_nobody_paused(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the guest goes on is a matter of Xen; xenstored is only told of it."""
+    scene.guest_suspends()
+    with scene.standstill.suspended():
+        scene.store.refused.add(18)
+    assert (scene.xen.flags, scene.xen.pauses) == (0, 0)
+    assert "xenstored could not be told" in caplog.text
+
+
+def test_an_interruption_between_question_and_answer_leaves_nobody_paused(scene: Scene) -> None:
+    """A signal comes while the store is being asked something in the window."""
+    scene.guest_suspends()
+
+    def interrupt(_kind: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        scene.store.on_request = lambda _kind: None
+
+    with watched(), pytest.raises(Interrupted), scene.standstill.suspended():
+        scene.store.on_request = interrupt
+        scene.connection.read("/anything")
     assert runs(scene)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -67,6 +68,26 @@ def test_what_is_too_long_is_refused_here(served: Served) -> None:
     _, store = served
     with pytest.raises(StoreRefused, match="E2BIG"):
         store.write("/a", "x" * 5000)
+
+
+def test_an_answer_that_comes_too_late_is_none_to_the_next_question(served: Served) -> None:
+    server, store = served
+    server.values |= {"/a": "one", "/b": "two"}
+    store._socket.settimeout(0.05)
+    server.on_request = lambda _kind: time.sleep(0.2)
+    with pytest.raises(XenFailed, match="timed out"):
+        store.read("/a")
+    server.on_request = lambda _kind: None
+    store._socket.settimeout(5)
+    assert store.read("/b") == "two"
+
+
+def test_what_is_removed_is_gone(served: Served) -> None:
+    server, store = served
+    server.values["/a"] = "one"
+    store.remove("/a")
+    store.remove("/a")
+    assert store.read("/a") is None
 
 
 def test_a_store_that_goes_away_is_a_failure() -> None:

@@ -1,0 +1,78 @@
+"""The domains of a Xen host: who has which name and uuid, and what each does.
+
+Names stand in xenstore, uuids in Xen itself.  A name belongs to one domain at a time; a uuid may be
+that of several, for Xen does not look at it (a configuration file that was copied with its uuid).
+"""
+
+from __future__ import annotations
+
+from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
+
+_DOMAINS = "/local/domain"
+
+
+class XenDomains:
+    """Looks at the domains of this host; every failure is ``XenFailed``."""
+
+    def __init__(self, control: XenControl, store: XenStore) -> None:
+        self._control = control
+        self._store = store
+
+    def named(self, name: str) -> DomainInfo | None:
+        """Return what Xen says of the domain of a name."""
+        found = None
+        for number in self._store.names(_DOMAINS):
+            if number.isdigit() and self._name(int(number)) == name:
+                info = self._control.info(int(number))
+                if info is not None and not info.is_dying:
+                    found = info
+        return found
+
+    def known(self, domain: Domain) -> DomainInfo | None:
+        """Return what Xen says of a domain that was found before; None when it is off.
+
+        Of several with its uuid it is the one with its name; renamed, it is still itself.
+        """
+        found = self._of_uuid(domain)
+        named = [info for info in found if self._name(info.domid) == domain.name]
+        return next(iter(named or found), None)
+
+    def get(self, domain: Domain) -> DomainInfo:
+        """Return the same, or raise ``XenFailed``."""
+        info = self.known(domain)
+        if info is None:
+            raise XenFailed(f"there is no domain {domain.name} any more")
+        return info
+
+    def require_unique(self, domain: Domain) -> None:
+        """Raise ``DomainRefused`` when another has its uuid, under which its snapshots are kept."""
+        found = self._of_uuid(domain)
+        if len(found) > 1:
+            names = ", ".join(str(self._name(info.domid)) for info in found)
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"several domains have its uuid {domain.uuid}: {names}",
+                remedy="give each a `uuid` of its own: snapshots are kept by it",
+            )
+
+    def _of_uuid(self, domain: Domain) -> list[DomainInfo]:
+        alive = (info for info in self._control.domains() if not info.is_dying)
+        return [info for info in alive if info.uuid == domain.uuid]
+
+    def _name(self, domid: int) -> str | None:
+        return self._store.read(f"{_DOMAINS}/{domid}/name")
+
+
+def state_of(info: DomainInfo) -> DomainState:
+    """Say what a domain does."""
+    if info.is_paused and (info.is_suspended or not info.is_shut_down):
+        return DomainState.PAUSED
+    if info.is_suspended:
+        return DomainState.SUSPENDED
+    if info.is_shut_down:
+        return DomainState.CRASHED if info.is_crashed else DomainState.OTHER
+    return DomainState.RUNNING

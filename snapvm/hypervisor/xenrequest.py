@@ -1,0 +1,97 @@
+"""Asking a PV guest to suspend itself; and taking that back, also for a snapvm that was killed.
+
+The question stands in xenstore.  The guest answers by taking it away, and suspends a little later:
+that cannot be called back (tools/libs/light/libxl_dom_suspend.c).  So a note stands beside it,
+where no guest can write, from before the question until the guest goes on: whoever finds the note
+of a snapvm that is gone knows that a guest which still runs may be about to stand still for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from snapvm import crashpoint
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenstore import XenStore
+
+ACKNOWLEDGE_SECONDS = 60.0
+STOP_SECONDS = 60.0
+"""As long as libxl waits (libxl_dom_suspend.c)."""
+_LOOK_SECONDS = 0.002
+_SUSPEND = "suspend"
+
+log = logging.getLogger(__name__)
+
+
+class SuspendRequest:
+    """The request to suspend that one domain has been made, or is going to be; see the module."""
+
+    def __init__(self, control: XenControl, store: XenStore, domid: int) -> None:
+        self._control = control
+        self._store = store
+        self._domid = domid
+        self._path = f"/local/domain/{domid}/control/shutdown"
+        self._note = f"/libxl/{domid}/snapvm-suspend"
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether the guest was asked, by whomever, and was not told since that it goes on."""
+        return self._store.read(self._note) is not None
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether somebody else wants the guest to do something just now."""
+        return bool(self._store.read(self._path))
+
+    def put(self) -> None:
+        """Ask."""
+        with crashpoint.around("ask to suspend"):
+            self._store.write(self._note, "")
+            self._store.write(self._path, _SUSPEND)
+
+    def wait_until_taken(self) -> bool:
+        """Return True when the guest takes the question; False when it withdraws unanswered."""
+        deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
+        with self._store.watched(self._path):
+            while self._store.read(self._path) == _SUSPEND:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return not self._withdraw()
+                self._store.wait(left)
+        return True
+
+    def take_back(self) -> None:
+        """Withdraw what was not taken; else return when the guest has suspended, and may go on.
+
+        A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``.
+        """
+        if not self.is_noted or self._withdraw():
+            return
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            info = self._control.info(self._domid)
+            if info is None or info.is_shut_down:
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def end(self) -> None:
+        """Tell the store that the guest goes on, which runs already; else it never tells its end.
+
+        A store that does not hear it is only told of: nothing of the guest depends on it.
+        """
+        try:
+            self._store.resumed(self._domid)
+            self._store.remove(self._note)
+        except XenFailed as failure:
+            log.warning(
+                "domain %d runs again, and xenstored could not be told: %s", self._domid, failure
+            )
+
+    def _withdraw(self) -> bool:
+        """Take the question back; False when the guest has just answered it."""
+        is_withdrawn = self._store.replace(self._path, _SUSPEND, "")
+        if is_withdrawn:
+            self._store.remove(self._note)
+        return is_withdrawn
