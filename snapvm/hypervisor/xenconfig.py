@@ -9,6 +9,7 @@ of the JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from snapvm.refusals import DomainRefused
@@ -54,7 +55,8 @@ def _require_shape(config: Config) -> None:
     b_info = config.get("b_info")
     shapes: list[tuple[Any, type]] = [(config.get("c_info"), dict), (b_info, dict)]
     if isinstance(b_info, dict):
-        shapes.append((b_info.get("type.pv", {}), dict))
+        shapes += [(b_info.get(key, {}), dict) for key in ("type.pv", "sched_params")]
+        shapes.append((b_info.get("avail_vcpus", []), list))
         shapes += [(b_info.get(key, 0), int) for key in _SIZES]
     shapes += [(config.get(key, ""), str) for key in _ON_EVENTS]
     for key in ("disks", "nics"):
@@ -84,9 +86,11 @@ def for_image(config: Config, total_pages: int) -> str:
 
 
 def passthrough(config: Config) -> str:
-    """Name a device whose state lies outside the domain, or return an empty text."""
+    """Name what an image does not hold of the domain, or return an empty text."""
     found = (what for key, what in _PASSTHROUGH.items() if config.get(key))
-    return next(found, "")
+    # libxl_create.c: "stream does not preserve node information".
+    nodes = "virtual NUMA nodes" if config["b_info"].get("vnuma_nodes") else ""
+    return next(found, nodes)
 
 
 def as_cfg(domain: str, config: Config) -> str:
@@ -104,7 +108,7 @@ def as_cfg(domain: str, config: Config) -> str:
         take(c_info, key, key)
     pv = b_info.pop("type.pv", {})
     b_info.pop("type", None)
-    _memory(b_info, lines)
+    lines += [*_vcpus(domain, b_info), *_memory(b_info)]
     for key, word in _WORDS.items():
         take(b_info, key, word)
         take(pv, key, word)
@@ -119,14 +123,26 @@ def as_cfg(domain: str, config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _memory(b_info: Config, lines: list[str]) -> None:
-    """Tell of memory and vCPUs; sizes are whole MiB in xl's language."""
-    if "max_vcpus" in b_info:
-        lines.append(f"vcpus = {b_info.pop('max_vcpus')}")
-    if "target_memkb" in b_info:
-        lines.append(f"memory = {b_info.pop('target_memkb') >> 10}")
-    if "max_memkb" in b_info:
-        lines.append(f"maxmem = {b_info.pop('max_memkb') >> 10}")
+def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
+    """Tell of vCPUs, how many there may be and how many are online, and their share."""
+    most = b_info.pop("max_vcpus", 0)
+    online = b_info.pop("avail_vcpus", [])
+    if most:
+        yield f"maxvcpus = {most}"
+        yield f"vcpus = {len(online) or most}"
+    share = b_info.pop("sched_params", {})
+    share.pop("sched", None)  # of the pool, not of the domain
+    for key, word in (("weight", "cpu_weight"), ("cap", "cap")):
+        if key in share:
+            yield f"{word} = {share.pop(key)}"
+    _require_nothing(domain, "sched_params", _without_defaults(share))
+
+
+def _memory(b_info: Config) -> Iterator[str]:
+    """Tell of memory; sizes are whole MiB in xl's language."""
+    for key, word in (("target_memkb", "memory"), ("max_memkb", "maxmem")):
+        if key in b_info:
+            yield f"{word} = {b_info.pop(key) >> 10}"
 
 
 _WORDS = {
@@ -141,10 +157,8 @@ _WORDS = {
 }
 """What xl calls the fields of ``b_info`` that are simply one value."""
 _HARMLESS = {
-    "avail_vcpus",
     "shadow_memkb",
     "video_memkb",
-    "sched_params",
     "claim_mode",
     "arch_arm",
     "arch_x86",
@@ -162,15 +176,12 @@ _HARMLESS = {
     "hap",
     "oos",
     "ssidref",
-    "driver_domain",
     "xend_suspend_evtchn_compat",
-    "localtime",
     "disable_migrate",
     "tee",
     "vmtrace_buf_kb",
     "rtc_timeoffset",
     "channels",
-    "e820_host",
     "numa_placement",
 }
 """Computed by libxl, or a default it writes down all the same: made again when the domain boots."""
@@ -224,10 +235,10 @@ def _nic(domain: str, nic: Config) -> str:
     rest = {key: value for key, value in nic.items() if key not in _NIC_WORDS and _is_set(value)}
     rest.pop("trusted", None)
     _require_nothing(domain, "vif", rest)
-    names = {"mac": "mac", "bridge": "bridge", "ip": "ip", "script": "script", "ifname": "vifname"}
-    return _quoted(
-        domain, ",".join(f"{word}={nic[key]}" for key, word in names.items() if nic.get(key))
-    )
+    names = ("mac", "bridge", "ip", "script", "mtu")
+    words = [f"{key}={nic[key]}" for key in names if nic.get(key)]
+    words += [f"vifname={nic['ifname']}"] if nic.get("ifname") else []
+    return _quoted(domain, ",".join(words))
 
 
 def _quoted(domain: str, value: Any) -> str:
