@@ -63,6 +63,15 @@ def read(path: Path | str, limit_bytes: int) -> bytes:
         os.close(descriptor)
 
 
+def rewrite(descriptor: int, data: memoryview, offset_bytes: int) -> None:
+    """Put bytes at an offset, all of them: one call may write a part and not say why."""
+    left = data.cast("B")
+    while left:
+        written_bytes = os.pwrite(descriptor, left, offset_bytes)
+        left = left[written_bytes:]
+        offset_bytes += written_bytes
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's bytes to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

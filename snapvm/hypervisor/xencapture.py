@@ -94,6 +94,7 @@ class XenCapture:
         self._job = job
         self._image = image
         self.method = ""
+        self._definition = xenconfig.for_image(job.config, job.info.total_pages)
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -105,7 +106,7 @@ class XenCapture:
                 with job.failing():
                     self.method = self._image.prepare(
                         job.folder / IMAGE_FILE,
-                        xenconfig.for_image(job.config, job.info.total_pages),
+                        self._definition,
                         job.control.host_facts(job.info.domid),
                         frames,
                         frames.read(job.info.shared_info_mfn),
@@ -132,8 +133,16 @@ class XenCapture:
             info = job.control.info(job.info.domid)
             if info is None:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
+            self._require_room(info)
             shared_info = self._frames.read(info.shared_info_mfn)
             self._image.catch(job.control.standing(info, shared_info))
+
+    def _require_room(self, info: DomainInfo) -> None:
+        """Refuse a guest that outgrew the size its image tells: xl would not restore it."""
+        job = self._job
+        pages = max(info.total_pages, job.info.total_pages)
+        if xenconfig.for_image(job.config, pages) != self._definition:
+            raise job.failed("it was given more memory while it was captured; take again")
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: write the image."""

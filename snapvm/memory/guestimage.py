@@ -14,7 +14,7 @@ host has not that memory, everything happens in `catch`, from the mapped frames 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -200,7 +200,8 @@ class PvGuestImage:
         self._file.truncate(self._file.tell())
         self._copies = FrameCopies(self._file.fileno())
         self._stack.callback(self._copies.close)
-        self._store.rehearse(self._read_p2m(shared_info).entries, self._copies)
+        with suppress(BadImage):  # only to have it done once: the guest may be in the midst of it
+            self._store.rehearse(self._read_p2m(shared_info).entries, self._copies)
         return ""
 
     def _too_large(self, needed_bytes: int) -> str:
@@ -263,7 +264,8 @@ class PvGuestImage:
             why = "its table of frames changed its size while it was captured; take again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
         body = P2M_RANGE.pack(0, self._p2m.end_pfn) + pfns.astype("<u8").tobytes()
-        os.pwrite(self._file.fileno(), body, self._head_end - len(body))
+        durable.rewrite(self._file.fileno(), memoryview(body), self._head_end - len(body))
+        self._writer.end_pfn = self._p2m.end_pfn
 
     def _write_fresh(self, progress: Progress) -> None:
         """Write what was kept: over the old page where there is one and both are ordinary."""
@@ -274,7 +276,7 @@ class PvGuestImage:
             types, offsets = chunk.types[rows], chunk.offsets[rows]
             over = (types == PageType.NOTAB) & (offsets != 0)
             for row in np.flatnonzero(over).tolist():
-                os.pwrite(self._file.fileno(), chunk.fresh[row].data, int(offsets[row]))
+                durable.rewrite(self._file.fileno(), chunk.fresh[row].data, int(offsets[row]))
             self._append(chunk.pfns[rows[~over]], types[~over], chunk.fresh[~over])
             lost = np.flatnonzero((chunk.types == PageType.XTAB) & (chunk.offsets != 0))
             self._disown(chunk.pfns[lost])

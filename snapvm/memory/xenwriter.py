@@ -105,13 +105,14 @@ class StreamWriter:
 
     def __init__(self, sink: ByteSink) -> None:
         self._sink = sink
-        self._end_pfn = -1
+        self.end_pfn = -1
+        """The highest PFN there is; whoever corrects the head corrects it too."""
 
     def begin(self, head: DomainHead) -> None:
         """Write the headers and the records before the first page."""
         if len(head.p2m_pfns) != frames_of_p2m(head.end_pfn, head.width_bytes):
             raise ValueError(f"{len(head.p2m_pfns)} p2m frames for end_pfn {head.end_pfn:#x}")
-        self._end_pfn = head.end_pfn
+        self.end_pfn = head.end_pfn
         self._sink.write(IMAGE_HEADER.pack(IMAGE_MARKER, IMAGE_ID, STREAM_VERSION, 0, 0, 0))
         self._sink.write(DOMAIN_HEADER.pack(DomainType.PV, 12, 0, head.xen_major, head.xen_minor))
         info = PV_INFO.pack(head.width_bytes, _PT_LEVELS[head.width_bytes], 0, 0)
@@ -135,7 +136,7 @@ class StreamWriter:
         has_data = TYPE_HAS_DATA[types]
         if len(pfns) != len(types) or len(data) != int(has_data.sum()):
             raise ValueError(f"{len(pfns)} pfns, {len(types)} types, {len(data)} pages of data")
-        if len(pfns) and (int(pfns.max()) > self._end_pfn or not TYPE_IS_LEGAL[types].all()):
+        if len(pfns) and (int(pfns.max()) > self.end_pfn or not TYPE_IS_LEGAL[types].all()):
             raise ValueError("a page beyond the p2m, or of a type that does not exist")
         row = 0
         for first in range(0, len(pfns), PAGES_PER_BATCH):
