@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from snapvm.hypervisor.base import MemoryImage
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
+from snapvm.release import release
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def shall_be_sparse(
     """
     if kind is not HypervisorKind.LIBVIRT or wanted is not ImageFormat.SPARSE:
         return False
-    can = all(_version(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
+    can = all(release(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
     if how.argv:
         why = "a sparse image is not compressed; leave one of the two out"
         raise BadSetting(where="image_format and compress", why=why)
@@ -66,10 +66,6 @@ def shall_be_sparse(
             remedy="leave --image-format out, and `image_format` in the settings",
         )
     return True
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
 def made_sparse(
