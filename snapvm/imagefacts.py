@@ -76,6 +76,7 @@ def _of_xl(path: Path) -> ImageFacts:
     try:
         config: dict[str, Any] = json.loads(text)
         c_info, b_info = config["c_info"], config["b_info"]
+        drives = config.get("disks", [])
         return ImageFacts(
             memory=_memory(path, XL_SAVE),
             hypervisor=HypervisorKind.XEN,
@@ -84,13 +85,23 @@ def _of_xl(path: Path) -> ImageFacts:
             state=DomainState.RUNNING,
             memory_bytes=int(b_info.get("target_memkb", 0)) << 10,
             vcpus=int(b_info.get("max_vcpus", 0)),
-            targets=frozenset(
-                str(disk["vdev"]) for disk in config.get("disks", []) if disk.get("readwrite", True)
+            targets=frozenset(str(disk["vdev"]) for disk in drives if not _unchanging(disk)),
+            omitted=tuple(
+                OmittedDisk(target=str(disk["vdev"]), why=_unchanging(disk))
+                for disk in drives
+                if _unchanging(disk)
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"its configuration cannot be read ({error!r})"
         raise BadImage(path=str(path), offset_bytes=offset_bytes, why=why) from error
+
+
+def _unchanging(disk: dict[str, Any]) -> str:
+    """Say why a drive was not captured; libxl leaves out what is false."""
+    if disk.get("is_cdrom"):
+        return "a cdrom drive"
+    return "" if disk.get("readwrite") else "read-only"
 
 
 def _memory(path: Path, format_: str) -> MemoryRecord:

@@ -54,10 +54,10 @@ def rebuild(
             rebuilding.put(host, each)
         if not as_json:
             deed = "would make" if dry_run else "made"
-            for each in rebuilt:
-                output.say(f"{deed} {_told(each)}")
-            for lost in hopeless:
-                output.say(f"{plain(lost.ref)}: cannot be made anew: {plain(lost.why)}")
+            output.say_findings(f"{deed} {_told(each)}" for each in rebuilt)
+            output.say_findings(
+                f"{plain(lost.ref)}: cannot be made anew: {plain(lost.why)}" for lost in hopeless
+            )
         if hopeless:
             findings = tuple({"subject": lost.ref, "problem": lost.why} for lost in hopeless)
             raise Found(count=len(hopeless), findings=findings)

@@ -59,8 +59,7 @@ def check(
             if not as_json:
                 output.say(f"removed {counted(len(gone), 'volume')}")
         if findings:
-            for finding in () if as_json else findings:
-                output.say(_line(finding))
+            output.say_findings(() if as_json else map(_line, findings))
             raise Found(count=len(findings), findings=tuple(map(_as_values, findings)))
         if as_json:
             output.out_json({"findings": []})

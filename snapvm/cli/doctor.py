@@ -41,8 +41,8 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
         found = diagnosis.look(host, domain)
         advice = diagnosis.advice(found, host.settings)
         values = {**_as_values(found), "advice": list(advice)}
-        for line in () if as_json else (*_lines(found), *(f"advice: {text}" for text in advice)):
-            output.say(line)
+        if not as_json:
+            output.say_findings((*_lines(found), *(f"advice: {text}" for text in advice)))
         if found.refusals:
             raise NotReady(domain=domain, count=len(found.refusals), diagnosis=values)
         if as_json:

@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from snapvm import images, sidefiles
+from snapvm import checksum, images, sidefiles
 from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
 from snapvm.memory import libvirtimage
-from snapvm.memory.finding import Finding, Report
+from snapvm.memory.finding import Finding, Report, Severity
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
 from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import Survey, survey
-from snapvm.model import Silent
+from snapvm.model import MemoryRecord, Silent
 from snapvm.refusals import BadImage, RecordUnusable, Unsound
 
 SHOWN_ADDRESSES = 256
 
 
-def _place(session: Session, text: str, *, deep: bool = False) -> Path | None:
-    """Return the path of the xl image that is meant; None for a libvirt image that is whole.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The image that is meant."""
+
+    path: Path
+    memory: MemoryRecord | None = None
+    """What its snapshot says of it; None for a file that was named."""
+
+    @property
+    def is_libvirts(self) -> bool:
+        """Whether it is a snapshot's, and for libvirt."""
+        return self.memory is not None and self.memory.format != images.XL_SAVE
+
+    @property
+    def checked(self) -> str:
+        """Say what of a snapshot's image was compared."""
+        if self.memory is not None and checksum.is_known(self.memory.checksum):
+            return "header, length and checksum"
+        return "header and length; its record has no checksum"
+
+
+def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
+    """Return the image that is meant; one of a snapshot is whole.
 
     A text with a slash, or that names a file which is there, is a path.  With ``deep`` all of a
     record's image is read and compared with its checksum.
     """
     if "/" in text or "@" not in text or Path(text).is_file():
-        return Path(text)
+        return _Place(Path(text))
     catalog = catalog_of(session)
     record = find(catalog, text)
     if record.memory is None:
@@ -40,14 +62,15 @@ def _place(session: Session, text: str, *, deep: bool = False) -> Path | None:
         images.check_contents(path, record.memory, Silent())
         for side in record.side_files:
             sidefiles.require_whole(path.parent, side)
-    return path if record.memory.format == images.XL_SAVE else None
+    return _Place(path, record.memory)
 
 
 def verify(session: Session, text: str, *, as_json: bool) -> None:
     """Check and tell; raise ``Unsound`` when the image would not restore as what it was."""
-    path = _place(session, text, deep=True)
-    if path is None:
-        _tell_of_libvirts(text, "header, length and checksum", as_json=as_json)
+    place = _place(session, text, deep=True)
+    path = place.path
+    if place.is_libvirts:
+        _tell_of_libvirts(text, place.checked, as_json=as_json)
         return
     if libvirtimage.is_one(path):
         libvirtimage.read_header(path)
@@ -55,13 +78,13 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
         return
     report = verify_image(path)
     if not as_json:
-        for finding in report.findings:
-            output.say(_line(finding))
+        output.say_findings(map(_line, report.findings))
     if not report.is_sound:
+        serious = [found for found in report.findings if found.problem.severity is not Severity.ODD]
         raise Unsound(
             path=str(path),
-            problems=sum(report.counts.values()),
-            first=report.findings[0].problem.value,
+            problems=sum(report.counts[problem] for problem in {f.problem for f in serious}),
+            first=serious[0].problem.value,
             report=_as_values(report),
         )
     if as_json:
@@ -124,10 +147,10 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Translate an address, or tell who maps a frame."""
-    path = _place(session, text)
-    if path is None:
+    place = _place(session, text)
+    if place.is_libvirts:
         raise RecordUnusable(path=text, why="it is no image of a Xen PV domain")
-    with survey(path) as image:
+    with survey(place.path) as image:
         root = _root(image) if cr3 is None else cr3
         wide = image.pv_info is None or image.pv_info.width_bytes == 8
         mode = FOUR_LEVEL if wide else PAE_UNDER_XEN
@@ -136,6 +159,8 @@ def inspect(
         else:
             mappings = who_maps(mode, root, frame or 0, image.read_frame)
             found = list(islice(mappings, SHOWN_ADDRESSES))
+            if next(mappings, None) is not None:
+                output.note(f"there are more; these are the first {SHOWN_ADDRESSES}")
     if as_json:
         output.out_json([_part(part, va) for part in found])
         return

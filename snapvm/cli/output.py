@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from snapvm.cli.words import plain
@@ -81,6 +81,13 @@ def err(text: str) -> None:
 def say(text: str) -> None:
     """Write one line of result, made harmless."""
     out(f"{plain(text)}\n")
+
+
+def say_findings(lines: Iterable[str]) -> None:
+    """Write lines of which the sum is told by the exit status, however many of them are read."""
+    with suppress(ReaderLeft):
+        for line in lines:
+            say(line)
 
 
 def note(text: str) -> None:

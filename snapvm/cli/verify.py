@@ -32,7 +32,7 @@ INSPECT_MANUAL = Manual(
     prerequisites="The image is of a Xen PV domain.",
     success=(
         "Where an address leads is printed: the frame, the rights, and the entry that says so; "
-        "with `--frame` every address through which the frame can be reached."
+        "with `--frame` the addresses through which the frame can be reached, up to 256."
     ),
     failure="Nothing is changed.",
     example="snapvm inspect demo@latest --va 0xffffffff81000000",

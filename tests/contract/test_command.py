@@ -16,6 +16,7 @@ import pytest
 from snapvm.model import RecordKind
 from tests.fakes.records import disks_only, make_record, put_many, put_record
 from tests.house.source import ROOT
+from tests.unit.memory.xen_builders import L1, Guest
 
 SNAPVM = (sys.executable, "-m", "snapvm")
 BROKEN = """
@@ -74,6 +75,18 @@ def test_a_reader_that_leaves_is_no_failure(environment: dict[str, str], tmp_pat
         script = f"{sys.executable} -m snapvm {arguments} | true; echo ${{PIPESTATUS[0]}}"
         done = run("bash", "-c", script, env=environment)
         assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_a_reader_that_leaves_does_not_make_an_unsound_image_sound(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    guest = Guest()
+    guest.types[L1] = 0xF
+    (tmp_path / "image.xl").write_bytes(guest.encode())
+    command = f"{sys.executable} -m snapvm verify {tmp_path}/image.xl"
+    done = run("bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}", env=environment)
+    assert done.stdout == "4\n"
+    assert "is not sound" in done.stderr
 
 
 def test_a_full_disk_is_told(environment: dict[str, str], tmp_path: Path) -> None:

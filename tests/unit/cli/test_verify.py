@@ -40,6 +40,19 @@ def test_a_lost_table_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFi
     assert report["error"]["exit_status"] == 4
 
 
+def test_what_is_only_odd_is_not_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest = Guest()
+    guest.types[L1] = 0xF
+    path = tmp_path / "image.xl"
+    path.write_bytes(guest.encode() + b"more")
+    assert run(["verify", str(path)]) == 4
+    told = capsys.readouterr()
+    assert "odd: bytes after the end" in told.out
+    assert "2 problems, the first: the domain owns a page" in told.err
+
+
 def test_an_address_is_translated(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(image), "--va", "0xffff888000014abc"]) == 0
     assert capsys.readouterr().out.startswith("0xffff888000014abc is frame 0x14, rwux")
