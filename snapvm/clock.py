@@ -1,4 +1,4 @@
-"""The stop-watch of a window: when the domain stood still, and what filled that time."""
+"""The stop-watch of a window: when the domain stood still, what filled that time, when it ends."""
 
 from __future__ import annotations
 
@@ -69,3 +69,16 @@ class WindowClock:
             for name, begun, ended in sorted(self._parts, key=lambda part: part[1])
         )
         return Timing(pause_ms=round(pause_ms, 3), total_ms=round(total_ms, 3), parts=parts)
+
+
+class Deadline:
+    """The end of a time that several pieces of work share."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    @property
+    def left_seconds(self) -> float:
+        """How much of it is left; 0 when it is over."""
+        return max(0.0, self._at - time.monotonic())

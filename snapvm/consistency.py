@@ -25,6 +25,7 @@ from snapvm import (
     repair,
     rollbackplan,
     sidefiles,
+    snapshotting,
     taking,
 )
 from snapvm.catalog import Draft
@@ -102,7 +103,7 @@ def _catch(
     with capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
             undo.add(what, removal)
-        taking.make_stores(host, plan)
+        snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
             guestsystem.held_still(host, plan, undo),
@@ -111,7 +112,7 @@ def _catch(
         ):
             created = datetime.now(UTC)
             progress.phase("making snapshots")
-            held = taking.catch(host, plan, lvms, capture, clock)
+            held = snapshotting.catch(host, plan, lvms, capture, clock)
             if plan.stop:
                 clock.left_standing()
                 if plan.domain.state is DomainState.RUNNING:
@@ -121,7 +122,7 @@ def _catch(
         memory = capture.drain()
         method = capture.method
     progress.phase("checking what was caught")
-    disks = taking.verified(host, plan)
+    disks = snapshotting.verified(host, plan)
     sides = sidefiles.store(draft.folder, held)
     return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
 

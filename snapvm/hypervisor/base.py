@@ -99,6 +99,9 @@ class Capture(Protocol):
     def arm(self) -> None:
         """Inside the window, beside the LVM snapshots: do what memory needs before the thaw."""
 
+    def give_up(self) -> None:
+        """From another thread: let ``arm`` end soon, failing; harmless at any time."""
+
     def drain(self) -> MemoryRecord | None:
         """After the window: bring the rest of memory to the image and make it whole.
 

@@ -104,6 +104,10 @@ class BackgroundCapture:
         finally:
             self._permission.close()
 
+    def give_up(self) -> None:
+        """See ``Capture.give_up``."""
+        self._stream.give_up()
+
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: wait for the end of the stream."""
         return self._stream.finish()

@@ -89,6 +89,9 @@ class ExternalCapture:
     def arm(self) -> None:
         """Nothing is left to do: the memory is in the image when the domain stands still."""
 
+    def give_up(self) -> None:
+        """There is nothing to end."""
+
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: libvirt has closed the image."""
         return self._job.record(self._job.image.stat().st_size)
@@ -146,6 +149,9 @@ class DisksOnlyCapture:
     def arm(self) -> None:
         """There is no memory to arm for."""
 
+    def give_up(self) -> None:
+        """There is nothing to end."""
+
     def drain(self) -> None:
         """There is no memory."""
 
@@ -169,6 +175,9 @@ class OffCapture:
 
     def arm(self) -> None:
         """There is no memory to arm for."""
+
+    def give_up(self) -> None:
+        """There is nothing to end."""
 
     def drain(self) -> None:
         """There is no memory."""

@@ -114,6 +114,10 @@ class PrecopyCapture:
             self._stream.go_on(_HELD)
             self._stream.wait_for(is_completed, limit_seconds=self._job.limit_seconds)
 
+    def give_up(self) -> None:
+        """See ``Capture.give_up``."""
+        self._stream.give_up()
+
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: the stream has ended, the image is made whole."""
         return self._stream.finish()

@@ -65,6 +65,10 @@ class StopCapture:
                 is_completed, limit_seconds=self._job.limit_seconds, tick=self._stream.tell
             )
 
+    def give_up(self) -> None:
+        """See ``Capture.give_up``."""
+        self._stream.give_up()
+
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: the stream has ended, the image is made whole."""
         return self._stream.finish()

@@ -6,6 +6,7 @@ an image that ``virsh restore`` starts (see ``drainpipe`` and ``snapvm.memory.li
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,6 +46,7 @@ class MigrationStream:
         self._qmp = Qmp(job.handle)
         self._is_begun = False
         self._is_ended = False
+        self._is_given_up = threading.Event()
         self.how = ""
         """What becomes of the stream on its way, for the record."""
 
@@ -99,10 +101,16 @@ class MigrationStream:
                 raise self._job.failed(state.get("error-desc", f"the stream was {state['status']}"))
             if self._pipe.failure is not None:
                 raise self._job.failed(f"the image could not be written: {self._pipe.failure}")
+            if self._is_given_up.is_set():
+                raise self._job.failed("it is not wanted any more")
             if time.monotonic() > deadline:
                 raise self._job.failed(f"it took longer than {limit_seconds:g} s")
             tick(state)
             time.sleep(poll_seconds)
+
+    def give_up(self) -> None:
+        """From another thread: let who waits for the stream wait no more."""
+        self._is_given_up.set()
 
     def settle(self) -> None:
         """Let QEMU run the work it has scheduled: a round trip does."""

@@ -137,6 +137,9 @@ class XenCapture:
             shared_info = self._frames.read(info.shared_info_mfn)
             self._image.catch(job.control.standing(info, shared_info))
 
+    def give_up(self) -> None:
+        """It ends by itself: frames are copied as fast as memory is."""
+
     def _require_room(self, info: DomainInfo) -> None:
         """Refuse a guest that outgrew the size its image tells: xl would not restore it."""
         job = self._job
@@ -182,6 +185,9 @@ class XenPauseCapture:
 
     def arm(self) -> None:
         """There is no memory to arm for."""
+
+    def give_up(self) -> None:
+        """There is nothing to end."""
 
     def drain(self) -> None:
         """There is no memory."""

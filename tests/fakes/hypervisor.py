@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,8 @@ class FakeHypervisor:
         self.machines: dict[str, Machine] = {}
         self.before: Callable[[str], None] = lambda _deed: None
         """Called with the name of every deed first; a test makes it raise."""
+        self.arming: Callable[[threading.Event], object] = lambda _given_up: None
+        """How memory is armed in the window; the event says that it is given up."""
 
     # --- setting up and looking ---
 
@@ -300,6 +303,7 @@ class _FakeCapture:
         self._machine = machine
         self._folder = folder
         self._clock = clock
+        self._given_up = threading.Event()
 
     @contextmanager
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
@@ -324,6 +328,10 @@ class _FakeCapture:
 
     def arm(self) -> None:
         self._own.before("arm")
+        self._own.arming(self._given_up)
+
+    def give_up(self) -> None:
+        self._given_up.set()
 
     def drain(self) -> MemoryRecord | None:
         self._own.before("drain")

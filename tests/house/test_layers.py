@@ -17,6 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "rollbackplan",
         "swapping",
         "taking",
+        "snapshotting",
         "readback",
         "orphans",
         "diagnosis",

@@ -350,6 +350,33 @@ def test_a_failing_snapshot_leaves_nothing(scene: Scene, number: int, after: boo
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
+def test_memory_is_not_waited_for_when_a_snapshot_fails(scene: Scene) -> None:
+    """The domain stands still meanwhile: for all of its memory, when it is captured so."""
+    told: list[bool] = []
+
+    def fail_in_window(argv: tuple[str, ...]) -> None:
+        if scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    scene.lvm.before = fail_in_window
+    scene.hypervisor.arming = lambda given_up: told.append(given_up.wait(20))
+    with pytest.raises(SnapshotFailed):
+        take(scene)
+    assert told == [True]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_no_snapshot_is_begun_when_the_time_of_the_window_is_over(scene: Scene) -> None:
+    """One limit for all of them, however many disks there are."""
+    hurried = replace(scene.host.settings, window_limit_seconds=1e-9)
+    scene = replace(scene, host=replace(scene.host, settings=hurried))
+    before = scene.lvm.names()
+    with pytest.raises(SnapshotFailed, match="that the window may take are over"):
+        take(scene)
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
 def test_an_lvm_that_hangs_for_good_is_left_to_repair(scene: Scene) -> None:
     """What it was told may yet be done: so nothing is said to be put back before it has ended."""
     before = scene.lvm.names()

@@ -1,0 +1,133 @@
+"""The volumes of a take: stores before the window, snapshots in it, and proof of them after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+
+from snapvm import planning, sidefiles
+from snapvm.clock import Deadline, WindowClock
+from snapvm.failures import CommandFailed, CommandTimedOut, SnapshotFailed
+from snapvm.host import Host
+from snapvm.hypervisor.base import Capture
+from snapvm.lvm import argv, belonging, crew, preflight
+from snapvm.lvm.belonging import Belonging
+from snapvm.lvm.crew import Crews
+from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.warm import WarmLvm
+from snapvm.model import DiskRecord, Role, VolumeKind
+from snapvm.planning import PlannedDisk, TakePlan
+from snapvm.sidefiles import Held
+
+
+def make_stores(host: Host, plan: TakePlan) -> None:
+    """Before the window: make what the thick disks' snapshots are going to keep their copies in."""
+    for disk in plan.disks:
+        if disk.kind is VolumeKind.THICK:
+            with _failing_for(disk):
+                host.lvm.make_store(
+                    disk.volume.vg, disk.snapshot_name, disk.store_bytes, _tags(plan, disk)
+                )
+
+
+def catch(
+    host: Host, plan: TakePlan, lvms: Crews, capture: Capture, clock: WindowClock
+) -> tuple[Held, ...]:
+    """Inside the window: make all snapshots, group beside group, the memory's part beside them.
+
+    Returns what the domain's small files hold.  Raises ``SnapshotFailed`` for the first disk that
+    has none; the others are not begun then, and memory that is still being written is given up.
+    """
+    deadline = Deadline(host.settings.window_limit_seconds)
+
+    def snapshot(lvm: WarmLvm, disk: PlannedDisk) -> None:
+        with clock.part(f"lvm {disk.target}"):
+            _snapshot(plan, lvm, disk, deadline)
+
+    jobs = crew.shared(lvms, [(disk.volume.vg, disk) for disk in plan.disks], snapshot)
+    with ThreadPoolExecutor(max_workers=len(jobs) + 2) as pool, ExitStack() as leaving:
+        leaving.callback(capture.give_up)  # before the pool waits for all of its threads
+        work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
+        held = pool.submit(_read_side_files, plan, clock)
+        for future in as_completed(work):
+            future.result()
+        return held.result()
+
+
+def _read_side_files(plan: TakePlan, clock: WindowClock) -> tuple[Held, ...]:
+    if not plan.side_places:
+        return ()
+    with clock.part("nvram and tpm"):
+        return sidefiles.read(plan.side_places)
+
+
+def _snapshot(plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk, deadline: Deadline) -> None:
+    volume, name = disk.volume, disk.snapshot_name
+    limit_seconds = deadline.left_seconds
+    if not limit_seconds:
+        why = f"the {deadline.seconds:g} s that the window may take are over"
+        raise SnapshotFailed(target=disk.target, volume=str(volume), why=why)
+    with _failing_for(disk):
+        if disk.kind is VolumeKind.THICK:
+            lvm.attach(volume, name, disk.chunk_bytes, limit_seconds=limit_seconds)
+        else:
+            lvm.snapshot(volume, name, _tags(plan, disk), limit_seconds=limit_seconds)
+
+
+def _tags(plan: TakePlan, disk: PlannedDisk) -> tuple[str, ...]:
+    """What the snapshot is, and whose, should its record ever be lost."""
+    whose = Belonging(
+        domain_uuid=plan.domain.uuid,
+        domain=plan.domain.name,
+        id=plan.id,
+        target=disk.target,
+        disks=len(plan.disks),
+        created=datetime.now(UTC),
+    )
+    return (*argv.tags(plan.set, disk.volume, Role.NEW), *belonging.tag(whose))
+
+
+@contextmanager
+def _failing_for(disk: PlannedDisk) -> Iterator[None]:
+    """Let the failure of a command say which disk has no snapshot for it."""
+    try:
+        yield
+    except (CommandFailed, CommandTimedOut) as error:
+        raise SnapshotFailed(target=disk.target, volume=str(disk.volume), why=str(error)) from error
+
+
+def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
+    """Return the disks of the record, each snapshot seen in LVM as it was asked for."""
+    report = host.lvm.report()
+    disks = []
+    for disk in plan.disks:
+        made = report.lv_from_name(disk.volume.vg, disk.snapshot_name)
+        if made is None or not _is_as_planned(made, plan, disk):
+            lost = "" if made is None else preflight.loss(made)
+            why = f"is lost: {lost}" if lost else "is not there as it was asked for"
+            raise SnapshotFailed(
+                target=disk.target,
+                volume=str(disk.volume),
+                why=f"{disk.volume.vg}/{disk.snapshot_name} {why}",
+            )
+        planning.require_bearing(report, disk, made)
+        disks.append(
+            DiskRecord(
+                target=disk.target,
+                volume=disk.volume,
+                snapshot=made.ref,
+                kind=disk.kind,
+                size_bytes=made.disk_bytes,
+            )
+        )
+    return tuple(disks)
+
+
+def _is_as_planned(made: LogicalVolume, plan: TakePlan, disk: PlannedDisk) -> bool:
+    """Tell whether a volume is the snapshot that was asked for, and no store without a disk."""
+    is_ours = argv.set_tag(plan.set) in made.tags and not made.is_writable
+    if disk.kind is VolumeKind.THIN:
+        return is_ours
+    return is_ours and made.origin == disk.volume.lv and not made.is_lost
