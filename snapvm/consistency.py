@@ -30,7 +30,7 @@ from snapvm import (
 )
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
-from snapvm.errors import SnapvmError
+from snapvm.errors import SnapvmError, UnknownSnapshot
 from snapvm.failures import CommandFailed, LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
@@ -38,6 +38,7 @@ from snapvm.interrupt import undisturbed
 from snapvm.lvm import crew
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
+from snapvm.refusals import SnapshotReplaced
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
@@ -162,7 +163,8 @@ def rollback(
     making of what replaces the disks: nothing that runs is touched before it is known to be right.
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
-    ``take`` does, and ``NotStarted`` when the disks are back but the domain does not start.
+    ``take`` does, ``SnapshotReplaced`` and ``UnknownSnapshot``, and ``NotStarted`` when the disks
+    are back but the domain does not start.
     """
     begun = time.monotonic()
     uuid, name = record.domain_uuid, record.domain
@@ -172,7 +174,7 @@ def rollback(
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(rollbackplan.domain_of(host, record), uuid=uuid)
         with host.guarded(known) as guard:
-            plan = rollbackplan.plan(host, host.catalog.get(uuid, record.id))
+            plan = rollbackplan.plan(host, _still_there(host, record))
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
             done = going.carry_out(guard, verify=verify)
     return replace(done, seconds=time.monotonic() - begun)
@@ -198,15 +200,31 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
-    Raises ``VolumeRefused``, that record untouched, for a volume in use or needed by what stays.
+    Raises ``VolumeRefused``, that record untouched, for a volume in use or needed by what stays,
+    ``SnapshotReplaced`` and ``UnknownSnapshot``.
     """
     for record in records:
         with host.catalog.locked(record.domain_uuid, record.domain):
             repair.finish_pending(host, record.domain_uuid, record.domain)
             progress.phase(f"deleting {record.ref}")
-            planning.check_unneeded(record, host.catalog, records, host.lvm.report())
+            known = _still_there(host, record)
+            planning.check_unneeded(known, host.catalog, records, host.lvm.report())
             with undisturbed():
-                _delete(host, record)
+                _delete(host, known)
+
+
+def _still_there(host: Host, record: Record) -> Record:
+    """Return the record as it is under the lock; it was chosen before, and an id may be reused.
+
+    Raises ``SnapshotReplaced``, ``UnknownSnapshot`` and ``RecordUnusable``.
+    """
+    try:
+        known = host.catalog.get(record.domain_uuid, record.id)
+    except UnknownSnapshot:
+        raise UnknownSnapshot(domain=record.domain, id=record.id) from None
+    if known.set != record.set:
+        raise SnapshotReplaced(domain=record.domain, id=record.id)
+    return known
 
 
 def _delete(host: Host, record: Record) -> None:

@@ -106,6 +106,23 @@ class SnapshotExists(Refused):
 
 
 @dataclass(eq=False)
+class SnapshotReplaced(Refused):
+    """Another snapshot has the id of the one that was chosen, which is gone."""
+
+    domain: str
+    id: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.domain)}@{self.id} was deleted meanwhile, and another snapshot has its "
+            "name now"
+        )
+
+    def hint(self) -> str:
+        return "`snapvm list` shows the snapshots there are: choose again"
+
+
+@dataclass(eq=False)
 class RecordUnusable(Refused):
     """A record that is damaged, from a newer snapvm, or whose parts are gone."""
 

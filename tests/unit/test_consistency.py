@@ -13,7 +13,7 @@ import pytest
 
 from snapvm import consistency, repair, swapping
 from snapvm.consistency import TakeRequest
-from snapvm.errors import Interrupted, Locked, SnapvmError
+from snapvm.errors import Interrupted, Locked, SnapvmError, UnknownSnapshot
 from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
@@ -24,7 +24,13 @@ from snapvm.failures import (
 )
 from snapvm.interrupt import shielded
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind, Silent
-from snapvm.refusals import DomainRefused, RecordUnusable, SnapshotExists, VolumeRefused
+from snapvm.refusals import (
+    DomainRefused,
+    RecordUnusable,
+    SnapshotExists,
+    SnapshotReplaced,
+    VolumeRefused,
+)
 from tests.fakes import hypervisor as fake_hypervisor
 from tests.fakes.lvm import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -259,6 +265,34 @@ def test_a_volume_in_use_is_not_deleted(scene: Scene) -> None:
         consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [record.id]
     assert len(scene.lvm.names()) == 6
+
+
+@pytest.mark.parametrize("work", ["delete", "rollback"])
+def test_a_snapshot_that_took_the_name_of_the_chosen_one_is_left_alone(
+    scene: Scene, work: str
+) -> None:
+    """A rotation deletes and takes again while a user thinks at the prompt."""
+    chosen = take(scene, "nightly")
+    consistency.delete(scene.host, [chosen], Silent())
+    scene.count(3)
+    newer = take(scene, "nightly")
+    before = scene.lvm.names()
+    with pytest.raises(SnapshotReplaced):
+        if work == "delete":
+            consistency.delete(scene.host, [chosen], Silent())
+        else:
+            roll_back(scene, chosen)
+    assert scene.lvm.names() == before
+    assert scene.host.catalog.get(UUID, newer.id) == newer
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.machine.count == 3
+
+
+def test_a_snapshot_that_another_deleted_is_unknown(scene: Scene) -> None:
+    chosen = take(scene, "nightly")
+    consistency.delete(scene.host, [chosen], Silent())
+    with pytest.raises(UnknownSnapshot, match=f"{DOMAIN}@nightly"):
+        consistency.delete(scene.host, [chosen], Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_a_name_is_given_once(scene: Scene) -> None:
