@@ -31,7 +31,7 @@ from snapvm import (
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.errors import SnapvmError, UnknownSnapshot
-from snapvm.failures import CommandFailed, LeftBehind, NotStopped
+from snapvm.failures import LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
@@ -201,7 +201,7 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
     Raises ``VolumeRefused``, that record untouched, for a volume in use or needed by what stays,
-    ``SnapshotReplaced`` and ``UnknownSnapshot``.
+    ``SnapshotReplaced`` and ``UnknownSnapshot``; ``LeftBehind`` for one that is only half gone.
     """
     for record in records:
         with host.catalog.locked(record.domain_uuid, record.domain):
@@ -231,6 +231,7 @@ def _delete(host: Host, record: Record) -> None:
     gone = host.catalog.hide(record)
     try:
         host.lvm.remove([disk.snapshot for disk in record.disks])
-    except CommandFailed as error:
-        raise LeftBehind(leftovers=(f"volumes of {record.ref}",), why=str(error)) from error
-    host.catalog.forget(gone)
+        host.catalog.forget(gone)
+    except SnapvmError as error:
+        left = f"volumes and files of {record.ref}"
+        raise LeftBehind(leftovers=(left,), why=str(error)) from error

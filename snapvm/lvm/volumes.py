@@ -152,10 +152,13 @@ class Lvm:
             yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, (role,))
 
     def remove(self, volumes: Iterable[LvRef]) -> None:
-        """Remove volumes of ours by uuid; harmless when there is none."""
+        """Remove volumes of ours by uuid, wherever they are now; harmless when there is none."""
+        # A record names groups as they were: one may have another name by now, or be gone.
+        known = self.report()
         by_group: dict[str, list[LvUuid]] = {}
-        for volume in volumes:
-            by_group.setdefault(volume.vg, []).append(volume.uuid)
+        for volume in (known.lv_from_uuid(volume.uuid) for volume in volumes):
+            if volume is not None:
+                by_group.setdefault(volume.vg, []).append(volume.uuid)
         for vg, uuids in by_group.items():
             self._do(argv.remove_volumes(vg, uuids))
 

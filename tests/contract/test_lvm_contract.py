@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from snapvm.failures import CommandFailed
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import Role, Silent, VolumeKind
+from snapvm.model import LvRef, LvUuid, Role, Silent, VolumeKind
 from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
 
 SET = "0123456789ab"
@@ -146,6 +147,16 @@ def test_removing_by_uuid_finds_a_renamed_volume_and_nothing_else(world: LvmWorl
     assert f"{DISK}.elsewhere" not in names and SNAPSHOT in names
     world.lvm.remove([world.disk])
     assert seen(world, DISK).uuid == world.disk.uuid, "it does not carry our tag"
+
+
+def test_removing_goes_by_the_group_a_volume_is_in_now(world: LvmWorld) -> None:
+    """A record has the names of its time; a group that is gone hinders nothing."""
+    made, nowhere = snapshot(world), LvUuid("aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa")
+    never_known = LvRef(vg=VG, lv=SNAPSHOT, uuid=LvUuid(""))
+    world.lvm.remove([replace(made.ref, vg="no-such-group", uuid=nowhere), never_known])
+    assert seen(world, SNAPSHOT) == made
+    world.lvm.remove([replace(made.ref, vg="no-such-group")])
+    assert world.lvm.report().lv_from_uuid(made.uuid) is None
 
 
 # --- thick volumes -----------------------------------------------------------------------------

@@ -270,6 +270,8 @@ class FakeLvm:
 
     def _lvremove(self, words: list[str]) -> str:
         options, operands = _parse(words)
+        if not any(volume.vg == operands[0] for volume in self.volumes):
+            raise self._failure((), f'Volume group "{operands[0]}" not found')
         selected = [
             volume
             for volume in self.volumes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +19,7 @@ from snapvm.errors import Interrupted, Locked, SnapvmError, UnknownSnapshot
 from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
+    CommandTimedOut,
     LeftBehind,
     NotStarted,
     NotStopped,
@@ -265,6 +268,48 @@ def test_a_volume_in_use_is_not_deleted(scene: Scene) -> None:
         consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [record.id]
     assert len(scene.lvm.names()) == 6
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_group_that_is_renamed_or_gone_does_not_hinder_a_delete(
+    scene: Scene, is_gone: bool
+) -> None:
+    """`check` itself says to delete what has lost its volumes."""
+    record = take(scene)
+    for volume in [volume for volume in scene.lvm.volumes if volume.vg == "vg1"]:
+        volume.vg = "renamed"
+        if is_gone:
+            scene.lvm.volumes.remove(volume)
+    consistency.delete(scene.host, [record], Silent())
+    assert not [volume for volume in scene.lvm.volumes if "snapvm=1" in volume.tags]
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("failing", ["lvm", "files"])
+def test_a_delete_that_fails_half_way_is_finished_by_the_next_command(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    before = scene.lvm.names()
+    record = take(scene)
+
+    def hang(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            raise CommandTimedOut(argv=argv, seconds=300)
+
+    def wear_out(_folder: Path) -> None:
+        raise OSError(errno.EIO, "the disk has a bad block")
+
+    with monkeypatch.context() as patch, pytest.raises(LeftBehind):
+        if failing == "lvm":
+            scene.lvm.before = hang
+        else:
+            patch.setattr(shutil, "rmtree", wear_out)
+        consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [], "it is not visible any more"
+    scene.lvm.before = lambda _argv: None
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before
+    assert scene.host.catalog.leftovers(UUID) == ()
 
 
 @pytest.mark.parametrize("work", ["delete", "rollback"])
