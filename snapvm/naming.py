@@ -114,30 +114,39 @@ def choose(domain: str, wanted: str, ids: Sequence[SnapshotId]) -> SnapshotId:
     return fitting[0]
 
 
-def snapshot_lv(origin_lv: str, id_: str, set_: str, vg: str) -> str:
+def snapshot_lv(origin_lv: str, id_: str, set_: str, vg: str, number: int) -> str:
     """Name the snapshot of a volume: readable where LVM's limit allows, else by the set.
 
-    The origin's name stands first, so that no user's id can make an illegal prefix such as
-    ``snapshot`` or ``pvmove`` (lvm(8), VALID NAMES).
+    ``number`` is the disk's among those of its domain.  The origin's name stands first, so that no
+    user's id can make an illegal prefix such as ``snapshot`` or ``pvmove`` (lvm(8), VALID NAMES).
     """
-    return _derived(origin_lv, id_, set_, vg)
+    return _derived(origin_lv, id_, f"{set_}s{number}", vg)
 
 
-def clone_lv(origin_lv: str, set_: str, vg: str) -> str:
-    """Name the clone that a rollback is about to put in a volume's place."""
-    return _derived(origin_lv, f"roll.{set_}", set_, vg)
+def clone_lv(origin_lv: str, set_: str, vg: str, number: int) -> str:
+    """Name the clone that a rollback is about to put in a volume's place.
+
+    Where a name as short as this fits so does that of ``snapshot_lv``: what can be taken can be
+    rolled back.
+    """
+    return _derived(origin_lv, f"roll.{set_}", f"{set_}r{number}", vg)
 
 
-def _derived(origin_lv: str, suffix: str, set_: str, vg: str) -> str:
-    name = f"{origin_lv}.{suffix}"
-    if _fits(vg, name):
-        return name
-    stem = origin_lv
-    while stem and not _fits(vg, f"{stem}.{set_}"):
-        stem = stem[:-1]
-    return f"{stem}.{set_}"
-
-
-def _fits(vg: str, lv: str) -> bool:
+def fits(vg: str, lv: str) -> bool:
+    """Tell whether device-mapper can have a volume of this name, and the layers below it."""
     mapped = f"{vg}-{lv}".replace("-", "--")
     return len(mapped) + _LAYER_ROOM <= DM_NAME_LIMIT
+
+
+def _derived(origin_lv: str, suffix: str, short: str, vg: str) -> str:
+    """Put a suffix behind a volume's name, or the short one behind the beginning of it.
+
+    What is cut off may be all that tells two disks apart, so the short one has to.
+    """
+    name = f"{origin_lv}.{suffix}"
+    if fits(vg, name):
+        return name
+    stem = origin_lv
+    while stem and not fits(vg, f"{stem}.{short}"):
+        stem = stem[:-1]
+    return f"{stem}.{short}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from snapvm import cowsize, naming
 from snapvm.catalog import Catalog
 from snapvm.failures import SnapshotFailed
-from snapvm.lvm import device
+from snapvm.lvm import device, newname
 from snapvm.lvm.argv import TAG_OURS
 from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
 from snapvm.lvm.report import LogicalVolume, Report
@@ -185,12 +185,14 @@ def plan_disks(
 ) -> tuple[PlannedDisk, ...]:
     """Name the snapshot of every volume, and say how large a thick one may become.
 
-    Raises ``VolumeRefused`` when a name is taken and ``NoSpace``.
+    Raises ``VolumeRefused`` when a name is taken or too long, and ``NoSpace``.
     """
     planned = []
-    for target, volume in volumes.items():
-        name = naming.snapshot_lv(volume.name, id_, set_, volume.vg)
-        require_free(report, volume.vg, name)
+    for number, (target, volume) in enumerate(volumes.items()):
+        name = naming.snapshot_lv(volume.name, id_, set_, volume.vg, number)
+        # What a rollback would need has to be possible too.
+        for needed in (name, naming.clone_lv(volume.name, set_, volume.vg, number)):
+            newname.require_free(report, volume.vg, needed)
         planned.append(
             PlannedDisk(
                 target=target,
@@ -202,6 +204,7 @@ def plan_disks(
                 chunk_bytes=chunk_bytes(report, volume, settings),
             )
         )
+    newname.require_distinct((disk.volume.vg, disk.snapshot_name) for disk in planned)
     check_stores(report, volumes.values(), settings)
     return tuple(planned)
 
@@ -257,16 +260,6 @@ def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> N
             target=disk.target,
             volume=str(disk.volume),
             why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
-        )
-
-
-def require_free(report: Report, vg: str, name: str) -> None:
-    """Raise ``VolumeRefused`` when a volume of this name is there."""
-    if report.lv_from_name(vg, name) is not None:
-        raise VolumeRefused(
-            volume=f"{vg}/{name}",
-            why="it exists already, and its name is needed",
-            remedy="choose another --name, or remove the volume if nothing needs it",
         )
 
 

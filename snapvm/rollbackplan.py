@@ -9,6 +9,7 @@ from typing import Any
 from snapvm import cowsize, images, naming, planning, recordfile, sidefiles
 from snapvm.errors import UnknownDomain
 from snapvm.host import Host
+from snapvm.lvm import newname
 from snapvm.lvm.argv import TAG_OURS, set_tag
 from snapvm.lvm.preflight import check_room, check_siblings, loss
 from snapvm.lvm.report import LogicalVolume, Report
@@ -153,15 +154,15 @@ def _plan_swaps(
     ``VolumeRefused`` for a disk that is missing or used by something else, and ``NoSpace``.
     """
     swaps = []
-    for disk in record.disks:
+    for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
         current = _current(record, disk, domain, report)
         if snapshot.kind is VolumeKind.THICK:
             _check_thick(record, disk, snapshot, current, report)
-        clone_name = naming.clone_lv(current.name, set_, current.vg)
-        undo_name = naming.snapshot_lv(current.name, undo_id, set_, current.vg)
+        clone_name = naming.clone_lv(current.name, set_, current.vg, number)
+        undo_name = naming.snapshot_lv(current.name, undo_id, set_, current.vg, number)
         for name in (clone_name, undo_name):
-            planning.require_free(report, current.vg, name)
+            newname.require_free(report, current.vg, name)
         swaps.append(
             SwapDisk(
                 target=disk.target,
@@ -176,6 +177,8 @@ def _plan_swaps(
                 chunk_bytes=planning.chunk_bytes(report, current, settings),
             )
         )
+    made = ((swap.current.vg, (swap.clone_name, swap.undo_name)) for swap in swaps)
+    newname.require_distinct((vg, name) for vg, names in made for name in names)
     needed = planning.per_group((swap.current.vg, swap.store_bytes) for swap in swaps)
     check_room(report, needed, settings.group_limit_percent)
     return tuple(swaps)

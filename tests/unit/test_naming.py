@@ -96,16 +96,27 @@ def test_a_set_is_twelve_digits_and_new() -> None:
     assert all(naming.is_set(set_) for set_ in made)
 
 
-@given(
-    st.text(FIRST + "+._-", min_size=1, max_size=100),
-    ids,
-    st.text(FIRST + "+._-", min_size=1, max_size=60),
-)
-def test_names_of_volumes_fit_device_mapper(origin: str, id_: str, vg: str) -> None:
-    for name in (
-        naming.snapshot_lv(origin, id_, "0123456789ab", vg),
-        naming.clone_lv(origin, "0123456789ab", vg),
-    ):
-        mapped = f"{vg}-{name}".replace("-", "--") + "-tpool"
-        room = naming.DM_NAME_LIMIT - len(f"{vg}".replace("-", "--"))
-        assert len(mapped) <= naming.DM_NAME_LIMIT or room < 40
+lvm_names = st.text(FIRST + "+._-", min_size=1, max_size=60)
+
+
+@given(st.lists(lvm_names, min_size=1, max_size=4, unique=True), lvm_names, ids, lvm_names)
+def test_what_can_be_taken_can_be_rolled_back(
+    ends: list[str], begin: str, id_: str, vg: str
+) -> None:
+    """Every volume of a take and of the rollback to it has a name, its own, that can be."""
+    set_, undo = "0123456789ab", "undo-20261122T201801Z"
+    taken, rolled = [], []
+    for number, end in enumerate(ends):
+        origin = f"{begin}{end}"
+        taken.append(naming.snapshot_lv(origin, id_, set_, vg, number))
+        rolled.append(naming.clone_lv(origin, set_, vg, number))
+        rolled.append(naming.snapshot_lv(origin, undo, set_, vg, number))
+    assert len(set(taken)) == len(taken) and len(set(rolled)) == len(rolled)
+    if len(vg.replace("-", "--")) < 100:
+        assert all(naming.fits(vg, name) for name in (*taken, *rolled))
+
+
+@given(lvm_names, lvm_names)
+def test_a_name_that_fits_fits_device_mapper(vg: str, lv: str) -> None:
+    mapped = f"{vg.replace('-', '--')}-{lv.replace('-', '--')}-tpool"
+    assert len(mapped) <= naming.DM_NAME_LIMIT or not naming.fits(vg, lv)
