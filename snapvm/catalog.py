@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,10 @@ class Catalog:
             durable.write(draft.folder / INTENT_FILE, journalfile.dump(intent))
 
     def commit(self, draft: Draft, record: Record) -> None:
-        """Make a record visible: everything in its folder durable first, then one rename."""
+        """Make a record visible: everything in its folder durable first, then one rename.
+
+        When it fails, with ``StorageFailed``, the record is not visible.
+        """
         folder = self._folder(draft.domain_uuid)
         with durable.failing_as_storage(draft.folder):
             durable.write(draft.folder / RECORD_FILE, recordfile.dump(record).encode())
@@ -188,9 +191,10 @@ class Catalog:
                 durable.sync_file(path)
             durable.sync_folder(draft.folder)
             with crashpoint.around("commit"):
-                draft.folder.rename(folder / draft.id)
-                durable.sync_folder(folder)
-            (folder / draft.id / INTENT_FILE).unlink(missing_ok=True)
+                durable.rename(draft.folder, folder / draft.id)
+        # In a record it means nothing; the record is whole with it or without.
+        with suppress(OSError):
+            (folder / draft.id / INTENT_FILE).unlink()
 
     def put(self, record: Record, files: Path) -> None:
         """Make a record visible whose files are in a folder, if it is there; then that goes.
@@ -220,8 +224,7 @@ class Catalog:
         folder = self._folder(record.domain_uuid)
         gone = folder / f".{record.id}.gone"
         with durable.failing_as_storage(gone), crashpoint.around("hide"):
-            (folder / record.id).rename(gone)
-            durable.sync_folder(folder)
+            durable.rename(folder / record.id, gone)
         return gone
 
     def unhide(self, record: Record) -> None:
@@ -230,8 +233,7 @@ class Catalog:
         gone = folder / f".{record.id}.gone"
         with durable.failing_as_storage(gone):
             if gone.exists():
-                gone.rename(folder / record.id)
-                durable.sync_folder(folder)
+                durable.rename(gone, folder / record.id)
 
     def forget(self, gone: Path) -> None:
         """End a delete: remove the folder of a hidden record."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapvm import crashpoint
@@ -37,6 +37,18 @@ def write(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         fresh.rename(path)
         sync_folder(path.parent)
+
+
+def rename(path: Path, new: Path) -> None:
+    """Give a file or folder another name beside its own, on the disk; its own when that fails."""
+    path.rename(new)
+    try:
+        sync_folder(new.parent)
+    except OSError:
+        # Nobody may act on a name that the next boot of the host might not know.
+        with suppress(OSError):
+            new.rename(path)
+        raise
 
 
 def create(path: Path) -> int:

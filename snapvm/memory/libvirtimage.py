@@ -16,7 +16,6 @@ from pathlib import Path
 
 from snapvm import compression, durable
 from snapvm.compression import Compression
-from snapvm.failures import StorageFailed
 from snapvm.refusals import BadImage
 
 MAGIC = b"LibvirtQemudSave"
@@ -160,7 +159,7 @@ class Writer:
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Write everything that stands before the stream, marked as not whole yet.
 
-        Returns a descriptor positioned behind it; the caller closes it.
+        Returns a descriptor positioned behind it; the caller closes it.  Raises ``StorageFailed``.
         """
         self._path = path
         xml = definition.encode() + b"\0"
@@ -169,9 +168,14 @@ class Writer:
         offset = len(xml) if cookie else 0
         format_ = FORMAT_ZSTD if self.filter_argv else FORMAT_RAW
         header = _HEADER.pack(PARTIAL, 2, end - _HEADER.size, 0, format_, offset)
-        descriptor = durable.create(path)
-        os.write(descriptor, header + xml + rest)
-        os.lseek(descriptor, end, os.SEEK_SET)
+        with durable.failing_as_storage(path):
+            descriptor = durable.create(path)
+            try:
+                os.write(descriptor, header + xml + rest)
+                os.lseek(descriptor, end, os.SEEK_SET)
+            except OSError:
+                os.close(descriptor)
+                raise
         return descriptor
 
     def end(self) -> int:
@@ -183,11 +187,9 @@ class Writer:
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     """Open a descriptor for a block; a link is never followed, and ``OSError`` becomes ours."""
-    try:
+    with durable.failing_as_storage(path):
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise StorageFailed(path=str(path), why=error.strerror or str(error)) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)

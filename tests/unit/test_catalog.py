@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from snapvm import durable
 from snapvm.catalog import Catalog, Damaged, Draft
 from snapvm.errors import Locked, UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.records import UUID, make_record, put_record
+from tests.fakes.storage import no_room
 
 OTHER = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70")
 
@@ -190,6 +193,44 @@ def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
 def test_a_uuid_from_outside_cannot_leave_the_folder(catalog: Catalog) -> None:
     with pytest.raises(StorageFailed):
         catalog.ids(DomainUuid("../../etc"))
+
+
+def test_the_lock_is_held_where_nothing_can_be_written(catalog: Catalog) -> None:
+    """`snapvm repair` has to get a domain running on a host whose /run is full, too."""
+    with catalog.locked(UUID, "demo"), catalog.locked(OTHER, "other"):
+        pass
+    with (
+        no_room(),
+        catalog.locked(UUID, "demo"),
+        pytest.raises(Locked),
+        catalog.locked(UUID, "demo"),
+    ):
+        pytest.fail("locked twice")
+
+
+def test_a_record_that_hides_in_vain_stays(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record("a")
+    commit(catalog, record)
+    with monkeypatch.context() as patch, pytest.raises(StorageFailed):
+        patch.setattr(durable, "sync_folder", fail)
+        catalog.hide(record)
+    assert catalog.get(UUID, record.id) == record and catalog.leftovers(UUID) == ()
+
+
+def fail(path: Path, **_options: bool) -> None:
+    """Be a disk with a bad block."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+
+def test_what_is_left_of_the_intent_does_not_hinder_a_commit(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        commit(catalog, make_record("a"))
+    assert catalog.ids(UUID) == ("a",) and catalog.leftovers(UUID) == ()
 
 
 def test_one_at_a_time(catalog: Catalog) -> None:

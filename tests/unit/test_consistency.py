@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency, repair, swapping
+from snapvm import consistency, durable, repair, swapping
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted, Locked, SnapvmError, UnknownSnapshot
 from snapvm.failures import (
@@ -24,6 +24,7 @@ from snapvm.failures import (
     NotStarted,
     NotStopped,
     SnapshotFailed,
+    StorageFailed,
 )
 from snapvm.interrupt import shielded
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind, Silent
@@ -452,6 +453,26 @@ def test_no_snapshot_is_begun_when_the_time_of_the_window_is_over(scene: Scene) 
     before = scene.lvm.names()
     with pytest.raises(SnapshotFailed, match="that the window may take are over"):
         take(scene)
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_record_that_may_not_last_is_not_visible(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is there, but not on the disk: its volumes go, and so it has to go before them."""
+    before = scene.lvm.names()
+    sync_folder = durable.sync_folder
+
+    def wear_out(folder: Path) -> None:
+        if (folder / "x").exists():
+            raise OSError(errno.EIO, "the disk has a bad block")
+        sync_folder(folder)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageFailed):
+        patch.setattr(durable, "sync_folder", wear_out)
+        take(scene, "x")
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
     assert scene.lvm.names() == before
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 

@@ -9,9 +9,11 @@ import pytest
 
 from snapvm import compression, images
 from snapvm.errors import BadSetting
+from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Silent
 from snapvm.refusals import HostLacks
+from tests.fakes.storage import no_room
 from tests.unit.memory import qemu_builders as build
 
 NEW = {"libvirt": "11.3.0", "qemu": "10.0.13"}
@@ -71,3 +73,12 @@ def test_one_that_cannot_be_converted_stays(tmp_path: Path, free_bytes: int, why
     assert kept == memory and why in why_not
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_there_is_no_room_that_is_said(tmp_path: Path) -> None:
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    memory = recorded(path)
+    with no_room(), pytest.raises(StorageFailed, match=r"memory\.save"):
+        images.seal(path, memory, running=True)
+    with no_room(), pytest.raises(StorageFailed, match=r"new\.save"):
+        libvirtimage.Writer().begin(tmp_path / "new.save", "<domain/>", "")
