@@ -28,6 +28,8 @@ def guard_command(settings: Settings, domain: Domain) -> tuple[str, ...]:
     return (
         sys.executable,
         *cache,
+        # Else modules of the current folder, whosever it is, come before Python's own (-c).
+        "-P",
         "-c",
         _BOOT,
         root,
