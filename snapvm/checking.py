@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from snapvm import images, orphans, sidefiles
 from snapvm.catalog import Damaged
-from snapvm.errors import Locked, SnapvmError
+from snapvm.errors import Interrupted, Locked, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.report import LogicalVolume, Report
@@ -49,7 +49,8 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
                 subject = f"{entry.domain}@{entry.id}"
                 found.append(Finding(subject=subject, problem=problem, remedy=remedy))
             else:
-                found += _of_record(host, entry, report, progress, deep=deep)
+                found += _of_files(host, entry, progress, deep=deep)
+                found += _of_volumes(entry, report)
     if name is None:
         found += [_orphan(volume) for volume in orphans.of(host, report)]
         found += _of_pools(host, report)
@@ -74,22 +75,27 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
         )
 
 
-def _of_record(
-    host: Host, record: Record, report: Report, progress: Progress, *, deep: bool
-) -> Iterator[Finding]:
+def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> Iterator[Finding]:
     try:
         if record.memory is not None:
             path = host.catalog.path(record, record.memory.file)
             images.check(path, record.memory)
             if deep:
                 images.check_contents(path, record.memory, progress)
+    except Interrupted:
+        raise
     except SnapvmError as error:
         yield Finding(subject=record.ref, problem=f"its memory: {error}")
     try:
         for side in record.side_files:
             sidefiles.require_whole(host.catalog.path(record, ""), side)
+    except Interrupted:
+        raise
     except SnapvmError as error:
         yield Finding(subject=record.ref, problem=f"its UEFI variables or vTPM: {error}")
+
+
+def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
     for disk in record.disks:
         volume = report.lv_from_uuid(disk.snapshot.uuid)
         problem = _of_volume(disk, volume)

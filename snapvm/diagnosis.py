@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from snapvm import planning
-from snapvm.errors import SnapvmError
+from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, HypervisorKind, OmittedDisk
@@ -157,5 +157,7 @@ def _check_stores(host: Host, found: Diagnosis) -> None:
 def _noting(found: Diagnosis) -> Iterator[None]:
     try:
         yield
+    except Interrupted:
+        raise
     except SnapvmError as refusal:
         found.refusals.append(refusal)

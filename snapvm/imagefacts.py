@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm.errors import SnapvmError
+from snapvm.errors import Interrupted, SnapvmError
 from snapvm.hypervisor import domainxml
 from snapvm.images import LIBVIRT_SAVE, XL_SAVE
 from snapvm.memory import libvirtimage
@@ -52,6 +52,8 @@ def _of_libvirt(path: Path) -> ImageFacts:
     try:
         root = domainxml.parse(definition)
         drives = domainxml.classify("?", definition, Path)
+    except Interrupted:
+        raise
     except SnapvmError as error:
         raise BadImage(path=str(path), offset_bytes=0, why=str(error)) from error
     return ImageFacts(

@@ -44,8 +44,12 @@ _gate = _Gate()
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Raise ``Interrupted`` in the main thread when one of the signals arrives inside."""
-    before = {number: signal.signal(number, _gate.on_signal) for number in _SIGNALS}
+    """Raise ``Interrupted`` in the main thread when one of the signals arrives inside.
+
+    Not for one that whoever started us has us ignore, as nohup(1) does with SIGHUP.
+    """
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _gate.on_signal) for number in heeded}
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, recordfile
 from snapvm.catalog import RECORD_FILE, Damaged
-from snapvm.errors import SnapvmError
+from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
@@ -179,6 +179,8 @@ def _image(host: Host, whose: Belonging) -> ImageFacts | None:
     folder: Path = host.catalog.folder(whose.domain_uuid, whose.id)
     try:
         return imagefacts.look(folder)
+    except Interrupted:
+        raise
     except SnapvmError as error:
         raise _CannotBe(f"its memory image is damaged: {error}") from error
 

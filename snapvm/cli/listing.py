@@ -13,7 +13,7 @@ from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
-from snapvm.errors import SnapvmError
+from snapvm.errors import Interrupted, SnapvmError
 from snapvm.lvm import health
 from snapvm.lvm.health import Health
 from snapvm.lvm.report import Report
@@ -74,6 +74,8 @@ def _report() -> Report | None:
 
     try:
         return Lvm(ShRunner()).report()
+    except Interrupted:
+        raise
     except SnapvmError:
         return None
 

@@ -142,6 +142,27 @@ def test_an_interruption_is_130_and_quiet(environment: dict[str, str]) -> None:
         assert "Traceback" not in err
 
 
+def test_a_signal_that_is_to_be_ignored_is(environment: dict[str, str]) -> None:
+    """As nohup(1) has it, lest the work end with the terminal; other signals are heeded."""
+    script = BROKEN.replace(
+        'raise ZeroDivisionError("a\\nb \\x1b[31m")', "import time; time.sleep(9)"
+    )
+    assert "sleep" in script
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", script, "list"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.7)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=9)
+    assert process.returncode == 130 and err.startswith("snapvm: interrupted by SIGTERM")
+
+
 def test_a_pipe_gets_no_colour_and_a_terminal_does(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
