@@ -11,9 +11,10 @@ place (``snapvm.goingback``).
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +31,7 @@ from snapvm import (
 )
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
-from snapvm.errors import SnapvmError, UnknownSnapshot
+from snapvm.errors import Interrupted, SnapvmError, UnknownSnapshot
 from snapvm.failures import LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
@@ -52,6 +53,8 @@ __all__ = [
     "rollback",
     "take",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
@@ -183,18 +186,42 @@ def rollback(
 def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, ...]:
     """Finish or take back what killed commands left, of one domain or of all; return what was done.
 
-    Raises ``UnknownSnapshot`` for a domain without records and ``LeftBehind``.
+    What is wrong with one domain keeps none from being looked after; the worst of it is raised at
+    the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
     """
     domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
     done: list[str] = []
+    failures: list[SnapvmError] = []
     for uuid, known in domains:
         progress.phase(f"looking after {known}")
-        with host.catalog.locked(uuid, known):
+        with _noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(host, uuid, known)
             done += repair.correct_tags(host, uuid)
     if name is None:
-        done += repair.remove_orphans(host)
+        with _noting(failures):
+            done += repair.remove_orphans(host)
+    if failures:
+        raise _worst(failures)
     return tuple(done)
+
+
+@contextmanager
+def _noting(failures: list[SnapvmError]) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        raise
+    except SnapvmError as error:
+        failures.append(error)
+
+
+def _worst(failures: Sequence[SnapvmError]) -> SnapvmError:
+    """Return the failure to end with, and log the others: exit statuses grow with what they ask."""
+    worst = max(failures, key=lambda error: error.exit_status)
+    for error in failures:
+        if error is not worst:
+            log.warning("%s", f"{error}; {error.hint()}" if error.hint() else error)
+    return worst
 
 
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:

@@ -14,7 +14,10 @@ MANUAL = Manual(
         "again, a rollback that was killed is finished or taken back, a delete is finished. Every "
         "other command does the same for its own domain before anything else."
     ),
-    failure="What could not be finished is named, and stays for the next attempt.",
+    failure=(
+        "What could not be finished is named, and stays for the next attempt; other domains are "
+        "looked after all the same, and the exit status is that of the worst."
+    ),
     example="snapvm repair",
 )
 

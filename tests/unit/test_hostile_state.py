@@ -14,7 +14,7 @@ from snapvm import consistency, rollbackplan
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.failures import JournalUnusable, LeftBehind
-from snapvm.model import Record, Silent, SnapshotId
+from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
 from snapvm.rollbackplan import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -75,6 +75,29 @@ def test_a_journal_of_no_use_is_refused(scene: Scene, name: str, how: str) -> No
     with pytest.raises(JournalUnusable):
         consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
     assert everything(scene) == before
+
+
+def test_one_bad_domain_keeps_no_other_from_being_repaired(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may come first, and the other one may be paused; the worst is what it ends with."""
+    catalog = scene.host.catalog
+    known = catalog.domains()
+    bad, busy = (DomainUuid(f"0000000{n}-2222-3333-4444-555555555555") for n in (0, 1))
+    for uuid, name in ((bad, "bad"), (busy, "busy")):
+        catalog.begin(catalog.draft(uuid, SnapshotId("x")), name, {})
+    catalog.write_journal(bad, "rollback", {})
+    (folder_of(scene).parent / bad / ".rollback.json").write_text("{")
+    intent = {"set": "0123456789ab", "groups": ["vg0"], "was_running": True}
+    catalog.begin(catalog.draft(UUID, SnapshotId("x")), DOMAIN, intent)
+    scene.hypervisor.suspend(DOMAIN)
+    everyone = ((bad, "bad"), (busy, "busy"), *known)
+    monkeypatch.setattr(catalog, "domains", lambda: everyone)
+    with catalog.locked(busy, "busy"), pytest.raises(JournalUnusable):
+        consistency.repair_all(scene.host, None, Silent())
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert catalog.leftovers(UUID) == ()
+    assert "another snapvm is working on busy" in caplog.text
 
 
 FOREIGN_INTENTS: dict[str, dict[str, Any]] = {
