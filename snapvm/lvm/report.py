@@ -42,9 +42,16 @@ FIELDS = (
     "chunk_size",
 )
 
+_AS_EXPECTED = (
+    'report/compact_output=0 report/compact_output_cols="" report/list_item_separator=","'
+)
+"""What lvm.conf may have otherwise: every field in every row, and commas in lists."""
+
 ARGV = (
     "lvm",
     "lvs",
+    "--config",
+    _AS_EXPECTED,
     "--all",
     "--reportformat",
     "json",

@@ -23,10 +23,19 @@ _FAILED_STATUS = 5
 
 
 _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
+_TELLING = "--quiet"
+"""Given once it has a command say whether it was done, whatever log/silent and log/verbose are in
+lvm.conf (twice it would not: lvm(8)).  ``--config log/silent=0`` cannot: lvm2, toolcontext.c,
+"Once set to 1, there is no facility to change it back to 0"."""
 
 
 def _is_end(line: str) -> bool:
-    return line.lstrip().startswith(_MARK_LINES[-1])
+    return _MARK_LINES[-1] in line
+
+
+def _is_answer(line: str) -> bool:
+    # Anywhere in it: lvm.conf may put a prefix or the command's name before each line.
+    return not any(mark in line for mark in _MARK_LINES)
 
 
 class WarmLvm:
@@ -59,9 +68,10 @@ class WarmLvm:
 
     def _do(self, command: argv.Argv, success: str, limit_seconds: float) -> None:
         with crashpoint.around(" ".join(command[:2])):
-            answer = self._ask(f"{' '.join(command[1:])}\n{_MARK}", limit_seconds)
+            order = " ".join((command[1], _TELLING, *command[2:]))
+            answer = self._ask(f"{order}\n{_MARK}", limit_seconds)
         if not any(success in line for line in answer):
-            said = "\n".join(line for line in answer if not line.lstrip().startswith(_MARK_LINES))
+            said = "\n".join(filter(_is_answer, answer))
             raise CommandFailed(argv=command, status=_FAILED_STATUS, stderr=said)
 
     def _ask(self, lines: str, limit_seconds: float) -> tuple[str, ...]:

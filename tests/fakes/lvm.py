@@ -75,6 +75,8 @@ class FakeLvm:
         self.after: Callable[[tuple[str, ...]], None] = lambda _argv: None
         self.vg_free_bytes = 1 << 33
         """Of every group."""
+        self.conf: dict[str, str] = {}
+        """What lvm.conf has otherwise than by default, as far as it is understood."""
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
         self._made = 0
@@ -147,6 +149,18 @@ class FakeLvm:
     def _lvs(self, words: list[str]) -> str:
         assert ",".join(FIELDS) in words
         rows = [dict.fromkeys(FIELDS, "") | self._row(volume) for volume in self.volumes]
+        options, _ = _parse(words)
+        given = dict(
+            item.split("=") for text in options.get("--config", ()) for item in text.split()
+        )
+        conf = {**self.conf, **given}
+        separator = conf.get("report/list_item_separator", ",").strip('"')
+        for row in rows:
+            for name in ("lv_layout", "lv_role", "lv_tags"):
+                row[name] = row[name].replace(",", separator)
+        if conf.get("report/compact_output") == "1":
+            shown = [name for name in FIELDS if any(row[name] for row in rows)]
+            rows = [{name: row[name] for name in shown} for row in rows]
         return json.dumps({"report": [{"lv": rows}], "log": []})
 
     def _row(self, volume: FakeVolume) -> dict[str, str]:
@@ -236,7 +250,7 @@ class FakeLvm:
             target.data = self.named(snapshot.vg, snapshot.lv).data
 
     def _lvrename(self, words: list[str]) -> str:
-        vg, old, new = words
+        _, (vg, old, new) = _parse(words)
         volume = self.named(vg, old)
         self._require_free(vg, new)
         volume.name = new
@@ -324,18 +338,26 @@ class FakeConversation:
         said: list[str] = []
         for order in line.splitlines():
             said += self._obey(order)
-            if ends(said[-1]):
+            if said and ends(said[-1]):
                 return tuple(said)
         raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
 
     def _obey(self, order: str) -> list[str]:
-        if order == "version":
-            return ["  LVM version:     0", "  Configuration:   a fake"]
         words = order.split()
+        named = words[0] if self._lvm.conf.get("log/command_names") == "1" else ""
+        return [f"{named}{line}" for line in self._said(words)]
+
+    def _said(self, words: list[str]) -> list[str]:
+        if words == ["version"]:
+            return ["  LVM version:     0", "  Configuration:   a fake"]
+        is_silent = self._lvm.conf.get("log/silent") == "1" and "--quiet" not in words
         try:
             self._lvm.obey(("lvm", *words))
         except CommandFailed as failure:
             return [f"  {failure.stderr}"]
+        if is_silent:
+            return []
+        words = [word for word in words if word != "--quiet"]
         if words[0] == "lvconvert":
             return [
                 f"  Logical volume {words[-2].partition('/')[0]}/{words[-1]} converted to snapshot."
@@ -346,6 +368,7 @@ class FakeConversation:
 
 
 _FLAGS = {
+    "--quiet",
     "--snapshot",
     "--yes",
     "--noudevsync",

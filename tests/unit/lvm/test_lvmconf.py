@@ -1,0 +1,52 @@
+"""A host whose lvm.conf is not the default one: snapvm is told the same by its lvm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency
+from snapvm.consistency import TakeRequest
+from snapvm.failures import SnapshotFailed
+from snapvm.model import Silent
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+
+
+@pytest.fixture(params=[(), ("vg0", "vg1")], ids=["thin", "thick"])
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("log/silent", "1"),
+        ("log/command_names", "1"),
+        ("report/compact_output", "1"),
+        ("report/list_item_separator", ";"),
+    ],
+)
+def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: str) -> None:
+    scene.lvm.conf[setting] = value
+    scene.count(3)
+    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    scene.count(2)
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.disk_data() == ["3", "3"] and scene.machine.count == 3
+
+
+@pytest.mark.parametrize("setting", ["log/silent", "log/command_names"])
+def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> None:
+    scene.lvm.conf[setting] = "1"
+    before = scene.lvm.names()
+
+    def take_the_name(deed: str) -> None:
+        if deed == "window":
+            for disk in ("demo-d0", "demo-d1"):
+                scene.lvm.volumes = [v for v in scene.lvm.volumes if v.name != disk]
+
+    scene.hypervisor.before = take_the_name
+    with pytest.raises(SnapshotFailed, match="Failed to find logical volume"):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert scene.lvm.names() < before and scene.ids() == []
