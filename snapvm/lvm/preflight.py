@@ -15,7 +15,15 @@ _FULL_SOON_PERCENT = 80.0
 """What dmeventd warns at too (lvm2, daemons/dmeventd/plugins/snapshot)."""
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
-_BUSY_LAYOUTS = frozenset({"pvmove", "cache", "writecache", "vdo"})
+_UNSUITED_LAYOUTS = {
+    "cache": ("it has a cache (dm-cache)", "take the cache away: lvconvert --splitcache {}"),
+    "writecache": (
+        "it has a cache (dm-writecache)",
+        "take the cache away: lvconvert --splitcache {}",
+    ),
+    "vdo": ("it is in a VDO pool", "move the disk to a thin pool, or to a volume without VDO"),
+}
+"""Layers whose snapshots nobody has tried with snapvm, and what the owner of the disk can do."""
 _POOL_TROUBLES = {
     "D": "the thin pool is out of data space",
     "M": "the thin pool's metadata is read-only",
@@ -142,7 +150,11 @@ def _check_volume(volume: LogicalVolume) -> None:
         )
     if not volume.roles & _PUBLIC or volume.layout & _POOLS:
         raise VolumeRefused(volume=name, why="it is an inner part of LVM, not a disk")
-    if volume.layout & _BUSY_LAYOUTS or volume.attr[2:3].isupper():
+    for layout, (what, remedy) in _UNSUITED_LAYOUTS.items():
+        if layout in volume.layout:
+            why = f"{what}, and snapvm makes no snapshots of such a volume"
+            raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
+    if "pvmove" in volume.layout or volume.attr[2:3].isupper():
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
     if volume.attr[0:1] in ("O", "S"):
         raise VolumeRefused(volume=name, why="a snapshot is being merged into it")

@@ -1,0 +1,49 @@
+"""What is refused says what is in the way, and what its owner can do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm.lvm import preflight
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.refusals import VolumeRefused
+from tests.fakes.scene import make_scene
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> LogicalVolume:
+    report = make_scene(tmp_path, thick=("vg0",)).host.lvm.report()
+    disk = report.lv_from_name("vg0", "demo-d0")
+    assert disk is not None
+    return disk
+
+
+def refusal(volume: LogicalVolume) -> VolumeRefused:
+    with pytest.raises(VolumeRefused) as refused:
+        preflight.check_volumes(
+            Report([volume]), [volume], data_limit_percent=80, metadata_limit_percent=80
+        )
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    ("layout", "why", "remedy"),
+    [
+        ("cache", "dm-cache", "lvconvert --splitcache vg0/demo-d0"),
+        ("writecache", "dm-writecache", "lvconvert --splitcache vg0/demo-d0"),
+        ("vdo", "VDO", "thin pool"),
+    ],
+)
+def test_a_volume_of_another_kind_is_called_what_it_is(
+    disk: LogicalVolume, layout: str, why: str, remedy: str
+) -> None:
+    refused = refusal(replace(disk, layout=frozenset({layout}), attr="Cwi-aoC---"))
+    assert why in refused.why and remedy in refused.hint()
+    assert "moving or converting" not in refused.why
+
+
+def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:
+    assert "moving or converting" in refusal(replace(disk, attr="-wI-ao----")).why
