@@ -149,7 +149,7 @@ def main(name: str) -> None:
                 standing = time.monotonic()
                 capture.arm()
                 caught = time.monotonic()
-                stock_save(driver._control, driver._info(domain).domid, folder / "stock")
+                stock_save(driver._control, driver._domains.get(domain).domid, folder / "stock")
                 saved = time.monotonic()
             running = time.monotonic()
             memory = capture.drain()
