@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from snapvm import guestsystem, readback, rollbackplan, swapping
+from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, NotStarted
 from snapvm.guard import Guard
@@ -24,7 +24,7 @@ from snapvm.interrupt import undisturbed
 from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
-from snapvm.rollbackplan import Phase
+from snapvm.rollbackjournal import Phase
 from snapvm.undo import Undo
 
 
@@ -55,7 +55,7 @@ class GoingBack:
     ) -> GoingBack:
         """Decide how it is done; nothing is touched."""
         former = rollbackplan.undo_record(plan)
-        journal = rollbackplan.journal(plan, former, paused=paused, set_time=set_time)
+        journal = rollbackjournal.begun(plan, former, paused=paused, set_time=set_time)
         return cls(host, plan, former, journal, progress)
 
     def carry_out(self, guard: Guard, *, verify: bool) -> RollbackDone:

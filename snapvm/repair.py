@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from snapvm import guestsystem, orphans, recordfile, rollbackplan, swapping, taking
+from snapvm import guestsystem, orphans, recordfile, rollbackjournal, rollbackplan, swapping, taking
 from snapvm.catalog import Leftover
 from snapvm.errors import Interrupted, SnapvmError, UnknownDomain
 from snapvm.failures import LeftBehind
@@ -20,7 +20,7 @@ from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.refusals import DomainRefused
-from snapvm.rollbackplan import Phase
+from snapvm.rollbackjournal import Phase
 
 _STANDING = (DomainState.PAUSED, DomainState.SUSPENDED)
 
@@ -125,7 +125,7 @@ def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:
 
 def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """Go on with a rollback that is past its point of no return; take any other back."""
-    rollbackplan.check_journal(journal)
+    rollbackjournal.check(journal)
     set_, disks = journal["set"], journal["disks"]
     phase = Phase(journal["phase"])
     domain = _find(host, name)

@@ -1,12 +1,10 @@
-"""What a rollback is going to do, and what its journal says: decided before anything is touched."""
+"""What a rollback is going to do: decided before anything is touched."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any
 
-from snapvm import cowsize, images, naming, planning, recordfile, sidefiles
+from snapvm import cowsize, images, naming, planning, sidefiles
 from snapvm.errors import UnknownDomain
 from snapvm.host import Host
 from snapvm.lvm import newname
@@ -251,60 +249,3 @@ def _store_bytes(
 
 def _user_tags(volume: LogicalVolume) -> tuple[str, ...]:
     return tuple(sorted(tag for tag in volume.tags if not tag.startswith("snapvm")))
-
-
-class Phase(StrEnum):
-    """How far a rollback is, as its journal says."""
-
-    PREPARE = "prepare"
-    """It can be taken back: the former domain is there."""
-    SWAPPED = "swapped"
-    """The former domain is gone and its disks are kept: only forward."""
-    RESTORED = "restored"
-    """The disks are those of the snapshot."""
-    STARTED = "started"
-    """The domain has been started on them; what is left is bookkeeping."""
-
-
-def check_journal(written: dict[str, Any]) -> None:
-    """Raise ``ValueError`` or ``KeyError`` for a journal LVM must not be told of.
-
-    What is written in it becomes words of LVM's command lines.
-    """
-    if not naming.is_set(written["set"]):
-        raise ValueError(f"{written['set']!r} names no set")
-    for disk in written["disks"]:
-        for key in ("vg", "disk", "clone", "undo"):
-            if not naming.is_lvm_name(disk[key]):
-                raise ValueError(f"no volume can have the name {disk[key]!r}")
-        for key in ("snapshot", "current"):
-            if not naming.is_lv_uuid(disk[key]):
-                raise ValueError(f"{disk[key]!r} is not the uuid of a volume")
-
-
-def journal(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> dict[str, Any]:
-    """Return what repair needs to finish a rollback or to take it back."""
-    return {
-        "kind": "rollback",
-        "phase": Phase.PREPARE.value,
-        "record": plan.record.id,
-        "set": plan.set,
-        "paused": paused,
-        "set_time": set_time,
-        "was_running": plan.domain.state is DomainState.RUNNING,
-        "definition": plan.domain.definition,
-        "disks": [
-            {
-                "vg": disk.current.vg,
-                "disk": disk.current.lv,
-                "kind": disk.kind.value,
-                "snapshot": disk.snapshot.uuid,
-                "current": disk.current.uuid,
-                "clone": disk.clone_name,
-                "undo": disk.undo_name,
-                "tags": list(disk.user_tags),
-            }
-            for disk in plan.disks
-        ],
-        "undo_record": recordfile.as_dict(undo),
-    }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from snapvm import compression, cowsize, naming, recordfile, rollbackplan, settings
+from snapvm import compression, cowsize, naming, recordfile, rollbackjournal, rollbackplan, settings
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, words
 from snapvm.consistency import TakeRequest, repair_all, take
@@ -189,7 +189,7 @@ def _scene_of_a_killed_rollback(folder: Path) -> dict[str, bytes]:
     record = take(scene.host, TakeRequest(domain=DOMAIN, name="kept"), Silent())
     plan = rollbackplan.plan(scene.host, record)
     former = rollbackplan.undo_record(plan)
-    rollback = rollbackplan.journal(plan, former, paused=False, set_time=True)
+    rollback = rollbackjournal.begun(plan, former, paused=False, set_time=True)
     intent = {
         "kind": "take",
         "set": "0123456789ab",

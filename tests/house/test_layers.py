@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("repair", "checking", "rebuilding", "goingback"),
     (
         "rollbackplan",
+        "rollbackjournal",
         "swapping",
         "taking",
         "snapshotting",

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency, rollbackplan
+from snapvm import consistency, rollbackjournal, rollbackplan
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.failures import JournalUnusable, LeftBehind
 from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
-from snapvm.rollbackplan import Phase
+from snapvm.rollbackjournal import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 JOURNALS = (".rollback.json", ".stop.json", ".x.draft/intent.json", ".x.gone/snapshot.json")
@@ -171,7 +171,7 @@ def test_a_record_that_names_a_foreign_volume(
 def test_a_rollback_journal_that_names_a_foreign_volume(scene: Scene, phase: Phase) -> None:
     """It is not renamed, removed or written to."""
     plan = rollbackplan.plan(scene.host, record_of(scene))
-    journal = rollbackplan.journal(
+    journal = rollbackjournal.begun(
         plan, rollbackplan.undo_record(plan), paused=False, set_time=True
     )
     text = json.dumps({**journal, "phase": phase.value})
