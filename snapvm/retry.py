@@ -14,12 +14,16 @@ import tenacity
 
 from snapvm.errors import Locked
 from snapvm.failures import CommandFailed, HypervisorFailed, StuckPaused
+from snapvm.refusals import VolumeRefused
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LVM_CRASHED = 139
 """lvm reports were seen to segfault and to work at once afterwards (Launchpad 1901783)."""
+
+
+_SOON_SECONDS = 10.0
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -67,9 +71,18 @@ def device(attempt: Callable[[], T]) -> T:
 
     Ten seconds at the most; a snapshot is attached without waiting for udev.
     """
+    return _soon(attempt, _is_coming)
+
+
+def unused(attempt: Callable[[], T]) -> T:
+    """Ask as long for a volume that its last user may be about to leave."""
+    return _soon(attempt, lambda error: isinstance(error, VolumeRefused))
+
+
+def _soon(attempt: Callable[[], T], is_coming: Callable[[BaseException], bool]) -> T:
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_coming),
-        stop=tenacity.stop_after_delay(10),
+        retry=tenacity.retry_if_exception(is_coming),
+        stop=tenacity.stop_after_delay(_SOON_SECONDS),
         wait=tenacity.wait_fixed(0.1),
         reraise=True,
     )(attempt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from snapvm import cowsize, images, naming, planning, sidefiles
+from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
 from snapvm.errors import UnknownDomain
 from snapvm.host import Host
 from snapvm.lvm import newname
@@ -24,6 +24,7 @@ from snapvm.model import (
     Timing,
     VolumeKind,
 )
+from snapvm.occupancy import Occupant
 from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import DomainRefused, RecordUnusable, VolumeRefused
 from snapvm.settings import Settings
@@ -46,7 +47,8 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     set_ = naming.new_set()
     wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
-    disks = _plan_swaps(record, domain, report, set_, undo_id, host.settings)
+    occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
+    disks = _plan_swaps(record, occupant, report, set_, undo_id, host.settings)
     current = (report.lv_from_uuid(disk.current.uuid) for disk in disks)
     planning.check_pools(report, [volume for volume in current if volume], host.settings)
     return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)
@@ -140,7 +142,7 @@ def _kept(disk: SwapDisk) -> DiskRecord:
 
 def _plan_swaps(
     record: Record,
-    domain: Domain,
+    occupant: Occupant,
     report: Report,
     set_: str,
     undo_id: SnapshotId,
@@ -154,7 +156,7 @@ def _plan_swaps(
     swaps = []
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
-        current = _current(record, disk, domain, report)
+        current = _current(record, disk, occupant, report)
         if snapshot.kind is VolumeKind.THICK:
             _check_thick(record, disk, snapshot, current, report)
         clone_name = naming.clone_lv(current.name, set_, current.vg, number)
@@ -196,7 +198,7 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
     return snapshot
 
 
-def _current(record: Record, disk: DiskRecord, domain: Domain, report: Report) -> LogicalVolume:
+def _current(record: Record, disk: DiskRecord, occupant: Occupant, report: Report) -> LogicalVolume:
     """Return what has the disk's name now, and is to be kept."""
     current = report.lv_from_name(disk.volume.vg, disk.volume.lv)
     if current is None:
@@ -205,12 +207,7 @@ def _current(record: Record, disk: DiskRecord, domain: Domain, report: Report) -
             why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
             remedy="give the disk its name back with lvrename",
         )
-    if current.is_open and domain.state is DomainState.SHUTOFF:
-        raise VolumeRefused(
-            volume=str(current.ref),
-            why="something else than the domain, which is shut off, uses it",
-            remedy=f"`fuser -v {current.ref.path}` and `lsblk` find it",
-        )
+    occupancy.require_replaceable(record, disk, current, occupant)
     return current
 
 

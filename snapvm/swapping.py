@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from snapvm import durable, images, sidefiles
+from snapvm import durable, images, occupancy, retry, sidefiles
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
@@ -25,6 +25,7 @@ from snapvm.model import (
     Domain,
     DomainState,
     LvRef,
+    LvUuid,
     Progress,
     Record,
     Role,
@@ -90,7 +91,7 @@ def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> 
     """Write the contents of their snapshots onto the thick disks, which nobody uses.
 
     May be done again from the start.  ``disks`` as the journal has them.  Raises
-    ``StorageFailed`` or ``RecordUnusable``.
+    ``StorageFailed``, ``RecordUnusable``, or ``VolumeRefused`` for one that somebody uses.
     """
     thick = [disk for disk in disks if _is_thick(disk)]
     if not thick:
@@ -102,10 +103,26 @@ def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> 
         if snapshot is None or current is None or snapshot.origin != current.name:
             why = "its snapshot is gone in the middle of a rollback"
             raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
+        if current.is_open:
+            _wait_until_unused(lvm, current.uuid)
         if not current.is_active:  # its snapshots have devices only together with it
             lvm.activate([current.ref])
         progress.phase(f"writing back {current.ref}")
         lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def _wait_until_unused(lvm: Lvm, uuid: LvUuid) -> None:
+    """Let the last user of a disk go, a moment after its domain; raise ``VolumeRefused``.
+
+    The kernel refuses none of what opens a device without asking to be alone, as QEMU does.
+    """
+
+    def look() -> None:
+        volume = lvm.report().lv_from_uuid(uuid)
+        if volume is not None:
+            occupancy.require_unused(volume)
+
+    retry.unused(look)
 
 
 def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain: Domain) -> None:

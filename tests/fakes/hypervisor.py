@@ -72,6 +72,8 @@ class FakeHypervisor:
         self._lvm = lvm
         self.agent = FakeAgent(self)
         self.machines: dict[str, Machine] = {}
+        self.forgotten: dict[str, Machine] = {}
+        """What ran and is not known any more; an image, or a definition, brings it back."""
         self.before: Callable[[str], None] = lambda _deed: None
         """Called with the name of every deed first; a test makes it raise."""
         self.arming: Callable[[threading.Event], object] = lambda _given_up: None
@@ -99,13 +101,19 @@ class FakeHypervisor:
                 path.write_text(str(machine.count))
 
     def state_of(self, name: str) -> DomainState:
-        """Return what a domain does."""
-        return self.machines[name].domain.state
+        """Return what a domain does; one that is not known any more is off."""
+        known = self.forgotten if name in self.forgotten else self.machines
+        return known[name].domain.state
 
     def suspend(self, name: str) -> None:
         """Make a running domain stand still."""
         with crashpoint.around("suspend"):
             self._set(name, DomainState.PAUSED)
+
+    def forget(self, name: str) -> None:
+        """End a domain and know it no more, as xl does, and libvirt with a transient one."""
+        self.stop(self.machines[name].domain)
+        self.forgotten[name] = self.machines.pop(name)
 
     # --- Hypervisor ---
 
@@ -117,6 +125,8 @@ class FakeHypervisor:
 
     def drives(self, domain: Domain) -> Drives:
         """See ``Hypervisor.drives``."""
+        if domain.name not in self.machines:
+            raise DomainRefused(domain=domain.name, why="it is not there")
         return Drives(disks=self.machines[domain.name].disks, omitted=())
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
@@ -196,8 +206,7 @@ class FakeHypervisor:
         channels: int = 1,
     ) -> None:
         """See ``Hypervisor.restore``."""
-        self._before_start("restore", domain)
-        machine = self.machines[domain.name]
+        machine = self._before_start("restore", domain)
         with crashpoint.around("restore"):
             held = int.from_bytes(image.read_bytes()[-8:], "little")
             machine.count, machine.frozen = held & ~_FROZEN, bool(held & _FROZEN)
@@ -206,8 +215,7 @@ class FakeHypervisor:
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """See ``Hypervisor.start``."""
-        self._before_start("start", domain)
-        machine = self.machines[domain.name]
+        machine = self._before_start("start", domain)
         with crashpoint.around("start"):
             self._start(machine, paused=paused)
             machine.frozen = False
@@ -219,10 +227,15 @@ class FakeHypervisor:
 
     # --- inside ---
 
-    def _before_start(self, deed: str, domain: Domain) -> None:
+    def _before_start(self, deed: str, domain: Domain) -> Machine:
         self.before(deed)
+        if domain.name in self.forgotten:
+            if deed == "start" and not domain.definition:
+                raise CaptureFailed(domain=domain.name, why="nobody says what it is")
+            self.machines[domain.name] = self.forgotten.pop(domain.name)
         if self.state_of(domain.name).has_memory:
             raise CaptureFailed(domain=domain.name, why="domain is already running")
+        return self.machines[domain.name]
 
     def _start(self, machine: Machine, *, paused: bool) -> None:
         self._open(machine)

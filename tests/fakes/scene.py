@@ -10,6 +10,7 @@ from pathlib import Path
 from snapvm.catalog import Catalog
 from snapvm.guard import Guard
 from snapvm.host import Host
+from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     Domain,
@@ -90,7 +91,12 @@ def make_scene(
         disks.append(GuestDisk(target=f"vd{'ab'[number]}", device=Path("/dev", vg, volume.name)))
 
     def uuid_of_device(path: Path) -> LvUuid:
-        return LvUuid(lvm.named(path.parent.name, path.name).uuid)
+        """See ``device.lv_uuid``: a volume without a device cannot be asked."""
+        found = (v for v in lvm.volumes if (v.vg, v.name) == (path.parent.name, path.name))
+        volume = next(found, None)
+        if volume is None or not volume.active:
+            raise NotAVolume(f"{path}: No such file or directory")
+        return LvUuid(volume.uuid)
 
     hypervisor = FakeHypervisor(lvm)
     domain = Domain(

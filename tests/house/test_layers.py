@@ -24,7 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "diagnosis",
         "guestsystem",
     ),
-    ("host", "planning", "imagefacts"),
+    ("host", "planning", "imagefacts", "occupancy"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("locking", "streamfilter", "journalfile"),

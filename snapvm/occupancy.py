@@ -1,0 +1,85 @@
+"""Who uses the volumes that a rollback is about to replace: the domain itself, or somebody else.
+
+Pure questions but for one: which volumes the domain has now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.hypervisor.base import Hypervisor
+from snapvm.lvm import device
+from snapvm.lvm.report import LogicalVolume
+from snapvm.model import DiskRecord, Domain, DomainState, LvUuid, Record
+from snapvm.refusals import DomainRefused, Refused, VolumeRefused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupant:
+    """A domain as it is now, and the volumes it has."""
+
+    is_off: bool
+    volumes: frozenset[LvUuid] | None
+    """None when that cannot be said; only of one that is off, which holds nothing open."""
+
+    def has(self, volume: LogicalVolume) -> bool:
+        """Tell whether a volume is among its disks; what is not known is not held against it."""
+        return self.volumes is None or volume.uuid in self.volumes
+
+
+def of(
+    hypervisor: Hypervisor, domain: Domain, uuid_of_device: Callable[[Path], LvUuid]
+) -> Occupant:
+    """Look which volumes a domain has; raise ``DomainRefused`` when one that is on hides that."""
+    is_off = domain.state is DomainState.SHUTOFF
+    volumes = set()
+    try:
+        for disk in hypervisor.drives(domain).disks:
+            try:
+                volumes.add(uuid_of_device(disk.device))
+            except device.NotAVolume:
+                if is_off:  # its volume may have no device now
+                    return Occupant(is_off=True, volumes=None)
+    except Refused as error:
+        if is_off:
+            return Occupant(is_off=True, volumes=None)
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"which volumes it uses cannot be said ({error})",
+            remedy="shut it off first; a rollback discards what it has in memory anyway",
+        ) from error
+    return Occupant(is_off=is_off, volumes=frozenset(volumes))
+
+
+def require_replaceable(
+    record: Record, disk: DiskRecord, current: LogicalVolume, occupant: Occupant
+) -> None:
+    """Raise ``VolumeRefused`` when what has a disk's name now is, or may be, somebody else's.
+
+    One that the domain does not have any more may only be replaced while nobody uses it, and for
+    a record with memory, in whose image the domain has it again: any other would be started
+    without it, and what another domain has got meanwhile would change for nothing.
+    """
+    if occupant.is_off:
+        require_unused(current)
+    if occupant.has(current):
+        return
+    require_unused(current, f"the domain does not have it as {disk.target} any more, and ")
+    if record.memory is None:
+        raise VolumeRefused(
+            volume=str(current.ref),
+            why=f"it is disk {disk.target} of {record.ref}, and the domain does not have it now",
+            remedy="attach it to the domain again, then go back",
+        )
+
+
+def require_unused(volume: LogicalVolume, why: str = "") -> None:
+    """Raise ``VolumeRefused`` for a volume that something holds open, though not the domain."""
+    if volume.is_open:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{why}something else than the domain uses it",
+            remedy=f"`fuser -v {volume.ref.path}` and `lsblk` find it",
+        )

@@ -1,0 +1,201 @@
+"""A rollback and the disks that somebody else has by now: what is left on them, and who runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, repair, retry
+from snapvm.consistency import TakeRequest
+from snapvm.failures import NotStarted
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Silent
+from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
+from tests.fakes.hypervisor import Machine
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+KINDS = {"thin": (), "thick": ("vg0", "vg1")}
+OTHER = "other"
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
+
+
+def take(scene: Scene, *, disk_only: bool = False) -> Record:
+    """Take at five; the domain counts on to eight."""
+    scene.count(5)
+    request = TakeRequest(domain=DOMAIN, with_memory=not disk_only)
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(3)
+    return record
+
+
+def roll_back(scene: Scene, record: Record) -> None:
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+
+
+def detach(scene: Scene) -> None:
+    """Take the second disk away from the domain."""
+    scene.machine.disks = scene.machine.disks[:1]
+    for volume in scene.machine.held[1:]:
+        volume.opened = False
+    del scene.machine.held[1:]
+
+
+def move(scene: Scene) -> Machine:
+    """Give the second disk to another domain, which runs and counts on it."""
+    disk = scene.machine.disks[1]
+    detach(scene)
+    other = replace(scene.machine.domain, name=OTHER, uuid=DomainUuid(UUID.replace("1", "9")))
+    machine = scene.hypervisor.add(other, (disk,))
+    machine.count = 100
+    scene.hypervisor.step(OTHER)
+    return machine
+
+
+def volumes(scene: Scene) -> dict[str, tuple[str, str]]:
+    """Return what every volume is, and holds, by name."""
+    return {f"{v.vg}/{v.name}": (v.uuid, v.data) for v in scene.lvm.volumes}
+
+
+def assert_untouched(scene: Scene, before: dict[str, tuple[str, str]], record: Record) -> None:
+    assert volumes(scene) == before
+    assert scene.ids() == [record.id] and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("disk_only", [False, True])
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF])
+def test_a_disk_that_another_domain_runs_on_is_refused(
+    scene: Scene, state: DomainState, disk_only: bool
+) -> None:
+    record = take(scene, disk_only=disk_only)
+    move(scene)
+    if state is DomainState.PAUSED:
+        scene.hypervisor.suspend(DOMAIN)
+    if state is DomainState.SHUTOFF:
+        scene.hypervisor.stop(scene.machine.domain)
+    before = volumes(scene)
+    with pytest.raises(VolumeRefused, match=r"vg1/demo-d1 .*something else"):
+        roll_back(scene, record)
+    assert_untouched(scene, before, record)
+    assert scene.hypervisor.state_of(DOMAIN) is state
+    scene.hypervisor.step(OTHER)
+    assert scene.lvm.named("vg1", "demo-d1").data == "102"
+
+
+def test_a_disk_that_nobody_uses_comes_back_with_memory(scene: Scene) -> None:
+    record = take(scene)
+    disks = scene.machine.disks
+    detach(scene)
+
+    def as_the_image_says(deed: str) -> None:
+        if deed == "restore":
+            scene.machine.disks = disks
+
+    scene.hypervisor.before = as_the_image_says
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_a_domain_is_not_started_without_a_disk_that_went_back(scene: Scene, is_off: bool) -> None:
+    record = take(scene, disk_only=True)
+    detach(scene)
+    if is_off:
+        scene.hypervisor.stop(scene.machine.domain)
+    before = volumes(scene)
+    with pytest.raises(VolumeRefused, match="does not have it now") as refused:
+        roll_back(scene, record)
+    assert "attach it" in refused.value.hint()
+    assert_untouched(scene, before, record)
+
+
+def test_one_that_is_off_goes_back_though_its_volumes_have_no_devices(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, disk_only=True)
+    scene.hypervisor.stop(scene.machine.domain)
+    for number in range(2):
+        scene.lvm.named(f"vg{number}", f"demo-d{number}").active = False
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+def test_a_domain_that_is_not_known_any_more_comes_back(scene: Scene) -> None:
+    record = take(scene)
+    scene.hypervisor.forget(DOMAIN)
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_unless_somebody_has_got_a_disk_of_it(scene: Scene) -> None:
+    record = take(scene)
+    move(scene)
+    scene.hypervisor.forget(DOMAIN)
+    before = volumes(scene)
+    with pytest.raises(VolumeRefused, match="something else"):
+        roll_back(scene, record)
+    assert_untouched(scene, before, record)
+
+
+def test_a_domain_whose_volumes_cannot_be_said_is_shut_off_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = take(scene)
+
+    def drives(domain: Domain) -> object:
+        raise DiskRefused(domain=domain.name, target="vdc", why="it is the file /x")
+
+    monkeypatch.setattr(scene.hypervisor, "drives", drives)
+    before = volumes(scene)
+    with pytest.raises(DomainRefused, match="the file /x") as refused:
+        roll_back(scene, record)
+    assert "shut it off" in refused.value.hint()
+    assert_untouched(scene, before, record)
+    scene.hypervisor.stop(scene.machine.domain)
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+# --- a thick disk is written in place -------------------------------------------------------------
+
+
+def open_after_the_end(scene: Scene, *, closed: Callable[[], bool]) -> None:
+    """Have something open a disk as soon as its domain has ended, until ``closed``."""
+    disk = scene.lvm.named("vg1", "demo-d1")
+
+    def before(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvs" and not scene.machine.held:
+            disk.opened = not closed()
+
+    scene.lvm.before = before
+
+
+def test_a_thick_disk_that_somebody_opens_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_SOON_SECONDS", 0.0)
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    record = take(scene)
+    open_after_the_end(scene, closed=lambda: False)
+    with pytest.raises(NotStarted, match=r"vg1/demo-d1 .*something else") as failed:
+        roll_back(scene, record)
+    assert failed.value.hint().endswith(f"snapvm repair {DOMAIN}")
+    assert scene.disk_data()[1] == "8"
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    scene.lvm.before = lambda _argv: None
+    scene.lvm.named("vg1", "demo-d1").opened = False
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_one_whose_last_user_is_about_to_go_is_waited_for(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    record = take(scene)
+    looks = iter([False, False])
+    open_after_the_end(scene, closed=lambda: next(looks, True))
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
