@@ -253,3 +253,20 @@ class NotStarted(SnapvmError):
 
     def hint(self) -> str:
         return self.remedy
+
+
+@dataclass(eq=False)
+class HalfBack(SnapvmError):
+    """The domain is ended, and its disks are not yet, or not all, those it was to go back to."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+    why: str
+
+    def message(self) -> str:
+        half = f"{quoted(self.domain)} is off and on the way back to {self.id}"
+        return f"{half}, its disks neither the one nor the other: {self.why}"
+
+    def hint(self) -> str:
+        return f"do not start it; mend the cause, then: snapvm repair {shlex.quote(self.domain)}"

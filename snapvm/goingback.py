@@ -9,14 +9,17 @@ a rename fails.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping
-from snapvm.errors import SnapvmError
-from snapvm.failures import CaptureFailed, NotStarted
+from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.failures import HalfBack, LeftBehind, NotStarted
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
@@ -26,6 +29,8 @@ from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.rollbackjournal import Phase
 from snapvm.undo import Undo
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +83,7 @@ class GoingBack:
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""
         host, plan = self.host, self.plan
-        end_journal = partial(host.catalog.end_journal, plan.record.domain_uuid, swapping.JOURNAL)
-        undo.add("the journal", end_journal, is_journal=True)
+        undo.add("the journal", self._end_journal, is_journal=True)
         host.catalog.write_journal(plan.record.domain_uuid, swapping.JOURNAL, self.journal)
         self.progress.phase("preparing the disks")
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
@@ -104,25 +108,74 @@ class GoingBack:
         The bookkeeping may be done again, and the journal ends after both: a rollback that dies
         here is finished by the next command, however far either of them was.
         """
-        host, plan, journal = self.host, self.plan, self.journal
-        self._reach(Phase.SWAPPED)
-        self._copy_back()
-        self._reach(Phase.RESTORED)
-        self.progress.phase("starting the domain")
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            keeping = beside.submit(swapping.settle, host, plan.set, self.former, journal["disks"])
-            started = self._start()
-        self._reach(Phase.STARTED)
-        kept = keeping.result()
-        host.catalog.end_journal(plan.record.domain_uuid, swapping.JOURNAL)
-        if isinstance(started, CaptureFailed):
-            raise self._not_started(started, f"snapvm rollback {plan.record.ref}") from started
+        self._restore_disks()
+        with self._no_return():
+            self.progress.phase("starting the domain")
+            with ThreadPoolExecutor(max_workers=1) as beside:
+                keeping = beside.submit(self._settle)
+                started = self._start()
+            if isinstance(started, SnapvmError):
+                raise self._given_up(started, keeping) from started
+            self._reach(Phase.STARTED)
+            kept = keeping.result()
+            self._end_journal()
         state, guest = started
         if guest.stuck is not None:
             raise guest.stuck
-        return RollbackDone(plan=plan, undo=kept, state=state, guest=guest, seconds=0.0)
+        return RollbackDone(plan=self.plan, undo=kept, state=state, guest=guest, seconds=0.0)
 
-    def _start(self) -> tuple[DomainState, Awakened] | CaptureFailed:
+    def _restore_disks(self) -> None:
+        """Write the thick disks back, and all files; what fails here is done again by `repair`.
+
+        The domain must not run on disks that are half the one and half the other.
+        """
+        host, plan = self.host, self.plan
+        try:
+            self._reach(Phase.SWAPPED)
+            swapping.copy_back(host.lvm, self.journal["disks"], self.progress)
+            swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
+            self._reach(Phase.RESTORED)
+        except SnapvmError as error:
+            raise HalfBack(plan.domain.name, plan.record.id, str(error)) from error
+
+    @contextmanager
+    def _no_return(self) -> Iterator[None]:
+        """Have nothing that fails in the block look as if it had been put back.
+
+        The journal stays and `repair` goes on from it; whether that is all there is to do depends
+        on the domain.
+        """
+        name, record = self.plan.domain.name, self.plan.record
+        try:
+            yield
+        except SnapvmError as error:
+            if error.exit_status is ExitStatus.ATTENTION:
+                raise
+            if record.state.has_memory and not self._is_up():
+                raise self._not_started(error, f"snapvm repair {name}") from error
+            left = (f"what comes after the rollback of {name} to {record.id}",)
+            raise LeftBehind(leftovers=left, why=str(error)) from error
+
+    def _is_up(self) -> bool:
+        try:
+            return self.host.hypervisor.find(self.plan.domain.name).state.has_memory
+        except SnapvmError:
+            return False
+
+    def _given_up(self, error: SnapvmError, keeping: Future[Record]) -> NotStarted:
+        """End a rollback whose domain does not start; return what is to be told of it."""
+        try:
+            keeping.result()
+            self._end_journal()
+        except SnapvmError as left:
+            log.warning("what is left of it: %s", left)
+            return self._not_started(error, f"snapvm repair {self.plan.domain.name}")
+        return self._not_started(error, f"snapvm rollback {self.plan.record.ref}")
+
+    def _settle(self) -> Record:
+        return swapping.settle(self.host, self.plan.set, self.former, self.journal["disks"])
+
+    def _start(self) -> tuple[DomainState, Awakened] | SnapvmError:
         """Start the domain and its guest's system, or return why not."""
         plan, journal = self.plan, self.journal
         try:
@@ -131,7 +184,7 @@ class GoingBack:
             )
             set_time = bool(journal["set_time"])
             return state, guestsystem.awaken(self.host, plan.record, set_time=set_time)
-        except CaptureFailed as error:
+        except SnapvmError as error:
             return error
 
     def _reach(self, phase: Phase) -> None:
@@ -140,17 +193,8 @@ class GoingBack:
         reached = {**self.journal, "phase": phase.value}
         self.host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
 
-    def _copy_back(self) -> None:
-        """Write the thick disks back; what fails here is done again by `repair`.
-
-        The domain must not run on disks that are half the one and half the other.
-        """
-        host, plan = self.host, self.plan
-        try:
-            swapping.copy_back(host.lvm, self.journal["disks"], self.progress)
-            swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
-        except SnapvmError as error:
-            raise self._not_started(error, f"snapvm repair {plan.domain.name}") from error
+    def _end_journal(self) -> None:
+        self.host.catalog.end_journal(self.plan.record.domain_uuid, swapping.JOURNAL)
 
     def _not_started(self, error: SnapvmError, next_: str) -> NotStarted:
         return NotStarted(

@@ -10,7 +10,7 @@ import pytest
 
 from snapvm import consistency, repair, retry
 from snapvm.consistency import TakeRequest
-from snapvm.failures import NotStarted
+from snapvm.failures import HalfBack
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Silent
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.hypervisor import Machine
@@ -181,7 +181,7 @@ def test_a_thick_disk_that_somebody_opens_is_not_written(
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
     record = take(scene)
     open_after_the_end(scene, closed=lambda: False)
-    with pytest.raises(NotStarted, match=r"vg1/demo-d1 .*something else") as failed:
+    with pytest.raises(HalfBack, match=r"vg1/demo-d1 .*something else") as failed:
         roll_back(scene, record)
     assert failed.value.hint().endswith(f"snapvm repair {DOMAIN}")
     assert scene.disk_data()[1] == "8"

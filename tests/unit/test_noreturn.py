@@ -1,0 +1,151 @@
+"""A rollback that fails past its point of no return: never told as put back, and finished later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, durable, repair
+from snapvm.consistency import TakeRequest
+from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.failures import (
+    CommandFailed,
+    HalfBack,
+    HypervisorFailed,
+    LeftBehind,
+    NotStarted,
+)
+from snapvm.model import DomainState, Record, Silent
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
+FULL = "No space left on device"
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
+
+
+def take(scene: Scene) -> Record:
+    """Take at five; the domain counts on to eight."""
+    scene.count(5)
+    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x"), Silent())
+    scene.count(3)
+    return record
+
+
+def roll_back(scene: Scene, record: Record) -> SnapvmError:
+    """Go back, which is going to fail, and return how."""
+    with pytest.raises(SnapvmError) as failed:
+        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    return failed.value
+
+
+def revive(scene: Scene) -> None:
+    scene.lvm.before = scene.lvm.after = lambda _argv: None
+    scene.hypervisor.before = lambda _deed: None
+
+
+def assert_mended(scene: Scene) -> None:
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("phase", ["swapped", "restored", "started"])
+def test_a_journal_that_cannot_be_written(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    record = take(scene)
+    write = durable.write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == ".rollback.json" and json.loads(data)["phase"] == phase:
+            raise OSError(28, FULL)
+        write(path, data)
+
+    monkeypatch.setattr(durable, "write", full)
+    failed = roll_back(scene, record)
+    assert FULL in str(failed)
+    if phase == "started":
+        assert isinstance(failed, LeftBehind) and failed.exit_status is ExitStatus.REPAIR_NEEDED
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    else:
+        assert isinstance(failed, HalfBack) and failed.exit_status is ExitStatus.ATTENTION
+        assert failed.hint().endswith(f"snapvm repair {DOMAIN}")
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    monkeypatch.setattr(durable, "write", write)
+    assert_mended(scene)
+
+
+def test_a_hypervisor_that_says_no_in_its_own_way(scene: Scene) -> None:
+    """As libvirt does of a transient domain that died at once."""
+    record = take(scene)
+
+    def refuse(deed: str) -> None:
+        if deed == "restore":
+            raise HypervisorFailed("Domain not found")
+
+    scene.hypervisor.before = refuse
+    failed = roll_back(scene, record)
+    assert isinstance(failed, NotStarted) and "Domain not found" in str(failed)
+    assert failed.hint().endswith(f"snapvm rollback {record.ref}")
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+    revive(scene)
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def fail_bookkeeping(scene: Scene) -> None:
+    """Let what marks the present as kept fail: the last commands of a rollback."""
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvchange" and "--deltag" in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="in use")
+
+    scene.lvm.before = fail
+
+
+def test_bookkeeping_that_fails_is_left_to_repair(scene: Scene) -> None:
+    record = take(scene)
+    fail_bookkeeping(scene)
+    failed = roll_back(scene, record)
+    assert isinstance(failed, LeftBehind) and "in use" in str(failed)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert_mended(scene)
+
+
+def test_a_domain_that_is_off_counts_more_than_bookkeeping(scene: Scene) -> None:
+    record = take(scene)
+    fail_bookkeeping(scene)
+
+    def refuse(deed: str) -> None:
+        if deed == "restore":
+            raise HypervisorFailed("Domain not found")
+
+    scene.hypervisor.before = refuse
+    failed = roll_back(scene, record)
+    assert isinstance(failed, NotStarted) and "Domain not found" in str(failed)
+    assert failed.hint().endswith(f"snapvm repair {DOMAIN}")
+    assert_mended(scene)
+
+
+def test_a_journal_that_cannot_be_removed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = take(scene)
+    unlink = Path.unlink
+
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        if path.name == ".rollback.json":
+            raise OSError(30, "Read-only file system")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    assert isinstance(roll_back(scene, record), LeftBehind)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert_mended(scene)
