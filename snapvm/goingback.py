@@ -9,9 +9,8 @@ a rename fails.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any
 
 from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import HalfBack, LeftBehind, NotStarted
+from snapvm.failures import HalfBack, LeftBehind
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
@@ -29,8 +28,6 @@ from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.rollbackjournal import Phase
 from snapvm.undo import Undo
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +105,7 @@ class GoingBack:
         The bookkeeping may be done again, and the journal ends after both: a rollback that dies
         here is finished by the next command, however far either of them was.
         """
+        host, record, journal = self.host, self.plan.record, self.journal
         self._restore_disks()
         with self._no_return():
             self.progress.phase("starting the domain")
@@ -115,7 +113,8 @@ class GoingBack:
                 keeping = beside.submit(self._settle)
                 started = self._start()
             if isinstance(started, SnapvmError):
-                raise self._given_up(started, keeping) from started
+                given_up = swapping.give_up(host, record, journal, started, keeping.result)
+                raise given_up from started
             self._reach(Phase.STARTED)
             kept = keeping.result()
             self._end_journal()
@@ -152,7 +151,9 @@ class GoingBack:
             if error.exit_status is ExitStatus.ATTENTION:
                 raise
             if record.state.has_memory and not self._is_up():
-                raise self._not_started(error, f"snapvm repair {name}") from error
+                raise swapping.not_started(
+                    record, error, f"then: {swapping.repairing(name)}"
+                ) from error
             left = (f"what comes after the rollback of {name} to {record.id}",)
             raise LeftBehind(leftovers=left, why=str(error)) from error
 
@@ -161,16 +162,6 @@ class GoingBack:
             return self.host.hypervisor.find(self.plan.domain.name).state.has_memory
         except SnapvmError:
             return False
-
-    def _given_up(self, error: SnapvmError, keeping: Future[Record]) -> NotStarted:
-        """End a rollback whose domain does not start; return what is to be told of it."""
-        try:
-            keeping.result()
-            self._end_journal()
-        except SnapvmError as left:
-            log.warning("what is left of it: %s", left)
-            return self._not_started(error, f"snapvm repair {self.plan.domain.name}")
-        return self._not_started(error, f"snapvm rollback {self.plan.record.ref}")
 
     def _settle(self) -> Record:
         return swapping.settle(self.host, self.plan.set, self.former, self.journal["disks"])
@@ -195,11 +186,3 @@ class GoingBack:
 
     def _end_journal(self) -> None:
         self.host.catalog.end_journal(self.plan.record.domain_uuid, swapping.JOURNAL)
-
-    def _not_started(self, error: SnapvmError, next_: str) -> NotStarted:
-        return NotStarted(
-            domain=self.plan.domain.name,
-            id=self.plan.record.id,
-            why=str(error),
-            remedy=f"mend the cause, then: {next_}",
-        )

@@ -7,14 +7,15 @@ belongs to nobody alive.  Each step may itself be killed and run again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from snapvm import guestsystem, orphans, recordfile, rollbackjournal, rollbackplan, swapping, taking
 from snapvm.catalog import Leftover
-from snapvm.errors import Interrupted, SnapvmError, UnknownDomain
-from snapvm.failures import LeftBehind
+from snapvm.errors import ExitStatus, Interrupted, SnapvmError, UnknownDomain
+from snapvm.failures import HalfBack, LeftBehind, StillFrozen
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
-    Raises ``LeftBehind`` when something could not be finished, and ``JournalUnusable`` when a
-    journal does not say what there is to do.
+    Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
+    does not say what there is to do, and as it is what says that the domain needs attention.
     """
     done = []
     for leftover in host.catalog.leftovers(uuid):
@@ -43,6 +44,8 @@ def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
             why = f"its journal is damaged ({error!r})"
             raise LeftBehind(leftovers=(str(leftover.path),), why=why) from error
         except SnapvmError as error:
+            if error.exit_status is ExitStatus.ATTENTION:
+                raise
             raise LeftBehind(leftovers=(str(leftover.path),), why=str(error)) from error
     for text in done:
         log.warning("%s", text)
@@ -134,37 +137,56 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
     if phase is Phase.PREPARE and was_stopped and swapped:
         phase = Phase.SWAPPED
     if phase is Phase.PREPARE:
-        swapping.put_names_back(host.lvm, set_, disks)
-        if journal["was_running"]:
-            run_again(host, name)
-        for vg in dict.fromkeys(disk["vg"] for disk in disks):
-            host.lvm.remove_set(vg, set_, (Role.ROLL,))
-        host.catalog.end_journal(uuid, swapping.JOURNAL)
-        return f"took back the unfinished rollback of {name} to {journal['record']}"
-    if phase is Phase.SWAPPED:
+        return _take_rollback_back(host, journal, uuid, name)
+    undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
+    settle = partial(swapping.settle, host, set_, undo, disks)
+    stuck = None
+    if phase is not Phase.STARTED:
         record = host.catalog.get(uuid, journal["record"])
         target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
-        _restore_disks(host, journal, record, target, is_stopped=was_stopped)
-        phase = Phase.RESTORED
-    if phase is Phase.RESTORED:
-        record = host.catalog.get(uuid, journal["record"])
+        if phase is Phase.SWAPPED:
+            _restore_disks(host, journal, record, target, is_stopped=was_stopped)
         if was_stopped:
-            target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
-            swapping.start_again(host, target, record, paused=bool(journal["paused"]))
-        _awaken(host, record, set_time=bool(journal.get("set_time", True)))
-    undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
-    swapping.settle(host, set_, undo, disks)
+            _start(host, journal, record, target, settle)
+        stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
+    settle()
     host.catalog.end_journal(uuid, swapping.JOURNAL)
+    if stuck is not None:
+        raise stuck
     return f"finished the rollback of {name} to {journal['record']}"
 
 
-def _awaken(host: Host, record: Record, *, set_time: bool) -> None:
-    """Let the guest's system go on; what could not be done there is told, and ends nothing."""
+def _take_rollback_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
+    set_, disks = journal["set"], journal["disks"]
+    swapping.put_names_back(host.lvm, set_, disks)
+    if journal["was_running"]:
+        run_again(host, name)
+    for vg in dict.fromkeys(disk["vg"] for disk in disks):
+        host.lvm.remove_set(vg, set_, (Role.ROLL,))
+    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    return f"took back the unfinished rollback of {name} to {journal['record']}"
+
+
+def _start(
+    host: Host,
+    journal: dict[str, Any],
+    record: Record,
+    domain: Domain,
+    settle: Callable[[], object],
+) -> None:
+    """Start the domain; one that does not start must not keep every command on it from working."""
+    try:
+        swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
+    except SnapvmError as error:
+        raise swapping.give_up(host, record, journal, error, settle) from error
+
+
+def _awaken(host: Host, record: Record, *, set_time: bool) -> StillFrozen | None:
+    """Let the guest's system go on, or return why it does not; anything less is just told."""
     awakened = guestsystem.awaken(host, record, set_time=set_time)
     for note in awakened.notes:
         log.warning("%s", note)
-    if awakened.stuck is not None:
-        log.warning("%s; %s", awakened.stuck, awakened.stuck.hint())
+    return awakened.stuck
 
 
 def _restore_disks(
@@ -177,10 +199,13 @@ def _restore_disks(
             why="it was started on disks that a rollback had not yet written back",
             remedy=f"shut it off, then: snapvm repair {domain.name}",
         )
-    swapping.copy_back(host.lvm, journal["disks"], Silent())
-    if is_stopped:
-        undo_id = SnapshotId(journal["undo_record"]["id"])
-        swapping.put_side_files_back(host, record, undo_id, domain)
+    try:
+        swapping.copy_back(host.lvm, journal["disks"], Silent())
+        if is_stopped:
+            undo_id = SnapshotId(journal["undo_record"]["id"])
+            swapping.put_side_files_back(host, record, undo_id, domain)
+    except SnapvmError as error:
+        raise HalfBack(domain.name, record.id, str(error)) from error
     reached = {**journal, "phase": Phase.RESTORED.value}
     host.catalog.write_journal(record.domain_uuid, swapping.JOURNAL, reached)
 

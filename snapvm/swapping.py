@@ -8,12 +8,16 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from snapvm import durable, images, occupancy, retry, sidefiles
+from snapvm.errors import SnapvmError, UnknownDomain
+from snapvm.failures import NotStarted
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
@@ -36,6 +40,8 @@ from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import RecordUnusable
 
 JOURNAL = "rollback"
+
+log = logging.getLogger(__name__)
 
 
 def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan) -> None:
@@ -258,3 +264,49 @@ def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> 
     else:
         return DomainState.SHUTOFF
     return DomainState.PAUSED if paused else DomainState.RUNNING
+
+
+def give_up(
+    host: Host,
+    record: Record,
+    journal: dict[str, Any],
+    error: SnapvmError,
+    settle: Callable[[], object],
+) -> NotStarted:
+    """End the rollback of a domain that does not start; return what is to be told of it.
+
+    The journal stays while nothing else says what the domain is: xl forgets one that is off, and
+    there is no image to start it from.  It stays, too, when the bookkeeping fails.
+    """
+    try:
+        settle()
+        if record.memory is None and journal.get("definition") and _is_unknown(host, record):
+            return not_started(record, error, f"or start it; then: {repairing(record.domain)}")
+        host.catalog.end_journal(record.domain_uuid, JOURNAL)
+    except SnapvmError as left:
+        log.warning("after the rollback to %s there is left: %s", record.ref, left)
+        return not_started(record, error, f"then: {repairing(record.domain)}")
+    return not_started(record, error, f"then: snapvm rollback {shlex.quote(record.ref)}")
+
+
+def _is_unknown(host: Host, record: Record) -> bool:
+    try:
+        host.hypervisor.find(record.domain)
+    except UnknownDomain:
+        return True
+    return False
+
+
+def repairing(name: str) -> str:
+    """Return what to type to have the rollback of a domain finished."""
+    return f"snapvm repair {shlex.quote(name)}"
+
+
+def not_started(record: Record, error: SnapvmError, next_: str) -> NotStarted:
+    """Return the failure of a domain that is off on the disks of a record."""
+    return NotStarted(
+        domain=record.domain,
+        id=record.id,
+        why=str(error),
+        remedy=f"mend the cause, {next_}",
+    )

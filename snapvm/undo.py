@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import LeftBehind
 from snapvm.interrupt import undisturbed
 
@@ -19,7 +20,9 @@ class Undo:
     A step is added *before* its deed and so must be harmless when the deed never happened.  When
     the block fails every step runs, the newest first, out of reach of Ctrl-C; a step that fails
     does not stop the others.  What could not be put back is named by ``LeftBehind``, raised
-    ``from`` the error that began it.  A journal stays then, for it says what there is to repair.
+    ``from`` the error that began it; but a failure that says what the domain needs is what the user
+    has to read, whether it began it or a step met it.  A journal stays then, for it says what there
+    is to repair.
     """
 
     def __init__(self) -> None:
@@ -44,12 +47,18 @@ class Undo:
     ) -> None:
         if error is None:
             return
-        leftovers = self._put_back()
+        leftovers, needy = self._put_back()
+        if _needs_attention(error):
+            return
+        if needy is not None:
+            raise needy from error
         if leftovers:
             raise LeftBehind(leftovers=leftovers, why=str(error) or type(error).__name__) from error
 
-    def _put_back(self) -> tuple[str, ...]:
+    def _put_back(self) -> tuple[tuple[str, ...], Exception | None]:
+        """Run the steps; return what could not be put back, and the failure the domain needs."""
         leftovers: list[str] = []
+        needy: Exception | None = None
         with undisturbed():
             while self._steps:
                 what, step, is_journal = self._steps.pop()
@@ -60,4 +69,10 @@ class Undo:
                 except Exception as failure:
                     log.warning("could not put back %s: %s", what, failure)
                     leftovers.append(f"{what} ({failure})")
-        return tuple(leftovers)
+                    if _needs_attention(failure):
+                        needy = failure
+        return tuple(leftovers), needy
+
+
+def _needs_attention(error: BaseException) -> bool:
+    return isinstance(error, SnapvmError) and error.exit_status is ExitStatus.ATTENTION

@@ -74,6 +74,8 @@ class FakeHypervisor:
         self.machines: dict[str, Machine] = {}
         self.forgotten: dict[str, Machine] = {}
         """What ran and is not known any more; an image, or a definition, brings it back."""
+        self.forgets = False
+        """A domain that ends is not known any more, as to xl."""
         self.before: Callable[[str], None] = lambda _deed: None
         """Called with the name of every deed first; a test makes it raise."""
         self.arming: Callable[[threading.Event], object] = lambda _given_up: None
@@ -112,8 +114,9 @@ class FakeHypervisor:
 
     def forget(self, name: str) -> None:
         """End a domain and know it no more, as xl does, and libvirt with a transient one."""
+        forgets, self.forgets = self.forgets, True
         self.stop(self.machines[name].domain)
-        self.forgotten[name] = self.machines.pop(name)
+        self.forgets = forgets
 
     # --- Hypervisor ---
 
@@ -196,6 +199,8 @@ class FakeHypervisor:
                     volume.opened = False
                 machine.held = []
                 self._set(domain.name, DomainState.SHUTOFF)
+                if self.forgets:
+                    self.forgotten[domain.name] = self.machines.pop(domain.name)
 
     def restore(
         self,

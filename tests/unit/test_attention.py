@@ -1,0 +1,177 @@
+"""What a domain needs is told as that, whoever meets it, and keeps nothing else from working."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, repair
+from snapvm.consistency import TakeRequest
+from snapvm.failures import CaptureFailed, CommandFailed, NotStarted, StillFrozen, StuckPaused
+from snapvm.model import Domain, DomainState, Record, Silent, SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
+
+
+class Killed(BaseException):
+    """As if by SIGKILL."""
+
+
+def take(scene: Scene, *, with_memory: bool = True, quiesce: bool = False) -> Record:
+    """Take at five; the domain counts on to eight."""
+    scene.count(5)
+    request = TakeRequest(domain=DOMAIN, name="x", with_memory=with_memory, quiesce=quiesce)
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(3)
+    return record
+
+
+def roll_back(scene: Scene, record: Record) -> None:
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+
+
+def mend(scene: Scene) -> None:
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+REFUSAL = CaptureFailed(domain=DOMAIN, why="a test wants it")
+
+
+def fail(scene: Scene, failing: str, error: BaseException = REFUSAL) -> None:
+    """Make a deed of the hypervisor fail."""
+
+    def before(deed: str) -> None:
+        if deed == failing:
+            raise error
+
+    scene.hypervisor.before = before
+
+
+def revive(scene: Scene) -> None:
+    scene.lvm.before = scene.lvm.after = lambda _argv: None
+    scene.hypervisor.before = lambda _deed: None
+
+
+def never_resume(patch: pytest.MonkeyPatch, scene: Scene) -> None:
+    def resume(domain: Domain) -> None:
+        raise StuckPaused(domain=domain.name, why="it says no")
+
+    patch.setattr(scene.hypervisor, "resume", resume)
+
+
+def fail_removal(scene: Scene) -> None:
+    def before(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            raise CommandFailed(argv=argv, status=5, stderr="in use")
+
+    scene.lvm.before = before
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_domain_that_stays_paused_is_what_a_take_tells(scene: Scene, stop: bool) -> None:
+    """And what a repair of it tells; neither hides it behind what could not be removed."""
+    request = TakeRequest(domain=DOMAIN, stop=stop)
+    before = scene.lvm.names()
+    with pytest.MonkeyPatch.context() as patch:
+        never_resume(patch, scene)
+        fail_removal(scene)
+        fail(scene, "drain" if stop else "arm")
+        with pytest.raises(StuckPaused):
+            consistency.take(scene.host, request, Silent())
+        revive(scene)
+        for _ in range(2):
+            with pytest.raises(StuckPaused, match="it says no"):
+                mend(scene)
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_an_image_that_does_not_restore_ends_the_rollback_all_the_same(scene: Scene) -> None:
+    """A repair that meets it settles: the next command on the domain works."""
+    record = take(scene)
+    fail(scene, "restore", Killed())
+    with pytest.raises(Killed):
+        roll_back(scene, record)
+    assert len(scene.host.catalog.leftovers(UUID)) == 1
+    fail(scene, "restore")
+    with pytest.raises(NotStarted) as told:
+        mend(scene)
+    assert told.value.hint().endswith(f"snapvm rollback {record.ref}")
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+    revive(scene)
+    undo = SnapshotId(next(id_ for id_ in scene.ids() if id_ != record.id))
+    roll_back(scene, scene.host.catalog.get(UUID, undo))
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_a_guest_that_a_repair_finds_frozen(scene: Scene) -> None:
+    record = take(scene, quiesce=True)
+    fail(scene, "restore", Killed())
+    with pytest.raises(Killed):
+        roll_back(scene, record)
+    revive(scene)
+    scene.machine.agent = False
+    with pytest.raises(StillFrozen):
+        mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+
+
+# --- xl forgets a domain that is off --------------------------------------------------------------
+
+
+@pytest.fixture
+def forgotten(scene: Scene) -> Scene:
+    """A domain of xl's that was rolled back to disks alone, and did not start."""
+    record = take(scene, with_memory=False)
+    scene.hypervisor.forgets = True
+    fail(scene, "start")
+    with pytest.raises(NotStarted) as told:
+        roll_back(scene, record)
+    assert told.value.hint().endswith(f"snapvm repair {DOMAIN}")
+    assert scene.disk_data() == ["5", "5"] and len(scene.ids()) == 2
+    return scene
+
+
+def test_what_it_was_is_kept_until_it_starts(forgotten: Scene) -> None:
+    for _ in range(2):
+        with pytest.raises(NotStarted) as told:
+            mend(forgotten)
+        assert told.value.hint().endswith(f"snapvm repair {DOMAIN}")
+    revive(forgotten)
+    mend(forgotten)
+    assert forgotten.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert forgotten.machine.count == 5
+    assert len(forgotten.ids()) == 2 and forgotten.host.catalog.leftovers(UUID) == ()
+
+
+def test_or_until_its_owner_has_started_it(forgotten: Scene) -> None:
+    revive(forgotten)
+    known = forgotten.hypervisor.forgotten[DOMAIN].domain
+    forgotten.hypervisor.start(known, paused=False)
+    forgotten.count(1)
+    mend(forgotten)
+    assert forgotten.machine.count == 6 and forgotten.disk_data() == ["6", "6"]
+    assert len(forgotten.ids()) == 2 and forgotten.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_with_memory_needs_no_definition(scene: Scene) -> None:
+    record = take(scene)
+    scene.hypervisor.forgets = True
+    fail(scene, "restore")
+    with pytest.raises(NotStarted) as told:
+        roll_back(scene, record)
+    assert told.value.hint().endswith(f"snapvm rollback {record.ref}")
+    assert scene.host.catalog.leftovers(UUID) == ()
+    revive(scene)
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
