@@ -14,6 +14,7 @@ from snapvm.failures import CaptureFailed, StuckPaused
 from snapvm.hypervisor import (
     captureways,
     domainxml,
+    libvirtimages,
     libvirtrestore,
     migrationstream,
     qemusettings,
@@ -115,6 +116,8 @@ class LibvirtHypervisor:
                 why=f"it is {domain.state}",
                 remedy="a domain is captured while it runs, is paused or is shut off",
             )
+        if domain.state is DomainState.SHUTOFF:
+            libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
         if not with_memory or not domain.state.has_memory:
             return
         devices = domainxml.passthrough_devices(domain.definition)
@@ -187,16 +190,13 @@ class LibvirtHypervisor:
                 yield DisksOnlyCapture(job)
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
-        """Let libvirt read the image's header; raise ``DomainRefused`` when it cannot."""
-        if image is None:
-            return
-        try:
-            with spoken():
-                self._link.connection.saveImageGetXMLDesc(str(image), 0)
-        except LibvirtFailed as failure:
-            raise DomainRefused(
-                domain=domain.name, why=f"libvirt cannot use the memory image: {failure}"
-            ) from failure
+        """Raise ``DomainRefused`` when libvirt cannot use the image, or would use another."""
+        handle = self._handle_if_known(domain)
+        if handle is not None:
+            why = "and would start it from there, on disks that are others by then"
+            libvirtimages.refuse_saved(domain, handle, why)
+        if image is not None:
+            libvirtimages.check(self._link.connection, domain, image)
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
