@@ -270,3 +270,18 @@ class HalfBack(SnapvmError):
 
     def hint(self) -> str:
         return f"do not start it; mend the cause, then: snapvm repair {shlex.quote(self.domain)}"
+
+
+@dataclass(eq=False)
+class StartedTooSoon(SnapvmError):
+    """Somebody started the domain in the middle of a rollback that was killed."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+
+    def message(self) -> str:
+        when = "was started in the middle of a rollback that was killed"
+        return f"{quoted(self.domain)} {when}: its disks are not of one time, and it spoils them"
+
+    def hint(self) -> str:
+        return f"shut it off, then: snapvm repair {shlex.quote(self.domain)}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping
+from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping, takingback
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import HalfBack, LeftBehind
 from snapvm.guard import Guard
@@ -88,7 +88,7 @@ class GoingBack:
         swapping.prepare(host.lvm, warm, plan)
         undo.add(
             "the names of the disks",
-            partial(swapping.put_names_back, host.lvm, plan.set, self.journal["disks"]),
+            partial(takingback.put_names_back, host.lvm, plan.set, self.journal["disks"]),
         )
 
     def _exchange(self, warm: Crews, undo: Undo) -> None:

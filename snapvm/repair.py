@@ -12,17 +12,28 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from snapvm import guestsystem, orphans, recordfile, rollbackjournal, rollbackplan, swapping, taking
+from snapvm import (
+    bootid,
+    guestsystem,
+    orphans,
+    recordfile,
+    rollbackjournal,
+    rollbackplan,
+    swapping,
+    taking,
+    takingback,
+)
 from snapvm.catalog import Leftover
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, UnknownDomain
-from snapvm.failures import HalfBack, LeftBehind, StillFrozen
+from snapvm.failures import HalfBack, LeftBehind, StartedTooSoon, StillFrozen
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
-from snapvm.refusals import DomainRefused
 from snapvm.rollbackjournal import Phase
 
+_SPOILED = "spoiled"
+"""In a journal: the domain has run on clones while thick disks were not written back."""
 _STANDING = (DomainState.PAUSED, DomainState.SUSPENDED)
 
 log = logging.getLogger(__name__)
@@ -133,8 +144,7 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
     phase = Phase(journal["phase"])
     domain = _find(host, name)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
-    swapped = swapping.are_swapped(host.lvm.report(), set_, disks)
-    if phase is Phase.PREPARE and was_stopped and swapped:
+    if phase is Phase.PREPARE and _is_past_return(host, journal, name, was_stopped=was_stopped):
         phase = Phase.SWAPPED
     if phase is Phase.PREPARE:
         return _take_rollback_back(host, journal, uuid, name)
@@ -156,9 +166,24 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
     return f"finished the rollback of {name} to {journal['record']}"
 
 
+def _is_past_return(host: Host, journal: dict[str, Any], name: str, *, was_stopped: bool) -> bool:
+    """Tell whether the former domain is gone, and its disks are kept, though nothing says so yet.
+
+    Raises ``StartedTooSoon`` for one that was started on some of the clones.
+    """
+    set_, disks = journal["set"], journal["disks"]
+    report = host.lvm.report()
+    is_new_boot = bootid.is_over(str(journal.get("boot_id", "")))
+    moved = takingback.have_moved(report, set_, disks, is_new_boot=is_new_boot)
+    swapped = takingback.are_swapped(report, set_, disks)
+    if moved and not was_stopped and not swapped:
+        raise StartedTooSoon(name)
+    return swapped and (was_stopped or moved)
+
+
 def _take_rollback_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     set_, disks = journal["set"], journal["disks"]
-    swapping.put_names_back(host.lvm, set_, disks)
+    takingback.put_names_back(host.lvm, set_, disks)
     if journal["was_running"]:
         run_again(host, name)
     for vg in dict.fromkeys(disk["vg"] for disk in disks):
@@ -192,14 +217,20 @@ def _awaken(host: Host, record: Record, *, set_time: bool) -> StillFrozen | None
 def _restore_disks(
     host: Host, journal: dict[str, Any], record: Record, domain: Domain, *, is_stopped: bool
 ) -> None:
-    """Write thick disks back once more from the start; refuse below a domain somebody started."""
-    if swapping.has_thick(journal["disks"]) and not is_stopped:
-        raise DomainRefused(
-            domain=domain.name,
-            why="it was started on disks that a rollback had not yet written back",
-            remedy=f"shut it off, then: snapvm repair {domain.name}",
-        )
+    """Write thick disks back once more from the start; not below a domain somebody started.
+
+    What it has written by then onto the clones of thin disks fits nothing.
+    """
+    uuid = record.domain_uuid
+    if rollbackjournal.has_thick(journal["disks"]) and not is_stopped:
+        spoiled = {**journal, "phase": Phase.SWAPPED.value, _SPOILED: True}
+        host.catalog.write_journal(uuid, swapping.JOURNAL, spoiled)
+        raise StartedTooSoon(domain.name)
+    if not is_stopped:
+        log.warning("%s was started afresh meanwhile, not from memory", domain.name)
     try:
+        if journal.get(_SPOILED):
+            takingback.renew_clones(host.lvm, journal["set"], journal["disks"])
         swapping.copy_back(host.lvm, journal["disks"], Silent())
         if is_stopped:
             undo_id = SnapshotId(journal["undo_record"]["id"])
@@ -207,7 +238,7 @@ def _restore_disks(
     except SnapvmError as error:
         raise HalfBack(domain.name, record.id, str(error)) from error
     reached = {**journal, "phase": Phase.RESTORED.value}
-    host.catalog.write_journal(record.domain_uuid, swapping.JOURNAL, reached)
+    host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
 
 
 def _find(host: Host, name: str) -> Domain | None:

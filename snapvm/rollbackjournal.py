@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
-from snapvm import naming, recordfile
-from snapvm.model import DomainState, Record
+from snapvm import bootid, naming, recordfile
+from snapvm.model import DomainState, Record, VolumeKind
 from snapvm.planning import RollbackPlan
 
 
@@ -21,6 +22,16 @@ class Phase(StrEnum):
     """The disks are those of the snapshot."""
     STARTED = "started"
     """The domain has been started on them; what is left is bookkeeping."""
+
+
+def has_thick(disks: Iterable[dict[str, Any]]) -> bool:
+    """Tell whether a rollback writes disks in place."""
+    return any(is_thick(disk) for disk in disks)
+
+
+def is_thick(disk: dict[str, Any]) -> bool:
+    """Tell whether a disk is written in place, and not exchanged for a clone."""
+    return bool(disk.get("kind") == VolumeKind.THICK.value)
 
 
 def check(written: dict[str, Any]) -> None:
@@ -46,6 +57,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "phase": Phase.PREPARE.value,
         "record": plan.record.id,
         "set": plan.set,
+        "boot_id": bootid.now(),
         "paused": paused,
         "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,

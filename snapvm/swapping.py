@@ -15,14 +15,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from snapvm import durable, images, occupancy, retry, sidefiles
+from snapvm import durable, images, occupancy, retry, rollbackjournal, sidefiles
 from snapvm.errors import SnapvmError, UnknownDomain
 from snapvm.failures import NotStarted
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
 from snapvm.model import (
     DiskRecord,
@@ -99,7 +99,7 @@ def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> 
     May be done again from the start.  ``disks`` as the journal has them.  Raises
     ``StorageFailed``, ``RecordUnusable``, or ``VolumeRefused`` for one that somebody uses.
     """
-    thick = [disk for disk in disks if _is_thick(disk)]
+    thick = [disk for disk in disks if rollbackjournal.is_thick(disk)]
     if not thick:
         return
     report = lvm.report()
@@ -140,49 +140,6 @@ def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain:
     if places:
         sidefiles.set_aside(host.catalog.aside(record.domain_uuid, undo_id), places)
         sidefiles.put_back(host.catalog.path(record, ""), record.side_files, places)
-
-
-def has_thick(disks: Iterable[dict[str, Any]]) -> bool:
-    """Tell whether a rollback writes disks in place."""
-    return any(_is_thick(disk) for disk in disks)
-
-
-def _is_thick(disk: dict[str, Any]) -> bool:
-    return bool(disk.get("kind") == VolumeKind.THICK.value)
-
-
-def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
-    """Take the renames of ``exchange`` back, from wherever it stopped.
-
-    ``disks`` as the journal has them; of thick ones nothing was renamed.
-    """
-    report = lvm.report()
-    for disk in disks:
-        if _is_thick(disk):
-            continue
-        holder = report.lv_from_name(disk["vg"], disk["disk"])
-        if holder is not None and _is_rolling(holder, set_):
-            lvm.rename(disk["vg"], disk["disk"], disk["clone"])
-        former = report.lv_from_uuid(disk["current"])
-        if former is not None and former.name != disk["disk"]:
-            lvm.rename(disk["vg"], former.name, disk["disk"])
-
-
-def are_swapped(report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> bool:
-    """Tell whether the present of every disk of the journal is kept, as ``exchange`` does it."""
-    return all(_is_exchanged(report, set_, disk) for disk in disks)
-
-
-def _is_exchanged(report: Report, set_: str, disk: dict[str, Any]) -> bool:
-    if _is_thick(disk):
-        kept = report.lv_from_name(disk["vg"], disk["undo"])
-        return kept is not None and _is_rolling(kept, set_) and kept.origin == disk["disk"]
-    holder = report.lv_from_name(disk["vg"], disk["disk"])
-    return holder is not None and _is_rolling(holder, set_)
-
-
-def _is_rolling(volume: LogicalVolume, set_: str) -> bool:
-    return {argv.TAG_OURS, argv.set_tag(set_), argv.role_tag(Role.ROLL)} <= volume.tags
 
 
 def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]]) -> Record:
@@ -243,7 +200,7 @@ def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
 def _hand_over(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on."""
     for disk in disks:
-        if _is_thick(disk):
+        if rollbackjournal.is_thick(disk):
             continue
         former = LvRef(vg=disk["vg"], lv=disk["disk"], uuid=disk["current"])
         lvm.retag([former], add=disk["tags"], remove=argv.tags(set_, former, Role.ROLL))

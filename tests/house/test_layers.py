@@ -15,8 +15,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("repair", "checking", "rebuilding", "goingback"),
     (
         "rollbackplan",
-        "rollbackjournal",
         "swapping",
+        "takingback",
         "taking",
         "snapshotting",
         "readback",
@@ -24,6 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "diagnosis",
         "guestsystem",
     ),
+    ("rollbackjournal",),
     ("host", "planning", "imagefacts", "occupancy"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
@@ -32,6 +33,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "naming",
         "release",
+        "bootid",
         "compression",
         "cowsize",
         "crashpoint",

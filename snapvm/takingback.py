@@ -1,0 +1,83 @@
+"""What a rollback that stopped half-way has exchanged, and taking that back.
+
+``disks`` are those of its journal throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from snapvm.lvm import argv
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.volumes import Lvm
+from snapvm.model import LvRef, Role
+from snapvm.refusals import RecordUnusable
+from snapvm.rollbackjournal import is_thick
+
+
+def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
+    """Take the renames back, from wherever they stopped; of thick disks nothing was renamed."""
+    report = lvm.report()
+    for disk in disks:
+        if is_thick(disk):
+            continue
+        holder = report.lv_from_name(disk["vg"], disk["disk"])
+        if holder is not None and _is_rolling(holder, set_):
+            lvm.rename(disk["vg"], disk["disk"], disk["clone"])
+        former = report.lv_from_uuid(disk["current"])
+        if former is not None and former.name != disk["disk"]:
+            lvm.rename(disk["vg"], former.name, disk["disk"])
+
+
+def are_swapped(report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> bool:
+    """Tell whether the present of every disk is kept, as ``swapping.exchange`` does it."""
+    return all(_is_exchanged(report, set_, disk) for disk in disks)
+
+
+def have_moved(
+    report: Report, set_: str, disks: Iterable[dict[str, Any]], *, is_new_boot: bool
+) -> bool:
+    """Tell whether a domain that is on has been started on a clone: the former one is gone then.
+
+    That one would hold the former disk open, which no name of it changes; but in another boot.
+    """
+    for disk in disks:
+        clone = report.lv_from_name(disk["vg"], disk["disk"])
+        if is_thick(disk) or clone is None or not _is_rolling(clone, set_):
+            continue
+        former = report.lv_from_uuid(disk["current"])
+        if is_new_boot or (clone.is_open and former is not None and not former.is_open):
+            return True
+    return False
+
+
+def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
+    """Have new clones for those that a domain, which is off, spoiled; may be done again."""
+    thin = [disk for disk in disks if not is_thick(disk)]
+    put_names_back(lvm, set_, thin)
+    report = lvm.report()
+    for disk in thin:
+        vg, name, clone = disk["vg"], disk["disk"], disk["clone"]
+        spoiled, snapshot = report.lv_from_name(vg, clone), report.lv_from_uuid(disk["snapshot"])
+        if snapshot is None:
+            why = "its snapshot is gone in the middle of a rollback"
+            raise RecordUnusable(path=f"{vg}/{name}", why=why)
+        if spoiled is not None and _is_rolling(spoiled, set_):
+            lvm.remove([spoiled.ref])
+        former = LvRef(vg=vg, lv=name, uuid=disk["current"])
+        lvm.clone(snapshot.ref, clone, argv.tags(set_, former, Role.ROLL))
+        lvm.rename(vg, name, disk["undo"])
+        lvm.rename(vg, clone, name)
+
+
+def _is_exchanged(report: Report, set_: str, disk: dict[str, Any]) -> bool:
+    if is_thick(disk):
+        kept = report.lv_from_name(disk["vg"], disk["undo"])
+        return kept is not None and _is_rolling(kept, set_) and kept.origin == disk["disk"]
+    holder = report.lv_from_name(disk["vg"], disk["disk"])
+    return holder is not None and _is_rolling(holder, set_)
+
+
+def _is_rolling(volume: LogicalVolume, set_: str) -> bool:
+    return {argv.TAG_OURS, argv.set_tag(set_), argv.role_tag(Role.ROLL)} <= volume.tags

@@ -1,0 +1,152 @@
+"""The host goes down in the middle of a rollback, and starts the domain when it comes up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm import bootid, consistency, repair
+from snapvm.consistency import TakeRequest
+from snapvm.failures import StartedTooSoon
+from snapvm.model import DomainState, Record, Silent, SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+OLD, NEW = "the boot before", "this boot"
+
+
+class Down(BaseException):
+    """The power is gone: nothing of snapvm runs after it, and no domain."""
+
+
+@pytest.fixture(autouse=True)
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "boot_id"
+    path.write_text(f"{OLD}\n")
+    monkeypatch.setattr(bootid, "PATH", path)
+    return path
+
+
+def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
+    """A snapshot of five; the domain has counted on to eight."""
+    scene = make_scene(folder, thick=thick)
+    scene.count(5)
+    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x"), Silent())
+    scene.count(3)
+    return scene, record
+
+
+def go_down(scene: Scene, record: Record, where: str) -> None:
+    """Lose the power before a deed, or an effect of LVM's, of a rollback."""
+    is_down = False
+
+    def strike(what: str | tuple[str, ...]) -> None:
+        nonlocal is_down
+        deed = what if isinstance(what, str) else " ".join(what[1:])
+        is_down = is_down or deed.startswith(where)
+        if is_down:
+            raise Down
+
+    scene.lvm.before = strike
+    scene.hypervisor.before = strike
+    with pytest.raises(Down):
+        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    scene.lvm.before = lambda _argv: None
+    scene.hypervisor.before = lambda _deed: None
+    scene.hypervisor.stop(scene.machine.domain)
+
+
+def come_up(scene: Scene, boot: Path, *, counting: int = 0) -> None:
+    """Boot the host, which starts the domain; it counts."""
+    boot.write_text(f"{NEW}\n")
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    scene.count(counting)
+
+
+def mend(scene: Scene) -> None:
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+def test_what_it_wrote_onto_the_clones_stays(tmp_path: Path, boot: Path) -> None:
+    scene, record = begun(tmp_path)
+    go_down(scene, record, "stop")
+    come_up(scene, boot, counting=2)
+    mend(scene)
+    scene.count(1)
+    assert scene.machine.count == 8 and scene.disk_data() == ["8", "8"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert not [v for v in scene.lvm.volumes if "snapvm.st=roll" in v.tags]
+    (undo,) = (id_ for id_ in scene.ids() if id_ != "x")
+    former = scene.host.catalog.get(UUID, SnapshotId(undo))
+    kept = [scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv).data for disk in former.disks]
+    assert kept == ["8", "8"], "what was current is kept"
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_the_same_without_a_boot_the_clones_are_held(tmp_path: Path, boot: Path) -> None:
+    """The domain is ended and started by hand: the former disks are held by nobody then."""
+    scene, record = begun(tmp_path)
+    go_down(scene, record, "stop")
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    scene.count(2)
+    mend(scene)
+    assert boot.read_text().strip() == OLD
+    assert scene.machine.count == 7 and scene.disk_data() == ["7", "7"]
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_thick_disks_are_still_the_present(tmp_path: Path, boot: Path) -> None:
+    """Nothing of it is taken back from below the domain."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    names = scene.lvm.names()
+    go_down(scene, record, "stop")
+    come_up(scene, boot, counting=2)
+    mend(scene)
+    assert scene.machine.count == 10 and scene.disk_data() == ["10", "10"]
+    assert scene.lvm.names() == names and scene.ids() == ["x"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_disks_of_two_times_are_told_of_and_made_anew(tmp_path: Path, boot: Path) -> None:
+    """A thin one is the clone by then and a thick one the present: neither is worth keeping."""
+    scene, record = begun(tmp_path, "vg1")
+    go_down(scene, record, "stop")
+    come_up(scene, boot, counting=2)
+    volumes = {(v.name, v.uuid) for v in scene.lvm.volumes}
+    for _ in range(2):
+        with pytest.raises(StartedTooSoon):
+            mend(scene)
+    assert {(v.name, v.uuid) for v in scene.lvm.volumes} == volumes
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    scene.hypervisor.stop(scene.machine.domain)
+    mend(scene)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+    assert len(scene.lvm.names()) == 8
+
+
+def test_disks_that_are_exchanged_in_part_are_told_of(tmp_path: Path, boot: Path) -> None:
+    scene, record = begun(tmp_path)
+    names = scene.lvm.names()
+    go_down(scene, record, "lvrename vg1 demo-d1")
+    come_up(scene, boot)
+    volumes = {(v.name, v.uuid) for v in scene.lvm.volumes}
+    with pytest.raises(StartedTooSoon) as told:
+        mend(scene)
+    assert "shut it off" in told.value.hint()
+    assert {(v.name, v.uuid) for v in scene.lvm.volumes} == volumes
+    scene.hypervisor.stop(scene.machine.domain)
+    mend(scene)
+    assert scene.disk_data() == ["8", "8"]
+    assert scene.lvm.names() == names and scene.ids() == ["x"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_stayed_off_is_taken_to_the_end(tmp_path: Path, boot: Path) -> None:
+    scene, record = begun(tmp_path)
+    go_down(scene, record, "stop")
+    boot.write_text(f"{NEW}\n")
+    mend(scene)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
