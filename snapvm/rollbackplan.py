@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
-from snapvm.errors import UnknownDomain
+from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
 from snapvm.lvm import newname
 from snapvm.lvm.argv import TAG_OURS, set_tag
@@ -57,11 +57,19 @@ def plan(host: Host, record: Record) -> RollbackPlan:
 def domain_of(host: Host, record: Record) -> Domain:
     """Return the domain as it is now; one with an image may have vanished meanwhile.
 
-    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name.
+    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name, and for one
+    that was given another: its image would make a second one of its uuid.
     """
     try:
         domain = host.hypervisor.find(record.domain)
     except UnknownDomain:
+        now = host.hypervisor.name_of(record.domain_uuid)
+        if now:
+            raise DomainRefused(
+                domain=record.domain,
+                why=f"its name is {quoted(now)} now, and another in {record.ref}",
+                remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
+            ) from None
         if record.memory is None:
             raise
         return vanished(record)
@@ -157,6 +165,7 @@ def _plan_swaps(
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
         current = _current(record, disk, occupant, report)
+        _check_kind(record, disk, snapshot, current)
         if snapshot.kind is VolumeKind.THICK:
             _check_thick(record, disk, snapshot, current, report)
         clone_name = naming.clone_lv(current.name, set_, current.vg, number)
@@ -195,6 +204,12 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
     if snapshot.is_lost:
         why = f"its snapshot {snapshot.ref} of {disk.target} is lost: {loss(snapshot)}"
         raise RecordUnusable(path=record.ref, why=why)
+    if snapshot.is_thick_snapshot and not snapshot.is_known_whole:
+        raise VolumeRefused(
+            volume=str(snapshot.ref),
+            why="it is not active, and only then LVM says whether it is lost",
+            remedy=f"lvchange -ay {snapshot.vg}/{snapshot.origin}",
+        )
     return snapshot
 
 
@@ -209,6 +224,19 @@ def _current(record: Record, disk: DiskRecord, occupant: Occupant, report: Repor
         )
     occupancy.require_replaceable(record, disk, current, occupant)
     return current
+
+
+def _check_kind(
+    record: Record, disk: DiskRecord, snapshot: LogicalVolume, current: LogicalVolume
+) -> None:
+    """What replaces a disk, and what keeps the present of it, are both of the snapshot's kind."""
+    if snapshot.kind is not current.kind:
+        raise VolumeRefused(
+            volume=str(current.ref),
+            why=f"it is {current.kind} by now, and the snapshot of disk {disk.target} in "
+            f"{record.ref} is {snapshot.kind}",
+            remedy="give it another name, and its own to a volume of the kind there was",
+        )
 
 
 def _check_thick(

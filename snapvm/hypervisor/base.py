@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from snapvm.clock import WindowClock
 from snapvm.model import (
     Domain,
+    DomainUuid,
     GuestDisk,
     HypervisorKind,
     MemoryRecord,
@@ -142,6 +143,9 @@ class Hypervisor(Protocol):
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
+
+    def name_of(self, uuid: DomainUuid) -> str:
+        """Return the name that a domain has now; empty when there is none of this uuid."""
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""

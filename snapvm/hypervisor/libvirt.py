@@ -89,6 +89,16 @@ class LibvirtHypervisor:
                 raise UnknownDomain(domain=name) from failure
             raise DomainRefused(domain=name, why=str(failure)) from failure
 
+    def name_of(self, uuid: DomainUuid) -> str:
+        """See ``Hypervisor.name_of``."""
+        try:
+            with spoken():
+                return str(self._link.connection.lookupByUUIDString(uuid).name())
+        except LibvirtFailed as failure:
+            if failure.is_unknown_domain:
+                return ""
+            raise DomainRefused(domain=uuid, why=str(failure)) from failure
+
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
 

@@ -132,6 +132,11 @@ class LogicalVolume:
         return self.is_thick_snapshot and self.state in _LOST_STATES
 
     @property
+    def is_known_whole(self) -> bool:
+        """Whether the kernel has this thick snapshot, and says how full it is."""
+        return self.is_active and self.data_percent is not None
+
+    @property
     def is_merging(self) -> bool:
         """Whether a merge of this snapshot into its origin has begun, or waits to (lvs(8))."""
         return self.attr[0:1] == "S"

@@ -13,7 +13,7 @@ from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.base import MemoryImage
-from snapvm.model import Domain, DomainState, HypervisorKind, MemoryRecord, Silent
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, MemoryRecord, Silent
 from snapvm.refusals import DomainRefused
 from tests.contract.worlds import HypervisorWorld, hypervisor_world, wait_until
 
@@ -73,6 +73,12 @@ def test_a_domain_is_found_by_name(world: HypervisorWorld) -> None:
     with pytest.raises(UnknownDomain):
         world.hypervisor.find("no-such-domain")
     assert world.hypervisor.versions()
+
+
+def test_its_name_is_known_by_its_uuid(world: HypervisorWorld) -> None:
+    domain = find(world)
+    assert world.hypervisor.name_of(domain.uuid) == world.name
+    assert world.hypervisor.name_of(DomainUuid("00000000-0000-4000-8000-00000000dead")) == ""
 
 
 def test_its_drives_are_block_devices(world: HypervisorWorld) -> None:

@@ -185,6 +185,17 @@ def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld
     assert [v.uuid for v in thick.lvm.report().snapshots_of(seen(thick, DISK))] == [made.uuid]
 
 
+def test_how_full_a_snapshot_is_is_known_while_it_is_active(thick: LvmWorld) -> None:
+    make_store(thick, SNAPSHOT)
+    thick.lvm.attach(thick.disk, SNAPSHOT, CHUNK_BYTES)
+    assert seen(thick, SNAPSHOT).is_known_whole
+    thick.lvm.deactivate([thick.disk])
+    made = seen(thick, SNAPSHOT)
+    assert made.is_thick_snapshot and not made.is_known_whole and not made.is_lost
+    thick.lvm.activate([thick.disk])
+    assert seen(thick, SNAPSHOT).is_known_whole
+
+
 def test_a_warm_lvm_attaches_too_and_tells_a_failure(thick: LvmWorld) -> None:
     make_store(thick, SNAPSHOT)
     with thick.lvm.warmed([VG]) as lvms:

@@ -24,6 +24,7 @@ from snapvm.memory import libvirtimage
 from snapvm.model import (
     Domain,
     DomainState,
+    DomainUuid,
     GuestDisk,
     HypervisorKind,
     MemoryRecord,
@@ -125,6 +126,11 @@ class FakeHypervisor:
         if name not in self.machines:
             raise UnknownDomain(domain=name)
         return self.machines[name].domain
+
+    def name_of(self, uuid: DomainUuid) -> str:
+        """See ``Hypervisor.name_of``."""
+        known = (machine.domain for machine in self.machines.values())
+        return next((domain.name for domain in known if domain.uuid == uuid), "")
 
     def drives(self, domain: Domain) -> Drives:
         """See ``Hypervisor.drives``."""

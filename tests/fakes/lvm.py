@@ -166,7 +166,7 @@ class FakeLvm:
     def _row(self, volume: FakeVolume) -> dict[str, str]:
         layout = "thin,pool" if volume.is_pool else "thin,sparse" if volume.pool else "linear"
         is_thick_snapshot = bool(volume.origin and not volume.pool)
-        if volume.is_pool or volume.pool or is_thick_snapshot:
+        if volume.is_pool or volume.pool or (is_thick_snapshot and volume.active):
             data_percent = f"{volume.data_percent:.2f}"
         else:
             data_percent = ""

@@ -1,0 +1,81 @@
+"""What a rollback proves before it touches anything: each of these is refused, nothing moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency
+from snapvm.consistency import TakeRequest
+from snapvm.model import DomainState, Record, Silent
+from snapvm.refusals import DomainRefused, Refused, VolumeRefused
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+
+
+def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
+    """A snapshot of five; the domain has counted on to eight."""
+    scene = make_scene(folder, thick=thick)
+    scene.count(5)
+    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x"), Silent())
+    scene.count(3)
+    return scene, record
+
+
+def refused(scene: Scene, record: Record) -> Refused:
+    """Go back, which is refused, and see that nothing has changed."""
+    before = {(v.vg, v.name, v.uuid, v.data, *sorted(v.tags)) for v in scene.lvm.volumes}
+    states = {name: machine.domain.state for name, machine in scene.hypervisor.machines.items()}
+    with pytest.raises(Refused) as told:
+        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert {(v.vg, v.name, v.uuid, v.data, *sorted(v.tags)) for v in scene.lvm.volumes} == before
+    assert {name: m.domain.state for name, m in scene.hypervisor.machines.items()} == states
+    assert scene.ids() == [record.id] and scene.host.catalog.leftovers(UUID) == ()
+    return told.value
+
+
+@pytest.mark.parametrize("was_thick", [False, True])
+def test_a_disk_that_is_of_the_other_kind_by_now(tmp_path: Path, was_thick: bool) -> None:
+    scene, record = begun(tmp_path, *(["vg1"] if was_thick else []))
+    former = scene.lvm.named("vg1", "demo-d1")
+    former.name = "demo-d1.before"
+    now = scene.lvm.add_disk("vg1", "demo-d1", pool="pool" if was_thick else "", data="8")
+    scene.machine.held[1] = now
+    former.opened, now.opened = False, True
+    told = refused(scene, record)
+    assert isinstance(told, VolumeRefused) and told.volume == "vg1/demo-d1"
+    assert "thin" in str(told) and "thick" in str(told)
+
+
+def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
+    """It may be lost; that would show only when its disk is half written back."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    scene.hypervisor.stop(scene.machine.domain)
+    for volume in scene.lvm.volumes:
+        volume.active = volume.is_pool
+    told = refused(scene, record)
+    assert told.hint() == "lvchange -ay vg0/demo-d0"
+    for number in range(2):
+        volume = scene.lvm.named(f"vg{number}", f"demo-d{number}")
+        scene.lvm.run(["lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"])
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_a_domain_of_another_name(tmp_path: Path, is_off: bool) -> None:
+    scene, record = begun(tmp_path)
+    machine = scene.machine
+    if is_off:
+        scene.hypervisor.stop(machine.domain)
+    machine.domain = replace(machine.domain, name="new name")
+    scene.hypervisor.machines = {"new name": machine}
+    told = refused(scene, record)
+    assert isinstance(told, DomainRefused) and "'new name'" in str(told)
+    assert "virsh domrename" in told.hint()
+    machine.domain = replace(machine.domain, name=DOMAIN)
+    scene.hypervisor.machines = {DOMAIN: machine}
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
