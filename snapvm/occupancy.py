@@ -5,14 +5,14 @@ Pure questions but for one: which volumes the domain has now.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
-from snapvm.lvm import device
+from snapvm.lvm import device, devicename
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import DiskRecord, Domain, DomainState, LvUuid, Record
+from snapvm.model import DiskRecord, Domain, DomainState, LvUuid, Record, VolumeKind
 from snapvm.refusals import DomainRefused, Refused, VolumeRefused
 
 
@@ -21,12 +21,22 @@ class Occupant:
     """A domain as it is now, and the volumes it has."""
 
     is_off: bool
-    volumes: frozenset[LvUuid] | None
-    """None when that cannot be said; only of one that is off, which holds nothing open."""
+    volumes: Mapping[LvUuid, Path] | None
+    """And the device by which it names each; None when that cannot be said.
+
+    Only of one that is off, which holds nothing open.
+    """
 
     def has(self, volume: LogicalVolume) -> bool:
         """Tell whether a volume is among its disks; what is not known is not held against it."""
         return self.volumes is None or volume.uuid in self.volumes
+
+    def misnames(self, volume: LogicalVolume) -> Path | None:
+        """Return its name for a volume that would still mean that one when a clone is the disk."""
+        name = None if self.volumes is None else self.volumes.get(volume.uuid)
+        if name is None or volume.kind is VolumeKind.THICK:
+            return None
+        return None if devicename.goes_with(name, volume.ref) else name
 
 
 def of(
@@ -34,11 +44,11 @@ def of(
 ) -> Occupant:
     """Look which volumes a domain has; raise ``DomainRefused`` when one that is on hides that."""
     is_off = domain.state is DomainState.SHUTOFF
-    volumes = set()
+    volumes: dict[LvUuid, Path] = {}
     try:
         for disk in hypervisor.drives(domain).disks:
             try:
-                volumes.add(uuid_of_device(disk.device))
+                volumes[uuid_of_device(disk.device)] = disk.device
             except device.NotAVolume:
                 if is_off:  # its volume may have no device now
                     return Occupant(is_off=True, volumes=None)
@@ -50,7 +60,7 @@ def of(
             why=f"which volumes it uses cannot be said ({error})",
             remedy="shut it off first; a rollback discards what it has in memory anyway",
         ) from error
-    return Occupant(is_off=is_off, volumes=frozenset(volumes))
+    return Occupant(is_off=is_off, volumes=volumes)
 
 
 def require_replaceable(
@@ -60,10 +70,18 @@ def require_replaceable(
 
     One that the domain does not have any more may only be replaced while nobody uses it, and for
     a record with memory, in whose image the domain has it again: any other would be started
-    without it, and what another domain has got meanwhile would change for nothing.
+    without it, and what another domain has got meanwhile would change for nothing.  Nor would
+    one be started on what comes back that names its disks by what they were.
     """
     if occupant.is_off:
         require_unused(current)
+    misnomer = occupant.misnames(current)
+    if misnomer is not None and record.memory is None:
+        raise VolumeRefused(
+            volume=str(current.ref),
+            why=devicename.why_not(misnomer),
+            remedy=devicename.remedy(current.ref),
+        )
     if occupant.has(current):
         return
     require_unused(current, f"the domain does not have it as {disk.target} any more, and ")

@@ -10,7 +10,7 @@ from pathlib import Path
 from snapvm import cowsize, naming
 from snapvm.catalog import Catalog
 from snapvm.failures import SnapshotFailed
-from snapvm.lvm import device, newname
+from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
 from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
 from snapvm.lvm.report import LogicalVolume, Report
@@ -30,8 +30,6 @@ from snapvm.settings import Settings
 
 IMAGE_SPARE_BYTES = 64 << 20
 """What a memory image holds beside RAM: devices, headers, pages sent twice."""
-
-_NAMES_BY_IDENTITY = ("/dev/disk/", "/dev/dm-", "/dev/block/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,12 +154,12 @@ def _volume_under(
         raise DiskRefused(
             domain=domain.name, target=disk.target, why=f"LVM does not report the volume {uuid}"
         )
-    if str(disk.device).startswith(_NAMES_BY_IDENTITY):
+    if not devicename.goes_with(disk.device, volume.ref):
         raise DiskRefused(
             domain=domain.name,
             target=disk.target,
-            why=f"the domain names it {disk.device}, a name a rollback cannot give to another",
-            remedy=f"name it {volume.ref.path} in the domain's configuration",
+            why=devicename.why_not(disk.device),
+            remedy=devicename.remedy(volume.ref),
         )
     return volume
 
