@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MANUAL = Manual(
     prerequisites=(
         "The snapshot is whole, its volumes are there, and nobody but the domain uses its disks. "
+        "A disk that the domain does not have any more comes back with memory alone, and while "
+        "nobody uses it. libvirt keeps no memory for the next start (virsh managedsave). "
         "All of this is proved before anything is touched."
     ),
     success=(
@@ -42,7 +44,8 @@ MANUAL = Manual(
     ),
     failure=(
         "Before the domain is ended, everything is put back and it runs on. Should it not start "
-        "afterwards, the exit status is 8 and its disks are those of the snapshot."
+        "afterwards, the exit status is 8 and its disks are those of the snapshot; should they not "
+        "be yet, that is said, and `snapvm repair` goes on."
     ),
     example="snapvm rollback demo@before-upgrade",
 )
