@@ -15,7 +15,7 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed, CommandFailed
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xencontrol import DomainInfo
-from snapvm.model import CaptureMethod, DomainState
+from snapvm.model import CaptureMethod, DomainState, DomainUuid
 from snapvm.process import Completed
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
@@ -129,6 +129,12 @@ def test_what_it_does(scene: Scene, flags: int, state: DomainState) -> None:
     xen, driver = scene
     xen.flag(flags)
     assert driver.find("web").state is state
+
+
+def test_its_name_is_known_by_its_uuid(scene: Scene) -> None:
+    _, driver = scene
+    assert driver.name_of(DomainUuid(UUID)) == "web"
+    assert driver.name_of(DomainUuid(UUID.replace("1", "9"))) == ""
 
 
 def test_one_that_is_being_destroyed_is_unknown(scene: Scene) -> None:
