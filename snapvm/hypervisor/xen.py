@@ -82,9 +82,7 @@ class XenHypervisor:
     def name_of(self, uuid: DomainUuid) -> str:
         """See ``Hypervisor.name_of``."""
         with _refusing(uuid):
-            alive = (info for info in self._control.domains() if not info.is_dying)
-            info = next((info for info in alive if info.uuid == uuid), None)
-            return "" if info is None else self._store.read(f"{_DOMAINS}/{info.domid}/name") or ""
+            return self._domains.name_of(uuid)
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""

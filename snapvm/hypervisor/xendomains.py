@@ -9,7 +9,7 @@ from __future__ import annotations
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import XenStore
-from snapvm.model import Domain, DomainState
+from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 
 _DOMAINS = "/local/domain"
@@ -37,7 +37,7 @@ class XenDomains:
 
         Of several with its uuid it is the one with its name; renamed, it is still itself.
         """
-        found = self._of_uuid(domain)
+        found = self._of_uuid(domain.uuid)
         named = [info for info in found if self._name(info.domid) == domain.name]
         return next(iter(named or found), None)
 
@@ -50,7 +50,7 @@ class XenDomains:
 
     def require_unique(self, domain: Domain) -> None:
         """Raise ``DomainRefused`` when another has its uuid, under which its snapshots are kept."""
-        found = self._of_uuid(domain)
+        found = self._of_uuid(domain.uuid)
         if len(found) > 1:
             names = ", ".join(str(self._name(info.domid)) for info in found)
             raise DomainRefused(
@@ -59,9 +59,14 @@ class XenDomains:
                 remedy="give each a `uuid` of its own: snapshots are kept by it",
             )
 
-    def _of_uuid(self, domain: Domain) -> list[DomainInfo]:
+    def name_of(self, uuid: DomainUuid) -> str:
+        """Return the name of a domain with this uuid; empty when none runs."""
+        found = self._of_uuid(uuid)
+        return self._name(found[0].domid) or "" if found else ""
+
+    def _of_uuid(self, uuid: DomainUuid) -> list[DomainInfo]:
         alive = (info for info in self._control.domains() if not info.is_dying)
-        return [info for info in alive if info.uuid == domain.uuid]
+        return [info for info in alive if info.uuid == uuid]
 
     def _name(self, domid: int) -> str | None:
         return self._store.read(f"{_DOMAINS}/{domid}/name")
