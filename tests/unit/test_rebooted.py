@@ -42,7 +42,7 @@ def go_down(scene: Scene, record: Record, where: str) -> None:
 
     def strike(what: str | tuple[str, ...]) -> None:
         nonlocal is_down
-        deed = what if isinstance(what, str) else " ".join(what[1:])
+        deed = what if isinstance(what, str) else " ".join(w for w in what[1:] if w != "--quiet")
         is_down = is_down or deed.startswith(where)
         if is_down:
             raise Down
