@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping, takingback
+from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import HalfBack, LeftBehind
 from snapvm.guard import Guard
@@ -95,7 +96,8 @@ class GoingBack:
         """Keep what is current below the standing domain, then end it: no return from here."""
         self.progress.phase("exchanging the disks")
         with self.host.hypervisor.frozen(self.plan.domain):
-            swapping.exchange(warm, self.plan)
+            deadline = Deadline(self.host.settings.window_limit_seconds)
+            swapping.exchange(warm, self.plan, deadline)
             self.host.hypervisor.stop(self.plan.domain)
             undo.disarm()
 

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from snapvm import durable, images, occupancy, retry, rollbackjournal, sidefiles
+from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
-from snapvm.failures import NotStarted
+from snapvm.failures import NotStarted, RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.belonging import Belonging
@@ -72,17 +73,28 @@ def _undo_tags(set_: str, disk: LvRef, role: Role, whose: Belonging) -> tuple[st
     return (*argv.tags(set_, disk, role), *belonging.tag(whose))
 
 
-def exchange(warm: Crews, plan: RollbackPlan) -> None:
-    """Keep the present of every disk: of a thin one by renaming, of a thick one by a snapshot."""
-    limit_seconds = EFFECT_LIMIT_SECONDS
+def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
+    """Keep the present of every disk: of a thin one by renaming, of a thick one by a snapshot.
+
+    Raises ``RollbackFailed`` when the time is over before all of it is done: the domain stands
+    still meanwhile.
+    """
     for disk in _thick(plan):
+        limit_seconds = _left(deadline, plan)
         warm[disk.current.vg][0].attach(
             disk.current, disk.undo_name, disk.chunk_bytes, limit_seconds=limit_seconds
         )
     for disk in _thin(plan):
         vg, name = disk.current.vg, disk.current.lv
-        warm[vg][0].rename(vg, name, disk.undo_name, limit_seconds=limit_seconds)
-        warm[vg][0].rename(vg, disk.clone_name, name, limit_seconds=limit_seconds)
+        for old, new in ((name, disk.undo_name), (disk.clone_name, name)):
+            warm[vg][0].rename(vg, old, new, limit_seconds=_left(deadline, plan))
+
+
+def _left(deadline: Deadline, plan: RollbackPlan) -> float:
+    if not deadline.left_seconds:
+        why = f"LVM took longer than {deadline.seconds:g} s while it stood still"
+        raise RollbackFailed(domain=plan.domain.name, id=plan.record.id, why=why)
+    return deadline.left_seconds
 
 
 def _thin(plan: RollbackPlan) -> Iterator[SwapDisk]:

@@ -23,6 +23,7 @@ from snapvm.failures import (
     LeftBehind,
     NotStarted,
     NotStopped,
+    RollbackFailed,
     SnapshotFailed,
     StorageFailed,
 )
@@ -475,6 +476,19 @@ def test_a_record_that_may_not_last_is_not_visible(
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
     assert scene.lvm.names() == before
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_rollback_does_not_keep_the_domain_standing_for_long(scene: Scene) -> None:
+    record = take(scene, "x")
+    before = scene.lvm.names()
+    hurried = replace(scene.host.settings, window_limit_seconds=1e-9)
+    scene = replace(scene, host=replace(scene.host, settings=hurried))
+    scene.count(3)
+    with pytest.raises(RollbackFailed, match="longer than"):
+        roll_back(scene, record)
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 3 and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_an_lvm_that_hangs_for_good_is_left_to_repair(scene: Scene) -> None:
