@@ -69,11 +69,20 @@ def _snapshot(plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk, deadline: Deadlin
     if not limit_seconds:
         why = f"the {deadline.seconds:g} s that the window may take are over"
         raise SnapshotFailed(target=disk.target, volume=str(volume), why=why)
-    with _failing_for(disk):
+    with _failing_for(disk), _of_the_whole(deadline):
         if disk.kind is VolumeKind.THICK:
             lvm.attach(volume, name, disk.chunk_bytes, limit_seconds=limit_seconds)
         else:
             lvm.snapshot(volume, name, _tags(plan, disk), limit_seconds=limit_seconds)
+
+
+@contextmanager
+def _of_the_whole(deadline: Deadline) -> Iterator[None]:
+    """Let a command whose time was over name the limit that is set, not what was left of it."""
+    try:
+        yield
+    except CommandTimedOut as error:
+        raise CommandTimedOut(argv=error.argv, seconds=deadline.seconds) from error
 
 
 def _tags(plan: TakePlan, disk: PlannedDisk) -> tuple[str, ...]:
