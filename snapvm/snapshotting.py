@@ -47,12 +47,13 @@ def catch(
             _snapshot(plan, lvm, disk, deadline)
 
     jobs = crew.shared(lvms, [(disk.volume.vg, disk) for disk in plan.disks], snapshot)
-    with ThreadPoolExecutor(max_workers=len(jobs) + 2) as pool, ExitStack() as leaving:
-        leaving.callback(capture.give_up)  # before the pool waits for all of its threads
+    with ThreadPoolExecutor(max_workers=len(jobs) + 2) as pool, ExitStack() as failing:
+        failing.callback(capture.give_up)  # before the pool waits for all of its threads
         work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
         held = pool.submit(_read_side_files, plan, clock)
         for future in as_completed(work):
             future.result()
+        failing.pop_all()
         return held.result()
 
 

@@ -101,7 +101,7 @@ class Capture(Protocol):
         """Inside the window, beside the LVM snapshots: do what memory needs before the thaw."""
 
     def give_up(self) -> None:
-        """From another thread: let ``arm`` end soon, failing; harmless at any time."""
+        """From another thread: let ``arm`` end soon; nothing can be made of the capture then."""
 
     def drain(self) -> MemoryRecord | None:
         """After the window: bring the rest of memory to the image and make it whole.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -116,6 +117,23 @@ def test_an_error_in_the_window_lets_it_run_again(world: HypervisorWorld, tmp_pa
         find(world), tmp_path, image=new_image(world), clock=WindowClock(), progress=Silent()
     )
     with pytest.raises(ZeroDivisionError), capturing as captured, captured.window():
+        raise ZeroDivisionError
+    assert find(world).state is DomainState.RUNNING
+    folder = tmp_path / "after"
+    folder.mkdir()
+    assert capture(world, folder, WindowClock()) is not None
+
+
+def test_one_that_is_given_up_runs_again_soon(world: HypervisorWorld, tmp_path: Path) -> None:
+    """A snapshot failed beside it: whatever memory was at, it ends."""
+    capturing = world.hypervisor.capture(
+        find(world), tmp_path, image=new_image(world), clock=WindowClock(), progress=Silent()
+    )
+    with pytest.raises(ZeroDivisionError), capturing as captured, captured.window():
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            armed = pool.submit(captured.arm)
+            captured.give_up()
+        armed.exception()
         raise ZeroDivisionError
     assert find(world).state is DomainState.RUNNING
     folder = tmp_path / "after"

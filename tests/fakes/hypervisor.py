@@ -359,6 +359,8 @@ class _FakeCapture:
 
     def drain(self) -> MemoryRecord | None:
         self._own.before("drain")
+        if self._given_up.is_set():
+            raise CaptureFailed(domain=self._machine.domain.name, why="it was given up")
         if self._folder is None:
             return None
         size_bytes = (self._folder / IMAGE_FILE).stat().st_size
