@@ -85,13 +85,14 @@ def made_sparse(
     try:
         with crashpoint.around("convert the image"):
             size_bytes = sparseimage.convert(path, fresh, progress)
-            fresh.replace(path)
-            durable.sync_folder(path.parent)
     except (BadImage, StorageFailed) as why:
         log.warning("the image is not converted: %s", why)
         fresh.unlink(missing_ok=True)
         _keep(path)
         return memory, str(why)
+    with crashpoint.around("replace the image"), durable.failing_as_storage(path):
+        fresh.replace(path)
+        durable.sync_folder(path.parent)
     return replace(memory, format=LIBVIRT_SPARSE, size_bytes=size_bytes), ""
 
 

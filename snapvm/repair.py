@@ -7,7 +7,7 @@ belongs to nobody alive.  Each step may itself be killed and run again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -55,7 +55,7 @@ def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
             why = f"its journal is damaged ({error!r})"
             raise LeftBehind(leftovers=(str(leftover.path),), why=why) from error
         except SnapvmError as error:
-            if error.exit_status is ExitStatus.ATTENTION:
+            if error.exit_status in (ExitStatus.ATTENTION, ExitStatus.INTERRUPTED):
                 raise
             raise LeftBehind(leftovers=(str(leftover.path),), why=str(error)) from error
     for text in done:
@@ -113,10 +113,19 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
             host.hypervisor.abandon(domain)
             if intent.get("quiesce"):
                 guestsystem.release(host, domain)
-        for vg in intent["groups"]:
-            host.lvm.remove_set(vg, intent["set"], (Role.NEW,))
+        _remove(host, intent["groups"], intent["set"], Role.NEW)
     host.catalog.forget(leftover.path)
     return f"took back the unfinished snapshot {name}@{leftover.id}"
+
+
+def _remove(host: Host, groups: Iterable[str], set_: str, role: Role) -> None:
+    """Remove what a set has in a role, where the groups it was made in have gone or not.
+
+    In one that was renamed meanwhile it is an orphan, which `repair` without a domain removes.
+    """
+    there = {volume.vg for volume in host.lvm.report().volumes}
+    for vg in dict.fromkeys(vg for vg in groups if vg in there):
+        host.lvm.remove_set(vg, set_, (role,))
 
 
 def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
@@ -186,8 +195,7 @@ def _take_rollback_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, n
     takingback.put_names_back(host.lvm, set_, disks)
     if journal["was_running"]:
         run_again(host, name)
-    for vg in dict.fromkeys(disk["vg"] for disk in disks):
-        host.lvm.remove_set(vg, set_, (Role.ROLL,))
+    _remove(host, (disk["vg"] for disk in disks), set_, Role.ROLL)
     host.catalog.end_journal(uuid, swapping.JOURNAL)
     return f"took back the unfinished rollback of {name} to {journal['record']}"
 

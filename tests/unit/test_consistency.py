@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -552,6 +553,26 @@ def test_the_journal_stays_while_something_is_left(scene: Scene, work: str) -> N
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.lvm.names() == before and scene.ids() == ["x"]
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_group_that_is_gone_keeps_nobody_from_work(scene: Scene) -> None:
+    """Exported or renamed since the take that died: what was made in the others goes."""
+    before = scene.lvm.names()
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] in ("lvremove", "lvconvert") or "--snapshot" in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    scene.lvm.after = fail
+    with pytest.raises(LeftBehind):
+        take(scene)
+    scene.lvm.after = lambda _argv: None
+    (left,) = scene.host.catalog.leftovers(UUID)
+    written = left.path / "intent.json"
+    intent = json.loads(written.read_text())
+    written.write_text(json.dumps({**intent, "groups": ["exported", *intent["groups"]]}))
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_a_store_that_runs_full_at_once_is_told_of(tmp_path: Path) -> None:
