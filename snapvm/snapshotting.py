@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
@@ -51,7 +51,10 @@ def catch(
         failing.callback(capture.give_up)  # before the pool waits for all of its threads
         work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
         held = pool.submit(_read_side_files, plan, clock)
-        for future in as_completed(work):
+        _, running = wait(work, return_when=FIRST_EXCEPTION)
+        if running:
+            capture.give_up()
+        for future in work:  # the disks in their order: of several failures the first is told
             future.result()
         failing.pop_all()
         return held.result()
