@@ -237,7 +237,7 @@ def restore_by_script(guest: filled, image: PurePosixPath) -> Sample:
 def timed(guest: filled, command: str) -> Sample:
     """Time a command that ends the domain: nothing can be listened to."""
     clock = f"TIMEFORMAT=%R; time ( set -e; {command} ) >/tmp/said 2>&1"
-    done = guest.lab.run(clock, timeout_seconds=SECONDS)
+    done = guest.lab.run(["bash", "-c", clock], timeout_seconds=SECONDS)
     said = done.stderr.split()
     if done.status:
         text = guest.lab.run("cat /tmp/said", timeout_seconds=30).stdout
