@@ -27,10 +27,13 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Put ``data`` into the file ``path``, replacing it in one step, and on the disk."""
+def write(path: Path, data: bytes, *, known_as: str = "") -> None:
+    """Put ``data`` into the file ``path``, replacing it in one step, and on the disk.
+
+    ``known_as`` is what its crash point is called where the file's name is another each time.
+    """
     fresh = path.with_name(f".{path.name}.new")
-    with crashpoint.around(f"write {path.name}"):
+    with crashpoint.around(f"write {known_as or path.name}"):
         with os.fdopen(create(fresh), "wb") as file:
             file.write(data)
             file.flush()

@@ -7,6 +7,7 @@ belongs to nobody alive.  Each step may itself be killed and run again.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from snapvm import (
     takingback,
 )
 from snapvm.catalog import Leftover
+from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, UnknownDomain
 from snapvm.failures import HalfBack, LeftBehind, StartedTooSoon, StillFrozen
 from snapvm.host import Host
@@ -34,6 +36,10 @@ from snapvm.rollbackjournal import Phase
 
 _SPOILED = "spoiled"
 """In a journal: the domain has run on clones while thick disks were not written back."""
+_START_SECONDS = 30.0
+_SLOWEST_BYTES_PER_SECOND = 20e6
+"""How long a start may take: what libvirt or xl need, and a slow disk for the image."""
+_LOOK_SECONDS = 0.1
 _STANDING = (DomainState.PAUSED, DomainState.SUSPENDED)
 
 log = logging.getLogger(__name__)
@@ -152,6 +158,8 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
     set_, disks = journal["set"], journal["disks"]
     phase = Phase(journal["phase"])
     domain = _find(host, name)
+    if phase is Phase.RESTORED and domain is not None:
+        domain = _once_started(host, domain, uuid, journal)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
     if phase is Phase.PREPARE and _is_past_return(host, journal, name, was_stopped=was_stopped):
         phase = Phase.SWAPPED
@@ -173,6 +181,25 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
     if stuck is not None:
         raise stuck
     return f"finished the rollback of {name} to {journal['record']}"
+
+
+def _once_started(
+    host: Host, domain: Domain, uuid: DomainUuid, journal: dict[str, Any]
+) -> Domain | None:
+    """Return the domain, or None, when its start has ended: libvirt or xl go on without snapvm.
+
+    It stands still while its memory is read, and is off when that fails.  One that somebody paused
+    looks the same, so this has an end.
+    """
+    record = host.catalog.get(uuid, journal["record"])
+    if journal["paused"] or record.state is not DomainState.RUNNING or record.memory is None:
+        return domain
+    limit = Deadline(_START_SECONDS + record.memory.size_bytes / _SLOWEST_BYTES_PER_SECOND)
+    found: Domain | None = domain
+    while found is not None and found.state is DomainState.PAUSED and limit.left_seconds:
+        time.sleep(_LOOK_SECONDS)
+        found = _find(host, domain.name)
+    return found
 
 
 def _is_past_return(host: Host, journal: dict[str, Any], name: str, *, was_stopped: bool) -> bool:

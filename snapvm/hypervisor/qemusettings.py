@@ -80,7 +80,7 @@ class Lender:
             "capabilities": self._capabilities(),
             "parameters": self._parameters(wanted.parameters),
         }
-        durable.write(self.file, json.dumps(before).encode())
+        durable.write(self.file, json.dumps(before).encode(), known_as="settings of QEMU")
         return before
 
     @staticmethod

@@ -108,6 +108,35 @@ def test_thick_disks_are_still_the_present(tmp_path: Path, boot: Path) -> None:
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
+@pytest.mark.parametrize("ends", [DomainState.RUNNING, DomainState.SHUTOFF], ids=str)
+def test_a_start_that_goes_on_without_snapvm_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: DomainState
+) -> None:
+    """snapvm was killed, libvirtd reads the memory: only its end tells whether there is more to do.
+
+    Found by the crash sweep.
+    """
+    scene, record = begun(tmp_path, "vg1")
+    go_down(scene, record, "restore")
+    path = scene.host.catalog.path(record, "memory.save")
+    scene.hypervisor.restore(scene.machine.domain, path, paused=True)
+    waited = []
+
+    def end(_seconds: float) -> None:
+        waited.append(scene.host.catalog.leftovers(UUID))
+        if ends is DomainState.RUNNING:
+            scene.hypervisor.resume(scene.machine.domain)
+        else:
+            scene.hypervisor.stop(scene.machine.domain)
+
+    monkeypatch.setattr("snapvm.repair.time.sleep", end)
+    mend(scene)
+    assert len(waited) == 1 and waited[0] != ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
 def test_disks_of_two_times_are_told_of_and_made_anew(tmp_path: Path, boot: Path) -> None:
     """A thin one is the clone by then and a thick one the present: neither is worth keeping."""
     scene, record = begun(tmp_path, "vg1")
