@@ -219,9 +219,9 @@ def _is_past_return(host: Host, journal: dict[str, Any], name: str, *, was_stopp
 
 def _take_rollback_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     set_, disks = journal["set"], journal["disks"]
-    takingback.put_names_back(host.lvm, set_, disks)
     if journal["was_running"]:
-        run_again(host, name)
+        run_again(host, name)  # first: it holds its disks open, and no name of theirs
+    takingback.put_names_back(host.lvm, set_, disks)
     _remove(host, (disk["vg"] for disk in disks), set_, Role.ROLL)
     host.catalog.end_journal(uuid, swapping.JOURNAL)
     return f"took back the unfinished rollback of {name} to {journal['record']}"

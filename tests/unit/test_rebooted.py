@@ -8,7 +8,7 @@ import pytest
 
 from snapvm import bootid, consistency, repair
 from snapvm.consistency import TakeRequest
-from snapvm.failures import StartedTooSoon
+from snapvm.failures import CommandFailed, LeftBehind, StartedTooSoon
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -38,6 +38,12 @@ def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
 
 def go_down(scene: Scene, record: Record, where: str) -> None:
     """Lose the power before a deed, or an effect of LVM's, of a rollback."""
+    die(scene, record, where)
+    scene.hypervisor.stop(scene.machine.domain)
+
+
+def die(scene: Scene, record: Record, where: str) -> None:
+    """Lose snapvm alone there."""
     is_down = False
 
     def strike(what: str | tuple[str, ...]) -> None:
@@ -53,7 +59,6 @@ def go_down(scene: Scene, record: Record, where: str) -> None:
         consistency.rollback(scene.host, record, paused=False, progress=Silent())
     scene.lvm.before = lambda _argv: None
     scene.hypervisor.before = lambda _deed: None
-    scene.hypervisor.stop(scene.machine.domain)
 
 
 def come_up(scene: Scene, boot: Path, *, counting: int = 0) -> None:
@@ -65,6 +70,26 @@ def come_up(scene: Scene, boot: Path, *, counting: int = 0) -> None:
 
 def mend(scene: Scene) -> None:
     repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+def test_a_domain_that_stands_still_runs_before_names_are_put_back(tmp_path: Path) -> None:
+    """Found by the crash sweep: each rename would keep it standing longer."""
+    scene, record = begun(tmp_path)
+    names = scene.lvm.names()
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvrename":
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    die(scene, record, "lvrename vg1 demo-d1")
+    scene.hypervisor.suspend(DOMAIN)
+    scene.lvm.before = fail
+    with pytest.raises(LeftBehind):
+        mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    scene.lvm.before = lambda _argv: None
+    mend(scene)
+    assert scene.lvm.names() == names and scene.disk_data() == ["8", "8"]
 
 
 def test_what_it_wrote_onto_the_clones_stays(tmp_path: Path, boot: Path) -> None:
