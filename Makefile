@@ -71,8 +71,8 @@ bench-%: $(VENV)/.stamp     ## Measure NAME, into build/bench/NAME.json (cli, ..
 fuzz: $(VENV)/.stamp        ## A million spoiled inputs for everything that reads; build/fuzz.json
 	$(BIN)/python -m tests.fuzz
 
-crash-sweep: $(VENV)/.stamp tools  ## Kill snapvm at every point of every command, in both labs
-	$(BIN)/python -m tests.lab.crash
+crash-sweep: $(VENV)/.stamp tools  ## Kill snapvm at every point of every command, in both labs; build/crash.json
+	$(BIN)/python -m tests.lab.crash $(SWEEP)
 
 demo: $(VENV)/.stamp tools  ## See it work: the lab, a take, damage, a rollback, the proof
 	$(BIN)/python -m tests.lab.demo

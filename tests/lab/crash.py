@@ -1,160 +1,182 @@
-"""``make crash-sweep``: snapvm killed at every point of every command, on the real thing.
+"""``make crash-sweep``: snapvm dies at every point of every command, on the real thing.
 
-For each verb the points are asked of snapvm itself (``SNAPVM_CRASH=list``); then it dies at each in
-turn.  The guard does what it does; the next command mends the rest; and then the domain must run
-and agree with its disks, ``snapvm check`` must find nothing, and nothing may be left over: no
-volume, no file, no process, no kernel setting, no capability of QEMU.
+For each command the points are asked of snapvm itself; then it dies at each in turn, and the damage
+is looked for, inside the lab (``host/sweep.py``).  What has passed is kept in ``build/crash.json``
+and not tried again: the sweep can be run in parts, which add up.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from snapvm.crashpoint import LIST, PREFIX, VARIABLE
-from tests.lab.guests import COMMAND_SECONDS, Guest, snapvm, volumes
+from tests.lab.errors import LabDied
+from tests.lab.guests import Guest
+from tests.lab.host.verbs import NAME, SPOILED, Verb, Way
+from tests.lab.tally import Case, Tally
 from tests.lab.vm import REPOSITORY, Flavour, Lab
 from tests.lab.xenguests import XenGuest
 
-RESULT = REPOSITORY / "build" / "crash.json"
-VERBS = ("take", "rollback", "delete")
-NAME = "crash"
-KEPT = "kept"
-KILLED = -9
-GUARD_SECONDS = 60
-PATIENCE = {"SNAPVM_LOCK_WAIT_SECONDS": "120"}
-"""The guard may still be at work."""
-
-SETTINGS = "sysctl -n vm.unprivileged_userfaultfd"
-CAPABILITIES = f'virsh qemu-monitor-command {NAME} \'{{"execute":"query-migrate-capabilities"}}\''
-LEFT = """
-find /run/snapvm -name userfaultfd.was -size +0
-find /var/lib/snapvm -name '.*.draft' -o -name '.*.gone' -o -name '.rollback.json' -o -name '.*.new'
-pgrep -af 'snapvm[.]cli|/snapvm (take|rollback|delete)' || true
-"""
+RESULT: Final = REPOSITORY / "build" / "crash.json"
+INSIDE: Final = "cd /snapvm && exec python3 -m tests.lab.host.sweep"
+KINDS: Final = {"thin": "thin", "thick": "thick", "mixed": "thick,thin"}
+"""Of which kind the volumes of the domain's two disks are."""
+ALL: Final = 1_000_000
+DEATHS_LIMIT: Final = 3
+"""A lab may be lost so often in a sitting, which says nothing of snapvm."""
+_GRACE_SECONDS: Final = 600
+"""What the last case may take when the time is over."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One death: of which command, where, and what was wrong afterwards; nothing when it passed."""
+@dataclass
+class Sweep:
+    """What one sitting is to try, and what came of it."""
 
-    flavour: str
-    verb: str
-    point: str
-    problem: str = ""
+    tally: Tally
+    verbs: Sequence[str] = tuple(Verb)
+    ways: Sequence[str] = (Way.SNAPVM,)
+    seed: str = "snapvm"
+    each: int = ALL
+    until: float = float("inf")
+    tried: set[tuple[str, ...]] = field(default_factory=set)
+    points: dict[tuple[str, str], dict[str, list[str]]] = field(default_factory=dict)
+
+    @property
+    def seconds_left(self) -> float:
+        """How much of the sitting's time there is."""
+        return min(self.until - time.monotonic(), 1e6)
+
+    def of_kind(self, lab: Lab, kind: str) -> None:
+        """Try everything on one kind of volumes, with a new domain after each failure."""
+        while self.seconds_left > 0 and not self._with_a_domain(lab, kind):
+            pass
+
+    def _with_a_domain(self, lab: Lab, kind: str) -> bool:
+        """Try cases until all are done; False when the domain was spoiled."""
+        of_flavour = XenGuest if lab.flavour is Flavour.XEN else Guest
+        disks = ("--disks", "2", "--vg", "vg0,vg1", "--kind", KINDS[kind], "--size", "32")
+        with of_flavour(lab, NAME, *disks, "--memory", "128") as guest:
+            return self._inside(guest, kind)
+
+    def _inside(self, guest: Guest, kind: str) -> bool:
+        lab = guest.lab
+        hearing = _Hearing(self, lab.flavour.value, kind)
+        limit_seconds = self.seconds_left + _GRACE_SECONDS
+        remote = lab.start(INSIDE, timeout_seconds=limit_seconds, sink=hearing.take)
+        remote.write(json.dumps(self._order(lab.flavour.value, kind)).encode())
+        remote.close_input()
+        status = lab.finish(remote, timeout_seconds=limit_seconds).status
+        if status not in (0, SPOILED):
+            raise RuntimeError(f"the sweep itself failed, status {status}:\n{hearing.strange}")
+        return status == 0
+
+    def _order(self, flavour: str, kind: str) -> dict[str, Any]:
+        """Return what the part inside is to do."""
+        passed = {key for key, case in self.tally.cases.items() if not case.problem}
+        return {
+            "verbs": list(self.verbs),
+            "ways": list(self.ways),
+            "seed": self.seed,
+            "each": self.each,
+            "seconds": self.seconds_left,
+            "points": self.points.setdefault((flavour, kind), {}),
+            "done": [key[2:] for key in passed | self.tried if key[:2] == (flavour, kind)],
+        }
+
+    def take(self, flavour: str, kind: str, told: dict[str, Any]) -> None:
+        """Count what was told of inside: the points of a command, or a case."""
+        if "points" in told:
+            self.points[flavour, kind][told["verb"]] = told["points"]
+            self.tally.points[f"{flavour} {kind} {told['verb']}"] = len(told["points"])
+            return
+        case = Case(flavour=flavour, kind=kind, **told)
+        self.tally.add(case)
+        self.tried.add(case.key)
+        outcome = case.problem.splitlines()[0] if case.problem else "ok"
+        reaction = f" {case.reaction_ms:6.0f} ms" if case.reaction_ms is not None else ""
+        print(f"{' '.join(case.key):76} {case.seconds:5.1f} s{reaction} {outcome}", flush=True)
 
 
-class Patient:
-    """A domain with a thick disk and a thin one, a snapshot of it, and what is right of both."""
+class _Hearing:
+    """Puts together the lines of the part inside; called by the channel's thread."""
 
-    def __init__(self, guest: Guest) -> None:
-        self.guest = guest
-        self.lab = guest.lab
-        self.flavour = self.lab.flavour.value
-        self._healthy = self._host_settings()
-        self._prepare()
+    def __init__(self, sweep: Sweep, flavour: str, kind: str) -> None:
+        self._sweep = sweep
+        self._of = (flavour, kind)
+        self._pending = b""
+        self.strange = ""
+        """What is no answer: a traceback."""
 
-    def _prepare(self) -> None:
-        """Leave one snapshot, and nothing else of ours."""
-        others = [id_ for id_ in self.guest.ids() if id_ != KEPT]
-        if others:
-            snapvm(self.lab, "delete", "--yes", *(f"{NAME}@{id_}" for id_ in others))
-        if KEPT not in self.guest.ids():
-            self.guest.take("--name", KEPT)
-        self._volumes = volumes(self.lab)
+    def take(self, data: bytes) -> None:
+        """Take a piece of output."""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"{"):
+                self._sweep.take(*self._of, json.loads(line))
+            else:
+                self.strange += line.decode(errors="replace") + "\n"
 
-    def command(self, verb: str) -> list[str]:
-        """Return the command line that is going to die."""
-        if verb == "take":
-            return ["snapvm", "take", NAME, "--name", "dying"]
-        return ["snapvm", verb, f"{NAME}@{KEPT}", "--yes"]
 
-    def points(self, verb: str) -> list[str]:
-        """Let the command live once, and return every point it passes."""
-        env = {VARIABLE: LIST}
-        argv = self.command(verb)
-        done = self.lab.run(argv, timeout_seconds=COMMAND_SECONDS, env=env, check=True)
-        self._prepare()
-        lines = done.stderr.splitlines()
-        return [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
+def main(arguments: Sequence[str]) -> int:
+    """Sweep; the result is JSON in a file and a table."""
+    options = _parser().parse_args(arguments)
+    if options.fresh:
+        RESULT.unlink(missing_ok=True)
+    tally = Tally.load(RESULT)
+    sweep = Sweep(
+        tally,
+        verbs=options.verb,
+        ways=options.way,
+        seed=options.seed,
+        each=options.each,
+        until=time.monotonic() + options.seconds,
+    )
+    for flavour in options.flavour:
+        _of_flavour(sweep, flavour, options.kind)
+    print(tally.table())
+    tried, failed = len(tally.cases), len(tally.failures)
+    print(f"{tried - failed} of {tried} passed; {RESULT.relative_to(REPOSITORY)}")
+    return 1 if failed else 0
 
-    def die(self, verb: str, point: str) -> Case:
-        """Let the command die at a point, have it mended, and look for damage."""
-        case = Case(flavour=self.flavour, verb=verb, point=point)
+
+def _of_flavour(sweep: Sweep, flavour: str, kinds: Sequence[str]) -> None:
+    """Sweep one flavour; a lab that is lost is booted again, what was told before counts."""
+    for left in reversed(range(DEATHS_LIMIT)):
+        if sweep.seconds_left <= 0:
+            return
         try:
-            self._die(verb, point)
-            self._prepare()
-        except AssertionError as problem:
-            return Case(**{**asdict(case), "problem": str(problem)})
-        return case
-
-    def _die(self, verb: str, point: str) -> None:
-        argv, env = self.command(verb), {VARIABLE: point}
-        done = self.lab.run(argv, timeout_seconds=COMMAND_SECONDS, env=env)
-        assert done.status == KILLED, f"it was not killed: {done.status} {done.stderr}"
-        self._wait_until_it_runs()
-        mended = self.lab.run(["snapvm", "repair"], timeout_seconds=COMMAND_SECONDS, env=PATIENCE)
-        assert mended.status == 0, f"repair: {mended.stdout}{mended.stderr}"
-        said = self.lab.run(["snapvm", "check"], timeout_seconds=COMMAND_SECONDS)
-        assert said.status == 0, f"check: {said.stdout}{said.stderr}"
-        seen = self.guest.look()
-        assert seen.state == "ok", seen
-        assert self.guest.wait_until(seen.n + 3).state == "ok"
-        left = self.lab.run(LEFT, timeout_seconds=60).stdout
-        assert not left, f"left over: {left}"
-        assert self._host_settings() == self._healthy, self._host_settings()
-        known = {KEPT, "dying"}
-        strange = [id_ for id_ in self.guest.ids() if id_ not in known and "undo" not in id_]
-        assert not strange, f"records nobody asked for: {strange}"
-
-    def _wait_until_it_runs(self) -> None:
-        """The guard makes it run again; where it was ended already, the next command does."""
-        deadline = time.monotonic() + GUARD_SECONDS
-        while self.guest.state() == "paused":
-            assert time.monotonic() < deadline, f"it is {self.guest.state()}"
-            time.sleep(0.5)
-
-    def _host_settings(self) -> str:
-        script = f"{SETTINGS}; [ -e /proc/xen/capabilities ] || {CAPABILITIES}"
-        text = self.lab.run(script, timeout_seconds=60).stdout
-        # libvirt numbers its questions.
-        return "".join(part for part in text.split(",") if '"id"' not in part)
+            with Lab(flavour) as lab:
+                for kind in kinds:
+                    sweep.of_kind(lab, kind)
+        except LabDied as death:
+            print(f"the lab died: {death}", flush=True)
+            if not left:
+                raise
+        else:
+            return
 
 
-@contextmanager
-def patient(lab: Lab) -> Iterator[Patient]:
-    """Have a domain to operate on."""
-    kind = XenGuest if lab.flavour is Flavour.XEN else Guest
-    disks = ("--disks", "2", "--vg", "vg0,vg1", "--kind", "thick,thin")
-    with kind(lab, NAME, *disks, "--memory", "128") as guest:
-        yield Patient(guest)
-
-
-def main(flavours: Sequence[str]) -> int:
-    """Sweep; write the result as JSON and as a table."""
-    cases: list[Case] = []
-    for flavour in flavours:
-        with Lab(flavour) as lab, patient(lab) as subject:
-            for verb in VERBS:
-                for point in subject.points(verb):
-                    cases.append(subject.die(verb, point))
-                    _show(cases[-1])
-    failures = [asdict(case) for case in cases if case.problem]
-    result = {"cases": len(cases), "passed": len(cases) - len(failures), "failures": failures}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{result['passed']} of {result['cases']} passed; {RESULT.relative_to(REPOSITORY)}")
-    return 1 if failures else 0
-
-
-def _show(case: Case) -> None:
-    outcome = case.problem.splitlines()[0] if case.problem else "ok"
-    print(f"{case.flavour:4} {case.verb:9} {case.point:44} {outcome}", flush=True)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.crash", description=__doc__)
+    choices = {
+        "flavour": ([flavour.value for flavour in Flavour], None),
+        "kind": (list(KINDS), ["thin", "thick"]),
+        "verb": ([verb.value for verb in Verb], None),
+        "way": ([way.value for way in Way], [Way.SNAPVM.value]),
+    }
+    for name, (all_, default) in choices.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=all_, default=default or all_)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after so many")
+    parser.add_argument("--seed", default="snapvm", help="shuffle the cases of a command by this")
+    parser.add_argument("--each", type=int, default=ALL, help="so many cases of each command")
+    parser.add_argument("--fresh", action="store_true", help="forget what has been tried")
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or [flavour.value for flavour in Flavour]))
+    sys.exit(main(sys.argv[1:]))

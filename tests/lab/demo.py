@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 import time
 
-from tests.lab.guests import Guest, Pulse
+from tests.lab.guests import Guest
+from tests.lab.host.oracle import Pulse
 from tests.lab.vm import Lab, LabError
 
 NAME = "demo"

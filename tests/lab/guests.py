@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
 from typing import Any, Self
 
+from tests.lab.host import oracle
+from tests.lab.host.oracle import Pulse
 from tests.lab.vm import Completed, Lab
 
 COMMAND_SECONDS = 240
-_ANSWER = re.compile(r"PULSE n=(?P<n>\d+) disks=(?P<disks>[\d,-]*) state=(?P<state>.*)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
-    """A guest's answer: its counter in RAM, the numbers it reads from its disks, its verdict."""
-
-    n: int
-    disks: tuple[int, ...]
-    state: str
 
 
 class Guest:
@@ -53,11 +43,7 @@ class Guest:
 
     def look(self) -> Pulse:
         """Ask the guest what it believes in."""
-        answer = self.say("?")
-        match = _ANSWER.search(answer)
-        assert match, answer
-        disks = tuple(int(text) for text in match["disks"].split(",") if text)
-        return Pulse(n=int(match["n"]), disks=disks, state=match["state"].strip())
+        return oracle.parse(self.say("?"))
 
     def wait_until(self, n: int) -> Pulse:
         """Wait until the guest has counted to ``n`` at least; a minute at the most."""

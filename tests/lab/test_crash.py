@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import random
+from pathlib import Path
 
 import pytest
 
-from tests.lab.crash import patient
+from tests.lab.crash import Sweep
+from tests.lab.host.verbs import Verb
+from tests.lab.tally import Tally
 from tests.lab.vm import Lab
 
 pytestmark = pytest.mark.lab
 
-SAMPLES = {"rollback": 1}
-"""One in the middle of a take is in test_kvm_failures; on the fakes all are tried."""
+VERBS = (Verb.TAKE, Verb.ROLLBACK, Verb.DELETE)
+EACH = 2
 
 
-def test_a_sample_of_deaths(kvm_lab: Lab) -> None:
-    chance = random.Random("snapvm crash")
-    with patient(kvm_lab) as subject:
-        for verb, count in SAMPLES.items():
-            points = subject.points(verb)
-            for point in chance.sample(points, count):
-                case = subject.die(verb, point)
-                assert not case.problem, case
+def sample(lab: Lab, folder: Path, each: int) -> None:
+    tally = Tally(folder / "crash.json")
+    Sweep(tally, verbs=VERBS, each=each, seed="snapvm sample").of_kind(lab, "mixed")
+    print(tally.table())
+    assert len(tally.cases) == each * len(VERBS)
+    assert not tally.failures, tally.failures
+
+
+def test_a_sample_of_deaths_on_kvm(kvm_lab: Lab, tmp_path: Path) -> None:
+    sample(kvm_lab, tmp_path, EACH)
+
+
+def test_a_sample_of_deaths_on_xen(xen_lab: Lab, tmp_path: Path) -> None:
+    sample(xen_lab, tmp_path, 1)
