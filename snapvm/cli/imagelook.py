@@ -80,11 +80,12 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
     if not as_json:
         output.say_findings(map(_line, report.findings))
     if not report.is_sound:
-        serious = [found for found in report.findings if found.problem.severity is not Severity.ODD]
+        serious = [problem for problem in report.counts if problem.severity is not Severity.ODD]
+        first = next(found for found in report.findings if found.problem in serious)
         raise Unsound(
             path=str(path),
-            problems=sum(report.counts[problem] for problem in {f.problem for f in serious}),
-            first=serious[0].problem.value,
+            problems=sum(report.counts[problem] for problem in serious),
+            first=first.problem.value,
             report=_as_values(report),
         )
     if as_json:
