@@ -90,7 +90,6 @@ def _of_the_whole(deadline: Deadline) -> Iterator[None]:
 
 
 def _tags(plan: TakePlan, disk: PlannedDisk) -> tuple[str, ...]:
-    """What the snapshot is, and whose, should its record ever be lost."""
     whose = Belonging(
         domain_uuid=plan.domain.uuid,
         domain=plan.domain.name,
@@ -99,7 +98,7 @@ def _tags(plan: TakePlan, disk: PlannedDisk) -> tuple[str, ...]:
         disks=len(plan.disks),
         created=datetime.now(UTC),
     )
-    return (*argv.tags(plan.set, disk.volume, Role.NEW), *belonging.tag(whose))
+    return belonging.tags(plan.set, disk.volume, Role.NEW, whose)
 
 
 @contextmanager

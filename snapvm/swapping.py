@@ -53,7 +53,7 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan) -> None:
             disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
         )
     for disk in _thick(plan):
-        tags = _undo_tags(plan.set, disk.current, Role.ROLL, _whose(plan, disk))
+        tags = belonging.tags(plan.set, disk.current, Role.ROLL, _whose(plan, disk))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
 
 
@@ -66,11 +66,6 @@ def _whose(plan: RollbackPlan, disk: SwapDisk) -> Belonging:
         disks=len(plan.disks),
         created=datetime.now(UTC),
     )
-
-
-def _undo_tags(set_: str, disk: LvRef, role: Role, whose: Belonging) -> tuple[str, ...]:
-    """What holds the present of a disk, and whose, should the undo record ever be lost."""
-    return (*argv.tags(set_, disk, role), *belonging.tag(whose))
 
 
 def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
@@ -194,7 +189,7 @@ def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> Disk
             disks=len(undo.disks),
             created=datetime.fromisoformat(undo.created),
         )
-        lvm.shelve(former.ref, _undo_tags(undo.set, disk.volume, Role.UNDO, whose))
+        lvm.shelve(former.ref, belonging.tags(undo.set, disk.volume, Role.UNDO, whose))
     return disk
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from snapvm import naming
-from snapvm.model import DomainUuid, SnapshotId
+from snapvm.lvm import argv
+from snapvm.model import DomainUuid, LvRef, Role, SnapshotId
 
 _PREFIX = "snapvm.of="
 _LEGAL = re.compile(r"[A-Za-z0-9_+.=!:#&/-]*\Z")
@@ -53,6 +54,11 @@ def tag(belonging: Belonging) -> tuple[str, ...]:
         name,
     )
     return (_PREFIX + "/".join(parts),)
+
+
+def tags(set_: str, origin: LvRef, role: Role, whose: Belonging) -> tuple[str, ...]:
+    """Return all tags of a volume: what it is, and whose, should its record ever be lost."""
+    return (*argv.tags(set_, origin, role), *tag(whose))
 
 
 def read(tags: Iterable[str]) -> Belonging | None:
