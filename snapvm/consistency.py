@@ -37,6 +37,7 @@ from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import crew
+from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.refusals import SnapshotReplaced
@@ -235,9 +236,10 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
             repair.finish_pending(host, record.domain_uuid, record.domain)
             progress.phase(f"deleting {record.ref}")
             known = _still_there(host, record)
-            planning.check_unneeded(known, host.catalog, records, host.lvm.report())
+            report = host.lvm.report()
+            planning.check_unneeded(known, host.catalog, records, report)
             with undisturbed():
-                _delete(host, known)
+                _delete(host, known, report)
 
 
 def _still_there(host: Host, record: Record) -> Record:
@@ -254,10 +256,10 @@ def _still_there(host: Host, record: Record) -> Record:
     return known
 
 
-def _delete(host: Host, record: Record) -> None:
+def _delete(host: Host, record: Record, report: Report) -> None:
     gone = host.catalog.hide(record)
     try:
-        host.lvm.remove([disk.snapshot for disk in record.disks])
+        host.lvm.remove([disk.snapshot for disk in record.disks], report)
         host.catalog.forget(gone)
     except SnapvmError as error:
         left = f"volumes and files of {record.ref}"

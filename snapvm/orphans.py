@@ -25,8 +25,9 @@ def of(host: Host, report: Report) -> tuple[LogicalVolume, ...]:
 def remove(host: Host, volumes: Sequence[LogicalVolume]) -> tuple[LogicalVolume, ...]:
     """Remove those of the volumes that still nothing names and nobody uses; return them."""
     wanted = {volume.uuid for volume in volumes}
-    still = [v for v in of(host, host.lvm.report()) if v.uuid in wanted and not v.is_open]
-    host.lvm.remove([volume.ref for volume in still])
+    report = host.lvm.report()
+    still = [v for v in of(host, report) if v.uuid in wanted and not v.is_open]
+    host.lvm.remove([volume.ref for volume in still], report)
     return tuple(still)
 
 

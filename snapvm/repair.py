@@ -91,9 +91,13 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     Only what carries our tags, has not become part of a record, and is named by no journal.
     """
     unfinished = {argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)}
-    unnamed = orphans.of(host, host.lvm.report())
-    gone = [volume for volume in unnamed if volume.tags & unfinished and not volume.is_open]
-    host.lvm.remove([volume.ref for volume in gone])
+    report = host.lvm.report()
+    gone = [
+        volume
+        for volume in orphans.of(host, report)
+        if volume.tags & unfinished and not volume.is_open
+    ]
+    host.lvm.remove([volume.ref for volume in gone], report)
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 

@@ -64,7 +64,7 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
             why = "its snapshot is gone in the middle of a rollback"
             raise RecordUnusable(path=f"{vg}/{name}", why=why)
         if spoiled is not None and _is_rolling(spoiled, set_):
-            lvm.remove([spoiled.ref])
+            lvm.remove([spoiled.ref], report)
         former = LvRef(vg=vg, lv=name, uuid=disk["current"])
         lvm.clone(snapshot.ref, clone, argv.tags(set_, former, Role.ROLL))
         lvm.rename(vg, name, disk["undo"])

@@ -151,10 +151,13 @@ class Lvm:
         for vg in groups:
             yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, (role,))
 
-    def remove(self, volumes: Iterable[LvRef]) -> None:
-        """Remove volumes of ours by uuid, wherever they are now; harmless when there is none."""
+    def remove(self, volumes: Iterable[LvRef], known: Report | None = None) -> None:
+        """Remove volumes of ours by uuid, wherever they are now; harmless when there is none.
+
+        Whoever has just looked hands over what is ``known``.
+        """
         # A record names groups as they were: one may have another name by now, or be gone.
-        known = self.report()
+        known = known or self.report()
         by_group: dict[str, list[LvUuid]] = {}
         for volume in (known.lv_from_uuid(volume.uuid) for volume in volumes):
             if volume is not None:
