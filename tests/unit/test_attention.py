@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from snapvm import consistency, repair
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, NotStarted, StillFrozen, StuckPaused
-from snapvm.model import Domain, DomainState, Record, Silent, SnapshotId
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-
-KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
+from snapvm.model import Domain, DomainState, Silent, SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import roll_back, take_at_five
 
 
 class Killed(BaseException):
     """As if by SIGKILL."""
-
-
-def take(scene: Scene, *, with_memory: bool = True, quiesce: bool = False) -> Record:
-    """Take at five; the domain counts on to eight."""
-    scene.count(5)
-    request = TakeRequest(domain=DOMAIN, name="x", with_memory=with_memory, quiesce=quiesce)
-    record = consistency.take(scene.host, request, Silent())
-    scene.count(3)
-    return record
-
-
-def roll_back(scene: Scene, record: Record) -> None:
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
 
 
 def mend(scene: Scene) -> None:
@@ -97,7 +76,7 @@ def test_a_domain_that_stays_paused_is_what_a_take_tells(scene: Scene, stop: boo
 
 def test_an_image_that_does_not_restore_ends_the_rollback_all_the_same(scene: Scene) -> None:
     """A repair that meets it settles: the next command on the domain works."""
-    record = take(scene)
+    record = take_at_five(scene)
     fail(scene, "restore", Killed())
     with pytest.raises(Killed):
         roll_back(scene, record)
@@ -114,7 +93,7 @@ def test_an_image_that_does_not_restore_ends_the_rollback_all_the_same(scene: Sc
 
 
 def test_a_guest_that_a_repair_finds_frozen(scene: Scene) -> None:
-    record = take(scene, quiesce=True)
+    record = take_at_five(scene, quiesce=True)
     fail(scene, "restore", Killed())
     with pytest.raises(Killed):
         roll_back(scene, record)
@@ -132,7 +111,7 @@ def test_a_guest_that_a_repair_finds_frozen(scene: Scene) -> None:
 @pytest.fixture
 def forgotten(scene: Scene) -> Scene:
     """A domain of xl's that was rolled back to disks alone, and did not start."""
-    record = take(scene, with_memory=False)
+    record = take_at_five(scene, with_memory=False)
     scene.hypervisor.forgets = True
     fail(scene, "start")
     with pytest.raises(NotStarted) as told:
@@ -165,7 +144,7 @@ def test_or_until_its_owner_has_started_it(forgotten: Scene) -> None:
 
 
 def test_one_with_memory_needs_no_definition(scene: Scene) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     scene.hypervisor.forgets = True
     fail(scene, "restore")
     with pytest.raises(NotStarted) as told:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, durable, repair
-from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import (
     CommandFailed,
@@ -18,23 +17,10 @@ from snapvm.failures import (
     NotStarted,
 )
 from snapvm.model import DomainState, Record, Silent
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import revive, take_at_five
 
-KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 FULL = "No space left on device"
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
-
-
-def take(scene: Scene) -> Record:
-    """Take at five; the domain counts on to eight."""
-    scene.count(5)
-    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x"), Silent())
-    scene.count(3)
-    return record
 
 
 def roll_back(scene: Scene, record: Record) -> SnapvmError:
@@ -42,11 +28,6 @@ def roll_back(scene: Scene, record: Record) -> SnapvmError:
     with pytest.raises(SnapvmError) as failed:
         consistency.rollback(scene.host, record, paused=False, progress=Silent())
     return failed.value
-
-
-def revive(scene: Scene) -> None:
-    scene.lvm.before = scene.lvm.after = lambda _argv: None
-    scene.hypervisor.before = lambda _deed: None
 
 
 def assert_mended(scene: Scene) -> None:
@@ -61,7 +42,7 @@ def assert_mended(scene: Scene) -> None:
 def test_a_journal_that_cannot_be_written(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     write = durable.write
 
     def full(path: Path, data: bytes) -> None:
@@ -83,15 +64,19 @@ def test_a_journal_that_cannot_be_written(
     assert_mended(scene)
 
 
-def test_a_hypervisor_that_says_no_in_its_own_way(scene: Scene) -> None:
-    """As libvirt does of a transient domain that died at once."""
-    record = take(scene)
+def refuse_restore(scene: Scene) -> None:
+    """Let the hypervisor say no, as libvirt does of a transient domain that died at once."""
 
     def refuse(deed: str) -> None:
         if deed == "restore":
             raise HypervisorFailed("Domain not found")
 
     scene.hypervisor.before = refuse
+
+
+def test_a_hypervisor_that_says_no_in_its_own_way(scene: Scene) -> None:
+    record = take_at_five(scene)
+    refuse_restore(scene)
     failed = roll_back(scene, record)
     assert isinstance(failed, NotStarted) and "Domain not found" in str(failed)
     assert failed.hint().endswith(f"snapvm rollback {record.ref}")
@@ -112,7 +97,7 @@ def fail_bookkeeping(scene: Scene) -> None:
 
 
 def test_bookkeeping_that_fails_is_left_to_repair(scene: Scene) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     fail_bookkeeping(scene)
     failed = roll_back(scene, record)
     assert isinstance(failed, LeftBehind) and "in use" in str(failed)
@@ -121,14 +106,9 @@ def test_bookkeeping_that_fails_is_left_to_repair(scene: Scene) -> None:
 
 
 def test_a_domain_that_is_off_counts_more_than_bookkeeping(scene: Scene) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     fail_bookkeeping(scene)
-
-    def refuse(deed: str) -> None:
-        if deed == "restore":
-            raise HypervisorFailed("Domain not found")
-
-    scene.hypervisor.before = refuse
+    refuse_restore(scene)
     failed = roll_back(scene, record)
     assert isinstance(failed, NotStarted) and "Domain not found" in str(failed)
     assert failed.hint().endswith(f"snapvm repair {DOMAIN}")
@@ -136,7 +116,7 @@ def test_a_domain_that_is_off_counts_more_than_bookkeeping(scene: Scene) -> None
 
 
 def test_a_journal_that_cannot_be_removed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     unlink = Path.unlink
 
     def fail(path: Path, missing_ok: bool = False) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, repair, retry
-from snapvm.consistency import TakeRequest
+from snapvm import repair, retry
 from snapvm.failures import HalfBack
-from snapvm.model import Domain, DomainState, DomainUuid, Record, Silent
+from snapvm.model import Domain, DomainState, DomainUuid, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.hypervisor import Machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import roll_back, take_at_five
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1")}
 OTHER = "other"
@@ -23,19 +23,6 @@ OTHER = "other"
 @pytest.fixture(params=KINDS.values(), ids=list(KINDS))
 def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
     return make_scene(tmp_path, thick=request.param)
-
-
-def take(scene: Scene, *, disk_only: bool = False) -> Record:
-    """Take at five; the domain counts on to eight."""
-    scene.count(5)
-    request = TakeRequest(domain=DOMAIN, with_memory=not disk_only)
-    record = consistency.take(scene.host, request, Silent())
-    scene.count(3)
-    return record
-
-
-def roll_back(scene: Scene, record: Record) -> None:
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
 
 
 def detach(scene: Scene) -> None:
@@ -72,7 +59,7 @@ def assert_untouched(scene: Scene, before: dict[str, tuple[str, str]], record: R
 def test_a_disk_that_another_domain_runs_on_is_refused(
     scene: Scene, state: DomainState, disk_only: bool
 ) -> None:
-    record = take(scene, disk_only=disk_only)
+    record = take_at_five(scene, with_memory=not disk_only)
     move(scene)
     if state is DomainState.PAUSED:
         scene.hypervisor.suspend(DOMAIN)
@@ -88,7 +75,7 @@ def test_a_disk_that_another_domain_runs_on_is_refused(
 
 
 def test_a_disk_that_nobody_uses_comes_back_with_memory(scene: Scene) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     disks = scene.machine.disks
     detach(scene)
 
@@ -103,7 +90,7 @@ def test_a_disk_that_nobody_uses_comes_back_with_memory(scene: Scene) -> None:
 
 @pytest.mark.parametrize("is_off", [False, True])
 def test_a_domain_is_not_started_without_a_disk_that_went_back(scene: Scene, is_off: bool) -> None:
-    record = take(scene, disk_only=True)
+    record = take_at_five(scene, with_memory=False)
     detach(scene)
     if is_off:
         scene.hypervisor.stop(scene.machine.domain)
@@ -116,7 +103,7 @@ def test_a_domain_is_not_started_without_a_disk_that_went_back(scene: Scene, is_
 
 def test_one_that_is_off_goes_back_though_its_volumes_have_no_devices(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
-    record = take(scene, disk_only=True)
+    record = take_at_five(scene, with_memory=False)
     scene.hypervisor.stop(scene.machine.domain)
     for number in range(2):
         scene.lvm.named(f"vg{number}", f"demo-d{number}").active = False
@@ -125,14 +112,14 @@ def test_one_that_is_off_goes_back_though_its_volumes_have_no_devices(tmp_path: 
 
 
 def test_a_domain_that_is_not_known_any_more_comes_back(scene: Scene) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     scene.hypervisor.forget(DOMAIN)
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
 def test_unless_somebody_has_got_a_disk_of_it(scene: Scene) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
     move(scene)
     scene.hypervisor.forget(DOMAIN)
     before = volumes(scene)
@@ -144,7 +131,7 @@ def test_unless_somebody_has_got_a_disk_of_it(scene: Scene) -> None:
 def test_a_domain_whose_volumes_cannot_be_said_is_shut_off_first(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = take(scene)
+    record = take_at_five(scene)
 
     def drives(domain: Domain) -> object:
         raise DiskRefused(domain=domain.name, target="vdc", why="it is the file /x")
@@ -179,7 +166,7 @@ def test_a_thick_disk_that_somebody_opens_is_not_written(
 ) -> None:
     monkeypatch.setattr(retry, "_SOON_SECONDS", 0.0)
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
-    record = take(scene)
+    record = take_at_five(scene)
     open_after_the_end(scene, closed=lambda: False)
     with pytest.raises(HalfBack, match=r"vg1/demo-d1 .*something else") as failed:
         roll_back(scene, record)
@@ -194,7 +181,7 @@ def test_a_thick_disk_that_somebody_opens_is_not_written(
 
 def test_one_whose_last_user_is_about_to_go_is_waited_for(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
-    record = take(scene)
+    record = take_at_five(scene)
     looks = iter([False, False])
     open_after_the_end(scene, closed=lambda: next(looks, True))
     roll_back(scene, record)

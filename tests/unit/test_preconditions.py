@@ -8,19 +8,10 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency
-from snapvm.consistency import TakeRequest
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, Refused, VolumeRefused
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-
-
-def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
-    """A snapshot of five; the domain has counted on to eight."""
-    scene = make_scene(folder, thick=thick)
-    scene.count(5)
-    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x"), Silent())
-    scene.count(3)
-    return scene, record
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import begun
 
 
 def refused(scene: Scene, record: Record) -> Refused:

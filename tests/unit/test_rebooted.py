@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from snapvm import bootid, consistency, repair
-from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed, LeftBehind, StartedTooSoon
 from snapvm.model import DomainState, Record, Silent, SnapshotId
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import begun
 
 OLD, NEW = "the boot before", "this boot"
 
@@ -25,15 +25,6 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(f"{OLD}\n")
     monkeypatch.setattr(bootid, "PATH", path)
     return path
-
-
-def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
-    """A snapshot of five; the domain has counted on to eight."""
-    scene = make_scene(folder, thick=thick)
-    scene.count(5)
-    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x"), Silent())
-    scene.count(3)
-    return scene, record
 
 
 def go_down(scene: Scene, record: Record, where: str) -> None:

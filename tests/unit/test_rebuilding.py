@@ -20,19 +20,13 @@ from snapvm.lvm.belonging import Belonging
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, DomainUuid, Record, RecordKind, Silent, SnapshotId
 from snapvm.refusals import SnapshotExists
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
 
-KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 XML = f"""<domain><name>{DOMAIN}</name><uuid>{UUID}</uuid><memory>4096</memory>
 <vcpu>3</vcpu><devices>
 <disk type='block' device='disk'><source dev='/dev/vg0/demo-d0'/><target dev='vda'/></disk>
 <disk type='block' device='disk'><source dev='/dev/vg1/demo-d1'/><target dev='vdb'/></disk>
 <disk type='file' device='cdrom'><target dev='sda'/></disk></devices></domain>"""
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
 
 
 def take(scene: Scene, name: str = "x", *, with_memory: bool = True) -> Record:

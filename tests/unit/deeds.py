@@ -1,0 +1,81 @@
+"""What unit tests do to a scene, and have fail in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from snapvm import consistency
+from snapvm.consistency import TakeRequest
+from snapvm.failures import CaptureFailed, CommandFailed
+from snapvm.model import Record, Silent
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+
+
+def take(scene: Scene, name: str | None = None) -> Record:
+    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=name), Silent())
+
+
+def roll_back(scene: Scene, record: Record, *, paused: bool = False) -> consistency.RollbackDone:
+    return consistency.rollback(scene.host, record, paused=paused, progress=Silent())
+
+
+def fail_deed(scene: Scene, failing: str) -> None:
+    """Make a deed of the hypervisor fail."""
+
+    def before(deed: str) -> None:
+        if deed == failing:
+            raise CaptureFailed(domain=DOMAIN, why="a test wants it")
+
+    scene.hypervisor.before = before
+
+
+def fail_command(scene: Scene, number: int, *, after: bool) -> Callable[[], int]:
+    """Make the n-th effect of lvm fail, before or after it happened; return how many there were."""
+    seen = 0
+
+    def strike(argv: tuple[str, ...]) -> None:
+        nonlocal seen
+        if argv[1] == "lvs":
+            return
+        seen += 1
+        if seen == number:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    if after:
+        scene.lvm.after = strike
+    else:
+        scene.lvm.before = strike
+    return lambda: seen
+
+
+def revive(scene: Scene) -> None:
+    """Let the next snapvm begin, with the domain as the dead one left it."""
+    scene.lvm.before = scene.lvm.after = lambda _argv: None
+    scene.hypervisor.before = lambda _deed: None
+
+
+def fail_late(scene: Scene) -> None:
+    """Make every effect of lvm on a snapshot fail when it has happened, its removal too."""
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] in ("lvremove", "lvconvert") or "--snapshot" in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    scene.lvm.after = fail
+
+
+def take_at_five(scene: Scene, **asked: Any) -> Record:
+    """Take a snapshot at five; the domain counts on to eight."""
+    scene.count(5)
+    request = TakeRequest(domain=DOMAIN, name="x", **asked)
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(3)
+    return record
+
+
+def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
+    """Make a scene with a snapshot of five, whose domain has counted on to eight."""
+    scene = make_scene(folder, thick=thick)
+    return scene, take_at_five(scene)

@@ -1,0 +1,111 @@
+"""Deleting on fakes: what is chosen goes, all of it, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, repair
+from snapvm.errors import UnknownSnapshot
+from snapvm.failures import (
+    CommandTimedOut,
+    LeftBehind,
+)
+from snapvm.model import DomainState, Silent
+from snapvm.refusals import (
+    SnapshotReplaced,
+    VolumeRefused,
+)
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import roll_back, take
+
+
+def test_deleting_leaves_nothing_of_ours(scene: Scene) -> None:
+    before = scene.lvm.names()
+    record = take(scene)
+    undo = roll_back(scene, record).undo
+    consistency.delete(scene.host, [record, undo], Silent())
+    assert scene.lvm.names() == before
+    assert scene.ids() == []
+
+
+def test_a_volume_in_use_is_not_deleted(scene: Scene) -> None:
+    record = take(scene)
+    scene.lvm.named(record.disks[1].snapshot.vg, record.disks[1].snapshot.lv).opened = True
+    with pytest.raises(VolumeRefused):
+        consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [record.id]
+    assert len(scene.lvm.names()) == 6
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_group_that_is_renamed_or_gone_does_not_hinder_a_delete(
+    scene: Scene, is_gone: bool
+) -> None:
+    """`check` itself says to delete what has lost its volumes."""
+    record = take(scene)
+    for volume in [volume for volume in scene.lvm.volumes if volume.vg == "vg1"]:
+        volume.vg = "renamed"
+        if is_gone:
+            scene.lvm.volumes.remove(volume)
+    consistency.delete(scene.host, [record], Silent())
+    assert not [volume for volume in scene.lvm.volumes if "snapvm=1" in volume.tags]
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("failing", ["lvm", "files"])
+def test_a_delete_that_fails_half_way_is_finished_by_the_next_command(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    before = scene.lvm.names()
+    record = take(scene)
+
+    def hang(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            raise CommandTimedOut(argv=argv, seconds=300)
+
+    def wear_out(_folder: Path) -> None:
+        raise OSError(errno.EIO, "the disk has a bad block")
+
+    with monkeypatch.context() as patch, pytest.raises(LeftBehind):
+        if failing == "lvm":
+            scene.lvm.before = hang
+        else:
+            patch.setattr(shutil, "rmtree", wear_out)
+        consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [], "it is not visible any more"
+    scene.lvm.before = lambda _argv: None
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("work", ["delete", "rollback"])
+def test_a_snapshot_that_took_the_name_of_the_chosen_one_is_left_alone(
+    scene: Scene, work: str
+) -> None:
+    """A rotation deletes and takes again while a user thinks at the prompt."""
+    chosen = take(scene, "nightly")
+    consistency.delete(scene.host, [chosen], Silent())
+    scene.count(3)
+    newer = take(scene, "nightly")
+    before = scene.lvm.names()
+    with pytest.raises(SnapshotReplaced):
+        if work == "delete":
+            consistency.delete(scene.host, [chosen], Silent())
+        else:
+            roll_back(scene, chosen)
+    assert scene.lvm.names() == before
+    assert scene.host.catalog.get(UUID, newer.id) == newer
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.machine.count == 3
+
+
+def test_a_snapshot_that_another_deleted_is_unknown(scene: Scene) -> None:
+    chosen = take(scene, "nightly")
+    consistency.delete(scene.host, [chosen], Silent())
+    with pytest.raises(UnknownSnapshot, match=f"{DOMAIN}@nightly"):
+        consistency.delete(scene.host, [chosen], Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()

@@ -1,0 +1,228 @@
+"""Commands and deeds that fail, one after another: what is left of a take and of a rollback."""
+
+from __future__ import annotations
+
+import errno
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, durable, repair
+from snapvm.errors import SnapvmError
+from snapvm.failures import (
+    CommandFailed,
+    LeftBehind,
+    RollbackFailed,
+    SnapshotFailed,
+    StorageFailed,
+)
+from snapvm.model import DomainState, Silent
+from tests.fakes.lvm import FakeConversation
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import fail_command, fail_late, roll_back, take
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_failing_snapshot_leaves_nothing(scene: Scene, number: int, after: bool) -> None:
+    before = scene.lvm.names()
+    fail_command(scene, number, after=after)
+    with pytest.raises(SnapshotFailed):
+        take(scene)
+    assert scene.lvm.names() == before
+    assert scene.ids() == []
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_memory_is_not_waited_for_when_a_snapshot_fails(scene: Scene) -> None:
+    """The domain stands still meanwhile: for all of its memory, when it is captured so."""
+    told: list[bool] = []
+
+    def fail_in_window(argv: tuple[str, ...]) -> None:
+        if scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    scene.lvm.before = fail_in_window
+    scene.hypervisor.arming = lambda given_up: told.append(given_up.wait(20))
+    with pytest.raises(SnapshotFailed):
+        take(scene)
+    assert told == [True]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_no_snapshot_is_begun_when_the_time_of_the_window_is_over(scene: Scene) -> None:
+    """One limit for all of them, however many disks there are."""
+    hurried = replace(scene.host.settings, window_limit_seconds=1e-9)
+    scene = replace(scene, host=replace(scene.host, settings=hurried))
+    before = scene.lvm.names()
+    with pytest.raises(SnapshotFailed, match="that the window may take are over"):
+        take(scene)
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_record_that_may_not_last_is_not_visible(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is there, but not on the disk: its volumes go, and so it has to go before them."""
+    before = scene.lvm.names()
+    sync_folder = durable.sync_folder
+
+    def wear_out(folder: Path) -> None:
+        if (folder / "x").exists():
+            raise OSError(errno.EIO, "the disk has a bad block")
+        sync_folder(folder)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageFailed):
+        patch.setattr(durable, "sync_folder", wear_out)
+        take(scene, "x")
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_rollback_does_not_keep_the_domain_standing_for_long(scene: Scene) -> None:
+    record = take(scene, "x")
+    before = scene.lvm.names()
+    hurried = replace(scene.host.settings, window_limit_seconds=1e-9)
+    scene = replace(scene, host=replace(scene.host, settings=hurried))
+    scene.count(3)
+    with pytest.raises(RollbackFailed, match="longer than"):
+        roll_back(scene, record)
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 3 and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_an_lvm_that_hangs_for_good_is_left_to_repair(scene: Scene) -> None:
+    """What it was told may yet be done: so nothing is said to be put back before it has ended."""
+    before = scene.lvm.names()
+    orders: list[str] = []
+    scene.lvm.hanging = orders
+    with pytest.raises(LeftBehind, match="still at work in vg0") as left:
+        take(scene)
+    assert isinstance(left.value.__cause__, SnapshotFailed)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == [] and len(scene.host.catalog.leftovers(UUID)) == 1
+    scene.lvm.hanging = None
+    for order in orders:
+        with suppress(CommandFailed):  # the store it was to attach is gone
+            scene.lvm.obey(("lvm", *order.split()))
+    take(scene, "next")
+    assert scene.ids() == ["next"] and scene.host.catalog.leftovers(UUID) == ()
+    consistency.delete(scene.host, list(scene.host.catalog.records(UUID)), Silent())
+    assert scene.lvm.names() == before
+
+
+def test_what_an_lvm_makes_late_is_removed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for a moment, and what it did after the removal is removed too."""
+    before = scene.lvm.names()
+    orders: list[str] = []
+    scene.lvm.hanging = orders
+
+    def at_last(_talk: FakeConversation, limit_seconds: float) -> bool:
+        if limit_seconds and scene.lvm.hanging is not None:
+            scene.lvm.hanging = None
+            for order in orders:
+                with suppress(CommandFailed):
+                    scene.lvm.obey(("lvm", *order.split()))
+        return scene.lvm.hanging is None
+
+    monkeypatch.setattr(FakeConversation, "ended", at_last)
+    with pytest.raises(SnapshotFailed):
+        take(scene)
+    assert scene.lvm.names() == before
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("work", ["take", "rollback"])
+def test_the_journal_stays_while_something_is_left(scene: Scene, work: str) -> None:
+    """So that the next command on the domain mends it, as the exit status promises."""
+    record = take(scene, "x")
+    before = scene.lvm.names()
+    fail_late(scene)
+    with pytest.raises(LeftBehind):
+        take(scene) if work == "take" else roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    (left,) = scene.host.catalog.leftovers(UUID)
+    assert left.intent["kind"] == work
+    scene.lvm.after = lambda _argv: None
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before and scene.ids() == ["x"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_group_that_is_gone_keeps_nobody_from_work(scene: Scene) -> None:
+    """Exported or renamed since the take that died: what was made in the others goes."""
+    before = scene.lvm.names()
+    fail_late(scene)
+    with pytest.raises(LeftBehind):
+        take(scene)
+    scene.lvm.after = lambda _argv: None
+    (left,) = scene.host.catalog.leftovers(UUID)
+    written = left.path / "intent.json"
+    intent = json.loads(written.read_text())
+    written.write_text(json.dumps({**intent, "groups": ["exported", *intent["groups"]]}))
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_store_that_runs_full_at_once_is_told_of(tmp_path: Path) -> None:
+    """The domain writes more, while its memory is written, than its new snapshot can keep."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    before = scene.lvm.names()
+
+    def overflow(deed: str) -> None:
+        for volume in scene.lvm.volumes:
+            volume.invalid = deed == "drain" and bool(volume.origin and not volume.pool)
+
+    scene.hypervisor.before = overflow
+    with pytest.raises(SnapshotFailed, match=r"vdb .*more changed than its 68 MiB can keep"):
+        take(scene)
+    assert scene.lvm.names() == before and scene.ids() == []
+
+
+@pytest.mark.parametrize("deed", ["capture", "window", "arm", "drain", KeyboardInterrupt])
+def test_a_failing_capture_leaves_nothing(scene: Scene, deed: str | type[BaseException]) -> None:
+    before = scene.lvm.names()
+    error = KeyboardInterrupt if deed is KeyboardInterrupt else RuntimeError
+    struck = "drain" if deed is KeyboardInterrupt else deed
+
+    def strike(now: str) -> None:
+        if now == struck:
+            raise error
+
+    scene.hypervisor.before = strike
+    with pytest.raises(error):
+        take(scene)
+    assert scene.lvm.names() == before
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(1, 14))
+def test_a_failing_rollback_is_taken_back_or_finished(
+    scene: Scene, number: int, after: bool
+) -> None:
+    scene.count(3)
+    record = take(scene)
+    scene.count(4)
+    before = scene.lvm.names()
+    effects = fail_command(scene, number, after=after)
+    try:
+        roll_back(scene, record)
+    except SnapvmError:
+        scene.lvm.before = scene.lvm.after = lambda _argv: None
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.host.catalog.leftovers(UUID) == ()
+    went_back = scene.machine.count == 3
+    assert scene.disk_data() == [str(scene.machine.count)] * 2
+    assert went_back or (scene.machine.count == 7 and scene.lvm.names() == before)
+    assert len(scene.ids()) == (2 if went_back else 1)
+    assert effects() >= 1

@@ -1,0 +1,114 @@
+"""A snapvm that ends at every command and deed, and one that is interrupted, on fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from snapvm import consistency
+from snapvm.consistency import TakeRequest
+from snapvm.errors import Interrupted
+from snapvm.interrupt import shielded
+from snapvm.model import DomainState, Silent
+from tests.fakes import hypervisor as fake_hypervisor
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import revive, roll_back, take
+
+
+class Killed(BaseException):
+    """As if by SIGKILL: nothing of snapvm runs after it."""
+
+
+def kill_at(scene: Scene, number: int) -> None:
+    """Make every command and deed from the n-th on end the process, undo steps included."""
+    seen = 0
+
+    def strike(_what: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen >= number:
+            raise Killed
+
+    scene.lvm.before = strike
+    scene.hypervisor.before = strike
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_killed_take_is_taken_back_by_the_next_command(scene: Scene, number: int) -> None:
+    scene.count(2)
+    kill_at(scene, number)
+    try:
+        take(scene)
+    except BaseException:
+        revive(scene)
+    revive(scene)
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert len(scene.ids()) * 2 == len(scene.lvm.names()) - 4
+    tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
+    assert "snapvm.st=new" not in tags
+    take(scene)
+
+
+def test_a_snapshot_that_lands_late_is_an_orphan_and_goes(scene: Scene) -> None:
+    record = take(scene)
+    before = scene.lvm.names()
+    origin = scene.lvm.named("vg0", "demo-d0")
+    late = scene.lvm.add_disk("vg0", "demo-d0.late")
+    late.tags = {"snapvm=1", "snapvm.set=0123456789ab", "snapvm.st=new"}
+    foreign = scene.lvm.add_disk("vg0", "theirs")
+    foreign.tags = {"snapvm.set=0123456789ab", "snapvm.st=new"}
+    assert consistency.repair_all(scene.host, None, Silent()) == (
+        "removed the orphan vg0/demo-d0.late",
+    )
+    assert scene.lvm.names() == before | {"vg0/theirs"}
+    assert origin in scene.lvm.volumes and scene.ids() == [record.id]
+
+
+@pytest.mark.parametrize("number", range(1, 22))
+def test_a_killed_rollback_ends_whole(scene: Scene, number: int) -> None:
+    scene.count(3)
+    record = take(scene)
+    scene.count(4)
+    kill_at(scene, number)
+    try:
+        roll_back(scene, record)
+    except BaseException:
+        revive(scene)
+    revive(scene)
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count in (3, 7)
+    assert scene.disk_data() == [str(scene.machine.count)] * 2
+    tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
+    assert not tags & {"snapvm.st=new", "snapvm.st=roll"}
+    assert len(scene.ids()) * 2 == len(scene.lvm.names()) - 4
+
+
+@pytest.mark.parametrize("quiesce", [False, True])
+def test_an_interruption_in_the_instant_before_the_window_shields_its_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, quiesce: bool
+) -> None:
+    """The signal arrives after the last snapshot and before the resume is out of its reach."""
+    arrived: list[str] = []
+
+    @contextmanager
+    def late_shield() -> Iterator[None]:
+        if not arrived:
+            arrived.append("SIGINT")
+            raise Interrupted(signal="SIGINT")
+        with shielded():
+            yield
+
+    monkeypatch.setattr(fake_hypervisor, "shielded", late_shield)
+    with pytest.raises(Interrupted):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN, quiesce=quiesce), Silent())
+    assert arrived
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert not scene.machine.frozen
+    assert scene.ids() == []
+    assert not [v for v in scene.lvm.volumes if "snapvm=1" in v.tags]

@@ -1,0 +1,76 @@
+"""`take --stop`, and what finishes it: the domain ends once its snapshot is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, repair
+from snapvm.consistency import TakeRequest
+from snapvm.errors import SnapvmError
+from snapvm.failures import (
+    NotStopped,
+)
+from snapvm.model import DomainState, Record, Silent
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import fail_deed, roll_back, take
+
+
+def take_and_stop(scene: Scene) -> Record:
+    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="x", stop=True), Silent())
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF])
+def test_a_domain_can_end_with_its_capture(tmp_path: Path, state: DomainState) -> None:
+    scene = make_scene(tmp_path, state=state)
+    scene.count(5)
+    record = take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert record.timing.pause_ms == 0
+    assert scene.host.catalog.leftovers(UUID) == ()
+    roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is state
+    assert state is not DomainState.RUNNING or scene.machine.count == 5
+
+
+@pytest.mark.parametrize("deed", ["arm", "drain"])
+def test_one_that_should_end_runs_on_when_it_was_not_captured(scene: Scene, deed: str) -> None:
+    before = scene.lvm.names()
+    fail_deed(scene, deed)
+    with pytest.raises(SnapvmError):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_does_not_end_runs_on_and_its_snapshot_stays(scene: Scene) -> None:
+    fail_deed(scene, "stop")
+    with pytest.raises(NotStopped):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> None:
+    record = take(scene)
+    journal = {"record": record.id, "set": record.set}
+    scene.host.catalog.write_journal(UUID, "stop", journal)
+    if not is_running:
+        with scene.hypervisor.frozen(scene.machine.domain):
+            pass
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    wanted = DomainState.RUNNING if is_running else DomainState.SHUTOFF
+    assert scene.hypervisor.state_of(DOMAIN) is wanted
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
+    take(scene)
+    scene.host.catalog.write_journal(UUID, "stop", {"record": "other", "set": "x"})
+    with scene.hypervisor.frozen(scene.machine.domain):
+        pass
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
