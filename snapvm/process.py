@@ -62,6 +62,9 @@ class Conversation(Protocol):
         alone, and ``CommandFailed`` when the program ends before.
         """
 
+    def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
+        """Return what it goes on to say without a new order; as ``ask``."""
+
     def ended(self, limit_seconds: float) -> bool:
         """Tell whether the program has ended, waiting that long for it."""
 
@@ -115,6 +118,7 @@ class _ShConversation:
 
     def __init__(self, argv: tuple[str, ...]) -> None:
         self._argv = argv
+        self._asked = argv
         self._status = 0
         self.orders: Queue[str | None] = Queue()
         self._heard: Queue[str | None] = Queue()
@@ -140,18 +144,24 @@ class _ShConversation:
         self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
     ) -> tuple[str, ...]:
         """See ``Conversation.ask``."""
-        asked = (*self._argv, *line.split())
-        deadline = time.monotonic() + limit_seconds
+        self._asked = (*self._argv, *line.split())
         self.orders.put(line + "\n")
+        return self.listen(ends, limit_seconds=limit_seconds)
+
+    def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
+        """See ``Conversation.listen``."""
+        deadline = time.monotonic() + limit_seconds
         answer: list[str] = []
         while not answer or not ends(answer[-1]):
             try:
                 heard = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
-                raise CommandTimedOut(argv=asked, seconds=limit_seconds) from None
+                raise CommandTimedOut(argv=self._asked, seconds=limit_seconds) from None
             if heard is None:
                 self._heard.put(None)
-                raise CommandFailed(argv=asked, status=self._status, stderr="\n".join(answer))
+                raise CommandFailed(
+                    argv=self._asked, status=self._status, stderr="\n".join(answer)
+                )
             answer.append(heard)
         return tuple(answer)
 

@@ -7,9 +7,10 @@ with status 0 whatever happened, so each answer is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from snapvm import crashpoint
+from snapvm.clock import Deadline
 from snapvm.failures import CommandFailed
 from snapvm.lvm import argv
 from snapvm.model import LvRef
@@ -43,18 +44,21 @@ class WarmLvm:
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
+        self._is_behind = False
+        """Whether the end of the last answer has not been heard yet."""
         self._ask(_MARK, _READY_SECONDS)
 
     def snapshot(
         self, origin: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
     ) -> None:
         """Make a read-only snapshot of a thin volume; see ``Lvm.snapshot``."""
-        self._do(argv.thin_snapshot(origin, name, tags), f'"{name}" created', limit_seconds)
+        command = argv.thin_snapshot(origin, name, tags)
+        self._do(command, f'"{name}" created', limit_seconds, to_the_end=False)
 
     def attach(self, origin: LvRef, name: str, chunk_bytes: int, *, limit_seconds: float) -> None:
         """Make a store the snapshot of a thick volume; see ``Lvm.attach``."""
         command = argv.attach_store(origin, name, chunk_bytes)
-        self._do(command, "converted to snapshot", limit_seconds)
+        self._do(command, "converted to snapshot", limit_seconds, to_the_end=False)
 
     def clone(
         self, snapshot: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
@@ -66,13 +70,33 @@ class WarmLvm:
         """Give a volume another name; see ``Lvm.rename``."""
         self._do(argv.rename(vg, old, new), f'Renamed "{old}" to "{new}"', limit_seconds)
 
-    def _do(self, command: argv.Argv, success: str, limit_seconds: float) -> None:
+    def _do(
+        self, command: argv.Argv, success: str, limit_seconds: float, *, to_the_end: bool = True
+    ) -> None:
+        """Have a command done.
+
+        An lvm says that it has done it once the metadata is committed and the disk goes on (lvm2,
+        lv_create_single and _lvconvert_snapshot).  What then is left to it, unlocking and devices
+        that udev makes, is waited for ``to_the_end`` or when the next order is given.
+        """
+
+        def is_done(line: str) -> bool:
+            return _is_end(line) or (not to_the_end and success in line)
+
         with crashpoint.around(" ".join(command[:2])):
             order = " ".join((command[1], _TELLING, *command[2:]))
-            answer = self._ask(f"{order}\n{_MARK}", limit_seconds)
+            answer = self._ask(f"{order}\n{_MARK}", limit_seconds, is_done)
         if not any(success in line for line in answer):
             said = "\n".join(filter(_is_answer, answer))
             raise CommandFailed(argv=command, status=_FAILED_STATUS, stderr=said)
 
-    def _ask(self, lines: str, limit_seconds: float) -> tuple[str, ...]:
-        return self._conversation.ask(lines, _is_end, limit_seconds=limit_seconds)
+    def _ask(
+        self, lines: str, limit_seconds: float, ends: Callable[[str], bool] = _is_end
+    ) -> tuple[str, ...]:
+        deadline = Deadline(limit_seconds)
+        former = _is_end if self._is_behind else ends
+        heard = self._conversation.ask(lines, former, limit_seconds=limit_seconds)
+        if self._is_behind:
+            heard = self._conversation.listen(ends, limit_seconds=deadline.left_seconds)
+        self._is_behind = not _is_end(heard[-1])
+        return heard

@@ -323,6 +323,7 @@ class FakeConversation:
 
     def __init__(self, lvm: FakeLvm) -> None:
         self._lvm = lvm
+        self._unheard: list[str] = []
 
     def ended(self, limit_seconds: float) -> bool:
         """Tell whether it did all it was told; see ``Conversation``."""
@@ -335,12 +336,17 @@ class FakeConversation:
         if self._lvm.hanging is not None and line != "version":
             self._lvm.hanging += line.splitlines()[:1]
             raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
-        said: list[str] = []
         for order in line.splitlines():
-            said += self._obey(order)
-            if said and ends(said[-1]):
-                return tuple(said)
-        raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
+            self._unheard += self._obey(order)
+        return self.listen(ends, limit_seconds=limit_seconds)
+
+    def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
+        """Return the lines up to the one that ends them; see ``Conversation``."""
+        last = next((n for n, said in enumerate(self._unheard) if ends(said)), None)
+        if last is None:
+            raise CommandTimedOut(argv=("lvm",), seconds=limit_seconds)
+        heard, self._unheard = self._unheard[: last + 1], self._unheard[last + 1 :]
+        return tuple(heard)
 
     def _obey(self, order: str) -> list[str]:
         words = order.split()

@@ -76,17 +76,17 @@ def test_the_last_commands_are_remembered() -> None:
 def test_a_conversation_answers_each_order_at_once() -> None:
     with ShRunner().converse(ECHO) as talk:
         for number in range(20):
-            assert (
-                talk.ask(f"order {number}", is_done, limit_seconds=10)
-                == (
-                    f"got order {number}",
-                    "done",
-                )
-                or talk
-            )
+            answer = talk.ask(f"order {number}", is_done, limit_seconds=10)
+            assert answer == (f"got order {number}", "done")
         begun = time.monotonic()
         talk.ask("again", is_done, limit_seconds=10)
         assert time.monotonic() - begun < 5
+
+
+def test_what_is_said_after_an_answer_can_still_be_heard() -> None:
+    with ShRunner().converse(ECHO) as talk:
+        first = talk.ask("one", lambda line: line == "got one", limit_seconds=10)
+        assert (first, talk.listen(is_done, limit_seconds=10)) == (("got one",), ("done",))
 
 
 def test_a_conversation_that_gets_no_answer_is_given_up() -> None:
