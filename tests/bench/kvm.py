@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -30,7 +31,7 @@ SMALL_MIB, LARGE_MIB = 512, 2048
 FILLED_MIB = {SMALL_MIB: 64, LARGE_MIB: 512}
 """How much of its memory a guest has written once before anything is measured: no empty pages."""
 DIRTY_MIB = 24
-"""Written over and over while the guest of 2 GB is captured; with much more than that libvirt's own
+"""Written over and over while a guest is captured; with much more than that libvirt's own
 snapshot never ends under emulation."""
 SCRIPT_LIMITS = {1: 0.6, 2: None, 4: 0.5}
 WATCH = "cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.host.qemustanding"
@@ -58,13 +59,15 @@ def main() -> None:
     figures: list[Figure] = []
     with Lab("kvm", shape=Shape(memory_mib=LAB_MIB)) as lab:
         for count in (4, 2):
-            with filled(lab, f"b{count}", count, SMALL_MIB) as guest:
-                figures += against_script(guest, count)
+            for mib in (SMALL_MIB, LARGE_MIB):
+                with filled(lab, f"b{count}", count, mib) as guest:
+                    figures += against_script(guest)
         with filled(lab, "small", 1, SMALL_MIB) as small:
-            figures += against_script(small, 1)
+            figures += against_script(small)
             figures += rollbacks(small)
             with filled(lab, "large", 1, LARGE_MIB) as large:
                 figures += sizes(small, large)
+                figures += against_script(large)
                 figures += against_libvirt(large)
     harness.end(harness.report("kvm", figures))
 
@@ -85,24 +88,38 @@ class filled(Guest):  # noqa: N801 - reads as a state of the guest
         take(self)
         return self
 
+    @contextmanager
+    def dirtying(self) -> Iterator[None]:
+        """Have it write its memory over and over in the block."""
+        self.say(f"dirty {DIRTY_MIB}")
+        try:
+            yield
+        finally:
+            self.say("dirty 0")
+
 
 def in_turn(runs: int = RUNS, **subjects: Callable[[], Sample]) -> dict[str, list[Sample]]:
     """Measure the subjects in turn; what has to warm up has done so in ``filled``."""
     return harness.alternate(runs, warm_up=0, **subjects)
 
 
-def against_script(guest: filled, count: int) -> list[Figure]:
-    """Compare the pause with that of suspend, lvcreate -s, resume."""
-    measured = in_turn(ours=lambda: take(guest), script=lambda: script(guest))
-    limit = SCRIPT_LIMITS[count]
-    name = f"{count}disk" + "s" * (count > 1)
+def against_script(guest: filled) -> list[Figure]:
+    """Compare the pause with that of suspend, lvcreate -s, resume; idle, then dirtying."""
+    name = f"{guest.disks}disk" + "s" * (guest.disks > 1) + "_2g" * (guest.memory_mib == LARGE_MIB)
+    figures = script_figures(guest, name, RUNS if guest.memory_mib == SMALL_MIB else FEW)
+    with guest.dirtying():
+        return figures + script_figures(guest, f"{name}_dirty", FEW)
+
+
+def script_figures(guest: filled, name: str, runs: int) -> list[Figure]:
+    measured = in_turn(runs, ours=lambda: take(guest), script=lambda: script(guest))
     return [
         compared(
             f"pause_vs_script_{name}",
             pauses(measured["ours"]),
             pauses(measured["script"]),
             "virsh suspend; lvcreate -s; virsh resume",
-            limit,
+            SCRIPT_LIMITS[guest.disks],
         ),
         plain(f"pause_ms_{name}", "ms", pauses(measured["ours"])),
         plain(f"script_pause_ms_{name}", "ms", pauses(measured["script"])),
@@ -138,8 +155,8 @@ def sizes(small: filled, large: filled) -> list[Figure]:
 
 def against_libvirt(guest: filled) -> list[Figure]:
     """Compare the pause under dirtying with libvirt's own live snapshot."""
-    guest.say(f"dirty {DIRTY_MIB}")
-    measured = in_turn(FEW, ours=lambda: take(guest), stock=lambda: stock(guest))
+    with guest.dirtying():
+        measured = in_turn(FEW, ours=lambda: take(guest), stock=lambda: stock(guest))
     return [
         compared(
             "pause_vs_libvirt_2g_dirty",
