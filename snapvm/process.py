@@ -32,6 +32,8 @@ REMEMBERED = 16
 GOODBYE_SECONDS = 10.0
 """How long a program may take to end when its input is closed."""
 
+_URGENT_NICENESS = -10
+
 _QUESTIONS = {("lvm", "lvs"), ("dmsetup", "status"), ("xl", "list")}
 """They change nothing, so it makes no difference whether snapvm dies before or after them."""
 _ANY_STATUS = list(range(-64, 256))
@@ -72,10 +74,13 @@ class Conversation(Protocol):
 class Runner(Protocol):
     """The seam to the outside world: runs a program and returns what it did."""
 
-    def converse(self, argv: Sequence[str]) -> AbstractContextManager[Conversation]:
+    def converse(
+        self, argv: Sequence[str], *, urgent: bool = False
+    ) -> AbstractContextManager[Conversation]:
         """Start a program that is given its orders later, and end it by closing its input.
 
-        What it says on both outputs is one stream of lines.
+        What it says on both outputs is one stream of lines.  One that is ``urgent`` is served
+        before others by the processor, where we may ask for that.
         """
 
     def run(
@@ -159,9 +164,7 @@ class _ShConversation:
                 raise CommandTimedOut(argv=self._asked, seconds=limit_seconds) from None
             if heard is None:
                 self._heard.put(None)
-                raise CommandFailed(
-                    argv=self._asked, status=self._status, stderr="\n".join(answer)
-                )
+                raise CommandFailed(argv=self._asked, status=self._status, stderr="\n".join(answer))
             answer.append(heard)
         return tuple(answer)
 
@@ -243,7 +246,7 @@ class ShRunner:
         return done
 
     @contextmanager
-    def converse(self, argv: Sequence[str]) -> Iterator[Conversation]:
+    def converse(self, argv: Sequence[str], *, urgent: bool = False) -> Iterator[Conversation]:
         """See ``Runner.converse``; a program that does not end by itself is left alone."""
         talk = _ShConversation(tuple(argv))
         running = _start(
@@ -255,6 +258,9 @@ class ShRunner:
             _out_bufsize=1,
             _done=talk.end,
         )
+        if urgent:
+            with suppress(OSError):  # not permitted, or gone already, which ``ask`` tells
+                os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
         try:
             yield talk
         finally:

@@ -80,7 +80,8 @@ class Lvm:
         try:
             with ExitStack() as stack:
                 for vg in groups:
-                    talks[vg].append(stack.enter_context(self._runner.converse(PROGRAM)))
+                    waiting = self._runner.converse(PROGRAM, urgent=True)
+                    talks[vg].append(stack.enter_context(waiting))
                 yield {vg: [WarmLvm(talk) for talk in those] for vg, those in talks.items()}
         finally:
             for vg, those in talks.items():

@@ -89,6 +89,14 @@ def test_what_is_said_after_an_answer_can_still_be_heard() -> None:
         assert (first, talk.listen(is_done, limit_seconds=10)) == (("got one",), ("done",))
 
 
+@pytest.mark.parametrize("urgent", [False, True])
+def test_an_urgent_program_is_served_before_others(urgent: bool) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with ShRunner().converse(("sh", "-c", "read line; nice"), urgent=urgent) as talk:
+        (niceness,) = talk.ask("", lambda _line: True, limit_seconds=10)
+    assert int(niceness) == (-10 if urgent and os.geteuid() == 0 else own)
+
+
 def test_a_conversation_that_gets_no_answer_is_given_up() -> None:
     with ShRunner().converse(("cat",)) as talk, pytest.raises(CommandTimedOut):
         talk.ask("hello", is_done, limit_seconds=0.3)
