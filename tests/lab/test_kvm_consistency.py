@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 
@@ -149,29 +150,35 @@ def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
 
 
 FORMS = {"plain": (), "zstd": ("--compress", "zstd"), "sparse": ("--image-format", "sparse")}
-WAYS = {
-    "sparse": ("background", "sparse", "none"),
-    "zstd": ("background", "zstd", "none"),
-    "precopy": ("precopy", "plain", "writeback"),
-    "libvirt": ("libvirt", "plain", "none"),
-    "stop": ("stop", "plain", "writeback"),
-    "precopy-zstd": ("precopy", "zstd", "none"),
-}
-ON_EACH_CHANGE = ("sparse", "precopy")
+METHODS = ("background", "precopy", "libvirt", "stop")
+BUSES = ("virtio", "scsi")
+CACHES = ("none", "writeback")
+WAYS = [
+    *product(METHODS, ("plain",), BUSES, CACHES),
+    ("background", "zstd", "scsi", "none"),
+    ("background", "sparse", "scsi", "none"),
+    ("precopy", "zstd", "virtio", "none"),
+]
+ON_EACH_CHANGE = (
+    ("background", "sparse", "scsi", "none"),
+    ("precopy", "plain", "scsi", "writeback"),
+)
 
 
 @pytest.mark.parametrize(
-    ("method", "form", "cache"),
+    ("method", "form", "bus", "cache"),
     [
-        pytest.param(*way, id=name, marks=() if name in ON_EACH_CHANGE else pytest.mark.long)
-        for name, way in WAYS.items()
+        pytest.param(
+            *way, id="-".join(way), marks=() if way in ON_EACH_CHANGE else pytest.mark.long
+        )
+        for way in WAYS
     ],
 )
 def test_every_way_to_capture_is_of_one_instant(
-    kvm_lab: Lab, method: str, form: str, cache: str
+    kvm_lab: Lab, method: str, form: str, bus: str, cache: str
 ) -> None:
-    """The fallbacks too, under writes, with two virtual CPUs and disks of virtio-scsi."""
-    options = ("--disks", "2", "--memory", "128", "--vcpus", "2", "--bus", "scsi")
+    """The fallbacks too, under writes, with two virtual CPUs and disks of every kind."""
+    options = ("--disks", "2", "--memory", "128", "--vcpus", "2", "--bus", bus)
     with Guest(kvm_lab, "ways", *options, "--cache", cache) as guest:
         guest.say("dirty 8")
         guest.wait_until(guest.look().n + 20)
