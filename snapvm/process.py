@@ -159,9 +159,7 @@ class _ShConversation:
                 raise CommandTimedOut(argv=self._asked, seconds=limit_seconds) from None
             if heard is None:
                 self._heard.put(None)
-                raise CommandFailed(
-                    argv=self._asked, status=self._status, stderr="\n".join(answer)
-                )
+                raise CommandFailed(argv=self._asked, status=self._status, stderr="\n".join(answer))
             answer.append(heard)
         return tuple(answer)
 
