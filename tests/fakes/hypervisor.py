@@ -32,7 +32,8 @@ from snapvm.model import (
     SidePlace,
 )
 from snapvm.refusals import DomainRefused
-from tests.fakes.lvm import FakeLvm, FakeVolume
+from tests.fakes.lvm import FakeLvm
+from tests.fakes.lvmvolume import FakeVolume
 
 IMAGE_FILE = "memory.save"
 
