@@ -6,62 +6,32 @@ devices it holds open, by volume and not by name, as QEMU does.  It passes ``tes
 
 from __future__ import annotations
 
-import os
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from snapvm import crashpoint, durable
+from snapvm import crashpoint
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, ClockNotSet, NotFrozen, StillFrozen, StuckPaused
+from snapvm.failures import CaptureFailed, StuckPaused
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
 from snapvm.interrupt import shielded
-from snapvm.memory import libvirtimage
 from snapvm.model import (
     Domain,
     DomainState,
     DomainUuid,
     GuestDisk,
     HypervisorKind,
-    MemoryRecord,
     Progress,
     SidePlace,
 )
 from snapvm.refusals import DomainRefused
-from tests.fakes.lvm import FakeLvm, FakeVolume
-
-IMAGE_FILE = "memory.save"
-
-
-_FROZEN = 1 << 63
-
-
-def image_bytes(count: int, *, frozen: bool = False) -> bytes:
-    """Return a save image whose stream is the domain's number, and whether its writers wait."""
-    xml = b"<domain/>\0"
-    header = struct.pack("<16s5I56x", libvirtimage.MAGIC, 2, len(xml), 0, 0, 0)
-    return header + xml + (count | _FROZEN * frozen).to_bytes(8, "little")
-
-
-@dataclass
-class Machine:
-    """A domain of the fake: its number, its state, its disks."""
-
-    domain: Domain
-    disks: tuple[GuestDisk, ...]
-    count: int = 0
-    held: list[FakeVolume] = field(default_factory=list)
-    agent: bool = True
-    """Somebody in the guest answers."""
-    frozen: bool = False
-    """Its writers stand still; that is in its memory like anything else."""
-    clock_behind_seconds: float = 0.0
-    places: tuple[SidePlace, ...] = ()
-    """Where it keeps its UEFI variables and its TPM, in real files."""
+from tests.fakes.agent import FakeAgent
+from tests.fakes.capture import FakeCapture
+from tests.fakes.lvm import FakeLvm
+from tests.fakes.machine import FROZEN, Machine
 
 
 class FakeHypervisor:
@@ -149,7 +119,7 @@ class FakeHypervisor:
     def foresee(self, domain: Domain) -> str:
         """See ``Hypervisor.foresee``."""
         self.before("foresee")
-        return _FakeCapture.method
+        return FakeCapture.method
 
     @contextmanager
     def capture(
@@ -163,7 +133,7 @@ class FakeHypervisor:
     ) -> Iterator[Capture]:
         """See ``Hypervisor.capture``."""
         self.before("capture")
-        yield _FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
+        yield FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
 
     def check_restore(self, domain: Domain, image: Path | None) -> None:
         """See ``Hypervisor.check_restore``."""
@@ -220,7 +190,7 @@ class FakeHypervisor:
         machine = self._before_start("restore", domain)
         with crashpoint.around("restore"):
             held = int.from_bytes(image.read_bytes()[-8:], "little")
-            machine.count, machine.frozen = held & ~_FROZEN, bool(held & _FROZEN)
+            machine.count, machine.frozen = held & ~FROZEN, bool(held & FROZEN)
             machine.clock_behind_seconds = 3600.0
             self._start(machine, paused=paused)
 
@@ -264,104 +234,3 @@ class FakeHypervisor:
     def _set(self, name: str, state: DomainState) -> None:
         machine = self.machines[name]
         machine.domain = replace(machine.domain, state=state)
-
-
-class FakeAgent:
-    """See ``GuestAgent``."""
-
-    def __init__(self, own: FakeHypervisor) -> None:
-        self._own = own
-
-    def is_expected(self, domain: Domain) -> bool:
-        """See ``GuestAgent.is_expected``."""
-        return self._own.machines[domain.name].agent
-
-    def check(self, domain: Domain) -> None:
-        """See ``GuestAgent.check``."""
-        if not self._answers(domain):
-            raise DomainRefused(domain=domain.name, why="no guest agent answers")
-        if self._own.machines[domain.name].frozen:
-            raise DomainRefused(domain=domain.name, why="its file systems are frozen already")
-
-    def freeze(self, domain: Domain) -> None:
-        """See ``GuestAgent.freeze``."""
-        with crashpoint.around("freeze file systems"):
-            if not self._answers(domain):
-                raise NotFrozen(domain=domain.name, why="nobody answers")
-            self._own.machines[domain.name].frozen = True
-        self._own.before("frozen file systems")
-
-    def thaw(self, domain: Domain) -> None:
-        """See ``GuestAgent.thaw``."""
-        machine = self._own.machines[domain.name]
-        with crashpoint.around("thaw file systems"):
-            if not machine.domain.state.has_memory:
-                return
-            if not self._answers(domain):
-                raise StillFrozen(domain=domain.name, why="nobody answers")
-            machine.frozen = False
-
-    def set_clock(self, domain: Domain) -> float:
-        """See ``GuestAgent.set_clock``."""
-        machine = self._own.machines[domain.name]
-        if not self._answers(domain) or machine.frozen:
-            raise ClockNotSet(domain=domain.name, why="nobody answers")
-        moved, machine.clock_behind_seconds = machine.clock_behind_seconds, 0.0
-        return moved
-
-    def _answers(self, domain: Domain) -> bool:
-        machine = self._own.machines[domain.name]
-        self._own.before("ask the agent")
-        return machine.agent and machine.domain.state is DomainState.RUNNING
-
-
-class _FakeCapture:
-    """See ``Capture``."""
-
-    method = "fake"
-
-    def __init__(
-        self, own: FakeHypervisor, machine: Machine, folder: Path | None, clock: WindowClock
-    ) -> None:
-        self._own = own
-        self._machine = machine
-        self._folder = folder
-        self._clock = clock
-        self._given_up = threading.Event()
-
-    @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
-        name = self._machine.domain.name
-        was_running = self._own.state_of(name) is DomainState.RUNNING
-        stays = False
-        try:
-            self._own.before("window")
-            if was_running:
-                self._own.suspend(name)
-                self._clock.stopped()
-            if self._folder is not None:
-                with os.fdopen(durable.create(self._folder / IMAGE_FILE), "wb") as file:
-                    file.write(image_bytes(self._machine.count, frozen=self._machine.frozen))
-            yield
-            stays = leave_standing
-        finally:
-            if was_running and not stays:
-                with shielded():  # as the drivers do
-                    self._own.resume(self._machine.domain)
-                self._clock.resumed()
-
-    def arm(self) -> None:
-        self._own.before("arm")
-        self._own.arming(self._given_up)
-
-    def give_up(self) -> None:
-        self._given_up.set()
-
-    def drain(self) -> MemoryRecord | None:
-        self._own.before("drain")
-        if self._given_up.is_set():
-            raise CaptureFailed(domain=self._machine.domain.name, why="it was given up")
-        if self._folder is None:
-            return None
-        size_bytes = (self._folder / IMAGE_FILE).stat().st_size
-        return MemoryRecord(file=IMAGE_FILE, format="libvirt-save", size_bytes=size_bytes)

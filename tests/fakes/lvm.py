@@ -8,61 +8,21 @@ and passes ``tests/contract`` like the real lvm does.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.failures import CommandFailed, CommandTimedOut
+from snapvm.failures import CommandFailed
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
+from tests.fakes.lvmtalk import FakeConversation
+from tests.fakes.lvmvolume import FakeVolume
+from tests.fakes.lvmwords import parse, selects
 
 EXTENT_BYTES = 4 << 20
 VG_BYTES = 1 << 34
-
-
-@dataclass
-class FakeVolume:
-    """A thin volume, a snapshot of one, a pool; or a thick volume, a store, a thick snapshot."""
-
-    vg: str
-    name: str
-    uuid: str
-    size_bytes: int
-    pool: str = ""
-    is_pool: bool = False
-    origin: str = ""
-    origin_bytes: int = 0
-    chunk_bytes: int = 0
-    invalid: bool = False
-    """A thick snapshot that the kernel has given up."""
-    tags: set[str] = field(default_factory=set)
-    writable: bool = True
-    active: bool = True
-    opened: bool = False
-    skipped: bool = False
-    minor: int = 0
-    data_percent: float = 10.0
-    data: str = ""
-    """What is on it; a snapshot and a clone begin with the same."""
-
-    @property
-    def attr(self) -> str:
-        kind = "t" if self.is_pool else "V" if self.pool else "s" if self.origin else "-"
-        return "".join(
-            (
-                kind,
-                "w" if self.writable else "r",
-                "i-",
-                "I" if self.invalid else "a" if self.active else "-",
-                "o" if self.opened else "-",
-                "tz-",
-                "k" if self.skipped else "-",
-            )
-        )
 
 
 class FakeLvm:
@@ -149,7 +109,7 @@ class FakeLvm:
     def _lvs(self, words: list[str]) -> str:
         assert ",".join(FIELDS) in words
         rows = [dict.fromkeys(FIELDS, "") | self._row(volume) for volume in self.volumes]
-        options, _ = _parse(words)
+        options, _ = parse(words)
         given = dict(
             item.split("=") for text in options.get("--config", ()) for item in text.split()
         )
@@ -196,7 +156,7 @@ class FakeLvm:
         }
 
     def _lvcreate(self, words: list[str]) -> str:
-        options, operands = _parse(words)
+        options, operands = parse(words)
         vg, _, origin_name = operands[0].partition("/")
         self._require_free(vg, options["--name"][0])
         if "--snapshot" not in options:
@@ -230,7 +190,7 @@ class FakeLvm:
         return ""
 
     def _lvconvert(self, words: list[str]) -> str:
-        options, operands = _parse(words)
+        options, operands = parse(words)
         assert options["--type"] == ["snapshot"], words
         vg, _, origin_name = operands[0].partition("/")
         origin, store = self.named(vg, origin_name), self.named(vg, operands[1])
@@ -250,14 +210,14 @@ class FakeLvm:
             target.data = self.named(snapshot.vg, snapshot.lv).data
 
     def _lvrename(self, words: list[str]) -> str:
-        _, (vg, old, new) = _parse(words)
+        _, (vg, old, new) = parse(words)
         volume = self.named(vg, old)
         self._require_free(vg, new)
         volume.name = new
         return ""
 
     def _lvchange(self, words: list[str]) -> str:
-        options, operands = _parse(words)
+        options, operands = parse(words)
         for operand in operands:
             vg, _, name = operand.partition("/")
             self._change(self.named(vg, name), options)
@@ -283,13 +243,13 @@ class FakeLvm:
                     other.active = active
 
     def _lvremove(self, words: list[str]) -> str:
-        options, operands = _parse(words)
+        options, operands = parse(words)
         if not any(volume.vg == operands[0] for volume in self.volumes):
             raise self._failure((), f'Volume group "{operands[0]}" not found')
         selected = [
             volume
             for volume in self.volumes
-            if volume.vg == operands[0] and _selects(options["--select"][0], volume)
+            if volume.vg == operands[0] and selects(options["--select"][0], volume)
         ]
         for volume in selected:
             if volume.opened:
@@ -316,97 +276,3 @@ class FakeLvm:
 
     def _failure(self, argv: tuple[str, ...], text: str) -> CommandFailed:
         return CommandFailed(argv=argv, status=5, stderr=text)
-
-
-class FakeConversation:
-    """An lvm that takes orders on its standard input; see ``Conversation``."""
-
-    def __init__(self, lvm: FakeLvm) -> None:
-        self._lvm = lvm
-        self._unheard: list[str] = []
-
-    def ended(self, limit_seconds: float) -> bool:
-        """Tell whether it did all it was told; see ``Conversation``."""
-        return self._lvm.hanging is None
-
-    def ask(
-        self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
-    ) -> tuple[str, ...]:
-        """Do each line; say what lvm says of a new volume, of a failure, and of its version."""
-        if self._lvm.hanging is not None and line != "version":
-            self._lvm.hanging += line.splitlines()[:1]
-            raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
-        for order in line.splitlines():
-            self._unheard += self._obey(order)
-        return self.listen(ends, limit_seconds=limit_seconds)
-
-    def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
-        """Return the lines up to the one that ends them; see ``Conversation``."""
-        last = next((n for n, said in enumerate(self._unheard) if ends(said)), None)
-        if last is None:
-            raise CommandTimedOut(argv=("lvm",), seconds=limit_seconds)
-        heard, self._unheard = self._unheard[: last + 1], self._unheard[last + 1 :]
-        return tuple(heard)
-
-    def _obey(self, order: str) -> list[str]:
-        words = order.split()
-        named = words[0] if self._lvm.conf.get("log/command_names") == "1" else ""
-        return [f"{named}{line}" for line in self._said(words)]
-
-    def _said(self, words: list[str]) -> list[str]:
-        if words == ["version"]:
-            return ["  LVM version:     0", "  Configuration:   a fake"]
-        is_silent = self._lvm.conf.get("log/silent") == "1" and "--quiet" not in words
-        try:
-            self._lvm.obey(("lvm", *words))
-        except CommandFailed as failure:
-            return [f"  {failure.stderr}"]
-        if is_silent:
-            return []
-        words = [word for word in words if word != "--quiet"]
-        if words[0] == "lvconvert":
-            return [
-                f"  Logical volume {words[-2].partition('/')[0]}/{words[-1]} converted to snapshot."
-            ]
-        if words[0] == "lvrename":
-            return [f'  Renamed "{words[2]}" to "{words[3]}" in volume group "{words[1]}"']
-        return [f'  Logical volume "{words[words.index("--name") + 1]}" created.']
-
-
-_FLAGS = {
-    "--quiet",
-    "--snapshot",
-    "--yes",
-    "--noudevsync",
-    "--ignoremonitoring",
-    "--ignoreactivationskip",
-    "--all",
-}
-
-
-def _parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    options: dict[str, list[str]] = {}
-    operands: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word in _FLAGS:
-            options[word] = []
-        elif word.startswith("--"):
-            options.setdefault(word, []).append(next(rest))
-        else:
-            operands.append(word)
-    return options, operands
-
-
-def _selects(condition: str, volume: FakeVolume) -> bool:
-    """Evaluate the selection language as far as argv.py uses it: tags and uuids, && || ()."""
-
-    def term(match: re.Match[str]) -> str:
-        if match["tag"] is not None:
-            return str(match["tag"] in volume.tags)
-        return str(match["uuid"] == volume.uuid)
-
-    text = re.sub(r"lv_tags=\{(?P<tag>[^}]*)\}|lv_uuid=(?P<uuid>[\w-]+)", term, condition)
-    text = text.replace("&&", " and ").replace("||", " or ")
-    assert re.fullmatch(r"[\s()]*((True|False|and|or)[\s()]*)+", text), text
-    return bool(eval(text))

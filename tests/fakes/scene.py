@@ -21,8 +21,9 @@ from snapvm.model import (
     LvUuid,
 )
 from snapvm.settings import Settings
-from tests.fakes.hypervisor import FakeHypervisor, Machine
+from tests.fakes.hypervisor import FakeHypervisor
 from tests.fakes.lvm import FakeLvm
+from tests.fakes.machine import Machine
 
 DOMAIN = "demo"
 UUID = DomainUuid("11111111-2222-3333-4444-555555555555")

@@ -17,7 +17,7 @@ from snapvm.hypervisor import domainxml, xenconfig
 from snapvm.lvm import exceptionstore, health, report
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
-from tests.fakes.hypervisor import image_bytes
+from tests.fakes.machine import image_bytes
 from tests.fakes.records import UUID, make_record
 from tests.fakes.scene import DOMAIN, make_scene
 from tests.fakes.scene import UUID as SCENE_UUID

@@ -20,7 +20,7 @@ from snapvm.failures import (
     StorageFailed,
 )
 from snapvm.model import DomainState, Silent
-from tests.fakes.lvm import FakeConversation
+from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_command, fail_late, roll_back, take
 

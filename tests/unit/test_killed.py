@@ -12,7 +12,7 @@ from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted
 from snapvm.interrupt import shielded
 from snapvm.model import DomainState, Silent
-from tests.fakes import hypervisor as fake_hypervisor
+from tests.fakes import capture as fake_capture
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import revive, roll_back, take
 
@@ -104,7 +104,7 @@ def test_an_interruption_in_the_instant_before_the_window_shields_its_end(
         with shielded():
             yield
 
-    monkeypatch.setattr(fake_hypervisor, "shielded", late_shield)
+    monkeypatch.setattr(fake_capture, "shielded", late_shield)
     with pytest.raises(Interrupted):
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, quiesce=quiesce), Silent())
     assert arrived

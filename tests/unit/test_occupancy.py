@@ -12,7 +12,7 @@ from snapvm import repair, retry
 from snapvm.failures import HalfBack
 from snapvm.model import Domain, DomainState, DomainUuid, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
-from tests.fakes.hypervisor import Machine
+from tests.fakes.machine import Machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take_at_five
 

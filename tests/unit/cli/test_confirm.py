@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from snapvm.cli import rollback
+from snapvm.errors import ExitStatus
 from snapvm.model import DomainState
 from snapvm.planning import RollbackPlan
 from tests.fakes.records import BEGIN, disks_only, make_record
-from tests.fakes.scene import make_scene
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.unit.cli.conftest import Call
 
 
 @pytest.fixture
@@ -52,3 +54,14 @@ def test_disks_alone_start_afresh(plan: RollbackPlan) -> None:
 def test_one_that_was_paused_is_paused_again(plan: RollbackPlan) -> None:
     paused = replace(plan, record=make_record("a", state=DomainState.PAUSED))
     assert "left paused" in asked(paused)
+
+
+@pytest.mark.parametrize("verb", ["rollback", "delete"])
+def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str) -> None:
+    call("take", DOMAIN, "--name", "a")
+    done = call(verb, "demo@a")
+    assert done.status == ExitStatus.REFUSED
+    assert "not confirmed, nothing was done" in done.err
+    assert "hint: answer yes, or give --yes in a script" in done.err
+    assert done.out == ""
+    assert scene.ids() == ["a"]

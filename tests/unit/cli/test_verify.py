@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapvm.cli.app import run
-from tests.fakes.hypervisor import image_bytes
+from tests.fakes.machine import image_bytes
 from tests.unit.memory.xen_builders import L1, Guest
 
 

@@ -16,14 +16,8 @@ from hypothesis import strategies as st
 
 from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Problem, Report, Severity
 from snapvm.memory.normalise import P2M_FOREIGN, P2M_IDENTITY, FrameMap, Normaliser
-from snapvm.memory.pageindex import PageIndex
-from snapvm.memory.paging import Mapping, translate, who_maps
-from snapvm.memory.pagingmode import FOUR_LEVEL
 from snapvm.memory.verify import verify_image
-from snapvm.memory.xenformat import PageType
-from snapvm.memory.xenframes import survey
-from snapvm.memory.xenrecord import PageBatch
-from snapvm.memory.xenvcpu import canonicalise_context, vcpu_frames
+from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.refusals import BadImage, UnreadableFile
 from tests.unit.memory import xen_builders as build
 from tests.unit.memory.test_normalise import uncanonicalise
@@ -208,34 +202,11 @@ def test_an_hvm_image_is_checked_for_its_format_only(tmp_path: Path) -> None:
     assert verify_image(path) == Report(findings=(), counts={}, pages=2, tables=0, vcpus=0)
 
 
-def test_the_walker_reads_an_image(tmp_path: Path) -> None:
-    path = tmp_path / "img"
-    path.write_bytes(Guest().encode())
-    base = 0xFFFF_0000_0000_0000 | build.KERNEL_SLOT << 39
-    with survey(path) as image:
-        cr3 = image.vcpus[0].root << 12
-        found = translate(FOUR_LEVEL, cr3, base + 520 * 4096 + 5, image.read_frame)
-        assert isinstance(found, Mapping)
-        assert (found.frame, found.table_frame, found.writable) == (520, build.L1 + 1, True)
-        assert [m.va for m in who_maps(FOUR_LEVEL, cr3, 7, image.read_frame)] == [base + 7 * 4096]
-        assert image.read_frame(595) is None
-        assert image.read_frame(1 << 60) is None
-
-
 def test_only_a_regular_file_can_be_checked(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "none"):
         with pytest.raises(UnreadableFile):
             verify_image(path)
-
-
-def test_a_file_cut_short_under_us_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "img"
-    path.write_bytes(Guest().encode())
-    with survey(path) as image:
-        os.truncate(path, 100_000)
-        with pytest.raises(BadImage, match="not there any more"):
-            image.read_frame(500)
 
 
 def test_a_domain_in_machine_frames_becomes_a_sound_image(tmp_path: Path) -> None:
@@ -264,96 +235,6 @@ def test_a_domain_in_machine_frames_becomes_a_sound_image(tmp_path: Path) -> Non
         struct.pack_into("<Q", context, offset, build.MFN_BASE + pfn << 12)
     assert canonicalise_context(0, bytes(context), frames, origin="web1") == bytes(guest.vcpu)
     assert check(guest, tmp_path).is_sound
-
-
-@pytest.mark.parametrize("offset", [616, 4832, 4992, 5008])
-def test_a_context_with_a_foreign_frame_is_an_error_with_its_place(offset: int) -> None:
-    guest = Guest()
-    frames = FrameMap.build(
-        np.arange(20, dtype=np.uint64), np.arange(20, dtype=np.uint64), max_mfn=30
-    )
-    context = bytearray(guest.vcpu)
-    assert vcpu_frames(0, bytes(context), 8).gdt_frames == (build.GDT,)
-    struct.pack_into("<Q", context, offset, 25 << 12 | 1 if offset > 4900 else 25)
-    with pytest.raises(BadImage, match="machine frame 0x19") as raised:
-        canonicalise_context(0, bytes(context), frames, origin="vCPU 0 of web1")
-    assert raised.value.offset_bytes == offset
-    if offset == 616:  # start_info is vCPU 0's alone
-        assert vcpu_frames(1, canonicalise_context(1, bytes(context), frames, origin=""), 8)
-
-
-def test_a_32_bit_context_has_a_rotated_root() -> None:
-    context = bytearray(2800)
-    frame = 0x123456
-    struct.pack_into("<I", context, 2728, (frame << 12 | frame >> 20) & 0xFFFFFFFF)
-    struct.pack_into("<I", context, 2704, 513)
-    found = vcpu_frames(3, bytes(context), 4)
-    assert (found.root, found.user_root, len(found.gdt_frames)) == (frame, None, 2)
-
-
-def _batch(pfns: list[int], types: list[int], at: int = 4096) -> PageBatch:
-    return PageBatch(
-        offset_bytes=64,
-        pfns=np.array(pfns, np.uint64),
-        types=np.array(types, np.uint8),
-        data_offset_bytes=at,
-        data=None,
-    )
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.lists(
-            st.tuples(
-                st.integers(0, 40_000),
-                st.sampled_from([t.value for t in PageType]),
-            ),
-            max_size=20,
-        ),
-        max_size=8,
-    )
-)
-def test_the_index_is_a_dictionary_of_last_words(batches: list[list[tuple[int, int]]]) -> None:
-    index = PageIndex("img", 40_000)
-    expected: dict[int, tuple[int, int]] = {}
-    at = 4096
-    for batch in batches:
-        index.add(_batch([pfn for pfn, _ in batch], [type_ for _, type_ in batch], at))
-        for pfn, type_ in batch:
-            has_data = type_ < 0xD
-            expected[pfn] = (type_, at if has_data else 0)
-            at += 4096 if has_data else 0
-    pfns = np.array([*expected, 3], np.uint64)
-    found = zip(index.types(pfns).tolist(), index.offsets(pfns).tolist(), strict=True)
-    assert list(found) == [*expected.values(), expected.get(3, (XTAB, 0))]
-    roots = sorted(pfn for pfn, (type_, _) in expected.items() if type_ == 0xC)
-    assert [p for pfns in index.of_types({PageType.L4TAB_PINNED}) for p in pfns.tolist()] == roots
-
-
-def test_a_page_given_and_taken_back_in_one_batch_is_a_hole() -> None:
-    index = PageIndex("img", 40_000)
-    index.add(_batch([5, 6, 5], [0, 0, XTAB]))
-    assert index.types(np.array([5, 6], np.uint64)).tolist() == [XTAB, 0]
-    index.add(_batch([6], [XTAB]))
-    assert index.offsets(np.array([5, 6], np.uint64)).tolist() == [0, 0]
-
-
-def test_far_flung_pages_without_data_cost_no_memory() -> None:
-    def fill(type_: PageType) -> None:
-        index = PageIndex("img", (1 << 32) - 1)
-        for number in range(20):
-            pfns = [n << 14 | number << 24 for n in range(1024)]
-            index.add(_batch(pfns, [type_] * 1024))
-
-    tracemalloc.start()
-    with pytest.raises(BadImage, match="too far apart") as raised:
-        fill(PageType.XALLOC)
-    fill(PageType.XTAB)
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert raised.value.offset_bytes == 64
-    assert peak_bytes < 64 << 20
 
 
 @pytest.mark.parametrize("kind", ["one frame", "frames beyond", "far-flung pages"])

@@ -1,0 +1,73 @@
+"""A conversation with the fake lvm: what it is told line by line, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from snapvm.failures import CommandFailed, CommandTimedOut
+from snapvm.process import Completed
+
+
+class Obeying(Protocol):
+    """The lvm that is talked to, which does as it is told; see ``FakeLvm``."""
+
+    conf: dict[str, str]
+    hanging: list[str] | None
+
+    def obey(self, argv: Sequence[str]) -> Completed: ...
+
+
+class FakeConversation:
+    """An lvm that takes orders on its standard input; see ``Conversation``."""
+
+    def __init__(self, lvm: Obeying) -> None:
+        self._lvm = lvm
+        self._unheard: list[str] = []
+
+    def ended(self, limit_seconds: float) -> bool:
+        """Tell whether it did all it was told; see ``Conversation``."""
+        return self._lvm.hanging is None
+
+    def ask(
+        self, line: str, ends: Callable[[str], bool], *, limit_seconds: float
+    ) -> tuple[str, ...]:
+        """Do each line; say what lvm says of a new volume, of a failure, and of its version."""
+        if self._lvm.hanging is not None and line != "version":
+            self._lvm.hanging += line.splitlines()[:1]
+            raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
+        for order in line.splitlines():
+            self._unheard += self._obey(order)
+        return self.listen(ends, limit_seconds=limit_seconds)
+
+    def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
+        """Return the lines up to the one that ends them; see ``Conversation``."""
+        last = next((n for n, said in enumerate(self._unheard) if ends(said)), None)
+        if last is None:
+            raise CommandTimedOut(argv=("lvm",), seconds=limit_seconds)
+        heard, self._unheard = self._unheard[: last + 1], self._unheard[last + 1 :]
+        return tuple(heard)
+
+    def _obey(self, order: str) -> list[str]:
+        words = order.split()
+        named = words[0] if self._lvm.conf.get("log/command_names") == "1" else ""
+        return [f"{named}{line}" for line in self._said(words)]
+
+    def _said(self, words: list[str]) -> list[str]:
+        if words == ["version"]:
+            return ["  LVM version:     0", "  Configuration:   a fake"]
+        is_silent = self._lvm.conf.get("log/silent") == "1" and "--quiet" not in words
+        try:
+            self._lvm.obey(("lvm", *words))
+        except CommandFailed as failure:
+            return [f"  {failure.stderr}"]
+        if is_silent:
+            return []
+        words = [word for word in words if word != "--quiet"]
+        if words[0] == "lvconvert":
+            return [
+                f"  Logical volume {words[-2].partition('/')[0]}/{words[-1]} converted to snapshot."
+            ]
+        if words[0] == "lvrename":
+            return [f'  Renamed "{words[2]}" to "{words[3]}" in volume group "{words[1]}"']
+        return [f'  Logical volume "{words[words.index("--name") + 1]}" created.']

@@ -1,0 +1,46 @@
+"""A volume of the fake lvm: what there is to know of it, and its ``lv_attr``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class FakeVolume:
+    """A thin volume, a snapshot of one, a pool; or a thick volume, a store, a thick snapshot."""
+
+    vg: str
+    name: str
+    uuid: str
+    size_bytes: int
+    pool: str = ""
+    is_pool: bool = False
+    origin: str = ""
+    origin_bytes: int = 0
+    chunk_bytes: int = 0
+    invalid: bool = False
+    """A thick snapshot that the kernel has given up."""
+    tags: set[str] = field(default_factory=set)
+    writable: bool = True
+    active: bool = True
+    opened: bool = False
+    skipped: bool = False
+    minor: int = 0
+    data_percent: float = 10.0
+    data: str = ""
+    """What is on it; a snapshot and a clone begin with the same."""
+
+    @property
+    def attr(self) -> str:
+        kind = "t" if self.is_pool else "V" if self.pool else "s" if self.origin else "-"
+        return "".join(
+            (
+                kind,
+                "w" if self.writable else "r",
+                "i-",
+                "I" if self.invalid else "a" if self.active else "-",
+                "o" if self.opened else "-",
+                "tz-",
+                "k" if self.skipped else "-",
+            )
+        )

@@ -1,0 +1,46 @@
+"""The language of lvm's command lines, as far as ``snapvm.lvm.argv`` uses it."""
+
+from __future__ import annotations
+
+import re
+
+from tests.fakes.lvmvolume import FakeVolume
+
+_FLAGS = {
+    "--quiet",
+    "--snapshot",
+    "--yes",
+    "--noudevsync",
+    "--ignoremonitoring",
+    "--ignoreactivationskip",
+    "--all",
+}
+
+
+def parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the options with all their values, and the operands."""
+    options: dict[str, list[str]] = {}
+    operands: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word in _FLAGS:
+            options[word] = []
+        elif word.startswith("--"):
+            options.setdefault(word, []).append(next(rest))
+        else:
+            operands.append(word)
+    return options, operands
+
+
+def selects(condition: str, volume: FakeVolume) -> bool:
+    """Evaluate the selection language as far as argv.py uses it: tags and uuids, && || ()."""
+
+    def term(match: re.Match[str]) -> str:
+        if match["tag"] is not None:
+            return str(match["tag"] in volume.tags)
+        return str(match["uuid"] == volume.uuid)
+
+    text = re.sub(r"lv_tags=\{(?P<tag>[^}]*)\}|lv_uuid=(?P<uuid>[\w-]+)", term, condition)
+    text = text.replace("&&", " and ").replace("||", " or ")
+    assert re.fullmatch(r"[\s()]*((True|False|and|or)[\s()]*)+", text), text
+    return bool(eval(text))

@@ -1,0 +1,37 @@
+"""A domain of the fake hypervisor, and the image that its memory is saved in."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from snapvm.memory import libvirtimage
+from snapvm.model import Domain, GuestDisk, SidePlace
+from tests.fakes.lvmvolume import FakeVolume
+
+FROZEN = 1 << 63
+"""In the stream: the writers wait."""
+
+
+def image_bytes(count: int, *, frozen: bool = False) -> bytes:
+    """Return a save image whose stream is the domain's number, and whether its writers wait."""
+    xml = b"<domain/>\0"
+    header = struct.pack("<16s5I56x", libvirtimage.MAGIC, 2, len(xml), 0, 0, 0)
+    return header + xml + (count | FROZEN * frozen).to_bytes(8, "little")
+
+
+@dataclass
+class Machine:
+    """A domain of the fake: its number, its state, its disks."""
+
+    domain: Domain
+    disks: tuple[GuestDisk, ...]
+    count: int = 0
+    held: list[FakeVolume] = field(default_factory=list)
+    agent: bool = True
+    """Somebody in the guest answers."""
+    frozen: bool = False
+    """Its writers stand still; that is in its memory like anything else."""
+    clock_behind_seconds: float = 0.0
+    places: tuple[SidePlace, ...] = ()
+    """Where it keeps its UEFI variables and its TPM, in real files."""

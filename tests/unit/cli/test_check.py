@@ -1,0 +1,86 @@
+"""``snapvm check`` finds what is not in order; ``catalog rebuild`` and ``--fix`` mend it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from snapvm.errors import ExitStatus
+from snapvm.model import Record, SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.cli.conftest import Call
+from tests.unit.cli.harms import (
+    change_image,
+    fill_pool,
+    leave_work,
+    lose_volume,
+    open_volume_to_writes,
+    shorten_image,
+    spoil_record,
+)
+
+
+def test_check_of_a_host_in_order(call: Call) -> None:
+    call("take", DOMAIN, "--name", "a")
+    call("rollback", "demo@a", "--yes")
+    assert call("check", "--deep").out == "all is in order\n"
+    assert json.loads(call("check", "--json").out) == {"findings": []}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lose_volume,
+        open_volume_to_writes,
+        shorten_image,
+        change_image,
+        spoil_record,
+        leave_work,
+        fill_pool,
+    ],
+)
+def test_check_finds_what_is_not_in_order(
+    call: Call, scene: Scene, harm: Callable[[Scene, Record], str]
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    words = harm(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
+    done = call("check", "--deep")
+    assert done.status == ExitStatus.REFUSED
+    assert words in done.out and "not in order" in done.err
+    told = json.loads(call("check", "--deep", "--json").out)
+    assert told["findings"] and told["error"]["kind"] == "Found"
+
+
+def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> None:
+    before = scene.lvm.names()
+    call("take", DOMAIN, "--name", "a")
+    shutil.rmtree(scene.host.catalog.path(scene.host.catalog.get(UUID, SnapshotId("a")), ""))
+    found = call("check")
+    assert found.status == ExitStatus.REFUSED and "no snapshot has it" in found.out
+    assert call("check", "--fix").status == ExitStatus.REFUSED, "nobody said yes"
+    assert scene.lvm.names() != before
+    assert call("check", "--fix", "--yes").out == "removed 2 volumes\nall is in order\n"
+    assert scene.lvm.names() == before
+
+
+def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a", "--disk-only")
+    assert call("catalog", "rebuild").out == "every snapshot has its record\n"
+    shutil.rmtree(scene.host.settings.state_dir)
+    found = call("check")
+    assert found.status == ExitStatus.REFUSED and "snapvm catalog rebuild brings a" in found.out
+    told = call("catalog", "rebuild", "--dry-run")
+    assert told.status == 0 and scene.ids() == []
+    assert re.match(r"would make demo@a of .*: 2 disks, no memory; not known: its note", told.out)
+    done = json.loads(call("catalog", "rebuild", "--json").out)
+    assert list(done["rebuilt"]) == ["demo@a"] and scene.ids() == ["a"]
+    assert call("check").status == 0
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", "demo-d1.a"))
+    shutil.rmtree(scene.host.settings.state_dir)
+    half = call("catalog", "rebuild")
+    assert half.status == ExitStatus.REFUSED and "of 2 disks 1 are there" in half.out
+    assert scene.ids() == []

@@ -1,0 +1,32 @@
+"""``snapvm doctor`` tells how a domain would be taken, and what stands in the way."""
+
+from __future__ import annotations
+
+import json
+
+from snapvm.errors import ExitStatus
+from tests.fakes.records import disks_only
+from tests.fakes.scene import DOMAIN, Scene
+from tests.unit.cli.conftest import Call
+from tests.unit.cli.harms import fill_pool
+
+
+def test_doctor_tells_how_it_would_be_captured(call: Call, scene: Scene) -> None:
+    before = scene.lvm.names()
+    told = call("doctor", DOMAIN)
+    assert told.status == 0
+    assert "demo: running, 1 vCPU, 1.0 MiB (fake 1)" in told.out
+    assert "vda: vg0/demo-d0, thin, " in told.out and "pool vg0/pool: data 10 %" in told.out
+    values = json.loads(call("doctor", DOMAIN, "--json").out)
+    assert values["capture"] and values["in_the_way"] == []
+    assert scene.lvm.names() == before and scene.ids() == []
+
+
+def test_doctor_names_all_that_stands_in_the_way(call: Call, scene: Scene) -> None:
+    fill_pool(scene, disks_only("x"))
+    told = call("doctor", DOMAIN)
+    assert told.status == ExitStatus.REFUSED
+    assert told.out.count("in the way: ") == 2, "one for each pool"
+    assert "2 things stand in the way of a take of demo" in told.err
+    values = json.loads(call("doctor", DOMAIN, "--json").out)
+    assert len(values["in_the_way"]) == 2 and values["error"]["exit_status"] == 4

@@ -1,0 +1,76 @@
+"""Failures and wrong uses are told in one form, whatever the verb."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.unit.cli.conftest import Call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["take", "nope"], 3, "there is no domain named nope"),
+        (["show", "demo@nope"], 3, "there is no snapshot demo@nope"),
+        (["show", "demo@latest"], 3, "there is no snapshot demo@latest"),
+        (["take", "demo", "--name", "latest"], 2, "this word is reserved"),
+        (["take", "demo", "--name=-x"], 2, "'-x' cannot be used"),
+        (["take", "demo", "--name", "a/b"], 2, "'a/b' cannot be used"),
+        (["take", "demo", "--note", "x" * 1001], 2, "it has 1001 characters"),
+        (["take", "demo", "--note", "\udcff"], 2, "it is not valid UTF-8"),
+        (["show", "demo"], 2, "does not say which snapshot of which domain"),
+        (["show", "demo@../x"], 2, "is no snapshot id"),
+        (["show", "a\x1b[31mb@x"], 3, r"there is no snapshot 'a\x1b[31mb'@x"),
+        (["delete", "demo@a\nb", "--yes"], 2, r"is no snapshot id"),
+        (["list", "--nope"], 2, "no such option: --nope"),
+        (["nope"], 2, "no such command 'nope'"),
+        (["take"], 2, "missing argument"),
+        (["delete"], 2, "missing argument"),
+        (["take", "demo", "--wait", "nan"], 2, "it must be a number from 0 on"),
+        (["take", "demo", "--wait", "-1"], 2, "it must be a number from 0 on"),
+        (["prune"], 2, "give a domain or --all"),
+        (["prune", "demo", "--all", "--keep-last", "1"], 2, "give a domain or --all"),
+        (["prune", "demo"], 2, "say what to keep"),
+        (["prune", "demo", "--keep-last", "0"], 2, "say what to keep"),
+        (["prune", "demo", "--keep-daily", "-1"], 2, "--keep-daily"),
+        (["prune", "nope", "--keep-last", "1"], 3, "there is no snapshot of nope"),
+        (["take", "a", "b"], 2, "unexpected extra argument"),
+        (["take", "--name"], 2, "requires an argument"),
+        (["take", "-%s"], 2, "no such option: -%"),
+        (["take", "--", "-%s"], 3, "there is no domain named -%s"),
+        (["take", "my vm"], 3, "there is no domain named 'my vm'"),
+        (["take", ""], 3, "there is no domain named ''"),
+    ],
+)
+def test_failures_have_one_form(call: Call, arguments: list[str], status: int, words: str) -> None:
+    plain = call(*arguments)
+    assert plain.status == status
+    assert plain.out == ""
+    first, *rest = plain.err.splitlines()
+    assert first.startswith("snapvm: ")
+    assert words in first
+    assert [line[:6] for line in rest] == ["hint: "]
+    assert all(line.isprintable() for line in plain.err.splitlines())
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    if arguments[-1:] == ["--name"]:
+        return
+    as_json = call(*arguments[:at], "--json", *arguments[at:])
+    if status != 2 or arguments[0] != "nope":
+        assert as_json.status == status
+        told = json.loads(as_json.out)["error"]
+        assert told["exit_status"] == status
+        assert set(told) == {"kind", "message", "hint", "exit_status"}
+
+
+def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
+    done = call("list", "--state-dir", "/x")
+    assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err
+
+
+def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAPVM_STATE_DIR", "not/absolute")
+    done = call("list")
+    assert done.status == 2
+    assert "SNAPVM_STATE_DIR" in done.err

@@ -1,0 +1,74 @@
+"""``snapvm list`` and ``snapvm show`` tell what there is, and how it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from snapvm.cli import app, columns, listing, wiring
+from snapvm.errors import ExitStatus
+from tests.fakes.records import disks_only, make_record, put_record
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.unit.cli.conftest import Call
+
+
+def test_list_is_quiet_about_nothing(call: Call) -> None:
+    done = call("list")
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "no snapshots (`snapvm take DOM` makes one)\n"
+    assert call("list", "other", "--json").out == "[]\n"
+
+
+def test_list_shows_damage_and_everything_else(call: Call, scene: Scene) -> None:
+    state_dir = scene.host.settings.state_dir
+    put_record(state_dir, make_record("good", note="two\nlines \x1b[31m [red]x[/red] %s"))
+    put_record(state_dir, disks_only("off"))
+    put_record(state_dir, make_record("bad")).write_text('{"schema": 1}')
+    done = call("list")
+    assert done.status == 0
+    header, *rows = done.out.splitlines()
+    assert header.split() == list(columns.HEADERS)
+    assert [row.split()[0] for row in rows] == ["demo@good", "demo@off", "demo@bad"]
+    assert r"two\nlines \x1b[31m [red]x[/red] %s" in rows[0]
+    assert " damaged " in rows[-1]
+    assert done.err.startswith("warning: demo@bad is damaged: ")
+    assert [row["ref"] for row in json.loads(call("list", "--json").out)] == [
+        "demo@good",
+        "demo@off",
+    ]
+
+
+def test_show_of_a_damaged_record_is_refused(call: Call, scene: Scene) -> None:
+    put_record(scene.host.settings.state_dir, make_record("bad")).write_text("{")
+    done = call("show", "demo@bad")
+    assert done.status == ExitStatus.REFUSED
+    assert "cannot be used" in done.err
+
+
+def test_list_tells_how_the_worst_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: scene.host)
+    monkeypatch.setattr(listing, "_report", scene.host.lvm.report)
+    for name in ("whole", "tight", "lost", "gone", "off"):
+        assert app.run(["take", DOMAIN, "--name", name]) == 0
+    tight = scene.lvm.named("vg1", "demo-d1.tight")
+    tight.data_percent, tight.size_bytes = 85.0, 16 << 20
+    scene.lvm.named("vg1", "demo-d1.lost").invalid = True
+    scene.lvm.volumes.remove(scene.lvm.named("vg0", "demo-d0.gone"))
+    scene.lvm.named("vg0", "demo-d0.off").active = False
+    capsys.readouterr()
+    assert app.run(["list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    told = {id_: re.split(r" {2,}", lines[f"demo@{id_}"])[4] for id_ in ("whole", "tight", "off")}
+    assert told == {"whole": "ok 10%", "tight": "nearly full 85%", "off": "unknown"}
+    assert " lost " in lines["demo@lost"] and " gone " in lines["demo@gone"]
+    assert app.run(["list", "--json"]) == 0
+    health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
+    wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
+    assert health["tight"] == wanted and health["lost"]["state"] == "lost"

@@ -1,0 +1,93 @@
+"""``snapvm rollback`` and ``snapvm undo`` say where the domain is, and what is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from snapvm.cli import app, wiring
+from snapvm.errors import ExitStatus
+from snapvm.model import DomainState, SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.cli.conftest import Call
+
+
+def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
+    scene.count(3)
+    before = scene.disk_data()
+    call("take", DOMAIN, "--name", "a")
+    scene.count(2)
+    done = call("rollback", "demo@a", "--yes")
+    assert done.status == 0
+    expected = r"demo is back at demo@a and running again, .* is demo@undo-\w+\n"
+    assert re.fullmatch(expected, done.out)
+    assert scene.disk_data() == before
+    assert " undo " in call("list").out
+
+
+def test_an_image_that_has_changed_is_not_restored(call: Call, scene: Scene) -> None:
+    scene.count(3)
+    taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
+    record = scene.host.catalog.get(UUID, SnapshotId("a"))
+    image = scene.host.catalog.path(record, taken["memory"]["file"])
+    assert "checksum" in call("verify", "demo@a").out
+    held = bytearray(image.read_bytes())
+    held[-1] ^= 1
+    image.write_bytes(held)
+    scene.count(1)
+    for verb in (["verify", "demo@a"], ["rollback", "demo@a", "--yes"]):
+        done = call(*verb)
+        assert done.status == ExitStatus.REFUSED and "has changed since it was taken" in done.err
+    assert scene.disk_data() == ["4", "4"] and scene.ids() == ["a"]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert call("rollback", "demo@a", "--yes", "--no-verify").status == 0
+
+
+def test_undo_goes_back_to_what_was_current(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    scene.count(2)
+    call("rollback", "demo@a", "--yes")
+    done = call("undo", DOMAIN, "--yes")
+    assert done.status == 0 and done.out.startswith("demo is back at demo@undo-")
+    assert scene.disk_data() == ["2", "2"]
+    call("undo", DOMAIN, "--yes")
+    assert scene.disk_data() == ["0", "0"], "undo is undone by undo"
+
+
+def test_nothing_to_undo(call: Call) -> None:
+    call("take", DOMAIN)
+    done = call("undo", DOMAIN, "--yes")
+    assert done.status == ExitStatus.NOT_FOUND
+    assert "nothing to undo of demo" in done.err
+
+
+def test_rollback_as_json(call: Call) -> None:
+    call("take", DOMAIN, "--name", "a")
+    done = json.loads(call("rollback", "demo@latest", "--yes", "--paused", "--json").out)
+    assert done["ref"] == "demo@a"
+    assert done["state"] == "paused"
+    assert done["undo"].startswith("demo@undo-")
+    assert done["record"]["id"] == "a"
+
+
+@pytest.mark.parametrize(("vg", "told"), [("vg0", "vda, now 96"), ("vg1", "vdb stays 96")])
+def test_a_disk_that_has_grown_is_told_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    vg: str,
+    told: str,
+) -> None:
+    """A thin one is as it was again, a thick one keeps its size; see the man page."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: scene.host)
+    assert app.run(["take", DOMAIN, "--name", "a"]) == 0
+    scene.lvm.named(vg, "demo-d0" if vg == "vg0" else "demo-d1").size_bytes = 96 << 20
+    assert app.run(["rollback", "demo@a", "--yes"]) == 0
+    assert f"note: disk {told}" in capsys.readouterr().err
+    if vg == "vg0":
+        assert scene.lvm.named(vg, "demo-d0").size_bytes == 64 << 20

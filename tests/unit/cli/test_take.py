@@ -1,0 +1,75 @@
+"""``snapvm take`` says what it made, of memory, disks and file systems."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+from snapvm.errors import ExitStatus
+from snapvm.model import DomainState
+from tests.fakes.scene import DOMAIN, Scene
+from tests.unit.cli.conftest import Call
+
+
+def test_take_says_what_it_made(call: Call, scene: Scene) -> None:
+    done = call("take", DOMAIN, "--name", "before", "--note", "a note")
+    assert done.status == 0
+    expected = r"demo@before: memory [\d.]+ \w+ and 2 disks of one instant; paused .+ in all\n"
+    assert re.fullmatch(expected, done.out)
+    assert done.err == ""
+    assert scene.ids() == ["before"]
+
+
+def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
+    assert (
+        "2 disks of one instant, no memory (--disk-only)" in call("take", DOMAIN, "--disk-only").out
+    )
+    scene.machine.domain = replace(scene.machine.domain, state=DomainState.SHUTOFF)
+    assert "no memory (the domain is shut off)" in call("take", DOMAIN).out
+    assert "the domain was shut off" in call("show", f"{DOMAIN}@latest").out
+    assert re.search(r" disks +vda vdb +unknown +- +", call("list").out)
+
+
+def test_take_can_end_the_domain(call: Call, scene: Scene) -> None:
+    assert "of one instant; demo is shut off, " in call("take", DOMAIN, "--stop").out
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    refused = call("take", DOMAIN, "--stop", "--disk-only")
+    assert refused.status == ExitStatus.USAGE and "memory would be lost" in refused.err
+
+
+def test_json_of_take_is_the_record(call: Call) -> None:
+    taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
+    assert taken["ref"] == "demo@a"
+    assert taken["timing"]["pause_ms"] >= 0
+    (listed,) = json.loads(call("list", "--json").out)
+    shown = json.loads(call("show", "demo@a", "--json").out)
+    assert listed == shown
+    health = shown.pop("health")
+    assert shown == taken
+    assert [disk["target"] for disk in health] == ["vda", "vdb"]
+    assert all(disk["state"] in ("gone", "unknown") for disk in health), "this host has no such LV"
+
+
+def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None:
+    done = call("take", DOMAIN, "--name", "a", "--quiesce")
+    assert "and 2 disks of one instant, file systems frozen; paused" in done.out
+    assert "file systems were frozen" in call("show", "demo@a").out
+    assert json.loads(call("list", "--json").out)[0]["quiesced"] is True
+    back = call("rollback", "demo@a", "--yes")
+    assert "running again, its clock set on by 3600 s, " in back.out
+    left = call("rollback", "demo@a", "--yes", "--no-set-time")
+    assert "clock" not in left.out and scene.machine.clock_behind_seconds
+    assert json.loads(call("rollback", "demo@a", "-y", "--json").out)["clock_set_by_seconds"]
+
+
+def test_quiesce_without_an_agent_is_refused(call: Call, scene: Scene) -> None:
+    assert "guest agent: answers" in call("doctor", DOMAIN).out
+    scene.machine.agent = False
+    assert call("take", DOMAIN, "--quiesce").status == ExitStatus.REFUSED
+    assert scene.ids() == []
+    told = call("doctor", DOMAIN)
+    assert told.status == 0, "a plain take needs none"
+    assert "guest agent: none that --quiesce could use: no guest agent answers" in told.out
+    agent = json.loads(call("doctor", DOMAIN, "--json").out)["guest_agent"]
+    assert agent == {"answers": False, "why_not": "no guest agent answers"}
