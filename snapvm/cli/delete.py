@@ -35,7 +35,8 @@ def delete(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import lookup, render, wiring
+        from snapvm.cli import lookup, wiring
+        from snapvm.cli.progress import shown
 
         session.override(lock_wait_seconds=wait)
         catalog = lookup.catalog_of(session)
@@ -44,7 +45,7 @@ def delete(
         if not yes:
             confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
         host = wiring.open_host(session.settings(), session)
-        with render.progress(quiet=session.verbose) as progress:
+        with shown(quiet=session.verbose) as progress:
             consistency.delete(host, records, progress)
         if as_json:
             output.out_json({"deleted": [record.ref for record in records]})

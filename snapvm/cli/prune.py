@@ -79,7 +79,8 @@ def prune(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import lookup, render, wiring
+        from snapvm.cli import lookup, wiring
+        from snapvm.cli.progress import shown
 
         session.override(lock_wait_seconds=wait)
         verdicts = _verdicts(lookup.catalog_of(session), domain, rules)
@@ -88,7 +89,7 @@ def prune(
             if not yes:
                 confirm(_lines(verdicts), f"deleting {counted(len(doomed), 'snapshot')}")
             host = wiring.open_host(session.settings(), session)
-            with render.progress(quiet=session.verbose) as progress:
+            with shown(quiet=session.verbose) as progress:
                 consistency.delete(host, doomed, progress)
         if as_json:
             output.out_json(_as_values(verdicts, dry_run=dry_run))

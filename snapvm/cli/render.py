@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,7 +25,7 @@ from rich.text import Text
 from snapvm.cli import columns
 from snapvm.cli.columns import HEADERS, KIND, RIGHT, Row
 from snapvm.cli.words import plain, shortened
-from snapvm.model import Progress, RecordKind, Silent
+from snapvm.model import Progress, RecordKind
 
 _STYLES = {
     RecordKind.DISKS.value: "yellow",
@@ -58,14 +56,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Yield a progress that is drawn on standard error when that is a terminal, else none.
-
-    ``quiet`` is for a log on the same terminal.
-    """
-    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield Silent()
-        return
+def progress() -> Iterator[Progress]:
+    """Yield a progress that is drawn on standard error, a terminal."""
     bars = Bars(
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.fields[words]}", markup=False),

@@ -28,11 +28,12 @@ def repair(domain: RepairedDomain = None, wait: Wait = None, as_json: AsJson = F
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import render, wiring
+        from snapvm.cli import wiring
+        from snapvm.cli.progress import shown
 
         session.override(lock_wait_seconds=wait)
         host = wiring.open_host(session.settings(), session)
-        with render.progress(quiet=session.verbose) as progress:
+        with shown(quiet=session.verbose) as progress:
             done = consistency.repair_all(host, domain, progress)
         if as_json:
             output.out_json({"repaired": list(done)})

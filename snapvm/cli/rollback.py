@@ -146,14 +146,15 @@ class How:
 def _go_back(session: Session, record: Record, how: How) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
     from snapvm import consistency
-    from snapvm.cli import lookup, render, wiring
+    from snapvm.cli import lookup, wiring
+    from snapvm.cli.progress import shown
 
     host = wiring.open_host(session.settings(), session)
     if not how.yes:
         plan = consistency.plan_rollback(host, record)
         told = explanation(plan, datetime.now(UTC), paused=how.paused)
         confirm(told, f"rollback to {record.ref}")
-    with render.progress(quiet=session.verbose) as progress:
+    with shown(quiet=session.verbose) as progress:
         done = consistency.rollback(
             host,
             record,

@@ -116,7 +116,8 @@ def take(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import lookup, render, wiring
+        from snapvm.cli import lookup, wiring
+        from snapvm.cli.progress import shown
 
         session.override(
             capture=capture,
@@ -135,7 +136,7 @@ def take(
             stop=stop,
             quiesce=quiesce,
         )
-        with render.progress(quiet=session.verbose) as progress:
+        with shown(quiet=session.verbose) as progress:
             record = consistency.take(host, request, progress)
         if as_json:
             output.out_json(lookup.as_values(record))
