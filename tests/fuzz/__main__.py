@@ -55,7 +55,7 @@ def main() -> int:
     ]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         tallies = _added(list(pool.imap_unordered(harness.share, work)), names)
-    return _tell(wanted.seed, tallies)
+    return _tell(wanted.seed, [tally for tally in tallies if tally.inputs])
 
 
 def _tell(seed: str, tallies: list[Tally]) -> int:

@@ -87,9 +87,24 @@ _LVS_ROW = dict.fromkeys(report.FIELDS, "") | {
     "lv_kernel_minor": "4",
     "origin_size": "",
     "data_percent": "10.25",
+    "vg_uuid": "000000-0000-0000-0000-0000-0000-000000",
     "vg_free": "8589934592",
+    "vg_size": "12884901888",
     "vg_extent_size": "4194304",
+    "vg_attr": "wz--n-",
     "vg_missing_pv_count": "0",
+}
+_LVS_SNAPSHOT = _LVS_ROW | {
+    "lv_name": "demo-d1.monday",
+    "lv_uuid": "000000-0000-0000-0000-0000-0000-000002",
+    "lv_attr": "sri-a-s---",
+    "lv_layout": "linear",
+    "lv_role": "public,snapshot,thicksnapshot",
+    "lv_kernel_major": "-1",
+    "lv_kernel_minor": "-1",
+    "origin": "[demo-d1]",
+    "origin_size": "67108864",
+    "chunk_size": "65536",
 }
 
 
@@ -263,7 +278,7 @@ def all_targets(folder: Path) -> tuple[Target, ...]:
     shutil.rmtree(folder, ignore_errors=True)
     fixtures = [path.read_bytes() for path in sorted(FIXTURES.glob("catalog/*/*.json"))]
     small = Guest(per_record=600)
-    lvs = json.dumps({"report": [{"lv": [_LVS_ROW, _LVS_ROW]}], "log": []}).encode()
+    lvs = json.dumps({"report": [{"lv": [_LVS_ROW, _LVS_SNAPSHOT]}], "log": []}).encode()
     kept = {3: b"former", 9: b"content", 4: b"of", 200: b"chunks"}
     return (
         Target(name="xl image", seeds=(Guest().encode(), small.encode()), read=_xl_image),

@@ -26,6 +26,16 @@ def test_spoiled_input_is_read_or_refused(tmp_path: Path, which: int) -> None:
     assert not tally.failures, tally.failures
 
 
+@pytest.mark.parametrize("which", range(17))
+def test_what_is_spoiled_was_sound(tmp_path: Path, which: int) -> None:
+    """Else every input is refused for the same reason, and nothing behind it is tried."""
+    target = all_targets(tmp_path / "examples")[which]
+    for number, seed in enumerate(target.seeds):
+        folder = tmp_path / f"input{number}"
+        folder.mkdir()
+        target.read(seed, folder)
+
+
 def test_all_of_them_are_tried(tmp_path: Path) -> None:
     assert len(all_targets(tmp_path)) == 17
 
