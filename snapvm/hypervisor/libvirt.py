@@ -291,8 +291,7 @@ class LibvirtHypervisor:
             raise
 
     def _lender(self, domain: Domain, handle: Any) -> Lender:
-        file = self._settings.run_dir / f"{domain.uuid}{qemusettings.FILE_ENDING}"
-        return Lender(monitor=Qmp(handle), domain=domain.name, file=file, run=handle.ID())
+        return qemusettings.lender(domain, handle, self._settings.run_dir)
 
     def _end_stream(self, domain: Domain, handle: Any) -> None:
         """End a stream of ours, if there can be one: QEMU holds a guest as long as it waits."""

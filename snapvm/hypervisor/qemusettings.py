@@ -8,14 +8,16 @@ as it is not put back; ``put_back`` finds it there when whoever lent it is dead.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from snapvm import durable, locking
-from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.qmp import Qmp
+from snapvm.model import Domain
 
 FILE_ENDING = ".qemu"
 _LONGEST_BYTES = 64 << 10
@@ -47,6 +49,8 @@ class Lender:
     file: Path
     run: int
     """The number of this run of the domain: the settings of another QEMU are not this one's."""
+    is_over: Callable[[], bool]
+    """Tells whether that run has ended."""
 
     @contextmanager
     def lent(self, wanted: MigrationSettings) -> Iterator[None]:
@@ -99,8 +103,13 @@ class Lender:
             yield
             has_failed = False
         finally:
-            with suppress(LibvirtFailed) if has_failed else nullcontext():
+            try:
                 self._put_back(before)
+            except LibvirtFailed:
+                if self.is_over():
+                    self.file.unlink(missing_ok=True)
+                if not has_failed:
+                    raise
 
     def _put_back_if_noted(self) -> None:
         before = self._note()
@@ -138,3 +147,24 @@ class Lender:
         self.monitor.execute("migrate-set-capabilities", {"capabilities": listed})
         if parameters:
             self.monitor.execute("migrate-set-parameters", dict(parameters))
+
+
+def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
+    """Return the lender of a running domain, whose file is in snapvm's folder for such."""
+    run = handle.ID()
+
+    def is_over() -> bool:
+        try:
+            with spoken():
+                # A handle keeps the number under which it was looked up.
+                return bool(handle.connect().lookupByUUIDString(domain.uuid).ID() != run)
+        except LibvirtFailed as failure:
+            return failure.is_unknown_domain
+
+    return Lender(
+        monitor=Qmp(handle),
+        domain=domain.name,
+        file=run_dir / f"{domain.uuid}{FILE_ENDING}",
+        run=run,
+        is_over=is_over,
+    )

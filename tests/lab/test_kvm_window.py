@@ -25,6 +25,8 @@ while read -r order; do
 done | "$real"
 """
 ATTACH = "virsh attach-disk win /dev/vg0/spare vdx --driver qemu --subdriver raw --live"
+REBOOTS = "virsh set-lifecycle-action win reboot restart --live"
+"""A reset ends the lab's domains otherwise (on_reboot)."""
 DETACH = "virsh detach-disk win vdx --live; sleep 3"
 GONE = "shut off"
 
@@ -71,8 +73,9 @@ FOREIGN = {
     "resume": ("virsh resume win", "", "somebody else made it run"),
     "destroy": ("virsh destroy win", "", "somebody stopped it"),
     "anew": ("virsh destroy win; virsh start win", "", "somebody"),
-    "reset": ("virsh reset win", "--disk-only", "somebody reset it"),
-    "reset-stream": ("virsh reset win", "", "somebody reset it"),
+    "reset": (f"{REBOOTS}; virsh reset win", "--disk-only", "somebody reset it"),
+    "reset-stream": (f"{REBOOTS}; virsh reset win", "", "somebody reset it"),
+    "reset-end": ("virsh reset win", "", "somebody stopped it"),
     "attach": (ATTACH, "--disk-only", "a device was plugged in"),
     "attach-detach": (f"{ATTACH}; {DETACH}", "--disk-only", "a device was plugged in"),
     "save": ("virsh save win /var/tmp/win.save", "--disk-only", "somebody stopped it"),

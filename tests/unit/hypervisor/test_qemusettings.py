@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,13 @@ def qemu() -> FakeQemu:
 
 
 def lender(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> Lender:
-    return Lender(monitor=qemu, domain="demo", file=tmp_path / "run" / "uuid.qemu", run=run)
+    return Lender(
+        monitor=qemu,
+        domain="demo",
+        file=tmp_path / "run" / "uuid.qemu",
+        run=run,
+        is_over=lambda: qemu.is_gone,
+    )
 
 
 def test_for_the_block_alone(qemu: FakeQemu, tmp_path: Path) -> None:
@@ -129,3 +136,16 @@ def test_a_qemu_that_is_gone_does_not_hide_why(qemu: FakeQemu, tmp_path: Path) -
     with pytest.raises(ZeroDivisionError), lender(qemu, tmp_path).lent(WANTED):
         qemu.is_gone = True
         raise ZeroDivisionError
+    assert not (tmp_path / "run" / "uuid.qemu").exists(), "nobody is set otherwise any more"
+
+
+def test_one_that_does_not_answer_is_put_back_later(qemu: FakeQemu, tmp_path: Path) -> None:
+    before = copy.deepcopy(vars(qemu))
+    silent = replace(lender(qemu, tmp_path), is_over=lambda: False)
+    with pytest.raises(ZeroDivisionError), silent.lent(WANTED):
+        qemu.is_gone = True
+        raise ZeroDivisionError
+    qemu.is_gone = False
+    assert vars(qemu) != before
+    lender(qemu, tmp_path).put_back()
+    assert vars(qemu) == before
