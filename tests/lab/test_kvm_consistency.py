@@ -62,6 +62,7 @@ def test_the_oracle_sees_a_missing_pause(guest: Guest) -> None:
     assert guest.wait_until(10**9).state.startswith("torn")
 
 
+@pytest.mark.long
 def test_twice_the_same_then_older_then_newer(kvm_lab: Lab) -> None:
     """Any snapshot, any number of times, in any order."""
     with Guest(kvm_lab, "order", "--disks", "2", "--memory", "128") as guest:
