@@ -28,6 +28,8 @@ ATTACH = "virsh attach-disk win /dev/vg0/spare vdx --driver qemu --subdriver raw
 REBOOTS = "virsh set-lifecycle-action win reboot restart --live"
 """A reset ends the lab's domains otherwise (on_reboot)."""
 DETACH = "virsh detach-disk win vdx --live; sleep 3"
+BACK_FROM_SAVE = "virsh restore /var/tmp/win.save && virsh resume win"
+"""It was saved as it was, standing still."""
 GONE = "shut off"
 
 
@@ -98,7 +100,7 @@ def test_somebody_else_in_the_window(guest: Guest, act: str) -> None:
         assert_nothing_left(guest)
     finally:
         run(guest.lab, DETACH)
-        run(guest.lab, "virsh restore /var/tmp/win.save; rm -f /var/tmp/win.save")
+        run(guest.lab, f"{BACK_FROM_SAVE}; rm -f /var/tmp/win.save")
         if guest.state() == GONE or act.startswith("reset"):
             run(guest.lab, "virsh destroy win; virsh start win")
     assert guest.state() == "running"
