@@ -109,11 +109,11 @@ def test_somebody_else_in_the_window(guest: Guest, act: str) -> None:
 
 SLOW = """
 set -e
-modprobe dm-delay
+modprobe -a loop dm-delay
 truncate -s 600M /var/tmp/slow.img
 under=$(losetup -f --show /var/tmp/slow.img)
 mkfs.ext4 -q $under
-dmsetup create slow --table "0 $(blockdev --getsz $under) delay $under 0 0 $under 0 3000"
+dmsetup create slow --table "0 $(blockdev --getsz $under) delay $under 0 0 $under 0 250"
 mkdir -p /mnt/slow
 mount -o sync /dev/mapper/slow /mnt/slow
 """
@@ -130,7 +130,7 @@ def test_a_disk_that_is_too_slow_does_not_stop_the_guest(guest: Guest) -> None:
     """Status 6, everything put back; and all the while the guest counted."""
     guest.say("dirty 64")
     before = settings(guest)
-    run(guest.lab, SLOW)
+    guest.lab.run(SLOW, timeout_seconds=COMMAND_SECONDS, check=True)
     try:
         taking = guest.lab.start(
             ["env", "SNAPVM_STATE_DIR=/mnt/slow/state", "snapvm", "take", "win"],
