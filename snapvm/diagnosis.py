@@ -17,9 +17,9 @@ from snapvm.settings import Settings
 
 MANY_THICK_SNAPSHOTS = 5
 """Of one disk: from so many on `doctor` advises against more."""
-DEARER_BY_EACH_PERCENT = 11
-"""How much longer a thick snapshot takes for each that there is: with 5 it took 1.7 times, with 20
-3.1 times as long as with none (``make bench-lvm``)."""
+DEARER_BY_EACH_PERCENT = 33
+"""How much longer a thick snapshot takes for each that there is: with 5 it took 2.8 times, with 20
+7.3 times as long as with none (``make bench-lvm``)."""
 _XL_STAYS = (4, 20)
 """Since when xl looks after a domain that was suspended and goes on (xen.git 6b8c85872e)."""
 _NEARLY = 0.9
