@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def pages_of(records: list[Record | EmulatorRecord]) -> dict[int, bytes]:
     return found
 
 
-def write(guest: build.Guest, stream: io.BufferedIOBase, *, is_sparse: bool = False) -> None:
+def write(guest: build.Guest, stream: BinaryIO, *, is_sparse: bool = False) -> None:
     """Write the domain of the builder with our writer."""
-    writer = ImageWriter(stream, build.CONFIG, is_sparse=is_sparse)  # type: ignore[arg-type]
+    writer = ImageWriter(stream, build.CONFIG, is_sparse=is_sparse)
     writer.begin(
         DomainHead(
             xen_major=4,
