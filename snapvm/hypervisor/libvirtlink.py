@@ -59,6 +59,15 @@ def spoken() -> Iterator[None]:
         ) from error
 
 
+def looked_up_again(handle: Any, uuid: str) -> Any:
+    """Return a new handle of the same domain; one keeps the number under which it was looked up.
+
+    Raises ``LibvirtFailed``.
+    """
+    with spoken():
+        return handle.connect().lookupByUUIDString(uuid)
+
+
 def raise_last_error(what: str) -> NoReturn:
     """Raise libvirt's exception for a C function that failed in this thread."""
     raise libvirt.libvirtError(what)

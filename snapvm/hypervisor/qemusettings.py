@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from snapvm import durable, locking
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, looked_up_again, spoken
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.model import Domain
 
@@ -156,8 +156,7 @@ def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
     def is_over() -> bool:
         try:
             with spoken():
-                # A handle keeps the number under which it was looked up.
-                return bool(handle.connect().lookupByUUIDString(domain.uuid).ID() != run)
+                return bool(looked_up_again(handle, domain.uuid).ID() != run)
         except LibvirtFailed as failure:
             return failure.is_unknown_domain
 

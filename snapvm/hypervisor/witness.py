@@ -12,7 +12,7 @@ from typing import Any
 
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents, looked_up_again, spoken
 from snapvm.model import Domain
 
 _XML_SECURE = 1
@@ -60,8 +60,7 @@ class Witness:
 
     def _changed(self) -> str:
         """Say what is not as it was, or return an empty text."""
-        # A handle keeps the number under which it was looked up.
-        now = self._handle.connect().lookupByUUIDString(self._domain.uuid)
+        now = looked_up_again(self._handle, self._domain.uuid)
         if now.ID() != self._run:
             return "somebody started it anew"
         if now.jobInfo()[0] != _NO_JOB:
