@@ -3,7 +3,7 @@
 Every effect has a name: what is done, and the how-manieth time in this process.  With
 ``SNAPVM_CRASH="before lvm lvconvert 1"`` snapvm gets SIGKILL just there, with ``:TERM`` behind it
 SIGTERM; with ``SNAPVM_CRASH=list`` it writes the name of every point it passes to standard error.
-Programs that snapvm starts, its guard among them, do not see the variable.
+Programs that snapvm starts do not see the variable, and its guard forgets it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ PREFIX = "crash point: "
 _wanted = os.environ.get(VARIABLE, "")
 _passed: Counter[str] = Counter()
 _lock = Lock()
+
+
+def forget() -> None:
+    """Have no points from now on in this process: a test kills snapvm, and not its guard."""
+    global _wanted  # noqa: PLW0603 - what the environment of this process said
+    _wanted = ""
 
 
 @contextmanager

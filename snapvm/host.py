@@ -13,6 +13,8 @@ from snapvm.lvm.volumes import Lvm
 from snapvm.model import Domain
 from snapvm.settings import Settings
 
+Guarded = Callable[[Domain], AbstractContextManager[Guard]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
@@ -22,5 +24,5 @@ class Host:
     lvm: Lvm
     catalog: Catalog
     settings: Settings
-    guarded: Callable[[Domain], AbstractContextManager[Guard]]
-    """Has a guard stand by for a domain; see ``snapvm.guard``."""
+    guarded: Guarded
+    """Has a guard watch a domain; see ``snapvm.guard``."""

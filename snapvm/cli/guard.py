@@ -1,19 +1,18 @@
-"""The guard's own process: see ``snapvm.guard`` for what it is for."""
+"""What a guard does, and a host whose domains are guarded: see ``snapvm.guard``."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import syslog
 import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from snapvm import repair
 from snapvm.cli import wiring
+from snapvm.cli.session import Session
 from snapvm.errors import Locked, SnapvmError
-from snapvm.guard import BYE, DISMISS, READY
+from snapvm.guard import Post, standing_by
 from snapvm.host import Host
 from snapvm.model import DomainUuid
 from snapvm.settings import Settings
@@ -22,43 +21,33 @@ LOCK_SECONDS = 5.0
 """The dead process's lock goes a moment before or after its end of the pipe."""
 
 
-def main() -> None:
+@contextmanager
+def guarded_host(session: Session) -> Iterator[Host]:
+    """Yield what ``wiring.open_host`` does, with a guard for the domain of the command.
+
+    The guard is made before anything is opened.  Raises ``HostLacks``.
+    """
+    settings = session.settings()
+    with standing_by(partial(stand, settings)) as guard:
+        yield wiring.open_host(settings, session, guard.watching)
+
+
+def stand(settings: Settings, post: Post) -> None:
     """Stand watch until dismissed; act when the pipe ends without that."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    state_dir, run_dir, uri, uuid, name = sys.argv[1:]
-    settings = replace(
-        Settings(), state_dir=Path(state_dir), run_dir=Path(run_dir), libvirt_uri=uri
-    )
+    domain = post.domain()
+    if domain is None:
+        return
     try:
         host = wiring.open_host(settings)
     except SnapvmError as error:
-        _say(f"cannot: {error}")
+        post.cannot(str(error))
         return
-    if not _is_dismissed():
-        _act(host, DomainUuid(uuid), name)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _is_dismissed() -> bool:
-    """Answer every order; tell whether one of them was to go, or the pipe just ended."""
-    for line in sys.stdin:
-        if line.strip() == DISMISS:
-            _say(BYE)
-            return True
-        _say(READY)
-    return False
+    post.ready()
+    if not post.is_dismissed():
+        _act(host, *domain)
 
 
 def _act(host: Host, uuid: DomainUuid, name: str) -> None:
-    # Whoever read what we say is dead, and writing to its pipe would end us.
-    for descriptor in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    syslog.openlog("snapvm-guard", syslog.LOG_PID, syslog.LOG_DAEMON)
     deadline = time.monotonic() + LOCK_SECONDS
     while not _repaired(host, uuid, name) and time.monotonic() < deadline:
         time.sleep(0.05)

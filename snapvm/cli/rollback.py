@@ -146,23 +146,24 @@ class How:
 def _go_back(session: Session, record: Record, how: How) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
     from snapvm import consistency
-    from snapvm.cli import lookup, wiring
+    from snapvm.cli import lookup
+    from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
 
-    host = wiring.open_host(session.settings(), session)
-    if not how.yes:
-        plan = consistency.plan_rollback(host, record)
-        told = explanation(plan, datetime.now(UTC), paused=how.paused)
-        confirm(told, f"rollback to {record.ref}")
-    with shown(quiet=session.verbose) as progress:
-        done = consistency.rollback(
-            host,
-            record,
-            paused=how.paused,
-            verify=how.verify,
-            set_time=how.set_time,
-            progress=progress,
-        )
+    with guarded_host(session) as host:
+        if not how.yes:
+            plan = consistency.plan_rollback(host, record)
+            told = explanation(plan, datetime.now(UTC), paused=how.paused)
+            confirm(told, f"rollback to {record.ref}")
+        with shown(quiet=session.verbose) as progress:
+            done = consistency.rollback(
+                host,
+                record,
+                paused=how.paused,
+                verify=how.verify,
+                set_time=how.set_time,
+                progress=progress,
+            )
     if how.as_json:
         output.out_json(
             {

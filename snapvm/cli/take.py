@@ -116,7 +116,8 @@ def take(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import lookup, wiring
+        from snapvm.cli import lookup
+        from snapvm.cli.guard import guarded_host
         from snapvm.cli.progress import shown
 
         session.override(
@@ -127,7 +128,6 @@ def take(
             cow_size=keep,
             lock_wait_seconds=wait,
         )
-        host = wiring.open_host(session.settings(), session)
         request = consistency.TakeRequest(
             domain=domain,
             name=name,
@@ -136,7 +136,7 @@ def take(
             stop=stop,
             quiesce=quiesce,
         )
-        with shown(quiet=session.verbose) as progress:
+        with guarded_host(session) as host, shown(quiet=session.verbose) as progress:
             record = consistency.take(host, request, progress)
         if as_json:
             output.out_json(lookup.as_values(record))

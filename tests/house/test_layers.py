@@ -67,6 +67,7 @@ CATCH_ALL = {
     "snapvm.cli.app",
     "snapvm.cli.completion",
     "snapvm.cli.failures",
+    "snapvm.guard",
     "snapvm.guestsystem",
     "snapvm.hypervisor.libvirt",
     "snapvm.hypervisor.xen",

@@ -1,31 +1,30 @@
-"""The guard's own process, as it is really started."""
+"""The guard's own process, as it is really started, beside a snapvm that lives or is killed."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from snapvm.cli import wiring
-from snapvm.guard import watching
+from snapvm import crashpoint
+from snapvm.cli import guard as cli_guard
+from snapvm.guard import NAME, Guard, Post, standing_by
 from snapvm.model import Domain, DomainState, HypervisorKind
-from snapvm.process import ShRunner
 from snapvm.refusals import HostLacks
 from snapvm.settings import Settings
 from tests.fakes.scene import DOMAIN, UUID
 
+SECONDS = 20
+ODD_NAME = "a name\nwith 'everything' \u2713 done"
 
-def test_it_runs_nothing_of_the_folder_it_is_started_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Root may stand in a folder that anybody can write to."""
-    trap = "open('trapped', 'w').close()\n"
-    for name in ("syslog", "signal", "dataclasses", "json", "snapvm", "sh", "site"):
-        (tmp_path / f"{name}.py").write_text(trap)
-    monkeypatch.chdir(tmp_path)
-    domain = Domain(
-        name=DOMAIN,
+
+def domain(name: str = DOMAIN) -> Domain:
+    return Domain(
+        name=name,
         uuid=UUID,
         hypervisor=HypervisorKind.LIBVIRT,
         state=DomainState.RUNNING,
@@ -33,9 +32,175 @@ def test_it_runs_nothing_of_the_folder_it_is_started_in(
         vcpus=1,
         definition="<domain/>",
     )
-    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
-    command = wiring.guard_command(settings, domain)
-    # A host without a hypervisor: the guard comes up, and says that it cannot watch.
-    with suppress(HostLacks), watching(ShRunner(), command) as guard:
+
+
+class Told:
+    """A guard's work that writes into a file what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "told"
+
+    def __call__(self, post: Post) -> None:
+        watched = post.domain()
+        self.note(f"watch {watched}")
+        self.note(Path("/proc/self/comm").read_text().strip())
+        self.note(f"pid {os.getpid()}")
+        post.ready()
+        self.note("dismissed" if post.is_dismissed() else "acts")
+
+    def note(self, line: str) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{line}\n")
+
+    def lines(self) -> list[str]:
+        return self.file.read_text().splitlines() if self.file.exists() else []
+
+    def pid(self) -> int:
+        return next(int(line.split()[1]) for line in self.lines() if line.startswith("pid"))
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def die_watched(told: Told, *, by: Callable[[int, int], None]) -> None:
+    """Let a process that is watched die, and wait for its end."""
+
+    def be_snapvm(guard: Guard) -> None:
+        with guard.watching(domain()):
+            guard.wait_until_ready()
+            by(os.getpid(), told.pid())
+            signal.pause()
+
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            with standing_by(told) as guard:
+                be_snapvm(guard)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def test_it_learns_its_domain_and_is_dismissed(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    with standing_by(told) as guard, guard.watching(domain(ODD_NAME)):
         guard.wait_until_ready()
-    assert not (tmp_path / "trapped").exists()
+    assert told.lines()[:2] == [f"watch {(UUID, ODD_NAME)}".replace("\n", "\\n"), NAME]
+    assert told.lines()[-1] == "dismissed"
+    with pytest.raises(ProcessLookupError):  # not even a zombie is left
+        os.kill(told.pid(), 0)
+
+
+def test_it_goes_home_when_there_is_no_domain_to_watch(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    with pytest.raises(RuntimeError), standing_by(told):
+        raise RuntimeError
+    assert told.lines()[0] == "watch None"
+
+
+def test_it_acts_when_snapvm_is_killed(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    die_watched(told, by=lambda snapvm, _: os.kill(snapvm, signal.SIGKILL))
+    until(lambda: told.lines()[-1] == "acts")
+
+
+def test_what_a_terminal_sends_to_snapvm_does_not_end_it(tmp_path: Path) -> None:
+    def by(snapvm: int, guard: int) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(guard, number)
+        os.killpg(snapvm, signal.SIGKILL)
+
+    told = Told(tmp_path)
+    die_watched(told, by=by)
+    until(lambda: told.lines()[-1] == "acts")
+
+
+def test_it_holds_nothing_that_whoever_reads_snapvms_output_waits_for(tmp_path: Path) -> None:
+    ours, inherited = os.pipe()
+    with standing_by(Told(tmp_path)) as guard, guard.watching(domain()):
+        guard.wait_until_ready()
+        os.close(inherited)
+        assert os.read(ours, 1) == b""
+    os.close(ours)
+
+
+def test_its_standard_streams_are_not_snapvms(tmp_path: Path) -> None:
+    def stand(post: Post) -> None:
+        post.domain()
+        links = {os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in range(3)}
+        (tmp_path / "links").write_text(" ".join(links))
+        post.ready()
+
+    with standing_by(stand) as guard, guard.watching(domain()):
+        guard.wait_until_ready()
+    assert (tmp_path / "links").read_text() == os.devnull
+
+
+def test_one_that_dies_is_no_guard(tmp_path: Path) -> None:
+    with (
+        pytest.raises(HostLacks, match="a guard process that works"),
+        standing_by(lambda _: os.kill(os.getpid(), signal.SIGKILL)) as guard,
+        guard.watching(domain()),
+    ):
+        guard.wait_until_ready()
+
+
+def test_one_that_fails_is_no_guard(tmp_path: Path) -> None:
+    def stand(_: Post) -> None:
+        raise RuntimeError
+
+    with (
+        pytest.raises(HostLacks, match="a guard process that works"),
+        standing_by(stand) as guard,
+        guard.watching(domain()),
+    ):
+        guard.wait_until_ready()
+
+
+def test_it_says_why_it_cannot_watch(tmp_path: Path) -> None:
+    """Of a host without a hypervisor: the reason goes to the user in one line."""
+
+    def stand(post: Post) -> None:
+        post.domain()
+        post.cannot("no hypervisor\nanswers")
+
+    with (
+        pytest.raises(HostLacks, match=r"cannot: no hypervisor answers"),
+        standing_by(stand) as guard,
+        guard.watching(domain()),
+    ):
+        guard.wait_until_ready()
+
+
+def test_crash_points_are_not_its(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crashpoint, "_wanted", "before deed 1")
+
+    def stand(post: Post) -> None:
+        post.domain()
+        with crashpoint.around("deed"):
+            post.ready()
+
+    with standing_by(stand) as guard, guard.watching(domain()):
+        guard.wait_until_ready()
+
+
+def test_the_real_one_on_a_host_without_a_hypervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_driver(*_: object) -> None:
+        raise HostLacks(what="a hypervisor", remedy="install one")
+
+    monkeypatch.setattr("snapvm.cli.wiring.open_driver", no_driver)
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    with (
+        pytest.raises(HostLacks, match="cannot: this host lacks a hypervisor"),
+        standing_by(lambda post: cli_guard.stand(settings, post)) as guard,
+        guard.watching(domain()),
+    ):
+        guard.wait_until_ready()

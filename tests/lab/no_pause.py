@@ -9,16 +9,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from snapvm import consistency
-from snapvm.cli import wiring
+from snapvm.cli.guard import guarded_host
+from snapvm.cli.session import Session
 from snapvm.consistency import TakeRequest
 from snapvm.failures import WindowBroken
+from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.model import CaptureMethod, Silent
-from snapvm.settings import load
 
 RUNNING_SECONDS = 1.0
 
@@ -49,7 +49,13 @@ class NoPause:
 def main(domain: str) -> None:
     """Take a torn snapshot of ``domain``."""
     # libvirt's way: its memory is whole before the domain is let run, so the disks are newer.
-    host = wiring.open_host(replace(load(), capture=CaptureMethod.LIBVIRT))
+    session = Session(overrides={"capture": CaptureMethod.LIBVIRT})
+    with guarded_host(session) as host:
+        take_torn(host, domain)
+
+
+def take_torn(host: Host, domain: str) -> None:
+    """Take it with a driver whose window is no window."""
     driver: Any = host.hypervisor
     whole = driver.capture
 

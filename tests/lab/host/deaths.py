@@ -161,7 +161,7 @@ def _strike(way: Way) -> None:
 
 def _guards(parent: int) -> list[int]:
     found = subprocess.run(
-        ["pgrep", "-P", str(parent), "-f", "guard[.]main"], capture_output=True, check=False
+        ["pgrep", "-P", str(parent), "-x", "snapvm-guard"], capture_output=True, check=False
     )
     return [int(pid) for pid in found.stdout.split()]
 

@@ -32,7 +32,7 @@ USERFAULTFD: Final = Path("/proc/sys/vm/unprivileged_userfaultfd")
 CAPABILITIES: Final = '{"execute":"query-migrate-capabilities"}'
 BASELINE: Final = Path("/var/tmp/healthy.json")
 """What ``prepare`` leaves for ``look``."""
-GUARDS: Final = ("pgrep", "-f", "snapvm[.]cli import guard")
+GUARDS: Final = ("pgrep", "-x", "snapvm-guard")
 GUARD_SECONDS: Final = 60
 LVS: Final = ("lvm", "lvs", "--noheadings", "-o", "lv_full_name")
 

@@ -30,7 +30,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = make_scene(tmp_path)
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(made.host.settings.state_dir))
     monkeypatch.setenv("SNAPVM_RUN_DIR", str(made.host.settings.run_dir))
-    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: made.host)
+    monkeypatch.setattr(wiring, "open_host", lambda *_: made.host)
     return made
 
 

@@ -53,7 +53,7 @@ def test_list_tells_how_the_worst_disk_is(
 ) -> None:
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
-    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: scene.host)
+    monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
     monkeypatch.setattr(listing, "_report", scene.host.lvm.report)
     for name in ("whole", "tight", "lost", "gone", "off"):
         assert app.run(["take", DOMAIN, "--name", name]) == 0

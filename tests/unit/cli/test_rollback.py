@@ -84,7 +84,7 @@ def test_a_disk_that_has_grown_is_told_of(
     """A thin one is as it was again, a thick one keeps its size; see the man page."""
     scene = make_scene(tmp_path, thick=("vg1",))
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
-    monkeypatch.setattr(wiring, "open_host", lambda settings, session=None: scene.host)
+    monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
     assert app.run(["take", DOMAIN, "--name", "a"]) == 0
     scene.lvm.named(vg, "demo-d0" if vg == "vg0" else "demo-d1").size_bytes = 96 << 20
     assert app.run(["rollback", "demo@a", "--yes"]) == 0
