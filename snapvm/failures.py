@@ -256,6 +256,24 @@ class NotStarted(SnapvmError):
 
 
 @dataclass(eq=False)
+class LeftOff(SnapvmError):
+    """The host was booted in the middle of a rollback; what is on the disks may be newer now."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+
+    def message(self) -> str:
+        when = f"the host was booted in the middle of the rollback of {quoted(self.domain)}"
+        disks = f"its disks are those of {self.id}, or what it has made of them since"
+        return f"{when}: {disks}, so it is left off"
+
+    def hint(self) -> str:
+        again = shlex.quote(f"{self.domain}@{self.id}")
+        return f"start it as it is, or have memory and disks together: snapvm rollback {again}"
+
+
+@dataclass(eq=False)
 class HalfBack(SnapvmError):
     """The domain is ended, and its disks are not yet, or not all, those it was to go back to."""
 

@@ -27,7 +27,7 @@ from snapvm import (
 from snapvm.catalog import Leftover
 from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, UnknownDomain
-from snapvm.failures import HalfBack, LeftBehind, StartedTooSoon, StillFrozen
+from snapvm.failures import HalfBack, LeftBehind, LeftOff, StartedTooSoon, StillFrozen
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.lvm import argv
@@ -178,6 +178,11 @@ def _finish_rollback(host: Host, journal: dict[str, Any], uuid: DomainUuid, name
         if phase is Phase.SWAPPED:
             _restore_disks(host, journal, record, target, is_stopped=was_stopped)
         if was_stopped:
+            is_renewed = phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
+            if record.memory is not None and _is_new_boot(journal) and not is_renewed:
+                settle()
+                host.catalog.end_journal(uuid, swapping.JOURNAL)
+                raise LeftOff(name, record.id)
             _start(host, journal, record, target, settle)
         stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     settle()
@@ -206,14 +211,22 @@ def _once_started(
     return found
 
 
+def _is_new_boot(journal: dict[str, Any]) -> bool:
+    """Tell whether the domain may have been started, and ended, on the disks it went back to."""
+    return bootid.is_over(str(journal.get("boot_id", "")))
+
+
 def _is_past_return(host: Host, journal: dict[str, Any], name: str, *, was_stopped: bool) -> bool:
     """Tell whether the former domain is gone, and its disks are kept, though nothing says so yet.
 
-    Raises ``StartedTooSoon`` for one that was started on some of the clones.
+    A thick one is the present still, and after a boot newer than what is kept of it, maybe.  Raises
+    ``StartedTooSoon`` for one that was started on some of the clones.
     """
     set_, disks = journal["set"], journal["disks"]
     report = host.lvm.report()
-    is_new_boot = bootid.is_over(str(journal.get("boot_id", "")))
+    is_new_boot = _is_new_boot(journal)
+    if is_new_boot and was_stopped and rollbackjournal.has_thick(disks):
+        return False
     moved = takingback.have_moved(report, set_, disks, is_new_boot=is_new_boot)
     swapped = takingback.are_swapped(report, set_, disks)
     if moved and not was_stopped and not swapped:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from snapvm import bootid, consistency, repair
-from snapvm.failures import CommandFailed, LeftBehind, StartedTooSoon
+from snapvm.failures import CommandFailed, LeftBehind, LeftOff, StartedTooSoon
 from snapvm.model import DomainState, Record, Silent, SnapshotId
-from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import begun
 
 OLD, NEW = "the boot before", "this boot"
@@ -189,9 +189,58 @@ def test_disks_that_are_exchanged_in_part_are_told_of(tmp_path: Path, boot: Path
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_one_that_stayed_off_is_taken_to_the_end(tmp_path: Path, boot: Path) -> None:
-    scene, record = begun(tmp_path)
+@pytest.mark.parametrize(
+    ("where", "thick"),
+    [("restore", ()), ("restore", ("vg1",)), ("restore", ("vg0", "vg1")), ("stop", ())],
+)
+def test_memory_never_meets_disks_that_may_have_run(
+    tmp_path: Path, boot: Path, where: str, thick: tuple[str, ...]
+) -> None:
+    """Whoever booted the host may have started the domain and shut it off: who knows."""
+    scene, record = begun(tmp_path, *thick)
+    go_down(scene, record, where)
+    boot.write_text(f"{NEW}\n")
+    if where == "restore":
+        scene.hypervisor.start(scene.machine.domain, paused=False)
+        scene.count(2)
+        scene.hypervisor.stop(scene.machine.domain)
+        newer = scene.disk_data()
+    else:
+        newer = ["5", "5"]
+    with pytest.raises(LeftOff) as told:
+        mend(scene)
+    assert "snapvm rollback demo@x" in told.value.hint()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert scene.disk_data() == newer
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+    mend(scene)
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("thick", [("vg1",), ("vg0", "vg1")], ids=["mixed", "thick"])
+def test_thick_disks_that_may_have_run_are_not_written_back(
+    tmp_path: Path, boot: Path, thick: tuple[str, ...]
+) -> None:
+    """What they were given after the boot is kept nowhere else."""
+    scene, record = begun(tmp_path, *thick)
+    names = scene.lvm.names()
     go_down(scene, record, "stop")
     boot.write_text(f"{NEW}\n")
     mend(scene)
-    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+    assert scene.disk_data() == ["8", "8"]
+    assert scene.lvm.names() == names and scene.ids() == ["x"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_without_memory_that_stayed_off_is_taken_to_the_end(tmp_path: Path, boot: Path) -> None:
+    scene = make_scene(tmp_path)
+    scene.count(5)
+    request = consistency.TakeRequest(domain=DOMAIN, name="x", with_memory=False)
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(3)
+    go_down(scene, record, "stop")
+    boot.write_text(f"{NEW}\n")
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.disk_data() == ["5", "5"]
