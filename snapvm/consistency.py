@@ -27,6 +27,7 @@ from snapvm import (
     rollbackplan,
     sidefiles,
     snapshotting,
+    standing,
     taking,
 )
 from snapvm.catalog import Draft
@@ -112,7 +113,7 @@ def _catch(
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
             guestsystem.held_still(host, plan, undo),
-            repair.running_when_interrupted(host, plan.domain),
+            standing.running_when_interrupted(host, plan.domain),
             capture.window(leave_standing=plan.stop),
         ):
             created = datetime.now(UTC)
@@ -122,7 +123,7 @@ def _catch(
                 clock.left_standing()
                 if plan.domain.state is DomainState.RUNNING:
                     name = plan.domain.name
-                    undo.add(f"the running of {name}", partial(repair.run_again, host, name))
+                    undo.add(f"the running of {name}", partial(standing.run_again, host, name))
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method
@@ -139,7 +140,7 @@ def _stop(host: Host, plan: TakePlan) -> None:
         host.hypervisor.stop(domain)
     except SnapvmError as error:
         with suppress(SnapvmError):
-            repair.run_again(host, domain.name)
+            standing.run_again(host, domain.name)
             if plan.quiesce:
                 host.hypervisor.agent.thaw(domain)
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error

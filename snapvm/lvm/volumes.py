@@ -145,6 +145,15 @@ class Lvm:
         del self._late[vg]
         self._do(command)
 
+    def remove_set_where_there(self, groups: Iterable[str], set_: str, role: Role) -> None:
+        """Remove what a set has in a role, where the groups it was made in have gone or not.
+
+        In one that was renamed meanwhile it is an orphan, which `repair` without a domain removes.
+        """
+        there = {volume.vg for volume in self.report().volumes}
+        for vg in dict.fromkeys(vg for vg in groups if vg in there):
+            self.remove_set(vg, set_, (role,))
+
     def removals(
         self, groups: Iterable[str], set_: str, role: Role
     ) -> Iterator[tuple[str, Callable[[], None]]]:

@@ -13,6 +13,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("consistency",),
     ("repair", "checking", "rebuilding", "goingback"),
+    ("rollbackrepair",),
     (
         "rollbackplan",
         "swapping",
@@ -23,6 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "orphans",
         "diagnosis",
         "guestsystem",
+        "standing",
     ),
     ("rollbackjournal",),
     ("host", "planning", "imagefacts", "occupancy"),

@@ -145,7 +145,7 @@ def test_a_start_that_goes_on_without_snapvm_is_waited_for(
         else:
             scene.hypervisor.stop(scene.machine.domain)
 
-    monkeypatch.setattr("snapvm.repair.time.sleep", end)
+    monkeypatch.setattr("snapvm.rollbackrepair.time.sleep", end)
     mend(scene)
     assert len(waited) == 1 and waited[0] != ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING

@@ -1,0 +1,184 @@
+"""Finishing a rollback that was killed, or taking it back: what its journal and LVM say decides.
+
+Each step may itself be killed and run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from snapvm import (
+    bootid,
+    guestsystem,
+    recordfile,
+    rollbackjournal,
+    rollbackplan,
+    standing,
+    swapping,
+    takingback,
+)
+from snapvm.clock import Deadline
+from snapvm.errors import SnapvmError
+from snapvm.failures import HalfBack, LeftOff, StartedTooSoon, StillFrozen
+from snapvm.host import Host
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
+from snapvm.rollbackjournal import Phase
+
+_SPOILED = "spoiled"
+"""In a journal: the domain has run on clones while thick disks were not written back."""
+_START_SECONDS = 30.0
+_SLOWEST_BYTES_PER_SECOND = 20e6
+"""How long a start may take: what libvirt or xl need, and a slow disk for the image."""
+_LOOK_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+
+
+def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
+    """Go on with a rollback that is past its point of no return; take any other back."""
+    rollbackjournal.check(journal)
+    set_, disks = journal["set"], journal["disks"]
+    phase = Phase(journal["phase"])
+    domain = standing.find(host, name)
+    if phase is Phase.RESTORED and domain is not None:
+        domain = _once_started(host, domain, uuid, journal)
+    was_stopped = domain is None or domain.state is DomainState.SHUTOFF
+    if phase is Phase.PREPARE and _is_past_return(host, journal, name, was_stopped=was_stopped):
+        phase = Phase.SWAPPED
+    if phase is Phase.PREPARE:
+        return _take_back(host, journal, uuid, name)
+    undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
+    settle = partial(swapping.settle, host, set_, undo, disks)
+    stuck = None
+    if phase is not Phase.STARTED:
+        record = host.catalog.get(uuid, journal["record"])
+        target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
+        is_renewed = False
+        if phase is Phase.SWAPPED:
+            is_renewed = bool(journal.get(_SPOILED))
+            _restore_disks(host, journal, record, target, is_stopped=was_stopped)
+        if was_stopped and not is_renewed:
+            _require_unused(host, journal, record, settle)
+        if was_stopped:
+            _start(host, journal, record, target, settle)
+        stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
+    settle()
+    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    if stuck is not None:
+        raise stuck
+    return f"finished the rollback of {name} to {journal['record']}"
+
+
+def _once_started(
+    host: Host, domain: Domain, uuid: DomainUuid, journal: dict[str, Any]
+) -> Domain | None:
+    """Return the domain, or None, when its start has ended: libvirt or xl go on without snapvm.
+
+    It stands still while its memory is read, and is off when that fails.  One that somebody paused
+    looks the same, so this has an end.
+    """
+    record = host.catalog.get(uuid, journal["record"])
+    if journal["paused"] or record.state is not DomainState.RUNNING or record.memory is None:
+        return domain
+    limit = Deadline(_START_SECONDS + record.memory.size_bytes / _SLOWEST_BYTES_PER_SECOND)
+    found: Domain | None = domain
+    while found is not None and found.state is DomainState.PAUSED and limit.left_seconds:
+        time.sleep(_LOOK_SECONDS)
+        found = standing.find(host, domain.name)
+    return found
+
+
+def _is_new_boot(journal: dict[str, Any]) -> bool:
+    """Tell whether the domain may have been started, and ended, on the disks it went back to."""
+    return bootid.is_over(str(journal.get("boot_id", "")))
+
+
+def _require_unused(
+    host: Host, journal: dict[str, Any], record: Record, settle: Callable[[], object]
+) -> None:
+    """Let memory not meet disks that have run since: raise ``LeftOff``, all else being done."""
+    if record.memory is not None and _is_new_boot(journal):
+        settle()
+        host.catalog.end_journal(record.domain_uuid, swapping.JOURNAL)
+        raise LeftOff(record.domain, record.id)
+
+
+def _is_past_return(host: Host, journal: dict[str, Any], name: str, *, was_stopped: bool) -> bool:
+    """Tell whether the former domain is gone, and its disks are kept, though nothing says so yet.
+
+    A thick one is the present still, and after a boot newer than what is kept of it, maybe.  Raises
+    ``StartedTooSoon`` for one that was started on some of the clones.
+    """
+    set_, disks = journal["set"], journal["disks"]
+    report = host.lvm.report()
+    is_new_boot = _is_new_boot(journal)
+    if is_new_boot and was_stopped and rollbackjournal.has_thick(disks):
+        return False
+    moved = takingback.have_moved(report, set_, disks, is_new_boot=is_new_boot)
+    swapped = takingback.are_swapped(report, set_, disks)
+    if moved and not was_stopped and not swapped:
+        raise StartedTooSoon(name)
+    return swapped and (was_stopped or moved)
+
+
+def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
+    set_, disks = journal["set"], journal["disks"]
+    if journal["was_running"]:
+        standing.run_again(host, name)  # first: it holds its disks open, and no name of theirs
+    takingback.put_names_back(host.lvm, set_, disks)
+    host.lvm.remove_set_where_there((disk["vg"] for disk in disks), set_, Role.ROLL)
+    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    return f"took back the unfinished rollback of {name} to {journal['record']}"
+
+
+def _start(
+    host: Host,
+    journal: dict[str, Any],
+    record: Record,
+    domain: Domain,
+    settle: Callable[[], object],
+) -> None:
+    """Start the domain; one that does not start must not keep every command on it from working."""
+    try:
+        swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
+    except SnapvmError as error:
+        raise swapping.give_up(host, record, journal, error, settle) from error
+
+
+def _awaken(host: Host, record: Record, *, set_time: bool) -> StillFrozen | None:
+    """Let the guest's system go on, or return why it does not; anything less is just told."""
+    awakened = guestsystem.awaken(host, record, set_time=set_time)
+    for note in awakened.notes:
+        log.warning("%s", note)
+    return awakened.stuck
+
+
+def _restore_disks(
+    host: Host, journal: dict[str, Any], record: Record, domain: Domain, *, is_stopped: bool
+) -> None:
+    """Write thick disks back once more from the start; not below a domain somebody started.
+
+    What it has written by then onto the clones of thin disks fits nothing.
+    """
+    uuid = record.domain_uuid
+    if rollbackjournal.has_thick(journal["disks"]) and not is_stopped:
+        spoiled = {**journal, "phase": Phase.SWAPPED.value, _SPOILED: True}
+        host.catalog.write_journal(uuid, swapping.JOURNAL, spoiled)
+        raise StartedTooSoon(domain.name)
+    if not is_stopped:
+        log.warning("%s was started afresh meanwhile, not from memory", domain.name)
+    try:
+        if journal.get(_SPOILED):
+            takingback.renew_clones(host.lvm, journal["set"], journal["disks"])
+        swapping.copy_back(host.lvm, journal["disks"], Silent())
+        if is_stopped:
+            undo_id = SnapshotId(journal["undo_record"]["id"])
+            swapping.put_side_files_back(host, record, undo_id, domain)
+    except SnapvmError as error:
+        raise HalfBack(domain.name, record.id, str(error)) from error
+    reached = {**journal, "phase": Phase.RESTORED.value}
+    host.catalog.write_journal(uuid, swapping.JOURNAL, reached)

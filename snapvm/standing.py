@@ -1,0 +1,44 @@
+"""A domain that stands still, and is made to run again when nobody else does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapvm.errors import Interrupted, UnknownDomain
+from snapvm.host import Host
+from snapvm.interrupt import undisturbed
+from snapvm.model import Domain, DomainState
+
+STATES = (DomainState.PAUSED, DomainState.SUSPENDED)
+
+
+def find(host: Host, name: str) -> Domain | None:
+    """Return the domain, or None when there is none of that name."""
+    try:
+        return host.hypervisor.find(name)
+    except UnknownDomain:
+        return None
+
+
+def run_again(host: Host, name: str) -> None:
+    """Make a domain run that stands still; harmless for one that does, or is not there."""
+    domain = find(host, name)
+    if domain is not None and domain.state in STATES:
+        host.hypervisor.resume(domain)
+
+
+@contextmanager
+def running_when_interrupted(host: Host, domain: Domain) -> Iterator[None]:
+    """Have a window in the block; the domain runs even if a signal met the end of it unshielded.
+
+    A signal may come in the instant in which the driver begins to end its window and has not yet
+    put off what comes.
+    """
+    try:
+        yield
+    except Interrupted:
+        if domain.state is DomainState.RUNNING:
+            with undisturbed():
+                run_again(host, domain.name)
+        raise
