@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from snapvm import planning
+from snapvm import imageroom, planning
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import LogicalVolume
@@ -60,7 +60,7 @@ def look(host: Host, name: str) -> Diagnosis:
     """Ask everything a `take` asks, and go on after a refusal; raise ``UnknownDomain``."""
     domain = host.hypervisor.find(name)
     found = Diagnosis(domain=domain, versions=host.hypervisor.versions())
-    found.free_bytes = planning.free_bytes(host.settings.state_dir)
+    found.free_bytes = imageroom.free_bytes(host.settings.state_dir)
     with _noting(found):
         host.hypervisor.check_capture(domain, with_memory=True)
         if domain.state.has_memory:
@@ -68,7 +68,7 @@ def look(host: Host, name: str) -> Diagnosis:
     found.agent = _why_no_agent(host, domain)
     if domain.state.has_memory:
         with _noting(found):
-            planning.check_image_room(host.settings, domain.memory_bytes)
+            imageroom.check(host.settings, domain.memory_bytes)
     with _noting(found):
         drives = host.hypervisor.drives(domain)
         found.omitted = drives.omitted

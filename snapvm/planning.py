@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,8 @@ from snapvm.model import (
     SnapshotId,
     VolumeKind,
 )
-from snapvm.refusals import DiskRefused, NoSpace, VolumeRefused
+from snapvm.refusals import DiskRefused, VolumeRefused
 from snapvm.settings import Settings
-
-IMAGE_SPARE_BYTES = 64 << 20
-"""What a memory image holds beside RAM: devices, headers, pages sent twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,32 +254,6 @@ def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> N
             target=disk.target,
             volume=str(disk.volume),
             why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
-        )
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the room in the file system of a folder, which need not be there yet."""
-    status = _file_system(folder)
-    return status.f_bavail * status.f_frsize
-
-
-def _file_system(folder: Path) -> os.statvfs_result:
-    return os.statvfs(next(place for place in (folder, *folder.parents) if place.exists()))
-
-
-def check_image_room(settings: Settings, memory_bytes: int) -> None:
-    """Raise ``NoSpace`` when the file system of the state folder cannot hold a memory image."""
-    status = _file_system(settings.state_dir)
-    free = status.f_bavail * status.f_frsize
-    kept = status.f_blocks * status.f_frsize * (1 - settings.image_limit_percent / 100)
-    needed_bytes = memory_bytes + memory_bytes // 20 + IMAGE_SPARE_BYTES
-    if free - kept < needed_bytes:
-        percent = f"{settings.image_limit_percent:g} %"
-        limit = f" (at most {percent} full: image_limit_percent)" if kept else ""
-        raise NoSpace(
-            where=f"{settings.state_dir}{limit}",
-            needed=f"{needed_bytes >> 20} MiB for the memory image",
-            free=f"{int(max(free - kept, 0)) >> 20} MiB",
         )
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snapvm import checksum, durable, images, naming, planning, sidefiles
+from snapvm import checksum, durable, imageroom, images, naming, planning, sidefiles
 from snapvm.clock import WindowClock
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.host import Host
@@ -79,7 +79,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     planning.check_pools(report, volumes.values(), host.settings)
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:
-        planning.check_image_room(host.settings, domain.memory_bytes)
+        imageroom.check(host.settings, domain.memory_bytes)
     settings, versions = host.settings, host.hypervisor.versions()
     sparse = with_memory and images.shall_be_sparse(
         domain.hypervisor, settings.image_format, settings.compress, versions
@@ -140,7 +140,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
         return caught
     progress.phase("laying the image out for a fast restore")
     path = folder / caught.memory.file
-    free_bytes = planning.free_bytes(folder)
+    free_bytes = imageroom.free_bytes(folder)
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
     told = f"; a sparse image is not possible: {why_not}" if why_not else ""
     return replace(caught, memory=memory, method=caught.method + told)

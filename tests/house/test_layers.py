@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("host", "planning", "imagefacts", "occupancy"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
-    ("locking", "streamfilter", "journalfile"),
+    ("locking", "streamfilter", "journalfile", "imageroom"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),
     (
         "naming",

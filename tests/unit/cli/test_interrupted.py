@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from snapvm import imagefacts, images, planning
+from snapvm import imagefacts, imageroom, images
 from snapvm.errors import ExitStatus
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import SnapshotId
@@ -40,7 +40,7 @@ def interrupted(
     ("where", "what", "words"),
     [
         (images, "check_contents", ("check", "--deep")),
-        (planning, "check_image_room", ("doctor", DOMAIN)),
+        (imageroom, "check", ("doctor", DOMAIN)),
         (Lvm, "report", ("show", f"{DOMAIN}@a")),
     ],
 )
