@@ -26,29 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile
+from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile, recordfolder
 from snapvm.errors import UnknownSnapshot
-from snapvm.failures import JournalUnusable, StorageFailed
+from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
+from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
 from snapvm.refusals import RecordUnusable, SnapshotExists
 
-RECORD_FILE = "snapshot.json"
-INTENT_FILE = "intent.json"
-NAME_FILE = ".name"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
-_JOURNAL = re.compile(r"\.(?P<kind>rollback|stop)\.json\Z")
-_DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
-_GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damaged:
-    """A record that cannot be read; the others are not affected."""
-
-    path: Path
-    domain: str
-    id: str
-    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +43,6 @@ class Draft:
     domain_uuid: DomainUuid
     id: SnapshotId
     folder: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
-    """A journal of work that never ended: its kind, its folder or file, and what it says."""
-
-    kind: str
-    """``draft``, ``gone``, ``rollback`` or ``stop``."""
-    id: str
-    path: Path
-    intent: dict[str, Any]
-    unusable: JournalUnusable | None = None
-    """Why it does not say what was under way; nothing may be done then."""
 
 
 class Catalog:
@@ -96,12 +68,14 @@ class Catalog:
         A domain that is defined anew gets another uuid, and one of xl's with every `xl create`
         unless its configuration has one.
         """
-        found = (folder for folder in self._domain_folders() if _name_in(folder) == name)
+        found = (
+            folder for folder in self._domain_folders() if recordfolder.name_in(folder) == name
+        )
         return tuple(DomainUuid(folder.name) for folder in found)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all domains that have records, sorted, each once."""
-        return tuple(sorted({_name_in(folder) for folder in self._domain_folders()}))
+        return tuple(sorted({recordfolder.name_in(folder) for folder in self._domain_folders()}))
 
     def ids(self, uuid: DomainUuid) -> tuple[SnapshotId, ...]:
         """Return the ids of a domain's records, the oldest first."""
@@ -113,7 +87,7 @@ class Catalog:
 
     def listed(self, uuid: DomainUuid) -> tuple[str, ...]:
         """Return the ids of a domain's records, damaged ones too, without reading any."""
-        return tuple(name for name in _listed(self._folder(uuid)) if naming.is_id(name))
+        return tuple(name for name in recordfolder.listed(self._folder(uuid)) if naming.is_id(name))
 
     def has(self, uuid: DomainUuid, id_: str) -> bool:
         """Tell whether an id is taken, by a record or by one that is being made or deleted."""
@@ -123,7 +97,7 @@ class Catalog:
 
     def get(self, uuid: DomainUuid, id_: SnapshotId) -> Record:
         """Return one record; raise ``RecordUnusable`` or ``UnknownSnapshot``."""
-        entry = _entry(str(self._folder(uuid)), id_)
+        entry = recordfolder.entry(str(self._folder(uuid)), id_)
         if entry is None:
             raise UnknownSnapshot(domain=uuid, id=id_)
         if isinstance(entry, Damaged):
@@ -132,7 +106,7 @@ class Catalog:
 
     def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:
         """Tell whether the record is visible whose id and set these are."""
-        entry = _entry(str(self._folder(uuid)), id_) if naming.is_id(id_) else None
+        entry = recordfolder.entry(str(self._folder(uuid)), id_) if naming.is_id(id_) else None
         return isinstance(entry, Record) and entry.set == set_
 
     def entries(self, uuid: DomainUuid | None = None) -> Iterator[Record | Damaged]:
@@ -140,9 +114,9 @@ class Catalog:
         folders = self._domain_folders() if uuid is None else [self._folder(uuid)]
         for folder in folders:
             domain_folder = str(folder)
-            for name in _listed(folder):
+            for name in recordfolder.listed(folder):
                 if naming.is_id(name):
-                    entry = _entry(domain_folder, name)
+                    entry = recordfolder.entry(domain_folder, name)
                     if entry is not None:
                         yield entry
 
@@ -174,7 +148,7 @@ class Catalog:
         folder = self._folder(draft.domain_uuid)
         with durable.failing_as_storage(draft.folder):
             durable.make_folder(folder)
-            if _name_in(folder) != name or not (folder / NAME_FILE).exists():
+            if recordfolder.name_in(folder) != name or not (folder / NAME_FILE).exists():
                 durable.write(folder / NAME_FILE, name.encode())
             durable.make_folder(draft.folder)
             durable.write(draft.folder / INTENT_FILE, journalfile.dump(intent))
@@ -257,21 +231,13 @@ class Catalog:
 
     def leftovers(self, uuid: DomainUuid) -> tuple[Leftover, ...]:
         """Return the journals of work on a domain that never ended."""
-        folder = self._folder(uuid)
-        found: list[Leftover] = []
-        for name in _listed(folder):
-            path = folder / name
-            if match := _DRAFT.match(name):
-                found.append(_leftover("draft", match["id"], path, path / INTENT_FILE))
-            elif match := _GONE.match(name):
-                found.append(_leftover("gone", match["id"], path, path / RECORD_FILE))
-            elif match := _JOURNAL.match(name):
-                found.append(_leftover(match["kind"], "", path, path))
-        return tuple(found)
+        return recordfolder.leftovers(self._folder(uuid))
 
     def domains(self) -> tuple[tuple[DomainUuid, str], ...]:
         """Return uuid and name of every domain the catalog has a folder for."""
-        return tuple((DomainUuid(path.name), _name_in(path)) for path in self._domain_folders())
+        return tuple(
+            (DomainUuid(path.name), recordfolder.name_in(path)) for path in self._domain_folders()
+        )
 
     # --- inside ---
 
@@ -279,61 +245,15 @@ class Catalog:
         return self._domains / _checked(uuid)
 
     def _domain_folders(self) -> list[Path]:
-        return [self._domains / name for name in _listed(self._domains) if _UUID.match(name)]
+        return [
+            self._domains / name for name in recordfolder.listed(self._domains) if _UUID.match(name)
+        ]
 
     def _remove(self, folder: Path) -> None:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
-
-
-def _entry(domain_folder: str, name: str) -> Record | Damaged | None:
-    """Read one record; None for something that is no folder, or vanished meanwhile.
-
-    Paths are text here: making ten thousand ``Path`` objects would take a third of a `list`.
-    """
-    folder = f"{domain_folder}/{name}"
-    path = f"{folder}/{RECORD_FILE}"
-    try:
-        record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), path)
-        if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
-            raise RecordUnusable(path=path, why="it belongs to another place")
-    except (NotADirectoryError, FileNotFoundError):
-        if not os.path.isdir(folder):
-            return None
-        why = "it has no snapshot.json"
-    except RecordUnusable as error:
-        why = error.why
-    except (OSError, ValueError) as error:
-        why = str(error)
-    else:
-        return record
-    return Damaged(path=Path(path), domain=_name_in(Path(domain_folder)), id=name, why=why)
-
-
-def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:
-    try:
-        intent = journalfile.load(journal)
-    except JournalUnusable as error:
-        return Leftover(kind=kind, id=id_, path=path, intent={}, unusable=error)
-    return Leftover(kind=kind, id=id_, path=path, intent=intent)
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StorageFailed(path=str(folder), why=error.strerror or str(error)) from error
-
-
-def _name_in(folder: Path) -> str:
-    try:
-        return durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
-    except (OSError, ValueError):
-        return folder.name
 
 
 def _checked(uuid: str) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from snapvm import images, orphans, sidefiles
-from snapvm.catalog import Damaged
 from snapvm.errors import Interrupted, Locked, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DiskRecord, DomainUuid, Progress, Record, Role
+from snapvm.recordfolder import Damaged
 from snapvm.refusals import VolumeRefused
 
 _UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})

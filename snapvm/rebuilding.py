@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, recordfile
-from snapvm.catalog import RECORD_FILE, Damaged
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
@@ -29,6 +28,7 @@ from snapvm.model import (
     Role,
     Timing,
 )
+from snapvm.recordfolder import RECORD_FILE, Damaged
 from snapvm.refusals import SnapshotExists
 
 _SET_TAG = argv.set_tag("")

@@ -10,12 +10,12 @@ import logging
 from typing import Any
 
 from snapvm import guestsystem, orphans, recordfile, rollbackrepair, standing, swapping, taking
-from snapvm.catalog import Leftover
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import LeftBehind
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.model import DomainUuid, Record, Role
+from snapvm.recordfolder import Leftover
 
 log = logging.getLogger(__name__)
 

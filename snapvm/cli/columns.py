@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from snapvm.catalog import Damaged
 from snapvm.cli.words import local_time, milliseconds, plain, size, width
 from snapvm.lvm.health import Health, worst
 from snapvm.model import Record
+from snapvm.recordfolder import Damaged
 
 HEADERS = ("SNAPSHOT", "CREATED", "KIND", "DISKS", "HEALTH", "MEMORY", "PAUSE", "NOTE")
 KIND = HEADERS.index("KIND")

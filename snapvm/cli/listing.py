@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from snapvm.catalog import Catalog, Damaged
+from snapvm.catalog import Catalog
 from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, find
 from snapvm.cli.session import Session
@@ -18,6 +18,7 @@ from snapvm.lvm import health
 from snapvm.lvm.health import Health
 from snapvm.lvm.report import Report
 from snapvm.model import Record
+from snapvm.recordfolder import Damaged
 
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:

@@ -30,6 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("host", "planning", "imagefacts", "occupancy"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
+    ("recordfolder",),
     ("locking", "streamfilter", "journalfile", "imageroom"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),
     (

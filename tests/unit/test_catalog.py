@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from snapvm import durable
-from snapvm.catalog import Catalog, Damaged, Draft
+from snapvm.catalog import Catalog, Draft
 from snapvm.errors import Locked, UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
+from snapvm.recordfolder import Damaged
 from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.records import UUID, make_record, put_record
 from tests.fakes.storage import no_room

@@ -1,0 +1,111 @@
+"""What is found in the folders of the catalog: records, damaged ones, journals of unfinished work.
+
+``snapvm.catalog`` says where they are and what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snapvm import durable, journalfile, recordfile
+from snapvm.failures import JournalUnusable, StorageFailed
+from snapvm.model import Record
+from snapvm.refusals import RecordUnusable
+
+RECORD_FILE = "snapshot.json"
+INTENT_FILE = "intent.json"
+NAME_FILE = ".name"
+_JOURNAL = re.compile(r"\.(?P<kind>rollback|stop)\.json\Z")
+_DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
+_GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damaged:
+    """A record that cannot be read; the others are not affected."""
+
+    path: Path
+    domain: str
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A journal of work that never ended: its kind, its folder or file, and what it says."""
+
+    kind: str
+    """``draft``, ``gone``, ``rollback`` or ``stop``."""
+    id: str
+    path: Path
+    intent: dict[str, Any]
+    unusable: JournalUnusable | None = None
+    """Why it does not say what was under way; nothing may be done then."""
+
+
+def entry(domain_folder: str, name: str) -> Record | Damaged | None:
+    """Read one record; None for something that is no folder, or vanished meanwhile.
+
+    Paths are text here: making ten thousand ``Path`` objects would take a third of a `list`.
+    """
+    folder = f"{domain_folder}/{name}"
+    path = f"{folder}/{RECORD_FILE}"
+    try:
+        record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), path)
+        if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
+            raise RecordUnusable(path=path, why="it belongs to another place")
+    except (NotADirectoryError, FileNotFoundError):
+        if not os.path.isdir(folder):
+            return None
+        why = "it has no snapshot.json"
+    except RecordUnusable as error:
+        why = error.why
+    except (OSError, ValueError) as error:
+        why = str(error)
+    else:
+        return record
+    return Damaged(path=Path(path), domain=name_in(Path(domain_folder)), id=name, why=why)
+
+
+def leftovers(folder: Path) -> tuple[Leftover, ...]:
+    """Return the journals in a domain's folder, of work that never ended."""
+    found: list[Leftover] = []
+    for name in listed(folder):
+        path = folder / name
+        if match := _DRAFT.match(name):
+            found.append(_leftover("draft", match["id"], path, path / INTENT_FILE))
+        elif match := _GONE.match(name):
+            found.append(_leftover("gone", match["id"], path, path / RECORD_FILE))
+        elif match := _JOURNAL.match(name):
+            found.append(_leftover(match["kind"], "", path, path))
+    return tuple(found)
+
+
+def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:
+    try:
+        intent = journalfile.load(journal)
+    except JournalUnusable as error:
+        return Leftover(kind=kind, id=id_, path=path, intent={}, unusable=error)
+    return Leftover(kind=kind, id=id_, path=path, intent=intent)
+
+
+def listed(folder: Path) -> list[str]:
+    """Return the names in a folder; none when it is not there.  Raises ``StorageFailed``."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageFailed(path=str(folder), why=error.strerror or str(error)) from error
+
+
+def name_in(folder: Path) -> str:
+    """Return the name of the domain a folder is of; its uuid when nothing says it."""
+    try:
+        return durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
+    except (OSError, ValueError):
+        return folder.name
