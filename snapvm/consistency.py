@@ -36,7 +36,7 @@ from snapvm.errors import Interrupted, SnapvmError, UnknownSnapshot
 from snapvm.failures import LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed
+from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
@@ -106,7 +106,8 @@ def _catch(
         clock=clock,
         progress=progress,
     )
-    with capturing as capture:
+    # A guest whose memory is on its way out waits for pages that nobody takes.
+    with unstoppable(), capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
             undo.add(what, removal)
         snapshotting.make_stores(host, plan)

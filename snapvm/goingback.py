@@ -23,7 +23,7 @@ from snapvm.failures import HalfBack, LeftBehind
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed
+from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
@@ -74,7 +74,7 @@ class GoingBack:
             guard.wait_until_ready()
             self._prepare(warm, undo)
             require_right()
-            with undisturbed():
+            with undisturbed(), unstoppable():
                 self._exchange(warm, undo)
                 return self._go_on()
 

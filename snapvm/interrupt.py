@@ -1,5 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: turned into an error where that is safe, put off where it is not.
 
+Ctrl-Z likewise: a snapvm that is stopped in its window would leave the domain standing still.
+
 Python runs a signal handler between two instructions of the main thread, so an interruption may
 surface anywhere.  ``watched`` makes it an ``Interrupted``; ``shielded`` puts it off to the end of
 a block that has to be finished, such as resuming a domain or undoing half-made work.
@@ -7,6 +9,7 @@ a block that has to be finished, such as resuming a domain or undoing half-made 
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,10 @@ from types import FrameType
 
 from snapvm.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP = signal.SIGTSTP
+_OUTPUT = signal.SIGTTOU
+"""What a job in the background gets for its output, if the terminal is set so (stty tostop)."""
 
 
 class _Gate:
@@ -23,12 +29,21 @@ class _Gate:
     def __init__(self) -> None:
         self.shields = 0
         self.waiting: signal.Signals | None = None
+        self.unstoppable = 0
+        self.is_stop_waiting = False
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.shields:
             self.waiting = signal.Signals(number)
             return
         raise Interrupted(signal=signal.Signals(number).name)
+
+    def on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.unstoppable:
+            self.is_stop_waiting = True
+            return
+        self.is_stop_waiting = False
+        os.kill(os.getpid(), signal.SIGSTOP)  # what the terminal asked for; fg(1) goes on from here
 
     def lower(self) -> signal.Signals | None:
         """Take one shield away; return the signal to act upon when it was the last one."""
@@ -48,8 +63,10 @@ def watched() -> Iterator[None]:
 
     Not for one that whoever started us has us ignore, as nohup(1) does with SIGHUP.
     """
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _gate.on_signal) for number in heeded}
+    handlers = {**dict.fromkeys(_ENDS, _gate.on_signal), _STOP: _gate.on_stop}
+    heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handlers[number]) for number in heeded}
+    before[_OUTPUT] = signal.signal(_OUTPUT, signal.SIG_IGN)
     try:
         yield
     finally:
@@ -83,3 +100,15 @@ def undisturbed() -> Iterator[None]:
         yield
     finally:
         _gate.lower()
+
+
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """Finish the block before Ctrl-Z stops the process: a domain waits for the end of it."""
+    _gate.unstoppable += 1
+    try:
+        yield
+    finally:
+        _gate.unstoppable -= 1
+        if _gate.is_stop_waiting and not _gate.unstoppable:
+            _gate.on_stop(_STOP, None)
