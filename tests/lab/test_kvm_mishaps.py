@@ -1,4 +1,4 @@
-"""What befalls the host in the middle of a take: libvirtd, QEMU, lvm, the disk, the power.
+"""What befalls the host in a take or a rollback: libvirtd, QEMU, lvm, the disk, the power.
 
 Inside the window, while the domain stands still, it happens, and snapvm goes on.
 """
@@ -130,15 +130,30 @@ def test_qemu_is_killed(guest: Guest) -> None:
 
 def test_the_power_fails(guest: Guest) -> None:
     """After the reboot the journal is there: repair takes the set back, and the rest is whole."""
-    point = "after lvm lvconvert 1"
-    command = ["bash", "-c", f'{DEATHS} "$@"', "deaths", point, "sleep 100", *TAKE]
-    guest.lab.start(command, timeout_seconds=COMMAND_SECONDS)
-    run(guest, "for i in $(seq 300); do pgrep -f 'sleep 10[0]' && exit; sleep 0.2; done; exit 1")
-    time.sleep(1)  # the other disk's worker is done too
-    guest.lab.power_cut()
-    guest.lab.boot()
+    lose_power(guest, "after lvm lvconvert 1", TAKE)
     said = snapvm(guest.lab, "repair").stdout
     assert "took back the unfinished snapshot" in said, said
     assert guest.ids() == [KEPT]
     guest.roll_back(KEPT)
     look(guest, "booted")
+
+
+def test_the_power_fails_in_a_rollback(guest: Guest) -> None:
+    """It may have run since, for all that is known: it stays off, on disks that are whole."""
+    lose_power(guest, "before restore 1", Verb.ROLLBACK.argv)
+    said = snapvm(guest.lab, "repair", status=8).stderr
+    assert "left off" in said and f"snapvm rollback {NAME}@{KEPT}" in said, said
+    assert guest.state() == "shut off"
+    snapvm(guest.lab, "repair")
+    guest.roll_back(KEPT)
+    look(guest, "booted")
+
+
+def lose_power(guest: Guest, point: str, arguments: list[str]) -> None:
+    """Cut the power when a command has come to a point, and boot again."""
+    command = ["bash", "-c", f'{DEATHS} "$@"', "deaths", point, "sleep 100", *arguments]
+    guest.lab.start(command, timeout_seconds=COMMAND_SECONDS)
+    run(guest, "for i in $(seq 300); do pgrep -f 'sleep 10[0]' && exit; sleep 0.2; done; exit 1")
+    time.sleep(1)  # the other disk's worker is done too
+    guest.lab.power_cut()
+    guest.lab.boot()
