@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -236,11 +235,9 @@ class XenHypervisor:
         """Boot the domain from its disks and its recorded configuration."""
         config = xenconfig.parse(domain.name, domain.definition)
         text = xenconfig.as_cfg(domain.name, config)
-        with _capturing(domain), tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
+        with _capturing(domain), _in_memory(text) as path:
             self._require_off(domain)
-            file.write(text)
-            file.flush()
-            argv = ["xl", "create", "-q", *(["-p"] if paused else []), file.name]
+            argv = ["xl", "create", "-q", *(["-p"] if paused else []), path]
             self._runner.run(argv, kill=False)
             self._expect(domain, paused=paused)
 
@@ -310,6 +307,15 @@ def _capturing(domain: Domain) -> Iterator[None]:
         yield
     except (XenFailed, CommandFailed, CommandTimedOut) as failure:
         raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
+
+
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """Yield the path of a file that is on no disk: a domain starts though all of them are full."""
+    with open(os.memfd_create("domain.cfg"), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def open_hypervisor(settings: Settings, runner: Runner) -> XenHypervisor:

@@ -264,6 +264,18 @@ def test_stop_restore_and_start(scene: Scene, paused: bool) -> None:
     assert driver.find("web").state is wanted
 
 
+def test_a_domain_starts_though_no_file_can_be_made(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found in the lab, whose /tmp was full."""
+    _, driver = scene
+    domain = driver.find("web")
+    driver.stop(domain)
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    driver.start(domain, paused=False)
+    assert driver.find("web").state is DomainState.RUNNING
+
+
 def test_an_image_that_xl_does_not_take(scene: Scene) -> None:
     _, driver = scene
     domain = driver.find("web")
