@@ -46,11 +46,14 @@ def _tell_of_resuming(state: tenacity.RetryCallState) -> None:
 
 
 def resume(attempt: Callable[[], T]) -> T:
-    """Try to make a domain run again, for five seconds: giving up leaves it paused."""
+    """Try to make a domain run again, for half a minute: giving up leaves it paused.
+
+    A libvirtd that is restarted needs seconds before it knows its domains again.
+    """
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StuckPaused),
-        stop=tenacity.stop_after_delay(5),
-        wait=tenacity.wait_exponential(multiplier=0.02, max=0.5),
+        stop=tenacity.stop_after_delay(30),
+        wait=tenacity.wait_exponential(multiplier=0.02, max=1),
         before_sleep=_tell_of_resuming,
         reraise=True,
     )(attempt)

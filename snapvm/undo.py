@@ -47,7 +47,7 @@ class Undo:
     ) -> None:
         if error is None:
             return
-        leftovers, needy = self._put_back()
+        leftovers, needy = self._put_back(keeps_journal=_needs_attention(error))
         if _needs_attention(error):
             return
         if needy is not None:
@@ -55,14 +55,14 @@ class Undo:
         if leftovers:
             raise LeftBehind(leftovers=leftovers, why=str(error) or type(error).__name__) from error
 
-    def _put_back(self) -> tuple[tuple[str, ...], Exception | None]:
+    def _put_back(self, *, keeps_journal: bool) -> tuple[tuple[str, ...], Exception | None]:
         """Run the steps; return what could not be put back, and the failure the domain needs."""
         leftovers: list[str] = []
         needy: Exception | None = None
         with undisturbed():
             while self._steps:
                 what, step, is_journal = self._steps.pop()
-                if is_journal and leftovers:
+                if is_journal and (leftovers or keeps_journal):
                     continue
                 try:
                     step()

@@ -279,8 +279,7 @@ class LibvirtHypervisor:
     # --- inside ---
 
     def _handle(self, domain: Domain) -> Any:
-        with spoken():
-            return self._link.connection.lookupByUUIDString(domain.uuid)
+        return self._link.domain(domain.uuid)
 
     def _handle_if_known(self, domain: Domain) -> Any | None:
         try:

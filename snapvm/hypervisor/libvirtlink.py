@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -120,21 +120,34 @@ class RunEvents:
 
 
 class Link:
-    """An open connection whose event loop runs in a thread of its own."""
+    """A connection whose event loop runs in a thread of its own; a new one when it was lost."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self._renewing = threading.Lock()
         libvirt.registerErrorHandler(lambda *_: None, None)
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         try:
             with spoken():
-                self.connection = libvirt.open(uri)
+                self._connection = libvirt.open(uri)
         except LibvirtFailed as failure:
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
                 remedy="start libvirtd (systemctl start libvirtd) and run snapvm as root",
             ) from failure
+
+    @property
+    def connection(self) -> Any:
+        """The connection, made anew where libvirtd was restarted; raise ``LibvirtFailed``."""
+        with self._renewing, spoken():
+            if not self._connection.isAlive():
+                self._connection = libvirt.open(self.uri)
+            return self._connection
+
+    def domain(self, uuid: str) -> Handle:
+        """Return a handle that outlives the connection; raise ``LibvirtFailed`` for no domain."""
+        return Handle(self, uuid)
 
     @contextmanager
     def run_events(self, domain: Any, names: Sequence[str]) -> Iterator[RunEvents]:
@@ -147,23 +160,50 @@ class Link:
 
     @contextmanager
     def _listening(self, domain: Any, name: str, events: RunEvents) -> Iterator[None]:
+        connection = self.connection
         with spoken():
             if name == DEVICE_ADDED:
                 kind = libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED
-                number = self.connection.domainEventRegisterAny(
+                number = connection.domainEventRegisterAny(
                     domain, kind, events.on_device_added, None
                 )
-                forget = self.connection.domainEventDeregisterAny
+                forget = connection.domainEventDeregisterAny
             else:
                 number = libvirt_qemu.qemuMonitorEventRegister(
-                    self.connection, domain, name, events.on_event, None, 0
+                    connection, domain, name, events.on_event, None, 0
                 )
-                forget = partial(libvirt_qemu.qemuMonitorEventDeregister, self.connection)
+                forget = partial(libvirt_qemu.qemuMonitorEventDeregister, connection)
         try:
             yield
         finally:
-            with spoken():
+            # A connection that was lost knows of no events, and what the block says is worth more.
+            with suppress(LibvirtFailed), spoken():
                 forget(number)
+
+
+class Handle:
+    """A domain, as libvirt's virDomain; looked up again when the connection is another.
+
+    A libvirtd that is restarted while the domain stands still must not leave it so.
+    """
+
+    def __init__(self, link: Link, uuid: str) -> None:
+        self._link = link
+        self._uuid = uuid
+        self._made_by: Any = None
+        self._found: Any = None
+        self._now()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now(), name)
+
+    def _now(self) -> Any:
+        connection = self._link.connection
+        if connection is not self._made_by:
+            with spoken():
+                self._found = connection.lookupByUUIDString(self._uuid)
+            self._made_by = connection
+        return self._found
 
 
 def _run_events() -> None:

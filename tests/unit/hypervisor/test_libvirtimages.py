@@ -63,7 +63,7 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
 
 @pytest.fixture
 def driver(connection: Connection) -> LibvirtHypervisor:
-    link = type("Link", (), {"connection": connection})()
+    link = type("Link", (), {"connection": connection, "domain": libvirtlink.Link.domain})()
     return LibvirtHypervisor(link, Settings())
 
 
