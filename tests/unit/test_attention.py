@@ -53,6 +53,20 @@ def fail_removal(scene: Scene) -> None:
     scene.lvm.before = before
 
 
+def test_a_domain_that_stays_paused_is_made_to_run_by_the_next_command(scene: Scene) -> None:
+    """Found in the lab: all else had been put back, and nothing told of it any more."""
+    with pytest.MonkeyPatch.context() as patch:
+        never_resume(patch, scene)
+        fail(scene, "arm")
+        with pytest.raises(StuckPaused):
+            consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
+        revive(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_domain_that_stays_paused_is_what_a_take_tells(scene: Scene, stop: bool) -> None:
     """And what a repair of it tells; neither hides it behind what could not be removed."""

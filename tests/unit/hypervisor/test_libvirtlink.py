@@ -1,0 +1,107 @@
+"""A connection that is lost, because libvirtd is restarted, is made anew by whoever needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
+from snapvm.refusals import HostLacks
+
+UUID = "0d5f9f6e-5d1a-4a6b-9c43-4c9b1b7f3a10"
+
+
+class libvirtError(Exception):  # noqa: N801 - libvirt's own name
+    def get_error_message(self) -> str:
+        return str(self)
+
+    def get_error_code(self) -> int:
+        return 38
+
+
+@dataclass
+class Connection:
+    number: int
+    is_alive: bool = True
+
+    def isAlive(self) -> int:  # noqa: N802 - libvirt's own name
+        return int(self.is_alive)
+
+    def lookupByUUIDString(self, uuid: str) -> SimpleNamespace:  # noqa: N802 - libvirt's own name
+        assert uuid == UUID
+        if not self.is_alive:
+            raise libvirtError("client socket is closed")
+        return SimpleNamespace(made_by=self.number, connect=lambda: self)
+
+    def domainEventRegisterAny(self, *_: object) -> int:  # noqa: N802 - libvirt's own name
+        return 7
+
+    def domainEventDeregisterAny(self, number: int) -> None:  # noqa: N802 - libvirt's own name
+        assert number == 7
+        if not self.is_alive:
+            raise libvirtError("client socket is closed")
+
+
+@dataclass
+class Daemon:
+    """A libvirtd; its connections are lost when it is restarted."""
+
+    is_up: bool = True
+    opened: list[Connection] = field(default_factory=list)
+
+    def open(self, _uri: str) -> Connection:
+        if not self.is_up:
+            raise libvirtError("Failed to connect socket")
+        self.opened.append(Connection(len(self.opened)))
+        return self.opened[-1]
+
+    def end(self) -> None:
+        self.is_up = False
+        for connection in self.opened:
+            connection.is_alive = False
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    daemon = Daemon()
+    module = SimpleNamespace(
+        libvirtError=libvirtError,
+        open=daemon.open,
+        registerErrorHandler=lambda *_: None,
+        virEventRegisterDefaultImpl=lambda: None,
+        VIR_DOMAIN_EVENT_ID_DEVICE_ADDED=19,
+    )
+    monkeypatch.setattr(libvirtlink, "libvirt", module)
+    monkeypatch.setattr(libvirtlink, "_run_events", lambda: None)
+    return daemon
+
+
+def test_without_a_daemon_there_is_no_link(daemon: Daemon) -> None:
+    daemon.end()
+    with pytest.raises(HostLacks, match="Failed to connect socket"):
+        Link("qemu:///system")
+
+
+def test_a_domain_is_found_again_on_a_new_connection(daemon: Daemon) -> None:
+    handle = Link("qemu:///system").domain(UUID)
+    assert handle.made_by == handle.made_by == 0
+    daemon.end()
+    with pytest.raises(LibvirtFailed, match="Failed to connect socket"):
+        _ = handle.made_by
+    daemon.is_up = True
+    assert handle.made_by == 1 and handle.connect().number == 1
+    assert len(daemon.opened) == 2
+
+
+def test_events_that_cannot_be_given_back_hide_nothing(daemon: Daemon) -> None:
+    link = Link("qemu:///system")
+    handle = link.domain(UUID)
+    with (
+        pytest.raises(ZeroDivisionError),
+        link.run_events(handle, [libvirtlink.DEVICE_ADDED]),
+    ):
+        daemon.end()
+        raise ZeroDivisionError
