@@ -81,6 +81,19 @@ class CaptureFailed(SnapvmError):
 
 
 @dataclass(eq=False)
+class ImageNotWritten(CaptureFailed):
+    """The file system of the memory image does not take it, or not in time."""
+
+    path: str
+
+    def message(self) -> str:
+        return f"the memory of {quoted(self.domain)} could not be written: {self.why}"
+
+    def hint(self) -> str:
+        return f"look after the file system of {quoted(self.path)}, then take the snapshot again"
+
+
+@dataclass(eq=False)
 class NotFrozen(SnapvmError):
     """The guest's agent did not freeze its file systems."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, ImageNotWritten
 from snapvm.hypervisor.pause import WatchedPause
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.model import Domain, MemoryRecord, Progress
@@ -48,6 +48,11 @@ class CaptureJob(Ground):
     def record(self, size_bytes: int) -> MemoryRecord:
         """Return what is to be recorded of the image."""
         return MemoryRecord(file=IMAGE_FILE, format=IMAGE_FORMAT, size_bytes=size_bytes)
+
+    def not_written(self, why: OSError) -> ImageNotWritten:
+        """Word a failure of the image's file system."""
+        said = why.strerror or str(why)
+        return ImageNotWritten(domain=self.domain.name, why=said, path=str(self.folder.parent))
 
     def failed(self, why: str) -> CaptureFailed:
         """Word a failure."""

@@ -100,7 +100,7 @@ class MigrationStream:
             if state.get("status") in ("failed", "cancelled"):
                 raise self._job.failed(state.get("error-desc", f"the stream was {state['status']}"))
             if self._pipe.failure is not None:
-                raise self._job.failed(f"the image could not be written: {self._pipe.failure}")
+                raise self._job.not_written(self._pipe.failure)
             if self._is_given_up.is_set():
                 raise self._job.failed("it is not wanted any more")
             if time.monotonic() > deadline:
@@ -142,7 +142,7 @@ class MigrationStream:
             self._pipe.finish(max(1.0, begun + limit_seconds - time.monotonic()))
             size_bytes = self._image.end()
         except OSError as why:
-            raise self._job.failed(f"the image could not be written: {why}") from why
+            raise self._job.not_written(why) from why
         return self._job.record(size_bytes)
 
     def tell(self, state: State) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snapvm import durable
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, WindowBroken
+from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.base import GuestImage
 from snapvm.hypervisor.xenconfig import Config
@@ -82,7 +82,10 @@ class XenJob:
         except (XenFailed, BadImage) as failure:
             raise self.failed(failure) from failure
         except OSError as failure:
-            raise self.failed(f"the image could not be written: {failure}") from failure
+            said = failure.strerror or str(failure)
+            raise ImageNotWritten(
+                domain=self.domain.name, why=said, path=str(self.folder.parent)
+            ) from failure
 
 
 class XenCapture:
