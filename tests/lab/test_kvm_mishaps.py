@@ -153,7 +153,7 @@ def lose_power(guest: Guest, point: str, arguments: list[str]) -> None:
     """Cut the power when a command has come to a point, and boot again."""
     command = ["bash", "-c", f'{DEATHS} "$@"', "deaths", point, "sleep 100", *arguments]
     guest.lab.start(command, timeout_seconds=COMMAND_SECONDS)
-    run(guest, "for i in $(seq 300); do pgrep -f 'sleep 10[0]' && exit; sleep 0.2; done; exit 1")
+    run(guest, "for i in $(seq 300); do pgrep -fx 'sleep 100' && exit; sleep 0.2; done; exit 1")
     time.sleep(1)  # the other disk's worker is done too
     guest.lab.power_cut()
     guest.lab.boot()
