@@ -35,7 +35,7 @@ create)
     # shellcheck disable=SC2086 - names without blanks
     vgcreate -qq -y "$vg" $pvs
     if [ $# -gt 4 ]; then
-        lvcreate -qq -y --type thin-pool -L "${5}m" -c "$6" --poolmetadatasize 4m -Zn -n pool "$vg" \
+        lvcreate -qq -y --type thin-pool -L "${5}m" -c "$6" --poolmetadatasize 4m -Zy -n pool "$vg" \
             "/dev/mapper/$(name 0)"
     fi
     ;;

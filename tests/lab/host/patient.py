@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from snapvm import durable
 from snapvm.catalog import Catalog
 from snapvm.model import LvRef, Record, RecordKind, VolumeKind
 from snapvm.settings import Settings
@@ -239,7 +240,8 @@ def main() -> None:
     if sys.argv[1] == "prepare":
         patient = Patient()
         patient.prepare(Verb.TAKE)
-        BASELINE.write_text(json.dumps(asdict(patient.healthy)))
+        # Durably: the power may be what fails next.
+        durable.write(BASELINE, json.dumps(asdict(patient.healthy)).encode())
     else:
         _wait_for_guard()
         kept = json.loads(BASELINE.read_text())
