@@ -1,7 +1,7 @@
 """The copies of a guest's frames in its image, and which frames differ from theirs.
 
 The comparison is exact (memcmp), and happens while the guest stands still: so the image is mapped,
-where the host's page cache has it, and compared in pieces as large as they come.  Only a piece that
+where the host's page cache has it, and compared in runs as large as they come.  Only a run that
 differs is looked at more closely.
 """
 
@@ -31,20 +31,38 @@ Pages = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
 
-# CDLL releases Python's lock for the call, PyDLL would not.
-_memcmp = ctypes.CDLL(None).memcmp
+# CDLL releases Python's lock for the call, PyDLL and mmap's own methods would not.
+_libc = ctypes.CDLL(None)
+_memcmp = _libc.memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _memcmp.restype = ctypes.c_int
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_POPULATE_READ: Final = 22
+"""MADV_POPULATE_READ (linux/mman-common.h), since Linux 5.14."""
 
 
 class FrameCopies:
-    """The image as far as it is written, mapped to be read."""
+    """A piece of the image that is written, mapped to be read."""
 
-    def __init__(self, image: int) -> None:
-        """Map the file behind the descriptor ``image`` and have all of it in memory at once."""
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        self._mapping = mmap.mmap(image, 0, flags=flags, prot=mmap.PROT_READ)
+    def __init__(self, image: int, start: int, stop: int) -> None:
+        """Map what the file behind the descriptor ``image`` holds between two offsets."""
+        self._first = start - start % mmap.ALLOCATIONGRANULARITY
+        self._mapping = mmap.mmap(
+            image,
+            stop - self._first,
+            flags=mmap.MAP_SHARED,
+            prot=mmap.PROT_READ,
+            offset=self._first,
+        )
         self._bytes = np.frombuffer(self._mapping, np.uint8)
+
+    def populate(self) -> None:
+        """Have all of it in the tables of this process at once, instead of page by page.
+
+        An older kernel refuses that; what is mapped is right all the same.
+        """
+        _madvise(self._bytes.ctypes.data, len(self._bytes), _POPULATE_READ)
 
     def close(self) -> None:
         """End the mapping."""
@@ -59,8 +77,8 @@ class FrameCopies:
         return differs
 
     def _mark(self, live: Pages, offsets: Offsets, start: int, stop: int, differs: Marks) -> None:
-        """Mark the differing frames of a run that lies in one piece in the image."""
-        first, size_bytes = int(offsets[start]), (stop - start) * FRAME_BYTES
+        """Mark the differing frames of a run, whose pages lie side by side in the image."""
+        first, size_bytes = int(offsets[start]) - self._first, (stop - start) * FRAME_BYTES
         live_at, copy_at = live.ctypes.data + start * FRAME_BYTES, self._bytes.ctypes.data + first
         if not _memcmp(live_at, copy_at, size_bytes):
             return

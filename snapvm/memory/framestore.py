@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -28,8 +29,15 @@ from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 CHUNK_FRAMES: Final = 16384
 """Frames mapped by one call: 64 MiB."""
 _MAX_THREADS: Final = 4
+_SPARE_PART: Final = 8
+"""One part in so many more is made ready than was needed while the guest ran."""
 
 T = TypeVar("T")
+
+
+def no_pages() -> Pages:
+    """Return an array of none."""
+    return np.empty((0, FRAME_BYTES), np.uint8)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,16 +52,26 @@ class Chunk:
     """The mapped frames; None when the mapping has been given back."""
     offsets: Offsets
     """Where in the image each frame's page is, or `ABSENT`."""
+    copies: FrameCopies | None = None
+    """The image's pages of these frames, if it has any."""
     is_hot: Marks
     """Which frames changed while the guest ran, after they were copied."""
     fresh_rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     """Which frames have to be written (again), and what stood in them in the window."""
-    fresh: Pages = field(default_factory=lambda: np.empty((0, FRAME_BYTES), np.uint8))
+    fresh: Pages = field(default_factory=no_pages)
+    room: Pages = field(default_factory=no_pages)
+    """Memory to keep frames in."""
 
-    def forget(self) -> None:
-        """Drop what was kept."""
-        self.fresh_rows = np.empty(0, np.intp)
-        self.fresh = np.empty((0, FRAME_BYTES), np.uint8)
+    def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
+        """Copy frames of the mapping ``live``, into the memory of the last time if that is enough.
+
+        Fresh memory costs a paravirtual control domain several times what the copying does.
+        """
+        if len(rows) > len(self.room):
+            self.room = np.empty((len(rows) + len(rows) // _SPARE_PART, FRAME_BYTES), np.uint8)
+        self.fresh_rows, self.fresh = rows, self.room[: len(rows)]
+        # Indices are in range; the default mode would copy by way of a buffer to be sure of that.
+        np.take(live, rows, axis=0, out=self.fresh, mode="clip")
 
     def give_back(self) -> None:
         """End the mapping; harmless when there is none."""
@@ -61,6 +79,9 @@ class Chunk:
             # The array goes first: touching it after the unmapping would be a crash.
             self.live = None
             self.mapping.close()
+        if self.copies is not None:
+            self.copies.close()
+            self.copies = None
 
 
 def words(view: memoryview) -> Words:
@@ -120,17 +141,16 @@ class FrameStore:
                 self.chunks.append(chunk)
                 yield chunk
 
-    def rehearse(self, entries: Words, copies: FrameCopies) -> None:
+    def rehearse(self, entries: Words) -> None:
         """Do while the guest runs what the window will do, and note which frames it writes.
 
-        What this allocates is at hand then: fresh memory is dear in a paravirtual control domain.
+        The memory that it keeps them in is at hand then.
         """
-        self.refresh(entries, copies)
+        self.refresh(entries)
         for chunk in self.chunks:
             chunk.is_hot[chunk.fresh_rows] = True
-            chunk.forget()
 
-    def refresh(self, entries: Words, copies: FrameCopies) -> int:
+    def refresh(self, entries: Words) -> int:
         """Look at every frame again; keep what the image has not, and return how many.
 
         ``entries`` is the guest's p2m as it stands still: a frame that has another PFN by now or
@@ -145,12 +165,12 @@ class FrameStore:
             held[chunk.pfns[same]] = True
             types = types_of(self._frames, chunk.mfns)
             chunk.types = np.where(same, types, np.uint8(PageType.XTAB))
-            return _keep_fresh(chunk, copies)
+            return _keep_fresh(chunk)
 
         changed = sum(self._each(one))
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
         added = self.add(late, entries[late])
-        return changed + sum(_keep_fresh(chunk, copies) for chunk in added)
+        return changed + sum(_keep_fresh(chunk) for chunk in added)
 
     def _each(self, work: Callable[[Chunk], T]) -> list[T]:
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
@@ -161,8 +181,17 @@ class FrameStore:
         for chunk in self.chunks:
             chunk.give_back()
 
+    @contextmanager
+    def giving_back(self) -> Iterator[None]:
+        """End all mappings beside what the block does with what was kept."""
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            ended = [beside.submit(chunk.give_back) for chunk in self.chunks]
+            yield
+        for one in ended:
+            one.result()
 
-def _keep_fresh(chunk: Chunk, copies: FrameCopies) -> int:
+
+def _keep_fresh(chunk: Chunk) -> int:
     """Copy the frames of a chunk that the image lacks, or has otherwise; return how many.
 
     Only ordinary pages are compared: a table is never in the image as the guest has it.
@@ -173,7 +202,8 @@ def _keep_fresh(chunk: Chunk, copies: FrameCopies) -> int:
     wanted = chunk.types != PageType.XTAB
     is_copied = (chunk.types == PageType.NOTAB) & (chunk.offsets != ABSENT)
     compared = wanted & is_copied & ~chunk.is_hot
-    differs = copies.differing(live, chunk.offsets, compared)
-    chunk.fresh_rows = np.flatnonzero(wanted & (differs | ~compared))
-    chunk.fresh = live[chunk.fresh_rows]
+    differs = np.zeros(len(live), np.bool_)
+    if chunk.copies is not None:
+        differs = chunk.copies.differing(live, chunk.offsets, compared)
+    chunk.keep(live, np.flatnonzero(wanted & (differs | ~compared)))
     return len(chunk.fresh_rows)

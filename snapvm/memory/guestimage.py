@@ -21,17 +21,15 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from snapvm import durable
-from snapvm.memory import foreignlog
-from snapvm.memory.framecopies import FrameCopies, Pages
-from snapvm.memory.framestore import CHUNK_FRAMES, Chunk, FrameStore, map_chunk, words
+from snapvm.memory import foreignlog, precopy
+from snapvm.memory.framecopies import Pages
+from snapvm.memory.framestore import CHUNK_FRAMES, FrameStore, map_chunk, words
 from snapvm.memory.normalise import ForeignEntries, FrameMap, Landmarks, Normaliser
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import (
     P2M_RANGE,
-    PAGE_COUNT,
     PAGES_PER_BATCH,
-    RECORD_HEADER,
     TYPE_HAS_DATA,
     TYPE_LEVEL,
     PageType,
@@ -47,17 +45,6 @@ from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
 ORIGIN: Final = "the guest's memory"
-SPARE_BYTES: Final = 128 << 20
-"""What the host keeps for itself when its page cache is to hold a guest."""
-
-
-def available_bytes() -> int:
-    """Return how much memory the host can give without swapping (proc(5), MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return 0
 
 
 class PvGuestImage:
@@ -107,7 +94,7 @@ class PvGuestImage:
         self._p2m_claims = self._claims(self._p2m)
         self._standing = standing
         if self._is_precopied:
-            self._changed = self._store.refresh(self._p2m.entries, self._copies)
+            self._changed = self._store.refresh(self._p2m.entries)
             self._total = self._store.count
             return
         self._map = self._standing_map()
@@ -118,11 +105,11 @@ class PvGuestImage:
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
         if self._is_precopied:
-            self._store.give_back()
-            self._map = self._standing_map()
-            self._correct_head()
-            self._normaliser = Normaliser(self._map, ORIGIN)
-            self._write_fresh(progress)
+            with self._store.giving_back():
+                self._map = self._standing_map()
+                self._correct_head()
+                self._normaliser = Normaliser(self._map, ORIGIN)
+                self._write_fresh(progress)
         self._writer.finish(self._tail())
         os.fsync(self._file.fileno())
         return ImageFacts(
@@ -185,47 +172,18 @@ class PvGuestImage:
         try:
             p2m = self._read_p2m(shared_info)
             pfns = self._owned(p2m)
-            why_not = self._too_large(len(pfns) * FRAME_BYTES)
+            total_bytes = len(pfns) * FRAME_BYTES
+            why_not = precopy.too_large(total_bytes, self._budget_bytes)
             if why_not:
                 return why_not
             self._write_head(p2m, self._frame_map(p2m, self._claims(p2m)))
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
-        done = 0
-        for chunk in self._store.add(pfns, p2m.entries[pfns]):
-            self._write_ordinary(chunk)
-            done += len(chunk.pfns)
-            progress.advance(done * FRAME_BYTES, len(pfns) * FRAME_BYTES)
-        # A hole at the end would otherwise be beyond it.
-        self._file.truncate(self._file.tell())
-        self._copies = FrameCopies(self._file.fileno())
-        self._stack.callback(self._copies.close)
+        chunks = self._store.add(pfns, p2m.entries[pfns])
+        precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
         with suppress(BadImage):  # only to have it done once: the guest may be in the midst of it
-            self._store.rehearse(self._read_p2m(shared_info).entries, self._copies)
+            self._store.rehearse(self._read_p2m(shared_info).entries)
         return ""
-
-    def _too_large(self, needed_bytes: int) -> str:
-        budget_bytes = self._budget_bytes
-        if budget_bytes is None:
-            budget_bytes = max(available_bytes() - SPARE_BYTES, 0)
-        if needed_bytes <= budget_bytes:
-            return ""
-        needed, spare = needed_bytes >> 20, budget_bytes >> 20
-        return f"its {needed} MiB did not fit the {spare} MiB of memory this host could spare"
-
-    def _write_ordinary(self, chunk: Chunk) -> None:
-        """Write those pages of a chunk that are no tables now, and remember where."""
-        if chunk.live is None:
-            return
-        rows = np.flatnonzero(chunk.types == PageType.NOTAB)
-        for start in range(0, len(rows), PAGES_PER_BATCH):
-            part = rows[start : start + PAGES_PER_BATCH]
-            head_bytes = RECORD_HEADER.size + PAGE_COUNT.size + 8 * len(part)
-            first = self._file.tell() + head_bytes
-            is_whole = int(part[-1]) - int(part[0]) + 1 == len(part)
-            pages = chunk.live[part[0] : part[-1] + 1] if is_whole else chunk.live[part]
-            self._writer.pages(chunk.pfns[part], chunk.types[part], pages)
-            chunk.offsets[part] = first + np.arange(len(part)) * FRAME_BYTES
 
     # --- while it stands still, without a precopy ---
 
