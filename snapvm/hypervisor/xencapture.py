@@ -146,8 +146,9 @@ class XenCapture:
     def _require_room(self, info: DomainInfo) -> None:
         """Refuse a guest that outgrew the size its image tells: xl would not restore it."""
         job = self._job
-        pages = max(info.total_pages, job.info.total_pages)
-        if xenconfig.for_image(job.config, pages) != self._definition:
+        if info.total_pages <= job.info.total_pages:
+            return
+        if xenconfig.for_image(job.config, info.total_pages) != self._definition:
             raise job.failed("it was given more memory while it was captured; take again")
 
     def drain(self) -> MemoryRecord:

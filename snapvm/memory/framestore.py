@@ -11,6 +11,7 @@ threads share the work.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +36,14 @@ _SPARE_PART: Final = 8
 T = TypeVar("T")
 
 
-def no_pages() -> Pages:
-    """Return an array of none."""
-    return np.empty((0, FRAME_BYTES), np.uint8)
+def room_for(frames: int) -> Pages:
+    """Return memory for the pages of so many frames.
+
+    It is shared, so that a fork, of an lvm, does not make each page's first write a fault.
+    """
+    if not frames:
+        return np.empty((0, FRAME_BYTES), np.uint8)
+    return np.frombuffer(mmap.mmap(-1, frames * FRAME_BYTES), np.uint8).reshape(-1, FRAME_BYTES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,8 +64,8 @@ class Chunk:
     """Which frames changed while the guest ran, after they were copied."""
     fresh_rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
     """Which frames have to be written (again), and what stood in them in the window."""
-    fresh: Pages = field(default_factory=no_pages)
-    room: Pages = field(default_factory=no_pages)
+    fresh: Pages = field(default_factory=lambda: room_for(0))
+    room: Pages = field(default_factory=lambda: room_for(0))
     """Memory to keep frames in."""
 
     def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
@@ -68,7 +74,7 @@ class Chunk:
         Fresh memory costs a paravirtual control domain several times what the copying does.
         """
         if len(rows) > len(self.room):
-            self.room = np.empty((len(rows) + len(rows) // _SPARE_PART, FRAME_BYTES), np.uint8)
+            self.room = room_for(len(rows) + len(rows) // _SPARE_PART)
         self.fresh_rows, self.fresh = rows, self.room[: len(rows)]
         # Indices are in range; the default mode would copy by way of a buffer to be sure of that.
         np.take(live, rows, axis=0, out=self.fresh, mode="clip")
