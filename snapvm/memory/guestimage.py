@@ -4,8 +4,9 @@ Three steps, see ``GuestImage`` in `snapvm.hypervisor.base`: `prepare` writes th
 pages while it runs, `catch` keeps in memory what has changed since when it stands still, with
 everything that only exists then (types, page tables, the p2m, the machine-to-physical answers, the
 vCPUs), and `write` puts that into the file when the guest runs again: changed pages over the old
-ones, page tables, made canonical, behind them.  Nothing is decided from what was read while it ran:
-the p2m is read again, and a frame that has moved is written again.
+ones, page tables, made canonical, behind them.  Of a small guest nothing is written before: to copy
+all of it is quicker than to compare it.  Nothing is decided from what was read while it ran: the
+p2m is read again, and a frame that has moved is written again.
 
 The comparison maps the image, which is quick while the host's page cache holds it.  Where the
 host has not that memory, everything happens in `catch`, from the mapped frames into the file.
@@ -14,6 +15,7 @@ host has not that memory, everything happens in `catch`, from the mapped frames 
 from __future__ import annotations
 
 import os
+from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -50,9 +52,15 @@ ORIGIN: Final = "the guest's memory"
 class PvGuestImage:
     """Makes one image; fulfils ``GuestImage``."""
 
-    def __init__(self, budget_bytes: int | None = None) -> None:
-        """Allow so much memory for pages; what the host can spare when it is left out."""
+    def __init__(
+        self, budget_bytes: int | None = None, small_bytes: int = precopy.SMALL_BYTES
+    ) -> None:
+        """Allow so much memory for pages; what the host can spare when it is left out.
+
+        A guest of up to ``small_bytes`` is copied in one go.
+        """
         self._budget_bytes = budget_bytes
+        self._small_bytes = small_bytes
         self._stack = ExitStack()
         self._head: P2m | None = None
         """What the file says of the p2m, once its head is written."""
@@ -83,9 +91,11 @@ class PvGuestImage:
         self._store = FrameStore(frames)
         self._stack.callback(self._store.give_back)
         why_not = self._precopy(shared_info, progress)
-        self._is_precopied = not why_not
+        self._is_held = not why_not
         if why_not:
             return f"one pass into the file while it stood still: {why_not}"
+        if self._store.count * FRAME_BYTES <= self._small_bytes:
+            return "one pass into memory while it stood still"
         return "precopy while it ran, then what had changed while it stood still"
 
     def catch(self, standing: Standing) -> None:
@@ -93,7 +103,7 @@ class PvGuestImage:
         self._p2m = self._read_p2m(standing.shared_info)
         self._p2m_claims = self._claims(self._p2m)
         self._standing = standing
-        if self._is_precopied:
+        if self._is_held:
             self._changed = self._store.refresh(self._p2m.entries)
             self._total = self._store.count
             return
@@ -104,7 +114,7 @@ class PvGuestImage:
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
-        if self._is_precopied:
+        if self._is_held:
             with self._store.giving_back():
                 self._map = self._standing_map()
                 self._correct_head()
@@ -166,7 +176,7 @@ class PvGuestImage:
     # --- while it runs ---
 
     def _precopy(self, shared_info: bytes, progress: Progress) -> str:
-        """Write all ordinary pages; return why that is not possible, or nothing."""
+        """Hold all frames, ordinary pages written; return why it is not possible, or nothing."""
         if P2mRoots.of(shared_info).generation & 1:
             return "the guest was changing its table of frames"
         try:
@@ -180,7 +190,10 @@ class PvGuestImage:
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         chunks = self._store.add(pfns, p2m.entries[pfns])
-        precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
+        if total_bytes > self._small_bytes:
+            precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
+        else:
+            deque(chunks, maxlen=0)  # mapped; what the image has not is kept in the window
         with suppress(BadImage):  # only to have it done once: the guest may be in the midst of it
             self._store.rehearse(self._read_p2m(shared_info).entries)
         return ""
