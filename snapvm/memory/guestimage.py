@@ -114,14 +114,14 @@ class PvGuestImage:
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
-        if self._is_held:
-            with self._store.giving_back():
+        with self._store.giving_back():
+            if self._is_held:
                 self._map = self._standing_map()
                 self._correct_head()
                 self._normaliser = Normaliser(self._map, ORIGIN)
                 self._write_fresh(progress)
-        self._writer.finish(self._tail())
-        os.fsync(self._file.fileno())
+            self._writer.finish(self._tail())
+            os.fsync(self._file.fileno())
         return ImageFacts(
             size_bytes=os.fstat(self._file.fileno()).st_size,
             foreign=foreignlog.count(self._foreign),
