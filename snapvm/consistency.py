@@ -98,7 +98,9 @@ def _catch(
 ) -> Caught:
     """Prepare, freeze, snapshot, thaw, drain: the domain runs again before anything is undone."""
     how = host.settings.compress
-    image = images.new_image(plan.domain.hypervisor, how, is_interim=plan.sparse)
+    image = images.new_image(
+        plan.domain.hypervisor, how, is_interim=plan.sparse, domain_ends=plan.stop
+    )
     capturing = host.hypervisor.capture(
         plan.domain,
         draft.folder,

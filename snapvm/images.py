@@ -32,18 +32,23 @@ _CHANNELS_LIMIT = 16
 
 
 def new_image(
-    kind: HypervisorKind, how: Compression = compression.NONE, *, is_interim: bool = False
+    kind: HypervisorKind,
+    how: Compression = compression.NONE,
+    *,
+    is_interim: bool = False,
+    domain_ends: bool = False,
 ) -> MemoryImage:
     """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
 
-    An interim one is handed to `made_sparse` next, and not on the disk before that.
+    An interim one is handed to `made_sparse` next, and not on the disk before that.  A domain that
+    ends stands still until all is written.
     """
     if kind is HypervisorKind.LIBVIRT:
         return libvirtimage.Writer(how, is_interim=is_interim)
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory.guestimage import PvGuestImage
 
-    return PvGuestImage()
+    return PvGuestImage(domain_ends=domain_ends)
 
 
 def shall_be_sparse(

@@ -91,7 +91,10 @@ class XenJob:
 class XenCapture:
     """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
 
-    way = "precopy while it runs, then what has changed while it stands still"
+    way = (
+        "precopy while it runs, then what has changed while it stands still"
+        " (a small one, or one that ends with it: in one pass)"
+    )
 
     def __init__(self, job: XenJob, image: GuestImage) -> None:
         self._job = job

@@ -9,7 +9,8 @@ all of it is quicker than to compare it.  Nothing is decided from what was read 
 p2m is read again, and a frame that has moved is written again.
 
 The comparison maps the image, which is quick while the host's page cache holds it.  Where the
-host has not that memory, everything happens in `catch`, from the mapped frames into the file.
+host has not that memory, everything happens in `catch`, from the mapped frames into the file; and
+of a domain that ends with its capture, in `write`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from snapvm import durable
 from snapvm.memory import foreignlog, precopy
 from snapvm.memory.framecopies import Pages
-from snapvm.memory.framestore import CHUNK_FRAMES, FrameStore, map_chunk, words
+from snapvm.memory.framestore import FrameStore, words
 from snapvm.memory.normalise import ForeignEntries, FrameMap, Landmarks, Normaliser
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -42,7 +43,7 @@ from snapvm.memory.xenimage import ImageWriter
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.memory.xenwriter import DomainHead, DomainTail
-from snapvm.model import Progress
+from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
@@ -53,14 +54,20 @@ class PvGuestImage:
     """Makes one image; fulfils ``GuestImage``."""
 
     def __init__(
-        self, budget_bytes: int | None = None, small_bytes: int = precopy.SMALL_BYTES
+        self,
+        *,
+        budget_bytes: int | None = None,
+        small_bytes: int = precopy.SMALL_BYTES,
+        domain_ends: bool = False,
     ) -> None:
         """Allow so much memory for pages; what the host can spare when it is left out.
 
-        A guest of up to ``small_bytes`` is copied in one go.
+        A guest of up to ``small_bytes`` is copied in one go.  ``domain_ends`` says that it stands
+        still until `write` is done.
         """
         self._budget_bytes = budget_bytes
         self._small_bytes = small_bytes
+        self._domain_ends = domain_ends
         self._stack = ExitStack()
         self._head: P2m | None = None
         """What the file says of the p2m, once its head is written."""
@@ -107,10 +114,8 @@ class PvGuestImage:
             self._changed = self._store.refresh(self._p2m.entries)
             self._total = self._store.count
             return
-        self._map = self._standing_map()
-        self._write_head(self._p2m, self._map)
-        self._normaliser = Normaliser(self._map, ORIGIN)
-        self._write_mapped()
+        if not self._domain_ends:
+            self._write_standing(Silent())
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
@@ -120,6 +125,8 @@ class PvGuestImage:
                 self._correct_head()
                 self._normaliser = Normaliser(self._map, ORIGIN)
                 self._write_fresh(progress)
+            elif self._domain_ends:
+                self._write_standing(progress)
             self._writer.finish(self._tail())
             os.fsync(self._file.fileno())
         return ImageFacts(
@@ -177,6 +184,8 @@ class PvGuestImage:
 
     def _precopy(self, shared_info: bytes, progress: Progress) -> str:
         """Hold all frames, ordinary pages written; return why it is not possible, or nothing."""
+        if self._domain_ends:
+            return "it was to end with that"
         if P2mRoots.of(shared_info).generation & 1:
             return "the guest was changing its table of frames"
         try:
@@ -200,16 +209,18 @@ class PvGuestImage:
 
     # --- while it stands still, without a precopy ---
 
-    def _write_mapped(self) -> None:
+    def _write_standing(self, progress: Progress) -> None:
+        """Write everything from the mapped frames."""
+        self._map = self._standing_map()
+        self._write_head(self._p2m, self._map)
+        self._normaliser = Normaliser(self._map, ORIGIN)
         pfns = self._owned(self._p2m)
-        for start in range(0, len(pfns), CHUNK_FRAMES):
-            part = pfns[start : start + CHUNK_FRAMES]
-            chunk = map_chunk(self._frames, part, self._p2m.entries[part])
-            if chunk is not None and chunk.live is not None:
-                pages = chunk.live.copy()
-                chunk.give_back()
-                self._append(chunk.pfns, chunk.types, pages)
-                self._total += len(chunk.pfns)
+        for chunk in self._store.add(pfns, self._p2m.entries[pfns]):
+            if chunk.live is not None:
+                self._append(chunk.pfns, chunk.types, chunk.live)
+            self._store.chunks.pop().give_back()
+            self._total += len(chunk.pfns)
+            progress.advance(self._total * FRAME_BYTES, len(pfns) * FRAME_BYTES)
         self._changed = self._total
 
     # --- when it runs again ---
@@ -261,7 +272,7 @@ class PvGuestImage:
             self._writer.pages(pfns, types, np.empty((0, FRAME_BYTES), np.uint8))
 
     def _append(self, pfns: Words, types: PageTypes, pages: Pages) -> None:
-        """Write those pages that are the domain's, tables made canonical."""
+        """Write those pages that are the domain's, of the tables a canonical copy."""
         for start in range(0, len(pfns), PAGES_PER_BATCH):
             part = slice(start, start + PAGES_PER_BATCH)
             is_owned = TYPE_HAS_DATA[types[part]]
@@ -270,6 +281,8 @@ class PvGuestImage:
             levels = TYPE_LEVEL[some_types]
             rows = np.flatnonzero(levels)
             if len(rows):
+                if some.base is not None:
+                    some = some.copy()
                 tables = some[rows].view(np.uint64)
                 found = self._normaliser.canonicalise(tables, levels[rows], some_pfns[rows])
                 if len(found):

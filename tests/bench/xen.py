@@ -53,7 +53,7 @@ def main() -> None:
                     figures += compared(guest, size_mib, is_dirty=bool(dirty_mib))
                 if size_mib == WRITTEN_MIB:
                     guest.say("dirty 0")  # stock has no precopy whose time that would spoil
-                    figures.append(written(guest))
+                    figures += written(guest)
     figures.append(normaliser())
     harness.end(harness.report("xen", figures))
 
@@ -90,21 +90,35 @@ def compared(guest: XenGuest, size_mib: int, *, is_dirty: bool) -> list[Figure]:
     ]
 
 
-def written(guest: XenGuest) -> Figure:
-    """Compare how long both savers take to write one and the same suspended guest durably."""
-    script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name}"
-    samples = []
-    for _ in range(RUNS):
-        done = guest.lab.run(script, timeout_seconds=400, check=True)
-        seconds = json.loads(done.stdout)["seconds"]
-        samples.append(seconds["ours"] / seconds["stock"])
-    return Figure(
-        name="image_write_vs_stock",
-        unit="times",
-        samples=tuple(samples),
-        against="at most 1.3",
-        limit=1.3,
-    )
+def written(guest: XenGuest) -> list[Figure]:
+    """Compare how long both savers take to write one and the same suspended guest durably.
+
+    The stock saver does it in one pass, as ``take --stop`` does.  A capture that the guest survives
+    reads it several times, for a pause that is shorter.
+    """
+    return [
+        Figure(
+            name="image_write_vs_stock",
+            unit="times",
+            samples=tuple(write_ratio(guest, "ends") for _ in range(RUNS)),
+            against="at most 1.3, both in one pass",
+            limit=1.3,
+        ),
+        plain(
+            "image_write_precopied_vs_stock",
+            "times",
+            [write_ratio(guest) for _ in range(RUNS)],
+            "precopy, window and the rest, against one pass",
+        ),
+    ]
+
+
+def write_ratio(guest: XenGuest, how: str = "") -> float:
+    """Save a guest by both savers in one window, and return by how much ours took longer."""
+    script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name} {how}"
+    done = guest.lab.run(script, timeout_seconds=400, check=True)
+    seconds = json.loads(done.stdout)["seconds"]
+    return float(seconds["ours"] / seconds["stock"])
 
 
 def normaliser() -> Figure:

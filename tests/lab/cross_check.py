@@ -2,10 +2,11 @@
 
 Both happen in one window, so that the guest is the very same: ours first keeps what it needs, then
 ``xc_domain_save`` of libxenguest (xen.git tools/include/xenguest.h) writes its stream, then the
-guest goes on.  Prints as JSON how many pages there were, of how many the type or the bytes differ,
-and which of the other records do, and how long each saver worked.  A table in which ours zeroed an
-entry is not counted as differing but under "zeroed"; "lost" are those of them, by their frames,
-that the stock image has no data of.
+guest goes on.  With ``ends`` as a second argument ours is made as by ``take --stop``: in one pass,
+which is what the stock saver does, and then the two times can be compared.  Prints as JSON how many
+pages there were, of how many the type or the bytes differ, and which of the other records do, and
+how long each saver worked.  A table in which ours zeroed an entry is not counted as differing but
+under "zeroed"; "lost" are those of them, by their frames, that the stock image has no data of.
 """
 
 from __future__ import annotations
@@ -130,15 +131,16 @@ def other_records(path: Path) -> dict[str, bytes]:
     return found
 
 
-def main(name: str) -> None:
+def main(name: str, how: str = "") -> None:
     """Save ``name`` twice and compare."""
+    domain_ends = how == "ends"
     host = wiring.open_host(load())
     driver: Any = host.hypervisor
     domain = driver.find(name)
     with TemporaryDirectory(dir="/var/tmp") as place:
         folder = Path(place)
         os.sync()
-        image: Any = images.new_image(domain.hypervisor)
+        image: Any = images.new_image(domain.hypervisor, domain_ends=domain_ends)
         capturing = driver.capture(
             domain, folder, image=image, clock=WindowClock(), progress=Silent()
         )
@@ -151,9 +153,12 @@ def main(name: str) -> None:
                 caught = time.monotonic()
                 stock_save(driver._control, driver._domains.get(domain).domid, folder / "stock")
                 saved = time.monotonic()
+                if domain_ends:
+                    memory = capture.drain()
             running = time.monotonic()
-            memory = capture.drain()
-        ours_seconds = prepared - begun + caught - standing + time.monotonic() - running
+            if not domain_ends:
+                memory = capture.drain()
+            drained = time.monotonic()
         ours = folder / memory.file
         stock = as_image(folder / "stock", ours)
         with survey(ours) as mine, survey(stock) as theirs:
@@ -163,10 +168,12 @@ def main(name: str) -> None:
     names = sorted(mine_said.keys() | stock_said.keys())
     differing = [name for name in names if mine_said.get(name) != stock_said.get(name)]
     foreign = sum(memory.foreign.values())
+    write_seconds = drained - (saved if domain_ends else running)
+    ours_seconds = prepared - begun + caught - standing + write_seconds
     seconds = {"ours": ours_seconds, "stock": saved - caught}
     found = {**pages, "foreign": foreign, "records": names, "differing": differing}
     print(json.dumps({**found, "seconds": seconds}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

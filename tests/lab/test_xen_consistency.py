@@ -76,10 +76,11 @@ def test_devices_stay_connected_and_the_image_is_sound(guest: XenGuest) -> None:
     snapvm(guest.lab, "delete", "--yes", f"{guest.name}@whole")
 
 
+@pytest.mark.parametrize("how", ["", "ends"], ids=["precopied", "in one pass"])
 @pytest.mark.parametrize("guest", [TWO], ids=["2 vCPUs"], indirect=True)
-def test_it_is_the_image_that_xen_would_have_saved(guest: XenGuest) -> None:
+def test_it_is_the_image_that_xen_would_have_saved(guest: XenGuest, how: str) -> None:
     """Both savers in one window of one guest: the same pages, types, vCPUs."""
-    script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name}"
+    script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name} {how}"
     done = guest.lab.run(script, timeout_seconds=240, check=True)
     said = json.loads(done.stdout)
     assert said["pages"] >= 256 * 256, said

@@ -31,9 +31,12 @@ def make(
     after: Change = NOTHING,
     budget_bytes: int = PLENTY,
     small_bytes: int = 0,
+    domain_ends: bool = False,
 ) -> tuple[ImageFacts, str]:
     """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
-    image = PvGuestImage(budget_bytes=budget_bytes, small_bytes=small_bytes)
+    image = PvGuestImage(
+        budget_bytes=budget_bytes, small_bytes=small_bytes, domain_ends=domain_ends
+    )
     try:
         method = image.prepare(path, CONFIG, HOST, machine, machine.shared_info(), Silent())
         meanwhile(machine)
@@ -154,6 +157,23 @@ def test_a_foreign_entry_above_the_last_level_is_refused(tmp_path: Path) -> None
     machine.write(MFN_BASE + L2, entries.tobytes())
     with pytest.raises(BadImage, match="does not own"):
         make(tmp_path / "i", machine)
+
+
+def test_one_that_ends_with_its_capture_is_written_when_its_disks_are_caught(
+    tmp_path: Path,
+) -> None:
+    machine = Machine()
+    entries = np.frombuffer(machine.pages[MFN_BASE + L1], "<u8").copy()
+    entries[100] = FOREIGN_MFN << 12 | 0x67
+    machine.write(MFN_BASE + L1, entries.tobytes())
+    facts, method = make(tmp_path / "i", machine, domain_ends=True)
+    assert "it was to end" in method
+    assert facts.frames == facts.changed_frames == OWNED
+    assert facts.foreign == {"unknown": 1}
+    assert machine.pages[MFN_BASE + L1] == entries.tobytes()
+    frames = frames_of(tmp_path / "i")
+    assert frames.keys() == expected(machine).keys()
+    assert verify_image(tmp_path / "i").is_sound
 
 
 def test_a_guest_that_changes_its_p2m_is_captured_in_one_pass(tmp_path: Path) -> None:
