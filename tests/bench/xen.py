@@ -117,7 +117,9 @@ def write_ratio(guest: XenGuest, how: str = "") -> float:
     """Save a guest by both savers in one window, and return by how much ours took longer."""
     script = f"cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.cross_check {guest.name} {how}"
     done = guest.lab.run(script, timeout_seconds=400, check=True)
-    seconds = json.loads(done.stdout)["seconds"]
+    said = json.loads(done.stdout)
+    assert not any(said[what] for what in ("types", "bytes", "missing", "differing")), said
+    seconds = said["seconds"]
     return float(seconds["ours"] / seconds["stock"])
 
 
