@@ -49,9 +49,11 @@ def main() -> None:
             options = ("--disks", "2", "--memory", str(size_mib))
             with XenGuest(lab, f"b{size_mib}", *options) as guest:
                 for dirty_mib in (0, DIRTY_MIB):
+                    print(f"bench: {size_mib} MiB, {dirty_mib} of it dirtied", file=sys.stderr)
                     guest.say(f"dirty {dirty_mib}")
                     figures += compared(guest, size_mib, is_dirty=bool(dirty_mib))
                 if size_mib == WRITTEN_MIB:
+                    print(f"bench: writing {size_mib} MiB, and comparing", file=sys.stderr)
                     guest.say("dirty 0")  # stock has no precopy whose time that would spoil
                     figures += written(guest)
     figures.append(normaliser())
