@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 from snapvm.errors import ExitStatus, SnapvmError, quoted
 
@@ -85,6 +87,11 @@ class ImageNotWritten(CaptureFailed):
     """The file system of the memory image does not take it, or not in time."""
 
     path: str
+
+    @classmethod
+    def because(cls, error: OSError, domain: str, folder: Path) -> Self:
+        """Tell what a file operation in a draft's folder failed with."""
+        return cls(domain=domain, why=error.strerror or str(error), path=str(folder.parent))
 
     def message(self) -> str:
         return f"the memory of {quoted(self.domain)} could not be written: {self.why}"

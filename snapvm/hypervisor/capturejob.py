@@ -51,8 +51,7 @@ class CaptureJob(Ground):
 
     def not_written(self, why: OSError) -> ImageNotWritten:
         """Word a failure of the image's file system."""
-        said = why.strerror or str(why)
-        return ImageNotWritten(domain=self.domain.name, why=said, path=str(self.folder.parent))
+        return ImageNotWritten.because(why, self.domain.name, self.folder)
 
     def failed(self, why: str) -> CaptureFailed:
         """Word a failure."""

@@ -82,10 +82,7 @@ class XenJob:
         except (XenFailed, BadImage) as failure:
             raise self.failed(failure) from failure
         except OSError as failure:
-            said = failure.strerror or str(failure)
-            raise ImageNotWritten(
-                domain=self.domain.name, why=said, path=str(self.folder.parent)
-            ) from failure
+            raise ImageNotWritten.because(failure, self.domain.name, self.folder) from failure
 
 
 class XenCapture:
