@@ -63,10 +63,14 @@ class Chunk:
     is_hot: Marks
     """Which frames changed while the guest ran, after they were copied."""
     fresh_rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
-    """Which frames have to be written (again), and what stood in them in the window."""
-    fresh: Pages = field(default_factory=lambda: room_for(0))
+    """Which frames have to be written (again)."""
     room: Pages = field(default_factory=lambda: room_for(0))
     """Memory to keep frames in."""
+
+    @property
+    def fresh(self) -> Pages:
+        """What stood in the ``fresh_rows`` in the window."""
+        return self.room[: len(self.fresh_rows)]
 
     def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
         """Copy frames of the mapping ``live``, into the memory of the last time if that is enough.
@@ -75,7 +79,7 @@ class Chunk:
         """
         if len(rows) > len(self.room):
             self.room = room_for(len(rows) + len(rows) // _SPARE_PART)
-        self.fresh_rows, self.fresh = rows, self.room[: len(rows)]
+        self.fresh_rows = rows
         # Indices are in range; the default mode would copy by way of a buffer to be sure of that.
         np.take(live, rows, axis=0, out=self.fresh, mode="clip")
 
@@ -115,12 +119,14 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
         pfns, mfns = np.delete(pfns, missing), np.delete(mfns, missing)
     else:
         return None
+    live = np.frombuffer(mapping.view, np.uint8).reshape(-1, FRAME_BYTES)
+    live.flags.writeable = False  # as the mapping is: to write there would be a crash
     return Chunk(
         pfns=pfns,
         mfns=mfns,
         types=types_of(frames, mfns),
         mapping=mapping,
-        live=np.frombuffer(mapping.view, np.uint8).reshape(-1, FRAME_BYTES),
+        live=live,
         offsets=np.full(len(mfns), ABSENT, np.int64),
         is_hot=np.zeros(len(mfns), np.bool_),
     )

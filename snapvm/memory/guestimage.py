@@ -101,7 +101,7 @@ class PvGuestImage:
         self._is_held = not why_not
         if why_not:
             return f"one pass into the file while it stood still: {why_not}"
-        if self._store.count * FRAME_BYTES <= self._small_bytes:
+        if self._is_small:
             return "one pass into memory while it stood still"
         return "precopy while it ran, then what had changed while it stood still"
 
@@ -199,10 +199,11 @@ class PvGuestImage:
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         chunks = self._store.add(pfns, p2m.entries[pfns])
-        if total_bytes > self._small_bytes:
-            precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
-        else:
+        self._is_small = total_bytes <= self._small_bytes
+        if self._is_small:
             deque(chunks, maxlen=0)  # mapped; what the image has not is kept in the window
+        else:
+            precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
         with suppress(BadImage):  # only to have it done once: the guest may be in the midst of it
             self._store.rehearse(self._read_p2m(shared_info).entries)
         return ""
@@ -281,7 +282,7 @@ class PvGuestImage:
             levels = TYPE_LEVEL[some_types]
             rows = np.flatnonzero(levels)
             if len(rows):
-                if some.base is not None:
+                if not some.flags.writeable:
                     some = some.copy()
                 tables = some[rows].view(np.uint64)
                 found = self._normaliser.canonicalise(tables, levels[rows], some_pfns[rows])
