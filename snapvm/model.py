@@ -116,6 +116,9 @@ class Domain:
     vcpus: int
     definition: str
     """The hypervisor's own description (libvirt: live XML; xl: JSON)."""
+    run: int | None = None
+    """The id that it has until it ends, and no later run of it before the next boot (libvirt: of a
+    libvirtd that was not started anew meanwhile); None for one that is off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "paused": paused,
         "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,
+        "run": plan.domain.run,
         "definition": plan.domain.definition,
         "disks": [
             {

@@ -46,6 +46,8 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     domain = standing.find(host, name)
     if phase is Phase.RESTORED and domain is not None:
         domain = _once_started(host, domain, uuid, journal)
+    if phase is Phase.PREPARE and domain is not None:
+        _let_former_run(host, journal, domain)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
     if phase is Phase.PREPARE and _is_past_return(host, journal, name, was_stopped=was_stopped):
         phase = Phase.SWAPPED
@@ -90,6 +92,22 @@ def _once_started(
         time.sleep(_LOOK_SECONDS)
         found = standing.find(host, domain.name)
     return found
+
+
+def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None:
+    """Let the domain that was frozen run before lvm is asked for anything, which may take long.
+
+    It holds its former disks, whatever their names are.  What is done with those is decided as if
+    this had not been: it may be ending, and a failure here is met again there.
+    """
+    is_former = domain.run is not None and domain.run == journal.get("run")
+    if not is_former or not journal["was_running"] or _is_new_boot(journal):
+        return
+    if domain.state in standing.STATES:
+        try:
+            host.hypervisor.resume(domain)
+        except SnapvmError as error:
+            log.info("%s does not run yet: %s", domain.name, error)
 
 
 def _is_new_boot(journal: dict[str, Any]) -> bool:

@@ -11,14 +11,16 @@ from functools import partial
 from snapvm import repair
 from snapvm.cli import wiring
 from snapvm.cli.session import Session
-from snapvm.errors import Locked, SnapvmError
+from snapvm.clock import Deadline
+from snapvm.errors import ExitStatus, Locked, SnapvmError
 from snapvm.guard import Post, standing_by
 from snapvm.host import Host
 from snapvm.model import DomainUuid
 from snapvm.settings import Settings
 
-LOCK_SECONDS = 5.0
-"""The dead process's lock goes a moment before or after its end of the pipe."""
+PATIENCE_SECONDS = 5.0
+"""How long it is tried to repair; the dead process's lock may go after its end of the pipe."""
+_PAUSE_SECONDS = 0.05
 
 
 @contextmanager
@@ -48,19 +50,25 @@ def stand(settings: Settings, post: Post) -> None:
 
 
 def _act(host: Host, uuid: DomainUuid, name: str) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while not _repaired(host, uuid, name) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """Repair, and tell the system's log; what fails is tried again for a while.
+
+    A lock that is held belongs to one who repairs first, and what the dead process had a program do
+    may not have ended: a domain that is being destroyed is neither there nor off.
+    """
+    deadline = Deadline(PATIENCE_SECONDS)
+    while (failure := _failure_of_repair(host, uuid, name)) is not None:
+        if failure.exit_status is ExitStatus.ATTENTION or not deadline.left_seconds:
+            if not isinstance(failure, Locked):
+                syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {failure}; {failure.hint()}")
+            return
+        time.sleep(_PAUSE_SECONDS)
 
 
-def _repaired(host: Host, uuid: DomainUuid, name: str) -> bool:
-    """Repair, and tell the system's log; a lock that is held belongs to one who repairs first."""
+def _failure_of_repair(host: Host, uuid: DomainUuid, name: str) -> SnapvmError | None:
     try:
         with host.catalog.locked(uuid, name):
             for done in repair.finish_pending(host, uuid, name):
                 syslog.syslog(syslog.LOG_WARNING, f"snapvm died: {done}")
-    except Locked:
-        return False
     except SnapvmError as error:
-        syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {error}; {error.hint()}")
-    return True
+        return error
+    return None

@@ -83,6 +83,7 @@ class LibvirtHypervisor:
                     memory_bytes=info[1] * 1024,
                     vcpus=info[3],
                     definition=handle.XMLDesc(_XML_SECURE),
+                    run=number if (number := handle.ID()) > 0 else None,
                 )
         except LibvirtFailed as failure:
             if failure.is_unknown_domain:

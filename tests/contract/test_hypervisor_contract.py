@@ -219,9 +219,12 @@ def test_stop_and_restore(world: HypervisorWorld, tmp_path: Path, paused: bool) 
 @pytest.mark.parametrize("paused", [False, True])
 def test_stop_and_start(world: HypervisorWorld, paused: bool) -> None:
     domain = find(world)
+    assert find(world).run == domain.run is not None
     world.hypervisor.stop(domain)
     world.hypervisor.start(domain, paused=paused)
-    assert find(world).state is (DomainState.PAUSED if paused else DomainState.RUNNING)
+    again = find(world)
+    assert again.state is (DomainState.PAUSED if paused else DomainState.RUNNING)
+    assert again.run not in (None, domain.run)
 
 
 def test_a_guests_agent_freezes_and_thaws(world: HypervisorWorld) -> None:

@@ -51,6 +51,7 @@ class FakeHypervisor:
         """Called with the name of every deed first; a test makes it raise."""
         self.arming: Callable[[threading.Event], object] = lambda _given_up: None
         """How memory is armed in the window; the event says that it is given up."""
+        self._runs = 0
 
     # --- setting up and looking ---
 
@@ -60,6 +61,7 @@ class FakeHypervisor:
         self.machines[domain.name] = machine
         if domain.state.has_memory:
             self._open(machine)
+            self._number(machine)
         return machine
 
     def step(self, name: str) -> None:
@@ -174,6 +176,7 @@ class FakeHypervisor:
                 for volume in machine.held:
                     volume.opened = False
                 machine.held = []
+                machine.domain = replace(machine.domain, run=None)
                 self._set(domain.name, DomainState.SHUTOFF)
                 if self.forgets:
                     self.forgotten[domain.name] = self.machines.pop(domain.name)
@@ -220,7 +223,12 @@ class FakeHypervisor:
 
     def _start(self, machine: Machine, *, paused: bool) -> None:
         self._open(machine)
+        self._number(machine)
         self._set(machine.domain.name, DomainState.PAUSED if paused else DomainState.RUNNING)
+
+    def _number(self, machine: Machine) -> None:
+        self._runs += 1
+        machine.domain = replace(machine.domain, run=self._runs)
 
     def _open(self, machine: Machine) -> None:
         machine.held = [

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, repair
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted
+from snapvm.failures import CommandTimedOut, LeftBehind
 from snapvm.interrupt import shielded
 from snapvm.model import DomainState, Silent
 from tests.fakes import capture as fake_capture
-from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.fakes import mortal
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import revive, roll_back, take
 
 
@@ -87,6 +90,31 @@ def test_a_killed_rollback_ends_whole(scene: Scene, number: int) -> None:
     tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
     assert not tags & {"snapvm.st=new", "snapvm.st=roll"}
     assert len(scene.ids()) * 2 == len(scene.lvm.names()) - 4
+
+
+@pytest.mark.parametrize("point", ["after suspend 1", "before stop 1"])
+def test_the_domain_of_a_killed_rollback_runs_before_lvm_is_asked(scene: Scene, point: str) -> None:
+    record = take(scene)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), point)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+
+    def hang(argv: tuple[str, ...]) -> None:
+        raise CommandTimedOut(argv=argv, seconds=1.0)
+
+    scene.lvm.before = hang
+    with pytest.raises(LeftBehind):
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_one_that_was_started_anew_and_paused_is_not_made_to_run(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before stop 1")
+    scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))
+    scene.hypervisor.start(scene.hypervisor.find(DOMAIN), paused=True)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
 
 
 @pytest.mark.parametrize("quiesce", [False, True])
