@@ -66,6 +66,12 @@ class GuestImage(Protocol):
         Returns, in words, how memory is going to be captured, and why that way.
         """
 
+    def rehearse(self, shared_info: bytes) -> None:
+        """Just before it stands still, and after the last fork: do once what ``catch`` will do.
+
+        Memory is touched then, and what the guest writes all the time is known.
+        """
+
     def catch(self, standing: Standing) -> None:
         """While it stands still: copy what has changed, and all that can only be had now."""
 

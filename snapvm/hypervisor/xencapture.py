@@ -90,7 +90,7 @@ class XenCapture:
 
     way = (
         "precopy while it runs, then what has changed while it stands still"
-        " (a small one, or one that ends with it: in one pass)"
+        " (one that ends with it: in one pass)"
     )
 
     def __init__(self, job: XenJob, image: GuestImage) -> None:
@@ -124,9 +124,12 @@ class XenCapture:
     @contextmanager
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.standstill().suspended(leave_standing=leave_standing):
-            with self._job.failing():
-                self._job.settle(self._rings)
+        job = self._job
+        with job.failing():
+            self._image.rehearse(self._frames.read(job.info.shared_info_mfn))
+        with job.standstill().suspended(leave_standing=leave_standing):
+            with job.failing():
+                job.settle(self._rings)
             yield
 
     def arm(self) -> None:

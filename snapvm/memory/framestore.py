@@ -2,11 +2,11 @@
 
 The copies are the pages in the image itself, in the host's page cache.  The frames stay mapped
 between the passes: mapping a page costs a paravirtual control domain more than comparing it.  So
-the last pass, inside the window, reads every frame and its copy once and keeps only what differs,
+the last pass, inside the window, reads every frame once and keeps only what differs from its copy,
 in memory.  A frame that had changed already when the guest was still running is not compared then
 but kept at once: what is written often would only break the comparison into small pieces.  Chunks
-are independent, and comparing (memcmp) and copying (numpy) leave Python's lock alone, so that
-threads share the work.
+are independent, and digests (xxhash), comparing and copying (numpy) leave Python's lock alone, so
+that threads share the work.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ class Chunk:
     def fresh(self) -> Pages:
         """What stood in the ``fresh_rows`` in the window."""
         return self.room[: len(self.fresh_rows)]
+
+    def to_compare(self) -> Marks:
+        """Mark the frames that may be as the image has them."""
+        is_copied: Marks = (self.types == PageType.NOTAB) & (self.offsets != ABSENT)
+        return is_copied & ~self.is_hot
 
     def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
         """Copy frames of the mapping ``live``, into the memory of the last time if that is enough.
@@ -156,11 +161,12 @@ class FrameStore:
     def rehearse(self, entries: Words) -> None:
         """Do while the guest runs what the window will do, and note which frames it writes.
 
-        The memory that it keeps them in is at hand then.
+        The memory that it keeps them in is at hand then, and digests of the others' copies.
         """
         self.refresh(entries)
         for chunk in self.chunks:
             chunk.is_hot[chunk.fresh_rows] = True
+        self._each(_remember)
 
     def refresh(self, entries: Words) -> int:
         """Look at every frame again; keep what the image has not, and return how many.
@@ -203,6 +209,11 @@ class FrameStore:
             one.result()
 
 
+def _remember(chunk: Chunk) -> None:
+    if chunk.copies is not None:
+        chunk.copies.remember(chunk.offsets, chunk.to_compare())
+
+
 def _keep_fresh(chunk: Chunk) -> int:
     """Copy the frames of a chunk that the image lacks, or has otherwise; return how many.
 
@@ -211,9 +222,7 @@ def _keep_fresh(chunk: Chunk) -> int:
     live = chunk.live
     if live is None:
         return 0
-    wanted = chunk.types != PageType.XTAB
-    is_copied = (chunk.types == PageType.NOTAB) & (chunk.offsets != ABSENT)
-    compared = wanted & is_copied & ~chunk.is_hot
+    wanted, compared = chunk.types != PageType.XTAB, chunk.to_compare()
     differs = np.zeros(len(live), np.bool_)
     if chunk.copies is not None:
         differs = chunk.copies.differing(live, chunk.offsets, compared)

@@ -1,12 +1,12 @@
 """The engine that makes an xl image of a running 64-bit Xen PV guest.
 
-Three steps, see ``GuestImage`` in `snapvm.hypervisor.base`: `prepare` writes the guest's ordinary
-pages while it runs, `catch` keeps in memory what has changed since when it stands still, with
-everything that only exists then (types, page tables, the p2m, the machine-to-physical answers, the
-vCPUs), and `write` puts that into the file when the guest runs again: changed pages over the old
-ones, page tables, made canonical, behind them.  Of a small guest nothing is written before: to copy
-all of it is quicker than to compare it.  Nothing is decided from what was read while it ran: the
-p2m is read again, and a frame that has moved is written again.
+Its steps, see ``GuestImage`` in `snapvm.hypervisor.base`: `prepare` writes the guest's ordinary
+pages while it runs, and `rehearse` has ready what the next will need; `catch` keeps in memory, when
+it stands still, what has changed since, with everything that only exists then (types, page tables,
+the p2m, the machine-to-physical answers, the vCPUs); `write` puts that into the file when the guest
+runs again: changed pages over the old ones, page tables, made canonical, behind them.  Nothing is
+decided from what was read while it ran: the p2m is read again, and a frame that has moved is
+written again.
 
 The comparison maps the image, which is quick while the host's page cache holds it.  Where the
 host has not that memory, everything happens in `catch`, from the mapped frames into the file; and
@@ -16,7 +16,6 @@ of a domain that ends with its capture, in `write`.
 from __future__ import annotations
 
 import os
-from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -53,20 +52,12 @@ ORIGIN: Final = "the guest's memory"
 class PvGuestImage:
     """Makes one image; fulfils ``GuestImage``."""
 
-    def __init__(
-        self,
-        *,
-        budget_bytes: int | None = None,
-        small_bytes: int = precopy.SMALL_BYTES,
-        domain_ends: bool = False,
-    ) -> None:
+    def __init__(self, *, budget_bytes: int | None = None, domain_ends: bool = False) -> None:
         """Allow so much memory for pages; what the host can spare when it is left out.
 
-        A guest of up to ``small_bytes`` is copied in one go.  ``domain_ends`` says that it stands
-        still until `write` is done.
+        ``domain_ends`` says that the guest stands still until `write` is done.
         """
         self._budget_bytes = budget_bytes
-        self._small_bytes = small_bytes
         self._domain_ends = domain_ends
         self._stack = ExitStack()
         self._head: P2m | None = None
@@ -76,7 +67,7 @@ class PvGuestImage:
         self._changed = 0
         self._total = 0
 
-    # --- the three steps ---
+    # --- the steps ---
 
     def prepare(
         self,
@@ -101,9 +92,15 @@ class PvGuestImage:
         self._is_held = not why_not
         if why_not:
             return f"one pass into the file while it stood still: {why_not}"
-        if self._is_small:
-            return "one pass into memory while it stood still"
         return "precopy while it ran, then what had changed while it stood still"
+
+    def rehearse(self, shared_info: bytes) -> None:
+        """See ``GuestImage.rehearse``."""
+        if self._is_held:
+            with suppress(BadImage):  # the guest may be in the midst of changing its p2m
+                p2m = self._read_p2m(shared_info)
+                self._claims(p2m)
+                self._store.rehearse(p2m.entries)
 
     def catch(self, standing: Standing) -> None:
         """See ``GuestImage.catch``."""
@@ -147,7 +144,7 @@ class PvGuestImage:
         return read_p2m(roots, self._p2m_frames, max_mfn=self._frames.max_mfn, origin=ORIGIN)
 
     def _p2m_frames(self, mfns: Words) -> Words:
-        """Fetch frames of the p2m; they stay mapped, for it will be in them again in the window."""
+        """Give frames of the p2m; they stay mapped, for it will be in them again in the window."""
         asked = np.ascontiguousarray(mfns)
         mapping = self._p2m_mappings.get(asked.tobytes())
         if mapping is None:
@@ -158,7 +155,7 @@ class PvGuestImage:
                 why = f"machine frame {mfn:#x} of its p2m cannot be mapped"
                 raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
             self._p2m_mappings[asked.tobytes()] = mapping
-        return words(mapping.view).reshape(-1, FRAME_BYTES // 8).copy()
+        return words(mapping.view).reshape(-1, FRAME_BYTES // 8)
 
     def _claims(self, p2m: P2m) -> Words:
         """Return what Xen says of the machine frames that the p2m has, in its order."""
@@ -199,13 +196,7 @@ class PvGuestImage:
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         chunks = self._store.add(pfns, p2m.entries[pfns])
-        self._is_small = total_bytes <= self._small_bytes
-        if self._is_small:
-            deque(chunks, maxlen=0)  # mapped; what the image has not is kept in the window
-        else:
-            precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
-        with suppress(BadImage):  # only to have it done once: the guest may be in the midst of it
-            self._store.rehearse(self._read_p2m(shared_info).entries)
+        precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
         return ""
 
     # --- while it stands still, without a precopy ---

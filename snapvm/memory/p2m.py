@@ -24,7 +24,7 @@ from snapvm.memory.xenstream import MAX_END_PFN
 from snapvm.refusals import BadImage
 
 FrameFetcher = Callable[[Words], Words]
-"""Give the frames of MFNs, which are distinct, as entries: shape (n, 512)."""
+"""Give the frames of MFNs, which are distinct, as entries: shape (n, 512); they may change yet."""
 
 _ARCH: Final = Struct("<QQQQQQ")
 _ARCH_OFFSET: Final = 3088
@@ -105,13 +105,14 @@ class _Reader:
     origin: str
 
     def frames(self, mfns: Words) -> Words:
-        """Fetch frames, each distinct one once."""
+        """Return a copy of frames, each distinct one fetched once."""
         distinct, places = np.unique(mfns, return_inverse=True)
-        parts = [
+        first, *more = (
             self.fetch(distinct[start : start + _FETCHED_AT_ONCE])
             for start in range(0, len(distinct), _FETCHED_AT_ONCE)
-        ]
-        entries: Words = np.concatenate(parts)[places.reshape(-1)]
+        )
+        fetched = np.concatenate([first, *more]) if more else first
+        entries: Words = np.take(fetched, places.reshape(-1), axis=0)
         return entries
 
     def checked(self, mfns: Words, field: int, what: str) -> Words:

@@ -27,7 +27,7 @@ from typing import Literal, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"
-PACKAGES = ("typer", "rich", "sh", "tenacity", "numpy")
+PACKAGES = ("typer", "rich", "sh", "tenacity", "numpy", "xxhash")
 
 Better = Literal["lower", "higher"]
 T = TypeVar("T")

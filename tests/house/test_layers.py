@@ -58,6 +58,7 @@ DOORS = {
     "libvirt": "snapvm.hypervisor.",
     "libvirt_qemu": "snapvm.hypervisor.",
     "numpy": "snapvm.memory.",
+    "xxhash": "snapvm.memory.framecopies",
 }
 """Who may import a library: one module, or with a dot at the end one package."""
 

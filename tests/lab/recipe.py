@@ -49,6 +49,7 @@ PACKAGES: Final = (
     "python3-sh",
     "python3-tenacity",
     "python3-typer",
+    "python3-xxhash",
     # for people
     "iproute2",
     "jq",
