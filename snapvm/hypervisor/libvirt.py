@@ -53,6 +53,8 @@ _STATES = {
 
 _ZSTD_SINCE = 11_000_000
 """Seen to restore them with 11.3; before 10.6 the format had no number."""
+_OFF = -1
+"""The id of a domain that does not run (virDomainGetID)."""
 _XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
@@ -74,7 +76,7 @@ class LibvirtHypervisor:
         try:
             with spoken():
                 handle = self._link.connection.lookupByName(name)
-                info = handle.info()
+                info, run = handle.info(), handle.ID()
                 return Domain(
                     name=handle.name(),
                     uuid=DomainUuid(handle.UUIDString()),
@@ -83,7 +85,7 @@ class LibvirtHypervisor:
                     memory_bytes=info[1] * 1024,
                     vcpus=info[3],
                     definition=handle.XMLDesc(_XML_SECURE),
-                    run=number if (number := handle.ID()) > 0 else None,
+                    run=None if run == _OFF else run,
                 )
         except LibvirtFailed as failure:
             if failure.is_unknown_domain:
