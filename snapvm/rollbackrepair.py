@@ -103,11 +103,10 @@ def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None
     is_former = domain.run is not None and domain.run == journal.get("run")
     if not is_former or not journal["was_running"] or _is_new_boot(journal):
         return
-    if domain.state in standing.STATES:
-        try:
-            host.hypervisor.resume(domain)
-        except SnapvmError as error:
-            log.info("%s does not run yet: %s", domain.name, error)
+    try:
+        standing.let_run(host, domain)
+    except SnapvmError as error:
+        log.info("%s does not run yet: %s", domain.name, error)
 
 
 def _is_new_boot(journal: dict[str, Any]) -> bool:

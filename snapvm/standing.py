@@ -24,7 +24,13 @@ def find(host: Host, name: str) -> Domain | None:
 def run_again(host: Host, name: str) -> None:
     """Make a domain run that stands still; harmless for one that does, or is not there."""
     domain = find(host, name)
-    if domain is not None and domain.state in STATES:
+    if domain is not None:
+        let_run(host, domain)
+
+
+def let_run(host: Host, domain: Domain) -> None:
+    """Do that for a domain as it was just found."""
+    if domain.state in STATES:
         host.hypervisor.resume(domain)
 
 
