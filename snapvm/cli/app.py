@@ -11,6 +11,7 @@ import sys
 from typing import NoReturn
 
 from snapvm.cli import failures, output
+from snapvm.cli.hiding import hidden
 from snapvm.cli.session import Job, Session
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.interrupt import watched
@@ -43,7 +44,9 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str], session: Session) -> int:
     # heavy: typer takes 50 ms to import, and an interruption meanwhile must not show a traceback
-    from snapvm.cli import commands, completion
+    # rich: Typer 0.15 to 0.17 import it in any case, a fifth of what a command imports
+    with hidden("rich"):
+        from snapvm.cli import commands, completion
 
     if completion.INSTRUCTION in os.environ:
         return completion.answer(lambda: commands.parse(arguments, session))
