@@ -152,11 +152,12 @@ def test_takes_in_a_row_leave_everything_in_order(xen_lab: Lab, takes: int) -> N
     """The guest counts on through all of them; then its end is still announced and acted on."""
     with XenGuest(xen_lab, "often", "--disks", "1", "--memory", "128") as guest:
         before = guest.connections()
-        for _ in range(takes):
+        for count in range(takes):
             seen = guest.look()
             record = guest.take()
             assert guest.wait_until(seen.n + 5).state == "ok"
             snapvm(xen_lab, "delete", "--yes", f"often@{record['id']}")
+            print(f"take {count + 1} of {takes} is right", flush=True)
         assert guest.connections() == before
         xen_lab.run(["xl", "shutdown", "-w", "often"], timeout_seconds=90, check=True)
         guest.wait_gone()
