@@ -43,9 +43,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], session: Session) -> int:
-    # heavy: typer takes 50 ms to import, and an interruption meanwhile must not show a traceback
-    # rich: Typer 0.15 to 0.17 import it in any case, a fifth of what a command imports
+    # Typer 0.15 to 0.17 import rich in any case, which is a fifth of what a command imports.
     with hidden("rich"):
+        # heavy: typer takes 50 ms to import, and an interruption then must not show a traceback
         from snapvm.cli import commands, completion
 
     if completion.INSTRUCTION in os.environ:
