@@ -39,6 +39,12 @@ def test_unknown_command_is_127_and_says_so(kvm_lab: Lab) -> None:
     assert "no-such-command" in done.stderr
 
 
+def test_help_has_no_marks_for_rich(kvm_lab: Lab) -> None:
+    """Debian's Typer escapes a bracket for rich as soon as rich can be imported."""
+    done = kvm_lab.run(["snapvm", "prune", "--help"], timeout_seconds=60, check=True)
+    assert "Keep the newest N.  [x>=0]" in done.stdout
+
+
 def test_large_binary_output_is_exact_and_apart_from_errors(kvm_lab: Lab) -> None:
     data = os.urandom(5 << 20)
     done = kvm_lab.run("cat; printf 'caf\\303\\251 \\377' >&2", timeout_seconds=90, input=data)
