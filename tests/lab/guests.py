@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import Any, Self
 
 from tests.lab.host import oracle
@@ -21,12 +22,12 @@ class Guest:
         self._options = options
 
     def __enter__(self) -> Self:
-        self.lab.run(
-            ["lab-domain", "create", self.name, *self._options, "--start"],
-            timeout_seconds=COMMAND_SECONDS,
-            check=True,
-        )
-        self.wait_until(1)
+        create = ["lab-domain", "create", self.name, *self._options, "--start"]
+        with ExitStack() as undo:
+            undo.callback(self.__exit__)
+            self.lab.run(create, timeout_seconds=COMMAND_SECONDS, check=True)
+            self.wait_until(1)
+            undo.pop_all()
         return self
 
     def __exit__(self, *_error: object) -> None:
