@@ -5,7 +5,7 @@ PYTHON3 ?= python3
 VENV    := build/venv
 BIN     := $(VENV)/bin
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
-LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --durations=12
+LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --lab-minutes=68 --durations=12
 LAB_JUNIT = build/junit/lab.xml
 PYTEST   = $(BIN)/python -m pytest
 

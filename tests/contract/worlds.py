@@ -20,6 +20,7 @@ from snapvm.process import ShRunner
 from snapvm.settings import Settings
 from tests.fakes.lvm import FakeLvm
 from tests.fakes.scene import DOMAIN, make_scene
+from tests.lab.host.patience import patient
 
 REAL = os.environ.get("SNAPVM_REAL") == "1"
 VG = "vg0"
@@ -106,7 +107,7 @@ def hypervisor_world(folder: Path) -> Iterator[HypervisorWorld]:
 
 def wait_until(is_true: Callable[[], bool], limit_seconds: float = 10) -> None:
     """Wait for something that the real thing does a moment later."""
-    deadline = time.monotonic() + limit_seconds
+    deadline = time.monotonic() + patient(limit_seconds)
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

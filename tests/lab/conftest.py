@@ -6,8 +6,10 @@ from tests.lab.fixtures import (
     kvm_lab,
     lab_keeper,
     no_lab,
+    pytest_addoption,
     pytest_collection_modifyitems,
     pytest_configure,
+    pytest_runtest_setup,
     xen_lab,
 )
 
@@ -15,7 +17,9 @@ __all__ = [
     "kvm_lab",
     "lab_keeper",
     "no_lab",
+    "pytest_addoption",
     "pytest_collection_modifyitems",
     "pytest_configure",
+    "pytest_runtest_setup",
     "xen_lab",
 ]

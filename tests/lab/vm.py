@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self, TypeVar
 
-from tests.lab import accel, initrd
+from tests.lab import accel, initrd, pace
 from tests.lab.channel import Channel, ChannelClosed, Completed, NoAnswer, Remote
 from tests.lab.errors import CommandFailed, LabDied, LabError
+from tests.lab.host import patience
 from tests.lab.image import BaseImage, ensure_image, say
 from tests.lab.machine import Boot, Flavour, Machine, Shape, command_line
 from tests.lab.turn import wait_for_turn
@@ -23,7 +24,7 @@ from tests.lab.turn import wait_for_turn
 __all__ = ["Completed", "Flavour", "Lab", "LabDied", "LabError", "Remote", "Shape"]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-BOOT_SECONDS: Final = 300
+BOOT_SECONDS: Final = 600
 ANSWER_SECONDS: Final = 30
 """What the lab may take, beyond a command's own time, to tell how it ended."""
 
@@ -42,6 +43,7 @@ class Lab:
         self.flavour = Flavour(flavour)
         self.shape = shape or Shape()
         self.boot_seconds = 0.0
+        self.patience = 1.0
         self._image: BaseImage | None = None
         self._machine: Machine | None = None
         self._channel: Channel | None = None
@@ -85,6 +87,7 @@ class Lab:
         self._channel = Channel(mine)
         hello = self._guarded(lambda channel: channel.hello(BOOT_SECONDS), "did not connect")
         self.boot_seconds = time.monotonic() - started
+        self.patience = pace.patience(self.flavour, self.accelerator, self.boot_seconds)
         if hello["failures"]:
             raise LabError(
                 f"the lab came up incomplete:\n{hello['failures']}\n{self.console_tail()}"
@@ -123,8 +126,9 @@ class Lab:
         """Run a command in the lab, as root, and wait for its end.
 
         A text is a bash script, a sequence is an argument vector. When ``timeout_seconds`` are over
-        its process group is killed (``timed_out``). Raises ``CommandFailed`` with ``check=True``
-        and ``LabDied`` when the lab is lost; those are never the same thing.
+        (more on a slow machine) its process group is killed (``timed_out``). Raises
+        ``CommandFailed`` with ``check=True`` and ``LabDied`` when the lab is lost; those are never
+        the same thing.
         """
         remote = self.start(command, timeout_seconds=timeout_seconds, env=env)
 
@@ -132,7 +136,7 @@ class Lab:
             if input is not None:
                 remote.write(input.encode() if isinstance(input, str) else input)
             remote.close_input()
-            return remote.wait(timeout_seconds + ANSWER_SECONDS)
+            return remote.wait((timeout_seconds + ANSWER_SECONDS) * self.patience)
 
         done = self._guarded(exchange, "no answer in time")
         if check and done.status != 0:
@@ -156,14 +160,19 @@ class Lab:
         argv = ["bash", "-c", command] if isinstance(command, str) else list(command)
         return self._guarded(
             lambda channel: channel.start(
-                argv, env=env, timeout_seconds=timeout_seconds, terminal=terminal, sink=sink
+                argv,
+                env={patience.VARIABLE: str(self.patience), **(env or {})},
+                timeout_seconds=timeout_seconds * self.patience,
+                terminal=terminal,
+                sink=sink,
             ),
             "no answer in time",
         )
 
     def finish(self, remote: Remote, *, timeout_seconds: float) -> Completed:
         """Wait for a command from ``start`` to end; ``LabDied`` when that is not told in time."""
-        return self._guarded(lambda _: remote.wait(timeout_seconds), "no answer in time")
+        limit_seconds = (timeout_seconds + ANSWER_SECONDS) * self.patience
+        return self._guarded(lambda _: remote.wait(limit_seconds), "no answer in time")
 
     # -- looking ------------------------------------------------------------------------------
 

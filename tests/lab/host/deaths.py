@@ -28,6 +28,7 @@ from typing import BinaryIO, Final
 from snapvm import checking, consistency, crashpoint
 from snapvm.cli import app, commands, guard, wiring
 from snapvm.hypervisor import libvirt, xen, xencapture
+from tests.lab.host.patience import patient
 from tests.lab.host.verbs import Way
 
 WARM = (checking, consistency, commands, guard, wiring, libvirt, xen, xencapture)
@@ -103,7 +104,7 @@ def die(arguments: Sequence[str], point: str, way: Way, env: Mapping[str, str]) 
 
 def wait_for_orphans() -> None:
     """Return when nothing that a command left runs any more; ``AssertionError`` when it does."""
-    deadline = time.monotonic() + ORPHAN_SECONDS
+    deadline = time.monotonic() + patient(ORPHAN_SECONDS)
     while left := _children():
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.02)
@@ -126,7 +127,7 @@ def _be_snapvm(
         crashpoint._wanted = env.get(crashpoint.VARIABLE, point)
         if point:
             _watch_for(point, deed)
-        signal.alarm(COMMAND_SECONDS)
+        signal.alarm(round(patient(COMMAND_SECONDS)))
         status = app.run(list(arguments))
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,6 +8,7 @@ import select
 import sys
 import time
 
+from tests.lab.host.patience import patient
 from tests.lab.host.pulse import console
 
 LIMIT_SECONDS = 30.0
@@ -16,7 +17,7 @@ LIMIT_SECONDS = 30.0
 def main() -> None:
     """Send a line, print the answer; status 1 when there is none."""
     line = sys.argv[2] if len(sys.argv) > 2 else "?"
-    deadline = time.monotonic() + LIMIT_SECONDS
+    deadline = time.monotonic() + patient(LIMIT_SECONDS)
     with console(sys.argv[1]) as fd:
         os.write(fd, f"{line}\n".encode())
         received = b""

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from tests.lab.host.patience import patient
 from tests.lab.host.pulse import ask, console
 
 PATIENCE_SECONDS: Final = 60
@@ -37,13 +38,13 @@ def require_counting(name: str) -> int:
 
     Raises ``AssertionError``, also when it says nothing for a minute.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patient(PATIENCE_SECONDS)
     first: Pulse | None = None
     said: object = "nothing"
     while time.monotonic() < deadline:
         try:
             with console(name) as fd:
-                while answer := ask(fd, "?", min(deadline, time.monotonic() + 10)):
+                while answer := ask(fd, "?", min(deadline, time.monotonic() + patient(10))):
                     said = seen = parse(answer)
                     assert seen.state == "ok", seen
                     first = first or seen

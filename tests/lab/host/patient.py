@@ -22,6 +22,7 @@ from snapvm.catalog import Catalog
 from snapvm.model import LvRef, Record, RecordKind, VolumeKind
 from snapvm.settings import Settings
 from tests.lab.host import deaths, oracle, pulse_disk
+from tests.lab.host.patience import patient
 from tests.lab.host.places import on_xen
 from tests.lab.host.verbs import DYING, KEPT, NAME, NEWER, Verb, Way
 from tests.lab.host.watcher import OFF, Watcher
@@ -253,7 +254,7 @@ def main() -> None:
 
 
 def _wait_for_guard() -> None:
-    for _ in range(GUARD_SECONDS * 5):
+    for _ in range(round(patient(GUARD_SECONDS)) * 5):
         if subprocess.run(GUARDS, stdout=subprocess.DEVNULL, check=False).returncode:
             return
         time.sleep(0.2)

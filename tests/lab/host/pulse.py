@@ -9,10 +9,11 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from tests.lab.host.patience import patient
 from tests.lab.host.places import SOCKET_FOLDER, on_xen
 
 TRY_SECONDS: Final = 3.0
@@ -68,12 +69,14 @@ def ask(fd: int, line: str, deadline: float) -> str | None:
     """Return the guest's answer to a line, or ``None`` when there is none before ``deadline``.
 
     The question carries a token and the answer a sum, so that neither an old answer nor one with
-    characters missing is taken.
+    characters missing is taken. It is put again after a while; a late answer to an earlier one will
+    do, since a guest may always need that long.
     """
     received = b""
+    tokens: list[str] = []
     while (now := time.monotonic()) < deadline:
-        token = os.urandom(3).hex()
-        os.write(fd, f"\n@{token} {line}\n".encode())
+        tokens.append(os.urandom(3).hex())
+        os.write(fd, f"\n@{tokens[-1]} {line}\n".encode())
         until = min(deadline, now + TRY_SECONDS)
         while (left := until - time.monotonic()) > 0:
             if not select.select([fd], [], [], left)[0]:
@@ -82,13 +85,13 @@ def ask(fd: int, line: str, deadline: float) -> str | None:
             if not data:
                 return None
             received = (received + data)[-65536:]
-            if (answer := _answer_in(received, token)) is not None:
+            if (answer := _answer_in(received, tokens)) is not None:
                 return answer
     return None
 
 
-def _answer_in(received: bytes, token: str) -> str | None:
-    pattern = rf"@{token} (.*) \*([0-9a-f]{{4}})\r*\n"
+def _answer_in(received: bytes, tokens: Sequence[str]) -> str | None:
+    pattern = rf"@(?:{'|'.join(tokens)}) (.*) \*([0-9a-f]{{4}})\r*\n"
     for found in re.finditer(pattern.encode(), received):
         total = 0
         for byte in found[1]:
@@ -105,9 +108,9 @@ def main() -> None:
     parser.add_argument(
         "line", nargs="?", default="?", help="? | who | damage | dirty MIB | pace MS"
     )
-    parser.add_argument("--timeout", type=float, default=15, help="seconds")
+    parser.add_argument("--timeout", type=float, default=15, help="seconds, for a usual machine")
     asked = parser.parse_args()
-    deadline = time.monotonic() + asked.timeout
+    deadline = time.monotonic() + patient(asked.timeout)
     problem = "no answer"
     while time.monotonic() < deadline:
         try:
