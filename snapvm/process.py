@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import threading
 import time
 from collections import deque
@@ -111,11 +112,21 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
         _return_cmd=True,
         _env=environment,
         _new_session=True,
+        _preexec_fn=_outlive_us,
         _tty_out=False,
         _ok_code=_ANY_STATUS,
         _truncate_exc=False,
         **streams,
     )
+
+
+def _outlive_us() -> None:
+    """In the child: let what it says to nobody not end it, when snapvm is killed.
+
+    sh gives SIGPIPE its default action back, of which an ``xl restore`` died in the middle, and an
+    lvm would with volumes suspended.
+    """
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 class _ShConversation:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.process import ShRunner, clean_environment
 from snapvm.refusals import HostLacks
+from tests.contract.worlds import wait_until
 
 ECHO = ("sh", "-c", 'while read -r line; do echo "got $line" >&2; echo done; done')
 
@@ -58,6 +61,17 @@ def test_a_program_that_takes_too_long_is_ended_or_left(tmp_path: Path) -> None:
         ShRunner().run(script, timeout_seconds=0.2)
     time.sleep(1.2)
     assert not mark.exists()
+
+
+def test_a_program_goes_on_when_we_are_killed_and_nobody_hears_it(tmp_path: Path) -> None:
+    """Of its next words `xl restore` died, in the middle, and left half a domain."""
+    began, ended = tmp_path / "began", tmp_path / "ended"
+    words = f"touch {began}; sleep 0.5; echo said; echo said >&2; touch {ended}"
+    call = f"from snapvm.process import ShRunner; ShRunner().run(['sh', '-c', {words!r}])"
+    with subprocess.Popen([sys.executable, "-c", call]) as ours:
+        wait_until(began.exists)
+        ours.kill()
+    wait_until(ended.exists)
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
