@@ -66,7 +66,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         if was_stopped and not is_renewed:
             _require_unused(host, journal, record, settle)
         if was_stopped:
-            _start(host, journal, record, target, settle)
+            _start(host, uuid, journal, target, settle)
         stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     settle()
     host.catalog.end_journal(uuid, swapping.JOURNAL)
@@ -154,15 +154,24 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
 
 def _start(
     host: Host,
+    uuid: DomainUuid,
     journal: dict[str, Any],
-    record: Record,
     domain: Domain,
     settle: Callable[[], object],
 ) -> None:
-    """Start the domain; one that does not start must not keep every command on it from working."""
+    """Start the domain; one that does not start must not keep every command on it from working.
+
+    What the killed rollback had start it may have been at it, too early to be seen: that one wins.
+    """
+    record = host.catalog.get(uuid, journal["record"])
     try:
         swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
     except SnapvmError as error:
+        started = standing.find(host, domain.name)
+        if started is not None:
+            started = _once_started(host, started, uuid, journal)
+        if started is not None and started.state is DomainState.RUNNING:
+            return
         raise swapping.give_up(host, record, journal, error, settle) from error
 
 

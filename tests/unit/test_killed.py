@@ -11,9 +11,9 @@ import pytest
 from snapvm import consistency, repair
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted
-from snapvm.failures import CommandTimedOut, LeftBehind
+from snapvm.failures import CaptureFailed, CommandTimedOut, LeftBehind
 from snapvm.interrupt import shielded
-from snapvm.model import DomainState, Silent
+from snapvm.model import Domain, DomainState, Silent
 from tests.fakes import capture as fake_capture
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -104,6 +104,24 @@ def test_the_domain_of_a_killed_rollback_runs_before_lvm_is_asked(scene: Scene, 
     scene.lvm.before = hang
     with pytest.raises(LeftBehind):
         repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_start_that_a_killed_rollback_left_behind_may_win(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `xl restore` goes on, and is not seen before it has made the domain."""
+    record = take(scene)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before restore 1")
+    restore = scene.hypervisor.restore
+
+    def too_late(domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
+        restore(domain, image, paused=paused, channels=channels)
+        raise CaptureFailed(domain=domain.name, why="a domain of this name runs")
+
+    monkeypatch.setattr(scene.hypervisor, "restore", too_late)
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
