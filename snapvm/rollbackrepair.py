@@ -23,7 +23,7 @@ from snapvm import (
 )
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
-from snapvm.failures import HalfBack, LeftOff, StartedTooSoon, StillFrozen
+from snapvm.failures import HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
 from snapvm.host import Host
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.rollbackjournal import Phase
@@ -80,8 +80,8 @@ def _once_started(
 ) -> Domain | None:
     """Return the domain, or None, when its start has ended: libvirt or xl go on without snapvm.
 
-    It stands still while its memory is read, and is off when that fails.  One that somebody paused
-    looks the same, so this has an end.
+    It stands still while its memory is read, and is off when that fails.  Raises ``NotStarted`` for
+    one that does so for too long: an xl that was killed leaves half a domain.
     """
     record = host.catalog.get(uuid, journal["record"])
     if journal["paused"] or record.state is not DomainState.RUNNING or record.memory is None:
@@ -91,6 +91,14 @@ def _once_started(
     while found is not None and found.state is DomainState.PAUSED and limit.left_seconds:
         time.sleep(_LOOK_SECONDS)
         found = standing.find(host, domain.name)
+    if found is not None and found.state is DomainState.PAUSED:
+        raise NotStarted(
+            domain=record.domain,
+            id=record.id,
+            why="it stands still, and its start does not end",
+            remedy="let it run if somebody paused it, else end it (`virsh destroy`, `xl destroy`); "
+            f"then: {swapping.repairing(record.domain)}",
+        )
     return found
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, repair
+from snapvm import consistency, repair, rollbackrepair
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted
-from snapvm.failures import CaptureFailed, CommandTimedOut, LeftBehind
+from snapvm.failures import CaptureFailed, CommandTimedOut, LeftBehind, NotStarted
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Silent
 from tests.fakes import capture as fake_capture
@@ -121,6 +121,23 @@ def test_a_start_that_a_killed_rollback_left_behind_may_win(
 
     monkeypatch.setattr(scene.hypervisor, "restore", too_late)
     consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_half_a_domain_that_a_killed_start_left_is_told_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not taken for one that is back; once it is gone the rollback is finished."""
+    monkeypatch.setattr(rollbackrepair, "_START_SECONDS", 0.0)
+    record = take(scene)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before restore 1")
+    scene.hypervisor.start(scene.hypervisor.find(DOMAIN), paused=True)
+    with pytest.raises(NotStarted, match="its start does not end"):
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.host.catalog.leftovers(UUID)
+    scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))
+    repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.host.catalog.leftovers(UUID) == ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
