@@ -45,7 +45,9 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     phase = Phase(journal["phase"])
     domain = standing.find(host, name)
     if phase is Phase.RESTORED and domain is not None:
-        domain = _once_started(host, domain, uuid, journal)
+        record = host.catalog.get(uuid, journal["record"])
+        domain = _once_started(host, journal, record, domain)
+        _require_whole(journal, record, domain)
     if phase is Phase.PREPARE and domain is not None:
         _let_former_run(host, journal, domain)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
@@ -66,7 +68,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         if was_stopped and not is_renewed:
             _require_unused(host, journal, record, settle)
         if was_stopped:
-            _start(host, uuid, journal, target, settle)
+            _start(host, journal, record, target, settle)
         stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     settle()
     host.catalog.end_journal(uuid, swapping.JOURNAL)
@@ -76,22 +78,27 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
 
 
 def _once_started(
-    host: Host, domain: Domain, uuid: DomainUuid, journal: dict[str, Any]
+    host: Host, journal: dict[str, Any], record: Record, domain: Domain
 ) -> Domain | None:
     """Return the domain, or None, when its start has ended: libvirt or xl go on without snapvm.
 
-    It stands still while its memory is read, and is off when that fails.  Raises ``NotStarted`` for
-    one that does so for too long: an xl that was killed leaves half a domain.
+    It stands still while its memory is read, and is off when that fails.  One that somebody paused
+    looks the same, so this has an end.
     """
-    record = host.catalog.get(uuid, journal["record"])
-    if journal["paused"] or record.state is not DomainState.RUNNING or record.memory is None:
+    if record.memory is None or not _is_to_run(journal, record):
         return domain
     limit = Deadline(_START_SECONDS + record.memory.size_bytes / _SLOWEST_BYTES_PER_SECOND)
     found: Domain | None = domain
     while found is not None and found.state is DomainState.PAUSED and limit.left_seconds:
         time.sleep(_LOOK_SECONDS)
         found = standing.find(host, domain.name)
-    if found is not None and found.state is DomainState.PAUSED:
+    return found
+
+
+def _require_whole(journal: dict[str, Any], record: Record, domain: Domain | None) -> None:
+    """Raise ``NotStarted`` for what may be half a domain, as an xl leaves that was killed."""
+    stands = domain is not None and domain.state is DomainState.PAUSED
+    if stands and record.memory is not None and _is_to_run(journal, record):
         raise NotStarted(
             domain=record.domain,
             id=record.id,
@@ -99,7 +106,11 @@ def _once_started(
             remedy="let it run if somebody paused it, else end it (`virsh destroy`, `xl destroy`); "
             f"then: {swapping.repairing(record.domain)}",
         )
-    return found
+
+
+def _is_to_run(journal: dict[str, Any], record: Record) -> bool:
+    """Tell whether the rollback is to leave the domain running."""
+    return not journal["paused"] and record.state is DomainState.RUNNING
 
 
 def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None:
@@ -162,8 +173,8 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
 
 def _start(
     host: Host,
-    uuid: DomainUuid,
     journal: dict[str, Any],
+    record: Record,
     domain: Domain,
     settle: Callable[[], object],
 ) -> None:
@@ -171,13 +182,12 @@ def _start(
 
     What the killed rollback had start it may have been at it, too early to be seen: that one wins.
     """
-    record = host.catalog.get(uuid, journal["record"])
     try:
         swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
     except SnapvmError as error:
         started = standing.find(host, domain.name)
         if started is not None:
-            started = _once_started(host, started, uuid, journal)
+            started = _once_started(host, journal, record, started)
         if started is not None and started.state is DomainState.RUNNING:
             return
         raise swapping.give_up(host, record, journal, error, settle) from error

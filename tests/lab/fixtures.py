@@ -15,7 +15,6 @@ from tests.lab.vm import Flavour, Lab
 FIXTURES = {"kvm_lab": 1, "no_lab": 2, "xen_lab": 3}
 """Fixtures that boot a lab, in the order in which their tests run."""
 
-
 STARTED: Final = pytest.StashKey[float]()
 
 
@@ -31,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known, and the beginning of what is bounded."""
     config.stash[STARTED] = time.monotonic()
     config.addinivalue_line("markers", "lab: needs a booted lab (minutes, not seconds)")
 

@@ -132,13 +132,13 @@ class Lab:
         """
         remote = self.start(command, timeout_seconds=timeout_seconds, env=env)
 
-        def exchange(_: Channel) -> Completed:
+        def feed(_: Channel) -> None:
             if input is not None:
                 remote.write(input.encode() if isinstance(input, str) else input)
             remote.close_input()
-            return remote.wait((timeout_seconds + ANSWER_SECONDS) * self.patience)
 
-        done = self._guarded(exchange, "no answer in time")
+        self._guarded(feed, "no answer in time")
+        done = self.finish(remote, timeout_seconds=timeout_seconds)
         if check and done.status != 0:
             shown = command if isinstance(command, str) else shlex.join(command)
             end = (
