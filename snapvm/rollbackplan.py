@@ -42,7 +42,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         images.check(image, record.memory)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.path(record, ""), side)
-    host.hypervisor.check_restore(domain, image)
+    host.hypervisor.check_restore(domain, image, starts=record.state.has_memory)
     report = host.lvm.report()
     set_ = naming.new_set()
     wanted = f"undo-{naming.stamp(datetime.now(UTC))}"

@@ -182,8 +182,11 @@ class Hypervisor(Protocol):
         Without an ``image`` there will be no memory, only the pause.
         """
 
-    def check_restore(self, domain: Domain, image: Path | None) -> None:
-        """Raise ``Refused`` when the domain could not be restored from this; touch nothing."""
+    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
+        """Raise ``Refused`` when the domain could not be restored from this; touch nothing.
+
+        Without an image it is booted from its disks, or, if it ``starts`` not, left off.
+        """
 
     def frozen(self, domain: Domain) -> AbstractContextManager[None]:
         """Let a running domain stand still for the block; it runs again when the block fails.

@@ -41,6 +41,13 @@ class Drive:
     transient: bool
     job: str
     chained: bool
+    startup: str
+    """What libvirt does when a source is missing (``startupPolicy``); empty: it does not start."""
+
+    @property
+    def is_removable(self) -> bool:
+        """Whether the drive stays when what is in it goes."""
+        return self.device in _REMOVABLE
 
 
 def parse(definition: str) -> ET.Element:
@@ -76,6 +83,7 @@ def _drive(disk: ET.Element) -> Drive:
         transient=disk.find("transient") is not None,
         job="" if mirror is None else mirror.get("job", "copy"),
         chained=backing is not None and backing.find("source") is not None,
+        startup=attributes.get("startupPolicy", ""),
     )
 
 

@@ -202,14 +202,16 @@ class LibvirtHypervisor:
             else:
                 yield DisksOnlyCapture(job)
 
-    def check_restore(self, domain: Domain, image: Path | None) -> None:
-        """Raise ``DomainRefused`` when libvirt cannot use the image, or would use another."""
+    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
+        """Raise ``DomainRefused`` when libvirt could not start it so, or would do otherwise."""
         handle = self._handle_if_known(domain)
         if handle is not None:
             why = "and would start it from there, on disks that are others by then"
             libvirtimages.refuse_saved(domain, handle, why)
         if image is not None:
             libvirtimages.check(self._link.connection, domain, image)
+        elif starts:
+            libvirtimages.check_boot(domain, handle)
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

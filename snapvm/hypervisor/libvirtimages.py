@@ -3,23 +3,75 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from snapvm.hypervisor import domainxml, startfiles
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.startfiles import StartFile
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 
+_XML_INACTIVE = 2
+_BOOT_FILES = ("loader", "kernel", "initrd", "dtb")
+
 
 def check(connection: Any, domain: Domain, image: Path) -> None:
-    """Let libvirt read an image's header; raise ``DomainRefused`` when it cannot."""
+    """Let libvirt read an image's header, and look for the files that the image names.
+
+    Raises ``DomainRefused`` when libvirt cannot use the image, or would miss a file.
+    """
     try:
         with spoken():
-            connection.saveImageGetXMLDesc(str(image), 0)
+            definition = str(connection.saveImageGetXMLDesc(str(image), 0))
     except LibvirtFailed as failure:
         raise DomainRefused(
             domain=domain.name, why=f"libvirt cannot use the memory image: {failure}"
         ) from failure
+    # The checksum of the image is another one then.
+    edit = f"virsh save-image-edit {shlex.quote(str(image))}"
+    remedy = f"name another with `{edit}` and roll back with --no-verify"
+    startfiles.require(domain.name, _start_files(definition, boots=False), remedy)
+
+
+def check_boot(domain: Domain, handle: Any | None) -> None:
+    """Raise ``DomainRefused`` when a file is missing that the domain is booted with.
+
+    A domain that is defined boots from its definition; one that is not, from what it is now.
+    """
+    try:
+        with spoken():
+            definition = domain.definition if handle is None else handle.XMLDesc(_XML_INACTIVE)
+    except LibvirtFailed as failure:
+        raise DomainRefused(domain=domain.name, why=str(failure)) from failure
+    remedy = f"take it out of its definition: `virsh edit {shlex.quote(domain.name)}`"
+    startfiles.require(domain.name, _start_files(definition, boots=True), remedy)
+
+
+def _start_files(definition: str, *, boots: bool) -> Iterator[StartFile]:
+    """Tell what libvirt opens besides the disks that are captured (libvirt, docs/formatdomain)."""
+    for drive in domainxml.drives_of(definition):
+        is_ours = not (drive.is_removable or drive.readonly)
+        is_local = drive.type in ("file", "block") and drive.source.startswith("/")
+        if is_local and not is_ours and not _is_dispensable(drive, boots=boots):
+            what = f"{drive.device} {drive.target}"
+            yield StartFile(what=what, path=Path(drive.source))
+    system = domainxml.parse(definition).find("os")
+    for name in _BOOT_FILES:
+        path = "" if system is None else system.findtext(name, "").strip()
+        if path.startswith("/"):
+            yield StartFile(what=name, path=Path(path))
+
+
+def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
+    """Whether libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
+
+    A disk that is dropped would be missing to the memory that knows it.
+    """
+    if drive.startup == "optional":
+        return boots or drive.is_removable
+    return drive.startup == "requisite" and not boots
 
 
 def refuse_saved(domain: Domain, handle: Any, why: str) -> None:

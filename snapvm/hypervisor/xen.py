@@ -170,11 +170,11 @@ class XenHypervisor:
             else:
                 yield XenPauseCapture(job)
 
-    def check_restore(self, domain: Domain, image: Path | None) -> None:
+    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
         """Raise ``Refused`` when the domain could not be booted from its configuration."""
         with _refusing(domain.name):
             self._domains.require_unique(domain)
-        if image is None:
+        if image is None and starts:
             xenconfig.as_cfg(domain.name, xenconfig.parse(domain.name, domain.definition))
 
     @contextmanager

@@ -137,9 +137,9 @@ class FakeHypervisor:
         self.before("capture")
         yield FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
 
-    def check_restore(self, domain: Domain, image: Path | None) -> None:
+    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
         """See ``Hypervisor.check_restore``."""
-        self.before("check_restore")
+        self.before("check_restore" if starts else "check_restore, left off")
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

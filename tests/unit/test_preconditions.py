@@ -11,7 +11,7 @@ from snapvm import consistency
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, Refused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun
+from tests.unit.deeds import begun, take
 
 
 def refused(scene: Scene, record: Record) -> Refused:
@@ -70,3 +70,16 @@ def test_a_domain_of_another_name(tmp_path: Path, is_off: bool) -> None:
     consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_whether_it_is_to_be_started_is_told(tmp_path: Path, is_off: bool) -> None:
+    """One that is left off needs none of the files that only a start would open."""
+    scene, record = begun(tmp_path)
+    if is_off:
+        scene.hypervisor.stop(scene.machine.domain)
+        record = take(scene)
+    asked: list[str] = []
+    scene.hypervisor.before = asked.append
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert ("check_restore" in asked, "check_restore, left off" in asked) == (not is_off, is_off)

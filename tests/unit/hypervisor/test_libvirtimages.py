@@ -1,7 +1,8 @@
-"""A domain whose memory libvirt has saved by itself is neither captured nor taken back."""
+"""What libvirt would start a domain from: memory it has saved by itself, or files that are gone."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Connection:
 
     is_saved: bool = False
     is_known: bool = True
+    definition: str = OFF.definition
+    """Of the image, and what is defined."""
     asked: list[str] = field(default_factory=list)
 
     def lookupByUUIDString(self, uuid: str) -> Connection:  # noqa: N802 - libvirt's own name
@@ -52,7 +55,11 @@ class Connection:
 
     def saveImageGetXMLDesc(self, path: str, _flags: int) -> str:  # noqa: N802 - libvirt's own name
         self.asked.append(path)
-        return ""
+        return self.definition
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802 - libvirt's own name
+        assert flags == 2, "not what the next start is from"
+        return self.definition
 
 
 @pytest.fixture
@@ -102,3 +109,112 @@ def test_one_that_is_not_known_any_more_has_nothing_saved(
     connection.is_known = False
     driver.check_restore(OFF, Path("/x"))
     assert connection.asked == ["/x"]
+
+
+IMAGE = Path("/images/my memory.save")
+
+
+def drive(source: str, *, device: str = "cdrom", policy: str = "", kind: str = "file") -> str:
+    attribute = {"file": "file", "block": "dev"}.get(kind, "name")
+    startup = f" startupPolicy='{policy}'" if policy else ""
+    return (
+        f"<domain><devices><disk type='{kind}' device='{device}'>"
+        f"<source {attribute}='{source}'{startup}/><target dev='sda'/>"
+        f"{'' if device == 'scratch' else '<readonly/>'}</disk></devices></domain>"
+    ).replace("'scratch'", "'disk'")
+
+
+def boot_file(name: str, path: str) -> str:
+    return f"<domain><os><{name} type='x'>{path}</{name}></os><devices/></domain>"
+
+
+@pytest.mark.parametrize("image", [IMAGE, None])
+@pytest.mark.parametrize(
+    ("definition", "what"),
+    [
+        (drive("/gone/a.iso"), "cdrom sda"),
+        (drive("/gone/sr0", kind="block"), "cdrom sda"),
+        (drive("/gone/a.img", device="floppy"), "floppy sda"),
+        (drive("/gone/a.img", device="disk"), "disk sda"),
+        (drive("/gone/a.iso", policy="mandatory"), "cdrom sda"),
+        *((boot_file(name, "/gone/it"), name) for name in ("kernel", "initrd", "dtb", "loader")),
+    ],
+)
+def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
+    connection: Connection,
+    driver: LibvirtHypervisor,
+    definition: str,
+    what: str,
+    image: Path | None,
+) -> None:
+    """libvirt finds out when the domain that was there is gone, and its memory with it."""
+    connection.definition = definition
+    with pytest.raises(DomainRefused, match=rf"its {what} is not there \(/gone/") as refused:
+        driver.check_restore(OFF, image)
+    hint = refused.value.hint()
+    assert hint.startswith("put the file back")
+    edit = "`virsh save-image-edit '/images/my memory.save'`" if image else "`virsh edit 'my web'`"
+    assert edit in hint and ("--no-verify" in hint) is bool(image)
+    connection.definition = re.sub(r"/gone/[\w.]+", "/dev/null", definition)
+    driver.check_restore(OFF, image)
+
+
+@pytest.mark.parametrize(
+    ("device", "policy", "restored", "booted"),
+    [
+        ("cdrom", "optional", True, True),
+        ("disk", "optional", False, True),
+        ("floppy", "requisite", True, False),
+    ],
+)
+def test_some_files_libvirt_can_do_without(
+    connection: Connection,
+    driver: LibvirtHypervisor,
+    device: str,
+    policy: str,
+    restored: bool,
+    booted: bool,
+) -> None:
+    connection.definition = drive("/gone/it", device=device, policy=policy)
+    for image, can in ((IMAGE, restored), (None, booted)):
+        if can:
+            driver.check_restore(OFF, image)
+        else:
+            with pytest.raises(DomainRefused, match="not there"):
+                driver.check_restore(OFF, image)
+
+
+def test_what_is_elsewhere_or_looked_at_elsewhere_is_not_looked_for(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
+    for definition in (
+        drive("pool/a.iso", kind="network"),
+        drive(""),
+        drive("/gone/d0", device="scratch", kind="block"),
+        boot_file("loader", ""),
+    ):
+        connection.definition = definition
+        driver.check_restore(OFF, IMAGE)
+        driver.check_restore(OFF, None)
+
+
+def test_a_domain_that_is_left_off_needs_no_file(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
+    connection.definition = drive("/gone/a.iso")
+    driver.check_restore(OFF, None, starts=False)
+
+
+def test_one_that_is_not_defined_boots_from_what_it_was(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
+    connection.is_known = False
+    with pytest.raises(DomainRefused, match="its cdrom sda is not there"):
+        driver.check_restore(replace(OFF, definition=drive("/gone/a.iso")), None)
+
+
+def test_a_file_that_cannot_be_looked_at_may_be_there(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
+    connection.definition = drive(f"/{'x' * 300}.iso")
+    driver.check_restore(OFF, IMAGE)

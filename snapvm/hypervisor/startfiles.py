@@ -1,0 +1,42 @@
+"""The files that a domain is started from besides its disks: looked at while it still runs.
+
+A hypervisor opens them only when the domain that was there has been ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapvm.refusals import DomainRefused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartFile:
+    """One of them: what it is to the domain, and where."""
+
+    what: str
+    path: Path
+
+
+def require(domain: str, files: Iterable[StartFile], remedy: str) -> None:
+    """Raise ``DomainRefused`` for the first that is not there."""
+    for file in files:
+        if _is_missing(file.path):
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: its {file.what} is not there ({file.path})",
+                remedy=f"put the file back, or {remedy}",
+            )
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether it is sure that nothing is there; what cannot be looked at may still be opened."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
