@@ -182,6 +182,11 @@ def cpu_element(definition: str) -> str:
     return ET.tostring(cpu, encoding="unicode")
 
 
+def image_label(definition: str) -> str:
+    """Return SELinux's label for what a live domain's QEMU may write to, or an empty text."""
+    return parse(definition).findtext("./seclabel[@model='selinux']/imagelabel", "").strip()
+
+
 def foreign_memory_writer(definition: str) -> str:
     """Name a device whose other process writes guest memory past QEMU, or return an empty text.
 

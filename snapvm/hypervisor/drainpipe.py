@@ -1,7 +1,9 @@
 """A pipe out of QEMU that is emptied into a file, so that a running guest never waits long.
 
 QEMU may not open the image itself: under AppArmor and SELinux it may use only files that libvirt
-labelled, but an unnamed pipe has no path to be checked.
+labelled.  To AppArmor an unnamed pipe is none, since it has no path.  To SELinux it is one, with
+the label of who made it, and QEMU may not write to it unless it gets the label of the domain's
+images, as libvirt's own pipes do (libvirt, qemu_migration.c, qemuMigrationSrcToFile).
 
 One thread empties the pipe, another writes the file, and between them is a bounded buffer.  Not
 ``splice``: it keeps the pipe locked as long as the file takes (Linux, iter_file_splice_write), and
@@ -36,6 +38,7 @@ _STALL_FORGIVEN = 0.1
 """The part of the time in which the file may stand still for ever: a disk has its moments."""
 _GOODBYE_SECONDS = 5.0
 _END = b""
+_SELINUX = "security.selinux"
 
 
 class StalledError(OSError):
@@ -123,6 +126,10 @@ class Drainpipe:
             self._filter.close()
         for descriptor in (self._given_up, self._reader, self._file):
             os.close(descriptor)
+
+    def label(self, label: str) -> None:
+        """Give the pipe a label of SELinux's; raises ``OSError``."""
+        os.setxattr(self.writer, _SELINUX, label.encode() + b"\0")  # as libselinux writes it
 
     def close_writer(self) -> None:
         """Give our own writing end up: QEMU has one, and its end of writing is the stream's."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from snapvm.hypervisor import domainxml, userfault
+from snapvm.hypervisor import domainxml, migrationstream, userfault
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
@@ -48,6 +48,7 @@ class BackgroundCapture:
 
         Yields the host's permission, which may be closed before the block ends.
         """
+        migrationstream.require_possible()
         foreign = domainxml.foreign_memory_writer(ground.domain.definition)
         if foreign:
             raise NotPossible(foreign)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from snapvm.hypervisor import migrationstream
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
@@ -126,6 +127,7 @@ class PrecopyCapture:
 @contextmanager
 def ready(ground: Ground, settings: MigrationSettings) -> Iterator[None]:
     """Have QEMU set for a stream for the block; raise ``NotPossible`` when it cannot write one."""
+    migrationstream.require_possible()
     with ExitStack() as stack:
         try:
             blocked = ground.lender.monitor.execute("query-migrate").get("blocked-reasons")

@@ -6,13 +6,14 @@ an image that ``virsh restore`` starts (see ``drainpipe`` and ``snapvm.memory.li
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, qmp
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.drainpipe import Drainpipe
@@ -20,6 +21,8 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.qemusettings import Monitor
 from snapvm.hypervisor.qmp import QMP_ERROR, Qmp
 from snapvm.model import MemoryRecord
+
+log = logging.getLogger(__name__)
 
 STREAM_NAME = "snapvm"
 WINDOW_POLL_SECONDS = 0.002
@@ -38,6 +41,12 @@ class NotPossible(Exception):
     """This host or domain cannot be captured so; the text says why."""
 
 
+def require_possible() -> None:
+    """Raise ``NotPossible`` where no stream can get out of QEMU."""
+    if not qmp.gives_descriptors():
+        raise NotPossible("Python's libvirt module is older than 8.2 and hands QEMU no pipe")
+
+
 class MigrationStream:
     """QEMU's stream of one capture; everything raises ``CaptureFailed``."""
 
@@ -54,7 +63,8 @@ class MigrationStream:
     def prepared(self, image: ImageWriter, *, held: bool = False) -> Iterator[None]:
         """Have the image and the pipe; a stream that goes on at the end of the block is ended.
 
-        One that is ``held`` is only begun until ``release``.
+        One that is ``held`` is only begun until ``release``.  Raises ``NotPossible`` when QEMU
+        cannot be given the pipe; no file is left then.
         """
         self._image = image
         with ExitStack() as stack:
@@ -62,10 +72,24 @@ class MigrationStream:
             self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv, held=held))
             if image.filter_argv:
                 self.how = ", compressed by zstd"
-            self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
+            self._give_pipe()
             self._pipe.close_writer()
             stack.callback(self._end)
             yield
+
+    def _give_pipe(self) -> None:
+        """Let QEMU have the writing end; where the label is not to be had, SELinux may be lax."""
+        label = domainxml.image_label(self._job.domain.definition)
+        try:
+            if label:
+                self._pipe.label(label)
+        except OSError as why:
+            log.info("the pipe to QEMU is not labelled %s: %s", label, why)
+        try:
+            self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
+        except LibvirtFailed as why:
+            self._job.image.unlink(missing_ok=True)
+            raise NotPossible(f"QEMU does not take a pipe for its stream ({why})") from why
 
     @property
     def written_bytes(self) -> int:

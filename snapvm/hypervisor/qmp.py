@@ -21,6 +21,14 @@ QMP_ERROR = -1
 """The code of a ``LibvirtFailed`` in which QEMU, and not libvirt, said no."""
 
 
+def gives_descriptors() -> bool:
+    """Whether Python's libvirt can hand QEMU a file descriptor; that of libvirt 8.2 and later can.
+
+    That there is none at all is said by ``libvirtlink.open_link``.
+    """
+    return libvirt_qemu is None or hasattr(libvirt_qemu, "qemuMonitorCommandWithFiles")
+
+
 class Qmp:
     """QEMU's monitor of one domain."""
 
@@ -34,7 +42,7 @@ class Qmp:
         return _returned(reply)
 
     def give_descriptor(self, name: str, descriptor: int) -> None:
-        """Hand QEMU a file descriptor under a name (``getfd``)."""
+        """Hand QEMU a file descriptor under a name (``getfd``); raise ``LibvirtFailed``."""
         with spoken():
             reply, _ = libvirt_qemu.qemuMonitorCommandWithFiles(
                 self._handle, _line("getfd", {"fdname": name}), [descriptor], 0

@@ -1,0 +1,157 @@
+"""How QEMU is given the pipe for its stream, and what becomes of a capture when it takes none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm.hypervisor import captureways, libvirtlink, qmp
+from snapvm.hypervisor.capturejob import Ground
+from snapvm.hypervisor.libvirtbackground import BackgroundCapture
+from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
+from snapvm.hypervisor.libvirtstop import StopCapture
+from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible
+from snapvm.hypervisor.qemusettings import Lender
+from snapvm.memory import libvirtimage
+from tests.unit.hypervisor.test_qemusettings import FakeQemu
+from tests.unit.hypervisor.test_witness import DOMAIN
+
+LABEL = "system_u:object_r:svirt_image_t:s0:c1,c2"
+LABELLED = DOMAIN.definition.replace(
+    "<devices>",
+    "<seclabel model='dac'><imagelabel>+1:+1</imagelabel></seclabel>"
+    f"<seclabel type='dynamic' model='selinux'><label>system_u:system_r:svirt_t:s0</label>"
+    f"<imagelabel>{LABEL}</imagelabel></seclabel><devices>",
+)
+
+
+class libvirtError(Exception):  # noqa: N801 - libvirt's own name
+    def get_error_message(self) -> str:
+        return str(self)
+
+    def get_error_code(self) -> int:
+        return 3
+
+
+@dataclass
+class FakeLibvirtQemu:
+    """Takes a descriptor, or does not; every other command is obeyed."""
+
+    takes: Callable[[int], object]
+    said: list[str] = field(default_factory=list)
+
+    def qemuMonitorCommand(  # noqa: N802 - libvirt's own name
+        self, _handle: object, line: str, _flags: int
+    ) -> str:
+        self.said.append(json.loads(line)["execute"])
+        return '{"return": {}}'
+
+    def qemuMonitorCommandWithFiles(  # noqa: N802 - libvirt's own name
+        self, _handle: object, line: str, descriptors: list[int], _flags: int
+    ) -> tuple[str, list[int]]:
+        self.said.append(json.loads(line)["execute"])
+        self.takes(descriptors[0])
+        return '{"return": {}}', []
+
+
+class Handle:
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's own name
+        return DOMAIN.definition
+
+
+@dataclass
+class Job:
+    """A job as far as a stream that is never begun asks it."""
+
+    image: Path
+    domain: Any = field(default_factory=lambda: replace(DOMAIN, definition=LABELLED))
+    handle: Any = field(default_factory=Handle)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    return Job(tmp_path / "memory.save")
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
+    """The labels that are set; there need be no SELinux."""
+    monkeypatch.setattr(libvirtlink, "libvirt", type("libvirt", (), {"libvirtError": libvirtError}))
+    labels: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(os, "setxattr", lambda _fd, name, label: labels.append((name, label)))
+    return labels
+
+
+def prepare(job: Any) -> None:
+    with MigrationStream(job).prepared(libvirtimage.Writer()):
+        assert job.image.exists()
+
+
+def test_the_pipe_has_the_label_of_the_domains_images_before_qemu_gets_it(
+    job: Any, given: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libvirt does with its own pipes; SELinux lets QEMU write to no other."""
+    seen: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(lambda _fd: seen.extend(given)))
+    prepare(job)
+    assert seen == [("security.selinux", LABEL.encode() + b"\0")]
+
+
+def test_without_selinux_nothing_is_labelled(
+    job: Any, given: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(os.fstat))
+    job.domain = DOMAIN
+    prepare(job)
+    assert given == []
+
+
+@pytest.mark.usefixtures("given")
+def test_one_that_cannot_be_labelled_may_do_all_the_same(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise PermissionError("relabelto")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    libvirt_qemu = FakeLibvirtQemu(os.fstat)
+    monkeypatch.setattr(qmp, "libvirt_qemu", libvirt_qemu)
+    prepare(job)
+    assert libvirt_qemu.said == ["getfd", "closefd"]
+
+
+@pytest.mark.usefixtures("given")
+def test_a_pipe_that_qemu_does_not_take_leaves_the_ways_that_need_none(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise libvirtError("No file descriptor supplied via SCM_RIGHTS")
+
+    monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(refuse))
+    with pytest.raises(NotPossible, match="SCM_RIGHTS"):
+        prepare(job)
+    assert not job.image.exists()
+
+
+def ground(tmp_path: Path, qemu: FakeQemu) -> Any:
+    lender = Lender(
+        monitor=qemu, domain="demo", file=tmp_path / "uuid.qemu", run=3, is_over=lambda: False
+    )
+    return Ground(domain=DOMAIN, handle=None, lender=lender, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("way", [BackgroundCapture, PrecopyCapture, StopCapture])
+def test_a_libvirt_that_gives_no_descriptors_is_known_before(
+    way: captureways.Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` asks only whether it were possible."""
+    monkeypatch.setattr(qmp, "libvirt_qemu", object())
+    with ExitStack() as stack, pytest.raises(NotPossible, match=r"older than 8\.2"):
+        stack.enter_context(way.possible(ground(tmp_path, FakeQemu())))
