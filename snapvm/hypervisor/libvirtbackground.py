@@ -48,7 +48,7 @@ class BackgroundCapture:
 
         Yields the host's permission, which may be closed before the block ends.
         """
-        migrationstream.require_possible()
+        migrationstream.require_possible(ground.lender.monitor)
         foreign = domainxml.foreign_memory_writer(ground.domain.definition)
         if foreign:
             raise NotPossible(foreign)

@@ -15,7 +15,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from snapvm.failures import WindowBroken
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, migrationstream
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken, wait_for
@@ -67,6 +67,9 @@ class ExternalCapture:
             number = ground.handle.connect().getLibVersion()
         if number < _MANUAL_SINCE:
             raise NotPossible("this libvirt leaves no disk to be captured by others")
+        # It needs no answer of QEMU's own, so one that is not given does not matter.
+        with suppress(LibvirtFailed):
+            migrationstream.require_unblocked(ground.lender.monitor)
         yield
 
     @contextmanager

@@ -127,15 +127,12 @@ class PrecopyCapture:
 @contextmanager
 def ready(ground: Ground, settings: MigrationSettings) -> Iterator[None]:
     """Have QEMU set for a stream for the block; raise ``NotPossible`` when it cannot write one."""
-    migrationstream.require_possible()
+    migrationstream.require_possible(ground.lender.monitor)
     with ExitStack() as stack:
         try:
-            blocked = ground.lender.monitor.execute("query-migrate").get("blocked-reasons")
             stack.enter_context(ground.lender.lent(settings))
         except (OSError, LibvirtFailed) as why:
             raise NotPossible(str(why)) from why
-        if blocked:
-            raise NotPossible(f"QEMU: {blocked[0]}")
         yield
 
 

@@ -41,10 +41,24 @@ class NotPossible(Exception):
     """This host or domain cannot be captured so; the text says why."""
 
 
-def require_possible() -> None:
-    """Raise ``NotPossible`` where no stream can get out of QEMU."""
+def require_possible(monitor: Monitor) -> None:
+    """Raise ``NotPossible`` where no stream of ours can get out of QEMU."""
     if not qmp.gives_descriptors():
         raise NotPossible("Python's libvirt module is older than 8.2 and hands QEMU no pipe")
+    try:
+        require_unblocked(monitor)
+    except LibvirtFailed as why:
+        raise NotPossible(str(why)) from why
+
+
+def require_unblocked(monitor: Monitor) -> None:
+    """Raise ``NotPossible`` for a domain that QEMU writes no stream of, whoever asks.
+
+    It has a device or a processor flag that cannot be migrated.  Raises ``LibvirtFailed`` too.
+    """
+    blocked = monitor.execute("query-migrate").get("blocked-reasons")
+    if blocked:
+        raise NotPossible(f"QEMU: {blocked[0]}")
 
 
 class MigrationStream:

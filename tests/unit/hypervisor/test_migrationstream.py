@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from snapvm.hypervisor import captureways, libvirtlink, qmp
 from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
+from snapvm.hypervisor.libvirtcapture import ExternalCapture
 from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.hypervisor.libvirtstop import StopCapture
 from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible
@@ -62,6 +63,12 @@ class FakeLibvirtQemu:
 
 
 class Handle:
+    def connect(self) -> Self:
+        return self
+
+    def getLibVersion(self) -> int:  # noqa: N802 - libvirt's own name
+        return 11_003_000
+
     def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's own name
         return DOMAIN.definition
 
@@ -144,7 +151,7 @@ def ground(tmp_path: Path, qemu: FakeQemu) -> Any:
     lender = Lender(
         monitor=qemu, domain="demo", file=tmp_path / "uuid.qemu", run=3, is_over=lambda: False
     )
-    return Ground(domain=DOMAIN, handle=None, lender=lender, run_dir=tmp_path)
+    return Ground(domain=DOMAIN, handle=Handle(), lender=lender, run_dir=tmp_path)
 
 
 @pytest.mark.parametrize("way", [BackgroundCapture, PrecopyCapture, StopCapture])
@@ -155,3 +162,25 @@ def test_a_libvirt_that_gives_no_descriptors_is_known_before(
     monkeypatch.setattr(qmp, "libvirt_qemu", object())
     with ExitStack() as stack, pytest.raises(NotPossible, match=r"older than 8\.2"):
         stack.enter_context(way.possible(ground(tmp_path, FakeQemu())))
+
+
+@pytest.mark.parametrize("way", captureways.WAYS.values())
+def test_a_domain_that_qemu_does_not_migrate_is_not_paused_for_it(
+    way: captureways.Way, tmp_path: Path
+) -> None:
+    """A device of its own (virgl), a processor flag (invtsc): QEMU says so whenever it is asked."""
+    qemu = FakeQemu()
+    qemu.blocked = ["virgl is not yet migratable"]
+    before = dict(qemu.capabilities)
+    with ExitStack() as stack, pytest.raises(NotPossible, match="QEMU: virgl is not yet"):
+        stack.enter_context(way.possible(ground(tmp_path, qemu)))
+    assert qemu.capabilities == before
+
+
+def test_a_monitor_that_does_not_answer_leaves_libvirts_own_way(tmp_path: Path) -> None:
+    qemu = FakeQemu()
+    qemu.is_gone = True
+    with ExitStack() as stack, pytest.raises(NotPossible, match="not running"):
+        stack.enter_context(BackgroundCapture.possible(ground(tmp_path, qemu)))
+    with ExternalCapture.possible(ground(tmp_path, qemu)):
+        pass

@@ -29,6 +29,7 @@ class FakeQemu:
             "background-snapshot": False,
         }
         self.parameters = {"downtime-limit": 300, "max-bandwidth": 1 << 27, "tls-creds": ""}
+        self.blocked: list[str] = []
         self.is_gone = False
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
@@ -37,6 +38,8 @@ class FakeQemu:
             raise LibvirtFailed("domain is not running", 55)
         if command == "query-migrate-capabilities":
             return [{"capability": k, "state": v} for k, v in self.capabilities.items()]
+        if command == "query-migrate":
+            return {"blocked-reasons": self.blocked} if self.blocked else {}
         if command == "query-migrate-parameters":
             return dict(self.parameters)
         if command == "migrate-set-capabilities":
