@@ -12,6 +12,7 @@ from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
+from snapvm.hypervisor import startfiles, xenconfig
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
@@ -126,6 +127,21 @@ def check(path: Path, memory: MemoryRecord) -> None:
     else:
         why = f"this snapvm does not know memory images of the format {memory.format!r}"
         raise RecordUnusable(path=str(path), why=why)
+
+
+def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
+    """Raise ``DomainRefused`` when a file that an image names is not there any more.
+
+    What is in one of libvirt's, libvirt is asked by its driver.
+    """
+    if memory.format != XL_SAVE:
+        return
+    # heavy: numpy, which libvirt's images do without
+    from snapvm.memory import xenimage
+
+    with xenimage.open_image(path) as image:
+        config = xenconfig.parse_stored(domain, image.config)
+    startfiles.require(domain, xenconfig.start_files(config, boots=False))
 
 
 def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None:

@@ -40,6 +40,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
+        images.check_files(image, record.memory, domain.name)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.path(record, ""), side)
     host.hypervisor.check_restore(domain, image, starts=record.state.has_memory)

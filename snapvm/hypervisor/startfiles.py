@@ -20,14 +20,15 @@ class StartFile:
     path: Path
 
 
-def require(domain: str, files: Iterable[StartFile], remedy: str) -> None:
+def require(domain: str, files: Iterable[StartFile], remedy: str = "") -> None:
     """Raise ``DomainRefused`` for the first that is not there."""
+    others = f", or {remedy}" if remedy else ""
     for file in files:
         if _is_missing(file.path):
             raise DomainRefused(
                 domain=domain,
                 why=f"it would not start: its {file.what} is not there ({file.path})",
-                remedy=f"put the file back, or {remedy}",
+                remedy=f"put the file back{others}",
             )
 
 

@@ -12,7 +12,7 @@ from snapvm import compression, crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut, StuckPaused
-from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.hypervisor import startfiles, xenconfig, xendisks
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
@@ -175,7 +175,9 @@ class XenHypervisor:
         with _refusing(domain.name):
             self._domains.require_unique(domain)
         if image is None and starts:
-            xenconfig.as_cfg(domain.name, xenconfig.parse(domain.name, domain.definition))
+            config = xenconfig.parse(domain.name, domain.definition)
+            xenconfig.as_cfg(domain.name, config)
+            startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

@@ -9,9 +9,11 @@ of the JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from snapvm.hypervisor.startfiles import StartFile
 from snapvm.refusals import DomainRefused
 
 _DOMID = "domid"
@@ -38,13 +40,20 @@ Config = dict[str, Any]
 
 def parse(domain: str, listed: str) -> Config:
     """Take the configuration out of what ``xl list -l`` prints; raise ``DomainRefused``."""
+    return _read(domain, listed, lambda told: told[0]["config"], "xl does not tell")
+
+
+def parse_stored(domain: str, text: str) -> Config:
+    """Read the configuration in an image; raise ``DomainRefused``."""
+    return _read(domain, text, lambda told: told, "the image does not tell")
+
+
+def _read(domain: str, text: str, within: Callable[[Any], Config], failing: str) -> Config:
     try:
-        config = json.loads(listed, parse_float=_whole, parse_constant=_whole)[0]["config"]
+        config = within(json.loads(text, parse_float=_whole, parse_constant=_whole))
         _require_shape(config)
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise DomainRefused(
-            domain=domain, why=f"xl does not tell its configuration ({error!r})"
-        ) from None
+        raise DomainRefused(domain=domain, why=f"{failing} its configuration ({error!r})") from None
     return dict(config)
 
 
@@ -91,6 +100,26 @@ def passthrough(config: Config) -> str:
     # libxl_create.c: "stream does not preserve node information".
     nodes = "virtual NUMA nodes" if config["b_info"].get("vnuma_nodes") else ""
     return next(found, nodes)
+
+
+def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
+    """Tell what libxl opens besides the disks that are captured; a kernel only when it ``boots``.
+
+    It looks at each drive that this domain serves, without a script of the drive's own
+    (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).
+    """
+    for disk in config.get("disks", []):
+        is_captured = _is_set(disk.get("readwrite")) and not _is_set(disk.get("is_cdrom"))
+        is_elsewhere = any(map(disk.get, ("backend_domid", "backend_domname", "script")))
+        path = str(disk.get("pdev_path", ""))
+        if path.startswith("/") and not (is_captured or is_elsewhere):
+            yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
+    b_info = config["b_info"]
+    for place in (b_info, b_info.get("type.pv", {})) if boots else ():
+        for key in ("kernel", "ramdisk"):
+            path = str(place.get(key, ""))
+            if path.startswith("/"):
+                yield StartFile(what=key, path=Path(path))
 
 
 def as_cfg(domain: str, config: Config) -> str:

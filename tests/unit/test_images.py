@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Silent
-from snapvm.refusals import HostLacks
+from snapvm.refusals import DomainRefused, HostLacks
 from tests.fakes.storage import no_room
 from tests.unit.memory import qemu_builders as build
+from tests.unit.memory.xen_builders import Guest
 
 NEW = {"libvirt": "11.3.0", "qemu": "10.0.13"}
 PLENTY = 1 << 40
@@ -82,3 +84,34 @@ def test_where_there_is_no_room_that_is_said(tmp_path: Path) -> None:
         images.seal(path, memory, running=True)
     with no_room(), pytest.raises(StorageFailed, match=r"new\.save"):
         libvirtimage.Writer().begin(tmp_path / "new.save", "<domain/>", "")
+
+
+def test_a_file_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> None:
+    """`xl restore` finds out when the domain that was there is gone; a kernel it does not open."""
+    path = tmp_path / "memory.xl"
+    memory = MemoryRecord(file=path.name, format=images.XL_SAVE, size_bytes=0)
+
+    def check(image: Path) -> None:
+        config = {
+            "c_info": {"type": "pv"},
+            "b_info": {"kernel": str(tmp_path / "gone")},
+            "disks": [
+                {"vdev": "xvda", "pdev_path": "/gone/d0", "readwrite": 1},
+                {"vdev": "xvdb", "pdev_path": str(image), "is_cdrom": 1},
+            ],
+        }
+        path.write_bytes(Guest(config=json.dumps(config).encode() + b"\0").encode())
+        images.check_files(path, memory, "demo")
+
+    check(path)
+    with pytest.raises(DomainRefused, match=r"its drive xvdb is not there \(.*/a\.iso\)"):
+        check(tmp_path / "a.iso")
+    images.check_files(path, replace(memory, format=images.LIBVIRT_SAVE), "demo")
+
+
+def test_an_image_whose_configuration_is_not_one(tmp_path: Path) -> None:
+    path = tmp_path / "memory.xl"
+    path.write_bytes(Guest(config=b"[]\0").encode())
+    memory = MemoryRecord(file=path.name, format=images.XL_SAVE, size_bytes=0)
+    with pytest.raises(DomainRefused, match="the image does not tell its configuration"):
+        images.check_files(path, memory, "demo")

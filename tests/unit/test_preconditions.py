@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, images
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, Refused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -83,3 +83,15 @@ def test_whether_it_is_to_be_started_is_told(tmp_path: Path, is_off: bool) -> No
     scene.hypervisor.before = asked.append
     consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert ("check_restore" in asked, "check_restore, left off" in asked) == (not is_off, is_off)
+
+
+def test_the_files_that_its_image_names_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, record = begun(tmp_path)
+
+    def miss(_path: Path, _memory: object, domain: str) -> None:
+        raise DomainRefused(domain=domain, why="a file is gone")
+
+    monkeypatch.setattr(images, "check_files", miss)
+    assert "a file is gone" in str(refused(scene, record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import pytest
 
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed, CommandFailed
+from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xencontrol import DomainInfo
 from snapvm.model import CaptureMethod, DomainState, DomainUuid
@@ -282,3 +284,45 @@ def test_an_image_that_xl_does_not_take(scene: Scene) -> None:
     driver.stop(domain)
     with pytest.raises(CaptureFailed, match="no such image"):
         driver.restore(domain, Path("/bad"), paused=False)
+
+
+def drive(path: str, **others: object) -> dict[str, object]:
+    return {"vdev": "xvdz", "format": "raw", "pdev_path": path, **others}
+
+
+@pytest.mark.parametrize(
+    ("what", "place"),
+    [
+        ("drive xvdz", {"disks": [drive("/gone/a.iso", is_cdrom=1, readwrite=1)]}),
+        ("drive xvdz", {"disks": [drive("/gone/a.img")]}),
+        ("kernel", {"b_info": {"kernel": "/gone/vmlinuz"}}),
+        ("ramdisk", {"b_info": {"type.pv": {"ramdisk": "/gone/initrd"}}}),
+    ],
+)
+def test_nothing_is_ended_for_a_boot_that_would_miss_a_file(
+    scene: Scene, what: str, place: dict[str, Any]
+) -> None:
+    _, driver = scene
+    definition = json.dumps([{"config": {**CONFIG, **place}}])
+    domain = replace(driver.find("web"), definition=definition)
+    with pytest.raises(DomainRefused, match=rf"its {what} is not there \(/gone/") as refused:
+        driver.check_restore(domain, None)
+    assert refused.value.hint() == "put the file back"
+    driver.check_restore(domain, None, starts=False)
+    driver.check_restore(domain, Path("/image"))
+    there = re.sub(r"/gone/[\w.]+", "/dev/null", definition)
+    driver.check_restore(replace(domain, definition=there), None)
+
+
+def test_some_drives_are_not_looked_for(scene: Scene) -> None:
+    """The disks are looked at elsewhere, and others are not this domain's to open."""
+    _, driver = scene
+    disks = [
+        drive("/gone/d0", readwrite=1),
+        drive("", is_cdrom=1, format="empty"),
+        drive("pool/image"),
+    ]
+    definition = json.dumps([{"config": {**CONFIG, "disks": disks}}])
+    driver.check_restore(replace(driver.find("web"), definition=definition), None)
+    served = {"disks": [drive("/gone/a", backend_domname="storage"), drive("/gone/b", script="x")]}
+    assert not list(xenconfig.start_files({**CONFIG, **served}, boots=True))
