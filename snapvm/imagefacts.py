@@ -9,7 +9,7 @@ from typing import Any
 
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.hypervisor import domainxml
-from snapvm.images import LIBVIRT_SAVE, XL_SAVE
+from snapvm.images import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
 from snapvm.refusals import BadImage
@@ -56,8 +56,9 @@ def _of_libvirt(path: Path) -> ImageFacts:
         raise
     except SnapvmError as error:
         raise BadImage(path=str(path), offset_bytes=0, why=str(error)) from error
+    is_sparse = header.format == libvirtimage.FORMAT_SPARSE
     return ImageFacts(
-        memory=_memory(path, LIBVIRT_SAVE),
+        memory=_memory(path, LIBVIRT_SPARSE if is_sparse else LIBVIRT_SAVE),
         hypervisor=HypervisorKind.LIBVIRT,
         domain=root.findtext("name", ""),
         domain_uuid=root.findtext("uuid", ""),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapvm import durable, imagefacts, naming, recordfile
+from snapvm import durable, imagefacts, naming, recordfile, sidefiles
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
@@ -21,11 +21,13 @@ from snapvm.model import (
     DiskRecord,
     DomainState,
     DomainUuid,
+    HypervisorKind,
     LvRef,
     LvUuid,
     Record,
     RecordKind,
     Role,
+    SideFile,
     Timing,
 )
 from snapvm.recordfolder import RECORD_FILE, Damaged
@@ -161,7 +163,7 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
         _disk(report, volume, target, whose.id)
         for volume, target in sorted(zip(lost.volumes, lost.targets, strict=True), key=_by_target)
     )
-    return _put_together(lost, name, image, disks, host)
+    return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
 def _by_target(pair: tuple[LogicalVolume, str]) -> str:
@@ -183,6 +185,18 @@ def _image(host: Host, whose: Belonging) -> ImageFacts | None:
         raise
     except SnapvmError as error:
         raise _CannotBe(f"its memory image is damaged: {error}") from error
+
+
+def _side_files(host: Host, whose: Belonging) -> tuple[SideFile, ...]:
+    """Return those that are there; the ones of a rollback's undo record may still wait aside."""
+    folder = host.catalog.folder(whose.domain_uuid, whose.id)
+    if not folder.exists():
+        folder = host.catalog.aside(whose.domain_uuid, whose.id)
+    try:
+        return sidefiles.stored_in(folder)
+    except OSError as error:
+        why = f"its UEFI variables or vTPM state cannot be read ({error})"
+        raise _CannotBe(why) from error
 
 
 def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskRecord:
@@ -215,19 +229,15 @@ def _put_together(
     name: str,
     image: ImageFacts | None,
     disks: tuple[DiskRecord, ...],
+    side_files: tuple[SideFile, ...],
     host: Host,
 ) -> Rebuilt:
     whose = lost.whose
     is_undo = any(argv.role_tag(Role.UNDO) in volume.tags for volume in lost.volumes)
-    unknown = ["its note", "how long the domain stood still"]
     if image is not None:
-        unknown.append("the checksum of its image")
         kind = RecordKind.FULL
     else:
         kind = RecordKind.UNDO if is_undo else RecordKind.DISKS
-        unknown.append("whether the domain ran: a rollback leaves it shut off")
-        if not is_undo:
-            unknown.append("whether there ever was a memory image")
     record = Record(
         id=whose.id,
         set=lost.set,
@@ -248,5 +258,29 @@ def _put_together(
         omitted=() if image is None else image.omitted,
         timing=Timing(pause_ms=0, total_ms=0),
         written_bytes=0 if image is None else image.memory.size_bytes,
+        side_files=side_files,
     )
-    return Rebuilt(record=record, unknown=tuple(unknown))
+    is_bare = not host.catalog.folder(record.domain_uuid, record.id).exists()
+    return Rebuilt(record=record, unknown=_unknown(record, is_bare=is_bare))
+
+
+def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:
+    """Say what nothing that is left tells of a record; a bare one has lost its folder too."""
+    unknown = ["its note", "how long the domain stood still"]
+    if record.memory is not None:
+        unknown.append("the checksum of its image")
+        if record.hypervisor is HypervisorKind.LIBVIRT:
+            # Nothing is thawed on a guess: the agent may be one that does not answer.
+            unknown.append(
+                "whether the guest's file systems were frozen (should it hang after a rollback: "
+                f"virsh domfsthaw {record.domain})"
+            )
+    else:
+        unknown.append("whether the domain ran: a rollback leaves it shut off")
+        if record.kind is not RecordKind.UNDO:
+            unknown.append("whether there ever was a memory image")
+    if record.side_files:
+        unknown.append("whether its UEFI variables or vTPM state changed since")
+    elif is_bare:
+        unknown.append("whether there ever were UEFI variables or a vTPM's state")
+    return tuple(unknown)

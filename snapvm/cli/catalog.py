@@ -20,9 +20,10 @@ MANUAL = Manual(
     prerequisites="LVM shows the volumes of the snapshots; memory images are where they were.",
     success=(
         "Every snapshot whose snapshot.json is lost or damaged, and whose volumes are all there, "
-        "has a record again, made from the tags of its volumes and from its memory image. What "
-        "neither of them says is told and stays unknown: the note, how long the domain stood "
-        "still, the checksum of the image. A damaged snapshot.json is kept beside the new one. "
+        "has a record again, made from the tags of its volumes, from its memory image and from the "
+        "UEFI variables and vTPM state beside it. What none of them says is told and stays "
+        "unknown: the note, how long the domain stood still, the checksum of the image, whether "
+        "the guest's file systems were frozen. A damaged snapshot.json is kept beside the new one. "
         "A record that can be read, or was written by a newer snapvm, is never touched. "
         "`--dry-run` only tells what would be done."
     ),
@@ -74,7 +75,7 @@ def _told(rebuilt: Rebuilt) -> str:
     disks = counted(len(record.disks), "disk")
     memory = "no memory" if record.memory is None else f"memory {size(record.memory.size_bytes)}"
     when = local_time(record.created)
-    unknown = ", ".join(rebuilt.unknown)
+    unknown = ", ".join(map(plain, rebuilt.unknown))
     return f"{plain(record.ref)} of {when}: {disks}, {memory}; not known: {unknown}"
 
 

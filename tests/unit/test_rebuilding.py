@@ -13,12 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapvm import consistency, rebuilding
+from snapvm import consistency, images, rebuilding
 from snapvm.consistency import TakeRequest
 from snapvm.lvm import belonging
 from snapvm.lvm.belonging import Belonging
 from snapvm.memory import libvirtimage
-from snapvm.model import DomainState, DomainUuid, Record, RecordKind, Silent, SnapshotId
+from snapvm.model import (
+    DomainState,
+    DomainUuid,
+    Record,
+    RecordKind,
+    SideKind,
+    SidePlace,
+    Silent,
+    SnapshotId,
+)
 from snapvm.refusals import SnapshotExists
 from tests.fakes.scene import DOMAIN, UUID, Scene
 
@@ -79,6 +88,65 @@ def test_a_record_is_made_anew_beside_its_image(scene: Scene, text: str | None) 
     kept = file_of(scene, record).with_name("snapshot.json.damaged")
     assert kept.exists() is (text is not None) and (text is None or kept.read_text() == text)
     assert rebuild(scene) == [], "and once is enough"
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_what_lies_beside_the_image_belongs_to_it(
+    scene: Scene, tmp_path: Path, with_memory: bool
+) -> None:
+    tpm = tmp_path / "tpm2"
+    tpm.mkdir()
+    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd", is_folder=False)
+    scene.machine.places = (nvram, SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True))
+    scene.count(5)
+    record = take(scene, with_memory=with_memory)
+    damage(scene, record, "")
+    (rebuilt,), _ = rebuilding.look(scene.host)
+    assert "whether its UEFI variables or vTPM state changed since" in rebuilt.unknown
+    rebuilding.put(scene.host, rebuilt)
+    assert scene.host.catalog.get(UUID, record.id).side_files == record.side_files != ()
+    if not with_memory:
+        scene.count(4)
+        back = scene.host.catalog.get(UUID, record.id)
+        consistency.rollback(scene.host, back, paused=False, progress=Silent())
+        assert (nvram.path.read_text(), scene.disk_data()) == ("5", ["5", "5"])
+
+
+def test_a_side_file_that_cannot_be_read_is_told(scene: Scene) -> None:
+    record = take(scene)
+    damage(scene, record, None)
+    (scene.host.catalog.path(record, "nvram.demo_VARS.fd")).mkdir()
+    (why,) = rebuild(scene)
+    assert "UEFI variables or vTPM state cannot be read" in why
+
+
+def test_that_its_file_systems_may_be_frozen_is_told(scene: Scene) -> None:
+    full, disks = take(scene, "full"), take(scene, "disks", with_memory=False)
+    for record in (full, disks):
+        damage(scene, record, "")
+    rebuilt, _ = rebuilding.look(scene.host)
+    told = {str(each.record.id): "; ".join(each.unknown) for each in rebuilt}
+    assert f"frozen (should it hang after a rollback: virsh domfsthaw {DOMAIN})" in told["full"]
+    assert "frozen" not in told["disks"], "a domain that boots is never frozen"
+
+
+@pytest.mark.parametrize(
+    ("number", "format_"),
+    [
+        (libvirtimage.FORMAT_RAW, images.LIBVIRT_SAVE),
+        (libvirtimage.FORMAT_ZSTD, images.LIBVIRT_SAVE),
+        (libvirtimage.FORMAT_SPARSE, images.LIBVIRT_SPARSE),
+    ],
+)
+def test_the_format_is_the_one_in_the_image(scene: Scene, number: int, format_: str) -> None:
+    record = take(scene)
+    path = scene.host.catalog.path(record, "memory.save")
+    content = path.read_bytes()
+    path.write_bytes(libvirtimage.head_as(path, number).replace(b"Part", b"Save") + content[-14:])
+    damage(scene, record, "")
+    assert rebuild(scene) == []
+    memory = scene.host.catalog.get(UUID, record.id).memory
+    assert memory is not None and memory.format == format_
 
 
 def test_a_rebuilt_one_is_gone_back_to(scene: Scene) -> None:
