@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from snapvm import imageroom, planning
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
+from snapvm.lvm import preflight
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, HypervisorKind, OmittedDisk
 from snapvm.refusals import DomainRefused
@@ -94,15 +95,19 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
     for name, pool in pools.items():
         fills = (
             ("data", pool.data_percent, settings.pool_data_limit_percent),
-            ("metadata", pool.metadata_percent, settings.pool_metadata_limit_percent),
+            ("metadata", pool.metadata_percent, _metadata_limit_percent(pool, settings)),
         )
         for what, percent, limit in fills:
             if percent is not None and limit * _NEARLY < percent <= limit:
                 said.append(
-                    f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:g} % no "
-                    "snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
+                    f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
+                    "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
                 )
     return (*said, *_of_old_xl(found))
+
+
+def _metadata_limit_percent(pool: LogicalVolume, settings: Settings) -> float:
+    return min(settings.pool_metadata_limit_percent, preflight.metadata_ceiling_percent(pool))
 
 
 def _of_old_xl(found: Diagnosis) -> tuple[str, ...]:

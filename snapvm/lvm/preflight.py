@@ -13,6 +13,10 @@ _MEANWHILE = 1.05
 """The domain goes on writing between this question and the moment it is ended."""
 _FULL_SOON_PERCENT = 80.0
 """What dmeventd warns at too (lvm2, daemons/dmeventd/plugins/snapshot)."""
+_METADATA_ROOM_BYTES = 4 << 20
+_METADATA_ROOM_PERCENT = 25.0
+"""LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
+lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
@@ -179,6 +183,14 @@ def pool_trouble(pool: LogicalVolume) -> str:
     return trouble
 
 
+def metadata_ceiling_percent(pool: LogicalVolume) -> float:
+    """Say from which fill of a thin pool's metadata on LVM itself makes no snapshot in it."""
+    if not pool.metadata_bytes:
+        return 100.0
+    room_percent = 100 * _METADATA_ROOM_BYTES / pool.metadata_bytes
+    return 100.0 - min(_METADATA_ROOM_PERCENT, room_percent)
+
+
 def check_pool(
     pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_percent: float
 ) -> None:
@@ -189,6 +201,7 @@ def check_pool(
         raise VolumeRefused(
             volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
         )
+    _check_metadata(pool)
     fills = (
         ("data", pool.data_percent, data_limit_percent),
         ("metadata", pool.metadata_percent, metadata_limit_percent),
@@ -202,3 +215,16 @@ def check_pool(
                 why=f"its {what} is {percent:.1f} % full, more than the limit of {limit:g} %",
                 remedy=f"`lvextend` it, delete snapshots, or raise pool_{what}_limit_percent",
             )
+
+
+def _check_metadata(pool: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` where LVM would: but it does so when the domain stands still."""
+    percent, ceiling = pool.metadata_percent, metadata_ceiling_percent(pool)
+    if percent is not None and percent >= ceiling:
+        raise VolumeRefused(
+            volume=str(pool.ref),
+            why=f"its metadata of {_mib(pool.metadata_bytes)} is {percent:.1f} % full, and LVM "
+            f"makes no snapshot from {ceiling:.4g} % on",
+            remedy=f"make it larger: lvextend --poolmetadatasize +{pool.metadata_bytes >> 20}M "
+            f"{pool.ref}",
+        )

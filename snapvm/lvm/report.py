@@ -39,6 +39,7 @@ FIELDS = (
     "pool_lv",
     "data_percent",
     "metadata_percent",
+    "lv_metadata_size",
     "chunk_size",
 )
 
@@ -90,6 +91,8 @@ class LogicalVolume:
     data_percent: float | None
     """How full a pool is, how much of a thin volume is in use, how full a snapshot's store is."""
     metadata_percent: float | None
+    metadata_bytes: int
+    """How large the metadata of a thin pool is; else 0."""
     chunk_bytes: int
     """What a thick snapshot copies at a time, and a pool gives out at a time; else 0."""
     vg_free_bytes: int
@@ -232,6 +235,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         pool=row["pool_lv"].strip("[]"),
         data_percent=_percent(row["data_percent"]),
         metadata_percent=_percent(row["metadata_percent"]),
+        metadata_bytes=int(row["lv_metadata_size"] or 0),
         chunk_bytes=int(row["chunk_size"] or 0),
         vg_free_bytes=int(row["vg_free"]),
         vg_bytes=int(row["vg_size"]),

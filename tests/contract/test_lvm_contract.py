@@ -48,6 +48,7 @@ def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
     pool = seen(world, "pool")
     assert pool.data_percent is not None and pool.metadata_percent is not None
     assert not pool.is_thin_volume
+    assert pool.metadata_bytes >= 2 << 20 and disk.metadata_bytes == 0
 
 
 def test_a_snapshot_is_read_only_inactive_skipped_and_tagged(world: LvmWorld) -> None:

@@ -151,7 +151,8 @@ class FakeLvm:
             "origin_size": str(volume.origin_bytes) if volume.origin else "",
             "pool_lv": volume.pool,
             "data_percent": data_percent,
-            "metadata_percent": "10.00" if volume.is_pool else "",
+            "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
+            "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",
             "chunk_size": str(volume.chunk_bytes),
         }
 
@@ -171,6 +172,7 @@ class FakeLvm:
             )
             return ""
         origin = self.named(vg, origin_name)
+        self._require_pool_below_threshold(vg, origin.pool)
         self._add(
             FakeVolume(
                 vg=vg,
@@ -273,6 +275,14 @@ class FakeLvm:
         if f"{vg}/{name}" in self.names():
             text = f'Logical Volume "{name}" already exists in volume group "{vg}"'
             raise self._failure((), text)
+
+    def _require_pool_below_threshold(self, vg: str, name: str) -> None:
+        """See thin_pool_below_threshold in lvm2's lib/metadata/thin_manip.c."""
+        pool = self.named(vg, name)
+        room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
+        if pool.metadata_percent >= 100 - room_percent:
+            text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "
+            raise self._failure((), f"{text}threshold.")
 
     def _failure(self, argv: tuple[str, ...], text: str) -> CommandFailed:
         return CommandFailed(argv=argv, status=5, stderr=text)

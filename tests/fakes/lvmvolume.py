@@ -27,6 +27,10 @@ class FakeVolume:
     skipped: bool = False
     minor: int = 0
     data_percent: float = 10.0
+    metadata_percent: float = 10.0
+    """Of a pool."""
+    metadata_bytes: int = 64 << 20
+    """Of a pool."""
     data: str = ""
     """What is on it; a snapshot and a clone begin with the same."""
 

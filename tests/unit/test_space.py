@@ -79,6 +79,35 @@ def test_a_pool_that_runs_full_gives_the_domain_its_blocks_back(tmp_path: Path, 
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("metadata_bytes", "percent", "ceiling"),
+    [(4 << 20, 76.0, "75 %"), (16 << 20, 75.0, "75 %"), (18 << 20, 78.0, "77.78 %")],
+)
+def test_a_domain_does_not_stand_still_for_what_lvm_refuses(
+    tmp_path: Path, metadata_bytes: int, percent: float, ceiling: str
+) -> None:
+    scene = make_scene(tmp_path)
+    pool = scene.lvm.named("vg1", "pool")
+    pool.metadata_bytes, pool.metadata_percent = metadata_bytes, percent
+    deeds: list[str] = []
+    scene.hypervisor.before = deeds.append
+    with pytest.raises(VolumeRefused, match=f"metadata .* from {ceiling} on") as refused:
+        take(scene, "x")
+    megabytes = metadata_bytes >> 20
+    assert f"lvextend --poolmetadatasize +{megabytes}M vg1/pool" in refused.value.hint()
+    assert "window" not in deeds
+
+
+def test_a_pool_that_lvm_still_adds_to_is_not_refused(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    pool = scene.lvm.named("vg1", "pool")
+    pool.metadata_bytes, pool.metadata_percent = 16 << 20, 74.0
+    take(scene, "x")
+    found = diagnosis.look(scene.host, DOMAIN)
+    (said,) = diagnosis.advice(found, scene.host.settings)
+    assert "metadata of pool vg1/pool is 74 % full, and above 75 %" in said
+
+
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
     """LVM would remove them with it."""
     scene = make_scene(tmp_path)
