@@ -150,7 +150,7 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
             thick_snapshots=len(report.snapshots_of(volume)),
         )
     )
-    planning.check_pools(report, [volume], host.settings)
+    planning.check_pools(host.lvm, report, [volume], host.settings)
 
 
 def _check_stores(host: Host, found: Diagnosis) -> None:

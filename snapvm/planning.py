@@ -13,6 +13,7 @@ from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
 from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
 from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     Domain,
     GuestDisk,
@@ -160,13 +161,16 @@ def _volume_under(
     return volume
 
 
-def check_pools(report: Report, volumes: Iterable[LogicalVolume], settings: Settings) -> None:
+def check_pools(
+    lvm: Lvm, report: Report, volumes: Iterable[LogicalVolume], settings: Settings
+) -> None:
     """Raise ``VolumeRefused`` when a volume or its pool must not be built upon."""
     check_volumes(
         report,
         volumes,
         data_limit_percent=settings.pool_data_limit_percent,
         metadata_limit_percent=settings.pool_metadata_limit_percent,
+        extend_threshold_percent=lvm.extend_threshold_percent,
     )
 
 

@@ -76,7 +76,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     drives = host.hypervisor.drives(domain)
     report = host.lvm.report()
     volumes = planning.resolve(domain, drives.disks, report, host.lvm.uuid_of_device)
-    planning.check_pools(report, volumes.values(), host.settings)
+    planning.check_pools(host.lvm, report, volumes.values(), host.settings)
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:
         imageroom.check(host.settings, domain.memory_bytes)

@@ -121,6 +121,11 @@ def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     )
 
 
+def extend_threshold() -> Argv:
+    """Ask from which fill on thin pools are extended, and refuse new volumes; takes no lock."""
+    return ("lvm", "lvmconfig", "--type", "full", "activation/thin_pool_autoextend_threshold")
+
+
 def target_status(volume: LvRef) -> Argv:
     """Ask the kernel how a volume's device is; touches no metadata and takes no lock of LVM's."""
     return ("dmsetup", "status", mapped_name(volume))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
 from snapvm.lvm.report import LogicalVolume, Report
@@ -17,6 +17,8 @@ _METADATA_ROOM_BYTES = 4 << 20
 _METADATA_ROOM_PERCENT = 25.0
 """LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
 lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
+_THRESHOLD_LEAST_PERCENT = 50.0
+"""lvm.conf's thin_pool_autoextend_threshold is not meant to be less."""
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
@@ -43,8 +45,12 @@ def check_volumes(
     *,
     data_limit_percent: float,
     metadata_limit_percent: float,
+    extend_threshold_percent: Callable[[], float],
 ) -> None:
-    """Raise ``VolumeRefused`` for the first volume that must not be snapshotted now."""
+    """Raise ``VolumeRefused`` for the first volume that must not be snapshotted now.
+
+    LVM's own threshold is asked for where a pool may be above it, which costs a command.
+    """
     for volume in volumes:
         _check_group(volume)
         _check_volume(volume)
@@ -60,6 +66,8 @@ def check_volumes(
             data_limit_percent=data_limit_percent,
             metadata_limit_percent=metadata_limit_percent,
         )
+        if not pool.profile and _fullest_percent(pool) > _THRESHOLD_LEAST_PERCENT:
+            _check_threshold(pool, extend_threshold_percent())
 
 
 def check_room(report: Report, needed_bytes: Mapping[str, int], limit_percent: float) -> None:
@@ -214,6 +222,24 @@ def check_pool(
                 volume=name,
                 why=f"its {what} is {percent:.1f} % full, more than the limit of {limit:g} %",
                 remedy=f"`lvextend` it, delete snapshots, or raise pool_{what}_limit_percent",
+            )
+
+
+def _fullest_percent(pool: LogicalVolume) -> float:
+    return max(pool.data_percent or 0.0, pool.metadata_percent or 0.0)
+
+
+def _check_threshold(pool: LogicalVolume, threshold_percent: float) -> None:
+    """Raise ``VolumeRefused`` where LVM would for what dmeventd was to extend, and has not."""
+    fills = (("data", pool.data_percent), ("metadata", pool.metadata_percent))
+    for what, percent in fills:
+        if percent is not None and percent > threshold_percent:
+            raise VolumeRefused(
+                volume=str(pool.ref),
+                why=f"its {what} is {percent:.1f} % full, and LVM makes no snapshot above "
+                f"{threshold_percent:g} % (lvm.conf, thin_pool_autoextend_threshold)",
+                remedy=f"extend it as lvm.conf says: lvextend --use-policies {pool.ref}; or "
+                "delete snapshots",
             )
 
 

@@ -40,6 +40,8 @@ FIELDS = (
     "data_percent",
     "metadata_percent",
     "lv_metadata_size",
+    "lv_profile",
+    "vg_profile",
     "chunk_size",
 )
 
@@ -101,6 +103,8 @@ class LogicalVolume:
     vg_attr: str
     vg_missing_pvs: int
     vg_lock_type: str
+    profile: str
+    """What may have settings of its own for this volume, or for all of its group."""
 
     @property
     def ref(self) -> LvRef:
@@ -243,6 +247,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         vg_attr=row["vg_attr"],
         vg_missing_pvs=int(row["vg_missing_pv_count"]),
         vg_lock_type=row["vg_lock_type"],
+        profile=row["lv_profile"] or row["vg_profile"],
     )
 
 

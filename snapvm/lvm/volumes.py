@@ -6,6 +6,7 @@ suspended (lvmteam/lvm2#75).
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from snapvm import retry
-from snapvm.failures import StillAtWork
+from snapvm.failures import CommandFailed, StillAtWork
 from snapvm.lvm import argv, copyback, device, report
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import PROGRAM, WarmLvm
@@ -21,6 +22,7 @@ from snapvm.model import LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
 
 EFFECT_LIMIT_SECONDS = 300.0
+_EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
 
@@ -64,6 +66,18 @@ class Lvm:
     def report(self) -> Report:
         """Ask once for everything there is to know about all volumes."""
         return retry.report(lambda: report.parse(self._runner.run(report.ARGV).stdout))
+
+    def extend_threshold_percent(self) -> float:
+        """Ask above which fill lvm.conf wants thin pools extended; 100 when LVM does not say.
+
+        A pool with a profile may have another.
+        """
+        try:
+            said = self._runner.run(argv.extend_threshold()).stdout
+        except CommandFailed:
+            return 100.0
+        found = _EXTEND_THRESHOLD.search(said)
+        return min(float(found["percent"]), 100.0) if found else 100.0
 
     def vg_open(self, name: str) -> VolumeGroup:
         """Return a group as it is now."""

@@ -51,6 +51,10 @@ def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
     assert pool.metadata_bytes >= 2 << 20 and disk.metadata_bytes == 0
 
 
+def test_pools_are_not_extended_where_nobody_wants_it(world: LvmWorld) -> None:
+    assert world.lvm.extend_threshold_percent() == 100
+
+
 def test_a_snapshot_is_read_only_inactive_skipped_and_tagged(world: LvmWorld) -> None:
     made = snapshot(world)
     assert not made.is_writable and not made.is_active

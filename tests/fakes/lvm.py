@@ -43,6 +43,7 @@ class FakeLvm:
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
+            "lvmconfig": self._lvmconfig,
             "lvcreate": self._lvcreate,
             "lvrename": self._lvrename,
             "lvchange": self._lvchange,
@@ -83,7 +84,7 @@ class FakeLvm:
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
-        if argv[1] == "lvs":
+        if argv[1] in ("lvs", "lvmconfig"):
             return self.obey(argv)
         with crashpoint.around(" ".join(argv[:2])):
             return self.obey(argv)
@@ -123,6 +124,11 @@ class FakeLvm:
             rows = [{name: row[name] for name in shown} for row in rows]
         return json.dumps({"report": [{"lv": rows}], "log": []})
 
+    def _lvmconfig(self, words: list[str]) -> str:
+        assert words[:2] == ["--type", "full"], words
+        name = words[2].rpartition("/")[2]
+        return f"{name}={self.conf.get(words[2], '100')}\n"
+
     def _row(self, volume: FakeVolume) -> dict[str, str]:
         layout = "thin,pool" if volume.is_pool else "thin,sparse" if volume.pool else "linear"
         is_thick_snapshot = bool(volume.origin and not volume.pool)
@@ -152,6 +158,7 @@ class FakeLvm:
             "pool_lv": volume.pool,
             "data_percent": data_percent,
             "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
+            "lv_profile": volume.profile,
             "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",
             "chunk_size": str(volume.chunk_bytes),
         }
@@ -280,7 +287,9 @@ class FakeLvm:
         """See thin_pool_below_threshold in lvm2's lib/metadata/thin_manip.c."""
         pool = self.named(vg, name)
         room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
-        if pool.metadata_percent >= 100 - room_percent:
+        threshold = float(self.conf.get("activation/thin_pool_autoextend_threshold", "100"))
+        fullest = max(pool.data_percent, pool.metadata_percent)
+        if pool.metadata_percent >= 100 - room_percent or fullest > threshold:
             text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "
             raise self._failure((), f"{text}threshold.")
 

@@ -29,6 +29,7 @@ class FakeVolume:
     data_percent: float = 10.0
     metadata_percent: float = 10.0
     """Of a pool."""
+    profile: str = ""
     metadata_bytes: int = 64 << 20
     """Of a pool."""
     data: str = ""

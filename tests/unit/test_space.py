@@ -98,6 +98,38 @@ def test_a_domain_does_not_stand_still_for_what_lvm_refuses(
     assert "window" not in deeds
 
 
+@pytest.mark.parametrize("what", ["data", "metadata"])
+def test_a_domain_does_not_stand_still_for_a_pool_that_was_not_extended(
+    tmp_path: Path, what: str
+) -> None:
+    scene = make_scene(tmp_path)
+    scene.lvm.conf["activation/thin_pool_autoextend_threshold"] = "70"
+    setattr(scene.lvm.named("vg1", "pool"), f"{what}_percent", 70.0)
+    record = take(scene, "at")
+    setattr(scene.lvm.named("vg1", "pool"), f"{what}_percent", 71.0)
+    deeds: list[str] = []
+    scene.hypervisor.before = deeds.append
+    with pytest.raises(VolumeRefused, match=f"its {what} is 71.0 % full, .* above 70 %") as refused:
+        take(scene, "x")
+    assert "lvextend --use-policies vg1/pool" in refused.value.hint()
+    with pytest.raises(VolumeRefused):
+        consistency.plan_rollback(scene.host, record)
+    assert "window" not in deeds
+
+
+def test_lvm_is_asked_for_its_threshold_only_where_a_pool_may_be_above_it(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    scene.lvm.conf["activation/thin_pool_autoextend_threshold"] = "70"
+    asked: list[str] = []
+    scene.lvm.before = lambda argv: asked.append(argv[1])
+    take(scene, "x")
+    pool = scene.lvm.named("vg1", "pool")
+    pool.data_percent, pool.profile = 80.0, "theirs"
+    with pytest.raises(SnapshotFailed):  # the fake has no profiles: it refuses where lvm may not
+        take(scene, "y")
+    assert "lvmconfig" not in asked
+
+
 def test_a_pool_that_lvm_still_adds_to_is_not_refused(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     pool = scene.lvm.named("vg1", "pool")

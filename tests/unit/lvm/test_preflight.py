@@ -24,7 +24,11 @@ def disk(tmp_path: Path) -> LogicalVolume:
 def refusal(volume: LogicalVolume) -> VolumeRefused:
     with pytest.raises(VolumeRefused) as refused:
         preflight.check_volumes(
-            Report([volume]), [volume], data_limit_percent=80, metadata_limit_percent=80
+            Report([volume]),
+            [volume],
+            data_limit_percent=80,
+            metadata_limit_percent=80,
+            extend_threshold_percent=lambda: 100.0,
         )
     return refused.value
 
