@@ -50,6 +50,12 @@ NAMES = (
         "the newest one that was taken. `latest` and `current` cannot be given as names."
     ),
     (
+        "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "
+        "of several domains fit, because one was renamed and another has got its name, nothing is "
+        "done: the domain's uuid in the place of DOM tells which is meant, as in "
+        "`snapvm show 5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e7f@before-upgrade`."
+    ),
+    (
         "`snapvm` asks before it discards anything. Without a terminal to ask at it refuses, "
         "unless `--yes` is given."
     ),

@@ -170,6 +170,33 @@ class AmbiguousSnapshot(SnapvmError):
         return "type more of the id"
 
 
+@dataclass(eq=False)
+class AmbiguousDomain(SnapvmError):
+    """A reference to snapshots of several domains: names change, and may be given again."""
+
+    exit_status = ExitStatus.NOT_FOUND
+    domain: str
+    id: str
+    """Empty for whatever is there to undo."""
+    uuids: tuple[str, ...]
+    known_as: tuple[str, ...]
+    """What each of them is called now."""
+
+    def message(self) -> str:
+        what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
+        known = zip(self.uuids, self.known_as, strict=True)
+        whose = [f"{quoted(name)} ({uuid})" for uuid, name in known]
+        return f"{what} could be of any of the domains {', '.join(whose[:5])}"
+
+    def hint(self) -> str:
+        at = f"@{self.id}" if self.id else ""
+        told = " or ".join(f"{uuid}{at}" for uuid in self.uuids[:5])
+        return f"name the domain by its uuid: {told}"
+
+    def details(self) -> Mapping[str, Any]:
+        return {"references": [f"{uuid}@{self.id}" for uuid in self.uuids if self.id]}
+
+
 # --- 5: locked, 130: interrupted ----------------------------------------------------------------
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm import durable, journalfile, recordfile
+from snapvm import durable, journalfile, naming, recordfile
 from snapvm.failures import JournalUnusable, StorageFailed
 from snapvm.model import Record
 from snapvm.refusals import RecordUnusable
@@ -108,4 +109,15 @@ def name_in(folder: Path) -> str:
     try:
         return durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
     except (OSError, ValueError):
-        return folder.name
+        return _name_in_records(folder) or folder.name
+
+
+def _name_in_records(folder: Path) -> str:
+    """Return what some record says, the newest where ids are stamps; empty without any."""
+    for name in sorted(listed(folder), reverse=True):
+        path = f"{folder}/{name}/{RECORD_FILE}"
+        with suppress(OSError, ValueError, RecordUnusable):
+            if naming.is_id(name):
+                record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), path)
+                return record.domain
+    return ""

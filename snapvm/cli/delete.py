@@ -41,7 +41,7 @@ def delete(
         session.override(lock_wait_seconds=wait)
         catalog = lookup.catalog_of(session)
         found = [lookup.find(catalog, reference) for reference in references]
-        records = list({record.ref: record for record in found}.values())
+        records = list({(record.domain_uuid, record.id): record for record in found}.values())
         if not yes:
             confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
         host = wiring.open_host(session.settings(), session)

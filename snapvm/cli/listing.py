@@ -41,12 +41,12 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
 def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> Iterator[Record]:
     """Yield the records asked for; put those that cannot be read into ``damaged``."""
     for uuid, name in catalog.domains():
-        if domain is None or name == domain:
-            for entry in catalog.entries(uuid):
-                if isinstance(entry, Damaged):
-                    damaged.append(entry)
-                else:
-                    yield entry
+        is_its = domain in (None, name, uuid)
+        for entry in catalog.entries(uuid):
+            if isinstance(entry, Damaged):
+                damaged += [entry] if is_its else []
+            elif is_its or entry.domain == domain:
+                yield entry
 
 
 def _print_table(

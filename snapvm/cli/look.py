@@ -17,7 +17,8 @@ LIST_MANUAL = Manual(
         "keep is used; `unknown` where LVM does not tell. KIND is `full` (memory and disks), "
         "`disks`, or `undo` (the disks that were current before a rollback). A record that "
         "cannot be read is shown last as `damaged`, with the reason on standard error; with "
-        "`--json` only there."
+        "`--json` only there. With DOM they are those of the domain that has this name, and those "
+        "that were taken of one which had it."
     ),
     failure="Nothing is changed.",
     example="snapvm list demo --json | jq -r '.[].ref'",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from snapvm import naming, recordfile
 from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
-from snapvm.errors import NothingToUndo, UnknownSnapshot
-from snapvm.model import DomainUuid, Record, RecordKind, SnapshotId
+from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
+from snapvm.model import Record, RecordKind, SnapshotId
+from snapvm.refusals import RecordUnusable
 
 
 def catalog_of(session: Session) -> Catalog:
@@ -27,52 +28,100 @@ def as_values(record: Record) -> dict[str, Any]:
 def find(catalog: Catalog, reference: str) -> Record:
     """Return the record that ``dom@id`` means: its id, a unique prefix, or ``latest``.
 
-    Raises ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot`` and ``RecordUnusable``.
+    ``dom`` is the name of the domain now or when the record was made, or its uuid.  Raises
+    ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain`` and
+    ``RecordUnusable``.
     """
     domain, wanted = naming.split_reference(reference)
-    uuids = catalog.uuids_of(domain)
     if wanted.casefold() == naming.LATEST:
         # An undo record does not count: ``rollback dom@latest`` typed twice means the same twice.
-        taken = (record for record in _records(catalog, uuids) if not _is_undo(record))
-        newest = _newest(taken)
+        taken = [fit for fit in _all(catalog, domain) if not _is_undo(fit.record)]
+        newest = _newest(domain, wanted, taken)
         if newest is None:
             raise UnknownSnapshot(domain=domain, id=wanted)
         return newest
     # A whole id needs no look at the others, of which there may be ten thousand.
-    exact = [record for uuid in uuids for record in _of_id(catalog, uuid, SnapshotId(wanted))]
-    if exact:
-        return max(exact, key=_age)
-    ids = {id_: uuid for uuid in uuids for id_ in catalog.ids(uuid)}
-    chosen = naming.choose(domain, wanted, tuple(ids))
-    return catalog.get(ids[chosen], chosen)
+    chosen = SnapshotId(wanted)
+    exact = list(_of_id(catalog, domain, chosen))
+    if not exact:
+        chosen = naming.choose(domain, wanted, _ids(catalog, domain, wanted))
+        exact = list(_of_id(catalog, domain, chosen))
+    newest = _newest(domain, chosen, exact)
+    if newest is None:
+        raise UnknownSnapshot(domain=domain, id=chosen)
+    return newest
 
 
 def newest_undo(catalog: Catalog, domain: str) -> Record:
     """Return what was current before the domain's last rollback; raise ``NothingToUndo``."""
-    records = _records(catalog, catalog.uuids_of(domain))
-    newest = _newest(record for record in records if _is_undo(record))
+    undone = [fit for fit in _all(catalog, domain) if _is_undo(fit.record)]
+    newest = _newest(domain, "", undone)
     if newest is None:
         raise NothingToUndo(domain=domain)
     return newest
 
 
-def _of_id(catalog: Catalog, uuid: DomainUuid, id_: SnapshotId) -> Iterator[Record]:
-    with suppress(UnknownSnapshot):
-        yield catalog.get(uuid, id_)
+class _Fit(NamedTuple):
+    """A record that may be meant, and what its domain was called when last seen."""
+
+    record: Record
+    known_as: str
 
 
-def _records(catalog: Catalog, uuids: Iterable[DomainUuid]) -> Iterator[Record]:
-    for uuid in uuids:
-        yield from (entry for entry in catalog.entries(uuid) if isinstance(entry, Record))
+def _of_id(catalog: Catalog, domain: str, id_: SnapshotId) -> Iterator[_Fit]:
+    for uuid, name in catalog.domains():
+        is_its = domain in (name, uuid)
+        try:
+            record = catalog.get(uuid, id_)
+        except UnknownSnapshot:
+            continue
+        except RecordUnusable:
+            if is_its:
+                raise
+            continue
+        if is_its or record.domain == domain:
+            yield _Fit(record, name)
+
+
+def _all(catalog: Catalog, domain: str) -> list[_Fit]:
+    """Return the records of who has the name; when nobody has it, of those who had it."""
+    known = catalog.domains()
+    own = [(uuid, name) for uuid, name in known if domain in (name, uuid)]
+    return [
+        _Fit(record, name)
+        for uuid, name in own or known
+        for record in catalog.records(uuid)
+        if own or record.domain == domain
+    ]
+
+
+def _ids(catalog: Catalog, domain: str, prefix: str) -> tuple[SnapshotId, ...]:
+    """Return the ids among which a prefix chooses, each once; of other folders few are read."""
+    ids: list[SnapshotId] = []
+    for uuid, name in catalog.domains():
+        if domain in (name, uuid):
+            ids += catalog.ids(uuid)
+            continue
+        for id_ in map(SnapshotId, sorted(catalog.listed(uuid))):
+            with suppress(UnknownSnapshot, RecordUnusable):
+                if id_.startswith(prefix) and catalog.get(uuid, id_).domain == domain:
+                    ids.append(id_)
+    return tuple(dict.fromkeys(ids))
 
 
 def _is_undo(record: Record) -> bool:
     return record.kind is RecordKind.UNDO
 
 
-def _age(record: Record) -> tuple[str, str]:
-    return record.created, record.id
+def _newest(domain: str, wanted: str, fits: Sequence[_Fit]) -> Record | None:
+    """Return the newest of one domain; raise ``AmbiguousDomain`` when they are of several.
 
-
-def _newest(records: Iterable[Record]) -> Record | None:
-    return max(records, key=_age, default=None)
+    One of xl's has another uuid with every `xl create`, and its name is what it is known by.
+    """
+    if len({fit.known_as for fit in fits}) > 1:
+        known = {str(fit.record.domain_uuid): fit.known_as for fit in fits}
+        raise AmbiguousDomain(
+            domain=domain, id=wanted, uuids=tuple(known), known_as=tuple(known.values())
+        )
+    records = (fit.record for fit in fits)
+    return max(records, key=lambda record: (record.created, record.id), default=None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+
+import pytest
 
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainUuid
 from tests.fakes.records import make_record, put_record
-from tests.fakes.scene import DOMAIN, Scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
 
 
@@ -37,3 +40,94 @@ def test_a_prefix_will_do_when_it_is_unique(call: Call, scene: Scene) -> None:
     done = call("show", "demo@night")
     assert done.status == ExitStatus.NOT_FOUND
     assert "could be any of nightly-1, nightly-2" in done.err
+
+
+OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+
+
+def put(scene: Scene, uuid: DomainUuid, known_as: str, *records: tuple[str, str]) -> None:
+    """Put records of a domain that has had several names, the oldest first."""
+    state_dir = scene.host.settings.state_dir
+    for number, (domain, id_) in enumerate(records):
+        created = f"2026-11-2{number}T00:00:00.000+00:00"
+        put_record(state_dir, make_record(id_, domain=domain, domain_uuid=uuid, created=created))
+    (state_dir / "domains" / uuid / ".name").write_text(known_as)
+
+
+def shown(call: Call, reference: str) -> tuple[str, str]:
+    record = json.loads(call("show", reference, "--json").out)
+    return record["domain"]["uuid"], record["ref"]
+
+
+def refs(call: Call, *domain: str) -> Sequence[str]:
+    return [record["ref"] for record in json.loads(call("list", *domain, "--json").out)]
+
+
+@pytest.mark.parametrize("reference", ["demo@base", "demo@ba", "demo@latest", "old@base", "old@b"])
+def test_a_renamed_domain_is_known_by_both_names(call: Call, scene: Scene, reference: str) -> None:
+    put(scene, UUID, "old", ("demo", "base"), ("old", "later"))
+    assert shown(call, reference) == (UUID, "demo@base")
+    assert shown(call, "old@latest") == (UUID, "old@later")
+    assert refs(call, "old") == ["demo@base", "old@later"] and refs(call, "demo") == ["demo@base"]
+
+
+@pytest.mark.parametrize("verb", [("show",), ("delete", "--yes"), ("rollback", "--yes")])
+@pytest.mark.parametrize("id_", ["base", "ba"])
+def test_what_fits_two_domains_is_none_of_both(
+    call: Call, scene: Scene, verb: Sequence[str], id_: str
+) -> None:
+    put(scene, UUID, "old", ("demo", "base"), ("old", "later"))
+    put(scene, OTHER, "demo", ("demo", "base"), ("demo", "new"))
+    done = call(verb[0], f"demo@{id_}", *verb[1:])
+    assert done.status == ExitStatus.NOT_FOUND
+    assert f"old ({UUID})" in done.err and f"demo ({OTHER})" in done.err
+    assert f"{UUID}@base" in done.err and f"{OTHER}@base" in done.err
+    assert sorted(refs(call)) == ["demo@base", "demo@base", "demo@new", "old@later"]
+
+
+def test_a_uuid_tells_which_of_two_domains_is_meant(call: Call, scene: Scene) -> None:
+    put(scene, UUID, "old", ("demo", "base"), ("old", "later"))
+    put(scene, OTHER, "demo", ("demo", "base"), ("demo", "new"))
+    for uuid in (UUID, OTHER):
+        assert shown(call, f"{uuid}@base") == (uuid, "demo@base")
+    assert shown(call, f"{UUID}@l") == shown(call, f"{UUID}@latest") == (UUID, "old@later")
+    assert shown(call, "old@base") == (UUID, "demo@base")
+    assert shown(call, "demo@latest") == (OTHER, "demo@new"), "of who has the name now"
+    assert refs(call, OTHER) == ["demo@base", "demo@new"]
+    assert refs(call, "demo") == ["demo@base", "demo@base", "demo@new"]
+
+
+def test_two_domains_with_one_reference_are_deleted_both(call: Call, scene: Scene) -> None:
+    uuids = []
+    for name in ("first", "second"):
+        call("take", DOMAIN, "--name", "base")
+        uuids.append(scene.machine.domain.uuid)
+        (scene.host.settings.state_dir / "domains" / uuids[-1] / ".name").write_text(name)
+        scene.machine.domain = replace(scene.machine.domain, uuid=OTHER)
+        for volume in scene.lvm.volumes:
+            volume.name = volume.name.replace(".base", f".{name}")
+    assert len(refs(call)) == 2
+    assert call("delete", *(f"{uuid}@base" for uuid in uuids), "--yes").status == 0
+    assert refs(call) == []
+
+
+def test_one_that_nobody_can_read_is_told_of_where_it_was(call: Call, scene: Scene) -> None:
+    put(scene, UUID, "old", ("demo", "base"))
+    put(scene, OTHER, "demo", ("demo", "base"))
+    folder = scene.host.settings.state_dir / "domains"
+    (folder / UUID / "base" / "snapshot.json").write_text("{")
+    assert shown(call, "demo@base") == (OTHER, "demo@base")
+    assert call("show", "old@base").status == ExitStatus.REFUSED
+    assert "old@base is damaged" in call("list").err and "damaged" not in call("list", "demo").err
+
+
+def test_a_lost_name_is_that_of_a_record(call: Call, scene: Scene) -> None:
+    put(scene, UUID, "", ("demo", "a"), ("demo", "b"))
+    folder = scene.host.settings.state_dir / "domains" / UUID
+    (folder / ".name").unlink()
+    (folder / "b" / "snapshot.json").write_text("{")
+    assert shown(call, "demo@latest") == (UUID, "demo@a")
+    assert scene.host.catalog.names() == ("demo",)
+    assert "demo@b is damaged" in call("list", "demo").err
+    (folder / "a" / "snapshot.json").unlink()
+    assert scene.host.catalog.names() == (UUID,), "nothing says it any more"
