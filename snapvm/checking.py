@@ -7,6 +7,7 @@ left unfinished.  And what will be a problem soon: pools that run full.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,11 +16,10 @@ from snapvm.errors import Interrupted, Locked, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DiskRecord, DomainUuid, Progress, Record, Role
+from snapvm.model import DiskRecord, DomainUuid, Progress, Record
+from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
 from snapvm.refusals import VolumeRefused
-
-_UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
                 found += _of_files(host, entry, progress, deep=deep)
                 found += _of_volumes(entry, report)
     if name is None:
-        found += [_orphan(volume) for volume in orphans.of(host, report)]
+        found += [_of_stray(stray) for stray in orphans.strays(host, report)]
         found += _of_pools(host, report)
     return tuple(found)
 
@@ -129,17 +129,36 @@ def _of_volume(disk: DiskRecord, volume: LogicalVolume | None) -> str:
     return ""
 
 
-def _orphan(volume: LogicalVolume) -> Finding:
-    remedy = "snapvm check --fix removes it"
+def _of_stray(stray: Stray) -> Finding:
+    """Tell of a volume that nothing names, and what may be done with it."""
+    volume = stray.volume
     whose = belonging.read(volume.tags)
-    if whose is not None and not volume.tags & _UNFINISHED:
-        remedy = f"snapvm catalog rebuild brings {whose.id} of its domain back; {remedy}"
-    return Finding(
-        subject=str(volume.ref),
-        problem="it was made by snapvm, and no snapshot has it",
-        remedy=remedy,
-        orphan=volume,
-    )
+    back = ""
+    if whose is not None and not volume.tags & UNFINISHED:
+        back = f"snapvm catalog rebuild brings {whose.id} of its domain back; "
+    orphan = None
+    match stray.kind:
+        case Kind.ORPHAN:
+            problem = "it was made by snapvm, and no snapshot has it"
+            remedy = f"{back}snapvm check --fix removes it"
+            orphan = volume
+        case Kind.ELSEWHERE:
+            problem = "it was made by snapvm, and this catalog does not know its domain"
+            remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "
+            remedy += f"{back}when nothing needs it: lvremove {volume.ref}"
+        case Kind.DISK:
+            problem = "it is a disk: a rollback that nothing tells of any more gave it the name"
+            remedy = f"when its domain is well on it, take snapvm's tags off: {_untagging(volume)}"
+        case Kind.PRESENT:
+            problem = f"it keeps what {volume.vg}/{volume.origin} was before a rollback that "
+            problem += "nothing tells of any more"
+            remedy = f"when that disk is as it should be: lvremove {volume.ref}"
+    return Finding(subject=str(volume.ref), problem=problem, remedy=remedy, orphan=orphan)
+
+
+def _untagging(volume: LogicalVolume) -> str:
+    ours = sorted(tag for tag in volume.tags if tag.startswith("snapvm"))
+    return shlex.join(argv.retag([volume.ref], add=(), remove=ours)[1:])
 
 
 def _of_pools(host: Host, report: Report) -> Iterator[Finding]:

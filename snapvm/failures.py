@@ -203,7 +203,7 @@ class JournalUnusable(SnapvmError):
     def hint(self) -> str:
         return (
             "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
-            "move it out of the state folder, then: snapvm check --fix"
+            "move it out of the state folder, and do what `snapvm check` then says of each volume"
         )
 
 

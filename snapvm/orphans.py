@@ -1,16 +1,51 @@
-"""Volumes of ours that nothing names: neither a record nor a journal."""
+"""Volumes of ours that nothing names: neither a record nor a journal.
+
+Most are left over and may go.  Some only look like it, and nothing here removes those.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from enum import Enum
 
+from snapvm.errors import Locked
 from snapvm.host import Host
-from snapvm.lvm import argv
+from snapvm.lvm import argv, belonging
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import Record
+from snapvm.model import DomainUuid, LvUuid, Record, Role
+
+UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
+_ROLL = argv.role_tag(Role.ROLL)
+_SET_TAG = argv.set_tag("")
+
+log = logging.getLogger(__name__)
 
 
-def of(host: Host, report: Report) -> tuple[LogicalVolume, ...]:
+class Kind(Enum):
+    """What a volume is that nothing names."""
+
+    ORPHAN = "orphan"
+    """Left over; it may go."""
+    DISK = "disk"
+    """A clone to which a rollback has given the name of a disk: it is that disk."""
+    PRESENT = "present"
+    """A thick snapshot that keeps what a disk was before a rollback."""
+    ELSEWHERE = "elsewhere"
+    """Of a domain the catalog has no folder for: another state folder may name it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A volume that nothing names, and what it is."""
+
+    volume: LogicalVolume
+    kind: Kind
+
+
+def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     """Return every volume with our tag whose set nobody knows.
 
     None while there is a record or a journal that cannot be read: it might name any of them.
@@ -19,16 +54,81 @@ def of(host: Host, report: Report) -> tuple[LogicalVolume, ...]:
     if known is None:
         return ()
     tags = {argv.set_tag(set_) for set_ in known}
-    return tuple(v for v in report.tagged(argv.TAG_OURS) if not v.tags & tags)
+    nameless = (v for v in report.tagged(argv.TAG_OURS) if not v.tags & tags)
+    domains = {uuid for uuid, _ in host.catalog.domains()}
+    return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
+
+
+def of(host: Host, report: Report) -> tuple[LogicalVolume, ...]:
+    """Return those of them that may be removed."""
+    return tuple(s.volume for s in strays(host, report) if s.kind is Kind.ORPHAN)
+
+
+def is_clone(volume: LogicalVolume) -> bool:
+    """Tell whether a rollback made it to be a disk: it belongs to no record, ever."""
+    return _ROLL in volume.tags and volume.is_thin_volume
 
 
 def remove(host: Host, volumes: Sequence[LogicalVolume]) -> tuple[LogicalVolume, ...]:
-    """Remove those of the volumes that still nothing names and nobody uses; return them."""
-    wanted = {volume.uuid for volume in volumes}
+    """Remove those of the volumes that still nothing names and nobody uses; return them.
+
+    Each under the lock of its domain, and none of one that somebody works on: only the lock tells
+    of a take that writes its journal in another state folder.
+    """
+    names = dict(host.catalog.domains())
+    gone: list[LogicalVolume] = []
+    for uuid, wanted in _by_domain(volumes):
+        try:
+            with _locked(host, uuid, names):
+                gone += _remove(host, wanted)
+        except Locked as busy:
+            log.info("left alone: %s", busy)
+    return tuple(gone)
+
+
+def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
+    whose = belonging.read(volume.tags)
+    # A state folder that is not mounted knows no domain, and nothing is ours to remove then.
+    if not domains or (whose is not None and whose.domain_uuid not in domains):
+        return Kind.ELSEWHERE
+    if is_clone(volume) and not _is_named_by_set(volume):
+        return Kind.DISK
+    if _ROLL in volume.tags and volume.is_thick_snapshot:
+        return Kind.PRESENT
+    return Kind.ORPHAN
+
+
+def _is_named_by_set(volume: LogicalVolume) -> bool:
+    """Tell whether it has the name it was made with; see ``naming.clone_lv``."""
+    sets = (tag.removeprefix(_SET_TAG) for tag in volume.tags if tag.startswith(_SET_TAG))
+    return any(set_ and set_ in volume.name for set_ in sets)
+
+
+def _by_domain(
+    volumes: Sequence[LogicalVolume],
+) -> Iterator[tuple[DomainUuid | None, set[LvUuid]]]:
+    """Yield the uuids of volumes, those of one domain together; older ones do not say whose."""
+    found: dict[DomainUuid | None, set[LvUuid]] = {}
+    for volume in volumes:
+        whose = belonging.read(volume.tags)
+        uuid = None if whose is None else whose.domain_uuid
+        found.setdefault(uuid, set()).add(volume.uuid)
+    yield from found.items()
+
+
+def _locked(
+    host: Host, uuid: DomainUuid | None, names: dict[DomainUuid, str]
+) -> AbstractContextManager[None]:
+    if uuid is None or uuid not in names:
+        return nullcontext()
+    return host.catalog.locked(uuid, names[uuid])
+
+
+def _remove(host: Host, wanted: set[LvUuid]) -> list[LogicalVolume]:
     report = host.lvm.report()
     still = [v for v in of(host, report) if v.uuid in wanted and not v.is_open]
     host.lvm.remove([volume.ref for volume in still], report)
-    return tuple(still)
+    return still
 
 
 def _known_sets(host: Host) -> set[str] | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapvm import durable, imagefacts, naming, recordfile, sidefiles
+from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
@@ -128,7 +128,7 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
     for uuid, _ in host.catalog.domains():
         known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
     sets: dict[str, list[LogicalVolume]] = {}
-    for volume in report.tagged(argv.TAG_OURS):
+    for volume in (v for v in report.tagged(argv.TAG_OURS) if not orphans.is_clone(v)):
         for set_ in (tag.removeprefix(_SET_TAG) for tag in volume.tags if tag.startswith(_SET_TAG)):
             sets.setdefault(set_, []).append(volume)
     for set_, volumes in sets.items():

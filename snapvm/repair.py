@@ -65,14 +65,8 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
 
     Only what carries our tags, has not become part of a record, and is named by no journal.
     """
-    unfinished = {argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)}
-    report = host.lvm.report()
-    gone = [
-        volume
-        for volume in orphans.of(host, report)
-        if volume.tags & unfinished and not volume.is_open
-    ]
-    host.lvm.remove([volume.ref for volume in gone], report)
+    left = orphans.of(host, host.lvm.report())
+    gone = orphans.remove(host, [volume for volume in left if volume.tags & orphans.UNFINISHED])
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 

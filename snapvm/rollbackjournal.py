@@ -50,6 +50,11 @@ def check(written: dict[str, Any]) -> None:
                 raise ValueError(f"{disk[key]!r} is not the uuid of a volume")
 
 
+def undo_record(written: dict[str, Any]) -> Record:
+    """Return the record that is to name what was current; raise ``RecordUnusable``."""
+    return recordfile.from_dict(written["undo_record"], "the journal of a rollback")
+
+
 def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> dict[str, Any]:
     """Return what repair needs to finish a rollback or to take it back."""
     return {

@@ -14,7 +14,6 @@ from typing import Any
 from snapvm import (
     bootid,
     guestsystem,
-    recordfile,
     rollbackjournal,
     rollbackplan,
     standing,
@@ -55,7 +54,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         phase = Phase.SWAPPED
     if phase is Phase.PREPARE:
         return _take_back(host, journal, uuid, name)
-    undo = recordfile.from_dict(journal["undo_record"], "the journal of a rollback")
+    undo = rollbackjournal.undo_record(journal)
     settle = partial(swapping.settle, host, set_, undo, disks)
     stuck = None
     if phase is not Phase.STARTED:
@@ -217,7 +216,8 @@ def _restore_disks(
         log.warning("%s was started afresh meanwhile, not from memory", domain.name)
     try:
         if journal.get(_SPOILED):
-            takingback.renew_clones(host.lvm, journal["set"], journal["disks"])
+            undo = rollbackjournal.undo_record(journal)
+            takingback.renew_clones(host.lvm, journal["set"], journal["disks"], undo)
         swapping.copy_back(host.lvm, journal["disks"], Silent())
         if is_stopped:
             undo_id = SnapshotId(journal["undo_record"]["id"])

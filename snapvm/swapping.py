@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan) -> None:
     """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
     for disk in _thin(plan):
-        tags = argv.tags(plan.set, disk.current, Role.ROLL)
+        tags = belonging.tags(plan.set, disk.current, Role.ROLL, _whose(plan, disk))
         warm[disk.current.vg][0].clone(
             disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
         )
@@ -157,15 +157,15 @@ def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]])
     """
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
-        undo = replace(_keep_former(host.lvm, undo), side_files=sidefiles.stored_in(aside))
+        report = host.lvm.report()
+        undo = replace(_keep_former(host.lvm, report, undo), side_files=sidefiles.stored_in(aside))
     host.catalog.put(undo, aside)
-    _hand_over(host.lvm, set_, disks)
+    _hand_over(host.lvm, report, set_, disks)
     return undo
 
 
-def _keep_former(lvm: Lvm, undo: Record) -> Record:
+def _keep_former(lvm: Lvm, report: Report, undo: Record) -> Record:
     """Make what holds the present a snapshot like any other; return the record that names it."""
-    report = lvm.report()
     disks = tuple(
         _keep_thick(lvm, report, disk)
         if disk.kind is VolumeKind.THICK
@@ -181,14 +181,7 @@ def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> Disk
     if former is not None and argv.set_tag(undo.set) not in former.tags:
         if former.is_active:
             lvm.deactivate([former.ref])
-        whose = Belonging(
-            domain_uuid=undo.domain_uuid,
-            domain=undo.domain,
-            id=undo.id,
-            target=disk.target,
-            disks=len(undo.disks),
-            created=datetime.fromisoformat(undo.created),
-        )
+        whose = belonging.of(undo, disk)
         lvm.shelve(former.ref, belonging.tags(undo.set, disk.volume, Role.UNDO, whose))
     return disk
 
@@ -204,13 +197,17 @@ def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
     return replace(disk, snapshot=kept.ref)
 
 
-def _hand_over(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
+def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on."""
     for disk in disks:
         if rollbackjournal.is_thick(disk):
             continue
         former = LvRef(vg=disk["vg"], lv=disk["disk"], uuid=disk["current"])
-        lvm.retag([former], add=disk["tags"], remove=argv.tags(set_, former, Role.ROLL))
+        clone = report.lv_from_name(disk["vg"], disk["disk"])
+        is_ours = clone is not None and argv.set_tag(set_) in clone.tags
+        whose = belonging.written(clone.tags) if clone is not None and is_ours else ()
+        remove = (*argv.tags(set_, former, Role.ROLL), *whose)
+        lvm.retag([former], add=disk["tags"], remove=remove)
 
 
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from snapvm.lvm import argv
+from snapvm.lvm import argv, belonging
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, Role
+from snapvm.model import LvRef, Record, Role
 from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import is_thick
 
@@ -52,8 +52,9 @@ def have_moved(
     return False
 
 
-def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
+def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], undo: Record) -> None:
     """Have new clones for those that a domain, which is off, spoiled; may be done again."""
+    whose = {str(kept.volume.uuid): belonging.of(undo, kept) for kept in undo.disks}
     thin = [disk for disk in disks if not is_thick(disk)]
     put_names_back(lvm, set_, thin)
     report = lvm.report()
@@ -66,7 +67,8 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
         if spoiled is not None and _is_rolling(spoiled, set_):
             lvm.remove([spoiled.ref], report)
         former = LvRef(vg=vg, lv=name, uuid=disk["current"])
-        lvm.clone(snapshot.ref, clone, argv.tags(set_, former, Role.ROLL))
+        tags = belonging.tags(set_, former, Role.ROLL, whose[disk["current"]])
+        lvm.clone(snapshot.ref, clone, tags)
         lvm.rename(vg, name, disk["undo"])
         lvm.rename(vg, clone, name)
 

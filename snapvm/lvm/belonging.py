@@ -14,7 +14,7 @@ from datetime import datetime
 
 from snapvm import naming
 from snapvm.lvm import argv
-from snapvm.model import DomainUuid, LvRef, Role, SnapshotId
+from snapvm.model import DiskRecord, DomainUuid, LvRef, Record, Role, SnapshotId
 
 _PREFIX = "snapvm.of="
 _LEGAL = re.compile(r"[A-Za-z0-9_+.=!:#&/-]*\Z")
@@ -40,6 +40,18 @@ class Belonging:
     """About when, in UTC."""
 
 
+def of(record: Record, disk: DiskRecord) -> Belonging:
+    """Return what the volume of a record's disk is to say."""
+    return Belonging(
+        domain_uuid=record.domain_uuid,
+        domain=record.domain,
+        id=record.id,
+        target=disk.target,
+        disks=len(record.disks),
+        created=datetime.fromisoformat(record.created),
+    )
+
+
 def tag(belonging: Belonging) -> tuple[str, ...]:
     """Return the tag that says it; none for a disk whose name LVM would refuse."""
     if not _LEGAL.match(belonging.target) or "/" in belonging.target:
@@ -59,6 +71,11 @@ def tag(belonging: Belonging) -> tuple[str, ...]:
 def tags(set_: str, origin: LvRef, role: Role, whose: Belonging) -> tuple[str, ...]:
     """Return all tags of a volume: what it is, and whose, should its record ever be lost."""
     return (*argv.tags(set_, origin, role), *tag(whose))
+
+
+def written(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the tags of a volume that say whose it is, nonsense or not."""
+    return tuple(sorted(tag for tag in tags if tag.startswith(_PREFIX)))
 
 
 def read(tags: Iterable[str]) -> Belonging | None:

@@ -1,0 +1,169 @@
+"""What nothing names: some of it is left over and goes, some only looks like it and stays."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import checking, consistency, orphans, repair, taking
+from snapvm.catalog import Catalog
+from snapvm.checking import Finding
+from snapvm.consistency import TakeRequest
+from snapvm.failures import JournalUnusable
+from snapvm.host import Host
+from snapvm.lvm import belonging
+from snapvm.model import Progress, Record, Silent
+from snapvm.planning import TakePlan
+from snapvm.taking import Caught
+from tests.fakes import mortal
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import begun, roll_back, take
+
+
+def kill_rollback(scene: Scene, record: Record, point: str) -> Path:
+    """Kill a rollback at a point; return its journal."""
+    assert mortal.kill_at(scene, lambda dying: roll_back(dying, record), point)
+    return scene.host.catalog.folder(UUID, record.id).with_name(".rollback.json")
+
+
+def look(host: Host) -> dict[str, Finding]:
+    found = checking.look(host, None, Silent(), deep=False)
+    return {finding.subject: finding for finding in found}
+
+
+def remove_all(host: Host) -> None:
+    """Do what `repair` and `check --fix` do."""
+    consistency.repair_all(host, None, Silent())
+    orphans.remove(host, [found.orphan for found in look(host).values() if found.orphan])
+
+
+def elsewhere(scene: Scene, name: str = "elsewhere") -> Host:
+    """Return the host with another state folder, and the same locks."""
+    state = scene.host.settings.state_dir.with_name(name)
+    return replace(scene.host, catalog=Catalog(state, scene.host.settings.run_dir))
+
+
+def untag(scene: Scene) -> None:
+    """Make all volumes such as an older snapvm made them: they do not say whose they are."""
+    for volume in scene.lvm.volumes:
+        volume.tags = {tag for tag in volume.tags if not tag.startswith("snapvm.of=")}
+
+
+@pytest.mark.parametrize("age", [lambda _scene: None, untag], ids=["new", "old"])
+def test_a_clone_that_has_the_name_of_a_disk_is_the_disk(
+    tmp_path: Path, age: Callable[[Scene], None]
+) -> None:
+    """Its rollback's journal is damaged and is moved away, as the hint says; nothing is lost."""
+    scene, record = begun(tmp_path)
+    journal = kill_rollback(scene, record, "after restore 1")
+    age(scene)
+    journal.write_text("{")
+    with pytest.raises(JournalUnusable) as told:
+        consistency.repair_all(scene.host, None, Silent())
+    assert "--fix" not in told.value.hint() and "snapvm check" in told.value.hint()
+    journal.unlink()
+    scene.count(2)
+    scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))
+    remove_all(scene.host)
+    assert scene.disk_data() == ["7", "7"]
+    findings = look(scene.host)
+    assert set(findings) == {"vg0/demo-d0", "vg1/demo-d1"}
+    for finding in findings.values():
+        assert "it is a disk" in finding.problem
+        command = finding.remedy.partition("tags off: ")[2]
+        scene.lvm.run(("lvm", *shlex.split(command)))
+    assert look(scene.host) == {}
+    assert not {tag for i in (0, 1) for tag in scene.lvm.named(f"vg{i}", f"demo-d{i}").tags}
+
+
+def test_what_a_thick_disk_was_before_a_lost_rollback_stays(tmp_path: Path) -> None:
+    """The disk may be half written back, and then it is nowhere else."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    kill_rollback(scene, record, "after copy back 1").unlink()
+    assert scene.disk_data() == ["5", "8"]
+    before = scene.lvm.names()
+    remove_all(scene.host)
+    assert scene.lvm.names() == before
+    findings = look(scene.host)
+    assert len(findings) == 2
+    assert all("was before a rollback" in found.problem for found in findings.values())
+
+
+@pytest.mark.parametrize("age", [lambda _scene: None, untag], ids=["new", "old"])
+def test_a_state_folder_that_is_not_mounted_costs_nothing(
+    scene: Scene, age: Callable[[Scene], None]
+) -> None:
+    """Its rollback is past its point of no return; when the folder is there again it goes on."""
+    scene.count(5)
+    record = take(scene)
+    scene.count(3)
+    journal = kill_rollback(scene, record, "after stop 1")
+    age(scene)
+    before = scene.lvm.names()
+    other = elsewhere(scene)
+    remove_all(other)
+    assert scene.lvm.names() == before
+    findings = look(other)
+    assert len(findings) == 4
+    for finding in findings.values():
+        assert "does not know its domain" in finding.problem and "--state-dir" in finding.remedy
+    assert journal.exists()
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.disk_data() == ["5", "5"]
+    assert look(scene.host) == {}
+
+
+def test_volumes_of_a_domain_of_another_state_folder_are_not_orphans(scene: Scene) -> None:
+    take(scene)
+    before = scene.lvm.names()
+    other = elsewhere(scene)
+    there = UUID.replace("1", "2")
+    (scene.host.settings.state_dir.with_name("elsewhere") / "domains" / there).mkdir(parents=True)
+    assert other.catalog.domains()
+    remove_all(other)
+    assert scene.lvm.names() == before and len(look(other)) == 2
+
+
+def test_what_is_worked_on_from_another_state_folder_is_left_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both know the domain; the one that works on it holds its lock, which they share."""
+    other = elsewhere(scene)
+    consistency.take(other, TakeRequest(domain=DOMAIN, name="theirs"), Silent())
+    sealed = taking.sealed
+    seen = []
+
+    def meanwhile(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
+        left = orphans.of(other, other.lvm.report())
+        seen.append((len(left), repair.remove_orphans(other), orphans.remove(other, left)))
+        return sealed(plan, folder, caught, progress)
+
+    monkeypatch.setattr(taking, "sealed", meanwhile)
+    record = take(scene, "ours")
+    assert seen == [(2, (), ())]
+    assert scene.lvm.names() >= {str(disk.snapshot) for disk in record.disks}
+
+
+def test_a_disk_that_was_a_clone_carries_no_tag_of_ours(scene: Scene) -> None:
+    """Nor the one that says whose it was."""
+    record = take(scene)
+    roll_back(scene, record)
+    for i in (0, 1):
+        assert scene.lvm.named(f"vg{i}", f"demo-d{i}").tags == set()
+
+
+def test_a_rollback_that_an_older_snapvm_left_is_finished(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene)
+    kill_rollback(scene, record, "after restore 1")
+    clone = scene.lvm.named("vg0", "demo-d0")
+    whose = belonging.read(clone.tags)
+    assert whose is not None and whose.domain_uuid == UUID
+    untag(scene)
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.host.catalog.leftovers(UUID) == () and look(scene.host) == {}
+    assert clone.tags == set()
