@@ -9,12 +9,21 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from snapvm import guestsystem, orphans, recordfile, rollbackrepair, standing, swapping, taking
+from snapvm import (
+    bootid,
+    guestsystem,
+    orphans,
+    recordfile,
+    rollbackrepair,
+    standing,
+    swapping,
+    taking,
+)
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import LeftBehind
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.model import DomainUuid, Record, Role
+from snapvm.model import Domain, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover
 
 log = logging.getLogger(__name__)
@@ -100,11 +109,19 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
 def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """End a domain whose snapshot became whole; it may have been started again since."""
     domain = standing.find(host, name)
-    is_whole = host.catalog.has_record(uuid, journal["record"], journal["set"])
-    if is_whole and domain is not None and domain.state in standing.STATES:
-        host.hypervisor.stop(domain)
+    is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
+    if domain is not None and domain.state in standing.STATES:
+        is_due = is_due and _is_same_run(domain, journal)
+        if is_due:
+            host.hypervisor.stop(domain)
     host.catalog.end_journal(uuid, taking.STOP_JOURNAL)
-    return f"finished stopping {name}" if is_whole else f"{name} is not to be stopped any more"
+    return f"finished stopping {name}" if is_due else f"{name} is not to be stopped any more"
+
+
+def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
+    """Tell whether a domain that is on is the one a journal is about; older ones do not say."""
+    is_over = bootid.is_over(str(journal.get("boot_id", "")))
+    return not is_over and domain.run == journal.get("run", domain.run)
 
 
 def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:

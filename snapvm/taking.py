@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snapvm import checksum, durable, imageroom, images, naming, planning, sidefiles
+from snapvm import bootid, checksum, durable, imageroom, images, naming, planning, sidefiles
 from snapvm.clock import WindowClock
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.host import Host
@@ -189,10 +189,19 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
 
 
 def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
-    """Write down, before the record is visible, that the domain ends once it is."""
+    """Write down, before the record is visible, that the domain ends once it is.
+
+    This run of it, and none that may come: the journal can stay unread for long.
+    """
     uuid = plan.domain.uuid
     undo.add("the journal", partial(host.catalog.end_journal, uuid, STOP_JOURNAL))
-    host.catalog.write_journal(uuid, STOP_JOURNAL, {"record": plan.id, "set": plan.set})
+    intent = {
+        "record": plan.id,
+        "set": plan.set,
+        "boot_id": bootid.now(),
+        "run": plan.domain.run,
+    }
+    host.catalog.write_journal(uuid, STOP_JOURNAL, intent)
 
 
 def mark_complete(host: Host, record: Record) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, repair
+from snapvm import bootid, consistency, repair
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.failures import (
     NotStopped,
 )
 from snapvm.model import DomainState, Record, Silent
+from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_deed, roll_back, take
 
@@ -65,6 +66,52 @@ def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> N
     wanted = DomainState.RUNNING if is_running else DomainState.SHUTOFF
     assert scene.hypervisor.state_of(DOMAIN) is wanted
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.fixture
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "boot_id"
+    path.write_text("this boot\n")
+    monkeypatch.setattr(bootid, "PATH", path)
+    return path
+
+
+def kill_before_stop(scene: Scene) -> None:
+    """Kill a `take --stop` whose snapshot is whole, and whose domain stands still."""
+    assert mortal.kill_at(scene, take_and_stop, "before stop 1")
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID)
+
+
+def start_paused(scene: Scene) -> None:
+    """Start the domain, and have somebody pause it."""
+    scene.hypervisor.start(scene.hypervisor.find(DOMAIN), paused=False)
+    scene.count(7)
+    scene.hypervisor.suspend(DOMAIN)
+
+
+def test_a_later_run_of_the_domain_is_not_stopped(scene: Scene) -> None:
+    kill_before_stop(scene)
+    scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))
+    start_paused(scene)
+    (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    assert said == "demo is not to be stopped any more"
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_run_of_a_later_boot_is_not_stopped(scene: Scene, boot: Path) -> None:
+    """Numbers of runs begin anew with each boot."""
+    kill_before_stop(scene)
+    boot.write_text("the next boot\n")
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_the_run_that_was_to_end_ends(scene: Scene, boot: Path) -> None:
+    kill_before_stop(scene)
+    assert repair.finish_pending(scene.host, UUID, DOMAIN) == ("finished stopping demo",)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
 
 
 def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
