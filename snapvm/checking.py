@@ -8,7 +8,7 @@ left unfinished.  And what will be a problem soon: pools that run full.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from snapvm import images, orphans, sidefiles
@@ -36,25 +36,44 @@ class Finding:
 
 def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tuple[Finding, ...]:
     """Check all domains or one; with ``deep`` every memory image is read."""
-    report = host.lvm.report()
     domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
     found: list[Finding] = []
+    whole: list[Record] = []
     for uuid, known in domains:
         progress.phase(f"checking {known}")
         found += _unfinished(host, uuid, known)
         for entry in host.catalog.entries(uuid):
             if isinstance(entry, Damaged):
-                problem = f"its record cannot be read: {entry.why}"
-                remedy = "snapvm catalog rebuild --dry-run tells whether it can be made anew"
-                subject = f"{entry.domain}@{entry.id}"
-                found.append(Finding(subject=subject, problem=problem, remedy=remedy))
+                found.append(_of_damaged(entry))
             else:
-                found += _of_files(host, entry, progress, deep=deep)
-                found += _of_volumes(entry, report)
+                found += _if_still_there(host, entry, _of_files(host, entry, progress, deep=deep))
+                whole.append(entry)
+    # Reading images may take an hour, in which snapshots come and go: LVM is asked after it.
+    report = host.lvm.report()
+    for record in whole:
+        found += _if_still_there(host, record, _of_volumes(record, report))
     if name is None:
-        found += [_of_stray(stray) for stray in orphans.strays(host, report)]
+        found += [_of_stray(stray) for stray in orphans.lasting(host, report)]
         found += _of_pools(host, report)
     return tuple(found)
+
+
+def _if_still_there(host: Host, record: Record, found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return what was found of a record, and nothing when it has been deleted meanwhile.
+
+    A record is hidden before the first of its parts goes.
+    """
+    findings = tuple(found)
+    is_there = not findings or host.catalog.has_record(record.domain_uuid, record.id, record.set)
+    return findings if is_there else ()
+
+
+def _of_damaged(entry: Damaged) -> Finding:
+    return Finding(
+        subject=f"{entry.domain}@{entry.id}",
+        problem=f"its record cannot be read: {entry.why}",
+        remedy="snapvm catalog rebuild --dry-run tells whether it can be made anew",
+    )
 
 
 def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:

@@ -59,6 +59,21 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
 
 
+def lasting(host: Host, report: Report) -> tuple[Stray, ...]:
+    """Return those that a second look finds too, and whose domain nobody works on.
+
+    What a delete was about to remove, or a take to name, when the report was made is none.
+    """
+    first = {stray.volume.uuid for stray in strays(host, report)}
+    if not first:
+        return ()
+    names = dict(host.catalog.domains())
+    second = [stray for stray in strays(host, host.lvm.report()) if stray.volume.uuid in first]
+    uuids = {_domain_of(stray.volume) for stray in second}
+    busy = {uuid for uuid in uuids if _is_worked_on(host, uuid, names)}
+    return tuple(stray for stray in second if _domain_of(stray.volume) not in busy)
+
+
 def of(host: Host, report: Report) -> tuple[LogicalVolume, ...]:
     """Return those of them that may be removed."""
     return tuple(s.volume for s in strays(host, report) if s.kind is Kind.ORPHAN)
@@ -87,9 +102,9 @@ def remove(host: Host, volumes: Sequence[LogicalVolume]) -> tuple[LogicalVolume,
 
 
 def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
-    whose = belonging.read(volume.tags)
+    whose = _domain_of(volume)
     # A state folder that is not mounted knows no domain, and nothing is ours to remove then.
-    if not domains or (whose is not None and whose.domain_uuid not in domains):
+    if not domains or (whose is not None and whose not in domains):
         return Kind.ELSEWHERE
     if is_clone(volume) and not _is_named_by_set(volume):
         return Kind.DISK
@@ -110,10 +125,21 @@ def _by_domain(
     """Yield the uuids of volumes, those of one domain together; older ones do not say whose."""
     found: dict[DomainUuid | None, set[LvUuid]] = {}
     for volume in volumes:
-        whose = belonging.read(volume.tags)
-        uuid = None if whose is None else whose.domain_uuid
-        found.setdefault(uuid, set()).add(volume.uuid)
+        found.setdefault(_domain_of(volume), set()).add(volume.uuid)
     yield from found.items()
+
+
+def _domain_of(volume: LogicalVolume) -> DomainUuid | None:
+    whose = belonging.read(volume.tags)
+    return None if whose is None else whose.domain_uuid
+
+
+def _is_worked_on(host: Host, uuid: DomainUuid | None, names: dict[DomainUuid, str]) -> bool:
+    try:
+        with _locked(host, uuid, names):
+            return False
+    except Locked:
+        return True
 
 
 def _locked(

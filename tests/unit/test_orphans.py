@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from snapvm import checking, consistency, orphans, repair, taking
+from snapvm import checking, consistency, orphans, repair, swapping, taking
 from snapvm.catalog import Catalog
 from snapvm.checking import Finding
 from snapvm.consistency import TakeRequest
@@ -25,8 +26,10 @@ from tests.unit.deeds import begun, roll_back, take
 
 
 def kill_rollback(scene: Scene, record: Record, point: str) -> Path:
-    """Kill a rollback at a point; return its journal."""
-    assert mortal.kill_at(scene, lambda dying: roll_back(dying, record), point)
+    """Kill a rollback at a point, before its bookkeeping is begun; return its journal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swapping, "settle", lambda *_: Event().wait())
+        assert mortal.kill_at(scene, lambda dying: roll_back(dying, record), point)
     return scene.host.catalog.folder(UUID, record.id).with_name(".rollback.json")
 
 
