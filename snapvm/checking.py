@@ -35,8 +35,13 @@ class Finding:
 
 
 def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tuple[Finding, ...]:
-    """Check all domains or one; with ``deep`` every memory image is read."""
+    """Check all domains or one; with ``deep`` every memory image is read.
+
+    Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
+    """
     domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
+    if name is not None and not domains:
+        host.hypervisor.find(name)
     found: list[Finding] = []
     whole: list[Record] = []
     for uuid, known in domains:

@@ -84,3 +84,28 @@ def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     half = call("catalog", "rebuild")
     assert half.status == ExitStatus.REFUSED and "of 2 disks 1 are there" in half.out
     assert scene.ids() == []
+
+
+@pytest.mark.parametrize("verb", ["check", "repair"])
+def test_a_domain_that_nobody_knows_is_not_in_order(call: Call, verb: str) -> None:
+    call("take", DOMAIN)
+    told = call(verb, "dmeo")
+    assert told.status == ExitStatus.NOT_FOUND and told.out == ""
+    assert "there is no domain named dmeo" in told.err
+    as_json = call(verb, "dmeo", "--json")
+    assert as_json.status == ExitStatus.NOT_FOUND
+    assert json.loads(as_json.out)["error"]["kind"] == "UnknownDomain"
+
+
+@pytest.mark.parametrize("verb", ["check", "repair"])
+def test_a_domain_without_snapshots_is_in_order(call: Call, verb: str) -> None:
+    assert call(verb, DOMAIN).status == 0
+
+
+@pytest.mark.parametrize("verb", ["check", "repair"])
+def test_a_domain_that_is_gone_and_has_snapshots_is_known(
+    call: Call, scene: Scene, verb: str
+) -> None:
+    call("take", DOMAIN)
+    scene.hypervisor.machines.clear()
+    assert call(verb, DOMAIN).status == 0
