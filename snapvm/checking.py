@@ -131,10 +131,11 @@ def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
                 remedy="take another with a larger --cow-size, and delete this one",
             )
         if problem:
+            when = "when that has ended: " if volume is not None and volume.is_merging else ""
             yield Finding(
                 subject=record.ref,
                 problem=f"disk {disk.target}: {problem}",
-                remedy=f"it cannot be gone back to; snapvm delete {record.ref}",
+                remedy=f"it cannot be gone back to; {when}snapvm delete {record.ref}",
             )
 
 
@@ -142,15 +143,15 @@ def _of_volume(disk: DiskRecord, volume: LogicalVolume | None) -> str:
     """Say what is wrong with the volume of a record's disk; empty when nothing is."""
     if volume is None:
         return f"its volume {disk.snapshot} is gone"
-    if volume.is_lost:
-        return f"its volume {volume.ref} is lost: {preflight.loss(volume)}"
-    if volume.disk_bytes != disk.size_bytes:
-        return f"its volume {volume.ref} has another size than was recorded"
-    if volume.is_writable:
-        return f"its volume {volume.ref} can be written to and may have changed"
-    if volume.health:
-        return f"its volume {volume.ref} is not healthy: {volume.health}"
-    return ""
+    troubles = (
+        (volume.is_lost, f"is lost: {preflight.loss(volume)}"),
+        (volume.is_merging, "is being merged into its disk, which uses it up"),
+        (volume.disk_bytes != disk.size_bytes, "has another size than was recorded"),
+        (volume.is_writable, "can be written to and may have changed"),
+        (bool(volume.health), f"is not healthy: {volume.health}"),
+    )
+    trouble = next((text for is_so, text in troubles if is_so), "")
+    return trouble and f"its volume {volume.ref} {trouble}"
 
 
 def _of_stray(stray: Stray) -> Finding:

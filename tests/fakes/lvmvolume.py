@@ -20,6 +20,8 @@ class FakeVolume:
     chunk_bytes: int = 0
     invalid: bool = False
     """A thick snapshot that the kernel has given up."""
+    merging: bool = False
+    """Somebody has said `lvconvert --merge` of this snapshot."""
     tags: set[str] = field(default_factory=set)
     writable: bool = True
     active: bool = True
@@ -38,6 +40,7 @@ class FakeVolume:
     @property
     def attr(self) -> str:
         kind = "t" if self.is_pool else "V" if self.pool else "s" if self.origin else "-"
+        kind = "S" if self.merging else kind
         return "".join(
             (
                 kind,

@@ -109,3 +109,12 @@ def test_a_domain_that_is_gone_and_has_snapshots_is_known(
     call("take", DOMAIN)
     scene.hypervisor.machines.clear()
     assert call(verb, DOMAIN).status == 0
+
+
+def test_a_snapshot_that_is_merged_is_told_of(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    scene.lvm.named("vg0", "demo-d0.a").merging = True
+    told = call("check", DOMAIN)
+    assert told.status == ExitStatus.REFUSED
+    assert "demo@a: disk vda: its volume vg0/demo-d0.a is being merged into its disk" in told.out
+    assert "cannot be gone back to" in told.out
