@@ -32,11 +32,11 @@ from snapvm import (
 )
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
-from snapvm.errors import Interrupted, SnapvmError, UnknownSnapshot
+from snapvm.errors import DeleteInterrupted, Interrupted, SnapvmError, UnknownSnapshot
 from snapvm.failures import LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed, unstoppable
+from snapvm.interrupt import shielded, undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
@@ -238,17 +238,25 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
     Raises ``VolumeRefused``, that record untouched, for a volume in use or needed by what stays,
-    ``SnapshotReplaced`` and ``UnknownSnapshot``; ``LeftBehind`` for one that is only half gone.
+    ``SnapshotReplaced`` and ``UnknownSnapshot``; ``LeftBehind`` for one that is only half gone, and
+    ``DeleteInterrupted``, none of them half gone, unless all of them are gone.
     """
-    for record in records:
-        with host.catalog.locked(record.domain_uuid, record.domain):
-            repair.finish_pending(host, record.domain_uuid, record.domain)
-            progress.phase(f"deleting {record.ref}")
-            known = _still_there(host, record)
-            report = host.lvm.report()
-            planning.check_unneeded(known, host.catalog, records, report)
-            with undisturbed():
-                _delete(host, known, report)
+    deleted: list[str] = []
+    try:
+        for record in records:
+            with host.catalog.locked(record.domain_uuid, record.domain):
+                repair.finish_pending(host, record.domain_uuid, record.domain)
+                progress.phase(f"deleting {record.ref}")
+                known = _still_there(host, record)
+                report = host.lvm.report()
+                planning.check_unneeded(known, host.catalog, records, report)
+                with shielded():
+                    _delete(host, known, report)
+                    deleted.append(record.ref)
+    except Interrupted as error:
+        untouched = tuple(record.ref for record in records[len(deleted) :])
+        if untouched:
+            raise DeleteInterrupted(error.signal, tuple(deleted), untouched) from error
 
 
 def _still_there(host: Host, record: Record) -> Record:

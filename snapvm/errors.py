@@ -46,7 +46,8 @@ _MEANINGS = {
     ExitStatus.FAILED: "Failed; everything was put back as it was.",
     ExitStatus.REPAIR_NEEDED: "Failed; what is left over the next command on the domain mends.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
-    ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was.",
+    ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, but for the snapshots "
+    "that are said to be deleted.",
 }
 
 
@@ -224,3 +225,26 @@ class Interrupted(SnapvmError):
 
     def message(self) -> str:
         return f"interrupted by {self.signal}; everything was put back as it was"
+
+
+@dataclass(eq=False)
+class DeleteInterrupted(Interrupted):
+    """The same while several snapshots were being deleted: some are gone for good, the rest not."""
+
+    deleted: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+    def message(self) -> str:
+        gone = "nothing was deleted"
+        if self.deleted:
+            gone = f"deleted {_some(self.deleted)}, not touched {_some(self.untouched)}"
+        return f"interrupted by {self.signal}: {gone}"
+
+    def details(self) -> Mapping[str, Any]:
+        return {"deleted": list(self.deleted), "not_touched": list(self.untouched)}
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """Name the first of many, and count the others."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"

@@ -19,7 +19,8 @@ MANUAL = Manual(
     ),
     failure=(
         "When one of several cannot be deleted those before it are gone, those after it are not "
-        "touched, and the message says which it was."
+        "touched, and the message says which it was. An interruption (Ctrl-C) lets it finish the "
+        "one it is at, and the message says which are gone."
     ),
     example="snapvm delete demo@before-upgrade demo@undo-20261122T201801Z",
 )

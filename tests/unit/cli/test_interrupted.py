@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -62,3 +63,59 @@ def test_a_rebuild_ends_and_calls_no_image_damaged(
         patch.setattr(imagefacts, "look", ctrl_c)
         done = call("catalog", "rebuild")
     assert done.status == ExitStatus.INTERRUPTED and "damaged" not in done.err
+
+
+def interrupt_at(scene: Scene, verb: str, number: int) -> None:
+    """Interrupt when lvm is told to do something for the n-th time."""
+    seen = 0
+
+    def before(argv: tuple[str, ...]) -> None:
+        nonlocal seen
+        seen += argv[1] == verb
+        if argv[1] == verb and seen == number:
+            ctrl_c()
+
+    scene.lvm.before = before
+
+
+def ours(scene: Scene) -> list[str]:
+    return [volume.name for volume in scene.lvm.volumes if "snapvm=1" in volume.tags]
+
+
+@pytest.mark.parametrize(
+    ("verb", "number", "deleted"),
+    [("lvs", 1, ""), ("lvremove", 1, "a"), ("lvs", 2, "a"), ("lvremove", 3, "ab")],
+)
+def test_a_delete_ends_with_the_snapshot_at_hand(
+    call: Call, scene: Scene, verb: str, number: int, deleted: str
+) -> None:
+    for name in "abc":
+        call("take", DOMAIN, "--name", name)
+    interrupt_at(scene, verb, number)
+    done = call("delete", *(f"{DOMAIN}@{name}" for name in "abc"), "--yes", "--json")
+    left = "abc".removeprefix(deleted)
+    assert done.status == ExitStatus.INTERRUPTED
+    gone, kept = (", ".join(f"{DOMAIN}@{name}" for name in names) for names in (deleted, left))
+    told = f"deleted {gone}, not touched {kept}" if deleted else "nothing was deleted"
+    assert f"interrupted by SIGINT: {told}\n" in done.err
+    assert json.loads(done.out)["deleted"] == [f"{DOMAIN}@{name}" for name in deleted]
+    assert scene.ids() == list(left) and len(ours(scene)) == 2 * len(left)
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_prune_too(call: Call, scene: Scene) -> None:
+    for name in "abcd":
+        call("take", DOMAIN, "--name", name)
+    interrupt_at(scene, "lvremove", 1)
+    done = call("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes")
+    assert done.status == ExitStatus.INTERRUPTED and "deleted demo@" in done.err
+    assert len(scene.ids()) == 3 and done.out == ""
+
+
+def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> None:
+    for name in "ab":
+        call("take", DOMAIN, "--name", name)
+    interrupt_at(scene, "lvremove", 3)
+    done = call("delete", f"{DOMAIN}@a", f"{DOMAIN}@b", "--yes")
+    assert done.status == ExitStatus.DONE and done.out == "deleted demo@a, demo@b\n"
+    assert scene.ids() == [] and ours(scene) == []
