@@ -39,9 +39,9 @@ from snapvm.host import Host
 from snapvm.interrupt import shielded, undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.lvm.report import Report
-from snapvm.model import DomainState, Progress, Record, Role
+from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
-from snapvm.refusals import SnapshotReplaced
+from snapvm.refusals import DomainRefused, SnapshotReplaced
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
@@ -69,7 +69,7 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     domain = host.hypervisor.find(request.domain)
     with host.catalog.locked(domain.uuid, domain.name), host.guarded(domain) as guard:
         repair.finish_pending(host, domain.uuid, domain.name)
-        plan = taking.plan(host, host.hypervisor.find(request.domain), request)
+        plan = taking.plan(host, _found_again(host, domain), request)
         clock = WindowClock()
         with Undo() as undo:
             guard.wait_until_ready()
@@ -91,6 +91,21 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
                 if plan.stop:
                     _stop(host, plan)
     return record
+
+
+def _found_again(host: Host, known: Domain) -> Domain:
+    """Return a domain as it is under its lock, which may have been waited for.
+
+    Raises ``UnknownDomain``, and ``DomainRefused`` when the lock is another's by now.
+    """
+    domain = host.hypervisor.find(known.name)
+    if domain.uuid != known.uuid:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it was defined anew meanwhile (uuid {domain.uuid}, it was {known.uuid})",
+            remedy="take again: its lock was that of the other",
+        )
+    return domain
 
 
 def _catch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -145,6 +146,25 @@ def test_a_libvirt_domain_of_another_uuid_is_another(scene: Scene) -> None:
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
     with pytest.raises(DomainRefused, match="another domain"):
         roll_back(scene, record)
+
+
+def test_a_domain_defined_anew_while_its_lock_is_waited_for_is_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock, the guard and the folder would be one domain's, and the record another's."""
+    locked = scene.host.catalog.locked
+
+    def waited(uuid: DomainUuid, name: str) -> AbstractContextManager[None]:
+        scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+        return locked(uuid, name)
+
+    before = scene.lvm.names()
+    with monkeypatch.context() as patch, pytest.raises(DomainRefused, match="anew") as refused:
+        patch.setattr(scene.host.catalog, "locked", waited)
+        take(scene, "a")
+    assert "take again" in refused.value.hint()
+    assert scene.lvm.names() == before and scene.host.catalog.domains() == ()
+    assert take(scene, "a").domain_uuid == NEW_UUID
 
 
 def test_a_name_is_given_once(scene: Scene) -> None:
