@@ -21,6 +21,7 @@ from functools import partial
 
 from snapvm import (
     guestsystem,
+    identity,
     images,
     planning,
     repair,
@@ -39,7 +40,7 @@ from snapvm.host import Host
 from snapvm.interrupt import shielded, undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.lvm.report import Report
-from snapvm.model import Domain, DomainState, Progress, Record, Role
+from snapvm.model import Domain, DomainState, DomainUuid, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.refusals import DomainRefused, SnapshotReplaced
 from snapvm.taking import Caught, TakeRequest
@@ -67,8 +68,8 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     """
     progress.phase("checking")
     domain = host.hypervisor.find(request.domain)
-    with host.catalog.locked(domain.uuid, domain.name), host.guarded(domain) as guard:
-        repair.finish_pending(host, domain.uuid, domain.name)
+    with identity.locked(host.catalog, domain) as uuids, host.guarded(domain) as guard:
+        _finish_pending(host, uuids, domain.name)
         plan = taking.plan(host, _found_again(host, domain), request)
         clock = WindowClock()
         with Undo() as undo:
@@ -91,6 +92,11 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
                 if plan.stop:
                     _stop(host, plan)
     return record
+
+
+def _finish_pending(host: Host, uuids: Sequence[DomainUuid], name: str) -> None:
+    for uuid in uuids:
+        repair.finish_pending(host, uuid, name)
 
 
 def _found_again(host: Host, known: Domain) -> Domain:
@@ -192,12 +198,11 @@ def rollback(
     are back but the domain does not start.
     """
     begun = time.monotonic()
-    uuid, name = record.domain_uuid, record.domain
-    with host.catalog.locked(uuid, name):
+    with identity.locked(host.catalog, record) as uuids:
         progress.phase("checking")
-        repair.finish_pending(host, uuid, name)
+        _finish_pending(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
-        known = replace(rollbackplan.domain_of(host, record), uuid=uuid)
+        known = replace(rollbackplan.domain_of(host, record), uuid=record.domain_uuid)
         with host.guarded(known) as guard:
             plan = rollbackplan.plan(host, _still_there(host, record))
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
@@ -259,8 +264,8 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     deleted: list[str] = []
     try:
         for record in records:
-            with host.catalog.locked(record.domain_uuid, record.domain):
-                repair.finish_pending(host, record.domain_uuid, record.domain)
+            with identity.locked(host.catalog, record) as uuids:
+                _finish_pending(host, uuids, record.domain)
                 progress.phase(f"deleting {record.ref}")
                 known = _still_there(host, record)
                 report = host.lvm.report()

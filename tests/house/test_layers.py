@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "standing",
     ),
     ("rollbackjournal",),
-    ("host", "planning", "imagefacts", "occupancy"),
+    ("host", "planning", "imagefacts", "occupancy", "identity"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),

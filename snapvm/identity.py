@@ -1,0 +1,32 @@
+"""Under which uuids a machine is known: its locks are held, and its journals found, under all.
+
+libvirt keeps a uuid for as long as a domain is defined: another one means another domain.  One of
+xl's that is created anew has another uuid unless its configuration has one, and is the same machine
+on the same disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from snapvm.catalog import Catalog
+from snapvm.model import Domain, DomainUuid, HypervisorKind, Record
+
+
+@contextmanager
+def locked(catalog: Catalog, whose: Domain | Record) -> Iterator[tuple[DomainUuid, ...]]:
+    """Hold the locks of a domain, or of a record's, for a block; yield its uuids.
+
+    Raises ``Locked``, and ``StorageFailed``.
+    """
+    uuid, name = (
+        (whose.uuid, whose.name) if isinstance(whose, Domain) else (whose.domain_uuid, whose.domain)
+    )
+    others = catalog.uuids_of(name) if whose.hypervisor is HypervisorKind.XEN else ()
+    # In one order, so that no two wait for each other.
+    uuids = tuple(sorted({uuid, *others}))
+    with ExitStack() as stack:
+        for each in uuids:
+            stack.enter_context(catalog.locked(each, name))
+        yield uuids

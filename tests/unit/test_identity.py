@@ -1,0 +1,81 @@
+"""One of xl's that is created anew, and has another uuid: the same machine to whoever works on it.
+
+To libvirt a domain of another uuid is another domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency
+from snapvm.errors import Locked
+from snapvm.failures import StartedTooSoon
+from snapvm.model import DomainUuid, HypervisorKind, Record, Silent
+from tests.fakes import mortal
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import roll_back, take, take_at_five
+
+NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+
+
+def begun(folder: Path, kind: HypervisorKind, *thick: str) -> tuple[Scene, Record]:
+    """Make a scene whose domain is created anew after a snapshot of five."""
+    scene = make_scene(folder, thick=thick)
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=kind)
+    record = take_at_five(scene)
+    scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+    return scene, record
+
+
+@pytest.mark.parametrize("work", ["take", "rollback", "delete"])
+@pytest.mark.parametrize("busy", [UUID, NEW_UUID])
+def test_a_second_snapvm_is_kept_out_whatever_uuid_it_has(
+    tmp_path: Path, work: str, busy: DomainUuid
+) -> None:
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    take(scene, "anew")
+    with scene.host.catalog.locked(busy, DOMAIN), pytest.raises(Locked):
+        if work == "take":
+            take(scene)
+        elif work == "rollback":
+            roll_back(scene, record)
+        else:
+            consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [record.id] and scene.host.catalog.ids(NEW_UUID) == ("anew",)
+
+
+def test_another_domain_of_libvirts_is_not_waited_for(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, HypervisorKind.LIBVIRT)
+    with scene.host.catalog.locked(UUID, DOMAIN):
+        take(scene, "anew")
+    with scene.host.catalog.locked(NEW_UUID, DOMAIN):
+        consistency.delete(scene.host, [record], Silent())
+
+
+def start_anew(scene: Scene) -> None:
+    """Do what `xl create` does, after a rollback was killed."""
+    scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+
+
+def test_a_rollback_that_was_killed_is_finished_by_a_take_of_the_domain_anew(
+    tmp_path: Path,
+) -> None:
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before restore 1")
+    start_anew(scene)
+    take(scene, "anew")
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert len(scene.ids()) == 2, "what was current is kept"
+
+
+def test_disks_that_it_had_half_written_back_are_not_taken(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, HypervisorKind.XEN, "vg0", "vg1")
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "after copy back 1")
+    start_anew(scene)
+    with pytest.raises(StartedTooSoon):
+        take(scene, "anew")
+    assert scene.host.catalog.ids(NEW_UUID) == ()
