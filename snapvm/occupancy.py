@@ -5,8 +5,9 @@ Pure questions but for one: which volumes the domain has now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
@@ -26,6 +27,8 @@ class Occupant:
 
     Only of one that is off, which holds nothing open.
     """
+    targets: Mapping[str, LvUuid | None] = field(default_factory=dict)
+    """What it calls each of its disks, and the volume that is; None for one that is none."""
 
     def has(self, volume: LogicalVolume) -> bool:
         """Tell whether a volume is among its disks; what is not known is not held against it."""
@@ -44,14 +47,8 @@ def of(
 ) -> Occupant:
     """Look which volumes a domain has; raise ``DomainRefused`` when one that is on hides that."""
     is_off = domain.state is DomainState.SHUTOFF
-    volumes: dict[LvUuid, Path] = {}
     try:
-        for disk in hypervisor.drives(domain).disks:
-            try:
-                volumes[uuid_of_device(disk.device)] = disk.device
-            except device.NotAVolume:
-                if is_off:  # its volume may have no device now
-                    return Occupant(is_off=True, volumes=None)
+        disks = hypervisor.drives(domain).disks
     except Refused as error:
         if is_off:
             return Occupant(is_off=True, volumes=None)
@@ -60,7 +57,15 @@ def of(
             why=f"which volumes it uses cannot be said ({error})",
             remedy="shut it off first; a rollback discards what it has in memory anyway",
         ) from error
-    return Occupant(is_off=is_off, volumes=volumes)
+    targets: dict[str, LvUuid | None] = dict.fromkeys(disk.target for disk in disks)
+    volumes: dict[LvUuid, Path] = {}
+    for disk in disks:
+        with suppress(device.NotAVolume):
+            uuid = targets[disk.target] = uuid_of_device(disk.device)
+            volumes[uuid] = disk.device
+    # Off, its volumes may have no device now.
+    is_hidden = is_off and None in targets.values()
+    return Occupant(is_off=is_off, volumes=None if is_hidden else volumes, targets=targets)
 
 
 def require_replaceable(
@@ -91,6 +96,25 @@ def require_replaceable(
             why=f"it is disk {disk.target} of {record.ref}, and the domain does not have it now",
             remedy="attach it to the domain again, then go back",
         )
+
+
+def require_no_more(record: Record, replaced: Collection[LvUuid], occupant: Occupant) -> None:
+    """Raise ``DomainRefused`` when a domain without memory would have disks of two times.
+
+    It is started from all disks it has now: one that it has got since the record was made is not
+    among those ``replaced``.  In an image with memory it has those of then.
+    """
+    if record.memory is not None:
+        return
+    left_out = {drive.target for drive in record.omitted}
+    for target, volume in occupant.targets.items():
+        is_unknown = volume is None and occupant.is_off
+        if volume not in replaced and target not in left_out and not is_unknown:
+            raise DomainRefused(
+                domain=record.domain,
+                why=f"it has disk {target}, and {record.ref} was taken without it",
+                remedy=f"detach {target} for the rollback, or the domain has disks of two times",
+            )
 
 
 def require_unused(volume: LogicalVolume, why: str = "") -> None:

@@ -50,6 +50,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host.settings)
+    occupancy.require_no_more(record, [disk.current.uuid for disk in disks], occupant)
     current = [report.lv_from_uuid(disk.current.uuid) for disk in disks]
     planning.check_pools(host.lvm, report, [each for each in current if each], host.settings)
     return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)

@@ -25,9 +25,10 @@ MANUAL = Manual(
     prerequisites=(
         "The snapshot is whole, its volumes are there, and nobody but the domain uses its disks. "
         "A disk that the domain does not have any more comes back with memory alone, and while "
-        "nobody uses it. libvirt keeps no memory for the next start (virsh managedsave). "
-        "What the domain is started with besides is where it was: media in its drives, read-only "
-        "disks, kernel, firmware. "
+        "nobody uses it; one that it has got since has to be detached for a snapshot without "
+        "memory. libvirt keeps no memory for the next start (virsh managedsave). What the domain "
+        "is started with besides is where it was: media in its drives, read-only disks, kernel, "
+        "firmware. "
         "All of this is proved before anything is touched."
     ),
     success=(

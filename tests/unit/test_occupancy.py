@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import repair, retry
+from snapvm import repair, retry, rollbackplan
 from snapvm.failures import HalfBack
-from snapvm.model import Domain, DomainState, DomainUuid, Record
+from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.machine import Machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -99,6 +99,58 @@ def test_a_domain_is_not_started_without_a_disk_that_went_back(scene: Scene, is_
         roll_back(scene, record)
     assert "attach it" in refused.value.hint()
     assert_untouched(scene, before, record)
+
+
+def attach(scene: Scene) -> None:
+    """Give the domain a third disk."""
+    volume = scene.lvm.add_disk("vg0", "demo-d2", data="8")
+    scene.machine.disks += (GuestDisk(target="vdc", device=Path("/dev/vg0/demo-d2")),)
+    scene.machine.held.append(volume)
+    volume.opened = True
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_a_domain_is_not_started_on_disks_of_two_times(scene: Scene, is_off: bool) -> None:
+    record = take_at_five(scene, with_memory=False)
+    attach(scene)
+    if is_off:
+        scene.hypervisor.stop(scene.machine.domain)
+    before = volumes(scene)
+    with pytest.raises(DomainRefused, match=f"has disk vdc, and {DOMAIN}@x was taken") as refused:
+        roll_back(scene, record)
+    assert "detach" in refused.value.hint()
+    assert_untouched(scene, before, record)
+
+
+def test_nor_beside_a_disk_that_is_no_volume(scene: Scene) -> None:
+    record = take_at_five(scene, with_memory=False)
+    scene.machine.disks += (GuestDisk(target="sdb", device=Path("/dev/sdz")),)
+    with pytest.raises(DomainRefused, match="has disk sdb"):
+        roll_back(scene, record)
+
+
+def test_the_image_says_which_disks_there_are(scene: Scene) -> None:
+    record = take_at_five(scene)
+    disks = scene.machine.disks
+    attach(scene)
+
+    def as_the_image_says(deed: str) -> None:
+        if deed == "restore":
+            scene.machine.disks = disks
+
+    scene.hypervisor.before = as_the_image_says
+    undo = roll_back(scene, record).undo
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+    roll_back(scene, undo)
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_a_disk_that_was_left_out_is_not_in_the_way(scene: Scene) -> None:
+    record = take_at_five(scene, with_memory=False)
+    attach(scene)
+    left_out = OmittedDisk(target="vdc", why="read-only")
+    record = replace(record, omitted=(left_out,))
+    rollbackplan.plan(scene.host, record)
 
 
 def test_one_that_is_off_goes_back_though_its_volumes_have_no_devices(tmp_path: Path) -> None:
