@@ -300,3 +300,20 @@ def check_unneeded(
                 why=f"its own snapshot {above.ref} needs it",
                 remedy=f"when nothing needs that one: lvremove {above.ref}",
             )
+        _require_no_overlay(volume, report)
+
+
+def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
+
+    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
+    """
+    if not volume.is_external_origin:
+        return
+    above = next(iter(report.overlays_of(volume)), None)
+    name = "another volume" if above is None else str(above.ref)
+    raise VolumeRefused(
+        volume=str(volume.ref),
+        why=f"it is the external origin of {name}, which would go with it",
+        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
+    )

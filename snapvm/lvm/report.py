@@ -127,6 +127,11 @@ class LogicalVolume:
         return "thicksnapshot" in self.roles
 
     @property
+    def is_external_origin(self) -> bool:
+        """Whether thin volumes of another pool have it for their origin."""
+        return "extthinorigin" in self.roles
+
+    @property
     def disk_bytes(self) -> int:
         """Size of the disk seen in it; ``size_bytes`` of a thick snapshot is its store's."""
         if self.is_thick_snapshot and self.origin_bytes is not None:
@@ -196,6 +201,16 @@ class Report:
             volume
             for volume in self.volumes
             if volume.is_thick_snapshot and (volume.vg, volume.origin) == (origin.vg, origin.name)
+        )
+
+    def overlays_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
+        """Return every thin volume of another pool that has a volume for its external origin."""
+        return tuple(
+            volume
+            for volume in self.volumes
+            if volume.is_thin_volume
+            and (volume.vg, volume.origin) == (origin.vg, origin.name)
+            and volume.pool != origin.pool
         )
 
     def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:

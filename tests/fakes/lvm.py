@@ -132,6 +132,9 @@ class FakeLvm:
     def _row(self, volume: FakeVolume) -> dict[str, str]:
         layout = "thin,pool" if volume.is_pool else "thin,sparse" if volume.pool else "linear"
         is_thick_snapshot = bool(volume.origin and not volume.pool)
+        roles = ["public"]
+        roles += ["snapshot", "thicksnapshot"] if is_thick_snapshot else []
+        roles += ["origin", "extthinorigin"] if self._overlays(volume) else []
         if volume.is_pool or volume.pool or (is_thick_snapshot and volume.active):
             data_percent = f"{volume.data_percent:.2f}"
         else:
@@ -149,7 +152,7 @@ class FakeLvm:
             "lv_size": str(volume.size_bytes),
             "lv_attr": volume.attr,
             "lv_layout": layout,
-            "lv_role": "public,snapshot,thicksnapshot" if is_thick_snapshot else "public",
+            "lv_role": ",".join(roles),
             "lv_tags": ",".join(sorted(volume.tags)),
             "lv_kernel_major": "253" if volume.active else "-1",
             "lv_kernel_minor": str(volume.minor) if volume.active else "-1",
@@ -263,10 +266,16 @@ class FakeLvm:
         for volume in selected:
             if volume.opened:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
-            self.volumes.remove(volume)
+            for gone in (volume, *self._overlays(volume)):
+                self.volumes.remove(gone)
         return ""
 
     # --- inside ---
+
+    def _overlays(self, volume: FakeVolume) -> list[FakeVolume]:
+        """Return what has a volume for its external origin, and is removed with it."""
+        named = (v for v in self.volumes if (v.vg, v.origin) == (volume.vg, volume.name))
+        return [other for other in named if other.pool not in ("", volume.pool)]
 
     def _add(self, volume: FakeVolume) -> FakeVolume:
         volume.minor = self._made

@@ -19,7 +19,7 @@ from snapvm.refusals import (
     SnapshotReplaced,
     VolumeRefused,
 )
-from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take
 
 
@@ -39,6 +39,37 @@ def test_a_volume_in_use_is_not_deleted(scene: Scene) -> None:
         consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [record.id]
     assert len(scene.lvm.names()) == 6
+
+
+@pytest.mark.parametrize("work", ["delete", "prune"])
+def test_a_volume_of_another_pool_that_is_built_upon_one_keeps_it(
+    tmp_path: Path, work: str
+) -> None:
+    """LVM removes with an external origin all that is built upon it, when nobody is asked."""
+    scene = make_scene(tmp_path)
+    records = [take(scene, "a"), take(scene, "b")]
+    snapshot = records[0].disks[0].snapshot
+    scene.lvm.add_pool("vg0", "fast")
+    overlay = scene.lvm.add_disk("vg0", "overlay", pool="fast")
+    overlay.origin = snapshot.lv
+    before = scene.lvm.names()
+    chosen = records[:1] if work == "delete" else records
+    with pytest.raises(VolumeRefused, match="external origin of vg0/overlay") as refused:
+        consistency.delete(scene.host, chosen, Silent())
+    assert refused.value.hint() == "when nothing needs that one: lvremove vg0/overlay"
+    assert scene.lvm.names() == before and scene.ids() == ["a", "b"]
+    scene.lvm.volumes.remove(overlay)
+    consistency.delete(scene.host, chosen, Silent())
+
+
+def test_a_clone_in_its_own_pool_does_not(tmp_path: Path) -> None:
+    """It shares blocks, and needs no origin."""
+    scene = make_scene(tmp_path)
+    record = take(scene)
+    clone = scene.lvm.add_disk("vg0", "clone")
+    clone.origin = record.disks[0].snapshot.lv
+    consistency.delete(scene.host, [record], Silent())
+    assert "vg0/clone" in scene.lvm.names() and scene.ids() == []
 
 
 @pytest.mark.parametrize("is_gone", [False, True])
