@@ -131,7 +131,10 @@ class GuestDisk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmittedDisk:
-    """A drive that is not captured because it cannot change: a CD-ROM, a read-only disk."""
+    """A drive that is not captured because it cannot change: a CD-ROM, a read-only disk.
+
+    In an undo record a disk, too, which the rollback left as it was.
+    """
 
     target: str
     why: str

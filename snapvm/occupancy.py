@@ -5,7 +5,7 @@ Pure questions but for one: which volumes the domain has now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,18 +98,24 @@ def require_replaceable(
         )
 
 
-def require_no_more(record: Record, replaced: Collection[LvUuid], occupant: Occupant) -> None:
+def others(replaced: Collection[LvUuid], occupant: Occupant) -> tuple[str, ...]:
+    """Return which disks the domain has besides those that are replaced, as far as is known."""
+    return tuple(
+        target
+        for target, volume in occupant.targets.items()
+        if volume not in replaced and not (volume is None and occupant.is_off)
+    )
+
+
+def require_no_more(record: Record, others: Iterable[str]) -> None:
     """Raise ``DomainRefused`` when a domain without memory would have disks of two times.
 
-    It is started from all disks it has now: one that it has got since the record was made is not
-    among those ``replaced``.  In an image with memory it has those of then.
+    It is started from all disks it has now, and those it has got since the record was made stay as
+    they are.  In an image with memory it has those of then.
     """
-    if record.memory is not None:
-        return
-    left_out = {drive.target for drive in record.omitted}
-    for target, volume in occupant.targets.items():
-        is_unknown = volume is None and occupant.is_off
-        if volume not in replaced and target not in left_out and not is_unknown:
+    known = {drive.target for drive in record.omitted}
+    for target in others:
+        if record.memory is None and target not in known:
             raise DomainRefused(
                 domain=record.domain,
                 why=f"it has disk {target}, and {record.ref} was taken without it",

@@ -101,6 +101,8 @@ class RollbackPlan:
     set: str
     undo_id: SnapshotId
     disks: tuple[SwapDisk, ...]
+    others: tuple[str, ...] = ()
+    """Disks that the domain has besides, and that stay as they are."""
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from snapvm.model import (
     HypervisorKind,
     LvRef,
     LvUuid,
+    OmittedDisk,
     Record,
     RecordKind,
     SnapshotId,
@@ -28,6 +29,8 @@ from snapvm.occupancy import Occupant
 from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import DomainRefused, RecordUnusable, VolumeRefused
 from snapvm.settings import Settings
+
+_LEFT_ALONE = "the rollback left it as it was"
 
 
 def plan(host: Host, record: Record) -> RollbackPlan:
@@ -50,10 +53,13 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host.settings)
-    occupancy.require_no_more(record, [disk.current.uuid for disk in disks], occupant)
+    others = occupancy.others([disk.current.uuid for disk in disks], occupant)
+    occupancy.require_no_more(record, others)
     current = [report.lv_from_uuid(disk.current.uuid) for disk in disks]
     planning.check_pools(host.lvm, report, [each for each in current if each], host.settings)
-    return RollbackPlan(record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks)
+    return RollbackPlan(
+        record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks, others=others
+    )
 
 
 def domain_of(host: Host, record: Record) -> Domain:
@@ -132,7 +138,7 @@ def undo_record(plan: RollbackPlan) -> Record:
         capture="none: the disks as a rollback found them",
         memory=None,
         disks=tuple(_kept(disk) for disk in plan.disks),
-        omitted=(),
+        omitted=tuple(OmittedDisk(target=other, why=_LEFT_ALONE) for other in plan.others),
         timing=Timing(pause_ms=0, total_ms=0),
         written_bytes=0,
     )

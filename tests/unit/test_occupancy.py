@@ -145,6 +145,15 @@ def test_the_image_says_which_disks_there_are(scene: Scene) -> None:
     assert scene.disk_data() == ["8", "8"]
 
 
+def test_the_way_back_is_open_beside_a_disk_that_the_rollback_left_alone(scene: Scene) -> None:
+    record = take_at_five(scene)
+    attach(scene)
+    undo = roll_back(scene, record).undo
+    assert [left.target for left in undo.omitted] == ["vdc"]
+    roll_back(scene, undo)
+    assert scene.disk_data() == ["8", "8"]
+
+
 def test_a_disk_that_was_left_out_is_not_in_the_way(scene: Scene) -> None:
     record = take_at_five(scene, with_memory=False)
     attach(scene)
