@@ -53,8 +53,11 @@ class Vbd:
     def caches(self) -> tuple[Path, ...]:
         """The devices whose pages in this host's cache may hold what the guest was told is done.
 
-        blkback goes past that cache; QEMU and a loop device write through it.
+        blkback goes past that cache; QEMU and a loop device write through it.  A guest is told
+        nothing of a drive that it cannot write, and what is behind one may be gone.
         """
+        if _unchanging(self):
+            return ()
         if self.backend == QDISK:
             return (self.device,)
         if self.kind == "file":

@@ -112,6 +112,25 @@ def test_what_lies_before_a_volume_is_known(changes: dict[str, str], caches: lis
     assert drives(**changes).disks[0].device == vbd.device
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "r", "back": QDISK_BACK, "params": "qcow2:/srv/base.qcow2", "type": "qdisk"},
+        {"device_type": "cdrom", "back": QDISK_BACK, "params": "aio:/srv/deleted.iso"},
+        {
+            "device_type": "cdrom",
+            "type": "file",
+            "params": "/srv/deleted.iso",
+            "node": "/dev/loop3",
+        },
+    ],
+)
+def test_nothing_lies_before_what_cannot_change(changes: dict[str, str]) -> None:
+    """Each was flushed in the window, which failed: one has a format, others are gone."""
+    (vbd,) = seen(**changes)
+    assert vbd.caches == ()
+
+
 @pytest.mark.parametrize("changes", [{"mode": "r"}, {"device_type": "cdrom"}])
 def test_what_cannot_change_is_left_out_and_not_all_may_be(changes: dict[str, str]) -> None:
     with pytest.raises(DomainRefused, match="no disk"):
