@@ -85,13 +85,26 @@ class WatchedPause:
                 why_not = self._let_run()
                 state = self._handle.state()[0]
         except LibvirtFailed as failure:
+            if self._has_ended():
+                raise self._ended() from failure
             raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
         if state in _STATES_ENDED:
-            raise WindowBroken(domain=self._domain.name, what="somebody stopped it, or it crashed")
+            raise self._ended()
         if state != _STATE_RUNNING:
             raise StuckPaused(
                 domain=self._domain.name, why=why_not or "libvirt does not show it running"
             )
+
+    def _has_ended(self) -> bool:
+        """Whether there is nothing to resume; a transient domain is unknown when it has ended."""
+        try:
+            with spoken():
+                return self._handle.state()[0] in _STATES_ENDED
+        except LibvirtFailed as failure:
+            return failure.is_unknown_domain
+
+    def _ended(self) -> WindowBroken:
+        return WindowBroken(domain=self._domain.name, what="somebody stopped it, or it crashed")
 
     def _let_run(self) -> str:
         """Say why libvirt refused: it may run already, or be gone."""

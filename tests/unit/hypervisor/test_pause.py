@@ -1,0 +1,100 @@
+"""The end of a pause: the domain runs again, or it is said at once why it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from snapvm.clock import WindowClock
+from snapvm.failures import CaptureFailed, WindowBroken
+from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents
+from snapvm.hypervisor.pause import WatchedPause
+from tests.unit.hypervisor.test_witness import DOMAIN, FakeHandle, happened
+
+RUNNING, PAUSED, SHUT_OFF, CRASHED = 1, 3, 5, 6
+NOT_RUNNING = LibvirtFailed("Requested operation is not valid: domain is not running", 55)
+NO_DOMAIN = LibvirtFailed("Domain not found", 42)
+
+
+@pytest.fixture(autouse=True)
+def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
+
+
+@dataclass
+class FakeDomain(FakeHandle):
+    """A domain that is paused and resumed, and is gone when no state is left."""
+
+    state_now: int | None = RUNNING
+    events: RunEvents = field(default_factory=RunEvents)
+    asked: int = 0
+    deaf: int = 0
+    """How often a libvirtd that is just restarted answers nobody."""
+
+    def state(self) -> list[int]:
+        self.asked += 1
+        if self.state_now is None:
+            raise NO_DOMAIN
+        return [self.state_now]
+
+    def suspend(self) -> None:
+        self.state_now = PAUSED
+        happened(self.events, "STOP")
+
+    def resume(self) -> None:
+        if self.state_now != PAUSED:
+            raise NOT_RUNNING
+        self.state_now = RUNNING
+        happened(self.events, "RESUME")
+
+    def let_go(self) -> None:
+        """What QEMU is told first: its monitor is gone with it."""
+        if self.deaf:
+            self.deaf -= 1
+            raise LibvirtFailed("client socket is closed", 38)
+        if self.state_now not in (RUNNING, PAUSED):
+            raise NOT_RUNNING
+
+
+def capture(domain: FakeDomain, work: Callable[[], None]) -> None:
+    """Do something in a window."""
+    pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    with pause.ended_by_resume(leave_standing=False, when_failed=domain.let_go):
+        pause.suspend()
+        work()
+
+
+@pytest.mark.parametrize("state", [SHUT_OFF, CRASHED, None])
+def test_a_guest_that_ends_meanwhile_is_not_called_paused(state: int | None) -> None:
+    """It powered itself off while its memory was written, and QEMU's stream ended with it."""
+    domain = FakeDomain()
+
+    def ends() -> None:
+        domain.state_now = state
+        raise CaptureFailed(domain="demo", why=str(NOT_RUNNING))
+
+    with pytest.raises(WindowBroken, match="somebody stopped it, or it crashed"):
+        capture(domain, ends)
+    assert domain.asked == 1
+
+
+def test_a_transient_one_that_ends_last_is_not_called_paused_either() -> None:
+    domain = FakeDomain()
+    with pytest.raises(WindowBroken, match="somebody stopped it, or it crashed"):
+        capture(domain, lambda: setattr(domain, "state_now", None))
+
+
+def test_a_libvirtd_that_is_just_restarted_is_asked_again() -> None:
+    domain = FakeDomain()
+
+    def loses_it() -> None:
+        domain.deaf = 2
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        capture(domain, loses_it)
+    assert (domain.state_now, domain.deaf) == (RUNNING, 0)
