@@ -5,6 +5,7 @@ Pure: XML text in, values out (libvirt, docs/formatdomain, "Hard drives, floppy 
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ AGENT_CHANNEL = "org.qemu.guest_agent.0"
 
 SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 """Where the system's libvirt keeps emulated TPMs, unless the domain names a place."""
+
+_PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
+"""Kinds of devices; ``vhost`` alone is the kernel's."""
+_QEMU_ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format(
+    "http://libvirt.org/schemas/domain/qemu/1.0"
+)
 
 _REMOVABLE = frozenset({"cdrom", "floppy"})
 
@@ -188,15 +195,23 @@ def image_label(definition: str) -> str:
 
 
 def foreign_memory_writer(definition: str) -> str:
-    """Name a device whose other process writes guest memory past QEMU, or return an empty text.
+    """Name a device by which guest memory is written past QEMU, or return an empty text.
 
-    Such writes are not caught by QEMU's write protection: the image would be torn.
+    Another process does it (vhost-user, virtiofs) or the host's hardware (vDPA).  Such writes are
+    not caught by QEMU's write protection: the image would be torn.  The kernel's own vhost writes
+    as QEMU does, and waits.
     """
-    for element in parse(definition).iterfind("./devices/*"):
+    root = parse(definition)
+    for element in root.iterfind("./devices/*"):
         driver = element.find("driver")
-        name = "" if driver is None else driver.get("type", "") + driver.get("name", "")
-        if element.get("type", "").startswith("vhost") or "virtiofs" in name:
-            return f"a {element.tag} ({element.get('type') or name}) is served by another process"
+        of_driver = {} if driver is None else driver.attrib
+        for kind in (element.get("type", ""), of_driver.get("type", ""), of_driver.get("name", "")):
+            if _PAST_QEMU.search(kind):
+                return f"its {element.tag} ({kind}) is served past QEMU"
+    for argument in root.iterfind(_QEMU_ARGUMENT):
+        found = _PAST_QEMU.search(argument.get("value", ""))
+        if found:
+            return f"a {found[0]} on QEMU's command line is served past QEMU"
     return ""
 
 
