@@ -128,6 +128,7 @@ def _catch(
         image=image if plan.with_memory else None,
         clock=clock,
         progress=progress,
+        domain_ends=plan.stop,
     )
     # A guest whose memory is on its way out waits for pages that nobody takes.
     with unstoppable(), capturing as capture:

@@ -176,10 +176,12 @@ class Hypervisor(Protocol):
         image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
+        domain_ends: bool = False,
     ) -> AbstractContextManager[Capture]:
         """Prepare a capture whose files go into ``folder``; leaving the block cleans up.
 
-        Without an ``image`` there will be no memory, only the pause.
+        Without an ``image`` there will be no memory, only the pause.  ``domain_ends`` says that
+        the domain is stopped when it is captured, and does not have to be fit for anything else.
         """
 
     def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:

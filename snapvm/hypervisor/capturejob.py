@@ -25,6 +25,8 @@ class Ground:
     lender: Lender
     run_dir: Path
     """Where locks are."""
+    domain_ends: bool = False
+    """It is stopped when it is captured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

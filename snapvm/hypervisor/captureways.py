@@ -6,7 +6,8 @@ not to be had.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from snapvm.hypervisor.libvirtcapture import ExternalCapture
 from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.hypervisor.libvirtstop import StopCapture
 from snapvm.hypervisor.migrationstream import NotPossible
-from snapvm.model import CaptureMethod, Domain
+from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 
 
@@ -61,7 +62,7 @@ def choose(stack: ExitStack, job: CaptureJob, image: ImageWriter, wanted: Captur
         stack.enter_context(capture.prepared(image))
         found.append(capture)
 
-    _first_possible(job.domain, wanted, enter)
+    _first_possible(job, wanted, enter)
     return found[0]
 
 
@@ -76,7 +77,7 @@ def foresee(ground: Ground, wanted: CaptureMethod) -> str:
         with way.possible(ground):
             found.append(way.way + why)
 
-    _first_possible(ground.domain, wanted, look)
+    _first_possible(ground, wanted, look)
     return found[0]
 
 
@@ -85,10 +86,13 @@ class _Attempt(Protocol):
         """Try a way; raise ``NotPossible``."""
 
 
-def _first_possible(domain: Domain, wanted: CaptureMethod, attempt: _Attempt) -> None:
+def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: _Attempt) -> None:
     is_free = wanted is CaptureMethod.AUTO
+    stays_paused = ground.domain.state is DomainState.PAUSED and not ground.domain_ends
+    ways = tuple(WAYS) if is_free else (wanted,)
+    left_out = [way for way in ways if stays_paused and way is not CaptureMethod.BACKGROUND]
     reasons: list[str] = []
-    for method in WAYS if is_free else (wanted,):
+    for method in (way for way in ways if way not in left_out):
         why = "; ".join(reasons) if is_free else "as was asked for"
         try:
             attempt(WAYS[method], f" ({why})" if why else "")
@@ -96,10 +100,26 @@ def _first_possible(domain: Domain, wanted: CaptureMethod, attempt: _Attempt) ->
             reasons.append(f"{method} is not possible: {why_not}")
         else:
             return
-    raise DomainRefused(
-        domain=domain.name,
-        why="; ".join(reasons),
-        remedy="shut it off, or take its disks alone: --disk-only"
-        if is_free
-        else "let snapvm choose: leave --capture out",
-    )
+    if left_out:
+        reasons.append(_not_of_a_paused_one(left_out))
+    remedy = _remedy(ground.domain, is_free=is_free, stays_paused=stays_paused)
+    raise DomainRefused(domain=ground.domain.name, why="; ".join(reasons), remedy=remedy)
+
+
+def _not_of_a_paused_one(ways: Sequence[CaptureMethod]) -> str:
+    """Say why: they leave QEMU as after a migration (``postmigrate``), and only running ends that.
+
+    Then not even libvirt could save it, as it does when the host is shut down.
+    """
+    *others, last = ways
+    named = f"{', '.join(others)} or {last}" if others else last
+    return f"it is paused, and after {named} QEMU would not save it again before it has run"
+
+
+def _remedy(domain: Domain, *, is_free: bool, stays_paused: bool) -> str:
+    running = f"let it run first (virsh resume {shlex.quote(domain.name)})"
+    if is_free:
+        first = running if stays_paused else "shut it off"
+        return f"{first}, or take its disks alone: --disk-only"
+    choosing = "let snapvm choose: leave --capture out"
+    return f"{running}, or {choosing}" if stays_paused else choosing

@@ -176,6 +176,7 @@ class LibvirtHypervisor:
         image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
+        domain_ends: bool = False,
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
         handle = self._handle(domain)
@@ -192,6 +193,7 @@ class LibvirtHypervisor:
                 pause=WatchedPause(domain, handle, events, clock),
                 folder=folder,
                 run_dir=self._settings.run_dir,
+                domain_ends=domain_ends,
                 clock=clock,
                 progress=progress,
                 limit_seconds=self._settings.capture_limit_seconds,

@@ -144,6 +144,7 @@ class XenHypervisor:
         image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
+        domain_ends: bool = False,  # noqa: ARG002 - one that is paused is refused
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
         with _capturing(domain):

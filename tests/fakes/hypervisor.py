@@ -51,6 +51,8 @@ class FakeHypervisor:
         """Called with the name of every deed first; a test makes it raise."""
         self.arming: Callable[[threading.Event], object] = lambda _given_up: None
         """How memory is armed in the window; the event says that it is given up."""
+        self.domain_ends = False
+        """Whether the last capture was told that the domain is to be stopped."""
         self._runs = 0
 
     # --- setting up and looking ---
@@ -132,9 +134,11 @@ class FakeHypervisor:
         image: MemoryImage | None,
         clock: WindowClock,
         progress: Progress,
+        domain_ends: bool = False,
     ) -> Iterator[Capture]:
         """See ``Hypervisor.capture``."""
         self.before("capture")
+        self.domain_ends = domain_ends
         yield FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
 
     def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:

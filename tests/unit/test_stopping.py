@@ -28,6 +28,7 @@ def test_a_domain_can_end_with_its_capture(tmp_path: Path, state: DomainState) -
     scene.count(5)
     record = take_and_stop(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert scene.hypervisor.domain_ends is state.has_memory
     assert record.timing.pause_ms == 0
     assert scene.host.catalog.leftovers(UUID) == ()
     roll_back(scene, record)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
 
 from snapvm.hypervisor import captureways
 from snapvm.hypervisor.migrationstream import NotPossible
-from snapvm.model import CaptureMethod
+from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.test_witness import DOMAIN
 
@@ -22,10 +23,15 @@ ORDER = (
 )
 
 
+@dataclass
 class FakeJob:
-    """A job of which only the domain is asked."""
+    """A job of which only the domain is asked, and what becomes of it."""
 
-    domain = DOMAIN
+    domain: Domain = DOMAIN
+    domain_ends: bool = False
+
+
+PAUSED = replace(DOMAIN, state=DomainState.PAUSED)
 
 
 def way(method: CaptureMethod, why_not: str, entered: list[str]) -> Any:
@@ -67,9 +73,8 @@ def without(
     monkeypatch.setattr(captureways, "WAYS", ways)
 
 
-def chosen(entered: list[str], wanted: CaptureMethod) -> str:
+def chosen(entered: list[str], wanted: CaptureMethod, job: Any = FakeJob()) -> str:  # noqa: B008
     """Choose; what was prepared is prepared for as long as it is needed."""
-    job: Any = FakeJob()
     with ExitStack() as stack:
         capture = captureways.choose(stack, job, cast("Any", None), wanted)
         assert len(entered) == 1
@@ -109,3 +114,41 @@ def test_none_is_possible(monkeypatch: pytest.MonkeyPatch, entered: list[str]) -
     with pytest.raises(DomainRefused, match="stop is not possible") as refused:
         chosen(entered, CaptureMethod.AUTO)
     assert "--disk-only" in refused.value.hint()
+
+
+def test_one_that_is_paused_can_be_captured_again(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str]
+) -> None:
+    """Precopy and the others end in a state from which QEMU saves nothing before it has run."""
+    without(monkeypatch, entered, {CaptureMethod.BACKGROUND: "no"})
+    with pytest.raises(DomainRefused) as refused:
+        chosen(entered, CaptureMethod.AUTO, FakeJob(PAUSED))
+    assert str(refused.value.why) == (
+        "background is not possible: no; it is paused, and after precopy, libvirt or stop QEMU "
+        "would not save it again before it has run"
+    )
+    assert refused.value.hint() == (
+        "let it run first (virsh resume demo), or take its disks alone: --disk-only"
+    )
+    without(monkeypatch, entered, {})
+    assert chosen(entered, CaptureMethod.AUTO, FakeJob(PAUSED)).startswith("background:")
+
+
+@pytest.mark.parametrize("wanted", ORDER[1:])
+def test_one_that_is_paused_is_not_captured_so_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str], wanted: CaptureMethod
+) -> None:
+    without(monkeypatch, entered, {})
+    with pytest.raises(DomainRefused, match=f"it is paused, and after {wanted} QEMU") as refused:
+        chosen(entered, wanted, FakeJob(PAUSED))
+    assert refused.value.hint() == (
+        "let it run first (virsh resume demo), or let snapvm choose: leave --capture out"
+    )
+
+
+@pytest.mark.parametrize("wanted", [CaptureMethod.AUTO, *ORDER[1:]])
+def test_one_that_is_paused_and_ends_is_captured_in_any_way(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str], wanted: CaptureMethod
+) -> None:
+    without(monkeypatch, entered, {CaptureMethod.BACKGROUND: "no"})
+    assert chosen(entered, wanted, FakeJob(PAUSED, domain_ends=True))
