@@ -57,7 +57,7 @@ class Settings:
     capture_limit_seconds: float = 3600.0
     """Give up when writing the memory image takes longer than this."""
     precopy_limit_seconds: float = 60.0
-    """By `precopy`: stop the guest for the rest of its memory when this much time is over."""
+    """By `precopy`: stop a guest that changed memory for so long after all was written once."""
     lock_wait_seconds: float = 0.0
     """How long to wait when another snapvm is working on the domain."""
     foreign_ptes: ForeignPtes = ForeignPtes.ZERO

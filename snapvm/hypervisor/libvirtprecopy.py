@@ -5,17 +5,17 @@ Memory goes into the image while the guest runs, over and over what it changed m
 flushed; the LVM snapshots come then, and the rest of memory beside them (QEMU,
 migration/migration.c, migration_completion_precopy).
 
-A guest that changes its memory faster than it is written is stopped after a while: what is left
-then is finite, and written in the pause.
+A guest that changes its memory faster than it is written is stopped when all of it was written once
+and a while is over: what is left then is finite, and written in the pause.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from snapvm import imageroom
 from snapvm.hypervisor import migrationstream
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
@@ -34,6 +34,11 @@ SETTINGS = MigrationSettings(
 _HELD = "pre-switchover"
 _MOST_ROUNDS = 3
 """The stream may become so many times as long as memory before the guest is stopped."""
+_FIRST_PASS = 1
+"""How often QEMU has asked what the guest changed (``dirty-sync-count``) while it writes all of
+memory: once, at the beginning (QEMU, migration/ram.c, ram_init_bitmaps)."""
+_SPARE_BYTES = 48 << 20
+"""What is in the pipe and its buffer, and the devices: QEMU counts it as written, or not at all."""
 
 
 class PrecopyCapture:
@@ -46,6 +51,8 @@ class PrecopyCapture:
         self._why = why
         self._stream = MigrationStream(job)
         self._stopped = ""
+        self._changes_since: float | None = None
+        """Since when only what the guest changes is written: all of memory was, once."""
 
     @property
     def method(self) -> str:
@@ -76,7 +83,6 @@ class PrecopyCapture:
         with ending:
             job.progress.phase(f"capturing memory of {job.domain.name}")
             self._stream.begin()
-            self._began_at = time.monotonic()
             self._stream.wait_for(
                 lambda state: state.get("status") == _HELD,
                 limit_seconds=job.limit_seconds,
@@ -90,24 +96,40 @@ class PrecopyCapture:
     def _tick(self, state: State) -> None:
         """Tell how far it is; stop the guest when it is not going to converge by itself."""
         self._stream.tell(state)
-        job = self._job
-        if self._stopped or job.domain.state is not DomainState.RUNNING:
+        if self._stopped or self._job.domain.state is not DomainState.RUNNING:
             return
-        seconds = time.monotonic() - self._began_at
-        if seconds > job.precopy_limit_seconds or self._is_too_long():
-            remaining_mb = state.get("ram", {}).get("remaining", 0) / 1e6
+        ram = state.get("ram", {})
+        if self._changes_since is None and ram.get("dirty-sync-count", 0) > _FIRST_PASS:
+            self._changes_since = time.monotonic()
+        remaining_bytes = ram.get("remaining", 0)
+        why = self._why_stop(remaining_bytes)
+        if why:
             self._stopped = (
-                f"; the guest was stopped after {seconds:.0f} s with {remaining_mb:.0f} MB to go,"
-                " since it changed memory faster than it was written"
+                f"; the guest was stopped {why}, with {remaining_bytes / 1e6:.0f} MB to go"
             )
-            job.pause.suspend()
+            self._job.pause.suspend()
 
-    def _is_too_long(self) -> bool:
-        """Whether another round could fill the file system, or is not worth it."""
+    def _why_stop(self, remaining_bytes: int) -> str:
+        """Say why the guest must not change more of its memory; an empty text when it may.
+
+        In the first pass, which lasts as long as memory is large, only a lack of room is a reason:
+        it would stand still for all that is not yet written.  Later as much as all of memory may
+        have been changed since QEMU last looked.
+        """
         memory_bytes = self._job.domain.memory_bytes
-        room = os.statvfs(self._job.folder)
-        is_tight = room.f_bavail * room.f_frsize < memory_bytes
-        return is_tight or self._stream.written_bytes > _MOST_ROUNDS * memory_bytes
+        since = self._changes_since
+        needed_bytes = remaining_bytes + _SPARE_BYTES if since is None else memory_bytes
+        free_bytes = imageroom.free_bytes(self._job.folder)
+        if free_bytes < needed_bytes:
+            return f"since there was room for {free_bytes / 1e6:.0f} MB more"
+        if since is None:
+            return ""
+        seconds = time.monotonic() - since
+        if seconds > self._job.precopy_limit_seconds:
+            return f"after {seconds:.0f} s of writing again what it had changed"
+        if self._stream.written_bytes > _MOST_ROUNDS * memory_bytes:
+            return "since it changed memory faster than it was written"
+        return ""
 
     def arm(self) -> None:
         """Beside the LVM snapshots: let QEMU write the rest of memory and the devices."""

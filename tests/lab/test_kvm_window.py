@@ -191,7 +191,7 @@ def test_a_guest_that_outruns_its_image_is_stopped(guest: Guest) -> None:
     try:
         done = run(
             guest.lab,
-            "SNAPVM_PRECOPY_LIMIT_SECONDS=0.1 snapvm take win --capture precopy --name late",
+            "SNAPVM_PRECOPY_LIMIT_SECONDS=0.001 snapvm take win --capture precopy --name late",
         )
         assert done.status == 0, done.stderr
         assert "was stopped after" in snapvm(guest.lab, "show", "win@late").stdout

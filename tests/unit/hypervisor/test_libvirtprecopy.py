@@ -1,0 +1,168 @@
+"""When precopy stops a guest: not in its first pass, and it is said rightly why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm.clock import WindowClock
+from snapvm.hypervisor import libvirtprecopy
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
+from snapvm.hypervisor.migrationstream import State
+from snapvm.model import Silent
+from tests.unit.hypervisor.test_witness import DOMAIN
+
+MEMORY = DOMAIN.memory_bytes
+MB = 10**6
+PREFLIGHT = MEMORY // 20 + (64 << 20)
+"""What there is at least beyond the size of memory, or no capture is begun."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What QEMU, the clock and the file system say when they are looked at once."""
+
+    at: float
+    syncs: int
+    remaining: int
+    free: int
+    written: int = 0
+
+
+@dataclass
+class World:
+    """Stands for the domain's pause, QEMU's stream and what is around them."""
+
+    moments: list[Moment]
+    now: Moment = field(init=False)
+    stopped_at: list[float] = field(default_factory=list)
+    how: str = ""
+
+    def __post_init__(self) -> None:
+        self.now = self.moments[0]
+
+    # --- the pause ---
+
+    @contextmanager
+    def ended_by_resume(self, **_how: object) -> Iterator[None]:
+        yield
+
+    def suspend(self) -> None:
+        self.stopped_at.append(self.now.at)
+
+    # --- the stream ---
+
+    @property
+    def written_bytes(self) -> int:
+        return self.now.written
+
+    def begin(self) -> None: ...
+    def let_go(self) -> None: ...
+    def tell(self, _state: State) -> None: ...
+
+    def wait_for(
+        self, _is_there: object, *, limit_seconds: float, tick: Callable[[State], None]
+    ) -> None:
+        tick({"status": "setup"})
+        for moment in self.moments:
+            self.now = moment
+            ram = {"dirty-sync-count": self.now.syncs, "remaining": self.now.remaining}
+            tick({"status": "active", "ram": ram})
+
+
+Play = Callable[..., tuple[list[float], str]]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
+    """Capture while all this comes to pass; return when the guest was stopped, and the record."""
+
+    def played(*moments: Moment) -> tuple[list[float], str]:
+        world: Any = World(list(moments))
+        pause = SimpleNamespace(
+            ended_by_resume=world.ended_by_resume, suspend=world.suspend, stopped_at=lambda: None
+        )
+        nothing: Any = None
+        monkeypatch.setattr(libvirtprecopy, "MigrationStream", lambda _job: world)
+        monkeypatch.setattr(libvirtprecopy, "time", SimpleNamespace(monotonic=lambda: world.now.at))
+        monkeypatch.setattr(
+            "os.statvfs", lambda _path: SimpleNamespace(f_bavail=world.now.free, f_frsize=1)
+        )
+        job = CaptureJob(
+            domain=DOMAIN,
+            handle=nothing,
+            lender=nothing,
+            run_dir=tmp_path,
+            pause=pause,  # type: ignore[arg-type]
+            folder=tmp_path,
+            clock=WindowClock(),
+            progress=Silent(),
+            limit_seconds=3600,
+            precopy_limit_seconds=60,
+        )
+        capture = PrecopyCapture(job, "")
+        with capture.window():
+            return world.stopped_at, capture.method.removeprefix(PrecopyCapture.way)
+
+    return played
+
+
+def moment(at: float, syncs: int, remaining: int, *, room: int = 10 * MEMORY) -> Moment:
+    return Moment(at, syncs, remaining, room)
+
+
+def test_a_big_guest_runs_on_until_all_of_it_was_written_once(play: Play) -> None:
+    """Its first pass takes longer than what comes after it may; it stood still for half of it."""
+    first_pass = [moment(float(at), 1, MEMORY - MEMORY * at // 300) for at in range(0, 301, 20)]
+    again = [moment(301.0, 2, 80 * MB), moment(360.0, 3, 60 * MB), moment(360.9, 3, 50 * MB)]
+    assert play(*first_pass, *again) == ([], "")
+
+
+def test_one_that_outruns_the_stream_is_stopped_in_time(play: Play) -> None:
+    first = [moment(0.0, 0, MEMORY), moment(100.0, 1, 10 * MB)]
+    again = [moment(101.0, 2, 80 * MB), moment(161.5, 9, 70 * MB), moment(162.0, 9, 60 * MB)]
+    assert play(*first, *again) == (
+        [161.5],
+        "; the guest was stopped after 60 s of writing again what it had changed, with 70 MB to go",
+    )
+
+
+def test_room_for_the_first_pass_alone_is_room_enough_for_it(play: Play) -> None:
+    """There is less than memory needs free as soon as some of it is written."""
+    first_pass = [
+        moment(float(at), 1, rest := MEMORY - MEMORY * at // 10, room=rest + PREFLIGHT)
+        for at in range(10)
+    ]
+    stopped, said = play(*first_pass, moment(10.0, 2, 30 * MB, room=PREFLIGHT))
+    assert stopped == [10.0]
+    assert said == (
+        f"; the guest was stopped since there was room for {PREFLIGHT / 1e6:.0f} MB more,"
+        " with 30 MB to go"
+    )
+
+
+def test_a_file_system_that_others_fill_stops_the_guest_in_its_first_pass(play: Play) -> None:
+    """While there is room for the rest: what it changes from now on would not fit."""
+    rest = MEMORY // 2
+    stopped, said = play(moment(0.0, 1, MEMORY), moment(1.0, 1, rest, room=rest + MB))
+    assert stopped == [1.0]
+    assert "since there was room for" in said and "changed" not in said
+
+
+def test_memory_written_three_times_over_is_enough(play: Play) -> None:
+    written = 3 * MEMORY + 1
+    stopped, said = play(
+        moment(0.0, 1, MEMORY), moment(5.0, 2, MB), Moment(9.0, 40, 90 * MB, 10 * MEMORY, written)
+    )
+    assert stopped == [9.0]
+    assert said == (
+        "; the guest was stopped since it changed memory faster than it was written,"
+        " with 90 MB to go"
+    )
