@@ -111,6 +111,32 @@ def test_a_disk_that_cannot_be_captured(guest: Guest, word: str, attach: str) ->
         run(guest.lab, script + "; lvremove -qq -y vg0/unfit vg0/shared 2>/dev/null")
 
 
+def test_a_medium_that_has_gone_since(guest: Guest) -> None:
+    """Status 4, the domain runs on: libvirt would not have started it, and comes back with it."""
+    medium = "/var/tmp/medium.img"
+    attached = run(
+        guest.lab, f"truncate -s 1M {medium}; {ATTACH.format(medium)} file --mode readonly"
+    )
+    assert attached.status == 0, attached.stderr
+    taken = guest.take("--name", "medium")
+    assert [drive["target"] for drive in taken["omitted"]] == ["vdx"]
+    run(guest.lab, f"rm {medium}")
+    refused = snapvm(guest.lab, "rollback", "fail@medium", "--yes", status=4)
+    assert f"its disk vdx is not there ({medium})" in refused.stderr
+    assert guest.wait_until(guest.look().n + 3).state == "ok"
+
+    image = f"/var/lib/snapvm/domains/{taken['domain']['uuid']}/medium/memory.save"
+    by_hand = run(guest.lab, f"virsh -q destroy fail; virsh restore {image}")
+    assert by_hand.status != 0 and medium in by_hand.stderr, "libvirt starts it without"
+    run(guest.lab, f"truncate -s 1M {medium}")
+    guest.roll_back("medium")
+    assert guest.wait_until(guest.look().n + 3).state == "ok"
+
+    run(guest.lab, f"virsh -q detach-disk fail vdx --live; sleep 2; rm {medium}")
+    snapvm(guest.lab, "delete", "--yes", *(f"fail@{id_}" for id_ in guest.ids()))
+    assert_untouched(guest)
+
+
 def test_what_is_not_there(kvm_lab: Lab) -> None:
     """Status 3, without a traceback."""
     assert "nosuch" in snapvm(kvm_lab, "take", "nosuch", status=3).stderr
