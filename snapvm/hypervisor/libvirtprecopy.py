@@ -38,7 +38,7 @@ _FIRST_PASS = 1
 """How often QEMU has asked what the guest changed (``dirty-sync-count``) while it writes all of
 memory: once, at the beginning (QEMU, migration/ram.c, ram_init_bitmaps)."""
 _SPARE_BYTES = 48 << 20
-"""What is in the pipe and its buffer, and the devices: QEMU counts it as written, or not at all."""
+"""What is on its way to the file, and the devices; ``imageroom`` wants more beyond memory."""
 
 
 class PrecopyCapture:
@@ -101,27 +101,24 @@ class PrecopyCapture:
         ram = state.get("ram", {})
         if self._changes_since is None and ram.get("dirty-sync-count", 0) > _FIRST_PASS:
             self._changes_since = time.monotonic()
-        remaining_bytes = ram.get("remaining", 0)
-        why = self._why_stop(remaining_bytes)
+        why = self._why_stop()
         if why:
-            self._stopped = (
-                f"; the guest was stopped {why}, with {remaining_bytes / 1e6:.0f} MB to go"
-            )
+            remaining_mb = ram.get("remaining", 0) / 1e6
+            self._stopped = f"; the guest was stopped {why}, with {remaining_mb:.0f} MB to go"
             self._job.pause.suspend()
 
-    def _why_stop(self, remaining_bytes: int) -> str:
+    def _why_stop(self) -> str:
         """Say why the guest must not change more of its memory; an empty text when it may.
 
-        In the first pass, which lasts as long as memory is large, only a lack of room is a reason:
-        it would stand still for all that is not yet written.  Later as much as all of memory may
-        have been changed since QEMU last looked.
+        All of memory may have been changed since QEMU last looked, and QEMU does not count that:
+        so much has to be free, in the first pass too.  The first pass lasts as long as memory is
+        large: its time is no reason, the guest would stand still for all that is not yet written.
         """
         memory_bytes = self._job.domain.memory_bytes
-        since = self._changes_since
-        needed_bytes = remaining_bytes + _SPARE_BYTES if since is None else memory_bytes
         free_bytes = imageroom.free_bytes(self._job.folder)
-        if free_bytes < needed_bytes:
+        if free_bytes < memory_bytes + _SPARE_BYTES:
             return f"since there was room for {free_bytes / 1e6:.0f} MB more"
+        since = self._changes_since
         if since is None:
             return ""
         seconds = time.monotonic() - since
