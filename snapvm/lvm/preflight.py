@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
@@ -51,6 +52,7 @@ def check_volumes(
 
     LVM's own threshold is asked for where a pool may be above it, which costs a command.
     """
+    threshold_percent = functools.cache(extend_threshold_percent)
     for volume in volumes:
         _check_group(volume)
         _check_volume(volume)
@@ -67,7 +69,7 @@ def check_volumes(
             metadata_limit_percent=metadata_limit_percent,
         )
         if not pool.profile and _fullest_percent(pool) > _THRESHOLD_LEAST_PERCENT:
-            _check_threshold(pool, extend_threshold_percent())
+            _check_threshold(pool, threshold_percent())
 
 
 def check_room(report: Report, needed_bytes: Mapping[str, int], limit_percent: float) -> None:
