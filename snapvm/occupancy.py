@@ -5,16 +5,30 @@ Pure questions but for one: which volumes the domain has now.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.lvm import device, devicename
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import DiskRecord, Domain, DomainState, LvUuid, Record, VolumeKind
+from snapvm.model import (
+    DiskRecord,
+    Domain,
+    DomainState,
+    GuestDisk,
+    HypervisorKind,
+    LvUuid,
+    Record,
+    VolumeKind,
+)
 from snapvm.refusals import DomainRefused, Refused, VolumeRefused
+
+_DETACH = {
+    HypervisorKind.LIBVIRT: "virsh detach-disk {} {} --config",
+    HypervisorKind.XEN: "xl block-detach {} {}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +41,6 @@ class Occupant:
 
     Only of one that is off, which holds nothing open.
     """
-    targets: Mapping[str, LvUuid | None] = field(default_factory=dict)
-    """What it calls each of its disks, and the volume that is; None for one that is none."""
 
     def has(self, volume: LogicalVolume) -> bool:
         """Tell whether a volume is among its disks; what is not known is not held against it."""
@@ -47,8 +59,14 @@ def of(
 ) -> Occupant:
     """Look which volumes a domain has; raise ``DomainRefused`` when one that is on hides that."""
     is_off = domain.state is DomainState.SHUTOFF
+    volumes: dict[LvUuid, Path] = {}
     try:
-        disks = hypervisor.drives(domain).disks
+        for disk in hypervisor.drives(domain).disks:
+            try:
+                volumes[uuid_of_device(disk.device)] = disk.device
+            except device.NotAVolume:
+                if is_off:  # its volume may have no device now
+                    return Occupant(is_off=True, volumes=None)
     except Refused as error:
         if is_off:
             return Occupant(is_off=True, volumes=None)
@@ -57,15 +75,24 @@ def of(
             why=f"which volumes it uses cannot be said ({error})",
             remedy="shut it off first; a rollback discards what it has in memory anyway",
         ) from error
-    targets: dict[str, LvUuid | None] = dict.fromkeys(disk.target for disk in disks)
-    volumes: dict[LvUuid, Path] = {}
+    return Occupant(is_off=is_off, volumes=volumes)
+
+
+def others(
+    disks: Iterable[GuestDisk],
+    replaced: Collection[LvUuid],
+    uuid_of_device: Callable[[Path], LvUuid],
+    *,
+    is_off: bool,
+) -> Iterator[str]:
+    """Yield which disks there are besides those that are replaced, as far as that is known."""
     for disk in disks:
-        with suppress(device.NotAVolume):
-            uuid = targets[disk.target] = uuid_of_device(disk.device)
-            volumes[uuid] = disk.device
-    # Off, its volumes may have no device now.
-    is_hidden = is_off and None in targets.values()
-    return Occupant(is_off=is_off, volumes=None if is_hidden else volumes, targets=targets)
+        try:
+            if uuid_of_device(disk.device) not in replaced:
+                yield disk.target
+        except device.NotAVolume:
+            if not is_off:  # else its volume may have no device now
+                yield disk.target
 
 
 def require_replaceable(
@@ -98,28 +125,21 @@ def require_replaceable(
         )
 
 
-def others(replaced: Collection[LvUuid], occupant: Occupant) -> tuple[str, ...]:
-    """Return which disks the domain has besides those that are replaced, as far as is known."""
-    return tuple(
-        target
-        for target, volume in occupant.targets.items()
-        if volume not in replaced and not (volume is None and occupant.is_off)
-    )
-
-
 def require_no_more(record: Record, others: Iterable[str]) -> None:
     """Raise ``DomainRefused`` when a domain without memory would have disks of two times.
 
-    It is started from all disks it has now, and those it has got since the record was made stay as
-    they are.  In an image with memory it has those of then.
+    It is booted with ``others``, which it has got since the record was made and which stay as they
+    are.  In an image with memory it has the disks of then.
     """
     known = {drive.target for drive in record.omitted}
     for target in others:
         if record.memory is None and target not in known:
+            detach = _DETACH[record.hypervisor].format(shlex.quote(record.domain), target)
             raise DomainRefused(
                 domain=record.domain,
-                why=f"it has disk {target}, and {record.ref} was taken without it",
-                remedy=f"detach {target} for the rollback, or the domain has disks of two times",
+                why=f"it has disk {target}, and {record.ref} was taken without it: it would have "
+                "disks of two times",
+                remedy=f"detach {target} for the rollback: {detach}",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
@@ -27,7 +28,7 @@ from snapvm.model import (
 )
 from snapvm.occupancy import Occupant
 from snapvm.planning import RollbackPlan, SwapDisk
-from snapvm.refusals import DomainRefused, RecordUnusable, VolumeRefused
+from snapvm.refusals import DomainRefused, RecordUnusable, Refused, VolumeRefused
 from snapvm.settings import Settings
 
 _LEFT_ALONE = "the rollback left it as it was"
@@ -53,13 +54,35 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host.settings)
-    others = occupancy.others([disk.current.uuid for disk in disks], occupant)
-    occupancy.require_no_more(record, others)
+    others = _others(host, record, domain, {disk.current.uuid for disk in disks})
     current = [report.lv_from_uuid(disk.current.uuid) for disk in disks]
     planning.check_pools(host.lvm, report, [each for each in current if each], host.settings)
     return RollbackPlan(
         record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks, others=others
     )
+
+
+def _others(
+    host: Host, record: Record, domain: Domain, replaced: Collection[LvUuid]
+) -> tuple[str, ...]:
+    """Return the disks that stay as they are: those the domain has, and is to be booted with.
+
+    Raises ``DomainRefused`` when a record without memory would have it booted with one of them.
+    """
+    is_off = domain.state is DomainState.SHUTOFF
+
+    def besides(whose: Domain) -> tuple[str, ...]:
+        disks = host.hypervisor.drives(whose).disks
+        return tuple(occupancy.others(disks, replaced, host.lvm.uuid_of_device, is_off=is_off))
+
+    try:
+        booted = besides(host.hypervisor.boots_as(domain))
+    except Refused:
+        if record.memory is None and not is_off:
+            raise
+        booted = ()
+    occupancy.require_no_more(record, booted)
+    return booted if is_off else tuple(dict.fromkeys((*besides(domain), *booted)))
 
 
 def domain_of(host: Host, record: Record) -> Domain:

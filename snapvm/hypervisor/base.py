@@ -156,6 +156,12 @@ class Hypervisor(Protocol):
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
 
+    def boots_as(self, domain: Domain) -> Domain:
+        """Return what the domain will be when it is booted: what is defined may differ from it.
+
+        Raises ``DomainRefused``.
+        """
+
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """Say where the domain has its UEFI variables and the state of its vTPM."""
 

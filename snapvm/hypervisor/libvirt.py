@@ -117,6 +117,10 @@ class LibvirtHypervisor:
 
         return domainxml.classify(domain.name, domain.definition, volume_path)
 
+    def boots_as(self, domain: Domain) -> Domain:
+        """See ``Hypervisor.boots_as``: as it is defined; one that is not, as it is."""
+        return libvirtimages.as_booted(domain, self._handle_if_known(domain))
+
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """See ``Hypervisor.side_places``."""
         return domainxml.side_places(domain.definition, domain.uuid)
@@ -213,7 +217,7 @@ class LibvirtHypervisor:
         if image is not None:
             libvirtimages.check(self._link.connection, domain, image)
         elif starts:
-            libvirtimages.check_boot(domain, handle)
+            libvirtimages.check_boot(libvirtimages.as_booted(domain, handle))
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

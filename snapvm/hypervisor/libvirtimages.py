@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,23 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
     startfiles.require(domain.name, _start_files(definition, boots=False), remedy)
 
 
-def check_boot(domain: Domain, handle: Any | None) -> None:
-    """Raise ``DomainRefused`` when a file is missing that the domain is booted with.
+def as_booted(domain: Domain, handle: Any | None) -> Domain:
+    """Return a domain with the definition it is booted from; raise ``DomainRefused``.
 
-    A domain that is defined boots from its definition; one that is not, from what it is now.
+    One that is not defined is booted from what it is now.
     """
     try:
         with spoken():
             definition = domain.definition if handle is None else handle.XMLDesc(_XML_INACTIVE)
     except LibvirtFailed as failure:
         raise DomainRefused(domain=domain.name, why=str(failure)) from failure
-    remedy = f"take it out of its definition: `virsh edit {shlex.quote(domain.name)}`"
-    startfiles.require(domain.name, _start_files(definition, boots=True), remedy)
+    return replace(domain, definition=definition)
+
+
+def check_boot(booted: Domain) -> None:
+    """Raise ``DomainRefused`` when a file is missing that the domain is booted with."""
+    remedy = f"take it out of its definition: `virsh edit {shlex.quote(booted.name)}`"
+    startfiles.require(booted.name, _start_files(booted.definition, boots=True), remedy)
 
 
 def _start_files(definition: str, *, boots: bool) -> Iterator[StartFile]:

@@ -90,6 +90,10 @@ class XenHypervisor:
             vbds = xendisks.read_vbds(self._store, self._domains.get(domain).domid)
         return xendisks.classify(domain.name, vbds)
 
+    def boots_as(self, domain: Domain) -> Domain:
+        """See ``Hypervisor.boots_as``: it is booted from what `xl list -l` tells of it."""
+        return domain
+
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - PV has none
         """See ``Hypervisor.side_places``: a paravirtual domain has neither."""
         return ()

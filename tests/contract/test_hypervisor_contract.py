@@ -87,6 +87,13 @@ def test_its_drives_are_block_devices(world: HypervisorWorld) -> None:
     assert drives.disks and all(disk.device.is_absolute() for disk in drives.disks)
 
 
+def test_it_is_booted_with_the_drives_it_was_defined_with(world: HypervisorWorld) -> None:
+    domain = find(world)
+    booted = world.hypervisor.boots_as(domain)
+    assert (booted.name, booted.uuid, booted.state) == (domain.name, domain.uuid, domain.state)
+    assert world.hypervisor.drives(booted) == world.hypervisor.drives(domain)
+
+
 def test_how_it_would_be_captured_is_told(world: HypervisorWorld) -> None:
     assert world.hypervisor.foresee(find(world))
     assert find(world).state is DomainState.RUNNING

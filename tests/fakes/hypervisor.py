@@ -33,6 +33,8 @@ from tests.fakes.capture import FakeCapture
 from tests.fakes.lvm import FakeLvm
 from tests.fakes.machine import FROZEN, Machine
 
+_BOOTED = "as it is defined"
+
 
 class FakeHypervisor:
     """See ``Hypervisor``; everything happens in memory."""
@@ -110,7 +112,13 @@ class FakeHypervisor:
         """See ``Hypervisor.drives``."""
         if domain.name not in self.machines:
             raise DomainRefused(domain=domain.name, why="it is not there")
-        return Drives(disks=self.machines[domain.name].disks, omitted=())
+        machine = self.machines[domain.name]
+        disks = machine.boot_disks if domain.definition == _BOOTED else None
+        return Drives(disks=machine.disks if disks is None else disks, omitted=())
+
+    def boots_as(self, domain: Domain) -> Domain:
+        """See ``Hypervisor.boots_as``."""
+        return replace(domain, definition=_BOOTED)
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """See ``Hypervisor.side_places``."""

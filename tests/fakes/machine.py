@@ -26,6 +26,8 @@ class Machine:
 
     domain: Domain
     disks: tuple[GuestDisk, ...]
+    boot_disks: tuple[GuestDisk, ...] | None = None
+    """Those it is defined with, where they are others than it has now."""
     count: int = 0
     held: list[FakeVolume] = field(default_factory=list)
     agent: bool = True

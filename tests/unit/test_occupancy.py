@@ -122,6 +122,32 @@ def test_a_domain_is_not_started_on_disks_of_two_times(scene: Scene, is_off: boo
     assert_untouched(scene, before, record)
 
 
+def test_the_disks_that_count_are_those_it_is_booted_with(scene: Scene) -> None:
+    """`virsh detach-disk` without --config leaves one in the definition, attach puts none there."""
+    record = take_at_five(scene, with_memory=False)
+    had = scene.machine.disks
+    attach(scene)
+    scene.machine.boot_disks = had
+    rollbackplan.plan(scene.host, record)
+    scene.machine.disks, scene.machine.boot_disks = had, scene.machine.disks
+    before = volumes(scene)
+    with pytest.raises(DomainRefused, match="has disk vdc") as refused:
+        roll_back(scene, record)
+    assert f"virsh detach-disk {DOMAIN} vdc --config" in refused.value.hint()
+    assert_untouched(scene, before, record)
+
+
+def test_what_it_would_be_booted_with_does_not_matter_to_memory(scene: Scene) -> None:
+    record = take_at_five(scene)
+    scene.machine.boot_disks = (
+        *scene.machine.disks,
+        GuestDisk(target="vdc", device=Path("/dev/vg0/more")),
+    )
+    undo = roll_back(scene, record).undo
+    assert [left.target for left in undo.omitted] == ["vdc"]
+    rollbackplan.plan(scene.host, undo)
+
+
 def test_nor_beside_a_disk_that_is_no_volume(scene: Scene) -> None:
     record = take_at_five(scene, with_memory=False)
     scene.machine.disks += (GuestDisk(target="sdb", device=Path("/dev/sdz")),)
