@@ -36,7 +36,7 @@ def _is_missing(path: Path) -> bool:
     """Whether it is sure that nothing is there; what cannot be looked at may still be opened."""
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file can be called so
         return True
     except OSError:
         return False

@@ -13,7 +13,7 @@ from snapvm import compression, cowsize, naming, recordfile, rollbackjournal, ro
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, words
 from snapvm.consistency import TakeRequest, repair_all, take
-from snapvm.hypervisor import domainxml, xenconfig
+from snapvm.hypervisor import domainxml, startfiles, xenconfig
 from snapvm.lvm import exceptionstore, health, report
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
@@ -139,6 +139,7 @@ def _domain_xml(data: bytes, _folder: Path) -> None:
     domainxml.passthrough_devices(text)
     domainxml.cpu_element(text)
     domainxml.foreign_memory_writer(text)
+    domainxml.image_label(text)
     domainxml.classify("demo", text, lambda pool, volume: Path("/dev", pool, volume))
 
 
@@ -158,7 +159,7 @@ _XL_CONFIG = json.dumps(
                     "max_vcpus": 2,
                     "max_memkb": 131072,
                     "target_memkb": 131072,
-                    "kernel": "/boot/vmlinuz",
+                    "kernel": "/dev/null",
                     "cmdline": "console=hvc0",
                     "type.pv": {},
                 },
@@ -176,6 +177,7 @@ def _xl_config(data: bytes, _folder: Path) -> None:
     config = xenconfig.parse("web1", _text(data))
     xenconfig.for_image(config, 32768)
     xenconfig.as_cfg("web1", config)
+    startfiles.require("web1", xenconfig.start_files(config, boots=True))
 
 
 # --- what snapvm wrote itself ---

@@ -106,6 +106,8 @@ def test_a_file_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> No
     check(path)
     with pytest.raises(DomainRefused, match=r"its drive xvdb is not there \(.*/a\.iso\)"):
         check(tmp_path / "a.iso")
+    with pytest.raises(DomainRefused, match="its drive xvdb is not there"):
+        check(Path("/what no file can be called\0"))
     images.check_files(path, replace(memory, format=images.LIBVIRT_SAVE), "demo")
 
 
