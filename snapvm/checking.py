@@ -182,7 +182,7 @@ def _of_stray(stray: Stray) -> Finding:
 
 
 def _untagging(volume: LogicalVolume) -> str:
-    ours = sorted(tag for tag in volume.tags if tag.startswith("snapvm"))
+    ours = sorted(filter(argv.is_ours, volume.tags))
     return shlex.join(argv.retag([volume.ref], add=(), remove=ours)[1:])
 
 

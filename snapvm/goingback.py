@@ -86,7 +86,7 @@ class GoingBack:
         self.progress.phase("preparing the disks")
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
             undo.add(what, removal)
-        swapping.prepare(host.lvm, warm, plan)
+        swapping.prepare(host.lvm, warm, plan, self.former)
         undo.add(
             "the names of the disks",
             partial(takingback.put_names_back, host.lvm, plan.set, self.journal["disks"]),

@@ -19,7 +19,6 @@ from snapvm.model import DomainUuid, LvUuid, Record, Role
 
 UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
 _ROLL = argv.role_tag(Role.ROLL)
-_SET_TAG = argv.set_tag("")
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +114,7 @@ def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
 
 def _is_named_by_set(volume: LogicalVolume) -> bool:
     """Tell whether it has the name it was made with; see ``naming.clone_lv``."""
-    sets = (tag.removeprefix(_SET_TAG) for tag in volume.tags if tag.startswith(_SET_TAG))
-    return any(set_ and set_ in volume.name for set_ in sets)
+    return any(set_ and set_ in volume.name for set_ in argv.sets_in(volume.tags))
 
 
 def _by_domain(

@@ -33,7 +33,6 @@ from snapvm.model import (
 from snapvm.recordfolder import RECORD_FILE, Damaged
 from snapvm.refusals import SnapshotExists
 
-_SET_TAG = argv.set_tag("")
 _DISK_TAG = "snapvm.disk="
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
 
@@ -129,7 +128,7 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
         known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
     sets: dict[str, list[LogicalVolume]] = {}
     for volume in (v for v in report.tagged(argv.TAG_OURS) if not orphans.is_clone(v)):
-        for set_ in (tag.removeprefix(_SET_TAG) for tag in volume.tags if tag.startswith(_SET_TAG)):
+        for set_ in argv.sets_in(volume.tags):
             sets.setdefault(set_, []).append(volume)
     for set_, volumes in sets.items():
         said = [belonging.read(volume.tags) for volume in volumes]

@@ -9,7 +9,7 @@ from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
 from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
 from snapvm.lvm import newname
-from snapvm.lvm.argv import TAG_OURS, set_tag
+from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
 from snapvm.lvm.preflight import check_room, check_siblings, loss
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
@@ -304,4 +304,4 @@ def _store_bytes(
 
 
 def _user_tags(volume: LogicalVolume) -> tuple[str, ...]:
-    return tuple(sorted(tag for tag in volume.tags if not tag.startswith("snapvm")))
+    return tuple(sorted(tag for tag in volume.tags if not is_ours(tag)))

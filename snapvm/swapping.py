@@ -12,7 +12,6 @@ import logging
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from snapvm import durable, images, occupancy, retry, rollbackjournal, sidefiles
@@ -21,7 +20,6 @@ from snapvm.errors import SnapvmError, UnknownDomain
 from snapvm.failures import NotStarted, RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
-from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
@@ -45,27 +43,16 @@ JOURNAL = "rollback"
 log = logging.getLogger(__name__)
 
 
-def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan) -> None:
+def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
     """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
     for disk in _thin(plan):
-        tags = belonging.tags(plan.set, disk.current, Role.ROLL, _whose(plan, disk))
+        tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         warm[disk.current.vg][0].clone(
             disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
         )
     for disk in _thick(plan):
-        tags = belonging.tags(plan.set, disk.current, Role.ROLL, _whose(plan, disk))
+        tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
-
-
-def _whose(plan: RollbackPlan, disk: SwapDisk) -> Belonging:
-    return Belonging(
-        domain_uuid=plan.record.domain_uuid,
-        domain=plan.record.domain,
-        id=plan.undo_id,
-        target=disk.target,
-        disks=len(plan.disks),
-        created=datetime.now(UTC),
-    )
 
 
 def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
@@ -181,7 +168,7 @@ def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> Disk
     if former is not None and argv.set_tag(undo.set) not in former.tags:
         if former.is_active:
             lvm.deactivate([former.ref])
-        whose = belonging.of(undo, disk)
+        whose = belonging.of(undo, disk.target)
         lvm.shelve(former.ref, belonging.tags(undo.set, disk.volume, Role.UNDO, whose))
     return disk
 

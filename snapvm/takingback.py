@@ -54,7 +54,7 @@ def have_moved(
 
 def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], undo: Record) -> None:
     """Have new clones for those that a domain, which is off, spoiled; may be done again."""
-    whose = {str(kept.volume.uuid): belonging.of(undo, kept) for kept in undo.disks}
+    whose = {str(kept.volume.uuid): belonging.of(undo, kept.target) for kept in undo.disks}
     thin = [disk for disk in disks if not is_thick(disk)]
     put_names_back(lvm, set_, thin)
     report = lvm.report()

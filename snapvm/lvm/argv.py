@@ -19,9 +19,20 @@ the lab, four thin snapshots took 0.37 s instead of 0.65.
 """
 
 
+def is_ours(tag: str) -> bool:
+    """Tell whether a tag is one that snapvm gave, and not a user's own."""
+    return tag.startswith("snapvm")
+
+
 def set_tag(set_: str) -> str:
     """Return the tag that names the set a volume belongs to."""
     return f"snapvm.set={set_}"
+
+
+def sets_in(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return the sets that the tags of a volume name: one, unless somebody has added another."""
+    prefix = set_tag("")
+    return tuple(tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix))
 
 
 def disk_tag(origin: LvRef) -> str:

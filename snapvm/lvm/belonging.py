@@ -14,7 +14,7 @@ from datetime import datetime
 
 from snapvm import naming
 from snapvm.lvm import argv
-from snapvm.model import DiskRecord, DomainUuid, LvRef, Record, Role, SnapshotId
+from snapvm.model import DomainUuid, LvRef, Record, Role, SnapshotId
 
 _PREFIX = "snapvm.of="
 _LEGAL = re.compile(r"[A-Za-z0-9_+.=!:#&/-]*\Z")
@@ -40,13 +40,13 @@ class Belonging:
     """About when, in UTC."""
 
 
-def of(record: Record, disk: DiskRecord) -> Belonging:
-    """Return what the volume of a record's disk is to say."""
+def of(record: Record, target: str) -> Belonging:
+    """Return what the volume of one of a record's disks is to say."""
     return Belonging(
         domain_uuid=record.domain_uuid,
         domain=record.domain,
         id=record.id,
-        target=disk.target,
+        target=target,
         disks=len(record.disks),
         created=datetime.fromisoformat(record.created),
     )
