@@ -43,10 +43,11 @@ def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> It
     for uuid, name in catalog.domains():
         is_its = domain in (None, name, uuid)
         for entry in catalog.entries(uuid):
-            if isinstance(entry, Damaged):
-                damaged += [entry] if is_its else []
-            elif is_its or entry.domain == domain:
-                yield entry
+            if isinstance(entry, Record):
+                if is_its or entry.domain == domain:
+                    yield entry
+            elif is_its:
+                damaged.append(entry)
 
 
 def _print_table(
