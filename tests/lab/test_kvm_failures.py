@@ -137,6 +137,28 @@ def test_a_medium_that_has_gone_since(guest: Guest) -> None:
     assert_untouched(guest)
 
 
+def test_a_disk_that_it_has_got_since(guest: Guest) -> None:
+    """Status 4 where the domain would be booted with it: the disks would be of two times."""
+    guest.take("--name", "before", "--disk-only")
+    attach = ATTACH.format("/dev/vg0/since") + "block"
+    made = run(guest.lab, f"lvcreate -qq -V 16m -T vg0/pool -n since; {attach} --config")
+    assert made.status == 0, made.stderr
+    refused = snapvm(guest.lab, "rollback", "fail@before", "--yes", status=4)
+    assert "it has disk vdx" in refused.stderr
+    assert "virsh detach-disk fail vdx --config" in refused.stderr
+    assert guest.wait_until(guest.look().n + 3).state == "ok"
+
+    detached = run(guest.lab, "virsh -q detach-disk fail vdx --config")
+    assert detached.status == 0, detached.stderr
+    guest.roll_back("before")
+    assert guest.state() == "running"
+    assert "vdx" not in run(guest.lab, "virsh domblklist fail").stdout
+    assert guest.wait_until(guest.look().n + 3).state == "ok"
+    assert run(guest.lab, "lvremove -qq -y vg0/since").status == 0
+    snapvm(guest.lab, "delete", "--yes", *(f"fail@{id_}" for id_ in guest.ids()))
+    assert_untouched(guest)
+
+
 def test_what_is_not_there(kvm_lab: Lab) -> None:
     """Status 3, without a traceback."""
     assert "nosuch" in snapvm(kvm_lab, "take", "nosuch", status=3).stderr

@@ -86,7 +86,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
 
     def played(*moments: Moment) -> tuple[list[float], str]:
         world: Any = World(list(moments))
-        pause = SimpleNamespace(
+        pause: Any = SimpleNamespace(
             ended_by_resume=world.ended_by_resume, suspend=world.suspend, stopped_at=lambda: None
         )
         nothing: Any = None
@@ -100,7 +100,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             handle=nothing,
             lender=nothing,
             run_dir=tmp_path,
-            pause=pause,  # type: ignore[arg-type]
+            pause=pause,
             folder=tmp_path,
             clock=WindowClock(),
             progress=Silent(),
