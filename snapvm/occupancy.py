@@ -1,4 +1,4 @@
-"""Who uses the volumes that a rollback is about to replace: the domain itself, or somebody else.
+"""Who uses a domain's volumes: the domain itself, somebody else, or nobody.
 
 Pure questions but for one: which volumes the domain has now.
 """
@@ -23,7 +23,7 @@ from snapvm.model import (
     Record,
     VolumeKind,
 )
-from snapvm.refusals import DomainRefused, Refused, VolumeRefused
+from snapvm.refusals import DiskRefused, DomainRefused, Refused, VolumeRefused
 
 _DETACH = {
     HypervisorKind.LIBVIRT: "virsh detach-disk {} {} --config",
@@ -93,6 +93,24 @@ def others(
         except device.NotAVolume:
             if not is_off:  # else its volume may have no device now
                 yield disk.target
+
+
+def require_held(domain: Domain, volumes: Mapping[str, LogicalVolume]) -> None:
+    """Raise ``DiskRefused`` for a domain that is on and does not run on the volume of that name.
+
+    LVM renames below an open device, and the domain runs on: the volume that has its disk's name
+    now is another, and its memory knows nothing of that one's contents.
+    """
+    for target, volume in volumes.items():
+        if domain.state.has_memory and not volume.is_open:
+            raise DiskRefused(
+                domain=domain.name,
+                target=target,
+                why=f"nobody uses {volume.ref}: the domain runs on another volume, which was "
+                "renamed below it",
+                remedy=f"give that one its name back (`lvs {volume.ref.vg}` shows an o for those "
+                "in use), or start the domain anew on the one that has the name",
+            )
 
 
 def require_replaceable(

@@ -9,7 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snapvm import bootid, checksum, durable, imageroom, images, naming, planning, sidefiles
+from snapvm import (
+    bootid,
+    checksum,
+    durable,
+    imageroom,
+    images,
+    naming,
+    occupancy,
+    planning,
+    sidefiles,
+)
 from snapvm.clock import WindowClock
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.host import Host
@@ -76,6 +86,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     drives = host.hypervisor.drives(domain)
     report = host.lvm.report()
     volumes = planning.resolve(domain, drives.disks, report, host.lvm.uuid_of_device)
+    occupancy.require_held(domain, volumes)
     planning.check_pools(host.lvm, report, volumes.values(), host.settings)
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:

@@ -14,7 +14,7 @@ from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.machine import Machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import roll_back, take_at_five
+from tests.unit.deeds import roll_back, take, take_at_five
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1")}
 OTHER = "other"
@@ -273,3 +273,16 @@ def test_one_whose_last_user_is_about_to_go_is_waited_for(tmp_path: Path) -> Non
     open_after_the_end(scene, closed=lambda: next(looks, True))
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_a_volume_that_only_has_the_name_of_the_one_in_use_is_not_captured(scene: Scene) -> None:
+    """LVM renames below a running domain, whose memory knows nothing of the new one's contents."""
+    used = scene.lvm.named("vg0", "demo-d0")
+    used.name = "demo-d0-broken"
+    restored = scene.lvm.add_disk("vg0", "demo-d0", pool="pool", data="restored from a backup")
+    with pytest.raises(DiskRefused, match="the domain runs on another volume") as refused:
+        take(scene)
+    assert "give that one its name back" in refused.value.hint()
+    assert scene.ids() == []
+    restored.name, used.name = "from-backup", "demo-d0"
+    take(scene)
