@@ -24,6 +24,7 @@ from snapvm import (
     identity,
     images,
     planning,
+    readback,
     repair,
     rollbackplan,
     sidefiles,
@@ -192,7 +193,8 @@ def rollback(
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
     With ``verify`` all of its memory image is read and compared with its checksum, beside the
-    making of what replaces the disks: nothing that runs is touched before it is known to be right.
+    checks and the making of what replaces the disks: nothing that runs is touched before it is
+    known to be right.
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
     ``take`` does, ``SnapshotReplaced`` and ``UnknownSnapshot``, and ``NotStarted`` when the disks
@@ -204,10 +206,16 @@ def rollback(
         _finish_pending(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(rollbackplan.domain_of(host, record), uuid=record.domain_uuid)
-        with host.guarded(known) as guard:
-            plan = rollbackplan.plan(host, _still_there(host, record))
+        record = _still_there(host, record)
+        memory = record.memory if verify else None
+        image = None if memory is None else host.catalog.path(record, memory.file)
+        with (
+            host.guarded(known) as guard,
+            readback.being_read(image, memory, progress) as require_right,
+        ):
+            plan = rollbackplan.plan(host, record)
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
-            done = going.carry_out(guard, verify=verify)
+            done = going.carry_out(guard, require_right)
     return replace(done, seconds=time.monotonic() - begun)
 
 

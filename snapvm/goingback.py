@@ -9,14 +9,14 @@ a rename fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from snapvm import guestsystem, readback, rollbackjournal, rollbackplan, swapping, takingback
+from snapvm import guestsystem, rollbackjournal, rollbackplan, swapping, takingback
 from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import HalfBack, LeftBehind
@@ -61,16 +61,12 @@ class GoingBack:
         journal = rollbackjournal.begun(plan, former, paused=paused, set_time=set_time)
         return cls(host, plan, former, journal, progress)
 
-    def carry_out(self, guard: Guard, *, verify: bool) -> RollbackDone:
-        """Go back; until the last rename is done a failure leaves the domain running as before."""
-        plan = self.plan
-        memory = plan.record.memory if verify else None
-        image = None if memory is None else self.host.catalog.path(plan.record, memory.file)
-        with (
-            readback.being_read(image, memory, self.progress) as require_right,
-            Undo() as undo,
-            self.host.lvm.warmed(plan.groups) as warm,
-        ):
+    def carry_out(self, guard: Guard, require_right: Callable[[], None]) -> RollbackDone:
+        """Go back; until the last rename is done a failure leaves the domain running as before.
+
+        ``require_right`` raises when the memory image is not what it was: the last that is checked.
+        """
+        with Undo() as undo, self.host.lvm.warmed(self.plan.groups) as warm:
             guard.wait_until_ready()
             self._prepare(warm, undo)
             require_right()
