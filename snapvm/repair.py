@@ -99,6 +99,9 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
         domain = standing.find(host, name)
         if domain is not None:
             host.hypervisor.abandon(domain)
+            if intent["was_running"]:
+                # What was begun ahead of its pause may have stopped it only now.
+                standing.run_again(host, name)
             if intent.get("quiesce"):
                 guestsystem.release(host, domain)
         host.lvm.remove_set_where_there(intent["groups"], intent["set"], Role.NEW)

@@ -240,14 +240,17 @@ class LibvirtHypervisor:
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
 
     def abandon(self, domain: Domain) -> None:
-        """End the stream of a dead snapvm, put back what QEMU was set to and the permission."""
-        with durable.failing_as_storage(self._settings.run_dir):
-            userfault.put_back(self._settings.run_dir)
-        with self._failing_as_capture(domain):
-            handle = self._handle_if_known(domain)
-            if handle is not None and handle.isActive():
-                self._end_stream(domain, handle)
-                with durable.failing_as_storage(self._settings.run_dir):
+        """End the stream of a dead snapvm, put back what QEMU was set to and the permission.
+
+        In this order: a stream that cannot protect memory any more leaves its guest standing still.
+        """
+        folder = self._settings.run_dir
+        with durable.failing_as_storage(folder), ExitStack() as last:
+            last.callback(userfault.put_back, folder)
+            with self._failing_as_capture(domain):
+                handle = self._handle_if_known(domain)
+                if handle is not None and handle.isActive():
+                    self._end_stream(domain, handle)
                     self._lender(domain, handle).put_back()
 
     def stop(self, domain: Domain) -> None:

@@ -56,6 +56,22 @@ def test_a_killed_take_is_taken_back_by_the_next_command(scene: Scene, number: i
     take(scene)
 
 
+def test_a_guest_that_stops_only_when_its_stream_is_ended_runs_again(scene: Scene) -> None:
+    """QEMU may have begun ahead of the pause, and come to it when nobody was there any more."""
+    kill_at(scene, 4)
+    with pytest.raises(Killed):
+        take(scene)
+    revive(scene)
+
+    def stop_it(deed: str) -> None:
+        if deed == "abandon":
+            scene.hypervisor.suspend(DOMAIN)
+
+    scene.hypervisor.before = stop_it
+    consistency.repair_all(scene.host, None, Silent())
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
 def test_a_snapshot_that_lands_late_is_an_orphan_and_goes(scene: Scene) -> None:
     record = take(scene)
     before = scene.lvm.names()
