@@ -70,10 +70,7 @@ class Drainpipe:
     """The reading end, its threads, and how it went; use as a context manager.
 
     ``target`` is a descriptor positioned where the stream begins; it is closed at the end.  With
-    ``filter_argv`` the stream passes through that program.  A pipe that is ``held`` is not emptied
-    before ``release``: whoever fills it waits then, and leaves the processors to others.  It is
-    emptied in any case when something has been in it for ``HELD_LIMIT_SECONDS``: QEMU's main loop
-    may wait for a page of the guest, and we for its answer.
+    ``filter_argv`` the stream passes through that program.
     """
 
     def __init__(
@@ -81,7 +78,6 @@ class Drainpipe:
         target: int,
         filter_argv: Sequence[str] = (),
         *,
-        held: bool = False,
         stall_limit_seconds: float = STALL_LIMIT_SECONDS,
     ) -> None:
         self._file = self._target = target
@@ -92,8 +88,7 @@ class Drainpipe:
         self._given_up, self._give_up = os.pipe2(os.O_CLOEXEC)
         self._failure: OSError | None = None
         self._released = threading.Event()
-        if not held:
-            self._released.set()
+        self._released.set()
         self._patience = Patience(stall_limit_seconds)
         self._buffer: queue.Queue[bytes] = queue.Queue(BUFFER_CHUNKS)
         self.drained_bytes = 0
@@ -165,6 +160,15 @@ class Drainpipe:
         """Why nothing more is written, if so; the pipe is still emptied, so that QEMU goes on."""
         return self._failure
 
+    def hold(self) -> None:
+        """Let what comes stay in the pipe until ``release``.
+
+        Whoever fills it waits then, and leaves the processors to others.  It is emptied in any
+        case when something has been in it for ``HELD_LIMIT_SECONDS``: QEMU's main loop may wait
+        for a page of the guest, and we for its answer.
+        """
+        self._released.clear()
+
     def release(self) -> None:
         """Begin to empty a pipe that was held."""
         self._released.set()
@@ -182,9 +186,12 @@ class Drainpipe:
 
     def _empty(self) -> None:
         """The first thread: the pipe is emptied in any case, and soon."""
-        if self._has_more():
-            self._released.wait(HELD_LIMIT_SECONDS)
-        while self._has_more() and (chunk := os.read(self._reader, CHUNK_BYTES)):
+        while self._has_more():
+            if not self._released.wait(HELD_LIMIT_SECONDS):
+                self._released.set()
+            chunk = os.read(self._reader, CHUNK_BYTES)
+            if not chunk:
+                break
             self._hand_over(chunk)
         self._buffer.put(_END)
 

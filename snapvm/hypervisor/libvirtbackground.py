@@ -1,29 +1,47 @@
 """Capturing a libvirt domain with QEMU's background-snapshot: the pause holds no memory at all.
 
-The domain is suspended first, so that the window is ours (QEMU restores the run state it found).
+The domain is suspended by us, so that the window is ours (QEMU restores the run state it found).
 In the window QEMU buffers the state of the devices and write-protects guest memory; after it the
 guest runs, and QEMU copies every page before the guest may change it (QEMU,
-migration/migration.c, bg_migration_thread).  ``mapped-ram`` must be off: together they give an
-image whose memory is all zero.
+migration/migration.c, bg_migration_thread).  What QEMU does before it needs a guest that stands
+still is begun ahead of the pause (``headstart``).  ``mapped-ram`` must be off: together they give
+an image whose memory is all zero.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from snapvm.hypervisor import domainxml, migrationstream, userfault
+from snapvm.hypervisor import domainxml, headstart, migrationstream, userfault
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
+from snapvm.hypervisor.headstart import Experience
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible, State
-from snapvm.hypervisor.qemusettings import MigrationSettings
-from snapvm.model import MemoryRecord
+from snapvm.hypervisor.qemusettings import MigrationSettings, Monitor
+from snapvm.model import DomainState, MemoryRecord
 
 SETTINGS = MigrationSettings(capabilities=("background-snapshot",))
 ARM_LIMIT_SECONDS = 60.0
+PAGES_BYTES = 64 << 10
+"""More than a stream holds before its first page: the names of the pieces of memory."""
 ASK_SECONDS = 0.1
-"""QEMU is asked as often at least: a small guest's stream may fit into the pipe."""
+"""QEMU is asked as often at least: a guest's stream may be shorter than that, or have failed."""
+_RESTORES_STATE_SINCE = (9, 0)
+"""Before it QEMU lets the guest run when memory is protected, whatever it was: in our window."""
+_FAILS_IN_SETUP_SINCE = (9, 1)
+"""Before it QEMU stops the guest even for a stream that cannot be written."""
+_STOPPED = "paused"
+_RUN_STATES = ("running", _STOPPED)
+"""QEMU ends itself over any other when it stops the guest ("invalid runstate transition")."""
+CALM_SECONDS = 0.2
+"""Until what QEMU told of a pause that was its own has been heard."""
+
+
+class _Overtaken(Exception):
+    """The guest was stopped before we did it: by QEMU itself, or by what befell it."""
 
 
 class BackgroundCapture:
@@ -34,12 +52,16 @@ class BackgroundCapture:
     def __init__(self, job: CaptureJob, why: str) -> None:
         self._job = job
         self._why = why
+        self._pause = job.pause
         self._stream = MigrationStream(job)
+        self._prepared_stream = ExitStack()
+        self._is_ahead = False
+        self._overtaken = ""
 
     @property
     def method(self) -> str:
         """See ``Capture.method``."""
-        return self.way + self._stream.how + self._why
+        return self.way + self._stream.how + self._overtaken + self._why
 
     @staticmethod
     @contextmanager
@@ -49,6 +71,7 @@ class BackgroundCapture:
         Yields the host's permission, which may be closed before the block ends.
         """
         migrationstream.require_possible(ground.lender.monitor)
+        _require_stoppable(ground.lender.monitor)
         foreign = domainxml.foreign_memory_writer(ground.domain.definition)
         if foreign:
             raise NotPossible(foreign)
@@ -64,46 +87,114 @@ class BackgroundCapture:
     @contextmanager
     def prepared(self, image: ImageWriter) -> Iterator[None]:
         """Probe, open the image and the pipe; leaving the block puts QEMU back as it was."""
-        # Held: while the guest stands still the processors are LVM's.
-        with self.possible(self._job) as self._permission, self._stream.prepared(image, held=True):
+        self._image = image
+        with self.possible(self._job) as self._permission, self._prepared_stream:
+            self._prepared_stream.enter_context(self._stream.prepared(image))
+            self._experience = Experience(
+                file=self._job.run_dir / f"{self._job.domain.uuid}{headstart.FILE_ENDING}",
+                run=self._job.lender.run,
+            )
             yield
 
     @contextmanager
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.pause.ended_by_resume(leave_standing=leave_standing):
-            self._job.pause.suspend()
+        with ExitStack() as standing:
+            try:
+                self._stand_still_ahead(standing, leave_standing=leave_standing)
+            except _Overtaken:
+                self._start_over()
+            if not self._is_ahead:
+                standing.enter_context(self._pause.ended_by_resume(leave_standing=leave_standing))
+                self._pause.suspend()
+                self._require_paused()
+            # While the guest stands still the processors are LVM's.
+            self._stream.hold()
             try:
                 yield
             finally:
                 # QEMU answers to a resume only when it has the pages that its own devices change.
                 self._stream.release()
+        self._permission.close()
+
+    def _stand_still_ahead(self, standing: ExitStack, *, leave_standing: bool) -> None:
+        """Let QEMU begin, then stop the domain, for as long as ``standing`` lasts.
+
+        Does nothing where it is not known how long that is safe; raises ``_Overtaken``, the domain
+        running as before, when somebody was quicker.
+        """
+        ahead_seconds = headstart.seconds_ahead(self._experience.taken_seconds())
+        if self._job.domain.state is not DomainState.RUNNING or not ahead_seconds:
+            return
+        if migrationstream.qemu_version(self._job.lender.monitor) < _FAILS_IN_SETUP_SINCE:
+            return
+        with ExitStack() as stack, self._job.clock.part("ahead"):
+            pause = self._pause.ended_by_resume(
+                leave_standing=leave_standing, when_failed=self._break_off
+            )
+            stack.enter_context(pause)
+            self._stream.begin()
+            if self._pause.stops_within(ahead_seconds):
+                raise _Overtaken
+            self._pause.suspend()
+            if self._stream.run_state() != _STOPPED or self._pause.came_late():
+                raise _Overtaken
+            standing.enter_context(stack.pop_all())
+            self._is_ahead = True
+
+    def _break_off(self) -> None:
+        """End a stream that may not have stopped the guest yet: it fails to write before that.
+
+        It must not come to it: QEMU ends itself when it stops a guest that stands still otherwise.
+        """
+        if not self._is_ahead:
+            self._prepared_stream.close()
+
+    def _require_paused(self) -> None:
+        """Raise ``CaptureFailed`` when the guest stands still for a reason of its own."""
+        run_state = self._stream.run_state()
+        if run_state != _STOPPED:
+            raise self._job.failed(f"QEMU says that it is {run_state} and not {_STOPPED}")
+
+    def _start_over(self) -> None:
+        """Have a stream again that is not begun, and a pause of which nothing is known."""
+        self._overtaken = "; the guest stood still twice, as it was stopped before its time"
+        self._stream = MigrationStream(self._job)
+        try:
+            self._prepared_stream.enter_context(self._stream.prepared(self._image))
+        except NotPossible as why:
+            raise self._job.failed(str(why)) from why
+        time.sleep(CALM_SECONDS)
+        self._pause = self._pause.anew()
 
     def arm(self) -> None:
-        """Start the stream and wait until the guest may run: devices buffered, memory protected.
+        """Start the stream and wait until the guest may run: devices buffered, memory protected."""
+        with self._job.clock.part("memory"):
+            if not self._is_ahead:
+                self._stream.begin()
+            self._wait_until_armed()
+            # QEMU gives the guest back its run state in work that it has only scheduled.
+            run_state = self._stream.run_state()
+        if self._is_ahead and run_state != _STOPPED:
+            raise self._job.failed(f"QEMU had stopped it itself; it is {run_state} now: take again")
+
+    def _wait_until_armed(self) -> None:
+        """Wait for the first pages.
 
         ``active`` alone does not say so; the page counters, which begin to grow after that, do.
-        Pages are then in the pipe too, so QEMU is asked only when something new is there.
+        Pages are in the pipe by then, so QEMU is not asked before there is as much.
         """
-        seen_bytes = 0
 
-        def wait_for_more(_state: State) -> None:
-            nonlocal seen_bytes
-            seen_bytes = self._stream.wait_for_bytes(seen_bytes, ASK_SECONDS)
+        def wait_for_pages(_state: State | None = None) -> None:
+            self._stream.wait_for_bytes(PAGES_BYTES, ASK_SECONDS)
 
-        try:
-            with self._job.clock.part("memory"):
-                self._stream.begin()
-                self._stream.wait_for(
-                    _is_armed,
-                    limit_seconds=ARM_LIMIT_SECONDS,
-                    poll_seconds=0,
-                    tick=wait_for_more,
-                )
-                # QEMU gives the guest back its run state in work that it has only scheduled.
-                self._stream.settle()
-        finally:
-            self._permission.close()
+        wait_for_pages()
+        self._stream.wait_for(
+            _is_armed,
+            limit_seconds=ARM_LIMIT_SECONDS,
+            poll_seconds=0,
+            tick=wait_for_pages,
+        )
 
     def give_up(self) -> None:
         """See ``Capture.give_up``."""
@@ -111,7 +202,24 @@ class BackgroundCapture:
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: wait for the end of the stream."""
-        return self._stream.finish()
+        record = self._stream.finish()
+        if self._stream.setup_seconds is not None:
+            self._experience.note(self._stream.setup_seconds, was_running=self._is_ahead)
+        return record
+
+
+def _require_stoppable(monitor: Monitor) -> None:
+    """Raise ``NotPossible`` for a guest that QEMU would let run, or end itself over."""
+    try:
+        version = migrationstream.qemu_version(monitor)
+        run_state = migrationstream.run_state(monitor)
+    except LibvirtFailed as why:
+        raise NotPossible(str(why)) from why
+    if version < _RESTORES_STATE_SINCE:
+        told = ".".join(map(str, version))
+        raise NotPossible(f"QEMU {told} would let the guest run too early; 9.0 and later do not")
+    if run_state not in _RUN_STATES:
+        raise NotPossible(f"QEMU says that it is {run_state}")
 
 
 def _is_armed(state: State) -> bool:

@@ -61,6 +61,17 @@ def require_unblocked(monitor: Monitor) -> None:
         raise NotPossible(f"QEMU: {blocked[0]}")
 
 
+def qemu_version(monitor: Monitor) -> tuple[int, int]:
+    """Return the version of the QEMU that runs the domain; the host's may be a later one."""
+    version = monitor.execute("query-version")["qemu"]
+    return version["major"], version["minor"]
+
+
+def run_state(monitor: Monitor) -> str:
+    """Return QEMU's name for what the guest does (QAPI, RunState)."""
+    return str(monitor.execute("query-status")["status"])
+
+
 class MigrationStream:
     """QEMU's stream of one capture; everything raises ``CaptureFailed``."""
 
@@ -72,23 +83,26 @@ class MigrationStream:
         self._is_given_up = threading.Event()
         self.how = ""
         """What becomes of the stream on its way, for the record."""
+        self.setup_seconds: float | None = None
+        """What QEMU took before it stopped the guest or found it stopped; known at the end."""
 
     @contextmanager
-    def prepared(self, image: ImageWriter, *, held: bool = False) -> Iterator[None]:
+    def prepared(self, image: ImageWriter) -> Iterator[None]:
         """Have the image and the pipe; a stream that goes on at the end of the block is ended.
 
-        One that is ``held`` is only begun until ``release``.  Raises ``NotPossible`` when QEMU
-        cannot be given the pipe; no file is left then.
+        Raises ``NotPossible`` when QEMU cannot be given the pipe; no file is left then.
         """
         self._image = image
         with ExitStack() as stack:
             target = image.begin(self._job.image, self._definition(), self._cookie())
-            self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv, held=held))
+            # Ended behind the pipe: what QEMU has not written by then it must not begin with.
+            ending = stack.enter_context(ExitStack())
+            self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv))
             if image.filter_argv:
                 self.how = ", compressed by zstd"
             self._give_pipe()
             self._pipe.close_writer()
-            stack.callback(self._end)
+            ending.callback(self._end)
             yield
 
     def _give_pipe(self) -> None:
@@ -131,7 +145,7 @@ class MigrationStream:
         limit_seconds: float,
         poll_seconds: float = WINDOW_POLL_SECONDS,
         tick: Callable[[State], None] = lambda _state: None,
-    ) -> None:
+    ) -> State:
         """Wait until the stream is where ``is_there`` says, with a ``tick`` now and then."""
         deadline = time.monotonic() + limit_seconds
         while not is_there(state := self._state()):
@@ -145,37 +159,43 @@ class MigrationStream:
                 raise self._job.failed(f"it took longer than {limit_seconds:g} s")
             tick(state)
             time.sleep(poll_seconds)
+        return state
 
     def give_up(self) -> None:
         """From another thread: let who waits for the stream wait no more."""
         self._is_given_up.set()
 
-    def settle(self) -> None:
-        """Let QEMU run the work it has scheduled: a round trip does."""
-        self._execute("query-status")
+    def run_state(self) -> str:
+        """Return what the guest does; QEMU runs first what work it has scheduled."""
+        return str(self._execute("query-status")["status"])
+
+    def hold(self) -> None:
+        """Let the stream stay in the pipe until ``release``."""
+        self._pipe.hold()
 
     def release(self) -> None:
         """Let a stream that was held be written."""
         self._pipe.release()
 
-    def wait_for_bytes(self, more_than: int, limit_seconds: float) -> int:
-        """Wait until more than so much is in the pipe; return how much.  It costs QEMU nothing."""
+    def wait_for_bytes(self, at_least: int, limit_seconds: float) -> None:
+        """Wait until so much is in the pipe, or the time is over.  It costs QEMU nothing."""
         deadline = time.monotonic() + limit_seconds
-        while (waiting := self._pipe.waiting_bytes) <= more_than and time.monotonic() < deadline:
+        while self._pipe.waiting_bytes < at_least and time.monotonic() < deadline:
             time.sleep(WINDOW_POLL_SECONDS)
-        return waiting
 
     def finish(self) -> MemoryRecord:
         """Wait for the end of the stream, and until the image is whole and on the disk."""
         begun = time.monotonic()
         limit_seconds = self._job.limit_seconds
-        self.wait_for(
+        state = self.wait_for(
             lambda state: state.get("status") == "completed",
             limit_seconds=limit_seconds,
             poll_seconds=DRAIN_POLL_SECONDS,
             tick=self.tell,
         )
         self._is_ended = True
+        if "setup-time" in state:
+            self.setup_seconds = state["setup-time"] / 1000
         try:
             self._pipe.finish(max(1.0, begun + limit_seconds - time.monotonic()))
             size_bytes = self._image.end()

@@ -18,6 +18,8 @@ from snapvm.model import Domain, DomainState
 EVENT_LIMIT_SECONDS = 5.0
 
 _STATE_RUNNING = 1
+_STATE_ASLEEP = 7
+"""Suspended to memory by the guest; libvirt neither suspends nor resumes it then."""
 _STATES_ENDED = (5, 6)
 """Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
 
@@ -33,6 +35,11 @@ class WatchedPause:
         self._was_running = domain.state is DomainState.RUNNING
         self._first = len(events.seen())
         self._witness = Witness(domain, handle, events)
+        self._asked_at = 0.0
+
+    def anew(self) -> WatchedPause:
+        """Return another pause of the same domain, which what has been heard so far is not of."""
+        return WatchedPause(self._domain, self._handle, self._events, self._clock)
 
     @contextmanager
     def ended_by_resume(
@@ -62,11 +69,23 @@ class WatchedPause:
         """Make the domain stand still; libvirt answers when its disks are drained and flushed."""
         if not self._was_running:
             return
+        self._asked_at = time.monotonic()
         try:
             with crashpoint.around("suspend"), self._clock.part("suspend"), spoken():
                 self._handle.suspend()
         except LibvirtFailed as failure:
             raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
+
+    def stops_within(self, seconds: float) -> bool:
+        """Wait so long, or until somebody else stops it; tell whether that happened."""
+        events = self._events.wait_for("STOP", self._first, seconds)
+        return any(event.name == "STOP" for event in events)
+
+    def came_late(self) -> bool:
+        """Whether it stood still already when ``suspend`` was called, by QEMU's own clock."""
+        events = self._events.wait_for("STOP", self._first, EVENT_LIMIT_SECONDS)
+        stops = [event.at for event in events if event.name == "STOP"]
+        return not stops or stops[0] < self._asked_at
 
     def stopped_at(self) -> float | None:
         """Return when QEMU stopped the CPUs, by ``time.monotonic()``; None when it did not."""
@@ -90,6 +109,8 @@ class WatchedPause:
             raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
         if state in _STATES_ENDED:
             raise self._ended()
+        if state == _STATE_ASLEEP:
+            raise WindowBroken(domain=self._domain.name, what="its guest went to sleep")
         if state != _STATE_RUNNING:
             raise StuckPaused(
                 domain=self._domain.name, why=why_not or "libvirt does not show it running"

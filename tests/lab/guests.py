@@ -107,7 +107,8 @@ dmesg | tail -n 12
 """
 """What a failure report should show of the lab."""
 
-FORGET_ALL = """
+FORGET_SNAPSHOTS = """
 lvremove -qq -y --select 'lv_tags={snapvm=1}' 2>/dev/null
-rm -rf /var/lib/snapvm /run/snapvm
+rm -rf /var/lib/snapvm
 """
+FORGET_ALL = f"{FORGET_SNAPSHOTS}rm -rf /run/snapvm\n"

@@ -31,6 +31,8 @@ DETACH = "virsh detach-disk win vdx --live; sleep 3"
 BACK_FROM_SAVE = "virsh restore /var/tmp/win.save && virsh resume win"
 """It was saved as it was, standing still."""
 GONE = "shut off"
+GUARD_ENDS = "for i in $(seq 60); do ls /var/lib/snapvm/domains/*/.*.draft || break; sleep 1; done"
+"""Until what was begun is taken back."""
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,71 @@ def _longest_standstill(guest: Guest) -> float:
     return longest
 
 
+def believe(guest: Guest, seconds: float) -> None:
+    """Have snapvm believe that QEMU has taken so long before it needed the guest to stand still."""
+    domain, run = (
+        guest.lab.run(["virsh", word, guest.name], timeout_seconds=60, check=True).stdout.strip()
+        for word in ("domuuid", "domid")
+    )
+    hint = json.dumps({"run": int(run), "taken": [[seconds, True], [seconds, True]]})
+    file = f"/run/snapvm/{domain}.populate"
+    guest.lab.run(f"mkdir -p /run/snapvm && cat > {file}", input=hint, timeout_seconds=30)
+
+
+def test_a_qemu_that_stops_the_guest_itself(guest: Guest) -> None:
+    """Begun so far ahead of the pause it is always the first; what counts is the second pause."""
+    believe(guest, 4.0)
+    guest.say("dirty 24")
+    try:
+        record = guest.take("--name", "twice")
+    finally:
+        guest.say("dirty 0")
+    assert "stood still twice" in record["capture"], record
+    guest.roll_back("twice")
+    assert guest.wait_until(guest.look().n + 5).state == "ok"
+    snapvm(guest.lab, "delete", "--yes", "win@twice", "win@undo")
+
+
+def test_a_guest_that_has_never_run_is_refused(guest: Guest) -> None:
+    """libvirt calls it paused; QEMU would end itself over it, and did so."""
+    run(guest.lab, "virsh destroy win; virsh start --paused win")
+    done = snapvm(guest.lab, "take", "win", status=4)
+    assert "QEMU says that it is prelaunch" in done.stderr
+    assert guest.state() == "paused"
+    assert_nothing_left(guest)
+    run(guest.lab, "virsh resume win")
+    assert guest.wait_until(5).state == "ok"
+
+
+@pytest.mark.long
+def test_a_large_guest_is_captured_ahead_of_its_pause(kvm_lab: Lab) -> None:
+    """From the third take on it is known how far ahead; each is of one instant."""
+    with Guest(kvm_lab, "ahead", "--disks", "1", "--memory", "1536") as large:
+        large.say("dirty 24")
+        for number in range(5):
+            record = large.take("--name", f"t{number}")
+            begun = [part["name"] for part in record["timing"]["parts"]]
+            print(number, record["timing"], record["capture"])
+            assert ("ahead" in begun) == (number >= 2), record
+        large.roll_back("t4")
+        assert large.wait_until(large.look().n + 5).state == "ok"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", ["before suspend 1", "after suspend 1", "before lvm lvcreate 1"])
+def test_killed_when_qemu_has_begun_ahead(guest: Guest, point: str) -> None:
+    """The guest runs, and QEMU is set as before, whoever stopped it first."""
+    before = settings(guest)
+    believe(guest, 0.5)
+    assert run(guest.lab, f"SNAPVM_CRASH='{point}' snapvm take win").status == -9
+    run(guest.lab, f"{GUARD_ENDS}; sleep 2")
+    assert "nothing to repair" in snapvm(guest.lab, "repair").stdout
+    assert guest.state() == "running"
+    assert settings(guest) == before
+    assert_nothing_left(guest)
+    assert guest.wait_until(guest.look().n + 5).state == "ok"
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("method", ["background", "precopy", "stop"])
 def test_killed_while_qemu_holds_the_guest(guest: Guest, method: str) -> None:
@@ -171,10 +238,7 @@ def test_killed_while_qemu_holds_the_guest(guest: Guest, method: str) -> None:
     before = settings(guest)
     script = f"SNAPVM_CRASH='before lvm lvcreate 1' snapvm take win --capture {method}"
     assert run(guest.lab, script).status == -9
-    run(
-        guest.lab,
-        "for i in $(seq 60); do ls /var/lib/snapvm/domains/*/.*.draft || break; sleep 1; done",
-    )
+    run(guest.lab, GUARD_ENDS)
     assert "nothing to repair" in snapvm(guest.lab, "repair").stdout
     assert guest.state() == "running"
     assert settings(guest) == before

@@ -177,6 +177,27 @@ def test_a_domain_that_qemu_does_not_migrate_is_not_paused_for_it(
     assert qemu.capabilities == before
 
 
+@pytest.mark.parametrize("run_state", ["io-error", "prelaunch", "watchdog", "internal-error"])
+def test_a_guest_that_stands_still_otherwise_is_not_caught_in_the_background(
+    run_state: str, tmp_path: Path
+) -> None:
+    """libvirt calls it paused; QEMU ends itself: "invalid runstate transition"."""
+    qemu = FakeQemu()
+    qemu.run_state = run_state
+    with (
+        ExitStack() as stack,
+        pytest.raises(NotPossible, match=f"QEMU says that it is {run_state}"),
+    ):
+        stack.enter_context(BackgroundCapture.possible(ground(tmp_path, qemu)))
+
+
+def test_a_qemu_that_lets_the_guest_run_by_itself_is_not_used_so(tmp_path: Path) -> None:
+    qemu = FakeQemu()
+    qemu.version = (8, 2)
+    with ExitStack() as stack, pytest.raises(NotPossible, match=r"QEMU 8\.2 would let the guest"):
+        stack.enter_context(BackgroundCapture.possible(ground(tmp_path, qemu)))
+
+
 def test_a_monitor_that_does_not_answer_leaves_libvirts_own_way(tmp_path: Path) -> None:
     qemu = FakeQemu()
     qemu.is_gone = True

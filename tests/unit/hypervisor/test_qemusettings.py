@@ -31,17 +31,15 @@ class FakeQemu:
         self.parameters = {"downtime-limit": 300, "max-bandwidth": 1 << 27, "tls-creds": ""}
         self.blocked: list[str] = []
         self.is_gone = False
+        self.version = (10, 0)
+        self.run_state = "running"
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         given = dict(arguments or {})
         if self.is_gone:
             raise LibvirtFailed("domain is not running", 55)
-        if command == "query-migrate-capabilities":
-            return [{"capability": k, "state": v} for k, v in self.capabilities.items()]
-        if command == "query-migrate":
-            return {"blocked-reasons": self.blocked} if self.blocked else {}
-        if command == "query-migrate-parameters":
-            return dict(self.parameters)
+        if command.startswith("query-"):
+            return self.told(command)
         if command == "migrate-set-capabilities":
             wanted = {entry["capability"]: entry["state"] for entry in given["capabilities"]}
             if wanted.get("background-snapshot") and wanted.get("xbzrle"):
@@ -52,6 +50,17 @@ class FakeQemu:
         assert command == "migrate-set-parameters"
         self.parameters |= given
         return {}
+
+    def told(self, query: str) -> Any:
+        return {
+            "query-migrate-capabilities": [
+                {"capability": name, "state": is_on} for name, is_on in self.capabilities.items()
+            ],
+            "query-migrate": {"blocked-reasons": self.blocked} if self.blocked else {},
+            "query-migrate-parameters": dict(self.parameters),
+            "query-version": {"qemu": dict(zip(("major", "minor"), self.version, strict=True))},
+            "query-status": {"status": self.run_state},
+        }[query]
 
 
 @pytest.fixture
