@@ -210,7 +210,6 @@ _HARMLESS = {
     "tee",
     "vmtrace_buf_kb",
     "rtc_timeoffset",
-    "channels",
     "numa_placement",
 }
 """Computed by libxl, or a default it writes down all the same: made again when the domain boots."""
@@ -244,12 +243,13 @@ def _disk(domain: str, disk: Config) -> str:
     if disk.get("trusted", "True") != "False":
         rest.pop("trusted", None)
     _require_nothing(domain, "disk", rest)
-    backend, path = disk.get("backend", "phy"), disk.get("pdev_path", "")
+    backend, path = disk.get("backend"), disk.get("pdev_path", "")
     words = [
         f"format={disk.get('format', 'raw')}",
         f"vdev={disk.get('vdev', '')}",
         f"access={'rw' if disk.get('readwrite') else 'ro'}",
-        *(["backendtype=phy"] if backend == "phy" else []),
+        # One that is not there is found by libxl, as it was when the domain was made.
+        *([f"backendtype={backend}"] if backend else []),
         *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
         *(["no-discard"] if disk.get("discard_enable") == "False" else []),
         f"target={path}",  # takes the rest of the text, so it is the last

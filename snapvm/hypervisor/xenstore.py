@@ -216,5 +216,7 @@ def open_store() -> XenStore:
         return XenStore(connection)
     connection.close()
     raise HostLacks(
-        what=f"a xenstored to speak to ({why})", remedy="run snapvm as root, in the control domain"
+        what=f"a xenstored to speak to ({why})",
+        remedy="run snapvm as root, in the control domain; a xenstored in a domain of its own"
+        " (XENSTORETYPE=domain) is not supported",
     )
