@@ -221,7 +221,11 @@ class XenHypervisor:
             info = self._domains.known(domain)
             if info is None:
                 return
-            self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
+            try:
+                self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
+            except (CommandFailed, CommandTimedOut):
+                if not self._domains.is_going(info.domid):
+                    raise
             self._wait_until_gone(domain, info.domid)
 
     def restore(
@@ -280,10 +284,10 @@ class XenHypervisor:
             raise CaptureFailed(domain=domain.name, why="a domain of this name runs")
 
     def _wait_until_gone(self, domain: Domain, domid: int) -> None:
-        """Wait until Xen, xenstore and the backends have forgotten a destroyed domain."""
+        """Wait until the backends have forgotten a destroyed domain, and its memory is free."""
         deadline = time.monotonic() + _GONE_SECONDS
         backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in xendisks.BACKENDS]
-        while self._control.info(domid) is not None or any(map(self._store.names, backends)):
+        while not self._domains.is_freed(domid) or any(map(self._store.names, backends)):
             if time.monotonic() > deadline:
                 raise CaptureFailed(domain=domain.name, why="it was destroyed and does not go")
             time.sleep(_LOOK_SECONDS)

@@ -52,7 +52,8 @@ class XenJob:
         if read_vbds(self.store, domid) != self.vbds:
             raise WindowBroken(domain=self.domain.name, what="its drives were changed")
         references = ring_references(self.store, domid)
-        return Rings(self.control.libraries, domid, self.domain.name, references)
+        captured = {vbd.number for vbd in self.vbds if vbd.is_captured}
+        return Rings(self.control.libraries, domid, self.domain.name, references, captured)
 
     def settle(self, rings: Rings) -> None:
         """In the window: require the drives that were planned for, and let them come to rest."""

@@ -44,6 +44,11 @@ class Vbd:
     is_read_only: bool
 
     @property
+    def is_captured(self) -> bool:
+        """Whether it belongs to the disks of a snapshot, and is no drive that cannot change."""
+        return not _unchanging(self)
+
+    @property
     def device(self) -> Path:
         """What is behind it, as QEMU or the block script understands ``params``."""
         path = Path(self.params.removeprefix(_QEMU_RAW) if self.backend == QDISK else self.params)

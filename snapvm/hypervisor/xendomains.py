@@ -13,6 +13,8 @@ from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 
 _DOMAINS = "/local/domain"
+_ZOMBIE_PAGES = 1024
+"""What a peer may keep of a domain that is no more; there is room for the next all the same."""
 
 
 class XenDomains:
@@ -63,6 +65,16 @@ class XenDomains:
         """Return the name of a domain with this uuid; empty when none runs."""
         found = self._of_uuid(uuid)
         return self._name(found[0].domid) or "" if found else ""
+
+    def is_going(self, domid: int) -> bool:
+        """Whether a domain is being destroyed, or is not there any more."""
+        info = self._control.info(domid)
+        return info is None or info.is_dying
+
+    def is_freed(self, domid: int) -> bool:
+        """Whether it is gone, but for pages that somebody else has mapped and Xen keeps for him."""
+        info = self._control.info(domid)
+        return info is None or (info.is_dying and info.total_pages <= _ZOMBIE_PAGES)
 
     def _of_uuid(self, uuid: DomainUuid) -> list[DomainInfo]:
         alive = (info for info in self._control.domains() if not info.is_dying)

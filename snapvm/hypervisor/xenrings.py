@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 from snapvm.failures import CaptureFailed
@@ -48,15 +48,25 @@ def _number(reference: str, place: str) -> int:
 
 
 class Rings:
-    """The rings of one domain; ``drained`` waits until they are at rest."""
+    """The rings of one domain; ``drain`` waits until those of the ``captured`` are at rest.
+
+    What is on its way to a drive that cannot change changes nothing, and its ring may be granted to
+    another domain that serves it.
+    """
 
     def __init__(
-        self, libraries: XenLibraries, domid: int, name: str, references: dict[str, list[int]]
+        self,
+        libraries: XenLibraries,
+        domid: int,
+        name: str,
+        references: dict[str, list[int]],
+        captured: Collection[str],
     ) -> None:
         self._libraries = libraries
         self._domid = domid
         self._name = name
         self.references = references
+        self._awaited = {number: references[number] for number in references if number in captured}
 
     def drain(self) -> None:
         """Wait until every request has its answer; raise ``CaptureFailed`` when that takes long.
@@ -81,7 +91,7 @@ class Rings:
                 raise CaptureFailed(domain=self._name, why=str(failed("opening grants")))
             stack.callback(grants.xengnttab_close, handle)
             found = []
-            for number, references in self.references.items():
+            for number, references in self._awaited.items():
                 for reference in references:
                     address = grants.xengnttab_map_grant_ref(
                         handle, self._domid, reference, _PROT_READ

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, CommandFailed
+from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xencontrol import DomainInfo
@@ -23,6 +23,7 @@ from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 from tests.fakes.xenstored import FakeXenstored
 
+DYING = 1
 UUID = "11111111-2222-3333-4444-555555555555"
 CONFIG = {"c_info": {"type": "pv", "name": "web", "uuid": UUID}, "b_info": {"max_vcpus": 1}}
 RUNNING = DomainInfo(
@@ -45,6 +46,10 @@ class FakeXen:
     width: int = 8
     ran: list[list[str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    zombie_pages: int = 0
+    """What a peer has mapped of a domain that is destroyed."""
+    is_slow: bool = False
+    """Its xl gives up waiting for what it has told Xen to do."""
 
     def domains(self) -> tuple[DomainInfo, ...]:
         return tuple(self.info_of.values())
@@ -85,10 +90,15 @@ class FakeXen:
         return Completed(argv=tuple(argv), status=0, stdout=said, stderr="", seconds=0)
 
     def gone(self) -> None:
-        self.info_of.clear()
+        former = self.info_of.pop(5)
+        if self.zombie_pages:
+            self.info_of[5] = replace(former, flags=DYING, total_pages=self.zombie_pages)
         self.store.values.clear()
+        if self.is_slow:
+            raise CommandTimedOut(argv=("xl", "destroy", "5"), seconds=120)
 
     def come(self, flags: int = 0) -> None:
+        self.info_of.clear()
         self.info_of[5] = replace(RUNNING, flags=flags)
         self.store.values["/local/domain/5/name"] = "web"
         self.store.values["/local/domain/5/control/feature-suspend"] = "1"
@@ -264,6 +274,28 @@ def test_stop_restore_and_start(scene: Scene, paused: bool) -> None:
     assert xen.ran[-1][:-1] == ["xl", "create", "-q", *flag]
     assert f'uuid = "{UUID}"' in xen.texts[0]
     assert driver.find("web").state is wanted
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_what_a_peer_has_mapped_does_not_keep_a_domain(scene: Scene, is_slow: bool) -> None:
+    """Xen lists it as dying for as long; it ended in "is paused and could not be resumed"."""
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.zombie_pages, xen.is_slow = 3, is_slow
+    driver.stop(domain)
+    driver.restore(domain, Path("/image"), paused=False)
+    assert driver.find("web").state is DomainState.RUNNING
+
+
+def test_a_domain_whose_memory_is_not_free_yet_is_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.zombie_pages = 1 << 18
+    monkeypatch.setattr("snapvm.hypervisor.xen._GONE_SECONDS", 0.1)
+    with pytest.raises(CaptureFailed, match="does not go"):
+        driver.stop(domain)
 
 
 def test_a_domain_starts_though_no_file_can_be_made(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.hypervisor.xenrings import ring_references
+from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.refusals import DiskRefused, DomainRefused
 from tests.fakes.xenstored import FakeXenstored
 
@@ -56,6 +59,36 @@ def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
         server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "-1 or so"
         with pytest.raises(XenFailed, match="holds no grant"):
             ring_references(store, 7)
+
+
+class FakeGrants:
+    """Xen's grants of a guest whose rings are at rest; some are another domain's to map."""
+
+    def __init__(self, *foreign: int) -> None:
+        self.foreign = foreign
+        self.page = ctypes.create_string_buffer(4096)
+
+    def xengnttab_open(self, _logger: object, _flags: int) -> int:
+        return 1
+
+    def xengnttab_close(self, _handle: int) -> None: ...
+
+    def xengnttab_map_grant_ref(
+        self, _handle: int, _domid: int, reference: int, _prot: int
+    ) -> int | None:
+        return None if reference in self.foreign else ctypes.addressof(self.page)
+
+    def xengnttab_unmap(self, _handle: int, _address: int, _count: int) -> None: ...
+
+
+def test_a_ring_that_is_another_domains_is_not_waited_for() -> None:
+    """An ISO served by a driver domain: its grants are not ours to map, and every take failed."""
+    assert [vbd.is_captured for vbd in (*seen(), *seen(mode="r"))] == [True, False]
+    libraries: Any = SimpleNamespace(grants=FakeGrants(9), logger=None)
+    references = {"51712": [8], "51728": [9]}
+    Rings(libraries, 7, "demo", references, {"51712"}).drain()
+    with pytest.raises(CaptureFailed, match="ring of disk 51728"):
+        Rings(libraries, 7, "demo", references, {"51712", "51728"}).drain()
 
 
 def test_a_guest_has_no_say_in_what_its_disks_are() -> None:
@@ -202,8 +235,23 @@ def test_a_configuration_is_told_to_xl() -> None:
     assert any(line.endswith('target=/dev/vg0/a,b"]') for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [("phy", ["backendtype=phy"]), ("qdisk", ["backendtype=qdisk"]), (None, [])],
+)
+def test_who_serves_a_drive_is_told_where_it_is_known(backend: str | None, told: list[str]) -> None:
+    """libxl leaves it open for drives it chose for itself, and takes no qcow2 for the kernel's."""
+    config = json.loads(json.dumps(CONFIG))
+    config["disks"] = [{"pdev_path": "/srv/a.qcow2", "vdev": "xvdb", "format": "qcow2"}]
+    if backend:
+        config["disks"][0]["backend"] = backend
+    (line,) = (line for line in xenconfig.as_cfg("demo", config).splitlines() if "disk" in line)
+    assert [word for word in line.split(",") if word.startswith("backendtype")] == told
+
+
 def test_what_cannot_be_told_is_refused() -> None:
-    for path, value in ((("b_info", "numa_nodes"), [1]), (("unheard",), 1)):
+    told = ((("b_info", "numa_nodes"), [1]), (("unheard",), 1), (("channels",), [{"name": "a"}]))
+    for path, value in told:
         config = json.loads(json.dumps(CONFIG))
         place = config
         for key in path[:-1]:
