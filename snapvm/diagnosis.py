@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from snapvm import imageroom, planning
+from snapvm import imageroom, oldxl, planning
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import preflight
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import Domain, GuestDisk, HypervisorKind, OmittedDisk
+from snapvm.model import Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DomainRefused
-from snapvm.release import release
 from snapvm.settings import Settings
 
 MANY_THICK_SNAPSHOTS = 5
@@ -21,8 +20,6 @@ MANY_THICK_SNAPSHOTS = 5
 DEARER_BY_EACH_PERCENT = 33
 """How much longer a thick snapshot takes for each that there is: with 5 it took 2.8 times, with 20
 7.3 times as long as with none (``make bench-lvm``)."""
-_XL_STAYS = (4, 20)
-"""Since when xl looks after a domain that was suspended and goes on (xen.git 6b8c85872e)."""
 _NEARLY = 0.9
 """Of a limit of a pool: what is fuller is told of before it is refused."""
 
@@ -103,25 +100,14 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
                     f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
                     "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
                 )
-    return (*said, *_of_old_xl(found))
+    domain = found.domain
+    if domain.state.has_memory:
+        said += oldxl.told(domain.hypervisor, found.versions)
+    return tuple(said)
 
 
 def _metadata_limit_percent(pool: LogicalVolume, settings: Settings) -> float:
     return min(settings.pool_metadata_limit_percent, preflight.metadata_ceiling_percent(pool))
-
-
-def _of_old_xl(found: Diagnosis) -> tuple[str, ...]:
-    if found.domain.hypervisor is not HypervisorKind.XEN or not found.domain.state.has_memory:
-        return ()
-    version = found.versions.get("xen", "")
-    if release(version) >= _XL_STAYS:
-        return ()
-    text = (
-        f"the xl of Xen {version} looks after a domain no more once its memory was captured, by "
-        "`snapvm take` or `xl save -c`: when the guest then reboots or powers itself off, nobody "
-        "starts it again or clears it away (mended in Xen 4.20)"
-    )
-    return (text,)
 
 
 def _of_siblings(disk: Footing) -> str:

@@ -35,7 +35,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),
     (
         "naming",
-        "release",
+        "oldxl",
         "bootid",
         "compression",
         "cowsize",
@@ -44,7 +44,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "xenguest",
         "pruning",
     ),
-    ("model",),
+    ("model", "release"),
     ("refusals", "failures"),
     ("errors", "version"),
 )
