@@ -111,6 +111,8 @@ class XenHypervisor:
         with _refusing(domain.name):
             self._domains.require_unique(domain)
         if not with_memory:
+            config = xenconfig.parse(domain.name, domain.definition)
+            xenconfig.warn_of_no_way_back(domain.name, config)
             return
         if self._settings.capture is not CaptureMethod.AUTO:
             why = f"capturing memory by {self._settings.capture} is for libvirt domains"

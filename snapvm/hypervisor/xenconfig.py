@@ -9,12 +9,15 @@ of the JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor.startfiles import StartFile
 from snapvm.refusals import DomainRefused
+
+log = logging.getLogger(__name__)
 
 _DOMID = "domid"
 _KIB_PER_PAGE = 4
@@ -152,6 +155,14 @@ def as_cfg(domain: str, config: Config) -> str:
     return "\n".join(lines) + "\n"
 
 
+def warn_of_no_way_back(domain: str, config: Config) -> None:
+    """Tell, when disks alone are captured, that snapvm could not boot the domain on them."""
+    try:
+        as_cfg(domain, config)
+    except DomainRefused as refused:
+        log.warning("these disks can be gone back to by hand alone: %s", refused)
+
+
 def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
     """Tell of vCPUs, how many there may be and how many are online, and their share."""
     most = b_info.pop("max_vcpus", 0)
@@ -230,7 +241,8 @@ def _require_nothing(domain: str, name: str, rest: Config) -> None:
         raise DomainRefused(
             domain=domain,
             why=f"its configuration has what cannot be told to `xl create`: {name} {what}".rstrip(),
-            remedy="boot it yourself, from its own configuration file",
+            remedy="go back by hand: shut it off, give writable snapshots of the snapshots "
+            "(lvcreate -s, lvrename) its disks' names, and start it from its own file",
         )
 
 

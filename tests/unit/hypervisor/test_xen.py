@@ -184,6 +184,19 @@ def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.Mo
     assert "PCI" in refusal(scene)
 
 
+def test_disks_that_no_rollback_could_bring_back_are_told_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was accepted in silence, and the rollback refused."""
+    _, driver = scene
+    driver.check_capture(driver.find("web"), with_memory=False)
+    assert caplog.text == ""
+    pinned = {**CONFIG, "b_info": {"max_vcpus": 1, "vcpu_hard_affinity": [[0]]}}
+    monkeypatch.setitem(CONFIG, "b_info", pinned["b_info"])
+    driver.check_capture(driver.find("web"), with_memory=False)
+    assert "by hand alone" in caplog.text and "vcpu_hard_affinity" in caplog.text
+
+
 def test_a_way_of_libvirts_cannot_be_asked_for(scene: Scene) -> None:
     _, driver = scene
     driver._settings = Settings(capture=CaptureMethod.BACKGROUND)
