@@ -15,7 +15,7 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents
 from snapvm.hypervisor.pause import WatchedPause
 from tests.unit.hypervisor.test_witness import DOMAIN, FakeHandle, happened
 
-RUNNING, PAUSED, SHUT_OFF, CRASHED = 1, 3, 5, 6
+RUNNING, PAUSED, SHUT_OFF, CRASHED, ASLEEP = 1, 3, 5, 6, 7
 NOT_RUNNING = LibvirtFailed("Requested operation is not valid: domain is not running", 55)
 NO_DOMAIN = LibvirtFailed("Domain not found", 42)
 
@@ -56,7 +56,7 @@ class FakeDomain(FakeHandle):
         if self.deaf:
             self.deaf -= 1
             raise LibvirtFailed("client socket is closed", 38)
-        if self.state_now not in (RUNNING, PAUSED):
+        if self.state_now not in (RUNNING, PAUSED, ASLEEP):
             raise NOT_RUNNING
 
 
@@ -79,6 +79,19 @@ def test_a_guest_that_ends_meanwhile_is_not_called_paused(state: int | None) -> 
 
     with pytest.raises(WindowBroken, match="somebody stopped it, or it crashed"):
         capture(domain, ends)
+    assert domain.asked == 1
+
+
+def test_a_guest_that_goes_to_sleep_meanwhile_is_not_called_paused() -> None:
+    """libvirt neither suspends nor resumes it: half a minute was spent on that, and status 8."""
+    domain = FakeDomain()
+
+    def sleeps() -> None:
+        domain.state_now = ASLEEP
+        raise CaptureFailed(domain="demo", why="domain is pmsuspended")
+
+    with pytest.raises(WindowBroken, match="its guest went to sleep"):
+        capture(domain, sleeps)
     assert domain.asked == 1
 
 
