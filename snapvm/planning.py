@@ -109,6 +109,16 @@ class RollbackPlan:
         """The volume groups touched, each once."""
         return tuple(dict.fromkeys(disk.current.vg for disk in self.disks))
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the domain is started afterwards."""
+        return is_started(self.domain, self.record)
+
+
+def is_started(domain: Domain, record: Record) -> bool:
+    """Whether a rollback starts the domain: it was on, and there is an image or a description."""
+    return record.state.has_memory and bool(record.memory or domain.definition)
+
 
 def resolve(
     domain: Domain,

@@ -47,7 +47,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         images.check_files(image, record.memory, domain.name)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.path(record, ""), side)
-    host.hypervisor.check_restore(domain, image, starts=record.state.has_memory)
+    host.hypervisor.check_restore(domain, image, starts=planning.is_started(domain, record))
     report = host.lvm.report()
     set_ = naming.new_set()
     wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
@@ -88,6 +88,8 @@ def _others(
 def domain_of(host: Host, record: Record) -> Domain:
     """Return the domain as it is now; one with an image may have vanished meanwhile.
 
+    So may any of xl's, which knows none that is off: without an image its owner starts it then.
+
     Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name, and for one
     that was given another: its image would make a second one of its uuid.
     """
@@ -101,7 +103,7 @@ def domain_of(host: Host, record: Record) -> Domain:
                 why=f"its name is {quoted(now)} now, and another in {record.ref}",
                 remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
             ) from None
-        if record.memory is None:
+        if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
             raise
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):

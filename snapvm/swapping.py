@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from snapvm import durable, images, occupancy, retry, rollbackjournal, sidefiles
+from snapvm import durable, images, occupancy, planning, retry, rollbackjournal, sidefiles
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
 from snapvm.failures import NotStarted, RollbackFailed
@@ -207,7 +207,7 @@ def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> 
         image = host.catalog.path(record, record.memory.file)
         channels = images.channels(record.memory)
         host.hypervisor.restore(domain, image, paused=paused, channels=channels)
-    elif record.state.has_memory:
+    elif planning.is_started(domain, record):
         host.hypervisor.start(domain, paused=paused)
     else:
         return DomainState.SHUTOFF

@@ -36,7 +36,8 @@ MANUAL = Manual(
         "What it had in memory before is gone; the disks it had are kept as DOM@undo-ID, to which "
         "one can roll back in turn. The snapshot stays as it is and can be gone back to again. "
         "A snapshot without memory starts the domain afresh from its disks, as after a power cut; "
-        "one of a domain that was shut off leaves it shut off. A guest whose memory came back "
+        "one of a domain that was shut off leaves it shut off, and so does one of a Xen domain "
+        "that is off now, which xl cannot start from what it knows. A guest whose memory came back "
         "has the clock of that instant; where its agent answers (libvirt: qemu-guest-agent), its "
         "clock is set, and file systems that `take --quiesce` had frozen go on. A clock that "
         "cannot be set is told of and fails nothing. UEFI variables and the state of an emulated "
@@ -198,7 +199,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
         *_losses(plan),
         *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
-        f"- {_afterwards(record, paused=paused)}",
+        f"- {_afterwards(plan, paused=paused)}",
     ]
 
 
@@ -224,9 +225,12 @@ def _losses(plan: RollbackPlan) -> list[str]:
     return [f"- The domain is {state.value} now: what it has in memory is discarded."]
 
 
-def _afterwards(record: Record, *, paused: bool) -> str:
+def _afterwards(plan: RollbackPlan, *, paused: bool) -> str:
+    record = plan.record
     if record.state is DomainState.SHUTOFF:
         return "It was shut off then, and is afterwards."
+    if not plan.is_started:
+        return "It is off and stays so: start it from its own configuration file afterwards."
     if record.memory is None:
         how = "is started, paused," if paused else "starts"
         return f"It {how} afresh from these disks, as after a power cut."

@@ -13,7 +13,7 @@ import pytest
 from snapvm import consistency
 from snapvm.errors import Locked
 from snapvm.failures import StartedTooSoon
-from snapvm.model import DomainUuid, HypervisorKind, Record, Silent
+from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take, take_at_five
@@ -79,3 +79,46 @@ def test_disks_that_it_had_half_written_back_are_not_taken(tmp_path: Path) -> No
     with pytest.raises(StartedTooSoon):
         take(scene, "anew")
     assert scene.host.catalog.ids(NEW_UUID) == ()
+
+
+def off_since_its_disks_were_taken(folder: Path, *thick: str) -> tuple[Scene, Record]:
+    """Make a scene whose domain, of which xl knows nothing, was captured without memory."""
+    scene = make_scene(folder, thick=thick)
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    scene.count(5)
+    request = consistency.TakeRequest(domain=DOMAIN, with_memory=False)
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(2)
+    scene.hypervisor.forget(DOMAIN)
+    return scene, record
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_disks_go_back_under_one_that_is_off(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    """The upgrade broke it: xl knows it no more, and the answer was that there is none."""
+    scene, record = off_since_its_disks_were_taken(tmp_path, *thick)
+    done = roll_back(scene, record)
+    assert done.state is DomainState.SHUTOFF
+    assert scene.disk_data() == ["5", "5"]
+    roll_back(scene, done.undo)
+    assert scene.disk_data() == ["7", "7"]
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_that_is_finished_or_taken_back_when_it_is_killed(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    def make(number: int) -> tuple[Scene, mortal.Command]:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        scene, record = off_since_its_disks_were_taken(folder, *thick)
+        return scene, lambda killed: roll_back(killed, record)
+
+    points = mortal.points_of(*make(0))
+    assert len(points) > 10
+    for number, point in enumerate(points, 1):
+        scene, command = make(number)
+        assert mortal.kill_at(scene, command, point)
+        consistency.repair_all(scene.host, None, Silent())
+        assert scene.host.catalog.leftovers(UUID) == ()
+        assert scene.disk_data() in (["5", "5"], ["7", "7"]), point
