@@ -32,10 +32,10 @@ from snapvm import (
     standing,
     taking,
 )
+from snapvm.attention import LeftBehind, NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.errors import DeleteInterrupted, Interrupted, SnapvmError, UnknownSnapshot
-from snapvm.failures import LeftBehind, NotStopped
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import shielded, undisturbed, unstoppable

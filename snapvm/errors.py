@@ -1,11 +1,12 @@
 """What a deliberate failure of snapvm is: its data, its words, its hint and its exit status.
 
-A failure is raised where it is known, with the data it is about; it is worded here and in the two
+A failure is raised where it is known, with the data it is about; it is worded here and in the three
 modules beside this one, and only ``snapvm.cli.app`` prints it.  By exit status::
 
     2 usage, 3 not found, 5 locked, 130 interrupted        here
     4 refused: nothing has been touched                    snapvm.refusals
-    6 put back, 7 to be repaired, 8 to be looked after     snapvm.failures
+    6 put back                                             snapvm.failures
+    7 to be repaired, 8 to be looked after                 snapvm.attention
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 from snapvm import guestsystem, rollbackjournal, rollbackplan, swapping, takingback
+from snapvm.attention import HalfBack, LeftBehind
 from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import HalfBack, LeftBehind
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from snapvm.attention import StillFrozen, StuckPaused
 from snapvm.errors import SnapvmError
-from snapvm.failures import StillFrozen, StuckPaused
 from snapvm.host import Host
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Record

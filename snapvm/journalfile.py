@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm import durable, recordfile
-from snapvm.failures import JournalUnusable
+from snapvm.attention import JournalUnusable
 
 VERSION = 1
 _KEY = "journal"

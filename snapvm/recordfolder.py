@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from snapvm import durable, journalfile, naming, recordfile
-from snapvm.failures import JournalUnusable, StorageFailed
+from snapvm.attention import JournalUnusable
+from snapvm.failures import StorageFailed
 from snapvm.model import Record
 from snapvm.refusals import RecordUnusable
 

@@ -19,8 +19,8 @@ from snapvm import (
     swapping,
     taking,
 )
+from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import LeftBehind
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.model import Domain, DomainUuid, Record, Role

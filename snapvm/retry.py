@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import tenacity
 
+from snapvm.attention import StuckPaused
 from snapvm.errors import Locked
-from snapvm.failures import CommandFailed, HypervisorFailed, StuckPaused
+from snapvm.failures import CommandFailed, HypervisorFailed
 from snapvm.refusals import VolumeRefused
 
 log = logging.getLogger(__name__)

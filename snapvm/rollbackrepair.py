@@ -20,9 +20,9 @@ from snapvm import (
     swapping,
     takingback,
 )
+from snapvm.attention import HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
-from snapvm.failures import HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
 from snapvm.host import Host
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.rollbackjournal import Phase

@@ -15,9 +15,10 @@ from dataclasses import replace
 from typing import Any
 
 from snapvm import durable, images, occupancy, planning, retry, rollbackjournal, sidefiles
+from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
-from snapvm.failures import NotStarted, RollbackFailed
+from snapvm.failures import RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.crew import Crews

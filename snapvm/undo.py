@@ -7,8 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import LeftBehind
 from snapvm.interrupt import undisturbed
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from snapvm import crashpoint, durable, retry
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, StuckPaused
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import (
     captureways,
     domainxml,
@@ -30,14 +31,7 @@ from snapvm.hypervisor.pause import WatchedPause
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
-from snapvm.model import (
-    Domain,
-    DomainState,
-    DomainUuid,
-    HypervisorKind,
-    Progress,
-    SidePlace,
-)
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress, SidePlace
 from snapvm.refusals import DiskRefused, DomainRefused
 from snapvm.settings import Settings
 

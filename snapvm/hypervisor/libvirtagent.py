@@ -20,7 +20,8 @@ except ImportError:  # said by libvirtlink.open_link before anything gets here
     libvirt_qemu = None
 
 from snapvm import crashpoint, retry
-from snapvm.failures import ClockNotSet, NotFrozen, StillFrozen
+from snapvm.attention import StillFrozen
+from snapvm.failures import ClockNotSet, NotFrozen
 from snapvm.hypervisor import domainxml
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.qmp import Qmp

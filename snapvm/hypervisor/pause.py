@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from snapvm import crashpoint, retry
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded

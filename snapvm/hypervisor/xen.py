@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snapvm import compression, crashpoint, retry
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut, StuckPaused
+from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.hypervisor import startfiles, xenconfig, xendisks
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapvm import crashpoint, retry
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, StuckPaused, WindowBroken
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenrequest
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed

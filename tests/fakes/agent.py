@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from snapvm import crashpoint
-from snapvm.failures import ClockNotSet, NotFrozen, StillFrozen
+from snapvm.attention import StillFrozen
+from snapvm.failures import ClockNotSet, NotFrozen
 from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
 from tests.fakes.machine import Machine

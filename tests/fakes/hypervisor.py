@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from snapvm import crashpoint
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, StuckPaused
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
 from snapvm.interrupt import shielded
 from snapvm.model import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from snapvm import errors, failures, refusals
+from snapvm import attention, errors, failures, refusals
 from snapvm.cli.words import plain
 from snapvm.errors import ExitStatus, SnapvmError
 
@@ -23,7 +23,7 @@ HOSTILE = (
     "日",
 )
 
-OURS = {module.__name__ for module in (errors, refusals, failures)}
+OURS = {module.__name__ for module in (errors, refusals, failures, attention)}
 
 VALUES: dict[str, tuple[object, ...]] = {
     "str": HOSTILE,

@@ -45,7 +45,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "pruning",
     ),
     ("model", "release"),
-    ("refusals", "failures"),
+    ("refusals", "failures", "attention"),
     ("errors", "version"),
 )
 """The layers, the highest first.  Within a package modules may import each other."""

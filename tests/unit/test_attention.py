@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from snapvm import consistency, repair
+from snapvm.attention import NotStarted, StillFrozen, StuckPaused
 from snapvm.consistency import TakeRequest
-from snapvm.failures import CaptureFailed, CommandFailed, NotStarted, StillFrozen, StuckPaused
+from snapvm.failures import CaptureFailed, CommandFailed
 from snapvm.model import Domain, DomainState, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import roll_back, take_at_five

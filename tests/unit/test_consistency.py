@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from snapvm import swapping
+from snapvm.attention import NotStarted
 from snapvm.errors import Locked
-from snapvm.failures import NotStarted
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind
 from snapvm.refusals import (
     DomainRefused,

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, repair
+from snapvm.attention import LeftBehind
 from snapvm.errors import UnknownSnapshot
-from snapvm.failures import (
-    CommandTimedOut,
-    LeftBehind,
-)
+from snapvm.failures import CommandTimedOut
 from snapvm.model import DomainState, Silent
 from snapvm.refusals import (
     SnapshotReplaced,

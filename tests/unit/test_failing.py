@@ -11,14 +11,9 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, durable, repair
+from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
-from snapvm.failures import (
-    CommandFailed,
-    LeftBehind,
-    RollbackFailed,
-    SnapshotFailed,
-    StorageFailed,
-)
+from snapvm.failures import CommandFailed, RollbackFailed, SnapshotFailed, StorageFailed
 from snapvm.model import DomainState, Silent
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene

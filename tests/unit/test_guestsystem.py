@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, recordfile
+from snapvm.attention import NotStopped, StillFrozen
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError
-from snapvm.failures import CaptureFailed, NotFrozen, NotStopped, StillFrozen
+from snapvm.failures import CaptureFailed, NotFrozen
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene

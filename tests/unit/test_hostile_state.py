@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from snapvm import consistency, rollbackjournal, rollbackplan
+from snapvm.attention import JournalUnusable, LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
-from snapvm.failures import JournalUnusable, LeftBehind
 from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
 from snapvm.rollbackjournal import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene

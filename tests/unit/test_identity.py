@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency
+from snapvm.attention import StartedTooSoon
 from snapvm.errors import Locked
-from snapvm.failures import StartedTooSoon
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, repair, rollbackrepair
+from snapvm.attention import LeftBehind, NotStarted
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted
-from snapvm.failures import CaptureFailed, CommandTimedOut, LeftBehind, NotStarted
+from snapvm.failures import CaptureFailed, CommandTimedOut
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Silent
 from tests.fakes import capture as fake_capture

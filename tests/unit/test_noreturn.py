@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, durable, repair
+from snapvm.attention import HalfBack, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import (
-    CommandFailed,
-    HalfBack,
-    HypervisorFailed,
-    LeftBehind,
-    NotStarted,
-)
+from snapvm.failures import CommandFailed, HypervisorFailed
 from snapvm.model import DomainState, Record, Silent
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import revive, take_at_five

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import repair, retry, rollbackplan
-from snapvm.failures import HalfBack
+from snapvm.attention import HalfBack
 from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.machine import Machine

@@ -11,10 +11,10 @@ from threading import Event
 import pytest
 
 from snapvm import checking, consistency, orphans, repair, swapping, taking
+from snapvm.attention import JournalUnusable
 from snapvm.catalog import Catalog
 from snapvm.checking import Finding
 from snapvm.consistency import TakeRequest
-from snapvm.failures import JournalUnusable
 from snapvm.host import Host
 from snapvm.lvm import belonging
 from snapvm.model import Progress, Record, Silent

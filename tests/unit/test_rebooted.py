@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from snapvm import bootid, consistency, repair
-from snapvm.failures import CommandFailed, LeftBehind, LeftOff, StartedTooSoon
+from snapvm.attention import LeftBehind, LeftOff, StartedTooSoon
+from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import begun

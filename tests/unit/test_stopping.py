@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from snapvm import bootid, consistency, repair
+from snapvm.attention import NotStopped
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
-from snapvm.failures import (
-    NotStopped,
-)
 from snapvm.model import DomainState, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene

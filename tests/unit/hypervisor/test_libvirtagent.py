@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from snapvm.failures import ClockNotSet, NotFrozen, StillFrozen
+from snapvm.attention import StillFrozen
+from snapvm.failures import ClockNotSet, NotFrozen
 from snapvm.hypervisor import domainxml, libvirtagent, libvirtlink
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind

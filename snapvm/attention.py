@@ -1,0 +1,159 @@
+"""What needs somebody: `snapvm repair` (exit status 7), or a look at the domain (8)."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from snapvm.errors import ExitStatus, SnapvmError, quoted
+
+
+@dataclass(eq=False)
+class LeftBehind(SnapvmError):
+    """Cleaning up failed in part; what remains is named in the journal."""
+
+    exit_status = ExitStatus.REPAIR_NEEDED
+    leftovers: tuple[str, ...]
+    why: str
+
+    def message(self) -> str:
+        return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"
+
+    def hint(self) -> str:
+        return "`snapvm repair` tries again"
+
+
+@dataclass(eq=False)
+class JournalUnusable(SnapvmError):
+    """A journal does not say what was under way, so nothing can be finished or undone."""
+
+    exit_status = ExitStatus.REPAIR_NEEDED
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"the journal {quoted(self.path)} is of no use: {self.why}"
+
+    def hint(self) -> str:
+        return (
+            "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
+            "move it out of the state folder, and do what `snapvm check` then says of each volume"
+        )
+
+
+@dataclass(eq=False)
+class StuckPaused(SnapvmError):
+    """The domain could not be made to run again."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    why: str
+    command: str = "virsh resume"
+    """The hypervisor's own way to do it."""
+
+    def message(self) -> str:
+        return f"{quoted(self.domain)} is paused and could not be resumed: {self.why}"
+
+    def hint(self) -> str:
+        return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
+
+
+@dataclass(eq=False)
+class StillFrozen(SnapvmError):
+    """The guest's file systems could not be thawed: it runs, and whoever writes in it waits."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    why: str
+
+    def message(self) -> str:
+        return f"the file systems of {quoted(self.domain)} could not be thawed: {self.why}"
+
+    def hint(self) -> str:
+        return f"`virsh domfsthaw {shlex.quote(self.domain)}` thaws them"
+
+
+@dataclass(eq=False)
+class NotStopped(SnapvmError):
+    """The snapshot is whole, but the domain that was to end with it did not."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+    why: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.domain)}@{self.id} is whole, but the domain was not stopped: {self.why}"
+        )
+
+    def hint(self) -> str:
+        return "it may have changed since: stop it, or delete the snapshot and let it run on"
+
+
+@dataclass(eq=False)
+class NotStarted(SnapvmError):
+    """The disks are rolled back but the domain could not be started on them."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+    why: str
+    remedy: str
+
+    def message(self) -> str:
+        disks = f"the disks of {quoted(self.domain)} are those of {self.id}"
+        return f"{disks}, but it did not start: {self.why}"
+
+    def hint(self) -> str:
+        return self.remedy
+
+
+@dataclass(eq=False)
+class LeftOff(SnapvmError):
+    """The host was booted in the middle of a rollback; what is on the disks may be newer now."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+
+    def message(self) -> str:
+        when = f"the host was booted in the middle of the rollback of {quoted(self.domain)}"
+        disks = f"its disks are those of {self.id}, or what it has made of them since"
+        return f"{when}: {disks}, so it is left off"
+
+    def hint(self) -> str:
+        again = shlex.quote(f"{self.domain}@{self.id}")
+        return f"start it as it is, or have memory and disks together: snapvm rollback {again}"
+
+
+@dataclass(eq=False)
+class HalfBack(SnapvmError):
+    """The domain is ended, and its disks are not yet, or not all, those it was to go back to."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+    why: str
+
+    def message(self) -> str:
+        half = f"{quoted(self.domain)} is off and on the way back to {self.id}"
+        return f"{half}, its disks neither the one nor the other: {self.why}"
+
+    def hint(self) -> str:
+        return f"do not start it; mend the cause, then: snapvm repair {shlex.quote(self.domain)}"
+
+
+@dataclass(eq=False)
+class StartedTooSoon(SnapvmError):
+    """Somebody started the domain in the middle of a rollback that was killed."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+
+    def message(self) -> str:
+        when = "was started in the middle of a rollback that was killed"
+        return f"{quoted(self.domain)} {when}: its disks are not of one time, and it spoils them"
+
+    def hint(self) -> str:
+        return f"shut it off, then: snapvm repair {shlex.quote(self.domain)}"
