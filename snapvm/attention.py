@@ -145,6 +145,24 @@ class HalfBack(SnapvmError):
 
 
 @dataclass(eq=False)
+class GivenBack(SnapvmError):
+    """A rollback that was past its point of no return, and whose way was lost there."""
+
+    exit_status = ExitStatus.ATTENTION
+    domain: str
+    id: str
+    why: str
+
+    def message(self) -> str:
+        lost = f"{quoted(self.domain)} cannot go back to {self.id} any more ({self.why})"
+        return f"{lost}; it is off, and its disks are again what they were before"
+
+    def hint(self) -> str:
+        name = shlex.quote(self.domain)
+        return f"start it, or go back to another snapshot: snapvm list {name}"
+
+
+@dataclass(eq=False)
 class StartedTooSoon(SnapvmError):
     """Somebody started the domain in the middle of a rollback that was killed."""
 

@@ -167,3 +167,17 @@ class StorageFailed(SnapvmError):
 
     def message(self) -> str:
         return f"{quoted(self.path)}: {self.why}"
+
+
+@dataclass(eq=False)
+class DiskMissing(SnapvmError):
+    """A disk of a rollback that was killed, which LVM does not report now."""
+
+    volume: str
+    uuid: str
+
+    def message(self) -> str:
+        return f"LVM does not report {self.volume} (uuid {self.uuid}), which was the disk"
+
+    def hint(self) -> str:
+        return "is its volume group there, and has it its name? see `vgs` and `pvs`"

@@ -9,6 +9,7 @@ a rename fails.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from snapvm import guestsystem, rollbackjournal, rollbackplan, swapping, takingback
+from snapvm import (
+    guestsystem,
+    rollbackjournal,
+    rollbackplan,
+    standing,
+    swapping,
+    takingback,
+    writingback,
+)
 from snapvm.attention import HalfBack, LeftBehind
 from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, SnapvmError
@@ -29,6 +38,8 @@ from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.rollbackjournal import Phase
 from snapvm.undo import Undo
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,7 @@ class GoingBack:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
             undo.add(what, removal)
         swapping.prepare(host.lvm, warm, plan, self.former)
+        swapping.require_devices(host.lvm, plan)
         undo.add(
             "the names of the disks",
             partial(takingback.put_names_back, host.lvm, plan.set, self.journal["disks"]),
@@ -94,8 +106,21 @@ class GoingBack:
         with self.host.hypervisor.frozen(self.plan.domain):
             deadline = Deadline(self.host.settings.window_limit_seconds)
             swapping.exchange(warm, self.plan, deadline)
-            self.host.hypervisor.stop(self.plan.domain)
+            writingback.require_kept(self.host.lvm, self.plan)
+            self._end_domain()
             undo.disarm()
+
+    def _end_domain(self) -> None:
+        """End the domain; a failure to end what is off already is met again where it matters.
+
+        Such as a back end that does not let its disk go.
+        """
+        try:
+            self.host.hypervisor.stop(self.plan.domain)
+        except SnapvmError as error:
+            if self._state() is not DomainState.SHUTOFF:
+                raise
+            log.warning("%s is off, but not all of it has ended: %s", self.plan.domain.name, error)
 
     def _go_on(self) -> RollbackDone:
         """Past the point of no return: the disks; then the domain, and beside it the bookkeeping.
@@ -129,7 +154,7 @@ class GoingBack:
         host, plan = self.host, self.plan
         try:
             self._reach(Phase.SWAPPED)
-            swapping.copy_back(host.lvm, self.journal["disks"], self.progress)
+            writingback.copy_back(host.lvm, self.journal["disks"], self.progress)
             swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
             self._reach(Phase.RESTORED)
         except SnapvmError as error:
@@ -148,18 +173,24 @@ class GoingBack:
         except SnapvmError as error:
             if error.exit_status is ExitStatus.ATTENTION:
                 raise
-            if record.state.has_memory and not self._is_up():
+            if record.state.has_memory and not self._is_known_on():
                 raise swapping.not_started(
                     record, error, f"then: {swapping.repairing(name)}"
                 ) from error
             left = (f"what comes after the rollback of {name} to {record.id}",)
             raise LeftBehind(leftovers=left, why=str(error)) from error
 
-    def _is_up(self) -> bool:
+    def _is_known_on(self) -> bool:
+        state = self._state()
+        return state is not None and state.has_memory
+
+    def _state(self) -> DomainState | None:
+        """Return what the domain does; None when that cannot be asked."""
         try:
-            return self.host.hypervisor.find(self.plan.domain.name).state.has_memory
+            domain = standing.find(self.host, self.plan.domain.name)
         except SnapvmError:
-            return False
+            return None
+        return DomainState.SHUTOFF if domain is None else domain.state
 
     def _settle(self) -> Record:
         return swapping.settle(self.host, self.plan.set, self.former, self.journal["disks"])

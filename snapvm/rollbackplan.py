@@ -302,7 +302,9 @@ def _store_bytes(
     chunk_bytes = planning.chunk_bytes(report, current, settings)
     whole = cowsize.store_bytes(disk_bytes, extent_bytes, cowsize.FULL, chunk_bytes)
     wanted = planning.store_bytes(report, current, settings)
-    return min(whole, wanted + -(-snapshot.size_bytes // extent_bytes) * extent_bytes)
+    # With larger chunks than the snapshot's it copies a whole one for each that is written back.
+    widened = max(1, chunk_bytes // (snapshot.chunk_bytes or chunk_bytes))
+    return min(whole, wanted + -(-snapshot.size_bytes // extent_bytes) * extent_bytes * widened)
 
 
 def _user_tags(volume: LogicalVolume) -> tuple[str, ...]:

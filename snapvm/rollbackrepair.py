@@ -19,8 +19,9 @@ from snapvm import (
     standing,
     swapping,
     takingback,
+    writingback,
 )
-from snapvm.attention import HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
+from snapvm.attention import GivenBack, HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
@@ -49,6 +50,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         _require_whole(journal, record, domain)
     if phase is Phase.PREPARE and domain is not None:
         _let_former_run(host, journal, domain)
+    takingback.require_groups(host.lvm.report(), disks)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
     if phase is Phase.PREPARE and _is_past_return(host, journal, name, was_stopped=was_stopped):
         phase = Phase.SWAPPED
@@ -170,6 +172,26 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
     return f"took back the unfinished rollback of {name} to {journal['record']}"
 
 
+def _given_back(
+    host: Host, journal: dict[str, Any], record: Record, domain: Domain, why: str
+) -> SnapvmError:
+    """Give the domain its former disks back, and say so: what it was to go back to is lost.
+
+    Once they are, there is nothing left but what any rollback leaves that was taken back.
+    """
+    uuid, name = record.domain_uuid, record.domain
+    undo_id = SnapshotId(journal["undo_record"]["id"])
+    try:
+        takingback.give_back(host.lvm, journal["set"], journal["disks"], Silent())
+        swapping.take_side_files_back(host, uuid, undo_id, domain)
+    except SnapvmError as error:
+        return HalfBack(name, record.id, f"{why}; and what it was cannot be put back: {error}")
+    taken_back = {**journal, "phase": Phase.PREPARE.value, "was_running": False}
+    host.catalog.write_journal(uuid, swapping.JOURNAL, taken_back)
+    _take_back(host, taken_back, uuid, name)
+    return GivenBack(domain=name, id=record.id, why=why)
+
+
 def _start(
     host: Host,
     journal: dict[str, Any],
@@ -182,6 +204,7 @@ def _start(
     What the killed rollback had start it may have been at it, too early to be seen: that one wins.
     """
     try:
+        swapping.activate(host.lvm, journal["disks"])
         swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
     except SnapvmError as error:
         started = standing.find(host, domain.name)
@@ -218,11 +241,13 @@ def _restore_disks(
         if journal.get(_SPOILED):
             undo = rollbackjournal.undo_record(journal)
             takingback.renew_clones(host.lvm, journal["set"], journal["disks"], undo)
-        swapping.copy_back(host.lvm, journal["disks"], Silent())
+        writingback.copy_back(host.lvm, journal["disks"], Silent())
         if is_stopped:
             undo_id = SnapshotId(journal["undo_record"]["id"])
             swapping.put_side_files_back(host, record, undo_id, domain)
     except SnapvmError as error:
+        if is_stopped and takingback.is_way_lost(host.lvm.report(), journal["disks"]):
+            raise _given_back(host, journal, record, domain, str(error)) from error
         raise HalfBack(domain.name, record.id, str(error)) from error
     reached = {**journal, "phase": Phase.RESTORED.value}
     host.catalog.write_journal(uuid, swapping.JOURNAL, reached)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from snapvm import durable, images, occupancy, planning, retry, rollbackjournal, sidefiles
+from snapvm import durable, images, planning, rollbackjournal, sidefiles
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
@@ -22,22 +22,22 @@ from snapvm.failures import RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.crew import Crews
+from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
 from snapvm.model import (
     DiskRecord,
     Domain,
     DomainState,
+    DomainUuid,
     LvRef,
     LvUuid,
-    Progress,
     Record,
     Role,
     SnapshotId,
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
-from snapvm.refusals import RecordUnusable
 
 JOURNAL = "rollback"
 
@@ -48,12 +48,31 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
     """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
     for disk in _thin(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
+        tags += disk.user_tags  # lvm.conf's volume_list may give a device to what has them alone
         warm[disk.current.vg][0].clone(
             disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
         )
     for disk in _thick(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
+
+
+def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
+    """Raise ``RollbackFailed`` when LVM made a clone and gave it no device; the domain still runs.
+
+    That is no failure to LVM where lvm.conf's activation/volume_list says so.
+    """
+    for disk in _thin(plan):
+        clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
+        try:
+            lvm.uuid_of_device(clone.path)
+        except NotAVolume as what:
+            raise RollbackFailed(
+                domain=plan.domain.name,
+                id=plan.record.id,
+                why=f"LVM gave the new volume of disk {disk.target} no device ({what}); "
+                "does activation/volume_list in lvm.conf leave it out?",
+            ) from None
 
 
 def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
@@ -88,42 +107,13 @@ def _thick(plan: RollbackPlan) -> Iterator[SwapDisk]:
     return (disk for disk in plan.disks if disk.kind is VolumeKind.THICK)
 
 
-def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> None:
-    """Write the contents of their snapshots onto the thick disks, which nobody uses.
-
-    May be done again from the start.  ``disks`` as the journal has them.  Raises
-    ``StorageFailed``, ``RecordUnusable``, or ``VolumeRefused`` for one that somebody uses.
-    """
-    thick = [disk for disk in disks if rollbackjournal.is_thick(disk)]
-    if not thick:
-        return
+def activate(lvm: Lvm, disks: Iterable[dict[str, Any]]) -> None:
+    """See that what has the names of the disks has devices, as it need not after a boot."""
     report = lvm.report()
-    for disk in thick:
-        snapshot = report.lv_from_uuid(disk["snapshot"])
-        current = report.lv_from_uuid(disk["current"])
-        if snapshot is None or current is None or snapshot.origin != current.name:
-            why = "its snapshot is gone in the middle of a rollback"
-            raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
-        if current.is_open:
-            _wait_until_unused(lvm, current.uuid)
-        if not current.is_active:  # its snapshots have devices only together with it
-            lvm.activate([current.ref])
-        progress.phase(f"writing back {current.ref}")
-        lvm.copy_back(snapshot.ref, current.ref, progress)
-
-
-def _wait_until_unused(lvm: Lvm, uuid: LvUuid) -> None:
-    """Let the last user of a disk go, a moment after its domain; raise ``VolumeRefused``.
-
-    The kernel refuses none of what opens a device without asking to be alone, as QEMU does.
-    """
-
-    def look() -> None:
-        volume = lvm.report().lv_from_uuid(uuid)
-        if volume is not None:
-            occupancy.require_unused(volume)
-
-    retry.unused(look)
+    named = (report.lv_from_name(disk["vg"], disk["disk"]) for disk in disks)
+    idle = [volume.ref for volume in named if volume is not None and not volume.is_active]
+    if idle:
+        lvm.activate(idle)
 
 
 def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain: Domain) -> None:
@@ -135,6 +125,16 @@ def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain:
     if places:
         sidefiles.set_aside(host.catalog.aside(record.domain_uuid, undo_id), places)
         sidefiles.put_back(host.catalog.path(record, ""), record.side_files, places)
+
+
+def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, domain: Domain) -> None:
+    """Give a domain that is off its own again, where ``put_side_files_back`` put them aside."""
+    aside = host.catalog.aside(uuid, undo_id)
+    if aside.exists():
+        with durable.failing_as_storage(aside):
+            kept = sidefiles.stored_in(aside)
+        sidefiles.put_back(aside, kept, host.hypervisor.side_places(domain))
+        host.catalog.forget(aside)
 
 
 def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]]) -> Record:

@@ -8,26 +8,69 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from snapvm import writingback
+from snapvm.failures import DiskMissing
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, Record, Role
+from snapvm.model import LvRef, Progress, Record, Role
 from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import is_thick
 
 
 def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
-    """Take the renames back, from wherever they stopped; of thick disks nothing was renamed."""
+    """Take the renames back, from wherever they stopped; of thick disks nothing was renamed.
+
+    Raises ``DiskMissing`` before the first of them: a disk that is not there keeps a wrong name.
+    """
     report = lvm.report()
-    for disk in disks:
-        if is_thick(disk):
-            continue
+    thin = [(disk, _former(report, disk)) for disk in disks if not is_thick(disk)]
+    for disk, former in thin:
         holder = report.lv_from_name(disk["vg"], disk["disk"])
         if holder is not None and _is_rolling(holder, set_):
             lvm.rename(disk["vg"], disk["disk"], disk["clone"])
-        former = report.lv_from_uuid(disk["current"])
-        if former is not None and former.name != disk["disk"]:
+        if former.name != disk["disk"]:
             lvm.rename(disk["vg"], former.name, disk["disk"])
+
+
+def _former(report: Report, disk: dict[str, Any]) -> LogicalVolume:
+    former = report.lv_from_uuid(disk["current"])
+    if former is None or former.vg != disk["vg"]:
+        raise DiskMissing(volume=f"{disk['vg']}/{disk['disk']}", uuid=disk["current"])
+    return former
+
+
+def require_groups(report: Report, disks: Iterable[dict[str, Any]]) -> None:
+    """Raise ``DiskMissing`` while a volume group is away: nothing that was in it can be judged."""
+    there = {volume.vg for volume in report.volumes}
+    for disk in disks:
+        if disk["vg"] not in there:
+            raise DiskMissing(volume=f"{disk['vg']}/{disk['disk']}", uuid=disk["current"])
+
+
+def is_way_lost(report: Report, disks: Iterable[dict[str, Any]]) -> bool:
+    """Tell whether a thick disk cannot be written back any more: its snapshot is gone for good."""
+    for disk in disks:
+        snapshot = report.lv_from_uuid(disk["snapshot"]) if is_thick(disk) else None
+        if is_thick(disk) and (snapshot is None or snapshot.is_lost):
+            return True
+    return False
+
+
+def give_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], progress: Progress) -> None:
+    """Have a domain that is off have its former disks again, thick ones from what is kept of them.
+
+    May be done again.  Raises as ``writingback.copy_back`` and ``put_names_back`` do.
+    """
+    known = list(disks)
+    report = lvm.report()
+    for disk in known:
+        if is_thick(disk):
+            kept = report.lv_from_name(disk["vg"], disk["undo"])
+            if kept is not None and not _is_rolling(kept, set_):
+                kept = None
+            writingback.write_back(lvm, report, disk, kept, progress)
+    put_names_back(lvm, set_, known)
 
 
 def are_swapped(report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> bool:

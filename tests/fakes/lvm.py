@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.failures import CommandFailed
+from snapvm.failures import CommandFailed, StorageFailed
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
@@ -194,7 +194,8 @@ class FakeLvm:
                 origin_bytes=origin.size_bytes,
                 tags=set(options.get("--addtag", [])),
                 writable=options["--permission"] == ["rw"],
-                active=options["--activate"] == ["y"],
+                active=options["--activate"] == ["y"]
+                and self._may_be_active(vg, options.get("--addtag", [])),
                 skipped=options["--setactivationskip"] == ["y"],
                 data=origin.data,
             )
@@ -218,6 +219,8 @@ class FakeLvm:
         self.before(("copy", str(snapshot), str(disk)))
         target = self.named(disk.vg, disk.lv)
         assert not target.opened, f"{disk} is in use"
+        if self.named(snapshot.vg, snapshot.lv).invalid:
+            raise StorageFailed(path=str(snapshot.path), why="the snapshot is lost")
         with crashpoint.around("copy back"):
             target.data = self.named(snapshot.vg, snapshot.lv).data
 
@@ -281,6 +284,11 @@ class FakeLvm:
         volume.minor = self._made
         self.volumes.append(volume)
         return volume
+
+    def _may_be_active(self, vg: str, tags: Sequence[str]) -> bool:
+        """See lvm.conf(5), activation/volume_list; what it leaves out is made all the same."""
+        listed = self.conf.get("activation/volume_list", vg).split(",")
+        return vg in listed or any(f"@{tag}" in listed for tag in tags)
 
     def _uuid(self) -> str:
         self._made += 1

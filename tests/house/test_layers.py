@@ -26,6 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "guestsystem",
         "standing",
     ),
+    ("writingback",),
     ("rollbackjournal",),
     ("host", "planning", "imagefacts", "occupancy", "identity"),
     ("images", "sidefiles"),

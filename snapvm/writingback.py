@@ -1,0 +1,95 @@
+"""Thick disks on their way back: written in place, from what snapshots of them hold.
+
+See ``snapvm.lvm.copyback`` for how; here is whether, and which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from snapvm import occupancy, retry, rollbackjournal
+from snapvm.failures import RollbackFailed
+from snapvm.lvm.preflight import check_siblings
+from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.volumes import Lvm
+from snapvm.model import LvUuid, Progress, VolumeKind
+from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.refusals import RecordUnusable, VolumeRefused
+
+
+def require_kept(lvm: Lvm, plan: RollbackPlan) -> None:
+    """Look once more, below the standing domain, whether all that is written back is still there.
+
+    It has written since the plan was made, and a thick snapshot keeps only so much of that.
+    Raises ``RollbackFailed``.
+    """
+    thick = [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
+    if not thick:
+        return
+    report = lvm.report()
+    for disk in thick:
+        why = _damage(report, disk)
+        if why:
+            raise RollbackFailed(domain=plan.domain.name, id=plan.record.id, why=why)
+
+
+def _damage(report: Report, disk: SwapDisk) -> str:
+    """Say why a thick disk cannot be written back, or not without harm; empty when it can."""
+    snapshot = report.lv_from_uuid(disk.snapshot.uuid)
+    current = report.lv_from_uuid(disk.current.uuid)
+    if snapshot is None or current is None or not snapshot.is_known_whole:
+        return f"{disk.snapshot} is lost: more has changed meanwhile than it can keep"
+    try:
+        check_siblings(report, current, snapshot)
+    except VolumeRefused as refused:
+        return str(refused)
+    return ""
+
+
+def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> None:
+    """Write the contents of their snapshots onto the thick disks, which nobody uses.
+
+    May be done again from the start.  ``disks`` as the journal has them.  Raises
+    ``StorageFailed``, ``RecordUnusable``, or ``VolumeRefused`` for one that somebody uses.
+    """
+    thick = [disk for disk in disks if rollbackjournal.is_thick(disk)]
+    if not thick:
+        return
+    report = lvm.report()
+    for disk in thick:
+        write_back(lvm, report, disk, report.lv_from_uuid(disk["snapshot"]), progress)
+
+
+def write_back(
+    lvm: Lvm,
+    report: Report,
+    disk: dict[str, Any],
+    snapshot: LogicalVolume | None,
+    progress: Progress,
+) -> None:
+    """Make a thick disk equal to a snapshot of it; see ``copy_back``."""
+    current = report.lv_from_uuid(disk["current"])
+    if snapshot is None or current is None or snapshot.origin != current.name:
+        why = "its snapshot is gone in the middle of a rollback"
+        raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
+    if current.is_open:
+        _wait_until_unused(lvm, current.uuid)
+    if not current.is_active:  # its snapshots have devices only together with it
+        lvm.activate([current.ref])
+    progress.phase(f"writing back {current.ref}")
+    lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def _wait_until_unused(lvm: Lvm, uuid: LvUuid) -> None:
+    """Let the last user of a disk go, a moment after its domain; raise ``VolumeRefused``.
+
+    The kernel refuses none of what opens a device without asking to be alone, as QEMU does.
+    """
+
+    def look() -> None:
+        volume = lvm.report().lv_from_uuid(uuid)
+        if volume is not None:
+            occupancy.require_unused(volume)
+
+    retry.unused(look)

@@ -1,0 +1,227 @@
+"""The way of a rollback is lost: a snapshot overflows, a group goes, a device is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapvm import consistency, sidefiles
+from snapvm.attention import GivenBack, HalfBack, LeftBehind
+from snapvm.errors import SnapvmError
+from snapvm.failures import CaptureFailed, RollbackFailed
+from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent
+from tests.fakes.lvmvolume import FakeVolume
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import begun, roll_back, take
+from tests.unit.test_rebooted import die, mend
+
+THICK = [("vg0", "vg1"), ("vg1",), ("vg0",)]
+KINDS = ["thick", "mixed", "mixed, the other way"]
+
+
+def lose(scene: Scene, record: Record, vg: str) -> FakeVolume:
+    """Let the kernel give the thick snapshot of a group up."""
+    ref = next(disk.snapshot for disk in record.disks if disk.snapshot.vg == vg)
+    volume = scene.lvm.named(ref.vg, ref.lv)
+    volume.invalid = True
+    return volume
+
+
+def assert_as_before(scene: Scene, names: set[str], state: DomainState) -> None:
+    assert scene.hypervisor.state_of(DOMAIN) is state
+    assert scene.disk_data() == ["8", "8"]
+    assert scene.lvm.names() == names and scene.ids() == ["x"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("thick", THICK, ids=KINDS)
+def test_a_snapshot_that_overflows_before_the_domain_is_ended(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """It keeps only so much, and the domain has written since the plan was made."""
+    scene, record = begun(tmp_path, *thick)
+    names = scene.lvm.names()
+
+    def strike(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvconvert":
+            lose(scene, record, thick[-1])
+
+    scene.lvm.before = strike
+    with pytest.raises(RollbackFailed, match="more has changed meanwhile than it can keep"):
+        roll_back(scene, record)
+    assert_as_before(scene, names, DomainState.RUNNING)
+    assert scene.machine.count == 8
+
+
+def test_another_snapshot_that_would_overflow_by_then(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    other = take(scene, "y")
+    names = scene.lvm.names()
+
+    def strike(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvconvert":
+            sibling = scene.lvm.named("vg0", other.disks[0].snapshot.lv)
+            sibling.data_percent, sibling.size_bytes = 99.0, 1 << 24
+
+    scene.lvm.before = strike
+    with pytest.raises(RollbackFailed, match="may be written back"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("is_removed", [False, True], ids=["given up", "removed"])
+@pytest.mark.parametrize("thick", THICK, ids=KINDS)
+def test_a_snapshot_lost_past_the_point_of_no_return(
+    tmp_path: Path, thick: tuple[str, ...], is_removed: bool
+) -> None:
+    """The present is kept: that is what the domain, which is off, gets back."""
+    scene, record = begun(tmp_path, *thick)
+    names = scene.lvm.names()
+    at = 0
+
+    def strike(argv: tuple[str, ...]) -> None:
+        nonlocal at
+        at += argv[0] == "copy"
+        if at == len(thick):  # all but the last have been written back
+            volume = lose(scene, record, thick[-1])
+            if is_removed:
+                names.discard(f"{volume.vg}/{volume.name}")
+                scene.lvm.volumes.remove(volume)
+                raise CaptureFailed(domain=DOMAIN, why="its snapshot is gone")
+
+    scene.lvm.before = strike
+    with pytest.raises(HalfBack):
+        roll_back(scene, record)
+    scene.lvm.before = lambda _argv: None
+    with pytest.raises(GivenBack) as told:
+        mend(scene)
+    assert "again what they were before" in str(told.value)
+    assert_as_before(scene, names, DomainState.SHUTOFF)
+    mend(scene)
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    assert scene.machine.count == 8
+
+
+def test_when_what_it_was_is_lost_too_everything_stays(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    die(scene, record, "vg1/")
+    for volume in scene.lvm.volumes:
+        volume.invalid = bool(volume.origin) and volume.vg == "vg1"
+    volumes = {(v.name, v.uuid, v.data) for v in scene.lvm.volumes if v.vg == "vg1"}
+    with pytest.raises(HalfBack, match="cannot be put back"):
+        mend(scene)
+    assert {(v.name, v.uuid, v.data) for v in scene.lvm.volumes if v.vg == "vg1"} == volumes
+    assert scene.host.catalog.leftovers(UUID) != ()
+
+
+def test_its_uefi_variables_go_back_with_its_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They had been put back when snapvm was killed, and nothing said so yet."""
+    nvram = tmp_path / "nvram"
+    nvram.mkdir()
+    scene, _ = begun(tmp_path, "vg0", "vg1")
+    place = SidePlace(kind=SideKind.NVRAM, path=nvram / "vars.fd", is_folder=False)
+    place.path.write_text("then")
+    scene.machine.places = (place,)
+    record = take(scene, "y")
+    place.path.write_text("now")
+    put_back = sidefiles.put_back
+
+    def stop_after(*what: Any) -> None:
+        put_back(*what)
+        raise CaptureFailed(domain=DOMAIN, why="killed here")
+
+    with monkeypatch.context() as patched, pytest.raises(HalfBack):
+        patched.setattr("snapvm.sidefiles.put_back", stop_after)
+        roll_back(scene, record)
+    assert place.path.read_text() == "then"
+    lose(scene, record, "vg1")
+    with pytest.raises(GivenBack):
+        mend(scene)
+    assert place.path.read_text() == "now"
+    assert not list(scene.host.settings.state_dir.rglob("*.aside"))
+
+
+@pytest.mark.parametrize("where", ["lvrename vg1 demo-d1", "stop"])
+@pytest.mark.parametrize("away", ["vg0", "vg1"])
+def test_a_group_that_is_away_when_a_killed_rollback_is_looked_after(
+    tmp_path: Path, where: str, away: str
+) -> None:
+    """Ended as if all were well, the domain had disks of two times when the group came back."""
+    scene, record = begun(tmp_path)
+    names = scene.lvm.names()
+    die(scene, record, where)
+    everything = list(scene.lvm.volumes)
+    before = {(v.vg, v.name, v.uuid) for v in everything}
+    scene.lvm.volumes = [volume for volume in everything if volume.vg != away]
+    with pytest.raises(LeftBehind, match=away):
+        mend(scene)
+    with pytest.raises(LeftBehind):
+        take(scene, "y")
+    assert {(v.vg, v.name, v.uuid) for v in everything} == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    scene.lvm.volumes = everything
+    mend(scene)
+    assert_as_before(scene, names, DomainState.RUNNING)
+
+
+def test_a_domain_that_is_off_although_ending_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a back end of xl's does not let its disk go."""
+    scene, record = begun(tmp_path)
+    stop = scene.hypervisor.stop
+
+    def stop_and_fail(domain: Domain) -> None:
+        stop(domain)
+        raise CaptureFailed(domain=DOMAIN, why="its back end does not close")
+
+    monkeypatch.setattr(scene.hypervisor, "stop", stop_and_fail)
+    roll_back(scene, record)
+    assert "its back end does not close" in caplog.text
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_a_new_disk_without_a_device_is_noticed_while_the_domain_runs(tmp_path: Path) -> None:
+    """Where lvm.conf's volume_list leaves it out, LVM makes it and has not failed."""
+    scene, record = begun(tmp_path)
+    names, deeds = scene.lvm.names(), list[str]()
+    scene.lvm.conf["activation/volume_list"] = "system,@guest"
+    scene.hypervisor.before = deeds.append
+    with pytest.raises(RollbackFailed, match="volume_list"):
+        roll_back(scene, record)
+    assert "freeze" not in deeds
+    assert_as_before(scene, names, DomainState.RUNNING)
+    for volume in scene.lvm.volumes:
+        if volume.name.startswith(DOMAIN):
+            volume.tags.add("guest")
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_disks_without_a_device_get_one_before_the_domain_is_started(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    die(scene, record, "restore")
+    for number in range(2):
+        scene.lvm.named(f"vg{number}", f"demo-d{number}").active = False
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_a_failure_in_the_window_is_no_traceback(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, "vg0")
+
+    def away(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvrename":
+            scene.lvm.volumes = [v for v in scene.lvm.volumes if v.vg != "vg0"]
+
+    scene.lvm.before = away
+    with pytest.raises(SnapvmError):
+        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
