@@ -238,6 +238,45 @@ def test_after_all_that_a_take_passes(guest: Guest) -> None:
     assert now.state == "ok" and guest.wait_until(now.n + 5).state == "ok"
 
 
+def test_a_store_that_runs_full_when_a_rollback_has_begun(guest: Guest) -> None:
+    """It was whole when that was decided; below the standing domain it is looked at once more."""
+    guest.take("--name", "tight", "--cow-size", "8M")
+    before = volumes(guest.lab)
+    command = "snapvm rollback hard@tight --yes"
+    write = f"dd if=/dev/urandom of={DISK} bs=1M seek=2 count=16 oflag=direct status=none"
+    done = take_in_trouble(guest, first=write, command=command)
+    assert done.status == 6, done.stdout + done.stderr
+    assert "frail/hard-d1.tight is lost: more has changed meanwhile" in done.stderr
+    assert volumes(guest.lab) == before and guest.ids() == ["tight"]
+    snapvm(guest.lab, "delete", "hard@tight", "--yes")
+    assert_runs_on(guest)
+    assert_nothing_left(guest)
+
+
+def test_a_store_that_is_lost_past_the_point_of_no_return(guest: Guest) -> None:
+    """The domain is off then, and gets back the disks it had, of which nothing else is left."""
+    lab = guest.lab
+    guest.take("--name", "safe")
+    guest.take("--name", "tight", "--cow-size", "8M")
+    before = volumes(lab)
+    dying = "SNAPVM_CRASH='after write .rollback.json 2' snapvm rollback hard@tight --yes"
+    assert lab.run(dying, timeout_seconds=COMMAND_SECONDS).status == 128 + 9
+    assert guest.state() == "shut off"
+    sums = f"blockdev --flushbufs {DISK}; sha256sum <{DISK}"
+    present = run(lab, sums).stdout
+    overwrite(lab, 16)
+    told = snapvm(lab, "repair", "hard", status=8).stderr
+    assert "cannot go back to tight any more" in told
+    assert "its disks are again what they were before" in told
+    assert run(lab, sums).stdout == present
+    assert volumes(lab) == before and guest.state() == "shut off"
+    snapvm(lab, "delete", "hard@tight", "--yes")
+    assert "all is in order" in snapvm(lab, "check").stdout
+    guest.roll_back("safe")
+    now = guest.look()
+    assert now.state == "ok" and guest.wait_until(now.n + 5).state == "ok"
+
+
 @pytest.mark.long
 def test_a_record_that_is_damaged_is_made_anew(guest: Guest) -> None:
     """With its memory: the domain goes on from where it was."""
