@@ -46,9 +46,14 @@ FIELDS = (
 )
 
 _AS_EXPECTED = (
-    'report/compact_output=0 report/compact_output_cols="" report/list_item_separator=","'
+    'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
+    'log/command_names=0 log/prefix="" log/report_command_log=1'
 )
-"""What lvm.conf may have otherwise: every field in every row, and commas in lists."""
+"""What lvm.conf may have otherwise: every field in every row, and commas in lists.
+
+And nothing before the lines: lvm prints a report as messages, on standard output.  What it says
+besides, of a scan that it repeats, is in the report then (lvm2, lib/log/log.c: _vprint_log).
+"""
 
 ARGV = (
     "lvm",

@@ -19,7 +19,7 @@ from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import parse, selects
+from tests.fakes.lvmwords import configured, parse, printed, selects
 
 EXTENT_BYTES = 4 << 20
 VG_BYTES = 1 << 34
@@ -37,6 +37,8 @@ class FakeLvm:
         """Of every group."""
         self.conf: dict[str, str] = {}
         """What lvm.conf has otherwise than by default, as far as it is understood."""
+        self.said_at_a_scan: list[str] = []
+        """What an lvs says of its scan, one a command, until there is no more."""
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
         self._made = 0
@@ -111,10 +113,7 @@ class FakeLvm:
         assert ",".join(FIELDS) in words
         rows = [dict.fromkeys(FIELDS, "") | self._row(volume) for volume in self.volumes]
         options, _ = parse(words)
-        given = dict(
-            item.split("=") for text in options.get("--config", ()) for item in text.split()
-        )
-        conf = {**self.conf, **given}
+        conf = {**self.conf, **configured(options)}
         separator = conf.get("report/list_item_separator", ",").strip('"')
         for row in rows:
             for name in ("lv_layout", "lv_role", "lv_tags"):
@@ -122,7 +121,11 @@ class FakeLvm:
         if conf.get("report/compact_output") == "1":
             shown = [name for name in FIELDS if any(row[name] for row in rows)]
             rows = [{name: row[name] for name in shown} for row in rows]
-        return json.dumps({"report": [{"lv": rows}], "log": []})
+        said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
+        is_logged = conf.get("log/report_command_log", "1") == "1"
+        log = [{"log_message": text} for text in said] if is_logged else []
+        report = json.dumps({"report": [{"lv": rows}], "log": log}, indent=0)
+        return printed([] if is_logged else said, report, conf)
 
     def _lvmconfig(self, words: list[str]) -> str:
         assert words[:2] == ["--type", "full"], words
