@@ -28,7 +28,6 @@ from snapvm.model import (
     Domain,
     DomainState,
     LvRef,
-    LvUuid,
     Progress,
     Record,
     Role,
@@ -98,27 +97,27 @@ def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> 
         return
     report = lvm.report()
     for disk in thick:
-        snapshot = report.lv_from_uuid(disk["snapshot"])
-        current = report.lv_from_uuid(disk["current"])
-        if snapshot is None or current is None or snapshot.origin != current.name:
+        snapshot = report.lv_from_uuid(disk["snapshot"], disk["vg"])
+        current = report.lv_from_uuid(disk["current"], disk["vg"])
+        if snapshot is None or current is None or not snapshot.is_snapshot_of(current):
             why = "its snapshot is gone in the middle of a rollback"
             raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
         if current.is_open:
-            _wait_until_unused(lvm, current.uuid)
+            _wait_until_unused(lvm, current.ref)
         if not current.is_active:  # its snapshots have devices only together with it
             lvm.activate([current.ref])
         progress.phase(f"writing back {current.ref}")
         lvm.copy_back(snapshot.ref, current.ref, progress)
 
 
-def _wait_until_unused(lvm: Lvm, uuid: LvUuid) -> None:
+def _wait_until_unused(lvm: Lvm, disk: LvRef) -> None:
     """Let the last user of a disk go, a moment after its domain; raise ``VolumeRefused``.
 
     The kernel refuses none of what opens a device without asking to be alone, as QEMU does.
     """
 
     def look() -> None:
-        volume = lvm.report().lv_from_uuid(uuid)
+        volume = lvm.report().lv_of(disk)
         if volume is not None:
             occupancy.require_unused(volume)
 
@@ -164,7 +163,7 @@ def _keep_former(lvm: Lvm, report: Report, undo: Record) -> Record:
 
 def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> DiskRecord:
     """The former disk gets what snapshots have: no device, read-only, tagged."""
-    former = report.lv_from_uuid(disk.snapshot.uuid)
+    former = report.lv_of(disk.snapshot)
     if former is not None and argv.set_tag(undo.set) not in former.tags:
         if former.is_active:
             lvm.deactivate([former.ref])

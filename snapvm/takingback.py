@@ -25,7 +25,7 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None
         holder = report.lv_from_name(disk["vg"], disk["disk"])
         if holder is not None and _is_rolling(holder, set_):
             lvm.rename(disk["vg"], disk["disk"], disk["clone"])
-        former = report.lv_from_uuid(disk["current"])
+        former = report.lv_from_uuid(disk["current"], disk["vg"])
         if former is not None and former.name != disk["disk"]:
             lvm.rename(disk["vg"], former.name, disk["disk"])
 
@@ -46,7 +46,7 @@ def have_moved(
         clone = report.lv_from_name(disk["vg"], disk["disk"])
         if is_thick(disk) or clone is None or not _is_rolling(clone, set_):
             continue
-        former = report.lv_from_uuid(disk["current"])
+        former = report.lv_from_uuid(disk["current"], disk["vg"])
         if is_new_boot or (clone.is_open and former is not None and not former.is_open):
             return True
     return False
@@ -60,7 +60,8 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], undo: Rec
     report = lvm.report()
     for disk in thin:
         vg, name, clone = disk["vg"], disk["disk"], disk["clone"]
-        spoiled, snapshot = report.lv_from_name(vg, clone), report.lv_from_uuid(disk["snapshot"])
+        spoiled = report.lv_from_name(vg, clone)
+        snapshot = report.lv_from_uuid(disk["snapshot"], vg)
         if snapshot is None:
             why = "its snapshot is gone in the middle of a rollback"
             raise RecordUnusable(path=f"{vg}/{name}", why=why)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
@@ -42,6 +43,7 @@ class FakeLvm:
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
         self._made = 0
+        self._group_uuids: dict[str, str] = {}
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -68,6 +70,30 @@ class FakeLvm:
                 vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 26, pool=pool, data=data
             )
         )
+
+    def import_copy(self, vg: str, name: str) -> None:
+        """Have a copy of a group under another name, as vgimportclone makes it of copied PVs.
+
+        The group and its PVs get new uuids, the volumes keep theirs (lvm2, tools/vgimportclone.c).
+        """
+        copied = [replace(v, vg=name, tags=set(v.tags)) for v in self.volumes if v.vg == vg]
+        for volume in copied:
+            volume.active = volume.opened = False
+            self._made += 1
+            self._add(volume)
+
+    def rename_group(self, vg: str, name: str) -> None:
+        """Give a group another name; it keeps its uuid."""
+        self._group_uuids[name] = self.vg_uuid(vg)
+        del self._group_uuids[vg]
+        for volume in self.volumes:
+            volume.vg = name if volume.vg == vg else volume.vg
+
+    def vg_uuid(self, vg: str) -> str:
+        """Return the uuid of a group."""
+        if vg not in self._group_uuids:
+            self._group_uuids[vg] = self._uuid()
+        return self._group_uuids[vg]
 
     def named(self, vg: str, name: str) -> FakeVolume:
         """Return a volume; raise ``CommandFailed`` as lvm does when there is none."""
@@ -144,7 +170,7 @@ class FakeLvm:
             data_percent = ""
         return {
             "vg_name": volume.vg,
-            "vg_uuid": f"vg-{volume.vg}",
+            "vg_uuid": self.vg_uuid(volume.vg),
             "vg_free": str(self.vg_free_bytes),
             "vg_size": str(VG_BYTES),
             "vg_extent_size": str(EXTENT_BYTES),
