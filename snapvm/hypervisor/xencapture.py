@@ -147,7 +147,7 @@ class XenCapture:
         job = self._job
         with job.clock.part("memory"), job.failing():
             info = job.control.info(job.info.domid)
-            if info is None:
+            if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
             self._require_room(info)
             shared_info = self._frames.read(info.shared_info_mfn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from snapvm.clock import WindowClock
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import xendisks
-from snapvm.hypervisor.xencapture import XenJob
+from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
 from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor.test_xen import CONFIG, RUNNING
+from tests.unit.hypervisor.test_xen import CONFIG, DYING, RUNNING
 from tests.unit.hypervisor.test_xendisks import DISK, FakeGrants
 
 DOMID = RUNNING.domid
@@ -115,3 +116,12 @@ def test_a_disk_that_was_connected_anew_breaks_it(scene: Scene) -> None:
     connect(server, DISK_NUMBER, "10")
     with pytest.raises(WindowBroken, match="drives were changed"):
         job.settle(rings)
+
+
+def test_the_memory_of_a_domain_that_dies_is_not_copied(scene: Scene) -> None:
+    _, job = scene
+    control: Any = job.control
+    control.now = replace(RUNNING, flags=DYING)
+    image: Any = None
+    with pytest.raises(WindowBroken, match="destroyed"):
+        XenCapture(job, image).arm()
