@@ -121,7 +121,12 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
 
 def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
     for disk in record.disks:
-        volume = report.lv_from_uuid(disk.snapshot.uuid)
+        try:
+            volume = report.lv_of(disk.snapshot)
+        except VolumeRefused as unclear:
+            problem = f"disk {disk.target}: {unclear}"
+            yield Finding(subject=record.ref, problem=problem, remedy=unclear.hint())
+            continue
         problem = _of_volume(disk, volume)
         if volume is not None and not problem and preflight.is_nearly_full(volume):
             fill = f"{volume.data_percent:.0f} % of what it can keep has changed"

@@ -15,6 +15,8 @@ from typing import NewType, Protocol
 DomainUuid = NewType("DomainUuid", str)
 SnapshotId = NewType("SnapshotId", str)
 LvUuid = NewType("LvUuid", str)
+"""One volume's in its group; a copy of the group (vgimportclone(8)) has volumes of the same."""
+VgUuid = NewType("VgUuid", str)
 
 
 class HypervisorKind(StrEnum):
@@ -189,6 +191,14 @@ class LvRef:
     def path(self) -> Path:
         """The name LVM promises to keep for users (lvm(8): not /dev/mapper)."""
         return Path("/dev") / self.vg / self.lv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DmUuid:
+    """What the kernel tells a volume from every other by: a copy of a group has another uuid."""
+
+    vg: VgUuid
+    lv: LvUuid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

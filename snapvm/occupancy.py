@@ -15,11 +15,11 @@ from snapvm.lvm import device, devicename
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import (
     DiskRecord,
+    DmUuid,
     Domain,
     DomainState,
     GuestDisk,
     HypervisorKind,
-    LvUuid,
     Record,
     VolumeKind,
 )
@@ -36,7 +36,7 @@ class Occupant:
     """A domain as it is now, and the volumes it has."""
 
     is_off: bool
-    volumes: Mapping[LvUuid, Path] | None
+    volumes: Mapping[DmUuid, Path] | None
     """And the device by which it names each; None when that cannot be said.
 
     Only of one that is off, which holds nothing open.
@@ -44,22 +44,22 @@ class Occupant:
 
     def has(self, volume: LogicalVolume) -> bool:
         """Tell whether a volume is among its disks; what is not known is not held against it."""
-        return self.volumes is None or volume.uuid in self.volumes
+        return self.volumes is None or volume.dm_uuid in self.volumes
 
     def misnames(self, volume: LogicalVolume) -> Path | None:
         """Return its name for a volume that would still mean that one when a clone is the disk."""
-        name = None if self.volumes is None else self.volumes.get(volume.uuid)
+        name = None if self.volumes is None else self.volumes.get(volume.dm_uuid)
         if name is None or volume.kind is VolumeKind.THICK:
             return None
         return None if devicename.goes_with(name, volume.ref) else name
 
 
 def of(
-    hypervisor: Hypervisor, domain: Domain, uuid_of_device: Callable[[Path], LvUuid]
+    hypervisor: Hypervisor, domain: Domain, uuid_of_device: Callable[[Path], DmUuid]
 ) -> Occupant:
     """Look which volumes a domain has; raise ``DomainRefused`` when one that is on hides that."""
     is_off = domain.state is DomainState.SHUTOFF
-    volumes: dict[LvUuid, Path] = {}
+    volumes: dict[DmUuid, Path] = {}
     try:
         for disk in hypervisor.drives(domain).disks:
             try:
@@ -80,8 +80,8 @@ def of(
 
 def others(
     disks: Iterable[GuestDisk],
-    replaced: Collection[LvUuid],
-    uuid_of_device: Callable[[Path], LvUuid],
+    replaced: Collection[DmUuid],
+    uuid_of_device: Callable[[Path], DmUuid],
     *,
     is_off: bool,
 ) -> Iterator[str]:

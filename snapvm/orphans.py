@@ -15,7 +15,7 @@ from snapvm.errors import Locked
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DomainUuid, LvUuid, Record, Role
+from snapvm.model import DmUuid, DomainUuid, Record, Role
 
 UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
 _ROLL = argv.role_tag(Role.ROLL)
@@ -63,11 +63,11 @@ def lasting(host: Host, report: Report) -> tuple[Stray, ...]:
 
     What a delete was about to remove, or a take to name, when the report was made is none.
     """
-    first = {stray.volume.uuid for stray in strays(host, report)}
+    first = {stray.volume.dm_uuid for stray in strays(host, report)}
     if not first:
         return ()
     names = dict(host.catalog.domains())
-    second = [stray for stray in strays(host, host.lvm.report()) if stray.volume.uuid in first]
+    second = [stray for stray in strays(host, host.lvm.report()) if stray.volume.dm_uuid in first]
     uuids = {_domain_of(stray.volume) for stray in second}
     busy = {uuid for uuid in uuids if _is_worked_on(host, uuid, names)}
     return tuple(stray for stray in second if _domain_of(stray.volume) not in busy)
@@ -119,11 +119,11 @@ def _is_named_by_set(volume: LogicalVolume) -> bool:
 
 def _by_domain(
     volumes: Sequence[LogicalVolume],
-) -> Iterator[tuple[DomainUuid | None, set[LvUuid]]]:
+) -> Iterator[tuple[DomainUuid | None, set[DmUuid]]]:
     """Yield the uuids of volumes, those of one domain together; older ones do not say whose."""
-    found: dict[DomainUuid | None, set[LvUuid]] = {}
+    found: dict[DomainUuid | None, set[DmUuid]] = {}
     for volume in volumes:
-        found.setdefault(_domain_of(volume), set()).add(volume.uuid)
+        found.setdefault(_domain_of(volume), set()).add(volume.dm_uuid)
     yield from found.items()
 
 
@@ -148,9 +148,9 @@ def _locked(
     return host.catalog.locked(uuid, names[uuid])
 
 
-def _remove(host: Host, wanted: set[LvUuid]) -> list[LogicalVolume]:
+def _remove(host: Host, wanted: set[DmUuid]) -> list[LogicalVolume]:
     report = host.lvm.report()
-    still = [v for v in of(host, report) if v.uuid in wanted and not v.is_open]
+    still = [v for v in of(host, report) if v.dm_uuid in wanted and not v.is_open]
     host.lvm.remove([volume.ref for volume in still], report)
     return still
 

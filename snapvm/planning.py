@@ -15,10 +15,10 @@ from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
+    DmUuid,
     Domain,
     GuestDisk,
     LvRef,
-    LvUuid,
     OmittedDisk,
     Record,
     SidePlace,
@@ -124,7 +124,7 @@ def resolve(
     domain: Domain,
     disks: Iterable[GuestDisk],
     report: Report,
-    uuid_of_device: Callable[[Path], LvUuid],
+    uuid_of_device: Callable[[Path], DmUuid],
 ) -> dict[str, LogicalVolume]:
     """Return the volume under each disk, by target.
 
@@ -134,7 +134,9 @@ def resolve(
     found: dict[str, LogicalVolume] = {}
     for disk in disks:
         volume = _volume_under(domain, disk, report, uuid_of_device)
-        twin = next((name for name, other in found.items() if other.uuid == volume.uuid), None)
+        twin = next(
+            (name for name, other in found.items() if other.dm_uuid == volume.dm_uuid), None
+        )
         if twin is not None:
             raise DiskRefused(
                 domain=domain.name, target=disk.target, why=f"it is the same volume as {twin}"
@@ -147,7 +149,7 @@ def _volume_under(
     domain: Domain,
     disk: GuestDisk,
     report: Report,
-    uuid_of_device: Callable[[Path], LvUuid],
+    uuid_of_device: Callable[[Path], DmUuid],
 ) -> LogicalVolume:
     try:
         uuid = uuid_of_device(disk.device)
@@ -158,10 +160,10 @@ def _volume_under(
             why=str(what),
             remedy="snapvm captures disks that are whole logical volumes of this host",
         ) from None
-    volume = report.lv_from_uuid(uuid)
+    volume = report.lv_from_dm_uuid(uuid)
     if volume is None:
         raise DiskRefused(
-            domain=domain.name, target=disk.target, why=f"LVM does not report the volume {uuid}"
+            domain=domain.name, target=disk.target, why=f"LVM does not report the volume {uuid.lv}"
         )
     if not devicename.goes_with(disk.device, volume.ref):
         raise DiskRefused(
@@ -285,7 +287,7 @@ def check_unneeded(
     staying = (other for other in known if other.ref not in going)
     needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
     for disk in record.disks:
-        volume = report.lv_from_uuid(disk.snapshot.uuid)
+        volume = report.lv_of(disk.snapshot)
         if volume is None:
             continue
         name = str(volume.ref)

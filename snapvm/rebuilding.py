@@ -204,7 +204,7 @@ def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskR
     )
     uuid = device.dashed(plain) if plain else LvUuid("")
     named = volume.name.removesuffix(f".{id_}")
-    origin = report.lv_from_uuid(uuid)
+    origin = report.lv_from_uuid(uuid, volume.vg)
     # A rollback gives the disk's name to a clone: what the name says is worth more than the uuid.
     if named != volume.name:
         lv = named

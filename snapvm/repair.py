@@ -61,7 +61,7 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
     for record in host.catalog.entries(uuid):
         if not isinstance(record, Record):
             continue
-        found = (report.lv_from_uuid(disk.snapshot.uuid) for disk in record.disks)
+        found = (report.lv_of(disk.snapshot) for disk in record.disks)
         late = [volume.ref for volume in found if volume is not None and new in volume.tags]
         if late:
             host.lvm.retag(late, add=[argv.role_tag(Role.OK)], remove=[new])

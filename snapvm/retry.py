@@ -23,16 +23,19 @@ T = TypeVar("T")
 _LVM_CRASHED = 139
 """lvm reports were seen to segfault and to work at once afterwards (Launchpad 1901783)."""
 
+_UNREADABLE = 0
+"""No command fails with it but one whose report is not what it should be (``report.parse``)."""
 
 _SOON_SECONDS = 10.0
 
 
 def _is_passing(error: BaseException) -> bool:
-    return isinstance(error, CommandFailed) and (error.status in (_LVM_CRASHED, -11))
+    passing = (_LVM_CRASHED, -11, _UNREADABLE)
+    return isinstance(error, CommandFailed) and error.status in passing
 
 
 def report(ask: Callable[[], T]) -> T:
-    """Run a read-only query, up to three times when lvm crashed in it."""
+    """Run a read-only query, up to three times when lvm crashed in it or said something else."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_passing),
         stop=tenacity.stop_after_attempt(3),

@@ -14,6 +14,7 @@ from snapvm.lvm.preflight import check_room, check_siblings, loss
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
+    DmUuid,
     Domain,
     DomainState,
     HypervisorKind,
@@ -54,16 +55,16 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host.settings)
-    others = _others(host, record, domain, {disk.current.uuid for disk in disks})
-    current = [report.lv_from_uuid(disk.current.uuid) for disk in disks]
-    planning.check_pools(host.lvm, report, [each for each in current if each], host.settings)
+    current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
+    others = _others(host, record, domain, {each.dm_uuid for each in current})
+    planning.check_pools(host.lvm, report, current, host.settings)
     return RollbackPlan(
         record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks, others=others
     )
 
 
 def _others(
-    host: Host, record: Record, domain: Domain, replaced: Collection[LvUuid]
+    host: Host, record: Record, domain: Domain, replaced: Collection[DmUuid]
 ) -> tuple[str, ...]:
     """Return the disks that stay as they are: those the domain has, and is to be booted with.
 
@@ -227,7 +228,7 @@ def _plan_swaps(
 
 
 def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
-    snapshot = report.lv_from_uuid(disk.snapshot.uuid)
+    snapshot = report.lv_of(disk.snapshot)
     if snapshot is None:
         why = f"its snapshot {disk.snapshot} of {disk.target} is gone"
         raise RecordUnusable(path=record.ref, why=why)
@@ -263,6 +264,11 @@ def _check_kind(
     record: Record, disk: DiskRecord, snapshot: LogicalVolume, current: LogicalVolume
 ) -> None:
     """What replaces a disk, and what keeps the present of it, are both of the snapshot's kind."""
+    if snapshot.vg != current.vg:
+        why = (
+            f"{snapshot.ref} is not in the group of {current.ref}, which is disk {disk.target} now"
+        )
+        raise RecordUnusable(path=record.ref, why=why)
     if snapshot.kind is not current.kind:
         raise VolumeRefused(
             volume=str(current.ref),

@@ -165,7 +165,7 @@ def _keep_former(lvm: Lvm, report: Report, undo: Record) -> Record:
 
 def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> DiskRecord:
     """The former disk gets what snapshots have: no device, read-only, tagged."""
-    former = report.lv_from_uuid(disk.snapshot.uuid)
+    former = report.lv_of(disk.snapshot)
     if former is not None and argv.set_tag(undo.set) not in former.tags:
         if former.is_active:
             lvm.deactivate([former.ref])

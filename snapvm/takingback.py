@@ -34,7 +34,7 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None
 
 
 def _former(report: Report, disk: dict[str, Any]) -> LogicalVolume:
-    former = report.lv_from_uuid(disk["current"])
+    former = report.lv_from_uuid(disk["current"], disk["vg"])
     if former is None or former.vg != disk["vg"]:
         raise DiskMissing(volume=f"{disk['vg']}/{disk['disk']}", uuid=disk["current"])
     return former
@@ -51,9 +51,10 @@ def require_groups(report: Report, disks: Iterable[dict[str, Any]]) -> None:
 def is_way_lost(report: Report, disks: Iterable[dict[str, Any]]) -> bool:
     """Tell whether a thick disk cannot be written back any more: its snapshot is gone for good."""
     for disk in disks:
-        snapshot = report.lv_from_uuid(disk["snapshot"]) if is_thick(disk) else None
-        if is_thick(disk) and (snapshot is None or snapshot.is_lost):
-            return True
+        if is_thick(disk):
+            snapshot = report.lv_from_uuid(disk["snapshot"], disk["vg"])
+            if snapshot is None or snapshot.is_lost:
+                return True
     return False
 
 
@@ -89,7 +90,7 @@ def have_moved(
         clone = report.lv_from_name(disk["vg"], disk["disk"])
         if is_thick(disk) or clone is None or not _is_rolling(clone, set_):
             continue
-        former = report.lv_from_uuid(disk["current"])
+        former = report.lv_from_uuid(disk["current"], disk["vg"])
         if is_new_boot or (clone.is_open and former is not None and not former.is_open):
             return True
     return False
@@ -103,7 +104,8 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], undo: Rec
     report = lvm.report()
     for disk in thin:
         vg, name, clone = disk["vg"], disk["disk"], disk["clone"]
-        spoiled, snapshot = report.lv_from_name(vg, clone), report.lv_from_uuid(disk["snapshot"])
+        spoiled = report.lv_from_name(vg, clone)
+        snapshot = report.lv_from_uuid(disk["snapshot"], vg)
         if snapshot is None:
             why = "its snapshot is gone in the middle of a rollback"
             raise RecordUnusable(path=f"{vg}/{name}", why=why)

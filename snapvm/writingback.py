@@ -13,7 +13,7 @@ from snapvm.failures import RollbackFailed
 from snapvm.lvm.preflight import check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvUuid, Progress, VolumeKind
+from snapvm.model import LvRef, Progress, VolumeKind
 from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import RecordUnusable, VolumeRefused
 
@@ -36,8 +36,8 @@ def require_kept(lvm: Lvm, plan: RollbackPlan) -> None:
 
 def _damage(report: Report, disk: SwapDisk) -> str:
     """Say why a thick disk cannot be written back, or not without harm; empty when it can."""
-    snapshot = report.lv_from_uuid(disk.snapshot.uuid)
-    current = report.lv_from_uuid(disk.current.uuid)
+    snapshot = report.lv_of(disk.snapshot)
+    current = report.lv_of(disk.current)
     if snapshot is None or current is None or not snapshot.is_known_whole:
         return f"{disk.snapshot} is lost: more has changed meanwhile than it can keep"
     try:
@@ -58,7 +58,7 @@ def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> 
         return
     report = lvm.report()
     for disk in thick:
-        write_back(lvm, report, disk, report.lv_from_uuid(disk["snapshot"]), progress)
+        write_back(lvm, report, disk, report.lv_from_uuid(disk["snapshot"], disk["vg"]), progress)
 
 
 def write_back(
@@ -69,26 +69,26 @@ def write_back(
     progress: Progress,
 ) -> None:
     """Make a thick disk equal to a snapshot of it; see ``copy_back``."""
-    current = report.lv_from_uuid(disk["current"])
-    if snapshot is None or current is None or snapshot.origin != current.name:
+    current = report.lv_from_uuid(disk["current"], disk["vg"])
+    if snapshot is None or current is None or not snapshot.is_snapshot_of(current):
         why = "its snapshot is gone in the middle of a rollback"
         raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
     if current.is_open:
-        _wait_until_unused(lvm, current.uuid)
+        _wait_until_unused(lvm, current.ref)
     if not current.is_active:  # its snapshots have devices only together with it
         lvm.activate([current.ref])
     progress.phase(f"writing back {current.ref}")
     lvm.copy_back(snapshot.ref, current.ref, progress)
 
 
-def _wait_until_unused(lvm: Lvm, uuid: LvUuid) -> None:
+def _wait_until_unused(lvm: Lvm, disk: LvRef) -> None:
     """Let the last user of a disk go, a moment after its domain; raise ``VolumeRefused``.
 
     The kernel refuses none of what opens a device without asking to be alone, as QEMU does.
     """
 
     def look() -> None:
-        volume = lvm.report().lv_from_uuid(uuid)
+        volume = lvm.report().lv_of(disk)
         if volume is not None:
             occupancy.require_unused(volume)
 

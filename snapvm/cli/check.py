@@ -55,8 +55,8 @@ def check(
         if fix and unnamed:
             if not yes:
                 confirm([_line(f) for f in findings if f.orphan], "removing volumes")
-            gone = {volume.uuid for volume in orphans.remove(host, unnamed)}
-            findings = tuple(f for f in findings if not f.orphan or f.orphan.uuid not in gone)
+            gone = {volume.dm_uuid for volume in orphans.remove(host, unnamed)}
+            findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:
                 output.say(f"removed {counted(len(gone), 'volume')}")
         if findings:

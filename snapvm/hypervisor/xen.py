@@ -216,6 +216,8 @@ class XenHypervisor:
             if not request.is_noted:
                 return
             request.take_back()
+            if self._domains.known(domain) is None:
+                return
         self.resume(domain)
 
     def stop(self, domain: Domain) -> None:

@@ -14,7 +14,7 @@ from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.base import GuestImage
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
-from snapvm.hypervisor.xendisks import Vbd, read_vbds
+from snapvm.hypervisor.xendisks import Vbd, read_vbds, vbd_numbers
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenmemory import XenFrames
 from snapvm.hypervisor.xenrings import Rings, ring_references
@@ -50,18 +50,27 @@ class XenJob:
         """Return the domain's rings as they are connected now."""
         domid = self.info.domid
         if read_vbds(self.store, domid) != self.vbds:
-            raise WindowBroken(domain=self.domain.name, what="its drives were changed")
-        references = ring_references(self.store, domid)
-        captured = {vbd.number for vbd in self.vbds if vbd.is_captured}
-        return Rings(self.control.libraries, domid, self.domain.name, references, captured)
+            raise self._changed()
+        return Rings(self.control.libraries, domid, self.domain.name, self._references())
 
     def settle(self, rings: Rings) -> None:
         """In the window: require the drives that were planned for, and let them come to rest."""
         with self.clock.part("drain"):
-            if ring_references(self.store, self.info.domid) != rings.references:
-                raise WindowBroken(domain=self.domain.name, what="its drives were changed")
+            # One that was attached since may have no ring yet, and gets one when the guest goes on.
+            numbers = {vbd.number for vbd in self.vbds}
+            if set(vbd_numbers(self.store, self.info.domid)) != numbers:
+                raise self._changed()
+            if self._references() != rings.references:
+                raise self._changed()
             rings.drain()
             self._flush()
+
+    def _references(self) -> dict[str, list[int]]:
+        captured = [vbd.number for vbd in self.vbds if vbd.is_captured]
+        return ring_references(self.store, self.info.domid, captured)
+
+    def _changed(self) -> WindowBroken:
+        return WindowBroken(domain=self.domain.name, what="its drives were changed")
 
     def _flush(self) -> None:
         """Bring to the volumes what their servers on this host have only in its cache."""
@@ -138,7 +147,7 @@ class XenCapture:
         job = self._job
         with job.clock.part("memory"), job.failing():
             info = job.control.info(job.info.domid)
-            if info is None:
+            if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
             self._require_room(info)
             shared_info = self._frames.read(info.shared_info_mfn)

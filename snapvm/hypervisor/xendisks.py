@@ -75,10 +75,19 @@ def front_folder(domid: int) -> str:
     return f"/local/domain/{domid}/device/vbd"
 
 
+def _folder(domid: int) -> str:
+    return f"/libxl/{domid}/device/vbd"
+
+
+def vbd_numbers(store: XenStore, domid: int) -> tuple[str, ...]:
+    """Return the numbers of all drives of a domain, connected or not."""
+    return store.names(_folder(domid))
+
+
 def read_vbds(store: XenStore, domid: int) -> tuple[Vbd, ...]:
     """Return all drives of a domain, by number."""
-    folder = f"/libxl/{domid}/device/vbd"
-    numbers = sorted(store.names(folder), key=lambda number: (len(number), number))
+    numbers = sorted(vbd_numbers(store, domid), key=lambda number: (len(number), number))
+    folder = _folder(domid)
     paths = {number: store.read(f"{folder}/{number}/backend") or "" for number in numbers}
     return tuple(
         _vbd(number, path, store.tree(path) if path else {}) for number, path in paths.items()

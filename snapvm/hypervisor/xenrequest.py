@@ -65,14 +65,15 @@ class SuspendRequest:
     def take_back(self) -> None:
         """Withdraw what was not taken; else return when the guest has suspended, and may go on.
 
-        A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``.
+        A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``;
+        one that is being destroyed not at all: Xen may list it for ever.
         """
         if not self.is_noted or self._withdraw():
             return
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             info = self._control.info(self._domid)
-            if info is None or info.is_shut_down:
+            if info is None or info.is_dying or info.is_shut_down:
                 return
             time.sleep(_LOOK_SECONDS)
 

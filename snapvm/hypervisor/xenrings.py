@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from snapvm.failures import CaptureFailed
@@ -27,10 +27,14 @@ _PRODUCERS = struct.Struct("<I4xI")
 """req_prod, req_event, rsp_prod, rsp_event."""
 
 
-def ring_references(store: XenStore, domid: int) -> dict[str, list[int]]:
-    """Return the grant of the first page of every ring, by the number of the drive."""
+def ring_references(store: XenStore, domid: int, captured: Iterable[str]) -> dict[str, list[int]]:
+    """Return the grant of the first page of every ring, by the number of the ``captured`` drive.
+
+    What is on its way to a drive that cannot change changes nothing, and its ring may be granted to
+    another domain that serves it.  Raises ``XenFailed`` for what is no grant.
+    """
     found: dict[str, list[int]] = {}
-    for number in store.names(front_folder(domid)):
+    for number in captured:
         folder = f"{front_folder(domid)}/{number}"
         queues = [name for name in store.names(folder) if name.startswith("queue-")]
         for place in [f"{folder}/{queue}" for queue in queues] or [folder]:
@@ -48,11 +52,7 @@ def _number(reference: str, place: str) -> int:
 
 
 class Rings:
-    """The rings of one domain; ``drain`` waits until those of the ``captured`` are at rest.
-
-    What is on its way to a drive that cannot change changes nothing, and its ring may be granted to
-    another domain that serves it.
-    """
+    """The rings of one domain, by number of drive; ``drain`` waits until they are at rest."""
 
     def __init__(
         self,
@@ -60,13 +60,11 @@ class Rings:
         domid: int,
         name: str,
         references: dict[str, list[int]],
-        captured: Collection[str],
     ) -> None:
         self._libraries = libraries
         self._domid = domid
         self._name = name
         self.references = references
-        self._awaited = {number: references[number] for number in references if number in captured}
 
     def drain(self) -> None:
         """Wait until every request has its answer; raise ``CaptureFailed`` when that takes long.
@@ -91,7 +89,7 @@ class Rings:
                 raise CaptureFailed(domain=self._name, why=str(failed("opening grants")))
             stack.callback(grants.xengnttab_close, handle)
             found = []
-            for number, references in self._awaited.items():
+            for number, references in self.references.items():
                 for reference in references:
                     address = grants.xengnttab_map_grant_ref(
                         handle, self._domid, reference, _PROT_READ

@@ -176,10 +176,10 @@ class Standstill:
 def lift(control: XenControl, domid: int, *, pause: bool) -> None:
     """Let a domain go on that has suspended itself; and take one pause back, with ``pause``.
 
-    Harmless for a domain that runs, or is not there any more.
+    Harmless for a domain that runs, is being destroyed, or is not there any more.
     """
     info = control.info(domid)
-    if info is None:
+    if info is None or info.is_dying:
         return
     if info.is_suspended:
         control.resume(domid)

@@ -13,7 +13,7 @@ import re
 import stat
 from pathlib import Path
 
-from snapvm.model import LvUuid
+from snapvm.model import DmUuid, LvUuid, VgUuid
 
 SYS_BLOCK = Path("/sys/dev/block")
 _LVM = re.compile(r"LVM-(?P<vg>\w{32})(?P<lv>\w{32})(?P<layer>-.+)?\Z")
@@ -24,8 +24,8 @@ class NotAVolume(Exception):
     """A device that is no logical volume; the text says what it is instead."""
 
 
-def lv_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> LvUuid:
-    """Return the uuid of the volume that ``device`` is; raise ``NotAVolume``."""
+def dm_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> DmUuid:
+    """Return the uuids of the volume that ``device`` is; raise ``NotAVolume``."""
     try:
         status = os.stat(device)
     except OSError as error:
@@ -36,19 +36,19 @@ def lv_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> LvUuid:
     return _uuid_of(device, sys_block / number)
 
 
-def _uuid_of(device: Path, entry: Path) -> LvUuid:
+def _uuid_of(device: Path, entry: Path) -> DmUuid:
     try:
-        dm_uuid = (entry / "dm" / "uuid").read_text().strip()
+        text = (entry / "dm" / "uuid").read_text().strip()
     except OSError:
         what = "a partition" if (entry / "partition").exists() else "not made by LVM"
         raise NotAVolume(f"{device} is {what}{_beneath(entry)}") from None
-    match = _LVM.match(dm_uuid)
+    match = _LVM.match(text)
     if match is None:
-        kind = dm_uuid.partition("-")[0] or "device-mapper"
+        kind = text.partition("-")[0] or "device-mapper"
         raise NotAVolume(f"{device} is a {kind} device{_beneath(entry)}")
     if match["layer"]:
         raise NotAVolume(f"{device} is an inner layer of LVM ({match['layer'][1:]})")
-    return dashed(match["lv"])
+    return DmUuid(vg=VgUuid(dashed(match["vg"])), lv=dashed(match["lv"]))
 
 
 def dashed(plain: str) -> LvUuid:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from snapvm.lvm import preflight
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DiskRecord, VolumeKind
+from snapvm.refusals import VolumeRefused
 
 
 class VolumeState(StrEnum):
@@ -42,7 +43,10 @@ def of_disk(disk: DiskRecord, report: Report | None) -> Health:
     """Judge the snapshot of one disk; without a report nothing is known."""
     if report is None:
         return Health(target=disk.target, state=VolumeState.UNKNOWN)
-    volume = report.lv_from_uuid(disk.snapshot.uuid)
+    try:
+        volume = report.lv_of(disk.snapshot)
+    except VolumeRefused:  # it may be one of two
+        return Health(target=disk.target, state=VolumeState.UNKNOWN)
     if volume is None:
         return Health(target=disk.target, state=VolumeState.GONE)
     if volume.is_merging:

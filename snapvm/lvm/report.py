@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from snapvm.failures import CommandFailed
-from snapvm.model import LvRef, LvUuid, VolumeKind
+from snapvm.model import DmUuid, LvRef, LvUuid, VgUuid, VolumeKind
+from snapvm.refusals import VolumeRefused
 
 FIELDS = (
     "vg_name",
@@ -46,9 +47,14 @@ FIELDS = (
 )
 
 _AS_EXPECTED = (
-    'report/compact_output=0 report/compact_output_cols="" report/list_item_separator=","'
+    'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
+    'log/command_names=0 log/prefix="" log/report_command_log=1'
 )
-"""What lvm.conf may have otherwise: every field in every row, and commas in lists."""
+"""What lvm.conf may have otherwise: every field in every row, and commas in lists.
+
+And nothing before the lines: lvm prints a report as messages, on standard output.  What it says
+besides, of a scan that it repeats, is in the report then (lvm2, lib/log/log.c: _vprint_log).
+"""
 
 ARGV = (
     "lvm",
@@ -76,6 +82,7 @@ class LogicalVolume:
     """One row of the report."""
 
     vg: str
+    vg_uuid: VgUuid
     name: str
     uuid: LvUuid
     size_bytes: int
@@ -112,6 +119,11 @@ class LogicalVolume:
         return LvRef(vg=self.vg, lv=self.name, uuid=self.uuid)
 
     @property
+    def dm_uuid(self) -> DmUuid:
+        """What tells it from every other volume, one of a copy of its group too."""
+        return DmUuid(vg=self.vg_uuid, lv=self.uuid)
+
+    @property
     def kind(self) -> VolumeKind:
         """How a snapshot of it is made."""
         return VolumeKind.THIN if self.is_thin_volume else VolumeKind.THICK
@@ -125,6 +137,10 @@ class LogicalVolume:
     def is_thick_snapshot(self) -> bool:
         """Whether it is a store that is attached to an origin."""
         return "thicksnapshot" in self.roles
+
+    def is_snapshot_of(self, origin: LogicalVolume) -> bool:
+        """Whether it is a store that is attached to just this origin."""
+        return self.is_thick_snapshot and (self.vg, self.origin) == (origin.vg, origin.name)
 
     @property
     def is_external_origin(self) -> bool:
@@ -184,12 +200,49 @@ class Report:
 
     def __init__(self, volumes: Iterable[LogicalVolume]) -> None:
         self.volumes = tuple(volumes)
-        self._by_uuid = {volume.uuid: volume for volume in self.volumes}
+        self._by_dm_uuid = {volume.dm_uuid: volume for volume in self.volumes}
+        self._by_uuid: dict[LvUuid, list[LogicalVolume]] = {}
+        for volume in self.volumes:
+            self._by_uuid.setdefault(volume.uuid, []).append(volume)
         self._by_name = {(volume.vg, volume.name): volume for volume in self.volumes}
 
-    def lv_from_uuid(self, uuid: LvUuid) -> LogicalVolume | None:
-        """Return the volume of this uuid, or None."""
-        return self._by_uuid.get(uuid)
+    def lv_from_dm_uuid(self, dm_uuid: DmUuid) -> LogicalVolume | None:
+        """Return the volume that the kernel has under these uuids, or None."""
+        return self._by_dm_uuid.get(dm_uuid)
+
+    def lv_of(self, ref: LvRef) -> LogicalVolume | None:
+        """Return the volume that something written earlier means; see ``lv_from_uuid``."""
+        return self.lv_from_uuid(ref.uuid, ref.vg)
+
+    def lv_from_uuid(self, uuid: LvUuid, vg: str) -> LogicalVolume | None:
+        """Return the volume of this uuid that was in group ``vg``, or None when it is gone.
+
+        The group may have another name by now; but not while there is a copy of it on this host,
+        whose volumes have the same uuids: then only the name tells which group is meant.  Raises
+        ``VolumeRefused`` when none has it, or two.
+        """
+        found = self._by_uuid.get(uuid, [])
+        named = [volume for volume in found if volume.vg == vg]
+        if not found or len(named) == 1:
+            return next(iter(named), None)
+        groups = self._copies_of(found[0])
+        if vg in groups and not named:
+            return None
+        if len(groups) == 1:
+            return found[0]
+        raise VolumeRefused(
+            volume=" or ".join(sorted(str(volume.ref) for volume in found)),
+            why=f"which of the groups {', '.join(sorted(groups))} was {vg} cannot be told: they "
+            "have volumes of the same uuids, as after vgimportclone",
+            remedy=f"give the right one the name {vg} (vgrename), or hide the others from LVM "
+            "(lvmdevices(8))",
+        )
+
+    def _copies_of(self, volume: LogicalVolume) -> set[str]:
+        """Return the names of all groups that share uuids with that of a volume; its own too."""
+        shared = [those for those in self._by_uuid.values() if len(those) > 1]
+        kin = [those for those in shared if any(v.vg_uuid == volume.vg_uuid for v in those)]
+        return {volume.vg, *(other.vg for those in kin for other in those)}
 
     def lv_from_name(self, vg: str, name: str) -> LogicalVolume | None:
         """Return the volume of this name, or None."""
@@ -197,11 +250,7 @@ class Report:
 
     def snapshots_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
         """Return every thick snapshot of a volume, whoever made it."""
-        return tuple(
-            volume
-            for volume in self.volumes
-            if volume.is_thick_snapshot and (volume.vg, volume.origin) == (origin.vg, origin.name)
-        )
+        return tuple(volume for volume in self.volumes if volume.is_snapshot_of(origin))
 
     def overlays_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
         """Return every thin volume of another pool that has a volume for its external origin."""
@@ -228,8 +277,8 @@ def parse(text: str) -> Report:
         sections = json.loads(text)["report"]
         rows = [row for section in sections for row in section.get("lv", ())]
         # chunk_size is a field of segments: a volume in several pieces has a row for each of them.
-        volumes = {row["lv_uuid"]: _volume(row) for row in rows}
-        return Report(volumes.values())
+        volumes = (_volume(row) for row in rows)
+        return Report({volume.dm_uuid: volume for volume in volumes}.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CommandFailed(
             argv=ARGV, status=0, stderr=f"its report could not be read: {error!r}"
@@ -239,6 +288,7 @@ def parse(text: str) -> Report:
 def _volume(row: dict[str, Any]) -> LogicalVolume:
     return LogicalVolume(
         vg=row["vg_name"],
+        vg_uuid=VgUuid(row["vg_uuid"]),
         # Hidden volumes are printed in square brackets.
         name=row["lv_name"].strip("[]"),
         uuid=LvUuid(row["lv_uuid"]),

@@ -18,7 +18,7 @@ from snapvm.failures import CommandFailed, StillAtWork
 from snapvm.lvm import argv, copyback, device, report
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import PROGRAM, WarmLvm
-from snapvm.model import LvRef, LvUuid, Progress, Role
+from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
 
 EFFECT_LIMIT_SECONDS = 300.0
@@ -53,7 +53,7 @@ class Lvm:
     def __init__(
         self,
         runner: Runner,
-        uuid_of_device: Callable[[Path], LvUuid] = device.lv_uuid,
+        uuid_of_device: Callable[[Path], DmUuid] = device.dm_uuid,
         copy_back: CopyBack = copyback.copy_back,
     ) -> None:
         self._runner = runner
@@ -178,12 +178,13 @@ class Lvm:
     def remove(self, volumes: Iterable[LvRef], known: Report | None = None) -> None:
         """Remove volumes of ours by uuid, wherever they are now; harmless when there is none.
 
-        Whoever has just looked hands over what is ``known``.
+        Whoever has just looked hands over what is ``known``.  Raises ``VolumeRefused``, and removes
+        nothing, when it is not clear which volume one is (``Report.lv_of``).
         """
         # A record names groups as they were: one may have another name by now, or be gone.
         known = known or self.report()
         by_group: dict[str, list[LvUuid]] = {}
-        for volume in (known.lv_from_uuid(volume.uuid) for volume in volumes):
+        for volume in map(known.lv_of, volumes):
             if volume is not None:
                 by_group.setdefault(volume.vg, []).append(volume.uuid)
         for vg, uuids in by_group.items():

@@ -34,6 +34,11 @@ def _is_end(line: str) -> bool:
     return _MARK_LINES[-1] in line
 
 
+def _as_said(line: str) -> str:
+    # With report/output_format=json in lvm.conf it stands in a log, quoted (lvm2, libdm-report.c).
+    return line.replace('\\"', '"')
+
+
 def _is_answer(line: str) -> bool:
     # Anywhere in it: lvm.conf may put a prefix or the command's name before each line.
     return not any(mark in line for mark in _MARK_LINES)
@@ -81,12 +86,12 @@ class WarmLvm:
         """
 
         def is_done(line: str) -> bool:
-            return _is_end(line) or (not to_the_end and success in line)
+            return _is_end(line) or (not to_the_end and success in _as_said(line))
 
         with crashpoint.around(" ".join(command[:2])):
             order = " ".join((command[1], _TELLING, *command[2:]))
             answer = self._ask(f"{order}\n{_MARK}", limit_seconds, is_done)
-        if not any(success in line for line in answer):
+        if not any(success in _as_said(line) for line in answer):
             said = "\n".join(filter(_is_answer, answer))
             raise CommandFailed(argv=command, status=_FAILED_STATUS, stderr=said)
 

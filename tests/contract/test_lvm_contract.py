@@ -44,7 +44,7 @@ def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
     disk = seen(world, DISK)
     assert disk.is_thin_volume and disk.is_active and disk.is_writable and not disk.is_open
     assert disk.pool == "pool" and disk.size_bytes == 64 << 20
-    assert world.lvm.report().lv_from_uuid(disk.uuid) == disk
+    assert world.lvm.report().lv_of(disk.ref) == disk
     pool = seen(world, "pool")
     assert pool.data_percent is not None and pool.metadata_percent is not None
     assert not pool.is_thin_volume
@@ -100,7 +100,7 @@ def test_a_waiting_lvm_clones_and_renames_the_same_way(world: LvmWorld) -> None:
         lvms[VG][0].rename(VG, f"{DISK}.clone", DISK, limit_seconds=60)
         with pytest.raises(CommandFailed, match="already exists"):
             lvms[VG][0].rename(VG, f"{DISK}.former", DISK, limit_seconds=60)
-    former = world.lvm.report().lv_from_uuid(world.disk.uuid)
+    former = world.lvm.report().lv_of(world.disk)
     assert former is not None and former.name == f"{DISK}.former" and former.is_active
     disk = seen(world, DISK)
     assert disk.is_active and disk.is_writable and set(tags) <= disk.tags
@@ -108,7 +108,7 @@ def test_a_waiting_lvm_clones_and_renames_the_same_way(world: LvmWorld) -> None:
 
 def test_a_rename_moves_the_name_and_keeps_the_uuid(world: LvmWorld) -> None:
     world.lvm.rename(VG, DISK, f"{DISK}.former")
-    moved = world.lvm.report().lv_from_uuid(world.disk.uuid)
+    moved = world.lvm.report().lv_of(world.disk)
     assert moved is not None and moved.name == f"{DISK}.former" and moved.is_active
     with pytest.raises(CommandFailed):
         world.lvm.rename(VG, DISK, f"{DISK}.again")
@@ -161,7 +161,7 @@ def test_removing_goes_by_the_group_a_volume_is_in_now(world: LvmWorld) -> None:
     world.lvm.remove([replace(made.ref, vg="no-such-group", uuid=nowhere), never_known])
     assert seen(world, SNAPSHOT) == made
     world.lvm.remove([replace(made.ref, vg="no-such-group")])
-    assert world.lvm.report().lv_from_uuid(made.uuid) is None
+    assert world.lvm.report().lv_of(made.ref) is None
 
 
 # --- thick volumes -----------------------------------------------------------------------------

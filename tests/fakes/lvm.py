@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
@@ -19,7 +20,7 @@ from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import parse, selects
+from tests.fakes.lvmwords import configured, parse, printed, selects
 
 EXTENT_BYTES = 4 << 20
 VG_BYTES = 1 << 34
@@ -37,9 +38,12 @@ class FakeLvm:
         """Of every group."""
         self.conf: dict[str, str] = {}
         """What lvm.conf has otherwise than by default, as far as it is understood."""
+        self.said_at_a_scan: list[str] = []
+        """What an lvs says of its scan, one a command, until there is no more."""
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
         self._made = 0
+        self._group_uuids: dict[str, str] = {}
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -66,6 +70,30 @@ class FakeLvm:
                 vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 26, pool=pool, data=data
             )
         )
+
+    def import_copy(self, vg: str, name: str) -> None:
+        """Have a copy of a group under another name, as vgimportclone makes it of copied PVs.
+
+        The group and its PVs get new uuids, the volumes keep theirs (lvm2, tools/vgimportclone.c).
+        """
+        copied = [replace(v, vg=name, tags=set(v.tags)) for v in self.volumes if v.vg == vg]
+        for volume in copied:
+            volume.active = volume.opened = False
+            self._made += 1
+            self._add(volume)
+
+    def rename_group(self, vg: str, name: str) -> None:
+        """Give a group another name; it keeps its uuid."""
+        self._group_uuids[name] = self.vg_uuid(vg)
+        del self._group_uuids[vg]
+        for volume in self.volumes:
+            volume.vg = name if volume.vg == vg else volume.vg
+
+    def vg_uuid(self, vg: str) -> str:
+        """Return the uuid of a group."""
+        if vg not in self._group_uuids:
+            self._group_uuids[vg] = self._uuid()
+        return self._group_uuids[vg]
 
     def named(self, vg: str, name: str) -> FakeVolume:
         """Return a volume; raise ``CommandFailed`` as lvm does when there is none."""
@@ -111,10 +139,7 @@ class FakeLvm:
         assert ",".join(FIELDS) in words
         rows = [dict.fromkeys(FIELDS, "") | self._row(volume) for volume in self.volumes]
         options, _ = parse(words)
-        given = dict(
-            item.split("=") for text in options.get("--config", ()) for item in text.split()
-        )
-        conf = {**self.conf, **given}
+        conf = {**self.conf, **configured(options)}
         separator = conf.get("report/list_item_separator", ",").strip('"')
         for row in rows:
             for name in ("lv_layout", "lv_role", "lv_tags"):
@@ -122,7 +147,11 @@ class FakeLvm:
         if conf.get("report/compact_output") == "1":
             shown = [name for name in FIELDS if any(row[name] for row in rows)]
             rows = [{name: row[name] for name in shown} for row in rows]
-        return json.dumps({"report": [{"lv": rows}], "log": []})
+        said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
+        is_logged = conf.get("log/report_command_log", "1") == "1"
+        log = [{"log_message": text} for text in said] if is_logged else []
+        report = json.dumps({"report": [{"lv": rows}], "log": log}, indent=0)
+        return printed([] if is_logged else said, report, conf)
 
     def _lvmconfig(self, words: list[str]) -> str:
         assert words[:2] == ["--type", "full"], words
@@ -141,7 +170,7 @@ class FakeLvm:
             data_percent = ""
         return {
             "vg_name": volume.vg,
-            "vg_uuid": f"vg-{volume.vg}",
+            "vg_uuid": self.vg_uuid(volume.vg),
             "vg_free": str(self.vg_free_bytes),
             "vg_size": str(VG_BYTES),
             "vg_extent_size": str(EXTENT_BYTES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -51,7 +52,11 @@ class FakeConversation:
     def _obey(self, order: str) -> list[str]:
         words = order.split()
         named = words[0] if self._lvm.conf.get("log/command_names") == "1" else ""
-        return [f"{named}{line}" for line in self._said(words)]
+        said = self._said(words)
+        if self._lvm.conf.get("report/output_format") == "json":
+            # What would be said stands in the log then (lvm2, tools/reporter.c).
+            said = [json.dumps({"log_message": line.strip()}) for line in said]
+        return [f"{named}{line}" for line in said]
 
     def _said(self, words: list[str]) -> list[str]:
         if words == ["version"]:

@@ -32,6 +32,19 @@ def parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
     return options, operands
 
 
+def configured(options: dict[str, list[str]]) -> dict[str, str]:
+    """Return what a command line sets otherwise than lvm.conf."""
+    items = (item for text in options.get("--config", ()) for item in text.split())
+    return {name: value.strip('"') for name, _, value in (item.partition("=") for item in items)}
+
+
+def printed(said: list[str], report: str, conf: dict[str, str]) -> str:
+    """Return what stands on lvs' standard output (lvm2, lib/log/log.c: a report is messages)."""
+    begin = "lvs" if conf.get("log/command_names") == "1" else ""
+    begin += conf.get("log/prefix", "  ")
+    return "".join(f"{begin}{line}\n" for line in (*said, *report.splitlines()))
+
+
 def selects(condition: str, volume: FakeVolume) -> bool:
     """Evaluate the selection language as far as argv.py uses it: tags and uuids, && || ()."""
 

@@ -13,12 +13,14 @@ from snapvm.host import Host
 from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
+    DmUuid,
     Domain,
     DomainState,
     DomainUuid,
     GuestDisk,
     HypervisorKind,
     LvUuid,
+    VgUuid,
 )
 from snapvm.settings import Settings
 from tests.fakes.hypervisor import FakeHypervisor
@@ -91,13 +93,13 @@ def make_scene(
         volume = lvm.add_disk(vg, f"{DOMAIN}-d{number}", pool=pool, data="0")
         disks.append(GuestDisk(target=f"vd{'ab'[number]}", device=Path("/dev", vg, volume.name)))
 
-    def uuid_of_device(path: Path) -> LvUuid:
-        """See ``device.lv_uuid``: a volume without a device cannot be asked."""
+    def uuid_of_device(path: Path) -> DmUuid:
+        """See ``device.dm_uuid``: a volume without a device cannot be asked."""
         found = (v for v in lvm.volumes if (v.vg, v.name) == (path.parent.name, path.name))
         volume = next(found, None)
         if volume is None or not volume.active:
             raise NotAVolume(f"{path}: No such file or directory")
-        return LvUuid(volume.uuid)
+        return DmUuid(vg=VgUuid(lvm.vg_uuid(volume.vg)), lv=LvUuid(volume.uuid))
 
     hypervisor = FakeHypervisor(lvm)
     domain = Domain(

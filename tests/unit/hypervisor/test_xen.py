@@ -239,6 +239,15 @@ def test_a_request_that_nobody_took_is_withdrawn(scene: Scene) -> None:
     assert "/libxl/5/snapvm-suspend" not in xen.store.values
 
 
+def test_one_that_is_destroyed_instead_is_let_alone(scene: Scene) -> None:
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.store.values["/libxl/5/snapvm-suspend"] = ""
+    threading.Timer(0.1, xen.flag, (DYING,)).start()
+    driver.abandon(domain)
+    assert xen.store.resumed == []
+
+
 def test_of_two_with_one_uuid_the_other_is_left_alone(scene: Scene) -> None:
     xen, driver = scene
     domain = driver.find("web")

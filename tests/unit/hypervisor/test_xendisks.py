@@ -55,10 +55,12 @@ def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
     server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "8"
     server.values["/local/domain/7/device/vbd/51728/queue-0/ring-ref0"] = "9"
     with server.connected() as store:
-        assert ring_references(store, 7) == {"51712": [8], "51728": [9]}
+        numbers = ["51712", "51728"]
+        assert ring_references(store, 7, numbers) == {"51712": [8], "51728": [9]}
         server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "-1 or so"
         with pytest.raises(XenFailed, match="holds no grant"):
-            ring_references(store, 7)
+            ring_references(store, 7, numbers)
+        assert ring_references(store, 7, numbers[1:]) == {"51728": [9]}
 
 
 class FakeGrants:
@@ -85,10 +87,9 @@ def test_a_ring_that_is_another_domains_is_not_waited_for() -> None:
     """An ISO served by a driver domain: its grants are not ours to map, and every take failed."""
     assert [vbd.is_captured for vbd in (*seen(), *seen(mode="r"))] == [True, False]
     libraries: Any = SimpleNamespace(grants=FakeGrants(9), logger=None)
-    references = {"51712": [8], "51728": [9]}
-    Rings(libraries, 7, "demo", references, {"51712"}).drain()
+    Rings(libraries, 7, "demo", {"51712": [8]}).drain()
     with pytest.raises(CaptureFailed, match="ring of disk 51728"):
-        Rings(libraries, 7, "demo", references, {"51712", "51728"}).drain()
+        Rings(libraries, 7, "demo", {"51712": [8], "51728": [9]}).drain()
 
 
 def test_a_guest_has_no_say_in_what_its_disks_are() -> None:

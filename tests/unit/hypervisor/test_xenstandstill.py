@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenrequest
 from snapvm.hypervisor.xencontrol import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.hypervisor.xenstandstill import Standstill
+from snapvm.hypervisor.xenstandstill import Standstill, lift
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.interrupt import watched
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
@@ -24,6 +25,7 @@ from tests.fakes.xenstored import FakeXenstored
 DOMID = 7
 REQUEST = f"/local/domain/{DOMID}/control/shutdown"
 NOTE = f"/libxl/{DOMID}/snapvm-suspend"
+DYING = 1
 SUSPENDED = 4 | 2 << 16
 CRASHED = 4 | 3 << 16
 
@@ -187,6 +189,20 @@ def test_somebody_destroys_it(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
         scene.xen.gone = True
+
+
+@pytest.mark.parametrize("flags", [DYING, DYING | SUSPENDED])
+def test_a_zombie_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    """Xen lists it as dying for as long as somebody has a page of it mapped."""
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it waits"))
+    scene.store.values |= {NOTE: "", REQUEST: ""}
+    scene.xen.flags = flags
+    xen: Any = scene.xen
+    xenrequest.SuspendRequest(xen, scene.connection, DOMID).take_back()
+    lift(xen, DOMID, pause=True)
+    assert scene.xen.deeds == []
 
 
 def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:

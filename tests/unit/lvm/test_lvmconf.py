@@ -8,8 +8,10 @@ import pytest
 
 from snapvm import consistency
 from snapvm.consistency import TakeRequest
-from snapvm.failures import SnapshotFailed
+from snapvm.failures import CommandFailed, SnapshotFailed
+from snapvm.lvm.volumes import Lvm
 from snapvm.model import Silent
+from tests.fakes.lvm import FakeLvm
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 
@@ -23,12 +25,16 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
     [
         ("log/silent", "1"),
         ("log/command_names", "1"),
+        ("log/prefix", "lvm: "),
+        ("log/report_command_log", "0"),
+        ("report/output_format", "json"),
         ("report/compact_output", "1"),
         ("report/list_item_separator", ";"),
     ],
 )
 def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: str) -> None:
     scene.lvm.conf[setting] = value
+    scene.lvm.said_at_a_scan = ["Retrying metadata scan."]
     scene.count(3)
     record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     scene.count(2)
@@ -50,3 +56,27 @@ def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> No
     with pytest.raises(SnapshotFailed, match="Failed to find logical volume"):
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     assert scene.lvm.names() < before and scene.ids() == []
+
+
+class CutShort(FakeLvm):
+    """An lvm whose first reports end too early."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.left = times
+
+    def _lvs(self, words: list[str]) -> str:
+        self.left -= 1
+        said = super()._lvs(words)
+        return said if self.left < 0 else said[: len(said) // 2]
+
+
+def test_a_report_that_is_not_whole_is_asked_for_again() -> None:
+    lvm = CutShort(2)
+    lvm.add_pool("vg0")
+    assert [volume.name for volume in Lvm(lvm).report().volumes] == ["pool"]
+
+
+def test_a_report_that_is_never_whole_is_no_report() -> None:
+    with pytest.raises(CommandFailed, match="could not be read"):
+        Lvm(CutShort(9)).report()

@@ -1,0 +1,127 @@
+"""What a capture of a Xen domain looks at, in its window and before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm.clock import WindowClock
+from snapvm.failures import WindowBroken
+from snapvm.hypervisor import xendisks
+from snapvm.hypervisor.xencapture import XenCapture, XenJob
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
+from tests.fakes.xenstored import FakeXenstored
+from tests.unit.hypervisor.test_xen import CONFIG, DYING, RUNNING
+from tests.unit.hypervisor.test_xendisks import DISK, FakeGrants
+
+DOMID = RUNNING.domid
+DISK_NUMBER, CDROM_NUMBER, NEW_NUMBER = "51712", "51728", "51744"
+
+
+def add_drive(server: FakeXenstored, number: str, **changes: str) -> None:
+    """Have libxl attach a drive, to which the guest has not connected yet."""
+    back = f"/local/domain/0/backend/vbd/{DOMID}/{number}"
+    server.set(f"/libxl/{DOMID}/device/vbd/{number}/backend", back)
+    for name, value in {**DISK, "dev": f"xvd{number}", **changes}.items():
+        server.set(f"{back}/{name}", value)
+    server.set(f"/local/domain/{DOMID}/device/vbd/{number}/backend", back)
+
+
+def connect(server: FakeXenstored, number: str, reference: str) -> None:
+    """Have the guest say which page its ring is."""
+    server.set(f"/local/domain/{DOMID}/device/vbd/{number}/ring-ref", reference)
+
+
+class FakeXen:
+    """Stands for ``XenControl``, with a domain whose rings are at rest."""
+
+    def __init__(self) -> None:
+        self.libraries = SimpleNamespace(grants=FakeGrants(), logger=None)
+        self.now = RUNNING
+
+    def info(self, _domid: int) -> object:
+        return self.now
+
+
+Scene = tuple[FakeXenstored, XenJob]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    server = FakeXenstored()
+    add_drive(server, DISK_NUMBER)
+    add_drive(server, CDROM_NUMBER, **{"device-type": "cdrom", "mode": "r"})
+    connect(server, DISK_NUMBER, "8")
+    connect(server, CDROM_NUMBER, "9")
+    control: Any = FakeXen()
+    domain = Domain(
+        name="web",
+        uuid=DomainUuid("u"),
+        hypervisor=HypervisorKind.XEN,
+        state=DomainState.RUNNING,
+        memory_bytes=1,
+        vcpus=1,
+        definition="",
+    )
+    with server.connected() as store:
+        yield (
+            server,
+            XenJob(
+                domain=domain,
+                config=CONFIG,
+                info=RUNNING,
+                vbds=xendisks.read_vbds(store, DOMID),
+                control=control,
+                store=store,
+                folder=tmp_path,
+                clock=WindowClock(),
+                progress=Silent(),
+                foreign_ptes=ForeignPtes.ZERO,
+            ),
+        )
+
+
+def test_what_a_guest_says_of_a_drive_that_is_left_out_does_not_matter(scene: Scene) -> None:
+    server, job = scene
+    connect(server, CDROM_NUMBER, "none of yours")
+    rings = job.rings()
+    connect(server, CDROM_NUMBER, "nor now")
+    job.settle(rings)
+    connect(server, DISK_NUMBER, "none of yours")
+    with pytest.raises(XenFailed, match="holds no grant"):
+        job.rings()
+
+
+@pytest.mark.parametrize("changes", [{}, {"mode": "r"}])
+def test_a_drive_that_was_attached_just_before_the_window_breaks_it(
+    scene: Scene, changes: dict[str, str]
+) -> None:
+    """It has no ring yet; and when the guest goes on it writes to what was not captured."""
+    server, job = scene
+    rings = job.rings()
+    add_drive(server, NEW_NUMBER, **changes)
+    with pytest.raises(WindowBroken, match="drives were changed"):
+        job.settle(rings)
+
+
+def test_a_disk_that_was_connected_anew_breaks_it(scene: Scene) -> None:
+    server, job = scene
+    rings = job.rings()
+    connect(server, DISK_NUMBER, "10")
+    with pytest.raises(WindowBroken, match="drives were changed"):
+        job.settle(rings)
+
+
+def test_the_memory_of_a_domain_that_dies_is_not_copied(scene: Scene) -> None:
+    _, job = scene
+    control: Any = job.control
+    control.now = replace(RUNNING, flags=DYING)
+    image: Any = None
+    with pytest.raises(WindowBroken, match="destroyed"):
+        XenCapture(job, image).arm()
