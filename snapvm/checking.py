@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from snapvm import images, orphans, sidefiles
 from snapvm.errors import Interrupted, Locked, SnapvmError
 from snapvm.host import Host
-from snapvm.lvm import argv, belonging, preflight
+from snapvm.lvm import argv, belonging, health, preflight
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DiskRecord, DomainUuid, Progress, Record
+from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
 from snapvm.refusals import VolumeRefused
@@ -127,7 +127,7 @@ def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
             problem = f"disk {disk.target}: {unclear}"
             yield Finding(subject=record.ref, problem=problem, remedy=unclear.hint())
             continue
-        problem = _of_volume(disk, volume)
+        problem = health.trouble(disk, volume)
         if volume is not None and not problem and preflight.is_nearly_full(volume):
             fill = f"{volume.data_percent:.0f} % of what it can keep has changed"
             yield Finding(
@@ -136,27 +136,13 @@ def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
                 remedy="take another with a larger --cow-size, and delete this one",
             )
         if problem:
+            named = disk.snapshot if volume is None else volume.ref
             when = "when that has ended: " if volume is not None and volume.is_merging else ""
             yield Finding(
                 subject=record.ref,
-                problem=f"disk {disk.target}: {problem}",
+                problem=f"disk {disk.target}: its volume {named} {problem}",
                 remedy=f"it cannot be gone back to; {when}snapvm delete {record.ref}",
             )
-
-
-def _of_volume(disk: DiskRecord, volume: LogicalVolume | None) -> str:
-    """Say what is wrong with the volume of a record's disk; empty when nothing is."""
-    if volume is None:
-        return f"its volume {disk.snapshot} is gone"
-    troubles = (
-        (volume.is_lost, f"is lost: {preflight.loss(volume)}"),
-        (volume.is_merging, "is being merged into its disk, which uses it up"),
-        (volume.disk_bytes != disk.size_bytes, "has another size than was recorded"),
-        (volume.is_writable, "can be written to and may have changed"),
-        (bool(volume.health), f"is not healthy: {volume.health}"),
-    )
-    trouble = next((text for is_so, text in troubles if is_so), "")
-    return trouble and f"its volume {volume.ref} {trouble}"
 
 
 def _of_stray(stray: Stray) -> Finding:

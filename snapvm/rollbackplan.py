@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
 from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
-from snapvm.lvm import newname
+from snapvm.lvm import health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
-from snapvm.lvm.preflight import check_room, check_siblings, loss
+from snapvm.lvm.preflight import check_room, check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
@@ -228,15 +228,15 @@ def _plan_swaps(
 
 
 def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
+    """Return the snapshot of a disk; ``check`` finds the same troubles with it."""
     snapshot = report.lv_of(disk.snapshot)
-    if snapshot is None:
-        why = f"its snapshot {disk.snapshot} of {disk.target} is gone"
+    trouble = health.trouble(disk, snapshot)
+    if snapshot is None or trouble:
+        named = disk.snapshot if snapshot is None else snapshot.ref
+        why = f"its snapshot {named} of {disk.target} {trouble}"
         raise RecordUnusable(path=record.ref, why=why)
     if not {TAG_OURS, set_tag(record.set)} <= snapshot.tags:
         why = f"{snapshot.ref} does not carry its tags any more"
-        raise RecordUnusable(path=record.ref, why=why)
-    if snapshot.is_lost:
-        why = f"its snapshot {snapshot.ref} of {disk.target} is lost: {loss(snapshot)}"
         raise RecordUnusable(path=record.ref, why=why)
     if snapshot.is_thick_snapshot and not snapshot.is_known_whole:
         raise VolumeRefused(

@@ -90,6 +90,7 @@ _STATES = {
     VolumeState.MERGING: ", which LVM is merging into the disk: it will be used up",
     VolumeState.GONE: ", which is gone: it cannot be gone back to",
     VolumeState.LOST: ", which is lost: more changed than it can keep",
+    VolumeState.UNUSABLE: ", which is not as it was: `snapvm check` says how",
     VolumeState.UNKNOWN: ", whose state LVM does not tell now",
 }
 

@@ -29,8 +29,8 @@ SHOW_MANUAL = Manual(
         "All that is recorded about the snapshot is printed, how its volumes are now (a thick "
         "one: how much of what it can keep is used), and the time the domain stood still is drawn "
         "with what filled it. With `--json` the record as `snapshot.json` holds it, with its "
-        "`ref` and the `health` of each disk: `ok`, `nearly full`, `merging`, `lost`, `gone` or "
-        "`unknown`."
+        "`ref` and the `health` of each disk: `ok`, `nearly full`, `merging`, `unusable` "
+        "(`snapvm check` says why), `lost`, `gone` or `unknown`."
     ),
     failure="Nothing is changed.",
     example="snapvm show demo@latest",

@@ -21,6 +21,8 @@ class VolumeState(StrEnum):
     UNKNOWN = "unknown"
     MERGING = "merging"
     """Somebody lets LVM merge it into its disk, which uses it up."""
+    UNUSABLE = "unusable"
+    """Not what was recorded any more, or not known to be; ``trouble`` says how."""
     LOST = "lost"
     """Thick: more changed than it can keep, so the kernel gave it up."""
     GONE = "gone"
@@ -39,6 +41,14 @@ class Health:
     """Of thick snapshots whose disk is active; None otherwise."""
 
 
+def trouble(disk: DiskRecord, volume: LogicalVolume | None) -> str:
+    """Say of the volume of a record's disk why nobody can go back to it; empty when one can.
+
+    Somebody who activates a snapshot to read it does no harm: it stays read-only.
+    """
+    return _judged(disk, volume)[1]
+
+
 def of_disk(disk: DiskRecord, report: Report | None) -> Health:
     """Judge the snapshot of one disk; without a report nothing is known."""
     if report is None:
@@ -47,22 +57,32 @@ def of_disk(disk: DiskRecord, report: Report | None) -> Health:
         volume = report.lv_of(disk.snapshot)
     except VolumeRefused:  # it may be one of two
         return Health(target=disk.target, state=VolumeState.UNKNOWN)
+    state, text = _judged(disk, volume)
+    if volume is None or text or disk.kind is VolumeKind.THIN:
+        return Health(target=disk.target, state=state)
+    if not volume.is_known_whole:
+        return Health(target=disk.target, state=VolumeState.UNKNOWN)
+    state = VolumeState.NEARLY_FULL if preflight.is_nearly_full(volume) else VolumeState.OK
+    return Health(target=disk.target, state=state, fill_percent=volume.data_percent)
+
+
+def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState, str]:
+    """Return how a volume is but for its fill, and in words what is wrong."""
     if volume is None:
-        return Health(target=disk.target, state=VolumeState.GONE)
-    if volume.is_merging:
-        return Health(target=disk.target, state=VolumeState.MERGING)
-    if disk.kind is VolumeKind.THIN:
-        return Health(target=disk.target, state=VolumeState.OK)
-    fill_percent = volume.data_percent if volume.is_active else None
-    return Health(target=disk.target, state=_of_thick(volume), fill_percent=fill_percent)
-
-
-def _of_thick(volume: LogicalVolume) -> VolumeState:
-    if volume.is_lost:
-        return VolumeState.LOST
-    if not volume.is_active or volume.data_percent is None:
-        return VolumeState.UNKNOWN
-    return VolumeState.NEARLY_FULL if preflight.is_nearly_full(volume) else VolumeState.OK
+        return VolumeState.GONE, "is gone"
+    merging, unusable = VolumeState.MERGING, VolumeState.UNUSABLE
+    is_resized = volume.disk_bytes != disk.size_bytes
+    is_detached = disk.kind is VolumeKind.THICK and not volume.is_thick_snapshot
+    troubles = (
+        (volume.is_lost, VolumeState.LOST, f"is lost: {preflight.loss(volume)}"),
+        (volume.is_merging, merging, "is being merged into its disk, which uses it up"),
+        (is_detached, unusable, "is no snapshot any more"),
+        (is_resized, unusable, "has another size than was recorded"),
+        (volume.is_writable, unusable, "can be written to and may have changed"),
+        (bool(volume.health), unusable, f"is not healthy: {volume.health}"),
+    )
+    found = ((state, text) for is_so, state, text in troubles if is_so)
+    return next(found, (VolumeState.OK, ""))
 
 
 def worst(healths: Iterable[Health]) -> Health | None:

@@ -185,6 +185,7 @@ class FakeLvm:
             "lv_tags": ",".join(sorted(volume.tags)),
             "lv_kernel_major": "253" if volume.active else "-1",
             "lv_kernel_minor": str(volume.minor) if volume.active else "-1",
+            "lv_health_status": volume.health,
             "origin": volume.origin,
             "origin_size": str(volume.origin_bytes) if volume.origin else "",
             "pool_lv": volume.pool,

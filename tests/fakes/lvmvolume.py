@@ -22,6 +22,8 @@ class FakeVolume:
     """A thick snapshot that the kernel has given up."""
     merging: bool = False
     """Somebody has said `lvconvert --merge` of this snapshot."""
+    health: str = ""
+    """As LVM tells it of one that lacks a part."""
     tags: set[str] = field(default_factory=set)
     writable: bool = True
     active: bool = True

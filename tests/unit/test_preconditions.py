@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, images
+from snapvm import checking, consistency, images
 from snapvm.model import DomainState, Record, Silent
-from snapvm.refusals import DomainRefused, Refused, VolumeRefused
+from snapvm.refusals import DomainRefused, RecordUnusable, Refused, VolumeRefused
+from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import begun, take
 
@@ -50,6 +52,64 @@ def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
     for number in range(2):
         volume = scene.lvm.named(f"vg{number}", f"demo-d{number}")
         scene.lvm.run(["lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"])
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def make_writable(snapshot: FakeVolume) -> str:
+    snapshot.writable = True
+    return "can be written to"
+
+
+def resize(snapshot: FakeVolume) -> str:
+    snapshot.size_bytes *= 2
+    snapshot.origin_bytes *= 2
+    return "has another size"
+
+
+def merge(snapshot: FakeVolume) -> str:
+    snapshot.merging = True
+    return "is being merged"
+
+
+def harm(snapshot: FakeVolume) -> str:
+    snapshot.health = "partial"
+    return "is not healthy: partial"
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+@pytest.mark.parametrize("change", [make_writable, resize, merge, harm])
+def test_a_snapshot_that_is_not_what_was_recorded(
+    tmp_path: Path, thick: tuple[str, ...], change: Callable[[FakeVolume], str]
+) -> None:
+    """What `check` calls unusable nobody goes back to."""
+    scene, record = begun(tmp_path, *thick)
+    words = change(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
+    told = refused(scene, record)
+    assert isinstance(told, RecordUnusable) and words in str(told)
+    (found,) = checking.look(scene.host, None, Silent(), deep=False)
+    assert words in found.problem and record.disks[1].snapshot.lv in found.problem
+
+
+def test_a_store_that_was_taken_off_its_disk(tmp_path: Path) -> None:
+    """`lvconvert --splitsnapshot`; it may be as large as the disk was."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    store = scene.lvm.named("vg1", record.disks[1].snapshot.lv)
+    store.origin, store.origin_bytes, store.size_bytes = "", 0, record.disks[1].size_bytes
+    told = refused(scene, record)
+    assert isinstance(told, RecordUnusable) and "is no snapshot any more" in str(told)
+    (found,) = checking.look(scene.host, None, Silent(), deep=False)
+    assert "is no snapshot any more" in found.problem
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_one_that_was_only_read_is_gone_back_to(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    scene, record = begun(tmp_path, *thick)
+    for disk in record.disks:
+        snapshot = scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv)
+        snapshot.active = snapshot.opened = True
+    if thick:
+        snapshot.size_bytes += 4 << 20  # lvextend: its store only
     consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 

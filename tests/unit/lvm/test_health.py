@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from snapvm.lvm import health
 from snapvm.lvm.health import VolumeState
 from snapvm.lvm.volumes import Lvm
@@ -9,12 +11,14 @@ from snapvm.model import DiskRecord, LvRef, LvUuid, VolumeKind
 from tests.fakes.lvm import FakeLvm
 
 
-def judged(kind: VolumeKind, *, invalid: bool = False, active: bool = True) -> health.Health:
+def judged(
+    kind: VolumeKind, *, invalid: bool = False, active: bool = True, writable: bool = False
+) -> health.Health:
     fake = FakeLvm()
     pool = "pool" if kind is VolumeKind.THIN else ""
     snapshot = fake.add_disk("vg0", "disk.snap", pool=pool)
     snapshot.origin, snapshot.origin_bytes = "disk", 1 << 26
-    snapshot.invalid, snapshot.active = invalid, active
+    snapshot.invalid, snapshot.active, snapshot.writable = invalid, active, writable
     ref = LvRef(vg="vg0", lv="disk.snap", uuid=LvUuid(snapshot.uuid))
     disk = DiskRecord(target="vda", volume=ref, snapshot=ref, kind=kind, size_bytes=1 << 26)
     return health.of_disk(disk, Lvm(fake).report())
@@ -31,6 +35,12 @@ def test_a_thick_one_tells_how_full_it_is() -> None:
 
 def test_one_the_kernel_gave_up_is_lost() -> None:
     assert judged(VolumeKind.THICK, invalid=True).state is VolumeState.LOST
+
+
+@pytest.mark.parametrize("kind", VolumeKind)
+def test_one_that_may_have_changed_is_not_called_well(kind: VolumeKind) -> None:
+    found = judged(kind, writable=True)
+    assert (found.state, found.fill_percent) == (VolumeState.UNUSABLE, None)
 
 
 def test_what_is_not_told_is_not_good() -> None:
