@@ -12,6 +12,7 @@ from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.lvm import device, devicename
+from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import (
     DiskRecord,
@@ -140,6 +141,22 @@ def require_replaceable(
             volume=str(current.ref),
             why=f"it is disk {disk.target} of {record.ref}, and the domain does not have it now",
             remedy="attach it to the domain again, then go back",
+        )
+
+
+def require_bare(volume: LogicalVolume, holders: Iterable[Holder]) -> None:
+    """Raise ``VolumeRefused`` for a volume that something of this host lies on.
+
+    A rollback would leave that on the former thin disk, or have a thick one change below it.
+    """
+    found = tuple(holders)
+    if found:
+        lying = ", ".join(str(holder.device) for holder in found)
+        remedies = dict.fromkeys(holder.remedy for holder in found)
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{lying} of this host lies on it, and would not go back with it",
+            remedy="unmount what is mounted of that, then: " + "; ".join(remedies),
         )
 
 

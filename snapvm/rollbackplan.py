@@ -54,7 +54,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
-    disks = _plan_swaps(record, occupant, report, set_, undo_id, host.settings)
+    disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
     others = _others(host, record, domain, {each.dm_uuid for each in current})
     planning.check_pools(host.lvm, report, current, host.settings)
@@ -188,17 +188,20 @@ def _plan_swaps(
     report: Report,
     set_: str,
     undo_id: SnapshotId,
-    settings: Settings,
+    host: Host,
 ) -> tuple[SwapDisk, ...]:
     """Decide, for every disk of a record, what replaces what.
 
     Raises ``RecordUnusable`` when a snapshot is gone or not the one that was taken,
     ``VolumeRefused`` for a disk that is missing or used by something else, and ``NoSpace``.
     """
+    settings = host.settings
     swaps = []
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
-        current = _current(record, disk, occupant, report)
+        current = _current(record, disk, report)
+        occupancy.require_bare(current, host.lvm.holders_of(current))
+        occupancy.require_replaceable(record, disk, current, occupant)
         _check_kind(record, disk, snapshot, current)
         if snapshot.kind is VolumeKind.THICK:
             _check_thick(record, disk, snapshot, current, report)
@@ -247,7 +250,7 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
     return snapshot
 
 
-def _current(record: Record, disk: DiskRecord, occupant: Occupant, report: Report) -> LogicalVolume:
+def _current(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
     """Return what has the disk's name now, and is to be kept."""
     current = report.lv_from_name(disk.volume.vg, disk.volume.lv)
     if current is None:
@@ -256,7 +259,6 @@ def _current(record: Record, disk: DiskRecord, occupant: Occupant, report: Repor
             why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
             remedy="give the disk its name back with lvrename",
         )
-    occupancy.require_replaceable(record, disk, current, occupant)
     return current
 
 

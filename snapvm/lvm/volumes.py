@@ -15,7 +15,8 @@ from pathlib import Path
 
 from snapvm import retry
 from snapvm.failures import CommandFailed, StillAtWork
-from snapvm.lvm import argv, copyback, device, report
+from snapvm.lvm import argv, copyback, device, holders, report
+from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
@@ -55,6 +56,7 @@ class Lvm:
         runner: Runner,
         uuid_of_device: Callable[[Path], DmUuid] = device.dm_uuid,
         copy_back: CopyBack = copyback.copy_back,
+        holders_of: Callable[[LogicalVolume], tuple[Holder, ...]] = holders.of,
     ) -> None:
         self._runner = runner
         self._copy_back = copy_back
@@ -62,6 +64,8 @@ class Lvm:
         """By group: the lvms that did not end when they were told to."""
         self.uuid_of_device = uuid_of_device
         """Tells which volume a block device is; raises ``NotAVolume``."""
+        self.holders_of = holders_of
+        """Tells what of this host lies on a volume."""
 
     def report(self) -> Report:
         """Ask once for everything there is to know about all volumes."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from snapvm.lvm.holders import Holder
+
 
 @dataclass
 class FakeVolume:
@@ -28,6 +30,8 @@ class FakeVolume:
     writable: bool = True
     active: bool = True
     opened: bool = False
+    lies_on: list[Holder] = field(default_factory=list)
+    """What of the host lies on it; such a volume is open, whoever else has it."""
     skipped: bool = False
     minor: int = 0
     data_percent: float = 10.0

@@ -11,6 +11,8 @@ from snapvm.catalog import Catalog
 from snapvm.guard import Guard
 from snapvm.host import Host
 from snapvm.lvm.device import NotAVolume
+from snapvm.lvm.holders import Holder
+from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     DmUuid,
@@ -101,6 +103,10 @@ def make_scene(
             raise NotAVolume(f"{path}: No such file or directory")
         return DmUuid(vg=VgUuid(lvm.vg_uuid(volume.vg)), lv=LvUuid(volume.uuid))
 
+    def holders_of(volume: LogicalVolume) -> tuple[Holder, ...]:
+        """See ``holders.of``."""
+        return tuple(lvm.named(volume.vg, volume.name).lies_on) if volume.is_active else ()
+
     hypervisor = FakeHypervisor(lvm)
     domain = Domain(
         name=DOMAIN,
@@ -115,7 +121,7 @@ def make_scene(
     settings = Settings(state_dir=folder / "state", run_dir=folder / "run")
     host = Host(
         hypervisor=hypervisor,
-        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back),
+        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back, holders_of),
         catalog=Catalog(settings.state_dir, settings.run_dir),
         settings=settings,
         guarded=no_guard,

@@ -10,6 +10,7 @@ import pytest
 
 from snapvm import repair, retry, rollbackplan
 from snapvm.attention import HalfBack
+from snapvm.lvm.holders import Holder
 from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.machine import Machine
@@ -72,6 +73,30 @@ def test_a_disk_that_another_domain_runs_on_is_refused(
     assert scene.hypervisor.state_of(DOMAIN) is state
     scene.hypervisor.step(OTHER)
     assert scene.lvm.named("vg1", "demo-d1").data == "102"
+
+
+@pytest.mark.parametrize("disk_only", [False, True])
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUTOFF])
+def test_a_disk_that_the_host_has_mapped_is_refused(
+    scene: Scene, state: DomainState, disk_only: bool
+) -> None:
+    """The domain has it open, and so have partitions that kpartx has mapped."""
+    record = take_at_five(scene, with_memory=not disk_only)
+    disk = scene.lvm.named("vg1", "demo-d1")
+    remedy = "kpartx -d /dev/vg1/demo-d1"
+    disk.lies_on = [Holder(device=Path("/dev/mapper/vg1-demo--d1p1"), remedy=remedy)]
+    if state is DomainState.SHUTOFF:
+        scene.hypervisor.stop(scene.machine.domain)
+    disk.opened = True
+    before = volumes(scene)
+    with pytest.raises(VolumeRefused, match=r"vg1/demo-d1 .*/dev/mapper/vg1-demo--d1p1") as refused:
+        roll_back(scene, record)
+    assert remedy in refused.value.hint()
+    assert_untouched(scene, before, record)
+    assert scene.hypervisor.state_of(DOMAIN) is state
+    disk.lies_on, disk.opened = [], state is DomainState.RUNNING
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
 
 
 def test_a_disk_that_nobody_uses_comes_back_with_memory(scene: Scene) -> None:
