@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from snapvm import imageroom, oldxl, planning
+from snapvm import imageroom, occupancy, oldxl, planning
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import preflight
@@ -136,6 +136,9 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
             thick_snapshots=len(report.snapshots_of(volume)),
         )
     )
+    with _noting(found):
+        occupancy.require_held(found.domain, {disk.target: volume})
+        occupancy.require_at_rest(found.domain, [volume])
     planning.check_pools(host.lvm, report, [volume], host.settings)
 
 

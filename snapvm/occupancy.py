@@ -114,6 +114,16 @@ def require_held(domain: Domain, volumes: Mapping[str, LogicalVolume]) -> None:
             )
 
 
+def require_at_rest(domain: Domain, volumes: Iterable[LogicalVolume]) -> None:
+    """Raise ``VolumeRefused`` when somebody else has a disk of a domain that is off.
+
+    It would be caught in the midst of being written, and be recorded as one that was shut down.
+    """
+    if domain.state is DomainState.SHUTOFF:
+        for volume in volumes:
+            require_unused(volume, "the domain is off, and ")
+
+
 def require_replaceable(
     record: Record, disk: DiskRecord, current: LogicalVolume, occupant: Occupant
 ) -> None:

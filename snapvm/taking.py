@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,12 +19,14 @@ from snapvm import (
     naming,
     occupancy,
     planning,
+    retry,
     sidefiles,
 )
 from snapvm.clock import WindowClock
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.host import Host
 from snapvm.lvm import argv
+from snapvm.lvm.report import LogicalVolume
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -87,6 +90,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     report = host.lvm.report()
     volumes = planning.resolve(domain, drives.disks, report, host.lvm.uuid_of_device)
     occupancy.require_held(domain, volumes)
+    _require_at_rest(host, domain, volumes.values())
     planning.check_pools(host.lvm, report, volumes.values(), host.settings)
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:
@@ -112,6 +116,23 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         omitted=drives.omitted + missing,
         side_places=places,
     )
+
+
+def _require_at_rest(host: Host, domain: Domain, volumes: Iterable[LogicalVolume]) -> None:
+    """Raise ``VolumeRefused`` for a domain that is off when somebody has a disk of it for long.
+
+    udev looks into a device once its last user has closed it.
+    """
+    uuids = {volume.dm_uuid for volume in volumes if volume.is_open}
+
+    def look() -> None:
+        report = host.lvm.report()
+        occupancy.require_at_rest(
+            domain, [each for each in report.volumes if each.dm_uuid in uuids]
+        )
+
+    if uuids and domain.state is DomainState.SHUTOFF:
+        retry.unused(look)
 
 
 def _new_id(host: Host, domain: Domain, name: str | None) -> SnapshotId:

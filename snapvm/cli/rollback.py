@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 MANUAL = Manual(
     prerequisites=(
-        "The snapshot is whole, its volumes are there, and nobody but the domain uses its disks. "
+        "The snapshot is whole, its volumes are there, and nobody but the domain uses its disks, "
+        "and nothing of the host lies on them (kpartx, LVM). "
         "A disk that the domain does not have any more comes back with memory alone, and while "
         "nobody uses it; one that it has got since has to be detached for a snapshot without "
         "memory. libvirt keeps no memory for the next start (virsh managedsave). What the domain "

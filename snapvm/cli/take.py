@@ -22,11 +22,11 @@ NOTE_LIMIT = 1000
 MANUAL = Manual(
     prerequisites=(
         "Every writable disk of DOM is a logical volume. The domain is running, paused or shut "
-        "off; of one that is shut off the disks alone are captured, and libvirt keeps no memory of "
-        "it for its next start (virsh managedsave). Of a libvirt domain that is paused, and is not "
-        "to end (--stop), memory is captured by background alone: after another way QEMU would not "
-        "save it again before it has run. There is room for its memory in the state folder and for "
-        "the snapshots in its volume groups."
+        "off; of one that is shut off the disks alone are captured, nobody else uses them, and "
+        "libvirt keeps no memory of it for its next start (virsh managedsave). Of a libvirt domain "
+        "that is paused, and is not to end (--stop), memory is captured by background alone: after "
+        "another way QEMU would not save it again before it has run. There is room for its memory "
+        "in the state folder and for the snapshots in its volume groups."
     ),
     success=(
         "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "

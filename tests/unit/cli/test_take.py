@@ -40,7 +40,7 @@ def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
     assert (
         "2 disks of one instant, no memory (--disk-only)" in call("take", DOMAIN, "--disk-only").out
     )
-    scene.machine.domain = replace(scene.machine.domain, state=DomainState.SHUTOFF)
+    scene.hypervisor.stop(scene.machine.domain)
     assert "no memory (the domain is shut off)" in call("take", DOMAIN).out
     assert "the domain was shut off" in call("show", f"{DOMAIN}@latest").out
     assert re.search(r" disks +vda vdb +unknown +- +", call("list").out)
