@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli import catalog, check, delete, doctor, look, prune, repair, rollback, take, verify
+from snapvm.cli import (
+    catalog,
+    check,
+    delete,
+    doctor,
+    look,
+    output,
+    prune,
+    repair,
+    rollback,
+    take,
+    verify,
+)
 from snapvm.cli.helptext import Verb
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -88,7 +100,7 @@ def before_the_verb(
     if state_dir:
         session.state_dir = Path(state_dir).absolute()
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help(), err=True)
+        output.err(ctx.get_help())
         raise typer.Exit(2)
 
 

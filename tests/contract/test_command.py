@@ -89,11 +89,31 @@ def test_a_reader_that_leaves_does_not_make_an_unsound_image_sound(
     assert "is not sound" in done.stderr
 
 
-def test_a_full_disk_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["list", "--help", "take --help", "--version"])
+def test_a_full_disk_is_told(environment: dict[str, str], tmp_path: Path, words: str) -> None:
     put_record(tmp_path, make_record())
-    done = run("sh", "-c", f"{sys.executable} -m snapvm list > /dev/full", env=environment)
+    done = run("sh", "-c", f"{sys.executable} -m snapvm {words} > /dev/full", env=environment)
     assert done.returncode == 6
     assert done.stderr.startswith("snapvm: 'standard output': No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("", 2), ("nope", 2), ("show demo@a", 3), ("list", 0), ("-v list", 0)],
+)
+def test_a_full_disk_for_errors_changes_no_status(
+    environment: dict[str, str], words: str, status: int
+) -> None:
+    for streams in ("2> /dev/full", "> /dev/full 2>&1"):
+        script = f"{sys.executable} -m snapvm {words} {streams}"
+        assert run("sh", "-c", script, env=environment).returncode == status
+
+
+def test_a_completion_that_cannot_be_installed_is_no_bug(environment: dict[str, str]) -> None:
+    script = f"HOME=/proc {sys.executable} -m snapvm --install-completion; exit $?"
+    done = run("bash", "-c", script, env=environment)
+    assert done.returncode == 6
+    assert done.stderr.startswith("snapvm: /proc/")
 
 
 def test_closed_streams_harm_nobody(environment: dict[str, str], tmp_path: Path) -> None:
@@ -239,6 +259,13 @@ def test_completion_never_complains(environment: dict[str, str]) -> None:
     ):
         done = run(*SNAPVM, env={**environment, "_SNAPVM_COMPLETE": "complete_bash", **asked})
         assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_an_answer_that_nobody_reads_is_given_up(environment: dict[str, str]) -> None:
+    environment |= {"_SNAPVM_COMPLETE": "complete_bash", "COMP_WORDS": "snapvm\nsh"}
+    script = f"{sys.executable} -m snapvm > /dev/full"
+    done = run("sh", "-c", script, env={**environment, "COMP_CWORD": "1"})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_and_list_load_no_heavy_library(environment: dict[str, str], tmp_path: Path) -> None:
