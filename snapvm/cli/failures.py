@@ -56,6 +56,8 @@ def _tell(
 def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str]) -> int:
     """Tell what is wrong with the command line, in the form of every other failure."""
     message = str(problem.format_message()).strip().rstrip(".")
+    # Typer's newest have pydantic check a choice, which says so.
+    message = message.replace(": Value error, ", ": ")
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
     path = context.command_path if context is not None else "snapvm"

@@ -116,6 +116,15 @@ def test_a_completion_that_cannot_be_installed_is_no_bug(environment: dict[str, 
     assert done.stderr.startswith("snapvm: /proc/")
 
 
+def test_a_relative_state_folder_below_none_is_told(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    script = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m snapvm --state-dir x list"
+    done = run("sh", "-c", f"cd {tmp_path}; {script}", env=environment)
+    assert done.returncode == 2
+    assert "'x' is below the current folder, which is gone" in done.stderr
+
+
 def test_closed_streams_harm_nobody(environment: dict[str, str], tmp_path: Path) -> None:
     put_record(tmp_path, make_record())
     for closing in (">&-", ">&- 2>&- <&-"):

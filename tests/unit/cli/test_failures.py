@@ -42,6 +42,8 @@ from tests.unit.cli.conftest import Call
         (["take", "--", "-%s"], 3, "there is no domain named -%s"),
         (["take", "my vm"], 3, "there is no domain named 'my vm'"),
         (["take", ""], 3, "there is no domain named ''"),
+        (["--state-dir", "", "list"], 2, "invalid value for --state-dir: it is empty"),
+        (["take", "demo", "--capture", "x"], 2, "invalid value for '--capture': 'x' is not one"),
     ],
 )
 def test_failures_have_one_form(call: Call, arguments: list[str], status: int, words: str) -> None:
