@@ -105,8 +105,6 @@ def print_record(session: Session, reference: str, *, as_json: bool) -> None:
         output.out_json(_with_health(record, report))
         return
     healths = _healths(record, report)
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").casefold()
-    is_unicode = encoding.startswith("utf")
-    now = datetime.now(UTC)
+    now, is_unicode = datetime.now(UTC), output.is_unicode(sys.stdout)
     lines = description.lines(record, healths, catalog, now, is_unicode=is_unicode)
     output.out("\n".join(lines) + "\n")

@@ -37,6 +37,11 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def is_unicode(stream: TextIO) -> bool:
+    """Tell whether what is drawn may hold more than ASCII."""
+    return (getattr(stream, "encoding", None) or "ascii").casefold().startswith("utf")
+
+
 def out(text: str) -> None:
     """Write a result to standard output, all of it and now.
 

@@ -240,6 +240,9 @@ def test_output_that_is_not_utf8_is_escaped(environment: dict[str, str], tmp_pat
     assert shown.returncode == 0
     assert r"gr\xf6\xdfer" in shown.stdout
     assert "#####" in shown.stdout
+    put_record(tmp_path, make_record("b"))
+    _, table = on_terminal([*SNAPVM, "list"], ascii_only)
+    assert "\\u" not in table and "------" in table
 
 
 @pytest.mark.parametrize(
