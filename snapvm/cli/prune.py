@@ -23,9 +23,10 @@ MANUAL = Manual(
     success=(
         "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
         "newest ones; each other rule keeps the newest snapshot of each of that many hours, days, "
-        "ISO weeks, months or years, the newest that have any. A snapshot is kept when any rule "
-        "wants it. Those with a `--name`, and what was current before a rollback, are left alone "
-        "and do not count."
+        "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
+        "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
+        "before a rollback, are left alone and do not count; so are those whose record cannot be "
+        "read."
     ),
     failure="As for `delete`.",
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
