@@ -61,12 +61,75 @@ NAMES = (
     ),
 )
 EXIT_STATUS = (
-    "With `--json` a failure is also printed to standard output as an object `error` with `kind`, "
-    "`message`, `hint` and `exit_status`. A reader of standard output that goes away early is no "
-    "failure."
+    "With `--json` a failure is also printed to standard output as an object whose `error` has "
+    "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor` or "
+    "`verify` found, or what a `delete` that was interrupted had `deleted`. A reader of standard "
+    "output that goes away early is no failure."
+)
+JSON = (
+    (
+        "What a verb prints with `--json` when it succeeds. Keys may be added. Sizes are of bytes, "
+        "times are UTC."
+    ),
+    (
+        (
+            "take",
+            (
+                "The record, as the snapshot.json of the snapshot holds it and "
+                "`snapshot.schema.json` in snapvm's package describes it, and its `ref`, which is "
+                "DOM@ID."
+            ),
+        ),
+        ("list", "An array of such records, each with the `health` of its disks, a row a line."),
+        ("show", "Such a record, with its `health`."),
+        (
+            "rollback, undo",
+            (
+                "`ref`, the `state` the domain is in, the `seconds` it took, `undo`, which is the "
+                "ref of what was current, `clock_set_by_seconds` (null when nobody set it), and "
+                "`record`."
+            ),
+        ),
+        ("delete", "`deleted`, an array of refs."),
+        ("prune", "`dry_run`, `deleted`, and `kept`: for each ref the rules that keep it."),
+        ("check", "`findings`, each with its `subject`, the `problem` and the `remedy`."),
+        (
+            "doctor",
+            (
+                "`domain`, `versions`, `capture`, `guest_agent`, `disks`, `omitted`, `free_bytes`, "
+                "`in_the_way` and `advice`."
+            ),
+        ),
+        ("repair", "`repaired`, an array of sentences."),
+        ("catalog rebuild", "`dry_run`, and `rebuilt`: for each ref what is not known any more."),
+        (
+            "verify",
+            (
+                "`sound`; of a libvirt image what was `checked`, of another one its `pages`, "
+                "`tables` and `vcpus`, the `counts` of problems and the `findings`."
+            ),
+        ),
+        (
+            "inspect",
+            (
+                "An array of mappings: `va`, `frame`, the rights, and where the `entry` stands; "
+                "or, for an address that leads nowhere, why."
+            ),
+        ),
+    ),
+)
+SETTINGS_ORDER = (
+    "An option stands above a variable, a variable above the settings file, and that above what is "
+    "usual. A setting that does not exist, and a value that cannot be used, are refused."
 )
 FILES = (
-    (str(DEFAULT_FILE), "The settings, in TOML, with the names below ENVIRONMENT in lower case."),
+    (
+        str(DEFAULT_FILE),
+        (
+            "The settings, in TOML: the names below ENVIRONMENT in lower case and without SNAPVM_, "
+            'such as `state_dir = "/srv/snapvm"`.'
+        ),
+    ),
     ("/var/lib/snapvm/domains/UUID/ID/", "A snapshot: snapshot.json and the memory image."),
     ("/run/snapvm/UUID.lock", "Held by the snapvm that works on a domain."),
 )
@@ -99,7 +162,11 @@ def _lines() -> Iterator[str]:
     for status in ExitStatus:
         yield from _item(str(int(status)), status.meaning)
     yield from (".PP", _text(EXIT_STATUS))
-    yield ".SH ENVIRONMENT"
+    about, shapes = JSON
+    yield from (".SH JSON", _text(about))
+    for verb, text in shapes:
+        yield from _item(verb, text)
+    yield from (".SH ENVIRONMENT", _text(SETTINGS_ORDER))
     for name, text in (*ENVIRONMENT_FIRST, *_settings()):
         yield from _item(name, text)
     yield ".SH FILES"

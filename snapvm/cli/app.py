@@ -14,6 +14,7 @@ from snapvm.cli import failures, output
 from snapvm.cli.hiding import hidden
 from snapvm.cli.session import Job, Session
 from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.failures import StorageFailed
 from snapvm.interrupt import watched
 
 
@@ -24,6 +25,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         # Only before or after the work, which is watched: there is nothing to put back.
         status = ExitStatus.INTERRUPTED
+    output.finish()
     sys.exit(status)
 
 
@@ -54,6 +56,11 @@ def _run(arguments: list[str], session: Session) -> int:
         parsed = commands.parse(arguments, session)
     except commands.UsageProblem as problem:
         return failures.tell_usage(problem, arguments, commands.global_options())
+    except OSError as error:
+        # Only Typer writes while arguments are read: help, or the files of --install-completion.
+        if error.filename is None:
+            raise output.stdout_failed(error) from error
+        raise StorageFailed(path=str(error.filename), why=error.strerror or str(error)) from error
     except SystemExit:
         # Typer's way of saying that the reader of its help has gone.
         return ExitStatus.DONE

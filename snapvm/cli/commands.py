@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from snapvm.cli import catalog, check, delete, doctor, look, prune, repair, rollback, take, verify
+from snapvm.cli import (
+    catalog,
+    check,
+    delete,
+    doctor,
+    look,
+    output,
+    prune,
+    repair,
+    rollback,
+    take,
+    verify,
+)
 from snapvm.cli.helptext import Verb
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -85,11 +97,22 @@ def before_the_verb(
     """Snapshots of running virtual machines: memory and all LVM disks of one instant."""
     session: Session = ctx.obj
     session.verbose = verbose
-    if state_dir:
-        session.state_dir = Path(state_dir).absolute()
+    if state_dir is not None:
+        session.state_dir = _folder(state_dir)
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help(), err=True)
+        output.err(ctx.get_help())
         raise typer.Exit(2)
+
+
+def _folder(text: str) -> Path:
+    """Return the folder that ``--state-dir`` names; never another for a variable that is unset."""
+    if not text:
+        raise typer.BadParameter("it is empty", param_hint="--state-dir")
+    try:
+        return Path(text).absolute()
+    except OSError:
+        problem = f"{text!r} is below the current folder, which is gone"
+        raise typer.BadParameter(problem, param_hint="--state-dir") from None
 
 
 def parse(arguments: list[str], session: Session) -> Job | int:

@@ -6,14 +6,15 @@ import contextlib
 import io
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from snapvm.cli import output
 from snapvm.cli.session import Session
+from snapvm.errors import SnapvmError
 
 if TYPE_CHECKING:
     from snapvm.catalog import Catalog
@@ -67,8 +68,10 @@ def answer(run: Callable[[], object]) -> int:
             run()
         except BaseException:  # even SystemExit, by which Typer ends a completion
             pass
-    for line in said.getvalue().splitlines():
-        sys.stdout.write(f"{line.removeprefix(prefix)}\n")
+    with contextlib.suppress(output.ReaderLeft, SnapvmError):
+        output.out(
+            "".join(f"{line.removeprefix(prefix)}\n" for line in said.getvalue().splitlines())
+        )
     return 0
 
 

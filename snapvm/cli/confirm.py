@@ -6,6 +6,7 @@ import sys
 
 from snapvm.cli import output
 from snapvm.cli.words import plain
+from snapvm.errors import Interrupted
 from snapvm.refusals import NotConfirmed
 
 
@@ -19,9 +20,13 @@ def confirm(explanation: list[str], what: str) -> None:
         raise NotConfirmed(what=what)
     for line in explanation:
         output.err(plain(line))
-    sys.stderr.write("Go on? [y/N] ")
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
+    try:
+        sys.stderr.write("Go on? [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+    except Interrupted:
+        output.err("")
+        raise
     if not answer.endswith("\n"):
         output.err("")
     if answer.strip().casefold() not in ("y", "yes"):

@@ -27,8 +27,14 @@ def tell(error: SnapvmError, *, as_json: bool) -> int:
     """Tell a failure snapvm expects; return its exit status."""
     kind = type(error).__name__
     details = error.details()
-    message, hint, status = error.message(), error.hint(), error.exit_status
+    message, hint, status = error.message(), error.hint() or _rights(error), error.exit_status
     return _tell(kind, message, hint, status, as_json=as_json, details=details)
+
+
+def _rights(error: SnapvmError) -> str:
+    """Say what helps one who may not read what is root's; empty for every other failure."""
+    is_denied = isinstance(error.__cause__, PermissionError) and os.geteuid() != 0
+    return "run snapvm as root" if is_denied else ""
 
 
 def _tell(
@@ -56,6 +62,8 @@ def _tell(
 def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str]) -> int:
     """Tell what is wrong with the command line, in the form of every other failure."""
     message = str(problem.format_message()).strip().rstrip(".")
+    # Typer's newest have pydantic check a choice, which says so.
+    message = message.replace(": Value error, ", ": ")
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
     path = context.command_path if context is not None else "snapvm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.model import MemoryRecord, Silent
-from snapvm.refusals import BadImage, RecordUnusable, Unsound
+from snapvm.refusals import BadImage, RecordUnusable, UnreadableFile, Unsound
 
 SHOWN_ADDRESSES = 256
 
@@ -50,8 +51,8 @@ def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
     A text with a slash, or that names a file which is there, is a path.  With ``deep`` all of a
     record's image is read and compared with its checksum.
     """
-    if "/" in text or "@" not in text or Path(text).is_file():
-        return _Place(Path(text))
+    if "/" in text or "@" not in text or os.path.isfile(text):
+        return _Place(_named(text))
     catalog = catalog_of(session)
     record = find(catalog, text)
     if record.memory is None:
@@ -63,6 +64,15 @@ def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
         for side in record.side_files:
             sidefiles.require_whole(path.parent, side)
     return _Place(path, record.memory)
+
+
+def _named(text: str) -> Path:
+    """Return the path of what the user named; raise ``UnreadableFile`` for what cannot be seen."""
+    try:
+        os.stat(text)
+    except OSError as error:
+        raise UnreadableFile(path=text, why=error.strerror or str(error)) from error
+    return Path(text)
 
 
 def verify(session: Session, text: str, *, as_json: bool) -> None:

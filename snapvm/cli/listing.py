@@ -36,6 +36,8 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
         _print_table(records, report, damaged, domain)
     for entry in sorted(damaged, key=lambda entry: (entry.domain, entry.id)):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
+    if damaged:
+        output.err("hint: `snapvm catalog rebuild --dry-run` tells what can be made anew")
 
 
 def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> Iterator[Record]:
@@ -57,8 +59,7 @@ def _print_table(
     rows = columns.sorted_rows((record, _healths(record, report)) for record in records)
     rows += columns.damaged_rows(damaged)
     if not rows:
-        whose = "no snapshots" if domain is None else f"no snapshots of {plain(domain)}"
-        output.err(f"{whose} (`snapvm take DOM` makes one)")
+        output.err(_nothing(domain))
     elif sys.stdout.isatty() and len(rows) <= columns.TABLE_LIMIT:
         # heavy: rich takes 60 ms to import and is for people only
         from snapvm.cli import render
@@ -66,6 +67,14 @@ def _print_table(
         output.out(render.table(rows))
     else:
         output.out(columns.aligned(rows))
+
+
+def _nothing(domain: str | None) -> str:
+    """Say that there is none, and what to type; a domain's name may hold an @."""
+    if domain is None:
+        return "no snapshots (`snapvm take DOM` makes one)"
+    typed = "`snapvm show DOM@ID` shows one" if "@" in domain else "`snapvm take DOM` makes one"
+    return f"no snapshots of {plain(domain)} ({typed})"
 
 
 def _report() -> Report | None:
@@ -105,8 +114,6 @@ def print_record(session: Session, reference: str, *, as_json: bool) -> None:
         output.out_json(_with_health(record, report))
         return
     healths = _healths(record, report)
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").casefold()
-    is_unicode = encoding.startswith("utf")
-    now = datetime.now(UTC)
+    now, is_unicode = datetime.now(UTC), output.is_unicode(sys.stdout)
     lines = description.lines(record, healths, catalog, now, is_unicode=is_unicode)
     output.out("\n".join(lines) + "\n")

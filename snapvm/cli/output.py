@@ -37,6 +37,11 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def is_unicode(stream: TextIO) -> bool:
+    """Tell whether what is drawn may hold more than ASCII."""
+    return (getattr(stream, "encoding", None) or "ascii").casefold().startswith("utf")
+
+
 def out(text: str) -> None:
     """Write a result to standard output, all of it and now.
 
@@ -53,20 +58,31 @@ def _checked_stdout() -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        _drop(sys.stdout)
         raise ReaderLeft from None
     except OSError as error:
-        _drop_stdout()
-        raise StorageFailed(
-            path="standard output", why=f"{error.strerror}; the work itself is done"
-        ) from error
+        raise stdout_failed(error) from error
 
 
-def _drop_stdout() -> None:
+def stdout_failed(error: OSError) -> StorageFailed:
+    """Return what to raise when standard output takes nothing more; what waits for it is lost."""
+    _drop(sys.stdout)
+    return StorageFailed(path="standard output", why=f"{error.strerror}; the work itself is done")
+
+
+def _drop(stream: TextIO) -> None:
     """Send what is still buffered nowhere, so that Python's own flush at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def finish() -> None:
+    """End with standard error: where it takes nothing more, Python would end with status 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
 
 
 def err(text: str) -> None:

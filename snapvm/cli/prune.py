@@ -16,15 +16,17 @@ from snapvm.pruning import Period, Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from snapvm.catalog import Catalog
+    from snapvm.model import DomainUuid
 
 MANUAL = Manual(
     prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
     success=(
         "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
         "newest ones; each other rule keeps the newest snapshot of each of that many hours, days, "
-        "ISO weeks, months or years, the newest that have any. A snapshot is kept when any rule "
-        "wants it. Those with a `--name`, and what was current before a rollback, are left alone "
-        "and do not count."
+        "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
+        "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
+        "before a rollback, are left alone and do not count; so are those whose record cannot be "
+        "read."
     ),
     failure="As for `delete`.",
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
@@ -102,17 +104,23 @@ def prune(
 
 
 def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[Verdict]:
-    """Judge each domain's records by themselves; raise ``UnknownSnapshot`` for one without any."""
+    """Judge each domain's records by themselves; raise ``UnknownSnapshot`` for one without any.
+
+    Domains of one name are one, unless a uuid says which of them is meant: see ``uuids_of``.
+    """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.errors import UnknownSnapshot
     from snapvm.model import Record
 
-    names = [name for name in catalog.names() if domain in (None, name)]
-    if domain is not None and not names:
+    uuids: dict[str, list[DomainUuid]] = {}
+    for uuid, name in catalog.domains():
+        if domain in (None, name, uuid):
+            uuids.setdefault(name, []).append(uuid)
+    if domain is not None and not uuids:
         raise UnknownSnapshot(domain=domain, id="")
     verdicts: list[Verdict] = []
-    for name in names:
-        entries = (entry for uuid in catalog.uuids_of(name) for entry in catalog.entries(uuid))
+    for _, its in sorted(uuids.items()):
+        entries = (entry for uuid in its for entry in catalog.entries(uuid))
         verdicts += judge([entry for entry in entries if isinstance(entry, Record)], rules)
     return verdicts
 

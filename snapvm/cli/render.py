@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from snapvm.cli import columns
+from snapvm.cli import columns, output
 from snapvm.cli.columns import HEADERS, KIND, RIGHT, Row
 from snapvm.cli.words import plain, shortened
 from snapvm.model import Progress, RecordKind
@@ -33,6 +34,9 @@ _STYLES = {
     "damaged": "bold red",
 }
 
+_ASCII_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+"""SIMPLE_HEAD for a terminal that has no more: rich knows nothing of ours, it draws on paper."""
+
 _GAP_COLUMNS = 2
 """Between two columns: the box's divider and a cell's padding."""
 
@@ -42,7 +46,8 @@ def table(rows: Sequence[Row]) -> str:
     widths = columns.column_widths(rows)
     before_note = sum(widths[:-1]) + _GAP_COLUMNS * (len(widths) - 1)
     for_note = max(shutil.get_terminal_size().columns - before_note, len(HEADERS[-1]))
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    lines = box.SIMPLE_HEAD if output.is_unicode(sys.stdout) else _ASCII_LINES
+    drawn = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, header in enumerate(HEADERS):
         drawn.add_column(Text(header), justify="right" if number in RIGHT else "left", no_wrap=True)
     for row in rows:
@@ -59,7 +64,7 @@ def table(rows: Sequence[Row]) -> str:
 def progress() -> Iterator[Progress]:
     """Yield a progress that is drawn on standard error, a terminal."""
     bars = Bars(
-        SpinnerColumn(finished_text=" "),
+        SpinnerColumn("dots" if output.is_unicode(sys.stderr) else "line", finished_text=" "),
         TextColumn("{task.fields[words]}", markup=False),
         BarColumn(bar_width=30),
         _Bytes(binary_units=True),

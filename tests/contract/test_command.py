@@ -89,11 +89,40 @@ def test_a_reader_that_leaves_does_not_make_an_unsound_image_sound(
     assert "is not sound" in done.stderr
 
 
-def test_a_full_disk_is_told(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["list", "--help", "take --help", "--version"])
+def test_a_full_disk_is_told(environment: dict[str, str], tmp_path: Path, words: str) -> None:
     put_record(tmp_path, make_record())
-    done = run("sh", "-c", f"{sys.executable} -m snapvm list > /dev/full", env=environment)
+    done = run("sh", "-c", f"{sys.executable} -m snapvm {words} > /dev/full", env=environment)
     assert done.returncode == 6
     assert done.stderr.startswith("snapvm: 'standard output': No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("", 2), ("nope", 2), ("show demo@a", 3), ("list", 0), ("-v list", 0)],
+)
+def test_a_full_disk_for_errors_changes_no_status(
+    environment: dict[str, str], words: str, status: int
+) -> None:
+    for streams in ("2> /dev/full", "> /dev/full 2>&1"):
+        script = f"{sys.executable} -m snapvm {words} {streams}"
+        assert run("sh", "-c", script, env=environment).returncode == status
+
+
+def test_a_completion_that_cannot_be_installed_is_no_bug(environment: dict[str, str]) -> None:
+    script = f"HOME=/proc {sys.executable} -m snapvm --install-completion; exit $?"
+    done = run("bash", "-c", script, env=environment)
+    assert done.returncode == 6
+    assert done.stderr.startswith("snapvm: /proc/")
+
+
+def test_a_relative_state_folder_below_none_is_told(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    script = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m snapvm --state-dir x list"
+    done = run("sh", "-c", f"cd {tmp_path}; {script}", env=environment)
+    assert done.returncode == 2
+    assert "'x' is below the current folder, which is gone" in done.stderr
 
 
 def test_closed_streams_harm_nobody(environment: dict[str, str], tmp_path: Path) -> None:
@@ -194,6 +223,16 @@ def test_no_is_an_answer(environment: dict[str, str], tmp_path: Path) -> None:
     assert "not confirmed, nothing was done" in shown
 
 
+def test_a_question_that_is_interrupted_ends_its_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    put_record(tmp_path, make_record("a"))
+    status, shown = on_terminal([*SNAPVM, "delete", "demo@a"], environment, "\x03")
+    assert status == 130
+    assert "snapvm: interrupted by SIGINT" in [line.rstrip() for line in shown.splitlines()][-1]
+    assert "[y/N] ^C\r\nsnapvm: " in shown
+
+
 def test_output_that_is_not_utf8_is_escaped(environment: dict[str, str], tmp_path: Path) -> None:
     put_record(tmp_path, make_record("a", note="größer"))
     ascii_only = {**environment, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -201,6 +240,9 @@ def test_output_that_is_not_utf8_is_escaped(environment: dict[str, str], tmp_pat
     assert shown.returncode == 0
     assert r"gr\xf6\xdfer" in shown.stdout
     assert "#####" in shown.stdout
+    put_record(tmp_path, make_record("b"))
+    _, table = on_terminal([*SNAPVM, "list"], ascii_only)
+    assert "\\u" not in table and "------" in table
 
 
 @pytest.mark.parametrize(
@@ -239,6 +281,13 @@ def test_completion_never_complains(environment: dict[str, str]) -> None:
     ):
         done = run(*SNAPVM, env={**environment, "_SNAPVM_COMPLETE": "complete_bash", **asked})
         assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_an_answer_that_nobody_reads_is_given_up(environment: dict[str, str]) -> None:
+    environment |= {"_SNAPVM_COMPLETE": "complete_bash", "COMP_WORDS": "snapvm\nsh"}
+    script = f"{sys.executable} -m snapvm > /dev/full"
+    done = run("sh", "-c", script, env={**environment, "COMP_CWORD": "1"})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_and_list_load_no_heavy_library(environment: dict[str, str], tmp_path: Path) -> None:

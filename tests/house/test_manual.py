@@ -45,6 +45,12 @@ def test_every_setting_and_verb_is_in_the_page() -> None:
         assert f".SS {verb}\n" in text
 
 
+def test_every_verb_has_its_json_in_the_page() -> None:
+    _, shapes = generator().JSON
+    verbs = [verb for verbs, _ in shapes for verb in verbs.split(", ")]
+    assert sorted(verbs) == sorted(commands.VERBS)
+
+
 def test_check_fails_for_another_page(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

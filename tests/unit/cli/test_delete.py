@@ -42,6 +42,19 @@ def test_prune_keeps_what_the_rules_keep(call: Call, scene: Scene) -> None:
     assert again.status == 0 and again.out == "deleted no snapshots, kept 2\n"
 
 
+def test_prune_takes_a_uuid_as_every_verb_does(call: Call, scene: Scene) -> None:
+    put_days(scene, 3)
+    other = disks_only("other", created="2026-03-09T12:00:00+00:00", disks=())
+    assert other.domain == DOMAIN and other.domain_uuid != UUID
+    put_record(scene.host.settings.state_dir, other)
+    done = call("prune", UUID, "--keep-last", "1", "--dry-run", "--json")
+    told = json.loads(done.out)
+    assert told["kept"] == {"demo@d3": ["last"]}
+    assert told["deleted"] == ["demo@d2", "demo@d1"]
+    assert call("prune", UUID, "--keep-last", "1", "--yes").status == 0
+    assert scene.ids() == ["d3"]
+
+
 def test_delete_of_one_that_is_missing_deletes_none(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a")
     assert call("delete", "demo@a", "demo@z", "--yes").status == ExitStatus.NOT_FOUND

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from snapvm.errors import ExitStatus
 from tests.unit.cli.conftest import Call
 
 
@@ -42,6 +46,8 @@ from tests.unit.cli.conftest import Call
         (["take", "--", "-%s"], 3, "there is no domain named -%s"),
         (["take", "my vm"], 3, "there is no domain named 'my vm'"),
         (["take", ""], 3, "there is no domain named ''"),
+        (["--state-dir", "", "list"], 2, "invalid value for --state-dir: it is empty"),
+        (["take", "demo", "--capture", "x"], 2, "invalid value for '--capture': 'x' is not one"),
     ],
 )
 def test_failures_have_one_form(call: Call, arguments: list[str], status: int, words: str) -> None:
@@ -67,6 +73,18 @@ def test_failures_have_one_form(call: Call, arguments: list[str], status: int, w
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
     assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err
+
+
+def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for words in (["list"], ["show", "demo@a"], ["prune", "--all", "--keep-last", "1"]):
+        done = call(*words)
+        assert done.status == ExitStatus.FAILED
+        assert "Permission denied" in done.err and "hint: run snapvm as root\n" in done.err
 
 
 def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,12 @@ def test_list_is_quiet_about_nothing(call: Call) -> None:
     assert call("list", "other", "--json").out == "[]\n"
 
 
+def test_a_snapshot_is_no_domain(call: Call) -> None:
+    done = call("list", "demo@a")
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "no snapshots of demo@a (`snapvm show DOM@ID` shows one)\n"
+
+
 def test_list_shows_damage_and_everything_else(call: Call, scene: Scene) -> None:
     state_dir = scene.host.settings.state_dir
     put_record(state_dir, make_record("good", note="two\nlines \x1b[31m [red]x[/red] %s"))
@@ -34,7 +40,9 @@ def test_list_shows_damage_and_everything_else(call: Call, scene: Scene) -> None
     assert [row.split()[0] for row in rows] == ["demo@good", "demo@off", "demo@bad"]
     assert r"two\nlines \x1b[31m [red]x[/red] %s" in rows[0]
     assert " damaged " in rows[-1]
-    assert done.err.startswith("warning: demo@bad is damaged: ")
+    first, second = done.err.splitlines()
+    assert first.startswith("warning: demo@bad is damaged: ")
+    assert second.startswith("hint: `snapvm catalog rebuild --dry-run` ")
     assert [row["ref"] for row in json.loads(call("list", "--json").out)] == [
         "demo@good",
         "demo@off",

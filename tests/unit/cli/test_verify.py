@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -82,6 +83,32 @@ def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (
         "missing: No such file or directory\nhint: name a snapshot" in told and "Errno" not in told
     )
+
+
+@pytest.mark.parametrize("verb", [["verify"], ["inspect", "--va", "0"]])
+def test_a_name_that_no_file_can_have(
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--state-dir", str(tmp_path), *verb]
+    assert run([*command, "x" * 300]) == 4
+    assert "File name too long\nhint: name a snapshot" in capsys.readouterr().err
+    assert run([*command, f"{'x' * 300}@a"]) == 3
+    assert "there is no snapshot x" in capsys.readouterr().err
+    assert run([*command, ""]) == 4
+    assert "'': No such file" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: object, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", denied)
+        status = run(["verify", str(tmp_path / "image")])
+    assert status == 4
+    assert "image: Permission denied\nhint: name a snapshot" in capsys.readouterr().err
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
