@@ -50,7 +50,8 @@ MANUAL = Manual(
     failure=(
         "Before the domain is ended, everything is put back and it runs on. Should it not start "
         "afterwards, the exit status is 8 and its disks are those of the snapshot; should they not "
-        "be yet, that is said, and `snapvm repair` goes on. When the host itself goes down in the "
+        "be yet, that is said, and `snapvm repair` goes on, or gives the domain back the disks it "
+        "had when a snapshot was lost meanwhile. When the host itself goes down in the "
         "middle, the next command puts the disks in order and leaves the domain off, with status "
         "8: whoever booted the host may have run it since, and its memory would not fit its disks. "
         "Another rollback brings both back."
