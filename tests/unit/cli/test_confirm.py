@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,4 +68,23 @@ def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str)
     assert "not confirmed, nothing was done" in done.err
     assert "hint: answer yes, or give --yes in a script" in done.err
     assert done.out == ""
+    assert scene.ids() == ["a"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_question_that_is_interrupted_ends_its_line(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    keyboard, screen = Terminal(), Terminal()
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(keyboard, "readline", lambda: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert call("delete", "demo@a").status == ExitStatus.INTERRUPTED
+    assert "\nGo on? [y/N] \nsnapvm: interrupted by SIGINT" in screen.getvalue()
     assert scene.ids() == ["a"]
