@@ -11,12 +11,14 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from snapvm.process import clean_environment
 from snapvm.refusals import HostLacks
 
 _LOOK_SECONDS = 0.02
 _SAID_BYTES = 2000
+_KILLED_SECONDS = 5.0
 
 
 class StreamFilter:
@@ -56,11 +58,11 @@ class StreamFilter:
             raise OSError(said or f"{' '.join(self._argv)} ended with status {self._status}")
 
     def close(self) -> None:
-        """End it, by force when it has not ended yet."""
+        """End it, by force when it has not ended yet; one that hangs in a write is left behind."""
         if not self._has_ended():
             os.kill(self._pid, signal.SIGKILL)
-            _, status = os.waitpid(self._pid, 0)
-            self._status = os.waitstatus_to_exitcode(status)
+            with suppress(OSError):
+                self.wait(_KILLED_SECONDS)
         os.close(self._errors)
 
     def _has_ended(self) -> bool:

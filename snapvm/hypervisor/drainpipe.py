@@ -21,6 +21,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
 from snapvm.streamfilter import StreamFilter
@@ -52,9 +53,8 @@ class Patience:
         self._left_seconds = self._limit_seconds = limit_seconds
         self._seen_at = time.monotonic()
 
-    @property
-    def left_seconds(self) -> float:
-        """What is left of it; it comes back slowly."""
+    def regain(self) -> float:
+        """Return how many seconds are left of it; it comes back slowly."""
         now = time.monotonic()
         regained_seconds = (now - self._seen_at) * _STALL_FORGIVEN
         self._seen_at = now
@@ -92,7 +92,7 @@ class Drainpipe:
         self._patience = Patience(stall_limit_seconds)
         self._buffer: queue.Queue[bytes] = queue.Queue(BUFFER_CHUNKS)
         self.drained_bytes = 0
-        self._threads = [
+        self._emptying, self._filling = self._threads = [
             threading.Thread(target=work, name=f"drainpipe-{work.__name__}", daemon=True)
             for work in (self._empty, self._fill)
         ]
@@ -111,16 +111,21 @@ class Drainpipe:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        """End it, in bounded time: what is still in the pipe is lost, and QEMU told so at once."""
         self.close_writer()
         self.discard()
         os.close(self._give_up)
-        for thread in self._threads:
-            thread.join()
-        self._end_filter_input()
+        self._emptying.join()
+        for descriptor in (self._given_up, self._reader):
+            os.close(descriptor)
+        self._filling.join(_GOODBYE_SECONDS)
         if self._filter is not None:
             self._filter.close()
-        for descriptor in (self._given_up, self._reader, self._file):
-            os.close(descriptor)
+            self._filling.join(_GOODBYE_SECONDS)
+        if self._filling.is_alive():
+            return  # a write that hangs keeps its file: another could get a number that is free
+        self._end_filter_input()
+        os.close(self._file)
 
     def label(self, label: str) -> None:
         """Give the pipe a label of SELinux's; raises ``OSError``."""
@@ -193,14 +198,26 @@ class Drainpipe:
             if not chunk:
                 break
             self._hand_over(chunk)
-        self._buffer.put(_END)
+        while not self._has_handed_end_over():
+            pass
+
+    def _has_handed_end_over(self) -> bool:
+        """Let the other thread know; where that hangs, in place of what is not wanted any more."""
+        try:
+            self._buffer.put(_END, timeout=_USUAL_SECONDS)
+        except queue.Full:
+            if self._failure is not None:
+                with suppress(queue.Empty):
+                    self._buffer.get_nowait()
+            return False
+        return True
 
     def _hand_over(self, chunk: bytes) -> None:
         if self._failure is not None:
             return
         begun = time.monotonic()
         try:
-            self._buffer.put(chunk, timeout=_USUAL_SECONDS + max(0.0, self._patience.left_seconds))
+            self._buffer.put(chunk, timeout=_USUAL_SECONDS + max(0.0, self._patience.regain()))
         except queue.Full:
             self._failure = StalledError(
                 "it is written so slowly that the guest would stand still; its disk is too busy"
@@ -221,7 +238,8 @@ class Drainpipe:
                 rest = rest[written:]
             self.drained_bytes += len(chunk)
         except OSError as failure:
-            self._failure = self._said_by_filter() or failure
+            if self._failure is None:
+                self._failure = self._said_by_filter() or failure
 
     def _said_by_filter(self) -> OSError | None:
         """A filter that takes no more has ended, and said why."""
