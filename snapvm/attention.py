@@ -52,7 +52,7 @@ class StuckPaused(SnapvmError):
     """The hypervisor's own way to do it."""
 
     def message(self) -> str:
-        return f"{quoted(self.domain)} is paused and could not be resumed: {self.why}"
+        return f"{quoted(self.domain)} does not run, and could not be resumed: {self.why}"
 
     def hint(self) -> str:
         return f"`{self.command} {shlex.quote(self.domain)}` makes it run"

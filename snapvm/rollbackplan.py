@@ -48,6 +48,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         images.check_files(image, record.memory, domain.name)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.path(record, ""), side)
+    sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     host.hypervisor.check_restore(domain, image, starts=planning.is_started(domain, record))
     report = host.lvm.report()
     set_ = naming.new_set()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import checksum, crashpoint, durable
+from snapvm.failures import StorageFailed
 from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 
@@ -65,9 +66,16 @@ def read(places: Iterable[SidePlace]) -> tuple[Held, ...]:
     for place in places:
         with durable.failing_as_storage(place.path):
             for path in _files(place):
-                content = durable.read(path, LIMIT_BYTES)
+                content = _read(path)
                 held.append(Held(kind=place.kind, name=path.name, content=content))
     return tuple(held)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return durable.read(path, LIMIT_BYTES)
+    except ValueError as error:  # it has grown since ``check``
+        raise StorageFailed(path=str(path), why=str(error)) from error
 
 
 def _files(place: SidePlace) -> Iterator[Path]:

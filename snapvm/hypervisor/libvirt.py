@@ -309,11 +309,14 @@ class LibvirtHypervisor:
     def _resume(self, domain: Domain, handle: Any) -> None:
         try:
             with spoken():
-                if _STATES.get(handle.state()[0]) is DomainState.PAUSED:
+                state = _STATES.get(handle.state()[0])
+                if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()
         except LibvirtFailed as failure:
             raise StuckPaused(domain=domain.name, why=str(failure)) from failure
+        if state in (DomainState.SHUTOFF, DomainState.CRASHED):
+            raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")
 
     def _expect(self, domain: Domain, state: DomainState) -> None:
         with spoken():

@@ -124,7 +124,8 @@ class LibvirtAgent:
         except (LibvirtFailed, TypeError, ValueError) as failure:
             raise ClockNotSet(domain=domain.name, why=str(failure)) from failure
         with suppress(LibvirtFailed):  # else QEMU may send the timer interrupts of all that time
-            Qmp(self._handle_of(domain)).execute("rtc-reset-reinjection")
+            if (handle := self._handle_of(domain)) is not None:
+                Qmp(handle).execute("rtc-reset-reinjection")
         return moved
 
     def _is_active(self, domain: Domain) -> bool:
@@ -135,8 +136,11 @@ class LibvirtAgent:
     def _ask(self, domain: Domain, command: str, limit_seconds: float) -> Any:
         """Have the agent do something; raise ``LibvirtFailed`` when it does not, or not in time."""
         with spoken():
+            handle = self._handle_of(domain)
+            if handle is None:
+                raise LibvirtFailed("it is not there any more", 0)
             reply = libvirt_qemu.qemuAgentCommand(
-                self._handle_of(domain),
+                handle,
                 json.dumps({"execute": command}),
                 math.ceil(limit_seconds),
                 0,

@@ -171,7 +171,7 @@ class Writer:
         with durable.failing_as_storage(path):
             descriptor = durable.create(path)
             try:
-                os.write(descriptor, header + xml + rest)
+                durable.rewrite(descriptor, memoryview(header + xml + rest), 0)
                 os.lseek(descriptor, end, os.SEEK_SET)
             except OSError:
                 os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import images
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed
@@ -232,6 +233,14 @@ def test_stop_and_start(world: HypervisorWorld, paused: bool) -> None:
     again = find(world)
     assert again.state is (DomainState.PAUSED if paused else DomainState.RUNNING)
     assert again.run not in (None, domain.run)
+
+
+def test_one_that_is_off_cannot_be_resumed(world: HypervisorWorld) -> None:
+    """And that is said, also when it ended while it was to stand still."""
+    domain = find(world)
+    world.hypervisor.stop(domain)
+    with pytest.raises(StuckPaused):
+        world.hypervisor.resume(domain)
 
 
 def test_a_guests_agent_freezes_and_thaws(world: HypervisorWorld) -> None:

@@ -13,7 +13,7 @@ from snapvm import checking, consistency, recordfile, sidefiles
 from snapvm.consistency import TakeRequest
 from snapvm.failures import StorageFailed
 from snapvm.hypervisor import domainxml
-from snapvm.model import Record, SideKind, SidePlace, Silent
+from snapvm.model import DomainState, Record, SideKind, SidePlace, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -140,6 +140,28 @@ def test_one_that_cannot_be_read_in_the_window_fails_the_take(scene: Scene) -> N
     assert scene.ids() == []
     with pytest.raises(DomainRefused, match="is a link"):
         take(scene)
+
+
+def test_places_that_cannot_be_kept_are_refused_before_the_domain_is_ended(scene: Scene) -> None:
+    """Met later, they kept every `repair` from finishing, with the domain off."""
+    record = take(scene)
+    scene.count(1)
+    path = nvram(scene)
+    path.symlink_to(path.rename(path.with_suffix(".old")))
+    with pytest.raises(DomainRefused, match="is a link"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == ["a"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_what_grows_too_large_meanwhile_is_no_bug(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidefiles, "check", lambda *_: ())
+    monkeypatch.setattr(sidefiles, "LIMIT_BYTES", 0)
+    with pytest.raises(StorageFailed, match="larger than"):
+        take(scene)
+    assert scene.ids() == []
 
 
 def test_only_what_the_domain_has_now_is_written(scene: Scene, tmp_path: Path) -> None:

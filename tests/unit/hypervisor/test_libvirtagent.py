@@ -136,6 +136,17 @@ def test_one_that_is_off_is_not_frozen(guest: Guest, agent: LibvirtAgent) -> Non
     assert not guest.asked
 
 
+def test_one_that_has_ended_is_not_asked(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transient domain is not known any more then."""
+    monkeypatch.setattr(libvirtagent, "CONNECT_SECONDS", 0.1)
+    agent = LibvirtAgent(lambda _domain: None, 1)
+    with pytest.raises(NotFrozen, match="not there any more"):
+        agent.freeze(DOMAIN)
+    with pytest.raises(ClockNotSet, match="not there any more"):
+        agent.set_clock(DOMAIN)
+    assert not guest.asked
+
+
 def test_the_clock_is_set_by_the_guests_own(guest: Guest, agent: LibvirtAgent) -> None:
     guest.answers = {"guest-get-time": [1_000 * 10**9, 1_090 * 10**9], "guest-set-time": {}}
     assert agent.set_clock(DOMAIN) == pytest.approx(90, abs=1)
