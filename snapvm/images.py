@@ -108,6 +108,17 @@ def _keep(path: Path) -> None:
         durable.sync_file(path)
 
 
+def is_mislabelled(path: Path, memory: MemoryRecord) -> bool:
+    """Tell whether libvirt calls sparse what it has written as an ordinary stream.
+
+    It does so with ``snapshot_image_format = "sparse"`` in qemu.conf (libvirt 11.3,
+    qemu_snapshot.c, qemuSnapshotCreateActiveExternal), and cannot read it back then.
+    """
+    if memory.format != LIBVIRT_SAVE:
+        return False
+    return libvirtimage.read_header(path).format == libvirtimage.FORMAT_SPARSE
+
+
 def channels(memory: MemoryRecord) -> int:
     """Return how many threads a restore may read an image with."""
     if memory.format != LIBVIRT_SPARSE:

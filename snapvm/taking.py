@@ -23,7 +23,7 @@ from snapvm import (
     sidefiles,
 )
 from snapvm.clock import WindowClock
-from snapvm.failures import CommandFailed, CommandTimedOut
+from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume
@@ -167,7 +167,18 @@ def check_intent(written: dict[str, Any]) -> None:
 
 
 def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
-    """Give the image the layout that restores fastest; the domain runs meanwhile."""
+    """Give the image the layout that restores fastest; the domain runs meanwhile.
+
+    Raises ``CaptureFailed`` for one that nobody could restore.
+    """
+    if caught.memory is not None and images.is_mislabelled(
+        folder / caught.memory.file, caught.memory
+    ):
+        raise CaptureFailed(
+            domain=plan.domain.name,
+            why="libvirt calls its image sparse, which it is not, and would not start it again; "
+            'set snapshot_image_format in qemu.conf to "raw", or leave --capture libvirt out',
+        )
     if caught.memory is None or not plan.sparse:
         return caught
     progress.phase("laying the image out for a fast restore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,16 @@ import pytest
 from snapvm import consistency, durable, repair
 from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
-from snapvm.failures import CommandFailed, RollbackFailed, SnapshotFailed, StorageFailed
+from snapvm.failures import (
+    CaptureFailed,
+    CommandFailed,
+    RollbackFailed,
+    SnapshotFailed,
+    StorageFailed,
+)
+from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, Silent
+from tests.fakes import machine
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_command, fail_late, roll_back, take
@@ -221,3 +230,21 @@ def test_a_failing_rollback_is_taken_back_or_finished(
     assert went_back or (scene.machine.count == 7 and scene.lvm.names() == before)
     assert len(scene.ids()) == (2 if went_back else 1)
     assert effects() >= 1
+
+
+def test_an_image_that_libvirt_mislabels_is_no_snapshot(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header says sparse, and an ordinary stream follows: libvirt could not start it."""
+
+    def mislabelled(count: int, *, frozen: bool = False) -> bytes:
+        image = bytearray(machine.image_bytes(count, frozen=frozen))
+        struct.pack_into("<I", image, 28, libvirtimage.FORMAT_SPARSE)
+        return bytes(image)
+
+    names = scene.lvm.names()
+    monkeypatch.setattr("tests.fakes.capture.image_bytes", mislabelled)
+    with pytest.raises(CaptureFailed, match="snapshot_image_format"):
+        take(scene)
+    assert scene.ids() == [] and scene.lvm.names() == names
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
