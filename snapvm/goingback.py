@@ -107,6 +107,10 @@ class GoingBack:
             deadline = Deadline(self.host.settings.window_limit_seconds)
             swapping.exchange(warm, self.plan, deadline)
             writingback.require_kept(self.host.lvm, self.plan)
+            uuid, undo_id = self.plan.record.domain_uuid, self.plan.undo_id
+            aside = self.host.catalog.aside(uuid, undo_id)
+            undo.add("the files put aside", partial(self.host.catalog.forget, aside))
+            swapping.set_side_files_aside(self.host, uuid, undo_id, self.plan.domain)
             self._end_domain()
             undo.disarm()
 

@@ -168,6 +168,7 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
         standing.run_again(host, name)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk["vg"] for disk in disks), set_, Role.ROLL)
+    host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
     host.catalog.end_journal(uuid, swapping.JOURNAL)
     return f"took back the unfinished rollback of {name} to {journal['record']}"
 
@@ -180,7 +181,7 @@ def _given_back(
     Once they are, there is nothing left but what any rollback leaves that was taken back.
     """
     uuid, name = record.domain_uuid, record.domain
-    undo_id = SnapshotId(journal["undo_record"]["id"])
+    undo_id = rollbackjournal.undo_record(journal).id
     try:
         takingback.give_back(host.lvm, journal["set"], journal["disks"], Silent())
         swapping.take_side_files_back(host, uuid, undo_id, domain)

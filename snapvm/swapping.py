@@ -116,14 +116,24 @@ def activate(lvm: Lvm, disks: Iterable[dict[str, Any]]) -> None:
         lvm.activate(idle)
 
 
+def set_side_files_aside(host: Host, uuid: DomainUuid, undo_id: SnapshotId, domain: Domain) -> None:
+    """Keep the UEFI variables and vTPM of a domain that stands still or is off.
+
+    Of one that is transient libvirt removes the vTPM when it ends.  May be done again.
+    """
+    places = host.hypervisor.side_places(domain)
+    if places:
+        sidefiles.set_aside(host.catalog.aside(uuid, undo_id), places)
+
+
 def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain: Domain) -> None:
     """Give a domain that is off the UEFI variables and vTPM of a record, its own put aside.
 
     May be done again.  Raises ``StorageFailed`` or ``RecordUnusable``.
     """
+    set_side_files_aside(host, record.domain_uuid, undo_id, domain)
     places = host.hypervisor.side_places(domain)
     if places:
-        sidefiles.set_aside(host.catalog.aside(record.domain_uuid, undo_id), places)
         sidefiles.put_back(host.catalog.path(record, ""), record.side_files, places)
 
 

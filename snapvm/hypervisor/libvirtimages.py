@@ -11,7 +11,7 @@ from typing import Any
 from snapvm.hypervisor import domainxml, startfiles
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.startfiles import StartFile
-from snapvm.model import Domain
+from snapvm.model import Domain, SideKind
 from snapvm.refusals import DomainRefused
 
 _XML_INACTIVE = 2
@@ -53,6 +53,25 @@ def check_boot(booted: Domain) -> None:
     """Raise ``DomainRefused`` when a file is missing that the domain is booted with."""
     remedy = f"take it out of its definition: `virsh edit {shlex.quote(booted.name)}`"
     startfiles.require(booted.name, _start_files(booted.definition, boots=True), remedy)
+
+
+def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
+    """Raise ``DomainRefused`` for a vTPM that libvirt removes together with its domain.
+
+    It does so with a transient one (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what is booted
+    then gets a new one; the stream of an image has the captured one in it.
+    """
+    places = domainxml.side_places(domain.definition, domain.uuid)
+    if handle is None or not any(place.kind is SideKind.TPM for place in places):
+        return
+    with spoken():
+        is_kept = bool(handle.isPersistent())
+    if not is_kept:
+        raise DomainRefused(
+            domain=domain.name,
+            why="it is transient, and its vTPM would be removed when it is ended",
+            remedy="make it persistent for that: `virsh dumpxml NAME >FILE; virsh define FILE`",
+        )
 
 
 def _start_files(definition: str, *, boots: bool) -> Iterator[StartFile]:

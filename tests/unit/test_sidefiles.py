@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 
 from snapvm import checking, consistency, recordfile, sidefiles
 from snapvm.consistency import TakeRequest
-from snapvm.failures import StorageFailed
+from snapvm.failures import CaptureFailed, StorageFailed
 from snapvm.hypervisor import domainxml
-from snapvm.model import DomainState, Record, SideKind, SidePlace, Silent
+from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import fail_deed, revive
+from tests.unit.test_rebooted import die, mend
 
 MODE = 0o640
 
@@ -162,6 +165,41 @@ def test_what_grows_too_large_meanwhile_is_no_bug(
     with pytest.raises(StorageFailed, match="larger than"):
         take(scene)
     assert scene.ids() == []
+
+
+def test_what_goes_with_its_domain_is_kept_before_that(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt removes the vTPM of a transient domain when it ends."""
+    record = take(scene)
+    scene.count(1)
+    stop = scene.hypervisor.stop
+
+    def stop_and_remove(domain: Domain) -> None:
+        stop(domain)
+        shutil.rmtree(tpm(scene).parent)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.hypervisor, "stop", stop_and_remove)
+        undo = roll_back(scene, record).undo
+    kept = {side.kind for side in undo.side_files}
+    assert kept == {SideKind.NVRAM, SideKind.TPM}
+
+
+def test_nothing_is_left_aside_by_a_rollback_that_is_put_back(scene: Scene) -> None:
+    record = take(scene)
+    fail_deed(scene, "stop")
+    with pytest.raises(CaptureFailed):
+        roll_back(scene, record)
+    assert not list(scene.host.settings.state_dir.rglob("*.aside"))
+    revive(scene)
+    die(scene, record, "stop")
+    (leftover,) = scene.host.catalog.leftovers(UUID)
+    undo_id = SnapshotId(leftover.intent["undo_record"]["id"])
+    scene.host.catalog.aside(UUID, undo_id).mkdir()  # as one leaves it that is killed here
+    mend(scene)
+    assert not list(scene.host.settings.state_dir.rglob("*.aside"))
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
 def test_only_what_the_domain_has_now_is_written(scene: Scene, tmp_path: Path) -> None:

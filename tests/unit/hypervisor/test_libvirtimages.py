@@ -39,6 +39,7 @@ class Connection:
 
     is_saved: bool = False
     is_known: bool = True
+    is_persistent: bool = True
     definition: str = OFF.definition
     """Of the image, and what is defined."""
     asked: list[str] = field(default_factory=list)
@@ -48,6 +49,9 @@ class Connection:
         if not self.is_known:
             raise libvirtError("Domain not found")
         return self
+
+    def isPersistent(self) -> int:  # noqa: N802 - libvirt's own name
+        return int(self.is_persistent)
 
     def hasManagedSaveImage(self, flags: int) -> int:  # noqa: N802 - libvirt's own name
         assert flags == 0
@@ -218,3 +222,19 @@ def test_a_file_that_cannot_be_looked_at_may_be_there(
 ) -> None:
     connection.definition = drive(f"/{'x' * 300}.iso")
     driver.check_restore(OFF, IMAGE)
+
+
+@pytest.mark.parametrize("is_persistent", [True, False])
+def test_a_vtpm_that_would_go_with_its_domain_is_not_lost(
+    connection: Connection, driver: LibvirtHypervisor, is_persistent: bool
+) -> None:
+    """Without memory a new one would be made: what is sealed with it could not be opened."""
+    tpm = "<tpm><backend type='emulator' version='2.0'/></tpm>"
+    domain = replace(OFF, definition=f"<domain><devices>{tpm}</devices></domain>")
+    connection.definition, connection.is_persistent = domain.definition, is_persistent
+    if is_persistent:
+        driver.check_restore(domain, None)
+        return
+    with pytest.raises(DomainRefused, match="transient") as refused:
+        driver.check_restore(domain, None)
+    assert "virsh define" in refused.value.hint()
