@@ -52,11 +52,12 @@ def _tell_of_resuming(state: tenacity.RetryCallState) -> None:
 def resume(attempt: Callable[[], T]) -> T:
     """Try to make a domain run again, for half a minute: giving up leaves it paused.
 
-    A libvirtd that is restarted needs seconds before it knows its domains again.
+    A libvirtd that is restarted needs seconds before it knows its domains again.  One that works
+    on a domain says no only after half a minute, and is asked three times at least.
     """
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StuckPaused),
-        stop=tenacity.stop_after_delay(30),
+        stop=tenacity.stop_all(tenacity.stop_after_delay(30), tenacity.stop_after_attempt(3)),
         wait=tenacity.wait_exponential(multiplier=0.02, max=1),
         before_sleep=_tell_of_resuming,
         reraise=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,8 +27,8 @@ from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, open_link, spoken
-from snapvm.hypervisor.pause import WatchedPause
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, is_busy, open_link, spoken
+from snapvm.hypervisor.pause import WatchedPause, require_resumable
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
@@ -129,6 +130,12 @@ class LibvirtHypervisor:
             )
         if domain.state is DomainState.SHUTOFF:
             libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
+        if domain.state.has_memory and is_busy(self._handle(domain)):
+            raise DomainRefused(
+                domain=domain.name,
+                why="libvirt is running a job on it (a save, a migration, a dump, a backup)",
+                remedy=f"wait for it to end: virsh domjobinfo {shlex.quote(domain.name)}",
+            )
         if not with_memory or not domain.state.has_memory:
             return
         devices = domainxml.passthrough_devices(domain.definition)
@@ -145,13 +152,6 @@ class LibvirtHypervisor:
                     why="this libvirt may not read images compressed by zstd",
                     remedy="leave --compress out, and `compress` in the settings",
                 )
-            job = self._handle(domain).jobInfo()
-        if job[0] != 0:
-            raise DomainRefused(
-                domain=domain.name,
-                why="libvirt is running a job on it (a save, a migration, a dump)",
-                remedy=f"wait for it to end: virsh domjobinfo {domain.name}",
-            )
 
     def foresee(self, domain: Domain) -> str:
         """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
@@ -211,6 +211,7 @@ class LibvirtHypervisor:
         if image is not None:
             libvirtimages.check(self._link.connection, domain, image)
         elif starts:
+            libvirtimages.refuse_lost_tpm(domain, handle)
             libvirtimages.check_boot(libvirtimages.as_booted(domain, handle))
 
     @contextmanager
@@ -222,6 +223,7 @@ class LibvirtHypervisor:
         handle = self._handle(domain)
         try:
             with self._failing_as_capture(domain), crashpoint.around("suspend"):
+                require_resumable(domain, handle)
                 handle.suspend()
             yield
         except BaseException:
@@ -302,8 +304,7 @@ class LibvirtHypervisor:
 
     def _end_stream(self, domain: Domain, handle: Any) -> None:
         """End a stream of ours, if there can be one: QEMU holds a guest as long as it waits."""
-        is_libvirts = handle.jobInfo()[0] != 0
-        if self._lender(domain, handle).is_lent() and not is_libvirts:
+        if self._lender(domain, handle).is_lent() and not is_busy(handle):
             migrationstream.cancel(Qmp(handle))
 
     def _resume(self, domain: Domain, handle: Any) -> None:

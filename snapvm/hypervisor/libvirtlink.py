@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 try:
     import libvirt
@@ -30,6 +31,7 @@ T = TypeVar("T")
 TICK_SECONDS = 0.2
 DEVICE_ADDED = "DEVICE_ADDED"
 _NO_SUCH_DOMAIN = 42
+_NO_JOB = 0
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 
 
@@ -57,6 +59,17 @@ def spoken() -> Iterator[None]:
         raise LibvirtFailed(
             error.get_error_message() or str(error), error.get_error_code() or 0
         ) from error
+
+
+def is_busy(handle: Any) -> bool:
+    """Tell whether libvirt works on a domain: saves, migrates, dumps it, or makes a backup of it.
+
+    In some of these jobs it lets anyone suspend the domain and nobody resume it (libvirt,
+    qemu_migration.c and qemu_snapshot.c, the jobs that are allowed beside).  Raises
+    ``LibvirtFailed``.
+    """
+    with spoken():
+        return bool(handle.jobInfo()[0] != _NO_JOB)
 
 
 def looked_up_again(handle: Any, uuid: str) -> Any:
@@ -119,6 +132,16 @@ class RunEvents:
             return tuple(self._events[since:])
 
 
+def _require_local(connection: Any, uri: str) -> None:
+    """Raise ``HostLacks`` for a libvirt of another host: the volumes would be this one's."""
+    host = urlsplit(connection.getURI()).hostname
+    if host:
+        raise HostLacks(
+            what=f"a libvirt of this host at {uri}: that one is on {host}",
+            remedy="run snapvm on the host where the domain runs, on whose volumes it works",
+        )
+
+
 class Link:
     """A connection whose event loop runs in a thread of its own; a new one when it was lost."""
 
@@ -131,6 +154,7 @@ class Link:
         try:
             with spoken():
                 self._connection = libvirt.open(uri)
+                _require_local(self._connection, uri)
         except LibvirtFailed as failure:
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",

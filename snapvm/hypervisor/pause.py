@@ -11,7 +11,7 @@ from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, is_busy, spoken
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
@@ -23,6 +23,13 @@ _STATE_ASLEEP = 7
 """Suspended to memory by the guest; libvirt neither suspends nor resumes it then."""
 _STATES_ENDED = (5, 6)
 """Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
+
+
+def require_resumable(domain: Domain, handle: Any) -> None:
+    """Raise ``CaptureFailed`` for a domain that could be suspended now, and not be resumed."""
+    if is_busy(handle):
+        why = "libvirt has begun to save, migrate or back it up"
+        raise CaptureFailed(domain=domain.name, why=why)
 
 
 class WatchedPause:
@@ -72,6 +79,7 @@ class WatchedPause:
             return
         self._asked_at = time.monotonic()
         try:
+            require_resumable(self._domain, self._handle)
             with crashpoint.around("suspend"), self._clock.part("suspend"), spoken():
                 self._handle.suspend()
         except LibvirtFailed as failure:

@@ -26,6 +26,10 @@ class libvirtError(Exception):  # noqa: N801 - libvirt's own name
 class Connection:
     number: int
     is_alive: bool = True
+    uri: str = "qemu:///system"
+
+    def getURI(self) -> str:  # noqa: N802 - libvirt's own name
+        return self.uri
 
     def isAlive(self) -> int:  # noqa: N802 - libvirt's own name
         return int(self.is_alive)
@@ -50,12 +54,13 @@ class Daemon:
     """A libvirtd; its connections are lost when it is restarted."""
 
     is_up: bool = True
+    uri: str = "qemu:///system"
     opened: list[Connection] = field(default_factory=list)
 
     def open(self, _uri: str) -> Connection:
         if not self.is_up:
             raise libvirtError("Failed to connect socket")
-        self.opened.append(Connection(len(self.opened)))
+        self.opened.append(Connection(len(self.opened), uri=self.uri))
         return self.opened[-1]
 
     def end(self) -> None:
@@ -105,3 +110,12 @@ def test_events_that_cannot_be_given_back_hide_nothing(daemon: Daemon) -> None:
     ):
         daemon.end()
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("uri", ["qemu+ssh://root@b.example/system", "qemu+tls://[fd00::1]/system"])
+def test_a_libvirt_of_another_host_is_refused(daemon: Daemon, uri: str) -> None:
+    """The names of its disks would be taken for volumes of this one."""
+    daemon.uri = uri
+    with pytest.raises(HostLacks, match="that one is on") as refused:
+        Link(uri)
+    assert "on the host where the domain runs" in refused.value.hint()

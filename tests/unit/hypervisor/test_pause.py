@@ -111,3 +111,12 @@ def test_a_libvirtd_that_is_just_restarted_is_asked_again() -> None:
     with pytest.raises(ZeroDivisionError):
         capture(domain, loses_it)
     assert (domain.state_now, domain.deaf) == (RUNNING, 0)
+
+
+def test_one_that_libvirt_works_on_is_not_paused() -> None:
+    """A migration lets it be suspended, and then refuses to resume it for as long as it lasts."""
+    domain = FakeDomain()
+    domain.job = 2
+    with pytest.raises(CaptureFailed, match="migrate"):
+        capture(domain, lambda: None)
+    assert domain.state_now == RUNNING
