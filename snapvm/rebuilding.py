@@ -6,6 +6,7 @@ record that would lack a disk is not made: memory and all disks, or nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,9 @@ def put(host: Host, rebuilt: Rebuilt) -> None:
             raise SnapshotExists(domain=record.domain, id=record.id)
         path = folder / RECORD_FILE
         with durable.failing_as_storage(path):
-            if path.exists():
-                durable.write(folder / _DAMAGED_FILE, path.read_bytes())
+            if os.path.lexists(path):
+                # Not copied: it may be a pipe.  A folder without a record can be made anew as well.
+                durable.rename(path, folder / _DAMAGED_FILE)
             durable.write(path, recordfile.dump(record).encode())
 
 
