@@ -10,7 +10,7 @@ from typing import Any
 
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, description, output
-from snapvm.cli.lookup import as_values, catalog_of, find
+from snapvm.cli.lookup import as_values, catalog_of, entries, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
 from snapvm.errors import Interrupted, SnapvmError
@@ -42,14 +42,11 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
 
 def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> Iterator[Record]:
     """Yield the records asked for; put those that cannot be read into ``damaged``."""
-    for uuid, name in catalog.domains():
-        is_its = domain in (None, name, uuid)
-        for entry in catalog.entries(uuid):
-            if isinstance(entry, Record):
-                if is_its or entry.domain == domain:
-                    yield entry
-            elif is_its:
-                damaged.append(entry)
+    for _, entry in entries(catalog, domain):
+        if isinstance(entry, Record):
+            yield entry
+        else:
+            damaged.append(entry)
 
 
 def _print_table(
