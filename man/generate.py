@@ -98,7 +98,13 @@ JSON = (
                 "two of them would share has the uuid of the domain in the place of DOM."
             ),
         ),
-        ("check", "`findings`, each with its `subject`, the `problem` and the `remedy`."),
+        (
+            "check",
+            (
+                "`findings`, each with its `subject`, the `problem` and the `remedy`; with `--fix` "
+                "also `removed`, an array of the volumes that were."
+            ),
+        ),
         (
             "doctor",
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from snapvm.errors import ExitStatus, SnapvmError, quoted
@@ -215,9 +215,11 @@ class Found(Refused):
 
     count: int
     findings: tuple[Mapping[str, str], ...]
+    done: Mapping[str, Any] = field(default_factory=dict)
+    """What was mended before that, as it is told when nothing is left to be found."""
 
     def message(self) -> str:
         return f"{self.count} thing{'' if self.count == 1 else 's'} not in order"
 
     def details(self) -> Mapping[str, Any]:
-        return {"findings": list(self.findings)}
+        return {**self.done, "findings": list(self.findings)}

@@ -67,6 +67,23 @@ def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> N
     assert scene.lvm.names() == before
 
 
+def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:
+    """Whether anything is left that is not in order, or not."""
+    call("take", DOMAIN, "--name", "a")
+    call("take", DOMAIN, "--name", "b")
+    lost, kept = (scene.host.catalog.get(UUID, SnapshotId(id_)) for id_ in "ab")
+    shutil.rmtree(scene.host.catalog.path(lost, ""))
+    shorten_image(scene, kept)
+    told = json.loads(call("check", "--fix", "--yes", "--json").out)
+    assert sorted(told["removed"]) == ["vg0/demo-d0.a", "vg1/demo-d1.a"]
+    assert [found["subject"] for found in told["findings"]] == ["demo@b"]
+    shutil.rmtree(scene.host.catalog.path(kept, ""))
+    told = json.loads(call("check", "--fix", "--yes", "--json").out)
+    assert len(told["removed"]) == 2 and told["findings"] == []
+    told = json.loads(call("check", "--fix", "--yes", "--json").out)
+    assert told == {"removed": [], "findings": []}
+
+
 def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a", "--disk-only")
     assert call("catalog", "rebuild").out == "every snapshot has its record\n"
