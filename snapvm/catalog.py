@@ -31,7 +31,7 @@ from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
-from snapvm.refusals import RecordUnusable, SnapshotExists
+from snapvm.refusals import SnapshotExists
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
@@ -101,7 +101,7 @@ class Catalog:
         if entry is None:
             raise UnknownSnapshot(domain=uuid, id=id_)
         if isinstance(entry, Damaged):
-            raise RecordUnusable(path=str(entry.path), why=entry.why)
+            raise entry.trouble()
         return entry
 
     def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:

@@ -84,7 +84,7 @@ def look(host: Host) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
     for entry in damaged.values():
-        why = "no volume says that it belongs to it" if not _is_newer(entry) else _NEWER
+        why = "no volume says that it belongs to it" if not entry.is_newer else _NEWER
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
 
@@ -116,13 +116,6 @@ def _damaged(host: Host) -> Iterator[Damaged]:
     return (entry for entry in host.catalog.entries() if isinstance(entry, Damaged))
 
 
-def _is_newer(entry: Damaged) -> bool:
-    try:
-        return recordfile.is_newer(durable.read(entry.path, recordfile.SIZE_LIMIT_BYTES))
-    except (OSError, ValueError):
-        return False
-
-
 def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
     """Yield every set that is whole as far as its tags say, and that nothing names."""
     known = {record.set for record in host.catalog.entries() if isinstance(record, Record)}
@@ -151,7 +144,7 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     whose = lost.whose
     if entry is None and host.catalog.has(whose.domain_uuid, whose.id):
         raise _CannotBe("another record has its id, or is being made or deleted")
-    if entry is not None and _is_newer(entry):
+    if entry is not None and entry.is_newer:
         raise _CannotBe(_NEWER)
     if entry is None and not all(volume.tags & _WHOLE for volume in lost.volumes):
         raise _CannotBe("its volumes are of a take that never ended; `snapvm repair` removes them")

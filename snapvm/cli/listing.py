@@ -37,7 +37,10 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     for entry in sorted(damaged, key=lambda entry: (entry.domain, entry.id)):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
     if damaged:
-        output.err("hint: `snapvm catalog rebuild --dry-run` tells what can be made anew")
+        output.err(
+            "hint: `snapvm catalog rebuild --dry-run` tells what can be made anew, and "
+            "`snapvm check` what to do with the rest"
+        )
 
 
 def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> Iterator[Record]:
