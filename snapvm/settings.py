@@ -92,7 +92,10 @@ def _seconds(value: Any) -> float:
 
 
 def _wait(value: Any) -> float:
-    return _seconds(value) if _number(value) else 0.0
+    number = _number(value)
+    if not 0 <= number < 1e9:
+        raise ValueError("must be a number from 0 on")
+    return number
 
 
 def _number(value: Any) -> float:
@@ -100,6 +103,8 @@ def _number(value: Any) -> float:
         return float(value)
     except OverflowError:
         raise ValueError("is too large a number") from None
+    except (TypeError, ValueError):
+        raise ValueError("is no number") from None
 
 
 def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
@@ -142,6 +147,8 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     settings = Settings()
     chosen = environment.get("SNAPVM_CONFIG")
+    if chosen == "":
+        raise BadSetting(where="SNAPVM_CONFIG", why="it is empty, and names no file")
     path = Path(chosen) if chosen else DEFAULT_FILE
     for key, value in _read_file(path, must_exist=chosen is not None).items():
         settings = _with(settings, key, value, f"{path} ({key})")
