@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -245,15 +246,26 @@ class Catalog:
         return self._domains / _checked(uuid)
 
     def _domain_folders(self) -> list[Path]:
-        return [
-            self._domains / name for name in recordfolder.listed(self._domains) if _UUID.match(name)
-        ]
+        names = recordfolder.listed(self._domains)
+        if not names and _is_something_else(self._domains):
+            raise StorageFailed(path=str(self._domains), why="it is not a folder")
+        return [self._domains / name for name in names if _UUID.match(name)]
 
     def _remove(self, folder: Path) -> None:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
+
+
+def _is_something_else(folder: Path) -> bool:
+    """Tell whether a folder that was not made yet cannot be: it, or what it is in, is a file."""
+    try:
+        return not stat.S_ISDIR(folder.stat().st_mode)
+    except NotADirectoryError:
+        return True
+    except OSError:
+        return False
 
 
 def _checked(uuid: str) -> str:

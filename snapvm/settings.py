@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -71,6 +72,25 @@ def _path(value: Any) -> Path:
     return path
 
 
+def require_folder(path: Path) -> None:
+    """Raise ``ValueError`` when what a folder is to be is something else; it may be missing yet."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except NotADirectoryError:
+        is_folder = False
+    except OSError:
+        # One that may not be looked into is told of by whoever has to.
+        return
+    if not is_folder:
+        raise ValueError("is not a folder")
+
+
+def _folder(value: Any) -> Path:
+    path = _path(value)
+    require_folder(path)
+    return path
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError("must be a non-empty text")
@@ -118,7 +138,7 @@ def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "state_dir": _path,
+    "state_dir": _folder,
     "run_dir": _path,
     "libvirt_uri": _text,
     "pool_data_limit_percent": _percent,
