@@ -91,8 +91,20 @@ JSON = (
             ),
         ),
         ("delete", "`deleted`, an array of refs."),
-        ("prune", "`dry_run`, `deleted`, and `kept`: for each ref the rules that keep it."),
-        ("check", "`findings`, each with its `subject`, the `problem` and the `remedy`."),
+        (
+            "prune",
+            (
+                "`dry_run`, `deleted`, and `kept`: for each ref the rules that keep it. A ref that "
+                "two of them would share has the uuid of the domain in the place of DOM."
+            ),
+        ),
+        (
+            "check",
+            (
+                "`findings`, each with its `subject`, the `problem` and the `remedy`; with `--fix` "
+                "also `removed`, an array of the volumes that were."
+            ),
+        ),
         (
             "doctor",
             (

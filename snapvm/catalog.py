@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
-from snapvm.refusals import RecordUnusable, SnapshotExists
+from snapvm.refusals import SnapshotExists
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
@@ -101,7 +102,7 @@ class Catalog:
         if entry is None:
             raise UnknownSnapshot(domain=uuid, id=id_)
         if isinstance(entry, Damaged):
-            raise RecordUnusable(path=str(entry.path), why=entry.why)
+            raise entry.trouble()
         return entry
 
     def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:
@@ -245,15 +246,26 @@ class Catalog:
         return self._domains / _checked(uuid)
 
     def _domain_folders(self) -> list[Path]:
-        return [
-            self._domains / name for name in recordfolder.listed(self._domains) if _UUID.match(name)
-        ]
+        names = recordfolder.listed(self._domains)
+        if not names and _is_something_else(self._domains):
+            raise StorageFailed(path=str(self._domains), why="it is not a folder")
+        return [self._domains / name for name in names if _UUID.match(name)]
 
     def _remove(self, folder: Path) -> None:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
+
+
+def _is_something_else(folder: Path) -> bool:
+    """Tell whether a folder that was not made yet cannot be: it, or what it is in, is a file."""
+    try:
+        return not stat.S_ISDIR(folder.stat().st_mode)
+    except NotADirectoryError:
+        return True
+    except OSError:
+        return False
 
 
 def _checked(uuid: str) -> str:

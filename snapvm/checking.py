@@ -77,7 +77,7 @@ def _of_damaged(entry: Damaged) -> Finding:
     return Finding(
         subject=f"{entry.domain}@{entry.id}",
         problem=f"its record cannot be read: {entry.why}",
-        remedy="snapvm catalog rebuild --dry-run tells whether it can be made anew",
+        remedy=entry.trouble().hint(),
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from snapvm import durable
 from snapvm.model import Progress
 
 _KIND = "crc32-pieces"
@@ -45,7 +46,7 @@ def is_known(checksum: str) -> bool:
 
 
 def _with_opened(path: Path, progress: Progress, how: Callable[[int, Progress], str]) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = durable.open_file(path)
     try:
         return how(descriptor, progress)
     finally:

@@ -7,7 +7,9 @@ directory containing the file has also reached disk").
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,9 +67,20 @@ def no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
+def open_file(path: Path | str, access: int = os.O_RDONLY) -> int:
+    """Open a file that is there, and nothing else: ``OSError`` for a link, a pipe or a folder."""
+    # Without O_NONBLOCK to open a pipe would wait for its other end.
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, access | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
 def read(path: Path | str, limit_bytes: int) -> bytes:
-    """Return a file's bytes; ``OSError`` when it is a link, ``ValueError`` when it is too large."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Return a file's bytes; raises as ``open_file``, and ``ValueError`` when it is too large."""
+    descriptor = open_file(path)
     try:
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes > limit_bytes:

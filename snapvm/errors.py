@@ -88,24 +88,32 @@ class BadName(SnapvmError):
     exit_status = ExitStatus.USAGE
     text: str
     why: str
+    remedy: str = "a snapshot is written DOM@ID, as `snapvm list` shows it"
 
     def message(self) -> str:
         return f"{self.text!r} cannot be used: {self.why}"
 
     def hint(self) -> str:
-        return "a snapshot is written DOM@ID, as `snapvm list` shows it"
+        return self.remedy
 
 
 @dataclass(eq=False)
 class BadSetting(SnapvmError):
-    """A settings file or SNAPVM_* variable that cannot be used."""
+    """A settings file, SNAPVM_* variable or option that cannot be used."""
 
     exit_status = ExitStatus.USAGE
     where: str
+    """The variable, the option, or the file and the key in it."""
     why: str
 
     def message(self) -> str:
         return f"the setting in {self.where} cannot be used: {self.why}"
+
+    def hint(self) -> str:
+        remedy = f"correct it, or `unset {self.where}`"
+        if not self.where.startswith("SNAPVM_"):
+            remedy = "correct it there, or leave it out"
+        return f"{remedy}; `man snapvm` says below ENVIRONMENT what each setting may be"
 
 
 # --- 3: not found -----------------------------------------------------------------------------
@@ -166,7 +174,7 @@ class AmbiguousSnapshot(SnapvmError):
     ids: tuple[str, ...]
 
     def message(self) -> str:
-        return f"{quoted(self.domain)}@{self.prefix} could be any of {', '.join(self.ids[:5])}"
+        return f"{quoted(self.domain)}@{self.prefix} could be any of {_some(self.ids)}"
 
     def hint(self) -> str:
         return "type more of the id"
@@ -187,8 +195,8 @@ class AmbiguousDomain(SnapvmError):
     def message(self) -> str:
         what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
         known = zip(self.uuids, self.known_as, strict=True)
-        whose = [f"{quoted(name)} ({uuid})" for uuid, name in known]
-        return f"{what} could be of any of the domains {', '.join(whose[:5])}"
+        whose = tuple(f"{quoted(name)} ({uuid})" for uuid, name in known)
+        return f"{what} could be of any of the domains {_some(whose)}"
 
     def hint(self) -> str:
         at = f"@{self.id}" if self.id else ""

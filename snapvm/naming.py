@@ -15,6 +15,9 @@ _STAMP = "%Y%m%dT%H%M%SZ"
 _STAMP_LENGTH = len("20261122T201755Z")
 RESERVED = frozenset({"current", LATEST})
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}\Z")
+_NAMES = (
+    "a name is 1 to 64 of A-Z a-z 0-9 + . - and starts with a letter or digit, as in before-upgrade"
+)
 _SET = re.compile(r"[0-9a-f]{12}\Z")
 _LVM_NAME = re.compile(r"(?!-|\.\.?\Z)[A-Za-z0-9+_.-]{1,127}\Z")
 _LV_UUID = re.compile(r"[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}\Z")
@@ -27,10 +30,9 @@ _LAYER_ROOM = len("-tpool--")
 def check_name(name: str) -> SnapshotId:
     """Return a user's ``--name`` as an id; raise ``BadName`` when it cannot be one."""
     if name.casefold() in RESERVED:
-        raise BadName(text=name, why="this word is reserved")
+        raise BadName(text=name, why="this word is reserved", remedy=_NAMES)
     if not _ID.match(name):
-        why = "a name is 1 to 64 of A-Z a-z 0-9 + . - and starts with a letter or digit"
-        raise BadName(text=name, why=why)
+        raise BadName(text=name, why="no snapshot can have this name", remedy=_NAMES)
     return SnapshotId(name)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 
-from snapvm.model import Record, RecordKind
+from snapvm.model import DomainUuid, Record, RecordKind, SnapshotId
+
+_Key = tuple[DomainUuid, SnapshotId]
 
 
 class Period(StrEnum):
@@ -63,20 +65,25 @@ def judge(records: Iterable[Record], rules: Rules, zone: tzinfo | None = None) -
     Those that may not go do not count.  ``zone`` says when a day begins; the host's own when None.
     """
     newest_first = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
-    reasons: dict[str, list[str]] = {record.id: [] for record in newest_first}
+    reasons: dict[_Key, list[str]] = {_key(record): [] for record in newest_first}
     open_to_rules = []
     for record in newest_first:
         shield = _shield(record, rules)
         if shield:
-            reasons[record.id].append(shield)
+            reasons[_key(record)].append(shield)
         else:
             open_to_rules.append(record)
     for record in open_to_rules[: max(rules.last, 0)]:
-        reasons[record.id].append("last")
+        reasons[_key(record)].append("last")
     for period, count in rules.periods.items():
         for record in _newest_of_each(open_to_rules, period, zone)[: max(count, 0)]:
-            reasons[record.id].append(period.value)
-    return [Verdict(record=record, kept_by=tuple(reasons[record.id])) for record in newest_first]
+            reasons[_key(record)].append(period.value)
+    return [Verdict(record=record, kept_by=tuple(reasons[_key(record)])) for record in newest_first]
+
+
+def _key(record: Record) -> _Key:
+    """Return what no other record has: a domain defined anew may have given an id again."""
+    return record.domain_uuid, record.id
 
 
 def _shield(record: Record, rules: Rules) -> str:

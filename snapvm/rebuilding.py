@@ -6,6 +6,7 @@ record that would lack a disk is not made: memory and all disks, or nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def look(host: Host) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
     for entry in damaged.values():
-        why = "no volume says that it belongs to it" if not _is_newer(entry) else _NEWER
+        why = "no volume says that it belongs to it" if not entry.is_newer else _NEWER
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
 
@@ -100,8 +101,9 @@ def put(host: Host, rebuilt: Rebuilt) -> None:
             raise SnapshotExists(domain=record.domain, id=record.id)
         path = folder / RECORD_FILE
         with durable.failing_as_storage(path):
-            if path.exists():
-                durable.write(folder / _DAMAGED_FILE, path.read_bytes())
+            if os.path.lexists(path):
+                # Not copied: it may be a pipe.  A folder without a record can be made anew as well.
+                durable.rename(path, folder / _DAMAGED_FILE)
             durable.write(path, recordfile.dump(record).encode())
 
 
@@ -112,13 +114,6 @@ _NEWER = "it was written by a newer snapvm, which can read it"
 
 def _damaged(host: Host) -> Iterator[Damaged]:
     return (entry for entry in host.catalog.entries() if isinstance(entry, Damaged))
-
-
-def _is_newer(entry: Damaged) -> bool:
-    try:
-        return recordfile.is_newer(durable.read(entry.path, recordfile.SIZE_LIMIT_BYTES))
-    except (OSError, ValueError):
-        return False
 
 
 def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
@@ -149,7 +144,7 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     whose = lost.whose
     if entry is None and host.catalog.has(whose.domain_uuid, whose.id):
         raise _CannotBe("another record has its id, or is being made or deleted")
-    if entry is not None and _is_newer(entry):
+    if entry is not None and entry.is_newer:
         raise _CannotBe(_NEWER)
     if entry is None and not all(volume.tags & _WHOLE for volume in lost.volumes):
         raise _CannotBe("its volumes are of a take that never ended; `snapvm repair` removes them")

@@ -16,7 +16,7 @@ from snapvm import durable, journalfile, naming, recordfile
 from snapvm.attention import JournalUnusable
 from snapvm.failures import StorageFailed
 from snapvm.model import Record
-from snapvm.refusals import RecordUnusable
+from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
 
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
@@ -34,6 +34,13 @@ class Damaged:
     domain: str
     id: str
     why: str
+    is_newer: bool
+    """It is whole, and a newer snapvm can read it."""
+
+    def trouble(self) -> RecordUnusable:
+        """Return what to raise when somebody needs it; its hint is what to do."""
+        kind = RecordNewer if self.is_newer else RecordDamaged
+        return kind(path=str(self.path), why=self.why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +63,10 @@ def entry(domain_folder: str, name: str) -> Record | Damaged | None:
     """
     folder = f"{domain_folder}/{name}"
     path = f"{folder}/{RECORD_FILE}"
+    text = b""
     try:
-        record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), path)
+        text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
+        record = recordfile.load(text, path)
         if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
             raise RecordUnusable(path=path, why="it belongs to another place")
     except (NotADirectoryError, FileNotFoundError):
@@ -70,7 +79,13 @@ def entry(domain_folder: str, name: str) -> Record | Damaged | None:
         why = str(error)
     else:
         return record
-    return Damaged(path=Path(path), domain=name_in(Path(domain_folder)), id=name, why=why)
+    return Damaged(
+        path=Path(path),
+        domain=name_in(Path(domain_folder)),
+        id=name,
+        why=why,
+        is_newer=recordfile.is_newer(text),
+    )
 
 
 def leftovers(folder: Path) -> tuple[Leftover, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from snapvm.errors import ExitStatus, SnapvmError, quoted
@@ -124,7 +126,7 @@ class SnapshotReplaced(Refused):
 
 @dataclass(eq=False)
 class RecordUnusable(Refused):
-    """A record that is damaged, from a newer snapvm, or whose parts are gone."""
+    """A record that cannot be read, or whose parts are gone or not what they were."""
 
     path: str
     why: str
@@ -134,6 +136,27 @@ class RecordUnusable(Refused):
 
     def hint(self) -> str:
         return "other snapshots are not affected; `snapvm list` shows them"
+
+
+@dataclass(eq=False)
+class RecordDamaged(RecordUnusable):
+    """A record that nobody can read any more; its volumes and its image may be there."""
+
+    def hint(self) -> str:
+        folder = shlex.quote(str(PurePath(self.path).parent))
+        return (
+            "`snapvm catalog rebuild --dry-run` tells whether it can be made anew; if it cannot, "
+            f"move {folder} out of the state folder, and `snapvm check` finds the volumes that are "
+            "left of it, which `snapvm check --fix` removes"
+        )
+
+
+@dataclass(eq=False)
+class RecordNewer(RecordUnusable):
+    """A record that is whole, and that only the newer snapvm which wrote it can read."""
+
+    def hint(self) -> str:
+        return "use the snapvm that wrote it, or a newer one, and leave the record where it is"
 
 
 @dataclass(eq=False)
@@ -215,9 +238,15 @@ class Found(Refused):
 
     count: int
     findings: tuple[Mapping[str, str], ...]
+    done: Mapping[str, Any] = field(default_factory=dict)
+    """What was mended before that, as it is told when nothing is left to be found."""
+    remedy: str = ""
 
     def message(self) -> str:
         return f"{self.count} thing{'' if self.count == 1 else 's'} not in order"
 
+    def hint(self) -> str:
+        return self.remedy
+
     def details(self) -> Mapping[str, Any]:
-        return {"findings": list(self.findings)}
+        return {**self.done, "findings": list(self.findings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -71,6 +72,25 @@ def _path(value: Any) -> Path:
     return path
 
 
+def require_folder(path: Path) -> None:
+    """Raise ``ValueError`` when what a folder is to be is something else; it may be missing yet."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except NotADirectoryError:
+        is_folder = False
+    except OSError:
+        # One that may not be looked into is told of by whoever has to.
+        return
+    if not is_folder:
+        raise ValueError("is not a folder")
+
+
+def _folder(value: Any) -> Path:
+    path = _path(value)
+    require_folder(path)
+    return path
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError("must be a non-empty text")
@@ -92,7 +112,10 @@ def _seconds(value: Any) -> float:
 
 
 def _wait(value: Any) -> float:
-    return _seconds(value) if _number(value) else 0.0
+    number = _number(value)
+    if not 0 <= number < 1e9:
+        raise ValueError("must be a number from 0 on")
+    return number
 
 
 def _number(value: Any) -> float:
@@ -100,6 +123,8 @@ def _number(value: Any) -> float:
         return float(value)
     except OverflowError:
         raise ValueError("is too large a number") from None
+    except (TypeError, ValueError):
+        raise ValueError("is no number") from None
 
 
 def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
@@ -113,7 +138,7 @@ def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "state_dir": _path,
+    "state_dir": _folder,
     "run_dir": _path,
     "libvirt_uri": _text,
     "pool_data_limit_percent": _percent,
@@ -142,6 +167,8 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     settings = Settings()
     chosen = environment.get("SNAPVM_CONFIG")
+    if chosen == "":
+        raise BadSetting(where="SNAPVM_CONFIG", why="it is empty, and names no file")
     path = Path(chosen) if chosen else DEFAULT_FILE
     for key, value in _read_file(path, must_exist=chosen is not None).items():
         settings = _with(settings, key, value, f"{path} ({key})")

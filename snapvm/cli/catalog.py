@@ -29,7 +29,9 @@ MANUAL = Manual(
     ),
     failure=(
         "What cannot be made anew is printed, a line each, with the reason; the rest is made all "
-        "the same, and the exit status is 4."
+        "the same, and the exit status is 4. Such a snapshot is given up by moving its folder, "
+        "which `check` names, out of the state folder; `check` then finds the volumes that are "
+        "left of it, and `check --fix` removes them."
     ),
     example="snapvm catalog rebuild --dry-run",
 )
@@ -61,7 +63,8 @@ def rebuild(
             )
         if hopeless:
             findings = tuple({"subject": lost.ref, "problem": lost.why} for lost in hopeless)
-            raise Found(count=len(hopeless), findings=findings)
+            remedy = "`snapvm check` says what may be done with what is left of them"
+            raise Found(count=len(hopeless), findings=findings, remedy=remedy)
         if as_json:
             output.out_json(_as_values(rebuilt, dry_run=dry_run))
         elif not rebuilt:

@@ -15,6 +15,7 @@ from snapvm.cli.words import counted, plain
 
 if TYPE_CHECKING:
     from snapvm.checking import Finding
+    from snapvm.lvm.report import LogicalVolume
 
 MANUAL = Manual(
     prerequisites="None; domains and their snapshots are only looked at.",
@@ -52,18 +53,22 @@ def check(
         with shown(quiet=session.verbose) as progress:
             findings = checking.look(host, domain, progress, deep=deep)
         unnamed = [finding.orphan for finding in findings if finding.orphan is not None]
+        removed: tuple[LogicalVolume, ...] = ()
         if fix and unnamed:
             if not yes:
                 confirm([_line(f) for f in findings if f.orphan], "removing volumes")
-            gone = {volume.dm_uuid for volume in orphans.remove(host, unnamed)}
+            removed = orphans.remove(host, unnamed)
+            gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:
                 output.say(f"removed {counted(len(gone), 'volume')}")
+        done = {"removed": [str(volume.ref) for volume in removed]} if fix else {}
         if findings:
             output.say_findings(() if as_json else map(_line, findings))
-            raise Found(count=len(findings), findings=tuple(map(_as_values, findings)))
+            told = tuple(map(_as_values, findings))
+            raise Found(count=len(findings), findings=told, done=done)
         if as_json:
-            output.out_json({"findings": []})
+            output.out_json({**done, "findings": []})
         else:
             output.say("all is in order")
 

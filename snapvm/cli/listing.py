@@ -6,11 +6,12 @@ import gc
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, description, output
-from snapvm.cli.lookup import as_values, catalog_of, find
+from snapvm.cli.lookup import as_values, catalog_of, entries, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
 from snapvm.errors import Interrupted, SnapvmError
@@ -19,6 +20,7 @@ from snapvm.lvm.health import Health
 from snapvm.lvm.report import Report
 from snapvm.model import Record
 from snapvm.recordfolder import Damaged
+from snapvm.settings import Settings
 
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
@@ -33,33 +35,37 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
         by_age = sorted(records, key=lambda record: (record.domain, record.created, record.id))
         output.out_json_rows(_with_health(record, report) for record in by_age)
     else:
-        _print_table(records, report, damaged, domain)
+        _print_table(records, report, damaged, domain, session)
     for entry in sorted(damaged, key=lambda entry: (entry.domain, entry.id)):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
     if damaged:
-        output.err("hint: `snapvm catalog rebuild --dry-run` tells what can be made anew")
+        output.err(
+            "hint: `snapvm catalog rebuild --dry-run` tells what can be made anew, and "
+            "`snapvm check` what to do with the rest"
+        )
 
 
 def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> Iterator[Record]:
     """Yield the records asked for; put those that cannot be read into ``damaged``."""
-    for uuid, name in catalog.domains():
-        is_its = domain in (None, name, uuid)
-        for entry in catalog.entries(uuid):
-            if isinstance(entry, Record):
-                if is_its or entry.domain == domain:
-                    yield entry
-            elif is_its:
-                damaged.append(entry)
+    for _, entry in entries(catalog, domain):
+        if isinstance(entry, Record):
+            yield entry
+        else:
+            damaged.append(entry)
 
 
 def _print_table(
-    records: Iterator[Record], report: Report | None, damaged: list[Damaged], domain: str | None
+    records: Iterator[Record],
+    report: Report | None,
+    damaged: list[Damaged],
+    domain: str | None,
+    session: Session,
 ) -> None:
     # Each record becomes its row at once: ten thousand of them need a third of the memory so.
     rows = columns.sorted_rows((record, _healths(record, report)) for record in records)
     rows += columns.damaged_rows(damaged)
     if not rows:
-        output.err(_nothing(domain))
+        output.err(_nothing(domain, session.settings().state_dir))
     elif sys.stdout.isatty() and len(rows) <= columns.TABLE_LIMIT:
         # heavy: rich takes 60 ms to import and is for people only
         from snapvm.cli import render
@@ -69,12 +75,15 @@ def _print_table(
         output.out(columns.aligned(rows))
 
 
-def _nothing(domain: str | None) -> str:
+def _nothing(domain: str | None, state_dir: Path) -> str:
     """Say that there is none, and what to type; a domain's name may hold an @."""
-    if domain is None:
-        return "no snapshots (`snapvm take DOM` makes one)"
-    typed = "`snapvm show DOM@ID` shows one" if "@" in domain else "`snapvm take DOM` makes one"
-    return f"no snapshots of {plain(domain)} ({typed})"
+    whose = "" if domain is None else f" of {plain(domain)}"
+    shows = domain is not None and "@" in domain
+    typed = "`snapvm show DOM@ID` shows one" if shows else "`snapvm take DOM` makes one"
+    # The usual place is made by the first take; another that is not there may be a wrong one.
+    is_strange = state_dir != Settings().state_dir and not state_dir.exists()
+    where = f" in {plain(str(state_dir))}, which does not exist" if is_strange else ""
+    return f"no snapshots{whose}{where} ({typed})"
 
 
 def _report() -> Report | None:

@@ -11,6 +11,7 @@ from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId
+from snapvm.recordfolder import Damaged
 from snapvm.refusals import RecordUnusable
 
 
@@ -59,6 +60,18 @@ def newest_undo(catalog: Catalog, domain: str) -> Record:
     if newest is None:
         raise NothingToUndo(domain=domain)
     return newest
+
+
+def entries(catalog: Catalog, domain: str | None) -> Iterator[tuple[str, Record | Damaged]]:
+    """Yield what is kept of one domain, or of all when it is None, and what each is called now.
+
+    That is all of the domain which has the name or the uuid, and the records of those that had it.
+    """
+    for uuid, name in catalog.domains():
+        is_its = domain in (None, name, uuid)
+        for entry in catalog.entries(uuid):
+            if is_its or (isinstance(entry, Record) and entry.domain == domain):
+                yield name, entry
 
 
 class _Fit(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,6 @@ from snapvm.pruning import Period, Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from snapvm.catalog import Catalog
-    from snapvm.model import DomainUuid
 
 MANUAL = Manual(
     prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
@@ -26,7 +26,7 @@ MANUAL = Manual(
         "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
         "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
         "before a rollback, are left alone and do not count; so are those whose record cannot be "
-        "read."
+        "read. With DOM they are those that `list` shows of it."
     ),
     failure="As for `delete`.",
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
@@ -104,34 +104,42 @@ def prune(
 
 
 def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[Verdict]:
-    """Judge each domain's records by themselves; raise ``UnknownSnapshot`` for one without any.
+    """Judge the records that `list` shows, those of each domain by themselves.
 
     Domains of one name are one, unless a uuid says which of them is meant: see ``uuids_of``.
+    Raises ``UnknownSnapshot`` for a domain that has none, and never had.
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
+    from snapvm.cli import lookup
     from snapvm.errors import UnknownSnapshot
     from snapvm.model import Record
 
-    uuids: dict[str, list[DomainUuid]] = {}
-    for uuid, name in catalog.domains():
-        if domain in (None, name, uuid):
-            uuids.setdefault(name, []).append(uuid)
-    if domain is not None and not uuids:
+    records: dict[str, list[Record]] = {}
+    for name, entry in lookup.entries(catalog, domain):
+        if isinstance(entry, Record):
+            records.setdefault(name, []).append(entry)
+    known = {known for each in catalog.domains() for known in each}
+    if domain is not None and not records and domain not in known:
         raise UnknownSnapshot(domain=domain, id="")
-    verdicts: list[Verdict] = []
-    for _, its in sorted(uuids.items()):
-        entries = (entry for uuid in its for entry in catalog.entries(uuid))
-        verdicts += judge([entry for entry in entries if isinstance(entry, Record)], rules)
-    return verdicts
+    return [verdict for _, its in sorted(records.items()) for verdict in judge(its, rules)]
+
+
+def _refs(verdicts: list[Verdict]) -> list[str]:
+    """Return how to refer to each snapshot: by its domain's uuid where a name fits several."""
+    refs = Counter(verdict.record.ref for verdict in verdicts)
+    records = (verdict.record for verdict in verdicts)
+    return [
+        record.ref if refs[record.ref] == 1 else f"{record.domain_uuid}@{record.id}"
+        for record in records
+    ]
 
 
 def _lines(verdicts: list[Verdict]) -> list[str]:
     """Return what becomes of each snapshot, a line each."""
     lines = []
-    for verdict in verdicts:
+    for ref, verdict in zip(_refs(verdicts), verdicts, strict=True):
         fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"
-        when = local_time(verdict.record.created)
-        lines.append(f"{plain(verdict.record.ref)} of {when}: {fate}")
+        lines.append(f"{plain(ref)} of {local_time(verdict.record.created)}: {fate}")
     return lines
 
 
@@ -142,10 +150,9 @@ def _summary(verdicts: list[Verdict], *, dry_run: bool) -> str:
 
 
 def _as_values(verdicts: list[Verdict], *, dry_run: bool) -> dict[str, object]:
+    named = list(zip(_refs(verdicts), verdicts, strict=True))
     return {
         "dry_run": dry_run,
-        "deleted": [verdict.record.ref for verdict in verdicts if not verdict.kept_by],
-        "kept": {
-            verdict.record.ref: list(verdict.kept_by) for verdict in verdicts if verdict.kept_by
-        },
+        "deleted": [ref for ref, verdict in named if not verdict.kept_by],
+        "kept": {ref: list(verdict.kept_by) for ref, verdict in named if verdict.kept_by},
     }

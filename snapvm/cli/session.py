@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snapvm.errors import BadSetting
+
 if TYPE_CHECKING:
     from snapvm.settings import Settings
 
@@ -34,6 +36,11 @@ class Session:
 
         loaded = settings.load()
         if self.state_dir is not None:
+            try:
+                settings.require_folder(self.state_dir)
+            except ValueError as error:
+                why = f"{str(self.state_dir)!r} {error}"
+                raise BadSetting(where="--state-dir", why=why) from None
             loaded = replace(loaded, state_dir=self.state_dir)
         return replace(loaded, **self.overrides)
 

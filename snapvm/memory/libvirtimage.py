@@ -185,10 +185,10 @@ class Writer:
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def _opened(path: Path, access: int) -> Iterator[int]:
     """Open a descriptor for a block; a link is never followed, and ``OSError`` becomes ours."""
     with durable.failing_as_storage(path):
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = durable.open_file(path, access)
         try:
             yield descriptor
         finally:

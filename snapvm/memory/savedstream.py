@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from snapvm import compression
-from snapvm.durable import failing_as_storage
+from snapvm import compression, durable
 from snapvm.memory import libvirtimage
 from snapvm.memory.libvirtimage import FORMAT_RAW, FORMAT_ZSTD
 from snapvm.memory.qemustream import QemuStream
@@ -32,8 +31,8 @@ def opened(path: Path) -> Iterator[QemuStream]:
     if header.format not in (FORMAT_RAW, FORMAT_ZSTD):
         why = f"a stream of format {header.format} cannot be read here"
         raise BadImage(path=str(path), offset_bytes=28, why=why)
-    with failing_as_storage(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with durable.failing_as_storage(path):
+        descriptor = durable.open_file(path)
     with open(descriptor, "rb", buffering=0) as file:
         file.seek(begin)
         if header.format == FORMAT_RAW:

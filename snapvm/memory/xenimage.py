@@ -114,12 +114,10 @@ class ImageReader:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[ImageReader]:
-    """Open an image, a file or a pipe, to be read from the front."""
-    try:
-        stream = path.open("rb", buffering=1 << 16)
-    except OSError as error:
-        raise StorageFailed(path=str(path), why=str(error)) from error
-    with stream:
+    """Open an image to be read from the front; a link is not followed, a pipe not waited for."""
+    with durable.failing_as_storage(path):
+        descriptor = durable.open_file(path)
+    with open(descriptor, "rb", buffering=1 << 16) as stream:
         yield ImageReader(ByteSource(stream, str(path)))
 
 

@@ -32,8 +32,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
-    ("locking", "streamfilter", "journalfile", "imageroom"),
-    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "checksum"),
+    ("locking", "streamfilter", "journalfile", "imageroom", "checksum"),
+    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
     (
         "naming",
         "oldxl",

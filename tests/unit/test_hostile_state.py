@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snapvm import consistency, rollbackjournal, rollbackplan
+from snapvm import checking, consistency, rebuilding, rollbackjournal, rollbackplan
 from snapvm.attention import JournalUnusable, LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
+from snapvm.recordfolder import Damaged
+from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -206,3 +210,51 @@ def test_all_is_private(scene: Scene) -> None:
     state = scene.host.settings.state_dir
     for path in [state, *state.rglob("*"), *scene.host.settings.run_dir.rglob("*")]:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def raise_it(_number: int, _frame: object) -> None:
+    raise AssertionError("it waits for the other end of a pipe")
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Fail a test that waits for ever."""
+    before = signal.signal(signal.SIGALRM, raise_it)
+    signal.setitimer(signal.ITIMER_REAL, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pipe_is_no_record_and_nobody_waits_for_it(scene: Scene) -> None:
+    """It is damaged like any other, and made anew like any other."""
+    folder = folder_of(scene) / "kept"
+    make_pipe(folder / "snapshot.json")
+    (damaged,) = scene.host.catalog.entries()
+    assert isinstance(damaged, Damaged) and "no regular file" in damaged.why
+    with pytest.raises(RecordUnusable):
+        delete(scene)
+    (folder / "memory.save").unlink()
+    rebuilt, hopeless = rebuilding.look(scene.host)
+    for each in rebuilt:
+        rebuilding.put(scene.host, each)
+    assert hopeless == () and record_of(scene).id == "kept"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("name", [".name", "kept/memory.save", "kept/nvram.x", *JOURNALS])
+def test_nobody_waits_for_a_pipe_of_any_name(scene: Scene, name: str) -> None:
+    make_pipe(put(scene, name, ""))
+    with suppress(SnapvmError):
+        consistency.repair_all(scene.host, DOMAIN, Silent())
+    checking.look(scene.host, None, Silent(), deep=True)
+    with suppress(SnapvmError):
+        roll_back(scene)
+    (folder_of(scene) / "kept" / "snapshot.json").write_text("{")
+    rebuilding.look(scene.host)
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)

@@ -120,3 +120,16 @@ def test_what_can_be_taken_can_be_rolled_back(
 def test_a_name_that_fits_fits_device_mapper(vg: str, lv: str) -> None:
     mapped = f"{vg.replace('-', '--')}-{lv.replace('-', '--')}-tpool"
     assert len(mapped) <= naming.DM_NAME_LIMIT or not naming.fits(vg, lv)
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "-x", "x" * 65, "latest"])
+def test_a_bad_name_is_told_what_a_name_may_be(name: str) -> None:
+    with pytest.raises(BadName) as refused:
+        naming.check_name(name)
+    assert "1 to 64 of A-Z a-z 0-9 + . -" in refused.value.hint()
+
+
+def test_many_that_fit_a_prefix_are_counted() -> None:
+    ids = [SnapshotId(f"a{number}") for number in range(8)]
+    with pytest.raises(AmbiguousSnapshot, match="any of a0, a1, a2, a3, a4 and 3 more"):
+        naming.choose("demo", "a", ids)

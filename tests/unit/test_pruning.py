@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapvm.model import Record, RecordKind
+from snapvm.model import DomainUuid, Record, RecordKind
 from snapvm.pruning import Period, Rules, judge
 from tests.fakes.records import make_record
 
@@ -113,3 +113,12 @@ def test_no_rule_keeps_more_than_it_says(records: list[Record], chosen: Rules) -
     unnamed = [v for v in verdicts if not v.record.named]
     if unnamed and chosen.keep_something:
         assert unnamed[0].kept_by, "the newest one survives every rule"
+
+
+def test_two_domains_may_have_given_one_id() -> None:
+    """Xen's have another uuid with every `xl create`, and the name stays."""
+    anew = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+    older = make_record("a", created=(NOON - timedelta(days=9)).isoformat())
+    newer = make_record("a", created=NOON.isoformat(), domain_uuid=anew)
+    verdicts = judge([older, newer], rules(last=1), UTC)
+    assert [(v.record, v.kept_by) for v in verdicts] == [(newer, ("last",)), (older, ())]

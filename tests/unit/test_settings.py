@@ -83,3 +83,24 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     path.write_text("state_dir = " + "[" * 5000)
     with pytest.raises(BadSetting):
         settings.load({"SNAPVM_CONFIG": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("SNAPVM_LOCK_WAIT_SECONDS", "abc", "'abc' is no number"),
+        ("SNAPVM_LOCK_WAIT_SECONDS", "-1", "'-1' must be a number from 0 on"),
+        ("SNAPVM_CAPTURE", "x", "'x' is none of auto, "),
+        ("SNAPVM_CONFIG", "", "it is empty"),
+    ],
+)
+def test_what_is_allowed_is_told_and_how_to_be_rid_of_it(
+    variable: str, value: str, why: str
+) -> None:
+    with pytest.raises(BadSetting) as refused:
+        settings.load({"SNAPVM_CONFIG": "/dev/null", variable: value})
+    assert f"{variable} cannot be used: {why}" in refused.value.message()
+    assert f"`unset {variable}`" in refused.value.hint()
+    with pytest.raises(BadSetting) as refused:
+        settings.load({"SNAPVM_CONFIG": "/nope"})
+    assert "correct it there" in refused.value.hint()

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,23 @@ def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> N
     assert scene.lvm.names() == before
 
 
+def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:
+    """Whether anything is left that is not in order, or not."""
+    call("take", DOMAIN, "--name", "a")
+    call("take", DOMAIN, "--name", "b")
+    lost, kept = (scene.host.catalog.get(UUID, SnapshotId(id_)) for id_ in "ab")
+    shutil.rmtree(scene.host.catalog.path(lost, ""))
+    shorten_image(scene, kept)
+    told = json.loads(call("check", "--fix", "--yes", "--json").out)
+    assert sorted(told["removed"]) == ["vg0/demo-d0.a", "vg1/demo-d1.a"]
+    assert [found["subject"] for found in told["findings"]] == ["demo@b"]
+    shutil.rmtree(scene.host.catalog.path(kept, ""))
+    told = json.loads(call("check", "--fix", "--yes", "--json").out)
+    assert len(told["removed"]) == 2 and told["findings"] == []
+    told = json.loads(call("check", "--fix", "--yes", "--json").out)
+    assert told == {"removed": [], "findings": []}
+
+
 def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a", "--disk-only")
     assert call("catalog", "rebuild").out == "every snapshot has its record\n"
@@ -118,3 +136,61 @@ def test_a_snapshot_that_is_merged_is_told_of(call: Call, scene: Scene) -> None:
     assert told.status == ExitStatus.REFUSED
     assert "demo@a: disk vda: its volume vg0/demo-d0.a is being merged into its disk" in told.out
     assert "cannot be gone back to" in told.out
+
+
+def lose_a_disk_too(scene: Scene, record: Record) -> None:
+    lose_volume(scene, record)
+    scene.host.catalog.path(record, "snapshot.json").write_text("{")
+
+
+def lose_the_tags_too(scene: Scene, record: Record) -> None:
+    """As with the volumes of an older snapvm, which do not say whose they are."""
+    for volume in scene.lvm.volumes:
+        volume.tags = {tag for tag in volume.tags if not tag.startswith("snapvm.of=")}
+    scene.host.catalog.path(record, "snapshot.json").write_text("{")
+
+
+def lose_the_file(scene: Scene, record: Record) -> None:
+    lose_a_disk_too(scene, record)
+    scene.host.catalog.path(record, "snapshot.json").unlink()
+
+
+@pytest.mark.parametrize("options", [(), ("--disk-only",)], ids=["full", "disks"])
+@pytest.mark.parametrize("harm", [lose_a_disk_too, lose_the_tags_too, lose_the_file])
+def test_there_is_a_way_out_of_a_record_that_cannot_be_made_anew(
+    call: Call,
+    scene: Scene,
+    tmp_path: Path,
+    harm: Callable[[Scene, Record], None],
+    options: tuple[str, ...],
+) -> None:
+    """What the hints say, done as they say it, to the end."""
+    call("take", DOMAIN, "--name", "good")
+    before = scene.lvm.names()
+    call("take", DOMAIN, "--name", "off", *options)
+    harm(scene, scene.host.catalog.get(UUID, SnapshotId("off")))
+    refused = call("delete", "demo@off", "--yes")
+    assert refused.status == ExitStatus.REFUSED
+    found = re.search(r"rebuild --dry-run` tells .* move (\S+) out of the state", refused.err)
+    assert found is not None and found[0] in call("check").out
+    assert "`snapvm check` what to do" in call("list").err
+    rebuilt = call("catalog", "rebuild", "--dry-run")
+    assert rebuilt.status == ExitStatus.REFUSED
+    assert "demo@off: cannot be made anew" in rebuilt.out and "hint: `snapvm check`" in rebuilt.err
+    shutil.move(found[1], tmp_path / "moved away")
+    left = call("check").out
+    assert left.count("snapvm check --fix removes it") == len(scene.lvm.names()) - len(before)
+    assert call("check", "--fix", "--yes").status == 0
+    assert scene.lvm.names() == before and call("list").err == ""
+    assert call("take", DOMAIN, "--name", "off").status == 0
+    assert call("rollback", "demo@good", "--yes").status == 0 and call("check").status == 0
+
+
+def test_a_record_of_a_newer_snapvm_is_to_be_left_alone(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    path = scene.host.catalog.folder(UUID, SnapshotId("a")) / "snapshot.json"
+    path.write_text('{"schema": 99}')
+    told = [call(*words) for words in (("check",), ("delete", "demo@a", "--yes"))]
+    assert [done.status for done in told] == [ExitStatus.REFUSED] * 2
+    for text in (told[0].out, told[1].err):
+        assert "use the snapvm that wrote it" in text and "out of the state folder" not in text

@@ -28,6 +28,7 @@ def keys_of(verb: str) -> set[str]:
         ("delete", ["delete", "demo@a", "--yes"]),
         ("prune", ["prune", DOMAIN, "--keep-last", "1"]),
         ("check", ["check"]),
+        ("check", ["check", "--fix"]),
         ("doctor", ["doctor", DOMAIN]),
         ("repair", ["repair"]),
         ("catalog rebuild", ["catalog", "rebuild"]),

@@ -15,14 +15,48 @@ from tests.fakes.scene import DOMAIN, Scene, make_scene
 from tests.unit.cli.conftest import Call
 
 
-def test_list_is_quiet_about_nothing(call: Call) -> None:
+def test_list_is_quiet_about_nothing(call: Call, scene: Scene) -> None:
+    scene.host.settings.state_dir.mkdir()
     done = call("list")
     assert (done.status, done.out) == (0, "")
     assert done.err == "no snapshots (`snapvm take DOM` makes one)\n"
     assert call("list", "other", "--json").out == "[]\n"
 
 
-def test_a_snapshot_is_no_domain(call: Call) -> None:
+def test_a_state_folder_that_is_not_there_is_named(call: Call, tmp_path: Path) -> None:
+    """Somebody may have mistyped it; the usual one is just not made yet."""
+    for words in (["--state-dir", f"{tmp_path}/nope", "list"], ["--state-dir=/nope", "list", "x"]):
+        done = call(*words)
+        assert (done.status, done.out) == (0, "")
+        assert "/nope, which does not exist" in done.err
+    assert listing._nothing(None, Path("/var/lib/snapvm")).startswith("no snapshots (")
+
+
+@pytest.mark.parametrize("below", ["", "/below"])
+@pytest.mark.parametrize("verb", [["list"], ["show", "demo@a"], ["check"], ["take", "demo"]])
+def test_a_state_folder_that_is_a_file_is_refused(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: list[str], below: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = f"{tmp_path}/file{below}"
+    by_option = call("--state-dir", wrong, *verb)
+    monkeypatch.setenv("SNAPVM_STATE_DIR", wrong)
+    by_variable = call(*verb)
+    for done, where in ((by_option, "--state-dir"), (by_variable, "SNAPVM_STATE_DIR")):
+        assert done.status == ExitStatus.USAGE and done.out == ""
+        assert f"the setting in {where} cannot be used: '{wrong}' is not a folder" in done.err
+
+
+def test_a_file_in_the_place_of_the_domains_is_told(call: Call, scene: Scene) -> None:
+    scene.host.settings.state_dir.mkdir()
+    (scene.host.settings.state_dir / "domains").write_text("")
+    for verb in (["list"], ["show", "demo@a"], ["check"]):
+        done = call(*verb)
+        assert done.status == ExitStatus.FAILED and "domains: it is not a folder" in done.err
+
+
+def test_a_snapshot_is_no_domain(call: Call, scene: Scene) -> None:
+    scene.host.settings.state_dir.mkdir()
     done = call("list", "demo@a")
     assert (done.status, done.out) == (0, "")
     assert done.err == "no snapshots of demo@a (`snapvm show DOM@ID` shows one)\n"

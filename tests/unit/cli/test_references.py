@@ -131,3 +131,27 @@ def test_a_lost_name_is_that_of_a_record(call: Call, scene: Scene) -> None:
     assert "demo@b is damaged" in call("list", "demo").err
     (folder / "a" / "snapshot.json").unlink()
     assert scene.host.catalog.names() == (UUID,), "nothing says it any more"
+
+
+RULES = ("--keep-last", "1", "--include-named")
+
+
+def test_prune_judges_what_list_shows(call: Call, scene: Scene) -> None:
+    put(scene, UUID, "new", ("old", "a"), ("old", "b"), ("new", "c"))
+    told = json.loads(call("prune", "old", *RULES, "--dry-run", "--json").out)
+    assert [*told["deleted"], *told["kept"]] == refs(call, "old") == ["old@a", "old@b"]
+    assert call("prune", "nope", *RULES).status == ExitStatus.NOT_FOUND
+    put(scene, OTHER, "old", ("old", "d"))
+    told = json.loads(call("prune", "old", *RULES, "--dry-run", "--json").out)
+    assert told["deleted"] == ["old@a"], "each domain by itself"
+
+
+def test_what_two_domains_call_alike_is_told_apart(call: Call, scene: Scene) -> None:
+    put(scene, UUID, "demo", ("demo", "base"))
+    put(scene, OTHER, "demo", ("demo", "x"), ("demo", "base"))
+    told = json.loads(call("prune", "demo", *RULES, "--dry-run", "--json").out)
+    assert told["kept"] == {f"{OTHER}@base": ["last"]}
+    assert told["deleted"] == ["demo@x", f"{UUID}@base"]
+    assert f"{UUID}@base of " in call("prune", "demo", *RULES, "--dry-run").out
+    assert call("prune", "demo", *RULES, "--yes").status == 0
+    assert shown(call, "demo@latest") == (OTHER, "demo@base") and refs(call) == ["demo@base"]
