@@ -31,7 +31,7 @@ from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
-from snapvm.refusals import RecordUnusable, SnapshotExists
+from snapvm.refusals import RecordUnusable, SnapshotExists, SnapshotReplaced
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
@@ -103,6 +103,19 @@ class Catalog:
         if isinstance(entry, Damaged):
             raise RecordUnusable(path=str(entry.path), why=entry.why)
         return entry
+
+    def again(self, record: Record) -> Record:
+        """Return the record as it is under the lock; it was chosen before; an id may be reused.
+
+        Raises ``SnapshotReplaced``, ``UnknownSnapshot`` and ``RecordUnusable``.
+        """
+        try:
+            known = self.get(record.domain_uuid, record.id)
+        except UnknownSnapshot:
+            raise UnknownSnapshot(domain=record.domain, id=record.id) from None
+        if known.set != record.set:
+            raise SnapshotReplaced(domain=record.domain, id=record.id)
+        return known
 
     def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:
         """Tell whether the record is visible whose id and set these are."""

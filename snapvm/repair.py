@@ -7,6 +7,7 @@ belongs to nobody alive.  Each step may itself be killed and run again.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from snapvm import (
@@ -51,6 +52,12 @@ def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     for text in done:
         log.warning("%s", text)
     return tuple(done)
+
+
+def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
+    """Do that for every uuid a machine is known under."""
+    for uuid in uuids:
+        finish_pending(host, uuid, name)
 
 
 def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
