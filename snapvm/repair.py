@@ -24,7 +24,7 @@ from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.model import Domain, DomainUuid, Record, Role
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover
 
 log = logging.getLogger(__name__)
@@ -119,13 +119,17 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
 def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """End a domain whose snapshot became whole; it may have been started again since."""
     domain = standing.find(host, name)
+    is_on = domain is not None and domain.state is not DomainState.SHUTOFF
     is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
-    if domain is not None and domain.state in standing.STATES:
-        is_due = is_due and _is_same_run(domain, journal)
+    if domain is not None and is_on:
+        # One that runs has gone on from what was captured, whoever let it.
+        is_due = is_due and domain.state in standing.STATES and _is_same_run(domain, journal)
         if is_due:
             host.hypervisor.stop(domain)
     host.catalog.end_journal(uuid, taking.STOP_JOURNAL)
-    return f"finished stopping {name}" if is_due else f"{name} is not to be stopped any more"
+    if not is_due:
+        return f"{name} is not to be stopped any more"
+    return f"finished stopping {name}" if is_on else f"{name} was to be stopped, and is off already"
 
 
 def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
