@@ -79,9 +79,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     return f"finished the rollback of {name} to {journal['record']}"
 
 
-def _record(
-    host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None
-) -> Record:
+def _record(host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None) -> Record:
     """Return what the domain is to go back to, under the name that it has now."""
     record = host.catalog.get(uuid, journal["record"])
     return record if domain is None else replace(record, domain=domain.name)
