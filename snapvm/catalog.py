@@ -32,7 +32,7 @@ from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
-from snapvm.refusals import SnapshotExists
+from snapvm.refusals import SnapshotExists, SnapshotReplaced
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
@@ -105,6 +105,19 @@ class Catalog:
             raise entry.trouble()
         return entry
 
+    def again(self, record: Record) -> Record:
+        """Return the record as it is under the lock; it was chosen before; an id may be reused.
+
+        Raises ``SnapshotReplaced``, ``UnknownSnapshot`` and ``RecordUnusable``.
+        """
+        try:
+            known = self.get(record.domain_uuid, record.id)
+        except UnknownSnapshot:
+            raise UnknownSnapshot(domain=record.domain, id=record.id) from None
+        if known.set != record.set:
+            raise SnapshotReplaced(domain=record.domain, id=record.id)
+        return known
+
     def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:
         """Tell whether the record is visible whose id and set these are."""
         entry = recordfolder.entry(str(self._folder(uuid)), id_) if naming.is_id(id_) else None
@@ -157,7 +170,8 @@ class Catalog:
     def commit(self, draft: Draft, record: Record) -> None:
         """Make a record visible: everything in its folder durable first, then one rename.
 
-        When it fails, with ``StorageFailed``, the record is not visible.
+        When it fails, with ``StorageFailed``, the record is not visible; with ``NameUnclear`` it
+        is, and a boot of the host may take it back: what belongs to it has to stay.
         """
         folder = self._folder(draft.domain_uuid)
         with durable.failing_as_storage(draft.folder):
@@ -195,7 +209,10 @@ class Catalog:
         self._remove(draft.folder)
 
     def hide(self, record: Record) -> Path:
-        """Begin to delete a record: it is not visible any more, its parts still exist."""
+        """Begin to delete a record: it is not visible any more, its parts still exist.
+
+        When it fails, with ``StorageFailed``, it is visible; with ``NameUnclear`` it is not.
+        """
         folder = self._folder(record.domain_uuid)
         gone = folder / f".{record.id}.gone"
         with durable.failing_as_storage(gone), crashpoint.around("hide"):

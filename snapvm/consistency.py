@@ -6,7 +6,8 @@ caught; the domain runs; what was caught is brought to the disk; the record beco
 *Rollback*: everything is checked and written down; what is current is kept, what was is put in its
 place (``snapvm.goingback``).
 
-*Delete*: the record becomes invisible, then its volumes go, then its image.
+*Delete*: all are checked; each becomes invisible, then its volumes go, then its image
+(``snapvm.deleting``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from snapvm import (
     guestsystem,
     identity,
     images,
-    planning,
     readback,
     repair,
     rollbackplan,
@@ -32,18 +32,18 @@ from snapvm import (
     standing,
     taking,
 )
-from snapvm.attention import LeftBehind, NotStopped
+from snapvm.attention import NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
-from snapvm.errors import DeleteInterrupted, Interrupted, SnapvmError, UnknownSnapshot
+from snapvm.deleting import delete
+from snapvm.errors import Interrupted, SnapvmError
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
-from snapvm.interrupt import shielded, undisturbed, unstoppable
+from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm import crew
-from snapvm.lvm.report import Report
-from snapvm.model import Domain, DomainState, DomainUuid, Progress, Record, Role
+from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
-from snapvm.refusals import DomainRefused, SnapshotReplaced
+from snapvm.refusals import DomainRefused
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
@@ -70,7 +70,7 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     progress.phase("checking")
     domain = host.hypervisor.find(request.domain)
     with identity.locked(host.catalog, domain) as uuids, host.guarded(domain) as guard:
-        _finish_pending(host, uuids, domain.name)
+        repair.finish_all(host, uuids, domain.name)
         plan = taking.plan(host, _found_again(host, domain), request)
         clock = WindowClock()
         with Undo() as undo:
@@ -93,11 +93,6 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
                 if plan.stop:
                     _stop(host, plan)
     return record
-
-
-def _finish_pending(host: Host, uuids: Sequence[DomainUuid], name: str) -> None:
-    for uuid in uuids:
-        repair.finish_pending(host, uuid, name)
 
 
 def _found_again(host: Host, known: Domain) -> Domain:
@@ -134,7 +129,7 @@ def _catch(
     # A guest whose memory is on its way out waits for pages that nobody takes.
     with unstoppable(), capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
-            undo.add(what, removal)
+            undo.add(what, removal, is_part=True)
         snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
@@ -203,10 +198,10 @@ def rollback(
     begun = time.monotonic()
     with identity.locked(host.catalog, record) as uuids:
         progress.phase("checking")
-        _finish_pending(host, uuids, record.domain)
+        repair.finish_all(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(rollbackplan.domain_of(host, record), uuid=record.domain_uuid)
-        record = _still_there(host, record)
+        record = host.catalog.again(record)
         memory = record.memory if verify else None
         image = None if memory is None else host.catalog.path(record, memory.file)
         with (
@@ -226,9 +221,7 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
     """
-    domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
-    if name is not None and not domains:
-        host.hypervisor.find(name)
+    domains = identity.chosen(host.catalog, host.hypervisor, name)
     done: list[str] = []
     failures: list[SnapvmError] = []
     for uuid, known in domains:
@@ -261,52 +254,3 @@ def _worst(failures: Sequence[SnapvmError]) -> SnapvmError:
         if error is not worst:
             log.warning("%s", f"{error}; {error.hint()}" if error.hint() else error)
     return worst
-
-
-def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
-    """Delete snapshots: each becomes invisible first, then its volumes and its image go.
-
-    Raises ``VolumeRefused``, that record untouched, for a volume in use or needed by what stays,
-    ``SnapshotReplaced`` and ``UnknownSnapshot``; ``LeftBehind`` for one that is only half gone, and
-    ``DeleteInterrupted``, none of them half gone, unless all of them are gone.
-    """
-    deleted: list[str] = []
-    try:
-        for record in records:
-            with identity.locked(host.catalog, record) as uuids:
-                _finish_pending(host, uuids, record.domain)
-                progress.phase(f"deleting {record.ref}")
-                known = _still_there(host, record)
-                report = host.lvm.report()
-                planning.check_unneeded(known, host.catalog, records, report)
-                with shielded():
-                    _delete(host, known, report)
-                    deleted.append(record.ref)
-    except Interrupted as error:
-        untouched = tuple(record.ref for record in records[len(deleted) :])
-        if untouched:
-            raise DeleteInterrupted(error.signal, tuple(deleted), untouched) from error
-
-
-def _still_there(host: Host, record: Record) -> Record:
-    """Return the record as it is under the lock; it was chosen before, and an id may be reused.
-
-    Raises ``SnapshotReplaced``, ``UnknownSnapshot`` and ``RecordUnusable``.
-    """
-    try:
-        known = host.catalog.get(record.domain_uuid, record.id)
-    except UnknownSnapshot:
-        raise UnknownSnapshot(domain=record.domain, id=record.id) from None
-    if known.set != record.set:
-        raise SnapshotReplaced(domain=record.domain, id=record.id)
-    return known
-
-
-def _delete(host: Host, record: Record, report: Report) -> None:
-    gone = host.catalog.hide(record)
-    try:
-        host.lvm.remove([disk.snapshot for disk in record.disks], report)
-        host.catalog.forget(gone)
-    except SnapvmError as error:
-        left = f"volumes and files of {record.ref}"
-        raise LeftBehind(leftovers=(left,), why=str(error)) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any
 
 
 class ExitStatus(IntEnum):
@@ -44,8 +44,10 @@ _MEANINGS = {
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
     ExitStatus.REFUSED: "Refused before anything was touched.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain.",
-    ExitStatus.FAILED: "Failed; everything was put back as it was.",
-    ExitStatus.REPAIR_NEEDED: "Failed; what is left over the next command on the domain mends.",
+    ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
+    "said to be deleted.",
+    ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
+    "take, rollback, undo, delete or prune that works on the domain.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
     ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, but for the snapshots "
     "that are said to be deleted.",
@@ -55,7 +57,7 @@ _MEANINGS = {
 class SnapvmError(Exception):
     """Base of every failure snapvm expects; subclasses are dataclasses of what they are about."""
 
-    exit_status: ClassVar[ExitStatus] = ExitStatus.FAILED
+    exit_status: ExitStatus = ExitStatus.FAILED
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -207,7 +209,7 @@ class AmbiguousDomain(SnapvmError):
         return {"references": [f"{uuid}@{self.id}" for uuid in self.uuids if self.id]}
 
 
-# --- 5: locked, 130: interrupted ----------------------------------------------------------------
+# --- 5: locked, 130: interrupted, and deletes that came to no end -------------------------------
 
 
 @dataclass(eq=False)
@@ -251,6 +253,34 @@ class DeleteInterrupted(Interrupted):
 
     def details(self) -> Mapping[str, Any]:
         return {"deleted": list(self.deleted), "not_touched": list(self.untouched)}
+
+
+@dataclass(eq=False)
+class DeleteStopped(SnapvmError):
+    """One of several snapshots could not be deleted when some were gone for good."""
+
+    because: SnapvmError
+    deleted: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        # No refusal, and no lock to wait for, when something was touched; what asks for more stays.
+        self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
+
+    def message(self) -> str:
+        rest = f", not touched {_some(self.untouched)}" if self.untouched else ""
+        return f"{self.because.message()}; deleted {_some(self.deleted)}{rest}"
+
+    def hint(self) -> str:
+        return self.because.hint()
+
+    def details(self) -> Mapping[str, Any]:
+        return {
+            **self.because.details(),
+            "because": type(self.because).__name__,
+            "deleted": list(self.deleted),
+            "not_touched": list(self.untouched),
+        }
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -1,12 +1,13 @@
 """Finishing or taking back what an earlier snapvm left behind when it was killed.
 
-Every command on a domain runs this first, under the domain's lock; a journal that is there then
-belongs to nobody alive.  Each step may itself be killed and run again.
+A take, a rollback (or undo) and a delete (or prune) run this first, under the domain's lock; a
+journal that is there then belongs to nobody alive.  Each step may itself be killed and run again.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from snapvm import (
@@ -23,7 +24,7 @@ from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.model import Domain, DomainUuid, Record, Role
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
+    ``name`` is what the catalog knows it by.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
     """
@@ -51,6 +53,12 @@ def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     for text in done:
         log.warning("%s", text)
     return tuple(done)
+
+
+def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
+    """Do that for every uuid a machine is known under."""
+    for uuid in uuids:
+        finish_pending(host, uuid, name)
 
 
 def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
@@ -79,17 +87,19 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 
-def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, name: str) -> str:
+def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, known: str) -> str:
+    if leftover.kind == "gone":
+        return _finish_delete(host, leftover, known)
+    name = standing.name_now(host, uuid, known)
     if leftover.kind == swapping.JOURNAL:
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.kind == taking.STOP_JOURNAL:
         return _finish_stop(host, leftover.intent, uuid, name)
-    if leftover.kind == "gone":
-        return _finish_delete(host, leftover, name)
-    return _take_back(host, leftover, name)
+    _take_back(host, leftover, name)
+    return f"took back the unfinished snapshot {known}@{leftover.id}"
 
 
-def _take_back(host: Host, leftover: Leftover, name: str) -> str:
+def _take_back(host: Host, leftover: Leftover, name: str) -> None:
     """Undo a take: the domain runs first, then what it made goes."""
     intent = leftover.intent
     if intent:
@@ -106,19 +116,22 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
                 guestsystem.release(host, domain)
         host.lvm.remove_set_where_there(intent["groups"], intent["set"], Role.NEW)
     host.catalog.forget(leftover.path)
-    return f"took back the unfinished snapshot {name}@{leftover.id}"
 
 
 def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """End a domain whose snapshot became whole; it may have been started again since."""
     domain = standing.find(host, name)
+    is_on = domain is not None and domain.state is not DomainState.SHUTOFF
     is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
-    if domain is not None and domain.state in standing.STATES:
-        is_due = is_due and _is_same_run(domain, journal)
+    if domain is not None and is_on:
+        # One that runs has gone on from what was captured, whoever let it.
+        is_due = is_due and domain.state in standing.STATES and _is_same_run(domain, journal)
         if is_due:
             host.hypervisor.stop(domain)
     host.catalog.end_journal(uuid, taking.STOP_JOURNAL)
-    return f"finished stopping {name}" if is_due else f"{name} is not to be stopped any more"
+    if not is_due:
+        return f"{name} is not to be stopped any more"
+    return f"finished stopping {name}" if is_on else f"{name} was to be stopped, and is off already"
 
 
 def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:

@@ -18,11 +18,12 @@ MANUAL = Manual(
         "snapshots are not touched."
     ),
     failure=(
-        "When one of several cannot be deleted those before it are gone, those after it are not "
-        "touched, and the message says which it was. An interruption (Ctrl-C) lets it finish the "
-        "one it is at, and the message says which are gone. A snapshot whose record cannot be read "
-        "is refused, for only the record says what belongs to it: the hint says how to have it "
-        "made anew, and how to be rid of it where it cannot be."
+        "All are checked before the first is deleted: when one of them is refused none is touched. "
+        "When one fails later those before it are gone, those after it are not touched, the "
+        "message says which, and the exit status is 6 or more. An interruption (Ctrl-C) lets it "
+        "finish the one it is at, and the message says which are gone. A snapshot whose record cannot "
+        "be read is refused, for only the record says what belongs to it: the hint says how to "
+        "have it made anew, and how to be rid of it where it cannot be."
     ),
     example="snapvm delete demo@before-upgrade demo@undo-20261122T201801Z",
 )

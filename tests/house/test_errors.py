@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[object, ...]] = {
     "tuple[str, ...]": ((), HOSTILE),
     "tuple[Mapping[str, str], ...]": ((), ({"subject": "x"},)),
     "Mapping[str, Any]": ({}, {"sound": False}),
+    "SnapvmError": tuple(errors.UnknownDomain(text) for text in HOSTILE),
 }
 
 

@@ -12,6 +12,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("consistency",),
+    ("deleting",),
     ("repair", "checking", "rebuilding", "goingback"),
     ("rollbackrepair",),
     (

@@ -10,13 +10,14 @@ import pytest
 
 from snapvm import consistency, repair
 from snapvm.attention import LeftBehind
-from snapvm.errors import UnknownSnapshot
+from snapvm.errors import DeleteStopped, ExitStatus, Locked, SnapvmError, UnknownSnapshot
 from snapvm.failures import CommandTimedOut
-from snapvm.model import DomainState, Silent
+from snapvm.model import DomainState, DomainUuid, Record, Silent
 from snapvm.refusals import (
     SnapshotReplaced,
     VolumeRefused,
 )
+from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take
 
@@ -138,3 +139,86 @@ def test_a_snapshot_that_another_deleted_is_unknown(scene: Scene) -> None:
     with pytest.raises(UnknownSnapshot, match=f"{DOMAIN}@nightly"):
         consistency.delete(scene.host, [chosen], Silent())
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def three(scene: Scene) -> list[Record]:
+    return [take(scene, name) for name in "abc"]
+
+
+def open_one(scene: Scene, record: Record) -> None:
+    snapshot = record.disks[1].snapshot
+    scene.lvm.named(snapshot.vg, snapshot.lv).opened = True
+
+
+def test_one_in_the_middle_that_is_in_use_keeps_all(scene: Scene) -> None:
+    records = three(scene)
+    before = scene.lvm.names()
+    open_one(scene, records[1])
+    with pytest.raises(VolumeRefused, match="demo@b and is in use"):
+        consistency.delete(scene.host, records, Silent())
+    assert scene.ids() == ["a", "b", "c"] and scene.lvm.names() == before
+
+
+def test_one_in_the_middle_that_was_replaced_keeps_all(scene: Scene) -> None:
+    records = three(scene)
+    consistency.delete(scene.host, [records[1]], Silent())
+    take(scene, "b")
+    before = scene.lvm.names()
+    with pytest.raises(SnapshotReplaced):
+        consistency.delete(scene.host, records, Silent())
+    assert sorted(scene.ids()) == ["a", "b", "c"] and scene.lvm.names() == before
+
+
+def test_one_of_a_domain_somebody_works_on_keeps_all(scene: Scene) -> None:
+    records = three(scene)
+    other = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+    put_record(
+        scene.host.settings.state_dir,
+        busy := disks_only("x", domain="busy", domain_uuid=other, disks=()),
+    )
+    with scene.host.catalog.locked(other, "busy"), pytest.raises(Locked):
+        consistency.delete(scene.host, [records[0], busy, records[2]], Silent())
+    assert scene.ids() == ["a", "b", "c"]
+
+
+def test_what_is_pending_is_finished_before_all_are_checked(scene: Scene) -> None:
+    """A delete that was killed holds nothing up."""
+    records = three(scene)
+    gone = take(scene, "gone")
+    scene.host.catalog.hide(gone)
+    consistency.delete(scene.host, records, Silent())
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+    assert len(scene.lvm.names()) == 4
+
+
+@pytest.mark.parametrize(
+    ("failing", "status", "untouched"),
+    [("refused", ExitStatus.FAILED, ("b", "c")), ("half", ExitStatus.REPAIR_NEEDED, ("c",))],
+)
+def test_what_fails_when_one_is_gone_says_which(
+    scene: Scene, failing: str, status: ExitStatus, untouched: tuple[str, ...]
+) -> None:
+    """Somebody opens the second, or LVM hangs at it, while the first is removed."""
+    records = three(scene)
+    removals = 0
+
+    def strike(argv: tuple[str, ...]) -> None:
+        nonlocal removals
+        if argv[1] != "lvremove":
+            return
+        removals += 1
+        if failing == "refused":
+            open_one(scene, records[1])
+        elif removals > 2:
+            raise CommandTimedOut(argv=argv, seconds=300)
+
+    scene.lvm.before = strike
+    with pytest.raises(SnapvmError) as caught:
+        consistency.delete(scene.host, records, Silent())
+    stopped = caught.value
+    assert isinstance(stopped, DeleteStopped) and stopped.exit_status is status
+    refs = tuple(f"{DOMAIN}@{name}" for name in untouched)
+    assert stopped.deleted == ("demo@a",) and stopped.untouched == refs
+    assert stopped.message().endswith(f"; deleted demo@a, not touched {', '.join(refs)}")
+    assert stopped.hint() and stopped.hint() == stopped.because.hint()
+    assert tuple(f"{DOMAIN}@{id_}" for id_ in scene.ids()) == refs

@@ -61,8 +61,10 @@ def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> N
     if not is_running:
         with scene.hypervisor.frozen(scene.machine.domain):
             pass
-    repair.finish_pending(scene.host, UUID, DOMAIN)
+    (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
     wanted = DomainState.RUNNING if is_running else DomainState.SHUTOFF
+    told = "demo is not to be stopped any more" if is_running else "finished stopping demo"
+    assert said == told
     assert scene.hypervisor.state_of(DOMAIN) is wanted
     assert scene.host.catalog.leftovers(UUID) == ()
 
@@ -113,10 +115,18 @@ def test_the_run_that_was_to_end_ends(scene: Scene, boot: Path) -> None:
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
 
 
+def test_one_that_ended_before_the_kill_is_not_said_to_be_stopped_now(scene: Scene) -> None:
+    assert mortal.kill_at(scene, take_and_stop, "after stop 1")
+    (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert said == "demo was to be stopped, and is off already"
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
 def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
     take(scene)
     scene.host.catalog.write_journal(UUID, "stop", {"record": "other", "set": "x"})
     with scene.hypervisor.frozen(scene.machine.domain):
         pass
-    repair.finish_pending(scene.host, UUID, DOMAIN)
+    (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert said == "demo is not to be stopped any more"
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED

@@ -55,6 +55,26 @@ def test_prune_takes_a_uuid_as_every_verb_does(call: Call, scene: Scene) -> None
     assert scene.ids() == ["d3"]
 
 
+def test_one_that_is_refused_when_others_are_gone_is_told_with_them(
+    call: Call, scene: Scene
+) -> None:
+    for name in "abc":
+        call("take", DOMAIN, "--name", name)
+    (used,) = [volume for volume in scene.lvm.volumes if volume.name.endswith("d0.b")]
+
+    def occupy(argv: tuple[str, ...]) -> None:
+        used.opened = used.opened or argv[1] == "lvremove"
+
+    scene.lvm.before = occupy
+    done = call("delete", "demo@a", "demo@b", "demo@c", "--yes", "--json")
+    told = json.loads(done.out)
+    assert done.status == told["error"]["exit_status"] == ExitStatus.FAILED
+    assert told["deleted"] == ["demo@a"] and told["not_touched"] == ["demo@b", "demo@c"]
+    assert told["error"]["kind"] == "DeleteStopped" and told["because"] == "VolumeRefused"
+    assert "deleted demo@a, not touched demo@b, demo@c\n" in done.err
+    assert scene.ids() == ["b", "c"]
+
+
 def test_delete_of_one_that_is_missing_deletes_none(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a")
     assert call("delete", "demo@a", "demo@z", "--yes").status == ExitStatus.NOT_FOUND

@@ -84,7 +84,7 @@ def ours(scene: Scene) -> list[str]:
 
 @pytest.mark.parametrize(
     ("verb", "number", "deleted"),
-    [("lvs", 1, ""), ("lvremove", 1, "a"), ("lvs", 2, "a"), ("lvremove", 3, "ab")],
+    [("lvs", 1, ""), ("lvremove", 1, "a"), ("lvs", 3, "a"), ("lvremove", 3, "ab")],
 )
 def test_a_delete_ends_with_the_snapshot_at_hand(
     call: Call, scene: Scene, verb: str, number: int, deleted: str
