@@ -23,7 +23,8 @@ except ImportError:  # Debian's python3-libvirt is not on PyPI's path; said by o
     libvirt_qemu = None
 
 from snapvm.errors import Interrupted
-from snapvm.failures import HypervisorFailed
+from snapvm.failures import DomainFailed, HypervisorFailed
+from snapvm.model import Domain
 from snapvm.refusals import HostLacks
 
 T = TypeVar("T")
@@ -57,6 +58,16 @@ def spoken() -> Iterator[None]:
         raise LibvirtFailed(
             error.get_error_message() or str(error), error.get_error_code() or 0
         ) from error
+
+
+@contextmanager
+def doing(deed: str, domain: Domain) -> Iterator[None]:
+    """Turn what libvirt says into ``DomainFailed``: the domain could not be ``deed``."""
+    try:
+        with spoken():
+            yield
+    except LibvirtFailed as failure:
+        raise DomainFailed(domain=domain.name, deed=deed, why=str(failure)) from failure
 
 
 def looked_up_again(handle: Any, uuid: str) -> Any:

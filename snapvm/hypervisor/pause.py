@@ -10,8 +10,8 @@ from typing import Any
 from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, spoken
+from snapvm.failures import WindowBroken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, doing, spoken
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
@@ -71,11 +71,12 @@ class WatchedPause:
         if not self._was_running:
             return
         self._asked_at = time.monotonic()
-        try:
-            with crashpoint.around("suspend"), self._clock.part("suspend"), spoken():
-                self._handle.suspend()
-        except LibvirtFailed as failure:
-            raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
+        with (
+            doing("suspended", self._domain),
+            crashpoint.around("suspend"),
+            self._clock.part("suspend"),
+        ):
+            self._handle.suspend()
 
     def stops_within(self, seconds: float) -> bool:
         """Wait so long, or until somebody else stops it; tell whether that happened."""
