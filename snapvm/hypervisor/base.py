@@ -171,7 +171,8 @@ class Hypervisor(Protocol):
     def foresee(self, domain: Domain) -> str:
         """Say how memory would be captured now and, after a colon, why that way.
 
-        The domain runs on undisturbed.  Raises ``Refused`` and ``CaptureFailed``.
+        The domain runs on undisturbed; what has to be set to find out is set back at once, or by
+        the next who asks or captures.  Raises ``Refused`` and ``CaptureFailed``.
         """
 
     def capture(
