@@ -1,4 +1,8 @@
-"""What a `take` of a domain would do, and all that stands in its way; nothing is changed."""
+"""What a `take` of a domain would do, and all that stands in its way; nothing stays changed.
+
+The driver may set QEMU, and the host's permission for it, as for a `take`: it is the only way to
+hear whether it can be, and is set back at once (``Hypervisor.foresee``).
+"""
 
 from __future__ import annotations
 

@@ -70,6 +70,18 @@ class HypervisorFailed(SnapvmError):
 
 
 @dataclass(eq=False)
+class DomainFailed(SnapvmError):
+    """What a hypervisor could not do with a domain; ``deed`` is what it should have become."""
+
+    domain: str
+    deed: str
+    why: str
+
+    def message(self) -> str:
+        return f"{quoted(self.domain)} could not be {self.deed}: {self.why}"
+
+
+@dataclass(eq=False)
 class CaptureFailed(SnapvmError):
     """The hypervisor could not write the memory image."""
 

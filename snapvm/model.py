@@ -6,7 +6,6 @@ the names (``_bytes``, ``_ms``, ``_seconds``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -301,6 +300,3 @@ class Silent:
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
         """Ignore it."""
-
-
-Warn = Callable[[str], None]

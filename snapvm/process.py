@@ -161,6 +161,7 @@ class _ShConversation:
     ) -> tuple[str, ...]:
         """See ``Conversation.ask``."""
         self._asked = (*self._argv, *line.split())
+        self.said.append(f"> {line}")
         self.orders.put(line + "\n")
         return self.listen(ends, limit_seconds=limit_seconds)
 
@@ -235,15 +236,14 @@ class ShRunner:
         environment = clean_environment()
         running = _start(argv, environment, _out_bufsize=65536)
         try:
-            ended = _wait(running, timeout_seconds)
-        except BaseException:
+            if not _wait(running, timeout_seconds):
+                raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
+        except BaseException as error:
             if kill:
-                running.kill_group()
+                with suppress(ProcessLookupError):  # it ended just now
+                    running.kill_group()
+            self._remember(argv, f"no end ({type(error).__name__})", time.monotonic() - begun)
             raise
-        if not ended:
-            if kill:
-                running.kill_group()
-            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         done = Completed(
             argv=tuple(argv),
             status=int(running.exit_code),
@@ -251,7 +251,7 @@ class ShRunner:
             stderr=running.stderr.decode(errors="replace"),
             seconds=time.monotonic() - begun,
         )
-        self._remember(done)
+        self._remember(argv, str(done.status), done.seconds, done.stderr)
         if done.status != 0:
             raise CommandFailed(argv=done.argv, status=done.status, stderr=done.stderr)
         return done
@@ -280,8 +280,8 @@ class ShRunner:
                 talk.end(running, running.exit_code == 0, int(running.exit_code))
             self.recorder.extend(talk.said)
 
-    def _remember(self, done: Completed) -> None:
-        line = f"{shlex.join(done.argv)} -> {done.status} in {done.seconds:.3f} s"
+    def _remember(self, argv: Sequence[str], end: str, seconds: float, stderr: str = "") -> None:
+        line = f"{shlex.join(argv)} -> {end} in {seconds:.3f} s"
         log.debug("%s", line)
-        said = " ".join(done.stderr.split())
+        said = " ".join(stderr.split())
         self.recorder.append(f"{line}: {said[:200]}" if said else line)

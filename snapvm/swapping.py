@@ -211,7 +211,7 @@ def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[dict[str, An
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:
     """Bring the domain into the state it was captured in, from memory where there is some.
 
-    Raises ``CaptureFailed`` when it does not start.
+    Raises ``DomainFailed`` when it does not start.
     """
     paused = paused or record.state is DomainState.PAUSED
     if record.memory is not None:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from snapvm.lvm.report import LogicalVolume
 
 MANUAL = Manual(
-    prerequisites="DOM exists. It is only looked at.",
+    prerequisites=(
+        "DOM exists. It is only looked at; but while QEMU is asked whether it could, for a moment, "
+        "it is set as for a `take`, and vm.unprivileged_userfaultfd of the host is 1. Of a doctor "
+        "that is killed just then, the next `doctor` or `take` of DOM sets both back."
+    ),
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "
         "whether an agent answers in the guest, the volume under each disk, how full its pool is, "

@@ -171,7 +171,8 @@ class Hypervisor(Protocol):
     def foresee(self, domain: Domain) -> str:
         """Say how memory would be captured now and, after a colon, why that way.
 
-        The domain runs on undisturbed.  Raises ``Refused`` and ``CaptureFailed``.
+        The domain runs on undisturbed; what has to be set to find out is set back at once, or by
+        the next who asks or captures.  Raises ``Refused`` and ``CaptureFailed``.
         """
 
     def capture(
@@ -212,13 +213,13 @@ class Hypervisor(Protocol):
         """End the domain at once, as pulling the plug does; harmless when it is off."""
 
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
-        """Start the domain from a memory image; raise ``CaptureFailed`` when it cannot be.
+        """Start the domain from a memory image; raise ``DomainFailed`` when it cannot be.
 
         An image that allows it may be read by so many threads at once.
         """
 
     def start(self, domain: Domain, *, paused: bool) -> None:
-        """Boot the domain from its disks; raise ``CaptureFailed`` when it cannot be."""
+        """Boot the domain from its disks; raise ``DomainFailed`` when it cannot be."""
 
     def versions(self) -> dict[str, str]:
         """Return the versions that matter for a later restore."""

@@ -27,7 +27,7 @@ from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, is_busy, open_link, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, is_busy, open_link, spoken
 from snapvm.hypervisor.pause import WatchedPause, require_resumable
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
@@ -222,8 +222,8 @@ class LibvirtHypervisor:
             return
         handle = self._handle(domain)
         try:
-            with self._failing_as_capture(domain), crashpoint.around("suspend"):
-                require_resumable(domain, handle)
+            require_resumable(domain, handle)
+            with doing("suspended", domain), crashpoint.around("suspend"):
                 handle.suspend()
             yield
         except BaseException:
@@ -243,7 +243,7 @@ class LibvirtHypervisor:
         folder = self._settings.run_dir
         with durable.failing_as_storage(folder), ExitStack() as last:
             last.callback(userfault.put_back, folder)
-            with self._failing_as_capture(domain):
+            with doing("freed of what a killed snapvm left in it", domain):
                 handle = self._handle_if_known(domain)
                 if handle is not None and handle.isActive():
                     self._end_stream(domain, handle)
@@ -251,7 +251,7 @@ class LibvirtHypervisor:
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
-        with self._failing_as_capture(domain):
+        with doing("ended", domain):
             handle = self._handle_if_known(domain)
             if handle is not None and handle.isActive():
                 with crashpoint.around("stop"):
@@ -260,23 +260,25 @@ class LibvirtHypervisor:
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
         """Start the domain from a memory image; only libvirt 11.2 and later know of channels."""
         flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
-        with self._failing_as_capture(domain), crashpoint.around("restore"):
-            if channels > 1:
-                libvirtrestore.restore(self._link.connection, image, channels, flags)
-            else:
-                self._link.connection.restoreFlags(str(image), None, flags)
-        self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+        with doing("restored", domain):
+            with crashpoint.around("restore"):
+                if channels > 1:
+                    libvirtrestore.restore(self._link.connection, image, channels, flags)
+                else:
+                    self._link.connection.restoreFlags(str(image), None, flags)
+            self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks; a transient one is made anew."""
         flags = _START_PAUSED if paused else 0
-        with self._failing_as_capture(domain), crashpoint.around("start"):
-            handle = self._handle_if_known(domain)
-            if handle is None:
-                self._link.connection.createXML(domain.definition, flags)
-            else:
-                handle.createWithFlags(flags)
-        self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+        with doing("started", domain):
+            with crashpoint.around("start"):
+                handle = self._handle_if_known(domain)
+                if handle is None:
+                    self._link.connection.createXML(domain.definition, flags)
+                else:
+                    handle.createWithFlags(flags)
+            self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU."""
@@ -320,10 +322,9 @@ class LibvirtHypervisor:
             raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")
 
     def _expect(self, domain: Domain, state: DomainState) -> None:
-        with spoken():
-            now = _STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
+        now = _STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
         if now is not state:
-            raise CaptureFailed(domain=domain.name, why=f"it is {now} and not {state}")
+            raise LibvirtFailed(f"it is {now} and not {state}", 0)
 
     @contextmanager
     def _failing_as_capture(self, domain: Domain) -> Iterator[None]:

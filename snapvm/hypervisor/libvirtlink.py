@@ -24,7 +24,8 @@ except ImportError:  # Debian's python3-libvirt is not on PyPI's path; said by o
     libvirt_qemu = None
 
 from snapvm.errors import Interrupted
-from snapvm.failures import HypervisorFailed
+from snapvm.failures import DomainFailed, HypervisorFailed
+from snapvm.model import Domain
 from snapvm.refusals import HostLacks
 
 T = TypeVar("T")
@@ -70,6 +71,16 @@ def is_busy(handle: Any) -> bool:
     """
     with spoken():
         return bool(handle.jobInfo()[0] != _NO_JOB)
+
+
+@contextmanager
+def doing(deed: str, domain: Domain) -> Iterator[None]:
+    """Turn what libvirt says into ``DomainFailed``: the domain could not be ``deed``."""
+    try:
+        with spoken():
+            yield
+    except LibvirtFailed as failure:
+        raise DomainFailed(domain=domain.name, deed=deed, why=str(failure)) from failure
 
 
 def looked_up_again(handle: Any, uuid: str) -> Any:

@@ -10,8 +10,15 @@ from typing import Any
 from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvent, RunEvents, is_busy, spoken
+from snapvm.failures import WindowBroken
+from snapvm.hypervisor.libvirtlink import (
+    LibvirtFailed,
+    RunEvent,
+    RunEvents,
+    doing,
+    is_busy,
+    spoken,
+)
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
@@ -26,10 +33,10 @@ _STATES_ENDED = (5, 6)
 
 
 def require_resumable(domain: Domain, handle: Any) -> None:
-    """Raise ``CaptureFailed`` for a domain that could be suspended now, and not be resumed."""
-    if is_busy(handle):
-        why = "libvirt has begun to save, migrate or back it up"
-        raise CaptureFailed(domain=domain.name, why=why)
+    """Raise ``DomainFailed`` for a domain that could be suspended now, and not be resumed."""
+    with doing("suspended", domain):
+        if is_busy(handle):
+            raise LibvirtFailed("libvirt has begun to save, migrate or back it up", 0)
 
 
 class WatchedPause:
@@ -78,12 +85,13 @@ class WatchedPause:
         if not self._was_running:
             return
         self._asked_at = time.monotonic()
-        try:
-            require_resumable(self._domain, self._handle)
-            with crashpoint.around("suspend"), self._clock.part("suspend"), spoken():
-                self._handle.suspend()
-        except LibvirtFailed as failure:
-            raise CaptureFailed(domain=self._domain.name, why=str(failure)) from failure
+        require_resumable(self._domain, self._handle)
+        with (
+            doing("suspended", self._domain),
+            crashpoint.around("suspend"),
+            self._clock.part("suspend"),
+        ):
+            self._handle.suspend()
 
     def stops_within(self, seconds: float) -> bool:
         """Wait so long, or until somebody else stops it; tell whether that happened."""

@@ -12,11 +12,11 @@ from snapvm import compression, crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
+from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import startfiles, xenconfig, xendisks
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
-from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
+from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
 from snapvm.hypervisor.xencontrol import XenControl, open_control
 from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
@@ -154,7 +154,7 @@ class XenHypervisor:
         domain_ends: bool = False,  # noqa: ARG002 - one that is paused is refused
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
-        with _capturing(domain):
+        with capturing(domain):
             info = self._domains.get(domain)
             job = XenJob(
                 domain=domain,
@@ -172,7 +172,7 @@ class XenHypervisor:
             if isinstance(image, GuestImage):
                 capture = XenCapture(job, image)
                 progress.phase(f"copying the memory of {domain.name}")
-                with _capturing(domain):
+                with capturing(domain):
                     stack.enter_context(capture.prepared())
                 yield capture
             else:
@@ -194,7 +194,7 @@ class XenHypervisor:
             yield
             return
         try:
-            with _capturing(domain), crashpoint.around("suspend"):
+            with _doing("suspended", domain), crashpoint.around("suspend"):
                 self._control.pause(self._domains.get(domain).domid)
             yield
         except BaseException:
@@ -208,7 +208,7 @@ class XenHypervisor:
 
     def abandon(self, domain: Domain) -> None:
         """Take back a request to suspend; mappings and grants have ended with who had them."""
-        with _capturing(domain):
+        with _doing("freed of what a killed snapvm left in it", domain):
             info = self._domains.known(domain)
             if info is None:
                 return
@@ -222,7 +222,7 @@ class XenHypervisor:
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
-        with _capturing(domain):
+        with _doing("ended", domain):
             info = self._domains.known(domain)
             if info is None:
                 return
@@ -231,7 +231,7 @@ class XenHypervisor:
             except (CommandFailed, CommandTimedOut):
                 if not self._domains.is_going(info.domid):
                     raise
-            self._wait_until_gone(domain, info.domid)
+            self._wait_until_gone(info.domid)
 
     def restore(
         self,
@@ -242,7 +242,7 @@ class XenHypervisor:
         channels: int = 1,  # noqa: ARG002 - xl reads an image in one go
     ) -> None:
         """Start the domain from a memory image."""
-        with _capturing(domain):
+        with _doing("restored", domain):
             self._require_off(domain)
             argv = ["xl", "restore", *(["-p"] if paused else []), str(image)]
             self._runner.run(argv, timeout_seconds=_RESTORE_SECONDS, kill=False)
@@ -252,7 +252,7 @@ class XenHypervisor:
         """Boot the domain from its disks and its recorded configuration."""
         config = xenconfig.parse(domain.name, domain.definition)
         text = xenconfig.as_cfg(domain.name, config)
-        with _capturing(domain), _in_memory(text) as path:
+        with _doing("started", domain), _in_memory(text) as path:
             self._require_off(domain)
             argv = ["xl", "create", "-q", *(["-p"] if paused else []), path]
             self._runner.run(argv, kill=False)
@@ -286,15 +286,15 @@ class XenHypervisor:
 
     def _require_off(self, domain: Domain) -> None:
         if self._domains.named(domain.name) is not None:
-            raise CaptureFailed(domain=domain.name, why="a domain of this name runs")
+            raise XenFailed("a domain of this name runs")
 
-    def _wait_until_gone(self, domain: Domain, domid: int) -> None:
+    def _wait_until_gone(self, domid: int) -> None:
         """Wait until the backends have forgotten a destroyed domain, and its memory is free."""
         deadline = time.monotonic() + _GONE_SECONDS
         backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in xendisks.BACKENDS]
         while not self._domains.is_freed(domid) or any(map(self._store.names, backends)):
             if time.monotonic() > deadline:
-                raise CaptureFailed(domain=domain.name, why="it was destroyed and does not go")
+                raise XenFailed("it was destroyed and does not go")
             time.sleep(_LOOK_SECONDS)
 
     def _expect(self, domain: Domain, *, paused: bool) -> None:
@@ -302,7 +302,7 @@ class XenHypervisor:
         wanted = DomainState.PAUSED if paused else DomainState.RUNNING
         state = DomainState.SHUTOFF if info is None else state_of(info)
         if state is not wanted:
-            raise CaptureFailed(domain=domain.name, why=f"it is {state} and not {wanted}")
+            raise XenFailed(f"it is {state} and not {wanted}")
 
 
 def _stuck(domain: Domain, why: str) -> StuckPaused:
@@ -319,11 +319,11 @@ def _refusing(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _capturing(domain: Domain) -> Iterator[None]:
+def _doing(deed: str, domain: Domain) -> Iterator[None]:
     try:
         yield
     except (XenFailed, CommandFailed, CommandTimedOut) as failure:
-        raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
+        raise DomainFailed(domain=domain.name, deed=deed, why=str(failure)) from failure
 
 
 @contextmanager

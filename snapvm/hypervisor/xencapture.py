@@ -95,6 +95,15 @@ class XenJob:
             raise ImageNotWritten.because(failure, self.domain.name, self.folder) from failure
 
 
+@contextmanager
+def capturing(domain: Domain) -> Iterator[None]:
+    """Turn what fails before memory is copied into ``CaptureFailed``."""
+    try:
+        yield
+    except XenFailed as failure:
+        raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
+
+
 class XenCapture:
     """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from snapvm import durable
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _MAPPER = Path("/dev/mapper")
 
+Runs = Callable[[], Iterator[tuple[int, int]]]
+"""Stretches of a disk, ascending: offset and length in bytes."""
+
 
 def copy_back(runner: Runner, snapshot: LvRef, disk: LvRef, progress: Progress) -> None:
     """Make a disk that nobody uses equal to a thick snapshot of it, durably.
@@ -34,11 +37,12 @@ def copy_back(runner: Runner, snapshot: LvRef, disk: LvRef, progress: Progress) 
     """
     with durable.failing_as_storage(disk.path), directio.reading(snapshot.path) as source:
         changed = _changed(runner, snapshot, source.size_bytes)
-        runs = list(
-            _everything(source.size_bytes)
-            if changed is None
-            else changed.runs(BUFFER_BYTES, source.size_bytes)
-        )
+
+        def runs() -> Iterator[tuple[int, int]]:
+            if changed is None:
+                return _everything(source.size_bytes)
+            return changed.runs(BUFFER_BYTES, source.size_bytes)
+
         with directio.overwriting(disk.path) as target:
             _copy(runs, source, target, progress)
             target.sync()
@@ -57,11 +61,11 @@ def _changed(runner: Runner, snapshot: LvRef, disk_bytes: int) -> ChangedChunks 
         log.warning("%s is compared with its disk, for its store is not as known: %s", store, error)
         return None
     counted = _chunks_by_kernel(runner, snapshot, changed.chunk_bytes)
-    if counted != len(changed.chunks):
+    if counted != len(changed):
         log.warning(
             "%s is compared with its disk: its table has %d chunks and the kernel counts %s",
             store,
-            len(changed.chunks),
+            len(changed),
             counted,
         )
         return None
@@ -81,18 +85,23 @@ def _chunks_by_kernel(runner: Runner, snapshot: LvRef, chunk_bytes: int) -> int 
     return (used - metadata) * 512 // chunk_bytes
 
 
-def _everything(size_bytes: int) -> Iterable[tuple[int, int]]:
+def _everything(size_bytes: int) -> Iterator[tuple[int, int]]:
     for offset in range(0, size_bytes, BUFFER_BYTES):
         yield offset, min(BUFFER_BYTES, size_bytes - offset)
 
 
-def _copy(runs: list[tuple[int, int]], source: Device, target: Device, progress: Progress) -> None:
-    """Write what differs: that spares a second try, and the other snapshots of the disk, much."""
-    if runs and max(offset + length for offset, length in runs) > target.size_bytes:
+def _copy(runs: Runs, source: Device, target: Device, progress: Progress) -> None:
+    """Write what differs: that spares a second try, and the other snapshots of the disk, much.
+
+    The runs are gone through twice and never kept: there may be many millions of them.
+    """
+    end = total_bytes = done_bytes = 0
+    for offset, length in runs():
+        end = offset + length
+        total_bytes += length
+    if end > target.size_bytes:
         raise OSError(errno.ENOSPC, "the disk has become smaller than its snapshot")
-    total_bytes = sum(length for _, length in runs)
-    done_bytes = 0
-    for offset, length in runs:
+    for offset, length in runs():
         former = source.read(offset, length)
         # As bytes: comparing two views goes element by element.
         if bytes(target.read(offset, length)) != bytes(former):

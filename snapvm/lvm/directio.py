@@ -10,13 +10,14 @@ from pathlib import Path
 
 from snapvm import retry
 
-BLOCK_BYTES = 4096
-"""Offsets and lengths are multiples of this: the largest logical block there is (open(2))."""
 BUFFER_BYTES = 4 << 20
 
 
 class Device:
-    """An open device; ``read`` gives a view of a buffer that the next ``read`` overwrites."""
+    """An open device; ``read`` gives a view of a buffer that the next ``read`` overwrites.
+
+    Offsets and lengths are multiples of 4096, the largest logical block there is (open(2)).
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

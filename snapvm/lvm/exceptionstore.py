@@ -11,8 +11,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
 MAGIC = 0x70416E53
 _HEADER = struct.Struct("<IIII")
@@ -22,6 +21,7 @@ _SECTOR_BYTES = 512
 _CHUNK_SECTORS = frozenset(1 << power for power in range(3, 11))
 """4 KiB to 512 KiB (lvcreate(8), --chunksize)."""
 HEADER_BYTES = 4096
+_MAP_CHUNKS = 1 << 16
 
 Read = Callable[[int, int], memoryview]
 
@@ -34,27 +34,48 @@ class StoreUnreadable(Exception):
     """Not the format this module knows; says where it differs."""
 
 
-@dataclass(frozen=True, slots=True)
 class ChangedChunks:
-    """The chunks of a disk whose former content a snapshot's store holds, ascending."""
+    """The chunks of a disk whose former content a snapshot's store holds.
 
-    chunk_bytes: int
-    chunks: array[int]
+    There are 268 million of them in a TiB at worst, and the domain is off meanwhile.  So each is a
+    byte in a map of its part of the disk: never more memory than a byte per chunk of the disk, 16
+    MiB per TiB with chunks of 64 KiB.
+    """
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self.chunk_bytes = chunk_bytes
+        self._maps: dict[int, bytearray] = {}
+
+    def __len__(self) -> int:
+        return sum(part.count(1) for part in self._maps.values())
+
+    def add(self, chunks: Iterable[int]) -> None:
+        """Count these in."""
+        for chunk in chunks:
+            part = self._maps.get(chunk // _MAP_CHUNKS)
+            if part is None:
+                part = self._maps[chunk // _MAP_CHUNKS] = bytearray(_MAP_CHUNKS)
+            part[chunk % _MAP_CHUNKS] = 1
 
     def runs(self, limit_bytes: int, disk_bytes: int) -> Iterator[tuple[int, int]]:
-        """Yield them as stretches of the disk: offset and length, at most ``limit_bytes`` long."""
-        offset = length = 0
-        for chunk in self.chunks:
-            start = chunk * self.chunk_bytes
-            size = min(self.chunk_bytes, disk_bytes - start)
-            if length and start == offset + length and length + size <= limit_bytes:
-                length += size
-                continue
-            if length:
-                yield offset, length
-            offset, length = start, size
-        if length:
-            yield offset, length
+        """Yield them as stretches of the disk, ascending: offset and length in bytes.
+
+        None is longer than ``limit_bytes``, which is a chunk at least.
+        """
+        most = limit_bytes // self.chunk_bytes
+        for first, end in self._stretches():
+            for chunk in range(first, end, most):
+                offset = chunk * self.chunk_bytes
+                yield offset, min(min(chunk + most, end) * self.chunk_bytes, disk_bytes) - offset
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        for number, part in sorted(self._maps.items()):
+            base = number * _MAP_CHUNKS
+            first = part.find(1)
+            while first >= 0:
+                end = part.find(0, first)
+                yield base + first, base + (_MAP_CHUNKS if end < 0 else end)
+                first = -1 if end < 0 else part.find(1, end)
 
 
 def read_table(read: Read, store_bytes: int, disk_bytes: int) -> ChangedChunks:
@@ -66,9 +87,9 @@ def read_table(read: Read, store_bytes: int, disk_bytes: int) -> ChangedChunks:
     chunk_bytes = _chunk_bytes(read(0, HEADER_BYTES))
     disk_chunks = -(-disk_bytes // chunk_bytes)
     per_table = chunk_bytes // _ENTRY_BYTES
-    found = array("Q")
-    table_at = 1
-    while True:
+    changed = ChangedChunks(chunk_bytes)
+    table_at, named, count = 1, 0, per_table
+    while count == per_table:
         if (table_at + 1) * chunk_bytes > store_bytes:
             raise StoreUnreadable("its table has no end")
         entries = array("Q", bytes(read(table_at * chunk_bytes, chunk_bytes)))
@@ -78,16 +99,15 @@ def read_table(read: Read, store_bytes: int, disk_bytes: int) -> ChangedChunks:
         count = places.index(0) if 0 in places else per_table
         if count and max(places[:count]) * chunk_bytes >= store_bytes:
             raise StoreUnreadable("it names a chunk beyond its own end")
-        found += entries[0 : 2 * count : 2]
-        if count < per_table:
-            break
+        chunks = entries[0 : 2 * count : 2]
+        if count and max(chunks) >= disk_chunks:
+            raise StoreUnreadable("it names a chunk beyond the end of its disk")
+        changed.add(chunks)
+        named += count
         table_at += per_table + 1
-    chunks = array("Q", sorted(found))
-    if chunks and chunks[-1] >= disk_chunks:
-        raise StoreUnreadable("it names a chunk beyond the end of its disk")
-    if len(set(chunks)) != len(chunks):
+    if len(changed) != named:
         raise StoreUnreadable("it names a chunk twice")
-    return ChangedChunks(chunk_bytes, chunks)
+    return changed
 
 
 def _chunk_bytes(header: memoryview) -> int:

@@ -87,10 +87,6 @@ class Lvm:
         """Return a group as it is now."""
         return VolumeGroup(name, self.report())
 
-    def snapshot(self, origin: LvRef, name: str, tags: Iterable[str]) -> None:
-        """Make a read-only snapshot of a thin volume."""
-        self._do(argv.thin_snapshot(origin, name, tags))
-
     @contextmanager
     def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, Sequence[WarmLvm]]]:
         """Have an lvm waiting for each time a group is named: none has to start in the window."""
@@ -113,10 +109,6 @@ class Lvm:
         made = [LvRef(vg=vg, lv=name, uuid=LvUuid(""))]
         self.deactivate(made)
         self._do(argv.read_only(made))
-
-    def attach(self, origin: LvRef, name: str, chunk_bytes: int) -> None:
-        """Make a store of ``make_store`` a snapshot of a thick volume."""
-        self._do(argv.attach_store(origin, name, chunk_bytes))
 
     def copy_back(self, snapshot: LvRef, disk: LvRef, progress: Progress) -> None:
         """Make a thick disk equal to a snapshot of it; see ``copyback.copy_back``."""

@@ -82,10 +82,6 @@ class ByteSource:
         self._stream.seek(count_bytes, os.SEEK_CUR)
         self.offset_bytes += count_bytes
 
-    def at_end(self) -> bool:
-        """Whether nothing follows; reads a byte."""
-        return not self._some(1)
-
     def _some(self, count_bytes: int) -> bytes:
         try:
             data = self._stream.read(count_bytes)

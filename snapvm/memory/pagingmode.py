@@ -24,7 +24,6 @@ PTE_PRESENT: Final = 1 << 0
 PTE_WRITABLE: Final = 1 << 1
 PTE_USER: Final = 1 << 2
 PTE_ACCESSED: Final = 1 << 5
-PTE_DIRTY: Final = 1 << 6
 PTE_LARGE: Final = 1 << 7
 """PS: a leaf above the last level.  In the last level the same bit is PAT."""
 PTE_NX: Final = 1 << 63

@@ -76,7 +76,7 @@ class SparseWriter:
         self._descriptor = descriptor
         self._section = setup.section
         begin = head + _before_blocks(setup)
-        _write(descriptor, begin, 0)
+        durable.rewrite(descriptor, memoryview(begin), 0)
         self._end = len(begin)
         self._blocks = [self._place(block) for block in setup.blocks]
 
@@ -96,7 +96,7 @@ class SparseWriter:
         for begin, end in _runs(offsets):
             offset_bytes = int(offsets[begin])
             run = np.ascontiguousarray(data[begin:end])
-            _write(self._descriptor, run.reshape(-1).data, block.pages_at + offset_bytes)
+            durable.rewrite(self._descriptor, run.reshape(-1).data, block.pages_at + offset_bytes)
             block.bitmap.put(offset_bytes // PAGE_BYTES, end - begin, present=True)
 
     def end(self, stream: QemuStream) -> None:
@@ -104,10 +104,10 @@ class SparseWriter:
         for block in self._blocks:
             block.bitmap.flush()
         footer = struct.pack(">QBI", Flag.EOS, Section.FOOTER, self._section)
-        _write(self._descriptor, footer, self._end)
+        durable.rewrite(self._descriptor, memoryview(footer), self._end)
         self._end += len(footer)
         for piece in stream.rest():
-            _write(self._descriptor, piece, self._end)
+            durable.rewrite(self._descriptor, memoryview(piece), self._end)
             self._end += len(piece)
 
     def _place(self, block: RamBlock) -> _PlacedBlock:
@@ -117,7 +117,7 @@ class SparseWriter:
         bitmap_bytes = -(-block.length_bytes // PAGE_BYTES // _BITMAP_WORD_PAGES) * 8
         pages_at = -(-(bitmap_at + bitmap_bytes) // _PAGES_ALIGNMENT) * _PAGES_ALIGNMENT
         entry += _BLOCK_HEADER.pack(1, PAGE_BYTES, bitmap_at, pages_at)
-        _write(self._descriptor, entry, self._end)
+        durable.rewrite(self._descriptor, memoryview(entry), self._end)
         self._end = pages_at + block.length_bytes
         return _PlacedBlock(
             pages_at=pages_at,
@@ -130,7 +130,11 @@ class SparseWriter:
         first = offset_bytes // PAGE_BYTES
         was_written = block.bitmap.put(first, count, present=block.keeps_zeros)
         if was_written and block.keeps_zeros:
-            _write(self._descriptor, bytes(count * PAGE_BYTES), block.pages_at + offset_bytes)
+            durable.rewrite(
+                self._descriptor,
+                memoryview(bytes(count * PAGE_BYTES)),
+                block.pages_at + offset_bytes,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +155,7 @@ class _Bitmap:
         self._size_bytes = size_bytes
         self._chunk = -1
         self._bits = np.zeros(_CHUNK_PAGES, np.bool_)
-        _write(descriptor, b"\0", at + size_bytes - 1)
+        durable.rewrite(descriptor, memoryview(b"\0"), at + size_bytes - 1)
 
     def put(self, first: int, count: int, *, present: bool) -> bool:
         """Say of pages whether they are in the file; return whether any was before."""
@@ -171,7 +175,7 @@ class _Bitmap:
         """Bring the chunk to the file."""
         if self._chunk >= 0:
             packed = np.packbits(self._bits, bitorder="little")[: self._left_bytes()]
-            _write(self._descriptor, packed.data, self._at + self._chunk * _CHUNK_BYTES)
+            durable.rewrite(self._descriptor, packed.data, self._at + self._chunk * _CHUNK_BYTES)
 
     def _turn_to(self, chunk: int) -> None:
         if chunk == self._chunk:
@@ -215,11 +219,3 @@ def _are_zero(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     for number in np.flatnonzero(zero):
         zero[number] = not data[number].any()
     return zero
-
-
-def _write(descriptor: int, data: bytes | memoryview, at: int) -> None:
-    """Write all of it."""
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, at)
-        view, at = view[count:], at + count

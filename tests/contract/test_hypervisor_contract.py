@@ -13,7 +13,7 @@ from snapvm import images
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed
+from snapvm.failures import DomainFailed
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, MemoryRecord, Silent
 from snapvm.refusals import DomainRefused
@@ -214,7 +214,7 @@ def test_stop_and_restore(world: HypervisorWorld, tmp_path: Path, paused: bool) 
     domain = find(world)
     image = tmp_path / memory.file
     world.hypervisor.check_restore(domain, image)
-    with pytest.raises(CaptureFailed):
+    with pytest.raises(DomainFailed, match="could not be restored: "):
         world.hypervisor.restore(domain, image, paused=paused)
     world.hypervisor.stop(domain)
     world.hypervisor.stop(domain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -36,8 +36,13 @@ def seen(world: LvmWorld, name: str) -> LogicalVolume:
 
 
 def snapshot(world: LvmWorld, name: str = SNAPSHOT, role: Role = Role.NEW) -> LogicalVolume:
-    world.lvm.snapshot(world.disk, name, argv.tags(SET, world.disk, role))
+    snapshot_tagged(world, name, argv.tags(SET, world.disk, role))
     return seen(world, name)
+
+
+def snapshot_tagged(world: LvmWorld, name: str, tags: Iterable[str]) -> None:
+    with world.lvm.warmed([VG]) as lvms:
+        lvms[VG][0].snapshot(world.disk, name, tags, limit_seconds=60)
 
 
 def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
@@ -134,7 +139,7 @@ def test_tags_change_for_several_at_once_and_again(world: LvmWorld) -> None:
 def test_removing_a_set_takes_what_is_ours_and_in_that_role(world: LvmWorld) -> None:
     snapshot(world, f"{DISK}.new", Role.NEW)
     snapshot(world, f"{DISK}.ok", Role.OK)
-    world.lvm.snapshot(world.disk, f"{DISK}.foreign", ["snapvm.set=" + SET])
+    snapshot_tagged(world, f"{DISK}.foreign", ["snapvm.set=" + SET])
     world.lvm.remove_set(VG, "ffffffffffff", (Role.NEW,))
     world.lvm.remove_set(VG, SET, (Role.NEW,))
     names = {volume.name for volume in world.lvm.vg_open(VG).volumes}
@@ -174,13 +179,18 @@ def make_store(world: LvmWorld, name: str) -> None:
     world.lvm.make_store(VG, name, STORE_BYTES, argv.tags(SET, world.disk, Role.NEW))
 
 
+def attach(world: LvmWorld, name: str) -> None:
+    with world.lvm.warmed([VG]) as lvms:
+        lvms[VG][0].attach(world.disk, name, CHUNK_BYTES, limit_seconds=60)
+
+
 def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld) -> None:
     assert seen(thick, DISK).kind is VolumeKind.THICK
     make_store(thick, SNAPSHOT)
     store = seen(thick, SNAPSHOT)
     assert not store.is_active and not store.is_writable and not store.is_thick_snapshot
     assert store.tags == set(argv.tags(SET, thick.disk, Role.NEW))
-    thick.lvm.attach(thick.disk, SNAPSHOT, CHUNK_BYTES)
+    attach(thick, SNAPSHOT)
     made = seen(thick, SNAPSHOT)
     assert made.is_thick_snapshot and made.origin == DISK and made.uuid == store.uuid
     assert (made.is_active, made.is_writable, made.is_lost) == (True, False, False)
@@ -192,7 +202,7 @@ def test_a_store_is_a_volume_without_device_until_it_is_attached(thick: LvmWorld
 
 def test_how_full_a_snapshot_is_is_known_while_it_is_active(thick: LvmWorld) -> None:
     make_store(thick, SNAPSHOT)
-    thick.lvm.attach(thick.disk, SNAPSHOT, CHUNK_BYTES)
+    attach(thick, SNAPSHOT)
     assert seen(thick, SNAPSHOT).is_known_whole
     thick.lvm.deactivate([thick.disk])
     made = seen(thick, SNAPSHOT)
@@ -216,7 +226,7 @@ def test_a_thick_disk_goes_back_to_any_snapshot_in_any_order(thick: LvmWorld) ->
     for text in ("one", "two", "three"):
         thick.write(text)
         make_store(thick, f"{DISK}.{text}")
-        thick.lvm.attach(thick.disk, f"{DISK}.{text}", CHUNK_BYTES)
+        attach(thick, f"{DISK}.{text}")
         snapshots[text] = seen(thick, f"{DISK}.{text}")
     for text in ("two", "one", "three", "two"):
         thick.write("something else")

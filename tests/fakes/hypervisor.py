@@ -16,7 +16,7 @@ from snapvm import crashpoint
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed
+from snapvm.failures import DomainFailed
 from snapvm.hypervisor.base import Capture, Drives, MemoryImage
 from snapvm.interrupt import shielded
 from snapvm.model import (
@@ -35,6 +35,7 @@ from tests.fakes.lvm import FakeLvm
 from tests.fakes.machine import FROZEN, Machine
 
 _BOOTED = "as it is defined"
+_DONE = {"restore": "restored", "start": "started"}
 
 
 class FakeHypervisor:
@@ -234,10 +235,10 @@ class FakeHypervisor:
         self.before(deed)
         if domain.name in self.forgotten:
             if deed == "start" and not domain.definition:
-                raise CaptureFailed(domain=domain.name, why="nobody says what it is")
+                raise DomainFailed(domain=domain.name, deed=_DONE[deed], why="nobody knows it")
             self.machines[domain.name] = self.forgotten.pop(domain.name)
         if self.state_of(domain.name).has_memory:
-            raise CaptureFailed(domain=domain.name, why="domain is already running")
+            raise DomainFailed(domain=domain.name, deed=_DONE[deed], why="it runs already")
         return self.machines[domain.name]
 
     def _start(self, machine: Machine, *, paused: bool) -> None:
@@ -255,7 +256,8 @@ class FakeHypervisor:
         ]
         for volume in machine.held:
             if not volume.active:
-                raise CaptureFailed(domain=machine.domain.name, why=f"no device {volume.name}")
+                why = f"no device {volume.name}"
+                raise DomainFailed(domain=machine.domain.name, deed="started", why=why)
             volume.opened = True
 
     def _set(self, name: str, state: DomainState) -> None:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from snapvm import process
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.process import ShRunner, clean_environment
 from snapvm.refusals import HostLacks
@@ -85,6 +87,44 @@ def test_the_last_commands_are_remembered() -> None:
         runner.run(["echo", str(number)])
     assert len(runner.recorder) == 16
     assert runner.recorder[-1].startswith("echo 19 -> 0")
+
+
+def test_a_program_that_did_not_end_is_remembered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report of a bug is to name the lvm that hung."""
+    runner = ShRunner()
+    with pytest.raises(CommandTimedOut):
+        runner.run(["sleep", "60"], timeout_seconds=0.1)
+    assert runner.recorder[-1].startswith("sleep 60 -> no end (CommandTimedOut) in 0.")
+
+    def interrupt(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "_wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(["sleep", "61"])
+    assert runner.recorder[-1].startswith("sleep 61 -> no end (KeyboardInterrupt)")
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_program_that_ends_while_it_is_given_up_needs_no_killing(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | None
+) -> None:
+    def too_late(running: Any, _limit_seconds: float) -> bool:
+        running.wait()
+        if error is not None:
+            raise error
+        return False
+
+    monkeypatch.setattr(process, "_wait", too_late)
+    with pytest.raises(error or CommandTimedOut):
+        ShRunner().run(["true"])
+
+
+def test_an_order_without_an_answer_is_remembered() -> None:
+    runner = ShRunner()
+    with pytest.raises(CommandTimedOut), runner.converse(("cat",)) as talk:
+        talk.ask("hang now", is_done, limit_seconds=0.1)
+    assert "> hang now" in runner.recorder
 
 
 def test_a_conversation_answers_each_order_at_once() -> None:

@@ -12,7 +12,7 @@ from snapvm import consistency, repair, rollbackrepair
 from snapvm.attention import LeftBehind, NotStarted
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted
-from snapvm.failures import CaptureFailed, CommandTimedOut
+from snapvm.failures import CommandTimedOut, DomainFailed
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Silent
 from tests.fakes import capture as fake_capture
@@ -134,7 +134,7 @@ def test_a_start_that_a_killed_rollback_left_behind_may_win(
 
     def too_late(domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
         restore(domain, image, paused=paused, channels=channels)
-        raise CaptureFailed(domain=domain.name, why="a domain of this name runs")
+        raise DomainFailed(domain=domain.name, deed="restored", why="one of this name runs")
 
     monkeypatch.setattr(scene.hypervisor, "restore", too_late)
     consistency.repair_all(scene.host, None, Silent())

@@ -10,7 +10,7 @@ import pytest
 from snapvm import consistency, sidefiles
 from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
-from snapvm.failures import CaptureFailed, RollbackFailed
+from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -178,7 +178,7 @@ def test_a_domain_that_is_off_although_ending_it_failed(
 
     def stop_and_fail(domain: Domain) -> None:
         stop(domain)
-        raise CaptureFailed(domain=DOMAIN, why="its back end does not close")
+        raise DomainFailed(domain=DOMAIN, deed="ended", why="its back end does not close")
 
     monkeypatch.setattr(scene.hypervisor, "stop", stop_and_fail)
     roll_back(scene, record)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from snapvm import checksum, readback
-from snapvm.model import MemoryRecord, Silent
+from snapvm.model import MemoryRecord, Progress, Silent
 from snapvm.refusals import RecordUnusable
 
 
@@ -48,12 +49,44 @@ def test_the_verdict_is_waited_for(tmp_path: Path) -> None:
         require_right()
 
 
-def test_a_block_that_fails_ends_the_reading(tmp_path: Path) -> None:
-    path, progress = tmp_path / "image", Noting()
+class Held(readback._Watched):
+    """Holds the reading at its first piece until the block is over; counts the pieces."""
+
+    instances: ClassVar[list[Held]] = []
+
+    def __init__(self, shown: Progress) -> None:
+        self.begun, self.left = threading.Event(), threading.Event()
+        self.told = 0
+        super().__init__(shown)
+        self.instances.append(self)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if (name, value) == ("is_wanted", False):
+            self.left.set()
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        self.told += 1
+        if not self.begun.is_set():
+            self.begun.set()
+            self.left.wait(10)
+        super().advance(done_bytes, total_bytes)
+
+
+def test_a_block_that_fails_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = tmp_path / "image", Noting()
     memory = recorded(path)
-    with pytest.raises(ZeroDivisionError), readback.being_read(path, memory, progress):
+    checksum.of_file(path, whole)
+    assert whole.told > 1
+    monkeypatch.setattr(Held, "instances", [])
+    monkeypatch.setattr(readback, "_Watched", Held)
+    with pytest.raises(ZeroDivisionError), readback.being_read(path, memory, Silent()):
+        (watched,) = Held.instances
+        assert watched.begun.wait(10)
         raise ZeroDivisionError
-    assert progress.told == 0
+    assert watched.told == 1
     assert threading.active_count() == 1
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, WindowBroken
+from snapvm.failures import CaptureFailed, DomainFailed, WindowBroken
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents
 from snapvm.hypervisor.pause import WatchedPause
@@ -117,6 +117,6 @@ def test_one_that_libvirt_works_on_is_not_paused() -> None:
     """A migration lets it be suspended, and then refuses to resume it for as long as it lasts."""
     domain = FakeDomain()
     domain.job = 2
-    with pytest.raises(CaptureFailed, match="migrate"):
+    with pytest.raises(DomainFailed, match="migrate"):
         capture(domain, lambda: None)
     assert domain.state_now == RUNNING

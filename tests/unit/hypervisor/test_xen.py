@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
+from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xencontrol import DomainInfo
@@ -284,7 +284,9 @@ def test_stop_restore_and_start(scene: Scene, paused: bool) -> None:
     domain = driver.find("web")
     wanted = DomainState.PAUSED if paused else DomainState.RUNNING
     flag = ["-p"] if paused else []
-    with pytest.raises(CaptureFailed, match="of this name runs"):
+    with pytest.raises(
+        DomainFailed, match=r"^web could not be restored: a domain of this name runs"
+    ):
         driver.restore(domain, Path("/image"), paused=paused)
     driver.stop(domain)
     driver.stop(domain)
@@ -316,7 +318,7 @@ def test_a_domain_whose_memory_is_not_free_yet_is_waited_for(
     domain = driver.find("web")
     xen.zombie_pages = 1 << 18
     monkeypatch.setattr("snapvm.hypervisor.xen._GONE_SECONDS", 0.1)
-    with pytest.raises(CaptureFailed, match="does not go"):
+    with pytest.raises(DomainFailed, match=r"^web could not be ended: .* does not go"):
         driver.stop(domain)
 
 
@@ -336,7 +338,7 @@ def test_an_image_that_xl_does_not_take(scene: Scene) -> None:
     _, driver = scene
     domain = driver.find("web")
     driver.stop(domain)
-    with pytest.raises(CaptureFailed, match="no such image"):
+    with pytest.raises(DomainFailed, match=r"^web could not be restored: .*no such image"):
         driver.restore(domain, Path("/bad"), paused=False)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -127,3 +129,32 @@ def test_a_lost_snapshot_and_a_smaller_disk_change_nothing(bench: Bench) -> None
     with pytest.raises(StorageFailed, match="smaller"):
         copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
     assert bench.disk.path.read_bytes() == now[: 20 * CHUNK]
+
+
+class Blank:
+    """A device of zeros."""
+
+    size_bytes = 1 << 40
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytes(4096))
+
+    def read(self, _offset: int, length: int) -> memoryview:
+        return self._buffer[:length]
+
+
+def test_runs_are_not_kept() -> None:
+    """A large disk that has changed in many places: there is no memory for a list of them."""
+    many = 100_000
+
+    def runs() -> Iterator[tuple[int, int]]:
+        return ((2 * CHUNK * number, 512) for number in range(many))
+
+    device = cast("directio.Device", Blank())
+    tracemalloc.start()
+    try:
+        copyback._copy(runs, device, device, Silent())
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < many

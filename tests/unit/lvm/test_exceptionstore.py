@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,11 @@ def read(store: bytes, disk_bytes: int = DISK_BYTES) -> list[int]:
             raise OSError("beyond the end")
         return found
 
-    return list(read_table(pread, len(store), disk_bytes).chunks)
+    table = read_table(pread, len(store), disk_bytes)
+    step = table.chunk_bytes
+    chunks = [offset // step for offset, _ in table.runs(step, disk_bytes)]
+    assert len(table) == len(chunks)
+    return chunks
 
 
 @given(st.lists(st.integers(0, DISK_BYTES // 4096 - 1), unique=True, max_size=600))
@@ -91,3 +97,20 @@ def test_runs_cover_just_the_chunks(chunks: set[int], limit_chunks: int, cut_byt
         assert not covered & found
         covered |= found
     assert covered == chunks
+
+
+def test_the_table_of_a_large_disk_takes_little_memory() -> None:
+    """The domain is off and there is no way back: no memory must be what ends it."""
+    many = 100_000
+    # Every other chunk of the disk, the last first: as many runs as there can be.
+    store = build_store(dict.fromkeys(range(2 * (many - 1), -1, -2), b""))
+    disk_bytes = 2 * many * 4096
+    tracemalloc.start()
+    try:
+        table = read_table(lambda at, n: memoryview(store)[at : at + n], len(store), disk_bytes)
+        runs = sum(1 for _ in table.runs(4 << 20, disk_bytes))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(table) == runs == many
+    assert peak_bytes < 2 * many + (128 << 10)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snapvm import durable
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage, savedstream, sparseimage
 from snapvm.model import Silent
@@ -155,7 +156,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told() -> None:
     with pytest.raises(OSError, match="space"):
-        sparseimage._write(os.open("/dev/full", os.O_RDWR), b"x", 0)
+        durable.rewrite(os.open("/dev/full", os.O_RDWR), memoryview(b"x"), 0)
 
 
 def test_a_target_that_cannot_be_made_is_told(tmp_path: Path) -> None:

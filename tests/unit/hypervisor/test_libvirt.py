@@ -1,0 +1,94 @@
+"""What libvirt would not do with a domain is told in the words of that deed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+from snapvm.failures import DomainFailed
+from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+from snapvm.settings import Settings
+
+DOMAIN = Domain(
+    name="demo",
+    uuid=DomainUuid("11111111-2222-3333-4444-555555555555"),
+    hypervisor=HypervisorKind.LIBVIRT,
+    state=DomainState.RUNNING,
+    memory_bytes=1 << 20,
+    vcpus=1,
+    definition="<domain><devices/></domain>",
+)
+
+
+class libvirtError(Exception):  # noqa: N801 - libvirt's own name
+    def get_error_message(self) -> str:
+        return str(self)
+
+    def get_error_code(self) -> int:
+        return 1
+
+
+def no(*_: object) -> NoReturn:
+    raise libvirtError("it says no")
+
+
+def make_driver(monkeypatch: pytest.MonkeyPatch, deed: Callable[..., Any]) -> LibvirtHypervisor:
+    """Return a driver whose libvirt does ``deed`` for every deed; the domain stays paused."""
+    monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=libvirtError))
+    handle = SimpleNamespace(
+        isActive=lambda: True,
+        state=lambda: [3],
+        jobInfo=lambda: [0],
+        suspend=deed,
+        destroy=deed,
+        createWithFlags=deed,
+    )
+    connection: Any = SimpleNamespace(restoreFlags=deed, lookupByUUIDString=lambda _uuid: handle)
+    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: handle)
+    return LibvirtHypervisor(link, Settings())
+
+
+def suspend(driver: LibvirtHypervisor) -> None:
+    vars(driver)["resume"] = lambda _domain: None
+    with driver.frozen(DOMAIN):
+        pass
+
+
+def restore(driver: LibvirtHypervisor) -> None:
+    driver.restore(DOMAIN, Path("/image"), paused=False)
+
+
+def start(driver: LibvirtHypervisor) -> None:
+    driver.start(DOMAIN, paused=False)
+
+
+@pytest.mark.parametrize(
+    ("done", "do"),
+    [
+        ("suspended", suspend),
+        ("ended", lambda driver: driver.stop(DOMAIN)),
+        ("restored", restore),
+        ("started", start),
+    ],
+)
+def test_a_deed_that_failed_is_named(
+    monkeypatch: pytest.MonkeyPatch, done: str, do: Callable[[LibvirtHypervisor], None]
+) -> None:
+    with pytest.raises(DomainFailed) as failed:
+        do(make_driver(monkeypatch, no))
+    assert str(failed.value) == f"demo could not be {done}: it says no"
+
+
+@pytest.mark.parametrize(("done", "do"), [("restored", restore), ("started", start)])
+def test_a_domain_that_is_not_as_it_should_be_was_not_started(
+    monkeypatch: pytest.MonkeyPatch, done: str, do: Callable[[LibvirtHypervisor], None]
+) -> None:
+    with pytest.raises(DomainFailed) as failed:
+        do(make_driver(monkeypatch, lambda *_: None))
+    assert str(failed.value) == f"demo could not be {done}: it is paused and not running"
