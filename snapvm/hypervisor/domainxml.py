@@ -6,11 +6,13 @@ Pure: XML text in, values out (libvirt, docs/formatdomain, "Hard drives, floppy 
 from __future__ import annotations
 
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm.hypervisor import qemuarguments
 from snapvm.hypervisor.base import Drives
 from snapvm.model import GuestDisk, OmittedDisk, SideKind, SidePlace
 from snapvm.refusals import DiskRefused, DomainRefused
@@ -26,10 +28,6 @@ SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 
 _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
 """Kinds of devices; ``vhost`` alone is the kernel's."""
-_QEMU_ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format(
-    "http://libvirt.org/schemas/domain/qemu/1.0"
-)
-
 _REMOVABLE = frozenset({"cdrom", "floppy"})
 
 
@@ -97,7 +95,8 @@ def _drive(disk: ET.Element) -> Drive:
 def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
     """Sort the drives into those to capture and those that cannot change.
 
-    Raises ``DiskRefused`` for the first one that is neither, with what to do about it.
+    Raises ``DiskRefused`` for the first one that is neither, with what to do about it, and
+    ``DomainRefused`` for one that only QEMU knows of.
     """
     disks: list[GuestDisk] = []
     omitted: list[OmittedDisk] = []
@@ -111,6 +110,14 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
             volume_path(drive.pool, drive.source) if drive.type == "volume" else Path(drive.source)
         )
         disks.append(GuestDisk(target=drive.target, device=device))
+    hidden = qemuarguments.writable_disk(parse(definition))
+    if hidden:
+        raise DomainRefused(
+            domain=domain,
+            why=f"a disk on QEMU's command line ({hidden}) cannot be captured",
+            remedy="make it a <disk> that is a logical volume, or take it out of "
+            f"<qemu:commandline>: virsh edit {shlex.quote(domain)}",
+        )
     if not disks:
         raise DomainRefused(
             domain=domain,
@@ -132,20 +139,21 @@ def _refuse(domain: str, drive: Drive) -> None:
     def refused(why: str, remedy: str = "") -> DiskRefused:
         return DiskRefused(domain=domain, target=drive.target, why=why, remedy=remedy)
 
+    name, target = shlex.quote(domain), shlex.quote(drive.target)
     if drive.job:
         raise refused(
             f"a block job ({drive.job}) is running on it",
-            f"wait for it, or end it: virsh blockjob {domain} {drive.target} --abort",
+            f"wait for it, or end it: virsh blockjob {name} {target} --abort",
         )
     if drive.transient:
         raise refused(
             "it is transient: its changes are thrown away when the domain stops",
-            f"take <transient/> out of it: virsh edit {domain}",
+            f"take <transient/> out of it: virsh edit {name}",
         )
     if drive.shareable:
         raise refused(
             "it is shareable: another domain may write to it during the window",
-            f"when no other domain uses it, take <shareable/> out of it: virsh edit {domain}",
+            f"when no other domain uses it, take <shareable/> out of it: virsh edit {name}",
         )
     if drive.type == "file":
         raise refused(
@@ -208,8 +216,8 @@ def foreign_memory_writer(definition: str) -> str:
         for kind in (element.get("type", ""), of_driver.get("type", ""), of_driver.get("name", "")):
             if _PAST_QEMU.search(kind):
                 return f"its {element.tag} ({kind}) is served past QEMU"
-    for argument in root.iterfind(_QEMU_ARGUMENT):
-        found = _PAST_QEMU.search(argument.get("value", ""))
+    for argument in qemuarguments.arguments(root):
+        found = _PAST_QEMU.search(argument)
         if found:
             return f"a {found[0]} on QEMU's command line is served past QEMU"
     return ""
