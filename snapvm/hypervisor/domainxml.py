@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
 """Kinds of devices; ``vhost`` alone is the kernel's."""
 _REMOVABLE = frozenset({"cdrom", "floppy"})
+_MEMORY_FILES = ("nvdimm", "virtio-pmem")
+"""Models of memory that keep what is in it, as a disk does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,19 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
             volume_path(drive.pool, drive.source) if drive.type == "volume" else Path(drive.source)
         )
         disks.append(GuestDisk(target=drive.target, device=device))
+    _refuse_hidden(domain, definition)
+    omitted += _unchanging_memory(domain, definition)
+    if not disks:
+        raise DomainRefused(
+            domain=domain,
+            why="it has no disk that could be captured",
+            remedy="snapvm captures disks that are logical volumes",
+        )
+    return Drives(disks=tuple(disks), omitted=tuple(omitted))
+
+
+def _refuse_hidden(domain: str, definition: str) -> None:
+    """Raise ``DomainRefused`` for a disk of which libvirt knows nothing."""
     hidden = qemuarguments.writable_disk(parse(definition))
     if hidden:
         raise DomainRefused(
@@ -118,13 +133,29 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
             remedy="make it a <disk> that is a logical volume, or take it out of "
             f"<qemu:commandline>: virsh edit {shlex.quote(domain)}",
         )
-    if not disks:
-        raise DomainRefused(
-            domain=domain,
-            why="it has no disk that could be captured",
-            remedy="snapvm captures disks that are logical volumes",
-        )
-    return Drives(disks=tuple(disks), omitted=tuple(omitted))
+
+
+def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
+    """Return the memory in files of the host that the domain does not write to.
+
+    Raises ``DiskRefused`` for such memory that is a disk to the guest: its file would be left out,
+    and overwritten when old memory is restored into it.
+    """
+    for model in _MEMORY_FILES:
+        for number, memory in enumerate(
+            parse(definition).iterfind(f"./devices/memory[@model='{model}']")
+        ):
+            target = f"{model}{number}"
+            if memory.find("target/readonly") is None:
+                path = memory.findtext("source/path", "").strip() or "(none)"
+                raise DiskRefused(
+                    domain=domain,
+                    target=target,
+                    why=f"it is memory in {path}, not a logical volume",
+                    remedy="move what is in it to a logical volume that is a <disk>, and take the "
+                    f"<memory model='{model}'> out: virsh edit {shlex.quote(domain)}",
+                )
+            yield OmittedDisk(target=target, why="read-only")
 
 
 def _unchanging(drive: Drive) -> str:

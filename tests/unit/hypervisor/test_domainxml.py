@@ -116,9 +116,10 @@ def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: st
         ("-cdrom", "/a.iso"),
         ("-device", "virtio-rng-pci"),
         ("-display", "sdl"),
+        (),
     ],
 )
-def test_what_qemu_does_not_write_to_does_no_harm(arguments: tuple[str, str]) -> None:
+def test_what_qemu_does_not_write_to_does_no_harm(arguments: tuple[str, ...]) -> None:
     assert [disk.target for disk in drives(LV.format(""), *arguments).disks] == ["vda"]
 
 
@@ -129,3 +130,25 @@ def test_what_to_type_has_the_name_as_a_shell_wants_it(inner: str) -> None:
     with pytest.raises(DiskRefused) as refused:
         drives(LV.format(inner))
     assert "'my web'" in refused.value.hint()
+
+
+def memory(model: str, target: str = "") -> str:
+    return (
+        f"<memory model='{model}' access='shared'><source><path>/data.raw</path></source>"
+        f"<target><size unit='KiB'>524288</size>{target}</target></memory>"
+    )
+
+
+@pytest.mark.parametrize("model", ["nvdimm", "virtio-pmem"])
+def test_memory_that_is_a_disk_is_refused_like_one_that_is_a_file(model: str) -> None:
+    """Its file would not be captured, and old memory would be restored into it."""
+    with pytest.raises(DiskRefused) as refused:
+        drives(LV.format("") + memory("dimm") + memory(model, "<readonly/>") + memory(model))
+    said = f"disk {model}1 of 'my web' cannot be captured: it is memory in /data.raw, not a logical"
+    assert str(refused.value).startswith(said)
+    assert refused.value.hint().endswith("virsh edit 'my web'")
+
+
+def test_memory_that_the_guest_only_reads_is_left_out() -> None:
+    found = drives(LV.format("") + memory("dimm") + memory("nvdimm", "<readonly/>"))
+    assert [(each.target, each.why) for each in found.omitted] == [("nvdimm0", "read-only")]
