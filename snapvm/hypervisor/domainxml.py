@@ -6,11 +6,13 @@ Pure: XML text in, values out (libvirt, docs/formatdomain, "Hard drives, floppy 
 from __future__ import annotations
 
 import re
+import shlex
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm.hypervisor import qemuarguments
 from snapvm.hypervisor.base import Drives
 from snapvm.model import GuestDisk, OmittedDisk, SideKind, SidePlace
 from snapvm.refusals import DiskRefused, DomainRefused
@@ -26,11 +28,9 @@ SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 
 _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
 """Kinds of devices; ``vhost`` alone is the kernel's."""
-_QEMU_ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format(
-    "http://libvirt.org/schemas/domain/qemu/1.0"
-)
-
 _REMOVABLE = frozenset({"cdrom", "floppy"})
+_MEMORY_FILES = ("nvdimm", "virtio-pmem")
+"""Models of memory that keep what is in it, as a disk does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,8 @@ def _drive(disk: ET.Element) -> Drive:
 def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
     """Sort the drives into those to capture and those that cannot change.
 
-    Raises ``DiskRefused`` for the first one that is neither, with what to do about it.
+    Raises ``DiskRefused`` for the first one that is neither, with what to do about it, and
+    ``DomainRefused`` for one that only QEMU knows of.
     """
     disks: list[GuestDisk] = []
     omitted: list[OmittedDisk] = []
@@ -111,6 +112,8 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
             volume_path(drive.pool, drive.source) if drive.type == "volume" else Path(drive.source)
         )
         disks.append(GuestDisk(target=drive.target, device=device))
+    _refuse_hidden(domain, definition)
+    omitted += _unchanging_memory(domain, definition)
     if not disks:
         raise DomainRefused(
             domain=domain,
@@ -118,6 +121,41 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
             remedy="snapvm captures disks that are logical volumes",
         )
     return Drives(disks=tuple(disks), omitted=tuple(omitted))
+
+
+def _refuse_hidden(domain: str, definition: str) -> None:
+    """Raise ``DomainRefused`` for a disk of which libvirt knows nothing."""
+    hidden = qemuarguments.writable_disk(parse(definition))
+    if hidden:
+        raise DomainRefused(
+            domain=domain,
+            why=f"a disk on QEMU's command line ({hidden}) cannot be captured",
+            remedy="make it a <disk> that is a logical volume, or take it out of "
+            f"<qemu:commandline>: virsh edit {shlex.quote(domain)}",
+        )
+
+
+def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
+    """Return the memory in files of the host that the domain does not write to.
+
+    Raises ``DiskRefused`` for such memory that is a disk to the guest: its file would be left out,
+    and overwritten when old memory is restored into it.
+    """
+    for model in _MEMORY_FILES:
+        for number, memory in enumerate(
+            parse(definition).iterfind(f"./devices/memory[@model='{model}']")
+        ):
+            target = f"{model}{number}"
+            if memory.find("target/readonly") is None:
+                path = memory.findtext("source/path", "").strip() or "(none)"
+                raise DiskRefused(
+                    domain=domain,
+                    target=target,
+                    why=f"it is memory in {path}, not a logical volume",
+                    remedy="move what is in it to a logical volume that is a <disk>, and take the "
+                    f"<memory model='{model}'> out: virsh edit {shlex.quote(domain)}",
+                )
+            yield OmittedDisk(target=target, why="read-only")
 
 
 def _unchanging(drive: Drive) -> str:
@@ -132,20 +170,21 @@ def _refuse(domain: str, drive: Drive) -> None:
     def refused(why: str, remedy: str = "") -> DiskRefused:
         return DiskRefused(domain=domain, target=drive.target, why=why, remedy=remedy)
 
+    name, target = shlex.quote(domain), shlex.quote(drive.target)
     if drive.job:
         raise refused(
             f"a block job ({drive.job}) is running on it",
-            f"wait for it, or end it: virsh blockjob {domain} {drive.target} --abort",
+            f"wait for it, or end it: virsh blockjob {name} {target} --abort",
         )
     if drive.transient:
         raise refused(
             "it is transient: its changes are thrown away when the domain stops",
-            f"take <transient/> out of it: virsh edit {domain}",
+            f"take <transient/> out of it: virsh edit {name}",
         )
     if drive.shareable:
         raise refused(
             "it is shareable: another domain may write to it during the window",
-            f"when no other domain uses it, take <shareable/> out of it: virsh edit {domain}",
+            f"when no other domain uses it, take <shareable/> out of it: virsh edit {name}",
         )
     if drive.type == "file":
         raise refused(
@@ -208,8 +247,8 @@ def foreign_memory_writer(definition: str) -> str:
         for kind in (element.get("type", ""), of_driver.get("type", ""), of_driver.get("name", "")):
             if _PAST_QEMU.search(kind):
                 return f"its {element.tag} ({kind}) is served past QEMU"
-    for argument in root.iterfind(_QEMU_ARGUMENT):
-        found = _PAST_QEMU.search(argument.get("value", ""))
+    for argument in qemuarguments.arguments(root):
+        found = _PAST_QEMU.search(argument)
         if found:
             return f"a {found[0]} on QEMU's command line is served past QEMU"
     return ""

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from snapvm.hypervisor import domainxml, headstart, migrationstream, userfault
+from snapvm.hypervisor import domainxml, headstart, hugepages, migrationstream, userfault
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.headstart import Experience
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible, State
 from snapvm.hypervisor.qemusettings import MigrationSettings, Monitor
-from snapvm.model import DomainState, MemoryRecord
+from snapvm.model import Domain, DomainState, MemoryRecord
 
 SETTINGS = MigrationSettings(capabilities=("background-snapshot",))
 ARM_LIMIT_SECONDS = 60.0
@@ -33,6 +33,7 @@ _RESTORES_STATE_SINCE = (9, 0)
 """Before it QEMU lets the guest run when memory is protected, whatever it was: in our window."""
 _FAILS_IN_SETUP_SINCE = (9, 1)
 """Before it QEMU stops the guest even for a stream that cannot be written."""
+_LARGEST_PAGE_KIB = 2048
 _STOPPED = "paused"
 _RUN_STATES = ("running", _STOPPED)
 """QEMU ends itself over any other when it stops the guest ("invalid runstate transition")."""
@@ -75,6 +76,7 @@ class BackgroundCapture:
         foreign = domainxml.foreign_memory_writer(ground.domain.definition)
         if foreign:
             raise NotPossible(foreign)
+        _require_small_pages(ground.domain)
         with ExitStack() as stack:
             try:
                 permission = stack.enter_context(ExitStack())
@@ -220,6 +222,19 @@ def _require_stoppable(monitor: Monitor) -> None:
         raise NotPossible(f"QEMU {told} would let the guest run too early; 9.0 and later do not")
     if run_state not in _RUN_STATES:
         raise NotPossible(f"QEMU says that it is {run_state}")
+
+
+def _require_small_pages(domain: Domain) -> None:
+    """Raise ``NotPossible`` for a guest that would stand still with each page it first writes to.
+
+    QEMU writes the whole of a page of the host before the guest may change it (QEMU,
+    migration/ram.c, ram_save_host_page); 1 GiB takes about a second.  A paused one does not write.
+    """
+    page_kib = hugepages.largest_kib(domain.definition)
+    if page_kib > _LARGEST_PAGE_KIB and domain.state is not DomainState.PAUSED:
+        raise NotPossible(
+            f"its memory has pages of {page_kib >> 10} MiB, and it would wait while each is written"
+        )
 
 
 def _is_armed(state: State) -> bool:

@@ -65,8 +65,11 @@ class Witness:
             return "somebody started it anew"
         if now.jobInfo()[0] != _NO_JOB:
             return "somebody began to save or to migrate it"
-        if devices(now.XMLDesc(_XML_SECURE)) != devices(self._domain.definition):
+        definition = now.XMLDesc(_XML_SECURE)
+        if devices(definition) != devices(self._domain.definition):
             return "its devices were changed"
+        if processors(definition) != processors(self._domain.definition):
+            return "its processors were changed"
         return ""
 
     def _broken(self, what: str) -> WindowBroken:
@@ -81,4 +84,19 @@ def devices(definition: str) -> tuple[str, ...]:
             # Whether the guest's agent has opened its channel (libvirt, docs/formatdomain).
             del target.attrib["state"]
         found.append(ET.tostring(device, encoding="unicode").strip())
+    return tuple(found)
+
+
+def processors(definition: str) -> tuple[str, ...]:
+    """Return what a domain's XML says of how many processors there are, and which are in use.
+
+    libvirt has no event for one that is plugged in; where they are placed does not matter.
+    """
+    root = domainxml.parse(definition)
+    vcpu, vcpus = root.find("vcpu"), root.find("vcpus")
+    found = []
+    if vcpu is not None:
+        found += [(vcpu.text or "").strip(), vcpu.get("current", "")]
+    if vcpus is not None:
+        found.append(ET.tostring(vcpus, encoding="unicode").strip())
     return tuple(found)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.base import Drives
 from snapvm.hypervisor.domainxml import foreign_memory_writer
+from snapvm.refusals import DiskRefused, DomainRefused
 
 QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 
@@ -54,3 +60,95 @@ def test_the_kernel_and_qemu_write_under_its_eyes(device: str) -> None:
     """vhost of the kernel writes as QEMU, and waits for a page that is protected."""
     beside = "<qemu:commandline><qemu:arg value='-nodefaults'/></qemu:commandline>"
     assert writer(device, beside) == ""
+
+
+LV = "<disk type='block'><source dev='/dev/vg/d0'/><target dev='vda'/>{}</disk>"
+
+
+def drives(devices: str, *arguments: str) -> Drives:
+    """Sort the drives of a domain that has a logical volume, some devices and some arguments."""
+    given = "".join(
+        f"<qemu:arg value='{argument.replace('<', '&lt;')}'/>" for argument in arguments
+    )
+    return domainxml.classify(
+        "my web",
+        f"<domain xmlns:qemu='{QEMU}'><devices>{devices}</devices>"
+        f"<qemu:commandline>{given}</qemu:commandline></domain>",
+        lambda pool, volume: Path("/dev", pool, volume),
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("-drive", "file=/data.img,if=none,id=d"),
+        ("--drive", "file=/data.img,if=none,id=d,readonly=off"),
+        ("-drive", "file=/a,,readonly=on,if=none"),
+        ("-drive", "file=/vars.fd,if=pflash"),
+        ("-blockdev", "driver=file,filename=/data.img,node-name=d,auto-read-only=on"),
+        ("-blockdev", json.dumps({"driver": "file", "filename": "/d", "read-only": False})),
+        ("-blockdev", '{"driver": "file", "filename": "/d", "read-only": true'),
+        *((f"-hd{letter}", "/data.img") for letter in "abcd"),
+        ("-sd", "/data.img"),
+        ("-pflash", "/vars.fd"),
+        ("-mtdblock", "/data.img"),
+        ("-drive", ""),
+    ],
+)
+def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: str) -> None:
+    """It would go on, while the others go back."""
+    with pytest.raises(DomainRefused) as refused:
+        drives(LV.format(""), "-nodefaults", option, *([value] if value else []))
+    assert f"a disk on QEMU's command line ({option}{' ' * bool(value)}{value})" in str(
+        refused.value
+    )
+    assert refused.value.hint().endswith("virsh edit 'my web'")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-drive", "file=/a.iso,media=cdrom,if=none"),
+        ("-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/OVMF_CODE.fd"),
+        ("-drive", "if=none,file=/a,,b,readonly"),
+        ("-blockdev", "driver=file,filename=/data.img,node-name=d,read-only=on"),
+        ("-blockdev", json.dumps({"driver": "file", "filename": "/d", "read-only": True})),
+        ("-cdrom", "/a.iso"),
+        ("-device", "virtio-rng-pci"),
+        ("-display", "sdl"),
+        (),
+    ],
+)
+def test_what_qemu_does_not_write_to_does_no_harm(arguments: tuple[str, ...]) -> None:
+    assert [disk.target for disk in drives(LV.format(""), *arguments).disks] == ["vda"]
+
+
+@pytest.mark.parametrize(
+    "inner", ["<transient/>", "<shareable/>", "<mirror job='copy'><target/></mirror>"]
+)
+def test_what_to_type_has_the_name_as_a_shell_wants_it(inner: str) -> None:
+    with pytest.raises(DiskRefused) as refused:
+        drives(LV.format(inner))
+    assert "'my web'" in refused.value.hint()
+
+
+def memory(model: str, target: str = "") -> str:
+    return (
+        f"<memory model='{model}' access='shared'><source><path>/data.raw</path></source>"
+        f"<target><size unit='KiB'>524288</size>{target}</target></memory>"
+    )
+
+
+@pytest.mark.parametrize("model", ["nvdimm", "virtio-pmem"])
+def test_memory_that_is_a_disk_is_refused_like_one_that_is_a_file(model: str) -> None:
+    """Its file would not be captured, and old memory would be restored into it."""
+    with pytest.raises(DiskRefused) as refused:
+        drives(LV.format("") + memory("dimm") + memory(model, "<readonly/>") + memory(model))
+    said = f"disk {model}1 of 'my web' cannot be captured: it is memory in /data.raw, not a logical"
+    assert str(refused.value).startswith(said)
+    assert refused.value.hint().endswith("virsh edit 'my web'")
+
+
+def test_memory_that_the_guest_only_reads_is_left_out() -> None:
+    found = drives(LV.format("") + memory("dimm") + memory("nvdimm", "<readonly/>"))
+    assert [(each.target, each.why) for each in found.omitted] == [("nvdimm0", "read-only")]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from snapvm.hypervisor import captureways, libvirtlink, qmp
+from snapvm.hypervisor import captureways, hugepages, libvirtlink, qmp, userfault
 from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
 from snapvm.hypervisor.libvirtcapture import ExternalCapture
@@ -21,6 +21,7 @@ from snapvm.hypervisor.libvirtstop import StopCapture
 from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.memory import libvirtimage
+from snapvm.model import DomainState
 from tests.unit.hypervisor.test_qemusettings import FakeQemu
 from tests.unit.hypervisor.test_witness import DOMAIN
 
@@ -205,3 +206,44 @@ def test_a_monitor_that_does_not_answer_leaves_libvirts_own_way(tmp_path: Path) 
         stack.enter_context(BackgroundCapture.possible(ground(tmp_path, qemu)))
     with ExternalCapture.possible(ground(tmp_path, qemu)):
         pass
+
+
+HUGE = "<memoryBacking><hugepages>{}</hugepages></memoryBacking><devices>"
+GIB_PAGES = HUGE.format(
+    "<page size='2048' unit='KiB' nodeset='0'/><page size='1048576' unit='KiB' nodeset='1'/>"
+)
+GIB_MODULE = (
+    "<devices><memory model='dimm'><source><pagesize unit='KiB'>1048576</pagesize></source>"
+    "</memory>"
+)
+
+
+@pytest.mark.parametrize(
+    ("backing", "default_kib", "waits"),
+    [
+        (GIB_PAGES, 2048, True),
+        (GIB_MODULE, 2048, True),
+        (HUGE.format(""), 1 << 20, True),
+        (HUGE.format(""), 2048, False),
+        (HUGE.format(""), 0, False),
+        (HUGE.format("<page size='2048' unit='KiB'/>"), 1 << 20, False),
+        ("<devices>", 1 << 20, False),
+    ],
+)
+def test_a_guest_does_not_wait_a_second_for_each_page_it_writes_to(
+    backing: str, default_kib: int, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU writes a page of the host as a whole; precopy does so while the guest goes on."""
+    monkeypatch.setattr(hugepages, "MEMINFO", tmp_path / "meminfo")
+    if default_kib:
+        text = f"HugePages_Total:       0\nHugepagesize:    {default_kib} kB\nHugetlb: 0 kB\n"
+        hugepages.MEMINFO.write_text(text)
+    monkeypatch.setattr(userfault, "allowed", lambda _folder: nullcontext())
+    on = ground(tmp_path, FakeQemu())
+    domain = replace(DOMAIN, definition=DOMAIN.definition.replace("<devices>", backing))
+    for state in (DomainState.RUNNING, DomainState.PAUSED):
+        with ExitStack() as stack:
+            if waits and state is DomainState.RUNNING:
+                stack.enter_context(pytest.raises(NotPossible, match="pages of 1024 MiB"))
+            way = BackgroundCapture.possible(replace(on, domain=replace(domain, state=state)))
+            stack.enter_context(way)

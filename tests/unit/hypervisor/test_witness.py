@@ -10,12 +10,19 @@ import pytest
 
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor.libvirtlink import RunEvents
-from snapvm.hypervisor.witness import WATCHED, Witness, devices
+from snapvm.hypervisor.witness import WATCHED, Witness, devices, processors
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 
 DEFINITION = """<domain id='3'>
   <name>demo</name>
   <currentMemory unit='KiB'>524288</currentMemory>
+  <vcpu placement='static' current='2'>4</vcpu>
+  <vcpus>
+    <vcpu id='0' enabled='yes' hotpluggable='no' order='1'/>
+    <vcpu id='1' enabled='yes' hotpluggable='yes' order='2'/>
+    <vcpu id='2' enabled='no' hotpluggable='yes'/>
+    <vcpu id='3' enabled='no' hotpluggable='yes'/>
+  </vcpus>
   <devices>
     <disk type='block' device='disk'><source dev='/dev/vg/d0'/><target dev='vda'/></disk>
     <channel type='unix'>
@@ -35,6 +42,11 @@ DOMAIN = Domain(
 PLUGGED = DEFINITION.replace(
     "</devices>", "<disk type='block'><target dev='vdb'/></disk></devices>"
 )
+OTHER_PROCESSOR = DEFINITION.replace(
+    "<vcpu id='2' enabled='no' hotpluggable='yes'/>",
+    "<vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/>",
+).replace("id='1' enabled='yes' hotpluggable='yes' order='2'", "id='1' enabled='no'")
+"""As many as before, but not the same."""
 
 
 @dataclass
@@ -98,6 +110,9 @@ def test_a_guest_that_reset_itself_before_the_window_is_well(events: RunEvents) 
         (FakeHandle(number=4), "started it anew"),
         (FakeHandle(job=1), "save or to migrate"),
         (FakeHandle(definition=PLUGGED), "devices were changed"),
+        (FakeHandle(definition=DEFINITION.replace(" current='2'", "")), "processors were changed"),
+        (FakeHandle(definition=DEFINITION.replace("'2'>4", "'3'>4")), "processors were changed"),
+        (FakeHandle(definition=OTHER_PROCESSOR), "processors were changed"),
     ],
 )
 def test_what_is_not_as_it_was(events: RunEvents, now: FakeHandle, what: str) -> None:
@@ -109,8 +124,9 @@ def test_what_is_not_as_it_was(events: RunEvents, now: FakeHandle, what: str) ->
 
 
 def test_what_the_guest_does_by_itself_is_no_change() -> None:
-    """Its agent opens and closes its channel; its balloon moves."""
+    """Its agent opens and closes its channel; its balloon moves; the host places it elsewhere."""
     later = DEFINITION.replace("state='connected'", "state='disconnected'")
-    later = later.replace("524288", "262144")
+    later = later.replace("524288", "262144").replace("placement=", "cpuset='0-1' placement=")
     assert devices(later) == devices(DEFINITION) != devices(PLUGGED)
+    assert processors(later) == processors(DEFINITION)
     assert devices(replace(DOMAIN, definition=PLUGGED).definition) == devices(PLUGGED)
