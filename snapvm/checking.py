@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from snapvm import images, orphans, sidefiles
+from snapvm import identity, images, orphans, sidefiles
 from snapvm.errors import Interrupted, Locked, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, health, preflight
@@ -39,9 +39,7 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
 
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
     """
-    domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
-    if name is not None and not domains:
-        host.hypervisor.find(name)
+    domains = identity.chosen(host.catalog, host.hypervisor, name)
     found: list[Finding] = []
     whole: list[Record] = []
     for uuid, known in domains:

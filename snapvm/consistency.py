@@ -221,9 +221,7 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
     """
-    domains = [(uuid, known) for uuid, known in host.catalog.domains() if name in (None, known)]
-    if name is not None and not domains:
-        host.hypervisor.find(name)
+    domains = identity.chosen(host.catalog, host.hypervisor, name)
     done: list[str] = []
     failures: list[SnapvmError] = []
     for uuid, known in domains:

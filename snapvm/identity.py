@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from snapvm.catalog import Catalog
+from snapvm.errors import UnknownDomain
+from snapvm.hypervisor.base import Hypervisor
 from snapvm.model import Domain, DomainUuid, HypervisorKind, Record
+from snapvm.refusals import DomainRefused
 
 
 @contextmanager
@@ -30,3 +33,25 @@ def locked(catalog: Catalog, whose: Domain | Record) -> Iterator[tuple[DomainUui
         for each in uuids:
             stack.enter_context(catalog.locked(each, name))
         yield uuids
+
+
+def chosen(
+    catalog: Catalog, hypervisor: Hypervisor, name: str | None
+) -> tuple[tuple[DomainUuid, str], ...]:
+    """Return uuid and name in the catalog of the domains that a name or a uuid means; all for None.
+
+    One that was renamed is meant by its new name too, which only its hypervisor knows.  Raises
+    ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
+    """
+    domains = catalog.domains()
+    if name is None:
+        return domains
+    now, failure = None, None
+    try:
+        now = hypervisor.find(name).uuid
+    except (UnknownDomain, DomainRefused) as error:
+        failure = error
+    found = tuple((uuid, known) for uuid, known in domains if name in (uuid, known) or uuid == now)
+    if failure is not None and not found:
+        raise failure
+    return found

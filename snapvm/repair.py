@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
+    ``name`` is what the catalog knows it by.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
     """
@@ -86,17 +87,19 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 
-def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, name: str) -> str:
+def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, known: str) -> str:
+    if leftover.kind == "gone":
+        return _finish_delete(host, leftover, known)
+    name = standing.name_now(host, uuid, known)
     if leftover.kind == swapping.JOURNAL:
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.kind == taking.STOP_JOURNAL:
         return _finish_stop(host, leftover.intent, uuid, name)
-    if leftover.kind == "gone":
-        return _finish_delete(host, leftover, name)
-    return _take_back(host, leftover, name)
+    _take_back(host, leftover, name)
+    return f"took back the unfinished snapshot {known}@{leftover.id}"
 
 
-def _take_back(host: Host, leftover: Leftover, name: str) -> str:
+def _take_back(host: Host, leftover: Leftover, name: str) -> None:
     """Undo a take: the domain runs first, then what it made goes."""
     intent = leftover.intent
     if intent:
@@ -113,7 +116,6 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> str:
                 guestsystem.release(host, domain)
         host.lvm.remove_set_where_there(intent["groups"], intent["set"], Role.NEW)
     host.catalog.forget(leftover.path)
-    return f"took back the unfinished snapshot {name}@{leftover.id}"
 
 
 def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:

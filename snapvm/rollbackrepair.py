@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     phase = Phase(journal["phase"])
     domain = standing.find(host, name)
     if phase is Phase.RESTORED and domain is not None:
-        record = host.catalog.get(uuid, journal["record"])
+        record = _record(host, journal, uuid, domain)
         domain = _once_started(host, journal, record, domain)
         _require_whole(journal, record, domain)
     if phase is Phase.PREPARE and domain is not None:
@@ -60,7 +61,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     settle = partial(swapping.settle, host, set_, undo, disks)
     stuck = None
     if phase is not Phase.STARTED:
-        record = host.catalog.get(uuid, journal["record"])
+        record = _record(host, journal, uuid, domain)
         target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
         is_renewed = False
         if phase is Phase.SWAPPED:
@@ -76,6 +77,12 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     if stuck is not None:
         raise stuck
     return f"finished the rollback of {name} to {journal['record']}"
+
+
+def _record(host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None) -> Record:
+    """Return what the domain is to go back to, under the name that it has now."""
+    record = host.catalog.get(uuid, journal["record"])
+    return record if domain is None else replace(record, domain=domain.name)
 
 
 def _once_started(

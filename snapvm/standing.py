@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from snapvm.errors import Interrupted, UnknownDomain
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
-from snapvm.model import Domain, DomainState
+from snapvm.model import Domain, DomainState, DomainUuid
 
 STATES = (DomainState.PAUSED, DomainState.SUSPENDED)
 
@@ -19,6 +19,17 @@ def find(host: Host, name: str) -> Domain | None:
         return host.hypervisor.find(name)
     except UnknownDomain:
         return None
+
+
+def name_now(host: Host, uuid: DomainUuid, name: str) -> str:
+    """Return what a domain is called now that had a name; that one when none has the uuid.
+
+    It may have been renamed, and one of xl's that is created anew has another uuid.
+    """
+    domain = find(host, name)
+    if domain is not None and domain.uuid == uuid:
+        return name
+    return host.hypervisor.name_of(uuid) or name
 
 
 def run_again(host: Host, name: str) -> None:

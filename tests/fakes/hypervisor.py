@@ -90,6 +90,12 @@ class FakeHypervisor:
         with crashpoint.around("suspend"):
             self._set(name, DomainState.PAUSED)
 
+    def rename(self, name: str, new: str) -> None:
+        """Give a domain another name: `xl rename` takes any, `virsh domrename` one that is off."""
+        machine = self.machines.pop(name)
+        machine.domain = replace(machine.domain, name=new)
+        self.machines[new] = machine
+
     def forget(self, name: str) -> None:
         """End a domain and know it no more, as xl does, and libvirt with a transient one."""
         forgets, self.forgets = self.forgets, True

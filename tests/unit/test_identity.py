@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import checking, consistency
 from snapvm.attention import StartedTooSoon
-from snapvm.errors import Locked
+from snapvm.errors import Locked, UnknownDomain
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -122,3 +122,70 @@ def test_that_is_finished_or_taken_back_when_it_is_killed(
         consistency.repair_all(scene.host, None, Silent())
         assert scene.host.catalog.leftovers(UUID) == ()
         assert scene.disk_data() in (["5", "5"], ["7", "7"]), point
+
+
+def killed_and_renamed(scene: Scene, command: mortal.Command, point: str) -> None:
+    """Kill a command on a domain of xl's, which then gets another name."""
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    assert mortal.kill_at(scene, command, point)
+    scene.hypervisor.rename(DOMAIN, "renamed")
+
+
+@pytest.mark.parametrize("named", [DOMAIN, "renamed", UUID, None])
+def test_a_take_that_was_killed_is_taken_back_under_another_name(
+    tmp_path: Path, named: str | None
+) -> None:
+    scene = make_scene(tmp_path)
+    before = scene.lvm.names()
+    killed_and_renamed(scene, take, "after suspend 1")
+    assert scene.hypervisor.state_of("renamed") is DomainState.PAUSED
+    assert checking.look(scene.host, named, Silent(), deep=False)
+    done = consistency.repair_all(scene.host, named, Silent())
+    assert len(done) == 1 and "took back the unfinished snapshot demo@" in done[0]
+    assert scene.hypervisor.state_of("renamed") is DomainState.RUNNING
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+    assert not checking.look(scene.host, named, Silent(), deep=False)
+
+
+def test_another_that_has_the_old_name_is_left_alone(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    killed_and_renamed(scene, take, "after suspend 1")
+    other = replace(
+        scene.hypervisor.find("renamed"), name=DOMAIN, uuid=NEW_UUID, state=DomainState.PAUSED
+    )
+    scene.hypervisor.add(other, ())
+    consistency.repair_all(scene.host, "renamed", Silent())
+    assert scene.hypervisor.state_of("renamed") is DomainState.RUNNING
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+
+
+def test_a_stop_that_was_killed_is_finished_under_another_name(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    request = consistency.TakeRequest(domain=DOMAIN, name="x", stop=True)
+    killed_and_renamed(
+        scene, lambda killed: consistency.take(killed.host, request, Silent()), "before stop 1"
+    )
+    assert consistency.repair_all(scene.host, "renamed", Silent())[0] == "finished stopping renamed"
+    assert scene.hypervisor.state_of("renamed") is DomainState.SHUTOFF
+
+
+@pytest.mark.parametrize("point", ["after suspend 1", "before restore 1", "after restore 1"])
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_a_rollback_that_was_killed_is_ended_under_another_name(
+    tmp_path: Path, point: str, thick: tuple[str, ...]
+) -> None:
+    scene = make_scene(tmp_path, thick=thick)
+    record = take_at_five(scene)
+    killed_and_renamed(scene, lambda killed: roll_back(killed, record), point)
+    consistency.repair_all(scene.host, "renamed", Silent())
+    assert scene.hypervisor.state_of("renamed") is DomainState.RUNNING
+    assert scene.disk_data() == (["8", "8"] if "suspend" in point else ["5", "5"])
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_nobody_knows_is_unknown(scene: Scene) -> None:
+    take(scene)
+    with pytest.raises(UnknownDomain):
+        consistency.repair_all(scene.host, "other", Silent())
+    with pytest.raises(UnknownDomain):
+        checking.look(scene.host, "other", Silent(), deep=False)
