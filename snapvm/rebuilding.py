@@ -31,7 +31,7 @@ from snapvm.model import (
     Timing,
 )
 from snapvm.recordfolder import RECORD_FILE, Damaged
-from snapvm.refusals import SnapshotExists
+from snapvm.refusals import RecordUnusable, SnapshotExists
 
 _DISK_TAG = "snapvm.disk="
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
@@ -68,13 +68,15 @@ class _CannotBe(Exception):
     """Why a record is not made anew."""
 
 
-def look(host: Host) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
-    """Decide what can be made anew and what cannot; nothing is changed."""
+def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
+    """Decide what can be made anew, of one set or of all, and what cannot; nothing is changed."""
     report = host.lvm.report()
     damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
     for lost in _lost_sets(host, report):
+        if only not in ("", lost.set):
+            continue
         name = _domain_name(host, lost.whose)
         place = (str(lost.whose.domain_uuid), str(lost.whose.id))
         entry = damaged.pop(place, None)
@@ -89,20 +91,36 @@ def look(host: Host) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
 
 
 def put(host: Host, rebuilt: Rebuilt) -> None:
-    """Write a record that was made anew; raise ``SnapshotExists`` when a good one is there."""
-    record, catalog = rebuilt.record, host.catalog
-    folder = catalog.folder(record.domain_uuid, record.id)
-    with catalog.locked(record.domain_uuid, record.domain):
+    """Write a record that can be made anew, as it is decided once more under the lock.
+
+    Raises ``SnapshotExists`` when a good one is there, and ``RecordUnusable`` when it cannot be
+    made any more, for it was deleted meanwhile or its volumes changed.
+    """
+    catalog = host.catalog
+    with catalog.locked(rebuilt.record.domain_uuid, rebuilt.record.domain):
+        record = _decided_again(host, rebuilt.record)
+        folder = catalog.folder(record.domain_uuid, record.id)
         if not folder.exists():
             catalog.put(record, catalog.aside(record.domain_uuid, record.id))
             return
-        if any(known.id == record.id for known in catalog.records(record.domain_uuid)):
-            raise SnapshotExists(domain=record.domain, id=record.id)
         path = folder / RECORD_FILE
         with durable.failing_as_storage(path):
             if path.exists():
                 durable.write(folder / _DAMAGED_FILE, path.read_bytes())
             durable.write(path, recordfile.dump(record).encode())
+
+
+def _decided_again(host: Host, record: Record) -> Record:
+    """Return it as it would be made now: a delete or a take may have ended since it was chosen."""
+    if any(known.id == record.id for known in host.catalog.records(record.domain_uuid)):
+        raise SnapshotExists(domain=record.domain, id=record.id)
+    rebuilt, hopeless = look(host, only=record.set)
+    for each in rebuilt:
+        if (each.record.domain_uuid, each.record.id) == (record.domain_uuid, record.id):
+            return each.record
+    why = next((lost.why for lost in hopeless if lost.ref == record.ref), "its volumes are gone")
+    path = host.catalog.folder(record.domain_uuid, record.id) / RECORD_FILE
+    raise RecordUnusable(path=str(path), why=f"it cannot be made anew any more: {why}")
 
 
 _DAMAGED_FILE = "snapshot.json.damaged"
@@ -123,9 +141,11 @@ def _is_newer(entry: Damaged) -> bool:
 
 def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
     """Yield every set that is whole as far as its tags say, and that nothing names."""
-    known = {record.set for record in host.catalog.entries() if isinstance(record, Record)}
+    # Journals first: a take that ends meanwhile is found as a record then.
+    known: set[str] = set()
     for uuid, _ in host.catalog.domains():
         known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
+    known |= {record.set for record in host.catalog.entries() if isinstance(record, Record)}
     sets: dict[str, list[LogicalVolume]] = {}
     for volume in (v for v in report.tagged(argv.TAG_OURS) if not orphans.is_clone(v)):
         for set_ in argv.sets_in(volume.tags):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +30,7 @@ from snapvm.model import (
     Silent,
     SnapshotId,
 )
-from snapvm.refusals import SnapshotExists
+from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.scene import DOMAIN, UUID, Scene
 
 XML = f"""<domain><name>{DOMAIN}</name><uuid>{UUID}</uuid><memory>4096</memory>
@@ -179,6 +181,73 @@ def test_what_is_good_is_never_touched(scene: Scene) -> None:
     file_of(scene, record).write_bytes(newer)
     assert [why for why in rebuild(scene) if "newer snapvm" in why]
     assert file_of(scene, record).read_bytes() == newer != before
+
+
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_what_was_deleted_since_it_was_chosen_is_not_made(scene: Scene, is_bare: bool) -> None:
+    """Another rebuilds it and deletes it, while the first waits for the lock."""
+    record = take(scene, with_memory=False)
+    if is_bare:
+        shutil.rmtree(scene.host.settings.state_dir)
+    else:
+        damage(scene, record, "")
+    (chosen,), _ = rebuilding.look(scene.host)
+    rebuilding.put(scene.host, chosen)
+    back = scene.host.catalog.get(UUID, record.id)
+    consistency.delete(scene.host, [back], Silent())
+    with pytest.raises(RecordUnusable, match="its volumes are gone"):
+        rebuilding.put(scene.host, chosen)
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_what_lost_a_disk_since_it_was_chosen_is_not_made(scene: Scene) -> None:
+    record = take(scene)
+    damage(scene, record, None)
+    (chosen,), _ = rebuilding.look(scene.host)
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
+    with pytest.raises(RecordUnusable, match="of 2 disks 1 are there"):
+        rebuilding.put(scene.host, chosen)
+    assert not file_of(scene, record).exists()
+
+
+def test_what_was_renamed_since_it_was_chosen_is_made_as_it_is(scene: Scene) -> None:
+    record = take(scene, with_memory=False)
+    damage(scene, record, "")
+    (chosen,), _ = rebuilding.look(scene.host)
+    for disk in record.disks:
+        scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv).name += "-other"
+    rebuilding.put(scene.host, chosen)
+    names = {disk.snapshot.lv for disk in scene.host.catalog.get(UUID, record.id).disks}
+    assert names == {f"{disk.snapshot.lv}-other" for disk in record.disks}
+
+
+def test_a_take_that_ends_while_it_is_looked_is_not_lost(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its volumes are named by its journal, or by its record: the one becomes the other."""
+    record = take(scene)
+    folder = file_of(scene, record).parent
+    draft = scene.host.catalog.draft(UUID, record.id).folder
+    (folder / "intent.json").write_text(json.dumps({"set": record.set}))
+    folder.rename(draft)
+    looks: list[object] = []
+
+    def end_after_one(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looked(*args: Any) -> Any:
+            found = look(*args)
+            found = found if isinstance(found, tuple) else iter(list(found))
+            if not looks:
+                looks.append(look)
+                draft.rename(folder)
+            return found
+
+        return looked
+
+    catalog = scene.host.catalog
+    for name in ("entries", "leftovers"):
+        monkeypatch.setattr(catalog, name, end_after_one(getattr(catalog, name)))
+    lost = list(rebuilding._lost_sets(scene.host, scene.host.lvm.report()))
+    assert looks and lost == []
 
 
 def test_what_lacks_a_disk_is_not_made(scene: Scene) -> None:
