@@ -24,6 +24,24 @@ class LeftBehind(SnapvmError):
 
 
 @dataclass(eq=False)
+class NameUnclear(SnapvmError):
+    """A file or folder has its new name, but the next boot of the host may find the old one."""
+
+    exit_status = ExitStatus.REPAIR_NEEDED
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.path)} has its name, but maybe not on the disk, and could not be given "
+            f"its former one back: {self.why}"
+        )
+
+    def hint(self) -> str:
+        return "nothing that belongs to it was removed; mend the file system, then: snapvm repair"
+
+
+@dataclass(eq=False)
 class JournalUnusable(SnapvmError):
     """A journal does not say what was under way, so nothing can be finished or undone."""
 

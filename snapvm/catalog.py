@@ -169,7 +169,8 @@ class Catalog:
     def commit(self, draft: Draft, record: Record) -> None:
         """Make a record visible: everything in its folder durable first, then one rename.
 
-        When it fails, with ``StorageFailed``, the record is not visible.
+        When it fails, with ``StorageFailed``, the record is not visible; with ``NameUnclear`` it
+        is, and a boot of the host may take it back: what belongs to it has to stay.
         """
         folder = self._folder(draft.domain_uuid)
         with durable.failing_as_storage(draft.folder):
@@ -207,7 +208,10 @@ class Catalog:
         self._remove(draft.folder)
 
     def hide(self, record: Record) -> Path:
-        """Begin to delete a record: it is not visible any more, its parts still exist."""
+        """Begin to delete a record: it is not visible any more, its parts still exist.
+
+        When it fails, with ``StorageFailed``, it is visible; with ``NameUnclear`` it is not.
+        """
         folder = self._folder(record.domain_uuid)
         gone = folder / f".{record.id}.gone"
         with durable.failing_as_storage(gone), crashpoint.around("hide"):

@@ -129,7 +129,7 @@ def _catch(
     # A guest whose memory is on its way out waits for pages that nobody takes.
     with unstoppable(), capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
-            undo.add(what, removal)
+            undo.add(what, removal, is_part=True)
         snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,

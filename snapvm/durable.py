@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from snapvm import crashpoint
+from snapvm.attention import NameUnclear
 from snapvm.failures import StorageFailed
 
 _FILE_MODE = 0o600
@@ -43,14 +44,20 @@ def write(path: Path, data: bytes, *, known_as: str = "") -> None:
 
 
 def rename(path: Path, new: Path) -> None:
-    """Give a file or folder another name beside its own, on the disk; its own when that fails."""
+    """Give a file or folder another name beside its own, on the disk; its own when that fails.
+
+    Raises ``OSError``, and ``NameUnclear`` when it does not get that back.
+    """
     path.rename(new)
     try:
         sync_folder(new.parent)
-    except OSError:
+    except OSError as error:
         # Nobody may act on a name that the next boot of the host might not know.
-        with suppress(OSError):
+        try:
             new.rename(path)
+        except OSError as stuck:
+            why = f"{error.strerror or error}; {stuck.strerror or stuck}"
+            raise NameUnclear(path=str(new), why=why) from error
         raise
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from snapvm.attention import LeftBehind
+from snapvm.attention import LeftBehind, NameUnclear
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.interrupt import undisturbed
 
 log = logging.getLogger(__name__)
+
+
+class _Step(NamedTuple):
+    """A step, and whether it removes the journal, or a part of what would become visible."""
+
+    what: str
+    step: Callable[[], None]
+    is_journal: bool
+    is_part: bool
 
 
 class Undo:
@@ -22,15 +31,23 @@ class Undo:
     does not stop the others.  What could not be put back is named by ``LeftBehind``, raised
     ``from`` the error that began it; but a failure that says what the domain needs is what the user
     has to read, whether it began it or a step met it.  A journal stays then, for it says what there
-    is to repair.
+    is to repair.  With ``NameUnclear`` it stays too, and so does every part of what got the name,
+    for nobody knows whether the next boot of the host finds it complete.
     """
 
     def __init__(self) -> None:
-        self._steps: list[tuple[str, Callable[[], None], bool]] = []
+        self._steps: list[_Step] = []
 
-    def add(self, what: str, step: Callable[[], None], *, is_journal: bool = False) -> None:
+    def add(
+        self,
+        what: str,
+        step: Callable[[], None],
+        *,
+        is_journal: bool = False,
+        is_part: bool = False,
+    ) -> None:
         """Remember ``step``, which takes back the deed named ``what``."""
-        self._steps.append((what, step, is_journal))
+        self._steps.append(_Step(what, step, is_journal, is_part))
 
     def disarm(self) -> None:
         """Forget all steps: the work is complete."""
@@ -47,7 +64,10 @@ class Undo:
     ) -> None:
         if error is None:
             return
-        leftovers, needy = self._put_back(keeps_journal=_needs_attention(error))
+        is_unclear = isinstance(error, NameUnclear)
+        if is_unclear:
+            self._steps = [step for step in self._steps if not step.is_part]
+        leftovers, needy = self._put_back(keeps_journal=is_unclear or _needs_attention(error))
         if _needs_attention(error):
             return
         if needy is not None:
@@ -61,7 +81,7 @@ class Undo:
         needy: Exception | None = None
         with undisturbed():
             while self._steps:
-                what, step, is_journal = self._steps.pop()
+                what, step, is_journal, _ = self._steps.pop()
                 if is_journal and (leftovers or keeps_journal):
                     continue
                 try:
