@@ -46,7 +46,8 @@ _MEANINGS = {
     ExitStatus.LOCKED: "Another snapvm is working on this domain.",
     ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
     "said to be deleted.",
-    ExitStatus.REPAIR_NEEDED: "Failed; what is left over the next command on the domain mends.",
+    ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
+    "take, rollback, undo, delete or prune that works on the domain.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
     ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, but for the snapshots "
     "that are said to be deleted.",

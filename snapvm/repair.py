@@ -1,7 +1,7 @@
 """Finishing or taking back what an earlier snapvm left behind when it was killed.
 
-Every command on a domain runs this first, under the domain's lock; a journal that is there then
-belongs to nobody alive.  Each step may itself be killed and run again.
+A take, a rollback (or undo) and a delete (or prune) run this first, under the domain's lock; a
+journal that is there then belongs to nobody alive.  Each step may itself be killed and run again.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ MANUAL = Manual(
     prerequisites="No other snapvm works on the domain.",
     success=(
         "Nothing unfinished is left: a take that was killed is taken back and its domain runs "
-        "again, a rollback that was killed is finished or taken back, a delete is finished. Every "
-        "other command does the same for its own domain before anything else."
+        "again, a rollback that was killed is finished or taken back, a delete is finished. "
+        "`take`, `rollback`, `undo`, `delete` and `prune` do the same, before anything else, for "
+        "the domains they work on; commands that only look, and `catalog rebuild`, do not. DOM is "
+        "the name of the domain, now or when it was last taken, or its uuid."
     ),
     failure=(
         "What could not be finished is named, and stays for the next attempt; other domains are "

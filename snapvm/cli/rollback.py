@@ -52,9 +52,9 @@ MANUAL = Manual(
         "afterwards, the exit status is 8 and its disks are those of the snapshot; should they not "
         "be yet, that is said, and `snapvm repair` goes on, or gives the domain back the disks it "
         "had when a snapshot was lost meanwhile. When the host itself goes down in the "
-        "middle, the next command puts the disks in order and leaves the domain off, with status "
-        "8: whoever booted the host may have run it since, and its memory would not fit its disks. "
-        "Another rollback brings both back."
+        "middle, `snapvm repair`, or the next take, rollback or delete of the domain, puts the "
+        "disks in order and leaves it off, with status 8: whoever booted the host may have run it "
+        "since, and its memory would not fit its disks. Another rollback brings both back."
     ),
     example="snapvm rollback demo@before-upgrade",
 )
