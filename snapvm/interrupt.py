@@ -10,6 +10,7 @@ a block that has to be finished, such as resuming a domain or undoing half-made 
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,3 +113,20 @@ def unstoppable() -> Iterator[None]:
         _gate.unstoppable -= 1
         if _gate.is_stop_waiting and not _gate.unstoppable:
             _gate.on_stop(_STOP, None)
+
+
+def wait_for(descriptor: int) -> None:
+    """Wait until a descriptor has something to read, or an interruption ends the wait.
+
+    A signal that arrives just before a read only sets a mark for Python, and the read would wait
+    for a second one.  The byte that Python writes for each signal cannot be missed.
+    """
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        while descriptor not in select.select([descriptor, woken], [], [])[0]:
+            os.read(woken, 4096)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wake)

@@ -55,7 +55,9 @@ def _run(arguments: list[str], session: Session) -> int:
     try:
         parsed = commands.parse(arguments, session)
     except commands.UsageProblem as problem:
-        return failures.tell_usage(problem, arguments, commands.global_options())
+        return failures.tell_usage(
+            problem, arguments, commands.global_options(), commands.verb_in(arguments)
+        )
     except OSError as error:
         # Only Typer writes while arguments are read: help, or the files of --install-completion.
         if error.filename is None:

@@ -129,6 +129,16 @@ def global_options() -> frozenset[str]:
     return frozenset(name for option in _command().params for name in option.opts)
 
 
+def verb_in(arguments: list[str]) -> str:
+    """Return the verb of a command line that could not be read; empty when there is none."""
+    for at, word in enumerate(arguments):
+        two = " ".join(arguments[at : at + 2])
+        is_value = at > 0 and arguments[at - 1] == "--state-dir"
+        if not is_value and (found := next((verb for verb in (two, word) if verb in VERBS), "")):
+            return found
+    return ""
+
+
 @cache
 def _command() -> Any:
     return typer.main.get_command(app)

@@ -7,6 +7,7 @@ import sys
 from snapvm.cli import output
 from snapvm.cli.words import plain
 from snapvm.errors import Interrupted
+from snapvm.interrupt import wait_for
 from snapvm.refusals import NotConfirmed
 
 
@@ -23,6 +24,7 @@ def confirm(explanation: list[str], what: str) -> None:
     try:
         sys.stderr.write("Go on? [y/N] ")
         sys.stderr.flush()
+        wait_for(sys.stdin.fileno())
         answer = sys.stdin.readline()
     except Interrupted:
         output.err("")

@@ -59,15 +59,20 @@ def _tell(
     return status
 
 
-def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str]) -> int:
-    """Tell what is wrong with the command line, in the form of every other failure."""
+def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str], verb: str) -> int:
+    """Tell what is wrong with the command line, in the form of every other failure.
+
+    ``verb`` is the one that stands in it, for the problems that do not say where they arose.
+    """
     message = str(problem.format_message()).strip().rstrip(".")
     # Typer's newest have pydantic check a choice, which says so.
     message = message.replace(": Value error, ", ": ")
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
-    path = context.command_path if context is not None else "snapvm"
     option = getattr(problem, "option_name", None)
+    path = "snapvm" if option in before_verb else f"snapvm {verb}".rstrip()
+    if context is not None:
+        path = context.command_path
     if option in before_verb and path != "snapvm":
         hint = (
             f"{option} stands before the verb: snapvm {option} {path.removeprefix('snapvm ')} ..."

@@ -223,6 +223,16 @@ def test_no_is_an_answer(environment: dict[str, str], tmp_path: Path) -> None:
     assert "not confirmed, nothing was done" in shown
 
 
+def test_a_question_that_is_interrupted_ends_its_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    put_record(tmp_path, make_record("a"))
+    status, shown = on_terminal([*SNAPVM, "delete", "demo@a"], environment, "\x03")
+    assert status == 130
+    assert "snapvm: interrupted by SIGINT" in [line.rstrip() for line in shown.splitlines()][-1]
+    assert "[y/N] ^C\r\nsnapvm: " in shown
+
+
 def test_output_that_is_not_utf8_is_escaped(environment: dict[str, str], tmp_path: Path) -> None:
     put_record(tmp_path, make_record("a", note="größer"))
     ascii_only = {**environment, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import os
+import pty
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snapvm.cli import rollback
-from snapvm.errors import ExitStatus
+from snapvm.cli.confirm import confirm
+from snapvm.errors import ExitStatus, Interrupted
+from snapvm.interrupt import watched
 from snapvm.model import DomainState
 from snapvm.planning import RollbackPlan
+from snapvm.refusals import NotConfirmed
 from tests.fakes.records import BEGIN, disks_only, make_record
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 from tests.unit.cli.conftest import Call
@@ -71,20 +78,52 @@ def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str)
     assert scene.ids() == ["a"]
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+@contextmanager
+def terminal() -> Iterator[int]:
+    """Ask at a terminal in a block; yield the end at which the user sits."""
+    user, ours = pty.openpty()
+    # Not in a fixture: pytest puts its own streams back between that and the test.
+    with (
+        open(ours, closefd=False) as stdin,
+        open(ours, "w", closefd=False) as stderr,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdin", stdin)
+        patch.setattr(sys, "stderr", stderr)
+        yield user
+    os.close(user)
+    os.close(ours)
 
 
-def test_a_question_that_is_interrupted_ends_its_line(
-    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call("take", DOMAIN, "--name", "a")
-    keyboard, screen = Terminal(), Terminal()
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(keyboard, "readline", lambda: os.kill(os.getpid(), signal.SIGINT))
-    monkeypatch.setattr(sys, "stdin", keyboard)
-    monkeypatch.setattr(sys, "stderr", screen)
-    assert call("delete", "demo@a").status == ExitStatus.INTERRUPTED
-    assert "\nGo on? [y/N] \nsnapvm: interrupted by SIGINT" in screen.getvalue()
-    assert scene.ids() == ["a"]
+@pytest.mark.parametrize(("typed", "is_yes"), [(b"y\n", True), (b"Yes\n", True), (b"\n", False)])
+def test_an_answer_is_read(typed: bytes, is_yes: bool) -> None:
+    with terminal() as user, nullcontext() if is_yes else pytest.raises(NotConfirmed):
+        os.write(user, typed)
+        confirm([], "it")
+
+
+def test_one_ctrl_c_is_enough_however_early() -> None:
+    """The signal goes to another thread: as between prompt and read, no call is cut short by it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    late: list[str] = []
+
+    def press(user: int) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        if not is_over.wait(5):
+            late.append("nobody has noticed")
+            os.write(user, b"y\n")
+
+    is_over = threading.Event()
+    try:
+        with terminal() as user:
+            thread = threading.Thread(target=press, args=(user,))
+            with pytest.raises(Interrupted), watched():
+                thread.start()
+                confirm([], "it")
+            is_over.set()
+            thread.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert late == []

@@ -92,3 +92,22 @@ def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -
     done = call("list")
     assert done.status == 2
     assert "SNAPVM_STATE_DIR" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb"),
+    [
+        (["show", "demo@a", "--json=1"], " show"),
+        (["take", "demo", "--name"], " take"),
+        (["catalog", "rebuild", "--json=1"], " catalog rebuild"),
+        (["--state-dir", "list", "take", "demo", "--name"], " take"),
+        (["--state-dir"], ""),
+        (["--verbose=1", "list"], ""),
+    ],
+)
+def test_a_wrong_option_leads_to_the_help_of_its_verb(
+    call: Call, arguments: list[str], verb: str
+) -> None:
+    done = call(*arguments)
+    assert done.status == ExitStatus.USAGE
+    assert f"hint: `snapvm{verb} --help` shows what it understands" in done.err
