@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -30,6 +31,12 @@ from snapvm.refusals import HostLacks
 T = TypeVar("T")
 TICK_SECONDS = 0.2
 DEVICE_ADDED = "DEVICE_ADDED"
+TRACES_OF_VIRTQEMUD = (
+    Path("/run/libvirt/virtqemud-sock"),
+    Path("/usr/lib/systemd/system/virtqemud.socket"),
+    Path("/etc/systemd/system/virtqemud.socket"),
+)
+"""Any of them is there where libvirt is a daemon for each driver: RHEL 9, Fedora."""
 _NO_SUCH_DOMAIN = 42
 _NO_JOB = 0
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
@@ -142,6 +149,16 @@ def _require_local(connection: Any, uri: str) -> None:
         )
 
 
+def _unit() -> str:
+    """Return the unit that starts libvirt here.
+
+    Where virtqemud has taken the place of libvirtd, it would be ended by starting that (libvirt,
+    docs/daemons; src/virtd.service.in, Conflicts).
+    """
+    is_split = any(trace.exists() for trace in TRACES_OF_VIRTQEMUD)
+    return "virtqemud.socket" if is_split else "libvirtd"
+
+
 class Link:
     """A connection whose event loop runs in a thread of its own; a new one when it was lost."""
 
@@ -158,7 +175,7 @@ class Link:
         except LibvirtFailed as failure:
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
-                remedy="start libvirtd (systemctl start libvirtd) and run snapvm as root",
+                remedy=f"start libvirt (systemctl start {_unit()}) and run snapvm as root",
             ) from failure
 
     @property

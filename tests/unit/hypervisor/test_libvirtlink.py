@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,22 @@ def test_without_a_daemon_there_is_no_link(daemon: Daemon) -> None:
     daemon.end()
     with pytest.raises(HostLacks, match="Failed to connect socket"):
         Link("qemu:///system")
+
+
+@pytest.mark.parametrize("trace", [None, 0, 1])
+def test_what_is_started_is_the_daemon_that_is_there(
+    daemon: Daemon, trace: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting libvirtd where virtqemud is the daemon ends the one that has the domains."""
+    traces = tmp_path / "virtqemud-sock", tmp_path / "virtqemud.socket"
+    monkeypatch.setattr(libvirtlink, "TRACES_OF_VIRTQEMUD", traces)
+    if trace is not None:
+        traces[trace].touch()
+    daemon.end()
+    with pytest.raises(HostLacks) as lacks:
+        Link("qemu:///system")
+    unit = "libvirtd" if trace is None else "virtqemud.socket"
+    assert f"(systemctl start {unit})" in lacks.value.hint()
 
 
 def test_a_domain_is_found_again_on_a_new_connection(daemon: Daemon) -> None:
