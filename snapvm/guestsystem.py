@@ -8,6 +8,7 @@ left behind at that instant, is set.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[None]:
         agent.freeze(domain)
         yield
     except StuckPaused:
-        remedy = f"once it runs: virsh domfsthaw {domain.name}"
+        remedy = f"once it runs: virsh domfsthaw {shlex.quote(domain.name)}"
         log.warning("the file systems of %s are frozen; %s", domain.name, remedy)
         raise
     except BaseException:
@@ -90,7 +91,8 @@ def awaken(host: Host, record: Record, *, set_time: bool) -> Awakened:
 def _awaken(host: Host, record: Record, *, set_time: bool) -> Awakened:
     agent, domain = host.hypervisor.agent, host.hypervisor.find(record.domain)
     if domain.state is not DomainState.RUNNING:
-        note = f"its file systems are frozen; when it runs again: virsh domfsthaw {domain.name}"
+        remedy = f"when it runs again: virsh domfsthaw {shlex.quote(domain.name)}"
+        note = f"its file systems are frozen; {remedy}"
         return Awakened(notes=(note,) if record.quiesced else ())
     if record.quiesced:
         agent.thaw(domain)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,7 +81,8 @@ class LibvirtAgent:
             raise DomainRefused(
                 domain=domain.name,
                 why="its file systems are frozen already",
-                remedy=f"when nobody else, a backup say, needs that: virsh domfsthaw {domain.name}",
+                remedy="when nobody else, a backup say, needs that: "
+                f"virsh domfsthaw {shlex.quote(domain.name)}",
             )
 
     def freeze(self, domain: Domain) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, recordfile
+from snapvm import consistency, guestsystem, recordfile
 from snapvm.attention import NotStopped, StillFrozen
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError
@@ -97,6 +98,16 @@ def test_one_without_an_agent_is_gone_back_to_in_silence(scene: Scene) -> None:
 def test_one_that_stays_paused_says_that_it_is_frozen(scene: Scene) -> None:
     done = roll_back(scene, take(scene), paused=True)
     assert scene.machine.frozen and "virsh domfsthaw demo" in done.guest.notes[0]
+
+
+def test_what_to_type_has_the_name_as_a_shell_wants_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = take(scene)
+    paused = replace(scene.hypervisor.find(DOMAIN), name="my web", state=DomainState.PAUSED)
+    monkeypatch.setattr(scene.hypervisor, "find", lambda _name: paused)
+    (note,) = guestsystem.awaken(scene.host, record, set_time=True).notes
+    assert note.endswith("virsh domfsthaw 'my web'")
 
 
 def test_disks_alone_boot_and_are_not_frozen(scene: Scene) -> None:

@@ -92,7 +92,7 @@ def test_only_one_that_answers_and_is_not_frozen_will_do(guest: Guest, agent: Li
     assert "does not answer: agent is not connected" in str(silent)
     assert "start qemu-guest-agent" in silent.hint()
     guest.answers["guest-fsfreeze-status"] = "frozen"
-    assert "virsh domfsthaw demo" in refusal(agent.check, DOMAIN).hint()
+    assert "virsh domfsthaw 'my web'" in refusal(agent.check, replace(DOMAIN, name="my web")).hint()
     guest.answers["guest-fsfreeze-status"] = "thawed"
     agent.check(DOMAIN)
     assert all(seconds == libvirtagent.ANSWER_SECONDS for _, seconds in guest.asked)
