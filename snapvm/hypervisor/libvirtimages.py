@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from snapvm.hypervisor import domainxml, startfiles
+from snapvm.hypervisor import domainxml, libvirtneeds, startfiles
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.startfiles import StartFile
 from snapvm.model import Domain, SideKind
@@ -19,9 +19,9 @@ _BOOT_FILES = ("loader", "kernel", "initrd", "dtb")
 
 
 def check(connection: Any, domain: Domain, image: Path) -> None:
-    """Let libvirt read an image's header, and look for the files that the image names.
+    """Let libvirt read an image's header, and look for what the image names.
 
-    Raises ``DomainRefused`` when libvirt cannot use the image, or would miss a file.
+    Raises ``DomainRefused`` when libvirt cannot use the image, or would miss something.
     """
     try:
         with spoken():
@@ -34,6 +34,7 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
     edit = f"virsh save-image-edit {shlex.quote(str(image))}"
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, _start_files(definition, boots=False), remedy)
+    libvirtneeds.require(connection, domain.name, definition, remedy)
 
 
 def as_booted(domain: Domain, handle: Any | None) -> Domain:
@@ -49,10 +50,13 @@ def as_booted(domain: Domain, handle: Any | None) -> Domain:
     return replace(domain, definition=definition)
 
 
-def check_boot(booted: Domain) -> None:
-    """Raise ``DomainRefused`` when a file is missing that the domain is booted with."""
-    remedy = f"take it out of its definition: `virsh edit {shlex.quote(booted.name)}`"
+def check_boot(connection: Any, booted: Domain) -> None:
+    """Raise ``DomainRefused`` when something is missing that the domain is booted with."""
+    edit = f"`virsh edit {shlex.quote(booted.name)}`"
+    remedy = f"take it out of its definition: {edit}"
     startfiles.require(booted.name, _start_files(booted.definition, boots=True), remedy)
+    remedy = f"name another in its definition: {edit}"
+    libvirtneeds.require(connection, booted.name, booted.definition, remedy)
 
 
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
