@@ -67,12 +67,15 @@ def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
 
 
 def _named(text: str) -> Path:
-    """Return the path of what the user named; raise ``UnreadableFile`` for what cannot be seen."""
+    """Return the path of what the user named; raise ``UnreadableFile`` for what cannot be seen.
+
+    A link is followed here: whoever names one means what it leads to, and in a record it is damage.
+    """
     try:
         os.stat(text)
     except OSError as error:
         raise UnreadableFile(path=text, why=error.strerror or str(error)) from error
-    return Path(text)
+    return Path(os.path.realpath(text)) if os.path.islink(text) else Path(text)
 
 
 def verify(session: Session, text: str, *, as_json: bool) -> None:

@@ -125,3 +125,13 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
     assert run(["verify", str(path), "--json"]) == 4
     assert "its writing never ended" in capsys.readouterr().err
+
+
+def test_a_link_that_the_user_names_is_followed(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    links = [tmp_path / "link.xl", tmp_path / "link.save"]
+    (tmp_path / "image.save").write_bytes(image_bytes(3))
+    for link in links:
+        link.symlink_to(tmp_path / link.name.replace("link", "image"))
+        assert run(["verify", str(link)]) == 0, capsys.readouterr().err
