@@ -5,17 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snapvm import consistency, durable, repair
-from snapvm.attention import LeftBehind, NameUnclear
-from snapvm.consistency import TakeRequest
-from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.attention import LeftBehind
+from snapvm.errors import SnapvmError
 from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
@@ -24,7 +22,7 @@ from snapvm.failures import (
     StorageFailed,
 )
 from snapvm.memory import libvirtimage
-from snapvm.model import DomainState, Silent, SnapshotId
+from snapvm.model import DomainState, Silent
 from tests.fakes import machine
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -91,70 +89,6 @@ def test_a_record_that_may_not_last_is_not_visible(
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
     assert scene.lvm.names() == before
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-
-
-@contextmanager
-def names_that_stick(new: str) -> Iterator[None]:
-    """Let a name be given, not brought to the disk, and not be taken back."""
-    sync_folder, rename = durable.sync_folder, Path.rename
-
-    def wear_out(folder: Path) -> None:
-        if (folder / new).exists():
-            raise OSError(errno.EIO, "the disk has a bad block")
-        sync_folder(folder)
-
-    def stick(path: Path, target: Path) -> Path:
-        if path.name == new:
-            raise OSError(errno.EROFS, "it is read-only now")
-        return rename(path, target)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "sync_folder", wear_out)
-        patch.setattr(Path, "rename", stick)
-        yield
-
-
-@pytest.mark.parametrize("stop", [False, True])
-@pytest.mark.parametrize("lasts", [False, True])
-def test_a_record_that_may_or_may_not_last_keeps_its_parts(
-    scene: Scene, stop: bool, lasts: bool
-) -> None:
-    """Whichever name the next boot finds: a whole record, or what repair takes back."""
-    before = scene.lvm.names()
-    request = TakeRequest(domain=DOMAIN, name="x", stop=stop)
-    # The journal of a stop cannot be removed durably either.
-    told = LeftBehind if stop else NameUnclear
-    with names_that_stick("x"), pytest.raises(told, match="could not be given its") as unclear:
-        consistency.take(scene.host, request, Silent())
-    assert unclear.value.exit_status is ExitStatus.REPAIR_NEEDED
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-    folder = scene.host.catalog.folder(UUID, SnapshotId("x"))
-    assert scene.ids() == ["x"] and len(scene.lvm.names()) == len(before) + 2
-    if not lasts:
-        folder.rename(folder.with_name(".x.draft"))
-    consistency.repair_all(scene.host, None, Silent())
-    assert scene.host.catalog.leftovers(UUID) == ()
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-    if not lasts:
-        assert scene.ids() == [] and scene.lvm.names() == before
-        return
-    assert not [v for v in scene.lvm.volumes if "snapvm.st=new" in v.tags]
-    roll_back(scene, scene.host.catalog.get(UUID, SnapshotId("x")))
-
-
-@pytest.mark.parametrize("lasts", [False, True])
-def test_a_record_that_may_or_may_not_be_hidden_keeps_its_parts(scene: Scene, lasts: bool) -> None:
-    before = scene.lvm.names()
-    record = take(scene, "x")
-    with names_that_stick(".x.gone"), pytest.raises(NameUnclear):
-        consistency.delete(scene.host, [record], Silent())
-    assert len(scene.lvm.names()) == len(before) + 2
-    folder = scene.host.catalog.folder(UUID, record.id)
-    if not lasts:
-        folder.with_name(".x.gone").rename(folder)
-    consistency.repair_all(scene.host, None, Silent())
-    assert scene.ids() == ([] if lasts else ["x"])
-    assert (scene.lvm.names() == before) is lasts
 
 
 def test_a_rollback_does_not_keep_the_domain_standing_for_long(scene: Scene) -> None:
