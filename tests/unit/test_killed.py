@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,14 @@ class Killed(BaseException):
     """As if by SIGKILL: nothing of snapvm runs after it."""
 
 
-def kill_at(scene: Scene, number: int) -> None:
-    """Make every command and deed from the n-th on end the process, undo steps included."""
+NEVER = 1 << 30
+
+
+def kill_at(scene: Scene, number: int) -> Callable[[], int]:
+    """Make every command and deed from the n-th on end the process, undo steps included.
+
+    Returns what tells how many there were.
+    """
     seen = 0
 
     def strike(_what: object) -> None:
@@ -37,17 +43,41 @@ def kill_at(scene: Scene, number: int) -> None:
 
     scene.lvm.before = strike
     scene.hypervisor.before = strike
+    return lambda: seen
 
 
-@pytest.mark.parametrize("number", range(1, 12))
-def test_a_killed_take_is_taken_back_by_the_next_command(scene: Scene, number: int) -> None:
-    scene.count(2)
-    kill_at(scene, number)
-    try:
-        take(scene)
-    except BaseException:
+def die_at_each(folder: Path, begin: Callable[[Scene], Callable[[], object]]) -> Iterator[Scene]:
+    """Yield a scene for every command and deed of some work, of which it was killed there.
+
+    ``begin`` prepares a scene and returns the work; how much there is, one that lives tells.
+    """
+    number, total = 0, NEVER
+    while number <= total:
+        (place := folder / str(number)).mkdir()
+        scene = make_scene(place)
+        work = begin(scene)
+        seen = kill_at(scene, number or NEVER)
+        with suppress(BaseException) if number else nullcontext():
+            work()
+        if number == 0:
+            total = seen()
+        assert seen() >= number, "it was not killed"
         revive(scene)
-    revive(scene)
+        number += 1
+        yield scene
+    assert number > 8
+
+
+def test_a_killed_take_is_taken_back_by_the_next_command(tmp_path: Path) -> None:
+    def begin(scene: Scene) -> Callable[[], object]:
+        scene.count(2)
+        return lambda: take(scene)
+
+    for scene in die_at_each(tmp_path, begin):
+        assert_taken_back(scene)
+
+
+def assert_taken_back(scene: Scene) -> None:
     consistency.repair_all(scene.host, None, Silent())
     assert scene.host.catalog.leftovers(UUID) == ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
@@ -88,17 +118,18 @@ def test_a_snapshot_that_lands_late_is_an_orphan_and_goes(scene: Scene) -> None:
     assert origin in scene.lvm.volumes and scene.ids() == [record.id]
 
 
-@pytest.mark.parametrize("number", range(1, 22))
-def test_a_killed_rollback_ends_whole(scene: Scene, number: int) -> None:
-    scene.count(3)
-    record = take(scene)
-    scene.count(4)
-    kill_at(scene, number)
-    try:
-        roll_back(scene, record)
-    except BaseException:
-        revive(scene)
-    revive(scene)
+def test_a_killed_rollback_ends_whole(tmp_path: Path) -> None:
+    def begin(scene: Scene) -> Callable[[], object]:
+        scene.count(3)
+        record = take(scene)
+        scene.count(4)
+        return lambda: roll_back(scene, record)
+
+    for scene in die_at_each(tmp_path, begin):
+        assert_whole(scene)
+
+
+def assert_whole(scene: Scene) -> None:
     consistency.repair_all(scene.host, None, Silent())
     assert scene.host.catalog.leftovers(UUID) == ()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
