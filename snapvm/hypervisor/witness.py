@@ -12,11 +12,10 @@ from typing import Any
 
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents, looked_up_again, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents, is_busy, looked_up_again, spoken
 from snapvm.model import Domain
 
 _XML_SECURE = 1
-_NO_JOB = 0
 _AT_ANY_TIME = {
     "DEVICE_ADDED": "a device was plugged in",
     "DEVICE_DELETED": "a device was unplugged",
@@ -63,7 +62,7 @@ class Witness:
         now = looked_up_again(self._handle, self._domain.uuid)
         if now.ID() != self._run:
             return "somebody started it anew"
-        if now.jobInfo()[0] != _NO_JOB:
+        if is_busy(now):
             return "somebody began to save or to migrate it"
         definition = now.XMLDesc(_XML_SECURE)
         if devices(definition) != devices(self._domain.definition):
