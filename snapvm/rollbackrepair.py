@@ -26,6 +26,7 @@ from snapvm.attention import GivenBack, HalfBack, LeftOff, NotStarted, StartedTo
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
+from snapvm.lvm.report import Report
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.rollbackjournal import Phase
 
@@ -51,9 +52,10 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         _require_whole(journal, record, domain)
     if phase is Phase.PREPARE and domain is not None:
         _let_former_run(host, journal, domain)
-    takingback.require_groups(host.lvm.report(), disks)
+    report = host.lvm.report()
+    takingback.require_groups(report, disks)
     was_stopped = domain is None or domain.state is DomainState.SHUTOFF
-    if phase is Phase.PREPARE and _is_past_return(host, journal, name, was_stopped=was_stopped):
+    if phase is Phase.PREPARE and _is_past_return(report, journal, name, was_stopped=was_stopped):
         phase = Phase.SWAPPED
     if phase is Phase.PREPARE:
         return _take_back(host, journal, uuid, name)
@@ -151,14 +153,15 @@ def _require_unused(
         raise LeftOff(record.domain, record.id)
 
 
-def _is_past_return(host: Host, journal: dict[str, Any], name: str, *, was_stopped: bool) -> bool:
+def _is_past_return(
+    report: Report, journal: dict[str, Any], name: str, *, was_stopped: bool
+) -> bool:
     """Tell whether the former domain is gone, and its disks are kept, though nothing says so yet.
 
     A thick one is the present still, and after a boot newer than what is kept of it, maybe.  Raises
     ``StartedTooSoon`` for one that was started on some of the clones.
     """
     set_, disks = journal["set"], journal["disks"]
-    report = host.lvm.report()
     is_new_boot = _is_new_boot(journal)
     if is_new_boot and was_stopped and rollbackjournal.has_thick(disks):
         return False

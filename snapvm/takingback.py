@@ -67,10 +67,7 @@ def give_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], progress: Pr
     report = lvm.report()
     for disk in known:
         if is_thick(disk):
-            kept = report.lv_from_name(disk["vg"], disk["undo"])
-            if kept is not None and not _is_rolling(kept, set_):
-                kept = None
-            writingback.write_back(lvm, report, disk, kept, progress)
+            writingback.write_back(lvm, report, disk, _present(report, set_, disk), progress)
     put_names_back(lvm, set_, known)
 
 
@@ -120,10 +117,17 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], undo: Rec
 
 def _is_exchanged(report: Report, set_: str, disk: dict[str, Any]) -> bool:
     if is_thick(disk):
-        kept = report.lv_from_name(disk["vg"], disk["undo"])
-        return kept is not None and _is_rolling(kept, set_) and kept.origin == disk["disk"]
+        return _present(report, set_, disk) is not None
     holder = report.lv_from_name(disk["vg"], disk["disk"])
     return holder is not None and _is_rolling(holder, set_)
+
+
+def _present(report: Report, set_: str, disk: dict[str, Any]) -> LogicalVolume | None:
+    """Return the snapshot that keeps what a thick disk was when it was exchanged."""
+    kept = report.lv_from_name(disk["vg"], disk["undo"])
+    if kept is None or not _is_rolling(kept, set_) or kept.origin != disk["disk"]:
+        return None
+    return kept
 
 
 def _is_rolling(volume: LogicalVolume, set_: str) -> bool:
