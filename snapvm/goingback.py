@@ -107,12 +107,16 @@ class GoingBack:
             deadline = Deadline(self.host.settings.window_limit_seconds)
             swapping.exchange(warm, self.plan, deadline)
             writingback.require_kept(self.host.lvm, self.plan)
-            uuid, undo_id = self.plan.record.domain_uuid, self.plan.undo_id
-            aside = self.host.catalog.aside(uuid, undo_id)
-            undo.add("the files put aside", partial(self.host.catalog.forget, aside))
-            swapping.set_side_files_aside(self.host, uuid, undo_id, self.plan.domain)
+            self._set_files_aside(undo)
             self._end_domain()
             undo.disarm()
+
+    def _set_files_aside(self, undo: Undo) -> None:
+        """Keep the domain's UEFI variables and vTPM, which may go with it."""
+        host, uuid, undo_id = self.host, self.plan.record.domain_uuid, self.plan.undo_id
+        aside = host.catalog.aside(uuid, undo_id)
+        undo.add("the files put aside", partial(host.catalog.forget, aside))
+        swapping.set_side_files_aside(host, uuid, undo_id, self.plan.domain)
 
     def _end_domain(self) -> None:
         """End the domain; a failure to end what is off already is met again where it matters.
