@@ -5,106 +5,22 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
+from snapvm.failures import DomainFailed
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.xen import XenHypervisor
-from snapvm.hypervisor.xencontrol import DomainInfo
 from snapvm.model import CaptureMethod, DomainState, DomainUuid
-from snapvm.process import Completed
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 from tests.fakes.xenstored import FakeXenstored
-
-DYING = 1
-UUID = "11111111-2222-3333-4444-555555555555"
-CONFIG = {"c_info": {"type": "pv", "name": "web", "uuid": UUID}, "b_info": {"max_vcpus": 1}}
-RUNNING = DomainInfo(
-    domid=5,
-    uuid=UUID,
-    flags=0x20,
-    total_pages=256,
-    shared_info_mfn=1,
-    vcpus=1,
-    max_vcpu_id=1,
-)
-
-
-@dataclass
-class FakeXen:
-    """Stands for ``XenControl``, and for the xl that works on it."""
-
-    store: FakeXenstored
-    info_of: dict[int, DomainInfo] = field(default_factory=dict)
-    width: int = 8
-    ran: list[list[str]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    zombie_pages: int = 0
-    """What a peer has mapped of a domain that is destroyed."""
-    is_slow: bool = False
-    """Its xl gives up waiting for what it has told Xen to do."""
-
-    def domains(self) -> tuple[DomainInfo, ...]:
-        return tuple(self.info_of.values())
-
-    def info(self, domid: int) -> DomainInfo | None:
-        return self.info_of.get(domid)
-
-    def guest_width(self, _domid: int) -> int:
-        return self.width
-
-    def flag(self, flags: int) -> None:
-        self.info_of[5] = replace(self.info_of[5], flags=flags)
-
-    def pause(self, _domid: int) -> None:
-        self.flag(8)
-
-    def unpause(self, _domid: int) -> None:
-        self.flag(0)
-
-    def resume(self, _domid: int) -> None:
-        self.flag(self.info_of[5].flags & 8)
-
-    def run(
-        self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
-    ) -> Completed:
-        self.ran.append(list(argv))
-        said = ""
-        if argv[1] == "list":
-            said = json.dumps([{"domid": 5, "config": CONFIG}])
-        elif argv[1] == "destroy":
-            self.gone()
-        elif argv[-1] == "/bad":
-            raise CommandFailed(argv=tuple(argv), status=3, stderr="no such image")
-        else:
-            if argv[1] == "create":
-                self.texts.append(Path(argv[-1]).read_text())
-            self.come(flags=8 if "-p" in argv else 0)
-        return Completed(argv=tuple(argv), status=0, stdout=said, stderr="", seconds=0)
-
-    def gone(self) -> None:
-        former = self.info_of.pop(5)
-        if self.zombie_pages:
-            self.info_of[5] = replace(former, flags=DYING, total_pages=self.zombie_pages)
-        self.store.values.clear()
-        if self.is_slow:
-            raise CommandTimedOut(argv=("xl", "destroy", "5"), seconds=120)
-
-    def come(self, flags: int = 0) -> None:
-        self.info_of.clear()
-        self.info_of[5] = replace(RUNNING, flags=flags)
-        self.store.values["/local/domain/5/name"] = "web"
-        self.store.values["/local/domain/5/control/feature-suspend"] = "1"
-
-
-Scene = tuple[FakeXen, XenHypervisor]
+from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING, UUID, FakeXen, Scene
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
 from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor.test_xen import CONFIG, DYING, RUNNING
+from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING
 from tests.unit.hypervisor.test_xendisks import DISK, FakeGrants
 
 DOMID = RUNNING.domid

@@ -1,0 +1,107 @@
+"""A libvirt with one domain, as far as the driver asks it before a rollback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+
+IMAGE = Path("/images/my memory.save")
+
+
+OFF = Domain(
+    name="my web",
+    uuid=DomainUuid("11111111-2222-3333-4444-555555555555"),
+    hypervisor=HypervisorKind.LIBVIRT,
+    state=DomainState.SHUTOFF,
+    memory_bytes=1 << 20,
+    vcpus=1,
+    definition="<domain><devices/></domain>",
+)
+
+
+class libvirtError(Exception):  # noqa: N801 - libvirt's own name
+    def __init__(self, said: str, code: int = 42) -> None:
+        super().__init__(said)
+        self.code = code
+
+    def get_error_message(self) -> str:
+        return str(self)
+
+    def get_error_code(self) -> int:
+        return self.code
+
+
+@dataclass
+class Network:
+    """One that is defined, and may be started."""
+
+    is_active: bool
+
+    def isActive(self) -> int:  # noqa: N802 - libvirt's own name
+        return int(self.is_active)
+
+
+EMULATOR = "/usr/bin/qemu-system-x86_64"
+
+
+@dataclass
+class Connection:
+    """A libvirt with one domain, or none; the one that is there may have been saved."""
+
+    is_saved: bool = False
+    is_known: bool = True
+    is_persistent: bool = True
+    definition: str = OFF.definition
+    """Of the image, and what is defined."""
+    asked: list[str] = field(default_factory=list)
+    machines: frozenset[tuple[str, str]] = frozenset({("kvm", "pc-q35-10.0"), ("qemu", "pc")})
+    networks: dict[str, bool] = field(default_factory=dict)
+    """Those that are defined, and whether they are active."""
+    fails: int = 0
+    """With which code whatever is asked about emulators and networks; 0: it does not."""
+
+    def lookupByUUIDString(self, uuid: str) -> Connection:  # noqa: N802 - libvirt's own name
+        assert uuid == OFF.uuid
+        if not self.is_known:
+            raise libvirtError("Domain not found")
+        return self
+
+    def isPersistent(self) -> int:  # noqa: N802 - libvirt's own name
+        return int(self.is_persistent)
+
+    def getDomainCapabilities(  # noqa: N802 - libvirt's own name
+        self, emulator: str | None, arch: str | None, machine: str | None, kind: str, flags: int
+    ) -> str:
+        assert (arch, flags) == ("x86_64", 0)
+        self._fail()
+        if emulator not in (None, EMULATOR):
+            raise libvirtError(f"Cannot check QEMU binary {emulator}: No such file", 38)
+        if machine and (kind, machine) not in self.machines:
+            raise libvirtError(f"the machine '{machine}' is not supported by emulator", 8)
+        return "<domainCapabilities/>"
+
+    def networkLookupByName(self, name: str) -> Network:  # noqa: N802 - libvirt's own name
+        self._fail()
+        if name not in self.networks:
+            raise libvirtError(f"Network not found: no network with matching name '{name}'", 43)
+        return Network(self.networks[name])
+
+    def _fail(self) -> None:
+        if self.fails:
+            raise libvirtError(
+                "this function is not supported by the connection driver", self.fails
+            )
+
+    def hasManagedSaveImage(self, flags: int) -> int:  # noqa: N802 - libvirt's own name
+        assert flags == 0
+        return int(self.is_saved)
+
+    def saveImageGetXMLDesc(self, path: str, _flags: int) -> str:  # noqa: N802 - libvirt's own name
+        self.asked.append(path)
+        return self.definition
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802 - libvirt's own name
+        assert flags == 2, "not what the next start is from"
+        return self.definition
