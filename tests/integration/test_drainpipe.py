@@ -17,6 +17,7 @@ from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
 from snapvm.refusals import HostLacks
 
 ZSTD = compression.parse("zstd:3").argv
+needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
 
 
 def opened(path: Path) -> int:
@@ -119,7 +120,9 @@ def test_a_file_that_stays_slow_is_given_up_and_the_stream_goes_on() -> None:
     assert longest_seconds < 5
 
 
-@pytest.mark.parametrize("argv", [(), ZSTD], ids=["plain", "filtered"])
+@pytest.mark.parametrize(
+    "argv", [(), pytest.param(ZSTD, marks=needs_zstd)], ids=["plain", "filtered"]
+)
 def test_a_file_that_hangs_does_not_hold_up_the_end(
     argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +187,7 @@ def test_a_pipe_is_not_held_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert pipe.finish(10) == 6
 
 
-@pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+@needs_zstd
 def test_a_filter_stands_between(tmp_path: Path) -> None:
     data = os.urandom(1 << 20) * 8
     with Drainpipe(opened(tmp_path / "image"), ZSTD) as pipe:
@@ -200,7 +203,7 @@ def test_a_filter_stands_between(tmp_path: Path) -> None:
     assert unpacked.stdout == data
 
 
-@pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
+@needs_zstd
 def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> None:
     with Drainpipe(os.open("/dev/full", os.O_WRONLY), ZSTD) as pipe:
         qemu = os.dup(pipe.writer)
