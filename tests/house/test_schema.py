@@ -14,13 +14,9 @@ from snapvm.model import DomainState, HypervisorKind, RecordKind, SideKind, Volu
 from snapvm.refusals import RecordUnusable
 from tests.fakes.records import disks_only, make_record
 from tests.house.source import ROOT
+from tests.schema import SCHEMA, checker
 
-SCHEMA: dict[str, Any] = json.loads((ROOT / "snapvm" / "snapshot.schema.json").read_text())
 FIXTURES = sorted((ROOT / "tests" / "fixtures" / "catalog" / "v1").glob("*.json"))
-
-
-def checker() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(SCHEMA)
 
 
 def test_the_schema_is_one() -> None:

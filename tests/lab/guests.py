@@ -6,6 +6,7 @@ import json
 from contextlib import ExitStack
 from typing import Any, Self
 
+from tests import schema
 from tests.lab.host import oracle
 from tests.lab.host.oracle import Pulse
 from tests.lab.vm import Completed, Lab
@@ -62,9 +63,11 @@ class Guest:
         ).stdout.strip()
 
     def take(self, *options: str) -> dict[str, Any]:
-        """Take a snapshot and return its record."""
+        """Take a snapshot and return its record, which fits the schema."""
         done = snapvm(self.lab, "take", self.name, *options, "--json")
-        return dict(json.loads(done.stdout))
+        record = dict(json.loads(done.stdout))
+        schema.require_fit(record)
+        return record
 
     def roll_back(self, id_: str, *options: str) -> Completed:
         """Roll back to a snapshot."""

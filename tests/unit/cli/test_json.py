@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tests import schema
 from tests.fakes.scene import DOMAIN
 from tests.house.source import ROOT
 from tests.unit.cli.conftest import Call
@@ -41,11 +42,13 @@ def test_the_page_has_every_key(call: Call, heading: str, words: list[str]) -> N
 
 
 def test_a_record_has_what_its_schema_has_and_what_the_page_adds(call: Call) -> None:
-    known = set(json.loads((ROOT / "snapvm" / "snapshot.schema.json").read_text())["properties"])
+    known = set(schema.SCHEMA["properties"])
     taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
     shown = json.loads(call("show", "demo@a", "--json").out)
     (row,) = json.loads(call("list", "--json").out)
     assert shown == row
+    schema.require_fit(taken)
+    schema.require_fit(shown)
     assert set(taken) - known == {"ref"} <= keys_of("take")
     assert set(shown) - known == {"ref", "health"}
     assert "health" in keys_of("show") & keys_of("list")
