@@ -80,3 +80,20 @@ def test_those_of_before_are_still_compared(tmp_path: Path) -> None:
     assert checksum.is_right(path, f"blake2b:{whole}", Silent())
     assert not checksum.is_right(path, f"blake2b:{whole[::-1]}", Silent())
     assert not checksum.is_known("sha3:00") and not checksum.is_known("")
+
+
+def test_those_by_crc_are_still_compared(tmp_path: Path) -> None:
+    """As they were computed of what stands here, by the version that had them."""
+    path = written(tmp_path / "image", 3 * MIB + 5, [7, 3 * MIB + 4], sparse=True)
+    before = "crc32-pieces:559c2c0e6d66a23160d6f6791c507712"
+    assert checksum.is_known(before)
+    assert checksum.is_right(path, before, Silent())
+    with path.open("r+b") as file:
+        file.write(b"x")
+    assert not checksum.is_right(path, before, Silent())
+
+
+def test_a_checksum_stays_what_it_is(tmp_path: Path) -> None:
+    """What is in a record has to be understood for as long as the record is kept."""
+    path = written(tmp_path / "image", 3 * MIB + 5, [7, 3 * MIB + 4], sparse=True)
+    assert of(path) == "xxh64-pieces:4ee2301ea56e129b90c26de2426f9a8e"
