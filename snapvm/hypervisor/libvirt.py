@@ -19,6 +19,7 @@ from snapvm.hypervisor import (
     libvirtimages,
     libvirtrestore,
     migrationstream,
+    qemurun,
     qemusettings,
     userfault,
     witness,
@@ -48,8 +49,6 @@ _STATES = {
 
 _ZSTD_SINCE = 11_000_000
 """Seen to restore them with 11.3; before 10.6 the format had no number."""
-_OFF = -1
-"""The id of a domain that does not run (virDomainGetID)."""
 _XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
@@ -71,7 +70,7 @@ class LibvirtHypervisor:
         try:
             with spoken():
                 handle = self._link.connection.lookupByName(name)
-                info, run = handle.info(), handle.ID()
+                info = handle.info()
                 return Domain(
                     name=handle.name(),
                     uuid=DomainUuid(handle.UUIDString()),
@@ -80,7 +79,7 @@ class LibvirtHypervisor:
                     memory_bytes=info[1] * 1024,
                     vcpus=info[3],
                     definition=handle.XMLDesc(_XML_SECURE),
-                    run=None if run == _OFF else run,
+                    run=qemurun.of(handle),
                 )
         except LibvirtFailed as failure:
             if failure.is_unknown_domain:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from snapvm import durable, locking
+from snapvm.hypervisor import qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, looked_up_again, spoken
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.model import Domain
@@ -47,8 +48,8 @@ class Lender:
     monitor: Monitor
     domain: str
     file: Path
-    run: int
-    """The number of this run of the domain: the settings of another QEMU are not this one's."""
+    run: str
+    """Which run of the domain it is: the settings of another QEMU are not this one's."""
     is_over: Callable[[], bool]
     """Tells whether that run has ended."""
 
@@ -151,12 +152,12 @@ class Lender:
 
 def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
     """Return the lender of a running domain, whose file is in snapvm's folder for such."""
-    run = handle.ID()
+    run = qemurun.of(handle)
 
     def is_over() -> bool:
         try:
             with spoken():
-                return bool(looked_up_again(handle, domain.uuid).ID() != run)
+                return qemurun.of(looked_up_again(handle, domain.uuid)) != run
         except LibvirtFailed as failure:
             return failure.is_unknown_domain
 
@@ -164,6 +165,6 @@ def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
         monitor=Qmp(handle),
         domain=domain.name,
         file=run_dir / f"{domain.uuid}{FILE_ENDING}",
-        run=run,
+        run=run or "",
         is_over=is_over,
     )

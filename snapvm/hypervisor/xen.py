@@ -77,7 +77,7 @@ class XenHypervisor:
             memory_bytes=info.total_pages * _PAGE_BYTES,
             vcpus=info.max_vcpu_id + 1,
             definition=self._listed(name, info.domid),
-            run=info.domid,
+            run=str(info.domid),
         )
 
     def name_of(self, uuid: DomainUuid) -> str:

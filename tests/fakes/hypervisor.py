@@ -248,7 +248,7 @@ class FakeHypervisor:
 
     def _number(self, machine: Machine) -> None:
         self._runs += 1
-        machine.domain = replace(machine.domain, run=self._runs)
+        machine.domain = replace(machine.domain, run=str(self._runs))
 
     def _open(self, machine: Machine) -> None:
         machine.held = [

@@ -68,7 +68,7 @@ def qemu() -> FakeQemu:
     return FakeQemu()
 
 
-def lender(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> Lender:
+def lender(qemu: FakeQemu, tmp_path: Path, run: str = "7") -> Lender:
     return Lender(
         monitor=qemu,
         domain="demo",
@@ -105,7 +105,7 @@ def test_what_qemu_refuses_changes_nothing(qemu: FakeQemu, tmp_path: Path) -> No
     assert not lender(qemu, tmp_path).is_lent()
 
 
-def killed(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> None:
+def killed(qemu: FakeQemu, tmp_path: Path, run: str = "7") -> None:
     """Leave QEMU as a snapvm does that is killed while it has it set."""
     whole = lender(qemu, tmp_path, run)
     with whole.lent(WANTED):
@@ -138,8 +138,8 @@ def test_another_run_of_the_domain_is_left_alone(qemu: FakeQemu, tmp_path: Path)
     killed(qemu, tmp_path)
     fresh = FakeQemu()
     fresh.parameters["downtime-limit"] = 500
-    assert not lender(fresh, tmp_path, run=8).is_lent()
-    lender(fresh, tmp_path, run=8).put_back()
+    assert not lender(fresh, tmp_path, run="8").is_lent()
+    lender(fresh, tmp_path, run="8").put_back()
     assert fresh.parameters["downtime-limit"] == 500
     assert not (tmp_path / "run" / "uuid.qemu").exists()
 
