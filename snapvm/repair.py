@@ -77,6 +77,20 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
     return tuple(done)
 
 
+def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
+    """Set back what a domain is still set to for a capture: by a `doctor`, which has no journal.
+
+    Comes after all that has one.
+    """
+    if uuid not in host.hypervisor.touched():
+        return ()
+    domain = standing.find(host, standing.name_now(host, uuid, name))
+    if domain is None or domain.uuid != uuid:
+        return ()
+    host.hypervisor.abandon(domain)
+    return (f"set back what a killed snapvm had set for a capture of {domain.name}",)
+
+
 def remove_orphans(host: Host) -> tuple[str, ...]:
     """Remove volumes of a killed take or rollback that came to be after all was taken back.
 

@@ -47,8 +47,6 @@ _STATES = {
 }
 """virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
 
-_ZSTD_SINCE = 11_000_000
-"""Seen to restore them with 11.3; before 10.6 the format had no number."""
 _XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
@@ -144,13 +142,8 @@ class LibvirtHypervisor:
                 why=f"it has {devices[0]}, whose state cannot be captured",
                 remedy="detach it, or take the disks alone with --disk-only",
             )
-        with spoken():
-            if self._settings.compress.argv and self._link.connection.getLibVersion() < _ZSTD_SINCE:
-                raise DomainRefused(
-                    domain=domain.name,
-                    why="this libvirt may not read images compressed by zstd",
-                    remedy="leave --compress out, and `compress` in the settings",
-                )
+        if self._settings.compress.argv:
+            libvirtimages.require_zstd(self._link.connection, domain)
 
     def foresee(self, domain: Domain) -> str:
         """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
@@ -234,6 +227,10 @@ class LibvirtHypervisor:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
 
+    def touched(self) -> tuple[DomainUuid, ...]:
+        """See ``Hypervisor.touched``: what the host is set to is noted with one of them."""
+        return qemusettings.noted(self._settings.run_dir)
+
     def abandon(self, domain: Domain) -> None:
         """End the stream of a dead snapvm, put back what QEMU was set to and the permission.
 
@@ -244,7 +241,7 @@ class LibvirtHypervisor:
             last.callback(userfault.put_back, folder)
             with doing("freed of what a killed snapvm left in it", domain):
                 handle = self._handle_if_known(domain)
-                if handle is not None and handle.isActive():
+                if handle is not None:
                     self._end_stream(domain, handle)
                     self._lender(domain, handle).put_back()
 

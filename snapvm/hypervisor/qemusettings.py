@@ -18,7 +18,7 @@ from snapvm import durable, locking
 from snapvm.hypervisor import qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, looked_up_again, spoken
 from snapvm.hypervisor.qmp import Qmp
-from snapvm.model import Domain
+from snapvm.model import Domain, DomainUuid
 
 FILE_ENDING = ".qemu"
 _LONGEST_BYTES = 64 << 10
@@ -54,9 +54,12 @@ class Lender:
     """Tells whether that run has ended."""
 
     @contextmanager
-    def lent(self, wanted: MigrationSettings) -> Iterator[None]:
+    def lent(
+        self, wanted: MigrationSettings, first: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
         """Have QEMU set so for the block; what was set before is set again afterwards.
 
+        ``first`` does what QEMU needs for it: who finds the note knows that it may have been done.
         Raises ``LibvirtFailed`` when QEMU cannot do it, and ``OSError``; nothing is changed then.
         ``Locked`` while somebody else has it set.
         """
@@ -65,6 +68,7 @@ class Lender:
             self._put_back_if_noted()
             before = self._remembered(wanted)
             with self._putting_back(before):
+                first()
                 self._set(self._only(before, wanted.capabilities), wanted.parameters)
                 yield
 
@@ -148,6 +152,11 @@ class Lender:
         self.monitor.execute("migrate-set-capabilities", {"capabilities": listed})
         if parameters:
             self.monitor.execute("migrate-set-parameters", dict(parameters))
+
+
+def noted(run_dir: Path) -> tuple[DomainUuid, ...]:
+    """Return the domains whose QEMU somebody has set, or had when he died."""
+    return tuple(DomainUuid(file.stem) for file in sorted(run_dir.glob(f"*{FILE_ENDING}")))
 
 
 def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:

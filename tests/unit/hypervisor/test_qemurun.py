@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from snapvm.hypervisor import qemurun
+from snapvm.hypervisor import qemurun, userfault
+from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.hypervisor.libvirtbackground import BackgroundCapture
 from snapvm.hypervisor.qemusettings import MigrationSettings, lender
+from snapvm.settings import Settings
 from tests.unit.hypervisor.fakelibvirt import OFF, Connection
-from tests.unit.hypervisor.test_qemusettings import FakeQemu
+from tests.unit.hypervisor.test_qemusettings import FakeQemu, killed
 
 # As proc(5) has it; the name of a program may have anything in it.
 STAT = "{pid} (qemu) 1 (x) S 1 {pid} {pid} 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 {began} 77 88\n"
@@ -40,6 +48,12 @@ class Domain(Connection):
 
     def connect(self) -> Domain:
         return self
+
+    def isActive(self) -> bool:  # noqa: N802 - libvirt's own name
+        return self.number != -1
+
+    def jobInfo(self) -> list[int]:  # noqa: N802 - libvirt's own name
+        return [0]
 
     def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's own name
         return self.definition
@@ -122,3 +136,49 @@ def test_what_another_qemu_was_set_to_is_not_this_ones(
         processes.begin(4712, 9000)
         assert not lender(OFF, connection, tmp_path).is_lent()
         assert first.is_over()
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_what_a_dead_snapvm_has_set_is_found_and_set_back(
+    connection: Domain,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_off: bool,
+) -> None:
+    qemu = FakeQemu()
+    before = copy.deepcopy(vars(qemu))
+    for module in ("qemusettings", "libvirt"):
+        monkeypatch.setattr(f"snapvm.hypervisor.{module}.Qmp", lambda _handle: qemu)
+    processes.begin(4711, 5000)
+    killed(qemu, lender(OFF, connection, tmp_path))
+    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: connection)
+    driver = LibvirtHypervisor(link, Settings(run_dir=tmp_path))
+    assert driver.touched() == (OFF.uuid,)
+    connection.number = -1 if is_off else 1
+    driver.abandon(OFF)
+    assert driver.touched() == ()
+    assert is_off or vars(qemu) == before
+    driver.abandon(OFF)
+
+
+def test_what_the_host_allows_is_noted_for_as_long(
+    processes: Processes, connection: Domain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A snapvm that dies has then left nothing that no domain tells of."""
+    noted: list[bool] = []
+
+    @contextmanager
+    def allowed(_folder: Path) -> Iterator[None]:
+        noted.append(lent.is_lent())
+        yield
+        noted.append(lent.is_lent())
+
+    monkeypatch.setattr("snapvm.hypervisor.qemusettings.Qmp", lambda _handle: FakeQemu())
+    monkeypatch.setattr(userfault, "allowed", allowed)
+    processes.begin(4711, 5000)
+    lent = lender(OFF, connection, tmp_path)
+    ground = Ground(domain=OFF, handle=connection, lender=lent, run_dir=tmp_path)
+    with BackgroundCapture.possible(ground):
+        pass
+    assert noted == [True, True] and not lent.is_lent()
