@@ -221,14 +221,17 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
     """
-    domains = identity.chosen(host.catalog, host.hypervisor, name)
+    domains = dict(identity.chosen(host.catalog, host.hypervisor, name))
+    if name is None:  # one without snapshots may have had a `doctor`
+        domains = {uuid: uuid for uuid in host.hypervisor.touched()} | domains
     done: list[str] = []
     failures: list[SnapvmError] = []
-    for uuid, known in domains:
+    for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
         with _noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(host, uuid, known)
             done += repair.correct_tags(host, uuid)
+            done += repair.set_back(host, uuid, known)
     if name is None:
         with _noting(failures):
             done += repair.remove_orphans(host)

@@ -77,7 +77,12 @@ class Guard:
 
     @contextmanager
     def watching(self, domain: Domain) -> Iterator[Guard]:
-        """Have it watch a domain; it is dismissed however the block ends while snapvm lives."""
+        """Have it watch a domain; it is dismissed however the block ends while snapvm lives.
+
+        Also when the domain could not be made to run (exit status 8): its owner has been told by
+        then, and may let it run and pause it again for a reason of his own, or call `repair`.
+        Nothing tells his pause from ours, and a guard at work would lock him out.
+        """
         self._order(json.dumps([domain.uuid, domain.name]))
         try:
             yield self

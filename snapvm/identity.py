@@ -40,8 +40,9 @@ def chosen(
 ) -> tuple[tuple[DomainUuid, str], ...]:
     """Return uuid and name in the catalog of the domains that a name or a uuid means; all for None.
 
-    One that was renamed is meant by its new name too, which only its hypervisor knows.  Raises
-    ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
+    One that was renamed is meant by its new name too, which only its hypervisor knows; so is one
+    without snapshots.  Raises ``UnknownDomain`` for one that neither has any nor is known to its
+    hypervisor.
     """
     domains = catalog.domains()
     if name is None:
@@ -54,4 +55,4 @@ def chosen(
     found = tuple((uuid, known) for uuid, known in domains if name in (uuid, known) or uuid == now)
     if failure is not None and not found:
         raise failure
-    return found
+    return found if found or now is None else ((now, name),)

@@ -117,9 +117,10 @@ class Domain:
     vcpus: int
     definition: str
     """The hypervisor's own description (libvirt: live XML; xl: JSON)."""
-    run: int | None = None
-    """The id that it has until it ends, and no later run of it before the next boot (libvirt: of a
-    libvirtd that was not started anew meanwhile); None for one that is off."""
+    run: str | None = None
+    """What it has until it ends, and no later run of it before the next boot; None when it is off.
+
+    Only ever compared: it is the driver's (Xen: the id; libvirt: ``qemurun``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,20 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
     return tuple(done)
 
 
+def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
+    """Set back what a domain is still set to for a capture: by a `doctor`, which has no journal.
+
+    Comes after all that has one.
+    """
+    if uuid not in host.hypervisor.touched():
+        return ()
+    domain = standing.find(host, standing.name_now(host, uuid, name))
+    if domain is None or domain.uuid != uuid:
+        return ()
+    host.hypervisor.abandon(domain)
+    return (f"set back what a killed snapvm had set for a capture of {domain.name}",)
+
+
 def remove_orphans(host: Host) -> tuple[str, ...]:
     """Remove volumes of a killed take or rollback that came to be after all was taken back.
 
@@ -123,21 +137,28 @@ def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
     domain = standing.find(host, name)
     is_on = domain is not None and domain.state is not DomainState.SHUTOFF
     is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
+    is_other = False
     if domain is not None and is_on:
         # One that runs has gone on from what was captured, whoever let it.
-        is_due = is_due and domain.state in standing.STATES and _is_same_run(domain, journal)
-        if is_due:
+        is_due = is_due and domain.state in standing.STATES
+        is_other = is_due and not _is_same_run(domain, journal)
+        if is_due and not is_other:
             host.hypervisor.stop(domain)
     host.catalog.end_journal(uuid, taking.STOP_JOURNAL)
+    if is_other:
+        return f"{name} stands still, and is not known to be the run that was to be stopped"
     if not is_due:
         return f"{name} is not to be stopped any more"
     return f"finished stopping {name}" if is_on else f"{name} was to be stopped, and is off already"
 
 
 def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
-    """Tell whether a domain that is on is the one a journal is about; older ones do not say."""
+    """Tell whether a domain that is on is known to be the one a journal is about.
+
+    An older snapvm wrote the id, of libvirt's domains too: a later run may have that.
+    """
     is_over = bootid.is_over(str(journal.get("boot_id", "")))
-    return not is_over and domain.run == journal.get("run", domain.run)
+    return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
 def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:

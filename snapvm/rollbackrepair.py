@@ -129,7 +129,7 @@ def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None
     It holds its former disks, whatever their names are.  What is done with those is decided as if
     this had not been: it may be ending, and a failure here is met again there.
     """
-    is_former = domain.run is not None and domain.run == journal.get("run")
+    is_former = domain.run is not None and domain.run == str(journal.get("run"))
     if not is_former or not journal["was_running"] or _is_new_boot(journal):
         return
     try:

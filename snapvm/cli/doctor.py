@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 MANUAL = Manual(
     prerequisites=(
         "DOM exists. It is only looked at; but while QEMU is asked whether it could, for a moment, "
-        "it is set as for a `take`, and vm.unprivileged_userfaultfd of the host is 1. Of a doctor "
-        "that is killed just then, the next `doctor` or `take` of DOM sets both back."
+        "it is set as for a `take`, and vm.unprivileged_userfaultfd of the host is 1. What a "
+        "doctor that is killed just then has set, `repair` sets back, and so does the next "
+        "`doctor` or `take` of DOM."
     ),
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "

@@ -13,7 +13,8 @@ MANUAL = Manual(
         "Nothing unfinished is left: a take that was killed is taken back and its domain runs "
         "again, a rollback that was killed is finished or taken back, a delete is finished. "
         "`take`, `rollback`, `undo`, `delete` and `prune` do the same, before anything else, for "
-        "the domains they work on; commands that only look, and `catalog rebuild`, do not. DOM is "
+        "the domains they work on; commands that only look, and `catalog rebuild`, do not. "
+        "What a killed `doctor` has set is set back too. DOM is "
         "the name of the domain, now or when it was last taken, or its uuid."
     ),
     failure=(

@@ -172,7 +172,7 @@ class Hypervisor(Protocol):
         """Say how memory would be captured now and, after a colon, why that way.
 
         The domain runs on undisturbed; what has to be set to find out is set back at once, or by
-        the next who asks or captures.  Raises ``Refused`` and ``CaptureFailed``.
+        the next who asks, captures or abandons.  Raises ``Refused`` and ``CaptureFailed``.
         """
 
     def capture(
@@ -205,6 +205,12 @@ class Hypervisor(Protocol):
 
     def resume(self, domain: Domain) -> None:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
+
+    def touched(self) -> tuple[DomainUuid, ...]:
+        """Return the domains that are set for a capture: by a snapvm at work, or one that died.
+
+        `take` has a journal besides; of a killed `doctor` this is all that tells.
+        """
 
     def abandon(self, domain: Domain) -> None:
         """End what a killed snapvm left going on in the hypervisor; harmless when nothing is."""

@@ -43,8 +43,8 @@ class Experience:
     """How long QEMU's reading took in one run of a domain."""
 
     file: Path
-    run: int
-    """The number of the run: another QEMU may have another memory."""
+    run: str
+    """Which run it is: another QEMU may have another memory."""
 
     def taken_seconds(self) -> tuple[float, ...]:
         """Return what was noted; nothing when it is of another run."""

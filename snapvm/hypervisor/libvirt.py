@@ -19,6 +19,7 @@ from snapvm.hypervisor import (
     libvirtimages,
     libvirtrestore,
     migrationstream,
+    qemurun,
     qemusettings,
     userfault,
     witness,
@@ -46,10 +47,6 @@ _STATES = {
 }
 """virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
 
-_ZSTD_SINCE = 11_000_000
-"""Seen to restore them with 11.3; before 10.6 the format had no number."""
-_OFF = -1
-"""The id of a domain that does not run (virDomainGetID)."""
 _XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
@@ -71,7 +68,7 @@ class LibvirtHypervisor:
         try:
             with spoken():
                 handle = self._link.connection.lookupByName(name)
-                info, run = handle.info(), handle.ID()
+                info = handle.info()
                 return Domain(
                     name=handle.name(),
                     uuid=DomainUuid(handle.UUIDString()),
@@ -80,7 +77,7 @@ class LibvirtHypervisor:
                     memory_bytes=info[1] * 1024,
                     vcpus=info[3],
                     definition=handle.XMLDesc(_XML_SECURE),
-                    run=None if run == _OFF else run,
+                    run=qemurun.of(handle),
                 )
         except LibvirtFailed as failure:
             if failure.is_unknown_domain:
@@ -145,13 +142,8 @@ class LibvirtHypervisor:
                 why=f"it has {devices[0]}, whose state cannot be captured",
                 remedy="detach it, or take the disks alone with --disk-only",
             )
-        with spoken():
-            if self._settings.compress.argv and self._link.connection.getLibVersion() < _ZSTD_SINCE:
-                raise DomainRefused(
-                    domain=domain.name,
-                    why="this libvirt may not read images compressed by zstd",
-                    remedy="leave --compress out, and `compress` in the settings",
-                )
+        if self._settings.compress.argv:
+            libvirtimages.require_zstd(self._link.connection, domain)
 
     def foresee(self, domain: Domain) -> str:
         """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
@@ -235,6 +227,10 @@ class LibvirtHypervisor:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
 
+    def touched(self) -> tuple[DomainUuid, ...]:
+        """See ``Hypervisor.touched``: what the host is set to is noted with one of them."""
+        return qemusettings.noted(self._settings.run_dir)
+
     def abandon(self, domain: Domain) -> None:
         """End the stream of a dead snapvm, put back what QEMU was set to and the permission.
 
@@ -245,7 +241,7 @@ class LibvirtHypervisor:
             last.callback(userfault.put_back, folder)
             with doing("freed of what a killed snapvm left in it", domain):
                 handle = self._handle_if_known(domain)
-                if handle is not None and handle.isActive():
+                if handle is not None:
                     self._end_stream(domain, handle)
                     self._lender(domain, handle).put_back()
 

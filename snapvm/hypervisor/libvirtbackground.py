@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from snapvm.hypervisor import domainxml, headstart, hugepages, migrationstream, userfault
 from snapvm.hypervisor.base import ImageWriter
@@ -80,8 +81,9 @@ class BackgroundCapture:
         with ExitStack() as stack:
             try:
                 permission = stack.enter_context(ExitStack())
-                permission.enter_context(userfault.allowed(ground.run_dir))
-                stack.enter_context(ground.lender.lent(SETTINGS))
+                allow = partial(permission.enter_context, userfault.allowed(ground.run_dir))
+                stack.enter_context(ground.lender.lent(SETTINGS, allow))
+                stack.callback(permission.close)  # as long as the lender's note is there
             except (OSError, LibvirtFailed) as why:
                 raise NotPossible(str(why)) from why
             yield permission

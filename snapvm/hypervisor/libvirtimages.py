@@ -15,6 +15,8 @@ from snapvm.model import Domain, SideKind
 from snapvm.refusals import DomainRefused
 
 _XML_INACTIVE = 2
+_ZSTD_SINCE = 11_000_000
+"""Seen to restore them with 11.3; before 10.6 the format had no number."""
 _BOOT_FILES = ("loader", "kernel", "initrd", "dtb")
 
 
@@ -35,6 +37,17 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, _start_files(definition, boots=False), remedy)
     libvirtneeds.require(connection, domain.name, definition, remedy)
+
+
+def require_zstd(connection: Any, domain: Domain) -> None:
+    """Raise ``DomainRefused`` for a libvirt that may not restore what zstd has compressed."""
+    with spoken():
+        if connection.getLibVersion() < _ZSTD_SINCE:
+            raise DomainRefused(
+                domain=domain.name,
+                why="this libvirt may not read images compressed by zstd",
+                remedy="leave --compress out, and `compress` in the settings",
+            )
 
 
 def as_booted(domain: Domain, handle: Any | None) -> Domain:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from snapvm import durable, locking
+from snapvm.hypervisor import qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, looked_up_again, spoken
 from snapvm.hypervisor.qmp import Qmp
-from snapvm.model import Domain
+from snapvm.model import Domain, DomainUuid
 
 FILE_ENDING = ".qemu"
 _LONGEST_BYTES = 64 << 10
@@ -47,15 +48,18 @@ class Lender:
     monitor: Monitor
     domain: str
     file: Path
-    run: int
-    """The number of this run of the domain: the settings of another QEMU are not this one's."""
+    run: str
+    """Which run of the domain it is: the settings of another QEMU are not this one's."""
     is_over: Callable[[], bool]
     """Tells whether that run has ended."""
 
     @contextmanager
-    def lent(self, wanted: MigrationSettings) -> Iterator[None]:
+    def lent(
+        self, wanted: MigrationSettings, first: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
         """Have QEMU set so for the block; what was set before is set again afterwards.
 
+        ``first`` does what QEMU needs for it: who finds the note knows that it may have been done.
         Raises ``LibvirtFailed`` when QEMU cannot do it, and ``OSError``; nothing is changed then.
         ``Locked`` while somebody else has it set.
         """
@@ -64,6 +68,7 @@ class Lender:
             self._put_back_if_noted()
             before = self._remembered(wanted)
             with self._putting_back(before):
+                first()
                 self._set(self._only(before, wanted.capabilities), wanted.parameters)
                 yield
 
@@ -149,14 +154,19 @@ class Lender:
             self.monitor.execute("migrate-set-parameters", dict(parameters))
 
 
+def noted(run_dir: Path) -> tuple[DomainUuid, ...]:
+    """Return the domains whose QEMU somebody has set, or had when he died."""
+    return tuple(DomainUuid(file.stem) for file in sorted(run_dir.glob(f"*{FILE_ENDING}")))
+
+
 def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
     """Return the lender of a running domain, whose file is in snapvm's folder for such."""
-    run = handle.ID()
+    run = qemurun.of(handle)
 
     def is_over() -> bool:
         try:
             with spoken():
-                return bool(looked_up_again(handle, domain.uuid).ID() != run)
+                return qemurun.of(looked_up_again(handle, domain.uuid)) != run
         except LibvirtFailed as failure:
             return failure.is_unknown_domain
 
@@ -164,6 +174,6 @@ def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
         monitor=Qmp(handle),
         domain=domain.name,
         file=run_dir / f"{domain.uuid}{FILE_ENDING}",
-        run=run,
+        run=run or "",
         is_over=is_over,
     )

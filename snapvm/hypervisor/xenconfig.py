@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,15 @@ def as_cfg(domain: str, config: Config) -> str:
     for name, rest in (("c_info", c_info), ("b_info", b_info), ("pv", pv), ("", left)):
         _require_nothing(domain, name, _without_defaults(rest))
     return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def in_memory(text: str) -> Iterator[str]:
+    """Yield the path of a file that is on no disk: a domain starts though all of them are full."""
+    with open(os.memfd_create("domain.cfg"), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
 
 
 def warn_of_no_way_back(domain: str, config: Config) -> None:

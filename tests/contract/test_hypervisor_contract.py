@@ -98,6 +98,7 @@ def test_it_is_booted_with_the_drives_it_was_defined_with(world: HypervisorWorld
 def test_how_it_would_be_captured_is_told(world: HypervisorWorld) -> None:
     assert world.hypervisor.foresee(find(world))
     assert find(world).state is DomainState.RUNNING
+    assert find(world).uuid not in world.hypervisor.touched()
 
 
 def test_a_capture_leaves_it_running_and_gives_a_whole_image(

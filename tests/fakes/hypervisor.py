@@ -57,6 +57,7 @@ class FakeHypervisor:
         """How memory is armed in the window; the event says that it is given up."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
+        self.set_for_capture: set[DomainUuid] = set()
         self._runs = 0
 
     # --- setting up and looking ---
@@ -138,7 +139,9 @@ class FakeHypervisor:
 
     def foresee(self, domain: Domain) -> str:
         """See ``Hypervisor.foresee``."""
+        self.set_for_capture.add(domain.uuid)
         self.before("foresee")
+        self.set_for_capture.discard(domain.uuid)
         return FakeCapture.method
 
     @contextmanager
@@ -183,9 +186,14 @@ class FakeHypervisor:
         with crashpoint.around("resume"):
             self._set(domain.name, DomainState.RUNNING)
 
+    def touched(self) -> tuple[DomainUuid, ...]:
+        """See ``Hypervisor.touched``."""
+        return tuple(self.set_for_capture)
+
     def abandon(self, domain: Domain) -> None:
         """See ``Hypervisor.abandon``."""
         self.before("abandon")
+        self.set_for_capture.discard(domain.uuid)
 
     def stop(self, domain: Domain) -> None:
         """See ``Hypervisor.stop``."""
@@ -248,7 +256,7 @@ class FakeHypervisor:
 
     def _number(self, machine: Machine) -> None:
         self._runs += 1
-        machine.domain = replace(machine.domain, run=self._runs)
+        machine.domain = replace(machine.domain, run=str(self._runs))
 
     def _open(self, machine: Machine) -> None:
         machine.held = [

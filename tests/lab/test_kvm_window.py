@@ -168,11 +168,16 @@ def _longest_standstill(guest: Guest) -> float:
 
 def believe(guest: Guest, seconds: float) -> None:
     """Have snapvm believe that QEMU has taken so long before it needed the guest to stand still."""
-    domain, run = (
-        guest.lab.run(["virsh", word, guest.name], timeout_seconds=60, check=True).stdout.strip()
-        for word in ("domuuid", "domid")
+    domain, pid, stat = (
+        guest.lab.run(command, timeout_seconds=60, check=True).stdout.strip()
+        for command in (
+            f"virsh domuuid {guest.name}",
+            f"cat /run/libvirt/qemu/{guest.name}.pid",
+            f"cat /proc/$(cat /run/libvirt/qemu/{guest.name}.pid)/stat",
+        )
     )
-    hint = json.dumps({"run": int(run), "taken": [[seconds, True], [seconds, True]]})
+    run = f"process {pid} since {stat.rpartition(')')[2].split()[19]}"
+    hint = json.dumps({"run": run, "taken": [[seconds, True], [seconds, True]]})
     file = f"/run/snapvm/{domain}.populate"
     guest.lab.run(f"mkdir -p /run/snapvm && cat > {file}", input=hint, timeout_seconds=30)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, repair, rollbackrepair
+from snapvm import consistency, diagnosis, repair, rollbackrepair
 from snapvm.attention import LeftBehind, NotStarted
 from snapvm.consistency import TakeRequest
-from snapvm.errors import Interrupted
+from snapvm.errors import Interrupted, Locked
 from snapvm.failures import CommandTimedOut, DomainFailed
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Silent
@@ -101,6 +101,46 @@ def test_a_guest_that_stops_only_when_its_stream_is_ended_runs_again(scene: Scen
     scene.hypervisor.before = stop_it
     consistency.repair_all(scene.host, None, Silent())
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("named", [None, DOMAIN])
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_what_a_killed_doctor_has_set_is_set_back(
+    scene: Scene, named: str | None, is_recorded: bool
+) -> None:
+    """Of a domain without snapshots too: who asks `doctor` may not have taken any yet."""
+    if is_recorded:
+        take(scene)
+    kill_doctor(scene)
+    assert scene.hypervisor.touched() == (UUID,)
+    done = consistency.repair_all(scene.host, named, Silent())
+    assert done == ("set back what a killed snapvm had set for a capture of demo",)
+    assert scene.hypervisor.touched() == ()
+    assert consistency.repair_all(scene.host, named, Silent()) == ()
+
+
+def kill_doctor(scene: Scene) -> None:
+    def die(deed: str) -> None:
+        if deed == "foresee":
+            raise Killed
+
+    scene.hypervisor.before = die
+    with pytest.raises(Killed):
+        diagnosis.look(scene.host, DOMAIN)
+    revive(scene)
+
+
+def test_what_a_take_at_work_has_set_stays(scene: Scene) -> None:
+    kill_doctor(scene)
+    with scene.host.catalog.locked(UUID, DOMAIN), pytest.raises(Locked):
+        consistency.repair_all(scene.host, None, Silent())
+    assert scene.hypervisor.touched() == (UUID,)
+
+
+def test_what_is_set_in_one_that_nobody_knows_any_more_is_no_hindrance(scene: Scene) -> None:
+    kill_doctor(scene)
+    scene.hypervisor.forget(DOMAIN)
+    assert consistency.repair_all(scene.host, None, Silent()) == ()
 
 
 def test_a_snapshot_that_lands_late_is_an_orphan_and_goes(scene: Scene) -> None:

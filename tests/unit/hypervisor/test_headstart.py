@@ -25,7 +25,7 @@ from snapvm.model import DomainState, Silent
 from tests.unit.hypervisor import test_pause, test_qemusettings
 from tests.unit.hypervisor.test_witness import DOMAIN, happened
 
-RUN = 3
+RUN = "process 4711 since 5000"
 PAGES = b"pages"
 
 
@@ -51,7 +51,7 @@ def test_what_is_known_is_of_one_run(tmp_path: Path) -> None:
     for number in range(10):
         known.note(number, was_running=False)
     assert known.taken_seconds() == (2, 3, 4, 5, 6, 7, 8, 9)
-    other = replace(known, run=RUN + 1)
+    other = replace(known, run="process 4711 since 9000")
     assert other.taken_seconds() == ()
     other.note(0.5, was_running=False)
     assert (known.taken_seconds(), other.taken_seconds()) == ((), (0.5,))
@@ -67,7 +67,7 @@ def test_what_it_took_beside_a_running_guest_counts_once_it_is_known(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "said", ["", "[]", "{}", '{"run": 3}', '{"run": 3, "taken": [[null, 1]]}', "\0" * 9000]
+    "said", ["", "[]", "{}", '{"run": 3}', f'{{"run": "{RUN}", "taken": [[null, 1]]}}', "\0" * 9000]
 )
 def test_a_hint_that_cannot_be_read_is_none(tmp_path: Path, said: str) -> None:
     file = tmp_path / "uuid.populate"

@@ -150,7 +150,7 @@ def test_a_pipe_that_qemu_does_not_take_leaves_the_ways_that_need_none(
 
 def ground(tmp_path: Path, qemu: FakeQemu) -> Any:
     lender = Lender(
-        monitor=qemu, domain="demo", file=tmp_path / "uuid.qemu", run=3, is_over=lambda: False
+        monitor=qemu, domain="demo", file=tmp_path / "uuid.qemu", run="3", is_over=lambda: False
     )
     return Ground(domain=DOMAIN, handle=Handle(), lender=lender, run_dir=tmp_path)
 

@@ -40,6 +40,8 @@ class FakeQemu:
             raise LibvirtFailed("domain is not running", 55)
         if command.startswith("query-"):
             return self.told(command)
+        if command == "migrate_cancel":
+            return {}
         if command == "migrate-set-capabilities":
             wanted = {entry["capability"]: entry["state"] for entry in given["capabilities"]}
             if wanted.get("background-snapshot") and wanted.get("xbzrle"):
@@ -68,7 +70,7 @@ def qemu() -> FakeQemu:
     return FakeQemu()
 
 
-def lender(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> Lender:
+def lender(qemu: FakeQemu, tmp_path: Path, run: str = "7") -> Lender:
     return Lender(
         monitor=qemu,
         domain="demo",
@@ -105,9 +107,8 @@ def test_what_qemu_refuses_changes_nothing(qemu: FakeQemu, tmp_path: Path) -> No
     assert not lender(qemu, tmp_path).is_lent()
 
 
-def killed(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> None:
+def killed(qemu: FakeQemu, whole: Lender) -> None:
     """Leave QEMU as a snapvm does that is killed while it has it set."""
-    whole = lender(qemu, tmp_path, run)
     with whole.lent(WANTED):
         note = whole.file.read_bytes()
         state = copy.deepcopy((qemu.capabilities, qemu.parameters))
@@ -117,7 +118,7 @@ def killed(qemu: FakeQemu, tmp_path: Path, run: int = 7) -> None:
 
 def test_put_back_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
     before = copy.deepcopy(vars(qemu))
-    killed(qemu, tmp_path)
+    killed(qemu, lender(qemu, tmp_path))
     assert vars(qemu) != before
     lender(qemu, tmp_path).put_back()
     assert vars(qemu) == before
@@ -128,18 +129,18 @@ def test_put_back_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
 def test_lent_again_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
     """What is put back is what there was before the dead one, not what it left."""
     before = copy.deepcopy(vars(qemu))
-    killed(qemu, tmp_path)
+    killed(qemu, lender(qemu, tmp_path))
     with lender(qemu, tmp_path).lent(MigrationSettings(capabilities=())):
         assert not qemu.capabilities["pause-before-switchover"]
     assert vars(qemu) == before
 
 
 def test_another_run_of_the_domain_is_left_alone(qemu: FakeQemu, tmp_path: Path) -> None:
-    killed(qemu, tmp_path)
+    killed(qemu, lender(qemu, tmp_path))
     fresh = FakeQemu()
     fresh.parameters["downtime-limit"] = 500
-    assert not lender(fresh, tmp_path, run=8).is_lent()
-    lender(fresh, tmp_path, run=8).put_back()
+    assert not lender(fresh, tmp_path, run="8").is_lent()
+    lender(fresh, tmp_path, run="8").put_back()
     assert fresh.parameters["downtime-limit"] == 500
     assert not (tmp_path / "run" / "uuid.qemu").exists()
 
