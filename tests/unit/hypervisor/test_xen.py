@@ -59,6 +59,16 @@ def test_what_it_does(scene: Scene, flags: int, state: DomainState) -> None:
     assert driver.find("web").state is state
 
 
+def test_it_is_found_among_a_thousand(scene: Scene) -> None:
+    """xenstored lists no more than 4096 bytes; every command ended with "xenstore: E2BIG"."""
+    xen, driver = scene
+    for domid in range(1000, 2000):
+        xen.info_of[domid] = replace(RUNNING, domid=domid, uuid=str(domid))
+        xen.store.values[f"/local/domain/{domid}/name"] = f"unikernel{domid}"
+    assert driver.find("web").run == 5
+    assert driver.find("unikernel1999").run == 1999
+
+
 def test_its_name_is_known_by_its_uuid(scene: Scene) -> None:
     _, driver = scene
     assert driver.name_of(DomainUuid(UUID)) == "web"
