@@ -37,8 +37,9 @@ class XenDomains:
         Of several with its uuid it is the one with its name; renamed, it is still itself.
         """
         found = self._of_uuid(domain.uuid)
-        named = [info for info in found if self._name(info.domid) == domain.name]
-        return next(iter(named or found), None)
+        if len(found) < 2:  # without xenstored, which need not answer for one to be resumed
+            return next(iter(found), None)
+        return next((info for info in found if self._name(info.domid) == domain.name), found[0])
 
     def get(self, domain: Domain) -> DomainInfo:
         """Return the same, or raise ``XenFailed``."""

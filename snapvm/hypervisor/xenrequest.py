@@ -66,10 +66,14 @@ class SuspendRequest:
         """Withdraw what was not taken; else return when the guest has suspended, and may go on.
 
         A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``;
-        one that is being destroyed not at all: Xen may list it for ever.
+        one that is being destroyed not at all: Xen may list it for ever.  A store that does not say
+        whether it was taken is no reason to leave one that has suspended itself.
         """
-        if not self.is_noted or self._withdraw():
-            return
+        try:
+            if not self.is_noted or self._withdraw():
+                return
+        except XenFailed as failure:
+            log.warning("domain %d may be going to suspend (%s): waiting", self._domid, failure)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             info = self._control.info(self._domid)

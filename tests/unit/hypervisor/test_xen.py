@@ -204,6 +204,15 @@ def test_frozen_runs_again_only_when_the_block_fails(scene: Scene) -> None:
     assert driver.find("web").state is DomainState.PAUSED
 
 
+def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:
+    """Its name was asked for, and the domain left paused."""
+    xen, driver = scene
+    with pytest.raises(ZeroDivisionError), driver.frozen(driver.find("web")):
+        xen.store.refused.update(range(32))
+        raise ZeroDivisionError
+    assert xen.info_of[5].flags == 0
+
+
 @pytest.mark.parametrize("paused", [False, True])
 def test_stop_restore_and_start(scene: Scene, paused: bool) -> None:
     xen, driver = scene
