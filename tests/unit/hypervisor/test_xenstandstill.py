@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ class FakeXen:
     gone: bool = False
     deeds: list[str] = field(default_factory=list)
     resume_fails: int = 0
+    libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
 
     def info(self, domid: int) -> DomainInfo | None:
         if self.gone:
