@@ -114,6 +114,10 @@ class PvGuestImage:
         if not self._domain_ends:
             self._write_standing(Silent())
 
+    def give_up(self) -> None:
+        """See ``GuestImage.give_up``."""
+        self._store.given_up.set()
+
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
         with self._store.giving_back():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snapvm.memory import framestore
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
@@ -182,3 +183,29 @@ def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
     image.close()
     image.close()
     assert not machine.open_mappings
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, 0])
+def test_a_guest_does_not_stand_still_for_memory_that_nobody_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_bytes: int
+) -> None:
+    """A disk had no snapshot, and gigabytes were written to a file before the guest went on."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 4)
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=budget_bytes)
+    asked: list[int] = []
+    types = machine.types
+
+    def types_until_given_up(mfns: memoryview) -> memoryview:
+        asked.append(len(mfns))
+        image.give_up()
+        return types(mfns)
+
+    try:
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        monkeypatch.setattr(machine, "types", types_until_given_up)
+        with pytest.raises(BadImage, match="given up"):
+            image.catch(machine.standing())
+    finally:
+        image.close()
+    assert len(asked) < OWNED / 4 / 2
