@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from snapvm import imageroom, occupancy, oldxl, planning
+from snapvm import imageroom, occupancy, planning
 from snapvm.errors import Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import preflight
@@ -104,9 +104,6 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
                     f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
                     "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
                 )
-    domain = found.domain
-    if domain.state.has_memory:
-        said += oldxl.told(domain.hypervisor, found.versions)
     return tuple(said)
 
 

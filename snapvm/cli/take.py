@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from snapvm import compression, naming, oldxl
+from snapvm import compression, naming
 from snapvm.cli import output
 from snapvm.cli.arguments import AsJson, CowSizeOption, Domain, Wait, as_cow_size
 from snapvm.cli.manual import Manual
@@ -145,20 +145,18 @@ def take(
             output.out_json(lookup.as_values(record))
         else:
             output.say(summary(record, stopped=stop))
-        for remark in _remarks(record, stopped=stop):
+        for remark in _remarks(record):
             output.note(remark)
 
     return Job(json=as_json, run=run)
 
 
-def _remarks(record: Record, *, stopped: bool) -> Iterator[str]:
+def _remarks(record: Record) -> Iterator[str]:
     """Yield what its owner should know beside that it was made."""
     if "not possible" in record.capture or "was stopped" in record.capture:
         yield record.capture
     for omitted in record.omitted:
         yield f"{omitted.target} was left out: {omitted.why}"
-    if record.memory is not None and not stopped:
-        yield from oldxl.told(record.hypervisor, record.versions)
 
 
 def _as_compression(text: str | None) -> Compression | None:

@@ -75,6 +75,9 @@ class GuestImage(Protocol):
     def catch(self, standing: Standing) -> None:
         """While it stands still: copy what has changed, and all that can only be had now."""
 
+    def give_up(self) -> None:
+        """From another thread: let ``catch`` end soon, by ``BadImage``; there is no image then."""
+
     def write(self, progress: Progress) -> ImageFacts:
         """When it runs again: write the image, all of it to the disk."""
 

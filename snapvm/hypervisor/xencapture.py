@@ -163,7 +163,8 @@ class XenCapture:
             self._image.catch(job.control.standing(info, shared_info))
 
     def give_up(self) -> None:
-        """It ends by itself: frames are copied as fast as memory is."""
+        """See ``Capture.give_up``: where memory goes into a file now, that takes minutes."""
+        self._image.give_up()
 
     def _require_room(self, info: DomainInfo) -> None:
         """Refuse a guest that outgrew the size its image tells: xl would not restore it."""

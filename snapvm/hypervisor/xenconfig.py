@@ -35,7 +35,11 @@ _PASSTHROUGH = {
     "vtpms": "a virtual TPM",
     "rdms": "reserved device memory",
     "dtdevs": "a device tree device",
+    "iomem": "a device's memory",
+    "ioports": "a device's I/O ports",
+    "irqs": "a device's interrupt",
 }
+"""At the top of the configuration, but for the last three, which are in ``b_info``."""
 
 _SIZES = ("target_memkb", "max_memkb", "max_vcpus")
 _ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset")
@@ -101,7 +105,8 @@ def for_image(config: Config, total_pages: int) -> str:
 
 def passthrough(config: Config) -> str:
     """Name what an image does not hold of the domain, or return an empty text."""
-    found = (what for key, what in _PASSTHROUGH.items() if config.get(key))
+    places = {**config["b_info"], **config}
+    found = (what for key, what in _PASSTHROUGH.items() if places.get(key))
     # libxl_create.c: "stream does not preserve node information".
     nodes = "virtual NUMA nodes" if config["b_info"].get("vnuma_nodes") else ""
     return next(found, nodes)

@@ -146,7 +146,8 @@ def _load(name: str, prototypes: Prototypes) -> Any:
         try:
             return _declared(library, prototypes)
         except AttributeError as error:
-            raise HostLacks(what=f"a usable {path} ({error})", remedy=_REMEDY) from None
+            remedy = "snapvm needs Xen 4.17 or later"
+            raise HostLacks(what=f"a usable {path} ({error})", remedy=remedy) from None
     raise HostLacks(what=f"{name}, of the Xen that runs here", remedy=_REMEDY)
 
 

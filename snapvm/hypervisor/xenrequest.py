@@ -4,6 +4,7 @@ The question stands in xenstore.  The guest answers by taking it away, and suspe
 that cannot be called back (tools/libs/light/libxl_dom_suspend.c).  So a note stands beside it,
 where no guest can write, from before the question until the guest goes on: whoever finds the note
 of a snapvm that is gone knows that a guest which still runs may be about to stand still for good.
+The note says which processes are held meanwhile (`xenkeeper`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import time
 
 from snapvm import crashpoint
+from snapvm.hypervisor import xenkeeper
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import XenStore
@@ -21,6 +23,10 @@ STOP_SECONDS = 60.0
 """As long as libxl waits (libxl_dom_suspend.c)."""
 _LOOK_SECONDS = 0.002
 _SUSPEND = "suspend"
+_UNFOUND = (
+    "no xl was found that looks after %s: one that does ends now, as xl of Xen %d.%d does when a "
+    "guest suspends, and nobody starts the guest again when it reboots"
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,7 @@ class SuspendRequest:
         self._domid = domid
         self._path = f"/local/domain/{domid}/control/shutdown"
         self._note = f"/libxl/{domid}/snapvm-suspend"
+        self._held: tuple[int, ...] = ()
 
     @property
     def is_noted(self) -> bool:
@@ -48,7 +55,10 @@ class SuspendRequest:
     def put(self) -> None:
         """Ask."""
         with crashpoint.around("ask to suspend"):
-            self._store.write(self._note, "")
+            keepers = self._keepers()
+            self._store.write(self._note, " ".join(map(str, keepers)))
+            self._held = keepers
+            xenkeeper.hold(keepers)
             self._store.write(self._path, _SUSPEND)
 
     def wait_until_taken(self) -> bool:
@@ -66,10 +76,14 @@ class SuspendRequest:
         """Withdraw what was not taken; else return when the guest has suspended, and may go on.
 
         A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``;
-        one that is being destroyed not at all: Xen may list it for ever.
+        one that is being destroyed not at all: Xen may list it for ever.  A store that does not say
+        whether it was taken is no reason to leave one that has suspended itself.
         """
-        if not self.is_noted or self._withdraw():
-            return
+        try:
+            if not self.is_noted or self._withdraw():
+                return
+        except XenFailed as failure:
+            log.warning("domain %d may be going to suspend (%s): waiting", self._domid, failure)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             info = self._control.info(self._domid)
@@ -77,12 +91,18 @@ class SuspendRequest:
                 return
             time.sleep(_LOOK_SECONDS)
 
+    def let_go(self) -> None:
+        """Let go what this request holds, whatever has become of the guest."""
+        xenkeeper.let_go(self._held)
+        self._held = ()
+
     def end(self) -> None:
         """Tell the store that the guest goes on, which runs already; else it never tells its end.
 
         A store that does not hear it is only told of: nothing of the guest depends on it.
         """
         try:
+            self._let_noted_go()
             self._store.resumed(self._domid)
             self._store.remove(self._note)
         except XenFailed as failure:
@@ -94,5 +114,22 @@ class SuspendRequest:
         """Take the question back; False when the guest has just answered it."""
         is_withdrawn = self._store.replace(self._path, _SUSPEND, "")
         if is_withdrawn:
+            self._let_noted_go()
             self._store.remove(self._note)
         return is_withdrawn
+
+    def _keepers(self) -> tuple[int, ...]:
+        """Return whom to hold; tell of one that cannot be found and is going to end."""
+        libraries = self._control.libraries
+        if (libraries.major, libraries.minor) >= xenkeeper.STAYS_SINCE:
+            return ()
+        name = self._store.read(f"/local/domain/{self._domid}/name") or ""
+        keepers = xenkeeper.keepers(name)
+        if not keepers:
+            log.warning(_UNFOUND, name, libraries.major, libraries.minor)
+        return keepers
+
+    def _let_noted_go(self) -> None:
+        """Let go whom the note names, whoever wrote it."""
+        noted = self._store.read(self._note) or ""
+        xenkeeper.let_go(int(pid) for pid in noted.split() if pid.isdigit())

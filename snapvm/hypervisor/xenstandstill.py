@@ -122,8 +122,11 @@ class Standstill:
                 what = self._disturbance()
             stays = leave_standing and not what
         finally:
-            if not stays:
-                self._go_on()
+            try:
+                if not stays:
+                    self._go_on()
+            finally:
+                self._request.let_go()
         if what:
             raise WindowBroken(domain=self._domain.name, what=what)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from snapvm.memory.framecopies import ABSENT, FrameCopies, Marks, Offsets, Pages
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import PageType, PageTypes
+from snapvm.refusals import BadImage
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
 CHUNK_FRAMES: Final = 16384
@@ -143,6 +145,8 @@ class FrameStore:
     def __init__(self, frames: GuestFrames) -> None:
         self._frames = frames
         self.chunks: list[Chunk] = []
+        self.given_up = threading.Event()
+        """Whoever works on chunks ends at the next one, by ``BadImage``, when it is set."""
 
     @property
     def count(self) -> int:
@@ -152,6 +156,7 @@ class FrameStore:
     def add(self, pfns: Words, mfns: Words) -> Iterator[Chunk]:
         """Map frames, chunk by chunk, and keep them mapped."""
         for start in range(0, len(pfns), CHUNK_FRAMES):
+            self._require_wanted()
             part = slice(start, start + CHUNK_FRAMES)
             chunk = map_chunk(self._frames, pfns[part], mfns[part])
             if chunk is not None:
@@ -177,6 +182,7 @@ class FrameStore:
         held = np.zeros(len(entries), np.bool_)
 
         def one(chunk: Chunk) -> int:
+            self._require_wanted()
             inside = chunk.pfns < np.uint64(len(entries))
             same = np.zeros(len(chunk.pfns), np.bool_)
             same[inside] = entries[chunk.pfns[inside]] == chunk.mfns[inside]
@@ -189,6 +195,10 @@ class FrameStore:
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
         added = self.add(late, entries[late])
         return changed + sum(_keep_fresh(chunk) for chunk in added)
+
+    def _require_wanted(self) -> None:
+        if self.given_up.is_set():
+            raise BadImage(path="its image", offset_bytes=0, why="it was given up")
 
     def _each(self, work: Callable[[Chunk], T]) -> list[T]:
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:

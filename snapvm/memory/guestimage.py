@@ -15,6 +15,7 @@ of a domain that ends with its capture, in `write`.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -47,6 +48,8 @@ from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
 ORIGIN: Final = "the guest's memory"
+
+log = logging.getLogger(__name__)
 
 
 class PvGuestImage:
@@ -91,6 +94,8 @@ class PvGuestImage:
         why_not = self._precopy(shared_info, progress)
         self._is_held = not why_not
         if why_not:
+            if not self._domain_ends:
+                log.warning("it is going to stand still until all of it is written: %s", why_not)
             return f"one pass into the file while it stood still: {why_not}"
         return "precopy while it ran, then what had changed while it stood still"
 
@@ -113,6 +118,10 @@ class PvGuestImage:
             return
         if not self._domain_ends:
             self._write_standing(Silent())
+
+    def give_up(self) -> None:
+        """See ``GuestImage.give_up``."""
+        self._store.given_up.set()
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""

@@ -20,7 +20,9 @@ What is done to each entry follows normalise_pagetable (xg_sr_save_x86_pv.c), wi
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -50,6 +52,8 @@ through a grant, and a frame of the host's I/O space.  No frame at all is all on
 _FLAGS: Final = np.uint64(bit_span(0, 11) | bit_span(52, 63))
 _FRAME: Final = np.uint64(bit_span(0, 39))
 _OWNED: Final = np.uint64(1)
+_NORESERVE: Final = 0x4000
+"""MAP_NORESERVE (asm-generic/mman-common.h), which Python's own mmap names since 3.13."""
 _BLOCK_TABLES: Final = 32
 """Tables at once: 128 KiB of entries and as much of each scratch array stay in a core's cache."""
 
@@ -128,7 +132,7 @@ class FrameMap:
         mfns = p2m[pfns]
         answers = m2p(mfns) if callable(m2p) else m2p[mfns]
         agrees = answers == pfns
-        steps = np.zeros(max_mfn + 1, np.uint64)
+        steps = _mostly_holes(max_mfn + 1)
         owned_mfns = mfns[agrees]
         steps[owned_mfns] = (pfns[agrees] - owned_mfns) << np.uint64(FRAME_SHIFT) | _OWNED
         marks = p2m & np.uint64(P2M_FOREIGN | P2M_IDENTITY)
@@ -159,6 +163,19 @@ class FrameMap:
         if self.landmarks.shared_info_mfn is not None:
             kinds[mfns == np.uint64(self.landmarks.shared_info_mfn)] = ForeignKind.SHARED_INFO
         return kinds
+
+
+def _mostly_holes(count: int) -> Words:
+    """Return zeroes that cost memory only where they are written.
+
+    A control domain of 2 GiB may rule a host of a TiB: Linux refuses a mapping that is larger than
+    all memory unless it is told not to reckon with it (mm/util.c, __vm_enough_memory).
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+    room = mmap.mmap(-1, count * 8, flags=flags)
+    with suppress(OSError):  # a kernel without large pages
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(room, np.uint64)
 
 
 @dataclass(slots=True)

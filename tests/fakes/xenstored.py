@@ -12,6 +12,8 @@ from typing import BinaryIO
 from snapvm.hypervisor.xenstore import XenStore
 
 _HEADER = struct.Struct("<IIII")
+_PAYLOAD_LIMIT_BYTES = 4096
+"""XENSTORE_PAYLOAD_MAX (xen/include/public/io/xs_wire.h)."""
 
 
 class FakeXenstored:
@@ -120,7 +122,10 @@ class FakeXenstored:
         }
         if not below:
             raise KeyError("ENOENT")
-        return b"".join(name.encode() + b"\0" for name in sorted(below))
+        listed = b"".join(name.encode() + b"\0" for name in sorted(below))
+        if len(listed) > _PAYLOAD_LIMIT_BYTES:
+            raise KeyError("E2BIG")
+        return listed
 
     def _end(self, transaction: int, *, is_commit: bool) -> None:
         changes = self._transactions[transaction]

@@ -37,7 +37,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
     (
         "naming",
-        "oldxl",
         "bootid",
         "compression",
         "cowsize",

@@ -10,7 +10,7 @@ import pytest
 from snapvm import consistency, cowsize, diagnosis
 from snapvm.consistency import TakeRequest
 from snapvm.failures import SnapshotFailed
-from snapvm.model import DomainState, HypervisorKind, Record, Silent
+from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import NoSpace, VolumeRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
@@ -189,16 +189,6 @@ def test_many_thick_snapshots_are_advised_against(thick: Scene) -> None:
     vda, vdb = advice(thick)
     assert vda.startswith("vda has 5 thick snapshots") and vdb.startswith("vdb has 5")
     assert "snapvm prune" in vda and "thin pool" in vda
-
-
-@pytest.mark.parametrize(("version", "told"), [("4.17", 1), ("4.20", 0), ("5.1", 0)])
-def test_of_an_old_xl_is_told(tmp_path: Path, version: str, told: int) -> None:
-    scene = make_scene(tmp_path)
-    found = diagnosis.look(scene.host, DOMAIN)
-    found.domain = replace(found.domain, hypervisor=HypervisorKind.XEN)
-    found.versions = {"xen": version}
-    advices = diagnosis.advice(found, scene.host.settings)
-    assert [f"the xl of Xen {version} looks" in text for text in advices] == [True] * told
 
 
 def test_a_pool_that_is_nearly_too_full_is_told_of(tmp_path: Path) -> None:

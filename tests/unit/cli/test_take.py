@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
-
-import pytest
 
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainState, HypervisorKind
+from snapvm.model import DomainState
 from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
@@ -21,19 +18,6 @@ def test_take_says_what_it_made(call: Call, scene: Scene) -> None:
     assert re.fullmatch(expected, done.out)
     assert done.err == ""
     assert scene.ids() == ["before"]
-
-
-@pytest.mark.parametrize(("version", "is_told"), [("4.17", True), ("4.20", False)])
-def test_take_says_what_an_old_xl_does(
-    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch, version: str, is_told: bool
-) -> None:
-    """Only `doctor` did: a guest that rebooted after its nightly take stayed down."""
-    domain = scene.machine.domain
-    scene.machine.domain = replace(domain, hypervisor=HypervisorKind.XEN)
-    monkeypatch.setattr(scene.hypervisor, "versions", lambda: {"xen": version})
-    said = call("take", DOMAIN).err
-    assert ("note: the xl of Xen 4.17 looks after a domain no more" in said) == is_told
-    assert call("take", DOMAIN, "--disk-only").err == ""
 
 
 def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.hypervisor.xen import XenHypervisor
@@ -34,6 +36,7 @@ class FakeXen:
     store: FakeXenstored
     info_of: dict[int, DomainInfo] = field(default_factory=dict)
     width: int = 8
+    libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
     ran: list[list[str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     zombie_pages: int = 0

@@ -59,6 +59,16 @@ def test_what_it_does(scene: Scene, flags: int, state: DomainState) -> None:
     assert driver.find("web").state is state
 
 
+def test_it_is_found_among_a_thousand(scene: Scene) -> None:
+    """xenstored lists no more than 4096 bytes; every command ended with "xenstore: E2BIG"."""
+    xen, driver = scene
+    for domid in range(1000, 2000):
+        xen.info_of[domid] = replace(RUNNING, domid=domid, uuid=str(domid))
+        xen.store.values[f"/local/domain/{domid}/name"] = f"unikernel{domid}"
+    assert driver.find("web").run == 5
+    assert driver.find("unikernel1999").run == 1999
+
+
 def test_its_name_is_known_by_its_uuid(scene: Scene) -> None:
     _, driver = scene
     assert driver.name_of(DomainUuid(UUID)) == "web"
@@ -192,6 +202,15 @@ def test_frozen_runs_again_only_when_the_block_fails(scene: Scene) -> None:
     with driver.frozen(domain):
         pass
     assert driver.find("web").state is DomainState.PAUSED
+
+
+def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:
+    """Its name was asked for, and the domain left paused."""
+    xen, driver = scene
+    with pytest.raises(ZeroDivisionError), driver.frozen(driver.find("web")):
+        xen.store.refused.update(range(32))
+        raise ZeroDivisionError
+    assert xen.info_of[5].flags == 0
 
 
 @pytest.mark.parametrize("paused", [False, True])

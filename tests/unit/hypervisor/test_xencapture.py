@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,3 +126,12 @@ def test_the_memory_of_a_domain_that_dies_is_not_copied(scene: Scene) -> None:
     image: Any = None
     with pytest.raises(WindowBroken, match="destroyed"):
         XenCapture(job, image).arm()
+
+
+def test_memory_is_given_up_with_the_disks(scene: Scene) -> None:
+    """It was copied to its end, however long that took, before the guest went on."""
+    _, job = scene
+    given_up = threading.Event()
+    image: Any = SimpleNamespace(give_up=given_up.set)
+    XenCapture(job, image).give_up()
+    assert given_up.is_set()

@@ -279,5 +279,8 @@ def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
 def test_passed_through_devices_are_named() -> None:
     assert xenconfig.passthrough(CONFIG) == ""
     assert xenconfig.passthrough(CONFIG | {"pcidevs": [{}]}) == "a PCI device"
+    # Such a domain was captured, and came back without its device's memory.
+    memory = {**CONFIG["b_info"], "iomem": [{"start": 0xFE000, "number": 1}]}
+    assert xenconfig.passthrough(CONFIG | {"b_info": memory}) == "a device's memory"
     nodes = {**CONFIG["b_info"], "vnuma_nodes": [{"memkb": 65536}]}
     assert xenconfig.passthrough(CONFIG | {"b_info": nodes}) == "virtual NUMA nodes"

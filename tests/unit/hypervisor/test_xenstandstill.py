@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,7 @@ class FakeXen:
     gone: bool = False
     deeds: list[str] = field(default_factory=list)
     resume_fails: int = 0
+    libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
 
     def info(self, domid: int) -> DomainInfo | None:
         if self.gone:
@@ -148,6 +151,27 @@ def test_a_store_that_goes_away_leaves_nobody_paused(
         scene.store.refused.add(18)
     assert (scene.xen.flags, scene.xen.pauses) == (0, 0)
     assert "xenstored could not be told" in caplog.text
+
+
+def test_a_store_that_goes_away_when_the_guest_was_asked(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The guest had heard the question, suspended itself, and was left so."""
+    monkeypatch.setattr(xenrequest, "STOP_SECONDS", 5)
+
+    def suspend() -> None:
+        scene.xen.flags = SUSPENDED
+
+    def answer(path: str, value: str) -> None:
+        if path == REQUEST and value == "suspend":
+            scene.store.refused.update(range(32))
+            threading.Timer(0.1, suspend).start()
+
+    scene.store.on_write = answer
+    with pytest.raises(CaptureFailed, match="EIO"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert (scene.xen.flags, scene.xen.pauses) == (0, 0)
+    assert "may be going to suspend (xenstore:" in caplog.text
 
 
 def test_an_interruption_between_question_and_answer_leaves_nobody_paused(scene: Scene) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snapvm.memory import framestore
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
@@ -64,10 +65,16 @@ def expected(machine: Machine) -> dict[int, bytes]:
     [(PLENTY, "precopy", TABLES), (0, "one pass into the file", OWNED)],
 )
 def test_an_idle_guest_is_written_as_it_is(
-    tmp_path: Path, budget_bytes: int, way: str, changed: int
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    budget_bytes: int,
+    way: str,
+    changed: int,
 ) -> None:
     machine = Machine()
     facts, method = make(tmp_path / "i", machine, budget_bytes=budget_bytes)
+    # In silence a guest of 16 GiB stood still for minutes, for a control domain of 2.
+    assert ("stand still until all of it is written" in caplog.text) == (not budget_bytes)
     assert frames_of(tmp_path / "i") == expected(machine)
     assert facts.frames == OWNED
     assert facts.foreign == {}
@@ -140,14 +147,14 @@ def test_a_foreign_entry_above_the_last_level_is_refused(tmp_path: Path) -> None
 
 
 def test_one_that_ends_with_its_capture_is_written_when_its_disks_are_caught(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine()
     entries = np.frombuffer(machine.pages[MFN_BASE + L1], "<u8").copy()
     entries[100] = FOREIGN_MFN << 12 | 0x67
     machine.write(MFN_BASE + L1, entries.tobytes())
     facts, method = make(tmp_path / "i", machine, domain_ends=True)
-    assert "it was to end" in method
+    assert "it was to end" in method and caplog.text == ""
     assert facts.frames == facts.changed_frames == OWNED
     assert facts.foreign == {"unknown": 1}
     assert machine.pages[MFN_BASE + L1] == entries.tobytes()
@@ -182,3 +189,29 @@ def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
     image.close()
     image.close()
     assert not machine.open_mappings
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, 0])
+def test_a_guest_does_not_stand_still_for_memory_that_nobody_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_bytes: int
+) -> None:
+    """A disk had no snapshot, and gigabytes were written to a file before the guest went on."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 4)
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=budget_bytes)
+    asked: list[int] = []
+    types = machine.types
+
+    def types_until_given_up(mfns: memoryview) -> memoryview:
+        asked.append(len(mfns))
+        image.give_up()
+        return types(mfns)
+
+    try:
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        monkeypatch.setattr(machine, "types", types_until_given_up)
+        with pytest.raises(BadImage, match="given up"):
+            image.catch(machine.standing())
+    finally:
+        image.close()
+    assert len(asked) < OWNED / 4 / 2

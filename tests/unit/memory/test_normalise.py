@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -237,3 +238,16 @@ def test_pfns_of_machine_frames() -> None:
     assert np.array_equal(pfns, owned)
     _, is_owned = machine.frames.pfns_of(np.array([SHARED_INFO, HOST_FRAMES, NOWHERE], np.uint64))
     assert not is_owned.any()
+
+
+def test_a_host_with_far_more_memory_than_its_control_domain() -> None:
+    """A table of all its frames was larger than the memory of dom0: "Unable to allocate"."""
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    kib = sum(int(facts[name].split()[0]) for name in ("MemTotal", "SwapTotal"))
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+        pytest.skip("this host promises no more memory than it has")
+    max_mfn = (kib << 10) // 8 + (1 << 20)
+    mfns = np.array([5, max_mfn - 1], np.uint64)
+    frames = FrameMap.build(mfns, lambda _: np.arange(2, dtype=np.uint64), max_mfn=max_mfn)
+    pfns, is_owned = frames.pfns_of(np.array([max_mfn - 1, 5, 6, max_mfn + 7], np.uint64))
+    assert (pfns[:2].tolist(), is_owned.tolist()) == ([1, 0], [True, True, False, False])

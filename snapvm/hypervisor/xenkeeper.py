@@ -1,0 +1,54 @@
+"""The xl that looks after a domain, held for as long as the domain has suspended itself.
+
+An xl stays behind when it has started a domain, to start it again when the guest reboots and to
+clear it away when it powers itself off.  Before Xen 4.20 it ends as soon as it sees the domain
+suspended (xen.git 6b8c85872e), though it goes on a moment later.  It is told of a change without
+what has changed, and asks Xen (libxl_domain.c, domain_death_xswatch_callback): held meanwhile, it
+finds a domain that runs.
+
+It is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile), which
+may have been rotated since.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+STAYS_SINCE = (4, 20)
+PROCESSES = Path("/proc")
+_STDOUT = "fd/1"
+
+
+def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
+    """Return the processes that look after the domain of this name."""
+    log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
+    return tuple(pid for pid, path in _logs(processes) if log.fullmatch(os.path.basename(path)))
+
+
+def _logs(processes: Path) -> Iterator[tuple[int, str]]:
+    """Give each xl there is, and where its output goes."""
+    for folder in processes.iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            if folder.name.isdigit() and (folder / "comm").read_text() == "xl\n":
+                yield int(folder.name), os.readlink(folder / _STDOUT)
+
+
+def hold(pids: Iterable[int]) -> None:
+    """Stop processes; harmless for what has ended."""
+    _signal(pids, signal.SIGSTOP)
+
+
+def let_go(pids: Iterable[int]) -> None:
+    """Let processes go on; harmless for what was not held, or has ended."""
+    _signal(pids, signal.SIGCONT)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -1,0 +1,136 @@
+"""The xl that looks after a domain: found, held while the domain stands still, and let go."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm.failures import WindowBroken
+from snapvm.hypervisor import xenkeeper
+from snapvm.hypervisor.xen import XenHypervisor
+from snapvm.settings import Settings
+from tests.fakes.xenstored import FakeXenstored
+from tests.unit.hypervisor import test_xenstandstill as standing
+from tests.unit.hypervisor.fakexen import FakeXen
+
+scene = standing.scene
+OLD = SimpleNamespace(major=4, minor=17)
+
+
+def start(folder: Path, log: str) -> int:
+    """Start what passes for an xl that writes to a log."""
+    xl = folder / "xl"
+    if not xl.exists():
+        xl.symlink_to("/bin/sleep")
+    with open(folder / log, "w") as output:
+        actions = [(os.POSIX_SPAWN_DUP2, output.fileno(), 1)]
+        return os.posix_spawn(xl, ["xl", "60"], os.environ, file_actions=actions)
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[int]:
+    pid = start(tmp_path, "xl-web.log")
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def is_held(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] == "T"
+
+
+def old_xen(scene: standing.Scene) -> None:
+    scene.xen.libraries = OLD
+    scene.store.values[f"/local/domain/{standing.DOMID}/name"] = "web"
+    scene.guest_suspends()
+
+
+def test_it_does_not_see_its_domain_suspended(scene: standing.Scene, keeper: int) -> None:
+    """It ended, and a guest that rebooted after its nightly take stayed down."""
+    old_xen(scene)
+    with scene.standstill.suspended():
+        assert is_held(keeper)
+        assert scene.store.values[standing.NOTE] == str(keeper)
+    assert not is_held(keeper)
+    assert standing.runs(scene)
+
+
+def test_one_that_stays_by_itself_is_let_alone(scene: standing.Scene, keeper: int) -> None:
+    old_xen(scene)
+    scene.xen.libraries = SimpleNamespace(major=4, minor=20)
+    with scene.standstill.suspended():
+        assert not is_held(keeper)
+
+
+def test_it_sees_the_end_of_one_that_is_destroyed(scene: standing.Scene, keeper: int) -> None:
+    old_xen(scene)
+    with pytest.raises(WindowBroken), scene.standstill.suspended():
+        scene.xen.gone = True
+    assert not is_held(keeper)
+
+
+def test_it_sees_the_end_of_one_that_is_left_standing(scene: standing.Scene, keeper: int) -> None:
+    old_xen(scene)
+    with scene.standstill.suspended(leave_standing=True):
+        assert is_held(keeper)
+    assert not is_held(keeper)
+
+
+def test_it_goes_on_though_nobody_answers(scene: standing.Scene, keeper: int) -> None:
+    old_xen(scene)
+    scene.store.on_write = lambda _path, _value: None
+    with pytest.raises(Exception, match="did not answer"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert not is_held(keeper)
+
+
+@pytest.mark.parametrize("request_", ["", "suspend"])
+def test_one_that_a_killed_snapvm_held_goes_on(keeper: int, request_: str) -> None:
+    server = FakeXenstored()
+    xen: Any = FakeXen(server, libraries=OLD)
+    xen.come(flags=0 if request_ else standing.SUSPENDED)
+    server.values |= {
+        "/libxl/5/snapvm-suspend": str(keeper),
+        "/local/domain/5/control/shutdown": request_,
+    }
+    os.kill(keeper, signal.SIGSTOP)
+    with server.connected() as store:
+        driver = XenHypervisor(xen, store, xen, Settings())
+        driver.abandon(driver.find("web"))
+    assert (is_held(keeper), xen.info_of[5].flags) == (False, 0)
+    assert "/libxl/5/snapvm-suspend" not in server.values
+
+
+def test_where_nobody_is_found_that_is_told(
+    scene: standing.Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    old_xen(scene)
+    with scene.standstill.suspended():
+        assert "no xl was found that looks after web" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("log", "is_it"),
+    [
+        ("xl-web.log", True),
+        ("xl-web.log.3", True),
+        ("xl-web--incoming.log", True),
+        ("xl-web2.log", False),
+        ("xl-web.log1.log", False),
+        ("qemu-dm-web.log", False),
+    ],
+)
+def test_whose_it_is_tells_its_log(tmp_path: Path, log: str, is_it: bool) -> None:
+    folder = tmp_path / "7"
+    (folder / "fd").mkdir(parents=True)
+    (folder / "comm").write_text("xl\n")
+    (folder / "fd/1").symlink_to(f"/var/log/xen/{log}")
+    for other in ("8", "self"):
+        (tmp_path / other).mkdir()
+    assert xenkeeper.keepers("web", tmp_path) == ((7,) if is_it else ())
