@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +28,8 @@ MANUAL = Manual(
         "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
         "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
         "before a rollback, are left alone and do not count; so are those whose record cannot be "
-        "read. With DOM they are those that `list` shows of it."
+        "read, and those of a time that is still to come, as a wrong clock makes them. With DOM "
+        "they are those that `list` shows of it."
     ),
     failure=(
         "As for `delete`, each domain by itself: what keeps the snapshots of one from being "
@@ -131,7 +133,8 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
     known = {known for each in catalog.domains() for known in each}
     if domain is not None and not records and domain not in known:
         raise UnknownSnapshot(domain=domain, id="")
-    return [judge(its, rules) for _, its in sorted(records.items())]
+    now = datetime.now(UTC)
+    return [judge(its, rules, now=now) for _, its in sorted(records.items())]
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:

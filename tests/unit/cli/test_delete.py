@@ -45,6 +45,20 @@ def test_prune_keeps_what_the_rules_keep(call: Call, scene: Scene) -> None:
     assert again.status == 0 and again.out == "deleted no snapshots, kept 2\n"
 
 
+def test_what_a_wrong_clock_made_does_not_drive_out_what_is_taken_now(
+    call: Call, scene: Scene
+) -> None:
+    """Seven takes of 2138 would keep their place for years, and all newer ones would go at once."""
+    for day in (1, 2):
+        created = f"2138-01-{day:02}T12:00:00+00:00"
+        made = disks_only(f"d{day}", created=created, domain_uuid=UUID, disks=())
+        put_record(scene.host.settings.state_dir, made)
+    call("take", DOMAIN)
+    done = json.loads(call("prune", DOMAIN, "--keep-last", "2", "--yes", "--json").out)
+    assert done["deleted"] == [] and len(scene.ids()) == 3
+    assert done["kept"]["demo@d1"] == done["kept"]["demo@d2"] == ["in the future"]
+
+
 OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 
 
