@@ -46,9 +46,10 @@ NAMES = (
     (
         "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or what "
         "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
-        "digit. Any beginning that only one snapshot of the domain has will do, and `latest` is "
-        "the newest one that was taken; it is refused while a record cannot be read that may be "
-        "newer. `latest` and `current` cannot be given as names."
+        "digit. Any beginning that only one snapshot of the domain has will do, but not where "
+        "`delete` or `rollback` is told `--yes`. `latest` is the newest one that was taken; it is "
+        "refused while a record cannot be read that may be newer. `latest` and `current` cannot be "
+        "given as names."
     ),
     (
         "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "

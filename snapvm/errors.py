@@ -142,6 +142,8 @@ class UnknownSnapshot(SnapvmError):
     exit_status = ExitStatus.NOT_FOUND
     domain: str
     id: str
+    begins: str = ""
+    """The snapshot whose id begins so, where a beginning will not do."""
 
     def message(self) -> str:
         if not self.id:
@@ -149,6 +151,8 @@ class UnknownSnapshot(SnapvmError):
         return f"there is no snapshot {quoted(self.domain)}@{quoted(self.id)}"
 
     def hint(self) -> str:
+        if self.begins:
+            return f"{quoted(self.begins)} begins so; with --yes the whole id is wanted"
         return "`snapvm list` shows the snapshots there are"
 
 

@@ -27,9 +27,11 @@ def as_values(record: Record) -> dict[str, Any]:
     return {"ref": record.ref, **recordfile.as_dict(record)}
 
 
-def find(catalog: Catalog, reference: str) -> Record:
+def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
     """Return the record that ``dom@id`` means: its id, a unique prefix, or ``latest``.
 
+    With ``whole`` a prefix will not do: where nobody is asked, as in a script, it may have been
+    the id of one that is gone, or not there yet, and another would be lost.
     ``dom`` is the name of the domain now or when the record was made, or its uuid.  Raises
     ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain`` and
     ``RecordUnusable``.
@@ -50,6 +52,8 @@ def find(catalog: Catalog, reference: str) -> Record:
     newest = _newest(domain, chosen, exact)
     if newest is None:
         raise UnknownSnapshot(domain=domain, id=chosen)
+    if whole and newest.id != wanted:
+        raise UnknownSnapshot(domain=domain, id=wanted, begins=newest.ref)
     return newest
 
 

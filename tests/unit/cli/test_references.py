@@ -42,6 +42,20 @@ def test_a_prefix_will_do_when_it_is_unique(call: Call, scene: Scene) -> None:
     assert "could be any of nightly-1, nightly-2" in done.err
 
 
+@pytest.mark.parametrize("verb", ["delete", "rollback"])
+def test_where_nobody_is_asked_a_prefix_will_not_do(call: Call, scene: Scene, verb: str) -> None:
+    """``delete demo@pre --yes; take demo --name pre``: the first night another one was deleted."""
+    call("take", DOMAIN, "--name", "pre-upgrade")
+    scene.count(3)
+    done = call(verb, "demo@pre", "--yes", "--json")
+    assert done.status == ExitStatus.NOT_FOUND
+    assert "there is no snapshot demo@pre\n" in done.err
+    assert "demo@pre-upgrade begins so; with --yes the whole id is wanted" in done.err
+    assert scene.ids() == ["pre-upgrade"] and scene.machine.count == 3
+    assert call(verb, "demo@pre").status == ExitStatus.REFUSED, "it asks, and says which"
+    assert call(verb, "demo@LATEST", "--yes").status == 0
+
+
 OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 
 
