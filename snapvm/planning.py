@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +301,9 @@ def check_unneeded(
         if volume.uuid in needed_by:
             other = needed_by[volume.uuid].ref
             raise VolumeRefused(
-                volume=name, why=f"{other} needs it too", remedy=f"snapvm delete {other}"
+                volume=name,
+                why=f"{other} needs it too",
+                remedy=f"snapvm delete {shlex.quote(other)}",
             )
         if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
             raise VolumeRefused(
