@@ -6,14 +6,24 @@ A record becomes invisible, then its volumes go, then its image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from snapvm import bydomain, identity, planning, repair
 from snapvm.attention import LeftBehind
-from snapvm.errors import DeleteInterrupted, DeleteStopped, Interrupted, SnapvmError
+from snapvm.errors import (
+    DeleteInterrupted,
+    DeleteStopped,
+    Interrupted,
+    SnapvmError,
+    UnknownSnapshot,
+)
 from snapvm.host import Host
 from snapvm.interrupt import shielded
 from snapvm.lvm.report import Report
-from snapvm.model import DomainUuid, Progress, Record
+from snapvm.model import DomainUuid, Progress, Record, SnapshotId
+from snapvm.refusals import RecordUnusable
+
+_Seen = dict[tuple[DomainUuid, SnapshotId], Record]
 
 
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
@@ -60,16 +70,18 @@ def _delete_all(
     host: Host, records: Sequence[Record], progress: Progress, deleted: list[Record]
 ) -> None:
     """Delete records, and put each that is gone into ``deleted``."""
+    seen: _Seen = {}
     if len(records) > 1:
         progress.phase("checking")
-        _check_all(host, records)
+        _check_all(host, records, seen)
     for record in records:
         with identity.locked(host.catalog, record) as uuids:
             repair.finish_all(host, uuids, record.domain)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
             report = host.lvm.report()
-            planning.check_unneeded(known, host.catalog, records, report)
+            others = _records(host, record.domain_uuid, seen)
+            planning.check_unneeded(known, others, records, report)
             with shielded():
                 _delete(host, known, report)
                 deleted.append(record)
@@ -85,7 +97,7 @@ def _refs(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(record.ref for record in records)
 
 
-def _check_all(host: Host, records: Sequence[Record]) -> None:
+def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
     """Raise what would keep any of them from being deleted now.
 
     Each domain is looked at under its own lock, and what is pending of it is finished; several
@@ -98,9 +110,24 @@ def _check_all(host: Host, records: Sequence[Record]) -> None:
         with identity.locked(host.catalog, its[0]) as uuids:
             repair.finish_all(host, uuids, name)
             report = host.lvm.report()
+            others = _records(host, its[0].domain_uuid, seen)
             for record in its:
                 known = host.catalog.again(record)
-                planning.check_unneeded(known, host.catalog, records, report)
+                planning.check_unneeded(known, others, records, report)
+
+
+def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
+    """Return the records of a domain that can be read, each read once and put into ``seen``.
+
+    One of a thousand cannot read all the others again; none is ever changed, and one that takes
+    the id of another later needs no volume of before.
+    """
+    listed = [(uuid, SnapshotId(id_)) for id_ in host.catalog.listed(uuid)]
+    for key in listed:
+        if key not in seen:
+            with suppress(UnknownSnapshot, RecordUnusable):
+                seen[key] = host.catalog.get(*key)
+    return [seen[key] for key in listed if key in seen]
 
 
 def _delete(host: Host, record: Record, report: Report) -> None:
