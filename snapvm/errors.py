@@ -42,7 +42,8 @@ _MEANINGS = {
     ExitStatus.BUG: "A bug in snapvm; please report what it printed.",
     ExitStatus.USAGE: "The command line or a setting is wrong.",
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
-    ExitStatus.REFUSED: "Refused before anything was touched.",
+    ExitStatus.REFUSED: "Refused before anything was touched; or `check`, `doctor`, `verify` or "
+    "`catalog rebuild` found what is not in order.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain.",
     ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
     "said to be deleted.",
