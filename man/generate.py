@@ -46,8 +46,10 @@ NAMES = (
     (
         "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or what "
         "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
-        "digit. Any beginning that only one snapshot of the domain has will do, and `latest` is "
-        "the newest one that was taken. `latest` and `current` cannot be given as names."
+        "digit. Any beginning that only one snapshot of the domain has will do, but not where "
+        "`delete` or `rollback` is told `--yes`. `latest` is the newest one that was taken; it is "
+        "refused while a record cannot be read that may be newer. `latest` and `current` cannot be "
+        "given as names."
     ),
     (
         "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "
@@ -63,8 +65,22 @@ NAMES = (
 EXIT_STATUS = (
     "With `--json` a failure is also printed to standard output as an object whose `error` has "
     "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor` or "
-    "`verify` found, or what a `delete` that was interrupted had `deleted`. A reader of standard "
-    "output that goes away early is no failure."
+    "`verify` found, or what a `delete` or `prune` that failed or was interrupted had `deleted`, "
+    "and what is `not_touched`. A reader of standard output that goes away early is no failure. "
+    "Where standard output takes nothing more, as on a full disk, the status is 6 though the work "
+    "is done, and the message says that."
+)
+NOTES = (
+    (
+        "`sudo` drops variables such as SNAPVM_STATE_DIR: what is to hold for everybody belongs in "
+        "the settings file. A state folder is of one host alone, on NFS too: its locks are on that "
+        "host, and another would take what is under way for what a killed snapvm left."
+    ),
+    (
+        "In a unit of systemd's `snapvm` is best the main process, with KillMode=process: by its "
+        "usual way systemd would kill the guard too that lets the domain run on, and after a "
+        "rollback of a Xen domain the xl and the QEMU that serve it."
+    ),
 )
 JSON = (
     (
@@ -184,6 +200,7 @@ def _lines() -> Iterator[str]:
     yield ".SH FILES"
     for name, text in FILES:
         yield from _item(name, text)
+    yield from (".SH NOTES", *_paragraphs(NOTES))
     yield from (".SH SEE ALSO", SEE_ALSO)
 
 

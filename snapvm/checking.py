@@ -80,7 +80,12 @@ def _of_damaged(entry: Damaged) -> Finding:
 
 
 def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
-    """Yield the journals of a domain nobody works on; with one at work they are its own."""
+    """Yield the journals of a domain nobody works on; with one at work they are its own.
+
+    Where there is none no lock is held either: a `take` that begins just now would be refused.
+    """
+    if not host.catalog.leftovers(uuid):
+        return
     try:
         with host.catalog.locked(uuid, name):
             leftovers = host.catalog.leftovers(uuid)
@@ -93,7 +98,7 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
         yield Finding(
             subject=f"{name}@{leftover.id}" if leftover.id else name,
             problem=problem,
-            remedy=remedy or f"snapvm repair {name}",
+            remedy=remedy or f"snapvm repair {shlex.quote(name)}",
         )
 
 
@@ -139,7 +144,7 @@ def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
             yield Finding(
                 subject=record.ref,
                 problem=f"disk {disk.target}: its volume {named} {problem}",
-                remedy=f"it cannot be gone back to; {when}snapvm delete {record.ref}",
+                remedy=f"it cannot be gone back to; {when}snapvm delete {shlex.quote(record.ref)}",
             )
 
 

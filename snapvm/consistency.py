@@ -6,21 +6,20 @@ caught; the domain runs; what was caught is brought to the disk; the record beco
 *Rollback*: everything is checked and written down; what is current is kept, what was is put in its
 place (``snapvm.goingback``).
 
-*Delete*: all are checked; each becomes invisible, then its volumes go, then its image
-(``snapvm.deleting``).
+*Delete*: all are checked; each becomes invisible, then its volumes go, then its image.  *Prune* is
+the same, each domain by itself (``snapvm.deleting``).
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from snapvm import (
+    bydomain,
     guestsystem,
     identity,
     images,
@@ -35,8 +34,8 @@ from snapvm import (
 from snapvm.attention import NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
-from snapvm.deleting import delete
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.deleting import delete, prune
+from snapvm.errors import SnapvmError
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed, unstoppable
@@ -53,12 +52,11 @@ __all__ = [
     "TakeRequest",
     "delete",
     "plan_rollback",
+    "prune",
     "repair_all",
     "rollback",
     "take",
 ]
-
-log = logging.getLogger(__name__)
 
 
 def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
@@ -228,32 +226,13 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     failures: list[SnapvmError] = []
     for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
-        with _noting(failures), host.catalog.locked(uuid, known):
+        with bydomain.noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(host, uuid, known)
             done += repair.correct_tags(host, uuid)
             done += repair.set_back(host, uuid, known)
     if name is None:
-        with _noting(failures):
+        with bydomain.noting(failures):
             done += repair.remove_orphans(host)
     if failures:
-        raise _worst(failures)
+        raise bydomain.worst(failures)
     return tuple(done)
-
-
-@contextmanager
-def _noting(failures: list[SnapvmError]) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted:
-        raise
-    except SnapvmError as error:
-        failures.append(error)
-
-
-def _worst(failures: Sequence[SnapvmError]) -> SnapvmError:
-    """Return the failure to end with, and log the others: exit statuses grow with what they ask."""
-    worst = max(failures, key=lambda error: error.exit_status)
-    for error in failures:
-        if error is not worst:
-            log.warning("%s", f"{error}; {error.hint()}" if error.hint() else error)
-    return worst

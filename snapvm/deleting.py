@@ -1,4 +1,4 @@
-"""Deleting snapshots: all of them are checked before the first goes; each goes by itself.
+"""Deleting snapshots: all of a group are checked before the first goes; each goes by itself.
 
 A record becomes invisible, then its volumes go, then its image.
 """
@@ -6,14 +6,24 @@ A record becomes invisible, then its volumes go, then its image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
-from snapvm import identity, planning, repair
+from snapvm import bydomain, identity, planning, repair
 from snapvm.attention import LeftBehind
-from snapvm.errors import DeleteInterrupted, DeleteStopped, Interrupted, SnapvmError
+from snapvm.errors import (
+    DeleteInterrupted,
+    DeleteStopped,
+    Interrupted,
+    SnapvmError,
+    UnknownSnapshot,
+)
 from snapvm.host import Host
 from snapvm.interrupt import shielded
 from snapvm.lvm.report import Report
-from snapvm.model import DomainUuid, Progress, Record
+from snapvm.model import DomainUuid, Progress, Record, SnapshotId
+from snapvm.refusals import RecordUnusable
+
+_Seen = dict[tuple[DomainUuid, SnapshotId], Record]
 
 
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
@@ -24,33 +34,70 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     half gone.  What fails only after others are gone is told by ``DeleteStopped``, and unless all
     of them are gone ``DeleteInterrupted`` is raised, none of them half gone.
     """
-    deleted: list[str] = []
+    prune(host, [records], progress)
+
+
+def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> None:
+    """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
+
+    Raises as that does: of what fails with several groups the worst, and the rest is logged.
+    """
+    deleted: list[Record] = []
+    failures: list[SnapvmError] = []
     try:
-        if len(records) > 1:
-            progress.phase("checking")
-            _check_all(host, records)
-        for record in records:
-            with identity.locked(host.catalog, record) as uuids:
-                repair.finish_all(host, uuids, record.domain)
-                progress.phase(f"deleting {record.ref}")
-                known = host.catalog.again(record)
-                report = host.lvm.report()
-                planning.check_unneeded(known, host.catalog, records, report)
-                with shielded():
-                    _delete(host, known, report)
-                    deleted.append(record.ref)
+        for records in groups:
+            with bydomain.noting(failures):
+                _delete_all(host, records, progress, deleted)
     except Interrupted as error:
-        untouched = tuple(record.ref for record in records[len(deleted) :])
-        if untouched:
-            raise DeleteInterrupted(error.signal, tuple(deleted), untouched) from error
-    except SnapvmError as error:
-        if not deleted:
-            raise
-        untouched = _untouched(host, records[len(deleted) :])
-        raise DeleteStopped(error, tuple(deleted), untouched) from error
+        bydomain.log_all(failures)
+        if left := _not_in(deleted, groups):
+            raise DeleteInterrupted(error.signal, _refs(deleted), _refs(left)) from error
+    if not failures:
+        return
+    worst = bydomain.worst(failures)
+    if not deleted:
+        raise worst
+    # One of what is left may be half gone, or another's by now.
+    whole = [
+        record
+        for record in _not_in(deleted, groups)
+        if host.catalog.has_record(record.domain_uuid, record.id, record.set)
+    ]
+    raise DeleteStopped(worst, _refs(deleted), _refs(whole)) from worst
 
 
-def _check_all(host: Host, records: Sequence[Record]) -> None:
+def _delete_all(
+    host: Host, records: Sequence[Record], progress: Progress, deleted: list[Record]
+) -> None:
+    """Delete records, and put each that is gone into ``deleted``."""
+    seen: _Seen = {}
+    if len(records) > 1:
+        progress.phase("checking")
+        _check_all(host, records, seen)
+    for record in records:
+        with identity.locked(host.catalog, record) as uuids:
+            repair.finish_all(host, uuids, record.domain)
+            progress.phase(f"deleting {record.ref}")
+            known = host.catalog.again(record)
+            report = host.lvm.report()
+            others = _records(host, record.domain_uuid, seen)
+            planning.check_unneeded(known, others, records, report)
+            with shielded():
+                _delete(host, known, report)
+                deleted.append(record)
+
+
+def _not_in(deleted: Sequence[Record], groups: Sequence[Sequence[Record]]) -> list[Record]:
+    gone = {(record.domain_uuid, record.id) for record in deleted}
+    everything = (record for records in groups for record in records)
+    return [record for record in everything if (record.domain_uuid, record.id) not in gone]
+
+
+def _refs(records: Sequence[Record]) -> tuple[str, ...]:
+    return tuple(record.ref for record in records)
+
+
+def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
     """Raise what would keep any of them from being deleted now.
 
     Each domain is looked at under its own lock, and what is pending of it is finished; several
@@ -63,16 +110,24 @@ def _check_all(host: Host, records: Sequence[Record]) -> None:
         with identity.locked(host.catalog, its[0]) as uuids:
             repair.finish_all(host, uuids, name)
             report = host.lvm.report()
+            others = _records(host, its[0].domain_uuid, seen)
             for record in its:
                 known = host.catalog.again(record)
-                planning.check_unneeded(known, host.catalog, records, report)
+                planning.check_unneeded(known, others, records, report)
 
 
-def _untouched(host: Host, left: Sequence[Record]) -> tuple[str, ...]:
-    """Return what is left of the chosen ones; the first of them may be half gone, or another's."""
-    at, *others = left
-    is_whole = host.catalog.has_record(at.domain_uuid, at.id, at.set)
-    return tuple(record.ref for record in ([at] if is_whole else []) + others)
+def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
+    """Return the records of a domain that can be read, each read once and put into ``seen``.
+
+    One of a thousand cannot read all the others again; none is ever changed, and one that takes
+    the id of another later needs no volume of before.
+    """
+    listed = [(uuid, SnapshotId(id_)) for id_ in host.catalog.listed(uuid)]
+    for key in listed:
+        if key not in seen:
+            with suppress(UnknownSnapshot, RecordUnusable):
+                seen[key] = host.catalog.get(*key)
+    return [seen[key] for key in listed if key in seen]
 
 
 def _delete(host: Host, record: Record, report: Report) -> None:

@@ -42,7 +42,8 @@ _MEANINGS = {
     ExitStatus.BUG: "A bug in snapvm; please report what it printed.",
     ExitStatus.USAGE: "The command line or a setting is wrong.",
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
-    ExitStatus.REFUSED: "Refused before anything was touched.",
+    ExitStatus.REFUSED: "Refused before anything was touched; or `check`, `doctor`, `verify` or "
+    "`catalog rebuild` found what is not in order.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain.",
     ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
     "said to be deleted.",
@@ -142,6 +143,8 @@ class UnknownSnapshot(SnapvmError):
     exit_status = ExitStatus.NOT_FOUND
     domain: str
     id: str
+    begins: str = ""
+    """The snapshot whose id begins so, where a beginning will not do."""
 
     def message(self) -> str:
         if not self.id:
@@ -149,6 +152,8 @@ class UnknownSnapshot(SnapvmError):
         return f"there is no snapshot {quoted(self.domain)}@{quoted(self.id)}"
 
     def hint(self) -> str:
+        if self.begins:
+            return f"{quoted(self.begins)} begins so; with --yes the whole id is wanted"
         return "`snapvm list` shows the snapshots there are"
 
 

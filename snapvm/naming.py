@@ -11,6 +11,8 @@ from snapvm.errors import AmbiguousSnapshot, BadName, UnknownSnapshot
 from snapvm.model import SnapshotId
 
 LATEST = "latest"
+UNDO = "undo-"
+"""What the ids of records begin with that keep what was current before a rollback."""
 _STAMP = "%Y%m%dT%H%M%SZ"
 _STAMP_LENGTH = len("20261122T201755Z")
 RESERVED = frozenset({"current", LATEST})
@@ -39,6 +41,11 @@ def check_name(name: str) -> SnapshotId:
 def is_id(text: str) -> bool:
     """Tell whether a folder's name can be that of a record."""
     return _ID.match(text) is not None
+
+
+def is_undo(id_: str) -> bool:
+    """Tell whether an id, which is all that is known, is that of an undo record."""
+    return id_.startswith(UNDO)
 
 
 def is_set(text: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import cowsize, naming
-from snapvm.catalog import Catalog
 from snapvm.failures import SnapshotFailed
 from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
@@ -276,14 +276,13 @@ def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> N
 
 
 def check_unneeded(
-    record: Record, catalog: Catalog, doomed: Iterable[Record], report: Report
+    record: Record, known: Iterable[Record], doomed: Iterable[Record], report: Report
 ) -> None:
     """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it.
 
-    Records of its domain that are ``doomed`` go together with it, and need nothing.
+    Of those ``known`` of its domain the ``doomed`` go together with it, and need nothing.
     """
     going = {record.ref for record in doomed}
-    known = catalog.records(record.domain_uuid)
     staying = (other for other in known if other.ref not in going)
     needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
     for disk in record.disks:
@@ -300,7 +299,9 @@ def check_unneeded(
         if volume.uuid in needed_by:
             other = needed_by[volume.uuid].ref
             raise VolumeRefused(
-                volume=name, why=f"{other} needs it too", remedy=f"snapvm delete {other}"
+                volume=name,
+                why=f"{other} needs it too",
+                remedy=f"snapvm delete {shlex.quote(other)}",
             )
         if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
             raise VolumeRefused(

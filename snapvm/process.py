@@ -1,7 +1,8 @@
 """Other programs: the only importer of ``sh``, and the one way in which snapvm runs anything.
 
 Every program gets an argument vector (never a shell), a small environment made here, no standard
-input unless one is given, and a session of its own, so that Ctrl-C reaches snapvm alone.
+input unless one is given, and a session of its own: what ends a terminal's job, or a unit of
+systemd's, reaches snapvm alone.
 """
 
 from __future__ import annotations
@@ -121,12 +122,15 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
 
 
 def _outlive_us() -> None:
-    """In the child: let what it says to nobody not end it, when snapvm is killed.
+    """In the child: let neither what it says to nobody nor a signal meant for snapvm end it.
 
     sh gives SIGPIPE its default action back, of which an ``xl restore`` died in the middle, and an
-    lvm would with volumes suspended.
+    lvm would with volumes suspended.  systemd sends SIGTERM, and where it is told to SIGHUP, to
+    every process of a unit that it stops (systemd.kill(5)): what snapvm puts off, or puts back
+    because of it, its programs must not die of.  snapvm itself ends one only by SIGKILL.
     """
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for number in (signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _ShConversation:

@@ -59,16 +59,20 @@ class Verdict:
     kept_by: tuple[str, ...]
 
 
-def judge(records: Iterable[Record], rules: Rules, zone: tzinfo | None = None) -> list[Verdict]:
+def judge(
+    records: Iterable[Record], rules: Rules, zone: tzinfo | None = None, *, now: datetime
+) -> list[Verdict]:
     """Return what becomes of each record of one domain, the newest first.
 
     Those that may not go do not count.  ``zone`` says when a day begins; the host's own when None.
+    What is newer than ``now`` was made when the clock was wrong, or is: were it the newest, it
+    would stand in the place of all that is made until then.
     """
     newest_first = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
     reasons: dict[_Key, list[str]] = {_key(record): [] for record in newest_first}
     open_to_rules = []
     for record in newest_first:
-        shield = _shield(record, rules)
+        shield = _shield(record, rules, now)
         if shield:
             reasons[_key(record)].append(shield)
         else:
@@ -86,13 +90,16 @@ def _key(record: Record) -> _Key:
     return record.domain_uuid, record.id
 
 
-def _shield(record: Record, rules: Rules) -> str:
+def _shield(record: Record, rules: Rules, now: datetime) -> str:
     """Say what keeps a record whatever its age; empty when nothing does."""
     if record.kind is RecordKind.UNDO:
         return "" if rules.with_undo else "undo"
     if record.named and not rules.with_named:
         return "named"
-    return "" if _moment(record) else "of unknown age"
+    when = _moment(record)
+    if when is None:
+        return "of unknown age"
+    return "in the future" if when > now else ""
 
 
 def _newest_of_each(

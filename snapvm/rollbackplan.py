@@ -52,7 +52,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     host.hypervisor.check_restore(domain, image, starts=planning.is_started(domain, record))
     report = host.lvm.report()
     set_ = naming.new_set()
-    wanted = f"undo-{naming.stamp(datetime.now(UTC))}"
+    wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)

@@ -12,7 +12,10 @@ from snapvm.cli.words import counted, local_time, plain, size
 from snapvm.model import Record
 
 MANUAL = Manual(
-    prerequisites="Every snapshot named exists, and nobody uses its volumes.",
+    prerequisites=(
+        "Every snapshot named exists, and nobody uses its volumes. With `--yes` each is named by "
+        "its whole id, or as `latest`."
+    ),
     success=(
         "The records, their memory images and their volumes are gone. The domain and its other "
         "snapshots are not touched."
@@ -44,7 +47,7 @@ def delete(
 
         session.override(lock_wait_seconds=wait)
         catalog = lookup.catalog_of(session)
-        found = [lookup.find(catalog, reference) for reference in references]
+        found = [lookup.find(catalog, reference, whole=yes) for reference in references]
         records = list({(record.domain_uuid, record.id): record for record in found}.values())
         if not yes:
             confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")

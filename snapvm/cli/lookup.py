@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from snapvm import naming, recordfile
 from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
+from snapvm.cli.words import moment
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId
 from snapvm.recordfolder import Damaged
@@ -26,9 +27,11 @@ def as_values(record: Record) -> dict[str, Any]:
     return {"ref": record.ref, **recordfile.as_dict(record)}
 
 
-def find(catalog: Catalog, reference: str) -> Record:
+def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
     """Return the record that ``dom@id`` means: its id, a unique prefix, or ``latest``.
 
+    With ``whole`` a prefix will not do: where nobody is asked, as in a script, it may have been
+    the id of one that is gone, or not there yet, and another would be lost.
     ``dom`` is the name of the domain now or when the record was made, or its uuid.  Raises
     ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain`` and
     ``RecordUnusable``.
@@ -36,8 +39,7 @@ def find(catalog: Catalog, reference: str) -> Record:
     domain, wanted = naming.split_reference(reference)
     if wanted.casefold() == naming.LATEST:
         # An undo record does not count: ``rollback dom@latest`` typed twice means the same twice.
-        taken = [fit for fit in _all(catalog, domain) if not _is_undo(fit.record)]
-        newest = _newest(domain, wanted, taken)
+        newest = _newest_of_all(catalog, domain, wanted, are_undos=False)
         if newest is None:
             raise UnknownSnapshot(domain=domain, id=wanted)
         return newest
@@ -50,13 +52,17 @@ def find(catalog: Catalog, reference: str) -> Record:
     newest = _newest(domain, chosen, exact)
     if newest is None:
         raise UnknownSnapshot(domain=domain, id=chosen)
+    if whole and newest.id != wanted:
+        raise UnknownSnapshot(domain=domain, id=wanted, begins=newest.ref)
     return newest
 
 
 def newest_undo(catalog: Catalog, domain: str) -> Record:
-    """Return what was current before the domain's last rollback; raise ``NothingToUndo``."""
-    undone = [fit for fit in _all(catalog, domain) if _is_undo(fit.record)]
-    newest = _newest(domain, "", undone)
+    """Return what was current before the domain's last rollback.
+
+    Raises ``NothingToUndo``, ``AmbiguousDomain`` and ``RecordUnusable``.
+    """
+    newest = _newest_of_all(catalog, domain, "", are_undos=True)
     if newest is None:
         raise NothingToUndo(domain=domain)
     return newest
@@ -96,16 +102,38 @@ def _of_id(catalog: Catalog, domain: str, id_: SnapshotId) -> Iterator[_Fit]:
             yield _Fit(record, name)
 
 
-def _all(catalog: Catalog, domain: str) -> list[_Fit]:
-    """Return the records of who has the name; when nobody has it, of those who had it."""
+def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: bool) -> Record | None:
+    """Return the newest record of who has the name; when nobody has it, of those who had it.
+
+    Raises ``AmbiguousDomain``, and ``RecordUnusable`` when one that cannot be read may be newer:
+    what is deleted or gone back to must not be another one than the user means.
+    """
     known = catalog.domains()
     own = [(uuid, name) for uuid, name in known if domain in (name, uuid)]
-    return [
-        _Fit(record, name)
-        for uuid, name in own or known
-        for record in catalog.records(uuid)
-        if own or record.domain == domain
-    ]
+    fits: list[_Fit] = []
+    damaged: list[Damaged] = []
+    for uuid, name in own or known:
+        for entry in catalog.entries(uuid):
+            if isinstance(entry, Damaged):
+                # Of a domain that had the name nothing says whether it was this one's.
+                damaged += [entry] if own and naming.is_undo(entry.id) is are_undos else []
+            elif (own or entry.domain == domain) and _is_undo(entry) is are_undos:
+                fits.append(_Fit(entry, name))
+    newest = _newest(domain, wanted, fits)
+    for entry in damaged:
+        if newest is None or _may_be_newer(entry, newest):
+            raise entry.trouble()
+    return newest
+
+
+def _may_be_newer(damaged: Damaged, newest: Record) -> bool:
+    """Tell whether a record may be the newer one of which only the id is known.
+
+    A stamp is of the second in which its `take` began; a name says nothing.
+    """
+    began = naming.moment(damaged.id.removeprefix(naming.UNDO))
+    created = moment(newest.created)
+    return began is None or created is None or began >= created.replace(microsecond=0)
 
 
 def _ids(catalog: Catalog, domain: str, prefix: str) -> tuple[SnapshotId, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain
+from snapvm.model import Record
 from snapvm.pruning import Period, Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -26,9 +28,14 @@ MANUAL = Manual(
         "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
         "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
         "before a rollback, are left alone and do not count; so are those whose record cannot be "
-        "read. With DOM they are those that `list` shows of it."
+        "read, and those of a time that is still to come, as a wrong clock makes them. With DOM "
+        "they are those that `list` shows of it."
     ),
-    failure="As for `delete`.",
+    failure=(
+        "As for `delete`, each domain by itself: what keeps the snapshots of one from being "
+        "deleted, such as another snapvm at work on it, keeps none of the others. The exit status "
+        "is that of the worst, and 6 or more when any is gone."
+    ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )
 
@@ -85,14 +92,16 @@ def prune(
         from snapvm.cli.progress import shown
 
         session.override(lock_wait_seconds=wait)
-        verdicts = _verdicts(lookup.catalog_of(session), domain, rules)
-        doomed = [verdict.record for verdict in verdicts if not verdict.kept_by]
-        if doomed and not dry_run:
+        judged = _verdicts(lookup.catalog_of(session), domain, rules)
+        verdicts = [verdict for its in judged for verdict in its]
+        doomed = [_doomed(its) for its in judged]
+        count = sum(map(len, doomed))
+        if count and not dry_run:
             if not yes:
-                confirm(_lines(verdicts), f"deleting {counted(len(doomed), 'snapshot')}")
+                confirm(_lines(verdicts), f"deleting {counted(count, 'snapshot')}")
             host = wiring.open_host(session.settings(), session)
             with shown(quiet=session.verbose) as progress:
-                consistency.delete(host, doomed, progress)
+                consistency.prune(host, doomed, progress)
         if as_json:
             output.out_json(_as_values(verdicts, dry_run=dry_run))
             return
@@ -103,7 +112,11 @@ def prune(
     return Job(json=as_json, run=run)
 
 
-def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[Verdict]:
+def _doomed(verdicts: list[Verdict]) -> list[Record]:
+    return [verdict.record for verdict in verdicts if not verdict.kept_by]
+
+
+def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[Verdict]]:
     """Judge the records that `list` shows, those of each domain by themselves.
 
     Domains of one name are one, unless a uuid says which of them is meant: see ``uuids_of``.
@@ -112,7 +125,6 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[Verdic
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
     from snapvm.errors import UnknownSnapshot
-    from snapvm.model import Record
 
     records: dict[str, list[Record]] = {}
     for name, entry in lookup.entries(catalog, domain):
@@ -121,7 +133,8 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[Verdic
     known = {known for each in catalog.domains() for known in each}
     if domain is not None and not records and domain not in known:
         raise UnknownSnapshot(domain=domain, id="")
-    return [verdict for _, its in sorted(records.items()) for verdict in judge(its, rules)]
+    now = datetime.now(UTC)
+    return [judge(its, rules, now=now) for _, its in sorted(records.items())]
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:

@@ -106,7 +106,7 @@ def rollback(
         from snapvm.cli import lookup
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
-        record = lookup.find(lookup.catalog_of(session), reference)
+        record = lookup.find(lookup.catalog_of(session), reference, whole=yes)
         how = How(
             yes=yes,
             paused=paused,

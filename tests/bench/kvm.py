@@ -253,7 +253,8 @@ def by_hand(guest: filled, lines: Sequence[str]) -> Sample:
 def roll_back(guest: filled, id_: str) -> Sample:
     """Roll back; what was current is forgotten afterwards."""
     sample = timed(guest, f"{INSTALLED} rollback --yes {guest.name}@{id_}")
-    guest.lab.run(f"snapvm delete --yes {guest.name}@undo", timeout_seconds=120, check=True)
+    undo = f"$(snapvm list {guest.name} | grep -o '^{guest.name}@undo[^ ]*')"
+    guest.lab.run(f"snapvm delete --yes {undo}", timeout_seconds=120, check=True)
     return sample
 
 

@@ -37,6 +37,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
     (
         "naming",
+        "bydomain",
         "bootid",
         "compression",
         "cowsize",

@@ -76,6 +76,13 @@ def test_a_program_goes_on_when_we_are_killed_and_nobody_hears_it(tmp_path: Path
     wait_until(ended.exists)
 
 
+@pytest.mark.parametrize("name", ["TERM", "HUP"])
+def test_a_signal_for_all_of_a_unit_does_not_end_a_program_in_the_middle(name: str) -> None:
+    """systemd sends SIGTERM to every process of a unit that it stops (systemd.kill(5))."""
+    done = ShRunner().run(["bash", "-c", f"kill -{name} $$; echo went on"])
+    assert done.stdout == "went on\n"
+
+
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(HostLacks, match="no-such-program"):
         ShRunner().run(["no-such-program"])

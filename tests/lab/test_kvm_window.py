@@ -191,9 +191,9 @@ def test_a_qemu_that_stops_the_guest_itself(guest: Guest) -> None:
     finally:
         guest.say("dirty 0")
     assert "stood still twice" in record["capture"], record
-    guest.roll_back("twice")
+    undo = json.loads(guest.roll_back("twice", "--json").stdout)["undo"]
     assert guest.wait_until(guest.look().n + 5).state == "ok"
-    snapvm(guest.lab, "delete", "--yes", "win@twice", "win@undo")
+    snapvm(guest.lab, "delete", "--yes", "win@twice", undo)
 
 
 def test_a_guest_that_has_never_run_is_refused(guest: Guest) -> None:

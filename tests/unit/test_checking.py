@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snapvm import checking, consistency, images
+from snapvm.catalog import Catalog
 from snapvm.checking import Finding
+from snapvm.consistency import TakeRequest
 from snapvm.lvm.report import Report
-from snapvm.model import MemoryRecord, Progress, Record, Silent, SnapshotId
-from tests.fakes.scene import DOMAIN, UUID, Scene
+from snapvm.model import DomainUuid, MemoryRecord, Progress, Record, Silent, SnapshotId
+from snapvm.recordfolder import Leftover
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take
 
 
@@ -47,6 +51,40 @@ def test_what_happens_while_images_are_read_is_in_order(
 
     monkeypatch.setattr(images, "check_contents", slowly)
     assert look(scene) == () and done
+
+
+def test_a_take_that_begins_meanwhile_is_not_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitor that checks every minute must not make a nightly `take` fail now and then."""
+    take(scene, "old")
+    find = Catalog.leftovers
+    begun: list[DomainUuid] = []
+
+    def meanwhile(catalog: Catalog, uuid: DomainUuid) -> tuple[Leftover, ...]:
+        if not begun:
+            begun.append(uuid)
+            take(scene, "new")
+        return find(catalog, uuid)
+
+    monkeypatch.setattr(Catalog, "leftovers", meanwhile)
+    assert look(scene) == () and scene.ids() == ["old", "new"]
+
+
+def test_what_is_to_be_typed_is_quoted_as_a_shell_wants_it(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    name = "web 1; reboot"
+    machine = scene.hypervisor.machines.pop(DOMAIN)
+    machine.domain = replace(machine.domain, name=name)
+    scene.hypervisor.machines[name] = machine
+    record = consistency.take(scene.host, TakeRequest(domain=name, name="a"), Silent())
+    scene.lvm.volumes.remove(
+        scene.lvm.named(record.disks[0].snapshot.vg, record.disks[0].snapshot.lv)
+    )
+    scene.host.catalog.write_journal(UUID, "rollback", {})
+    unfinished, lost = look(scene)
+    assert unfinished.remedy.endswith("snapvm repair 'web 1; reboot'")
+    assert lost.remedy.endswith("snapvm delete 'web 1; reboot@a'")
 
 
 @pytest.mark.parametrize("what", MEANWHILE)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from snapvm.errors import ExitStatus
+from snapvm.model import DomainUuid
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -40,6 +43,66 @@ def test_prune_keeps_what_the_rules_keep(call: Call, scene: Scene) -> None:
     assert scene.ids() == ["d4", "d5"]
     again = call("prune", "--all", "--keep-daily", "2")
     assert again.status == 0 and again.out == "deleted no snapshots, kept 2\n"
+
+
+def test_what_a_wrong_clock_made_does_not_drive_out_what_is_taken_now(
+    call: Call, scene: Scene
+) -> None:
+    """Seven takes of 2138 would keep their place for years, and all newer ones would go at once."""
+    for day in (1, 2):
+        created = f"2138-01-{day:02}T12:00:00+00:00"
+        made = disks_only(f"d{day}", created=created, domain_uuid=UUID, disks=())
+        put_record(scene.host.settings.state_dir, made)
+    call("take", DOMAIN)
+    done = json.loads(call("prune", DOMAIN, "--keep-last", "2", "--yes", "--json").out)
+    assert done["deleted"] == [] and len(scene.ids()) == 3
+    assert done["kept"]["demo@d1"] == done["kept"]["demo@d2"] == ["in the future"]
+
+
+OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+
+
+def put_days_of(scene: Scene, name: str, uuid: DomainUuid) -> None:
+    for day in (1, 2):
+        created = f"2026-03-{day:02}T12:00:00+00:00"
+        made = disks_only(f"d{day}", created=created, domain=name, domain_uuid=uuid, disks=())
+        put_record(scene.host.settings.state_dir, made)
+
+
+@pytest.mark.parametrize("busy", ["aaaa", "zzzz"])
+def test_prune_of_all_goes_on_where_one_domain_is_busy(call: Call, scene: Scene, busy: str) -> None:
+    """One long `take` in the night must not keep what 200 other domains have."""
+    put_days(scene, 3)
+    put_days_of(scene, busy, OTHER)
+    with scene.host.catalog.locked(OTHER, busy):
+        done = call("prune", "--all", "--keep-last", "1", "--yes", "--json")
+    told = json.loads(done.out)
+    assert done.status == told["error"]["exit_status"] == ExitStatus.FAILED
+    assert told["because"] == "Locked" and f"is working on {busy}" in told["error"]["message"]
+    assert told["deleted"] == ["demo@d2", "demo@d1"] and told["not_touched"] == [f"{busy}@d1"]
+    assert scene.ids() == ["d3"] and len(scene.host.catalog.ids(OTHER)) == 2
+
+
+def test_where_prune_could_delete_nothing_the_failure_is_what_it_is(
+    call: Call, scene: Scene
+) -> None:
+    put_days_of(scene, "busy", OTHER)
+    with scene.host.catalog.locked(OTHER, "busy"):
+        done = call("prune", "--all", "--keep-last", "1", "--yes")
+    assert done.status == ExitStatus.LOCKED
+
+
+def test_of_what_keeps_prune_from_several_domains_all_is_told(call: Call, scene: Scene) -> None:
+    put_days_of(scene, "busy", OTHER)
+    for name in ("a", "b"):
+        call("take", DOMAIN, "--name", name)
+    for volume in scene.lvm.volumes:
+        volume.opened = volume.opened or volume.name.endswith(".a")
+    with scene.host.catalog.locked(OTHER, "busy"):
+        done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes")
+    assert done.status == ExitStatus.LOCKED and scene.ids() == ["a", "b"]
+    assert "snapvm: another snapvm is working on busy" in done.err
+    assert "warning: " in done.err and "demo@a and is in use" in done.err
 
 
 def test_prune_takes_a_uuid_as_every_verb_does(call: Call, scene: Scene) -> None:

@@ -13,7 +13,8 @@ import pytest
 from snapvm import imagefacts, imageroom, images
 from snapvm.errors import ExitStatus
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import SnapshotId
+from snapvm.model import DomainUuid, SnapshotId
+from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call, Ended
 
@@ -110,6 +111,22 @@ def test_a_prune_too(call: Call, scene: Scene) -> None:
     done = call("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes")
     assert done.status == ExitStatus.INTERRUPTED and "deleted demo@" in done.err
     assert len(scene.ids()) == 3 and done.out == ""
+
+
+def test_a_prune_of_all_ends_with_the_domain_at_hand(call: Call, scene: Scene) -> None:
+    other = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+    for day in (1, 2):
+        created = f"2026-03-{day:02}T12:00:00+00:00"
+        made = disks_only(f"d{day}", created=created, domain="web", domain_uuid=other, disks=())
+        put_record(scene.host.settings.state_dir, made)
+    for name in "ab":
+        call("take", DOMAIN, "--name", name)
+    interrupt_at(scene, "lvremove", 1)
+    done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes", "--json")
+    told = json.loads(done.out)
+    assert done.status == ExitStatus.INTERRUPTED
+    assert told["deleted"] == [f"{DOMAIN}@a"] and told["not_touched"] == ["web@d1"]
+    assert len(scene.host.catalog.ids(other)) == 2 and scene.ids() == ["b"]
 
 
 def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> None:

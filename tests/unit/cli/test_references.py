@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainUuid
+from snapvm.model import DomainUuid, SnapshotId
 from tests.fakes.records import make_record, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -40,6 +40,20 @@ def test_a_prefix_will_do_when_it_is_unique(call: Call, scene: Scene) -> None:
     done = call("show", "demo@night")
     assert done.status == ExitStatus.NOT_FOUND
     assert "could be any of nightly-1, nightly-2" in done.err
+
+
+@pytest.mark.parametrize("verb", ["delete", "rollback"])
+def test_where_nobody_is_asked_a_prefix_will_not_do(call: Call, scene: Scene, verb: str) -> None:
+    """``delete demo@pre --yes; take demo --name pre``: the first night another one was deleted."""
+    call("take", DOMAIN, "--name", "pre-upgrade")
+    scene.count(3)
+    done = call(verb, "demo@pre", "--yes", "--json")
+    assert done.status == ExitStatus.NOT_FOUND
+    assert "there is no snapshot demo@pre\n" in done.err
+    assert "demo@pre-upgrade begins so; with --yes the whole id is wanted" in done.err
+    assert scene.ids() == ["pre-upgrade"] and scene.machine.count == 3
+    assert call(verb, "demo@pre").status == ExitStatus.REFUSED, "it asks, and says which"
+    assert call(verb, "demo@LATEST", "--yes").status == 0
 
 
 OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
@@ -126,11 +140,52 @@ def test_a_lost_name_is_that_of_a_record(call: Call, scene: Scene) -> None:
     folder = scene.host.settings.state_dir / "domains" / UUID
     (folder / ".name").unlink()
     (folder / "b" / "snapshot.json").write_text("{")
-    assert shown(call, "demo@latest") == (UUID, "demo@a")
+    assert shown(call, "demo@a") == (UUID, "demo@a")
     assert scene.host.catalog.names() == ("demo",)
     assert "demo@b is damaged" in call("list", "demo").err
     (folder / "a" / "snapshot.json").unlink()
     assert scene.host.catalog.names() == (UUID,), "nothing says it any more"
+
+
+def damage(scene: Scene, id_: str) -> None:
+    (scene.host.catalog.folder(UUID, SnapshotId(id_)) / "snapshot.json").write_text("{")
+
+
+@pytest.mark.parametrize("verb", [("show",), ("delete", "--yes"), ("rollback", "--yes")])
+@pytest.mark.parametrize("name", [(), ("--name", "newest")])
+def test_the_latest_that_cannot_be_read_is_not_the_one_before_it(
+    call: Call, scene: Scene, verb: Sequence[str], name: Sequence[str]
+) -> None:
+    """A script that takes, tries and deletes `latest` again must not delete another."""
+    call("take", DOMAIN, "--name", "kept")
+    newest = json.loads(call("take", DOMAIN, *name, "--json").out)["id"]
+    damage(scene, newest)
+    done = call(verb[0], f"{DOMAIN}@latest", *verb[1:])
+    assert done.status == ExitStatus.REFUSED and f"/{newest}/snapshot.json" in done.err
+    assert sorted(scene.ids()) == sorted(["kept", newest])
+    assert call("show", f"{DOMAIN}@kept").status == 0
+
+
+def test_an_old_one_that_cannot_be_read_does_not_hide_the_latest(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "new")
+    call("rollback", f"{DOMAIN}@new", "--yes")
+    put(scene, UUID, DOMAIN, (DOMAIN, "20200101T000000Z"), (DOMAIN, "undo-20200101T000000Z"))
+    damage(scene, "20200101T000000Z")
+    damage(scene, "undo-20200101T000000Z")
+    assert shown(call, f"{DOMAIN}@latest") == (UUID, "demo@new")
+    assert call("undo", DOMAIN, "--yes").status == 0
+
+
+def test_an_undo_that_cannot_be_read_is_not_the_one_before_it(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    undos = [
+        json.loads(call("rollback", f"{DOMAIN}@a", "--yes", "--json").out)["undo"] for _ in "12"
+    ]
+    damage(scene, undos[1].rpartition("@")[2])
+    before = scene.disk_data()
+    assert call("undo", DOMAIN, "--yes").status == ExitStatus.REFUSED
+    assert scene.disk_data() == before
+    assert shown(call, f"{DOMAIN}@latest") == (UUID, "demo@a"), "an undo is no latest"
 
 
 RULES = ("--keep-last", "1", "--include-named")
