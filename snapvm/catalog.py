@@ -219,14 +219,6 @@ class Catalog:
             durable.rename(folder / record.id, gone)
         return gone
 
-    def unhide(self, record: Record) -> None:
-        """Take ``hide`` back; harmless when it never happened."""
-        folder = self._folder(record.domain_uuid)
-        gone = folder / f".{record.id}.gone"
-        with durable.failing_as_storage(gone):
-            if gone.exists():
-                durable.rename(gone, folder / record.id)
-
     def forget(self, gone: Path) -> None:
         """End a delete: remove the folder of a hidden record."""
         self._remove(gone)
