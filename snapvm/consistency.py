@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,7 +36,7 @@ from snapvm.attention import NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.errors import SnapvmError, noting
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed, unstoppable
@@ -226,25 +226,15 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     failures: list[SnapvmError] = []
     for uuid, known in domains:
         progress.phase(f"looking after {known}")
-        with _noting(failures), host.catalog.locked(uuid, known):
+        with noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(host, uuid, known)
             done += repair.correct_tags(host, uuid)
     if name is None:
-        with _noting(failures):
+        with noting(failures):
             done += repair.remove_orphans(host)
     if failures:
         raise _worst(failures)
     return tuple(done)
-
-
-@contextmanager
-def _noting(failures: list[SnapvmError]) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted:
-        raise
-    except SnapvmError as error:
-        failures.append(error)
 
 
 def _worst(failures: Sequence[SnapvmError]) -> SnapvmError:

@@ -11,7 +11,8 @@ modules beside this one, and only ``snapvm.cli.app`` prints it.  By exit status:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -236,6 +237,17 @@ class Interrupted(SnapvmError):
 
     def message(self) -> str:
         return f"interrupted by {self.signal}; everything was put back as it was"
+
+
+@contextmanager
+def noting(failures: list[SnapvmError]) -> Iterator[None]:
+    """Put the failure of the block into a list, and go on after it; but not when interrupted."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except SnapvmError as failure:
+        failures.append(failure)
 
 
 @dataclass(eq=False)

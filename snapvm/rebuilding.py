@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
@@ -32,7 +32,7 @@ from snapvm.model import (
     Timing,
 )
 from snapvm.recordfolder import RECORD_FILE, Damaged
-from snapvm.refusals import RecordUnusable, SnapshotExists
+from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
 
 _DISK_TAG = "snapvm.disk="
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
@@ -195,9 +195,7 @@ def _image(host: Host, whose: Belonging) -> ImageFacts | None:
     folder: Path = host.catalog.folder(whose.domain_uuid, whose.id)
     try:
         return imagefacts.look(folder)
-    except Interrupted:
-        raise
-    except SnapvmError as error:
+    except (BadImage, StorageFailed) as error:
         raise _CannotBe(f"its memory image is damaged: {error}") from error
 
 
