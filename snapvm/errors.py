@@ -59,6 +59,8 @@ class SnapvmError(Exception):
     """Base of every failure snapvm expects; subclasses are dataclasses of what they are about."""
 
     exit_status: ExitStatus = ExitStatus.FAILED
+    remedy: str = ""
+    """What to do or type next, where it needs no more data: of the kind, or told by who raises."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -66,7 +68,7 @@ class SnapvmError(Exception):
 
     def hint(self) -> str:
         """Say what to do or type next; empty when there is nothing sensible to say."""
-        return ""
+        return self.remedy
 
     def details(self) -> Mapping[str, Any]:
         """Return what the answer for programs has beside the failure itself."""
@@ -96,9 +98,6 @@ class BadName(SnapvmError):
     def message(self) -> str:
         return f"{self.text!r} cannot be used: {self.why}"
 
-    def hint(self) -> str:
-        return self.remedy
-
 
 @dataclass(eq=False)
 class BadSetting(SnapvmError):
@@ -127,13 +126,11 @@ class UnknownDomain(SnapvmError):
     """No hypervisor of this host, and no record, knows a domain of this name."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "`virsh list --all` or `xl list` shows the domains of this host"
     domain: str
 
     def message(self) -> str:
         return f"there is no domain named {quoted(self.domain)}"
-
-    def hint(self) -> str:
-        return "`virsh list --all` or `xl list` shows the domains of this host"
 
 
 @dataclass(eq=False)
@@ -141,6 +138,7 @@ class UnknownSnapshot(SnapvmError):
     """The domain has no snapshot of this id, or none at all."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "`snapvm list` shows the snapshots there are"
     domain: str
     id: str
 
@@ -149,22 +147,17 @@ class UnknownSnapshot(SnapvmError):
             return f"there is no snapshot of {quoted(self.domain)}"
         return f"there is no snapshot {quoted(self.domain)}@{quoted(self.id)}"
 
-    def hint(self) -> str:
-        return "`snapvm list` shows the snapshots there are"
-
 
 @dataclass(eq=False)
 class NothingToUndo(SnapvmError):
     """The domain has no record of what was current before a rollback."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "`snapvm list` shows the snapshots there are; those of kind undo are meant"
     domain: str
 
     def message(self) -> str:
         return f"there is nothing to undo of {quoted(self.domain)}: no rollback left its disks"
-
-    def hint(self) -> str:
-        return "`snapvm list` shows the snapshots there are; those of kind undo are meant"
 
 
 @dataclass(eq=False)
@@ -172,15 +165,13 @@ class AmbiguousSnapshot(SnapvmError):
     """A prefix that several ids begin with."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "type more of the id"
     domain: str
     prefix: str
     ids: tuple[str, ...]
 
     def message(self) -> str:
         return f"{quoted(self.domain)}@{self.prefix} could be any of {_some(self.ids)}"
-
-    def hint(self) -> str:
-        return "type more of the id"
 
 
 @dataclass(eq=False)
@@ -218,14 +209,12 @@ class Locked(SnapvmError):
     """Another snapvm holds the domain's lock."""
 
     exit_status = ExitStatus.LOCKED
+    remedy = "wait for it to end, or give --wait SECONDS"
     domain: str
     holder: str
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
-
-    def hint(self) -> str:
-        return "wait for it to end, or give --wait SECONDS"
 
 
 @dataclass(eq=False)
