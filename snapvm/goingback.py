@@ -36,7 +36,7 @@ from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
-from snapvm.rollbackjournal import Phase
+from snapvm.rollbackjournal import JournalDisk, Phase
 from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,11 @@ class GoingBack:
         journal = rollbackjournal.begun(plan, former, paused=paused, set_time=set_time)
         return cls(host, plan, former, journal, progress)
 
+    @property
+    def disks(self) -> tuple[JournalDisk, ...]:
+        """Its disks, as whoever has to finish it would find them in the journal."""
+        return rollbackjournal.disks_of(self.journal)
+
     def carry_out(self, guard: Guard, require_right: Callable[[], None]) -> RollbackDone:
         """Go back; until the last rename is done a failure leaves the domain running as before.
 
@@ -97,7 +102,7 @@ class GoingBack:
         swapping.require_devices(host.lvm, plan)
         undo.add(
             "the names of the disks",
-            partial(takingback.put_names_back, host.lvm, plan.set, self.journal["disks"]),
+            partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 
     def _exchange(self, warm: Crews, undo: Undo) -> None:
@@ -162,7 +167,7 @@ class GoingBack:
         host, plan = self.host, self.plan
         try:
             self._reach(Phase.SWAPPED)
-            writingback.copy_back(host.lvm, self.journal["disks"], self.progress)
+            writingback.copy_back(host.lvm, self.disks, self.progress)
             swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
             self._reach(Phase.RESTORED)
         except SnapvmError as error:
@@ -201,7 +206,7 @@ class GoingBack:
         return DomainState.SHUTOFF if domain is None else domain.state
 
     def _settle(self) -> Record:
-        return swapping.settle(self.host, self.plan.set, self.former, self.journal["disks"])
+        return swapping.settle(self.host, self.plan.set, self.former, self.disks)
 
     def _start(self) -> tuple[DomainState, Awakened] | SnapvmError:
         """Start the domain and its guest's system, or return why not."""
