@@ -21,7 +21,6 @@ from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
     DomainState,
-    DomainUuid,
     HypervisorKind,
     LvRef,
     LvUuid,
@@ -34,8 +33,10 @@ from snapvm.model import (
 from snapvm.recordfolder import RECORD_FILE, Damaged
 from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
 
-_DISK_TAG = "snapvm.disk="
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
+_DAMAGED_FILE = f"{RECORD_FILE}.damaged"
+"""What was found in the place of a record, for whoever can read it."""
+_NEWER = "it was written by a newer snapvm, which can read it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +126,6 @@ def _decided_again(host: Host, record: Record) -> Record:
     raise RecordUnusable(path=str(path), why=f"it cannot be made anew any more: {why}")
 
 
-_DAMAGED_FILE = "snapshot.json.damaged"
-"""What was found in the place of a record, for whoever can read it."""
-_NEWER = "it was written by a newer snapvm, which can read it"
-
-
 def _damaged(host: Host) -> Iterator[Damaged]:
     return (entry for entry in host.catalog.entries() if isinstance(entry, Damaged))
 
@@ -212,9 +208,7 @@ def _side_files(host: Host, whose: Belonging) -> tuple[SideFile, ...]:
 
 
 def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskRecord:
-    plain = next(
-        (tag.removeprefix(_DISK_TAG) for tag in volume.tags if tag.startswith(_DISK_TAG)), ""
-    )
+    plain = argv.disk_in(volume.tags)
     uuid = device.dashed(plain) if plain else LvUuid("")
     named = volume.name.removesuffix(f".{id_}")
     origin = report.lv_from_uuid(uuid, volume.vg)
@@ -258,7 +252,7 @@ def _put_together(
         named=not is_undo and naming.moment(whose.id) is None,
         note="made anew by `snapvm catalog rebuild`",
         domain=image.domain if image is not None else name,
-        domain_uuid=DomainUuid(whose.domain_uuid),
+        domain_uuid=whose.domain_uuid,
         hypervisor=host.hypervisor.kind if image is None else image.hypervisor,
         state=DomainState.SHUTOFF if image is None else image.state,
         memory_bytes=0 if image is None else image.memory_bytes,
