@@ -5,15 +5,17 @@ A record becomes invisible, then its volumes go, then its image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from snapvm import identity, planning, repair
+from snapvm import identity, repair
 from snapvm.attention import LeftBehind
+from snapvm.catalog import Catalog
 from snapvm.errors import DeleteInterrupted, DeleteStopped, Interrupted, SnapvmError
 from snapvm.host import Host
 from snapvm.interrupt import shielded
-from snapvm.lvm.report import Report
+from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record
+from snapvm.refusals import VolumeRefused
 
 
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
@@ -35,7 +37,7 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
                 progress.phase(f"deleting {record.ref}")
                 known = host.catalog.again(record)
                 report = host.lvm.report()
-                planning.check_unneeded(known, host.catalog, records, report)
+                _check_unneeded(known, host.catalog, records, report)
                 with shielded():
                     _delete(host, known, report)
                     deleted.append(record.ref)
@@ -65,7 +67,65 @@ def _check_all(host: Host, records: Sequence[Record]) -> None:
             report = host.lvm.report()
             for record in its:
                 known = host.catalog.again(record)
-                planning.check_unneeded(known, host.catalog, records, report)
+                _check_unneeded(known, host.catalog, records, report)
+
+
+def _check_unneeded(
+    record: Record, catalog: Catalog, doomed: Iterable[Record], report: Report
+) -> None:
+    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it.
+
+    Records of its domain that are ``doomed`` go together with it, and need nothing.
+    """
+    going = {record.ref for record in doomed}
+    known = catalog.records(record.domain_uuid)
+    staying = (other for other in known if other.ref not in going)
+    needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
+    for disk in record.disks:
+        volume = report.lv_of(disk.snapshot)
+        if volume is None:
+            continue
+        name = str(volume.ref)
+        if volume.is_open:
+            raise VolumeRefused(
+                volume=name,
+                why=f"it belongs to {record.ref} and is in use",
+                remedy=f"look for its user with `lsblk {volume.ref.path}`",
+            )
+        if volume.uuid in needed_by:
+            other = needed_by[volume.uuid].ref
+            raise VolumeRefused(
+                volume=name, why=f"{other} needs it too", remedy=f"snapvm delete {other}"
+            )
+        if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
+            raise VolumeRefused(
+                volume=name,
+                why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
+                remedy="when it is not the disk, give it another name with lvrename",
+            )
+        for above in report.snapshots_of(volume):
+            raise VolumeRefused(
+                volume=name,
+                why=f"its own snapshot {above.ref} needs it",
+                remedy=f"when nothing needs that one: lvremove {above.ref}",
+            )
+        _require_no_overlay(volume, report)
+
+
+def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
+
+    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
+    """
+    if not volume.is_external_origin:
+        return
+    above = next(iter(report.overlays_of(volume)), None)
+    name = "another volume" if above is None else str(above.ref)
+    raise VolumeRefused(
+        volume=str(volume.ref),
+        why=f"it is the external origin of {name}, which would go with it",
+        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
+    )
 
 
 def _untouched(host: Host, left: Sequence[Record]) -> tuple[str, ...]:
