@@ -77,9 +77,9 @@ def _check_unneeded(
 
     Records of its domain that are ``doomed`` go together with it, and need nothing.
     """
-    going = {record.ref for record in doomed}
+    going = {other.id for other in doomed if other.domain_uuid == record.domain_uuid}
     known = catalog.records(record.domain_uuid)
-    staying = (other for other in known if other.ref not in going)
+    staying = (other for other in known if other.id not in going)
     needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
     for disk in record.disks:
         volume = report.lv_of(disk.snapshot)
