@@ -78,17 +78,10 @@ class Catalog:
         """Return the names of all domains that have records, sorted, each once."""
         return tuple(sorted({recordfolder.name_in(folder) for folder in self._domain_folders()}))
 
-    def ids(self, uuid: DomainUuid) -> tuple[SnapshotId, ...]:
-        """Return the ids of a domain's records, the oldest first."""
-        entries = list(self.entries(uuid))
-        damaged = [SnapshotId(entry.id) for entry in entries if isinstance(entry, Damaged)]
-        records = [entry for entry in entries if isinstance(entry, Record)]
-        records.sort(key=lambda record: (record.created, record.id))
-        return (*damaged, *(record.id for record in records))
-
-    def listed(self, uuid: DomainUuid) -> tuple[str, ...]:
-        """Return the ids of a domain's records, damaged ones too, without reading any."""
-        return tuple(name for name in recordfolder.listed(self._folder(uuid)) if naming.is_id(name))
+    def ids(self, uuid: DomainUuid) -> list[SnapshotId]:
+        """Return the ids of a domain's records, damaged ones too, sorted; none of them is read."""
+        names = sorted(filter(naming.is_id, recordfolder.listed(self._folder(uuid))))
+        return [SnapshotId(name) for name in names]
 
     def has(self, uuid: DomainUuid, id_: str) -> bool:
         """Tell whether an id is taken, by a record or by one that is being made or deleted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from snapvm import naming, recordfile
@@ -109,16 +108,21 @@ def _all(catalog: Catalog, domain: str) -> list[_Fit]:
 
 
 def _ids(catalog: Catalog, domain: str, prefix: str) -> tuple[SnapshotId, ...]:
-    """Return the ids among which a prefix chooses, each once; of other folders few are read."""
+    """Return the ids that a prefix may mean, each once; what begins otherwise is not read."""
     ids: list[SnapshotId] = []
     for uuid, name in catalog.domains():
-        if domain in (name, uuid):
-            ids += catalog.ids(uuid)
-            continue
-        for id_ in map(SnapshotId, sorted(catalog.listed(uuid))):
-            with suppress(UnknownSnapshot, RecordUnusable):
-                if id_.startswith(prefix) and catalog.get(uuid, id_).domain == domain:
-                    ids.append(id_)
+        is_its = domain in (name, uuid)
+        for id_ in catalog.ids(uuid):
+            if not id_.startswith(prefix):
+                continue
+            try:
+                was_its = catalog.get(uuid, id_).domain == domain
+            except UnknownSnapshot:
+                continue
+            except RecordUnusable:
+                was_its = False
+            if is_its or was_its:
+                ids.append(id_)
     return tuple(dict.fromkeys(ids))
 
 
