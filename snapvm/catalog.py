@@ -120,16 +120,16 @@ class Catalog:
         """Yield every record, of one domain or of all, damaged ones too, in no order."""
         folders = self._domain_folders() if uuid is None else [self._folder(uuid)]
         for folder in folders:
-            domain_folder = str(folder)
-            for name in recordfolder.listed(folder):
-                if naming.is_id(name):
-                    entry = recordfolder.entry(domain_folder, name)
-                    if entry is not None:
-                        yield entry
+            yield from _entries(folder)
 
     def records(self, uuid: DomainUuid) -> Iterator[Record]:
         """Yield the records of a domain that can be read, in no order."""
         return (entry for entry in self.entries(uuid) if isinstance(entry, Record))
+
+    def records_of(self, uuid: DomainUuid, name: str) -> Iterator[Record]:
+        """Yield those of them that were made while the domain had this name."""
+        entries = _entries(self._folder(uuid), called=name)
+        return (each for each in entries if isinstance(each, Record) and each.domain == name)
 
     def folder(self, uuid: DomainUuid, id_: SnapshotId) -> Path:
         """Return where a record and its files are, or would be."""
@@ -258,6 +258,15 @@ class Catalog:
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
+
+
+def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:
+    """Yield what is in a domain's folder; of other names than ``called`` not all (``entry``)."""
+    domain_folder = str(folder)
+    for name in filter(naming.is_id, recordfolder.listed(folder)):
+        entry = recordfolder.entry(domain_folder, name, called)
+        if entry is not None:
+            yield entry
 
 
 def _is_something_else(folder: Path) -> bool:

@@ -56,9 +56,10 @@ class Leftover:
     """Why it does not say what was under way; nothing may be done then."""
 
 
-def entry(domain_folder: str, name: str) -> Record | Damaged | None:
+def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged | None:
     """Read one record; None for something that is no folder, or vanished meanwhile.
 
+    None, too, for one that cannot be of a domain ``called`` so: a `list` of one has others to read.
     Paths are text here: making ten thousand ``Path`` objects would take a third of a `list`.
     """
     folder = f"{domain_folder}/{name}"
@@ -66,6 +67,8 @@ def entry(domain_folder: str, name: str) -> Record | Damaged | None:
     text = b""
     try:
         text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
+        if called and not recordfile.may_be_of(text, called):
+            return None
         record = recordfile.load(text, path)
         if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
             raise RecordUnusable(path=path, why="it belongs to another place")

@@ -67,10 +67,10 @@ def entries(catalog: Catalog, domain: str | None) -> Iterator[tuple[str, Record 
     That is all of the domain which has the name or the uuid, and the records of those that had it.
     """
     for uuid, name in catalog.domains():
-        is_its = domain in (None, name, uuid)
-        for entry in catalog.entries(uuid):
-            if is_its or (isinstance(entry, Record) and entry.domain == domain):
-                yield name, entry
+        if domain is None or domain in (name, uuid):
+            yield from ((name, entry) for entry in catalog.entries(uuid))
+        else:
+            yield from ((name, record) for record in catalog.records_of(uuid, domain))
 
 
 class _Fit(NamedTuple):
@@ -99,11 +99,10 @@ def _all(catalog: Catalog, domain: str) -> list[_Fit]:
     """Return the records of who has the name; when nobody has it, of those who had it."""
     known = catalog.domains()
     own = [(uuid, name) for uuid, name in known if domain in (name, uuid)]
+    if own:
+        return [_Fit(record, name) for uuid, name in own for record in catalog.records(uuid)]
     return [
-        _Fit(record, name)
-        for uuid, name in own or known
-        for record in catalog.records(uuid)
-        if own or record.domain == domain
+        _Fit(record, name) for uuid, name in known for record in catalog.records_of(uuid, domain)
     ]
 
 
