@@ -31,7 +31,7 @@ from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile
 from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
-from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
+from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover, Work
 from snapvm.refusals import SnapshotExists, SnapshotReplaced
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -218,15 +218,15 @@ class Catalog:
 
     # --- journals ---
 
-    def write_journal(self, uuid: DomainUuid, kind: str, intent: dict[str, Any]) -> None:
-        """Write down, durably, how far the domain's ``rollback`` or ``stop`` is."""
-        path = self._folder(uuid) / f".{kind}.json"
+    def write_journal(self, uuid: DomainUuid, work: Work, intent: dict[str, Any]) -> None:
+        """Write down, durably, how far the rollback or the stop of a domain is."""
+        path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path):
             durable.write(path, journalfile.dump(intent))
 
-    def end_journal(self, uuid: DomainUuid, kind: str) -> None:
+    def end_journal(self, uuid: DomainUuid, work: Work) -> None:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
-        path = self._folder(uuid) / f".{kind}.json"
+        path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
             path.unlink(missing_ok=True)
             if path.parent.exists():

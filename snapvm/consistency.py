@@ -43,6 +43,7 @@ from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
+from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
@@ -168,7 +169,7 @@ def _stop(host: Host, plan: TakePlan) -> None:
                 host.hypervisor.agent.thaw(domain)
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
     finally:
-        host.catalog.end_journal(domain.uuid, taking.STOP_JOURNAL)
+        host.catalog.end_journal(domain.uuid, Work.STOP)
 
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:

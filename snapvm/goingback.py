@@ -36,6 +36,7 @@ from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
+from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import JournalDisk, Phase
 from snapvm.undo import Undo
 
@@ -94,7 +95,7 @@ class GoingBack:
         """Write down what is intended, and make all that can be made beside a running domain."""
         host, plan = self.host, self.plan
         undo.add("the journal", self._end_journal, is_journal=True)
-        host.catalog.write_journal(plan.record.domain_uuid, swapping.JOURNAL, self.journal)
+        host.catalog.write_journal(plan.record.domain_uuid, Work.ROLLBACK, self.journal)
         self.progress.phase("preparing the disks")
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
             undo.add(what, removal)
@@ -224,7 +225,7 @@ class GoingBack:
         """Write down how far the rollback is."""
         uuid = self.plan.record.domain_uuid
         reached = {**self.journal, "phase": phase.value}
-        self.host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
+        self.host.catalog.write_journal(uuid, Work.ROLLBACK, reached)
 
     def _end_journal(self) -> None:
-        self.host.catalog.end_journal(self.plan.record.domain_uuid, swapping.JOURNAL)
+        self.host.catalog.end_journal(self.plan.record.domain_uuid, Work.ROLLBACK)

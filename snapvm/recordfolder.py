@@ -9,6 +9,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
 NAME_FILE = ".name"
-_JOURNAL = re.compile(r"\.(?P<kind>rollback|stop)\.json\Z")
+_JOURNAL = re.compile(r"\.(?P<work>rollback|stop)\.json\Z")
 _DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
 _GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
 
@@ -43,12 +44,21 @@ class Damaged:
         return kind(path=str(self.path), why=self.why)
 
 
+class Work(StrEnum):
+    """What a journal is of; with the name of its folder or file in it."""
+
+    TAKE = "draft"
+    DELETE = "gone"
+    ROLLBACK = "rollback"
+    STOP = "stop"
+    """A domain that ends with its snapshot, once that is whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A journal of work that never ended: its kind, its folder or file, and what it says."""
+    """A journal of work that never ended: of what, its folder or file, and what it says."""
 
-    kind: str
-    """``draft``, ``gone``, ``rollback`` or ``stop``."""
+    work: Work
     id: str
     path: Path
     intent: dict[str, Any]
@@ -97,20 +107,20 @@ def leftovers(folder: Path) -> tuple[Leftover, ...]:
     for name in listed(folder):
         path = folder / name
         if match := _DRAFT.match(name):
-            found.append(_leftover("draft", match["id"], path, path / INTENT_FILE))
+            found.append(_leftover(Work.TAKE, match["id"], path, path / INTENT_FILE))
         elif match := _GONE.match(name):
-            found.append(_leftover("gone", match["id"], path, path / RECORD_FILE))
+            found.append(_leftover(Work.DELETE, match["id"], path, path / RECORD_FILE))
         elif match := _JOURNAL.match(name):
-            found.append(_leftover(match["kind"], "", path, path))
+            found.append(_leftover(Work(match["work"]), "", path, path))
     return tuple(found)
 
 
-def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:
+def _leftover(work: Work, id_: str, path: Path, journal: Path) -> Leftover:
     try:
         intent = journalfile.load(journal)
     except JournalUnusable as error:
-        return Leftover(kind=kind, id=id_, path=path, intent={}, unusable=error)
-    return Leftover(kind=kind, id=id_, path=path, intent=intent)
+        return Leftover(work=work, id=id_, path=path, intent={}, unusable=error)
+    return Leftover(work=work, id=id_, path=path, intent=intent)
 
 
 def listed(folder: Path) -> list[str]:

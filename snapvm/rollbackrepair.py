@@ -28,6 +28,7 @@ from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import Report
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
+from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import Phase
 
 _SPOILED = "spoiled"
@@ -75,7 +76,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
             _start(host, journal, record, target, settle)
         stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     settle()
-    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    host.catalog.end_journal(uuid, Work.ROLLBACK)
     if stuck is not None:
         raise stuck
     return f"finished the rollback of {name} to {journal['record']}"
@@ -149,7 +150,7 @@ def _require_unused(
     """Let memory not meet disks that have run since: raise ``LeftOff``, all else being done."""
     if record.memory is not None and _is_new_boot(journal):
         settle()
-        host.catalog.end_journal(record.domain_uuid, swapping.JOURNAL)
+        host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
         raise LeftOff(record.domain, record.id)
 
 
@@ -179,7 +180,7 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
-    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    host.catalog.end_journal(uuid, Work.ROLLBACK)
     return f"took back the unfinished rollback of {name} to {journal['record']}"
 
 
@@ -198,7 +199,7 @@ def _given_back(
     except SnapvmError as error:
         return HalfBack(name, record.id, f"{why}; and what it was cannot be put back: {error}")
     taken_back = {**journal, "phase": Phase.PREPARE.value, "was_running": False}
-    host.catalog.write_journal(uuid, swapping.JOURNAL, taken_back)
+    host.catalog.write_journal(uuid, Work.ROLLBACK, taken_back)
     _take_back(host, taken_back, uuid, name)
     return GivenBack(domain=name, id=record.id, why=why)
 
@@ -244,7 +245,7 @@ def _restore_disks(
     uuid, disks = record.domain_uuid, rollbackjournal.disks_of(journal)
     if rollbackjournal.has_thick(disks) and not is_stopped:
         spoiled = {**journal, "phase": Phase.SWAPPED.value, _SPOILED: True}
-        host.catalog.write_journal(uuid, swapping.JOURNAL, spoiled)
+        host.catalog.write_journal(uuid, Work.ROLLBACK, spoiled)
         raise StartedTooSoon(domain.name)
     if not is_stopped:
         log.warning("%s was started afresh meanwhile, not from memory", domain.name)
@@ -261,4 +262,4 @@ def _restore_disks(
             raise _given_back(host, journal, record, domain, str(error)) from error
         raise HalfBack(domain.name, record.id, str(error)) from error
     reached = {**journal, "phase": Phase.RESTORED.value}
-    host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
+    host.catalog.write_journal(uuid, Work.ROLLBACK, reached)

@@ -38,9 +38,8 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import JournalDisk
-
-JOURNAL = "rollback"
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +240,7 @@ def give_up(
         settle()
         if record.memory is None and journal.get("definition") and _is_unknown(host, record):
             return not_started(record, error, f"or start it; then: {repairing(record.domain)}")
-        host.catalog.end_journal(record.domain_uuid, JOURNAL)
+        host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
     except SnapvmError as left:
         log.warning("after the rollback to %s there is left: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")

@@ -15,7 +15,7 @@ from snapvm.catalog import Catalog, Draft
 from snapvm.errors import Locked, UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
-from snapvm.recordfolder import Damaged
+from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.records import UUID, make_record, put_record
 from tests.fakes.storage import no_room
@@ -47,7 +47,7 @@ def test_nothing_is_visible_before_the_commit(catalog: Catalog) -> None:
     draft = begun(catalog, record.id, {})
     assert catalog.ids(UUID) == []
     assert catalog.has(UUID, "a")
-    assert [left.kind for left in catalog.leftovers(UUID)] == ["draft"]
+    assert [left.work for left in catalog.leftovers(UUID)] == [Work.TAKE]
     catalog.commit(draft, record)
     assert catalog.get(UUID, record.id) == record
     assert catalog.leftovers(UUID) == ()
@@ -279,11 +279,11 @@ def test_the_lock_goes_with_the_process(catalog: Catalog) -> None:
 
 def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
     commit(catalog, make_record("a"))
-    catalog.write_journal(UUID, "rollback", {"phase": "x"})
+    catalog.write_journal(UUID, Work.ROLLBACK, {"phase": "x"})
     (left,) = catalog.leftovers(UUID)
-    assert (left.kind, left.intent) == ("rollback", {"phase": "x"})
-    catalog.end_journal(UUID, "rollback")
-    catalog.end_journal(UUID, "rollback")
+    assert (left.work, left.intent) == (Work.ROLLBACK, {"phase": "x"})
+    catalog.end_journal(UUID, Work.ROLLBACK)
+    catalog.end_journal(UUID, Work.ROLLBACK)
     assert catalog.leftovers(UUID) == ()
 
 

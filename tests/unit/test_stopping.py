@@ -11,6 +11,7 @@ from snapvm.attention import NotStopped
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.model import DomainState, Record, Silent
+from snapvm.recordfolder import Work
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_deed, roll_back, take
@@ -57,7 +58,7 @@ def test_one_that_does_not_end_runs_on_and_its_snapshot_stays(scene: Scene) -> N
 def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> None:
     record = take(scene)
     journal = {"record": record.id, "set": record.set}
-    scene.host.catalog.write_journal(UUID, "stop", journal)
+    scene.host.catalog.write_journal(UUID, Work.STOP, journal)
     if not is_running:
         with scene.hypervisor.frozen(scene.machine.domain):
             pass
@@ -124,7 +125,7 @@ def test_one_that_ended_before_the_kill_is_not_said_to_be_stopped_now(scene: Sce
 
 def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
     take(scene)
-    scene.host.catalog.write_journal(UUID, "stop", {"record": "other", "set": "x"})
+    scene.host.catalog.write_journal(UUID, Work.STOP, {"record": "other", "set": "x"})
     with scene.hypervisor.frozen(scene.machine.domain):
         pass
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
