@@ -1,7 +1,7 @@
 """What a deliberate failure of snapvm is: its data, its words, its hint and its exit status.
 
 A failure is raised where it is known, with the data it is about; it is worded here and in the three
-modules beside this one, and only ``snapvm.cli.app`` prints it.  By exit status::
+modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit status::
 
     2 usage, 3 not found, 5 locked, 130 interrupted        here
     4 refused: nothing has been touched                    snapvm.refusals
