@@ -13,14 +13,12 @@ class LeftBehind(SnapvmError):
     """Cleaning up failed in part; what remains is named in the journal."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
+    remedy = "`snapvm repair` tries again"
     leftovers: tuple[str, ...]
     why: str
 
     def message(self) -> str:
         return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"
-
-    def hint(self) -> str:
-        return "`snapvm repair` tries again"
 
 
 @dataclass(eq=False)
@@ -28,6 +26,7 @@ class NameUnclear(SnapvmError):
     """A file or folder has its new name, but the next boot of the host may find the old one."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
+    remedy = "nothing that belongs to it was removed; mend the file system, then: snapvm repair"
     path: str
     why: str
 
@@ -37,26 +36,21 @@ class NameUnclear(SnapvmError):
             f"its former one back: {self.why}"
         )
 
-    def hint(self) -> str:
-        return "nothing that belongs to it was removed; mend the file system, then: snapvm repair"
-
 
 @dataclass(eq=False)
 class JournalUnusable(SnapvmError):
     """A journal does not say what was under way, so nothing can be finished or undone."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
+    remedy = (
+        "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
+        "move it out of the state folder, and do what `snapvm check` then says of each volume"
+    )
     path: str
     why: str
 
     def message(self) -> str:
         return f"the journal {quoted(self.path)} is of no use: {self.why}"
-
-    def hint(self) -> str:
-        return (
-            "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
-            "move it out of the state folder, and do what `snapvm check` then says of each volume"
-        )
 
 
 @dataclass(eq=False)
@@ -96,6 +90,7 @@ class NotStopped(SnapvmError):
     """The snapshot is whole, but the domain that was to end with it did not."""
 
     exit_status = ExitStatus.ATTENTION
+    remedy = "it may have changed since: stop it, or delete the snapshot and let it run on"
     domain: str
     id: str
     why: str
@@ -104,9 +99,6 @@ class NotStopped(SnapvmError):
         return (
             f"{quoted(self.domain)}@{self.id} is whole, but the domain was not stopped: {self.why}"
         )
-
-    def hint(self) -> str:
-        return "it may have changed since: stop it, or delete the snapshot and let it run on"
 
 
 @dataclass(eq=False)
@@ -122,9 +114,6 @@ class NotStarted(SnapvmError):
     def message(self) -> str:
         disks = f"the disks of {quoted(self.domain)} are those of {self.id}"
         return f"{disks}, but it did not start: {self.why}"
-
-    def hint(self) -> str:
-        return self.remedy
 
 
 @dataclass(eq=False)

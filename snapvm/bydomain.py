@@ -1,25 +1,13 @@
-"""Work on one domain after the other: what fails with one keeps no other from its turn."""
+"""What failed with some of several domains, each of which had its turn: one failure to end with."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.errors import SnapvmError
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def noting(failures: list[SnapvmError]) -> Iterator[None]:
-    """Put what fails in the block aside, so that the next one has its turn; not an interruption."""
-    try:
-        yield
-    except Interrupted:
-        raise
-    except SnapvmError as error:
-        failures.append(error)
 
 
 def worst(failures: Sequence[SnapvmError]) -> SnapvmError:

@@ -31,7 +31,7 @@ from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile
 from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
-from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover
+from snapvm.recordfolder import INTENT_FILE, NAME_FILE, RECORD_FILE, Damaged, Leftover, Work
 from snapvm.refusals import SnapshotExists, SnapshotReplaced
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -78,17 +78,10 @@ class Catalog:
         """Return the names of all domains that have records, sorted, each once."""
         return tuple(sorted({recordfolder.name_in(folder) for folder in self._domain_folders()}))
 
-    def ids(self, uuid: DomainUuid) -> tuple[SnapshotId, ...]:
-        """Return the ids of a domain's records, the oldest first."""
-        entries = list(self.entries(uuid))
-        damaged = [SnapshotId(entry.id) for entry in entries if isinstance(entry, Damaged)]
-        records = [entry for entry in entries if isinstance(entry, Record)]
-        records.sort(key=lambda record: (record.created, record.id))
-        return (*damaged, *(record.id for record in records))
-
-    def listed(self, uuid: DomainUuid) -> tuple[str, ...]:
-        """Return the ids of a domain's records, damaged ones too, without reading any."""
-        return tuple(name for name in recordfolder.listed(self._folder(uuid)) if naming.is_id(name))
+    def ids(self, uuid: DomainUuid) -> list[SnapshotId]:
+        """Return the ids of a domain's records, damaged ones too, sorted; none of them is read."""
+        names = sorted(filter(naming.is_id, recordfolder.listed(self._folder(uuid))))
+        return [SnapshotId(name) for name in names]
 
     def has(self, uuid: DomainUuid, id_: str) -> bool:
         """Tell whether an id is taken, by a record or by one that is being made or deleted."""
@@ -127,16 +120,16 @@ class Catalog:
         """Yield every record, of one domain or of all, damaged ones too, in no order."""
         folders = self._domain_folders() if uuid is None else [self._folder(uuid)]
         for folder in folders:
-            domain_folder = str(folder)
-            for name in recordfolder.listed(folder):
-                if naming.is_id(name):
-                    entry = recordfolder.entry(domain_folder, name)
-                    if entry is not None:
-                        yield entry
+            yield from _entries(folder)
 
     def records(self, uuid: DomainUuid) -> Iterator[Record]:
         """Yield the records of a domain that can be read, in no order."""
         return (entry for entry in self.entries(uuid) if isinstance(entry, Record))
+
+    def records_of(self, uuid: DomainUuid, name: str) -> Iterator[Record]:
+        """Yield those of them that were made while the domain had this name."""
+        entries = _entries(self._folder(uuid), called=name)
+        return (each for each in entries if isinstance(each, Record) and each.domain == name)
 
     def folder(self, uuid: DomainUuid, id_: SnapshotId) -> Path:
         """Return where a record and its files are, or would be."""
@@ -219,29 +212,21 @@ class Catalog:
             durable.rename(folder / record.id, gone)
         return gone
 
-    def unhide(self, record: Record) -> None:
-        """Take ``hide`` back; harmless when it never happened."""
-        folder = self._folder(record.domain_uuid)
-        gone = folder / f".{record.id}.gone"
-        with durable.failing_as_storage(gone):
-            if gone.exists():
-                durable.rename(gone, folder / record.id)
-
     def forget(self, gone: Path) -> None:
         """End a delete: remove the folder of a hidden record."""
         self._remove(gone)
 
     # --- journals ---
 
-    def write_journal(self, uuid: DomainUuid, kind: str, intent: dict[str, Any]) -> None:
-        """Write down, durably, how far the domain's ``rollback`` or ``stop`` is."""
-        path = self._folder(uuid) / f".{kind}.json"
+    def write_journal(self, uuid: DomainUuid, work: Work, intent: dict[str, Any]) -> None:
+        """Write down, durably, how far the rollback or the stop of a domain is."""
+        path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path):
             durable.write(path, journalfile.dump(intent))
 
-    def end_journal(self, uuid: DomainUuid, kind: str) -> None:
+    def end_journal(self, uuid: DomainUuid, work: Work) -> None:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
-        path = self._folder(uuid) / f".{kind}.json"
+        path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
             path.unlink(missing_ok=True)
             if path.parent.exists():
@@ -273,6 +258,15 @@ class Catalog:
             if folder.exists():
                 shutil.rmtree(folder)
                 durable.sync_folder(folder.parent)
+
+
+def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:
+    """Yield what is in a domain's folder; of other names than ``called`` not all (``entry``)."""
+    domain_folder = str(folder)
+    for name in filter(naming.is_id, recordfolder.listed(folder)):
+        entry = recordfolder.entry(domain_folder, name, called)
+        if entry is not None:
+            yield entry
 
 
 def _is_something_else(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from snapvm import identity, images, orphans, sidefiles
-from snapvm.errors import Interrupted, Locked, SnapvmError
+from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, health, preflight
 from snapvm.lvm.report import LogicalVolume, Report
@@ -103,23 +103,20 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
 
 
 def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> Iterator[Finding]:
-    try:
+    of_memory: list[SnapvmError] = []
+    with noting(of_memory):
         if record.memory is not None:
             path = host.catalog.path(record, record.memory.file)
             images.check(path, record.memory)
             if deep:
                 images.check_contents(path, record.memory, progress)
-    except Interrupted:
-        raise
-    except SnapvmError as error:
-        yield Finding(subject=record.ref, problem=f"its memory: {error}")
-    try:
+    of_sides: list[SnapvmError] = []
+    with noting(of_sides):
         for side in record.side_files:
             sidefiles.require_whole(host.catalog.path(record, ""), side)
-    except Interrupted:
-        raise
-    except SnapvmError as error:
-        yield Finding(subject=record.ref, problem=f"its UEFI variables or vTPM: {error}")
+    for what, failures in (("memory", of_memory), ("UEFI variables or vTPM", of_sides)):
+        for error in failures:
+            yield Finding(subject=record.ref, problem=f"its {what}: {error}")
 
 
 def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:

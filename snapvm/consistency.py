@@ -35,13 +35,14 @@ from snapvm.attention import NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
-from snapvm.errors import SnapvmError
+from snapvm.errors import SnapvmError, noting
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
+from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
@@ -166,7 +167,7 @@ def _stop(host: Host, plan: TakePlan) -> None:
                 host.hypervisor.agent.thaw(domain)
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
     finally:
-        host.catalog.end_journal(domain.uuid, taking.STOP_JOURNAL)
+        host.catalog.end_journal(domain.uuid, Work.STOP)
 
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:
@@ -226,12 +227,12 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     failures: list[SnapvmError] = []
     for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
-        with bydomain.noting(failures), host.catalog.locked(uuid, known):
+        with noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(host, uuid, known)
             done += repair.correct_tags(host, uuid)
             done += repair.set_back(host, uuid, known)
     if name is None:
-        with bydomain.noting(failures):
+        with noting(failures):
             done += repair.remove_orphans(host)
     if failures:
         raise bydomain.worst(failures)

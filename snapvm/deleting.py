@@ -5,10 +5,11 @@ A record becomes invisible, then its volumes go, then its image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from snapvm import bydomain, identity, planning, repair
+from snapvm import bydomain, identity, repair
 from snapvm.attention import LeftBehind
 from snapvm.errors import (
     DeleteInterrupted,
@@ -16,12 +17,13 @@ from snapvm.errors import (
     Interrupted,
     SnapvmError,
     UnknownSnapshot,
+    noting,
 )
 from snapvm.host import Host
 from snapvm.interrupt import shielded
-from snapvm.lvm.report import Report
+from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record, SnapshotId
-from snapvm.refusals import RecordUnusable
+from snapvm.refusals import RecordUnusable, VolumeRefused
 
 _Seen = dict[tuple[DomainUuid, SnapshotId], Record]
 
@@ -46,7 +48,7 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
     failures: list[SnapvmError] = []
     try:
         for records in groups:
-            with bydomain.noting(failures):
+            with noting(failures):
                 _delete_all(host, records, progress, deleted)
     except Interrupted as error:
         bydomain.log_all(failures)
@@ -81,7 +83,7 @@ def _delete_all(
             known = host.catalog.again(record)
             report = host.lvm.report()
             others = _records(host, record.domain_uuid, seen)
-            planning.check_unneeded(known, others, records, report)
+            _check_unneeded(known, others, records, report)
             with shielded():
                 _delete(host, known, report)
                 deleted.append(record)
@@ -113,7 +115,66 @@ def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
             others = _records(host, its[0].domain_uuid, seen)
             for record in its:
                 known = host.catalog.again(record)
-                planning.check_unneeded(known, others, records, report)
+                _check_unneeded(known, others, records, report)
+
+
+def _check_unneeded(
+    record: Record, known: Iterable[Record], doomed: Iterable[Record], report: Report
+) -> None:
+    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it.
+
+    Of those ``known`` of its domain the ``doomed`` go together with it, and need nothing.
+    """
+    going = {other.id for other in doomed if other.domain_uuid == record.domain_uuid}
+    staying = (other for other in known if other.id not in going)
+    needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
+    for disk in record.disks:
+        volume = report.lv_of(disk.snapshot)
+        if volume is None:
+            continue
+        name = str(volume.ref)
+        if volume.is_open:
+            raise VolumeRefused(
+                volume=name,
+                why=f"it belongs to {record.ref} and is in use",
+                remedy=f"look for its user with `lsblk {volume.ref.path}`",
+            )
+        if volume.uuid in needed_by:
+            other = needed_by[volume.uuid].ref
+            raise VolumeRefused(
+                volume=name,
+                why=f"{other} needs it too",
+                remedy=f"snapvm delete {shlex.quote(other)}",
+            )
+        if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
+            raise VolumeRefused(
+                volume=name,
+                why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
+                remedy="when it is not the disk, give it another name with lvrename",
+            )
+        for above in report.snapshots_of(volume):
+            raise VolumeRefused(
+                volume=name,
+                why=f"its own snapshot {above.ref} needs it",
+                remedy=f"when nothing needs that one: lvremove {above.ref}",
+            )
+        _require_no_overlay(volume, report)
+
+
+def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
+
+    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
+    """
+    if not volume.is_external_origin:
+        return
+    above = next(iter(report.overlays_of(volume)), None)
+    name = "another volume" if above is None else str(above.ref)
+    raise VolumeRefused(
+        volume=str(volume.ref),
+        why=f"it is the external origin of {name}, which would go with it",
+        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
+    )
 
 
 def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
@@ -122,7 +183,7 @@ def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
     One of a thousand cannot read all the others again; none is ever changed, and one that takes
     the id of another later needs no volume of before.
     """
-    listed = [(uuid, SnapshotId(id_)) for id_ in host.catalog.listed(uuid)]
+    listed = [(uuid, id_) for id_ in host.catalog.ids(uuid)]
     for key in listed:
         if key not in seen:
             with suppress(UnknownSnapshot, RecordUnusable):

@@ -6,12 +6,10 @@ hear whether it can be, and is set back at once (``Hypervisor.foresee``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from snapvm import imageroom, occupancy, planning
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.errors import SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import preflight
 from snapvm.lvm.report import LogicalVolume
@@ -63,19 +61,19 @@ def look(host: Host, name: str) -> Diagnosis:
     domain = host.hypervisor.find(name)
     found = Diagnosis(domain=domain, versions=host.hypervisor.versions())
     found.free_bytes = imageroom.free_bytes(host.settings.state_dir)
-    with _noting(found):
+    with noting(found.refusals):
         host.hypervisor.check_capture(domain, with_memory=True)
         if domain.state.has_memory:
             found.capture = host.hypervisor.foresee(domain)
     found.agent = _why_no_agent(host, domain)
     if domain.state.has_memory:
-        with _noting(found):
+        with noting(found.refusals):
             imageroom.check(host.settings, domain.memory_bytes)
-    with _noting(found):
+    with noting(found.refusals):
         drives = host.hypervisor.drives(domain)
         found.omitted = drives.omitted
         for disk in drives.disks:
-            with _noting(found):
+            with noting(found.refusals):
                 _stand_on(host, found, disk)
         _check_stores(host, found)
     return found
@@ -137,7 +135,7 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
             thick_snapshots=len(report.snapshots_of(volume)),
         )
     )
-    with _noting(found):
+    with noting(found.refusals):
         occupancy.require_held(found.domain, {disk.target: volume})
         occupancy.require_at_rest(found.domain, [volume])
     planning.check_pools(host.lvm, report, [volume], host.settings)
@@ -146,13 +144,3 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
 def _check_stores(host: Host, found: Diagnosis) -> None:
     volumes = [disk.volume for disk in found.disks]
     planning.check_stores(host.lvm.report(), volumes, host.settings)
-
-
-@contextmanager
-def _noting(found: Diagnosis) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted:
-        raise
-    except SnapvmError as refusal:
-        found.refusals.append(refusal)

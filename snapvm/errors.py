@@ -1,7 +1,7 @@
 """What a deliberate failure of snapvm is: its data, its words, its hint and its exit status.
 
 A failure is raised where it is known, with the data it is about; it is worded here and in the three
-modules beside this one, and only ``snapvm.cli.app`` prints it.  By exit status::
+modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit status::
 
     2 usage, 3 not found, 5 locked, 130 interrupted        here
     4 refused: nothing has been touched                    snapvm.refusals
@@ -11,7 +11,8 @@ modules beside this one, and only ``snapvm.cli.app`` prints it.  By exit status:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -59,6 +60,8 @@ class SnapvmError(Exception):
     """Base of every failure snapvm expects; subclasses are dataclasses of what they are about."""
 
     exit_status: ExitStatus = ExitStatus.FAILED
+    remedy: str = ""
+    """What to do or type next, where it needs no more data: of the kind, or told by who raises."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -66,7 +69,7 @@ class SnapvmError(Exception):
 
     def hint(self) -> str:
         """Say what to do or type next; empty when there is nothing sensible to say."""
-        return ""
+        return self.remedy
 
     def details(self) -> Mapping[str, Any]:
         """Return what the answer for programs has beside the failure itself."""
@@ -96,9 +99,6 @@ class BadName(SnapvmError):
     def message(self) -> str:
         return f"{self.text!r} cannot be used: {self.why}"
 
-    def hint(self) -> str:
-        return self.remedy
-
 
 @dataclass(eq=False)
 class BadSetting(SnapvmError):
@@ -127,13 +127,11 @@ class UnknownDomain(SnapvmError):
     """No hypervisor of this host, and no record, knows a domain of this name."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "`virsh list --all` or `xl list` shows the domains of this host"
     domain: str
 
     def message(self) -> str:
         return f"there is no domain named {quoted(self.domain)}"
-
-    def hint(self) -> str:
-        return "`virsh list --all` or `xl list` shows the domains of this host"
 
 
 @dataclass(eq=False)
@@ -141,6 +139,7 @@ class UnknownSnapshot(SnapvmError):
     """The domain has no snapshot of this id, or none at all."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "`snapvm list` shows the snapshots there are"
     domain: str
     id: str
     begins: str = ""
@@ -154,7 +153,7 @@ class UnknownSnapshot(SnapvmError):
     def hint(self) -> str:
         if self.begins:
             return f"{quoted(self.begins)} begins so; with --yes the whole id is wanted"
-        return "`snapvm list` shows the snapshots there are"
+        return self.remedy
 
 
 @dataclass(eq=False)
@@ -162,13 +161,11 @@ class NothingToUndo(SnapvmError):
     """The domain has no record of what was current before a rollback."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "`snapvm list` shows the snapshots there are; those of kind undo are meant"
     domain: str
 
     def message(self) -> str:
         return f"there is nothing to undo of {quoted(self.domain)}: no rollback left its disks"
-
-    def hint(self) -> str:
-        return "`snapvm list` shows the snapshots there are; those of kind undo are meant"
 
 
 @dataclass(eq=False)
@@ -176,15 +173,13 @@ class AmbiguousSnapshot(SnapvmError):
     """A prefix that several ids begin with."""
 
     exit_status = ExitStatus.NOT_FOUND
+    remedy = "type more of the id"
     domain: str
     prefix: str
     ids: tuple[str, ...]
 
     def message(self) -> str:
         return f"{quoted(self.domain)}@{self.prefix} could be any of {_some(self.ids)}"
-
-    def hint(self) -> str:
-        return "type more of the id"
 
 
 @dataclass(eq=False)
@@ -222,14 +217,12 @@ class Locked(SnapvmError):
     """Another snapvm holds the domain's lock."""
 
     exit_status = ExitStatus.LOCKED
+    remedy = "wait for it to end, or give --wait SECONDS"
     domain: str
     holder: str
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
-
-    def hint(self) -> str:
-        return "wait for it to end, or give --wait SECONDS"
 
 
 @dataclass(eq=False)
@@ -241,6 +234,17 @@ class Interrupted(SnapvmError):
 
     def message(self) -> str:
         return f"interrupted by {self.signal}; everything was put back as it was"
+
+
+@contextmanager
+def noting(failures: list[SnapvmError]) -> Iterator[None]:
+    """Put the failure of the block into a list, and go on after it; but not when interrupted."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except SnapvmError as failure:
+        failures.append(failure)
 
 
 @dataclass(eq=False)

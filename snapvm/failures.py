@@ -48,15 +48,13 @@ class StillAtWork(SnapvmError):
 class SnapshotFailed(SnapvmError):
     """A disk whose LVM snapshot could not be made in the window."""
 
+    remedy = "the domain runs on and nothing was kept; mend the cause and take again"
     target: str
     volume: str
     why: str
 
     def message(self) -> str:
         return f"no snapshot of disk {self.target} ({self.volume}): {self.why}"
-
-    def hint(self) -> str:
-        return "the domain runs on and nothing was kept; mend the cause and take again"
 
 
 @dataclass(eq=False)
@@ -114,17 +112,15 @@ class ImageNotWritten(CaptureFailed):
 class NotFrozen(SnapvmError):
     """The guest's agent did not freeze its file systems."""
 
+    remedy = (
+        "look after qemu-guest-agent in the guest, or leave --quiesce out: memory and disks "
+        "are of one instant without it"
+    )
     domain: str
     why: str
 
     def message(self) -> str:
         return f"the file systems of {quoted(self.domain)} could not be frozen: {self.why}"
-
-    def hint(self) -> str:
-        return (
-            "look after qemu-guest-agent in the guest, or leave --quiesce out: memory and disks "
-            "are of one instant without it"
-        )
 
 
 @dataclass(eq=False)
@@ -145,29 +141,25 @@ class ClockNotSet(SnapvmError):
 class WindowBroken(SnapvmError):
     """Somebody else ran, stopped or changed the domain while it had to stand still."""
 
+    remedy = "the set was thrown away; take again when nobody else works on the domain"
     domain: str
     what: str
 
     def message(self) -> str:
         return f"{quoted(self.domain)} did not stand still while it was captured: {self.what}"
 
-    def hint(self) -> str:
-        return "the set was thrown away; take again when nobody else works on the domain"
-
 
 @dataclass(eq=False)
 class RollbackFailed(SnapvmError):
     """A rollback that failed before its point of no return."""
 
+    remedy = "nothing was lost: the domain and its disks are as they were"
     domain: str
     id: str
     why: str
 
     def message(self) -> str:
         return f"{quoted(self.domain)} could not be rolled back to {self.id}: {self.why}"
-
-    def hint(self) -> str:
-        return "nothing was lost: the domain and its disks are as they were"
 
 
 @dataclass(eq=False)
@@ -185,11 +177,9 @@ class StorageFailed(SnapvmError):
 class DiskMissing(SnapvmError):
     """A disk of a rollback that was killed, which LVM does not report now."""
 
+    remedy = "is its volume group there, and has it its name? see `vgs` and `pvs`"
     volume: str
     uuid: str
 
     def message(self) -> str:
         return f"LVM does not report {self.volume} (uuid {self.uuid}), which was the disk"
-
-    def hint(self) -> str:
-        return "is its volume group there, and has it its name? see `vgs` and `pvs`"

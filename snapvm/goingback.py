@@ -36,7 +36,8 @@ from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
-from snapvm.rollbackjournal import Phase
+from snapvm.recordfolder import Work
+from snapvm.rollbackjournal import JournalDisk, Phase
 from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,11 @@ class GoingBack:
         journal = rollbackjournal.begun(plan, former, paused=paused, set_time=set_time)
         return cls(host, plan, former, journal, progress)
 
+    @property
+    def disks(self) -> tuple[JournalDisk, ...]:
+        """Its disks, as whoever has to finish it would find them in the journal."""
+        return rollbackjournal.disks_of(self.journal)
+
     def carry_out(self, guard: Guard, require_right: Callable[[], None]) -> RollbackDone:
         """Go back; until the last rename is done a failure leaves the domain running as before.
 
@@ -89,7 +95,7 @@ class GoingBack:
         """Write down what is intended, and make all that can be made beside a running domain."""
         host, plan = self.host, self.plan
         undo.add("the journal", self._end_journal, is_journal=True)
-        host.catalog.write_journal(plan.record.domain_uuid, swapping.JOURNAL, self.journal)
+        host.catalog.write_journal(plan.record.domain_uuid, Work.ROLLBACK, self.journal)
         self.progress.phase("preparing the disks")
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
             undo.add(what, removal)
@@ -97,7 +103,7 @@ class GoingBack:
         swapping.require_devices(host.lvm, plan)
         undo.add(
             "the names of the disks",
-            partial(takingback.put_names_back, host.lvm, plan.set, self.journal["disks"]),
+            partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 
     def _exchange(self, warm: Crews, undo: Undo) -> None:
@@ -162,7 +168,7 @@ class GoingBack:
         host, plan = self.host, self.plan
         try:
             self._reach(Phase.SWAPPED)
-            writingback.copy_back(host.lvm, self.journal["disks"], self.progress)
+            writingback.copy_back(host.lvm, self.disks, self.progress)
             swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
             self._reach(Phase.RESTORED)
         except SnapvmError as error:
@@ -201,7 +207,7 @@ class GoingBack:
         return DomainState.SHUTOFF if domain is None else domain.state
 
     def _settle(self) -> Record:
-        return swapping.settle(self.host, self.plan.set, self.former, self.journal["disks"])
+        return swapping.settle(self.host, self.plan.set, self.former, self.disks)
 
     def _start(self) -> tuple[DomainState, Awakened] | SnapvmError:
         """Start the domain and its guest's system, or return why not."""
@@ -219,7 +225,7 @@ class GoingBack:
         """Write down how far the rollback is."""
         uuid = self.plan.record.domain_uuid
         reached = {**self.journal, "phase": phase.value}
-        self.host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
+        self.host.catalog.write_journal(uuid, Work.ROLLBACK, reached)
 
     def _end_journal(self) -> None:
-        self.host.catalog.end_journal(self.plan.record.domain_uuid, swapping.JOURNAL)
+        self.host.catalog.end_journal(self.plan.record.domain_uuid, Work.ROLLBACK)

@@ -1,4 +1,4 @@
-"""What is asked of the system inside a guest; ``snapvm.consistency`` knows when.
+"""What is asked of the system inside a guest; when, those know who take, roll back and repair.
 
 Its file systems are held still for a capture whose disks shall be usable alone.  After a rollback
 they go on, should they have been still when the memory was captured, and its clock, which was

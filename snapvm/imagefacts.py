@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm.errors import Interrupted, SnapvmError
 from snapvm.hypervisor import domainxml
 from snapvm.images import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
-from snapvm.refusals import BadImage
+from snapvm.refusals import BadImage, Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class ImageFacts:
 def look(folder: Path) -> ImageFacts | None:
     """Return what the image in a snapshot's folder tells; None when there is none.
 
-    Raises ``BadImage`` for one that is not whole.
+    Raises ``BadImage`` for one that is not whole, and ``StorageFailed``.
     """
     if not folder.is_dir():
         return None
@@ -52,9 +51,7 @@ def _of_libvirt(path: Path) -> ImageFacts:
     try:
         root = domainxml.parse(definition)
         drives = domainxml.classify("?", definition, Path)
-    except Interrupted:
-        raise
-    except SnapvmError as error:
+    except Refused as error:
         raise BadImage(path=str(path), offset_bytes=0, why=str(error)) from error
     is_sparse = header.format == libvirtimage.FORMAT_SPARSE
     return ImageFacts(

@@ -106,15 +106,12 @@ def split_reference(text: str) -> tuple[str, str]:
 
 
 def choose(domain: str, wanted: str, ids: Sequence[SnapshotId]) -> SnapshotId:
-    """Return the id that ``wanted`` means: itself, ``latest``, or the one it is a prefix of.
+    """Return the id among those of a domain that is ``wanted``, or begins with it.
 
-    ``ids`` are the domain's, the oldest first.  Raises ``UnknownSnapshot`` or
-    ``AmbiguousSnapshot``.
+    Raises ``UnknownSnapshot`` or ``AmbiguousSnapshot``.
     """
     if wanted in ids:
         return SnapshotId(wanted)
-    if wanted == LATEST and ids:
-        return ids[-1]
     fitting = tuple(id_ for id_ in ids if id_.startswith(wanted))
     if len(fitting) > 1:
         raise AmbiguousSnapshot(domain=domain, prefix=wanted, ids=fitting)

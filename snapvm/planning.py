@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from snapvm.model import (
     SnapshotId,
     VolumeKind,
 )
-from snapvm.refusals import DiskRefused, VolumeRefused
+from snapvm.refusals import DiskRefused
 from snapvm.settings import Settings
 
 
@@ -273,62 +272,3 @@ def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> N
             volume=str(disk.volume),
             why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
         )
-
-
-def check_unneeded(
-    record: Record, known: Iterable[Record], doomed: Iterable[Record], report: Report
-) -> None:
-    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it.
-
-    Of those ``known`` of its domain the ``doomed`` go together with it, and need nothing.
-    """
-    going = {record.ref for record in doomed}
-    staying = (other for other in known if other.ref not in going)
-    needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
-    for disk in record.disks:
-        volume = report.lv_of(disk.snapshot)
-        if volume is None:
-            continue
-        name = str(volume.ref)
-        if volume.is_open:
-            raise VolumeRefused(
-                volume=name,
-                why=f"it belongs to {record.ref} and is in use",
-                remedy=f"look for its user with `lsblk {volume.ref.path}`",
-            )
-        if volume.uuid in needed_by:
-            other = needed_by[volume.uuid].ref
-            raise VolumeRefused(
-                volume=name,
-                why=f"{other} needs it too",
-                remedy=f"snapvm delete {shlex.quote(other)}",
-            )
-        if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
-            raise VolumeRefused(
-                volume=name,
-                why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
-                remedy="when it is not the disk, give it another name with lvrename",
-            )
-        for above in report.snapshots_of(volume):
-            raise VolumeRefused(
-                volume=name,
-                why=f"its own snapshot {above.ref} needs it",
-                remedy=f"when nothing needs that one: lvremove {above.ref}",
-            )
-        _require_no_overlay(volume, report)
-
-
-def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:
-    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
-
-    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
-    """
-    if not volume.is_external_origin:
-        return
-    above = next(iter(report.overlays_of(volume)), None)
-    name = "another volume" if above is None else str(above.ref)
-    raise VolumeRefused(
-        volume=str(volume.ref),
-        why=f"it is the external origin of {name}, which would go with it",
-        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
-    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
@@ -21,7 +21,6 @@ from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
     DomainState,
-    DomainUuid,
     HypervisorKind,
     LvRef,
     LvUuid,
@@ -32,10 +31,12 @@ from snapvm.model import (
     Timing,
 )
 from snapvm.recordfolder import RECORD_FILE, Damaged
-from snapvm.refusals import RecordUnusable, SnapshotExists
+from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
 
-_DISK_TAG = "snapvm.disk="
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
+_DAMAGED_FILE = f"{RECORD_FILE}.damaged"
+"""What was found in the place of a record, for whoever can read it."""
+_NEWER = "it was written by a newer snapvm, which can read it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +126,6 @@ def _decided_again(host: Host, record: Record) -> Record:
     raise RecordUnusable(path=str(path), why=f"it cannot be made anew any more: {why}")
 
 
-_DAMAGED_FILE = "snapshot.json.damaged"
-"""What was found in the place of a record, for whoever can read it."""
-_NEWER = "it was written by a newer snapvm, which can read it"
-
-
 def _damaged(host: Host) -> Iterator[Damaged]:
     return (entry for entry in host.catalog.entries() if isinstance(entry, Damaged))
 
@@ -195,9 +191,7 @@ def _image(host: Host, whose: Belonging) -> ImageFacts | None:
     folder: Path = host.catalog.folder(whose.domain_uuid, whose.id)
     try:
         return imagefacts.look(folder)
-    except Interrupted:
-        raise
-    except SnapvmError as error:
+    except (BadImage, StorageFailed) as error:
         raise _CannotBe(f"its memory image is damaged: {error}") from error
 
 
@@ -214,9 +208,7 @@ def _side_files(host: Host, whose: Belonging) -> tuple[SideFile, ...]:
 
 
 def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskRecord:
-    plain = next(
-        (tag.removeprefix(_DISK_TAG) for tag in volume.tags if tag.startswith(_DISK_TAG)), ""
-    )
+    plain = argv.disk_in(volume.tags)
     uuid = device.dashed(plain) if plain else LvUuid("")
     named = volume.name.removesuffix(f".{id_}")
     origin = report.lv_from_uuid(uuid, volume.vg)
@@ -260,7 +252,7 @@ def _put_together(
         named=not is_undo and naming.moment(whose.id) is None,
         note="made anew by `snapvm catalog rebuild`",
         domain=image.domain if image is not None else name,
-        domain_uuid=DomainUuid(whose.domain_uuid),
+        domain_uuid=whose.domain_uuid,
         hypervisor=host.hypervisor.kind if image is None else image.hypervisor,
         state=DomainState.SHUTOFF if image is None else image.state,
         memory_bytes=0 if image is None else image.memory_bytes,

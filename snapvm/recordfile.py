@@ -130,6 +130,14 @@ def load(text: bytes, path: str) -> Record:
     return from_dict(data, path)
 
 
+def may_be_of(text: bytes, domain: str) -> bool:
+    """Tell whether a text may be a record of a domain of this name: quicker than to read it.
+
+    What stands in a JSON text without a backslash means itself, and is UTF-8 (RFC 8259, 7 and 8.1).
+    """
+    return b"\\" in text or domain.encode(errors="surrogatepass") in text
+
+
 def is_newer(text: bytes) -> bool:
     """Tell whether a text that this snapvm cannot read is the record of a newer one."""
     try:

@@ -9,6 +9,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
 NAME_FILE = ".name"
-_JOURNAL = re.compile(r"\.(?P<kind>rollback|stop)\.json\Z")
+_JOURNAL = re.compile(r"\.(?P<work>rollback|stop)\.json\Z")
 _DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
 _GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
 
@@ -43,12 +44,21 @@ class Damaged:
         return kind(path=str(self.path), why=self.why)
 
 
+class Work(StrEnum):
+    """What a journal is of; with the name of its folder or file in it."""
+
+    TAKE = "draft"
+    DELETE = "gone"
+    ROLLBACK = "rollback"
+    STOP = "stop"
+    """A domain that ends with its snapshot, once that is whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A journal of work that never ended: its kind, its folder or file, and what it says."""
+    """A journal of work that never ended: of what, its folder or file, and what it says."""
 
-    kind: str
-    """``draft``, ``gone``, ``rollback`` or ``stop``."""
+    work: Work
     id: str
     path: Path
     intent: dict[str, Any]
@@ -56,9 +66,10 @@ class Leftover:
     """Why it does not say what was under way; nothing may be done then."""
 
 
-def entry(domain_folder: str, name: str) -> Record | Damaged | None:
+def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged | None:
     """Read one record; None for something that is no folder, or vanished meanwhile.
 
+    None, too, for one that cannot be of a domain ``called`` so: a `list` of one has others to read.
     Paths are text here: making ten thousand ``Path`` objects would take a third of a `list`.
     """
     folder = f"{domain_folder}/{name}"
@@ -66,6 +77,8 @@ def entry(domain_folder: str, name: str) -> Record | Damaged | None:
     text = b""
     try:
         text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
+        if called and not recordfile.may_be_of(text, called):
+            return None
         record = recordfile.load(text, path)
         if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
             raise RecordUnusable(path=path, why="it belongs to another place")
@@ -94,20 +107,20 @@ def leftovers(folder: Path) -> tuple[Leftover, ...]:
     for name in listed(folder):
         path = folder / name
         if match := _DRAFT.match(name):
-            found.append(_leftover("draft", match["id"], path, path / INTENT_FILE))
+            found.append(_leftover(Work.TAKE, match["id"], path, path / INTENT_FILE))
         elif match := _GONE.match(name):
-            found.append(_leftover("gone", match["id"], path, path / RECORD_FILE))
+            found.append(_leftover(Work.DELETE, match["id"], path, path / RECORD_FILE))
         elif match := _JOURNAL.match(name):
-            found.append(_leftover(match["kind"], "", path, path))
+            found.append(_leftover(Work(match["work"]), "", path, path))
     return tuple(found)
 
 
-def _leftover(kind: str, id_: str, path: Path, journal: Path) -> Leftover:
+def _leftover(work: Work, id_: str, path: Path, journal: Path) -> Leftover:
     try:
         intent = journalfile.load(journal)
     except JournalUnusable as error:
-        return Leftover(kind=kind, id=id_, path=path, intent={}, unusable=error)
-    return Leftover(kind=kind, id=id_, path=path, intent=intent)
+        return Leftover(work=work, id=id_, path=path, intent={}, unusable=error)
+    return Leftover(work=work, id=id_, path=path, intent=intent)
 
 
 def listed(folder: Path) -> list[str]:

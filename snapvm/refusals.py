@@ -27,9 +27,6 @@ class HostLacks(Refused):
     def message(self) -> str:
         return f"this host lacks {self.what}"
 
-    def hint(self) -> str:
-        return self.remedy
-
 
 @dataclass(eq=False)
 class DiskRefused(Refused):
@@ -43,9 +40,6 @@ class DiskRefused(Refused):
     def message(self) -> str:
         return f"disk {self.target} of {quoted(self.domain)} cannot be captured: {self.why}"
 
-    def hint(self) -> str:
-        return self.remedy
-
 
 @dataclass(eq=False)
 class DomainRefused(Refused):
@@ -58,9 +52,6 @@ class DomainRefused(Refused):
     def message(self) -> str:
         return f"domain {quoted(self.domain)} is refused: {self.why}"
 
-    def hint(self) -> str:
-        return self.remedy
-
 
 @dataclass(eq=False)
 class VolumeRefused(Refused):
@@ -72,9 +63,6 @@ class VolumeRefused(Refused):
 
     def message(self) -> str:
         return f"volume {self.volume} is refused: {self.why}"
-
-    def hint(self) -> str:
-        return self.remedy
 
 
 @dataclass(eq=False)
@@ -89,28 +77,24 @@ class NoSpace(Refused):
     def message(self) -> str:
         return f"not enough room in {self.where}: {self.needed} needed, {self.free} free"
 
-    def hint(self) -> str:
-        return self.remedy
-
 
 @dataclass(eq=False)
 class SnapshotExists(Refused):
     """The name asked for is taken."""
 
+    remedy = "choose another --name, or delete that one first"
     domain: str
     id: str
 
     def message(self) -> str:
         return f"{quoted(self.domain)}@{self.id} exists already"
 
-    def hint(self) -> str:
-        return "choose another --name, or delete that one first"
-
 
 @dataclass(eq=False)
 class SnapshotReplaced(Refused):
     """Another snapshot has the id of the one that was chosen, which is gone."""
 
+    remedy = "`snapvm list` shows the snapshots there are: choose again"
     domain: str
     id: str
 
@@ -120,22 +104,17 @@ class SnapshotReplaced(Refused):
             "name now"
         )
 
-    def hint(self) -> str:
-        return "`snapvm list` shows the snapshots there are: choose again"
-
 
 @dataclass(eq=False)
 class RecordUnusable(Refused):
     """A record that cannot be read, or whose parts are gone or not what they were."""
 
+    remedy = "other snapshots are not affected; `snapvm list` shows them"
     path: str
     why: str
 
     def message(self) -> str:
         return f"the record {quoted(self.path)} cannot be used: {self.why}"
-
-    def hint(self) -> str:
-        return "other snapshots are not affected; `snapvm list` shows them"
 
 
 @dataclass(eq=False)
@@ -155,21 +134,18 @@ class RecordDamaged(RecordUnusable):
 class RecordNewer(RecordUnusable):
     """A record that is whole, and that only the newer snapvm which wrote it can read."""
 
-    def hint(self) -> str:
-        return "use the snapvm that wrote it, or a newer one, and leave the record where it is"
+    remedy = "use the snapvm that wrote it, or a newer one, and leave the record where it is"
 
 
 @dataclass(eq=False)
 class NotConfirmed(Refused):
     """The user said no, or could not be asked."""
 
+    remedy = "answer yes, or give --yes in a script"
     what: str
 
     def message(self) -> str:
         return f"{self.what}: not confirmed, nothing was done"
-
-    def hint(self) -> str:
-        return "answer yes, or give --yes in a script"
 
 
 @dataclass(eq=False)
@@ -188,14 +164,12 @@ class BadImage(Refused):
 class UnreadableFile(Refused):
     """A file that the user named and that cannot be read."""
 
+    remedy = "name a snapshot, DOM@ID, or the path of a memory image"
     path: str
     why: str
 
     def message(self) -> str:
         return f"{quoted(self.path)}: {self.why}"
-
-    def hint(self) -> str:
-        return "name a snapshot, DOM@ID, or the path of a memory image"
 
 
 @dataclass(eq=False)
@@ -244,9 +218,6 @@ class Found(Refused):
 
     def message(self) -> str:
         return f"{self.count} thing{'' if self.count == 1 else 's'} not in order"
-
-    def hint(self) -> str:
-        return self.remedy
 
     def details(self) -> Mapping[str, Any]:
         return {**self.done, "findings": list(self.findings)}

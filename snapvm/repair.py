@@ -17,7 +17,6 @@ from snapvm import (
     recordfile,
     rollbackrepair,
     standing,
-    swapping,
     taking,
 )
 from snapvm.attention import LeftBehind
@@ -25,7 +24,7 @@ from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
-from snapvm.recordfolder import Leftover
+from snapvm.recordfolder import Leftover, Work
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +101,12 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
 
 
 def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, known: str) -> str:
-    if leftover.kind == "gone":
+    if leftover.work is Work.DELETE:
         return _finish_delete(host, leftover, known)
     name = standing.name_now(host, uuid, known)
-    if leftover.kind == swapping.JOURNAL:
+    if leftover.work is Work.ROLLBACK:
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
-    if leftover.kind == taking.STOP_JOURNAL:
+    if leftover.work is Work.STOP:
         return _finish_stop(host, leftover.intent, uuid, name)
     _take_back(host, leftover, name)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
@@ -144,7 +143,7 @@ def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
         is_other = is_due and not _is_same_run(domain, journal)
         if is_due and not is_other:
             host.hypervisor.stop(domain)
-    host.catalog.end_journal(uuid, taking.STOP_JOURNAL)
+    host.catalog.end_journal(uuid, Work.STOP)
     if is_other:
         return f"{name} stands still, and is not known to be the run that was to be stopped"
     if not is_due:

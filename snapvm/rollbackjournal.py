@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from snapvm import bootid, naming, recordfile
-from snapvm.model import DomainState, Record, VolumeKind
+from snapvm.model import DomainState, LvRef, LvUuid, Record, VolumeKind
 from snapvm.planning import RollbackPlan
 
 
@@ -24,30 +25,68 @@ class Phase(StrEnum):
     """The domain has been started on them; what is left is bookkeeping."""
 
 
-def has_thick(disks: Iterable[dict[str, Any]]) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalDisk:
+    """A disk of a rollback, by which whoever goes on with it finds its volumes again."""
+
+    vg: str
+    name: str
+    """The disk's own."""
+    is_thick: bool
+    """It is written in place, and not exchanged for a clone."""
+    snapshot: LvUuid
+    current: LvUuid
+    """Of what had the disk's name before."""
+    clone_name: str
+    undo_name: str
+    user_tags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.vg}/{self.name}"
+
+    @property
+    def former(self) -> LvRef:
+        """What had the disk's name before, under that name."""
+        return LvRef(vg=self.vg, lv=self.name, uuid=self.current)
+
+
+def has_thick(disks: Iterable[JournalDisk]) -> bool:
     """Tell whether a rollback writes disks in place."""
-    return any(is_thick(disk) for disk in disks)
-
-
-def is_thick(disk: dict[str, Any]) -> bool:
-    """Tell whether a disk is written in place, and not exchanged for a clone."""
-    return bool(disk.get("kind") == VolumeKind.THICK.value)
+    return any(disk.is_thick for disk in disks)
 
 
 def check(written: dict[str, Any]) -> None:
-    """Raise ``ValueError`` or ``KeyError`` for a journal LVM must not be told of.
+    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` for a journal LVM must not be told of.
 
     What is written in it becomes words of LVM's command lines.
     """
     if not naming.is_set(written["set"]):
         raise ValueError(f"{written['set']!r} names no set")
-    for disk in written["disks"]:
-        for key in ("vg", "disk", "clone", "undo"):
-            if not naming.is_lvm_name(disk[key]):
-                raise ValueError(f"no volume can have the name {disk[key]!r}")
-        for key in ("snapshot", "current"):
-            if not naming.is_lv_uuid(disk[key]):
-                raise ValueError(f"{disk[key]!r} is not the uuid of a volume")
+    disks_of(written)
+
+
+def disks_of(written: dict[str, Any]) -> tuple[JournalDisk, ...]:
+    """Return the disks of a journal; raises as ``check`` does."""
+    return tuple(_disk(disk) for disk in written["disks"])
+
+
+def _disk(written: dict[str, Any]) -> JournalDisk:
+    for key in ("vg", "disk", "clone", "undo"):
+        if not naming.is_lvm_name(written[key]):
+            raise ValueError(f"no volume can have the name {written[key]!r}")
+    for key in ("snapshot", "current"):
+        if not naming.is_lv_uuid(written[key]):
+            raise ValueError(f"{written[key]!r} is not the uuid of a volume")
+    return JournalDisk(
+        vg=written["vg"],
+        name=written["disk"],
+        is_thick=written.get("kind") == VolumeKind.THICK.value,
+        snapshot=LvUuid(written["snapshot"]),
+        current=LvUuid(written["current"]),
+        clone_name=written["clone"],
+        undo_name=written["undo"],
+        user_tags=tuple(written["tags"]),
+    )
 
 
 def undo_record(written: dict[str, Any]) -> Record:

@@ -28,6 +28,7 @@ from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm.report import Report
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
+from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import Phase
 
 _SPOILED = "spoiled"
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """Go on with a rollback that is past its point of no return; take any other back."""
     rollbackjournal.check(journal)
-    set_, disks = journal["set"], journal["disks"]
+    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
     phase = Phase(journal["phase"])
     domain = standing.find(host, name)
     if phase is Phase.RESTORED and domain is not None:
@@ -75,7 +76,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
             _start(host, journal, record, target, settle)
         stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
     settle()
-    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    host.catalog.end_journal(uuid, Work.ROLLBACK)
     if stuck is not None:
         raise stuck
     return f"finished the rollback of {name} to {journal['record']}"
@@ -149,7 +150,7 @@ def _require_unused(
     """Let memory not meet disks that have run since: raise ``LeftOff``, all else being done."""
     if record.memory is not None and _is_new_boot(journal):
         settle()
-        host.catalog.end_journal(record.domain_uuid, swapping.JOURNAL)
+        host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
         raise LeftOff(record.domain, record.id)
 
 
@@ -161,7 +162,7 @@ def _is_past_return(
     A thick one is the present still, and after a boot newer than what is kept of it, maybe.  Raises
     ``StartedTooSoon`` for one that was started on some of the clones.
     """
-    set_, disks = journal["set"], journal["disks"]
+    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
     is_new_boot = _is_new_boot(journal)
     if is_new_boot and was_stopped and rollbackjournal.has_thick(disks):
         return False
@@ -173,13 +174,13 @@ def _is_past_return(
 
 
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
-    set_, disks = journal["set"], journal["disks"]
+    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
     if journal["was_running"]:
         standing.run_again(host, name)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
-    host.lvm.remove_set_where_there((disk["vg"] for disk in disks), set_, Role.ROLL)
+    host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
-    host.catalog.end_journal(uuid, swapping.JOURNAL)
+    host.catalog.end_journal(uuid, Work.ROLLBACK)
     return f"took back the unfinished rollback of {name} to {journal['record']}"
 
 
@@ -193,12 +194,12 @@ def _given_back(
     uuid, name = record.domain_uuid, record.domain
     undo_id = rollbackjournal.undo_record(journal).id
     try:
-        takingback.give_back(host.lvm, journal["set"], journal["disks"], Silent())
+        takingback.give_back(host.lvm, journal["set"], rollbackjournal.disks_of(journal), Silent())
         swapping.take_side_files_back(host, uuid, undo_id, domain)
     except SnapvmError as error:
         return HalfBack(name, record.id, f"{why}; and what it was cannot be put back: {error}")
     taken_back = {**journal, "phase": Phase.PREPARE.value, "was_running": False}
-    host.catalog.write_journal(uuid, swapping.JOURNAL, taken_back)
+    host.catalog.write_journal(uuid, Work.ROLLBACK, taken_back)
     _take_back(host, taken_back, uuid, name)
     return GivenBack(domain=name, id=record.id, why=why)
 
@@ -215,7 +216,7 @@ def _start(
     What the killed rollback had start it may have been at it, too early to be seen: that one wins.
     """
     try:
-        swapping.activate(host.lvm, journal["disks"])
+        swapping.activate(host.lvm, rollbackjournal.disks_of(journal))
         swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
     except SnapvmError as error:
         started = standing.find(host, domain.name)
@@ -241,24 +242,24 @@ def _restore_disks(
 
     What it has written by then onto the clones of thin disks fits nothing.
     """
-    uuid = record.domain_uuid
-    if rollbackjournal.has_thick(journal["disks"]) and not is_stopped:
+    uuid, disks = record.domain_uuid, rollbackjournal.disks_of(journal)
+    if rollbackjournal.has_thick(disks) and not is_stopped:
         spoiled = {**journal, "phase": Phase.SWAPPED.value, _SPOILED: True}
-        host.catalog.write_journal(uuid, swapping.JOURNAL, spoiled)
+        host.catalog.write_journal(uuid, Work.ROLLBACK, spoiled)
         raise StartedTooSoon(domain.name)
     if not is_stopped:
         log.warning("%s was started afresh meanwhile, not from memory", domain.name)
     try:
         if journal.get(_SPOILED):
             undo = rollbackjournal.undo_record(journal)
-            takingback.renew_clones(host.lvm, journal["set"], journal["disks"], undo)
-        writingback.copy_back(host.lvm, journal["disks"], Silent())
+            takingback.renew_clones(host.lvm, journal["set"], disks, undo)
+        writingback.copy_back(host.lvm, disks, Silent())
         if is_stopped:
             undo_id = SnapshotId(journal["undo_record"]["id"])
             swapping.put_side_files_back(host, record, undo_id, domain)
     except SnapvmError as error:
-        if is_stopped and takingback.is_way_lost(host.lvm.report(), journal["disks"]):
+        if is_stopped and takingback.is_way_lost(host.lvm.report(), disks):
             raise _given_back(host, journal, record, domain, str(error)) from error
         raise HalfBack(domain.name, record.id, str(error)) from error
     reached = {**journal, "phase": Phase.RESTORED.value}
-    host.catalog.write_journal(uuid, swapping.JOURNAL, reached)
+    host.catalog.write_journal(uuid, Work.ROLLBACK, reached)

@@ -98,20 +98,20 @@ def _text(value: Any) -> str:
 
 
 def _percent(value: Any) -> float:
-    number = _seconds(value)
+    number = _positive(value)
     if number > 100:
         raise ValueError("must be a percentage from 0 to 100")
     return number
 
 
-def _seconds(value: Any) -> float:
+def _positive(value: Any) -> float:
     number = _number(value)
     if not 0 < number < 1e9:
         raise ValueError("must be a positive number")
     return number
 
 
-def _wait(value: Any) -> float:
+def _from_zero(value: Any) -> float:
     number = _number(value)
     if not 0 <= number < 1e9:
         raise ValueError("must be a number from 0 on")
@@ -147,14 +147,14 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "image_limit_percent": _percent,
     "cow_size": lambda value: cowsize.parse(_text(value)),
     "cow_chunk": lambda value: cowsize.parse_chunk(_text(value)),
-    "window_limit_seconds": _seconds,
+    "window_limit_seconds": _positive,
     "capture": _one_of(CaptureMethod),
-    "agent_limit_seconds": _seconds,
-    "capture_limit_seconds": _seconds,
-    "precopy_limit_seconds": _seconds,
+    "agent_limit_seconds": _positive,
+    "capture_limit_seconds": _positive,
+    "precopy_limit_seconds": _positive,
     "compress": lambda value: compression.parse(_text(value)),
     "image_format": _one_of(ImageFormat),
-    "lock_wait_seconds": _wait,
+    "lock_wait_seconds": _from_zero,
     "foreign_ptes": _one_of(ForeignPtes),
 }
 

@@ -1,4 +1,4 @@
-"""The steps of a rollback; ``snapvm.consistency`` knows their order.
+"""The steps of a rollback; ``snapvm.goingback`` knows their order.
 
 Thin: a clone of the snapshot takes the name of the disk, and what had the name is kept under
 another.  Thick: the present is kept by one more snapshot, and what the chosen one holds is written
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from snapvm import durable, images, planning, rollbackjournal, sidefiles
+from snapvm import durable, images, planning, sidefiles
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
@@ -38,8 +38,8 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
-
-JOURNAL = "rollback"
+from snapvm.recordfolder import Work
+from snapvm.rollbackjournal import JournalDisk
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +107,10 @@ def _thick(plan: RollbackPlan) -> Iterator[SwapDisk]:
     return (disk for disk in plan.disks if disk.kind is VolumeKind.THICK)
 
 
-def activate(lvm: Lvm, disks: Iterable[dict[str, Any]]) -> None:
+def activate(lvm: Lvm, disks: Iterable[JournalDisk]) -> None:
     """See that what has the names of the disks has devices, as it need not after a boot."""
     report = lvm.report()
-    named = (report.lv_from_name(disk["vg"], disk["disk"]) for disk in disks)
+    named = (report.lv_from_name(disk.vg, disk.name) for disk in disks)
     idle = [volume.ref for volume in named if volume is not None and not volume.is_active]
     if idle:
         lvm.activate(idle)
@@ -147,7 +147,7 @@ def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, doma
         host.catalog.forget(aside)
 
 
-def settle(host: Host, set_: str, undo: Record, disks: Iterable[dict[str, Any]]) -> Record:
+def settle(host: Host, set_: str, undo: Record, disks: Iterable[JournalDisk]) -> Record:
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
@@ -195,17 +195,16 @@ def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
     return replace(disk, snapshot=kept.ref)
 
 
-def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> None:
+def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on."""
     for disk in disks:
-        if rollbackjournal.is_thick(disk):
+        if disk.is_thick:
             continue
-        former = LvRef(vg=disk["vg"], lv=disk["disk"], uuid=disk["current"])
-        clone = report.lv_from_name(disk["vg"], disk["disk"])
+        clone = report.lv_from_name(disk.vg, disk.name)
         is_ours = clone is not None and argv.set_tag(set_) in clone.tags
         whose = belonging.written(clone.tags) if clone is not None and is_ours else ()
-        remove = (*argv.tags(set_, former, Role.ROLL), *whose)
-        lvm.retag([former], add=disk["tags"], remove=remove)
+        remove = (*argv.tags(set_, disk.former, Role.ROLL), *whose)
+        lvm.retag([disk.former], add=disk.user_tags, remove=remove)
 
 
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:
@@ -241,7 +240,7 @@ def give_up(
         settle()
         if record.memory is None and journal.get("definition") and _is_unknown(host, record):
             return not_started(record, error, f"or start it; then: {repairing(record.domain)}")
-        host.catalog.end_journal(record.domain_uuid, JOURNAL)
+        host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
     except SnapvmError as left:
         log.warning("after the rollback to %s there is left: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")

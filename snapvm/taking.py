@@ -40,12 +40,12 @@ from snapvm.model import (
     SnapshotId,
 )
 from snapvm.planning import TakePlan
+from snapvm.recordfolder import Work
 from snapvm.refusals import SnapshotExists
 from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
 
-STOP_JOURNAL = "stop"
 _BLOCK_BYTES = 512
 """What `st_blocks` counts (stat(2))."""
 
@@ -237,14 +237,14 @@ def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
     This run of it, and none that may come: the journal can stay unread for long.
     """
     uuid = plan.domain.uuid
-    undo.add("the journal", partial(host.catalog.end_journal, uuid, STOP_JOURNAL))
+    undo.add("the journal", partial(host.catalog.end_journal, uuid, Work.STOP))
     intent = {
         "record": plan.id,
         "set": plan.set,
         "boot_id": bootid.now(),
         "run": plan.domain.run,
     }
-    host.catalog.write_journal(uuid, STOP_JOURNAL, intent)
+    host.catalog.write_journal(uuid, Work.STOP, intent)
 
 
 def mark_complete(host: Host, record: Record) -> None:

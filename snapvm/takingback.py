@@ -1,64 +1,59 @@
-"""What a rollback that stopped half-way has exchanged, and taking that back.
-
-``disks`` are those of its journal throughout.
-"""
+"""What a rollback that stopped half-way has exchanged, and taking that back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from snapvm import writingback
 from snapvm.failures import DiskMissing
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, Progress, Record, Role
-from snapvm.refusals import RecordUnusable
-from snapvm.rollbackjournal import is_thick
+from snapvm.model import Progress, Record, Role
+from snapvm.rollbackjournal import JournalDisk
 
 
-def put_names_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]]) -> None:
+def put_names_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk]) -> None:
     """Take the renames back, from wherever they stopped; of thick disks nothing was renamed.
 
     Raises ``DiskMissing`` before the first of them: a disk that is not there keeps a wrong name.
     """
     report = lvm.report()
-    thin = [(disk, _former(report, disk)) for disk in disks if not is_thick(disk)]
+    thin = [(disk, _former(report, disk)) for disk in disks if not disk.is_thick]
     for disk, former in thin:
-        holder = report.lv_from_name(disk["vg"], disk["disk"])
+        holder = report.lv_from_name(disk.vg, disk.name)
         if holder is not None and _is_rolling(holder, set_):
-            lvm.rename(disk["vg"], disk["disk"], disk["clone"])
-        if former.name != disk["disk"]:
-            lvm.rename(disk["vg"], former.name, disk["disk"])
+            lvm.rename(disk.vg, disk.name, disk.clone_name)
+        if former.name != disk.name:
+            lvm.rename(disk.vg, former.name, disk.name)
 
 
-def _former(report: Report, disk: dict[str, Any]) -> LogicalVolume:
-    former = report.lv_from_uuid(disk["current"], disk["vg"])
-    if former is None or former.vg != disk["vg"]:
-        raise DiskMissing(volume=f"{disk['vg']}/{disk['disk']}", uuid=disk["current"])
+def _former(report: Report, disk: JournalDisk) -> LogicalVolume:
+    former = report.lv_of(disk.former)
+    if former is None or former.vg != disk.vg:
+        raise DiskMissing(volume=str(disk), uuid=disk.current)
     return former
 
 
-def require_groups(report: Report, disks: Iterable[dict[str, Any]]) -> None:
+def require_groups(report: Report, disks: Iterable[JournalDisk]) -> None:
     """Raise ``DiskMissing`` while a volume group is away: nothing that was in it can be judged."""
     there = {volume.vg for volume in report.volumes}
     for disk in disks:
-        if disk["vg"] not in there:
-            raise DiskMissing(volume=f"{disk['vg']}/{disk['disk']}", uuid=disk["current"])
+        if disk.vg not in there:
+            raise DiskMissing(volume=str(disk), uuid=disk.current)
 
 
-def is_way_lost(report: Report, disks: Iterable[dict[str, Any]]) -> bool:
+def is_way_lost(report: Report, disks: Iterable[JournalDisk]) -> bool:
     """Tell whether a thick disk cannot be written back any more: its snapshot is gone for good."""
     for disk in disks:
-        if is_thick(disk):
-            snapshot = report.lv_from_uuid(disk["snapshot"], disk["vg"])
+        if disk.is_thick:
+            snapshot = report.lv_from_uuid(disk.snapshot, disk.vg)
             if snapshot is None or snapshot.is_lost:
                 return True
     return False
 
 
-def give_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], progress: Progress) -> None:
+def give_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], progress: Progress) -> None:
     """Have a domain that is off have its former disks again, thick ones from what is kept of them.
 
     May be done again.  Raises as ``writingback.copy_back`` and ``put_names_back`` do.
@@ -66,66 +61,64 @@ def give_back(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], progress: Pr
     known = list(disks)
     report = lvm.report()
     for disk in known:
-        if is_thick(disk):
+        if disk.is_thick:
             writingback.write_back(lvm, report, disk, _present(report, set_, disk), progress)
     put_names_back(lvm, set_, known)
 
 
-def are_swapped(report: Report, set_: str, disks: Iterable[dict[str, Any]]) -> bool:
+def are_swapped(report: Report, set_: str, disks: Iterable[JournalDisk]) -> bool:
     """Tell whether the present of every disk is kept, as ``swapping.exchange`` does it."""
     return all(_is_exchanged(report, set_, disk) for disk in disks)
 
 
 def have_moved(
-    report: Report, set_: str, disks: Iterable[dict[str, Any]], *, is_new_boot: bool
+    report: Report, set_: str, disks: Iterable[JournalDisk], *, is_new_boot: bool
 ) -> bool:
     """Tell whether a domain that is on has been started on a clone: the former one is gone then.
 
     That one would hold the former disk open, which no name of it changes; but in another boot.
     """
     for disk in disks:
-        clone = report.lv_from_name(disk["vg"], disk["disk"])
-        if is_thick(disk) or clone is None or not _is_rolling(clone, set_):
+        clone = report.lv_from_name(disk.vg, disk.name)
+        if disk.is_thick or clone is None or not _is_rolling(clone, set_):
             continue
-        former = report.lv_from_uuid(disk["current"], disk["vg"])
+        former = report.lv_of(disk.former)
         if is_new_boot or (clone.is_open and former is not None and not former.is_open):
             return True
     return False
 
 
-def renew_clones(lvm: Lvm, set_: str, disks: Iterable[dict[str, Any]], undo: Record) -> None:
+def renew_clones(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], undo: Record) -> None:
     """Have new clones for those that a domain, which is off, spoiled; may be done again."""
     whose = {str(kept.volume.uuid): belonging.of(undo, kept.target) for kept in undo.disks}
-    thin = [disk for disk in disks if not is_thick(disk)]
+    thin = [disk for disk in disks if not disk.is_thick]
     put_names_back(lvm, set_, thin)
     report = lvm.report()
     for disk in thin:
-        vg, name, clone = disk["vg"], disk["disk"], disk["clone"]
+        vg, name, clone = disk.vg, disk.name, disk.clone_name
         spoiled = report.lv_from_name(vg, clone)
-        snapshot = report.lv_from_uuid(disk["snapshot"], vg)
+        snapshot = report.lv_from_uuid(disk.snapshot, vg)
         if snapshot is None:
-            why = "its snapshot is gone in the middle of a rollback"
-            raise RecordUnusable(path=f"{vg}/{name}", why=why)
+            raise writingback.snapshot_gone(disk)
         if spoiled is not None and _is_rolling(spoiled, set_):
             lvm.remove([spoiled.ref], report)
-        former = LvRef(vg=vg, lv=name, uuid=disk["current"])
-        tags = belonging.tags(set_, former, Role.ROLL, whose[disk["current"]])
+        tags = belonging.tags(set_, disk.former, Role.ROLL, whose[disk.current])
         lvm.clone(snapshot.ref, clone, tags)
-        lvm.rename(vg, name, disk["undo"])
+        lvm.rename(vg, name, disk.undo_name)
         lvm.rename(vg, clone, name)
 
 
-def _is_exchanged(report: Report, set_: str, disk: dict[str, Any]) -> bool:
-    if is_thick(disk):
+def _is_exchanged(report: Report, set_: str, disk: JournalDisk) -> bool:
+    if disk.is_thick:
         return _present(report, set_, disk) is not None
-    holder = report.lv_from_name(disk["vg"], disk["disk"])
+    holder = report.lv_from_name(disk.vg, disk.name)
     return holder is not None and _is_rolling(holder, set_)
 
 
-def _present(report: Report, set_: str, disk: dict[str, Any]) -> LogicalVolume | None:
+def _present(report: Report, set_: str, disk: JournalDisk) -> LogicalVolume | None:
     """Return the snapshot that keeps what a thick disk was when it was exchanged."""
-    kept = report.lv_from_name(disk["vg"], disk["undo"])
-    if kept is None or not _is_rolling(kept, set_) or kept.origin != disk["disk"]:
+    kept = report.lv_from_name(disk.vg, disk.undo_name)
+    if kept is None or not _is_rolling(kept, set_) or kept.origin != disk.name:
         return None
     return kept
 

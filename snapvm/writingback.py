@@ -6,9 +6,8 @@ See ``snapvm.lvm.copyback`` for how; here is whether, and which.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from snapvm import occupancy, retry, rollbackjournal
+from snapvm import occupancy, retry
 from snapvm.failures import RollbackFailed
 from snapvm.lvm.preflight import check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
@@ -16,6 +15,7 @@ from snapvm.lvm.volumes import Lvm
 from snapvm.model import LvRef, Progress, VolumeKind
 from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import RecordUnusable, VolumeRefused
+from snapvm.rollbackjournal import JournalDisk
 
 
 def require_kept(lvm: Lvm, plan: RollbackPlan) -> None:
@@ -47,38 +47,42 @@ def _damage(report: Report, disk: SwapDisk) -> str:
     return ""
 
 
-def copy_back(lvm: Lvm, disks: Iterable[dict[str, Any]], progress: Progress) -> None:
+def copy_back(lvm: Lvm, disks: Iterable[JournalDisk], progress: Progress) -> None:
     """Write the contents of their snapshots onto the thick disks, which nobody uses.
 
-    May be done again from the start.  ``disks`` as the journal has them.  Raises
-    ``StorageFailed``, ``RecordUnusable``, or ``VolumeRefused`` for one that somebody uses.
+    May be done again from the start.  Raises ``StorageFailed``, ``RecordUnusable``, or
+    ``VolumeRefused`` for one that somebody uses.
     """
-    thick = [disk for disk in disks if rollbackjournal.is_thick(disk)]
+    thick = [disk for disk in disks if disk.is_thick]
     if not thick:
         return
     report = lvm.report()
     for disk in thick:
-        write_back(lvm, report, disk, report.lv_from_uuid(disk["snapshot"], disk["vg"]), progress)
+        write_back(lvm, report, disk, report.lv_from_uuid(disk.snapshot, disk.vg), progress)
 
 
 def write_back(
     lvm: Lvm,
     report: Report,
-    disk: dict[str, Any],
+    disk: JournalDisk,
     snapshot: LogicalVolume | None,
     progress: Progress,
 ) -> None:
     """Make a thick disk equal to a snapshot of it; see ``copy_back``."""
-    current = report.lv_from_uuid(disk["current"], disk["vg"])
+    current = report.lv_of(disk.former)
     if snapshot is None or current is None or not snapshot.is_snapshot_of(current):
-        why = "its snapshot is gone in the middle of a rollback"
-        raise RecordUnusable(path=f"{disk['vg']}/{disk['disk']}", why=why)
+        raise snapshot_gone(disk)
     if current.is_open:
         _wait_until_unused(lvm, current.ref)
     if not current.is_active:  # its snapshots have devices only together with it
         lvm.activate([current.ref])
     progress.phase(f"writing back {current.ref}")
     lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def snapshot_gone(disk: JournalDisk) -> RecordUnusable:
+    """Return what to raise when a disk cannot become what its snapshot holds."""
+    return RecordUnusable(path=str(disk), why="its snapshot is gone in the middle of a rollback")
 
 
 def _wait_until_unused(lvm: Lvm, disk: LvRef) -> None:

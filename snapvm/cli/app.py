@@ -1,4 +1,4 @@
-"""The way in and out of ``snapvm``: the only place that words failures and ends the process.
+"""The way in and out of ``snapvm``: the only place that has failures told and ends the process.
 
 Whatever happens, the user sees one or two lines and a documented exit status; a traceback goes
 into a file.  Everything but the standard library is imported inside, under the same protection.

@@ -35,7 +35,7 @@ def complete_reference(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _references(catalog: Catalog) -> Iterator[str]:
     for uuid, name in catalog.domains():
-        for id_ in catalog.listed(uuid):
+        for id_ in catalog.ids(uuid):
             yield f"{name}@{id_}"
 
 

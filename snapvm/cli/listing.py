@@ -14,12 +14,13 @@ from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, entries, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
-from snapvm.errors import Interrupted, SnapvmError
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.lvm import health
 from snapvm.lvm.health import Health
 from snapvm.lvm.report import Report
 from snapvm.model import Record
 from snapvm.recordfolder import Damaged
+from snapvm.refusals import HostLacks
 from snapvm.settings import Settings
 
 
@@ -94,9 +95,7 @@ def _report() -> Report | None:
 
     try:
         return Lvm(ShRunner()).report()
-    except Interrupted:
-        raise
-    except SnapvmError:
+    except (HostLacks, CommandFailed, CommandTimedOut):
         return None
 
 

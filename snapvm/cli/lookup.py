@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from snapvm import naming, recordfile
@@ -74,10 +73,10 @@ def entries(catalog: Catalog, domain: str | None) -> Iterator[tuple[str, Record 
     That is all of the domain which has the name or the uuid, and the records of those that had it.
     """
     for uuid, name in catalog.domains():
-        is_its = domain in (None, name, uuid)
-        for entry in catalog.entries(uuid):
-            if is_its or (isinstance(entry, Record) and entry.domain == domain):
-                yield name, entry
+        if domain is None or domain in (name, uuid):
+            yield from ((name, entry) for entry in catalog.entries(uuid))
+        else:
+            yield from ((name, record) for record in catalog.records_of(uuid, domain))
 
 
 class _Fit(NamedTuple):
@@ -137,16 +136,21 @@ def _may_be_newer(damaged: Damaged, newest: Record) -> bool:
 
 
 def _ids(catalog: Catalog, domain: str, prefix: str) -> tuple[SnapshotId, ...]:
-    """Return the ids among which a prefix chooses, each once; of other folders few are read."""
+    """Return the ids that a prefix may mean, each once; what begins otherwise is not read."""
     ids: list[SnapshotId] = []
     for uuid, name in catalog.domains():
-        if domain in (name, uuid):
-            ids += catalog.ids(uuid)
-            continue
-        for id_ in map(SnapshotId, sorted(catalog.listed(uuid))):
-            with suppress(UnknownSnapshot, RecordUnusable):
-                if id_.startswith(prefix) and catalog.get(uuid, id_).domain == domain:
-                    ids.append(id_)
+        is_its = domain in (name, uuid)
+        for id_ in catalog.ids(uuid):
+            if not id_.startswith(prefix):
+                continue
+            try:
+                was_its = catalog.get(uuid, id_).domain == domain
+            except UnknownSnapshot:
+                continue
+            except RecordUnusable:
+                was_its = False
+            if is_its or was_its:
+                ids.append(id_)
     return tuple(dict.fromkeys(ids))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from snapvm.model import LvRef, LvUuid, Role
 
 TAG_OURS = "snapvm=1"
+_DISK = "snapvm.disk="
 
 Argv = tuple[str, ...]
 
@@ -37,7 +38,12 @@ def sets_in(tags: Iterable[str]) -> tuple[str, ...]:
 
 def disk_tag(origin: LvRef) -> str:
     """Return the tag that names the disk by uuid: LVM forgets origins, a tag stays."""
-    return f"snapvm.disk={origin.uuid.replace('-', '')}"
+    return f"{_DISK}{origin.uuid.replace('-', '')}"
+
+
+def disk_in(tags: Iterable[str]) -> str:
+    """Return the uuid, without its dashes, that a volume's ``disk_tag`` names; empty without it."""
+    return next((tag.removeprefix(_DISK) for tag in tags if tag.startswith(_DISK)), "")
 
 
 def role_tag(role: Role) -> str:

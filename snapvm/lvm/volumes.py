@@ -1,4 +1,4 @@
-"""LVM in the manner of pylvm2: open a group, look a volume up, snapshot, rename, tag, remove.
+"""LVM in the manner of pylvm2: look volumes up, make them, rename, tag, remove.
 
 Every effect is one lvm command and is never killed: LVM in its critical section may leave devices
 suspended (lvmteam/lvm2#75).
@@ -29,23 +29,6 @@ _LATE_SECONDS = 10.0
 
 CopyBack = Callable[[Runner, LvRef, LvRef, Progress], None]
 """What brings a disk back to a thick snapshot of it; reads and writes devices."""
-
-
-class VolumeGroup:
-    """A volume group and its volumes as of one report."""
-
-    def __init__(self, name: str, volumes: Report) -> None:
-        self.name = name
-        self._report = volumes
-
-    def lv_from_name(self, name: str) -> LogicalVolume | None:
-        """Return the volume of this name, or None."""
-        return self._report.lv_from_name(self.name, name)
-
-    @property
-    def volumes(self) -> tuple[LogicalVolume, ...]:
-        """All volumes of the group, hidden ones too."""
-        return tuple(volume for volume in self._report.volumes if volume.vg == self.name)
 
 
 class Lvm:
@@ -82,10 +65,6 @@ class Lvm:
             return 100.0
         found = _EXTEND_THRESHOLD.search(said)
         return min(float(found["percent"]), 100.0) if found else 100.0
-
-    def vg_open(self, name: str) -> VolumeGroup:
-        """Return a group as it is now."""
-        return VolumeGroup(name, self.report())
 
     @contextmanager
     def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, Sequence[WarmLvm]]]:

@@ -21,8 +21,7 @@ _MARK = "version"
 """A command without effect; its answer ends the answer of the command before it."""
 _READY_SECONDS = 60.0
 _FAILED_STATUS = 5
-
-
+"""ECMD_FAILED (lvm2, tools/errors.h): what the command alone would have ended with."""
 _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
 _TELLING = "--quiet"
 """Given once it has a command say whether it was done, whatever log/silent and log/verbose are in
@@ -56,23 +55,23 @@ class WarmLvm:
     def snapshot(
         self, origin: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
     ) -> None:
-        """Make a read-only snapshot of a thin volume; see ``Lvm.snapshot``."""
+        """Make a read-only snapshot of a thin volume; see ``argv.thin_snapshot``."""
         command = argv.thin_snapshot(origin, name, tags)
         self._do(command, f'"{name}" created', limit_seconds, to_the_end=False)
 
     def attach(self, origin: LvRef, name: str, chunk_bytes: int, *, limit_seconds: float) -> None:
-        """Make a store the snapshot of a thick volume; see ``Lvm.attach``."""
+        """Make a store the snapshot of a thick volume; see ``argv.attach_store``."""
         command = argv.attach_store(origin, name, chunk_bytes)
         self._do(command, "converted to snapshot", limit_seconds, to_the_end=False)
 
     def clone(
         self, snapshot: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
     ) -> None:
-        """Make a writable copy of a snapshot, with a device; see ``Lvm.clone``."""
+        """Make a writable copy of a snapshot, with a device; as ``Lvm.clone`` does."""
         self._do(argv.thin_clone(snapshot, name, tags), f'"{name}" created', limit_seconds)
 
     def rename(self, vg: str, old: str, new: str, *, limit_seconds: float) -> None:
-        """Give a volume another name; see ``Lvm.rename``."""
+        """Give a volume another name; as ``Lvm.rename`` does."""
         self._do(argv.rename(vg, old, new), f'Renamed "{old}" to "{new}"', limit_seconds)
 
     def _do(

@@ -30,9 +30,13 @@ def thick() -> Iterator[LvmWorld]:
 
 
 def seen(world: LvmWorld, name: str) -> LogicalVolume:
-    volume = world.lvm.vg_open(VG).lv_from_name(name)
+    volume = world.lvm.report().lv_from_name(VG, name)
     assert volume is not None, name
     return volume
+
+
+def names_in(world: LvmWorld) -> set[str]:
+    return {volume.name for volume in world.lvm.report().volumes if volume.vg == VG}
 
 
 def snapshot(world: LvmWorld, name: str = SNAPSHOT, role: Role = Role.NEW) -> LogicalVolume:
@@ -142,7 +146,7 @@ def test_removing_a_set_takes_what_is_ours_and_in_that_role(world: LvmWorld) -> 
     snapshot_tagged(world, f"{DISK}.foreign", ["snapvm.set=" + SET])
     world.lvm.remove_set(VG, "ffffffffffff", (Role.NEW,))
     world.lvm.remove_set(VG, SET, (Role.NEW,))
-    names = {volume.name for volume in world.lvm.vg_open(VG).volumes}
+    names = names_in(world)
     assert f"{DISK}.new" not in names
     assert {DISK, f"{DISK}.ok", f"{DISK}.foreign"} <= names
 
@@ -153,7 +157,7 @@ def test_removing_by_uuid_finds_a_renamed_volume_and_nothing_else(world: LvmWorl
     snapshot(world)
     world.lvm.remove([made.ref])
     world.lvm.remove([made.ref])
-    names = {volume.name for volume in world.lvm.vg_open(VG).volumes}
+    names = names_in(world)
     assert f"{DISK}.elsewhere" not in names and SNAPSHOT in names
     world.lvm.remove([world.disk])
     assert seen(world, DISK).uuid == world.disk.uuid, "it does not carry our tag"

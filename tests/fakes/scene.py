@@ -56,9 +56,10 @@ class Scene:
         """Return what stands on the volumes that have the disks' names."""
         return [self.lvm.named(vg, f"{DOMAIN}-d{i}").data for i, vg in enumerate(GROUPS)]
 
-    def ids(self) -> list[str]:
-        """Return the ids of all records."""
-        return list(self.host.catalog.ids(UUID))
+    def ids(self, uuid: DomainUuid = UUID) -> list[str]:
+        """Return the ids of all records, the oldest first."""
+        records = list(self.host.catalog.records(uuid))
+        return [each.id for each in sorted(records, key=lambda each: (each.created, each.id))]
 
 
 class NoGuard(Guard):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.house.source import Import, Module, modules
+from tests.house.source import ROOT, Import, Module, modules
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
@@ -96,6 +96,14 @@ def row_of(module: str) -> int:
 
 def part_of(module: str) -> str:
     return module.split(".")[1]
+
+
+def test_the_architecture_shows_these_rows() -> None:
+    """There a row that is too long for a line goes on after the bar at its end."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    begin = text.index(f"    {ROWS[0][0]}\n")
+    shown = text[begin : text.index("\n\n", begin)].replace("|\n", "|").splitlines()
+    assert tuple(tuple(map(str.strip, row.split("|"))) for row in shown) == ROWS
 
 
 def named(module: Module) -> str:

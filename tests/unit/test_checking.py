@@ -15,7 +15,7 @@ from snapvm.checking import Finding
 from snapvm.consistency import TakeRequest
 from snapvm.lvm.report import Report
 from snapvm.model import DomainUuid, MemoryRecord, Progress, Record, Silent, SnapshotId
-from snapvm.recordfolder import Leftover
+from snapvm.recordfolder import Leftover, Work
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take
 
@@ -81,7 +81,7 @@ def test_what_is_to_be_typed_is_quoted_as_a_shell_wants_it(tmp_path: Path) -> No
     scene.lvm.volumes.remove(
         scene.lvm.named(record.disks[0].snapshot.vg, record.disks[0].snapshot.lv)
     )
-    scene.host.catalog.write_journal(UUID, "rollback", {})
+    scene.host.catalog.write_journal(UUID, Work.ROLLBACK, {})
     unfinished, lost = look(scene)
     assert unfinished.remedy.endswith("snapvm repair 'web 1; reboot'")
     assert lost.remedy.endswith("snapvm delete 'web 1; reboot@a'")

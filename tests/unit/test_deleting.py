@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from snapvm import consistency, recordfile, repair
 from snapvm.attention import LeftBehind
 from snapvm.errors import DeleteStopped, ExitStatus, Locked, SnapvmError, UnknownSnapshot
 from snapvm.failures import CommandTimedOut
-from snapvm.model import DomainState, DomainUuid, Record, Silent
+from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
 from snapvm.refusals import (
     SnapshotReplaced,
     VolumeRefused,
@@ -179,6 +180,20 @@ def test_one_of_a_domain_somebody_works_on_keeps_all(scene: Scene) -> None:
     with scene.host.catalog.locked(other, "busy"), pytest.raises(Locked):
         consistency.delete(scene.host, [records[0], busy, records[2]], Silent())
     assert scene.ids() == ["a", "b", "c"]
+
+
+def test_one_of_a_namesake_that_goes_too_frees_no_volume(scene: Scene) -> None:
+    """Two domains of one name each have a record `b`; only that of the other one goes."""
+    record = take(scene, "a")
+    state_dir = scene.host.settings.state_dir
+    put_record(state_dir, replace(record, id=SnapshotId("b"), set="0123456789ab"))
+    namesake = DomainUuid("99999999-2222-3333-4444-555555555555")
+    other = disks_only("b", domain=DOMAIN, domain_uuid=namesake, disks=())
+    put_record(state_dir, other)
+    before = scene.lvm.names()
+    with pytest.raises(VolumeRefused, match="demo@b needs it too"):
+        consistency.delete(scene.host, [record, other], Silent())
+    assert scene.lvm.names() == before and scene.host.catalog.has(namesake, "b")
 
 
 def test_what_is_pending_is_finished_before_all_are_checked(scene: Scene) -> None:

@@ -17,7 +17,7 @@ from snapvm.attention import JournalUnusable, LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
-from snapvm.recordfolder import Damaged
+from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -90,7 +90,7 @@ def test_one_bad_domain_keeps_no_other_from_being_repaired(
     bad, busy = (DomainUuid(f"0000000{n}-2222-3333-4444-555555555555") for n in (0, 1))
     for uuid, name in ((bad, "bad"), (busy, "busy")):
         catalog.begin(catalog.draft(uuid, SnapshotId("x")), name, {})
-    catalog.write_journal(bad, "rollback", {})
+    catalog.write_journal(bad, Work.ROLLBACK, {})
     (folder_of(scene).parent / bad / ".rollback.json").write_text("{")
     intent = {"set": "0123456789ab", "groups": ["vg0"], "was_running": True}
     catalog.begin(catalog.draft(UUID, SnapshotId("x")), DOMAIN, intent)

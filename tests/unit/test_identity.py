@@ -44,7 +44,7 @@ def test_a_second_snapvm_is_kept_out_whatever_uuid_it_has(
             roll_back(scene, record)
         else:
             consistency.delete(scene.host, [record], Silent())
-    assert scene.ids() == [record.id] and scene.host.catalog.ids(NEW_UUID) == ("anew",)
+    assert scene.ids() == [record.id] and scene.ids(NEW_UUID) == ["anew"]
 
 
 def test_another_domain_of_libvirts_is_not_waited_for(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_disks_that_it_had_half_written_back_are_not_taken(tmp_path: Path) -> No
     start_anew(scene)
     with pytest.raises(StartedTooSoon):
         take(scene, "anew")
-    assert scene.host.catalog.ids(NEW_UUID) == ()
+    assert scene.ids(NEW_UUID) == []
 
 
 def off_since_its_disks_were_taken(folder: Path, *thick: str) -> tuple[Scene, Record]:

@@ -174,3 +174,16 @@ def test_what_lvm_could_misunderstand_is_refused(key: str, value: str) -> None:
     data["disks"][0]["snapshot"][key] = value
     with pytest.raises(RecordUnusable):
         recordfile.from_dict(data, "record")
+
+
+@given(name=st.text() | st.just("x\udcff"), other=st.text())
+def test_no_record_of_a_domain_is_passed_over(name: str, other: str) -> None:
+    """Whether its name is written with escapes, as by us, or as it is."""
+    record = make_record(domain=name, note=other)
+    plain = json.dumps(recordfile.as_dict(record), ensure_ascii=False)
+    for text in (recordfile.dump(record).encode(), plain.encode(errors="surrogatepass")):
+        assert recordfile.may_be_of(text, name)
+
+
+def test_a_record_of_another_domain_is_passed_over() -> None:
+    assert not recordfile.may_be_of(recordfile.dump(make_record()).encode(), "another")

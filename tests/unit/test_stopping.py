@@ -12,6 +12,7 @@ from snapvm.attention import NotStopped
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.model import DomainState, Record, Silent
+from snapvm.recordfolder import Work
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_deed, roll_back, take
@@ -77,7 +78,7 @@ def test_a_run_that_a_journal_does_not_tell_of_is_not_stopped(
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, run="process 4711 since 5000")
     scene.host.catalog.write_journal(
-        UUID, "stop", {"record": record.id, "set": record.set, "boot_id": bootid.now(), **older}
+        UUID, Work.STOP, {"record": record.id, "set": record.set, "boot_id": bootid.now(), **older}
     )
     scene.hypervisor.suspend(DOMAIN)
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
@@ -141,7 +142,7 @@ def test_one_that_ended_before_the_kill_is_not_said_to_be_stopped_now(scene: Sce
 
 def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
     take(scene)
-    scene.host.catalog.write_journal(UUID, "stop", {"record": "other", "set": "x"})
+    scene.host.catalog.write_journal(UUID, Work.STOP, {"record": "other", "set": "x"})
     with scene.hypervisor.frozen(scene.machine.domain):
         pass
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)

@@ -64,7 +64,9 @@ def put(scene: Scene, uuid: DomainUuid, known_as: str, *records: tuple[str, str]
     state_dir = scene.host.settings.state_dir
     for number, (domain, id_) in enumerate(records):
         created = f"2026-11-2{number}T00:00:00.000+00:00"
-        put_record(state_dir, make_record(id_, domain=domain, domain_uuid=uuid, created=created))
+        # No disks: those of all made records are the same volumes.
+        record = make_record(id_, domain=domain, domain_uuid=uuid, created=created, disks=())
+        put_record(state_dir, record)
     (state_dir / "domains" / uuid / ".name").write_text(known_as)
 
 

@@ -7,12 +7,12 @@ import pytest
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.settings import Settings
-from tests.unit.hypervisor.fakelibvirt import Connection, libvirtError
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, Connection
 
 
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
-    monkeypatch.setattr(libvirtlink, "libvirt", type("libvirt", (), {"libvirtError": libvirtError}))
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     return Connection()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 
@@ -22,7 +23,9 @@ OFF = Domain(
 
 
 class libvirtError(Exception):  # noqa: N801 - libvirt's own name
-    def __init__(self, said: str, code: int = 42) -> None:
+    """With a code of virErrorNumber; 1 is an internal error."""
+
+    def __init__(self, said: str, code: int = 1) -> None:
         super().__init__(said)
         self.code = code
 
@@ -31,6 +34,10 @@ class libvirtError(Exception):  # noqa: N801 - libvirt's own name
 
     def get_error_code(self) -> int:
         return self.code
+
+
+LIBVIRT = SimpleNamespace(libvirtError=libvirtError)
+"""What stands for the module."""
 
 
 @dataclass
@@ -65,7 +72,7 @@ class Connection:
     def lookupByUUIDString(self, uuid: str) -> Connection:  # noqa: N802 - libvirt's own name
         assert uuid == OFF.uuid
         if not self.is_known:
-            raise libvirtError("Domain not found")
+            raise libvirtError("Domain not found", 42)
         return self
 
     def isPersistent(self) -> int:  # noqa: N802 - libvirt's own name

@@ -14,6 +14,7 @@ from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.settings import Settings
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 
 DOMAIN = Domain(
     name="demo",
@@ -26,21 +27,13 @@ DOMAIN = Domain(
 )
 
 
-class libvirtError(Exception):  # noqa: N801 - libvirt's own name
-    def get_error_message(self) -> str:
-        return str(self)
-
-    def get_error_code(self) -> int:
-        return 1
-
-
 def no(*_: object) -> NoReturn:
     raise libvirtError("it says no")
 
 
 def make_driver(monkeypatch: pytest.MonkeyPatch, deed: Callable[..., Any]) -> LibvirtHypervisor:
     """Return a driver whose libvirt does ``deed`` for every deed; the domain stays paused."""
-    monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=libvirtError))
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     handle = SimpleNamespace(
         isActive=lambda: True,
         state=lambda: [3],

@@ -15,6 +15,7 @@ from snapvm.hypervisor import domainxml, libvirtagent, libvirtlink
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.refusals import DomainRefused
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 
 CHANNEL = f"<channel type='unix'><target type='virtio' name='{domainxml.AGENT_CHANNEL}'/></channel>"
 DOMAIN = Domain(
@@ -28,12 +29,8 @@ DOMAIN = Domain(
 )
 
 
-class libvirtError(Exception):  # noqa: N801 - libvirt's own name
-    def get_error_message(self) -> str:
-        return str(self)
-
-    def get_error_code(self) -> int:
-        return 86
+UNRESPONSIVE = 86
+"""VIR_ERR_AGENT_UNRESPONSIVE."""
 
 
 @dataclass
@@ -53,7 +50,7 @@ class Guest:
         command = json.loads(line)["execute"]
         self.asked.append((command, seconds))
         assert flags == 0
-        answer = self.answers.get(command, libvirtError("agent is not connected"))
+        answer = self.answers.get(command, libvirtError("agent is not connected", UNRESPONSIVE))
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
         if isinstance(answer, Exception):
@@ -72,7 +69,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Guest:
     guest = Guest()
     monkeypatch.setattr(libvirtagent, "libvirt_qemu", guest)
     monkeypatch.setattr("snapvm.hypervisor.qmp.libvirt_qemu", guest)
-    monkeypatch.setattr(libvirtlink, "libvirt", type("libvirt", (), {"libvirtError": libvirtError}))
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     return guest
 
 
@@ -113,7 +110,7 @@ def test_freezing_has_the_limit_of_the_settings(guest: Guest, agent: LibvirtAgen
     assert guest.asked == [("guest-fsfreeze-freeze", 1)], "libvirt takes whole seconds"
 
 
-@pytest.mark.parametrize("answer", [0, libvirtError("a hook failed")])
+@pytest.mark.parametrize("answer", [0, libvirtError("a hook failed", UNRESPONSIVE)])
 def test_frozen_or_it_fails(guest: Guest, agent: LibvirtAgent, answer: object) -> None:
     guest.answers["guest-fsfreeze-freeze"] = answer
     with pytest.raises(NotFrozen):
@@ -121,10 +118,10 @@ def test_frozen_or_it_fails(guest: Guest, agent: LibvirtAgent, answer: object) -
 
 
 def test_an_agent_that_is_still_freezing_is_asked_again(guest: Guest, agent: LibvirtAgent) -> None:
-    guest.answers["guest-fsfreeze-thaw"] = [libvirtError("busy"), 2]
+    guest.answers["guest-fsfreeze-thaw"] = [libvirtError("busy", UNRESPONSIVE), 2]
     agent.thaw(DOMAIN)
     assert len(guest.asked) == 2
-    guest.answers["guest-fsfreeze-thaw"] = libvirtError("busy")
+    guest.answers["guest-fsfreeze-thaw"] = libvirtError("busy", UNRESPONSIVE)
     with pytest.raises(StillFrozen, match="busy"):
         agent.thaw(DOMAIN)
 

@@ -11,16 +11,9 @@ import pytest
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
 from snapvm.refusals import HostLacks
+from tests.unit.hypervisor.fakelibvirt import libvirtError
 
 UUID = "0d5f9f6e-5d1a-4a6b-9c43-4c9b1b7f3a10"
-
-
-class libvirtError(Exception):  # noqa: N801 - libvirt's own name
-    def get_error_message(self) -> str:
-        return str(self)
-
-    def get_error_code(self) -> int:
-        return 38
 
 
 @dataclass
@@ -38,7 +31,7 @@ class Connection:
     def lookupByUUIDString(self, uuid: str) -> SimpleNamespace:  # noqa: N802 - libvirt's own name
         assert uuid == UUID
         if not self.is_alive:
-            raise libvirtError("client socket is closed")
+            raise libvirtError("client socket is closed", 38)
         return SimpleNamespace(made_by=self.number, connect=lambda: self)
 
     def domainEventRegisterAny(self, *_: object) -> int:  # noqa: N802 - libvirt's own name
@@ -47,7 +40,7 @@ class Connection:
     def domainEventDeregisterAny(self, number: int) -> None:  # noqa: N802 - libvirt's own name
         assert number == 7
         if not self.is_alive:
-            raise libvirtError("client socket is closed")
+            raise libvirtError("client socket is closed", 38)
 
 
 @dataclass
@@ -60,7 +53,7 @@ class Daemon:
 
     def open(self, _uri: str) -> Connection:
         if not self.is_up:
-            raise libvirtError("Failed to connect socket")
+            raise libvirtError("Failed to connect socket", 38)
         self.opened.append(Connection(len(self.opened), uri=self.uri))
         return self.opened[-1]
 

@@ -22,6 +22,7 @@ from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 from tests.unit.hypervisor.test_qemusettings import FakeQemu
 from tests.unit.hypervisor.test_witness import DOMAIN
 
@@ -32,14 +33,6 @@ LABELLED = DOMAIN.definition.replace(
     f"<seclabel type='dynamic' model='selinux'><label>system_u:system_r:svirt_t:s0</label>"
     f"<imagelabel>{LABEL}</imagelabel></seclabel><devices>",
 )
-
-
-class libvirtError(Exception):  # noqa: N801 - libvirt's own name
-    def get_error_message(self) -> str:
-        return str(self)
-
-    def get_error_code(self) -> int:
-        return 3
 
 
 @dataclass
@@ -91,7 +84,7 @@ def job(tmp_path: Path) -> Any:
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     """The labels that are set; there need be no SELinux."""
-    monkeypatch.setattr(libvirtlink, "libvirt", type("libvirt", (), {"libvirtError": libvirtError}))
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     labels: list[tuple[str, bytes]] = []
     monkeypatch.setattr(os, "setxattr", lambda _fd, name, label: labels.append((name, label)))
     return labels
@@ -140,7 +133,7 @@ def test_a_pipe_that_qemu_does_not_take_leaves_the_ways_that_need_none(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_descriptor: int) -> None:
-        raise libvirtError("No file descriptor supplied via SCM_RIGHTS")
+        raise libvirtError("No file descriptor supplied via SCM_RIGHTS", 3)
 
     monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(refuse))
     with pytest.raises(NotPossible, match="SCM_RIGHTS"):
