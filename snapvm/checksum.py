@@ -1,9 +1,8 @@
 """Checksums of memory images: does a file still hold what was written to it?
 
 A file is cut into pieces of a MiB, which all cores read beside each other.  Of each that holds
-anything but zeros a sum goes with its place into a digest by BLAKE2b (RFC 7693): XXH64 (xxHash,
-doc/xxhash_spec.md), which needs neither tables nor vector units and so is fast everywhere.  Holes
-are passed over, and a file has the same checksum whether its zeros are holes or not.  It tells of
+anything but zeros the XXH64 goes with its place into a digest by BLAKE2b (RFC 7693).  Holes are
+passed over, and a file has the same checksum whether its zeros are holes or not.  It tells of
 damage; it is no signature.
 """
 
@@ -22,9 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import xxhash
-
-from snapvm import durable
+from snapvm import durable, xxh64
 from snapvm.model import Progress
 
 _DIGEST_BYTES = 16
@@ -32,37 +29,31 @@ _PIECE_BYTES = 1 << 20
 _ZEROS = bytes(_PIECE_BYTES)
 
 
-def _crc32(piece: bytes | bytearray) -> bytes:
-    return zlib.crc32(piece).to_bytes(4, "big")
-
-
-def _xxh64(piece: bytes | bytearray) -> bytes:
-    # An object and not the function: that would keep Python's lock all the while.
-    return xxhash.xxh64(piece).digest()
-
-
 _KIND: Final = "xxh64-pieces"
+_PACKED: Final = {
+    _KIND: lambda piece: struct.pack(">Q", xxh64.digest(piece)),
+    "crc32-pieces": lambda piece: struct.pack(">I", zlib.crc32(piece)),
+}
+"""How the sum of a piece is made, by the kind; the second is in records of before."""
 _WHOLE_KIND: Final = "blake2b"
-"""Of the whole file in one go; in records of before."""
-_SUMS: Final = {_KIND: _xxh64, "crc32-pieces": _crc32}
-"""What is computed of each piece, by the kind; the second is in records of before."""
+"""Of the whole file in one go; in records of before too."""
 
 
 def of_file(path: Path, progress: Progress) -> str:
     """Read a file and return the kind and 32 hexadecimal digits; raises ``OSError``."""
-    return f"{_KIND}:{_with_opened(path, progress, partial(_of_pieces, _SUMS[_KIND]))}"
+    return f"{_KIND}:{_with_opened(path, progress, partial(_of_pieces, _PACKED[_KIND]))}"
 
 
 def is_right(path: Path, checksum: str, progress: Progress) -> bool:
     """Read a file and tell whether this is its checksum, of a kind that is known."""
     kind, _, digest = checksum.partition(":")
-    how = _of_whole if kind == _WHOLE_KIND else partial(_of_pieces, _SUMS[kind])
+    how = _of_whole if kind == _WHOLE_KIND else partial(_of_pieces, _PACKED[kind])
     return digest == _with_opened(path, progress, how)
 
 
 def is_known(checksum: str) -> bool:
     """Tell whether this snapvm can compute checksums of that kind."""
-    return checksum.partition(":")[0] in (_WHOLE_KIND, *_SUMS)
+    return checksum.partition(":")[0] in (_WHOLE_KIND, *_PACKED)
 
 
 def _with_opened(path: Path, progress: Progress, how: Callable[[int, Progress], str]) -> str:
@@ -84,7 +75,7 @@ def _of_whole(descriptor: int, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _of_pieces(sum_: Callable[[bytearray], bytes], descriptor: int, progress: Progress) -> str:
+def _of_pieces(packed: Callable[[bytearray], bytes], descriptor: int, progress: Progress) -> str:
     total_bytes = os.fstat(descriptor).st_size
     digest = hashlib.blake2b(total_bytes.to_bytes(8, "big"), digest_size=_DIGEST_BYTES)
     workers = os.cpu_count() or 1
@@ -92,7 +83,7 @@ def _of_pieces(sum_: Callable[[bytearray], bytes], descriptor: int, progress: Pr
     with ThreadPoolExecutor(workers) as pool:
         under_way: deque[Future[bytes]] = deque()
         for begin in _pieces_with_data(descriptor, total_bytes):
-            under_way.append(pool.submit(_of_piece, sum_, buffers, descriptor, begin))
+            under_way.append(pool.submit(_of_piece, packed, buffers, descriptor, begin))
             if len(under_way) > 2 * workers:
                 digest.update(under_way.popleft().result())
                 progress.advance(begin, total_bytes)
@@ -109,14 +100,14 @@ class _Buffers(threading.local):
 
 
 def _of_piece(
-    sum_: Callable[[bytearray], bytes], buffers: _Buffers, descriptor: int, begin: int
+    packed: Callable[[bytearray], bytes], buffers: _Buffers, descriptor: int, begin: int
 ) -> bytes:
     """Return the place and the sum of a piece, nothing for zeros."""
     count = os.preadv(descriptor, [buffers.own], begin)
     piece = buffers.own if count == _PIECE_BYTES else buffers.own[:count]
     if piece == _ZEROS[:count]:
         return b""
-    return struct.pack(">Q", begin) + sum_(piece)
+    return struct.pack(">Q", begin) + packed(piece)
 
 
 def _pieces_with_data(descriptor: int, total_bytes: int) -> Iterator[int]:

@@ -19,8 +19,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
+from snapvm import xxh64
 from snapvm.memory.pagingmode import FRAME_BYTES
 
 ABSENT: Final = 0
@@ -93,7 +93,7 @@ class FrameCopies:
         return differs
 
     def _digest(self, pages: Pages) -> int:
-        return int(xxhash.xxh64(pages.data, seed=self._seed).intdigest())
+        return xxh64.digest(pages.data, self._seed)
 
     def _copies(self, offsets: Offsets, start: int, stop: int) -> Pages:
         """Return the copies of a run, which lie side by side in the image."""

@@ -34,7 +34,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
     ("locking", "streamfilter", "journalfile", "imageroom", "checksum"),
-    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process"),
+    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "xxh64"),
     (
         "naming",
         "bydomain",
@@ -60,7 +60,7 @@ DOORS = {
     "libvirt": "snapvm.hypervisor.",
     "libvirt_qemu": "snapvm.hypervisor.",
     "numpy": "snapvm.memory.",
-    "xxhash": "snapvm.memory.framecopies",
+    "xxhash": "snapvm.xxh64",
 }
 """Who may import a library: one module, or with a dot at the end one package."""
 
