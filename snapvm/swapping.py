@@ -164,24 +164,28 @@ def settle(host: Host, set_: str, undo: Record, disks: Iterable[JournalDisk]) ->
 
 def _keep_former(lvm: Lvm, report: Report, undo: Record) -> Record:
     """Make what holds the present a snapshot like any other; return the record that names it."""
+    _shelve(lvm, report, undo)
     disks = tuple(
-        _keep_thick(lvm, report, disk)
-        if disk.kind is VolumeKind.THICK
-        else _keep_thin(lvm, report, disk, undo)
+        _keep_thick(lvm, report, disk) if disk.kind is VolumeKind.THICK else disk
         for disk in undo.disks
     )
     return replace(undo, disks=disks)
 
 
-def _keep_thin(lvm: Lvm, report: Report, disk: DiskRecord, undo: Record) -> DiskRecord:
-    """The former disk gets what snapshots have: no device, read-only, tagged."""
-    former = report.lv_of(disk.snapshot)
-    if former is not None and argv.set_tag(undo.set) not in former.tags:
-        if former.is_active:
-            lvm.deactivate([former.ref])
+def _shelve(lvm: Lvm, report: Report, undo: Record) -> None:
+    """Give former thin disks what snapshots have: no device, read-only, tagged."""
+    former = [
+        (disk, volume)
+        for disk in undo.disks
+        if disk.kind is not VolumeKind.THICK
+        and (volume := report.lv_of(disk.snapshot)) is not None
+        and argv.set_tag(undo.set) not in volume.tags
+    ]
+    if active := [volume.ref for _, volume in former if volume.is_active]:
+        lvm.deactivate(active)
+    for disk, volume in former:
         whose = belonging.of(undo, disk.target)
-        lvm.shelve(former.ref, belonging.tags(undo.set, disk.volume, Role.UNDO, whose))
-    return disk
+        lvm.shelve(volume.ref, belonging.tags(undo.set, disk.volume, Role.UNDO, whose))
 
 
 def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
@@ -196,15 +200,23 @@ def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
 
 
 def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
-    """Make the clones ordinary disks: our tags off, the user's own tags on."""
+    """Make the clones ordinary disks: our tags off, the user's own tags on.
+
+    In one command those that get the same tags: each has to read the groups.
+    """
+    removed: dict[tuple[str, ...], dict[str, None]] = {}
+    clones: dict[tuple[str, ...], list[LvRef]] = {}
     for disk in disks:
         if disk.is_thick:
             continue
         clone = report.lv_from_name(disk.vg, disk.name)
         is_ours = clone is not None and argv.set_tag(set_) in clone.tags
         whose = belonging.written(clone.tags) if clone is not None and is_ours else ()
-        remove = (*argv.tags(set_, disk.former, Role.ROLL), *whose)
-        lvm.retag([disk.former], add=disk.user_tags, remove=remove)
+        tags = (*argv.tags(set_, disk.former, Role.ROLL), *whose)
+        removed.setdefault(disk.user_tags, {}).update(dict.fromkeys(tags))
+        clones.setdefault(disk.user_tags, []).append(disk.former)
+    for added, its in clones.items():
+        lvm.retag(its, add=added, remove=removed[added])
 
 
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:
