@@ -7,6 +7,8 @@ BIN     := $(VENV)/bin
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
 LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --lab-minutes=68 --durations=12
 LAB_JUNIT = build/junit/lab.xml
+BOOKWORM_TESTS = $(addprefix tests/lab/test_, kvm_contract.py kvm_chain.py kvm_failures.py \
+  kvm_consistency.py xen_contract.py xen_consistency.py xen_keeper.py)
 PYTEST   = $(BIN)/python -m pytest
 
 # Compiled once, below build/ as everything: a quarter of the unit tests' time.
@@ -14,7 +16,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help tools venv test test-unit test-contract test-house test-lab test-long lint types format man demo fuzz crash-sweep install clean
+.PHONY: help tools venv test test-unit test-contract test-house test-lab test-lab-bookworm test-long lint types format man demo fuzz crash-sweep install clean
 
 help:          ## Say what can be made
 	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
@@ -47,6 +49,9 @@ test-lab: $(VENV)/.stamp tools  ## The real thing: LVM, libvirt and KVM in the l
 	$(LAB_TESTS) --junit-xml=$(LAB_JUNIT) || { $(BIN)/python -m tests.lab.died $(LAB_JUNIT) && \
 	  echo 'a lab died, which is not a failed test: what it was doing, once more' && \
 	  $(LAB_TESTS) --last-failed --junit-xml=build/junit/lab-again.xml; }
+
+test-lab-bookworm: $(VENV)/.stamp tools  ## The same contracts on Debian 12, and what is different there
+	SNAPVM_LAB_SUITE=bookworm $(PYTEST) $(BOOKWORM_TESTS) -m 'lab and not long' $(JUNIT)
 
 test-long: $(VENV)/.stamp   ## What takes longer than a sitting
 	$(PYTEST) tests -m long $(JUNIT)

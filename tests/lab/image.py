@@ -30,11 +30,17 @@ UNUSED_SECONDS: Final = 7 * 86400
 """Images of earlier recipes are removed after this long without use."""
 
 
+_SITE: Final = "dist-packages"
+"""What comes from PyPI, by the name of the folder that Debian's Python has for it."""
+
+
 @dataclass(frozen=True)
 class BaseImage:
     """The parts of a built image; all of them read-only."""
 
     folder: Path
+    emulator: Path
+    """The folder of the image whose QEMU is used."""
 
     @property
     def root(self) -> Path:
@@ -58,8 +64,8 @@ class BaseImage:
 
     @property
     def qemu(self) -> tuple[str, ...]:
-        """Command line of the image's own QEMU, on the image's own libraries."""
-        tree = self.folder / "qemu"
+        """Command line of an image's own QEMU, on that image's own libraries."""
+        tree = self.emulator / "qemu"
         firmware = (tree / "usr/share/qemu", tree / "usr/share/seabios")
         return (
             str(tree / "lib64/ld-linux-x86-64.so.2"),
@@ -101,15 +107,24 @@ def ensure_image() -> BaseImage:
     Raises ``HostNotReady`` or ``ImageBuildFailed``.
     """
     check_host_tools()
-    image = BaseImage(cache_folder() / recipe.fingerprint())
-    if image.root.exists():
-        os.utime(image.folder)  # says when it was last of use
-        return image
+    return BaseImage(_ensure(recipe.CHOSEN), _ensure(recipe.USUAL))
+
+
+def _ensure(release: recipe.Release) -> Path:
+    """Return the folder of a release's image."""
+    folder = cache_folder() / recipe.fingerprint(release)
+    if _is_built(folder):
+        os.utime(folder)  # says when it was last of use
+        return folder
     with _build_lock():
-        if not image.root.exists():
+        if not _is_built(folder):
             _remove_unused()
-            _build(image.folder)
-    return image
+            _build(release, folder)
+    return folder
+
+
+def _is_built(folder: Path) -> bool:
+    return (folder / "root.ext4").exists()
 
 
 @contextmanager
@@ -134,12 +149,13 @@ def _remove_unused() -> None:
             shutil.rmtree(root.parent, ignore_errors=True)
 
 
-def _build(final: Path) -> None:
+def _build(release: recipe.Release, final: Path) -> None:
     started = time.monotonic()
-    say(f"building the base image, Debian {recipe.SUITE}: one to two minutes, once per recipe")
+    say(f"building the base image, Debian {release.suite}: one to two minutes, once per recipe")
     work = Path(tempfile.mkdtemp(prefix="building-", dir=final.parent))
     try:
-        _mmdebstrap(work)
+        _fetch_from_pypi(release, work)
+        _mmdebstrap(release, work)
         _unpack_boot_files(work)
         (work / "root.ext4").chmod(0o444)
         work.chmod(0o755)
@@ -149,7 +165,20 @@ def _build(final: Path) -> None:
     say(f"base image ready after {time.monotonic() - started:.0f} s: {final}")
 
 
-def _mmdebstrap(work: Path) -> None:
+def _fetch_from_pypi(release: recipe.Release, work: Path) -> None:
+    """Fetch what the release has too old, for its Python and not for ours."""
+    site = work / _SITE
+    site.mkdir()
+    if not release.from_pypi:
+        return
+    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
+    argv += ["--python-version", release.python, "--target", str(site), *release.from_pypi]
+    done = subprocess.run(argv, timeout=BUILD_SECONDS, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ImageBuildFailed(f"pip ended with {done.returncode}:\n{done.stderr}")
+
+
+def _mmdebstrap(release: recipe.Release, work: Path) -> None:
     root, boot = work / "root.ext4", work / "boot.tar"
     log = work.parent / "build.log"
     with root.open("wb") as root_file, boot.open("wb") as boot_file, log.open("wb") as log_file:
@@ -162,12 +191,13 @@ def _mmdebstrap(work: Path) -> None:
             "mmdebstrap",
             "--variant=apt",
             "--format=null",
-            f"--include={','.join(recipe.PACKAGES)}",
+            f"--include={','.join(release.packages())}",
             '--aptopt=APT::Install-Recommends "false"',
             "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.EXCLUDED_PATHS),
+            *_site_arguments(release, work),
             _hook_argument(hook, root_file.fileno(), boot_file.fileno()),
-            recipe.SUITE,
+            release.suite,
         ]
         try:
             done = subprocess.run(
@@ -186,6 +216,17 @@ def _mmdebstrap(work: Path) -> None:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         text = f"mmdebstrap ended with {done.returncode}; the end of {log}:\n{tail}"
         raise ImageBuildFailed(text)
+
+
+def _site_arguments(release: recipe.Release, work: Path) -> list[str]:
+    """Have what was fetched where Debian's Python looks before its own packages."""
+    if not release.from_pypi:
+        return []
+    python = f"/usr/local/lib/python{release.python}"
+    return [
+        f'--customize-hook=mkdir -p "$1{python}"',
+        f"--customize-hook=copy-in {work / _SITE} {python}",
+    ]
 
 
 def _hook_argument(script: str, root_fd: int, boot_fd: int) -> str:

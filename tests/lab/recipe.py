@@ -7,12 +7,43 @@ names the cached image, so an edit here leads to a new build and an edit elsewhe
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
 
-SUITE: Final = "trixie"
+
+@dataclass(frozen=True)
+class Release:
+    """A release of Debian that a lab can be."""
+
+    suite: str
+    xen: str
+    from_pypi: tuple[str, ...] = ()
+    """Of what snapvm imports, that which is too old in this release."""
+    python: str = ""
+    """The version of Python for which those are fetched."""
+
+    def packages(self) -> tuple[str, ...]:
+        """Return the packages that are installed."""
+        xen = (f"xen-hypervisor-{self.xen}-amd64", f"xen-utils-{self.xen}")
+        too_old = {f"python3-{library}" for library in self.from_pypi}
+        return (*(name for name in PACKAGES if name not in too_old), *xen)
+
+
+USUAL: Final = Release("trixie", xen="4.20")
+"""Its QEMU emulates the others too: bookworm's (7.2) was seen to corrupt the memory of a host that
+it emulates with nested domains."""
+RELEASES: Final = {
+    release.suite: release
+    for release in (
+        USUAL,
+        Release("bookworm", xen="4.17", from_pypi=("sh", "typer"), python="3.11"),
+    )
+}
+CHOSEN: Final = RELEASES[os.environ.get("SNAPVM_LAB_SUITE", USUAL.suite)]
 
 PACKAGES: Final = (
     # storage
@@ -30,8 +61,6 @@ PACKAGES: Final = (
     "qemu-utils",
     # Xen; qemu-system-xen serves disks of the kind qdisk
     "qemu-system-xen",
-    "xen-hypervisor-4.20-amd64",
-    "xen-utils-4.20",
     "xenstore-utils",
     # kernel; tiny-initramfs spares the time initramfs-tools takes (we pack our own initramfs)
     "busybox-static",
@@ -98,9 +127,9 @@ HOST_TOOLS: Final = {
 """Programs the host needs, each with the Debian package that has it."""
 
 
-def fingerprint() -> str:
+def fingerprint(release: Release) -> str:
     """Return the name under which an image of this recipe is cached (16 hex digits)."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(release.suite.encode())
     for path in (HERE / "recipe.py", HERE / "image.py", *sorted((HERE / "base").iterdir())):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())

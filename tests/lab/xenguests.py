@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from tests.lab import recipe
 from tests.lab.guests import Guest
 from tests.lab.vm import Completed, Lab
 
-VERIFY_STREAM = (
-    "PYTHONPATH=/usr/lib/xen-4.20/lib/python "
-    "python3 /usr/lib/xen-4.20/bin/verify-stream-v2 -f xl -i"
-)
+_XEN = f"/usr/lib/xen-{recipe.CHOSEN.xen}"
+VERIFY_STREAM = f"PYTHONPATH={_XEN}/lib/python python3 {_XEN}/bin/verify-stream-v2 -f xl -i"
 
 
 class XenGuest(Guest):

@@ -27,12 +27,11 @@ mkdir -p "$tree/var/cache/pycache"
 
 kernel=$(basename "$tree"/boot/vmlinuz-*)
 version=${kernel#vmlinuz-}
-# The lab's own QEMU, with what it loads, runs on the host too: bookworm's (7.2) was seen to corrupt
-# the memory of a host that it emulates with nested domains, trixie's was not.
+# The lab's own QEMU, with what it loads, runs on the host too.
 qemu=usr/bin/qemu-system-x86_64
 libraries=$(chroot "$tree" ldd "/$qemu" | sed -n 's,.* => /\([^ ]*\) .*,\1,p')
 tar -C "$tree" -c -h -f "$boot" \
-    "boot/$kernel" "boot/$(basename "$tree"/boot/xen-4.20-*.gz)" usr/bin/busybox \
+    "boot/$kernel" "boot/$(basename "$tree"/boot/xen-4.*-*.gz)" usr/bin/busybox \
     "$qemu" $libraries lib64/ld-linux-x86-64.so.2 usr/share/qemu usr/share/seabios \
     --exclude='*/build' --exclude='*/source' "usr/lib/modules/$version"
 

@@ -71,7 +71,7 @@ load_kvm() {
 }
 
 start_xen() {
-    bin=/usr/lib/xen-4.20/bin
+    bin=$(echo /usr/lib/xen-4.*/bin)
     mount -t xenfs xenfs /proc/xen
     for module in xen-evtchn xen-gntdev xen-privcmd xen-gntalloc xen-blkback xen-netback; do
         modprobe "$module"
