@@ -2,6 +2,9 @@
 # Everything made is below build/.
 
 PYTHON3 ?= python3
+PREFIX  ?= /usr/local
+INSTALLED = $(PREFIX)/lib/snapvm
+MANUALS   = $(PREFIX)/share/man/man1
 VENV    := build/venv
 BIN     := $(VENV)/bin
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
@@ -16,7 +19,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help tools venv test test-unit test-contract test-house test-lab test-lab-bookworm test-long lint types format man demo fuzz crash-sweep install clean
+.PHONY: help tools venv test test-unit test-contract test-house test-lab test-lab-bookworm test-long lint types format man demo fuzz crash-sweep install uninstall clean
 
 help:          ## Say what can be made
 	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
@@ -82,8 +85,21 @@ crash-sweep: $(VENV)/.stamp tools  ## Kill snapvm at every point of every comman
 demo: $(VENV)/.stamp tools  ## See it work: the lab, a take, damage, a rollback, the proof
 	$(BIN)/python -m tests.lab.demo
 
-install:       ## Install for this user or, as root, for all
-	$(PYTHON3) -m pip install .
+# Debian lets pip install into a venv alone; this one sees Debian's modules, libvirt's above all.
+install:       ## Install below PREFIX (/usr/local), in a venv that uses what the system has
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'snapvm needs Python 3.11 or newer: make install PYTHON3=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON3) -m venv --system-site-packages $(INSTALLED) \
+	  || { echo 'install python3-venv (apt-get install python3-venv), then make install again' >&2; exit 1; }
+	@rm -rf build/lib build/bdist.*  # what setuptools finds there from before it would install too
+	env -u PYTHONPYCACHEPREFIX $(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check .
+	@mkdir -p $(PREFIX)/bin $(MANUALS)
+	ln -sf ../lib/snapvm/bin/snapvm $(PREFIX)/bin/snapvm
+	install -m 644 man/snapvm.1 $(MANUALS)/snapvm.1
+	@$(PREFIX)/bin/snapvm --version
+
+uninstall:     ## Remove what `make install` installed; snapshots and settings stay
+	rm -rf $(INSTALLED) $(PREFIX)/bin/snapvm $(MANUALS)/snapvm.1
 
 clean:         ## Remove everything that was made
 	rm -rf build
