@@ -16,6 +16,7 @@ from snapvm.hypervisor import qemurun, userfault
 from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
+from snapvm.hypervisor.libvirtlink import spoken
 from snapvm.hypervisor.qemusettings import MigrationSettings, lender
 from snapvm.settings import Settings
 from tests.unit.hypervisor.fakelibvirt import OFF, Connection
@@ -138,13 +139,13 @@ def test_what_another_qemu_was_set_to_is_not_this_ones(
         assert first.is_over()
 
 
-@pytest.mark.parametrize("is_off", [False, True])
+@pytest.mark.parametrize("now", ["runs", "is off", "is unknown"])
 def test_what_a_dead_snapvm_has_set_is_found_and_set_back(
     connection: Domain,
     processes: Processes,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    is_off: bool,
+    now: str,
 ) -> None:
     qemu = FakeQemu()
     before = copy.deepcopy(vars(qemu))
@@ -152,13 +153,15 @@ def test_what_a_dead_snapvm_has_set_is_found_and_set_back(
         monkeypatch.setattr(f"snapvm.hypervisor.{module}.Qmp", lambda _handle: qemu)
     processes.begin(4711, 5000)
     killed(qemu, lender(OFF, connection, tmp_path))
-    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: connection)
+    lookup = spoken()(connection.lookupByUUIDString)
+    link: Any = SimpleNamespace(connection=connection, domain=lookup)
     driver = LibvirtHypervisor(link, Settings(run_dir=tmp_path))
     assert driver.touched() == (OFF.uuid,)
-    connection.number = -1 if is_off else 1
+    connection.is_known = now != "is unknown"
+    connection.number = 1 if now == "runs" else -1
     driver.abandon(OFF)
     assert driver.touched() == ()
-    assert is_off or vars(qemu) == before
+    assert now != "runs" or vars(qemu) == before
     driver.abandon(OFF)
 
 
