@@ -22,8 +22,8 @@ from snapvm.settings import Settings
 from tests.unit.hypervisor.fakelibvirt import OFF, Connection
 from tests.unit.hypervisor.test_qemusettings import FakeQemu, killed
 
-# As proc(5) has it; the name of a program may have anything in it.
-STAT = "{pid} (qemu) 1 (x) S 1 {pid} {pid} 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 {began} 77 88\n"
+# As proc(5) has it; the name of a program may have anything in it, and half a letter at its end.
+STAT = "{pid} (qemu) 1 (x\udcc3) S 1 {pid} {pid} 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 {began} 77\n"
 
 
 @dataclass
@@ -71,7 +71,8 @@ class Processes:
     def begin(self, pid: int, began: int) -> None:
         """Have QEMU begin as this process, at a time in clock ticks since the boot."""
         (self.proc / f"{pid}").mkdir(parents=True, exist_ok=True)
-        (self.proc / f"{pid}/stat").write_text(STAT.format(pid=pid, began=began))
+        stat = STAT.format(pid=pid, began=began)
+        (self.proc / f"{pid}/stat").write_text(stat, errors="surrogateescape")
         (self.pid_files / f"{OFF.name}.pid").write_text(f"{pid}\n")
 
 
