@@ -53,19 +53,14 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
     except Interrupted as error:
         bydomain.log_all(failures)
         if left := _not_in(deleted, groups):
-            raise DeleteInterrupted(error.signal, _refs(deleted), _refs(left)) from error
+            raise DeleteInterrupted(error.signal, _refs(deleted), _untouched(host, left)) from error
     if not failures:
         return
     worst = bydomain.worst(failures)
     if not deleted:
         raise worst
-    # One of what is left may be half gone, or another's by now.
-    whole = [
-        record
-        for record in _not_in(deleted, groups)
-        if host.catalog.has_record(record.domain_uuid, record.id, record.set)
-    ]
-    raise DeleteStopped(worst, _refs(deleted), _refs(whole)) from worst
+    left = _not_in(deleted, groups)
+    raise DeleteStopped(worst, _refs(deleted), _untouched(host, left)) from worst
 
 
 def _delete_all(
@@ -93,6 +88,12 @@ def _not_in(deleted: Sequence[Record], groups: Sequence[Sequence[Record]]) -> li
     gone = {(record.domain_uuid, record.id) for record in deleted}
     everything = (record for records in groups for record in records)
     return [record for record in everything if (record.domain_uuid, record.id) not in gone]
+
+
+def _untouched(host: Host, left: Sequence[Record]) -> tuple[str, ...]:
+    """Tell which of those that are left are whole: one may be half gone, or another's by now."""
+    has = host.catalog.has_record
+    return _refs([record for record in left if has(record.domain_uuid, record.id, record.set)])
 
 
 def _refs(records: Sequence[Record]) -> tuple[str, ...]:

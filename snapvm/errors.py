@@ -257,7 +257,7 @@ class DeleteInterrupted(Interrupted):
     def message(self) -> str:
         gone = "nothing was deleted"
         if self.deleted:
-            gone = f"deleted {_some(self.deleted)}, not touched {_some(self.untouched)}"
+            gone = _deleted(self.deleted, self.untouched)
         return f"interrupted by {self.signal}: {gone}"
 
     def details(self) -> Mapping[str, Any]:
@@ -277,8 +277,7 @@ class DeleteStopped(SnapvmError):
         self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
 
     def message(self) -> str:
-        rest = f", not touched {_some(self.untouched)}" if self.untouched else ""
-        return f"{self.because.message()}; deleted {_some(self.deleted)}{rest}"
+        return f"{self.because.message()}; {_deleted(self.deleted, self.untouched)}"
 
     def hint(self) -> str:
         return self.because.hint()
@@ -290,6 +289,11 @@ class DeleteStopped(SnapvmError):
             "deleted": list(self.deleted),
             "not_touched": list(self.untouched),
         }
+
+
+def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
+    rest = f", not touched {_some(untouched)}" if untouched else ""
+    return f"deleted {_some(deleted)}{rest}"
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -44,8 +44,11 @@ def is_id(text: str) -> bool:
 
 
 def is_undo(id_: str) -> bool:
-    """Tell whether an id, which is all that is known, is that of an undo record."""
-    return id_.startswith(UNDO)
+    """Tell whether an id, which is all that is known, is that of an undo record.
+
+    A user's ``--name`` may begin so too.
+    """
+    return id_.startswith(UNDO) and moment(id_.removeprefix(UNDO)) is not None
 
 
 def is_set(text: str) -> bool:

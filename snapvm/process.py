@@ -128,6 +128,8 @@ def _outlive_us() -> None:
     lvm would with volumes suspended.  systemd sends SIGTERM, and where it is told to SIGHUP, to
     every process of a unit that it stops (systemd.kill(5)): what snapvm puts off, or puts back
     because of it, its programs must not die of.  snapvm itself ends one only by SIGKILL.
+    An xl that stays behind with its domain keeps this; its QEMU, which libxl ends by SIGHUP, does
+    not (QEMU, os-posix.c, os_setup_signal_handling).
     """
     for number in (signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -7,6 +7,7 @@ record that would lack a disk is not made: memory and all disks, or nothing.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,7 +280,7 @@ def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:
             # Nothing is thawed on a guess: the agent may be one that does not answer.
             unknown.append(
                 "whether the guest's file systems were frozen (should it hang after a rollback: "
-                f"virsh domfsthaw {record.domain})"
+                f"virsh domfsthaw {shlex.quote(record.domain)})"
             )
     else:
         unknown.append("whether the domain ran: a rollback leaves it shut off")

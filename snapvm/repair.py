@@ -79,15 +79,24 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Set back what a domain is still set to for a capture: by a `doctor`, which has no journal.
 
-    Comes after all that has one.
+    Comes after all that has one.  Of a domain that nobody knows any more the host is still set.
     """
     if uuid not in host.hypervisor.touched():
         return ()
-    domain = standing.find(host, standing.name_now(host, uuid, name))
+    name = standing.name_now(host, uuid, name)
+    domain = standing.find(host, name)
     if domain is None or domain.uuid != uuid:
-        return ()
+        domain = Domain(
+            name=name,
+            uuid=uuid,
+            hypervisor=host.hypervisor.kind,
+            state=DomainState.SHUTOFF,
+            memory_bytes=0,
+            vcpus=0,
+            definition="",
+        )
     host.hypervisor.abandon(domain)
-    return (f"set back what a killed snapvm had set for a capture of {domain.name}",)
+    return (f"set back what a killed snapvm had set for a capture of {name}",)
 
 
 def remove_orphans(host: Host) -> tuple[str, ...]:

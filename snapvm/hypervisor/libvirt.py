@@ -241,9 +241,8 @@ class LibvirtHypervisor:
             last.callback(userfault.put_back, folder)
             with doing("freed of what a killed snapvm left in it", domain):
                 handle = self._handle_if_known(domain)
-                if handle is not None:
-                    self._end_stream(domain, handle)
-                    self._lender(domain, handle).put_back()
+                self._end_stream(domain, handle)
+                self._lender(domain, handle).put_back()
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
@@ -297,10 +296,10 @@ class LibvirtHypervisor:
                 return None
             raise
 
-    def _lender(self, domain: Domain, handle: Any) -> Lender:
+    def _lender(self, domain: Domain, handle: Any | None) -> Lender:
         return qemusettings.lender(domain, handle, self._settings.run_dir)
 
-    def _end_stream(self, domain: Domain, handle: Any) -> None:
+    def _end_stream(self, domain: Domain, handle: Any | None) -> None:
         """End a stream of ours, if there can be one: QEMU holds a guest as long as it waits."""
         if self._lender(domain, handle).is_lent() and not is_busy(handle):
             migrationstream.cancel(Qmp(handle))

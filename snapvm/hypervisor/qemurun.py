@@ -36,7 +36,7 @@ def _process(name: str) -> str:
     """Return which process a domain is; empty when it cannot be told."""
     try:
         pid = int((PID_FILES / f"{name}.pid").read_text())
-        stat = (PROC / f"{pid}/stat").read_text()
+        stat = (PROC / f"{pid}/stat").read_text(errors="replace")
     except (OSError, ValueError):
         return ""
     return f"process {pid} since {stat.rpartition(')')[2].split()[_BEGAN]}"

@@ -159,9 +159,12 @@ def noted(run_dir: Path) -> tuple[DomainUuid, ...]:
     return tuple(DomainUuid(file.stem) for file in sorted(run_dir.glob(f"*{FILE_ENDING}")))
 
 
-def lender(domain: Domain, handle: Any, run_dir: Path) -> Lender:
-    """Return the lender of a running domain, whose file is in snapvm's folder for such."""
-    run = qemurun.of(handle)
+def lender(domain: Domain, handle: Any | None, run_dir: Path) -> Lender:
+    """Return the lender of a domain, whose file is in snapvm's folder for such.
+
+    Of one that does not run, or that libvirt does not know any more, it only ever forgets.
+    """
+    run = None if handle is None else qemurun.of(handle)
 
     def is_over() -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -129,7 +130,7 @@ class XenHypervisor:
         if domain.state is DomainState.PAUSED:
             raise refused(
                 "it is paused, and a PV guest must suspend itself for its memory to be saved",
-                f"let it run with `xl unpause {domain.name}`, {disks_alone}",
+                f"let it run with `xl unpause {shlex.quote(domain.name)}`, {disks_alone}",
             )
         with _refusing(domain.name):
             info = self._domains.get(domain)

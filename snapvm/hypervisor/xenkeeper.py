@@ -34,7 +34,7 @@ def _logs(processes: Path) -> Iterator[tuple[int, str]]:
     """Give each xl there is, and where its output goes."""
     for folder in processes.iterdir():
         with suppress(OSError):  # it has ended meanwhile
-            if folder.name.isdigit() and (folder / "comm").read_text() == "xl\n":
+            if folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n":
                 yield int(folder.name), os.readlink(folder / _STDOUT)
 
 

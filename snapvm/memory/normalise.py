@@ -53,7 +53,7 @@ _FLAGS: Final = np.uint64(bit_span(0, 11) | bit_span(52, 63))
 _FRAME: Final = np.uint64(bit_span(0, 39))
 _OWNED: Final = np.uint64(1)
 _NORESERVE: Final = 0x4000
-"""MAP_NORESERVE (asm-generic/mman-common.h), which Python's own mmap names since 3.13."""
+"""MAP_NORESERVE (asm-generic/mman.h), which Python's own mmap names since 3.13."""
 _BLOCK_TABLES: Final = 32
 """Tables at once: 128 KiB of entries and as much of each scratch array stay in a core's cache."""
 

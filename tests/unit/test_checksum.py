@@ -82,6 +82,12 @@ def test_those_of_before_are_still_compared(tmp_path: Path) -> None:
     assert not checksum.is_known("sha3:00") and not checksum.is_known("")
 
 
+@pytest.mark.parametrize("other", ["", "sha3:00"])
+def test_one_that_cannot_be_computed_says_nothing(tmp_path: Path, other: str) -> None:
+    """It is a newer snapvm's, or was lost."""
+    assert checksum.is_right(tmp_path / "not read", other, Silent())
+
+
 def test_those_by_crc_are_still_compared(tmp_path: Path) -> None:
     """As they were computed of what stands here, by the version that had them."""
     path = written(tmp_path / "image", 3 * MIB + 5, [7, 3 * MIB + 4], sparse=True)

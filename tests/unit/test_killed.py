@@ -137,10 +137,14 @@ def test_what_a_take_at_work_has_set_stays(scene: Scene) -> None:
     assert scene.hypervisor.touched() == (UUID,)
 
 
-def test_what_is_set_in_one_that_nobody_knows_any_more_is_no_hindrance(scene: Scene) -> None:
+def test_of_one_that_nobody_knows_any_more_what_the_host_is_set_to_is_set_back(
+    scene: Scene,
+) -> None:
     kill_doctor(scene)
     scene.hypervisor.forget(DOMAIN)
-    assert consistency.repair_all(scene.host, None, Silent()) == ()
+    (said,) = consistency.repair_all(scene.host, None, Silent())
+    assert said == f"set back what a killed snapvm had set for a capture of {UUID}"
+    assert scene.hypervisor.touched() == ()
 
 
 def test_a_snapshot_that_lands_late_is_an_orphan_and_goes(scene: Scene) -> None:

@@ -105,6 +105,16 @@ def test_a_copy_that_has_changed_is_found_and_not_put_back(scene: Scene, spoil: 
     assert not copy.parent.exists()
 
 
+def test_what_a_newer_snapvm_has_summed_up_otherwise_is_no_hindrance(scene: Scene) -> None:
+    record = take(scene)
+    sides = tuple(replace(side, checksum="newer-pieces:00") for side in record.side_files)
+    path = scene.host.catalog.path(record, "snapshot.json")
+    path.write_text(recordfile.dump(replace(record, side_files=sides)))
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
+    roll_back(scene, scene.host.catalog.get(UUID, record.id))
+    assert held(scene) == ["5", "5"]
+
+
 def test_what_is_not_there_yet_is_told(scene: Scene) -> None:
     nvram(scene).unlink()
     record = take(scene)

@@ -12,6 +12,7 @@ import pytest
 
 from snapvm import imagefacts, imageroom, images
 from snapvm.errors import ExitStatus
+from snapvm.failures import CommandFailed
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import DomainUuid, SnapshotId
 from tests.fakes.records import disks_only, put_record
@@ -136,3 +137,26 @@ def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> N
     done = call("delete", f"{DOMAIN}@a", f"{DOMAIN}@b", "--yes")
     assert done.status == ExitStatus.DONE and done.out == "deleted demo@a, demo@b\n"
     assert scene.ids() == [] and ours(scene) == []
+
+
+def test_what_is_half_gone_is_not_called_untouched(call: Call, scene: Scene) -> None:
+    other = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+    for day in (1, 2):
+        created = f"2026-03-{day:02}T12:00:00+00:00"
+        made = disks_only(f"d{day}", created=created, domain="web", domain_uuid=other, disks=())
+        put_record(scene.host.settings.state_dir, made)
+    for name in "ab":
+        call("take", DOMAIN, "--name", name)
+
+    def before(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            raise CommandFailed(argv=argv, status=5, stderr="a test wants it")
+        if "a" not in scene.ids():
+            ctrl_c()
+
+    scene.lvm.before = before
+    done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes", "--json")
+    told = json.loads(done.out)
+    assert done.status == ExitStatus.INTERRUPTED
+    assert told["deleted"] == [] and told["not_touched"] == ["web@d1"]
+    assert "could not be cleaned up: volumes and files of demo@a" in done.err

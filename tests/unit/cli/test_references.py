@@ -154,7 +154,7 @@ def damage(scene: Scene, id_: str) -> None:
 
 
 @pytest.mark.parametrize("verb", [("show",), ("delete", "--yes"), ("rollback", "--yes")])
-@pytest.mark.parametrize("name", [(), ("--name", "newest")])
+@pytest.mark.parametrize("name", [(), ("--name", "newest"), ("--name", "undo-this")])
 def test_the_latest_that_cannot_be_read_is_not_the_one_before_it(
     call: Call, scene: Scene, verb: Sequence[str], name: Sequence[str]
 ) -> None:

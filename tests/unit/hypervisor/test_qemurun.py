@@ -16,13 +16,14 @@ from snapvm.hypervisor import qemurun, userfault
 from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
+from snapvm.hypervisor.libvirtlink import spoken
 from snapvm.hypervisor.qemusettings import MigrationSettings, lender
 from snapvm.settings import Settings
 from tests.unit.hypervisor.fakelibvirt import OFF, Connection
 from tests.unit.hypervisor.test_qemusettings import FakeQemu, killed
 
-# As proc(5) has it; the name of a program may have anything in it.
-STAT = "{pid} (qemu) 1 (x) S 1 {pid} {pid} 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 {began} 77 88\n"
+# As proc(5) has it; the name of a program may have anything in it, and half a letter at its end.
+STAT = "{pid} (qemu) 1 (x\udcc3) S 1 {pid} {pid} 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 {began} 77\n"
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Processes:
     def begin(self, pid: int, began: int) -> None:
         """Have QEMU begin as this process, at a time in clock ticks since the boot."""
         (self.proc / f"{pid}").mkdir(parents=True, exist_ok=True)
-        (self.proc / f"{pid}/stat").write_text(STAT.format(pid=pid, began=began))
+        stat = STAT.format(pid=pid, began=began)
+        (self.proc / f"{pid}/stat").write_text(stat, errors="surrogateescape")
         (self.pid_files / f"{OFF.name}.pid").write_text(f"{pid}\n")
 
 
@@ -138,13 +140,13 @@ def test_what_another_qemu_was_set_to_is_not_this_ones(
         assert first.is_over()
 
 
-@pytest.mark.parametrize("is_off", [False, True])
+@pytest.mark.parametrize("now", ["runs", "is off", "is unknown"])
 def test_what_a_dead_snapvm_has_set_is_found_and_set_back(
     connection: Domain,
     processes: Processes,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    is_off: bool,
+    now: str,
 ) -> None:
     qemu = FakeQemu()
     before = copy.deepcopy(vars(qemu))
@@ -152,13 +154,15 @@ def test_what_a_dead_snapvm_has_set_is_found_and_set_back(
         monkeypatch.setattr(f"snapvm.hypervisor.{module}.Qmp", lambda _handle: qemu)
     processes.begin(4711, 5000)
     killed(qemu, lender(OFF, connection, tmp_path))
-    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: connection)
+    lookup = spoken()(connection.lookupByUUIDString)
+    link: Any = SimpleNamespace(connection=connection, domain=lookup)
     driver = LibvirtHypervisor(link, Settings(run_dir=tmp_path))
     assert driver.touched() == (OFF.uuid,)
-    connection.number = -1 if is_off else 1
+    connection.is_known = now != "is unknown"
+    connection.number = 1 if now == "runs" else -1
     driver.abandon(OFF)
     assert driver.touched() == ()
-    assert is_off or vars(qemu) == before
+    assert now != "runs" or vars(qemu) == before
     driver.abandon(OFF)
 
 

@@ -140,6 +140,7 @@ def test_whose_it_is_tells_its_log(tmp_path: Path, log: str, is_it: bool) -> Non
     (folder / "fd").mkdir(parents=True)
     (folder / "comm").write_text("xl\n")
     (folder / "fd/1").symlink_to(f"/var/log/xen/{log}")
-    for other in ("8", "self"):
+    for other in ("8", "9", "self"):
         (tmp_path / other).mkdir()
+    (tmp_path / "9/comm").write_bytes("Datensicherungü".encode()[:15] + b"\n")
     assert xenkeeper.keepers("web", tmp_path) == ((7,) if is_it else ())
