@@ -126,13 +126,18 @@ class Lvm:
         """
         command = argv.remove_set(vg, set_, roles)
         self._do(command)
-        late = self._late.get(vg)
-        if not late:
-            return
-        if not all(talk.ended(_LATE_SECONDS) for talk in late):
+        if vg in self._late:
+            self.outlast(vg)
+            self._do(command)
+
+    def outlast(self, vg: str) -> None:
+        """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
+
+        What a group holds is not to be judged before: it may change as they were told.
+        """
+        if not all(talk.ended(_LATE_SECONDS) for talk in self._late.get(vg, ())):
             raise StillAtWork(group=vg)
-        del self._late[vg]
-        self._do(command)
+        self._late.pop(vg, None)
 
     def remove_set_where_there(self, groups: Iterable[str], set_: str, role: Role) -> None:
         """Remove what a set has in a role, where the groups it was made in have gone or not.
