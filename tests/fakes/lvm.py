@@ -14,7 +14,7 @@ from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.failures import CommandFailed, StorageFailed
+from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
@@ -42,6 +42,8 @@ class FakeLvm:
         """What an lvs says of its scan, one a command, until there is no more."""
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
+        self.busy_seconds = 0.0
+        """How long a program waits for somebody else who changes the groups."""
         self._made = 0
         self._group_uuids: dict[str, str] = {}
         self._lock = RLock()
@@ -112,6 +114,8 @@ class FakeLvm:
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
+        if self.busy_seconds > timeout_seconds:
+            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in ("lvs", "lvmconfig"):
             return self.obey(argv)
         with crashpoint.around(" ".join(argv[:2])):

@@ -106,6 +106,23 @@ def test_a_rollback_does_not_keep_the_domain_standing_for_long(scene: Scene) -> 
     assert scene.machine.count == 3 and scene.host.catalog.leftovers(UUID) == ()
 
 
+def test_a_group_that_is_long_in_use_does_not_keep_the_domain_standing(tmp_path: Path) -> None:
+    """As by the lvremove of a large volume with issue_discards: a report waits for it too."""
+    scene = make_scene(tmp_path, thick=("vg0",))
+    record = take(scene, "x")
+    before = scene.lvm.names()
+
+    def be_busy(_argv: tuple[str, ...]) -> None:
+        stands = scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+        scene.lvm.busy_seconds = 60.0 if stands else 0.0
+
+    scene.lvm.after = be_busy
+    with pytest.raises(CommandTimedOut):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+
+
 def test_an_lvm_that_hangs_for_good_is_left_to_repair(scene: Scene) -> None:
     """What it was told may yet be done: so nothing is said to be put back before it has ended."""
     before = scene.lvm.names()
