@@ -274,8 +274,7 @@ def parse(text: str) -> Report:
     crash must not look like a host with fewer volumes.
     """
     try:
-        sections = json.loads(text)["report"]
-        rows = [row for section in sections for row in section.get("lv", ())]
+        rows = [row for section in _sections(text) for row in section.get("lv", ())]
         # chunk_size is a field of segments: a volume in several pieces has a row for each of them.
         volumes = (_volume(row) for row in rows)
         return Report({volume.dm_uuid: volume for volume in volumes}.values())
@@ -283,6 +282,17 @@ def parse(text: str) -> Report:
         raise CommandFailed(
             argv=ARGV, status=0, stderr=f"its report could not be read: {error!r}"
         ) from error
+
+
+def _sections(text: str) -> list[dict[str, Any]]:
+    """Return what lvs reports, without the log behind it, which need not be JSON.
+
+    With a warning there is a comma too many in it before 2.03.24, and characters stand as they are
+    in it before 2.03.33 (lvm2, libdm-report.c).
+    """
+    begin = text.index("[", text.index('"report"'))
+    sections, _ = json.JSONDecoder().raw_decode(text, begin)
+    return list(sections)
 
 
 def _volume(row: dict[str, Any]) -> LogicalVolume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from snapvm import consistency
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed, SnapshotFailed
+from snapvm.lvm import report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Silent
 from tests.fakes.lvm import FakeLvm
@@ -34,7 +36,7 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
 )
 def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: str) -> None:
     scene.lvm.conf[setting] = value
-    scene.lvm.said_at_a_scan = ["Retrying metadata scan."]
+    scene.lvm.said_at_a_scan = ["WARNING: PV on /dev/sdb was changed recently."] * 50
     scene.count(3)
     record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     scene.count(2)
@@ -69,6 +71,33 @@ class CutShort(FakeLvm):
         self.left -= 1
         said = super()._lvs(words)
         return said if self.left < 0 else said[: len(said) // 2]
+
+
+OF_2_03_16 = """\
+{
+    "report": [
+        {
+            "lv": [
+                {ROW}
+            ]
+        }
+    ]
+    ,
+    "log": [
+        {"log_seq_num":"1", "log_type":"warn", "log_message":"WARNING: VG name vg0 is used by VGs"},
+        {"log_seq_num":"2", "log_type":"warn", "log_message":"Fix duplicate VG names with	vgrename"},
+    ]
+}
+"""
+"""What the lvs of Debian 12 prints when it warns of something; the names and the tab are made up."""
+
+
+def test_a_log_that_is_no_json_does_not_spoil_the_report() -> None:
+    row = dict.fromkeys(report.FIELDS, "") | dict(lv_name="a", vg_name="vg0", lv_uuid="u")
+    numbers = ("vg_free", "vg_size", "vg_extent_size", "vg_missing_pv_count", "lv_size")
+    row |= dict.fromkeys(numbers, "1")
+    text = OF_2_03_16.replace("{ROW}", json.dumps(row))
+    assert [str(volume.ref) for volume in report.parse(text).volumes] == ["vg0/a"]
 
 
 def test_a_report_that_is_not_whole_is_asked_for_again() -> None:
