@@ -55,6 +55,7 @@ def check_volumes(
     threshold_percent = functools.cache(extend_threshold_percent)
     for volume in volumes:
         _check_group(volume)
+        _check_group_name(report, volume)
         _check_volume(volume)
         if volume.kind is VolumeKind.THICK:
             continue
@@ -151,6 +152,23 @@ def _check_group(volume: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{group} is shared with other hosts ({volume.vg_lock_type}), whose writes go on",
+        )
+
+
+def _check_group_name(report: Report, volume: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for one of two groups of a name, as a guest's may be on a LUN.
+
+    LVM obeys no command on either, in the window least of all (lvm2, tools/toollib.c,
+    _resolve_duplicate_vgnames).
+    """
+    uuids = {other.vg_uuid for other in report.volumes if other.vg == volume.vg}
+    if len(uuids) > 1:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"LVM sees {len(uuids)} volume groups of the name {volume.vg}",
+            remedy="hide the other one from this host's LVM (lvmdevices(8), or global_filter in "
+            "lvm.conf), or rename it: vgrename "
+            + " or ".join(sorted(uuid for uuid in uuids if uuid != volume.vg_uuid)),
         )
 
 
