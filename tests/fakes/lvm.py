@@ -125,10 +125,16 @@ class FakeLvm:
         """Do what a command line says; a group is one command's at a time, by its lock."""
         command = tuple(argv)
         assert command[0] == "lvm", command
-        with self._lock:
+        options, _ = parse(list(command[2:])) if command[1] != "lvmconfig" else ({}, [])
+        is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
+        if not self._lock.acquire(blocking=is_patient):
+            raise self._failure(command, "flock failed: Resource temporarily unavailable")
+        try:
             self.before(command)
             stdout = self._verbs[command[1]](list(command[2:]))
             self.after(command)
+        finally:
+            self._lock.release()
         return Completed(argv=command, status=0, stdout=stdout, stderr="", seconds=0.0)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,19 @@ class CutShort(FakeLvm):
         self.left -= 1
         said = super()._lvs(words)
         return said if self.left < 0 else said[: len(said) // 2]
+
+
+def test_the_lvms_of_the_window_wait_for_each_other(scene: Scene) -> None:
+    """With wait_for_locks=0 in lvm.conf the second would find the group locked by the first."""
+    scene.lvm.conf["global/wait_for_locks"] = "0"
+
+    def take_long(argv: tuple[str, ...]) -> None:
+        if "snapshot" in argv or "--snapshot" in argv:
+            time.sleep(0.1)
+
+    scene.lvm.before = take_long
+    consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert scene.ids() == ["a"]
 
 
 OF_2_03_16 = """\
