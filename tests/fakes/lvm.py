@@ -157,6 +157,8 @@ class FakeLvm:
         if conf.get("report/compact_output") == "1":
             shown = [name for name in FIELDS if any(row[name] for row in rows)]
             rows = [{name: row[name] for name in shown} for row in rows]
+        if conf.get("report/prefixes") == "1":
+            rows = [{f"LVM2_{name.upper()}": text for name, text in row.items()} for row in rows]
         said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
         is_logged = conf.get("log/report_command_log", "1") == "1"
         log = [{"log_message": text} for text in said] if is_logged else []

@@ -32,6 +32,7 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
         ("log/report_command_log", "0"),
         ("report/output_format", "json"),
         ("report/compact_output", "1"),
+        ("report/prefixes", "1"),
         ("report/list_item_separator", ";"),
     ],
 )
