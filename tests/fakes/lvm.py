@@ -42,6 +42,8 @@ class FakeLvm:
         """What an lvs says of its scan, one a command, until there is no more."""
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
+        self.is_echoing = False
+        """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._made = 0

@@ -46,9 +46,10 @@ def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: s
     assert scene.disk_data() == ["3", "3"] and scene.machine.count == 3
 
 
-@pytest.mark.parametrize("setting", ["log/silent", "log/command_names"])
+@pytest.mark.parametrize("setting", ["log/silent", "log/command_names", "readline"])
 def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> None:
     scene.lvm.conf[setting] = "1"
+    scene.lvm.is_echoing = setting == "readline"
     before = scene.lvm.names()
 
     def take_the_name(deed: str) -> None:
@@ -57,8 +58,9 @@ def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> No
                 scene.lvm.volumes = [v for v in scene.lvm.volumes if v.name != disk]
 
     scene.hypervisor.before = take_the_name
-    with pytest.raises(SnapshotFailed, match="Failed to find logical volume"):
+    with pytest.raises(SnapshotFailed, match="Failed to find logical volume") as failed:
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert "lvm>" not in str(failed.value)
     assert scene.lvm.names() < before and scene.ids() == []
 
 
