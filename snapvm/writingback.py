@@ -21,6 +21,7 @@ from snapvm.rollbackjournal import JournalDisk
 _LOOK_SECONDS = 1.0
 """What a report may take at least, when all else is done in the last moment."""
 
+
 def require_kept(lvm: Lvm, plan: RollbackPlan, deadline: Deadline) -> None:
     """Look once more, below the standing domain, whether all that is written back is still there.
 

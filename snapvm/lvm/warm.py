@@ -24,7 +24,7 @@ _FAILED_STATUS = 5
 """ECMD_FAILED (lvm2, tools/errors.h): what the command alone would have ended with."""
 _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
 _PROMPT = "lvm> "
-"""Where lvm has GNU readline, as on RHEL, it says each order back behind this; libedit is silent."""
+"""Where lvm has GNU readline, as on RHEL, it says each order back behind this."""
 _TELLING = "--quiet"
 """Given once it has a command say whether it was done, whatever log/silent and log/verbose are in
 lvm.conf (twice it would not: lvm(8)).  ``--config log/silent=0`` cannot: lvm2, toolcontext.c,

@@ -53,7 +53,9 @@ def test_nothing_is_read_from_our_terminal_and_nothing_of_our_environment_is_pas
 def test_a_history_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lvm2's shell writes one since 2.03.24: without HOME it is beside whoever calls snapvm."""
     monkeypatch.chdir(tmp_path)
-    script = 'echo x 2>/dev/null >"${HOME:+$HOME/}.lvm_history"; while read -r _; do echo done; done'
+    script = (
+        'echo x 2>/dev/null >"${HOME:+$HOME/}.lvm_history"; while read -r _; do echo done; done'
+    )
     with ShRunner().converse(["sh", "-c", script]) as talk:
         talk.ask("version", is_done, limit_seconds=10)
     assert list(tmp_path.iterdir()) == []

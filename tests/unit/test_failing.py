@@ -156,9 +156,7 @@ def test_what_an_lvm_makes_late_is_removed(scene: Scene, monkeypatch: pytest.Mon
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
 
 
-def obeying_at_last(
-    scene: Scene, orders: list[str]
-) -> Callable[[FakeConversation, float], bool]:
+def obeying_at_last(scene: Scene, orders: list[str]) -> Callable[[FakeConversation, float], bool]:
     """Have the hanging lvms do what they were told as soon as somebody waits for them."""
 
     def ended(_talk: FakeConversation, limit_seconds: float) -> bool:
