@@ -18,6 +18,9 @@ _METADATA_ROOM_BYTES = 4 << 20
 _METADATA_ROOM_PERCENT = 25.0
 """LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
 lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
+_GROUP_METADATA_ROOM_BYTES = 32 << 10
+"""A volume of ours is 600 bytes to 1 KiB of text in its group's metadata, and a rollback has two
+for a disk at times.  With the usual areas of 1 MiB that is full with 800 of them."""
 _THRESHOLD_LEAST_PERCENT = 50.0
 """lvm.conf's thin_pool_autoextend_threshold is not meant to be less."""
 _PUBLIC = frozenset({"public"})
@@ -148,6 +151,13 @@ def _check_group(volume: LogicalVolume) -> None:
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} lacks physical volumes")
     if volume.vg_attr[2:3] == "x" or volume.vg_attr[0:1] != "w":
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} is exported or read-only")
+    if volume.vg_metadata_free_bytes < _GROUP_METADATA_ROOM_BYTES:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{group} has room for {volume.vg_metadata_free_bytes >> 10} KiB of metadata more "
+            "(vgs -o +vg_mda_free), and a rollback that begins has to come to its end",
+            remedy="delete snapshots of any domain, or volumes, that nothing needs",
+        )
     if volume.vg_lock_type not in ("", "none"):
         raise VolumeRefused(
             volume=str(volume.ref),

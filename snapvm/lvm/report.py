@@ -24,6 +24,7 @@ FIELDS = (
     "vg_extent_size",
     "vg_attr",
     "vg_missing_pv_count",
+    "vg_mda_free",
     "vg_lock_type",
     "lv_name",
     "lv_uuid",
@@ -110,6 +111,8 @@ class LogicalVolume:
     vg_extent_bytes: int
     vg_attr: str
     vg_missing_pvs: int
+    vg_metadata_free_bytes: int
+    """Room for what LVM writes down of its group, before a change of that is refused."""
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
@@ -322,6 +325,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         vg_extent_bytes=int(row["vg_extent_size"]),
         vg_attr=row["vg_attr"],
         vg_missing_pvs=int(row["vg_missing_pv_count"]),
+        vg_metadata_free_bytes=int(row["vg_mda_free"]),
         vg_lock_type=row["vg_lock_type"],
         profile=row["lv_profile"] or row["vg_profile"],
     )

@@ -193,6 +193,7 @@ class FakeLvm:
             "vg_extent_size": str(EXTENT_BYTES),
             "vg_attr": "wz--n-",
             "vg_missing_pv_count": "0",
+            "vg_mda_free": str(500 << 10),
             "lv_name": volume.name,
             "lv_uuid": volume.uuid,
             "lv_size": str(volume.size_bytes),
