@@ -112,7 +112,7 @@ class GoingBack:
         with self.host.hypervisor.frozen(self.plan.domain):
             deadline = Deadline(self.host.settings.window_limit_seconds)
             swapping.exchange(warm, self.plan, deadline)
-            writingback.require_kept(self.host.lvm, self.plan)
+            writingback.require_kept(self.host.lvm, self.plan, deadline)
             self._set_files_aside(undo)
             self._end_domain()
             undo.disarm()

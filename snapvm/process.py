@@ -210,11 +210,14 @@ def clean_environment() -> dict[str, str]:
 
     The caller's PATH is kept, with the system folders behind it: a plain ``su`` on Debian lacks
     the sbin ones.  LVM's own variables are dropped, except where its files are
-    (lvm(8), ENVIRONMENT VARIABLES).
+    (lvm(8), ENVIRONMENT VARIABLES).  Nobody is at home: an lvm that is talked to writes a history
+    after each command, without HOME into the folder we stand in, through whatever link is there
+    (lvm2, tools/lvm.c, _hist_file).
     """
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = os.environ.get("PATH", "")
     return {
+        "HOME": "/dev/null",
         "LC_ALL": "C",
         "LVM_SUPPRESS_FD_WARNINGS": "1",
         "PATH": f"{path}:{_SYSTEM_PATH}" if path else _SYSTEM_PATH,

@@ -179,6 +179,8 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
         standing.run_again(host, name)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)
+    # An lvm of the killed rollback that waited for a group has had it by now, and renamed late.
+    takingback.put_names_back(host.lvm, set_, disks)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     return f"took back the unfinished rollback of {name} to {journal['record']}"

@@ -16,11 +16,14 @@ from snapvm.rollbackjournal import JournalDisk
 def put_names_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk]) -> None:
     """Take the renames back, from wherever they stopped; of thick disks nothing was renamed.
 
-    Raises ``DiskMissing`` before the first of them: a disk that is not there keeps a wrong name.
+    Raises ``DiskMissing`` before the first of them: a disk that is not there keeps a wrong name;
+    and ``StillAtWork`` while an lvm may yet rename one.
     """
+    renamed = [disk for disk in disks if not disk.is_thick]
+    for vg in {disk.vg for disk in renamed}:
+        lvm.outlast(vg)
     report = lvm.report()
-    thin = [(disk, _former(report, disk)) for disk in disks if not disk.is_thick]
-    for disk, former in thin:
+    for disk, former in [(disk, _former(report, disk)) for disk in renamed]:
         holder = report.lv_from_name(disk.vg, disk.name)
         if holder is not None and _is_rolling(holder, set_):
             lvm.rename(disk.vg, disk.name, disk.clone_name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from snapvm import occupancy, retry
+from snapvm.clock import Deadline
 from snapvm.failures import RollbackFailed
 from snapvm.lvm.preflight import check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
@@ -17,17 +18,20 @@ from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import RecordUnusable, VolumeRefused
 from snapvm.rollbackjournal import JournalDisk
 
+_LOOK_SECONDS = 1.0
+"""What a report may take at least, when all else is done in the last moment."""
 
-def require_kept(lvm: Lvm, plan: RollbackPlan) -> None:
+
+def require_kept(lvm: Lvm, plan: RollbackPlan, deadline: Deadline) -> None:
     """Look once more, below the standing domain, whether all that is written back is still there.
 
     It has written since the plan was made, and a thick snapshot keeps only so much of that.
-    Raises ``RollbackFailed``.
+    Raises ``RollbackFailed``, and ``CommandTimedOut`` when that is not said in time.
     """
     thick = [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
     if not thick:
         return
-    report = lvm.report()
+    report = lvm.report(max(deadline.left_seconds, _LOOK_SECONDS))
     for disk in thick:
         why = _damage(report, disk)
         if why:

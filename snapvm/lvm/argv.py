@@ -11,12 +11,13 @@ _DISK = "snapvm.disk="
 
 Argv = tuple[str, ...]
 
-_NO_MEMLOCK = ("--config", "activation/reserved_memory=0")
-"""Has lvm not lock its memory (lvm.conf(5), activation/reserved_memory), half of a short command.
+_BRISK = ("--config", "activation{reserved_memory=0}global{wait_for_locks=1}")
+"""What lvm.conf may have otherwise, as one word for an lvm that is told it on a line (lvm.conf(5)).
 
-The lock is against a deadlock: an lvm that is swapped out waits for the device that it suspended
-itself.  What these commands suspend is a guest's disk, below which no swap of the host's lies.  In
-the lab, four thin snapshots took 0.37 s instead of 0.65.
+Two lvms work on one group in the window, and each waits for the other's lock.  They lock no memory,
+which is half of a short command and against a deadlock: an lvm that is swapped out waits for the
+device that it suspended itself.  What these commands suspend is a guest's disk, below which no swap
+of the host's lies.  In the lab, four thin snapshots took 0.37 s instead of 0.65.
 """
 
 
@@ -66,7 +67,7 @@ def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
     return (
         "lvm",
         "lvcreate",
-        *_NO_MEMLOCK,
+        *_BRISK,
         "--snapshot",
         "--setactivationskip",
         "y",
@@ -124,7 +125,7 @@ def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     return (
         "lvm",
         "lvconvert",
-        *_NO_MEMLOCK,
+        *_BRISK,
         "--yes",
         "--type",
         "snapshot",
@@ -159,7 +160,7 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
     return (
         "lvm",
         "lvcreate",
-        *_NO_MEMLOCK,
+        *_BRISK,
         "--snapshot",
         "--setactivationskip",
         "n",
@@ -176,7 +177,7 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
 
 def rename(vg: str, old: str, new: str) -> Argv:
     """Give a volume another name; whoever holds it open keeps it (lvrename(8))."""
-    return ("lvm", "lvrename", vg, old, new, *_NO_MEMLOCK)
+    return ("lvm", "lvrename", vg, old, new, *_BRISK)
 
 
 def activate(volumes: Iterable[LvRef]) -> Argv:

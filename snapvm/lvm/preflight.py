@@ -18,6 +18,9 @@ _METADATA_ROOM_BYTES = 4 << 20
 _METADATA_ROOM_PERCENT = 25.0
 """LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
 lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
+_GROUP_METADATA_ROOM_BYTES = 32 << 10
+"""A volume of ours is 600 bytes to 1 KiB of text in its group's metadata, and a rollback has two
+for a disk at times.  With the usual areas of 1 MiB that is full with 800 of them."""
 _THRESHOLD_LEAST_PERCENT = 50.0
 """lvm.conf's thin_pool_autoextend_threshold is not meant to be less."""
 _PUBLIC = frozenset({"public"})
@@ -55,6 +58,7 @@ def check_volumes(
     threshold_percent = functools.cache(extend_threshold_percent)
     for volume in volumes:
         _check_group(volume)
+        _check_group_name(report, volume)
         _check_volume(volume)
         if volume.kind is VolumeKind.THICK:
             continue
@@ -147,10 +151,34 @@ def _check_group(volume: LogicalVolume) -> None:
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} lacks physical volumes")
     if volume.vg_attr[2:3] == "x" or volume.vg_attr[0:1] != "w":
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} is exported or read-only")
+    if volume.vg_metadata_free_bytes < _GROUP_METADATA_ROOM_BYTES:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{group} has room for {volume.vg_metadata_free_bytes >> 10} KiB of metadata more "
+            "(vgs -o +vg_mda_free), and a rollback that begins has to come to its end",
+            remedy="delete snapshots of any domain, or volumes, that nothing needs",
+        )
     if volume.vg_lock_type not in ("", "none"):
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{group} is shared with other hosts ({volume.vg_lock_type}), whose writes go on",
+        )
+
+
+def _check_group_name(report: Report, volume: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for one of two groups of a name, as a guest's may be on a LUN.
+
+    LVM obeys no command on either, in the window least of all (lvm2, tools/toollib.c,
+    _resolve_duplicate_vgnames).
+    """
+    uuids = {other.vg_uuid for other in report.volumes if other.vg == volume.vg}
+    if len(uuids) > 1:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"LVM sees {len(uuids)} volume groups of the name {volume.vg}",
+            remedy="hide the other one from this host's LVM (lvmdevices(8), or global_filter in "
+            "lvm.conf), or rename it: vgrename "
+            + " or ".join(sorted(uuid for uuid in uuids if uuid != volume.vg_uuid)),
         )
 
 

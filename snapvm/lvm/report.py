@@ -24,6 +24,7 @@ FIELDS = (
     "vg_extent_size",
     "vg_attr",
     "vg_missing_pv_count",
+    "vg_mda_free",
     "vg_lock_type",
     "lv_name",
     "lv_uuid",
@@ -48,7 +49,8 @@ FIELDS = (
 
 _AS_EXPECTED = (
     'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
-    'log/command_names=0 log/prefix="" log/report_command_log=1'
+    "report/prefixes=0 "
+    'log/command_names=0 log/prefix="" log/report_command_log=1 global/wait_for_locks=1'
 )
 """What lvm.conf may have otherwise: every field in every row, and commas in lists.
 
@@ -109,6 +111,8 @@ class LogicalVolume:
     vg_extent_bytes: int
     vg_attr: str
     vg_missing_pvs: int
+    vg_metadata_free_bytes: int
+    """Room for what LVM writes down of its group, before a change of that is refused."""
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
@@ -274,8 +278,7 @@ def parse(text: str) -> Report:
     crash must not look like a host with fewer volumes.
     """
     try:
-        sections = json.loads(text)["report"]
-        rows = [row for section in sections for row in section.get("lv", ())]
+        rows = [row for section in _sections(text) for row in section.get("lv", ())]
         # chunk_size is a field of segments: a volume in several pieces has a row for each of them.
         volumes = (_volume(row) for row in rows)
         return Report({volume.dm_uuid: volume for volume in volumes}.values())
@@ -283,6 +286,17 @@ def parse(text: str) -> Report:
         raise CommandFailed(
             argv=ARGV, status=0, stderr=f"its report could not be read: {error!r}"
         ) from error
+
+
+def _sections(text: str) -> list[dict[str, Any]]:
+    """Return what lvs reports, without the log behind it, which need not be JSON.
+
+    With a warning there is a comma too many in it before 2.03.24, and characters stand as they are
+    in it before 2.03.33 (lvm2, libdm-report.c).
+    """
+    begin = text.index("[", text.index('"report"'))
+    sections, _ = json.JSONDecoder().raw_decode(text, begin)
+    return list(sections)
 
 
 def _volume(row: dict[str, Any]) -> LogicalVolume:
@@ -311,6 +325,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         vg_extent_bytes=int(row["vg_extent_size"]),
         vg_attr=row["vg_attr"],
         vg_missing_pvs=int(row["vg_missing_pv_count"]),
+        vg_metadata_free_bytes=int(row["vg_mda_free"]),
         vg_lock_type=row["vg_lock_type"],
         profile=row["lv_profile"] or row["vg_profile"],
     )

@@ -23,6 +23,7 @@ from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
 
 EFFECT_LIMIT_SECONDS = 300.0
+REPORT_LIMIT_SECONDS = 120.0
 _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
@@ -50,9 +51,17 @@ class Lvm:
         self.holders_of = holders_of
         """Tells what of this host lies on a volume."""
 
-    def report(self) -> Report:
-        """Ask once for everything there is to know about all volumes."""
-        return retry.report(lambda: report.parse(self._runner.run(report.ARGV).stdout))
+    def report(self, limit_seconds: float = REPORT_LIMIT_SECONDS) -> Report:
+        """Ask once for everything there is to know about all volumes.
+
+        It waits for whoever changes a group, which a discard of all of a large volume makes long.
+        """
+
+        def ask() -> Report:
+            done = self._runner.run(report.ARGV, timeout_seconds=limit_seconds)
+            return report.parse(done.stdout)
+
+        return retry.report(ask)
 
     def extend_threshold_percent(self) -> float:
         """Ask above which fill lvm.conf wants thin pools extended; 100 when LVM does not say.
@@ -126,13 +135,18 @@ class Lvm:
         """
         command = argv.remove_set(vg, set_, roles)
         self._do(command)
-        late = self._late.get(vg)
-        if not late:
-            return
-        if not all(talk.ended(_LATE_SECONDS) for talk in late):
+        if vg in self._late:
+            self.outlast(vg)
+            self._do(command)
+
+    def outlast(self, vg: str) -> None:
+        """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
+
+        What a group holds is not to be judged before: it may change as they were told.
+        """
+        if not all(talk.ended(_LATE_SECONDS) for talk in self._late.get(vg, ())):
             raise StillAtWork(group=vg)
-        del self._late[vg]
-        self._do(command)
+        self._late.pop(vg, None)
 
     def remove_set_where_there(self, groups: Iterable[str], set_: str, role: Role) -> None:
         """Remove what a set has in a role, where the groups it was made in have gone or not.

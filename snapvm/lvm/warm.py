@@ -23,6 +23,8 @@ _READY_SECONDS = 60.0
 _FAILED_STATUS = 5
 """ECMD_FAILED (lvm2, tools/errors.h): what the command alone would have ended with."""
 _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
+_PROMPT = "lvm> "
+"""Where lvm has GNU readline, as on RHEL, it says each order back behind this."""
 _TELLING = "--quiet"
 """Given once it has a command say whether it was done, whatever log/silent and log/verbose are in
 lvm.conf (twice it would not: lvm(8)).  ``--config log/silent=0`` cannot: lvm2, toolcontext.c,
@@ -40,7 +42,7 @@ def _as_said(line: str) -> str:
 
 def _is_answer(line: str) -> bool:
     # Anywhere in it: lvm.conf may put a prefix or the command's name before each line.
-    return not any(mark in line for mark in _MARK_LINES)
+    return not line.startswith(_PROMPT) and not any(mark in line for mark in _MARK_LINES)
 
 
 class WarmLvm:

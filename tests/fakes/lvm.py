@@ -14,7 +14,7 @@ from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.failures import CommandFailed, StorageFailed
+from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
@@ -42,6 +42,10 @@ class FakeLvm:
         """What an lvs says of its scan, one a command, until there is no more."""
         self.hanging: list[str] | None = None
         """A list: what a warm lvm is told it does not do, not yet."""
+        self.is_echoing = False
+        """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
+        self.busy_seconds = 0.0
+        """How long a program waits for somebody else who changes the groups."""
         self._made = 0
         self._group_uuids: dict[str, str] = {}
         self._lock = RLock()
@@ -112,6 +116,8 @@ class FakeLvm:
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
+        if self.busy_seconds > timeout_seconds:
+            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in ("lvs", "lvmconfig"):
             return self.obey(argv)
         with crashpoint.around(" ".join(argv[:2])):
@@ -121,10 +127,16 @@ class FakeLvm:
         """Do what a command line says; a group is one command's at a time, by its lock."""
         command = tuple(argv)
         assert command[0] == "lvm", command
-        with self._lock:
+        options, _ = parse(list(command[2:])) if command[1] != "lvmconfig" else ({}, [])
+        is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
+        if not self._lock.acquire(blocking=is_patient):
+            raise self._failure(command, "flock failed: Resource temporarily unavailable")
+        try:
             self.before(command)
             stdout = self._verbs[command[1]](list(command[2:]))
             self.after(command)
+        finally:
+            self._lock.release()
         return Completed(argv=command, status=0, stdout=stdout, stderr="", seconds=0.0)
 
     @contextmanager
@@ -147,10 +159,15 @@ class FakeLvm:
         if conf.get("report/compact_output") == "1":
             shown = [name for name in FIELDS if any(row[name] for row in rows)]
             rows = [{name: row[name] for name in shown} for row in rows]
+        if conf.get("report/prefixes") == "1":
+            rows = [{f"LVM2_{name.upper()}": text for name, text in row.items()} for row in rows]
         said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
         is_logged = conf.get("log/report_command_log", "1") == "1"
         log = [{"log_message": text} for text in said] if is_logged else []
         report = json.dumps({"report": [{"lv": rows}], "log": log}, indent=0)
+        if log:
+            # Before 2.03.24: the comma before a row that is not shown (libdm-report.c, last_row).
+            report = "},".join(report.rsplit("}", 2)[:2]) + "}"
         return printed([] if is_logged else said, report, conf)
 
     def _lvmconfig(self, words: list[str]) -> str:
@@ -176,6 +193,7 @@ class FakeLvm:
             "vg_extent_size": str(EXTENT_BYTES),
             "vg_attr": "wz--n-",
             "vg_missing_pv_count": "0",
+            "vg_mda_free": str(500 << 10),
             "lv_name": volume.name,
             "lv_uuid": volume.uuid,
             "lv_size": str(volume.size_bytes),

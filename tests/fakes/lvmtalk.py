@@ -14,6 +14,7 @@ class Obeying(Protocol):
     """The lvm that is talked to, which does as it is told; see ``FakeLvm``."""
 
     conf: dict[str, str]
+    is_echoing: bool
     hanging: list[str] | None
 
     def obey(self, argv: Sequence[str]) -> Completed: ...
@@ -56,7 +57,8 @@ class FakeConversation:
         if self._lvm.conf.get("report/output_format") == "json":
             # What would be said stands in the log then (lvm2, tools/reporter.c).
             said = [json.dumps({"log_message": line.strip()}) for line in said]
-        return [f"{named}{line}" for line in said]
+        echo = [f"lvm> \r<{order[-40:]}"] if self._lvm.is_echoing else []
+        return [*echo, *(f"{named}{line}" for line in said)]
 
     def _said(self, words: list[str]) -> list[str]:
         if words == ["version"]:

@@ -34,7 +34,9 @@ def parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 def configured(options: dict[str, list[str]]) -> dict[str, str]:
     """Return what a command line sets otherwise than lvm.conf."""
-    items = (item for text in options.get("--config", ()) for item in text.split())
+    section = re.compile(r"(?P<name>\w+)\{(?P<item>[^{}]*)\}")
+    texts = (section.sub(r" \g<name>/\g<item> ", text) for text in options.get("--config", ()))
+    items = (item for text in texts for item in text.split())
     return {name: value.strip('"') for name, _, value in (item.partition("=") for item in items)}
 
 

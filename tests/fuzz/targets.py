@@ -93,6 +93,7 @@ _LVS_ROW = dict.fromkeys(report.FIELDS, "") | {
     "vg_extent_size": "4194304",
     "vg_attr": "wz--n-",
     "vg_missing_pv_count": "0",
+    "vg_mda_free": "512000",
 }
 _LVS_SNAPSHOT = _LVS_ROW | {
     "lv_name": "demo-d1.monday",

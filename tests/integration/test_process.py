@@ -45,8 +45,20 @@ def test_nothing_is_read_from_our_terminal_and_nothing_of_our_environment_is_pas
     monkeypatch.setenv("LD_PRELOAD", "")
     done = ShRunner().run(["sh", "-c", "cat; env"])
     names = {line.partition("=")[0] for line in done.stdout.splitlines()}
-    assert names <= {"LC_ALL", "LVM_SUPPRESS_FD_WARNINGS", "PATH", "PWD", "SHLVL", "_", "OLDPWD"}
+    made = {"HOME", "LC_ALL", "LVM_SUPPRESS_FD_WARNINGS", "PATH"}
+    assert names <= made | {"PWD", "SHLVL", "_", "OLDPWD"}
     assert clean_environment()["PATH"].startswith(os.environ["PATH"])
+
+
+def test_a_history_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As lvm2's shell writes one since 2.03.24: without HOME it is beside whoever calls snapvm."""
+    monkeypatch.chdir(tmp_path)
+    script = (
+        'echo x 2>/dev/null >"${HOME:+$HOME/}.lvm_history"; while read -r _; do echo done; done'
+    )
+    with ShRunner().converse(["sh", "-c", script]) as talk:
+        talk.ask("version", is_done, limit_seconds=10)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_program_that_takes_too_long_is_ended_or_left(tmp_path: Path) -> None:

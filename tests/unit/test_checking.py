@@ -95,8 +95,8 @@ def test_what_happens_after_lvm_was_asked_is_in_order(
     ask = scene.host.lvm.report
     asked: list[Report] = []
 
-    def late() -> Report:
-        report = ask()
+    def late(limit_seconds: float = 60.0) -> Report:
+        report = ask(limit_seconds)
         if not asked:
             asked.append(report)
             MEANWHILE[what](scene, record)

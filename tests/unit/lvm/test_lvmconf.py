@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from snapvm import consistency
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed, SnapshotFailed
+from snapvm.lvm import report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Silent
 from tests.fakes.lvm import FakeLvm
@@ -29,12 +32,13 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
         ("log/report_command_log", "0"),
         ("report/output_format", "json"),
         ("report/compact_output", "1"),
+        ("report/prefixes", "1"),
         ("report/list_item_separator", ";"),
     ],
 )
 def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: str) -> None:
     scene.lvm.conf[setting] = value
-    scene.lvm.said_at_a_scan = ["Retrying metadata scan."]
+    scene.lvm.said_at_a_scan = ["WARNING: PV on /dev/sdb was changed recently."] * 50
     scene.count(3)
     record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     scene.count(2)
@@ -42,9 +46,10 @@ def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: s
     assert scene.disk_data() == ["3", "3"] and scene.machine.count == 3
 
 
-@pytest.mark.parametrize("setting", ["log/silent", "log/command_names"])
+@pytest.mark.parametrize("setting", ["log/silent", "log/command_names", "readline"])
 def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> None:
     scene.lvm.conf[setting] = "1"
+    scene.lvm.is_echoing = setting == "readline"
     before = scene.lvm.names()
 
     def take_the_name(deed: str) -> None:
@@ -53,8 +58,9 @@ def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> No
                 scene.lvm.volumes = [v for v in scene.lvm.volumes if v.name != disk]
 
     scene.hypervisor.before = take_the_name
-    with pytest.raises(SnapshotFailed, match="Failed to find logical volume"):
+    with pytest.raises(SnapshotFailed, match="Failed to find logical volume") as failed:
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert "lvm>" not in str(failed.value)
     assert scene.lvm.names() < before and scene.ids() == []
 
 
@@ -69,6 +75,47 @@ class CutShort(FakeLvm):
         self.left -= 1
         said = super()._lvs(words)
         return said if self.left < 0 else said[: len(said) // 2]
+
+
+def test_the_lvms_of_the_window_wait_for_each_other(scene: Scene) -> None:
+    """With wait_for_locks=0 in lvm.conf the second would find the group locked by the first."""
+    scene.lvm.conf["global/wait_for_locks"] = "0"
+
+    def take_long(argv: tuple[str, ...]) -> None:
+        if "snapshot" in argv or "--snapshot" in argv:
+            time.sleep(0.1)
+
+    scene.lvm.before = take_long
+    consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert scene.ids() == ["a"]
+
+
+OF_2_03_16 = """\
+{
+    "report": [
+        {
+            "lv": [
+                {ROW}
+            ]
+        }
+    ]
+    ,
+    "log": [
+        {"log_type":"warn", "log_message":"WARNING: VG name vg0 is used by VGs"},
+        {"log_type":"warn", "log_message":"Fix it\t with vgrename"},
+    ]
+}
+"""
+"""What the lvs of Debian 12 prints when it warns of something; the tab is made up."""
+
+
+def test_a_log_that_is_no_json_does_not_spoil_the_report() -> None:
+    row = dict.fromkeys(report.FIELDS, "") | {"lv_name": "a", "vg_name": "vg0", "lv_uuid": "u"}
+    numbers = {name for name in report.FIELDS if name.startswith("vg_")} - {"vg_name"}
+    numbers |= {"lv_size"}
+    row |= dict.fromkeys(numbers, "1")
+    text = OF_2_03_16.replace("{ROW}", json.dumps(row))
+    assert [str(volume.ref) for volume in report.parse(text).volumes] == ["vg0/a"]
 
 
 def test_a_report_that_is_not_whole_is_asked_for_again() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from snapvm.lvm import preflight
 from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.model import LvUuid, VgUuid
 from snapvm.refusals import VolumeRefused
 from tests.fakes.scene import make_scene
 
@@ -47,6 +48,27 @@ def test_a_volume_of_another_kind_is_called_what_it_is(
     refused = refusal(replace(disk, layout=frozenset({layout}), attr="Cwi-aoC---"))
     assert why in refused.why and remedy in refused.hint()
     assert "moving or converting" not in refused.why
+
+
+def test_one_of_two_groups_of_a_name_is_refused_before_the_window(disk: LogicalVolume) -> None:
+    """A guest's own group on a LUN may be called as the host's; lvm then refuses either."""
+    other = replace(disk, vg_uuid=VgUuid("guest-uuid"), uuid=LvUuid("other"), name="root")
+    with pytest.raises(VolumeRefused) as refused:
+        preflight.check_volumes(
+            Report([disk, other]),
+            [disk],
+            data_limit_percent=80,
+            metadata_limit_percent=80,
+            extend_threshold_percent=lambda: 100.0,
+        )
+    assert "2 volume groups of the name vg0" in refused.value.why
+    assert "vgrename guest-uuid" in refused.value.hint()
+
+
+def test_a_group_whose_metadata_is_nearly_full_is_refused(disk: LogicalVolume) -> None:
+    """LVM fails in the middle then: of a window, or of what comes after a rollback."""
+    refused = refusal(replace(disk, vg_metadata_free_bytes=20 << 10))
+    assert "20 KiB of metadata" in refused.why and "delete" in refused.hint()
 
 
 def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:
