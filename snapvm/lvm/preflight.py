@@ -31,9 +31,14 @@ _UNSUITED_LAYOUTS = {
         "it has a cache (dm-writecache)",
         "take the cache away: lvconvert --splitcache {}",
     ),
+    "mirror": (
+        "it is mirrored by dm-mirror, whose snapshots can deadlock when a device fails (LVM says)",
+        "make it a raid1: lvconvert --type raid1 {}",
+    ),
     "vdo": ("it is in a VDO pool", "move the disk to a thin pool, or to a volume without VDO"),
 }
-"""Layers whose snapshots nobody has tried with snapvm, and what the owner of the disk can do."""
+"""Layers whose snapshots are not to be trusted, or that nobody has tried with snapvm, and what the
+owner of the disk can do."""
 _POOL_TROUBLES = {
     "D": "the thin pool is out of data space",
     "M": "the thin pool's metadata is read-only",

@@ -39,6 +39,7 @@ def refusal(volume: LogicalVolume) -> VolumeRefused:
     [
         ("cache", "dm-cache", "lvconvert --splitcache vg0/demo-d0"),
         ("writecache", "dm-writecache", "lvconvert --splitcache vg0/demo-d0"),
+        ("mirror", "dm-mirror", "lvconvert --type raid1 vg0/demo-d0"),
         ("vdo", "VDO", "thin pool"),
     ],
 )
