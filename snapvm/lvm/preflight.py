@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
@@ -18,9 +19,9 @@ _METADATA_ROOM_BYTES = 4 << 20
 _METADATA_ROOM_PERCENT = 25.0
 """LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
 lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
-_GROUP_METADATA_ROOM_BYTES = 32 << 10
-"""A volume of ours is 600 bytes to 1 KiB of text in its group's metadata, and a rollback has two
-for a disk at times.  With the usual areas of 1 MiB that is full with 800 of them."""
+_DISK_METADATA_BYTES = 8 << 10
+"""For each disk, in its group's own metadata: a volume of ours is 600 bytes to 1 KiB of text there,
+and a rollback makes two of a disk at times.  The usual 1 MiB is full with some 800 of them."""
 _THRESHOLD_LEAST_PERCENT = 50.0
 """lvm.conf's thin_pool_autoextend_threshold is not meant to be less."""
 _PUBLIC = frozenset({"public"})
@@ -61,8 +62,10 @@ def check_volumes(
     LVM's own threshold is asked for where a pool may be above it, which costs a command.
     """
     threshold_percent = functools.cache(extend_threshold_percent)
+    volumes = list(volumes)
+    disks_in = Counter(volume.vg_uuid for volume in volumes)
     for volume in volumes:
-        _check_group(volume)
+        _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
         _check_volume(volume)
         if volume.kind is VolumeKind.THICK:
@@ -150,13 +153,13 @@ def _mib(size_bytes: float) -> str:
     return f"{-(-int(size_bytes) // (1 << 20))} MiB"
 
 
-def _check_group(volume: LogicalVolume) -> None:
+def _check_group(volume: LogicalVolume, disks: int) -> None:
     group = f"volume group {volume.vg}"
     if volume.vg_missing_pvs or volume.vg_attr[3:4] == "p":
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} lacks physical volumes")
     if volume.vg_attr[2:3] == "x" or volume.vg_attr[0:1] != "w":
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} is exported or read-only")
-    if volume.vg_metadata_free_bytes < _GROUP_METADATA_ROOM_BYTES:
+    if volume.vg_metadata_free_bytes < disks * _DISK_METADATA_BYTES:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{group} has room for {volume.vg_metadata_free_bytes >> 10} KiB of metadata more "

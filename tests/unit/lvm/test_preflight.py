@@ -68,8 +68,8 @@ def test_one_of_two_groups_of_a_name_is_refused_before_the_window(disk: LogicalV
 
 def test_a_group_whose_metadata_is_nearly_full_is_refused(disk: LogicalVolume) -> None:
     """LVM fails in the middle then: of a window, or of what comes after a rollback."""
-    refused = refusal(replace(disk, vg_metadata_free_bytes=20 << 10))
-    assert "20 KiB of metadata" in refused.why and "delete" in refused.hint()
+    refused = refusal(replace(disk, vg_metadata_free_bytes=7 << 10))
+    assert "7 KiB of metadata" in refused.why and "delete" in refused.hint()
 
 
 def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:
