@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lab import recipe
 from tests.lab.vm import Lab
 from tests.lab.xenguests import XenGuest
 
-pytestmark = pytest.mark.lab
+STAYS = recipe.CHOSEN is recipe.USUAL
+"""Since Xen 4.20 it does so by itself (`snapvm.hypervisor.xenkeeper`)."""
+pytestmark = [pytest.mark.lab, *([pytest.mark.long] if STAYS else [])]
 
 
 def test_a_guest_that_reboots_is_seen_to(xen_lab: Lab) -> None:
