@@ -11,7 +11,7 @@ JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
 LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --lab-minutes=68 --durations=12
 LAB_JUNIT = build/junit/lab.xml
 BOOKWORM_TESTS = $(addprefix tests/lab/test_, kvm_contract.py kvm_chain.py kvm_failures.py \
-  kvm_consistency.py xen_contract.py xen_consistency.py xen_keeper.py)
+  kvm_consistency.py xen_consistency.py xen_keeper.py)
 PYTEST   = $(BIN)/python -m pytest
 
 # Compiled once, below build/ as everything: a quarter of the unit tests' time.
