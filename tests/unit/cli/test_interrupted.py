@@ -114,20 +114,27 @@ def test_a_prune_too(call: Call, scene: Scene) -> None:
     assert len(scene.ids()) == 3 and done.out == ""
 
 
-def test_a_prune_of_all_ends_with_the_domain_at_hand(call: Call, scene: Scene) -> None:
-    other = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
+
+
+def have_two_domains(call: Call, scene: Scene) -> None:
+    """Have two snapshots of each: d1 and d2 of `OTHER`, called web, and a and b."""
     for day in (1, 2):
         created = f"2026-03-{day:02}T12:00:00+00:00"
-        made = disks_only(f"d{day}", created=created, domain="web", domain_uuid=other, disks=())
+        made = disks_only(f"d{day}", created=created, domain="web", domain_uuid=OTHER, disks=())
         put_record(scene.host.settings.state_dir, made)
     for name in "ab":
         call("take", DOMAIN, "--name", name)
+
+
+def test_a_prune_of_all_ends_with_the_domain_at_hand(call: Call, scene: Scene) -> None:
+    have_two_domains(call, scene)
     interrupt_at(scene, "lvremove", 1)
     done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes", "--json")
     told = json.loads(done.out)
     assert done.status == ExitStatus.INTERRUPTED
     assert told["deleted"] == [f"{DOMAIN}@a"] and told["not_touched"] == ["web@d1"]
-    assert len(scene.host.catalog.ids(other)) == 2 and scene.ids() == ["b"]
+    assert len(scene.host.catalog.ids(OTHER)) == 2 and scene.ids() == ["b"]
 
 
 def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> None:
@@ -140,13 +147,7 @@ def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> N
 
 
 def test_what_is_half_gone_is_not_called_untouched(call: Call, scene: Scene) -> None:
-    other = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
-    for day in (1, 2):
-        created = f"2026-03-{day:02}T12:00:00+00:00"
-        made = disks_only(f"d{day}", created=created, domain="web", domain_uuid=other, disks=())
-        put_record(scene.host.settings.state_dir, made)
-    for name in "ab":
-        call("take", DOMAIN, "--name", name)
+    have_two_domains(call, scene)
 
     def before(argv: tuple[str, ...]) -> None:
         if argv[1] == "lvremove":
