@@ -10,11 +10,17 @@ from tests.house.source import ROOT
 LIMIT_SECONDS = 600
 
 
-def make(target: str, prefix: Path) -> None:
-    """Make a target as root would, with this host's own Python where it has one."""
+def own_python() -> str:
+    """Return this host's own Python, where it has one that can make a venv."""
     own = "/usr/bin/python3"
-    python = own if Path(own).exists() else "python3"
-    argv = ["make", "--silent", "-C", str(ROOT), target, f"PREFIX={prefix}", f"PYTHON3={python}"]
+    able = Path(own).exists() and subprocess.run([own, "-c", "import ensurepip"], check=False)
+    return own if able and able.returncode == 0 else "python3"
+
+
+def make(target: str, prefix: Path) -> None:
+    """Make a target as root would."""
+    chosen = [f"PREFIX={prefix}", f"PYTHON3={own_python()}"]
+    argv = ["make", "--silent", "-C", str(ROOT), target, *chosen]
     subprocess.run(argv, check=True, timeout=LIMIT_SECONDS)
 
 
