@@ -112,11 +112,11 @@ def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: boo
     fits: list[_Fit] = []
     damaged: list[Damaged] = []
     for uuid, name in own or known:
-        for entry in catalog.entries(uuid):
+        # Of a domain that had the name nothing says whether a damaged one was this one's.
+        for entry in catalog.entries(uuid) if own else catalog.records_of(uuid, domain):
             if isinstance(entry, Damaged):
-                # Of a domain that had the name nothing says whether it was this one's.
-                damaged += [entry] if own and naming.is_undo(entry.id) is are_undos else []
-            elif (own or entry.domain == domain) and _is_undo(entry) is are_undos:
+                damaged += [entry] if naming.is_undo(entry.id) is are_undos else []
+            elif _is_undo(entry) is are_undos:
                 fits.append(_Fit(entry, name))
     newest = _newest(domain, wanted, fits)
     for entry in damaged:
