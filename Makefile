@@ -24,12 +24,16 @@ export PYTHONDONTWRITEBYTECODE :=
 help:          ## Say what can be made
 	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
 
-# The venv follows its recipe; a half-made one has no stamp and is completed.
-$(VENV)/.stamp: pyproject.toml
+define make_venv
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'snapvm needs Python 3.11 or newer: make PYTHON3=/path/to/python3' >&2; exit 1; }
-	@$(PYTHON3) -m venv $(VENV) \
+	@$(PYTHON3) -m venv $(1) \
 	  || { echo 'install python3-venv (apt-get install python3-venv), then make again' >&2; exit 1; }
+endef
+
+# The venv follows its recipe; a half-made one has no stamp and is completed.
+$(VENV)/.stamp: pyproject.toml
+	$(call make_venv,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 venv: $(VENV)/.stamp
@@ -87,10 +91,7 @@ demo: $(VENV)/.stamp tools  ## See it work: the lab, a take, damage, a rollback,
 
 # Debian lets pip install into a venv alone; this one sees Debian's modules, libvirt's above all.
 install:       ## Install below PREFIX (/usr/local), in a venv that uses what the system has
-	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo 'snapvm needs Python 3.11 or newer: make install PYTHON3=/path/to/python3' >&2; exit 1; }
-	@$(PYTHON3) -m venv --system-site-packages $(INSTALLED) \
-	  || { echo 'install python3-venv (apt-get install python3-venv), then make install again' >&2; exit 1; }
+	$(call make_venv,--system-site-packages $(INSTALLED))
 	@rm -rf build/lib build/bdist.*  # what setuptools finds there from before it would install too
 	env -u PYTHONPYCACHEPREFIX $(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check .
 	@mkdir -p $(PREFIX)/bin $(MANUALS)
