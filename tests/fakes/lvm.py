@@ -7,7 +7,6 @@ and passes ``tests/contract`` like the real lvm does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,12 +17,10 @@ from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
 from snapvm.lvm.report import FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
+from tests.fakes import lvmreport
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import configured, parse, printed, selects
-
-EXTENT_BYTES = 4 << 20
-VG_BYTES = 1 << 34
+from tests.fakes.lvmwords import configured, parse, selects
 
 
 class FakeLvm:
@@ -149,70 +146,23 @@ class FakeLvm:
 
     def _lvs(self, words: list[str]) -> str:
         assert ",".join(FIELDS) in words
-        rows = [dict.fromkeys(FIELDS, "") | self._row(volume) for volume in self.volumes]
         options, _ = parse(words)
-        conf = {**self.conf, **configured(options)}
-        separator = conf.get("report/list_item_separator", ",").strip('"')
-        for row in rows:
-            for name in ("lv_layout", "lv_role", "lv_tags"):
-                row[name] = row[name].replace(",", separator)
-        if conf.get("report/compact_output") == "1":
-            shown = [name for name in FIELDS if any(row[name] for row in rows)]
-            rows = [{name: row[name] for name in shown} for row in rows]
-        if conf.get("report/prefixes") == "1":
-            rows = [{f"LVM2_{name.upper()}": text for name, text in row.items()} for row in rows]
         said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
-        is_logged = conf.get("log/report_command_log", "1") == "1"
-        log = [{"log_message": text} for text in said] if is_logged else []
-        report = json.dumps({"report": [{"lv": rows}], "log": log}, indent=0)
-        if log:
-            # Before 2.03.24: the comma before a row that is not shown (libdm-report.c, last_row).
-            report = "},".join(report.rsplit("}", 2)[:2]) + "}"
-        return printed([] if is_logged else said, report, conf)
+        rows = [
+            lvmreport.row(
+                volume,
+                vg_uuid=self.vg_uuid(volume.vg),
+                vg_free_bytes=self.vg_free_bytes,
+                is_external_origin=bool(self._overlays(volume)),
+            )
+            for volume in self.volumes
+        ]
+        return lvmreport.report(rows, {**self.conf, **configured(options)}, said)
 
     def _lvmconfig(self, words: list[str]) -> str:
         assert words[:2] == ["--type", "full"], words
         name = words[2].rpartition("/")[2]
         return f"{name}={self.conf.get(words[2], '100')}\n"
-
-    def _row(self, volume: FakeVolume) -> dict[str, str]:
-        layout = "thin,pool" if volume.is_pool else "thin,sparse" if volume.pool else "linear"
-        is_thick_snapshot = bool(volume.origin and not volume.pool)
-        roles = ["public"]
-        roles += ["snapshot", "thicksnapshot"] if is_thick_snapshot else []
-        roles += ["origin", "extthinorigin"] if self._overlays(volume) else []
-        if volume.is_pool or volume.pool or (is_thick_snapshot and volume.active):
-            data_percent = f"{volume.data_percent:.2f}"
-        else:
-            data_percent = ""
-        return {
-            "vg_name": volume.vg,
-            "vg_uuid": self.vg_uuid(volume.vg),
-            "vg_free": str(self.vg_free_bytes),
-            "vg_size": str(VG_BYTES),
-            "vg_extent_size": str(EXTENT_BYTES),
-            "vg_attr": "wz--n-",
-            "vg_missing_pv_count": "0",
-            "vg_mda_free": str(500 << 10),
-            "lv_name": volume.name,
-            "lv_uuid": volume.uuid,
-            "lv_size": str(volume.size_bytes),
-            "lv_attr": volume.attr,
-            "lv_layout": layout,
-            "lv_role": ",".join(roles),
-            "lv_tags": ",".join(sorted(volume.tags)),
-            "lv_kernel_major": "253" if volume.active else "-1",
-            "lv_kernel_minor": str(volume.minor) if volume.active else "-1",
-            "lv_health_status": volume.health,
-            "origin": volume.origin,
-            "origin_size": str(volume.origin_bytes) if volume.origin else "",
-            "pool_lv": volume.pool,
-            "data_percent": data_percent,
-            "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
-            "lv_profile": volume.profile,
-            "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",
-            "chunk_size": str(volume.chunk_bytes),
-        }
 
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = parse(words)
