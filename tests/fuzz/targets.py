@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from snapvm import compression, cowsize, naming, recordfile, rollbackjournal, rollbackplan, settings
+from snapvm import compression, cowsize, recordfile, rollbackjournal, rollbackplan, settings
 from snapvm.catalog import Catalog
-from snapvm.cli import columns, words
+from snapvm.cli import columns, lookup, words
 from snapvm.consistency import TakeRequest, repair_all, take
 from snapvm.hypervisor import domainxml, startfiles, xenconfig
 from snapvm.lvm import exceptionstore, health, report
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
 from tests.fakes.machine import image_bytes
-from tests.fakes.records import UUID, make_record
+from tests.fakes.records import UUID, make_record, put_record
 from tests.fakes.scene import DOMAIN, make_scene
 from tests.fakes.scene import UUID as SCENE_UUID
 from tests.unit.lvm.store_builder import build_store
@@ -251,9 +251,10 @@ def _settings(data: bytes, folder: Path) -> None:
     settings.load({"SNAPVM_CONFIG": str(path)})
 
 
-def _reference(data: bytes, _folder: Path) -> None:
-    domain, id_ = naming.split_reference(_text(data))
-    naming.choose(domain, id_, [make_record().id])
+def _reference(data: bytes, folder: Path) -> None:
+    if not (folder / "domains").exists():
+        put_record(folder, make_record())
+    lookup.find(Catalog(folder, folder / "run"), _text(data))
 
 
 def _cow_size(data: bytes, _folder: Path) -> None:
