@@ -19,7 +19,7 @@ ANSWER = b"PULSE n=1 disks=0,0,0 state=ok"
 
 def test_bounds_grow_with_the_boot_but_never_shrink() -> None:
     usual = pace.USUAL_BOOT_SECONDS[Flavour.XEN]
-    assert pace.patience(Flavour.XEN, Accelerator.TCG, 4 * usual) == 4
+    assert pace.patience(Flavour.XEN, Accelerator.TCG, 4 * usual) == 6
     assert pace.patience(Flavour.XEN, Accelerator.TCG, usual / 2) == 1
     assert pace.patience(Flavour.XEN, Accelerator.KVM, 4 * usual) == 1
 

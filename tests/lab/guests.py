@@ -12,6 +12,9 @@ from tests.lab.host.oracle import Pulse
 from tests.lab.vm import Completed, Lab
 
 COMMAND_SECONDS = 240
+ANSWER_SECONDS = 60
+BOOT_SECONDS = 240
+"""A guest with two processors has taken a minute to boot beside another one, on a slow machine."""
 
 
 class Guest:
@@ -27,6 +30,7 @@ class Guest:
         with ExitStack() as undo:
             undo.callback(self.__exit__)
             self.lab.run(create, timeout_seconds=COMMAND_SECONDS, check=True)
+            self.say("?", BOOT_SECONDS)
             self.wait_until(1)
             undo.pop_all()
         return self
@@ -35,9 +39,10 @@ class Guest:
         self.lab.run(["lab-domain", "destroy", self.name], timeout_seconds=COMMAND_SECONDS)
         self.lab.run(FORGET_ALL, timeout_seconds=COMMAND_SECONDS, check=True)
 
-    def say(self, line: str) -> str:
+    def say(self, line: str, seconds: int = ANSWER_SECONDS) -> str:
         """Send a line to the guest's console and return its answer."""
-        done = self.lab.run(["pulse", self.name, line, "--timeout", "60"], timeout_seconds=90)
+        ask = ["pulse", self.name, line, "--timeout", str(seconds)]
+        done = self.lab.run(ask, timeout_seconds=seconds + 30)
         if done.status != 0:
             traces = self.lab.run(TRACES, timeout_seconds=60).stdout
             raise AssertionError(f"{self.name} does not answer: {done.stderr}\n{traces}")
@@ -104,7 +109,7 @@ tail -c 3000 /var/log/libvirt/qemu/*-serial.log
 virsh list --all
 for dom in $(virsh list --name --all); do
     virsh domstate --reason $dom
-    virsh qemu-monitor-command --hmp $dom 'info registers' | grep -E 'RIP|HLT'
+    virsh qemu-monitor-command --hmp $dom 'info registers -a' | grep -E 'CPU#|RIP|HLT'
 done
 dmesg | tail -n 12
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import pytest
 
@@ -147,49 +146,4 @@ def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
         guest.roll_back("end")
         back = guest.look()
         assert back.state == "ok" and back.n >= stopped_at
-        assert guest.wait_until(back.n + 20).state == "ok"
-
-
-FORMS = {"plain": (), "zstd": ("--compress", "zstd"), "sparse": ("--image-format", "sparse")}
-METHODS = ("background", "precopy", "libvirt", "stop")
-BUSES = ("virtio", "scsi")
-CACHES = ("none", "writeback")
-WAYS = [
-    *product(METHODS, ("plain",), BUSES, CACHES),
-    ("background", "zstd", "scsi", "none"),
-    ("background", "sparse", "scsi", "none"),
-    ("precopy", "zstd", "virtio", "none"),
-]
-ON_EACH_CHANGE = (
-    ("background", "sparse", "scsi", "none"),
-    ("precopy", "plain", "scsi", "writeback"),
-)
-
-
-@pytest.mark.parametrize(
-    ("method", "form", "bus", "cache"),
-    [
-        pytest.param(
-            *way, id="-".join(way), marks=() if way in ON_EACH_CHANGE else pytest.mark.long
-        )
-        for way in WAYS
-    ],
-)
-def test_every_way_to_capture_is_of_one_instant(
-    kvm_lab: Lab, method: str, form: str, bus: str, cache: str
-) -> None:
-    """The fallbacks too, under writes, with two virtual CPUs and disks of every kind."""
-    options = ("--disks", "2", "--memory", "128", "--vcpus", "2", "--bus", bus)
-    with Guest(kvm_lab, "ways", *options, "--cache", cache) as guest:
-        guest.say("dirty 8")
-        guest.wait_until(guest.look().n + 20)
-        record = guest.take("--capture", method, *FORMS[form])
-        assert record["capture"].startswith(f"{method}:")
-        assert ("zstd" in record["capture"]) is (form == "zstd")
-        assert ("sparse" in record["memory"]["format"]) is (form == "sparse")
-        assert "as was asked for" in record["capture"]
-        guest.say("damage")
-        guest.roll_back(record["id"])
-        back = guest.look()
-        assert back.state == "ok", back
         assert guest.wait_until(back.n + 20).state == "ok"
