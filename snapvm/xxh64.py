@@ -13,3 +13,9 @@ def digest(data: bytes | bytearray | memoryview, seed: int = 0) -> int:
     """Return the digest of data; a larger piece leaves Python's lock to others meanwhile."""
     # Of an object, for the function that does it in one go keeps the lock.
     return int(xxhash.xxh64(data, seed=seed).intdigest())
+
+
+def digests(data: memoryview, piece_bytes: int, seed: int) -> list[int]:
+    """Return the digest of each piece of data, which are small and many."""
+    of = xxhash.xxh64_intdigest
+    return [of(data[at : at + piece_bytes], seed) for at in range(0, len(data), piece_bytes)]

@@ -1,12 +1,12 @@
 """A guest's frames, mapped while it runs and compared with their copies when it stands still.
 
-The copies are the pages in the image itself, in the host's page cache.  The frames stay mapped
-between the passes: mapping a page costs a paravirtual control domain more than comparing it.  So
-the last pass, inside the window, reads every frame once and keeps only what differs from its copy,
-in memory.  A frame that had changed already when the guest was still running is not compared then
-but kept at once: what is written often would only break the comparison into small pieces.  Chunks
-are independent, and digests (xxhash), comparing and copying (numpy) leave Python's lock alone, so
-that threads share the work.
+The copies are the pages in the image itself, in the host's page cache, or digests stand for them
+where that has not the memory.  The frames stay mapped between the passes: mapping a page costs a
+paravirtual control domain more than comparing it.  So the last pass, inside the window, reads every
+frame once and keeps only what differs from its copy, in memory.  A frame that had changed already
+when the guest was still running is not compared then but kept at once: what is written often would
+only break the comparison into small pieces.  Chunks are independent, and digests (xxhash),
+comparing and copying (numpy) leave Python's lock alone, so that threads share the work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from snapvm.memory.framecopies import ABSENT, FrameCopies, Marks, Offsets, Pages
+from snapvm.memory.frameruns import ABSENT, FrameRuns, Marks, Offsets, Pages
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import PageType, PageTypes
 from snapvm.refusals import BadImage
@@ -60,8 +60,8 @@ class Chunk:
     """The mapped frames; None when the mapping has been given back."""
     offsets: Offsets
     """Where in the image each frame's page is, or `ABSENT`."""
-    copies: FrameCopies | None = None
-    """The image's pages of these frames, if it has any."""
+    runs: FrameRuns | None = None
+    """What tells which frames are as the image has them, if it has any."""
     is_hot: Marks
     """Which frames changed while the guest ran, after they were copied."""
     fresh_rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
@@ -90,15 +90,20 @@ class Chunk:
         # Indices are in range; the default mode would copy by way of a buffer to be sure of that.
         np.take(live, rows, axis=0, out=self.fresh, mode="clip")
 
+    def forget_kept(self) -> None:
+        """Give back the memory of what was kept."""
+        self.fresh_rows = np.empty(0, np.intp)
+        self.room = room_for(0)
+
     def give_back(self) -> None:
         """End the mapping; harmless when there is none."""
         if self.live is not None:
             # The array goes first: touching it after the unmapping would be a crash.
             self.live = None
             self.mapping.close()
-        if self.copies is not None:
-            self.copies.close()
-            self.copies = None
+        if self.runs is not None:
+            self.runs.close()
+            self.runs = None
 
 
 def words(view: memoryview) -> Words:
@@ -139,6 +144,10 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
     )
 
 
+Seen = Callable[[Sequence[Chunk]], None]
+"""Called with all chunks that have been looked at again so far, before more is kept."""
+
+
 class FrameStore:
     """All frames of a guest that are mapped."""
 
@@ -147,11 +156,20 @@ class FrameStore:
         self.chunks: list[Chunk] = []
         self.given_up = threading.Event()
         """Whoever works on chunks ends at the next one, by ``BadImage``, when it is set."""
+        self.room_bytes: int | None = None
+        """How much memory it may keep pages in; None when that is as much as it needs."""
 
     @property
     def count(self) -> int:
         """How many frames are held."""
         return sum(len(chunk.pfns) for chunk in self.chunks)
+
+    @property
+    def is_full(self) -> bool:
+        """What it keeps has to be written or forgotten, before more is kept."""
+        if self.room_bytes is None:
+            return False
+        return 2 * sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes
 
     def add(self, pfns: Words, mfns: Words) -> Iterator[Chunk]:
         """Map frames, chunk by chunk, and keep them mapped."""
@@ -168,12 +186,17 @@ class FrameStore:
 
         The memory that it keeps them in is at hand then, and digests of the others' copies.
         """
-        self.refresh(entries)
-        for chunk in self.chunks:
-            chunk.is_hot[chunk.fresh_rows] = True
+
+        def note(chunks: Sequence[Chunk]) -> None:
+            for chunk in chunks:
+                chunk.is_hot[chunk.fresh_rows] = True
+                if self.is_full:
+                    chunk.forget_kept()
+
+        self.refresh(entries, note)
         self._each(_remember)
 
-    def refresh(self, entries: Words) -> int:
+    def refresh(self, entries: Words, seen: Seen) -> int:
         """Look at every frame again; keep what the image has not, and return how many.
 
         ``entries`` is the guest's p2m as it stands still: a frame that has another PFN by now or
@@ -191,18 +214,29 @@ class FrameStore:
             chunk.types = np.where(same, types, np.uint8(PageType.XTAB))
             return _keep_fresh(chunk)
 
-        changed = sum(self._each(one))
+        changed = sum(self._each(one, seen))
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
-        added = self.add(late, entries[late])
-        return changed + sum(_keep_fresh(chunk) for chunk in added)
+        for chunk in self.add(late, entries[late]):
+            changed += _keep_fresh(chunk)
+            seen(self.chunks)
+        return changed
 
     def _require_wanted(self) -> None:
         if self.given_up.is_set():
             raise BadImage(path="its image", offset_bytes=0, why="it was given up")
 
-    def _each(self, work: Callable[[Chunk], T]) -> list[T]:
+    def _each(self, work: Callable[[Chunk], T], seen: Seen | None = None) -> list[T]:
+        """Work on all chunks; on no more at once, where room is short, than it has room for."""
+        results: list[T] = []
+        chunks, at_once = self.chunks, max(1, len(self.chunks))
+        if self.room_bytes is not None:
+            at_once = max(1, self.room_bytes // 2 // (CHUNK_FRAMES * FRAME_BYTES))
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            return list(pool.map(work, self.chunks))
+            for at in range(0, len(chunks), at_once):
+                results += pool.map(work, chunks[at : at + at_once])
+                if seen is not None:
+                    seen(chunks[: at + at_once])
+        return results
 
     def give_back(self) -> None:
         """End all mappings; what was kept stays."""
@@ -220,8 +254,8 @@ class FrameStore:
 
 
 def _remember(chunk: Chunk) -> None:
-    if chunk.copies is not None:
-        chunk.copies.remember(chunk.offsets, chunk.to_compare())
+    if chunk.runs is not None and chunk.live is not None:
+        chunk.runs.remember(chunk.live, chunk.offsets, chunk.to_compare())
 
 
 def _keep_fresh(chunk: Chunk) -> int:
@@ -234,7 +268,7 @@ def _keep_fresh(chunk: Chunk) -> int:
         return 0
     wanted, compared = chunk.types != PageType.XTAB, chunk.to_compare()
     differs = np.zeros(len(live), np.bool_)
-    if chunk.copies is not None:
-        differs = chunk.copies.differing(live, chunk.offsets, compared)
+    if chunk.runs is not None:
+        differs = chunk.runs.differing(live, chunk.offsets, compared)
     chunk.keep(live, np.flatnonzero(wanted & (differs | ~compared)))
     return len(chunk.fresh_rows)

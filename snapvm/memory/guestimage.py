@@ -9,14 +9,16 @@ decided from what was read while it ran: the p2m is read again, and a frame that
 written again.
 
 The comparison maps the image, which is quick while the host's page cache holds it.  Where the
-host has not that memory, everything happens in `catch`, from the mapped frames into the file; and
-of a domain that ends with its capture, in `write`.
+host has not that memory, a digest stands for each page, and what more has changed than memory holds
+goes into the file in `catch`.  When even that is not possible, everything does, from the mapped
+frames; and of a domain that ends with its capture, in `write`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -25,20 +27,12 @@ import numpy as np
 
 from snapvm import durable
 from snapvm.memory import foreignlog, precopy
-from snapvm.memory.framecopies import Pages
-from snapvm.memory.framestore import FrameStore, words
-from snapvm.memory.normalise import ForeignEntries, FrameMap, Landmarks, Normaliser
+from snapvm.memory.framestore import Chunk, FrameStore, words
+from snapvm.memory.normalise import FrameMap, Landmarks
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
-from snapvm.memory.xenformat import (
-    P2M_RANGE,
-    PAGES_PER_BATCH,
-    TYPE_HAS_DATA,
-    TYPE_LEVEL,
-    PageType,
-    PageTypes,
-    RecordType,
-)
+from snapvm.memory.standingpages import StandingPages
+from snapvm.memory.xenformat import P2M_RANGE, RecordType
 from snapvm.memory.xenimage import ImageWriter
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
@@ -56,7 +50,7 @@ class PvGuestImage:
     """Makes one image; fulfils ``GuestImage``."""
 
     def __init__(self, *, budget_bytes: int | None = None, domain_ends: bool = False) -> None:
-        """Allow so much memory for pages; what the host can spare when it is left out.
+        """Allow so much memory for the capture; what the host can spare when it is left out.
 
         ``domain_ends`` says that the guest stands still until `write` is done.
         """
@@ -66,7 +60,8 @@ class PvGuestImage:
         self._head: P2m | None = None
         """What the file says of the p2m, once its head is written."""
         self._p2m_mappings: dict[bytes, Mapping] = {}
-        self._foreign: list[ForeignEntries] = []
+        self._standing_writer: StandingPages | None = None
+        self._why_digests = ""
         self._changed = 0
         self._total = 0
 
@@ -97,7 +92,8 @@ class PvGuestImage:
             if not self._domain_ends:
                 log.warning("it is going to stand still until all of it is written: %s", why_not)
             return f"one pass into the file while it stood still: {why_not}"
-        return "precopy while it ran, then what had changed while it stood still"
+        digests = f", told apart by digests ({self._why_digests})" if self._why_digests else ""
+        return f"precopy while it ran{digests}, then what had changed while it stood still"
 
     def rehearse(self, shared_info: bytes) -> None:
         """See ``GuestImage.rehearse``."""
@@ -113,7 +109,7 @@ class PvGuestImage:
         self._p2m_claims = self._claims(self._p2m)
         self._standing = standing
         if self._is_held:
-            self._changed = self._store.refresh(self._p2m.entries)
+            self._changed = self._store.refresh(self._p2m.entries, self._make_room)
             self._total = self._store.count
             return
         if not self._domain_ends:
@@ -127,17 +123,14 @@ class PvGuestImage:
         """See ``GuestImage.write``."""
         with self._store.giving_back():
             if self._is_held:
-                self._map = self._standing_map()
-                self._correct_head()
-                self._normaliser = Normaliser(self._map, ORIGIN)
-                self._write_fresh(progress)
+                self._write_kept(progress)
             elif self._domain_ends:
                 self._write_standing(progress)
             self._writer.finish(self._tail())
             os.fsync(self._file.fileno())
         return ImageFacts(
             size_bytes=os.fstat(self._file.fileno()).st_size,
-            foreign=foreignlog.count(self._foreign),
+            foreign=foreignlog.count(self._standing_pages().foreign),
             changed_frames=self._changed,
             frames=self._total,
         )
@@ -197,28 +190,59 @@ class PvGuestImage:
         try:
             p2m = self._read_p2m(shared_info)
             pfns = self._owned(p2m)
-            total_bytes = len(pfns) * FRAME_BYTES
-            why_not = precopy.too_large(total_bytes, self._budget_bytes)
-            if why_not:
-                return why_not
+            room = precopy.Room(
+                needed_bytes=len(pfns) * FRAME_BYTES,
+                spare_bytes=self._spare_bytes(),
+            )
+            if not room.holds_digests:
+                return str(room)
             self._write_head(p2m, self._frame_map(p2m, self._claims(p2m)))
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
-        chunks = self._store.add(pfns, p2m.entries[pfns])
-        precopy.write_all(chunks, self._file, self._writer, progress, total_bytes)
+        first = precopy.FirstPass(self._file, self._writer, keeps_pages=room.holds_all)
+        first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
+        if not room.holds_all:
+            self._why_digests = str(room)
+            self._store.room_bytes = room.for_pages_bytes
+            precopy.write_again(self._store.chunks, self._file)
         return ""
 
-    # --- while it stands still, without a precopy ---
+    def _spare_bytes(self) -> int:
+        return precopy.spare_bytes() if self._budget_bytes is None else self._budget_bytes
+
+    # --- while it stands still ---
+
+    def _make_room(self, chunks: Sequence[Chunk]) -> None:
+        """Write what is kept while it stands still, when there is no memory for more.
+
+        All of it, in order: a frame that moved is in two chunks, and the later one counts.
+        """
+        if not self._store.is_full:
+            return
+        if self._standing_writer is None:
+            log.warning("it stands still for longer: more has changed than the host has memory for")
+        for chunk in chunks:
+            self._standing_pages().write_kept(chunk)
+            chunk.forget_kept()
+
+    def _standing_pages(self) -> StandingPages:
+        """Have what puts pages of the guest that stands still into the file, behind a true head."""
+        if self._standing_writer is None:
+            self._map = self._standing_map()
+            if self._head is None:
+                self._write_head(self._p2m, self._map)
+            else:
+                self._correct_head()
+            self._standing_writer = StandingPages(self._file, self._writer, self._map, ORIGIN)
+        return self._standing_writer
 
     def _write_standing(self, progress: Progress) -> None:
         """Write everything from the mapped frames."""
-        self._map = self._standing_map()
-        self._write_head(self._p2m, self._map)
-        self._normaliser = Normaliser(self._map, ORIGIN)
+        standing = self._standing_pages()
         pfns = self._owned(self._p2m)
         for chunk in self._store.add(pfns, self._p2m.entries[pfns]):
             if chunk.live is not None:
-                self._append(chunk.pfns, chunk.types, chunk.live)
+                standing.append(chunk.pfns, chunk.types, chunk.live)
             self._store.chunks.pop().give_back()
             self._total += len(chunk.pfns)
             progress.advance(self._total * FRAME_BYTES, len(pfns) * FRAME_BYTES)
@@ -250,47 +274,15 @@ class PvGuestImage:
         durable.rewrite(self._file.fileno(), memoryview(body), self._head_end - len(body))
         self._writer.end_pfn = self._p2m.end_pfn
 
-    def _write_fresh(self, progress: Progress) -> None:
-        """Write what was kept: over the old page where there is one and both are ordinary."""
+    def _write_kept(self, progress: Progress) -> None:
+        """Write what was kept; its memory is free when it is written."""
+        standing = self._standing_pages()
         done = 0
         while self._store.chunks:
-            chunk = self._store.chunks.pop(0)  # its memory is free when it is written
-            rows = chunk.fresh_rows
-            types, offsets = chunk.types[rows], chunk.offsets[rows]
-            over = (types == PageType.NOTAB) & (offsets != 0)
-            for row in np.flatnonzero(over).tolist():
-                durable.rewrite(self._file.fileno(), chunk.fresh[row].data, int(offsets[row]))
-            self._append(chunk.pfns[rows[~over]], types[~over], chunk.fresh[~over])
-            lost = np.flatnonzero((chunk.types == PageType.XTAB) & (chunk.offsets != 0))
-            self._disown(chunk.pfns[lost])
-            done += len(rows)
+            chunk = self._store.chunks.pop(0)
+            standing.write_kept(chunk)
+            done += len(chunk.fresh_rows)
             progress.advance(done * FRAME_BYTES, self._changed * FRAME_BYTES)
-
-    def _disown(self, pfns: Words) -> None:
-        """Say of pages written while it ran that the guest does not own them any more."""
-        if len(pfns):
-            types = np.full(len(pfns), PageType.XTAB, np.uint8)
-            self._writer.pages(pfns, types, np.empty((0, FRAME_BYTES), np.uint8))
-
-    def _append(self, pfns: Words, types: PageTypes, pages: Pages) -> None:
-        """Write those pages that are the domain's, of the tables a canonical copy."""
-        for start in range(0, len(pfns), PAGES_PER_BATCH):
-            part = slice(start, start + PAGES_PER_BATCH)
-            is_owned = TYPE_HAS_DATA[types[part]]
-            some_pfns, some_types = pfns[part][is_owned], types[part][is_owned]
-            some = pages[part] if is_owned.all() else pages[part][is_owned]
-            levels = TYPE_LEVEL[some_types]
-            rows = np.flatnonzero(levels)
-            if len(rows):
-                if not some.flags.writeable:
-                    some = some.copy()
-                tables = some[rows].view(np.uint64)
-                found = self._normaliser.canonicalise(tables, levels[rows], some_pfns[rows])
-                if len(found):
-                    self._foreign.append(found)
-                some[rows] = tables.view(np.uint8)
-            if len(some_pfns):
-                self._writer.pages(some_pfns, some_types, some)
 
     def _tail(self) -> DomainTail:
         standing = self._standing

@@ -1,21 +1,29 @@
-"""The first pass over a guest that runs: its ordinary pages go into the image.
+"""The passes over a guest that runs: its ordinary pages go into the image.
 
-A page that is a table now is left for later, when it cannot change any more.  The pages written are
-mapped where they are in the image at once, beside the writing of the next: to enter them in this
-process's page tables costs a paravirtual control domain as much as writing them.
+A page that is a table now is left for later, when it cannot change any more.  What the image has of
+a frame must be told quickly when the guest stands still.  Where the host's page cache holds the
+image, the pages written are mapped where they are at once, beside the writing of the next: to enter
+them in this process's page tables costs a paravirtual control domain as much as writing them.
+Where it does not, a digest is kept of each, and what has changed meanwhile is written again, until
+that is little: what is changed still, memory has to hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 
+from snapvm import durable
 from snapvm.memory.framecopies import FrameCopies
-from snapvm.memory.framestore import Chunk
+from snapvm.memory.frameruns import FrameRuns, Pages
+from snapvm.memory.framestore import CHUNK_FRAMES, Chunk
+from snapvm.memory.pagedigests import PageDigests
 from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.memory.xenformat import PAGE_COUNT, PAGES_PER_BATCH, RECORD_HEADER, PageType
 from snapvm.memory.xenimage import ImageWriter
@@ -23,58 +31,113 @@ from snapvm.model import Progress
 
 SPARE_BYTES: Final = 128 << 20
 """What the host keeps for itself when its page cache is to hold a guest."""
+TABLES_PART: Final = 64
+"""One part in so many of a guest's size is more than what is kept of each frame but its page."""
+PASSES: Final = 6
+"""So many more, at most, over a guest of which no pages are kept."""
+LITTLE_BYTES: Final = 16 << 20
+"""Changed pages that another pass would not be worth."""
 
 
-def too_large(needed_bytes: int, budget_bytes: int | None = None) -> str:
-    """Return why so much memory does not fit the budget, or what the host can spare; or nothing."""
-    if budget_bytes is None:
-        budget_bytes = max(available_bytes() - SPARE_BYTES, 0)
-    if needed_bytes <= budget_bytes:
-        return ""
-    needed, spare = needed_bytes >> 20, budget_bytes >> 20
-    return f"its {needed} MiB did not fit the {spare} MiB of memory this host could spare"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What memory there is for a guest of some size."""
+
+    needed_bytes: int
+    spare_bytes: int
+
+    @property
+    def holds_all(self) -> bool:
+        """The page cache can have the whole image."""
+        return self.needed_bytes <= self.spare_bytes
+
+    @property
+    def holds_digests(self) -> bool:
+        """There is room for what is kept of each frame, and as much again for pages."""
+        return 2 * self.needed_bytes // TABLES_PART <= self.spare_bytes
+
+    @property
+    def for_pages_bytes(self) -> int:
+        """How much of it pages may take, beside what is kept of each frame."""
+        return max(self.spare_bytes - self.needed_bytes // TABLES_PART, 0)
+
+    def __str__(self) -> str:
+        """Say why it does not hold all."""
+        needed, spare = self.needed_bytes >> 20, self.spare_bytes >> 20
+        return f"its {needed} MiB did not fit the {spare} MiB of memory this host could spare"
 
 
-def available_bytes() -> int:
+def spare_bytes() -> int:
     """Return how much memory the host can give without swapping (proc(5), MemAvailable)."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
+            return max(int(value.split()[0]) * 1024 - SPARE_BYTES, 0)
     return 0
 
 
-def write_all(
-    chunks: Iterable[Chunk],
-    file: BinaryIO,
-    writer: ImageWriter,
-    progress: Progress,
-    total_bytes: int,
-) -> None:
-    """Write the chunks' ordinary pages, note in each where they are, and map them there."""
-    done_bytes = 0
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        for chunk in chunks:
-            _write(chunk, file, writer)
-            if chunk.copies is not None:
-                beside.submit(chunk.copies.populate)
-            done_bytes += len(chunk.pfns) * FRAME_BYTES
-            progress.advance(done_bytes, total_bytes)
+class FirstPass:
+    """Writes a guest's ordinary pages, chunk by chunk, and notes where they are."""
+
+    def __init__(self, file: BinaryIO, writer: ImageWriter, *, keeps_pages: bool) -> None:
+        self._file = file
+        self._writer = writer
+        self._keeps_pages = keeps_pages
+
+    def write_all(self, chunks: Iterable[Chunk], progress: Progress, total_bytes: int) -> None:
+        """Write them, and have at hand what they are compared with."""
+        done_bytes = 0
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            for chunk in chunks:
+                rows = np.flatnonzero(chunk.types == PageType.NOTAB)
+                if chunk.live is not None and len(rows):
+                    originals = self._write(chunk, chunk.live, rows)
+                    chunk.runs = FrameRuns(originals)
+                    if isinstance(originals, FrameCopies):
+                        beside.submit(originals.populate)
+                done_bytes += len(chunk.pfns) * FRAME_BYTES
+                progress.advance(done_bytes, total_bytes)
+
+    def _write(
+        self, chunk: Chunk, live: Pages, rows: npt.NDArray[np.intp]
+    ) -> FrameCopies | PageDigests:
+        digests = None if self._keeps_pages else PageDigests(len(live))
+        begin = self._file.tell()
+        for start in range(0, len(rows), PAGES_PER_BATCH):
+            part = rows[start : start + PAGES_PER_BATCH]
+            head_bytes = RECORD_HEADER.size + PAGE_COUNT.size + 8 * len(part)
+            first = self._file.tell() + head_bytes
+            is_whole = int(part[-1]) - int(part[0]) + 1 == len(part)
+            pages = live[part[0] : part[-1] + 1] if is_whole else live[part]
+            if digests is not None:
+                pages = pages.copy()  # what is noted must be what is written
+                digests.note(part, pages)
+            self._writer.pages(chunk.pfns[part], chunk.types[part], pages)
+            chunk.offsets[part] = first + np.arange(len(part)) * FRAME_BYTES
+        # A hole at the end would otherwise be beyond it.
+        self._file.truncate(self._file.tell())
+        return digests or FrameCopies(self._file.fileno(), begin, self._file.tell())
 
 
-def _write(chunk: Chunk, file: BinaryIO, writer: ImageWriter) -> None:
-    rows = np.flatnonzero(chunk.types == PageType.NOTAB)
-    if chunk.live is None or not len(rows):
-        return
-    begin = file.tell()
-    for start in range(0, len(rows), PAGES_PER_BATCH):
-        part = rows[start : start + PAGES_PER_BATCH]
-        head_bytes = RECORD_HEADER.size + PAGE_COUNT.size + 8 * len(part)
-        first = file.tell() + head_bytes
-        is_whole = int(part[-1]) - int(part[0]) + 1 == len(part)
-        pages = chunk.live[part[0] : part[-1] + 1] if is_whole else chunk.live[part]
-        writer.pages(chunk.pfns[part], chunk.types[part], pages)
-        chunk.offsets[part] = first + np.arange(len(part)) * FRAME_BYTES
-    # A hole at the end would otherwise be beyond it.
-    file.truncate(file.tell())
-    chunk.copies = FrameCopies(file.fileno(), begin, file.tell())
+def write_again(chunks: Sequence[Chunk], file: BinaryIO) -> None:
+    """Write what differs from its digest, until that is little or does not become less."""
+    before = len(chunks) * CHUNK_FRAMES
+    for _ in range(PASSES):
+        changed = sum(_write_changed(chunk, file) for chunk in chunks)
+        if changed * FRAME_BYTES <= LITTLE_BYTES or changed > before * 3 // 4:
+            return
+        before = changed
+
+
+def _write_changed(chunk: Chunk, file: BinaryIO) -> int:
+    if chunk.live is None or chunk.runs is None:
+        return 0
+    digests = chunk.runs.originals
+    if not isinstance(digests, PageDigests):
+        return 0
+    rows = np.flatnonzero(chunk.runs.differing(chunk.live, chunk.offsets, chunk.to_compare()))
+    for row in rows.tolist():
+        page = chunk.live[row : row + 1].copy()  # what is noted must be what is written
+        digests.note(slice(row, row + 1), page)
+        durable.rewrite(file.fileno(), page.data, int(chunk.offsets[row]))
+    return len(rows)

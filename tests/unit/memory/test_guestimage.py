@@ -20,6 +20,10 @@ from tests.unit.memory.xen_builders import CONFIG, L1, L2, MFN_BASE, OWNED
 ONE = b"changed!" * 512
 TABLES = 6
 PLENTY = 1 << 40
+SOME = OWNED * 4096 // 2
+"""Of memory: no room for all pages, but for what is kept in place of them."""
+LITTLE = OWNED * 4096 // 24
+"""Of memory: not enough for what may change."""
 NOTHING: Change = lambda _: None  # noqa: E731
 
 
@@ -62,7 +66,11 @@ def expected(machine: Machine) -> dict[int, bytes]:
 
 @pytest.mark.parametrize(
     ("budget_bytes", "way", "changed"),
-    [(PLENTY, "precopy", TABLES), (0, "one pass into the file", OWNED)],
+    [
+        (PLENTY, "precopy while it ran, then", TABLES),
+        (SOME, "precopy while it ran, told apart by digests (its 2 MiB did not fit", TABLES),
+        (0, "one pass into the file", OWNED),
+    ],
 )
 def test_an_idle_guest_is_written_as_it_is(
     tmp_path: Path,
@@ -85,7 +93,10 @@ def test_an_idle_guest_is_written_as_it_is(
     assert report.is_sound, report.findings
 
 
-def test_what_changes_while_it_runs_is_in_and_what_changes_later_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget_bytes", [PLENTY, SOME])
+def test_what_changes_while_it_runs_is_in_and_what_changes_later_is_not(
+    tmp_path: Path, budget_bytes: int
+) -> None:
     machine = Machine()
 
     def meanwhile(machine: Machine) -> None:
@@ -95,7 +106,9 @@ def test_what_changes_while_it_runs_is_in_and_what_changes_later_is_not(tmp_path
     def after(machine: Machine) -> None:
         machine.write(MFN_BASE + 101, ONE)
 
-    facts, _ = make(tmp_path / "i", machine, meanwhile=meanwhile, after=after)
+    facts, _ = make(
+        tmp_path / "i", machine, meanwhile=meanwhile, after=after, budget_bytes=budget_bytes
+    )
     assert facts.changed_frames == TABLES + 2
     assert frames_of(tmp_path / "i") == expected(machine) | {100: ONE, 589: ONE}
 

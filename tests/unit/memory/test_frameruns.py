@@ -1,0 +1,134 @@
+"""Which frames differ from what an image has: of both kinds of originals, as looking at each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapvm.memory.framecopies import FrameCopies
+from snapvm.memory.frameruns import FrameRuns, Marks, Offsets, Originals, Pages, Run
+from snapvm.memory.pagedigests import PageDigests
+
+FRAMES = 1400
+GAP_AT = 700
+"""Before this one a header stands in the image."""
+GAP_BYTES = 8192
+KINDS = ("copies", "digests")
+rows = st.sets(st.integers(0, FRAMES - 1), max_size=12)
+
+
+def pages() -> Pages:
+    numbers = np.arange(FRAMES * 512, dtype=np.uint64).reshape(FRAMES, 512)
+    return np.asarray(numbers.view(np.uint8))
+
+
+def changed_in(some: set[int]) -> Pages:
+    live = pages()
+    for row in some:
+        live[row, row * 37 % 4096] ^= 1
+    return live
+
+
+def marks(without: set[int]) -> Marks:
+    found = np.ones(FRAMES, np.bool_)
+    found[list(without)] = False
+    return found
+
+
+def within(kind: str, work: Callable[[Originals, Offsets], None]) -> None:
+    """Have the pages in a file as an image has them."""
+    with tempfile.TemporaryFile() as image:
+        written = pages().tobytes()
+        image.write(bytes(4096))
+        image.write(written[: GAP_AT * 4096] + bytes(GAP_BYTES) + written[GAP_AT * 4096 :])
+        image.flush()
+        offsets = 4096 + np.arange(FRAMES, dtype=np.int64) * 4096
+        offsets[GAP_AT:] += GAP_BYTES
+        originals: Originals
+        if kind == "copies":
+            originals = FrameCopies(image.fileno(), 4096, image.tell())
+        else:
+            originals = digests = PageDigests(FRAMES)
+            digests.note(np.arange(FRAMES), pages())
+        try:
+            work(originals, offsets)
+        finally:
+            originals.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(changed=rows, earlier=rows, hot=rows, late=rows, is_remembered=st.booleans())
+def test_what_differs_is_found_and_nothing_else(
+    kind: str,
+    changed: set[int],
+    earlier: set[int],
+    hot: set[int],
+    late: set[int],
+    is_remembered: bool,
+) -> None:
+    """Some had changed ``earlier``; ``late`` are compared no more, and so the runs are others."""
+
+    def work(originals: Originals, offsets: Offsets) -> None:
+        runs = FrameRuns(originals)
+        if is_remembered:
+            runs.remember(changed_in(earlier), offsets, marks(hot))
+        found = runs.differing(changed_in(changed), offsets, marks(hot | late))
+        assert set(np.flatnonzero(found).tolist()) == changed - hot - late
+
+    within(kind, work)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [("copies", FrameCopies), ("digests", PageDigests)],
+)
+def test_what_has_a_digest_is_not_looked_at_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, kind: str, asked: type[FrameCopies | PageDigests]
+) -> None:
+    """So the window reads the guest's memory and nothing else; a late table costs one run."""
+    read: list[tuple[int, int]] = []
+    pages_of, differing_of = asked.pages, asked.differing
+
+    def noting_pages(originals: Originals, run: Run, live: Pages) -> Pages | None:
+        read.append((run.start, run.stop))
+        return pages_of(originals, run, live)  # type: ignore[arg-type]
+
+    def noting_differing(originals: Originals, run: Run, live: Pages) -> Marks:
+        read.append((run.start, run.stop))
+        return differing_of(originals, run, live)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asked, "pages", noting_pages)
+    monkeypatch.setattr(asked, "differing", noting_differing)
+
+    def work(originals: Originals, offsets: Offsets) -> None:
+        runs = FrameRuns(originals)
+        runs.remember(pages(), offsets, marks(set()))
+        assert dict.fromkeys(read) == dict.fromkeys(
+            [(0, 512), (512, 700), (700, 1024), (1024, 1400)]
+        )
+        read.clear()
+        assert not runs.differing(pages(), offsets, marks(set())).any()
+        assert read == []
+        assert not runs.differing(pages(), offsets, marks({100})).any()
+        assert set(read) == {(0, 100), (101, 512)}
+
+    within(kind, work)
+
+
+def test_a_guest_that_writes_meanwhile_is_not_remembered_as_it_is_then() -> None:
+    """A digest of what the guest had later would hide that the image has it otherwise."""
+
+    def work(originals: Originals, offsets: Offsets) -> None:
+        runs = FrameRuns(originals)
+        later = changed_in({600})
+        runs.remember(later, offsets, marks(set()))
+        found = runs.differing(later, offsets, marks(set()))
+        assert np.flatnonzero(found).tolist() == [600]
+
+    for kind in KINDS:
+        within(kind, work)

@@ -1,0 +1,111 @@
+"""The engine on a guest larger than the memory there is: digests stand for its pages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snapvm.memory import framestore
+from snapvm.memory.guestimage import PvGuestImage
+from snapvm.memory.verify import verify_image
+from snapvm.model import Silent
+from tests.fakes.xenmachine import HOST, Machine
+from tests.unit.memory.test_guestimage import (
+    LITTLE,
+    ONE,
+    PLENTY,
+    SOME,
+    TABLES,
+    expected,
+    frames_of,
+    make,
+)
+from tests.unit.memory.xen_builders import CONFIG, MFN_BASE, OWNED
+
+ORDINARY = range(100, 580)
+"""PFNs of pages that are no tables."""
+
+
+def changing(seed: int) -> Callable[[Machine], None]:
+    """Have a guest write, become other tables, and be given other frames."""
+
+    def change(machine: Machine) -> None:
+        chance = random.Random(seed)
+        pfns = chance.sample(ORDINARY, chance.choice([3, 40, len(ORDINARY) - 40]) + 20)
+        for pfn in pfns[:10]:
+            machine.move(pfn, 0x1800 + pfn)
+        for pfn in pfns[10:20]:
+            entries = np.zeros(512, "<u8")
+            entries[chance.randrange(512)] = (MFN_BASE + chance.choice(pfns[20:])) << 12 | 1
+            machine.write(MFN_BASE + pfn, entries.tobytes())
+            machine.type_of[MFN_BASE + pfn] = 1
+        for pfn in pfns[20:]:
+            machine.write(MFN_BASE + pfn, pfn.to_bytes(8, "little") * 512)
+
+    return change
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_memory_there_is_the_image_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 32)
+    images = []
+    for budget_bytes in (PLENTY, SOME, LITTLE, 0):
+        path = tmp_path / f"{budget_bytes}"
+        make(path, Machine(), meanwhile=changing(seed), budget_bytes=budget_bytes)
+        report = verify_image(path)
+        images.append((frames_of(path), report.tables))
+    assert images[0] == images[1] == images[2] == images[3]
+
+
+def test_no_more_memory_is_taken_than_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
+    taken: list[int] = []
+    image = PvGuestImage(budget_bytes=LITTLE)
+    keep = framestore.Chunk.keep
+
+    def noting(chunk: framestore.Chunk, *arguments: object) -> None:
+        keep(chunk, *arguments)  # type: ignore[arg-type]
+        taken.append(sum(each.room.nbytes for each in image._store.chunks))
+
+    monkeypatch.setattr(framestore.Chunk, "keep", noting)
+    machine = Machine()
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+    for pfn in ORDINARY:
+        machine.write(MFN_BASE + pfn, ONE)
+    image.rehearse(machine.shared_info())
+    image.catch(machine.standing())
+    assert taken and max(taken) <= LITTLE
+    assert "more has changed than the host has memory for" in caplog.text
+    machine.write(MFN_BASE + 100, bytes(4096))
+    facts = image.write(Silent())
+    image.close()
+    assert facts.changed_frames == len(ORDINARY) + TABLES
+    assert frames_of(tmp_path / "i") == expected(machine) | dict.fromkeys(ORDINARY, ONE)
+
+
+def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: Path) -> None:
+    machine = Machine()
+
+    class Writing(Silent):
+        """Stands for a guest that writes while it is copied."""
+
+        def advance(self, done: int, total: int) -> None:
+            machine.write(MFN_BASE + 100, ONE)
+
+    image = PvGuestImage(budget_bytes=SOME)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Writing())
+    image.rehearse(machine.shared_info())
+    image.catch(machine.standing())
+    facts = image.write(Silent())
+    image.close()
+    assert facts.changed_frames == TABLES
+    assert facts.frames == OWNED
+    assert frames_of(tmp_path / "i") == expected(machine) | {100: ONE}
