@@ -107,6 +107,12 @@ def rewrite(descriptor: int, data: memoryview, offset_bytes: int) -> None:
         offset_bytes += written_bytes
 
 
+def let_go(descriptor: int) -> None:
+    """Bring a file's bytes to the disk and give back the page cache that they took."""
+    os.fdatasync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's bytes to the disk."""
     _sync(path, os.O_NOFOLLOW)

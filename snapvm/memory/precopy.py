@@ -123,6 +123,8 @@ def write_again(chunks: Sequence[Chunk], file: BinaryIO) -> None:
     """Write what differs from its digest, until that is little or does not become less."""
     before = len(chunks) * CHUNK_FRAMES
     for _ in range(PASSES):
+        # In the window there is no time to wait for room in memory.
+        durable.let_go(file.fileno())
         changed = sum(_write_changed(chunk, file) for chunk in chunks)
         if changed * FRAME_BYTES <= LITTLE_BYTES or changed > before * 3 // 4:
             return
