@@ -8,10 +8,10 @@ MANUALS   = $(PREFIX)/share/man/man1
 VENV    := build/venv
 BIN     := $(VENV)/bin
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
-LAB_TESTS = $(PYTEST) $(wildcard tests/lab tests/integration) -m 'not long' --lab-minutes=68 --durations=12
+LAB_TESTS = $(PYTEST) tests/lab -m 'not long' --lab-minutes=62 --durations=12
 LAB_JUNIT = build/junit/lab.xml
 BOOKWORM_TESTS = $(addprefix tests/lab/test_, kvm_contract.py kvm_chain.py kvm_failures.py \
-  kvm_consistency.py xen_consistency.py xen_keeper.py)
+  kvm_consistency.py kvm_ways.py xen_consistency.py xen_keeper.py xen_large.py)
 PYTEST   = $(BIN)/python -m pytest
 
 # Compiled once, below build/ as everything: a quarter of the unit tests' time.
@@ -19,7 +19,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help tools venv test test-unit test-contract test-house test-lab test-lab-bookworm test-long lint types format man demo fuzz crash-sweep install uninstall clean
+.PHONY: help tools venv test test-unit test-contract test-house test-integration test-lab test-lab-bookworm test-long lint types format man demo fuzz crash-sweep install uninstall clean
 
 help:          ## Say what can be made
 	@grep -hE '^[a-z%-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):[^#]*## /  make \1 \t/' | expand -t 26
@@ -41,7 +41,7 @@ venv: $(VENV)/.stamp
 tools:
 	@sh tests/lab/tools.sh
 
-test: lint types test-unit test-contract test-house test-lab  ## Every test, the lab's too
+test: lint types test-unit test-contract test-house test-integration test-lab  ## Every test, the lab's too
 
 test-unit: $(VENV)/.stamp   ## Unit tests: no root, no virtual machine, 20 seconds
 	$(PYTEST) tests/unit $(JUNIT)
@@ -51,6 +51,9 @@ test-contract: $(VENV)/.stamp  ## The contract of each seam, on the fakes
 
 test-house: $(VENV)/.stamp  ## House rules: layers, doors, man page, schema, README
 	$(PYTEST) tests/house $(JUNIT)
+
+test-integration: $(VENV)/.stamp tools  ## Real processes, QEMU and installing, without a lab; a sample of `make fuzz`
+	$(PYTEST) tests/integration -m 'not long' $(JUNIT)
 
 test-lab: $(VENV)/.stamp tools  ## The real thing: LVM, libvirt and KVM in the lab
 	$(LAB_TESTS) --junit-xml=$(LAB_JUNIT) || { $(BIN)/python -m tests.lab.died $(LAB_JUNIT) && \
