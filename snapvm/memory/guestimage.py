@@ -62,6 +62,7 @@ class PvGuestImage:
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._standing_writer: StandingPages | None = None
         self._why_digests = ""
+        self._is_spilled = False
         self._changed = 0
         self._total = 0
 
@@ -128,6 +129,8 @@ class PvGuestImage:
                 self._write_standing(progress)
             self._writer.finish(self._tail())
             os.fsync(self._file.fileno())
+        if self._is_spilled:
+            log.warning("it stood still for longer: more had changed than this host could spare")
         return ImageFacts(
             size_bytes=os.fstat(self._file.fileno()).st_size,
             foreign=foreignlog.count(self._standing_pages().foreign),
@@ -219,8 +222,7 @@ class PvGuestImage:
         """
         if not self._store.is_full:
             return
-        if self._standing_writer is None:
-            log.warning("it stands still for longer: more has changed than the host has memory for")
+        self._is_spilled = True  # said later: a terminal may be stopped
         for chunk in chunks:
             self._standing_pages().write_kept(chunk)
             chunk.forget_kept()
