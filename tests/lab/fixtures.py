@@ -14,6 +14,9 @@ from tests.lab.vm import Flavour, Lab
 
 FIXTURES = {"kvm_lab": 1, "no_lab": 2, "xen_lab": 3}
 """Fixtures that boot a lab, in the order in which their tests run."""
+SAMPLES: Final = {"test_crash", "test_kvm_chain"}
+"""Modules that try the same with many inputs, for a quarter of an hour where all is slow: the last
+of their flavour, so that there is time for the others."""
 
 STARTED: Final = pytest.StashKey[float]()
 
@@ -37,11 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that boot a lab and put them last, flavour by flavour: each boots once."""
-
     for item in items:
         if _rank(item):
             item.add_marker(pytest.mark.lab)
-    items.sort(key=_rank)
+    items.sort(key=lambda item: (_rank(item), _rank(item) and item.path.stem in SAMPLES))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
