@@ -14,6 +14,7 @@ from snapvm.attention import LeftBehind
 from snapvm.errors import (
     DeleteInterrupted,
     DeleteStopped,
+    ExitStatus,
     Interrupted,
     SnapvmError,
     UnknownSnapshot,
@@ -42,25 +43,29 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
 def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> None:
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
-    Raises as that does: of what fails with several groups the worst, and the rest is logged.
+    Raises as that does: of what fails with several groups the worst, and the rest is logged.  An
+    interruption ends it, and stands above what failed before unless that has to be repaired.
     """
     deleted: list[Record] = []
     failures: list[SnapvmError] = []
+    signal = ""
     try:
         for records in groups:
             with noting(failures):
                 _delete_all(host, records, progress, deleted)
     except Interrupted as error:
+        signal = error.signal
+    left = _not_in(deleted, groups)
+    is_mendable = all(error.exit_status <= ExitStatus.FAILED for error in failures)
+    if signal and left and is_mendable:
         bydomain.log_all(failures)
-        if left := _not_in(deleted, groups):
-            raise DeleteInterrupted(error.signal, _refs(deleted), _untouched(host, left)) from error
+        raise DeleteInterrupted(signal, _refs(deleted), _untouched(host, left))
     if not failures:
         return
     worst = bydomain.worst(failures)
-    if not deleted:
+    if not deleted and not signal:
         raise worst
-    left = _not_in(deleted, groups)
-    raise DeleteStopped(worst, _refs(deleted), _untouched(host, left)) from worst
+    raise DeleteStopped(worst, _refs(deleted), _untouched(host, left), signal) from worst
 
 
 def _delete_all(
