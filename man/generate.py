@@ -96,7 +96,14 @@ JSON = (
                 "DOM@ID."
             ),
         ),
-        ("list", "An array of such records, each with the `health` of its disks, a row a line."),
+        (
+            "list",
+            (
+                "An array of such records, each with the `health` of its disks, a row a line. Last "
+                "stand those that cannot be read: of them there is no more than `ref`, `id`, the "
+                "`kind`, which is `damaged`, the `domain` and the `problem`."
+            ),
+        ),
         ("show", "Such a record, with its `health`."),
         (
             "rollback, undo",

@@ -14,6 +14,7 @@ from snapvm.attention import LeftBehind
 from snapvm.errors import (
     DeleteInterrupted,
     DeleteStopped,
+    ExitStatus,
     Interrupted,
     SnapvmError,
     UnknownSnapshot,
@@ -23,9 +24,11 @@ from snapvm.host import Host
 from snapvm.interrupt import shielded
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record, SnapshotId
-from snapvm.refusals import RecordUnusable, VolumeRefused
+from snapvm.refusals import RecordUnusable, SnapshotReplaced, VolumeRefused
 
 _Seen = dict[tuple[DomainUuid, SnapshotId], Record]
+_Forgiven = tuple[type[SnapvmError], ...]
+"""What keeps none from being deleted."""
 
 
 def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
@@ -36,43 +39,62 @@ def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
     half gone.  What fails only after others are gone is told by ``DeleteStopped``, and unless all
     of them are gone ``DeleteInterrupted`` is raised, none of them half gone.
     """
-    prune(host, [records], progress)
+    _delete_groups(host, [records], progress)
 
 
-def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> None:
+def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> tuple[Record, ...]:
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
-    Raises as that does: of what fails with several groups the worst, and the rest is logged.
+    Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
+    Returns those it deleted.  Raises as ``delete`` does else: of what fails with several groups the
+    worst, and the rest is logged.  An interruption ends it, and stands above what failed before
+    unless that has to be repaired.
     """
+    return _delete_groups(host, groups, progress, (UnknownSnapshot, SnapshotReplaced))
+
+
+def _delete_groups(
+    host: Host,
+    groups: Sequence[Sequence[Record]],
+    progress: Progress,
+    forgiven: _Forgiven = (),
+) -> tuple[Record, ...]:
     deleted: list[Record] = []
     failures: list[SnapvmError] = []
+    signal = ""
     try:
         for records in groups:
             with noting(failures):
-                _delete_all(host, records, progress, deleted)
+                _delete_all(host, records, progress, deleted, forgiven)
     except Interrupted as error:
-        bydomain.log_all(failures)
-        if left := _not_in(deleted, groups):
-            raise DeleteInterrupted(error.signal, _refs(deleted), _untouched(host, left)) from error
-    if not failures:
-        return
-    worst = bydomain.worst(failures)
-    if not deleted:
-        raise worst
+        signal = error.signal
     left = _not_in(deleted, groups)
-    raise DeleteStopped(worst, _refs(deleted), _untouched(host, left)) from worst
+    is_mendable = all(error.exit_status <= ExitStatus.FAILED for error in failures)
+    if signal and left and is_mendable:
+        bydomain.log_all(failures)
+        raise DeleteInterrupted(signal, _refs(deleted), _untouched(host, left))
+    if not failures:
+        return tuple(deleted)
+    worst = bydomain.worst(failures)
+    if not deleted and not signal:
+        raise worst
+    raise DeleteStopped(worst, _refs(deleted), _untouched(host, left), signal) from worst
 
 
 def _delete_all(
-    host: Host, records: Sequence[Record], progress: Progress, deleted: list[Record]
+    host: Host,
+    records: Sequence[Record],
+    progress: Progress,
+    deleted: list[Record],
+    forgiven: _Forgiven,
 ) -> None:
     """Delete records, and put each that is gone into ``deleted``."""
     seen: _Seen = {}
     if len(records) > 1:
         progress.phase("checking")
-        _check_all(host, records, seen)
+        _check_all(host, records, seen, forgiven)
     for record in records:
-        with identity.locked(host.catalog, record) as uuids:
+        with suppress(*forgiven), identity.locked(host.catalog, record) as uuids:
             repair.finish_all(host, uuids, record.domain)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
@@ -100,7 +122,7 @@ def _refs(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(record.ref for record in records)
 
 
-def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
+def _check_all(host: Host, records: Sequence[Record], seen: _Seen, forgiven: _Forgiven) -> None:
     """Raise what would keep any of them from being deleted now.
 
     Each domain is looked at under its own lock, and what is pending of it is finished; several
@@ -115,8 +137,9 @@ def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
             report = host.lvm.report()
             others = _records(host, its[0].domain_uuid, seen)
             for record in its:
-                known = host.catalog.again(record)
-                _check_unneeded(known, others, records, report)
+                with suppress(*forgiven):
+                    known = host.catalog.again(record)
+                    _check_unneeded(known, others, records, report)
 
 
 def _check_unneeded(

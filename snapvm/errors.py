@@ -62,6 +62,8 @@ class SnapvmError(Exception):
     exit_status: ExitStatus = ExitStatus.FAILED
     remedy: str = ""
     """What to do or type next, where it needs no more data: of the kind, or told by who raises."""
+    signal_put_off: str = ""
+    """What arrived while it came about, and had to wait: whoever goes on after it must not."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -238,13 +240,18 @@ class Interrupted(SnapvmError):
 
 @contextmanager
 def noting(failures: list[SnapvmError]) -> Iterator[None]:
-    """Put the failure of the block into a list, and go on after it; but not when interrupted."""
+    """Put the failure of the block into a list, and go on after it; but not when interrupted.
+
+    That is so, too, when the interruption had to wait for what then failed.
+    """
     try:
         yield
     except Interrupted:
         raise
     except SnapvmError as failure:
         failures.append(failure)
+        if failure.signal_put_off:
+            raise Interrupted(signal=failure.signal_put_off) from failure
 
 
 @dataclass(eq=False)
@@ -255,10 +262,8 @@ class DeleteInterrupted(Interrupted):
     untouched: tuple[str, ...]
 
     def message(self) -> str:
-        gone = "nothing was deleted"
-        if self.deleted:
-            gone = _deleted(self.deleted, self.untouched)
-        return f"interrupted by {self.signal}: {gone}"
+        left = self.untouched if self.deleted else ()
+        return f"interrupted by {self.signal}: {_deleted(self.deleted, left)}"
 
     def details(self) -> Mapping[str, Any]:
         return {"deleted": list(self.deleted), "not_touched": list(self.untouched)}
@@ -271,13 +276,16 @@ class DeleteStopped(SnapvmError):
     because: SnapvmError
     deleted: tuple[str, ...]
     untouched: tuple[str, ...]
+    signal: str = ""
+    """What ended it besides; it is the failure that somebody has to do something about."""
 
     def __post_init__(self) -> None:
         # No refusal, and no lock to wait for, when something was touched; what asks for more stays.
         self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
 
     def message(self) -> str:
-        return f"{self.because.message()}; {_deleted(self.deleted, self.untouched)}"
+        ended = f"interrupted by {self.signal}: " if self.signal else ""
+        return f"{self.because.message()}; {ended}{_deleted(self.deleted, self.untouched)}"
 
     def hint(self) -> str:
         return self.because.hint()
@@ -292,8 +300,8 @@ class DeleteStopped(SnapvmError):
 
 
 def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
-    rest = f", not touched {_some(untouched)}" if untouched else ""
-    return f"deleted {_some(deleted)}{rest}"
+    gone = f"deleted {_some(deleted)}" if deleted else "nothing was deleted"
+    return f"{gone}, not touched {_some(untouched)}" if untouched else gone
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -127,7 +127,12 @@ def channels(memory: MemoryRecord) -> int:
 
 
 def check(path: Path, memory: MemoryRecord) -> None:
-    """Raise ``BadImage`` when this is not the whole image that was recorded."""
+    """Raise ``BadImage`` when this is not the whole image that was recorded.
+
+    Raises ``RecordUnusable`` for one that is gone, or of an unknown format.
+    """
+    if not os.path.lexists(path):
+        raise RecordUnusable(path=str(path), why="the memory image is gone")
     if memory.format in (LIBVIRT_SAVE, LIBVIRT_SPARSE):
         libvirtimage.check(path, memory.size_bytes)
     elif memory.format == XL_SAVE:

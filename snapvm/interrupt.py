@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from snapvm.errors import Interrupted
+from snapvm.errors import Interrupted, SnapvmError
 
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP = signal.SIGTSTP
@@ -79,14 +79,16 @@ def watched() -> Iterator[None]:
 def shielded() -> Iterator[None]:
     """Finish the block whatever signal arrives; raise ``Interrupted`` after it, not inside.
 
-    When the block itself fails, its error is what the caller sees and the signal is dropped:
-    the work is being given up already.
+    When the block itself fails, its error is what the caller sees, and knows of the signal: the
+    work is being given up already, but there may be other work behind it.
     """
     _gate.shields += 1
     try:
         yield
-    except BaseException:
-        _gate.lower()
+    except BaseException as error:
+        waiting = _gate.lower()
+        if waiting is not None and isinstance(error, SnapvmError):
+            error.signal_put_off = waiting.name
         raise
     waiting = _gate.lower()
     if waiting is not None:

@@ -141,11 +141,23 @@ class RecordNewer(RecordUnusable):
 class NotConfirmed(Refused):
     """The user said no, or could not be asked."""
 
-    remedy = "answer yes, or give --yes in a script"
     what: str
+    remedy: str = ""
 
     def message(self) -> str:
         return f"{self.what}: not confirmed, nothing was done"
+
+
+@dataclass(eq=False)
+class NothingToLookInto(Refused):
+    """A snapshot that is whole, and has no memory image of the kind that is asked for."""
+
+    remedy = "`snapvm show` tells what a snapshot has; the path of an image is looked into as well"
+    ref: str
+    why: str
+
+    def message(self) -> str:
+        return f"{quoted(self.ref)} cannot be looked into: {self.why}"
 
 
 @dataclass(eq=False)

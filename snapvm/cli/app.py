@@ -55,9 +55,11 @@ def _run(arguments: list[str], session: Session) -> int:
     try:
         parsed = commands.parse(arguments, session)
     except commands.UsageProblem as problem:
-        return failures.tell_usage(
-            problem, arguments, commands.global_options(), commands.verb_in(arguments)
+        verb = commands.verb_in(arguments)
+        places = failures.Places(
+            verb=verb, before=commands.global_options(), behind=commands.options_of(verb)
         )
+        return failures.tell_usage(problem, arguments, places)
     except OSError as error:
         # Only Typer writes while arguments are read: help, or the files of --install-completion.
         if error.filename is None:

@@ -11,6 +11,8 @@ from snapvm.recordfolder import Damaged
 
 HEADERS = ("SNAPSHOT", "CREATED", "KIND", "DISKS", "HEALTH", "MEMORY", "PAUSE", "NOTE")
 KIND = HEADERS.index("KIND")
+DAMAGED = "damaged"
+"""What stands in the place of a kind for a record that cannot be read."""
 RIGHT = frozenset({HEADERS.index("MEMORY"), HEADERS.index("PAUSE")})
 """Columns of numbers."""
 
@@ -35,9 +37,9 @@ def sorted_rows(judged: Iterable[tuple[Record, Sequence[Health]]]) -> list[Row]:
 
 def damaged_rows(damaged: Iterable[Damaged]) -> list[Row]:
     """Return a row for each record that cannot be read."""
-    found = sorted((entry.domain, entry.id) for entry in damaged)
     return [
-        (plain(f"{domain}@{id_}"), "-", "damaged", "-", "-", "-", "-", "") for domain, id_ in found
+        (plain(f"{entry.domain}@{entry.id}"), "-", DAMAGED, "-", "-", "-", "-", "")
+        for entry in damaged
     ]
 
 

@@ -34,6 +34,7 @@ app = typer.Typer(
     name=PROGRAM,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    epilog="Begin with `snapvm doctor DOM`; `man snapvm` has everything.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
@@ -58,9 +59,13 @@ _GROUPS = {"catalog": typer.Typer(rich_markup_mode=None, help=catalog.HELP)}
 
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
-for _name, (_function, _) in VERBS.items():
+for _name, (_function, _manual) in VERBS.items():
     *_before, _word = _name.split()
-    (_GROUPS[_before[0]] if _before else app).command(_word, cls=Verb)(_function)
+    _group = _GROUPS[_before[0]] if _before else app
+    _group.command(_word, cls=Verb, epilog=_manual.example)(_function)
+
+_NOT_COMPLETED = 1
+"""What Typer ends with when it is to complete in a shell that cannot, and has said so."""
 
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for a wrong command line.  It has no public name: click's, or Typer's copy."""
@@ -121,12 +126,25 @@ def parse(arguments: list[str], session: Session) -> Job | int:
     Raises ``UsageProblem`` and ``BadName``.
     """
     parsed = _command().main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=session)
+    if parsed == _NOT_COMPLETED:
+        problem = "this shell completes nothing; call it from bash, zsh or fish"
+        raise typer.BadParameter(problem, param_hint="--install-completion")
     return parsed if isinstance(parsed, Job) else int(parsed or 0)
 
 
 def global_options() -> frozenset[str]:
     """Return the options that stand before the verb."""
     return frozenset(name for option in _command().params for name in option.opts)
+
+
+def options_of(verb: str) -> frozenset[str]:
+    """Return the options that stand behind a verb; none when it is empty."""
+    if not verb:
+        return frozenset()
+    command = _command()
+    for word in verb.split():
+        command = command.commands[word]
+    return frozenset(name for option in command.params for name in option.opts)
 
 
 def verb_in(arguments: list[str]) -> str:

@@ -49,9 +49,11 @@ def _offered(
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli.lookup import catalog_of
 
-    found = sorted(text for text in source(catalog_of(session)) if text.startswith(incomplete))
-    # The shells put words in as they are; one that needs quotes would become another command.
-    return [text for text in found if shlex.quote(text) == text]
+    # Two domains may have had one name.
+    found = sorted({text for text in source(catalog_of(session)) if text.startswith(incomplete)})
+    # The shells put words in as they are; one that needs quotes would become another command, and
+    # one with a hyphen before it an option.
+    return [text for text in found if shlex.quote(text) == text and text[:1] != "-"]
 
 
 def answer(run: Callable[[], object]) -> int:

@@ -10,6 +10,8 @@ from snapvm.errors import Interrupted
 from snapvm.interrupt import wait_for
 from snapvm.refusals import NotConfirmed
 
+_NOBODY = "there is no terminal to ask at; with --yes it is done without asking"
+
 
 def confirm(explanation: list[str], what: str) -> None:
     """Say what is going to happen and ask for a yes; anything else is a no.
@@ -18,7 +20,7 @@ def confirm(explanation: list[str], what: str) -> None:
     ``NotConfirmed`` for a no, and when there is no terminal to ask at.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise NotConfirmed(what=what)
+        raise NotConfirmed(what=what, remedy=_NOBODY)
     for line in explanation:
         output.err(plain(line))
     try:

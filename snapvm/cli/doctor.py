@@ -25,8 +25,8 @@ MANUAL = Manual(
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "
         "whether an agent answers in the guest, the volume under each disk, how full its pool is, "
-        "and the room for memory images; and as advice what makes the pause "
-        "long, or will be refused soon."
+        "and the room for memory images; as advice what makes the pause long, or will be refused "
+        "soon; and last that nothing stands in the way."
     ),
     failure="Everything that stands in the way of a `take` is printed, with what to do about it.",
     example="snapvm doctor demo",
@@ -52,6 +52,8 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
             raise NotReady(domain=domain, count=len(found.refusals), diagnosis=values)
         if as_json:
             output.out_json(values)
+        else:
+            output.say(f"nothing stands in the way of a take of {found.domain.name}")
 
     return Job(json=as_json, run=run)
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -59,24 +60,37 @@ def _tell(
     return status
 
 
-def tell_usage(problem: Any, arguments: list[str], before_verb: Collection[str], verb: str) -> int:
-    """Tell what is wrong with the command line, in the form of every other failure.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where options may stand on a command line that could not be read."""
 
-    ``verb`` is the one that stands in it, for the problems that do not say where they arose.
-    """
+    verb: str
+    """The one that stands in it; empty when there is none."""
+    before: Collection[str]
+    """The options that stand before a verb."""
+    behind: Collection[str]
+    """Those that this verb has."""
+
+
+def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
+    """Tell what is wrong with the command line, in the form of every other failure."""
     message = str(problem.format_message()).strip().rstrip(".")
     # Typer's newest have pydantic check a choice, which says so.
     message = message.replace(": Value error, ", ": ")
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
     option = getattr(problem, "option_name", None)
-    path = "snapvm" if option in before_verb else f"snapvm {verb}".rstrip()
+    # Some problems do not say where they arose.
+    path = "snapvm" if option in places.before else f"snapvm {places.verb}".rstrip()
     if context is not None:
         path = context.command_path
-    if option in before_verb and path != "snapvm":
+    if option in places.before and path != "snapvm":
         hint = (
             f"{option} stands before the verb: snapvm {option} {path.removeprefix('snapvm ')} ..."
         )
+    elif option in places.behind and path == "snapvm":
+        message = message.partition(" (")[0]  # what looks like it and stands before a verb
+        hint = f"{option} stands behind the verb: snapvm {places.verb} {option} ..."
     else:
         hint = f"`{path} --help` shows what it understands"
     return _tell("Usage", message, hint, ExitStatus.USAGE, as_json=wants_json(arguments))

@@ -42,3 +42,9 @@ class Verb(TyperCommand):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl([row for row in rows if row is not None])
+
+    def format_epilog(self, _ctx: Any, formatter: Any) -> None:
+        """Write an example as it is typed; Typer would fold a long one."""
+        if self.epilog:
+            with formatter.section("Example"):
+                formatter.write(f"  {self.epilog}\n")

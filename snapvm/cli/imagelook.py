@@ -19,7 +19,7 @@ from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.model import MemoryRecord, Silent
-from snapvm.refusals import BadImage, RecordUnusable, UnreadableFile, Unsound
+from snapvm.refusals import BadImage, NothingToLookInto, UnreadableFile, Unsound
 
 SHOWN_ADDRESSES = 256
 
@@ -56,7 +56,7 @@ def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
     catalog = catalog_of(session)
     record = find(catalog, text)
     if record.memory is None:
-        raise RecordUnusable(path=record.ref, why="it has no memory")
+        raise NothingToLookInto(ref=record.ref, why="it is of disks alone, without memory")
     path = catalog.path(record, record.memory.file)
     images.check(path, record.memory)
     if deep:
@@ -163,7 +163,8 @@ def inspect(
     """Translate an address, or tell who maps a frame."""
     place = _place(session, text)
     if place.is_libvirts:
-        raise RecordUnusable(path=text, why="it is no image of a Xen PV domain")
+        why = "its image is libvirt's, and page tables are walked in that of a Xen PV domain"
+        raise NothingToLookInto(ref=text, why=why)
     with survey(place.path) as image:
         root = _root(image) if cr3 is None else cr3
         wide = image.pv_info is None or image.pv_info.width_bytes == 8

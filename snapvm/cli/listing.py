@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, entries, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
+from snapvm.errors import quoted
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.lvm import health
 from snapvm.lvm.health import Health
@@ -32,12 +35,10 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     catalog = catalog_of(session)
     report = _report() if any(catalog.domains()) else None
     records = _records(catalog, domain, damaged)
-    if as_json:
-        by_age = sorted(records, key=lambda record: (record.domain, record.created, record.id))
-        output.out_json_rows(_with_health(record, report) for record in by_age)
-    else:
-        _print_table(records, report, damaged, domain, session)
-    for entry in sorted(damaged, key=lambda entry: (entry.domain, entry.id)):
+    print_all = _print_json if as_json else _print_table
+    if not print_all(records, report, damaged):
+        output.err(_nothing(domain, session.settings().state_dir))
+    for entry in _in_order(damaged):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
     if damaged:
         output.err(
@@ -55,32 +56,52 @@ def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> It
             damaged.append(entry)
 
 
-def _print_table(
-    records: Iterator[Record],
-    report: Report | None,
-    damaged: list[Damaged],
-    domain: str | None,
-    session: Session,
-) -> None:
+def _in_order(damaged: list[Damaged]) -> list[Damaged]:
+    return sorted(damaged, key=lambda entry: (entry.domain, entry.id))
+
+
+def _print_json(records: Iterator[Record], report: Report | None, damaged: list[Damaged]) -> bool:
+    """Print a row for each, and tell whether there is any."""
+    by_age = sorted(records, key=lambda record: (record.domain, record.created, record.id))
+    rows = (_with_health(record, report) for record in by_age)
+    output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
+    return bool(by_age or damaged)
+
+
+def _as_damaged(entry: Damaged) -> dict[str, Any]:
+    """Return what is known of a record that cannot be read: a program must not take it for gone."""
+    return {
+        "ref": f"{entry.domain}@{entry.id}",
+        "id": entry.id,
+        "kind": columns.DAMAGED,
+        "domain": {"name": entry.domain, "uuid": entry.path.parent.parent.name},
+        "problem": entry.why,
+    }
+
+
+def _print_table(records: Iterator[Record], report: Report | None, damaged: list[Damaged]) -> bool:
+    """Print a row for each, and tell whether there is any."""
     # Each record becomes its row at once: ten thousand of them need a third of the memory so.
     rows = columns.sorted_rows((record, _healths(record, report)) for record in records)
-    rows += columns.damaged_rows(damaged)
+    rows += columns.damaged_rows(_in_order(damaged))
     if not rows:
-        output.err(_nothing(domain, session.settings().state_dir))
-    elif sys.stdout.isatty() and len(rows) <= columns.TABLE_LIMIT:
+        return False
+    if sys.stdout.isatty() and len(rows) <= columns.TABLE_LIMIT:
         # heavy: rich takes 60 ms to import and is for people only
         from snapvm.cli import render
 
         output.out(render.table(rows))
     else:
         output.out(columns.aligned(rows))
+    return True
 
 
 def _nothing(domain: str | None, state_dir: Path) -> str:
     """Say that there is none, and what to type; a domain's name may hold an @."""
-    whose = "" if domain is None else f" of {plain(domain)}"
+    whose = "" if domain is None else f" of {quoted(domain)}"
     shows = domain is not None and "@" in domain
-    typed = "`snapvm show DOM@ID` shows one" if shows else "`snapvm take DOM` makes one"
+    verb, deed = ("show", "shows") if shows else ("take", "makes")
+    typed = f"`snapvm {verb} {shlex.quote(plain(domain or 'DOM'))}` {deed} one"
     # The usual place is made by the first take; another that is not there may be a wrong one.
     is_strange = state_dir != Settings().state_dir and not state_dir.exists()
     where = f" in {plain(str(state_dir))}, which does not exist" if is_strange else ""

@@ -16,9 +16,9 @@ LIST_MANUAL = Manual(
         "HEALTH is that of the disk which is worst off, with how much of what a thick snapshot can "
         "keep is used; `unknown` where LVM does not tell. KIND is `full` (memory and disks), "
         "`disks`, or `undo` (the disks that were current before a rollback). A record that "
-        "cannot be read is shown last as `damaged`, with the reason on standard error; with "
-        "`--json` only there. With DOM they are those of the domain that has this name, and those "
-        "that were taken of one which had it."
+        "cannot be read is shown last as `damaged`, with the reason on standard error. With DOM "
+        "they are those of the domain that has this name, and those that were taken of one which "
+        "had it."
     ),
     failure="Nothing is changed.",
     example="snapvm list demo --json | jq -r '.[].ref'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,8 @@ MANUAL = Manual(
         "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
         "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
         "before a rollback, are left alone and do not count; so are those whose record cannot be "
-        "read, and those of a time that is still to come, as a wrong clock makes them. With DOM "
+        "read, and those of a time that is still to come, as a wrong clock makes them. One that "
+        "somebody else deletes meanwhile is no failure, and not told. With DOM "
         "they are those that `list` shows of it."
     ),
     failure=(
@@ -95,19 +97,21 @@ def prune(
         judged = _verdicts(lookup.catalog_of(session), domain, rules)
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
-        count = sum(map(len, doomed))
-        if count and not dry_run:
+        gone = tuple(record for its in doomed for record in its)
+        if gone and not dry_run:
             if not yes:
-                confirm(_lines(verdicts), f"deleting {counted(count, 'snapshot')}")
+                confirm(_lines(verdicts), f"deleting {counted(len(gone), 'snapshot')}")
             host = wiring.open_host(session.settings(), session)
             with shown(quiet=session.verbose) as progress:
-                consistency.prune(host, doomed, progress)
+                gone = consistency.prune(host, doomed, progress)
         if as_json:
-            output.out_json(_as_values(verdicts, dry_run=dry_run))
+            output.out_json(_as_values(verdicts, gone, dry_run=dry_run))
             return
         for line in _lines(verdicts) if dry_run else ():
             output.say(line)
-        output.say(_summary(verdicts, dry_run=dry_run))
+        deed = "would delete" if dry_run else "deleted"
+        kept = sum(bool(verdict.kept_by) for verdict in verdicts)
+        output.say(f"{deed} {counted(len(gone), 'snapshot')}, kept {kept}")
 
     return Job(json=as_json, run=run)
 
@@ -156,16 +160,13 @@ def _lines(verdicts: list[Verdict]) -> list[str]:
     return lines
 
 
-def _summary(verdicts: list[Verdict], *, dry_run: bool) -> str:
-    doomed = sum(not verdict.kept_by for verdict in verdicts)
-    deed = "would delete" if dry_run else "deleted"
-    return f"{deed} {counted(doomed, 'snapshot')}, kept {len(verdicts) - doomed}"
-
-
-def _as_values(verdicts: list[Verdict], *, dry_run: bool) -> dict[str, object]:
+def _as_values(
+    verdicts: list[Verdict], gone: Collection[Record], *, dry_run: bool
+) -> dict[str, object]:
     named = list(zip(_refs(verdicts), verdicts, strict=True))
+    ids = {(record.domain_uuid, record.id) for record in gone}
     return {
         "dry_run": dry_run,
-        "deleted": [ref for ref, verdict in named if not verdict.kept_by],
+        "deleted": [ref for ref, each in named if (each.record.domain_uuid, each.record.id) in ids],
         "kept": {ref: list(verdict.kept_by) for ref, verdict in named if verdict.kept_by},
     }

@@ -24,14 +24,14 @@ from rich.table import Table
 from rich.text import Text
 
 from snapvm.cli import columns, output
-from snapvm.cli.columns import HEADERS, KIND, RIGHT, Row
+from snapvm.cli.columns import DAMAGED, HEADERS, KIND, RIGHT, Row
 from snapvm.cli.words import plain, shortened
 from snapvm.model import Progress, RecordKind
 
 _STYLES = {
     RecordKind.DISKS.value: "yellow",
     RecordKind.UNDO.value: "dim",
-    "damaged": "bold red",
+    DAMAGED: "bold red",
 }
 
 _ASCII_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
@@ -56,7 +56,9 @@ def table(rows: Sequence[Row]) -> str:
         drawn.add_row(*map(Text, cells), style=_STYLES.get(row[KIND]))
     # Where the terminal is narrower it folds the lines: an id cut short could not be copied.
     paper = io.StringIO()
-    Console(file=paper, force_terminal=True, width=before_note + for_note).print(drawn)
+    # Both sizes: with one alone rich takes a terminal that is TERM=dumb for 80 columns wide.
+    console = Console(file=paper, force_terminal=True, width=before_note + for_note, height=1)
+    console.print(drawn)
     return "".join(f"{line.rstrip()}\n" for line in paper.getvalue().splitlines())
 
 

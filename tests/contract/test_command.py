@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm.errors import ExitStatus
 from snapvm.model import RecordKind
 from tests.fakes.records import disks_only, make_record, put_many, put_record
 from tests.house.source import ROOT
@@ -255,6 +256,8 @@ def test_output_that_is_not_utf8_is_escaped(environment: dict[str, str], tmp_pat
         ("snapvm\nshow\ndemo\n@\nbe", 4, ["@before"]),
         ("snapvm\ndelete\ndemo\n@\nbefore\ndemo\n@\nl", 7, ["@later"]),
         ("snapvm\nshow\nmy", 2, []),
+        ("snapvm\nshow\n", 2, ["demo@before", "demo@later"]),
+        ("snapvm\nlist\n", 2, ["demo"]),
         ("snapvm\nshow\n", 9, []),
     ],
 )
@@ -265,11 +268,22 @@ def test_bash_completes(
     put_record(tmp_path, make_record("later"))
     other = "5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70"
     put_record(tmp_path, make_record("x", domain="my vm", domain_uuid=other))
+    for number, name in enumerate(("demo", "-dash")):
+        namesake = f"5c1d2f0e-8a3b-4d6f-9e21-00000000000{number}"
+        put_record(tmp_path, make_record("before", domain=name, domain_uuid=namesake))
     asked = {"_SNAPVM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(cursor)}
     done = run(*SNAPVM, env={**environment, **asked})
     assert (done.returncode, done.stderr) == (0, "")
     if cursor != 9:
         assert done.stdout.split() == answers
+
+
+def test_a_shell_without_completion_is_no_bug_of_ours(environment: dict[str, str]) -> None:
+    for option in ("--install-completion", "--show-completion"):
+        script = f"{sys.executable} -m snapvm {option}; exit $?"
+        done = run("sh", "-c", script, env={**environment, "HOME": environment["TMPDIR"]})
+        assert done.returncode == ExitStatus.USAGE
+        assert "call it from bash, zsh or fish" in done.stderr
 
 
 def test_completion_never_complains(environment: dict[str, str]) -> None:

@@ -73,7 +73,7 @@ def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str)
     done = call(verb, "demo@a")
     assert done.status == ExitStatus.REFUSED
     assert "not confirmed, nothing was done" in done.err
-    assert "hint: answer yes, or give --yes in a script" in done.err
+    assert "hint: there is no terminal to ask at; with --yes it is done without" in done.err
     assert done.out == ""
     assert scene.ids() == ["a"]
 
@@ -97,9 +97,12 @@ def terminal() -> Iterator[int]:
 
 @pytest.mark.parametrize(("typed", "is_yes"), [(b"y\n", True), (b"Yes\n", True), (b"\n", False)])
 def test_an_answer_is_read(typed: bytes, is_yes: bool) -> None:
-    with terminal() as user, nullcontext() if is_yes else pytest.raises(NotConfirmed):
+    with terminal() as user, nullcontext() if is_yes else pytest.raises(NotConfirmed) as refused:
         os.write(user, typed)
         confirm([], "it")
+    assert refused is None or refused.value.hint() == "", (
+        "whoever has said no wants no way to say yes"
+    )
 
 
 def test_one_ctrl_c_is_enough_however_early() -> None:

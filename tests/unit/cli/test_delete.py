@@ -7,7 +7,7 @@ import json
 import pytest
 
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainUuid
+from snapvm.model import DomainUuid, SnapshotId
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -142,3 +142,25 @@ def test_delete_of_one_that_is_missing_deletes_none(call: Call, scene: Scene) ->
     call("take", DOMAIN, "--name", "a")
     assert call("delete", "demo@a", "demo@z", "--yes").status == ExitStatus.NOT_FOUND
     assert scene.ids() == ["a"]
+
+
+def test_one_that_another_prune_deletes_meanwhile_is_no_failure(call: Call, scene: Scene) -> None:
+    """Two timers meet: what the one waited for its turn to delete is what the other deleted."""
+    put_days(scene, 5)
+    ids, asked = scene.host.catalog.ids, 0
+
+    def other_comes_first(uuid: DomainUuid) -> list[SnapshotId]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            for day in ("d1", "d3"):
+                record = scene.host.catalog.get(uuid, SnapshotId(day))
+                scene.host.catalog.forget(scene.host.catalog.hide(record))
+        return ids(uuid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene.host.catalog, "ids", other_comes_first)
+        done = call("prune", DOMAIN, "--keep-last", "1", "--yes", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["deleted"] == ["demo@d4", "demo@d2"]
+    assert scene.ids() == ["d5"]

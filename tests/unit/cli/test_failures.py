@@ -70,6 +70,21 @@ def test_failures_have_one_form(call: Call, arguments: list[str], status: int, w
         assert set(told) == {"kind", "message", "hint", "exit_status"}
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--json", "list"], "--json stands behind the verb: snapvm list --json ..."),
+        (["-y", "delete", "x@y"], "-y stands behind the verb: snapvm delete -y ..."),
+        (["-n", "catalog", "rebuild"], "-n stands behind the verb: snapvm catalog rebuild -n ..."),
+        (["--nope", "list"], "`snapvm --help` shows what it understands"),
+    ],
+)
+def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hint: str) -> None:
+    done = call(*words)
+    assert done.status == ExitStatus.USAGE
+    assert f"no such option: {words[0]}\nhint: {hint}\n" in done.err
+
+
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
     assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from snapvm.cli import commands
 from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
@@ -23,6 +24,13 @@ def test_help_and_version(call: Call) -> None:
         assert done.out.startswith("Usage: snapvm")
     assert "Usage: snapvm delete [OPTIONS] DOM@ID...\n" in call("delete", "--help").out
     assert "Usage: snapvm list [OPTIONS] [DOM]\n" in call("list", "--help").out
+
+
+def test_the_help_of_a_verb_ends_with_an_example_as_it_is_typed(call: Call) -> None:
+    for verb, (_, manual) in commands.VERBS.items():
+        told = call(*verb.split(), "--help").out
+        assert told.endswith(f"Example:\n  {manual.example}\n"), verb
+    assert "`man snapvm`" in call("--help").out
 
 
 def test_verbose_tells_the_steps(call: Call, scene: Scene) -> None:

@@ -158,6 +158,25 @@ def test_what_is_half_gone_is_not_called_untouched(call: Call, scene: Scene) -> 
     scene.lvm.before = before
     done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes", "--json")
     told = json.loads(done.out)
-    assert done.status == ExitStatus.INTERRUPTED
+    assert done.status == ExitStatus.REPAIR_NEEDED and told["because"] == "LeftBehind"
     assert told["deleted"] == [] and told["not_touched"] == ["web@d1"]
-    assert "could not be cleaned up: volumes and files of demo@a" in done.err
+    assert "volumes and files of demo@a; interrupted by SIGINT: nothing was deleted" in done.err
+
+
+def test_an_interruption_of_what_fails_keeps_the_other_domains(call: Call, scene: Scene) -> None:
+    have_two_domains(call, scene)
+
+    def before(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            ctrl_c()
+            raise CommandFailed(argv=argv, status=5, stderr="a test wants it")
+
+    scene.lvm.before = before
+    done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes", "--json")
+    told = json.loads(done.out)
+    assert len(scene.host.catalog.ids(OTHER)) == 2 and scene.ids() == ["b"]
+    assert done.status == ExitStatus.REPAIR_NEEDED
+    assert told["deleted"] == [] and told["not_touched"] == ["web@d1"]
+    scene.lvm.before = lambda _argv: None
+    assert call("repair").status == 0
+    assert len(ours(scene)) == 2 and scene.host.catalog.leftovers(UUID) == ()

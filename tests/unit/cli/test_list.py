@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.cli import app, columns, listing, wiring
+from snapvm.cli import app, columns, listing, render, wiring
 from snapvm.errors import ExitStatus
 from tests.fakes.records import disks_only, make_record, put_record
 from tests.fakes.scene import DOMAIN, Scene, make_scene
@@ -20,7 +20,25 @@ def test_list_is_quiet_about_nothing(call: Call, scene: Scene) -> None:
     done = call("list")
     assert (done.status, done.out) == (0, "")
     assert done.err == "no snapshots (`snapvm take DOM` makes one)\n"
-    assert call("list", "other", "--json").out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("domain", "told"),
+    [
+        ("other", "of other (`snapvm take other` makes one)"),
+        ("it's", """of it's (`snapvm take 'it'"'"'s'` makes one)"""),
+        ("", "of '' (`snapvm take DOM` makes one)"),
+    ],
+)
+def test_a_domain_without_any_is_told_of_to_programs_too(
+    call: Call, scene: Scene, domain: str, told: str
+) -> None:
+    """A name that was mistyped in a script would look like a domain that lost all it had."""
+    scene.host.settings.state_dir.mkdir()
+    for form in ([], ["--json"]):
+        done = call("list", domain, *form)
+        assert (done.status, done.out) == (0, "[]\n" if form else "")
+        assert done.err == f"no snapshots {told}\n"
 
 
 def test_a_state_folder_that_is_not_there_is_named(call: Call, tmp_path: Path) -> None:
@@ -59,7 +77,7 @@ def test_a_snapshot_is_no_domain(call: Call, scene: Scene) -> None:
     scene.host.settings.state_dir.mkdir()
     done = call("list", "demo@a")
     assert (done.status, done.out) == (0, "")
-    assert done.err == "no snapshots of demo@a (`snapvm show DOM@ID` shows one)\n"
+    assert done.err == "no snapshots of demo@a (`snapvm show demo@a` shows one)\n"
 
 
 def test_list_shows_damage_and_everything_else(call: Call, scene: Scene) -> None:
@@ -77,10 +95,14 @@ def test_list_shows_damage_and_everything_else(call: Call, scene: Scene) -> None
     first, second = done.err.splitlines()
     assert first.startswith("warning: demo@bad is damaged: ")
     assert second.startswith("hint: `snapvm catalog rebuild --dry-run` ")
-    assert [row["ref"] for row in json.loads(call("list", "--json").out)] == [
-        "demo@good",
-        "demo@off",
-    ]
+    *good, bad = json.loads(call("list", "--json").out)
+    assert [row["ref"] for row in good] == ["demo@good", "demo@off"]
+    assert bad.pop("problem") and bad == {
+        "ref": "demo@bad",
+        "id": "bad",
+        "kind": "damaged",
+        "domain": {"name": DOMAIN, "uuid": good[0]["domain"]["uuid"]},
+    }
 
 
 def test_show_of_a_damaged_record_is_refused(call: Call, scene: Scene) -> None:
@@ -114,3 +136,12 @@ def test_list_tells_how_the_worst_disk_is(
     health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
     wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
     assert health["tight"] == wanted and health["lost"]["state"] == "lost"
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb", "unknown"])
+def test_no_terminal_gets_an_id_cut_short(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
+    """What cannot be copied from the list cannot be typed; TERM=dumb is the shell in Emacs."""
+    monkeypatch.setenv("TERM", term)
+    row = ("web-server-of-the-shop@20261122T201755Z", "2026-11-22 20:17", "full", "vda vdb vdc")
+    drawn = render.table([(*row, "nearly full 85%", "131 MiB", "84 ms", "")])
+    assert all(cell in drawn for cell in (*row, "nearly full 85%"))

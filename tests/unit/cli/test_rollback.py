@@ -46,6 +46,32 @@ def test_an_image_that_has_changed_is_not_restored(call: Call, scene: Scene) -> 
     assert call("rollback", "demo@a", "--yes", "--no-verify").status == 0
 
 
+def test_an_image_that_is_gone_is_refused_before_anything(call: Call, scene: Scene) -> None:
+    """It is damage that was found, not work that failed and was put back."""
+    taken = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
+    record = scene.host.catalog.get(UUID, SnapshotId("a"))
+    scene.host.catalog.path(record, taken["memory"]["file"]).unlink()
+    before = scene.lvm.names()
+    for verb in (["verify", "demo@a"], ["rollback", "demo@a", "--yes"]):
+        done = call(*verb)
+        assert done.status == ExitStatus.REFUSED and "the memory image is gone" in done.err
+        assert "hint: other snapshots are not affected" in done.err
+    assert call("check").out.startswith("demo@a: its memory: ")
+    assert scene.lvm.names() == before and scene.ids() == ["a"]
+
+
+def test_what_is_whole_and_cannot_be_looked_into_is_not_called_damaged(call: Call) -> None:
+    call("take", DOMAIN, "--name", "disks", "--disk-only")
+    call("take", DOMAIN, "--name", "full")
+    of_disks = call("verify", "demo@disks", "--json")
+    of_libvirt = call("inspect", "demo@full", "--va", "0", "--json")
+    for done in (of_disks, of_libvirt):
+        assert done.status == ExitStatus.REFUSED
+        assert json.loads(done.out)["error"]["kind"] == "NothingToLookInto"
+    assert "demo@disks cannot be looked into: it is of disks alone" in of_disks.err
+    assert "image is libvirt's" in of_libvirt.err and "the record" not in of_libvirt.err
+
+
 def test_undo_goes_back_to_what_was_current(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a")
     scene.count(2)
