@@ -213,8 +213,12 @@ def rollback(
     return replace(done, seconds=time.monotonic() - begun)
 
 
-def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, ...]:
+def repair_all(
+    host: Host, name: str | None, progress: Progress, *, forget_missing: bool = False
+) -> tuple[str, ...]:
     """Finish or take back what killed commands left, of one domain or of all; return what was done.
+
+    What a volume group has that is away is left behind with ``forget_missing``.
 
     What is wrong with one domain keeps none from being looked after; the worst of it is raised at
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
@@ -228,7 +232,7 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
         with noting(failures), host.catalog.locked(uuid, known):
-            done += repair.finish_pending(host, uuid, known)
+            done += repair.finish_pending(host, uuid, known, forget_missing=forget_missing)
             done += repair.correct_tags(host, uuid)
             done += repair.set_back(host, uuid, known)
     if name is None:

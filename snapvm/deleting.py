@@ -5,9 +5,11 @@ A record becomes invisible, then its volumes go, then its image.
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from snapvm import bydomain, identity, repair
 from snapvm.attention import LeftBehind
@@ -21,62 +23,126 @@ from snapvm.errors import (
 )
 from snapvm.host import Host
 from snapvm.interrupt import shielded
+from snapvm.lvm import away
+from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DomainUuid, Progress, Record, SnapshotId
-from snapvm.refusals import RecordUnusable, VolumeRefused
+from snapvm.model import DomainUuid, LvRef, Progress, Record, SnapshotId
+from snapvm.refusals import GroupAway, RecordUnusable, VolumeRefused
+
+_NAMED = 5
+"""Of many snapshots, in what is to be typed."""
+
+log = logging.getLogger(__name__)
 
 _Seen = dict[tuple[DomainUuid, SnapshotId], Record]
 
 
-def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
+def delete(
+    host: Host, records: Sequence[Record], progress: Progress, *, forget_missing: bool = False
+) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
-    Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``SnapshotReplaced``,
-    ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind`` for one that is only
-    half gone.  What fails only after others are gone is told by ``DeleteStopped``, and unless all
-    of them are gone ``DeleteInterrupted`` is raised, none of them half gone.
+    Where a volume group is away its volumes are left behind with ``forget_missing``.
+    Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``GroupAway``,
+    ``SnapshotReplaced``, ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind``
+    for one that is only half gone.  What fails only after others are gone is told by
+    ``DeleteStopped``, and unless all of them are gone ``DeleteInterrupted`` is raised, none of them
+    half gone.
     """
-    prune(host, [records], progress)
+    _delete_groups(host, [records], progress, [], forget_missing=forget_missing)
 
 
 def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> None:
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
-    Raises as that does: of what fails with several groups the worst, and the rest is logged.
+    What has volumes where a volume group is away is left alone, and keeps nothing else.
+    Raises as ``delete`` does: of what fails the worst, and the rest is logged.
     """
+    report = host.lvm.explained(host.lvm.report(), _volumes(chain.from_iterable(groups)))
+    absent: dict[Absence, list[Record]] = {}
+    reachable: list[list[Record]] = []
+    for records in groups:
+        found = [(record, _absence(record, report)) for record in records]
+        reachable.append([record for record, absence in found if absence is None])
+        for record, absence in found:
+            if absence is not None:
+                absent.setdefault(absence, []).append(record)
+    failures: list[SnapvmError] = [
+        _refusal(absence, records) for absence, records in absent.items()
+    ]
+    _delete_groups(
+        host, reachable, progress, failures, skipped=chain.from_iterable(absent.values())
+    )
+
+
+def _absence(record: Record, report: Report) -> Absence | None:
+    """Return why its volumes are out of reach; what is unclear is for the check to tell."""
+    try:
+        return away.of_record(record, report)
+    except VolumeRefused:
+        return None
+
+
+def _refusal(absence: Absence, records: Sequence[Record]) -> GroupAway:
+    refs = _refs(records)
+    forget = shlex.join(("snapvm", "delete", "--forget-missing", *refs[:_NAMED]))
+    return absence.refusal(refs, forget=forget)
+
+
+def _volumes(records: Iterable[Record]) -> Iterator[LvRef]:
+    return (disk.snapshot for record in records for disk in record.disks)
+
+
+def _delete_groups(
+    host: Host,
+    groups: Sequence[Sequence[Record]],
+    progress: Progress,
+    failures: list[SnapvmError],
+    *,
+    skipped: Iterable[Record] = (),
+    forget_missing: bool = False,
+) -> None:
+    """Delete groups of snapshots; there may be ``failures`` before, because of what is skipped."""
     deleted: list[Record] = []
-    failures: list[SnapvmError] = []
+    everything = [*chain.from_iterable(groups), *skipped]
     try:
         for records in groups:
             with noting(failures):
-                _delete_all(host, records, progress, deleted)
+                _delete_all(host, records, progress, deleted, forget_missing=forget_missing)
     except Interrupted as error:
         bydomain.log_all(failures)
-        if left := _not_in(deleted, groups):
+        if left := _not_in(deleted, everything):
             raise DeleteInterrupted(error.signal, _refs(deleted), _untouched(host, left)) from error
     if not failures:
         return
     worst = bydomain.worst(failures)
     if not deleted:
         raise worst
-    left = _not_in(deleted, groups)
+    left = _not_in(deleted, everything)
     raise DeleteStopped(worst, _refs(deleted), _untouched(host, left)) from worst
 
 
 def _delete_all(
-    host: Host, records: Sequence[Record], progress: Progress, deleted: list[Record]
+    host: Host,
+    records: Sequence[Record],
+    progress: Progress,
+    deleted: list[Record],
+    *,
+    forget_missing: bool,
 ) -> None:
     """Delete records, and put each that is gone into ``deleted``."""
     seen: _Seen = {}
     if len(records) > 1:
         progress.phase("checking")
-        _check_all(host, records, seen)
+        _check_all(host, records, seen, forget_missing=forget_missing)
     for record in records:
         with identity.locked(host.catalog, record) as uuids:
             repair.finish_all(host, uuids, record.domain)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
-            report = host.lvm.report()
+            report = host.lvm.explained(host.lvm.report(), _volumes([known]))
+            if not forget_missing:
+                _check_reach(known, report)
             others = _records(host, record.domain_uuid, seen)
             _check_unneeded(known, others, records, report)
             with shielded():
@@ -84,9 +150,8 @@ def _delete_all(
                 deleted.append(record)
 
 
-def _not_in(deleted: Sequence[Record], groups: Sequence[Sequence[Record]]) -> list[Record]:
+def _not_in(deleted: Sequence[Record], everything: Iterable[Record]) -> list[Record]:
     gone = {(record.domain_uuid, record.id) for record in deleted}
-    everything = (record for records in groups for record in records)
     return [record for record in everything if (record.domain_uuid, record.id) not in gone]
 
 
@@ -100,7 +165,7 @@ def _refs(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(record.ref for record in records)
 
 
-def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
+def _check_all(host: Host, records: Sequence[Record], seen: _Seen, *, forget_missing: bool) -> None:
     """Raise what would keep any of them from being deleted now.
 
     Each domain is looked at under its own lock, and what is pending of it is finished; several
@@ -112,11 +177,20 @@ def _check_all(host: Host, records: Sequence[Record], seen: _Seen) -> None:
     for (_, name), its in by_domain.items():
         with identity.locked(host.catalog, its[0]) as uuids:
             repair.finish_all(host, uuids, name)
-            report = host.lvm.report()
+            report = host.lvm.explained(host.lvm.report(), _volumes(its))
             others = _records(host, its[0].domain_uuid, seen)
             for record in its:
                 known = host.catalog.again(record)
+                if not forget_missing:
+                    _check_reach(known, report)
                 _check_unneeded(known, others, records, report)
+
+
+def _check_reach(record: Record, report: Report) -> None:
+    """Raise ``GroupAway`` when volumes of a record may exist that cannot be removed now."""
+    absence = away.of_record(record, report)
+    if absence is not None:
+        raise _refusal(absence, [record])
 
 
 def _check_unneeded(
@@ -193,9 +267,14 @@ def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
 
 
 def _delete(host: Host, record: Record, report: Report) -> None:
+    """Delete a record, its image, and what can be removed of its volumes now."""
+    absence = away.of_record(record, report)
+    if absence is not None:
+        what = f"volume group {absence.group} {absence.why}"
+        log.warning("%s: what %s has there was left behind", what, record.ref)
     gone = host.catalog.hide(record)
     try:
-        host.lvm.remove([disk.snapshot for disk in record.disks], report)
+        host.lvm.remove(away.within_reach(record, report), report)
         host.catalog.forget(gone)
     except SnapvmError as error:
         left = f"volumes and files of {record.ref}"

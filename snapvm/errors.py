@@ -84,6 +84,12 @@ def quoted(text: str) -> str:
     return repr(text) if not text.isprintable() or " " in text or not text else text
 
 
+def some(names: tuple[str, ...]) -> str:
+    """Name the first of many, and count the others."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
+
+
 # --- 2: usage ---------------------------------------------------------------------------------
 
 
@@ -179,7 +185,7 @@ class AmbiguousSnapshot(SnapvmError):
     ids: tuple[str, ...]
 
     def message(self) -> str:
-        return f"{quoted(self.domain)}@{self.prefix} could be any of {_some(self.ids)}"
+        return f"{quoted(self.domain)}@{self.prefix} could be any of {some(self.ids)}"
 
 
 @dataclass(eq=False)
@@ -198,7 +204,7 @@ class AmbiguousDomain(SnapvmError):
         what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
         known = zip(self.uuids, self.known_as, strict=True)
         whose = tuple(f"{quoted(name)} ({uuid})" for uuid, name in known)
-        return f"{what} could be of any of the domains {_some(whose)}"
+        return f"{what} could be of any of the domains {some(whose)}"
 
     def hint(self) -> str:
         at = f"@{self.id}" if self.id else ""
@@ -292,11 +298,5 @@ class DeleteStopped(SnapvmError):
 
 
 def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
-    rest = f", not touched {_some(untouched)}" if untouched else ""
-    return f"deleted {_some(deleted)}{rest}"
-
-
-def _some(names: tuple[str, ...]) -> str:
-    """Name the first of many, and count the others."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"
+    rest = f", not touched {some(untouched)}" if untouched else ""
+    return f"deleted {some(deleted)}{rest}"

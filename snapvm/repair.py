@@ -7,6 +7,7 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,17 +23,21 @@ from snapvm import (
 from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.host import Host
-from snapvm.lvm import argv
+from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
+from snapvm.refusals import GroupAway
 
 log = logging.getLogger(__name__)
 
 
-def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
+def finish_pending(
+    host: Host, uuid: DomainUuid, name: str, *, forget_missing: bool = False
+) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
-    ``name`` is what the catalog knows it by.
+    ``name`` is what the catalog knows it by.  While a volume group is away the journals of what has
+    volumes in it stay; with ``forget_missing`` those volumes are left behind.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
     """
@@ -41,10 +46,14 @@ def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
         if leftover.unusable is not None:
             raise leftover.unusable
         try:
-            done.append(_finish(host, leftover, uuid, name))
+            done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
         except (KeyError, TypeError, ValueError) as error:
             why = f"its journal is damaged ({error!r})"
             raise LeftBehind(leftovers=(str(leftover.path),), why=why) from error
+        except GroupAway as error:
+            again = f"`snapvm repair` tries again, and needs it: {error.hint()}"
+            left = (str(leftover.path),)
+            raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
         except SnapvmError as error:
             if error.exit_status in (ExitStatus.ATTENTION, ExitStatus.INTERRUPTED):
                 raise
@@ -109,9 +118,11 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 
-def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, known: str) -> str:
+def _finish(
+    host: Host, leftover: Leftover, uuid: DomainUuid, known: str, *, forget_missing: bool
+) -> str:
     if leftover.work is Work.DELETE:
-        return _finish_delete(host, leftover, known)
+        return _finish_delete(host, leftover, known, forget_missing=forget_missing)
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
@@ -169,9 +180,18 @@ def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
     return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
-def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:
+def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing: bool) -> str:
     if leftover.intent:
         record = recordfile.from_dict(leftover.intent, str(leftover.path))
-        host.lvm.remove([disk.snapshot for disk in record.disks])
+        snapshots = [disk.snapshot for disk in record.disks]
+        report = host.lvm.explained(host.lvm.report(), snapshots)
+        absence = away.of_record(record, report)
+        if absence is not None and not forget_missing:
+            raise absence.refusal([f"{name}@{leftover.id}"], forget=_forgetting(name))
+        host.lvm.remove(away.within_reach(record, report), report)
     host.catalog.forget(leftover.path)
     return f"finished deleting {name}@{leftover.id}"
+
+
+def _forgetting(name: str) -> str:
+    return f"snapvm repair --forget-missing {shlex.quote(name)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, RepairedDomain, Wait
+from snapvm.cli.arguments import AsJson, ForgetMissing, RepairedDomain, Wait
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 
@@ -19,13 +19,20 @@ MANUAL = Manual(
     ),
     failure=(
         "What could not be finished is named, and stays for the next attempt; other domains are "
-        "looked after all the same, and the exit status is that of the worst."
+        "looked after all the same, and the exit status is that of the worst. While a volume group "
+        "is away (see `delete`) so is what is left in it: it is named, and stays until the group "
+        "is back, or `--forget-missing` is given."
     ),
     example="snapvm repair",
 )
 
 
-def repair(domain: RepairedDomain = None, wait: Wait = None, as_json: AsJson = False) -> Job:
+def repair(
+    domain: RepairedDomain = None,
+    forget_missing: ForgetMissing = False,
+    wait: Wait = None,
+    as_json: AsJson = False,
+) -> Job:
     """Finish or take back what a killed snapvm left behind."""
 
     def run(session: Session) -> None:
@@ -37,7 +44,7 @@ def repair(domain: RepairedDomain = None, wait: Wait = None, as_json: AsJson = F
         session.override(lock_wait_seconds=wait)
         host = wiring.open_host(session.settings(), session)
         with shown(quiet=session.verbose) as progress:
-            done = consistency.repair_all(host, domain, progress)
+            done = consistency.repair_all(host, domain, progress, forget_missing=forget_missing)
         if as_json:
             output.out_json({"repaired": list(done)})
             return
