@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from snapvm import consistency, repair
+from snapvm import checking, consistency, repair
 from snapvm.attention import LeftBehind
 from snapvm.errors import DeleteStopped, ExitStatus
 from snapvm.failures import CommandTimedOut
-from snapvm.model import Record, Silent
+from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import GroupAway
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import take
+from tests.unit.deeds import roll_back, take
 
 SEEN = {
     "unseen": UNSEEN,
@@ -146,3 +146,26 @@ def test_a_delete_that_began_is_ended_without_its_group_by_who_says_so(scene: Sc
     consistency.repair_all(scene.host, DOMAIN, Silent(), forget_missing=True)
     assert scene.host.catalog.leftovers(UUID) == ()
     assert left_of(scene, record) == ["vg1/demo-d1.a"]
+
+
+@pytest.mark.parametrize("how", TOLD)
+def test_a_check_says_what_is_the_matter_with_the_group(scene: Scene, how: str) -> None:
+    take(scene, "a")
+    leave(scene, how)
+    (finding,) = checking.look(scene.host, DOMAIN, Silent(), deep=False)
+    why, remedy = TOLD[how]
+    assert why.partition(",")[0] in finding.problem and remedy in finding.remedy
+    assert "snapvm delete" not in finding.remedy and "is gone" not in finding.problem
+
+
+@pytest.mark.parametrize("how", TOLD)
+def test_nothing_is_gone_back_to_without_its_group(scene: Scene, how: str) -> None:
+    record = take(scene, "a")
+    before = scene.lvm.names()
+    leave(scene, how)
+    why, remedy = TOLD[how]
+    with pytest.raises(GroupAway) as refused:
+        roll_back(scene, record)
+    assert why in str(refused.value) and remedy in refused.value.hint()
+    assert scene.lvm.names() == before
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING

@@ -10,6 +10,7 @@ import pytest
 
 from snapvm.cli import app, columns, listing, wiring
 from snapvm.errors import ExitStatus
+from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, make_record, put_record
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 from tests.unit.cli.conftest import Call
@@ -96,7 +97,7 @@ def test_list_tells_how_the_worst_disk_is(
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
     monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
-    monkeypatch.setattr(listing, "_report", scene.host.lvm.report)
+    monkeypatch.setattr(listing, "_lvm", lambda: scene.host.lvm)
     for name in ("whole", "tight", "lost", "gone", "off"):
         assert app.run(["take", DOMAIN, "--name", name]) == 0
     tight = scene.lvm.named("vg1", "demo-d1.tight")
@@ -114,3 +115,30 @@ def test_list_tells_how_the_worst_disk_is(
     health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
     wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
     assert health["tight"] == wanted and health["lost"]["state"] == "lost"
+
+
+def test_what_a_group_has_that_is_away_is_not_called_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path)
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
+    monkeypatch.setattr(listing, "_lvm", lambda: scene.host.lvm)
+    for name in "abc":
+        assert app.run(["take", DOMAIN, "--name", name]) == 0
+    scene.lvm.away["vg1"] = UNSEEN
+    asked: list[str] = []
+    scene.lvm.before = lambda argv: asked.append(argv[1])
+    capsys.readouterr()
+    assert app.run(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [re.split(r" {2,}", line)[4] for line in lines] == ["no group"] * 3
+    assert asked == ["lvs", "vgs"], "once for all"
+    assert app.run(["show", "demo@a"]) == 0
+    assert (
+        "whose volume group LVM does not show: `snapvm check` says why" in capsys.readouterr().out
+    )
+    scene.lvm.away.clear()
+    scene.lvm.volumes = [volume for volume in scene.lvm.volumes if volume.vg != "vg1"]
+    assert app.run(["list"]) == 0
+    assert capsys.readouterr().out.count(" gone ") == 3, "the group is there, and empty"
