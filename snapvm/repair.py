@@ -128,12 +128,17 @@ def _finish(
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.work is Work.STOP:
         return _finish_stop(host, leftover.intent, uuid, name)
-    _take_back(host, leftover, name)
+    _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
 
 
-def _take_back(host: Host, leftover: Leftover, name: str) -> None:
-    """Undo a take: the domain runs first, then what it made goes."""
+def _take_back(
+    host: Host, leftover: Leftover, name: str, ref: str, *, forget_missing: bool
+) -> None:
+    """Undo a take: the domain runs first, then what it made goes.
+
+    Raises ``GroupAway`` while that may be where LVM shows nothing; what is elsewhere has gone.
+    """
     intent = leftover.intent
     if intent:
         taking.check_intent(intent)
@@ -147,7 +152,15 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> None:
                 standing.run_again(host, name)
             if intent.get("quiesce"):
                 guestsystem.release(host, domain)
-        host.lvm.remove_set_where_there(intent["groups"], intent["set"], Role.NEW)
+        disks = taking.disks_of(intent)
+        report = host.lvm.explained(host.lvm.report(), disks)
+        # A group may have another name by now; its disks tell which it is.
+        renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
+        groups = [*intent["groups"], *renamed]
+        host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
+        absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
+        if absence is not None and not forget_missing:
+            raise absence.refusal([ref], forget=_forgetting(name))
     host.catalog.forget(leftover.path)
 
 

@@ -163,10 +163,7 @@ class Lvm:
         self._late.pop(vg, None)
 
     def remove_set_where_there(self, groups: Iterable[str], set_: str, role: Role) -> None:
-        """Remove what a set has in a role, where the groups it was made in have gone or not.
-
-        In one that was renamed meanwhile it is an orphan, which `repair` without a domain removes.
-        """
+        """Remove what a set has in a role, from those groups that LVM shows."""
         there = {volume.vg for volume in self.report().volumes}
         for vg in dict.fromkeys(vg for vg in groups if vg in there):
             self.remove_set(vg, set_, (role,))
