@@ -45,7 +45,8 @@ _MEANINGS = {
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
     ExitStatus.REFUSED: "Refused before anything was touched; or `check`, `doctor`, `verify` or "
     "`catalog rebuild` found what is not in order.",
-    ExitStatus.LOCKED: "Another snapvm is working on this domain.",
+    ExitStatus.LOCKED: "Another snapvm is working on this domain, here or on another host that "
+    "sees the state folder.",
     ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
     "said to be deleted.",
     ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
@@ -229,6 +230,25 @@ class Locked(SnapvmError):
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
+
+
+@dataclass(eq=False)
+class WorkElsewhere(SnapvmError):
+    """A journal that another host wrote, which sees the state folder too: it may be at work yet."""
+
+    exit_status = ExitStatus.LOCKED
+    remedy = (
+        "wait for it, or `snapvm repair` on that host; if it is dead for good, and the domain is "
+        "not running on any other: snapvm repair --take-over DOM"
+    )
+    path: str
+    host: str
+
+    def message(self) -> str:
+        return (
+            f"the host {quoted(self.host)} is at work on the domain, or left it unfinished "
+            f"({quoted(self.path)})"
+        )
 
 
 @dataclass(eq=False)

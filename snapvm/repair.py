@@ -21,7 +21,7 @@ from snapvm import (
     taking,
 )
 from snapvm.attention import LeftBehind
-from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere
 from snapvm.host import Host
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
@@ -32,18 +32,25 @@ log = logging.getLogger(__name__)
 
 
 def finish_pending(
-    host: Host, uuid: DomainUuid, name: str, *, forget_missing: bool = False
+    host: Host,
+    uuid: DomainUuid,
+    name: str,
+    *,
+    forget_missing: bool = False,
+    take_over: bool = False,
 ) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
     ``name`` is what the catalog knows it by.  While a volume group is away the journals of what has
-    volumes in it stay; with ``forget_missing`` those volumes are left behind.
+    volumes in it stay; with ``forget_missing`` those volumes are left behind.  Another host's
+    journals are dealt with only with ``take_over``; ``WorkElsewhere`` is raised for one else.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
     """
     done = []
     for leftover in host.catalog.leftovers(uuid):
-        if leftover.unusable is not None:
+        is_ours = take_over and isinstance(leftover.unusable, WorkElsewhere)
+        if leftover.unusable is not None and not is_ours:
             raise leftover.unusable
         try:
             done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
