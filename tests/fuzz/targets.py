@@ -212,8 +212,13 @@ def _scene_of_a_killed_rollback(folder: Path) -> dict[str, bytes]:
         "kind": "take",
         "set": "0123456789ab",
         "groups": ["vg0", "vg1"],
+        "disks": [
+            {"vg": disk.volume.vg, "lv": disk.volume.lv, "uuid": disk.volume.uuid}
+            for disk in record.disks
+        ],
         "domain": DOMAIN,
         "was_running": True,
+        "host": {"id": "", "name": "lab"},
     }
     return {
         ".rollback.json": json.dumps(rollback).encode(),
