@@ -13,9 +13,9 @@ class LeftBehind(SnapvmError):
     """Cleaning up failed in part; what remains is named in the journal."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
-    remedy = "`snapvm repair` tries again"
     leftovers: tuple[str, ...]
     why: str
+    remedy: str = "`snapvm repair` tries again"
 
     def message(self) -> str:
         return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"

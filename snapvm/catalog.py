@@ -208,6 +208,9 @@ class Catalog:
         """
         folder = self._folder(record.domain_uuid)
         gone = folder / f".{record.id}.gone"
+        # For other hosts that see the folder.  A delete may be what makes room: it goes without.
+        with suppress(OSError):
+            durable.write(folder / record.id / INTENT_FILE, journalfile.dump({}))
         with durable.failing_as_storage(gone), crashpoint.around("hide"):
             durable.rename(folder / record.id, gone)
         return gone

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from snapvm import identity, images, orphans, sidefiles
 from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
-from snapvm.lvm import argv, belonging, health, preflight
+from snapvm.lvm import argv, away, belonging, health, preflight
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
@@ -52,7 +52,8 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
                 found += _if_still_there(host, entry, _of_files(host, entry, progress, deep=deep))
                 whole.append(entry)
     # Reading images may take an hour, in which snapshots come and go: LVM is asked after it.
-    report = host.lvm.report()
+    snapshots = (disk.snapshot for record in whole for disk in record.disks)
+    report = host.lvm.explained(host.lvm.report(), snapshots)
     for record in whole:
         found += _if_still_there(host, record, _of_volumes(record, report))
     if name is None:
@@ -122,10 +123,16 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
 def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
     for disk in record.disks:
         try:
-            volume = report.lv_of(disk.snapshot)
+            volume, absence = report.lv_of(disk.snapshot), away.of_disk(disk, report)
         except VolumeRefused as unclear:
             problem = f"disk {disk.target}: {unclear}"
             yield Finding(subject=record.ref, problem=problem, remedy=unclear.hint())
+            continue
+        if absence is not None:
+            named = disk.snapshot if volume is None else volume.ref
+            problem = f"disk {disk.target}: its volume {named} is out of reach: volume group "
+            problem += f"{absence.group} {absence.why}"
+            yield Finding(subject=record.ref, problem=problem, remedy=absence.remedy)
             continue
         problem = health.trouble(disk, volume)
         if volume is not None and not problem and preflight.is_nearly_full(volume):

@@ -213,8 +213,18 @@ def rollback(
     return replace(done, seconds=time.monotonic() - begun)
 
 
-def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, ...]:
+def repair_all(
+    host: Host,
+    name: str | None,
+    progress: Progress,
+    *,
+    forget_missing: bool = False,
+    take_over: bool = False,
+) -> tuple[str, ...]:
     """Finish or take back what killed commands left, of one domain or of all; return what was done.
+
+    What a volume group has that is away is left behind with ``forget_missing``; what another
+    host began is dealt with only with ``take_over``.
 
     What is wrong with one domain keeps none from being looked after; the worst of it is raised at
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
@@ -228,7 +238,9 @@ def repair_all(host: Host, name: str | None, progress: Progress) -> tuple[str, .
     for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
         with noting(failures), host.catalog.locked(uuid, known):
-            done += repair.finish_pending(host, uuid, known)
+            done += repair.finish_pending(
+                host, uuid, known, forget_missing=forget_missing, take_over=take_over
+            )
             done += repair.correct_tags(host, uuid)
             done += repair.set_back(host, uuid, known)
     if name is None:

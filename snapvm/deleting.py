@@ -5,9 +5,12 @@ A record becomes invisible, then its volumes go, then its image.
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
 
 from snapvm import bydomain, identity, repair
 from snapvm.attention import LeftBehind
@@ -22,53 +25,109 @@ from snapvm.errors import (
 )
 from snapvm.host import Host
 from snapvm.interrupt import shielded
+from snapvm.lvm import away
+from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DomainUuid, Progress, Record, SnapshotId
-from snapvm.refusals import RecordUnusable, SnapshotReplaced, VolumeRefused
+from snapvm.model import DomainUuid, LvRef, Progress, Record, SnapshotId
+from snapvm.refusals import GroupAway, RecordUnusable, SnapshotReplaced, VolumeRefused
+
+_NAMED = 5
+"""Of many snapshots, in what is to be typed."""
+
+log = logging.getLogger(__name__)
 
 _Seen = dict[tuple[DomainUuid, SnapshotId], Record]
-_Forgiven = tuple[type[SnapvmError], ...]
-"""What keeps none from being deleted."""
 
 
-def delete(host: Host, records: Sequence[Record], progress: Progress) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """What deleting puts up with."""
+
+    forgiven: tuple[type[SnapvmError], ...] = ()
+    """What keeps none from being deleted, and is not told."""
+    forget_missing: bool = False
+    """Volumes in a group that is away are left behind."""
+    refused: tuple[SnapvmError, ...] = ()
+    """Why some were left out beforehand."""
+    skipped: tuple[Record, ...] = ()
+    """Those that were."""
+
+
+def delete(
+    host: Host, records: Sequence[Record], progress: Progress, *, forget_missing: bool = False
+) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
-    Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``SnapshotReplaced``,
-    ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind`` for one that is only
-    half gone.  What fails only after others are gone is told by ``DeleteStopped``, and unless all
-    of them are gone ``DeleteInterrupted`` is raised, none of them half gone.
+    Where a volume group is away its volumes are left behind with ``forget_missing``.
+    Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``GroupAway``,
+    ``SnapshotReplaced``, ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind``
+    for one that is only half gone.  What fails only after others are gone is told by
+    ``DeleteStopped``, and unless all of them are gone ``DeleteInterrupted`` is raised, none of them
+    half gone.
     """
-    _delete_groups(host, [records], progress)
+    _delete_groups(host, [records], progress, _Terms(forget_missing=forget_missing))
 
 
 def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> tuple[Record, ...]:
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
     Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
+    What has volumes where a volume group is away is left alone, and keeps nothing else.
     Returns those it deleted.  Raises as ``delete`` does else: of what fails with several groups the
     worst, and the rest is logged.  An interruption ends it, and stands above what failed before
     unless that has to be repaired.
     """
-    return _delete_groups(host, groups, progress, (UnknownSnapshot, SnapshotReplaced))
+    report = host.lvm.explained(host.lvm.report(), _volumes(chain.from_iterable(groups)))
+    absent: dict[Absence, list[Record]] = {}
+    reachable: list[list[Record]] = []
+    for records in groups:
+        found = [(record, _absence(record, report)) for record in records]
+        reachable.append([record for record, absence in found if absence is None])
+        for record, absence in found:
+            if absence is not None:
+                absent.setdefault(absence, []).append(record)
+    terms = _Terms(
+        forgiven=(UnknownSnapshot, SnapshotReplaced),
+        refused=tuple(_refusal(absence, records) for absence, records in absent.items()),
+        skipped=tuple(chain.from_iterable(absent.values())),
+    )
+    return _delete_groups(host, reachable, progress, terms)
+
+
+def _absence(record: Record, report: Report) -> Absence | None:
+    """Return why its volumes are out of reach; what is unclear is for the check to tell."""
+    try:
+        return away.of_record(record, report)
+    except VolumeRefused:
+        return None
+
+
+def _refusal(absence: Absence, records: Sequence[Record]) -> GroupAway:
+    refs = _refs(records)
+    forget = shlex.join(("snapvm", "delete", "--forget-missing", *refs[:_NAMED]))
+    return absence.refusal(refs, forget=forget)
+
+
+def _volumes(records: Iterable[Record]) -> Iterator[LvRef]:
+    return (disk.snapshot for record in records for disk in record.disks)
 
 
 def _delete_groups(
     host: Host,
     groups: Sequence[Sequence[Record]],
     progress: Progress,
-    forgiven: _Forgiven = (),
+    terms: _Terms,
 ) -> tuple[Record, ...]:
     deleted: list[Record] = []
-    failures: list[SnapvmError] = []
+    failures: list[SnapvmError] = [*terms.refused]
     signal = ""
     try:
         for records in groups:
             with noting(failures):
-                _delete_all(host, records, progress, deleted, forgiven)
+                _delete_all(host, records, progress, terms, deleted)
     except Interrupted as error:
         signal = error.signal
-    left = _not_in(deleted, groups)
+    left = _not_in(deleted, [*chain.from_iterable(groups), *terms.skipped])
     is_mendable = all(error.exit_status <= ExitStatus.FAILED for error in failures)
     if signal and left and is_mendable:
         bydomain.log_all(failures)
@@ -85,20 +144,22 @@ def _delete_all(
     host: Host,
     records: Sequence[Record],
     progress: Progress,
+    terms: _Terms,
     deleted: list[Record],
-    forgiven: _Forgiven,
 ) -> None:
     """Delete records, and put each that is gone into ``deleted``."""
     seen: _Seen = {}
     if len(records) > 1:
         progress.phase("checking")
-        _check_all(host, records, seen, forgiven)
+        _check_all(host, records, terms, seen)
     for record in records:
-        with suppress(*forgiven), identity.locked(host.catalog, record) as uuids:
+        with suppress(*terms.forgiven), identity.locked(host.catalog, record) as uuids:
             repair.finish_all(host, uuids, record.domain)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
-            report = host.lvm.report()
+            report = host.lvm.explained(host.lvm.report(), _volumes([known]))
+            if not terms.forget_missing:
+                _check_reach(known, report)
             others = _records(host, record.domain_uuid, seen)
             _check_unneeded(known, others, records, report)
             with shielded():
@@ -106,9 +167,8 @@ def _delete_all(
                 deleted.append(record)
 
 
-def _not_in(deleted: Sequence[Record], groups: Sequence[Sequence[Record]]) -> list[Record]:
+def _not_in(deleted: Sequence[Record], everything: Iterable[Record]) -> list[Record]:
     gone = {(record.domain_uuid, record.id) for record in deleted}
-    everything = (record for records in groups for record in records)
     return [record for record in everything if (record.domain_uuid, record.id) not in gone]
 
 
@@ -122,7 +182,7 @@ def _refs(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(record.ref for record in records)
 
 
-def _check_all(host: Host, records: Sequence[Record], seen: _Seen, forgiven: _Forgiven) -> None:
+def _check_all(host: Host, records: Sequence[Record], terms: _Terms, seen: _Seen) -> None:
     """Raise what would keep any of them from being deleted now.
 
     Each domain is looked at under its own lock, and what is pending of it is finished; several
@@ -134,12 +194,21 @@ def _check_all(host: Host, records: Sequence[Record], seen: _Seen, forgiven: _Fo
     for (_, name), its in by_domain.items():
         with identity.locked(host.catalog, its[0]) as uuids:
             repair.finish_all(host, uuids, name)
-            report = host.lvm.report()
+            report = host.lvm.explained(host.lvm.report(), _volumes(its))
             others = _records(host, its[0].domain_uuid, seen)
             for record in its:
-                with suppress(*forgiven):
+                with suppress(*terms.forgiven):
                     known = host.catalog.again(record)
+                    if not terms.forget_missing:
+                        _check_reach(known, report)
                     _check_unneeded(known, others, records, report)
+
+
+def _check_reach(record: Record, report: Report) -> None:
+    """Raise ``GroupAway`` when volumes of a record may exist that cannot be removed now."""
+    absence = away.of_record(record, report)
+    if absence is not None:
+        raise _refusal(absence, [record])
 
 
 def _check_unneeded(
@@ -216,9 +285,14 @@ def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
 
 
 def _delete(host: Host, record: Record, report: Report) -> None:
+    """Delete a record, its image, and what can be removed of its volumes now."""
+    absence = away.of_record(record, report)
+    if absence is not None:
+        what = f"volume group {absence.group} {absence.why}"
+        log.warning("%s: what %s has there was left behind", what, record.ref)
     gone = host.catalog.hide(record)
     try:
-        host.lvm.remove([disk.snapshot for disk in record.disks], report)
+        host.lvm.remove(away.within_reach(record, report), report)
         host.catalog.forget(gone)
     except SnapvmError as error:
         left = f"volumes and files of {record.ref}"

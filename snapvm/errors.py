@@ -45,7 +45,8 @@ _MEANINGS = {
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
     ExitStatus.REFUSED: "Refused before anything was touched; or `check`, `doctor`, `verify` or "
     "`catalog rebuild` found what is not in order.",
-    ExitStatus.LOCKED: "Another snapvm is working on this domain.",
+    ExitStatus.LOCKED: "Another snapvm is working on this domain, here or on another host that "
+    "sees the state folder.",
     ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
     "said to be deleted.",
     ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
@@ -84,6 +85,12 @@ class SnapvmError(Exception):
 def quoted(text: str) -> str:
     """Quote a name that came from outside, so that control characters cannot reach a terminal."""
     return repr(text) if not text.isprintable() or " " in text or not text else text
+
+
+def some(names: tuple[str, ...]) -> str:
+    """Name the first of many, and count the others."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 # --- 2: usage ---------------------------------------------------------------------------------
@@ -181,7 +188,7 @@ class AmbiguousSnapshot(SnapvmError):
     ids: tuple[str, ...]
 
     def message(self) -> str:
-        return f"{quoted(self.domain)}@{self.prefix} could be any of {_some(self.ids)}"
+        return f"{quoted(self.domain)}@{self.prefix} could be any of {some(self.ids)}"
 
 
 @dataclass(eq=False)
@@ -200,7 +207,7 @@ class AmbiguousDomain(SnapvmError):
         what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
         known = zip(self.uuids, self.known_as, strict=True)
         whose = tuple(f"{quoted(name)} ({uuid})" for uuid, name in known)
-        return f"{what} could be of any of the domains {_some(whose)}"
+        return f"{what} could be of any of the domains {some(whose)}"
 
     def hint(self) -> str:
         at = f"@{self.id}" if self.id else ""
@@ -225,6 +232,25 @@ class Locked(SnapvmError):
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
+
+
+@dataclass(eq=False)
+class WorkElsewhere(SnapvmError):
+    """A journal that another host wrote, which sees the state folder too: it may be at work yet."""
+
+    exit_status = ExitStatus.LOCKED
+    remedy = (
+        "wait for it, or `snapvm repair` on that host; if it is dead for good, and the domain is "
+        "not running on any other: snapvm repair --take-over DOM"
+    )
+    path: str
+    host: str
+
+    def message(self) -> str:
+        return (
+            f"the host {quoted(self.host)} is at work on the domain, or left it unfinished "
+            f"({quoted(self.path)})"
+        )
 
 
 @dataclass(eq=False)
@@ -300,11 +326,5 @@ class DeleteStopped(SnapvmError):
 
 
 def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
-    gone = f"deleted {_some(deleted)}" if deleted else "nothing was deleted"
-    return f"{gone}, not touched {_some(untouched)}" if untouched else gone
-
-
-def _some(names: tuple[str, ...]) -> str:
-    """Name the first of many, and count the others."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"
+    gone = f"deleted {some(deleted)}" if deleted else "nothing was deleted"
+    return f"{gone}, not touched {some(untouched)}" if untouched else gone

@@ -1,4 +1,4 @@
-"""The form of a journal on the disk: JSON with a version, which older ones did without.
+"""The form of a journal on the disk: JSON with a version and its host, which older ones lack.
 
 Whether what it says makes sense is for those to judge who act on it.
 """
@@ -6,22 +6,34 @@ Whether what it says makes sense is for those to judge who act on it.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm import durable, recordfile
+from snapvm import durable, hostid, recordfile
 from snapvm.attention import JournalUnusable
 
 VERSION = 1
 _KEY = "journal"
+_HOST = "host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """What a journal says."""
+
+    intent: dict[str, Any]
+    elsewhere: str = ""
+    """The name of the host that wrote it; empty for this one, and where that is not known."""
 
 
 def dump(intent: dict[str, Any]) -> bytes:
-    """Return the bytes of a journal."""
-    return json.dumps({_KEY: VERSION, **intent}, indent=1).encode()
+    """Return the bytes of a journal of this host."""
+    host = {"id": hostid.now(), "name": hostid.name()}
+    return json.dumps({_KEY: VERSION, _HOST: host, **intent}, indent=1).encode()
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Journal:
     """Return what a journal says; nothing when it was not written, or is removed already.
 
     Raises ``JournalUnusable`` for one that is damaged, or that a newer snapvm wrote: what it
@@ -30,7 +42,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         said = json.loads(durable.read(path, recordfile.SIZE_LIMIT_BYTES))
     except FileNotFoundError:
-        return {}
+        return Journal(intent={})
     except (OSError, ValueError, RecursionError) as error:
         raise JournalUnusable(path=str(path), why=f"it cannot be read ({error})") from error
     if not isinstance(said, dict):
@@ -39,4 +51,10 @@ def load(path: Path) -> dict[str, Any]:
     if type(version) is not int or not 1 <= version <= VERSION:
         newer = f"it was written by a newer snapvm (journal {version}, this one knows {VERSION})"
         raise JournalUnusable(path=str(path), why=newer)
-    return said
+    return Journal(intent=said, elsewhere=_elsewhere(said.pop(_HOST, {})))
+
+
+def _elsewhere(host: Any) -> str:
+    if not isinstance(host, dict) or not hostid.is_another(str(host.get("id", ""))):
+        return ""
+    return str(host.get("name", "")) or "without a name"

@@ -88,7 +88,9 @@ def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hope
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
     for entry in damaged.values():
-        why = "no volume says that it belongs to it" if not entry.is_newer else _NEWER
+        why = (
+            "no volume that LVM shows says that it belongs to it" if not entry.is_newer else _NEWER
+        )
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from snapvm import durable, journalfile, naming, recordfile
 from snapvm.attention import JournalUnusable
+from snapvm.errors import WorkElsewhere
 from snapvm.failures import StorageFailed
 from snapvm.model import Record
 from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
@@ -62,8 +63,8 @@ class Leftover:
     id: str
     path: Path
     intent: dict[str, Any]
-    unusable: JournalUnusable | None = None
-    """Why it does not say what was under way; nothing may be done then."""
+    unusable: JournalUnusable | WorkElsewhere | None = None
+    """Why it does not say what was under way, or is not this host's; nothing may be done then."""
 
 
 def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged | None:
@@ -116,11 +117,23 @@ def leftovers(folder: Path) -> tuple[Leftover, ...]:
 
 
 def _leftover(work: Work, id_: str, path: Path, journal: Path) -> Leftover:
+    unusable: JournalUnusable | WorkElsewhere | None = None
     try:
-        intent = journalfile.load(journal)
+        said = journalfile.load(journal)
     except JournalUnusable as error:
         return Leftover(work=work, id=id_, path=path, intent={}, unusable=error)
-    return Leftover(work=work, id=id_, path=path, intent=intent)
+    host = _deleting_host(path) if work is Work.DELETE else said.elsewhere
+    if host:
+        unusable = WorkElsewhere(path=str(path), host=host)
+    return Leftover(work=work, id=id_, path=path, intent=said.intent, unusable=unusable)
+
+
+def _deleting_host(gone: Path) -> str:
+    """Return what is known of it: there may be no room to write down who begins a delete."""
+    try:
+        return journalfile.load(gone / INTENT_FILE).elsewhere
+    except JournalUnusable:
+        return ""
 
 
 def listed(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from snapvm.errors import ExitStatus, SnapvmError, quoted
+from snapvm.errors import ExitStatus, SnapvmError, quoted, some
 
 
 class Refused(SnapvmError):
@@ -63,6 +63,31 @@ class VolumeRefused(Refused):
 
     def message(self) -> str:
         return f"volume {self.volume} is refused: {self.why}"
+
+
+@dataclass(eq=False)
+class GroupAway(Refused):
+    """A volume group that LVM does not see, or shows nothing of: what is in it may exist."""
+
+    group: str
+    why: str
+    """What is the matter with it, as a verb and its rest."""
+    snapshots: tuple[str, ...]
+    remedy: str = ""
+    forget: str = ""
+    """What is typed to do it without the group."""
+
+    def message(self) -> str:
+        has = "has" if len(self.snapshots) == 1 else "have"
+        return (
+            f"volume group {quoted(self.group)} {self.why}, and {some(self.snapshots)} {has} "
+            "volumes in it"
+        )
+
+    def hint(self) -> str:
+        if not self.forget:
+            return self.remedy
+        return f"{self.remedy}; to leave behind what is there: {self.forget}"
 
 
 @dataclass(eq=False)

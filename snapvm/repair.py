@@ -7,6 +7,7 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,31 +21,46 @@ from snapvm import (
     taking,
 )
 from snapvm.attention import LeftBehind
-from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere
 from snapvm.host import Host
-from snapvm.lvm import argv
+from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
+from snapvm.refusals import GroupAway
 
 log = logging.getLogger(__name__)
 
 
-def finish_pending(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
+def finish_pending(
+    host: Host,
+    uuid: DomainUuid,
+    name: str,
+    *,
+    forget_missing: bool = False,
+    take_over: bool = False,
+) -> tuple[str, ...]:
     """Deal with every journal of a domain; return what was done, in words.
 
-    ``name`` is what the catalog knows it by.
+    ``name`` is what the catalog knows it by.  While a volume group is away the journals of what has
+    volumes in it stay; with ``forget_missing`` those volumes are left behind.  Another host's
+    journals are dealt with only with ``take_over``; ``WorkElsewhere`` is raised for one else.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
     """
     done = []
     for leftover in host.catalog.leftovers(uuid):
-        if leftover.unusable is not None:
+        is_ours = take_over and isinstance(leftover.unusable, WorkElsewhere)
+        if leftover.unusable is not None and not is_ours:
             raise leftover.unusable
         try:
-            done.append(_finish(host, leftover, uuid, name))
+            done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
         except (KeyError, TypeError, ValueError) as error:
             why = f"its journal is damaged ({error!r})"
             raise LeftBehind(leftovers=(str(leftover.path),), why=why) from error
+        except GroupAway as error:
+            again = f"`snapvm repair` tries again, and needs it: {error.hint()}"
+            left = (str(leftover.path),)
+            raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
         except SnapvmError as error:
             if error.exit_status in (ExitStatus.ATTENTION, ExitStatus.INTERRUPTED):
                 raise
@@ -109,20 +125,27 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 
-def _finish(host: Host, leftover: Leftover, uuid: DomainUuid, known: str) -> str:
+def _finish(
+    host: Host, leftover: Leftover, uuid: DomainUuid, known: str, *, forget_missing: bool
+) -> str:
     if leftover.work is Work.DELETE:
-        return _finish_delete(host, leftover, known)
+        return _finish_delete(host, leftover, known, forget_missing=forget_missing)
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.work is Work.STOP:
         return _finish_stop(host, leftover.intent, uuid, name)
-    _take_back(host, leftover, name)
+    _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
 
 
-def _take_back(host: Host, leftover: Leftover, name: str) -> None:
-    """Undo a take: the domain runs first, then what it made goes."""
+def _take_back(
+    host: Host, leftover: Leftover, name: str, ref: str, *, forget_missing: bool
+) -> None:
+    """Undo a take: the domain runs first, then what it made goes.
+
+    Raises ``GroupAway`` while that may be where LVM shows nothing; what is elsewhere has gone.
+    """
     intent = leftover.intent
     if intent:
         taking.check_intent(intent)
@@ -136,7 +159,15 @@ def _take_back(host: Host, leftover: Leftover, name: str) -> None:
                 standing.run_again(host, name)
             if intent.get("quiesce"):
                 guestsystem.release(host, domain)
-        host.lvm.remove_set_where_there(intent["groups"], intent["set"], Role.NEW)
+        disks = taking.disks_of(intent)
+        report = host.lvm.explained(host.lvm.report(), disks)
+        # A group may have another name by now; its disks tell which it is.
+        renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
+        groups = [*intent["groups"], *renamed]
+        host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
+        absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
+        if absence is not None and not forget_missing:
+            raise absence.refusal([ref], forget=_forgetting(name))
     host.catalog.forget(leftover.path)
 
 
@@ -169,9 +200,18 @@ def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
     return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
-def _finish_delete(host: Host, leftover: Leftover, name: str) -> str:
+def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing: bool) -> str:
     if leftover.intent:
         record = recordfile.from_dict(leftover.intent, str(leftover.path))
-        host.lvm.remove([disk.snapshot for disk in record.disks])
+        snapshots = [disk.snapshot for disk in record.disks]
+        report = host.lvm.explained(host.lvm.report(), snapshots)
+        absence = away.of_record(record, report)
+        if absence is not None and not forget_missing:
+            raise absence.refusal([f"{name}@{leftover.id}"], forget=_forgetting(name))
+        host.lvm.remove(away.within_reach(record, report), report)
     host.catalog.forget(leftover.path)
     return f"finished deleting {name}@{leftover.id}"
+
+
+def _forgetting(name: str) -> str:
+    return f"snapvm repair --forget-missing {shlex.quote(name)}"

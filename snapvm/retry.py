@@ -24,7 +24,7 @@ _LVM_CRASHED = 139
 """lvm reports were seen to segfault and to work at once afterwards (Launchpad 1901783)."""
 
 _UNREADABLE = 0
-"""No command fails with it but one whose report is not what it should be (``report.parse``)."""
+"""No command fails with it but one whose report is not what it should be (``reading.parse``)."""
 
 _SOON_SECONDS = 10.0
 

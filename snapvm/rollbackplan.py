@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
 from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
-from snapvm.lvm import health, newname
+from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
 from snapvm.lvm.preflight import check_room, check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
@@ -38,7 +38,8 @@ _LEFT_ALONE = "the rollback left it as it was"
 def plan(host: Host, record: Record) -> RollbackPlan:
     """Prove every precondition and decide; nothing is touched.
 
-    Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone.
+    Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone, and
+    ``GroupAway`` for one that need not be.
     """
     domain = domain_of(host, record)
     image = None
@@ -50,7 +51,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         sidefiles.require_whole(host.catalog.path(record, ""), side)
     sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     host.hypervisor.check_restore(domain, image, starts=planning.is_started(domain, record))
-    report = host.lvm.report()
+    report = host.lvm.explained(host.lvm.report(), (disk.snapshot for disk in record.disks))
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
@@ -233,6 +234,9 @@ def _plan_swaps(
 
 def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
     """Return the snapshot of a disk; ``check`` finds the same troubles with it."""
+    absence = away.of_disk(disk, report)
+    if absence is not None:
+        raise absence.refusal([record.ref])
     snapshot = report.lv_of(disk.snapshot)
     trouble = health.trouble(disk, snapshot)
     if snapshot is None or trouble:

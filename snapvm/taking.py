@@ -31,6 +31,8 @@ from snapvm.model import (
     DiskRecord,
     Domain,
     DomainState,
+    LvRef,
+    LvUuid,
     MemoryRecord,
     Progress,
     Record,
@@ -154,6 +156,10 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "kind": "take",
         "set": plan.set,
         "groups": list(plan.groups),
+        "disks": [
+            {"vg": disk.volume.vg, "lv": disk.volume.lv, "uuid": disk.volume.uuid}
+            for disk in plan.disks
+        ],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
         "quiesce": plan.quiesce,
@@ -161,9 +167,22 @@ def intent(plan: TakePlan) -> dict[str, Any]:
 
 
 def check_intent(written: dict[str, Any]) -> None:
-    """Raise ``ValueError`` or ``KeyError`` for one LVM must not be told of."""
+    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` for one LVM must not be told of."""
     if not naming.is_set(written["set"]) or not all(map(naming.is_lvm_name, written["groups"])):
         raise ValueError(f"its set {written['set']!r} or its groups are malformed")
+    disks_of(written)
+
+
+def disks_of(written: dict[str, Any]) -> tuple[LvRef, ...]:
+    """Return the disks a `take` was of; none where an older snapvm wrote it down.
+
+    Raises as ``check_intent`` does.
+    """
+    disks = written.get("disks", [])
+    for disk in disks:
+        if not (naming.is_lvm_name(disk["vg"]) and naming.is_lv_uuid(disk["uuid"])):
+            raise ValueError(f"{disk!r} is no disk")
+    return tuple(LvRef(vg=d["vg"], lv=str(d["lv"]), uuid=LvUuid(d["uuid"])) for d in disks)
 
 
 def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:

@@ -98,3 +98,10 @@ CowSizeOption = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ForgetMissing = Annotated[
+    bool,
+    typer.Option(
+        "--forget-missing",
+        help="Go on where a volume group is away: what snapvm has in it stays there.",
+    ),
+]

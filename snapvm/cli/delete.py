@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snapvm import naming
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, References, Wait, Yes
+from snapvm.cli.arguments import AsJson, ForgetMissing, References, Wait, Yes
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -33,7 +33,11 @@ MANUAL = Manual(
 
 
 def delete(
-    references: References, yes: Yes = False, wait: Wait = None, as_json: AsJson = False
+    references: References,
+    forget_missing: ForgetMissing = False,
+    yes: Yes = False,
+    wait: Wait = None,
+    as_json: AsJson = False,
 ) -> Job:
     """Delete snapshots: their volumes, memory images and records."""
     for reference in references:
@@ -53,7 +57,7 @@ def delete(
             confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
         host = wiring.open_host(session.settings(), session)
         with shown(quiet=session.verbose) as progress:
-            consistency.delete(host, records, progress)
+            consistency.delete(host, records, progress, forget_missing=forget_missing)
         if as_json:
             output.out_json({"deleted": [record.ref for record in records]})
         else:

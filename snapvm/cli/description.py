@@ -91,6 +91,7 @@ _STATES = {
     VolumeState.GONE: ", which is gone: it cannot be gone back to",
     VolumeState.LOST: ", which is lost: more changed than it can keep",
     VolumeState.UNUSABLE: ", which is not as it was: `snapvm check` says how",
+    VolumeState.AWAY: ", whose volume group LVM does not show: `snapvm check` says why",
     VolumeState.UNKNOWN: ", whose state LVM does not tell now",
 }
 

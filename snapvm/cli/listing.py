@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, description, output
@@ -26,6 +26,9 @@ from snapvm.recordfolder import Damaged
 from snapvm.refusals import HostLacks
 from snapvm.settings import Settings
 
+if TYPE_CHECKING:
+    from snapvm.lvm.volumes import Lvm
+
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     """Print the snapshots of one domain, or of all when it is None."""
@@ -33,10 +36,10 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     gc.disable()
     damaged: list[Damaged] = []
     catalog = catalog_of(session)
-    report = _report() if any(catalog.domains()) else None
+    volumes = _Volumes()
     records = _records(catalog, domain, damaged)
     print_all = _print_json if as_json else _print_table
-    if not print_all(records, report, damaged):
+    if not print_all(records, volumes, damaged):
         output.err(_nothing(domain, session.settings().state_dir))
     for entry in _in_order(damaged):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
@@ -60,10 +63,10 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
     return sorted(damaged, key=lambda entry: (entry.domain, entry.id))
 
 
-def _print_json(records: Iterator[Record], report: Report | None, damaged: list[Damaged]) -> bool:
+def _print_json(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
     """Print a row for each, and tell whether there is any."""
     by_age = sorted(records, key=lambda record: (record.domain, record.created, record.id))
-    rows = (_with_health(record, report) for record in by_age)
+    rows = (_with_health(record, volumes) for record in by_age)
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
     return bool(by_age or damaged)
 
@@ -79,10 +82,10 @@ def _as_damaged(entry: Damaged) -> dict[str, Any]:
     }
 
 
-def _print_table(records: Iterator[Record], report: Report | None, damaged: list[Damaged]) -> bool:
+def _print_table(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
     """Print a row for each, and tell whether there is any."""
     # Each record becomes its row at once: ten thousand of them need a third of the memory so.
-    rows = columns.sorted_rows((record, _healths(record, report)) for record in records)
+    rows = columns.sorted_rows((record, volumes.of(record)) for record in records)
     rows += columns.damaged_rows(_in_order(damaged))
     if not rows:
         return False
@@ -108,28 +111,53 @@ def _nothing(domain: str | None, state_dir: Path) -> str:
     return f"no snapshots{whose}{where} ({typed})"
 
 
-def _report() -> Report | None:
-    """Ask LVM; None where there is none, or it does not answer."""
-    # heavy: sh and its threads; a record alone needs none
-    from snapvm.lvm.volumes import Lvm
-    from snapvm.process import ShRunner
+class _Volumes:
+    """How volumes are now.  LVM is asked once, and once more where it shows nothing of a group."""
 
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._report: Report | None = None
+
+    def of(self, record: Record) -> list[Health]:
+        """Judge the snapshot of each disk; nothing is known where LVM does not answer."""
+        # LVM is asked for the first record: a catalog without any is listed without it.
+        if not self._is_asked:
+            self._is_asked, self._report = True, _answer(lambda: _lvm().report())
+        if self._report is not None:
+            self._report = _explained(self._report, record)
+        return [health.of_disk(disk, self._report) for disk in record.disks]
+
+
+def _explained(report: Report, record: Record) -> Report:
+    snapshots = [disk.snapshot for disk in record.disks]
+    if report.groups is not None or all(map(report.decides, snapshots)):
+        return report
+    known = _answer(lambda: _lvm().explained(report, snapshots))
+    return known or Report(report.volumes, groups=())
+
+
+def _answer(ask: Callable[[], Report]) -> Report | None:
+    """Ask LVM; None where there is none, or it does not answer."""
     try:
-        return Lvm(ShRunner()).report()
+        return ask()
     except (HostLacks, CommandFailed, CommandTimedOut):
         return None
 
 
-def _healths(record: Record, report: Report | None) -> list[Health]:
-    return [health.of_disk(disk, report) for disk in record.disks]
+def _lvm() -> Lvm:
+    # heavy: sh and its threads; a record alone needs none
+    from snapvm.lvm.volumes import Lvm
+    from snapvm.process import ShRunner
+
+    return Lvm(ShRunner())
 
 
-def _with_health(record: Record, report: Report | None) -> dict[str, Any]:
+def _with_health(record: Record, volumes: _Volumes) -> dict[str, Any]:
     """Return a record as JSON values, with how its volumes are now."""
     # Not asdict, which would take as long as all the rest for ten thousand records.
     told = [
         {"target": each.target, "state": each.state.value, "fill_percent": each.fill_percent}
-        for each in _healths(record, report)
+        for each in volumes.of(record)
     ]
     return {**as_values(record), "health": told}
 
@@ -138,11 +166,11 @@ def print_record(session: Session, reference: str, *, as_json: bool) -> None:
     """Print all about one snapshot."""
     catalog = catalog_of(session)
     record = find(catalog, reference)
-    report = _report()
+    volumes = _Volumes()
     if as_json:
-        output.out_json(_with_health(record, report))
+        output.out_json(_with_health(record, volumes))
         return
-    healths = _healths(record, report)
+    healths = volumes.of(record)
     now, is_unicode = datetime.now(UTC), output.is_unicode(sys.stdout)
     lines = description.lines(record, healths, catalog, now, is_unicode=is_unicode)
     output.out("\n".join(lines) + "\n")

@@ -14,7 +14,8 @@ LIST_MANUAL = Manual(
         "elsewhere, and with `--json` an array of records as `snapshot.json` holds them, each with "
         "its `ref` and the `health` of each disk as `show` has it. Times are of this host's clock. "
         "HEALTH is that of the disk which is worst off, with how much of what a thick snapshot can "
-        "keep is used; `unknown` where LVM does not tell. KIND is `full` (memory and disks), "
+        "keep is used; `unknown` where LVM does not tell, `no group` where it does not show the "
+        "volume group now. KIND is `full` (memory and disks), "
         "`disks`, or `undo` (the disks that were current before a rollback). A record that "
         "cannot be read is shown last as `damaged`, with the reason on standard error. With DOM "
         "they are those of the domain that has this name, and those that were taken of one which "
@@ -30,7 +31,8 @@ SHOW_MANUAL = Manual(
         "one: how much of what it can keep is used), and the time the domain stood still is drawn "
         "with what filled it. With `--json` the record as `snapshot.json` holds it, with its "
         "`ref` and the `health` of each disk: `ok`, `nearly full`, `merging`, `unusable` "
-        "(`snapvm check` says why), `lost`, `gone` or `unknown`."
+        "(`snapvm check` says why), `lost`, `gone`, `no group` (LVM does not show its volume "
+        "group now, so it need not be gone) or `unknown`."
     ),
     failure="Nothing is changed.",
     example="snapvm show demo@latest",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from snapvm.cli import output
-from snapvm.cli.arguments import AsJson, RepairedDomain, Wait
+from snapvm.cli.arguments import AsJson, ForgetMissing, RepairedDomain, Wait
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 
@@ -19,14 +23,29 @@ MANUAL = Manual(
     ),
     failure=(
         "What could not be finished is named, and stays for the next attempt; other domains are "
-        "looked after all the same, and the exit status is that of the worst."
+        "looked after all the same, and the exit status is that of the worst. While a volume group "
+        "is away (see `delete`) so is what is left in it: it is named, and stays until the group "
+        "is back, or `--forget-missing` is given. What another host began, which sees the same "
+        "state folder, is left to it, with exit status 5: it may be at it. With `--take-over` it "
+        "is dealt with here, as what was begun before a boot."
     ),
     example="snapvm repair",
 )
 
 
-def repair(domain: RepairedDomain = None, wait: Wait = None, as_json: AsJson = False) -> Job:
+def repair(
+    domain: RepairedDomain = None,
+    forget_missing: ForgetMissing = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="What another host began too, which is dead. With DOM."),
+    ] = False,
+    wait: Wait = None,
+    as_json: AsJson = False,
+) -> Job:
     """Finish or take back what a killed snapvm left behind."""
+    if take_over and domain is None:
+        raise typer.BadParameter("name the DOM that no other host runs", param_hint="--take-over")
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
@@ -37,7 +56,9 @@ def repair(domain: RepairedDomain = None, wait: Wait = None, as_json: AsJson = F
         session.override(lock_wait_seconds=wait)
         host = wiring.open_host(session.settings(), session)
         with shown(quiet=session.verbose) as progress:
-            done = consistency.repair_all(host, domain, progress)
+            done = consistency.repair_all(
+                host, domain, progress, forget_missing=forget_missing, take_over=take_over
+            )
         if as_json:
             output.out_json({"repaired": list(done)})
             return

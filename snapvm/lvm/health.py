@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from snapvm.lvm import preflight
+from snapvm.lvm import away, preflight
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DiskRecord, VolumeKind
 from snapvm.refusals import VolumeRefused
@@ -19,6 +19,8 @@ class VolumeState(StrEnum):
     NEARLY_FULL = "nearly full"
     """Thick: little more may change before it is lost."""
     UNKNOWN = "unknown"
+    AWAY = "no group"
+    """Its volume group is away (``snapvm.lvm.away``): it may be as it was, and out of reach."""
     MERGING = "merging"
     """Somebody lets LVM merge it into its disk, which uses it up."""
     UNUSABLE = "unusable"
@@ -44,6 +46,7 @@ class Health:
 def trouble(disk: DiskRecord, volume: LogicalVolume | None) -> str:
     """Say of the volume of a record's disk why nobody can go back to it; empty when one can.
 
+    There is none only where its group is there (``away.of_disk``).
     Somebody who activates a snapshot to read it does no harm: it stays read-only.
     """
     return _judged(disk, volume)[1]
@@ -55,6 +58,8 @@ def of_disk(disk: DiskRecord, report: Report | None) -> Health:
         return Health(target=disk.target, state=VolumeState.UNKNOWN)
     try:
         volume = report.lv_of(disk.snapshot)
+        if volume is None and away.of_disk(disk, report) is not None:
+            return Health(target=disk.target, state=VolumeState.AWAY)
     except VolumeRefused:  # it may be one of two
         return Health(target=disk.target, state=VolumeState.UNKNOWN)
     state, text = _judged(disk, volume)

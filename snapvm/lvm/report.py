@@ -1,79 +1,15 @@
-"""What LVM reports, as values: one ``lvs`` call, read as JSON.
+"""What LVM reports, as values: rows of one ``lvs`` call, and of ``vgs`` where that says too little.
 
-Field names are those of lvs(8); the meaning of the ten letters of ``lv_attr`` is in its section
-NOTES.  "Unknown" is never taken for "good": LVM leaves a field empty, or prints -1, when the
-kernel target could not be asked.
+The meaning of the ten letters of ``lv_attr`` is in lvs(8), NOTES.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from snapvm.failures import CommandFailed
 from snapvm.model import DmUuid, LvRef, LvUuid, VgUuid, VolumeKind
 from snapvm.refusals import VolumeRefused
-
-FIELDS = (
-    "vg_name",
-    "vg_uuid",
-    "vg_free",
-    "vg_size",
-    "vg_extent_size",
-    "vg_attr",
-    "vg_missing_pv_count",
-    "vg_mda_free",
-    "vg_lock_type",
-    "lv_name",
-    "lv_uuid",
-    "lv_size",
-    "lv_attr",
-    "lv_layout",
-    "lv_role",
-    "lv_tags",
-    "lv_kernel_major",
-    "lv_kernel_minor",
-    "lv_health_status",
-    "origin",
-    "origin_size",
-    "pool_lv",
-    "data_percent",
-    "metadata_percent",
-    "lv_metadata_size",
-    "lv_profile",
-    "vg_profile",
-    "chunk_size",
-)
-
-_AS_EXPECTED = (
-    'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
-    "report/prefixes=0 "
-    'log/command_names=0 log/prefix="" log/report_command_log=1 global/wait_for_locks=1'
-)
-"""What lvm.conf may have otherwise: every field in every row, and commas in lists.
-
-And nothing before the lines: lvm prints a report as messages, on standard output.  What it says
-besides, of a scan that it repeats, is in the report then (lvm2, lib/log/log.c: _vprint_log).
-"""
-
-ARGV = (
-    "lvm",
-    "lvs",
-    "--config",
-    _AS_EXPECTED,
-    "--all",
-    "--reportformat",
-    "json",
-    "--units",
-    "b",
-    "--nosuffix",
-    "--options",
-    ",".join(FIELDS),
-)
-"""Plain json and not json_std: the latter needs a newer LVM and has locale troubles (WHATS_NEW)."""
-
 
 _LOST_STATES = frozenset("ISmM")
 """Invalid, invalid and suspended, merge failed, the same and suspended."""
@@ -199,11 +135,29 @@ class LogicalVolume:
         return self.attr[5:6] == "o"
 
 
-class Report:
-    """All volumes of the host at one moment."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeGroup:
+    """One row of the report of groups, which has more of them than that of volumes."""
 
-    def __init__(self, volumes: Iterable[LogicalVolume]) -> None:
+    name: str
+    is_exported: bool
+    system_id: str
+    """Of the one host that may use it; empty when any may (lvmsystemid(7))."""
+    lock_type: str
+    volumes: int
+    """How many are in it, whether LVM shows them or not."""
+
+
+class Report:
+    """All volumes of the host at one moment, and what was asked besides of groups without one."""
+
+    def __init__(
+        self, volumes: Iterable[LogicalVolume], groups: tuple[VolumeGroup, ...] | None = None
+    ) -> None:
         self.volumes = tuple(volumes)
+        self.groups = groups
+        """All of them, those whose volumes are not shown too; None when it was not asked."""
+        self._shown = {volume.vg for volume in self.volumes}
         self._by_dm_uuid = {volume.dm_uuid: volume for volume in self.volumes}
         self._by_uuid: dict[LvUuid, list[LogicalVolume]] = {}
         for volume in self.volumes:
@@ -242,6 +196,14 @@ class Report:
             "(lvmdevices(8))",
         )
 
+    def decides(self, ref: LvRef) -> bool:
+        """Tell whether it alone says of a volume that it is there, or gone."""
+        return ref.uuid in self._by_uuid or self.shows(ref.vg)
+
+    def shows(self, vg: str) -> bool:
+        """Tell whether there are volumes of a group in it, which are all of them then."""
+        return vg in self._shown
+
     def _copies_of(self, volume: LogicalVolume) -> set[str]:
         """Return the names of all groups that share uuids with that of a volume; its own too."""
         shared = [those for those in self._by_uuid.values() if len(those) > 1]
@@ -269,77 +231,3 @@ class Report:
     def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:
         """Return every volume that carries a tag."""
         return tuple(volume for volume in self.volumes if tag in volume.tags)
-
-
-def parse(text: str) -> Report:
-    """Read the output of ``ARGV``.
-
-    Raises ``CommandFailed`` when it is not the JSON that lvs(8) promises: a report cut short by a
-    crash must not look like a host with fewer volumes.
-    """
-    try:
-        rows = [row for section in _sections(text) for row in section.get("lv", ())]
-        # chunk_size is a field of segments: a volume in several pieces has a row for each of them.
-        volumes = (_volume(row) for row in rows)
-        return Report({volume.dm_uuid: volume for volume in volumes}.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CommandFailed(
-            argv=ARGV, status=0, stderr=f"its report could not be read: {error!r}"
-        ) from error
-
-
-def _sections(text: str) -> list[dict[str, Any]]:
-    """Return what lvs reports, without the log behind it, which need not be JSON.
-
-    With a warning there is a comma too many in it before 2.03.24, and characters stand as they are
-    in it before 2.03.33 (lvm2, libdm-report.c).
-    """
-    begin = text.index("[", text.index('"report"'))
-    sections, _ = json.JSONDecoder().raw_decode(text, begin)
-    return list(sections)
-
-
-def _volume(row: dict[str, Any]) -> LogicalVolume:
-    return LogicalVolume(
-        vg=row["vg_name"],
-        vg_uuid=VgUuid(row["vg_uuid"]),
-        # Hidden volumes are printed in square brackets.
-        name=row["lv_name"].strip("[]"),
-        uuid=LvUuid(row["lv_uuid"]),
-        size_bytes=int(row["lv_size"]),
-        attr=row["lv_attr"],
-        layout=_words(row["lv_layout"]),
-        roles=_words(row["lv_role"]),
-        tags=_words(row["lv_tags"]),
-        device=_device(row["lv_kernel_major"], row["lv_kernel_minor"]),
-        health=row["lv_health_status"],
-        origin=row["origin"].strip("[]"),
-        origin_bytes=int(row["origin_size"]) if row["origin_size"] else None,
-        pool=row["pool_lv"].strip("[]"),
-        data_percent=_percent(row["data_percent"]),
-        metadata_percent=_percent(row["metadata_percent"]),
-        metadata_bytes=int(row["lv_metadata_size"] or 0),
-        chunk_bytes=int(row["chunk_size"] or 0),
-        vg_free_bytes=int(row["vg_free"]),
-        vg_bytes=int(row["vg_size"]),
-        vg_extent_bytes=int(row["vg_extent_size"]),
-        vg_attr=row["vg_attr"],
-        vg_missing_pvs=int(row["vg_missing_pv_count"]),
-        vg_metadata_free_bytes=int(row["vg_mda_free"]),
-        vg_lock_type=row["vg_lock_type"],
-        profile=row["lv_profile"] or row["vg_profile"],
-    )
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(word for word in text.split(",") if word)
-
-
-def _percent(text: str) -> float | None:
-    return float(text) if text and not text.startswith("-") else None
-
-
-def _device(major: str, minor: str) -> tuple[int, int] | None:
-    if not major or not minor or major.startswith("-"):
-        return None
-    return int(major), int(minor)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from snapvm import retry
 from snapvm.failures import CommandFailed, StillAtWork
-from snapvm.lvm import argv, copyback, device, holders, report
+from snapvm.lvm import argv, copyback, device, holders, reading
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
@@ -58,10 +58,24 @@ class Lvm:
         """
 
         def ask() -> Report:
-            done = self._runner.run(report.ARGV, timeout_seconds=limit_seconds)
-            return report.parse(done.stdout)
+            done = self._runner.run(reading.ARGV, timeout_seconds=limit_seconds)
+            return reading.parse(done.stdout)
 
         return retry.report(ask)
+
+    def explained(self, report: Report, refs: Iterable[LvRef]) -> Report:
+        """Return a report that tells of these volumes, too, why they are not in it.
+
+        That LVM is asked only where it shows nothing of a group, which is seldom.
+        """
+        if report.groups is not None or all(map(report.decides, refs)):
+            return report
+
+        def ask() -> tuple[VolumeGroup, ...]:
+            done = self._runner.run(reading.GROUPS_ARGV, timeout_seconds=REPORT_LIMIT_SECONDS)
+            return reading.parse_groups(done.stdout)
+
+        return Report(report.volumes, retry.report(ask))
 
     def extend_threshold_percent(self) -> float:
         """Ask above which fill lvm.conf wants thin pools extended; 100 when LVM does not say.
@@ -149,10 +163,7 @@ class Lvm:
         self._late.pop(vg, None)
 
     def remove_set_where_there(self, groups: Iterable[str], set_: str, role: Role) -> None:
-        """Remove what a set has in a role, where the groups it was made in have gone or not.
-
-        In one that was renamed meanwhile it is an orphan, which `repair` without a domain removes.
-        """
+        """Remove what a set has in a role, from those groups that LVM shows."""
         there = {volume.vg for volume in self.report().volumes}
         for vg in dict.fromkeys(vg for vg in groups if vg in there):
             self.remove_set(vg, set_, (role,))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from snapvm.failures import CommandFailed
-from snapvm.lvm import argv
+from snapvm.lvm import argv, away
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import LvRef, LvUuid, Role, Silent, VolumeKind
 from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
@@ -171,6 +171,18 @@ def test_removing_goes_by_the_group_a_volume_is_in_now(world: LvmWorld) -> None:
     assert seen(world, SNAPSHOT) == made
     world.lvm.remove([replace(made.ref, vg="no-such-group")])
     assert world.lvm.report().lv_of(made.ref) is None
+
+
+def test_a_group_that_is_not_there_is_told_from_those_that_are(world: LvmWorld) -> None:
+    report, nowhere = world.lvm.report(), replace(world.disk, vg="no-such-group", uuid=LvUuid(""))
+    assert world.lvm.explained(report, [world.disk]) is report, "nothing more is asked"
+    explained = world.lvm.explained(report, [nowhere])
+    groups = {group.name: group for group in explained.groups or ()}
+    assert "no-such-group" not in groups and away.of_volume(nowhere, explained) is not None
+    found = groups[VG]
+    assert found.volumes >= 2 and not found.is_exported
+    assert found.system_id == "" and found.lock_type in ("", "none")
+    assert away.of_volume(replace(world.disk, uuid=LvUuid("")), explained) is None
 
 
 # --- thick volumes -----------------------------------------------------------------------------

@@ -14,13 +14,16 @@ from threading import RLock
 
 from snapvm import crashpoint
 from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
-from snapvm.lvm.report import FIELDS
+from snapvm.lvm.reading import FIELDS, GROUP_FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes import lvmreport
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.lvmwords import configured, parse, selects
+
+UNSEEN: dict[str, str] = {}
+"""What vgs says of a group whose storage is not there."""
 
 
 class FakeLvm:
@@ -41,6 +44,8 @@ class FakeLvm:
         """A list: what a warm lvm is told it does not do, not yet."""
         self.is_echoing = False
         """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
+        self.away: dict[str, dict[str, str]] = {}
+        """Groups that lvs is silent about, with what vgs says of each that it sees."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._made = 0
@@ -48,6 +53,7 @@ class FakeLvm:
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
+            "vgs": self._vgs,
             "lvmconfig": self._lvmconfig,
             "lvcreate": self._lvcreate,
             "lvrename": self._lvrename,
@@ -115,7 +121,7 @@ class FakeLvm:
         """See ``Runner.run``."""
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
-        if argv[1] in ("lvs", "lvmconfig"):
+        if argv[1] in ("lvs", "vgs", "lvmconfig"):
             return self.obey(argv)
         with crashpoint.around(" ".join(argv[:2])):
             return self.obey(argv)
@@ -130,6 +136,7 @@ class FakeLvm:
             raise self._failure(command, "flock failed: Resource temporarily unavailable")
         try:
             self.before(command)
+            self._require_shown(command)
             stdout = self._verbs[command[1]](list(command[2:]))
             self.after(command)
         finally:
@@ -156,8 +163,20 @@ class FakeLvm:
                 is_external_origin=bool(self._overlays(volume)),
             )
             for volume in self.volumes
+            if volume.vg not in self.away
         ]
-        return lvmreport.report(rows, {**self.conf, **configured(options)}, said)
+        return lvmreport.report("lv", rows, {**self.conf, **configured(options)}, said)
+
+    def _vgs(self, words: list[str]) -> str:
+        assert {"--foreign", "--shared", ",".join(GROUP_FIELDS)} <= set(words), words
+        options, _ = parse(words)
+        names = dict.fromkeys((*self._group_uuids, *(volume.vg for volume in self.volumes)))
+        rows = [
+            lvmreport.group_row(vg, [v for v in self.volumes if v.vg == vg]) | self.away.get(vg, {})
+            for vg in names
+            if self.away.get(vg) != UNSEEN
+        ]
+        return lvmreport.report("vg", rows, {**self.conf, **configured(options)}, [])
 
     def _lvmconfig(self, words: list[str]) -> str:
         assert words[:2] == ["--type", "full"], words
@@ -272,6 +291,12 @@ class FakeLvm:
         return ""
 
     # --- inside ---
+
+    def _require_shown(self, command: tuple[str, ...]) -> None:
+        """A group that is away is not found by name either; what may not be had is not done."""
+        for word in command[2:]:
+            if (vg := word.partition("/")[0]) in self.away:
+                raise self._failure(command, f'Volume group "{vg}" not found')
 
     def _overlays(self, volume: FakeVolume) -> list[FakeVolume]:
         """Return what has a volume for its external origin, and is removed with it."""

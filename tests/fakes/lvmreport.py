@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from snapvm.lvm.report import FIELDS
+from snapvm.lvm.reading import FIELDS, GROUP_FIELDS
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.lvmwords import printed
 
@@ -56,20 +56,26 @@ def row(
     return dict.fromkeys(FIELDS, "") | told
 
 
-def report(rows: list[dict[str, str]], conf: dict[str, str], said: list[str]) -> str:
+def group_row(vg: str, volumes: list[FakeVolume]) -> dict[str, str]:
+    """Return every field of a group."""
+    told = {"vg_name": vg, "vg_attr": "wz--n-", "lv_count": str(len(volumes))}
+    return dict.fromkeys(GROUP_FIELDS, "") | told
+
+
+def report(kind: str, rows: list[dict[str, str]], conf: dict[str, str], said: list[str]) -> str:
     """Print the rows, and what was said meanwhile: in the log of the report, or before it."""
     separator = conf.get("report/list_item_separator", ",").strip('"')
     for each in rows:
-        for name in ("lv_layout", "lv_role", "lv_tags"):
+        for name in {"lv_layout", "lv_role", "lv_tags"} & each.keys():
             each[name] = each[name].replace(",", separator)
     if conf.get("report/compact_output") == "1":
-        shown = [name for name in FIELDS if any(each[name] for each in rows)]
+        shown = [name for name in rows[0] if any(each[name] for each in rows)] if rows else []
         rows = [{name: each[name] for name in shown} for each in rows]
     if conf.get("report/prefixes") == "1":
         rows = [{f"LVM2_{name.upper()}": value for name, value in each.items()} for each in rows]
     is_logged = conf.get("log/report_command_log", "1") == "1"
     log = [{"log_message": text} for text in said] if is_logged else []
-    text = json.dumps({"report": [{"lv": rows}], "log": log}, indent=0)
+    text = json.dumps({"report": [{kind: rows}], "log": log}, indent=0)
     if log:
         # Before 2.03.24: the comma before a row that is not shown (libdm-report.c, last_row).
         text = "},".join(text.rsplit("}", 2)[:2]) + "}"

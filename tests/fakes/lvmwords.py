@@ -14,6 +14,8 @@ _FLAGS = {
     "--ignoremonitoring",
     "--ignoreactivationskip",
     "--all",
+    "--foreign",
+    "--shared",
 }
 
 

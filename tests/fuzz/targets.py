@@ -14,7 +14,7 @@ from snapvm.catalog import Catalog
 from snapvm.cli import columns, lookup, words
 from snapvm.consistency import TakeRequest, repair_all, take
 from snapvm.hypervisor import domainxml, startfiles, xenconfig
-from snapvm.lvm import exceptionstore, health, report
+from snapvm.lvm import exceptionstore, health, reading
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
 from tests.fakes.machine import image_bytes
@@ -74,7 +74,7 @@ def _qemu_image(data: bytes, folder: Path) -> None:
 
 # --- what LVM and the kernel say ---
 
-_LVS_ROW = dict.fromkeys(report.FIELDS, "") | {
+_LVS_ROW = dict.fromkeys(reading.FIELDS, "") | {
     "vg_name": "vg0",
     "lv_name": "demo-d0",
     "lv_uuid": "000000-0000-0000-0000-0000-0000-000001",
@@ -110,7 +110,7 @@ _LVS_SNAPSHOT = _LVS_ROW | {
 
 
 def _lvs(data: bytes, _folder: Path) -> None:
-    for volume in report.parse(_text(data)).volumes:
+    for volume in reading.parse(_text(data)).volumes:
         _ = (volume.kind, volume.disk_bytes, volume.is_lost, volume.state, volume.is_writable)
 
 
@@ -212,8 +212,13 @@ def _scene_of_a_killed_rollback(folder: Path) -> dict[str, bytes]:
         "kind": "take",
         "set": "0123456789ab",
         "groups": ["vg0", "vg1"],
+        "disks": [
+            {"vg": disk.volume.vg, "lv": disk.volume.lv, "uuid": disk.volume.uuid}
+            for disk in record.disks
+        ],
         "domain": DOMAIN,
         "was_running": True,
+        "host": {"id": "", "name": "lab"},
     }
     return {
         ".rollback.json": json.dumps(rollback).encode(),

@@ -39,6 +39,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "naming",
         "bydomain",
         "bootid",
+        "hostid",
         "compression",
         "cowsize",
         "crashpoint",

@@ -72,16 +72,29 @@ def test_a_clone_in_its_own_pool_does_not(tmp_path: Path) -> None:
     assert "vg0/clone" in scene.lvm.names() and scene.ids() == []
 
 
-@pytest.mark.parametrize("is_gone", [False, True])
-def test_a_group_that_is_renamed_or_gone_does_not_hinder_a_delete(
-    scene: Scene, is_gone: bool
+@pytest.mark.parametrize("is_renamed", [False, True])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_volumes_that_somebody_removed_do_not_hinder_a_delete(
+    scene: Scene, *, is_renamed: bool, is_empty: bool
 ) -> None:
-    """`check` itself says to delete what has lost its volumes."""
+    """`check` itself says to delete what has lost its volumes; their group is there."""
     record = take(scene)
-    for volume in [volume for volume in scene.lvm.volumes if volume.vg == "vg1"]:
-        volume.vg = "renamed"
-        if is_gone:
-            scene.lvm.volumes.remove(volume)
+    gone = record.disks[1].snapshot.lv
+    scene.lvm.volumes = [
+        volume
+        for volume in scene.lvm.volumes
+        if volume.vg != "vg1" or not (is_empty or volume.name == gone)
+    ]
+    if is_renamed and not is_empty:
+        scene.lvm.rename_group("vg1", "renamed")
+    consistency.delete(scene.host, [record], Silent())
+    assert not [volume for volume in scene.lvm.volumes if "snapvm=1" in volume.tags]
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_group_that_is_renamed_does_not_hinder_a_delete(scene: Scene) -> None:
+    record = take(scene)
+    scene.lvm.rename_group("vg1", "renamed")
     consistency.delete(scene.host, [record], Silent())
     assert not [volume for volume in scene.lvm.volumes if "snapvm=1" in volume.tags]
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()

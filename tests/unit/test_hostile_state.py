@@ -108,6 +108,11 @@ FOREIGN_INTENTS: dict[str, dict[str, Any]] = {
     "a selection instead of a set": {"set": "x} || lv_name={precious", "groups": ["vg0"]},
     "a path instead of a group": {"set": "0123456789ab", "groups": ["../../dev/sda"]},
     "an option instead of a group": {"set": "0123456789ab", "groups": ["--all"]},
+    "a selection instead of a disk": {
+        "set": "0123456789ab",
+        "groups": [],
+        "disks": [{"vg": "vg0", "lv": "x", "uuid": "x || lv_name={precious"}],
+    },
     "somebody else's set": {"set": "ffffffffffff", "groups": ["vg0", "vg1"]},
 }
 

@@ -73,8 +73,8 @@ def merge(snapshot: FakeVolume) -> str:
 
 
 def harm(snapshot: FakeVolume) -> str:
-    snapshot.health = "partial"
-    return "is not healthy: partial"
+    snapshot.health = "refresh needed"
+    return "is not healthy: refresh needed"
 
 
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])

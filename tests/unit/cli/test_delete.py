@@ -8,6 +8,7 @@ import pytest
 
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainUuid, SnapshotId
+from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -164,3 +165,27 @@ def test_one_that_another_prune_deletes_meanwhile_is_no_failure(call: Call, scen
     assert done.status == 0, done.err
     assert json.loads(done.out)["deleted"] == ["demo@d4", "demo@d2"]
     assert scene.ids() == ["d5"]
+
+
+def test_a_group_that_is_away_is_told_and_left_behind(call: Call, scene: Scene) -> None:
+    for name in "ab":
+        call("take", DOMAIN, "--name", name)
+    scene.lvm.away["vg1"] = UNSEEN
+    done = call("delete", "demo@a", "--yes", "--json")
+    told = json.loads(done.out)["error"]
+    assert done.status == ExitStatus.REFUSED and told["kind"] == "GroupAway"
+    assert "--forget-missing demo@a" in told["hint"] and scene.ids() == ["a", "b"]
+    done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes")
+    assert done.status == ExitStatus.REFUSED and scene.ids() == ["a", "b"]
+    done = call("delete", "demo@a", "--yes", "--forget-missing")
+    assert done.out == "deleted demo@a\n" and "was left behind" in done.err
+    assert scene.ids() == ["b"]
+    scene.lvm.away.clear()
+    assert "vg1/demo-d1.a: it was made by snapvm, and no snapshot has it" in call("check").out
+    assert call("check", "--fix", "--yes").out == "removed 1 volume\nall is in order\n"
+
+
+def test_nobody_takes_over_what_is_of_any_domain(call: Call) -> None:
+    done = call("repair", "--take-over")
+    assert done.status == ExitStatus.USAGE and "--take-over" in done.err
+    assert call("repair", DOMAIN, "--take-over").out == "nothing to repair\n"

@@ -10,6 +10,7 @@ import pytest
 
 from snapvm.cli import app, columns, listing, render, wiring
 from snapvm.errors import ExitStatus
+from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, make_record, put_record
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 from tests.unit.cli.conftest import Call
@@ -118,7 +119,7 @@ def test_list_tells_how_the_worst_disk_is(
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
     monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
-    monkeypatch.setattr(listing, "_report", scene.host.lvm.report)
+    monkeypatch.setattr(listing, "_lvm", lambda: scene.host.lvm)
     for name in ("whole", "tight", "lost", "gone", "off"):
         assert app.run(["take", DOMAIN, "--name", name]) == 0
     tight = scene.lvm.named("vg1", "demo-d1.tight")
@@ -145,3 +146,30 @@ def test_no_terminal_gets_an_id_cut_short(monkeypatch: pytest.MonkeyPatch, term:
     row = ("web-server-of-the-shop@20261122T201755Z", "2026-11-22 20:17", "full", "vda vdb vdc")
     drawn = render.table([(*row, "nearly full 85%", "131 MiB", "84 ms", "")])
     assert all(cell in drawn for cell in (*row, "nearly full 85%"))
+
+
+def test_what_a_group_has_that_is_away_is_not_called_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = make_scene(tmp_path)
+    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
+    monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
+    monkeypatch.setattr(listing, "_lvm", lambda: scene.host.lvm)
+    for name in "abc":
+        assert app.run(["take", DOMAIN, "--name", name]) == 0
+    scene.lvm.away["vg1"] = UNSEEN
+    asked: list[str] = []
+    scene.lvm.before = lambda argv: asked.append(argv[1])
+    capsys.readouterr()
+    assert app.run(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [re.split(r" {2,}", line)[4] for line in lines] == ["no group"] * 3
+    assert asked == ["lvs", "vgs"], "once for all"
+    assert app.run(["show", "demo@a"]) == 0
+    assert (
+        "whose volume group LVM does not show: `snapvm check` says why" in capsys.readouterr().out
+    )
+    scene.lvm.away.clear()
+    scene.lvm.volumes = [volume for volume in scene.lvm.volumes if volume.vg != "vg1"]
+    assert app.run(["list"]) == 0
+    assert capsys.readouterr().out.count(" gone ") == 3, "the group is there, and empty"

@@ -48,4 +48,17 @@ def test_what_is_not_told_is_not_good() -> None:
     ref = LvRef(vg="vg0", lv="x", uuid=LvUuid("none"))
     disk = DiskRecord(target="a", volume=ref, snapshot=ref, kind=VolumeKind.THIN, size_bytes=1)
     assert health.of_disk(disk, None).state is VolumeState.UNKNOWN
-    assert health.of_disk(disk, Lvm(FakeLvm()).report()).state is VolumeState.GONE
+    lvm = Lvm(FakeLvm())
+    assert health.of_disk(disk, lvm.report()).state is VolumeState.AWAY
+
+
+def test_one_that_its_group_has_not_is_gone() -> None:
+    fake = FakeLvm()
+    lvm, ref = Lvm(fake), LvRef(vg="vg0", lv="x", uuid=LvUuid("none"))
+    disk = DiskRecord(target="a", volume=ref, snapshot=ref, kind=VolumeKind.THIN, size_bytes=1)
+    pool = fake.add_pool("vg0")
+    assert health.of_disk(disk, lvm.report()).state is VolumeState.GONE
+    fake.volumes.remove(pool)
+    report = lvm.report()
+    assert health.of_disk(disk, report).state is VolumeState.AWAY, "lvs knows no empty group"
+    assert health.of_disk(disk, lvm.explained(report, [ref])).state is VolumeState.GONE

@@ -11,7 +11,7 @@ import pytest
 from snapvm import consistency
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed, SnapshotFailed
-from snapvm.lvm import report
+from snapvm.lvm import reading
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Silent
 from tests.fakes.lvm import FakeLvm
@@ -110,12 +110,12 @@ OF_2_03_16 = """\
 
 
 def test_a_log_that_is_no_json_does_not_spoil_the_report() -> None:
-    row = dict.fromkeys(report.FIELDS, "") | {"lv_name": "a", "vg_name": "vg0", "lv_uuid": "u"}
-    numbers = {name for name in report.FIELDS if name.startswith("vg_")} - {"vg_name"}
+    row = dict.fromkeys(reading.FIELDS, "") | {"lv_name": "a", "vg_name": "vg0", "lv_uuid": "u"}
+    numbers = {name for name in reading.FIELDS if name.startswith("vg_")} - {"vg_name"}
     numbers |= {"lv_size"}
     row |= dict.fromkeys(numbers, "1")
     text = OF_2_03_16.replace("{ROW}", json.dumps(row))
-    assert [str(volume.ref) for volume in report.parse(text).volumes] == ["vg0/a"]
+    assert [str(volume.ref) for volume in reading.parse(text).volumes] == ["vg0/a"]
 
 
 def test_a_report_that_is_not_whole_is_asked_for_again() -> None:

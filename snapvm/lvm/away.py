@@ -1,0 +1,102 @@
+"""Volumes that may exist though nothing can be done with them now: their group is away.
+
+A path to a SAN that is down, an exported group, one of another host: LVM is silent about all of
+them, and what it does not show is gone only where it shows the group.  Pure questions about one
+report, which ``Lvm.explained`` has made complete; without that no group is known to be empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
+from snapvm.model import DiskRecord, LvRef, Record
+from snapvm.refusals import GroupAway
+
+_PARTIAL = "partial"
+"""In ``lv_health_status``: it lies on a physical volume that is missing, or its pool does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """Why a volume group, or what was asked for in it, is out of reach."""
+
+    group: str
+    why: str
+    remedy: str
+
+    def refusal(self, snapshots: Iterable[str], *, forget: str = "") -> GroupAway:
+        """Return what to raise for these snapshots; ``forget`` is typed to do without the group."""
+        return GroupAway(
+            group=self.group,
+            why=self.why,
+            remedy=self.remedy,
+            snapshots=tuple(snapshots),
+            forget=forget,
+        )
+
+
+def of_record(record: Record, report: Report) -> Absence | None:
+    """Return why a record's volumes cannot be removed now; None when all can, or are gone."""
+    return next(filter(None, (of_disk(disk, report) for disk in record.disks)), None)
+
+
+def within_reach(record: Record, report: Report) -> list[LvRef]:
+    """Return those of a record's volumes that can be removed, or are gone."""
+    return [disk.snapshot for disk in record.disks if of_disk(disk, report) is None]
+
+
+def of_disk(disk: DiskRecord, report: Report) -> Absence | None:
+    """Return why the snapshot of a disk is out of reach; None when LVM shows it, or it is gone.
+
+    Raises ``VolumeRefused`` when it is not clear which volume it is (``Report.lv_of``).
+    """
+    volume = report.lv_of(disk.snapshot)
+    if volume is not None:
+        return _of_partial(volume)
+    return of_volume(disk.volume, report)
+
+
+def of_volume(ref: LvRef, report: Report) -> Absence | None:
+    """Return why nothing can be said of what is in the group of a volume; None when it is there.
+
+    It may have another name by now: then the volume itself is in it.
+    """
+    if report.shows(ref.vg) or report.lv_of(ref) is not None:
+        return None
+    named = [group for group in report.groups or () if group.name == ref.vg]
+    if not named:
+        return Absence(
+            group=ref.vg,
+            why="is not there as far as LVM sees",
+            remedy="bring its storage back (log in, as with `iscsiadm -m node --login`; mend the "
+            "path; is the device in `lvmdevices`?) until `vgs` shows it",
+        )
+    full = [group for group in named if group.volumes]
+    return _of_silent(full[0]) if full else None
+
+
+def _of_partial(volume: LogicalVolume) -> Absence | None:
+    if volume.health != _PARTIAL:
+        return None
+    return Absence(
+        group=volume.vg,
+        why="lacks physical volumes",
+        remedy="bring them back, then: vgextend --restoremissing; where they are lost for good: "
+        f"vgreduce --removemissing --force {volume.vg}",
+    )
+
+
+def _of_silent(group: VolumeGroup) -> Absence:
+    """Say why LVM does not show the volumes that are in a group."""
+    why, remedy = "hides its volumes", f"`lvs {group.name}` says why"
+    if group.is_exported:
+        why, remedy = "is exported", f"vgimport {group.name}"
+    elif group.lock_type not in ("", "none"):
+        why = f"is shared with other hosts ({group.lock_type}), and is not locked here"
+        remedy = f"vgchange --lockstart {group.name}"
+    elif group.system_id:
+        why = f"belongs to another host (system ID {group.system_id})"
+        remedy = "let that host have it done, or take the group over as lvmsystemid(7) says"
+    return Absence(group=group.name, why=why, remedy=remedy)
