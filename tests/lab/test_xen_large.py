@@ -14,19 +14,25 @@ from tests.lab.xenguests import XenGuest, verify_stream
 
 pytestmark = pytest.mark.lab
 
-FILLER = "/dev/shm/filler"
+FILLER = "/run/filler"
+"""A file system in memory, which may have all of it."""
 
 
 @contextmanager
 def little_memory(lab: Lab, spare_mib: int) -> Iterator[None]:
     """Leave so much of the control domain's memory, and the 128 MiB that snapvm does not touch."""
-    available = "awk '/^MemAvailable/ {print int($2 / 1024)}' /proc/meminfo"
-    filled = f"dd if=/dev/zero of={FILLER} bs=1M count=$(($({available}) - 128 - {spare_mib}))"
+    fill = f"""
+        set -e
+        mkdir -p {FILLER}
+        mount -t tmpfs -o size=100% filler {FILLER}
+        available=$(awk '/^MemAvailable/ {{print int($2 / 1024)}}' /proc/meminfo)
+        dd if=/dev/zero of={FILLER}/filler bs=1M count=$((available - 128 - {spare_mib})) status=none
+    """
     try:
-        lab.run(f"{filled} status=none", timeout_seconds=120, check=True)
+        lab.run(fill, timeout_seconds=120, check=True)
         yield
     finally:
-        lab.run(f"rm -f {FILLER}", timeout_seconds=60, check=True)
+        lab.run(f"umount {FILLER}", timeout_seconds=60, check=True)
 
 
 @pytest.mark.parametrize(
