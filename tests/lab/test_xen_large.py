@@ -26,7 +26,8 @@ def little_memory(lab: Lab, spare_mib: int) -> Iterator[None]:
         mkdir -p {FILLER}
         mount -t tmpfs -o size=100% filler {FILLER}
         available=$(awk '/^MemAvailable/ {{print int($2 / 1024)}}' /proc/meminfo)
-        dd if=/dev/zero of={FILLER}/filler bs=1M count=$((available - 128 - {spare_mib})) status=none
+        count=$((available - 128 - {spare_mib}))
+        dd if=/dev/zero of={FILLER}/filler bs=1M count=$count status=none
     """
     try:
         lab.run(fill, timeout_seconds=120, check=True)
