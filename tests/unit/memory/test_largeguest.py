@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snapvm import xxh64
 from snapvm.memory import framestore
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
@@ -110,3 +111,41 @@ def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: P
     assert facts.changed_frames == TABLES
     assert facts.frames == OWNED
     assert frames_of(tmp_path / "i") == expected(machine) | {100: ONE}
+
+
+TWO = b"and anew" * 512
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_what_is_noted_of_a_page_is_what_was_written_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_again: bool
+) -> None:
+    """The guest writes it just between the two, and later has it again as it was noted."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 32)
+    machine = Machine()
+    noted = ONE if is_again else machine.pages[MFN_BASE + 100]
+    times, digests = 0, xxh64.digests
+
+    class Writing(Silent):
+        def advance(self, done: int, total: int) -> None:
+            if done > 100 * 4096:
+                machine.write(MFN_BASE + 100, noted)
+
+    def noting(data: memoryview, piece_bytes: int, seed: int) -> list[int]:
+        nonlocal times
+        found = digests(data, piece_bytes, seed)
+        if noted in bytes(data) and (len(data) == len(noted)) is is_again and not times:
+            times += 1
+            machine.write(MFN_BASE + 100, TWO)
+        return found
+
+    image = PvGuestImage(budget_bytes=SOME)
+    monkeypatch.setattr(xxh64, "digests", noting)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Writing())
+    assert times == 1
+    machine.write(MFN_BASE + 100, noted)
+    image.rehearse(machine.shared_info())
+    image.catch(machine.standing())
+    image.write(Silent())
+    image.close()
+    assert frames_of(tmp_path / "i") == expected(machine) | {100: noted}
