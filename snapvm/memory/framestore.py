@@ -25,12 +25,14 @@ import numpy.typing as npt
 
 from snapvm.memory.frameruns import ABSENT, FrameRuns, Marks, Offsets, Pages
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
-from snapvm.memory.xenformat import PageType, PageTypes
+from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.refusals import BadImage
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
 CHUNK_FRAMES: Final = 16384
 """Frames mapped by one call: 64 MiB."""
+ORIGIN: Final = "the guest's memory"
+"""What ``BadImage`` calls what is read here."""
 _MAX_THREADS: Final = 4
 _SPARE_PART: Final = 8
 """One part in so many more is made ready than was needed while the guest ran."""
@@ -120,14 +122,19 @@ def types_of(frames: GuestFrames, mfns: Words) -> PageTypes:
     return (np.concatenate(parts) >> np.uint64(TYPE_SHIFT) & np.uint64(0xF)).astype(np.uint8)
 
 
-def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
-    """Map frames; those that are not there are left out. None when none is."""
+def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words, *, stands_still: bool) -> Chunk | None:
+    """Map frames; those that are not there are left out. None when none is.
+
+    Raises ``BadImage`` for one that is not there when the guest ``stands_still`` and owns it.
+    """
     while len(mfns):
         mapping = frames.map(np.ascontiguousarray(mfns).data)
         if not mapping.missing:
             break
         mapping.close()
         missing = np.array(mapping.missing)
+        if stands_still:
+            _require_anothers(frames, mfns[missing])
         pfns, mfns = np.delete(pfns, missing), np.delete(mfns, missing)
     else:
         return None
@@ -142,6 +149,13 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
         offsets=np.full(len(mfns), ABSENT, np.int64),
         is_hot=np.zeros(len(mfns), np.bool_),
     )
+
+
+def _require_anothers(frames: GuestFrames, mfns: Words) -> None:
+    own = mfns[TYPE_HAS_DATA[types_of(frames, mfns)]]
+    if len(own):
+        why = f"machine frame {int(own[0]):#x} is the guest's and cannot be mapped"
+        raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
 
 
 Seen = Callable[[Sequence[Chunk]], None]
@@ -171,12 +185,12 @@ class FrameStore:
             return False
         return 2 * sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes
 
-    def add(self, pfns: Words, mfns: Words) -> Iterator[Chunk]:
-        """Map frames, chunk by chunk, and keep them mapped."""
+    def add(self, pfns: Words, mfns: Words, *, stands_still: bool = False) -> Iterator[Chunk]:
+        """Map frames, chunk by chunk, and keep them mapped; see `map_chunk`."""
         for start in range(0, len(pfns), CHUNK_FRAMES):
-            self._require_wanted()
+            self.require_wanted()
             part = slice(start, start + CHUNK_FRAMES)
-            chunk = map_chunk(self._frames, pfns[part], mfns[part])
+            chunk = map_chunk(self._frames, pfns[part], mfns[part], stands_still=stands_still)
             if chunk is not None:
                 self.chunks.append(chunk)
                 yield chunk
@@ -193,19 +207,19 @@ class FrameStore:
                 if self.is_full:
                     chunk.forget_kept()
 
-        self.refresh(entries, note)
+        self.refresh(entries, note, stands_still=False)
         self._each(_remember)
 
-    def refresh(self, entries: Words, seen: Seen) -> int:
+    def refresh(self, entries: Words, seen: Seen, *, stands_still: bool) -> int:
         """Look at every frame again; keep what the image has not, and return how many.
 
-        ``entries`` is the guest's p2m as it stands still: a frame that has another PFN by now or
+        ``entries`` is the guest's p2m as it is now: a frame that has another PFN by now or
         none gets the type XTAB, and one that the store has not is added.
         """
         held = np.zeros(len(entries), np.bool_)
 
         def one(chunk: Chunk) -> int:
-            self._require_wanted()
+            self.require_wanted()
             inside = chunk.pfns < np.uint64(len(entries))
             same = np.zeros(len(chunk.pfns), np.bool_)
             same[inside] = entries[chunk.pfns[inside]] == chunk.mfns[inside]
@@ -216,12 +230,13 @@ class FrameStore:
 
         changed = sum(self._each(one, seen))
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
-        for chunk in self.add(late, entries[late]):
+        for chunk in self.add(late, entries[late], stands_still=stands_still):
             changed += _keep_fresh(chunk)
             seen(self.chunks)
         return changed
 
-    def _require_wanted(self) -> None:
+    def require_wanted(self) -> None:
+        """Raise ``BadImage`` when it was given up."""
         if self.given_up.is_set():
             raise BadImage(path="its image", offset_bytes=0, why="it was given up")
 
@@ -266,7 +281,7 @@ def _keep_fresh(chunk: Chunk) -> int:
     live = chunk.live
     if live is None:
         return 0
-    wanted, compared = chunk.types != PageType.XTAB, chunk.to_compare()
+    wanted, compared = TYPE_HAS_DATA[chunk.types], chunk.to_compare()
     differs = np.zeros(len(live), np.bool_)
     if chunk.runs is not None:
         differs = chunk.runs.differing(live, chunk.offsets, compared)

@@ -21,13 +21,13 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import numpy as np
 
 from snapvm import durable
 from snapvm.memory import foreignlog, precopy
-from snapvm.memory.framestore import Chunk, FrameStore, words
+from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore, words
 from snapvm.memory.normalise import FrameMap, Landmarks
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -40,8 +40,6 @@ from snapvm.memory.xenwriter import DomainHead, DomainTail
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
-
-ORIGIN: Final = "the guest's memory"
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +108,8 @@ class PvGuestImage:
         self._p2m_claims = self._claims(self._p2m)
         self._standing = standing
         if self._is_held:
-            self._changed = self._store.refresh(self._p2m.entries, self._make_room)
+            entries = self._p2m.entries
+            self._changed = self._store.refresh(entries, self._make_room, stands_still=True)
             self._total = self._store.count
             return
         if not self._domain_ends:
@@ -224,6 +223,7 @@ class PvGuestImage:
             return
         self._is_spilled = True  # said later: a terminal may be stopped
         for chunk in chunks:
+            self._store.require_wanted()
             self._standing_pages().write_kept(chunk)
             chunk.forget_kept()
 
@@ -242,7 +242,7 @@ class PvGuestImage:
         """Write everything from the mapped frames."""
         standing = self._standing_pages()
         pfns = self._owned(self._p2m)
-        for chunk in self._store.add(pfns, self._p2m.entries[pfns]):
+        for chunk in self._store.add(pfns, self._p2m.entries[pfns], stands_still=True):
             if chunk.live is not None:
                 standing.append(chunk.pfns, chunk.types, chunk.live)
             self._store.chunks.pop().give_back()
@@ -269,12 +269,13 @@ class PvGuestImage:
     def _correct_head(self) -> None:
         """Say of the p2m what is true now; it may have moved, and hardly ever grows."""
         pfns = _leaf_pfns(self._p2m, self._map)
-        if self._head is None or len(self._head.leaf_mfns) != len(pfns):
+        head, now = self._head, self._p2m
+        if head is None or len(head.leaf_mfns) != len(pfns) or head.end_pfn > now.end_pfn:
             why = "its table of frames changed its size while it was captured; take again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
-        body = P2M_RANGE.pack(0, self._p2m.end_pfn) + pfns.astype("<u8").tobytes()
+        body = P2M_RANGE.pack(0, now.end_pfn) + pfns.astype("<u8").tobytes()
         durable.rewrite(self._file.fileno(), memoryview(body), self._head_end - len(body))
-        self._writer.end_pfn = self._p2m.end_pfn
+        self._writer.end_pfn = now.end_pfn
 
     def _write_kept(self, progress: Progress) -> None:
         """Write what was kept; its memory is free when it is written."""

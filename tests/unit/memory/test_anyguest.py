@@ -99,7 +99,7 @@ def write(guest: Restless, pfn: int) -> None:
 def become(guest: Restless, pfn: int) -> None:
     mfn = guest.entry(pfn)
     if mfn < MAX_MFN:
-        guest.type_of[mfn] = guest.chance.choice([1, 9, 0, 0])
+        guest.type_of[mfn] = guest.chance.choice([1, 9, 0, 0, 0xD])
         write(guest, pfn)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snapvm import xxh64
+from snapvm import durable, xxh64
 from snapvm.memory import framestore
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.model import Silent
+from snapvm.refusals import BadImage
 from tests.fakes.xenmachine import HOST, Machine
 from tests.unit.memory.test_guestimage import (
     LITTLE,
@@ -149,3 +150,31 @@ def test_what_is_noted_of_a_page_is_what_was_written_of_it(
     image.write(Silent())
     image.close()
     assert frames_of(tmp_path / "i") == expected(machine) | {100: noted}
+
+
+def test_what_is_written_while_it_stands_still_ends_when_nobody_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that was kept went into the file before the guest went on: gigabytes, on a large host."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=SOME)
+    written: list[int] = []
+    rewrite = durable.rewrite
+
+    def rewrite_and_give_up(descriptor: int, data: memoryview, offset_bytes: int) -> None:
+        rewrite(descriptor, data, offset_bytes)
+        written.append(offset_bytes)
+        image.give_up()
+
+    try:
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        image.rehearse(machine.shared_info())
+        for pfn in ORDINARY:
+            machine.write(MFN_BASE + pfn, ONE)
+        monkeypatch.setattr(durable, "rewrite", rewrite_and_give_up)
+        with pytest.raises(BadImage, match="given up"):
+            image.catch(machine.standing())
+    finally:
+        image.close()
+    assert 0 < len(written) <= 8 + 1, "more than a chunk, and the head"
