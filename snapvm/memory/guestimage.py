@@ -28,7 +28,7 @@ import numpy as np
 from snapvm import durable
 from snapvm.memory import foreignlog, precopy
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore, words
-from snapvm.memory.normalise import FrameMap, Landmarks
+from snapvm.memory.normalise import FrameMap, Landmarks, Marks, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.standingpages import StandingPages
@@ -55,8 +55,8 @@ class PvGuestImage:
         self._budget_bytes = budget_bytes
         self._domain_ends = domain_ends
         self._stack = ExitStack()
-        self._head: P2m | None = None
-        """What the file says of the p2m, once its head is written."""
+        self._head: DomainHead | None = None
+        """What the file says of the p2m among other things, once it is written."""
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._standing_writer: StandingPages | None = None
         self._why_digests = ""
@@ -99,13 +99,13 @@ class PvGuestImage:
         if self._is_held:
             with suppress(BadImage):  # the guest may be in the midst of changing its p2m
                 p2m = self._read_p2m(shared_info)
-                self._claims(p2m)
+                self._is_owned(p2m)
                 self._store.rehearse(p2m.entries)
 
     def catch(self, standing: Standing) -> None:
         """See ``GuestImage.catch``."""
         self._p2m = self._read_p2m(standing.shared_info)
-        self._p2m_claims = self._claims(self._p2m)
+        self._owned = self._is_owned(self._p2m)
         self._standing = standing
         if self._is_held:
             entries = self._p2m.entries
@@ -161,21 +161,21 @@ class PvGuestImage:
             self._p2m_mappings[asked.tobytes()] = mapping
         return words(mapping.view).reshape(-1, FRAME_BYTES // 8)
 
-    def _claims(self, p2m: P2m) -> Words:
-        """Return what Xen says of the machine frames that the p2m has, in its order."""
-        answers: Words = self._m2p[p2m.entries[p2m.entries < np.uint64(self._frames.max_mfn)]]
-        return answers
-
-    def _frame_map(self, p2m: P2m, claims: Words, landmarks: Landmarks | None = None) -> FrameMap:
-        max_mfn = self._frames.max_mfn
-        return FrameMap.build(p2m.entries, lambda _: claims, max_mfn=max_mfn, landmarks=landmarks)
+    def _is_owned(self, p2m: P2m) -> Marks:
+        """Ask Xen now which of the machine frames that the p2m has are the guest's."""
+        return owned(p2m.entries, self._m2p, max_mfn=self._frames.max_mfn)
 
     def _standing_map(self) -> FrameMap:
-        landmarks = Landmarks(shared_info_mfn=self._standing.shared_info_mfn)
-        return self._frame_map(self._p2m, self._p2m_claims, landmarks)
+        return FrameMap.of(
+            self._p2m.entries,
+            self._owned,
+            max_mfn=self._frames.max_mfn,
+            landmarks=Landmarks(shared_info_mfn=self._standing.shared_info_mfn),
+        )
 
-    def _owned(self, p2m: P2m) -> Words:
-        return np.flatnonzero(p2m.entries < np.uint64(self._frames.max_mfn)).astype(np.uint64)
+    def _pfns(self, p2m: P2m) -> Words:
+        """Return the PFNs of the frames that the guest says it has."""
+        return np.flatnonzero(p2m.entries < np.uint64(self._frames.max_mfn)).view(np.uint64)
 
     def _forget_m2p(self) -> None:
         """Let go of the mapped table before it is unmapped."""
@@ -191,14 +191,15 @@ class PvGuestImage:
             return "the guest was changing its table of frames"
         try:
             p2m = self._read_p2m(shared_info)
-            pfns = self._owned(p2m)
+            pfns = self._pfns(p2m)
             room = precopy.Room(
                 needed_bytes=len(pfns) * FRAME_BYTES,
                 spare_bytes=self._spare_bytes(),
             )
             if not room.holds_digests:
                 return str(room)
-            self._write_head(p2m, self._frame_map(p2m, self._claims(p2m)))
+            max_mfn = self._frames.max_mfn
+            self._write_head(p2m, FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn))
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         first = precopy.FirstPass(self._file, self._writer, keeps_pages=room.holds_all)
@@ -241,7 +242,7 @@ class PvGuestImage:
     def _write_standing(self, progress: Progress) -> None:
         """Write everything from the mapped frames."""
         standing = self._standing_pages()
-        pfns = self._owned(self._p2m)
+        pfns = self._pfns(self._p2m)
         for chunk in self._store.add(pfns, self._p2m.entries[pfns], stands_still=True):
             if chunk.live is not None:
                 standing.append(chunk.pfns, chunk.types, chunk.live)
@@ -253,24 +254,23 @@ class PvGuestImage:
     # --- when it runs again ---
 
     def _write_head(self, p2m: P2m, frame_map: FrameMap) -> None:
-        self._writer.begin(
-            DomainHead(
-                xen_major=self._host.xen_major,
-                xen_minor=self._host.xen_minor,
-                cpuid_policy=self._host.cpuid_policy,
-                msr_policy=self._host.msr_policy,
-                end_pfn=p2m.end_pfn,
-                p2m_pfns=_leaf_pfns(p2m, frame_map),
-            )
+        head = DomainHead(
+            xen_major=self._host.xen_major,
+            xen_minor=self._host.xen_minor,
+            cpuid_policy=self._host.cpuid_policy,
+            msr_policy=self._host.msr_policy,
+            end_pfn=p2m.end_pfn,
+            p2m_pfns=_leaf_pfns(p2m, frame_map),
         )
-        self._head = p2m
+        self._writer.begin(head)
+        self._head = head
         self._head_end = self._file.tell()
 
     def _correct_head(self) -> None:
         """Say of the p2m what is true now; it may have moved, and hardly ever grows."""
         pfns = _leaf_pfns(self._p2m, self._map)
         head, now = self._head, self._p2m
-        if head is None or len(head.leaf_mfns) != len(pfns) or head.end_pfn > now.end_pfn:
+        if head is None or len(head.p2m_pfns) != len(pfns) or head.end_pfn > now.end_pfn:
             why = "its table of frames changed its size while it was captured; take again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
         body = P2M_RANGE.pack(0, now.end_pfn) + pfns.astype("<u8").tobytes()

@@ -32,7 +32,8 @@ from snapvm.model import Progress
 SPARE_BYTES: Final = 128 << 20
 """What the host keeps for itself when its page cache is to hold a guest."""
 TABLES_PART: Final = 64
-"""One part in so many of a guest's size is more than what is kept of each frame but its page."""
+"""One part in so many of a guest's size is what is kept of each frame but its page: 64 bytes, of
+which 16 are page tables of this process and the map of machine frames."""
 PASSES: Final = 6
 """So many more, at most, over a guest of which no pages are kept."""
 LITTLE_BYTES: Final = 16 << 20
@@ -48,8 +49,8 @@ class Room:
 
     @property
     def holds_all(self) -> bool:
-        """The page cache can have the whole image."""
-        return self.needed_bytes <= self.spare_bytes
+        """The page cache can have the whole image, beside what is kept of each frame."""
+        return self.needed_bytes + self.needed_bytes // TABLES_PART <= self.spare_bytes
 
     @property
     def holds_digests(self) -> bool:
@@ -126,9 +127,12 @@ def write_again(chunks: Sequence[Chunk], file: BinaryIO) -> None:
         # In the window there is no time to wait for room in memory.
         durable.let_go(file.fileno())
         changed = sum(_write_changed(chunk, file) for chunk in chunks)
-        if changed * FRAME_BYTES <= LITTLE_BYTES or changed > before * 3 // 4:
+        if changed * FRAME_BYTES <= LITTLE_BYTES:
             return
+        if changed > before * 3 // 4:
+            break
         before = changed
+    durable.let_go(file.fileno())
 
 
 def _write_changed(chunk: Chunk, file: BinaryIO) -> int:

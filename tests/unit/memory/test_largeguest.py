@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from snapvm import durable, xxh64
-from snapvm.memory import framestore
+from snapvm.memory import framestore, precopy
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.model import Silent
@@ -92,6 +92,45 @@ def test_no_more_memory_is_taken_than_there_is(
     assert "more had changed than this host could spare" in caplog.text
     assert facts.changed_frames == len(ORDINARY) + TABLES
     assert frames_of(tmp_path / "i") == expected(machine) | dict.fromkeys(ORDINARY, ONE)
+
+
+def test_what_is_written_again_is_out_of_memory_before_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a guest that writes all the time, too: what the last pass wrote was still in the cache."""
+    monkeypatch.setattr(precopy, "LITTLE_BYTES", 100 * 4096)
+    machine, waiting = Machine(), 0
+    rewrite, let_go = durable.rewrite, durable.let_go
+
+    def noting(descriptor: int, data: memoryview, offset_bytes: int) -> None:
+        nonlocal waiting
+        waiting += 1
+        rewrite(descriptor, data, offset_bytes)
+
+    def letting_go(descriptor: int) -> None:
+        nonlocal waiting
+        waiting = 0
+        let_go(descriptor)
+        for pfn in ORDINARY:
+            machine.write(MFN_BASE + pfn, random.randbytes(8) * 512)
+
+    monkeypatch.setattr(durable, "rewrite", noting)
+    monkeypatch.setattr(durable, "let_go", letting_go)
+    image = PvGuestImage(budget_bytes=SOME)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+    image.close()
+    assert waiting <= 100
+
+
+def test_room_is_reckoned_with_what_is_kept_beside_the_pages() -> None:
+    def room(spare_mib: int) -> precopy.Room:
+        return precopy.Room(needed_bytes=640 << 20, spare_bytes=spare_mib << 20)
+
+    assert not room(640).holds_all
+    assert room(650).holds_all
+    assert room(20).holds_digests
+    assert room(20).for_pages_bytes == 10 << 20
+    assert not room(19).holds_digests
 
 
 def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: Path) -> None:
