@@ -94,6 +94,24 @@ def test_an_idle_guest_is_written_as_it_is(
     assert report.is_sound, report.findings
 
 
+@pytest.mark.parametrize("length_bytes", range(len(CONFIG), len(CONFIG) + 8))
+def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int) -> None:
+    """Written over it was two halves, each of which was read from the disk before."""
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=PLENTY)
+    definition = CONFIG.ljust(length_bytes)
+    image.prepare(tmp_path / "i", definition, HOST, machine, machine.shared_info(), Silent())
+    image.catch(machine.standing())
+    image.write(Silent())
+    image.close()
+    assert frames_of(tmp_path / "i") == expected(machine)
+    with survey(tmp_path / "i") as found:
+        pfns = np.arange(OWNED, dtype=np.uint64)
+        ordinary = found.index.offsets(pfns)[found.index.types(pfns) == 0]
+    assert len(ordinary) == OWNED - TABLES
+    assert not (ordinary % 4096).any()
+
+
 @pytest.mark.parametrize("budget_bytes", [PLENTY, SOME])
 def test_what_changes_while_it_runs_is_in_and_what_changes_later_is_not(
     tmp_path: Path, budget_bytes: int
