@@ -81,6 +81,10 @@ class Chunk:
         is_copied: Marks = (self.types == PageType.NOTAB) & (self.offsets != ABSENT)
         return is_copied & ~self.is_hot
 
+    def lost_rows(self) -> npt.NDArray[np.intp]:
+        """Say which frames have a page in the image and are the guest's no more."""
+        return np.flatnonzero(~TYPE_HAS_DATA[self.types] & (self.offsets != ABSENT))
+
     def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
         """Copy frames of the mapping ``live``, into the memory of the last time if that is enough.
 
@@ -170,6 +174,8 @@ class FrameStore:
         self.chunks: list[Chunk] = []
         self.given_up = threading.Event()
         """Whoever works on chunks ends at the next one, by ``BadImage``, when it is set."""
+        self._gone: list[Words] = []
+        """The PFNs of pages in the image that the last look found to be none any more."""
         self.room_bytes: int | None = None
         """How much memory it may keep pages in; None when that is as much as it needs."""
 
@@ -217,6 +223,7 @@ class FrameStore:
         none gets the type XTAB, and one that the store has not is added.
         """
         held = np.zeros(len(entries), np.bool_)
+        self._gone = []
 
         def one(chunk: Chunk) -> int:
             self.require_wanted()
@@ -226,6 +233,7 @@ class FrameStore:
             held[chunk.pfns[same]] = True
             types = types_of(self._frames, chunk.mfns)
             chunk.types = np.where(same, types, np.uint8(PageType.XTAB))
+            self._gone.append(chunk.pfns[chunk.lost_rows()])
             return _keep_fresh(chunk)
 
         changed = sum(self._each(one, seen))
@@ -234,6 +242,18 @@ class FrameStore:
             changed += _keep_fresh(chunk)
             seen(self.chunks)
         return changed
+
+    def count_abandoned(self) -> int:
+        """Return how many PFNs that the image has a page of have no page any more."""
+        gone = np.concatenate([np.empty(0, np.uint64), *self._gone])
+        if not len(gone):
+            return 0
+        is_gone = np.zeros(int(gone.max()) + 1, np.bool_)
+        is_gone[gone] = True
+        for chunk in self.chunks:
+            here = chunk.pfns[TYPE_HAS_DATA[chunk.types]]
+            is_gone[here[here < np.uint64(len(is_gone))]] = False
+        return int(is_gone.sum())
 
     def require_wanted(self) -> None:
         """Raise ``BadImage`` when it was given up."""

@@ -121,6 +121,7 @@ class PvGuestImage:
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
+        abandoned = self._store.count_abandoned()
         with self._store.giving_back():
             if self._is_held:
                 self._write_kept(progress)
@@ -135,6 +136,7 @@ class PvGuestImage:
             foreign=foreignlog.count(self._standing_pages().foreign),
             changed_frames=self._changed,
             frames=self._total,
+            abandoned_frames=abandoned,
         )
 
     def close(self) -> None:

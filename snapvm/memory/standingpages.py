@@ -49,7 +49,7 @@ class StandingPages:
         for start in range(0, len(behind), PAGES_PER_BATCH):  # each is a copy
             part = behind[start : start + PAGES_PER_BATCH]
             self.append(chunk.pfns[rows[part]], types[part], chunk.fresh[part])
-        lost = np.flatnonzero(~TYPE_HAS_DATA[chunk.types] & (chunk.offsets != ABSENT))
+        lost = chunk.lost_rows()
         if len(lost):
             none = np.empty((0, FRAME_BYTES), np.uint8)
             self._writer.pages(chunk.pfns[lost], chunk.types[lost], none)

@@ -19,7 +19,8 @@ from snapvm import durable, xxh64
 from snapvm.memory import framestore, precopy
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.xenframes import survey
-from snapvm.memory.xenimage import ImageWriter
+from snapvm.memory.xenimage import ImageWriter, open_image
+from snapvm.memory.xenrecord import PageBatch
 from snapvm.model import Silent
 from snapvm.xenguest import Mapping
 from tests.fakes.xenmachine import FOREIGN_MFN, HOST, MAX_MFN, Machine
@@ -219,6 +220,13 @@ def read(path: Path) -> tuple[Image, list[int]]:
         return found, image.p2m.pfns.tolist()
 
 
+def populated_by(path: Path) -> set[int]:
+    """Return the PFNs that a restore gives a frame: all that ever come with a page."""
+    with open_image(path) as image:
+        batches = [batch for batch in image.records() if isinstance(batch, PageBatch)]
+    return {pfn for batch in batches for pfn in batch.pfns[batch.has_data].tolist()}
+
+
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 32)
@@ -290,3 +298,4 @@ def test_the_image_is_what_the_guest_was_when_it_stood_still(
     assert [pfn for pfn in found if found[pfn] != stood[pfn]] == []
     assert found_p2m == p2m_pfns
     assert facts.frames >= len(stood)
+    assert facts.abandoned_frames == len(populated_by(tmp_path / "i") - stood.keys())
