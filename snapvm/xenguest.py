@@ -106,3 +106,6 @@ class ImageFacts:
     changed_frames: int = 0
     """How many frames the window had to copy."""
     frames: int = 0
+    abandoned_frames: int = 0
+    """How many PFNs have a page in the image and none in the guest any more: a restore gives them
+    a frame all the same (tools/libs/guest/xg_sr_restore.c, populate_pfns)."""

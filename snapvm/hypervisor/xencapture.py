@@ -158,7 +158,8 @@ class XenCapture:
             info = job.control.info(job.info.domid)
             if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
-            self._require_room(info)
+            self._pages = info.total_pages
+            self._require_room(self._pages, "it was given more memory while it was captured")
             shared_info = self._frames.read(info.shared_info_mfn)
             self._image.catch(job.control.standing(info, shared_info))
 
@@ -166,18 +167,22 @@ class XenCapture:
         """See ``Capture.give_up``: where memory goes into a file now, that takes minutes."""
         self._image.give_up()
 
-    def _require_room(self, info: DomainInfo) -> None:
-        """Refuse a guest that outgrew the size its image tells: xl would not restore it."""
+    def _require_room(self, pages: int, why: str) -> None:
+        """Refuse what outgrew the size that the image tells: xl would not restore it."""
         job = self._job
-        if info.total_pages <= job.info.total_pages:
+        if pages <= job.info.total_pages:
             return
-        if xenconfig.for_image(job.config, info.total_pages) != self._definition:
-            raise job.failed("it was given more memory while it was captured; take again")
+        if xenconfig.for_image(job.config, pages) != self._definition:
+            raise job.failed(f"{why}; take again")
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
+        self._require_room(
+            self._pages + facts.abandoned_frames,
+            "it gave memory back and was given other while it was captured",
+        )
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
             raise self._job.failed(
                 f"it maps {sum(facts.foreign.values())} pages that are not its own "

@@ -25,12 +25,14 @@ import numpy.typing as npt
 
 from snapvm.memory.frameruns import ABSENT, FrameRuns, Marks, Offsets, Pages
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
-from snapvm.memory.xenformat import PageType, PageTypes
+from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.refusals import BadImage
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
 CHUNK_FRAMES: Final = 16384
 """Frames mapped by one call: 64 MiB."""
+ORIGIN: Final = "the guest's memory"
+"""What ``BadImage`` calls what is read here."""
 _MAX_THREADS: Final = 4
 _SPARE_PART: Final = 8
 """One part in so many more is made ready than was needed while the guest ran."""
@@ -79,6 +81,10 @@ class Chunk:
         is_copied: Marks = (self.types == PageType.NOTAB) & (self.offsets != ABSENT)
         return is_copied & ~self.is_hot
 
+    def lost_rows(self) -> npt.NDArray[np.intp]:
+        """Say which frames have a page in the image and are the guest's no more."""
+        return np.flatnonzero(~TYPE_HAS_DATA[self.types] & (self.offsets != ABSENT))
+
     def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
         """Copy frames of the mapping ``live``, into the memory of the last time if that is enough.
 
@@ -120,14 +126,19 @@ def types_of(frames: GuestFrames, mfns: Words) -> PageTypes:
     return (np.concatenate(parts) >> np.uint64(TYPE_SHIFT) & np.uint64(0xF)).astype(np.uint8)
 
 
-def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
-    """Map frames; those that are not there are left out. None when none is."""
+def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words, *, stands_still: bool) -> Chunk | None:
+    """Map frames; those that are not there are left out. None when none is.
+
+    Raises ``BadImage`` for one that is not there when the guest ``stands_still`` and owns it.
+    """
     while len(mfns):
         mapping = frames.map(np.ascontiguousarray(mfns).data)
         if not mapping.missing:
             break
         mapping.close()
         missing = np.array(mapping.missing)
+        if stands_still:
+            _require_anothers(frames, mfns[missing])
         pfns, mfns = np.delete(pfns, missing), np.delete(mfns, missing)
     else:
         return None
@@ -144,6 +155,13 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words) -> Chunk | None:
     )
 
 
+def _require_anothers(frames: GuestFrames, mfns: Words) -> None:
+    own = mfns[TYPE_HAS_DATA[types_of(frames, mfns)]]
+    if len(own):
+        why = f"machine frame {int(own[0]):#x} is the guest's and cannot be mapped"
+        raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
+
+
 Seen = Callable[[Sequence[Chunk]], None]
 """Called with all chunks that have been looked at again so far, before more is kept."""
 
@@ -156,6 +174,8 @@ class FrameStore:
         self.chunks: list[Chunk] = []
         self.given_up = threading.Event()
         """Whoever works on chunks ends at the next one, by ``BadImage``, when it is set."""
+        self._gone: list[Words] = []
+        """The PFNs of pages in the image that the last look found to be none any more."""
         self.room_bytes: int | None = None
         """How much memory it may keep pages in; None when that is as much as it needs."""
 
@@ -171,12 +191,12 @@ class FrameStore:
             return False
         return 2 * sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes
 
-    def add(self, pfns: Words, mfns: Words) -> Iterator[Chunk]:
-        """Map frames, chunk by chunk, and keep them mapped."""
+    def add(self, pfns: Words, mfns: Words, *, stands_still: bool = False) -> Iterator[Chunk]:
+        """Map frames, chunk by chunk, and keep them mapped; see `map_chunk`."""
         for start in range(0, len(pfns), CHUNK_FRAMES):
-            self._require_wanted()
+            self.require_wanted()
             part = slice(start, start + CHUNK_FRAMES)
-            chunk = map_chunk(self._frames, pfns[part], mfns[part])
+            chunk = map_chunk(self._frames, pfns[part], mfns[part], stands_still=stands_still)
             if chunk is not None:
                 self.chunks.append(chunk)
                 yield chunk
@@ -193,35 +213,50 @@ class FrameStore:
                 if self.is_full:
                     chunk.forget_kept()
 
-        self.refresh(entries, note)
+        self.refresh(entries, note, stands_still=False)
         self._each(_remember)
 
-    def refresh(self, entries: Words, seen: Seen) -> int:
+    def refresh(self, entries: Words, seen: Seen, *, stands_still: bool) -> int:
         """Look at every frame again; keep what the image has not, and return how many.
 
-        ``entries`` is the guest's p2m as it stands still: a frame that has another PFN by now or
+        ``entries`` is the guest's p2m as it is now: a frame that has another PFN by now or
         none gets the type XTAB, and one that the store has not is added.
         """
         held = np.zeros(len(entries), np.bool_)
+        self._gone = []
 
         def one(chunk: Chunk) -> int:
-            self._require_wanted()
+            self.require_wanted()
             inside = chunk.pfns < np.uint64(len(entries))
             same = np.zeros(len(chunk.pfns), np.bool_)
             same[inside] = entries[chunk.pfns[inside]] == chunk.mfns[inside]
             held[chunk.pfns[same]] = True
             types = types_of(self._frames, chunk.mfns)
             chunk.types = np.where(same, types, np.uint8(PageType.XTAB))
+            self._gone.append(chunk.pfns[chunk.lost_rows()])
             return _keep_fresh(chunk)
 
         changed = sum(self._each(one, seen))
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
-        for chunk in self.add(late, entries[late]):
+        for chunk in self.add(late, entries[late], stands_still=stands_still):
             changed += _keep_fresh(chunk)
             seen(self.chunks)
         return changed
 
-    def _require_wanted(self) -> None:
+    def count_abandoned(self) -> int:
+        """Return how many PFNs that the image has a page of have no page any more."""
+        gone = np.concatenate([np.empty(0, np.uint64), *self._gone])
+        if not len(gone):
+            return 0
+        is_gone = np.zeros(int(gone.max()) + 1, np.bool_)
+        is_gone[gone] = True
+        for chunk in self.chunks:
+            here = chunk.pfns[TYPE_HAS_DATA[chunk.types]]
+            is_gone[here[here < np.uint64(len(is_gone))]] = False
+        return int(is_gone.sum())
+
+    def require_wanted(self) -> None:
+        """Raise ``BadImage`` when it was given up."""
         if self.given_up.is_set():
             raise BadImage(path="its image", offset_bytes=0, why="it was given up")
 
@@ -266,7 +301,7 @@ def _keep_fresh(chunk: Chunk) -> int:
     live = chunk.live
     if live is None:
         return 0
-    wanted, compared = chunk.types != PageType.XTAB, chunk.to_compare()
+    wanted, compared = TYPE_HAS_DATA[chunk.types], chunk.to_compare()
     differs = np.zeros(len(live), np.bool_)
     if chunk.runs is not None:
         differs = chunk.runs.differing(live, chunk.offsets, compared)

@@ -21,14 +21,14 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import numpy as np
 
 from snapvm import durable
 from snapvm.memory import foreignlog, precopy
-from snapvm.memory.framestore import Chunk, FrameStore, words
-from snapvm.memory.normalise import FrameMap, Landmarks
+from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore, words
+from snapvm.memory.normalise import FrameMap, Landmarks, Marks, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.standingpages import StandingPages
@@ -40,8 +40,6 @@ from snapvm.memory.xenwriter import DomainHead, DomainTail
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
-
-ORIGIN: Final = "the guest's memory"
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +55,8 @@ class PvGuestImage:
         self._budget_bytes = budget_bytes
         self._domain_ends = domain_ends
         self._stack = ExitStack()
-        self._head: P2m | None = None
-        """What the file says of the p2m, once its head is written."""
+        self._head: DomainHead | None = None
+        """What the file says of the p2m among other things, once it is written."""
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._standing_writer: StandingPages | None = None
         self._why_digests = ""
@@ -101,16 +99,17 @@ class PvGuestImage:
         if self._is_held:
             with suppress(BadImage):  # the guest may be in the midst of changing its p2m
                 p2m = self._read_p2m(shared_info)
-                self._claims(p2m)
+                self._is_owned(p2m)
                 self._store.rehearse(p2m.entries)
 
     def catch(self, standing: Standing) -> None:
         """See ``GuestImage.catch``."""
         self._p2m = self._read_p2m(standing.shared_info)
-        self._p2m_claims = self._claims(self._p2m)
+        self._owned = self._is_owned(self._p2m)
         self._standing = standing
         if self._is_held:
-            self._changed = self._store.refresh(self._p2m.entries, self._make_room)
+            entries = self._p2m.entries
+            self._changed = self._store.refresh(entries, self._make_room, stands_still=True)
             self._total = self._store.count
             return
         if not self._domain_ends:
@@ -122,6 +121,7 @@ class PvGuestImage:
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
+        abandoned = self._store.count_abandoned()
         with self._store.giving_back():
             if self._is_held:
                 self._write_kept(progress)
@@ -136,6 +136,7 @@ class PvGuestImage:
             foreign=foreignlog.count(self._standing_pages().foreign),
             changed_frames=self._changed,
             frames=self._total,
+            abandoned_frames=abandoned,
         )
 
     def close(self) -> None:
@@ -162,21 +163,21 @@ class PvGuestImage:
             self._p2m_mappings[asked.tobytes()] = mapping
         return words(mapping.view).reshape(-1, FRAME_BYTES // 8)
 
-    def _claims(self, p2m: P2m) -> Words:
-        """Return what Xen says of the machine frames that the p2m has, in its order."""
-        answers: Words = self._m2p[p2m.entries[p2m.entries < np.uint64(self._frames.max_mfn)]]
-        return answers
-
-    def _frame_map(self, p2m: P2m, claims: Words, landmarks: Landmarks | None = None) -> FrameMap:
-        max_mfn = self._frames.max_mfn
-        return FrameMap.build(p2m.entries, lambda _: claims, max_mfn=max_mfn, landmarks=landmarks)
+    def _is_owned(self, p2m: P2m) -> Marks:
+        """Ask Xen now which of the machine frames that the p2m has are the guest's."""
+        return owned(p2m.entries, self._m2p, max_mfn=self._frames.max_mfn)
 
     def _standing_map(self) -> FrameMap:
-        landmarks = Landmarks(shared_info_mfn=self._standing.shared_info_mfn)
-        return self._frame_map(self._p2m, self._p2m_claims, landmarks)
+        return FrameMap.of(
+            self._p2m.entries,
+            self._owned,
+            max_mfn=self._frames.max_mfn,
+            landmarks=Landmarks(shared_info_mfn=self._standing.shared_info_mfn),
+        )
 
-    def _owned(self, p2m: P2m) -> Words:
-        return np.flatnonzero(p2m.entries < np.uint64(self._frames.max_mfn)).astype(np.uint64)
+    def _pfns(self, p2m: P2m) -> Words:
+        """Return the PFNs of the frames that the guest says it has."""
+        return np.flatnonzero(p2m.entries < np.uint64(self._frames.max_mfn)).view(np.uint64)
 
     def _forget_m2p(self) -> None:
         """Let go of the mapped table before it is unmapped."""
@@ -192,14 +193,15 @@ class PvGuestImage:
             return "the guest was changing its table of frames"
         try:
             p2m = self._read_p2m(shared_info)
-            pfns = self._owned(p2m)
+            pfns = self._pfns(p2m)
             room = precopy.Room(
                 needed_bytes=len(pfns) * FRAME_BYTES,
                 spare_bytes=self._spare_bytes(),
             )
             if not room.holds_digests:
                 return str(room)
-            self._write_head(p2m, self._frame_map(p2m, self._claims(p2m)))
+            max_mfn = self._frames.max_mfn
+            self._write_head(p2m, FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn))
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         first = precopy.FirstPass(self._file, self._writer, keeps_pages=room.holds_all)
@@ -224,6 +226,7 @@ class PvGuestImage:
             return
         self._is_spilled = True  # said later: a terminal may be stopped
         for chunk in chunks:
+            self._store.require_wanted()
             self._standing_pages().write_kept(chunk)
             chunk.forget_kept()
 
@@ -241,8 +244,8 @@ class PvGuestImage:
     def _write_standing(self, progress: Progress) -> None:
         """Write everything from the mapped frames."""
         standing = self._standing_pages()
-        pfns = self._owned(self._p2m)
-        for chunk in self._store.add(pfns, self._p2m.entries[pfns]):
+        pfns = self._pfns(self._p2m)
+        for chunk in self._store.add(pfns, self._p2m.entries[pfns], stands_still=True):
             if chunk.live is not None:
                 standing.append(chunk.pfns, chunk.types, chunk.live)
             self._store.chunks.pop().give_back()
@@ -253,28 +256,28 @@ class PvGuestImage:
     # --- when it runs again ---
 
     def _write_head(self, p2m: P2m, frame_map: FrameMap) -> None:
-        self._writer.begin(
-            DomainHead(
-                xen_major=self._host.xen_major,
-                xen_minor=self._host.xen_minor,
-                cpuid_policy=self._host.cpuid_policy,
-                msr_policy=self._host.msr_policy,
-                end_pfn=p2m.end_pfn,
-                p2m_pfns=_leaf_pfns(p2m, frame_map),
-            )
+        head = DomainHead(
+            xen_major=self._host.xen_major,
+            xen_minor=self._host.xen_minor,
+            cpuid_policy=self._host.cpuid_policy,
+            msr_policy=self._host.msr_policy,
+            end_pfn=p2m.end_pfn,
+            p2m_pfns=_leaf_pfns(p2m, frame_map),
         )
-        self._head = p2m
+        self._writer.begin(head)
+        self._head = head
         self._head_end = self._file.tell()
 
     def _correct_head(self) -> None:
         """Say of the p2m what is true now; it may have moved, and hardly ever grows."""
         pfns = _leaf_pfns(self._p2m, self._map)
-        if self._head is None or len(self._head.leaf_mfns) != len(pfns):
+        head, now = self._head, self._p2m
+        if head is None or len(head.p2m_pfns) != len(pfns) or head.end_pfn > now.end_pfn:
             why = "its table of frames changed its size while it was captured; take again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
-        body = P2M_RANGE.pack(0, self._p2m.end_pfn) + pfns.astype("<u8").tobytes()
+        body = P2M_RANGE.pack(0, now.end_pfn) + pfns.astype("<u8").tobytes()
         durable.rewrite(self._file.fileno(), memoryview(body), self._head_end - len(body))
-        self._writer.end_pfn = self._p2m.end_pfn
+        self._writer.end_pfn = now.end_pfn
 
     def _write_kept(self, progress: Progress) -> None:
         """Write what was kept; its memory is free when it is written."""

@@ -54,11 +54,17 @@ _FRAME: Final = np.uint64(bit_span(0, 39))
 _OWNED: Final = np.uint64(1)
 _NORESERVE: Final = 0x4000
 """MAP_NORESERVE (asm-generic/mman.h), which Python's own mmap names since 3.13."""
+_P2M_MARKS: Final = np.uint64(P2M_FOREIGN | P2M_IDENTITY)
+_NO_WORDS: Final = np.empty(0, np.uint64)
+_BLOCK_PFNS: Final = 1 << 18
+"""Entries of a p2m at once: what is made of them beside takes 2 MiB each, and not 8 bytes of a
+guest of any size."""
 _BLOCK_TABLES: Final = 32
 """Tables at once: 128 KiB of entries and as much of each scratch array stay in a core's cache."""
 
 MachineToPhysical = Callable[[Words], Words]
 Levels = npt.NDArray[np.uint8]
+Marks = npt.NDArray[np.bool_]
 
 
 class ForeignKind(IntEnum):
@@ -128,21 +134,30 @@ class FrameMap:
         ``m2p`` is that table, or is asked for the PFNs of an array of MFNs.  ``max_mfn`` is the
         number of machine frames (XENMEM_maximum_ram_page is a count, whatever its name).
         """
-        pfns = np.flatnonzero(p2m < np.uint64(max_mfn)).astype(np.uint64)
-        mfns = p2m[pfns]
-        answers = m2p(mfns) if callable(m2p) else m2p[mfns]
-        agrees = answers == pfns
+        is_owned = owned(p2m, m2p, max_mfn=max_mfn)
+        return cls.of(p2m, is_owned, max_mfn=max_mfn, landmarks=landmarks)
+
+    @classmethod
+    def of(
+        cls, p2m: Words, is_owned: Marks, *, max_mfn: int, landmarks: Landmarks | None = None
+    ) -> FrameMap:
+        """Make the map of a p2m of which it is known already what the domain owns (`owned`)."""
         steps = _mostly_holes(max_mfn + 1)
-        owned_mfns = mfns[agrees]
-        steps[owned_mfns] = (pfns[agrees] - owned_mfns) << np.uint64(FRAME_SHIFT) | _OWNED
-        marks = p2m & np.uint64(P2M_FOREIGN | P2M_IDENTITY)
-        number = p2m & ~np.uint64(P2M_FOREIGN | P2M_IDENTITY)
+        others: dict[int, list[Words]] = {P2M_FOREIGN: [], P2M_IDENTITY: []}
+        for start in range(0, len(p2m), _BLOCK_PFNS):
+            entries, is_own = (all_[start : start + _BLOCK_PFNS] for all_ in (p2m, is_owned))
+            mfns = entries[is_own]
+            pfns = np.flatnonzero(is_own).view(np.uint64) + np.uint64(start)
+            steps[mfns] = (pfns - mfns) << np.uint64(FRAME_SHIFT) | _OWNED
+            marks = entries & _P2M_MARKS
+            for mark, found in others.items():
+                found.append(entries[marks == np.uint64(mark)] & ~_P2M_MARKS)
         return cls(
             steps=steps,
             max_mfn=max_mfn,
-            disputed_pfns=pfns[~agrees],
-            other_grant_mfns=np.unique(number[marks == np.uint64(P2M_FOREIGN)]),
-            identity_mfns=np.unique(number[marks == np.uint64(P2M_IDENTITY)]),
+            disputed_pfns=np.flatnonzero((p2m < np.uint64(max_mfn)) & ~is_owned).view(np.uint64),
+            other_grant_mfns=np.unique(np.concatenate([_NO_WORDS, *others[P2M_FOREIGN]])),
+            identity_mfns=np.unique(np.concatenate([_NO_WORDS, *others[P2M_IDENTITY]])),
             landmarks=landmarks or Landmarks(),
         )
 
@@ -163,6 +178,18 @@ class FrameMap:
         if self.landmarks.shared_info_mfn is not None:
             kinds[mfns == np.uint64(self.landmarks.shared_info_mfn)] = ForeignKind.SHARED_INFO
         return kinds
+
+
+def owned(p2m: Words, m2p: Words | MachineToPhysical, *, max_mfn: int) -> Marks:
+    """Mark the entries of a p2m to which Xen's table agrees; see `FrameMap.build`."""
+    agrees = np.zeros(len(p2m), np.bool_)
+    for start in range(0, len(p2m), _BLOCK_PFNS):
+        entries = p2m[start : start + _BLOCK_PFNS]
+        rows = np.flatnonzero(entries < np.uint64(max_mfn))
+        mfns = entries[rows]
+        answers = m2p(mfns) if callable(m2p) else m2p[mfns]
+        agrees[start + rows] = answers == rows.view(np.uint64) + np.uint64(start)
+    return agrees
 
 
 def _mostly_holes(count: int) -> Words:

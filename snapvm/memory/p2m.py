@@ -107,12 +107,11 @@ class _Reader:
     def frames(self, mfns: Words) -> Words:
         """Return a copy of frames, each distinct one fetched once."""
         distinct, places = np.unique(mfns, return_inverse=True)
-        first, *more = (
-            self.fetch(distinct[start : start + _FETCHED_AT_ONCE])
-            for start in range(0, len(distinct), _FETCHED_AT_ONCE)
-        )
-        fetched = np.concatenate([first, *more]) if more else first
-        entries: Words = np.take(fetched, places.reshape(-1), axis=0)
+        entries = np.empty((len(mfns), _PER_FRAME), np.uint64)
+        for start in range(0, len(distinct), _FETCHED_AT_ONCE):
+            stop = start + _FETCHED_AT_ONCE
+            rows = np.flatnonzero((places >= start) & (places < stop))
+            entries[rows] = self.fetch(distinct[start:stop])[places[rows] - start]
         return entries
 
     def checked(self, mfns: Words, field: int, what: str) -> Words:

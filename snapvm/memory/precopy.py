@@ -25,14 +25,16 @@ from snapvm.memory.frameruns import FrameRuns, Pages
 from snapvm.memory.framestore import CHUNK_FRAMES, Chunk
 from snapvm.memory.pagedigests import PageDigests
 from snapvm.memory.pagingmode import FRAME_BYTES
-from snapvm.memory.xenformat import PAGE_COUNT, PAGES_PER_BATCH, RECORD_HEADER, PageType
+from snapvm.memory.xenformat import PAGES_PER_BATCH, PageType
 from snapvm.memory.xenimage import ImageWriter
+from snapvm.memory.xenwriter import LEAST_GAP_BYTES, head_bytes
 from snapvm.model import Progress
 
 SPARE_BYTES: Final = 128 << 20
 """What the host keeps for itself when its page cache is to hold a guest."""
 TABLES_PART: Final = 64
-"""One part in so many of a guest's size is more than what is kept of each frame but its page."""
+"""One part in so many of a guest's size is what is kept of each frame but its page: 64 bytes, of
+which 16 are page tables of this process and the map of machine frames."""
 PASSES: Final = 6
 """So many more, at most, over a guest of which no pages are kept."""
 LITTLE_BYTES: Final = 16 << 20
@@ -48,8 +50,8 @@ class Room:
 
     @property
     def holds_all(self) -> bool:
-        """The page cache can have the whole image."""
-        return self.needed_bytes <= self.spare_bytes
+        """The page cache can have the whole image, beside what is kept of each frame."""
+        return self.needed_bytes + self.needed_bytes // TABLES_PART <= self.spare_bytes
 
     @property
     def holds_digests(self) -> bool:
@@ -105,8 +107,7 @@ class FirstPass:
         begin = self._file.tell()
         for start in range(0, len(rows), PAGES_PER_BATCH):
             part = rows[start : start + PAGES_PER_BATCH]
-            head_bytes = RECORD_HEADER.size + PAGE_COUNT.size + 8 * len(part)
-            first = self._file.tell() + head_bytes
+            first = self._first_page(len(part), int(chunk.pfns[part[0]]))
             is_whole = int(part[-1]) - int(part[0]) + 1 == len(part)
             pages = live[part[0] : part[-1] + 1] if is_whole else live[part]
             if digests is not None:
@@ -118,6 +119,19 @@ class FirstPass:
         self._file.truncate(self._file.tell())
         return digests or FrameCopies(self._file.fileno(), begin, self._file.tell())
 
+    def _first_page(self, count: int, pfn: int) -> int:
+        """Return where the pages of a record begin that is written next, ``pfn`` among them.
+
+        It is where a page of the file begins.  Written over, a page would else be two halves, each
+        read from the disk before where it is not in memory: twenty times as slow on a quick disk.
+        """
+        gap_bytes = -(self._file.tell() + head_bytes(count)) % FRAME_BYTES
+        if 0 < gap_bytes < LEAST_GAP_BYTES:
+            gap_bytes += FRAME_BYTES
+        if gap_bytes:
+            self._writer.skip(gap_bytes, pfn)
+        return self._file.tell() + head_bytes(count)
+
 
 def write_again(chunks: Sequence[Chunk], file: BinaryIO) -> None:
     """Write what differs from its digest, until that is little or does not become less."""
@@ -126,9 +140,12 @@ def write_again(chunks: Sequence[Chunk], file: BinaryIO) -> None:
         # In the window there is no time to wait for room in memory.
         durable.let_go(file.fileno())
         changed = sum(_write_changed(chunk, file) for chunk in chunks)
-        if changed * FRAME_BYTES <= LITTLE_BYTES or changed > before * 3 // 4:
+        if changed * FRAME_BYTES <= LITTLE_BYTES:
             return
+        if changed > before * 3 // 4:
+            break
         before = changed
+    durable.let_go(file.fileno())
 
 
 def _write_changed(chunk: Chunk, file: BinaryIO) -> int:

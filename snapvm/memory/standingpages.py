@@ -45,11 +45,14 @@ class StandingPages:
         over = (types == PageType.NOTAB) & (offsets != ABSENT)
         for row in np.flatnonzero(over).tolist():
             durable.rewrite(self._file.fileno(), chunk.fresh[row].data, int(offsets[row]))
-        self.append(chunk.pfns[rows[~over]], types[~over], chunk.fresh[~over])
-        lost = np.flatnonzero((chunk.types == PageType.XTAB) & (chunk.offsets != ABSENT))
+        behind = np.flatnonzero(~over)
+        for start in range(0, len(behind), PAGES_PER_BATCH):  # each is a copy
+            part = behind[start : start + PAGES_PER_BATCH]
+            self.append(chunk.pfns[rows[part]], types[part], chunk.fresh[part])
+        lost = chunk.lost_rows()
         if len(lost):
-            types = np.full(len(lost), PageType.XTAB, np.uint8)
-            self._writer.pages(chunk.pfns[lost], types, np.empty((0, FRAME_BYTES), np.uint8))
+            none = np.empty((0, FRAME_BYTES), np.uint8)
+            self._writer.pages(chunk.pfns[lost], chunk.types[lost], none)
             chunk.offsets[lost] = ABSENT
 
     def append(self, pfns: Words, types: PageTypes, pages: Pages) -> None:

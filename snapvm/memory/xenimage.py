@@ -142,7 +142,10 @@ class ImageWriter(StreamWriter):
         With ``is_sparse`` zero pages become holes; ``stream`` must then be a new file.
         """
         super().__init__(ByteSink(stream, is_sparse=is_sparse))
-        body = _c_string(config, CONFIG_PADDING_BYTES)
+        before_bytes = len(XL_MAGIC) + XL_HEADER.size + CONFIG_LENGTH.size
+        # Records then begin at multiples of their alignment in the file too.
+        odd_bytes = -(before_bytes + len(_c_string(config, 0))) % RECORD_ALIGN_BYTES
+        body = _c_string(config, CONFIG_PADDING_BYTES + odd_bytes)
         self._sink.write(
             XL_MAGIC
             + XL_HEADER.pack(XL_BYTEORDER, _ALL_FLAGS, 0, CONFIG_LENGTH.size + len(body))

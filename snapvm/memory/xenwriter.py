@@ -36,6 +36,7 @@ from snapvm.memory.xenformat import (
     VCPU_HEADER,
     VCPU_RECORDS,
     DomainType,
+    PageType,
     PageTypes,
     RecordType,
     frames_of_p2m,
@@ -44,6 +45,9 @@ from snapvm.memory.xenformat import (
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 
 STREAM_VERSION: Final = 3
+_ENTRY_BYTES: Final = 8
+_PAGES_HEAD_BYTES: Final = RECORD_HEADER.size + PAGE_COUNT.size
+LEAST_GAP_BYTES: Final = _PAGES_HEAD_BYTES + _ENTRY_BYTES
 _PT_LEVELS: Final = {8: 4, 4: 3}
 
 
@@ -70,6 +74,11 @@ class DomainTail:
     shared_info: bytes
     vcpus: Sequence[VcpuState]
     """The parts of all vCPUs that are online, in any order; empty parts are left out."""
+
+
+def head_bytes(count: int) -> int:
+    """Return how many bytes of a record of so many pages are before the first of them."""
+    return _PAGES_HEAD_BYTES + count * _ENTRY_BYTES
 
 
 class ByteSink:
@@ -144,6 +153,16 @@ class StreamWriter:
             rows = int(has_data[part].sum())
             self._batch(pfns[part], types[part], data[row : row + rows])
             row += rows
+
+    def skip(self, gap_bytes: int, pfn: int) -> None:
+        """Write a record of so many bytes that says nothing: that ``pfn`` is not there.
+
+        It has to be in a record behind this one.  The gap is a multiple of 8, and at least
+        `LEAST_GAP_BYTES`.
+        """
+        count = (gap_bytes - _PAGES_HEAD_BYTES) // _ENTRY_BYTES
+        types = np.full(count, PageType.XTAB, np.uint8)
+        self.pages(np.full(count, pfn, np.uint64), types, np.empty((0, FRAME_BYTES), np.uint8))
 
     def finish(self, tail: DomainTail) -> None:
         """Write the state of the machine and END."""

@@ -7,6 +7,7 @@ write goes into every mapping that is open.
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 
 from snapvm.xenguest import HostFacts, Mapping, Standing, TscFacts, VcpuParts
 from tests.unit.memory import xen_builders as built
-from tests.unit.memory.xen_builders import MFN_BASE, OWNED, P2M, Guest
+from tests.unit.memory.xen_builders import MFN_BASE, NOWHERE, OWNED, P2M, XTAB, Guest
 
 MAX_MFN = 0x2000
 SHARED_INFO_MFN = 0x10
@@ -36,8 +37,11 @@ class Machine:
     def __post_init__(self) -> None:
         self.pages: dict[int, bytes] = {}
         self.type_of: dict[int, int] = {}
-        self.m2p = np.full(MAX_MFN, (1 << 64) - 1, np.uint64)
-        self._open: list[tuple[bytearray, list[int]]] = []
+        self.leaves = [MFN_BASE + P2M, MFN_BASE + P2M + 1]
+        self.m2p = np.full(MAX_MFN, NOWHERE, np.uint64)
+        self._shown: dict[int, list[tuple[bytearray, int]]] = defaultdict(list)
+        """Where each frame is mapped: in which buffer, and where in that."""
+        self._opened = 0
         for pfn, page in self.guest.pages.items():
             mfn = MFN_BASE + pfn
             self.pages[mfn] = self._raw(pfn, page)
@@ -81,20 +85,42 @@ class Machine:
     def write(self, mfn: int, page: bytes) -> None:
         """Change a frame, wherever it is mapped."""
         self.pages[mfn] = page
-        for buffer, mfns in self._open:
-            for place, mapped in enumerate(mfns):
-                if mapped == mfn:
-                    buffer[place * 4096 : place * 4096 + 4096] = page
+        for buffer, at in self._shown[mfn]:
+            buffer[at : at + 4096] = page
 
-    def move(self, pfn: int, mfn: int) -> None:
+    def entry(self, pfn: int) -> int:
+        """Return what the guest's p2m says of a PFN."""
+        (entry,) = struct.unpack_from("<Q", self.pages[self.leaves[pfn // 512]], pfn % 512 * 8)
+        return int(entry)
+
+    def move(self, pfn: int, mfn: int, page: bytes = b"moved!!!" * 512) -> None:
         """Give a PFN another machine frame, as ballooning out and in does."""
-        old = MFN_BASE + pfn
-        self.m2p[old], self.m2p[mfn] = (1 << 64) - 1, pfn
-        self.type_of[old], self.type_of[mfn] = 0xF, 0
-        self.pages[mfn] = b"moved!!!" * 512
-        leaf = MFN_BASE + P2M + pfn // 512
+        if self.entry(pfn) < MAX_MFN:
+            self.take_away(pfn)
+        self.m2p[mfn], self.type_of[mfn] = pfn, 0
+        self.write(mfn, page)
+        self._enter(pfn, mfn)
+
+    def take_away(self, pfn: int, entry: int = NOWHERE) -> None:
+        """Take a PFN's machine frame: who has it mapped sees it still, and nobody else."""
+        mfn = self.entry(pfn)
+        self.m2p[mfn], self.type_of[mfn] = NOWHERE, XTAB
+        self._enter(pfn, entry)
+        del self.pages[mfn]
+
+    def move_leaf(self, number: int, pfn: int) -> None:
+        """Have a page of the p2m itself at another PFN, over what was there."""
+        former, new = self.leaves[number], self.entry(pfn)
+        self.write(new, self.pages[former])
+        self.leaves[number] = new
+        words = np.frombuffer(self.pages[MFN_BASE + LIST], "<u8").copy()
+        words[number] = new
+        self.write(MFN_BASE + LIST, words.tobytes())
+
+    def _enter(self, pfn: int, entry: int) -> None:
+        leaf = self.leaves[pfn // 512]
         words = np.frombuffer(self.pages[leaf], "<u8").copy()
-        words[pfn % 512] = mfn
+        words[pfn % 512] = entry
         self.write(leaf, words.tobytes())
 
     # --- GuestFrames ---
@@ -109,28 +135,30 @@ class Machine:
         buffer = bytearray().join(
             self.pages[mfn] if ok else bytes(4096) for mfn, ok in zip(wanted, there, strict=True)
         )
-        entry = (buffer, wanted)
-        self._open.append(entry)
+        for place, mfn in enumerate(wanted):
+            self._shown[mfn].append((buffer, place * 4096))
+        self._opened += 1
 
         def close() -> None:
             self.closed += 1
-            self._open[:] = [other for other in self._open if other is not entry]
+            for mfn in wanted:
+                self._shown[mfn] = [shown for shown in self._shown[mfn] if shown[0] is not buffer]
 
         missing = tuple(place for place, ok in enumerate(there) if not ok)
         return Mapping(view=memoryview(buffer), missing=missing, close=close)
 
     def types(self, mfns: memoryview) -> memoryview:
         assert len(mfns) <= 1024
-        words = [self.type_of.get(int(mfn), 0xF) << 28 for mfn in mfns]
+        words = [self.type_of.get(int(mfn), XTAB) << 28 for mfn in mfns]
         return memoryview(struct.pack(f"<{len(words)}Q", *words)).cast("Q")
 
     @contextmanager
     def machine_to_physical(self) -> Iterator[memoryview]:
-        yield memoryview(self.m2p.tobytes()).cast("Q")
+        yield self.m2p.data.toreadonly()
 
     @property
     def open_mappings(self) -> int:
-        return len(self._open)
+        return self._opened - self.closed
 
 
 HOST = HostFacts(xen_major=4, xen_minor=20, cpuid_policy=bytes(48), msr_policy=bytes(32))

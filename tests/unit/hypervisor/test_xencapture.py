@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import WindowBroken
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xendisks
 from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
+from snapvm.xenguest import ImageFacts
 from tests.fakes.xenstored import FakeXenstored
 from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING
 from tests.unit.hypervisor.test_xendisks import DISK, FakeGrants
@@ -126,6 +127,30 @@ def test_the_memory_of_a_domain_that_dies_is_not_copied(scene: Scene) -> None:
     image: Any = None
     with pytest.raises(WindowBroken, match="destroyed"):
         XenCapture(job, image).arm()
+
+
+@pytest.mark.parametrize(("abandoned", "is_held"), [(0, True), (256, True), (257, False)])
+def test_an_image_for_which_a_restored_domain_has_no_room_is_not_kept(
+    scene: Scene, abandoned: int, is_held: bool
+) -> None:
+    """A restore gives a frame to all that was ever written; it failed when the domain was gone."""
+    _, job = scene
+    control: Any = job.control
+    control.standing = lambda *_: None
+    config = {**CONFIG, "b_info": {"type": "pv", "target_memkb": RUNNING.total_pages * 4}}
+    image: Any = SimpleNamespace(
+        catch=lambda _: None,
+        write=lambda _: ImageFacts(size_bytes=1, abandoned_frames=abandoned),
+    )
+    capture = XenCapture(replace(job, config=config), image)
+    frames: Any = SimpleNamespace(read=lambda _: b"")
+    capture._frames = frames
+    capture.arm()
+    if is_held:
+        assert capture.drain().size_bytes == 1
+    else:
+        with pytest.raises(CaptureFailed, match="take again"):
+            capture.drain()
 
 
 def test_memory_is_given_up_with_the_disks(scene: Scene) -> None:

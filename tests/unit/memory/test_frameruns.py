@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snapvm import xxh64
 from snapvm.memory.framecopies import FrameCopies
 from snapvm.memory.frameruns import FrameRuns, Marks, Offsets, Originals, Pages, Run
 from snapvm.memory.pagedigests import PageDigests
@@ -132,3 +133,25 @@ def test_a_guest_that_writes_meanwhile_is_not_remembered_as_it_is_then() -> None
 
     for kind in KINDS:
         within(kind, work)
+
+
+def test_a_page_written_while_it_is_remembered_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run was as the image has it; then it was not, and only then was its digest made."""
+    digests = xxh64.digests
+
+    def work(originals: Originals, offsets: Offsets) -> None:
+        runs = FrameRuns(originals)
+        live = pages()
+
+        def writing_after(data: memoryview, piece_bytes: int, seed: int) -> list[int]:
+            found = digests(data, piece_bytes, seed)
+            live[600] += 1
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(xxh64, "digests", writing_after)
+            runs.remember(live, offsets, marks(set()))
+        found = runs.differing(live, offsets, marks(set()))
+        assert np.flatnonzero(found).tolist() == [600]
+
+    within("digests", work)

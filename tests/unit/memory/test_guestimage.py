@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,24 @@ def test_an_idle_guest_is_written_as_it_is(
     assert way in method
     report = verify_image(tmp_path / "i")
     assert report.is_sound, report.findings
+
+
+@pytest.mark.parametrize("length_bytes", range(len(CONFIG), len(CONFIG) + 8))
+def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int) -> None:
+    """Written over it was two halves, each of which was read from the disk before."""
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=PLENTY)
+    definition = CONFIG.ljust(length_bytes)
+    image.prepare(tmp_path / "i", definition, HOST, machine, machine.shared_info(), Silent())
+    image.catch(machine.standing())
+    image.write(Silent())
+    image.close()
+    assert frames_of(tmp_path / "i") == expected(machine)
+    with survey(tmp_path / "i") as found:
+        pfns = np.arange(OWNED, dtype=np.uint64)
+        ordinary = found.index.offsets(pfns)[found.index.types(pfns) == 0]
+    assert len(ordinary) == OWNED - TABLES
+    assert not (ordinary % 4096).any()
 
 
 @pytest.mark.parametrize("budget_bytes", [PLENTY, SOME])
@@ -192,6 +211,48 @@ def test_a_page_that_cannot_be_mapped_while_it_runs_is_had_later(tmp_path: Path)
     machine = Machine(unmappable={MFN_BASE + 77})
     make(tmp_path / "i", machine, meanwhile=lambda m: m.unmappable.clear())
     assert frames_of(tmp_path / "i") == expected(machine)
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, SOME, 0])
+def test_a_page_of_its_own_that_cannot_be_mapped_is_not_left_out(
+    tmp_path: Path, budget_bytes: int
+) -> None:
+    """The image would have been called whole."""
+    machine = Machine(unmappable={MFN_BASE + 77})
+    with pytest.raises(BadImage, match=r"0x104d .* cannot be mapped"):
+        make(tmp_path / "i", machine, budget_bytes=budget_bytes)
+    machine.type_of[MFN_BASE + 77] = 0xF
+    make(tmp_path / "i", machine, budget_bytes=budget_bytes)
+    assert 77 not in frames_of(tmp_path / "i")
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, LITTLE])
+def test_a_page_of_memory_that_broke_is_not_there_as_it_was_before(
+    tmp_path: Path, budget_bytes: int
+) -> None:
+    def broken(machine: Machine) -> None:
+        machine.type_of[MFN_BASE + 100] = 0xD
+
+    make(tmp_path / "i", Machine(), meanwhile=broken, budget_bytes=budget_bytes)
+    with survey(tmp_path / "i") as image:
+        assert image.index.types(np.array([100], np.uint64)).tolist() == [0xD]
+        assert image.read_frame(100) is None
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, LITTLE])
+def test_a_guest_whose_frames_became_fewer_is_to_be_taken_again(
+    tmp_path: Path, budget_bytes: int
+) -> None:
+    """It ended as a bug of snapvm: the image has pages of frames that there are no more."""
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=budget_bytes)
+    try:
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        with pytest.raises(BadImage, match="changed its size"):
+            image.catch(replace(machine.standing(), shared_info=machine.shared_info(580)))
+            image.write(Silent())
+    finally:
+        image.close()
 
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:

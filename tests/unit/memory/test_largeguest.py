@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snapvm.memory import framestore
+from snapvm import durable, xxh64
+from snapvm.memory import framestore, precopy
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.model import Silent
+from snapvm.refusals import BadImage
 from tests.fakes.xenmachine import HOST, Machine
 from tests.unit.memory.test_guestimage import (
     LITTLE,
@@ -92,6 +94,45 @@ def test_no_more_memory_is_taken_than_there_is(
     assert frames_of(tmp_path / "i") == expected(machine) | dict.fromkeys(ORDINARY, ONE)
 
 
+def test_what_is_written_again_is_out_of_memory_before_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a guest that writes all the time, too: what the last pass wrote was still in the cache."""
+    monkeypatch.setattr(precopy, "LITTLE_BYTES", 100 * 4096)
+    machine, waiting = Machine(), 0
+    rewrite, let_go = durable.rewrite, durable.let_go
+
+    def noting(descriptor: int, data: memoryview, offset_bytes: int) -> None:
+        nonlocal waiting
+        waiting += 1
+        rewrite(descriptor, data, offset_bytes)
+
+    def letting_go(descriptor: int) -> None:
+        nonlocal waiting
+        waiting = 0
+        let_go(descriptor)
+        for pfn in ORDINARY:
+            machine.write(MFN_BASE + pfn, random.randbytes(8) * 512)
+
+    monkeypatch.setattr(durable, "rewrite", noting)
+    monkeypatch.setattr(durable, "let_go", letting_go)
+    image = PvGuestImage(budget_bytes=SOME)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+    image.close()
+    assert waiting <= 100
+
+
+def test_room_is_reckoned_with_what_is_kept_beside_the_pages() -> None:
+    def room(spare_mib: int) -> precopy.Room:
+        return precopy.Room(needed_bytes=640 << 20, spare_bytes=spare_mib << 20)
+
+    assert not room(640).holds_all
+    assert room(650).holds_all
+    assert room(20).holds_digests
+    assert room(20).for_pages_bytes == 10 << 20
+    assert not room(19).holds_digests
+
+
 def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: Path) -> None:
     machine = Machine()
 
@@ -110,3 +151,69 @@ def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: P
     assert facts.changed_frames == TABLES
     assert facts.frames == OWNED
     assert frames_of(tmp_path / "i") == expected(machine) | {100: ONE}
+
+
+TWO = b"and anew" * 512
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+def test_what_is_noted_of_a_page_is_what_was_written_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_again: bool
+) -> None:
+    """The guest writes it just between the two, and later has it again as it was noted."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 32)
+    machine = Machine()
+    noted = ONE if is_again else machine.pages[MFN_BASE + 100]
+    times, digests = 0, xxh64.digests
+
+    class Writing(Silent):
+        def advance(self, done: int, total: int) -> None:
+            if done > 100 * 4096:
+                machine.write(MFN_BASE + 100, noted)
+
+    def noting(data: memoryview, piece_bytes: int, seed: int) -> list[int]:
+        nonlocal times
+        found = digests(data, piece_bytes, seed)
+        if noted in bytes(data) and (len(data) == len(noted)) is is_again and not times:
+            times += 1
+            machine.write(MFN_BASE + 100, TWO)
+        return found
+
+    image = PvGuestImage(budget_bytes=SOME)
+    monkeypatch.setattr(xxh64, "digests", noting)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Writing())
+    assert times == 1
+    machine.write(MFN_BASE + 100, noted)
+    image.rehearse(machine.shared_info())
+    image.catch(machine.standing())
+    image.write(Silent())
+    image.close()
+    assert frames_of(tmp_path / "i") == expected(machine) | {100: noted}
+
+
+def test_what_is_written_while_it_stands_still_ends_when_nobody_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that was kept went into the file before the guest went on: gigabytes, on a large host."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=SOME)
+    written: list[int] = []
+    rewrite = durable.rewrite
+
+    def rewrite_and_give_up(descriptor: int, data: memoryview, offset_bytes: int) -> None:
+        rewrite(descriptor, data, offset_bytes)
+        written.append(offset_bytes)
+        image.give_up()
+
+    try:
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        image.rehearse(machine.shared_info())
+        for pfn in ORDINARY:
+            machine.write(MFN_BASE + pfn, ONE)
+        monkeypatch.setattr(durable, "rewrite", rewrite_and_give_up)
+        with pytest.raises(BadImage, match="given up"):
+            image.catch(machine.standing())
+    finally:
+        image.close()
+    assert 0 < len(written) <= 8 + 1, "more than a chunk, and the head"

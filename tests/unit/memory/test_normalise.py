@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,3 +252,22 @@ def test_a_host_with_far_more_memory_than_its_control_domain() -> None:
     frames = FrameMap.build(mfns, lambda _: np.arange(2, dtype=np.uint64), max_mfn=max_mfn)
     pfns, is_owned = frames.pfns_of(np.array([max_mfn - 1, 5, 6, max_mfn + 7], np.uint64))
     assert (pfns[:2].tolist(), is_owned.tolist()) == ([1, 0], [True, True, False, False])
+
+
+def test_a_large_guest_costs_little_more_than_the_map() -> None:
+    """Arrays for all of it at once were 40 bytes a frame, in the window, of a host with none."""
+    frames = 1 << 21
+    p2m = np.arange(frames, dtype=np.uint64)[::-1].copy()
+    m2p = p2m.copy()
+    p2m[5] = 7 | P2M_FOREIGN
+    tracemalloc.start()
+    try:
+        built = FrameMap.build(p2m, m2p, max_mfn=frames)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 3 * frames + (16 << 20)
+    pfns, is_owned = built.pfns_of(p2m[-5:])
+    assert pfns.tolist() == list(range(frames - 5, frames)) and is_owned.all()
+    assert built.other_grant_mfns.tolist() == [7]
+    assert np.flatnonzero(built.steps == 0).tolist() == [frames - 6, frames]

@@ -88,5 +88,5 @@ def test_the_configuration_can_be_replaced_in_place(tmp_path: Path) -> None:
         assert pages_of(list(image.records())) == build.Guest().pages
     assert replace_config(path, build.CONFIG)
     assert path.read_bytes() == before
-    assert not replace_config(path, "x" * (CONFIG_PADDING_BYTES + len(build.CONFIG) + 1))
+    assert not replace_config(path, "x" * (CONFIG_PADDING_BYTES + len(build.CONFIG) + 8))
     assert path.read_bytes() == before

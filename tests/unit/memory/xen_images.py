@@ -79,5 +79,6 @@ def write(guest: build.Guest, stream: BinaryIO, *, is_sparse: bool = False) -> N
 
 def padded(guest: build.Guest) -> build.Guest:
     """Give the builder's configuration the blanks that our writer leaves."""
-    guest.config = guest.config[:-1] + b" " * CONFIG_PADDING_BYTES + b"\0"
+    to_align = 5
+    guest.config = guest.config[:-1] + b" " * (CONFIG_PADDING_BYTES + to_align) + b"\0"
     return guest
