@@ -76,7 +76,7 @@ class FrameRuns:
         """Have digests of what the image has of those frames that are going to be ``compared``."""
         self._remembered = compared
         self._digests = {}
-        for run in _runs(offsets, compared):
+        for run in runs_of(offsets, compared):
             pages = self.originals.pages(run, live[run.start : run.stop])
             self._digests[run] = None if pages is None else self._digest(pages)
 
@@ -84,7 +84,7 @@ class FrameRuns:
         """Mark those of the ``compared`` frames that differ from their page in the image."""
         differs = np.zeros(len(live), np.bool_)
         is_known = np.array_equal(compared, self._remembered)
-        for run in self._digests if is_known else _runs(offsets, compared):
+        for run in self._digests if is_known else runs_of(offsets, compared):
             frames, digest = live[run.start : run.stop], self._digests.get(run)
             if digest is None or digest != self._digest(frames):
                 differs[run.start : run.stop] = self.originals.differing(run, frames)
@@ -94,12 +94,12 @@ class FrameRuns:
         return xxh64.digest(pages.data, self._seed)
 
 
-def _runs(offsets: Offsets, compared: Marks) -> Iterator[Run]:
-    """Give runs of at most `RUN_FRAMES` frames that lie side by side in the image.
+def runs_of(offsets: Offsets, marked: Marks) -> Iterator[Run]:
+    """Give runs of at most `RUN_FRAMES` marked frames that lie side by side in the image.
 
     They end at multiples of that, so that a frame more or less changes only the run it is in.
     """
-    rows = np.flatnonzero(compared)
+    rows = np.flatnonzero(marked)
     if not len(rows):
         return
     goes_on = (np.diff(rows) == 1) & (np.diff(offsets[rows]) == FRAME_BYTES)

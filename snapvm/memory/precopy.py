@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from snapvm import durable
 from snapvm.memory.framecopies import FrameCopies
-from snapvm.memory.frameruns import FrameRuns, Pages
+from snapvm.memory.frameruns import FrameRuns, Pages, runs_of
 from snapvm.memory.framestore import CHUNK_FRAMES, Chunk
 from snapvm.memory.pagedigests import PageDigests
 from snapvm.memory.pagingmode import FRAME_BYTES
@@ -154,9 +154,9 @@ def _write_changed(chunk: Chunk, file: BinaryIO) -> int:
     digests = chunk.runs.originals
     if not isinstance(digests, PageDigests):
         return 0
-    rows = np.flatnonzero(chunk.runs.differing(chunk.live, chunk.offsets, chunk.to_compare()))
-    for row in rows.tolist():
-        page = chunk.live[row : row + 1].copy()  # what is noted must be what is written
-        digests.note(slice(row, row + 1), page)
-        durable.rewrite(file.fileno(), page.data, int(chunk.offsets[row]))
-    return len(rows)
+    differs = chunk.runs.differing(chunk.live, chunk.offsets, chunk.to_compare())
+    for run in runs_of(chunk.offsets, differs):
+        pages = chunk.live[run.start : run.stop].copy()  # what is noted must be what is written
+        digests.note(slice(run.start, run.stop), pages)
+        durable.rewrite(file.fileno(), pages.data, run.offset_bytes)
+    return int(differs.sum())

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from snapvm import durable
-from snapvm.memory.frameruns import ABSENT, Pages
+from snapvm.memory.frameruns import ABSENT, Pages, runs_of
 from snapvm.memory.framestore import Chunk
 from snapvm.memory.normalise import ForeignEntries, FrameMap, Normaliser
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -43,8 +43,9 @@ class StandingPages:
         rows = chunk.fresh_rows
         types, offsets = chunk.types[rows], chunk.offsets[rows]
         over = (types == PageType.NOTAB) & (offsets != ABSENT)
-        for row in np.flatnonzero(over).tolist():
-            durable.rewrite(self._file.fileno(), chunk.fresh[row].data, int(offsets[row]))
+        for run in runs_of(offsets, over):
+            pages = chunk.fresh[run.start : run.stop]
+            durable.rewrite(self._file.fileno(), pages.data, run.offset_bytes)
         behind = np.flatnonzero(~over)
         for start in range(0, len(behind), PAGES_PER_BATCH):  # each is a copy
             part = behind[start : start + PAGES_PER_BATCH]
