@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from snapvm import consistency
+from snapvm.attention import LeftBehind
 from snapvm.consistency import TakeRequest
-from snapvm.failures import CaptureFailed, CommandFailed
+from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.model import Record, Silent
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
@@ -48,6 +51,25 @@ def fail_command(scene: Scene, number: int, *, after: bool) -> Callable[[], int]
     else:
         scene.lvm.before = strike
     return lambda: seen
+
+
+def hang(scene: Scene, *verbs: str) -> None:
+    """Have these commands of lvm not come back in their time."""
+
+    def before(argv: tuple[str, ...]) -> None:
+        if argv[1] in verbs:
+            raise CommandTimedOut(argv=argv, seconds=300)
+
+    scene.lvm.before = before
+
+
+def take_half(scene: Scene, name: str) -> None:
+    """Take a snapshot, and be stopped when it has all its volumes, none of which can be removed."""
+    hang(scene, "lvremove")
+    fail_deed(scene, "drain")
+    with pytest.raises(LeftBehind):
+        take(scene, name)
+    revive(scene)
 
 
 def revive(scene: Scene) -> None:

@@ -12,7 +12,7 @@ from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import GroupAway
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import fail_deed, revive, roll_back, take
+from tests.unit.deeds import roll_back, take, take_half
 
 SEEN = {
     "unseen": UNSEEN,
@@ -171,24 +171,10 @@ def test_nothing_is_gone_back_to_without_its_group(scene: Scene, how: str) -> No
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
-def take_half(scene: Scene) -> None:
-    """Take a snapshot, and be stopped when it has all its volumes, none of which can be removed."""
-
-    def hang(argv: tuple[str, ...]) -> None:
-        if argv[1] == "lvremove":
-            raise CommandTimedOut(argv=argv, seconds=300)
-
-    scene.lvm.before = hang
-    fail_deed(scene, "drain")
-    with pytest.raises(LeftBehind):
-        take(scene, "a")
-    revive(scene)
-
-
 def test_a_take_that_died_waits_for_its_group(scene: Scene) -> None:
     """Its journal is all that tells whose those volumes are, and that they may go."""
     before = scene.lvm.names()
-    take_half(scene)
+    take_half(scene, "a")
     made = {name for name in scene.lvm.names() - before if name.startswith("vg1/")}
     assert made
     leave(scene)
@@ -206,14 +192,14 @@ def test_a_take_that_died_waits_for_its_group(scene: Scene) -> None:
 
 def test_a_take_that_died_is_taken_back_in_a_group_of_another_name(scene: Scene) -> None:
     before = {name.replace("vg1/", "renamed/") for name in scene.lvm.names()}
-    take_half(scene)
+    take_half(scene, "a")
     scene.lvm.rename_group("vg1", "renamed")
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_a_take_that_died_is_given_up_without_its_group_by_who_says_so(scene: Scene) -> None:
-    take_half(scene)
+    take_half(scene, "a")
     leave(scene)
     consistency.repair_all(scene.host, DOMAIN, Silent(), forget_missing=True)
     assert scene.host.catalog.leftovers(UUID) == ()

@@ -12,12 +12,11 @@ from snapvm import checking, consistency, hostid
 from snapvm.attention import LeftBehind
 from snapvm.catalog import Catalog
 from snapvm.errors import ExitStatus, WorkElsewhere
-from snapvm.failures import CommandTimedOut
 from snapvm.model import Record, Silent
 from snapvm.recordfolder import Work
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.fakes.storage import no_room
-from tests.unit.deeds import fail_deed, revive, roll_back, take
+from tests.unit.deeds import fail_deed, hang, revive, roll_back, take, take_half
 
 IDS = {"a": "3d1219c7c4c5404aaa1f6d2a48adfda4", "b": "e1219c7c4c5404aaa1f6d2a48adfda43"}
 
@@ -35,22 +34,13 @@ def be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]
     return become
 
 
-def hang(argv: tuple[str, ...]) -> None:
-    if argv[1] in ("lvremove", "lvrename"):
-        raise CommandTimedOut(argv=argv, seconds=300)
-
-
 def half_a_take(scene: Scene) -> None:
-    scene.lvm.before = hang
-    fail_deed(scene, "drain")
-    with pytest.raises(LeftBehind):
-        take(scene, "b")
-    revive(scene)
+    take_half(scene, "b")
 
 
 def half_a_delete(scene: Scene) -> None:
     record = take(scene, "b")
-    scene.lvm.before = hang
+    hang(scene, "lvremove", "lvrename")
     with pytest.raises(LeftBehind):
         consistency.delete(scene.host, [record], Silent())
     revive(scene)
@@ -114,7 +104,7 @@ def test_a_rollback_of_another_host_is_left_alone_too(
     """Of one that died its journal is taken over as after a boot: no memory meets newer disks."""
     record = take(scene, "a")
     fail_deed(scene, "stop")
-    scene.lvm.before = hang
+    hang(scene, "lvremove", "lvrename")
     with pytest.raises(LeftBehind):
         roll_back(scene, record)
     revive(scene)

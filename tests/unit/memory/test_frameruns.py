@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,18 +94,16 @@ def test_what_has_a_digest_is_not_looked_at_one_by_one(
 ) -> None:
     """So the window reads the guest's memory and nothing else; a late table costs one run."""
     read: list[tuple[int, int]] = []
-    pages_of, differing_of = asked.pages, asked.differing
 
-    def noting_pages(originals: Originals, run: Run, live: Pages) -> Pages | None:
-        read.append((run.start, run.stop))
-        return pages_of(originals, run, live)  # type: ignore[arg-type]
+    def noting(look: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(originals: Originals, run: Run, live: Pages) -> Any:
+            read.append((run.start, run.stop))
+            return look(originals, run, live)
 
-    def noting_differing(originals: Originals, run: Run, live: Pages) -> Marks:
-        read.append((run.start, run.stop))
-        return differing_of(originals, run, live)  # type: ignore[arg-type]
+        return noted
 
-    monkeypatch.setattr(asked, "pages", noting_pages)
-    monkeypatch.setattr(asked, "differing", noting_differing)
+    for name in ("pages", "differing"):
+        monkeypatch.setattr(asked, name, noting(getattr(asked, name)))
 
     def work(originals: Originals, offsets: Offsets) -> None:
         runs = FrameRuns(originals)

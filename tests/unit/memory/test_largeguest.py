@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,8 @@ def test_no_more_memory_is_taken_than_there_is(
     image = PvGuestImage(budget_bytes=LITTLE)
     keep = framestore.Chunk.keep
 
-    def noting(chunk: framestore.Chunk, *arguments: object) -> None:
-        keep(chunk, *arguments)  # type: ignore[arg-type]
+    def noting(chunk: framestore.Chunk, *arguments: Any) -> None:
+        keep(chunk, *arguments)
         taken.append(sum(each.room.nbytes for each in image._store.chunks))
 
     monkeypatch.setattr(framestore.Chunk, "keep", noting)
