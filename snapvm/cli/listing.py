@@ -115,24 +115,23 @@ class _Volumes:
     """How volumes are now.  LVM is asked once, and once more where it shows nothing of a group."""
 
     def __init__(self) -> None:
-        self._is_asked = False
+        self._lvm: Lvm | None = None
         self._report: Report | None = None
 
     def of(self, record: Record) -> list[Health]:
         """Judge the snapshot of each disk; nothing is known where LVM does not answer."""
         # LVM is asked for the first record: a catalog without any is listed without it.
-        if not self._is_asked:
-            self._is_asked, self._report = True, _answer(lambda: _lvm().report())
+        if self._lvm is None:
+            self._lvm = _lvm()
+            self._report = _answer(self._lvm.report)
         if self._report is not None:
-            self._report = _explained(self._report, record)
+            self._report = _explained(self._lvm, self._report, record)
         return [health.of_disk(disk, self._report) for disk in record.disks]
 
 
-def _explained(report: Report, record: Record) -> Report:
+def _explained(lvm: Lvm, report: Report, record: Record) -> Report:
     snapshots = [disk.snapshot for disk in record.disks]
-    if report.groups is not None or all(map(report.decides, snapshots)):
-        return report
-    known = _answer(lambda: _lvm().explained(report, snapshots))
+    known = _answer(lambda: lvm.explained(report, snapshots))
     return known or Report(report.volumes, groups=())
 
 
