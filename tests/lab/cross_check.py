@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_int, c_uint32, c_void_p
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,9 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from snapvm import images
 from snapvm.cli import wiring
 from snapvm.clock import WindowClock
+from snapvm.hypervisor.xen import XenHypervisor
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.memory import foreignlog
+from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.xenformat import RECORD_HEADER, LibxlRecord, PageType
 from snapvm.memory.xenframes import Survey, survey
@@ -54,7 +59,7 @@ class SaveCallbacks(Structure):
     )
 
 
-def stock_save(control: Any, domid: int, path: Path) -> None:
+def stock_save(control: XenControl, domid: int, path: Path) -> None:
     """Let Xen write the stream of a domain that stands still already.
 
     Without our pause, as ``xl save`` does: a suspended domain does not run by being unpaused, and
@@ -131,16 +136,43 @@ def other_records(path: Path) -> dict[str, bytes]:
     return found
 
 
+class ZeroedTables(logging.Handler):
+    """Learns from the log in which tables an entry was zeroed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.pfns: set[int] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note the table that the line names."""
+        assert isinstance(record.args, tuple)
+        _index, table_pfn, *_ = record.args
+        self.pfns.add(int(str(table_pfn)))
+
+
+@contextmanager
+def zeroed_tables() -> Iterator[set[int]]:
+    """Give the PFNs of the tables of which an entry is zeroed in the context."""
+    handler = ZeroedTables()
+    foreignlog.log.setLevel(logging.INFO)
+    foreignlog.log.addHandler(handler)
+    try:
+        yield handler.pfns
+    finally:
+        foreignlog.log.removeHandler(handler)
+
+
 def main(name: str, how: str = "") -> None:
     """Save ``name`` twice and compare."""
     domain_ends = how == "ends"
     host = wiring.open_host(load())
-    driver: Any = host.hypervisor
+    driver = host.hypervisor
+    assert isinstance(driver, XenHypervisor)
     domain = driver.find(name)
-    with TemporaryDirectory(dir="/var/tmp") as place:
+    with TemporaryDirectory(dir="/var/tmp") as place, zeroed_tables() as zeroed:
         folder = Path(place)
         os.sync()
-        image: Any = images.new_image(domain.hypervisor, domain_ends=domain_ends)
+        image = PvGuestImage(domain_ends=domain_ends)
         capturing = driver.capture(
             domain, folder, image=image, clock=WindowClock(), progress=Silent()
         )
@@ -159,10 +191,10 @@ def main(name: str, how: str = "") -> None:
             if not domain_ends:
                 memory = capture.drain()
             drained = time.monotonic()
+        assert memory is not None
         ours = folder / memory.file
         stock = as_image(folder / "stock", ours)
         with survey(ours) as mine, survey(stock) as theirs:
-            zeroed = {int(entry["table_pfn"]) for log in image._foreign for entry in log}
             pages = compare_pages(mine, theirs, sorted(zeroed))
         mine_said, stock_said = other_records(ours), other_records(stock)
     names = sorted(mine_said.keys() | stock_said.keys())

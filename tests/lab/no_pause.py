@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from snapvm import consistency
@@ -18,7 +19,9 @@ from snapvm.consistency import TakeRequest
 from snapvm.failures import WindowBroken
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.model import CaptureMethod, Silent
+from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.hypervisor.libvirtlink import open_link
+from snapvm.model import CaptureMethod, Domain, Silent
 
 RUNNING_SECONDS = 1.0
 
@@ -54,18 +57,21 @@ def main(domain: str) -> None:
         take_torn(host, domain)
 
 
-def take_torn(host: Host, domain: str) -> None:
-    """Take it with a driver whose window is no window."""
-    driver: Any = host.hypervisor
-    whole = driver.capture
+class TornHypervisor(LibvirtHypervisor):
+    """A libvirt driver whose window is no window."""
 
     @contextmanager
-    def torn(*arguments: Any, **options: Any) -> Iterator[NoPause]:
-        with whole(*arguments, **options) as capture:
-            yield NoPause(capture, driver._link.connection.lookupByName(domain))
+    def capture(self, domain: Domain, *arguments: Any, **options: Any) -> Iterator[NoPause]:
+        """As libvirt's, but for the window."""
+        with super().capture(domain, *arguments, **options) as capture:
+            yield NoPause(capture, self._link.connection.lookupByName(domain.name))
 
-    driver.capture = torn
-    print(consistency.take(host, TakeRequest(domain=domain), Silent()).ref)
+
+def take_torn(host: Host, domain: str) -> None:
+    """Take it with that driver."""
+    settings = host.settings
+    torn = replace(host, hypervisor=TornHypervisor(open_link(settings.libvirt_uri), settings))
+    print(consistency.take(torn, TakeRequest(domain=domain), Silent()).ref)
 
 
 if __name__ == "__main__":
