@@ -188,6 +188,40 @@ def require_no_more(record: Record, others: Iterable[str]) -> None:
             )
 
 
+def require_no_overlay(
+    record: Record,
+    disks: Iterable[GuestDisk],
+    volumes: Mapping[str, LogicalVolume],
+    uuid_of_device: Callable[[Path], DmUuid],
+) -> None:
+    """Raise ``DomainRefused`` for a domain with an overlay on a volume that is to be replaced.
+
+    ``disks`` are the devices below overlays.  What is in an overlay are changes of just what is
+    below it: upon anything else, now or at its next start, the guest finds its file systems spoilt.
+    """
+    for disk in disks:
+        for target, volume in volumes.items():
+            if _is(disk.device, volume, uuid_of_device):
+                name = shlex.quote(record.domain)
+                raise DomainRefused(
+                    domain=record.domain,
+                    why=f"its disk {disk.target} is an overlay on {volume.ref} (an external "
+                    f"snapshot, say), which is disk {target} of {record.ref}: what the overlay "
+                    "holds are changes of that volume, and of no other",
+                    remedy="merge it while the domain runs: virsh blockcommit "
+                    f"{name} {disk.target} --active --pivot; or give up what is in it: shut the "
+                    f"domain off, and name {volume.ref.path} in its place (virsh edit {name})",
+                )
+
+
+def _is(name: Path, volume: LogicalVolume, uuid_of_device: Callable[[Path], DmUuid]) -> bool:
+    """Tell whether a name means a volume, which need not have a device."""
+    try:
+        return uuid_of_device(name) == volume.dm_uuid
+    except device.NotAVolume:
+        return devicename.goes_with(name, volume.ref)
+
+
 def require_unused(volume: LogicalVolume, why: str = "") -> None:
     """Raise ``VolumeRefused`` for a volume that something holds open, though not the domain."""
     if volume.is_open:

@@ -186,6 +186,12 @@ def _refuse(domain: str, drive: Drive) -> None:
             "it is shareable: another domain may write to it during the window",
             f"when no other domain uses it, take <shareable/> out of it: virsh edit {name}",
         )
+    if drive.chained:
+        raise refused(
+            f"it is an overlay ({drive.source}), such as an external snapshot, and what is below "
+            "it would not be captured",
+            f"merge it while the domain runs: virsh blockcommit {name} {target} --active --pivot",
+        )
     if drive.type == "file":
         raise refused(
             f"it is the file {drive.source or '(none)'}, not a logical volume",
@@ -201,8 +207,6 @@ def _refuse(domain: str, drive: Drive) -> None:
             f"its volume holds a {drive.format} image",
             "convert it to raw: qemu-img convert -O raw",
         )
-    if drive.chained:
-        raise refused("it has a backing chain, whose other images would not be captured")
 
 
 def passthrough_devices(definition: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ from tests.fakes.capture import FakeCapture
 from tests.fakes.lvm import FakeLvm
 from tests.fakes.machine import FROZEN, Machine
 
-_BOOTED = "as it is defined"
+_BOOTED = "<domain type='as it is defined'/>"
 _DONE = {"restore": "restored", "start": "started"}
 
 

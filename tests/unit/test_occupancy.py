@@ -14,6 +14,7 @@ from snapvm.lvm.holders import Holder
 from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from tests.fakes.machine import Machine
+from tests.fakes.overlay import disk_xml, make_overlay
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take_at_five
 
@@ -223,6 +224,48 @@ def test_one_that_is_off_goes_back_though_its_volumes_have_no_devices(tmp_path: 
     assert scene.disk_data() == ["5", "5"]
 
 
+@pytest.mark.parametrize("with_memory", [False, True])
+@pytest.mark.parametrize("where", ["runs on it", "booted with it", "off"])
+def test_nothing_goes_back_below_an_overlay(
+    scene: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    where: str,
+    with_memory: bool,
+) -> None:
+    """Its changes would be those of another disk, whenever the domain is started on it."""
+    record = take_at_five(scene, with_memory=with_memory)
+    overlay = make_overlay(tmp_path / "snapshot.qcow2", "/dev/vg0/demo-d0")
+    upon = replace(scene.machine.domain, definition=disk_xml(overlay))
+    if where == "runs on it":
+        scene.machine.domain = upon
+    else:
+        monkeypatch.setattr(scene.hypervisor, "boots_as", lambda _domain: upon)
+    if where == "off":
+        scene.hypervisor.stop(scene.machine.domain)
+        monkeypatch.setattr(scene.hypervisor, "drives", is_a_file)
+        scene.lvm.named("vg0", "demo-d0").active = False
+    before = volumes(scene)
+    with pytest.raises(DomainRefused, match="disk vda is an overlay on vg0/demo-d0") as refused:
+        roll_back(scene, record)
+    assert f"virsh blockcommit {DOMAIN} vda --active --pivot" in refused.value.hint()
+    assert_untouched(scene, before, record)
+
+
+def test_one_on_something_else_is_not_in_the_way(scene: Scene, tmp_path: Path) -> None:
+    record = take_at_five(scene)
+    overlay = make_overlay(tmp_path / "snapshot.qcow2", "/dev/vg0/demo-d7")
+    scene.machine.domain = replace(scene.machine.domain, definition=disk_xml(overlay))
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+def is_a_file(domain: Domain) -> object:
+    """Tell of no drives, as libvirt's driver does."""
+    raise DiskRefused(domain=domain.name, target="vdc", why="it is the file /x")
+
+
 def test_a_domain_that_is_not_known_any_more_comes_back(scene: Scene) -> None:
     record = take_at_five(scene)
     scene.hypervisor.forget(DOMAIN)
@@ -244,11 +287,7 @@ def test_a_domain_whose_volumes_cannot_be_said_is_shut_off_first(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = take_at_five(scene)
-
-    def drives(domain: Domain) -> object:
-        raise DiskRefused(domain=domain.name, target="vdc", why="it is the file /x")
-
-    monkeypatch.setattr(scene.hypervisor, "drives", drives)
+    monkeypatch.setattr(scene.hypervisor, "drives", is_a_file)
     before = volumes(scene)
     with pytest.raises(DomainRefused, match="the file /x") as refused:
         roll_back(scene, record)

@@ -132,6 +132,19 @@ def test_what_to_type_has_the_name_as_a_shell_wants_it(inner: str) -> None:
     assert "'my web'" in refused.value.hint()
 
 
+@pytest.mark.parametrize(("kind", "attribute"), [("file", "file"), ("block", "dev")])
+def test_an_external_snapshot_is_called_so(kind: str, attribute: str) -> None:
+    """To convert such a file, as one that is no overlay, is not what its owner wants."""
+    overlay = (
+        f"<disk type='{kind}'><driver type='qcow2'/><source {attribute}='/d0.snap'/>"
+        "<backingStore type='block'><format type='raw'/><source dev='/dev/vg/d0'/></backingStore>"
+        "<target dev='vda'/></disk>"
+    )
+    with pytest.raises(DiskRefused, match=r"an overlay \(/d0.snap\)") as refused:
+        drives(overlay)
+    assert "virsh blockcommit 'my web' vda --active --pivot" in refused.value.hint()
+
+
 def memory(model: str, target: str = "") -> str:
     return (
         f"<memory model='{model}' access='shared'><source><path>/data.raw</path></source>"

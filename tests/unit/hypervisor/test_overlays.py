@@ -1,0 +1,75 @@
+"""What images lie on is read out of them, and what is no image harms nobody."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm.hypervisor import overlays
+from snapvm.model import HypervisorKind
+from tests.fakes.overlay import disk_xml, make_overlay
+from tests.unit.hypervisor.fakelibvirt import OFF
+
+
+def below(image: Path, *, kind: str = "file", device: str = "disk") -> list[str]:
+    """Return what lies below the one drive of a domain."""
+    definition = disk_xml(image, kind=kind, device=device)
+    found = list(overlays.bases(replace(OFF, definition=definition)))
+    assert all(disk.target == "vda" for disk in found)
+    return [str(disk.device) for disk in found]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/dev/vg0/d0",
+        "file:/dev/vg0/d0",
+        'json:{"driver":"raw","file":{"driver":"host_device","filename":"/dev/vg0/d0"}}',
+        'json:{"driver":"raw","file.driver":"host_device","file.filename":"/dev/vg0/d0"}',
+    ],
+)
+def test_the_name_in_its_header(tmp_path: Path, name: str) -> None:
+    assert below(make_overlay(tmp_path / "over.qcow2", name)) == ["/dev/vg0/d0"]
+
+
+def test_a_chain_of_them(tmp_path: Path) -> None:
+    first = make_overlay(tmp_path / "first", "/dev/vg0/d0")
+    second = make_overlay(tmp_path / "second", "first")
+    assert below(second) == [str(first), "/dev/vg0/d0"]
+
+
+def test_a_ring_of_them_ends(tmp_path: Path) -> None:
+    assert len(below(make_overlay(tmp_path / "ring", "ring"))) < 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"QFI\xfb",
+        b"\0" * 512,
+        b"QFI\xfb\0\0\0\3" + b"\xff" * 8 + b"\0\0\0\5",
+        b"QFI\xfb\0\0\0\3" + b"\0" * 7 + b"\x20" + b"\xff" * 4,
+        b"QFI\xfb\0\0\0\3" + b"\0" * 7 + b"\x14" + b"\0\0\0\6json:{",
+        b"QFI\xfb\0\0\0\3" + b"\0" * 7 + b"\x14" + b"\0\0\0\7json:[]",
+    ],
+)
+def test_what_says_nothing(tmp_path: Path, content: bytes) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(content)
+    assert below(image) == []
+
+
+def test_what_is_not_looked_into(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert below(tmp_path / "fifo") == below(tmp_path / "none") == below(tmp_path) == []
+    image = make_overlay(tmp_path / "over", "/dev/vg0/d0")
+    assert below(image, device="cdrom") == below(image, kind="network") == []
+    assert below(image, kind="block") == ["/dev/vg0/d0"]
+    off = replace(OFF, definition=disk_xml(image))
+    assert [disk.target for disk in overlays.bases(off)] == ["vda"]
+    of_xl = replace(off, hypervisor=HypervisorKind.XEN)
+    assert [*overlays.bases(of_xl), *overlays.bases(replace(off, definition=""))] == []
