@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from snapvm import imageroom, occupancy, planning
+from snapvm import imageroom, images, occupancy, planning
 from snapvm.errors import SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import preflight
@@ -69,6 +69,11 @@ def look(host: Host, name: str) -> Diagnosis:
     if domain.state.has_memory:
         with noting(found.refusals):
             imageroom.check(host.settings, domain.memory_bytes)
+        with noting(found.refusals):
+            settings = host.settings
+            images.shall_be_sparse(
+                domain.hypervisor, settings.image_format, settings.compress, found.versions
+            )
     with noting(found.refusals):
         drives = host.hypervisor.drives(domain)
         found.omitted = drives.omitted

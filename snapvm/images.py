@@ -26,6 +26,9 @@ LIBVIRT_SPARSE = "libvirt-sparse"
 XL_SAVE = "xl-save"
 _SPARSE_SINCE = {"libvirt": (11, 2), "qemu": (9, 0)}
 """Who reads sparse images (libvirt, NEWS 11.2.0; QEMU, docs/devel/migration/mapped-ram.rst)."""
+_NO_PLAIN_FROM_QEMU, _PLAIN_AGAIN_SINCE = (11, 0), (12, 1)
+"""QEMU 11.0 takes no file as ``fd:`` any more (docs/about/removed-features.rst), by which libvirt
+before 12.1 hands it a plain image; a compressed one comes through a pipe."""
 _CHANNELS_LEAST = 2
 """With one alone QEMU 10.0 was seen to take ten times as long on a busy host (docs/restore.md)."""
 _CHANNELS_LIMIT = 16
@@ -60,7 +63,11 @@ def shall_be_sparse(
     Raises ``BadSetting`` for an image that shall be sparse and compressed, and ``HostLacks`` for
     one that could not be restored here.
     """
-    if kind is not HypervisorKind.LIBVIRT or wanted is not ImageFormat.SPARSE:
+    if kind is not HypervisorKind.LIBVIRT:
+        return False
+    if wanted is not ImageFormat.SPARSE:
+        if not how.argv:
+            _require_plain(versions, "take with --image-format sparse or --compress zstd")
         return False
     can = all(release(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
     if how.argv:
@@ -72,6 +79,24 @@ def shall_be_sparse(
             remedy="leave --image-format out, and `image_format` in the settings",
         )
     return True
+
+
+def require_reader(path: Path, memory: MemoryRecord, versions: Mapping[str, str]) -> None:
+    """Raise ``HostLacks`` when libvirt and QEMU, as they are now, do not restore such an image."""
+    if memory.format != LIBVIRT_SAVE:
+        return
+    if libvirtimage.read_header(path).format == libvirtimage.FORMAT_RAW:
+        _require_plain(versions, "roll back with a QEMU before 11.0 installed")
+
+
+def _require_plain(versions: Mapping[str, str], otherwise: str) -> None:
+    qemu, libvirt = release(versions.get("qemu", "")), release(versions.get("libvirt", ""))
+    if qemu >= _NO_PLAIN_FROM_QEMU and libvirt < _PLAIN_AGAIN_SINCE:
+        raise HostLacks(
+            what=f"libvirt 12.1, without which QEMU {versions['qemu']} restores no plain memory "
+            f"image (libvirt is {versions.get('libvirt', 'unknown')})",
+            remedy=f"update libvirt, or {otherwise}",
+        )
 
 
 def made_sparse(

@@ -60,7 +60,7 @@ class ImageFormat(StrEnum):
 
     AUTO = "auto"
     PLAIN = "plain"
-    """QEMU's stream as it came; any libvirt restores it."""
+    """QEMU's stream as it came; any libvirt restores it (from QEMU 11.0 on: libvirt 12.1)."""
     SPARSE = "sparse"
     """Each page at its own place, so that several threads restore it (libvirt 11.2)."""
 

@@ -47,6 +47,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
+        images.require_reader(image, record.memory, host.hypervisor.versions())
         images.check_files(image, record.memory, domain.name)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.path(record, ""), side)

@@ -57,6 +57,8 @@ class FakeHypervisor:
         """How memory is armed in the window; the event says that it is given up."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
+        self.installed = {"fake": "1"}
+        """What it is made of, and the version of each."""
         self.set_for_capture: set[DomainUuid] = set()
         self._runs = 0
 
@@ -235,7 +237,7 @@ class FakeHypervisor:
 
     def versions(self) -> dict[str, str]:
         """See ``Hypervisor.versions``."""
-        return {"fake": "1"}
+        return dict(self.installed)
 
     # --- inside ---
 

@@ -55,6 +55,39 @@ def test_what_cannot_be_had_is_refused() -> None:
         images.shall_be_sparse(LIBVIRT, ImageFormat.SPARSE, compression.NONE, {"libvirt": "9.0.0"})
 
 
+SKEWED = {"libvirt": "11.3.0", "qemu": "11.0.1"}
+"""QEMU takes no plain image from a libvirt that old."""
+
+
+@pytest.mark.parametrize("wanted", [ImageFormat.AUTO, ImageFormat.PLAIN])
+def test_what_could_not_be_restored_is_not_taken(wanted: ImageFormat) -> None:
+    with pytest.raises(HostLacks, match=r"libvirt 12\.1, .* QEMU 11\.0\.1") as lacks:
+        images.shall_be_sparse(LIBVIRT, wanted, compression.NONE, SKEWED)
+    assert "--image-format sparse" in lacks.value.hint()
+    assert not images.shall_be_sparse(LIBVIRT, wanted, ZSTD, SKEWED)
+    assert images.shall_be_sparse(LIBVIRT, ImageFormat.SPARSE, compression.NONE, SKEWED)
+    for versions in ({**SKEWED, "libvirt": "12.1.0"}, {**SKEWED, "qemu": "10.2.0"}):
+        assert not images.shall_be_sparse(LIBVIRT, wanted, compression.NONE, versions)
+
+
+@pytest.mark.parametrize(
+    ("format_", "name"),
+    [
+        (libvirtimage.FORMAT_ZSTD, images.LIBVIRT_SAVE),
+        (libvirtimage.FORMAT_SPARSE, images.LIBVIRT_SPARSE),
+    ],
+)
+def test_only_a_plain_image_needs_a_newer_libvirt(tmp_path: Path, format_: int, name: str) -> None:
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    memory = recorded(path)
+    with pytest.raises(HostLacks, match=r"libvirt 12\.1"):
+        images.require_reader(path, memory, SKEWED)
+    images.require_reader(path, memory, NEW)
+    head = libvirtimage.MAGIC + libvirtimage.head_as(path, format_)[len(libvirtimage.MAGIC) :]
+    path.write_bytes(head + path.read_bytes()[len(head) :])
+    images.require_reader(path, replace(memory, format=name), SKEWED)
+
+
 def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
     path = build.save(tmp_path / "memory.save", build.GOOD.encode())
     memory, why_not = images.made_sparse(path, recorded(path), PLENTY, Silent())

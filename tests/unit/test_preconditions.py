@@ -10,7 +10,7 @@ import pytest
 
 from snapvm import checking, consistency, images
 from snapvm.model import DomainState, Record, Silent
-from snapvm.refusals import DomainRefused, RecordUnusable, Refused, VolumeRefused
+from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import begun, take
@@ -155,3 +155,16 @@ def test_the_files_that_its_image_names_are_looked_for(
 
     monkeypatch.setattr(images, "check_files", miss)
     assert "a file is gone" in str(refused(scene, record))
+
+
+def test_an_image_that_is_not_restored_here_ends_nobody(tmp_path: Path) -> None:
+    """QEMU was updated since, and libvirt was not."""
+    scene, record = begun(tmp_path)
+    scene.hypervisor.installed = {"libvirt": "11.3.0", "qemu": "11.0.1"}
+    told = refused(scene, record)
+    assert isinstance(told, HostLacks) and "restores no plain memory image" in str(told)
+    with pytest.raises(HostLacks):
+        take(scene)
+    scene.hypervisor.installed = {"libvirt": "12.1.0", "qemu": "11.0.1"}
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]

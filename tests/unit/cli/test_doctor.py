@@ -32,3 +32,10 @@ def test_doctor_names_all_that_stands_in_the_way(call: Call, scene: Scene) -> No
     assert "nothing stands" not in told.out
     values = json.loads(call("doctor", DOMAIN, "--json").out)
     assert len(values["in_the_way"]) == 2 and values["error"]["exit_status"] == 4
+
+
+def test_doctor_names_what_would_take_an_image_nobody_restores(call: Call, scene: Scene) -> None:
+    scene.hypervisor.installed = {"libvirt": "11.3.0", "qemu": "11.0.1"}
+    told = call("doctor", DOMAIN)
+    assert told.status == ExitStatus.REFUSED
+    assert told.out.count("in the way: ") == 1 and "libvirt 12.1" in told.out
