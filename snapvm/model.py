@@ -146,7 +146,9 @@ class SideKind(StrEnum):
     """What a machine has beside its disks and keeps when it is off."""
 
     NVRAM = "nvram"
-    """The variables of UEFI firmware."""
+    """The variables of UEFI firmware, as its flash holds them."""
+    VARSTORE = "varstore"
+    """The same, as QEMU keeps them for a firmware without flash."""
     TPM = "tpm"
     """The state of an emulated TPM."""
 

@@ -281,6 +281,10 @@ def side_places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
         path = (nvram.text or "").strip() if source is None else source.get("file", "")
         if path.startswith("/"):
             places.append(SidePlace(kind=SideKind.NVRAM, path=Path(path), is_folder=False))
+    varstore = root.find("./os/varstore[@path]")  # libvirt 12, for QEMU's device uefi-vars
+    if varstore is not None:
+        path = varstore.get("path", "")
+        places.append(SidePlace(kind=SideKind.VARSTORE, path=Path(path), is_folder=False))
     backend = root.find("./devices/tpm/backend[@type='emulator']")
     if backend is not None:
         places.append(_tpm_place(backend, uuid))

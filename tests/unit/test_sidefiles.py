@@ -224,6 +224,22 @@ def test_only_what_the_domain_has_now_is_written(scene: Scene, tmp_path: Path) -
     assert (tmp_path / "demo_VARS.fd").read_text() == "6"
 
 
+def test_variables_of_one_firmware_are_not_given_to_another(scene: Scene, tmp_path: Path) -> None:
+    """A flash's content is nothing that QEMU reads as JSON: the domain would not start."""
+    record = take(scene)
+    store = tmp_path / "demo.json"
+    store.write_text("its own")
+    place = SidePlace(kind=SideKind.VARSTORE, path=store, is_folder=False)
+    scene.machine.places = (place,)
+    roll_back(scene, record)
+    assert store.read_text() == "its own"
+    scene.count(1)
+    again = take(scene, "b")
+    scene.count(1)
+    roll_back(scene, again)
+    assert store.read_text() == "6"
+
+
 def test_where_libvirt_keeps_them() -> None:
     def places(inside: str, devices: str = "") -> list[tuple[str, str, bool]]:
         definition = f"<domain><os>{inside}</os><devices>{devices}</devices></domain>"
@@ -235,6 +251,9 @@ def test_where_libvirt_keeps_them() -> None:
     assert places("<nvram type='file'><source file='/n.fd'/></nvram>") == [
         ("nvram", "/n.fd", False)
     ]
+    json_store = "<varstore template='/t.json' path='/var/lib/libvirt/qemu/varstore/demo.json'/>"
+    assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", False)]
+    assert places("<varstore template='/t.json'/>") == []
     assert places("<nvram type='block'><source dev='/dev/vg/n'/></nvram>") == []
     tpm = "<tpm model='tpm-crb'><backend type='emulator' version='{}'>{}</backend></tpm>"
     swtpm = f"/var/lib/libvirt/swtpm/{UUID}"
