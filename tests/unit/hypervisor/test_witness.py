@@ -28,6 +28,9 @@ DEFINITION = """<domain id='3'>
     <channel type='unix'>
       <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
     </channel>
+    <memory model='virtio-mem'>
+      <target><size unit='KiB'>2097152</size><current unit='KiB'>524288</current></target>
+    </memory>
   </devices>
 </domain>"""
 DOMAIN = Domain(
@@ -124,9 +127,13 @@ def test_what_is_not_as_it_was(events: RunEvents, now: FakeHandle, what: str) ->
 
 
 def test_what_the_guest_does_by_itself_is_no_change() -> None:
-    """Its agent opens and closes its channel; its balloon moves; the host places it elsewhere."""
+    """Its agent opens and closes its channel; its balloon moves; the host places it elsewhere.
+
+    It takes memory that it was offered, piece by piece (virtio-mem).
+    """
     later = DEFINITION.replace("state='connected'", "state='disconnected'")
     later = later.replace("524288", "262144").replace("placement=", "cpuset='0-1' placement=")
     assert devices(later) == devices(DEFINITION) != devices(PLUGGED)
+    assert devices(later.replace("2097152", "4194304")) != devices(DEFINITION)
     assert processors(later) == processors(DEFINITION)
     assert devices(replace(DOMAIN, definition=PLUGGED).definition) == devices(PLUGGED)
