@@ -104,7 +104,11 @@ class LibvirtHypervisor:
                     return Path(pool.storageVolLookupByName(volume).path())
             except LibvirtFailed as failure:
                 raise DiskRefused(
-                    domain=domain.name, target=volume, why=f"pool {pool_name}: {failure}"
+                    domain=domain.name,
+                    target=volume,
+                    why=f"pool {pool_name}: {failure}",
+                    remedy=f"look at it (virsh pool-info {shlex.quote(pool_name)}): "
+                    "pool-start, or pool-refresh",
                 ) from failure
 
         return domainxml.classify(domain.name, domain.definition, volume_path)

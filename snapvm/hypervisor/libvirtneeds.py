@@ -1,4 +1,4 @@
-"""What libvirt needs besides files to start a domain: an emulator, its machine type, networks.
+"""What libvirt needs besides files to start a domain: an emulator, networks, bridges, pools.
 
 It finds out when the domain that was there has been ended.  Reads only.
 """
@@ -6,6 +6,11 @@ It finds out when the domain that was there has been ended.  Reads only.
 from __future__ import annotations
 
 import shlex
+import socket
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import domainxml
@@ -15,20 +20,21 @@ from snapvm.refusals import DomainRefused
 _NOT_SUCH_AN_EMULATOR = frozenset({8, 38, 67})
 """VIR_ERR_INVALID_ARG (no such machine type, no KVM), VIR_ERR_SYSTEM_ERROR (no such file) and
 VIR_ERR_CONFIG_UNSUPPORTED (libvirt/virterror.h).  Any other may be a libvirt that cannot say."""
-_NO_NETWORK = 43
-"""VIR_ERR_NO_NETWORK (libvirt/virterror.h)."""
+HOOKS = (Path("/etc/libvirt/hooks/qemu"), Path("/etc/libvirt/hooks/qemu.d"))
+"""What libvirt runs before it starts a domain, and that may well make a bridge (docs/hooks)."""
+_HOST_DEVICES = (("bridge", "bridge"), ("direct", "dev"))
+"""Interfaces that are upon a network device of the host, and where it is named."""
 
 
 def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
     """Raise ``DomainRefused`` when libvirt has not what a definition needs.
 
-    ``remedy`` is how another emulator or network is named in it.
+    ``remedy`` is how another emulator, network, bridge or pool is named in it.
     """
     _require_emulator(connection, domain, definition, remedy)
-    sources = domainxml.parse(definition).iterfind("./devices/interface[@type='network']/source")
-    for name in dict.fromkeys(source.get("network", "") for source in sources):
-        if name:
-            _require_network(connection, domain, name, remedy)
+    _require_active(connection, domain, _NETWORK, _networks(definition), remedy)
+    _require_active(connection, domain, _POOL, _pools(definition), remedy)
+    _require_host_devices(domain, _host_devices(definition), remedy)
 
 
 def _require_emulator(connection: Any, domain: str, definition: str, remedy: str) -> None:
@@ -53,22 +59,83 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
         ) from failure
 
 
-def _require_network(connection: Any, domain: str, network: str, remedy: str) -> None:
-    start = f"`virsh net-start {shlex.quote(network)}`"
-    try:
-        with spoken():
-            is_active = bool(connection.networkLookupByName(network).isActive())
-    except LibvirtFailed as failure:
-        if failure.code != _NO_NETWORK:
-            return
-        raise DomainRefused(
-            domain=domain,
-            why=f"it would not start: its network {network} is not there",
-            remedy=f"define it (`virsh net-define FILE`) and start it ({start}), or {remedy}",
-        ) from failure
-    if not is_active:
-        raise DomainRefused(
-            domain=domain,
-            why=f"it would not start: its network {network} is not active",
-            remedy=f"start it: {start}",
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What libvirt has by name, and starts and stops."""
+
+    what: str
+    virsh: str
+    """How virsh's verbs for it begin."""
+    lookup: str
+    no_such: int
+    """With which code libvirt knows none of a name (libvirt/virterror.h)."""
+
+
+_NETWORK = _Kind(what="network", virsh="net", lookup="networkLookupByName", no_such=43)
+_POOL = _Kind(what="storage pool", virsh="pool", lookup="storagePoolLookupByName", no_such=49)
+
+
+def _require_active(
+    connection: Any, domain: str, kind: _Kind, names: Iterable[str], remedy: str
+) -> None:
+    for name in dict.fromkeys(names):
+        start = f"`virsh {kind.virsh}-start {shlex.quote(name)}`"
+        try:
+            with spoken():
+                is_active = bool(getattr(connection, kind.lookup)(name).isActive())
+        except LibvirtFailed as failure:
+            if failure.code != kind.no_such:
+                continue
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: its {kind.what} {name} is not there",
+                remedy=f"define it (`virsh {kind.virsh}-define FILE`) and start it ({start}), "
+                f"or {remedy}",
+            ) from failure
+        if not is_active:
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: its {kind.what} {name} is not active",
+                remedy=f"start it: {start}",
+            )
+
+
+def _networks(definition: str) -> Iterator[str]:
+    return (name for _, name in _connections(definition, "network", "network") if name)
+
+
+def _connections(definition: str, kind: str, named: str) -> Iterator[tuple[ET.Element, str]]:
+    """Yield the interfaces of a kind, each with what it is connected to."""
+    for interface in domainxml.parse(definition).iterfind(f"./devices/interface[@type='{kind}']"):
+        source = interface.find("source")
+        yield interface, "" if source is None else source.get(named, "")
+
+
+def _host_devices(definition: str) -> Iterator[str]:
+    """Yield the bridges and the like that must be there; none where a hook may make them."""
+    if any(hook.exists() for hook in HOOKS):
+        return
+    for kind, named in _HOST_DEVICES:
+        for interface, name in _connections(definition, kind, named):
+            # A bridge of Open vSwitch has a device of its name in most cases only.
+            if name and interface.find("virtualport") is None:
+                yield name
+
+
+def _require_host_devices(domain: str, names: Iterable[str], remedy: str) -> None:
+    for name in names:
+        try:
+            socket.if_nametoindex(name)
+        except OSError:
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: this host has no network device {name} for it",
+                remedy=f"make it (`ip link` shows what there is), or {remedy}",
+            ) from None
+
+
+def _pools(definition: str) -> Iterator[str]:
+    """Yield the pools whose volumes must be there when the domain starts."""
+    for drive in domainxml.drives_of(definition):
+        if drive.type == "volume" and drive.pool and not drive.startup:
+            yield drive.pool

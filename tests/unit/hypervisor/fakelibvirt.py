@@ -41,8 +41,8 @@ LIBVIRT = SimpleNamespace(libvirtError=libvirtError)
 
 
 @dataclass
-class Network:
-    """One that is defined, and may be started."""
+class Startable:
+    """A network or a storage pool that is defined, and may be started."""
 
     is_active: bool
 
@@ -66,8 +66,10 @@ class Connection:
     machines: frozenset[tuple[str, str]] = frozenset({("kvm", "pc-q35-10.0"), ("qemu", "pc")})
     networks: dict[str, bool] = field(default_factory=dict)
     """Those that are defined, and whether they are active."""
+    pools: dict[str, bool] = field(default_factory=dict)
+    """The same of storage pools."""
     fails: int = 0
-    """With which code whatever is asked about emulators and networks; 0: it does not."""
+    """With which code whatever is asked about emulators, networks and pools; 0: it does not."""
 
     def lookupByUUIDString(self, uuid: str) -> Connection:  # noqa: N802 - libvirt's own name
         assert uuid == OFF.uuid
@@ -89,11 +91,17 @@ class Connection:
             raise libvirtError(f"the machine '{machine}' is not supported by emulator", 8)
         return "<domainCapabilities/>"
 
-    def networkLookupByName(self, name: str) -> Network:  # noqa: N802 - libvirt's own name
+    def networkLookupByName(self, name: str) -> Startable:  # noqa: N802 - libvirt's own name
         self._fail()
         if name not in self.networks:
             raise libvirtError(f"Network not found: no network with matching name '{name}'", 43)
-        return Network(self.networks[name])
+        return Startable(self.networks[name])
+
+    def storagePoolLookupByName(self, name: str) -> Startable:  # noqa: N802 - libvirt's own name
+        self._fail()
+        if name not in self.pools:
+            raise libvirtError(f"Storage pool not found: no pool with matching name '{name}'", 49)
+        return Startable(self.pools[name])
 
     def _fail(self) -> None:
         if self.fails:
