@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm.hypervisor import overlays
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.lvm import device, devicename
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
     DmUuid,
@@ -189,29 +190,40 @@ def require_no_more(record: Record, others: Iterable[str]) -> None:
 
 
 def require_no_overlay(
+    hypervisor: Hypervisor,
     record: Record,
-    disks: Iterable[GuestDisk],
-    volumes: Mapping[str, LogicalVolume],
+    domain: Domain,
+    report: Report,
     uuid_of_device: Callable[[Path], DmUuid],
 ) -> None:
-    """Raise ``DomainRefused`` for a domain with an overlay on a volume that is to be replaced.
+    """Raise ``DomainRefused`` for one that has, or is booted with, an overlay on what is replaced.
 
-    ``disks`` are the devices below overlays.  What is in an overlay are changes of just what is
-    below it: upon anything else, now or at its next start, the guest finds its file systems spoilt.
+    What is in an overlay are changes of just what is below it: upon anything else, now or at its
+    next start, the guest finds its file systems spoilt.
     """
-    for disk in disks:
-        for target, volume in volumes.items():
-            if _is(disk.device, volume, uuid_of_device):
-                name = shlex.quote(record.domain)
-                raise DomainRefused(
-                    domain=record.domain,
-                    why=f"its disk {disk.target} is an overlay on {volume.ref} (an external "
-                    f"snapshot, say), which is disk {target} of {record.ref}: what the overlay "
-                    "holds are changes of that volume, and of no other",
-                    remedy="merge it while the domain runs: virsh blockcommit "
-                    f"{name} {disk.target} --active --pivot; or give up what is in it: shut the "
-                    f"domain off, and name {volume.ref.path} in its place (virsh edit {name})",
-                )
+    bases = [
+        base for each in (domain, hypervisor.boots_as(domain)) for base in overlays.bases(each)
+    ]
+    for disk in record.disks:
+        volume = report.lv_from_name(disk.volume.vg, disk.volume.lv)
+        for base in bases:
+            if volume is not None and _is(base.device, volume, uuid_of_device):
+                raise _overlaid(record, disk, volume, base.target)
+
+
+def _overlaid(
+    record: Record, disk: DiskRecord, volume: LogicalVolume, target: str
+) -> DomainRefused:
+    name = shlex.quote(record.domain)
+    return DomainRefused(
+        domain=record.domain,
+        why=f"its disk {target} is an overlay on {volume.ref} (an external snapshot, say), which "
+        f"is disk {disk.target} of {record.ref}: what the overlay holds are changes of that "
+        "volume, and of no other",
+        remedy=f"merge it while the domain runs: virsh blockcommit {name} {target} --active "
+        "--pivot; or give up what is in it: shut the domain off, and name "
+        f"{volume.ref.path} in its place (virsh edit {name})",
+    )
 
 
 def _is(name: Path, volume: LogicalVolume, uuid_of_device: Callable[[Path], DmUuid]) -> bool:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
 from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
-from snapvm.hypervisor import overlays
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
 from snapvm.lvm.preflight import check_room, check_siblings
@@ -30,7 +29,7 @@ from snapvm.model import (
 )
 from snapvm.occupancy import Occupant
 from snapvm.planning import RollbackPlan, SwapDisk
-from snapvm.refusals import DomainRefused, RecordUnusable, Refused, VolumeRefused
+from snapvm.refusals import DiskRefused, DomainRefused, RecordUnusable, Refused, VolumeRefused
 from snapvm.settings import Settings
 
 _LEFT_ALONE = "the rollback left it as it was"
@@ -57,7 +56,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
-    _require_no_overlay(host, record, domain, report)
+    occupancy.require_no_overlay(host.hypervisor, record, domain, report, host.lvm.uuid_of_device)
     occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
@@ -83,23 +82,19 @@ def _others(
 
     try:
         booted = besides(host.hypervisor.boots_as(domain))
-    except Refused:
+    except Refused as error:
         if record.memory is None and not is_off:
             raise
-        booted = ()
+        booted = _unsuited(record, error)
     occupancy.require_no_more(record, booted)
     return booted if is_off else tuple(dict.fromkeys((*besides(domain), *booted)))
 
 
-def _require_no_overlay(host: Host, record: Record, domain: Domain, report: Report) -> None:
-    """Raise ``DomainRefused`` for one that has, or is booted with, an overlay on what goes back."""
-    named = {
-        disk.target: report.lv_from_name(disk.volume.vg, disk.volume.lv) for disk in record.disks
-    }
-    volumes = {target: volume for target, volume in named.items() if volume is not None}
-    for whose in (domain, host.hypervisor.boots_as(domain)):
-        bases = overlays.bases(whose)
-        occupancy.require_no_overlay(record, bases, volumes, host.lvm.uuid_of_device)
+def _unsuited(record: Record, error: Refused) -> tuple[str, ...]:
+    """Return a disk that the domain has got since the record was made, and that is no volume."""
+    if not isinstance(error, DiskRefused):
+        return ()
+    return (error.target,) if error.target not in {disk.target for disk in record.disks} else ()
 
 
 def domain_of(host: Host, record: Record) -> Domain:

@@ -34,7 +34,7 @@ from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progress, SidePlace
-from snapvm.refusals import DiskRefused, DomainRefused
+from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
 _STATES = {
@@ -103,10 +103,9 @@ class LibvirtHypervisor:
                     pool = self._link.connection.storagePoolLookupByName(pool_name)
                     return Path(pool.storageVolLookupByName(volume).path())
             except LibvirtFailed as failure:
-                raise DiskRefused(
+                raise DomainRefused(
                     domain=domain.name,
-                    target=volume,
-                    why=f"pool {pool_name}: {failure}",
+                    why=f"its volume {volume} of pool {pool_name} cannot be found: {failure}",
                     remedy=f"look at it (virsh pool-info {shlex.quote(pool_name)}): "
                     "pool-start, or pool-refresh",
                 ) from failure

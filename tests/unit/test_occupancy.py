@@ -181,6 +181,29 @@ def test_nor_beside_a_disk_that_is_no_volume(scene: Scene) -> None:
         roll_back(scene, record)
 
 
+@pytest.mark.parametrize("target", ["vdc", "vdb"])
+def test_one_that_is_off_is_not_booted_beside_it_either(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """A file is a disk too; whatever is wrong with a disk that goes back is wrong after it."""
+    record = take_at_five(scene, with_memory=False)
+    scene.hypervisor.stop(scene.machine.domain)
+    before = volumes(scene)
+
+    def drives(domain: Domain) -> object:
+        raise DiskRefused(domain=domain.name, target=target, why="it is the file /x")
+
+    monkeypatch.setattr(scene.hypervisor, "drives", drives)
+    if target == "vdb":
+        roll_back(scene, record)
+        assert scene.disk_data() == ["5", "5"]
+        return
+    with pytest.raises(DomainRefused, match=f"has disk vdc, and {DOMAIN}@x was taken") as refused:
+        roll_back(scene, record)
+    assert "detach-disk" in refused.value.hint()
+    assert_untouched(scene, before, record)
+
+
 def test_the_image_says_which_disks_there_are(scene: Scene) -> None:
     record = take_at_five(scene)
     disks = scene.machine.disks
