@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,12 @@ class GuestImage(Protocol):
         definition: str,
         host: HostFacts,
         frames: GuestFrames,
-        shared_info: bytes,
+        shared_info: Callable[[], bytes],
         progress: Progress,
     ) -> str:
         """While the guest runs: make the file and copy what can be copied already.
 
+        ``shared_info`` reads that page of the guest, which may change, as it is now.
         Returns, in words, how memory is going to be captured, and why that way.
         """
 
