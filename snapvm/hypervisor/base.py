@@ -195,9 +195,12 @@ class Hypervisor(Protocol):
         the domain is stopped when it is captured, and does not have to be fit for anything else.
         """
 
-    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
+    def check_restore(
+        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+    ) -> None:
         """Raise ``Refused`` when the domain could not be restored from this; touch nothing.
 
+        ``memory_bytes`` is what it had when the image was made.
         Without an image it is booted from its disks, or, if it ``starts`` not, left off.
         """
 
