@@ -13,7 +13,7 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
-from snapvm.hypervisor import startfiles, xenconfig, xendisks, xenroom
+from snapvm.hypervisor import startfiles, xenconfig, xendisks, xenkeeper, xenroom
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
@@ -21,7 +21,7 @@ from snapvm.hypervisor.xencontrol import XenControl, open_control
 from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrequest import SuspendRequest
-from snapvm.hypervisor.xenstandstill import MEND, lift
+from snapvm.hypervisor.xenstandstill import MEND, lift, unwatch
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import (
@@ -237,7 +237,9 @@ class XenHypervisor:
         with _doing("ended", domain):
             info = self._domains.known(domain)
             if info is None:
+                xenkeeper.let_go(xenkeeper.keepers(domain.name))  # held, and somebody else ended it
                 return
+            unwatch(self._control, self._store, info.domid)
             try:
                 self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
             except (CommandFailed, CommandTimedOut):

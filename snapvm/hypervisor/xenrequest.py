@@ -48,6 +48,11 @@ class SuspendRequest:
         return self._store.read(self._note) is not None
 
     @property
+    def holds_somebody(self) -> bool:
+        """Whether processes are held, by whomever, because it was made."""
+        return bool(self._store.read(self._note))
+
+    @property
     def is_anothers(self) -> bool:
         """Whether somebody else wants the guest to do something just now."""
         return bool(self._store.read(self._path))
