@@ -189,6 +189,29 @@ def test_where_nobody_is_found_that_is_told(
         assert "no xl was found that looks after web" in caplog.text
 
 
+@pytest.mark.parametrize("minor", [17, 20])
+def test_one_that_libvirt_looks_after_is_told_of(
+    scene: standing.Scene,
+    keeper: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    minor: int,
+) -> None:
+    """libvirtd did not notice any more that its guest had shut down, and nobody had said so."""
+    monkeypatch.setattr(xenkeeper, "USERDATA", tmp_path)
+    old_xen(scene)
+    scene.xen.libraries = SimpleNamespace(major=4, minor=minor)
+    with scene.standstill.suspended():
+        assert "libvirt" not in caplog.text
+    (tmp_path / f"userdata-d.{standing.DOMID}.u.libvirt-xml").touch()
+    with scene.standstill.suspended():
+        assert not is_held(keeper)
+    assert "web was started by libvirt" in caplog.text
+    assert "no xl was found" not in caplog.text
+    assert standing.runs(scene)
+
+
 @pytest.mark.parametrize(
     ("log", "is_it"),
     [
