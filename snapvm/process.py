@@ -36,7 +36,7 @@ GOODBYE_SECONDS = 10.0
 
 _URGENT_NICENESS = -10
 
-_QUESTIONS = {("lvm", "lvs"), ("dmsetup", "status"), ("xl", "list")}
+_QUESTIONS = {("lvm", "lvs"), ("dmsetup", "status"), ("xl", "list"), ("xl", "info")}
 """They change nothing, so it makes no difference whether snapvm dies before or after them."""
 _ANY_STATUS = list(range(-64, 256))
 _KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR")

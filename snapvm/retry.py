@@ -15,7 +15,7 @@ import tenacity
 from snapvm.attention import StuckPaused
 from snapvm.errors import Locked
 from snapvm.failures import CommandFailed, HypervisorFailed
-from snapvm.refusals import VolumeRefused
+from snapvm.refusals import BadImage, VolumeRefused
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,6 +27,7 @@ _UNREADABLE = 0
 """No command fails with it but one whose report is not what it should be (``reading.parse``)."""
 
 _SOON_SECONDS = 10.0
+_LOOKS = 8
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -72,6 +73,19 @@ def agent(attempt: Callable[[], T], *, limit_seconds: float) -> T:
         wait=tenacity.wait_fixed(0.2),
         reraise=True,
     )(attempt)
+
+
+def moving(look: Callable[[], T]) -> T:
+    """Look at the tables of a guest that runs, and may be in the midst of changing them.
+
+    It needs microseconds for that, but may be taken off its processor in between.
+    """
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(BadImage),
+        stop=tenacity.stop_after_attempt(_LOOKS),
+        wait=tenacity.wait_exponential(multiplier=0.01, max=0.2),
+        reraise=True,
+    )(look)
 
 
 def device(attempt: Callable[[], T]) -> T:

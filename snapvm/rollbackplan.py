@@ -42,8 +42,10 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     ``GroupAway`` for one that need not be.
     """
     domain = domain_of(host, record)
-    image = None
+    image, memory_bytes = None, 0
     if record.memory is not None:
+        # It may have given memory back before it was captured: its image tells how much it had.
+        memory_bytes = min(record.memory_bytes, record.memory.size_bytes)
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
         images.require_reader(image, record.memory, host.hypervisor.versions())
@@ -51,7 +53,8 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.path(record, ""), side)
     sidefiles.check(domain.name, host.hypervisor.side_places(domain))
-    host.hypervisor.check_restore(domain, image, starts=planning.is_started(domain, record))
+    starts = planning.is_started(domain, record)
+    host.hypervisor.check_restore(domain, image, memory_bytes=memory_bytes, starts=starts)
     report = host.lvm.explained(host.lvm.report(), (disk.snapshot for disk in record.disks))
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"

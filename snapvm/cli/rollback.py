@@ -29,7 +29,7 @@ MANUAL = Manual(
         "nobody uses it; one that it has got since has to be detached for a snapshot without "
         "memory. libvirt keeps no memory for the next start (virsh managedsave). What the domain "
         "is started with besides is where it was: media in its drives, read-only disks, kernel, "
-        "firmware. "
+        "firmware. On Xen the host can have the memory that the image needs. "
         "All of this is proved before anything is touched."
     ),
     success=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,12 @@ class GuestImage(Protocol):
         definition: str,
         host: HostFacts,
         frames: GuestFrames,
-        shared_info: bytes,
+        shared_info: Callable[[], bytes],
         progress: Progress,
     ) -> str:
         """While the guest runs: make the file and copy what can be copied already.
 
+        ``shared_info`` reads that page of the guest, which may change, as it is now.
         Returns, in words, how memory is going to be captured, and why that way.
         """
 
@@ -194,9 +195,12 @@ class Hypervisor(Protocol):
         the domain is stopped when it is captured, and does not have to be fit for anything else.
         """
 
-    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
+    def check_restore(
+        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+    ) -> None:
         """Raise ``Refused`` when the domain could not be restored from this; touch nothing.
 
+        ``memory_bytes`` is what it had when the image was made.
         Without an image it is booted from its disks, or, if it ``starts`` not, left off.
         """
 

@@ -152,12 +152,8 @@ class LibvirtHypervisor:
         """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
         with self._failing_as_capture(domain):
             handle = self._handle(domain)
-            ground = Ground(
-                domain=domain,
-                handle=handle,
-                lender=self._lender(domain, handle),
-                run_dir=self._settings.run_dir,
-            )
+            lender, run_dir = self._lender(domain, handle), self._settings.run_dir
+            ground = Ground(domain=domain, handle=handle, lender=lender, run_dir=run_dir)
             return captureways.foresee(ground, self._settings.capture)
 
     @contextmanager
@@ -197,7 +193,14 @@ class LibvirtHypervisor:
             else:
                 yield DisksOnlyCapture(job)
 
-    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
+    def check_restore(
+        self,
+        domain: Domain,
+        image: Path | None,
+        *,
+        memory_bytes: int = 0,  # noqa: ARG002 - a host that has too little swaps
+        starts: bool = True,
+    ) -> None:
         """Raise ``DomainRefused`` when libvirt could not start it so, or would do otherwise."""
         handle = self._handle_if_known(domain)
         if handle is not None:

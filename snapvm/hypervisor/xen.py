@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
-from snapvm.hypervisor import startfiles, xenconfig, xendisks
+from snapvm.hypervisor import startfiles, xenconfig, xendisks, xenkeeper, xenroom
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
@@ -22,7 +21,7 @@ from snapvm.hypervisor.xencontrol import XenControl, open_control
 from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrequest import SuspendRequest
-from snapvm.hypervisor.xenstandstill import MEND, lift
+from snapvm.hypervisor.xenstandstill import MEND, lift, unwatch
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import (
@@ -38,11 +37,8 @@ from snapvm.process import Runner
 from snapvm.refusals import DomainRefused, HostLacks
 from snapvm.settings import Settings
 
-_BACKENDS = "/local/domain/0/backend"
 _PAGE_BYTES = 4096
-_GONE_SECONDS = 60.0
 _RESTORE_SECONDS = 3600.0
-_LOOK_SECONDS = 0.02
 _WIDTH_BYTES = 8
 
 
@@ -179,10 +175,21 @@ class XenHypervisor:
             else:
                 yield XenPauseCapture(job)
 
-    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
-        """Raise ``Refused`` when the domain could not be booted from its configuration."""
+    def check_restore(
+        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+    ) -> None:
+        """Raise ``Refused`` when it could not be booted from its configuration, or not fit in."""
         with _refusing(domain.name):
             self._domains.require_unique(domain)
+            if image is not None:
+                info = self._domains.known(domain)
+                xenroom.require(
+                    self._runner,
+                    self._control,
+                    domain.name,
+                    needed_bytes=memory_bytes,
+                    given_back_bytes=0 if info is None else info.total_pages * _PAGE_BYTES,
+                )
         if image is None and starts:
             config = xenconfig.parse(domain.name, domain.definition)
             xenconfig.as_cfg(domain.name, config)
@@ -230,13 +237,15 @@ class XenHypervisor:
         with _doing("ended", domain):
             info = self._domains.known(domain)
             if info is None:
+                xenkeeper.let_go(xenkeeper.keepers(domain.name))  # held, and somebody else ended it
                 return
+            unwatch(self._control, self._store, info.domid)
             try:
                 self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
             except (CommandFailed, CommandTimedOut):
                 if not self._domains.is_going(info.domid):
                     raise
-            self._wait_until_gone(info.domid)
+            self._domains.wait_until_gone(info.domid)
 
     def restore(
         self,
@@ -292,15 +301,6 @@ class XenHypervisor:
     def _require_off(self, domain: Domain) -> None:
         if self._domains.named(domain.name) is not None:
             raise XenFailed("a domain of this name runs")
-
-    def _wait_until_gone(self, domid: int) -> None:
-        """Wait until the backends have forgotten a destroyed domain, and its memory is free."""
-        deadline = time.monotonic() + _GONE_SECONDS
-        backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in xendisks.BACKENDS]
-        while not self._domains.is_freed(domid) or any(map(self._store.names, backends)):
-            if time.monotonic() > deadline:
-                raise XenFailed("it was destroyed and does not go")
-            time.sleep(_LOOK_SECONDS)
 
     def _expect(self, domain: Domain, *, paused: bool) -> None:
         info = self._domains.named(domain.name)

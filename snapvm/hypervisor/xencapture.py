@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from snapvm import durable
@@ -131,7 +132,7 @@ class XenCapture:
                         self._definition,
                         job.control.host_facts(job.info.domid),
                         frames,
-                        frames.read(job.info.shared_info_mfn),
+                        partial(frames.read, job.info.shared_info_mfn),
                         job.progress,
                     )
                     self._rings = job.rings()

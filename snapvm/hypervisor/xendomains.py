@@ -6,15 +6,20 @@ that of several, for Xen does not look at it (a configuration file that was copi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
+from snapvm.hypervisor.xendisks import BACKENDS
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 
 _DOMAINS = "/local/domain"
+_BACKENDS = "/local/domain/0/backend"
+_GONE_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
 _ZOMBIE_PAGES = 1024
 """What a peer may keep of a domain that is no more; there is room for the next all the same."""
 
@@ -69,7 +74,16 @@ class XenDomains:
         info = self._control.info(domid)
         return info is None or info.is_dying
 
-    def is_freed(self, domid: int) -> bool:
+    def wait_until_gone(self, domid: int) -> None:
+        """Wait until the backends have forgotten a destroyed domain, and its memory is free."""
+        deadline = time.monotonic() + _GONE_SECONDS
+        backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in BACKENDS]
+        while not self._is_freed(domid) or any(map(self._store.names, backends)):
+            if time.monotonic() > deadline:
+                raise XenFailed("it was destroyed and does not go")
+            time.sleep(_LOOK_SECONDS)
+
+    def _is_freed(self, domid: int) -> bool:
         """Whether it is gone, but for pages that somebody else has mapped and Xen keeps for him."""
         info = self._control.info(domid)
         return info is None or (info.is_dying and info.total_pages <= _ZOMBIE_PAGES)

@@ -8,6 +8,11 @@ finds a domain that runs.
 
 It is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile), which
 may have been rotated since.
+
+A domain may have been started by libvirt instead, which keeps its XML beside libxl's own notes
+(libvirt.git src/libxl/libxl_domain.c, libxlDomainStartNew).  One libvirtd is for all of its domains
+and is not held: libxl tells it of a domain's shutting down once, and the suspend was that
+(libxlDomainEventHandler ignores it); it asks anew only when it is started.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from pathlib import Path
 
 STAYS_SINCE = (4, 20)
 PROCESSES = Path("/proc")
+USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"
 
 
@@ -28,6 +34,11 @@ def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
     """Return the processes that look after the domain of this name."""
     log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
     return tuple(pid for pid, path in _logs(processes) if log.fullmatch(os.path.basename(path)))
+
+
+def is_libvirts(domid: int, uuid: str) -> bool:
+    """Tell whether libvirt looks after a domain that runs."""
+    return (USERDATA / f"userdata-d.{domid}.{uuid}.libvirt-xml").exists()
 
 
 def _logs(processes: Path) -> Iterator[tuple[int, str]]:

@@ -27,6 +27,10 @@ _UNFOUND = (
     "no xl was found that looks after %s: one that does ends now, as xl of Xen %d.%d does when a "
     "guest suspends, and nobody starts the guest again when it reboots"
 )
+_LIBVIRTS = (
+    "%s was started by libvirt, which does not see it shut down or reboot once it has suspended "
+    "itself: restart virtxend or libvirtd for that; after a rollback it is not libvirt's any more"
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,11 @@ class SuspendRequest:
     def is_noted(self) -> bool:
         """Whether the guest was asked, by whomever, and was not told since that it goes on."""
         return self._store.read(self._note) is not None
+
+    @property
+    def holds_somebody(self) -> bool:
+        """Whether processes are held, by whomever, because it was made."""
+        return bool(self._store.read(self._note))
 
     @property
     def is_anothers(self) -> bool:
@@ -119,11 +128,15 @@ class SuspendRequest:
         return is_withdrawn
 
     def _keepers(self) -> tuple[int, ...]:
-        """Return whom to hold; tell of one that cannot be found and is going to end."""
+        """Return whom to hold; tell of who is not there, or will not see the domain any more."""
         libraries = self._control.libraries
+        name = self._store.read(f"/local/domain/{self._domid}/name") or ""
+        info = self._control.info(self._domid)
+        if info is not None and xenkeeper.is_libvirts(self._domid, info.uuid):
+            log.warning(_LIBVIRTS, name)
+            return ()
         if (libraries.major, libraries.minor) >= xenkeeper.STAYS_SINCE:
             return ()
-        name = self._store.read(f"/local/domain/{self._domid}/name") or ""
         keepers = xenkeeper.keepers(name)
         if not keepers:
             log.warning(_UNFOUND, name, libraries.major, libraries.minor)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
@@ -112,7 +112,8 @@ class Standstill:
     def _ended(self, *, leave_standing: bool) -> Iterator[None]:
         """Run the block, which stops the domain; then make it run again, whatever happened.
 
-        With ``leave_standing`` it runs again only when the block fails.
+        With ``leave_standing`` it runs again only when the block fails; who is held for it stays so
+        until it ends or, whatever comes in between, runs on.
         """
         what = ""
         stays = False
@@ -126,7 +127,8 @@ class Standstill:
                 if not stays:
                     self._go_on()
             finally:
-                self._request.let_go()
+                if not stays:
+                    self._request.let_go()
         if what:
             raise WindowBroken(domain=self._domain.name, what=what)
 
@@ -174,6 +176,18 @@ class Standstill:
 
     def _failed(self, why: str) -> CaptureFailed:
         return CaptureFailed(domain=self._domain.name, why=why)
+
+
+def unwatch(control: XenControl, store: XenStore, domid: int) -> None:
+    """Let go who is held for a domain that stands still and is about to be ended.
+
+    It does not suspend any more then, and stays paused: they see that, and later its end.
+    """
+    request = SuspendRequest(control, store, domid)
+    if request.holds_somebody:
+        with suppress(XenFailed):  # it is ended all the same
+            lift(control, domid, pause=False)
+        request.end()
 
 
 def lift(control: XenControl, domid: int, *, pause: bool) -> None:

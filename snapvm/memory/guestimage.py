@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from snapvm import durable
+from snapvm import durable, retry
 from snapvm.memory import foreignlog, precopy
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore, words
 from snapvm.memory.normalise import FrameMap, Landmarks, Marks, owned
@@ -72,7 +72,7 @@ class PvGuestImage:
         definition: str,
         host: HostFacts,
         frames: GuestFrames,
-        shared_info: bytes,
+        shared_info: Callable[[], bytes],
         progress: Progress,
     ) -> str:
         """See ``GuestImage.prepare``."""
@@ -185,32 +185,37 @@ class PvGuestImage:
 
     # --- while it runs ---
 
-    def _precopy(self, shared_info: bytes, progress: Progress) -> str:
+    def _precopy(self, shared_info: Callable[[], bytes], progress: Progress) -> str:
         """Hold all frames, ordinary pages written; return why it is not possible, or nothing."""
         if self._domain_ends:
             return "it was to end with that"
-        if P2mRoots.of(shared_info).generation & 1:
-            return "the guest was changing its table of frames"
         try:
-            p2m = self._read_p2m(shared_info)
-            pfns = self._pfns(p2m)
-            room = precopy.Room(
-                needed_bytes=len(pfns) * FRAME_BYTES,
-                spare_bytes=self._spare_bytes(),
-            )
-            if not room.holds_digests:
-                return str(room)
-            max_mfn = self._frames.max_mfn
-            self._write_head(p2m, FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn))
+            p2m, room = retry.moving(lambda: self._begin(shared_info()))
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
+        if not room.holds_digests:
+            return str(room)
+        pfns = self._pfns(p2m)
+        self._store.room_bytes = room.for_pages_bytes
         first = precopy.FirstPass(self._file, self._writer, keeps_pages=room.holds_all)
         first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
         if not room.holds_all:
             self._why_digests = str(room)
-            self._store.room_bytes = room.for_pages_bytes
-            precopy.write_again(self._store.chunks, self._file)
+            precopy.write_again(self._store.chunks, self._file, progress)
         return ""
+
+    def _begin(self, shared_info: bytes) -> tuple[P2m, precopy.Room]:
+        """Write the head, if there is room for the guest; ``BadImage`` leaves the file as it is."""
+        if P2mRoots.of(shared_info).generation & 1:
+            raise BadImage(path=ORIGIN, offset_bytes=0, why="it is changing it")
+        p2m = self._read_p2m(shared_info)
+        room = precopy.Room(
+            needed_bytes=len(self._pfns(p2m)) * FRAME_BYTES, spare_bytes=self._spare_bytes()
+        )
+        if room.holds_digests:
+            max_mfn = self._frames.max_mfn
+            self._write_head(p2m, FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn))
+        return p2m, room
 
     def _spare_bytes(self) -> int:
         return precopy.spare_bytes() if self._budget_bytes is None else self._budget_bytes

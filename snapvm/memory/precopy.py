@@ -22,7 +22,7 @@ import numpy.typing as npt
 from snapvm import durable
 from snapvm.memory.framecopies import FrameCopies
 from snapvm.memory.frameruns import FrameRuns, Pages, runs_of
-from snapvm.memory.framestore import CHUNK_FRAMES, Chunk
+from snapvm.memory.framestore import Chunk
 from snapvm.memory.pagedigests import PageDigests
 from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.memory.xenformat import PAGES_PER_BATCH, PageType
@@ -39,6 +39,9 @@ PASSES: Final = 6
 """So many more, at most, over a guest of which no pages are kept."""
 LITTLE_BYTES: Final = 16 << 20
 """Changed pages that another pass would not be worth."""
+LEAST_ROOM_BYTES: Final = 512 << 20
+"""Memory for changed pages, beside the copies of all, with which every thread is at work: twice a
+chunk for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +53,9 @@ class Room:
 
     @property
     def holds_all(self) -> bool:
-        """The page cache can have the whole image, beside what is kept of each frame."""
-        return self.needed_bytes + self.needed_bytes // TABLES_PART <= self.spare_bytes
+        """The page cache can have the whole image, and there is room for what changes of it."""
+        least_bytes = min(self.needed_bytes, LEAST_ROOM_BYTES)
+        return self._beside_tables_bytes >= self.needed_bytes + least_bytes
 
     @property
     def holds_digests(self) -> bool:
@@ -59,14 +63,28 @@ class Room:
         return 2 * self.needed_bytes // TABLES_PART <= self.spare_bytes
 
     @property
-    def for_pages_bytes(self) -> int:
-        """How much of it pages may take, beside what is kept of each frame."""
-        return max(self.spare_bytes - self.needed_bytes // TABLES_PART, 0)
+    def for_pages_bytes(self) -> int | None:
+        """How much of it changed pages may take; None when that is enough for all of them.
+
+        A guest may change all of itself, and then its pages are there twice.
+        """
+        if not self.holds_all:
+            return max(self._beside_tables_bytes, 0)
+        left_bytes = self._beside_tables_bytes - self.needed_bytes
+        return None if left_bytes >= self.needed_bytes else left_bytes
+
+    @property
+    def _beside_tables_bytes(self) -> int:
+        """What is left of it beside what is kept of each frame."""
+        return self.spare_bytes - self.needed_bytes // TABLES_PART
 
     def __str__(self) -> str:
         """Say why it does not hold all."""
         needed, spare = self.needed_bytes >> 20, self.spare_bytes >> 20
-        return f"its {needed} MiB did not fit the {spare} MiB of memory this host could spare"
+        return (
+            f"its {needed} MiB and what changes of them did not fit "
+            f"the {spare} MiB of memory this host could spare"
+        )
 
 
 def spare_bytes() -> int:
@@ -133,13 +151,19 @@ class FirstPass:
         return self._file.tell() + head_bytes(count)
 
 
-def write_again(chunks: Sequence[Chunk], file: BinaryIO) -> None:
+def write_again(chunks: Sequence[Chunk], file: BinaryIO, progress: Progress) -> None:
     """Write what differs from its digest, until that is little or does not become less."""
-    before = len(chunks) * CHUNK_FRAMES
-    for _ in range(PASSES):
+    total = sum(len(chunk.pfns) for chunk in chunks)
+    before = total
+    for number in range(1, PASSES + 1):
+        progress.phase(f"copying what has changed meanwhile, pass {number}")
         # In the window there is no time to wait for room in memory.
         durable.let_go(file.fileno())
-        changed = sum(_write_changed(chunk, file) for chunk in chunks)
+        changed = done = 0
+        for chunk in chunks:
+            changed += _write_changed(chunk, file)
+            done += len(chunk.pfns)
+            progress.advance(done * FRAME_BYTES, total * FRAME_BYTES)
         if changed * FRAME_BYTES <= LITTLE_BYTES:
             return
         if changed > before * 3 // 4:

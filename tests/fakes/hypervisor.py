@@ -28,7 +28,7 @@ from snapvm.model import (
     Progress,
     SidePlace,
 )
-from snapvm.refusals import DomainRefused
+from snapvm.refusals import DomainRefused, HostLacks
 from tests.fakes.agent import FakeAgent
 from tests.fakes.capture import FakeCapture
 from tests.fakes.lvm import FakeLvm
@@ -55,6 +55,8 @@ class FakeHypervisor:
         """Called with the name of every deed first; a test makes it raise."""
         self.arming: Callable[[threading.Event], object] = lambda _given_up: None
         """How memory is armed in the window; the event says that it is given up."""
+        self.room_bytes = 1 << 40
+        """What memory there is on this host for a domain that is restored."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
         self.installed = {"fake": "1"}
@@ -162,9 +164,13 @@ class FakeHypervisor:
         self.domain_ends = domain_ends
         yield FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
 
-    def check_restore(self, domain: Domain, image: Path | None, *, starts: bool = True) -> None:
+    def check_restore(
+        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+    ) -> None:
         """See ``Hypervisor.check_restore``."""
         self.before("check_restore" if starts else "check_restore, left off")
+        if memory_bytes > self.room_bytes:
+            raise HostLacks(what="memory", remedy="")
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

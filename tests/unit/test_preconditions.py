@@ -145,6 +145,16 @@ def test_whether_it_is_to_be_started_is_told(tmp_path: Path, is_off: bool) -> No
     assert ("check_restore" in asked, "check_restore, left off" in asked) == (not is_off, is_off)
 
 
+def test_memory_for_it_is_looked_for(tmp_path: Path) -> None:
+    """The domain was ended, its disks were exchanged, and then there was no room for it."""
+    scene, record = begun(tmp_path)
+    scene.hypervisor.room_bytes = 1
+    assert isinstance(refused(scene, record), HostLacks)
+    scene.hypervisor.room_bytes = record.memory_bytes
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
 def test_the_files_that_its_image_names_are_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

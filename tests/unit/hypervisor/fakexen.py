@@ -41,6 +41,9 @@ class FakeXen:
     texts: list[str] = field(default_factory=list)
     zombie_pages: int = 0
     """What a peer has mapped of a domain that is destroyed."""
+    free_mib: int = 1 << 20
+    command_line: str = ""
+    """What it was booted with."""
     is_slow: bool = False
     """Its xl gives up waiting for what it has told Xen to do."""
 
@@ -72,6 +75,9 @@ class FakeXen:
         said = ""
         if argv[1] == "list":
             said = json.dumps([{"domid": 5, "config": CONFIG}])
+        elif argv[1] == "info":
+            said = f"free_memory            : {self.free_mib}\n"
+            said += f"xen_commandline        : {self.command_line}\nxend_config_format : 4\n"
         elif argv[1] == "destroy":
             self.gone()
         elif argv[-1] == "/bad":

@@ -252,7 +252,7 @@ def test_a_domain_whose_memory_is_not_free_yet_is_waited_for(
     xen, driver = scene
     domain = driver.find("web")
     xen.zombie_pages = 1 << 18
-    monkeypatch.setattr("snapvm.hypervisor.xen._GONE_SECONDS", 0.1)
+    monkeypatch.setattr("snapvm.hypervisor.xendomains._GONE_SECONDS", 0.1)
     with pytest.raises(DomainFailed, match=r"^web could not be ended: .* does not go"):
         driver.stop(domain)
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from snapvm.failures import WindowBroken
+from snapvm.failures import CommandFailed, DomainFailed, WindowBroken
 from snapvm.hypervisor import xenkeeper
 from snapvm.hypervisor.xen import XenHypervisor
+from snapvm.hypervisor.xenrequest import SuspendRequest
+from snapvm.hypervisor.xenstandstill import lift, unwatch
 from snapvm.settings import Settings
 from tests.fakes.xenstored import FakeXenstored
 from tests.unit.hypervisor import test_xenstandstill as standing
@@ -84,11 +86,74 @@ def test_it_sees_the_end_of_one_that_is_destroyed(scene: standing.Scene, keeper:
     assert not is_held(keeper)
 
 
-def test_it_sees_the_end_of_one_that_is_left_standing(scene: standing.Scene, keeper: int) -> None:
+def test_it_is_there_when_one_that_was_left_standing_runs_on(
+    scene: standing.Scene, keeper: int
+) -> None:
+    """A disk that was full ended `take --stop`, and nobody looked after the domain any more."""
     old_xen(scene)
     with scene.standstill.suspended(leave_standing=True):
         assert comes_to_be_held(keeper)
+    assert is_held(keeper)
+    xen: Any = scene.xen
+    lift(xen, standing.DOMID, pause=True)
+    SuspendRequest(xen, scene.connection, standing.DOMID).end()
     assert not is_held(keeper)
+    assert standing.runs(scene)
+
+
+def test_it_sees_the_end_of_one_that_is_left_standing(scene: standing.Scene, keeper: int) -> None:
+    """Not that it has suspended itself: were it not ended then, nobody looked after it."""
+    old_xen(scene)
+    with scene.standstill.suspended(leave_standing=True):
+        assert comes_to_be_held(keeper)
+    xen: Any = scene.xen
+    unwatch(xen, scene.connection, standing.DOMID)
+    assert not is_held(keeper)
+    assert (scene.xen.flags, scene.xen.pauses) == (0, 1)
+    assert standing.NOTE not in scene.store.values
+
+
+def held(server: FakeXenstored, keeper: int, flags: int) -> FakeXen:
+    """Have a domain that was left standing, and who looks after it is held."""
+    xen: Any = FakeXen(server, libraries=OLD)
+    xen.come(flags=flags)
+    server.values["/libxl/5/snapvm-suspend"] = str(keeper)
+    os.kill(keeper, signal.SIGSTOP)
+    return xen  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("is_ended", [False, True], ids=["by us", "by somebody else"])
+def test_it_goes_on_when_its_domain_is_ended(keeper: int, is_ended: bool) -> None:
+    server = FakeXenstored()
+    xen: Any = held(server, keeper, standing.SUSPENDED | 8)
+    with server.connected() as store:
+        driver = XenHypervisor(xen, store, xen, Settings())
+        domain = driver.find("web")
+        if is_ended:
+            xen.gone()
+        driver.stop(domain)
+    assert not xen.info_of
+    assert not is_held(keeper)
+
+
+def test_it_is_there_when_its_domain_is_not_ended(
+    keeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = FakeXenstored()
+    xen: Any = held(server, keeper, standing.SUSPENDED | 8)
+
+    def fail() -> None:
+        raise CommandFailed(argv=("xl", "destroy", "5"), status=1, stderr="")
+
+    with server.connected() as store:
+        driver = XenHypervisor(xen, store, xen, Settings())
+        domain = driver.find("web")
+        monkeypatch.setattr(xen, "gone", fail)
+        with pytest.raises(DomainFailed, match="could not be ended"):
+            driver.stop(domain)
+        assert not xen.info_of[5].is_suspended
+        driver.resume(domain)
+    assert (is_held(keeper), xen.info_of[5].flags) == (False, 0)
 
 
 def test_it_goes_on_though_nobody_answers(scene: standing.Scene, keeper: int) -> None:
@@ -122,6 +187,29 @@ def test_where_nobody_is_found_that_is_told(
     old_xen(scene)
     with scene.standstill.suspended():
         assert "no xl was found that looks after web" in caplog.text
+
+
+@pytest.mark.parametrize("minor", [17, 20])
+def test_one_that_libvirt_looks_after_is_told_of(
+    scene: standing.Scene,
+    keeper: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    minor: int,
+) -> None:
+    """libvirtd did not notice any more that its guest had shut down, and nobody had said so."""
+    monkeypatch.setattr(xenkeeper, "USERDATA", tmp_path)
+    old_xen(scene)
+    scene.xen.libraries = SimpleNamespace(major=4, minor=minor)
+    with scene.standstill.suspended():
+        assert "libvirt" not in caplog.text
+    (tmp_path / f"userdata-d.{standing.DOMID}.u.libvirt-xml").touch()
+    with scene.standstill.suspended():
+        assert not is_held(keeper)
+    assert "web was started by libvirt" in caplog.text
+    assert "no xl was found" not in caplog.text
+    assert standing.runs(scene)
 
 
 @pytest.mark.parametrize(

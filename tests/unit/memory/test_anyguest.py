@@ -279,7 +279,7 @@ def test_the_image_is_what_the_guest_was_when_it_stood_still(
     image = PvGuestImage(budget_bytes=budget_bytes, domain_ends=domain_ends)
     try:
         machine.is_still = False
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
         machine.act()
         image.rehearse(machine.shared_info())
         machine.act()

@@ -66,12 +66,18 @@ def test_whatever_memory_there_is_the_image_is_the_same(
     assert images[0] == images[1] == images[2] == images[3]
 
 
+@pytest.mark.parametrize("for_copies_bytes", [0, OWNED * 4096 * 65 // 64])
 def test_no_more_memory_is_taken_than_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    for_copies_bytes: int,
 ) -> None:
+    """Of a guest of which there were copies, all that had changed was kept beside them."""
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
+    monkeypatch.setattr(precopy, "LEAST_ROOM_BYTES", 0)
     taken: list[int] = []
-    image = PvGuestImage(budget_bytes=LITTLE)
+    image = PvGuestImage(budget_bytes=for_copies_bytes + LITTLE)
     keep = framestore.Chunk.keep
 
     def noting(chunk: framestore.Chunk, *arguments: Any) -> None:
@@ -80,7 +86,7 @@ def test_no_more_memory_is_taken_than_there_is(
 
     monkeypatch.setattr(framestore.Chunk, "keep", noting)
     machine = Machine()
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
     for pfn in ORDINARY:
         machine.write(MFN_BASE + pfn, ONE)
     image.rehearse(machine.shared_info())
@@ -118,7 +124,7 @@ def test_what_is_written_again_is_out_of_memory_before_the_window(
     monkeypatch.setattr(durable, "rewrite", noting)
     monkeypatch.setattr(durable, "let_go", letting_go)
     image = PvGuestImage(budget_bytes=SOME)
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
     image.close()
     assert waiting <= 100
 
@@ -127,11 +133,34 @@ def test_room_is_reckoned_with_what_is_kept_beside_the_pages() -> None:
     def room(spare_mib: int) -> precopy.Room:
         return precopy.Room(needed_bytes=640 << 20, spare_bytes=spare_mib << 20)
 
-    assert not room(640).holds_all
-    assert room(650).holds_all
+    assert not room(640 + 10 + 511).holds_all
+    assert room(640 + 10 + 512).holds_all
+    assert room(640 + 10 + 512).for_pages_bytes == 512 << 20
+    assert room(640 + 10 + 640).for_pages_bytes is None
     assert room(20).holds_digests
     assert room(20).for_pages_bytes == 10 << 20
     assert not room(19).holds_digests
+
+
+def test_how_far_each_pass_is_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar stood at its end for as long as the passes after the first took."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 300)
+    seen: list[str | int] = []
+
+    class Noting(Silent):
+        def phase(self, text: str) -> None:
+            seen.append(text)
+
+        def advance(self, done: int, total: int) -> None:
+            assert total == OWNED * 4096
+            seen.append(done // 4096)
+
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=SOME)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Noting())
+    image.close()
+    again = "copying what has changed meanwhile, pass 1"
+    assert seen == [300, OWNED, again, 300, OWNED]
 
 
 def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: Path) -> None:
@@ -144,7 +173,7 @@ def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: P
             machine.write(MFN_BASE + 100, ONE)
 
     image = PvGuestImage(budget_bytes=SOME)
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Writing())
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Writing())
     image.rehearse(machine.shared_info())
     image.catch(machine.standing())
     facts = image.write(Silent())
@@ -182,7 +211,7 @@ def test_what_is_noted_of_a_page_is_what_was_written_of_it(
 
     image = PvGuestImage(budget_bytes=SOME)
     monkeypatch.setattr(xxh64, "digests", noting)
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Writing())
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Writing())
     assert times == 1
     machine.write(MFN_BASE + 100, noted)
     image.rehearse(machine.shared_info())
@@ -208,7 +237,7 @@ def test_what_is_written_while_it_stands_still_ends_when_nobody_wants_it(
         image.give_up()
 
     try:
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info(), Silent())
+        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
         image.rehearse(machine.shared_info())
         for pfn in ORDINARY:
             machine.write(MFN_BASE + pfn, ONE)
