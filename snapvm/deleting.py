@@ -239,7 +239,7 @@ def _check_unneeded(
                 why=f"{other} needs it too",
                 remedy=f"snapvm delete {shlex.quote(other)}",
             )
-        if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
+        if volume.name == disk.volume.lv:
             raise VolumeRefused(
                 volume=name,
                 why=f"it belongs to {record.ref} and has the name of disk {disk.target}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
@@ -18,7 +19,6 @@ from snapvm.model import (
     Domain,
     DomainState,
     HypervisorKind,
-    LvRef,
     LvUuid,
     OmittedDisk,
     Record,
@@ -178,7 +178,7 @@ def _kept(disk: SwapDisk) -> DiskRecord:
     return DiskRecord(
         target=disk.target,
         volume=disk.current,
-        snapshot=LvRef(vg=disk.current.vg, lv=disk.undo_name, uuid=uuid),
+        snapshot=replace(disk.current, lv=disk.undo_name, uuid=uuid),
         kind=disk.kind,
         size_bytes=disk.size_bytes,
     )
@@ -201,7 +201,7 @@ def _plan_swaps(
     swaps = []
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
-        current = _current(record, disk, report)
+        current = _current(record, disk, snapshot, report)
         occupancy.require_bare(current, host.lvm.holders_of(current))
         occupancy.require_replaceable(record, disk, current, occupant)
         _check_kind(record, disk, snapshot, current)
@@ -255,9 +255,22 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
     return snapshot
 
 
-def _current(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
-    """Return what has the disk's name now, and is to be kept."""
-    current = report.lv_from_name(disk.volume.vg, disk.volume.lv)
+def _current(
+    record: Record, disk: DiskRecord, snapshot: LogicalVolume, report: Report
+) -> LogicalVolume:
+    """Return what has the disk's name now, and is to be kept.
+
+    In a group that was renamed it has to be the domain's, which an image with memory cannot know.
+    """
+    is_renamed = bool(disk.volume.vg_uuid) and snapshot.vg != disk.volume.vg
+    if is_renamed and record.memory is not None:
+        raise VolumeRefused(
+            volume=str(snapshot.ref),
+            why=f"its group was {disk.volume.vg}, and so the disk is named in the memory image",
+            remedy=f"vgrename {snapshot.vg} {disk.volume.vg}",
+        )
+    group = snapshot.vg if is_renamed else disk.volume.vg
+    current = report.lv_from_name(group, disk.volume.lv)
     if current is None:
         raise VolumeRefused(
             volume=str(disk.volume),
@@ -271,7 +284,7 @@ def _check_kind(
     record: Record, disk: DiskRecord, snapshot: LogicalVolume, current: LogicalVolume
 ) -> None:
     """What replaces a disk, and what keeps the present of it, are both of the snapshot's kind."""
-    if snapshot.vg != current.vg:
+    if snapshot.vg_uuid != current.vg_uuid:
         why = (
             f"{snapshot.ref} is not in the group of {current.ref}, which is disk {disk.target} now"
         )

@@ -18,6 +18,7 @@ from snapvm.model import LvUuid, VgUuid
 FIELDS = (
     "vg_name",
     "vg_uuid",
+    "vg_tags",
     "vg_free",
     "vg_size",
     "vg_extent_size",
@@ -46,7 +47,7 @@ FIELDS = (
     "chunk_size",
 )
 
-GROUP_FIELDS = ("vg_name", "vg_attr", "vg_systemid", "vg_lock_type", "lv_count")
+GROUP_FIELDS = ("vg_name", "vg_uuid", "vg_attr", "vg_systemid", "vg_lock_type", "lv_count")
 
 _AS_EXPECTED = (
     'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
@@ -109,6 +110,7 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
         return tuple(
             VolumeGroup(
                 name=row["vg_name"],
+                uuid=VgUuid(row["vg_uuid"]),
                 is_exported=row["vg_attr"][2:3] == "x",
                 system_id=row["vg_systemid"],
                 lock_type=row["vg_lock_type"],
@@ -147,6 +149,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
     return LogicalVolume(
         vg=row["vg_name"],
         vg_uuid=VgUuid(row["vg_uuid"]),
+        vg_tags=_words(row["vg_tags"]),
         # Hidden volumes are printed in square brackets.
         name=row["lv_name"].strip("[]"),
         uuid=LvUuid(row["lv_uuid"]),

@@ -20,7 +20,7 @@ from snapvm.process import Completed
 from tests.fakes import lvmreport
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import configured, parse, selects
+from tests.fakes.lvmwords import configured, dashed, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
@@ -49,7 +49,9 @@ class FakeLvm:
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._made = 0
+        self._groups_made = 0
         self._group_uuids: dict[str, str] = {}
+        self.group_tags: dict[str, set[str]] = {}
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -96,10 +98,17 @@ class FakeLvm:
         for volume in self.volumes:
             volume.vg = name if volume.vg == vg else volume.vg
 
+    def merge_group(self, vg: str, into: str) -> None:
+        """Move all volumes of a group into another, as vgmerge(8); they keep their uuids."""
+        del self._group_uuids[vg]
+        for volume in self.volumes:
+            volume.vg = into if volume.vg == vg else volume.vg
+
     def vg_uuid(self, vg: str) -> str:
         """Return the uuid of a group."""
         if vg not in self._group_uuids:
-            self._group_uuids[vg] = self._uuid()
+            self._groups_made += 1
+            self._group_uuids[vg] = dashed(10**6 + self._groups_made)
         return self._group_uuids[vg]
 
     def named(self, vg: str, name: str) -> FakeVolume:
@@ -159,6 +168,7 @@ class FakeLvm:
             lvmreport.row(
                 volume,
                 vg_uuid=self.vg_uuid(volume.vg),
+                vg_tags=self.group_tags.get(volume.vg, set()),
                 vg_free_bytes=self.vg_free_bytes,
                 is_external_origin=bool(self._overlays(volume)),
             )
@@ -172,7 +182,8 @@ class FakeLvm:
         options, _ = parse(words)
         names = dict.fromkeys((*self._group_uuids, *(volume.vg for volume in self.volumes)))
         rows = [
-            lvmreport.group_row(vg, [v for v in self.volumes if v.vg == vg]) | self.away.get(vg, {})
+            lvmreport.group_row(vg, self.vg_uuid(vg), [v for v in self.volumes if v.vg == vg])
+            | self.away.get(vg, {})
             for vg in names
             if self.away.get(vg) != UNSEEN
         ]
@@ -304,6 +315,7 @@ class FakeLvm:
         return [other for other in named if other.pool not in ("", volume.pool)]
 
     def _add(self, volume: FakeVolume) -> FakeVolume:
+        self.vg_uuid(volume.vg)  # known from now on, in a process that is forked too
         volume.minor = self._made
         self.volumes.append(volume)
         return volume
@@ -315,8 +327,7 @@ class FakeLvm:
 
     def _uuid(self) -> str:
         self._made += 1
-        digits = f"{self._made:032d}"
-        return "-".join((digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:]))
+        return dashed(self._made)
 
     def _require_free(self, vg: str, name: str) -> None:
         if f"{vg}/{name}" in self.names():
