@@ -42,6 +42,8 @@ class JournalDisk:
     clone_name: str
     undo_name: str
     user_tags: tuple[str, ...]
+    not_at_boot: bool
+    """LVM does not activate the disk of itself."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.name}"
@@ -100,6 +102,7 @@ def _disk(written: dict[str, Any]) -> JournalDisk:
         clone_name=written["clone"],
         undo_name=written["undo"],
         user_tags=tuple(written["tags"]),
+        not_at_boot=bool(written.get("not_at_boot")),
     )
 
 
@@ -132,6 +135,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
                 "clone": disk.clone_name,
                 "undo": disk.undo_name,
                 "tags": list(disk.user_tags),
+                "not_at_boot": disk.not_at_boot,
             }
             for disk in plan.disks
         ],

@@ -11,7 +11,7 @@ from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
-from snapvm.lvm.preflight import check_room, check_siblings
+from snapvm.lvm.preflight import check_room, check_siblings, check_replaceable
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
@@ -198,10 +198,12 @@ def _plan_swaps(
     ``VolumeRefused`` for a disk that is missing or used by something else, and ``NoSpace``.
     """
     settings = host.settings
+    not_at_boot = host.lvm.not_at_boot()
     swaps = []
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
         current = _current(record, disk, snapshot, report)
+        check_replaceable(current)
         occupancy.require_bare(current, host.lvm.holders_of(current))
         occupancy.require_replaceable(record, disk, current, occupant)
         _check_kind(record, disk, snapshot, current)
@@ -217,6 +219,8 @@ def _plan_swaps(
                 snapshot=snapshot.ref,
                 current=current.ref,
                 user_tags=_user_tags(current),
+                read_ahead=current.read_ahead,
+                not_at_boot=current.dm_uuid in not_at_boot,
                 size_bytes=current.disk_bytes,
                 kind=snapshot.kind,
                 clone_name=clone_name,

@@ -109,7 +109,9 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], undo: Record
         if spoiled is not None and _is_rolling(spoiled, set_):
             lvm.remove([spoiled.ref], report)
         tags = belonging.tags(set_, disk.former, Role.ROLL, whose[disk.current])
-        lvm.clone(snapshot.ref, clone, tags)
+        former = report.lv_of(disk.former)
+        read_ahead = "auto" if former is None else former.read_ahead
+        lvm.clone(snapshot.ref, clone, (*tags, *disk.user_tags), read_ahead)
         lvm.rename(vg, name, disk.undo_name)
         lvm.rename(vg, clone, name)
 

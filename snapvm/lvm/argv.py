@@ -185,7 +185,7 @@ def mapped_name(volume: LvRef, layer: str = "") -> str:
     return "-".join(part.replace("-", "--") for part in parts)
 
 
-def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
+def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str], read_ahead: str) -> Argv:
     """Make a writable copy of a snapshot that can become a disk, and wait for its device."""
     return (
         "lvm",
@@ -198,6 +198,8 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
         "y",
         "--permission",
         "rw",
+        "--readahead",
+        read_ahead,
         "--name",
         name,
         *_added(with_tags),
@@ -238,6 +240,11 @@ def retag(volumes: Iterable[LvRef], *, add: Iterable[str], remove: Iterable[str]
     """Change the tags of volumes, all in one command."""
     removed = [word for tag in remove for word in ("--deltag", tag)]
     return ("lvm", "lvchange", *_added(add), *removed, *map(str, volumes))
+
+
+def not_at_boot(volumes: Iterable[LvRef]) -> Argv:
+    """Have LVM not activate volumes of itself; may be done again (lvm(8), AUTOACTIVATION)."""
+    return ("lvm", "lvchange", "--setautoactivation", "n", *map(str, volumes))
 
 
 def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:

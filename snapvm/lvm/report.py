@@ -54,6 +54,8 @@ class LogicalVolume:
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
+    read_ahead: str
+    """How many sectors, or `auto`, as LVM is told."""
 
     @property
     def ref(self) -> LvRef:
@@ -125,6 +127,11 @@ class LogicalVolume:
     def is_writable(self) -> bool:
         """Second letter of lv_attr: `w`, or `R` for one that is activated read-only."""
         return self.attr[1:2] == "w"
+
+    @property
+    def has_fixed_number(self) -> bool:
+        """Whether its device is to have the same number each time (lvchange(8), --persistent)."""
+        return self.attr[3:4] == "m"
 
     @property
     def state(self) -> str:

@@ -14,13 +14,13 @@ from threading import RLock
 
 from snapvm import crashpoint
 from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
-from snapvm.lvm.reading import FIELDS, GROUP_FIELDS
+from snapvm.lvm.reading import AUTOACTIVATION_FIELDS, FIELDS, GROUP_FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes import lvmreport
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import configured, dashed, parse, selects
+from tests.fakes.lvmwords import bytes_of, configured, dashed, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
@@ -46,6 +46,8 @@ class FakeLvm:
         """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
         self.away: dict[str, dict[str, str]] = {}
         """Groups that lvs is silent about, with what vgs says of each that it sees."""
+        self.is_old = False
+        """Whether it is older than the property of autoactivation (2.03.12)."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._made = 0
@@ -161,8 +163,10 @@ class FakeLvm:
     # --- the verbs ---
 
     def _lvs(self, words: list[str]) -> str:
-        assert ",".join(FIELDS) in words
         options, _ = parse(words)
+        if options["--options"] == [",".join(AUTOACTIVATION_FIELDS)]:
+            return self._tell_autoactivation()
+        assert options["--options"] == [",".join(FIELDS)]
         said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
         rows = [
             lvmreport.row(
@@ -176,6 +180,19 @@ class FakeLvm:
             if volume.vg not in self.away
         ]
         return lvmreport.report("lv", rows, {**self.conf, **configured(options)}, said)
+
+    def _tell_autoactivation(self) -> str:
+        if self.is_old:
+            raise self._failure((), "Unrecognised field: lv_autoactivation")
+        rows = [
+            {
+                "vg_uuid": self.vg_uuid(volume.vg),
+                "lv_uuid": volume.uuid,
+                "lv_autoactivation": "enabled" if volume.autoactivated else "",
+            }
+            for volume in self.volumes
+        ]
+        return lvmreport.report("lv", rows, {}, [])
 
     def _vgs(self, words: list[str]) -> str:
         assert {"--foreign", "--shared", ",".join(GROUP_FIELDS)} <= set(words), words
@@ -225,6 +242,7 @@ class FakeLvm:
                 active=options["--activate"] == ["y"]
                 and self._may_be_active(vg, options.get("--addtag", [])),
                 skipped=options["--setactivationskip"] == ["y"],
+                read_ahead=bytes_of(options.get("--readahead", ["auto"])[0]),
                 data=origin.data,
             )
         )
@@ -271,6 +289,9 @@ class FakeLvm:
         volume.tags -= set(options.get("--deltag", []))
         if "--setactivationskip" in options:
             volume.skipped = options["--setactivationskip"] == ["y"]
+        if "--setautoactivation" in options:
+            assert not self.is_old
+            volume.autoactivated = options["--setautoactivation"] == ["y"]
         if "--permission" in options:
             writable = options["--permission"] == ["rw"]
             if writable == volume.writable:

@@ -56,6 +56,7 @@ def row(
         "data_percent": data_percent,
         "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
         "lv_profile": volume.profile,
+        "lv_read_ahead": volume.read_ahead,
         "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",
         "chunk_size": str(volume.chunk_bytes),
     }

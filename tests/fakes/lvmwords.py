@@ -16,6 +16,7 @@ _FLAGS = {
     "--all",
     "--foreign",
     "--shared",
+    "--nosuffix",
 }
 
 
@@ -67,3 +68,8 @@ def dashed(number: int) -> str:
     """Return a number as LVM prints a uuid."""
     digits = f"{number:032d}"
     return "-".join((digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:]))
+
+
+def bytes_of(sectors: str) -> str:
+    """Return what lvs tells of a read-ahead that was given in sectors, or as `auto`."""
+    return sectors if sectors == "auto" else str(int(sectors) * 512)
