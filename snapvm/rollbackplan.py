@@ -11,7 +11,7 @@ from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
-from snapvm.lvm.preflight import check_room, check_siblings, check_replaceable
+from snapvm.lvm.preflight import check_replaceable, check_room, check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
