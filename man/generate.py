@@ -73,8 +73,9 @@ EXIT_STATUS = (
 NOTES = (
     (
         "`sudo` drops variables such as SNAPVM_STATE_DIR: what is to hold for everybody belongs in "
-        "the settings file. A state folder is of one host alone, on NFS too: its locks are on that "
-        "host, and another would take what is under way for what a killed snapvm left."
+        "the settings file. A state folder is best of one host alone. Where several see it, a lock "
+        "in it keeps them apart as far as its file system has locks for all of them, as NFS has "
+        "unless it is mounted with local_lock or nolock; what another host began is left to it."
     ),
     (
         "In a unit of systemd's `snapvm` is best the main process, with KillMode=process: by its "

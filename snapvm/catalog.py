@@ -9,7 +9,8 @@
     <state>/domains/<domain uuid>/.rollback.json         a rollback under way
     <state>/domains/<domain uuid>/.<id>.aside/           files for the undo record of a rollback
     <state>/domains/<domain uuid>/.stop.json             a domain about to end, being captured
-    <run>/<domain uuid>.lock                             who works on the domain (flock)
+    <state>/domains/.<domain uuid>.lock                  which host works on the domain (flock)
+    <run>/<domain uuid>.lock                             who works on it on this host (flock)
 
 Names that begin with a dot are no records: the domain's name, and journals for repair.
 A record becomes visible by one rename, after everything in its folder is on the disk.
@@ -22,12 +23,13 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snapvm import crashpoint, durable, journalfile, locking, naming, recordfile, recordfolder
+from snapvm.clock import Deadline
 from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
@@ -54,12 +56,22 @@ class Catalog:
         self._run = run_dir
         self._wait_seconds = wait_seconds
 
-    def locked(self, uuid: DomainUuid, name: str) -> AbstractContextManager[None]:
-        """Hold the domain's lock for a block; see ``locking.locked``."""
+    @contextmanager
+    def locked(self, uuid: DomainUuid, name: str) -> Iterator[None]:
+        """Hold the domain's lock for a block, and that of all hosts; see ``locking``.
+
+        Raises ``Locked`` and ``StorageFailed``.
+        """
         with durable.failing_as_storage(self._run):
             durable.make_folder(self._run)
-        path = self._run / f"{_checked(uuid)}.lock"
-        return locking.locked(path, name, wait_seconds=self._wait_seconds)
+        own = self._run / f"{_checked(uuid)}.lock"
+        others = self._domains / f".{uuid}.lock"
+        limit = Deadline(self._wait_seconds)
+        with (
+            locking.locked(own, name, wait_seconds=limit.left_seconds),
+            locking.shared(others, name, wait_seconds=limit.left_seconds),
+        ):
+            yield
 
     # --- reading ---
 

@@ -72,25 +72,33 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
     Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
-    What has volumes where a volume group is away is left alone, and keeps nothing else.
+    What has volumes where a volume group is away, or that somebody uses or has built upon, is left
+    alone and keeps nothing else: a backup may read one of them every night.
     Returns those it deleted.  Raises as ``delete`` does else: of what fails with several groups the
     worst, and the rest is logged.  An interruption ends it, and stands above what failed before
     unless that has to be repaired.
     """
     report = host.lvm.explained(host.lvm.report(), _volumes(chain.from_iterable(groups)))
     absent: dict[Absence, list[Record]] = {}
-    reachable: list[list[Record]] = []
-    for records in groups:
-        found = [(record, _absence(record, report)) for record in records]
-        reachable.append([record for record, absence in found if absence is None])
-        for record, absence in found:
-            if absence is not None:
-                absent.setdefault(absence, []).append(record)
+    refused: list[SnapvmError] = []
+    skipped: list[Record] = []
+    for record in chain.from_iterable(groups):
+        absence = _absence(record, report)
+        if absence is not None:
+            absent.setdefault(absence, []).append(record)
+            skipped.append(record)
+            continue
+        try:
+            _check_unneeded(record, (), (), report)
+        except VolumeRefused as error:
+            refused.append(error)
+            skipped.append(record)
     terms = _Terms(
         forgiven=(UnknownSnapshot, SnapshotReplaced),
-        refused=tuple(_refusal(absence, records) for absence, records in absent.items()),
-        skipped=tuple(chain.from_iterable(absent.values())),
+        refused=(*(_refusal(absence, records) for absence, records in absent.items()), *refused),
+        skipped=tuple(skipped),
     )
+    reachable = [_not_in(skipped, records) for records in groups]
     return _delete_groups(host, reachable, progress, terms)
 
 
@@ -239,7 +247,7 @@ def _check_unneeded(
                 why=f"{other} needs it too",
                 remedy=f"snapvm delete {shlex.quote(other)}",
             )
-        if (volume.vg, volume.name) == (disk.volume.vg, disk.volume.lv):
+        if volume.name == disk.volume.lv:
             raise VolumeRefused(
                 volume=name,
                 why=f"it belongs to {record.ref} and has the name of disk {disk.target}",

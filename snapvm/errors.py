@@ -11,6 +11,7 @@ modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit st
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -229,9 +230,19 @@ class Locked(SnapvmError):
     remedy = "wait for it to end, or give --wait SECONDS"
     domain: str
     holder: str
+    shared: str = ""
+    """Its file, where other hosts see that too."""
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
+
+    def hint(self) -> str:
+        if not self.shared:
+            return self.remedy
+        return (
+            f"{self.remedy}; when that host is dead for good, and its lock outlives it: "
+            f"rm {shlex.quote(self.shared)}"
+        )
 
 
 @dataclass(eq=False)

@@ -185,6 +185,8 @@ class LvRef:
     vg: str
     lv: str
     uuid: LvUuid
+    vg_uuid: VgUuid = VgUuid("")
+    """Empty where an older snapvm wrote it down; names of groups move too (vgrename(8))."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.lv}"

@@ -22,7 +22,7 @@ _NAMES = (
 )
 _SET = re.compile(r"[0-9a-f]{12}\Z")
 _LVM_NAME = re.compile(r"(?!-|\.\.?\Z)[A-Za-z0-9+_.-]{1,127}\Z")
-_LV_UUID = re.compile(r"[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}\Z")
+_LVM_UUID = re.compile(r"[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}\Z")
 
 DM_NAME_LIMIT = 127
 """DM_NAME_LEN is 128 with the final NUL (linux/dm-ioctl.h); LVM doubles each hyphen there."""
@@ -61,9 +61,9 @@ def is_lvm_name(text: str) -> bool:
     return _LVM_NAME.match(text) is not None
 
 
-def is_lv_uuid(text: str) -> bool:
-    """Tell whether a text has the form of a volume's uuid, as lvs(8) prints it."""
-    return _LV_UUID.match(text) is not None
+def is_lvm_uuid(text: str) -> bool:
+    """Tell whether a text has the form of a volume's or a group's uuid, as lvs(8) prints it."""
+    return _LVM_UUID.match(text) is not None
 
 
 def new_set() -> str:

@@ -53,7 +53,9 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     if known is None:
         return ()
     tags = {argv.set_tag(set_) for set_ in known}
-    nameless = (v for v in report.tagged(argv.TAG_OURS) if not v.tags & tags)
+    # What was made in another group is somebody's copy of it, as of a snapshot of a SAN.
+    ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
+    nameless = (v for v in ours if not v.tags & tags)
     domains = {uuid for uuid, _ in host.catalog.domains()}
     return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
 

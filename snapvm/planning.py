@@ -79,6 +79,9 @@ class SwapDisk:
     current: LvRef
     """What has the disk's name now, and will be kept."""
     user_tags: tuple[str, ...]
+    read_ahead: str
+    not_at_boot: bool
+    """LVM does not activate it of itself."""
     size_bytes: int
     kind: VolumeKind
     clone_name: str

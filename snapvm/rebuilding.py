@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
@@ -23,7 +23,6 @@ from snapvm.model import (
     DiskRecord,
     DomainState,
     HypervisorKind,
-    LvRef,
     LvUuid,
     Record,
     RecordKind,
@@ -141,7 +140,8 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
         known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
     known |= {record.set for record in host.catalog.entries() if isinstance(record, Record)}
     sets: dict[str, list[LogicalVolume]] = {}
-    for volume in (v for v in report.tagged(argv.TAG_OURS) if not orphans.is_clone(v)):
+    ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
+    for volume in (v for v in ours if not orphans.is_clone(v)):
         for set_ in argv.sets_in(volume.tags):
             sets.setdefault(set_, []).append(volume)
     for set_, volumes in sets.items():
@@ -214,7 +214,7 @@ def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskR
     plain = argv.disk_in(volume.tags)
     uuid = device.dashed(plain) if plain else LvUuid("")
     named = volume.name.removesuffix(f".{id_}")
-    origin = report.lv_from_uuid(uuid, volume.vg)
+    origin = report.lv_of(replace(volume.ref, uuid=uuid))
     # A rollback gives the disk's name to a clone: what the name says is worth more than the uuid.
     if named != volume.name:
         lv = named
@@ -226,7 +226,7 @@ def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskR
         raise _CannotBe(f"nothing says which disk {volume.ref} is a snapshot of")
     return DiskRecord(
         target=target,
-        volume=LvRef(vg=volume.vg, lv=lv, uuid=uuid),
+        volume=replace(volume.ref, lv=lv, uuid=uuid),
         snapshot=volume.ref,
         kind=volume.kind,
         size_bytes=volume.disk_bytes,

@@ -27,6 +27,7 @@ from snapvm.model import (
     SideKind,
     SnapshotId,
     Timing,
+    VgUuid,
     VolumeKind,
     WindowPart,
 )
@@ -70,8 +71,8 @@ def as_dict(record: Record) -> dict[str, Any]:
                 "target": disk.target,
                 "kind": disk.kind.value,
                 "size_bytes": disk.size_bytes,
-                "volume": _ref_dict(disk.volume),
-                "snapshot": _ref_dict(disk.snapshot),
+                "volume": ref_dict(disk.volume),
+                "snapshot": ref_dict(disk.snapshot),
             }
             for disk in record.disks
         ],
@@ -113,8 +114,10 @@ def _memory_dict(memory: MemoryRecord) -> dict[str, Any]:
     }
 
 
-def _ref_dict(ref: LvRef) -> dict[str, str]:
-    return {"vg": ref.vg, "lv": ref.lv, "uuid": ref.uuid}
+def ref_dict(ref: LvRef) -> dict[str, str]:
+    """Return a volume as plain JSON values."""
+    known = {"vg_uuid": ref.vg_uuid} if ref.vg_uuid else {}
+    return {"vg": ref.vg, "lv": ref.lv, "uuid": ref.uuid, **known}
 
 
 def load(text: bytes, path: str) -> Record:
@@ -245,20 +248,26 @@ def _disk(data: dict[str, Any]) -> DiskRecord:
         target=_get(data, "target", str),
         kind=_enum(data, "kind", VolumeKind),
         size_bytes=_count(data, "size_bytes"),
-        volume=_ref(_get(data, "volume", dict)),
-        snapshot=_ref(_get(data, "snapshot", dict)),
+        volume=ref(_get(data, "volume", dict)),
+        snapshot=ref(_get(data, "snapshot", dict)),
     )
 
 
-def _ref(data: dict[str, Any]) -> LvRef:
-    """Read what LVM is going to be told: nothing that it could take for more than a name."""
+def ref(data: dict[str, Any]) -> LvRef:
+    """Read what LVM is going to be told: nothing that it could take for more than a name.
+
+    Raises ``ValueError``.
+    """
     vg, lv, uuid = _get(data, "vg", str), _get(data, "lv", str), _get(data, "uuid", str)
     if not naming.is_lvm_name(vg) or not naming.is_lvm_name(lv):
         raise _Wrong(f"no volume can have the name {f'{vg}/{lv}'!r}")
     # A thick disk's undo snapshot has none before it is made.
-    if uuid and not naming.is_lv_uuid(uuid):
+    if uuid and not naming.is_lvm_uuid(uuid):
         raise _Wrong(f"{uuid!r} is not the uuid of a volume")
-    return LvRef(vg=vg, lv=lv, uuid=LvUuid(uuid))
+    vg_uuid = _get(data, "vg_uuid", str) if "vg_uuid" in data else ""
+    if vg_uuid and not naming.is_lvm_uuid(vg_uuid):
+        raise _Wrong(f"{vg_uuid!r} is not the uuid of a volume group")
+    return LvRef(vg=vg, lv=lv, uuid=LvUuid(uuid), vg_uuid=VgUuid(vg_uuid))
 
 
 def _part(data: dict[str, Any]) -> WindowPart:

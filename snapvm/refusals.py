@@ -168,9 +168,14 @@ class NotConfirmed(Refused):
 
     what: str
     remedy: str = ""
+    findings: tuple[Mapping[str, str], ...] = ()
+    """What `check` found all the same."""
 
     def message(self) -> str:
         return f"{self.what}: not confirmed, nothing was done"
+
+    def details(self) -> Mapping[str, Any]:
+        return {"findings": list(self.findings)} if self.findings else {}
 
 
 @dataclass(eq=False)

@@ -161,9 +161,10 @@ def _take_back(
                 guestsystem.release(host, domain)
         disks = taking.disks_of(intent)
         report = host.lvm.explained(host.lvm.report(), disks)
-        # A group may have another name by now; its disks tell which it is.
+        # A group may have another name by now, and a copy of it has its own; its disks tell.
         renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
-        groups = [*intent["groups"], *renamed]
+        named = [report.group_now(disk) for disk in disks] or intent["groups"]
+        groups = [*named, *renamed]
         host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
         absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
         if absence is not None and not forget_missing:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from snapvm import bootid, naming, recordfile
-from snapvm.model import DomainState, LvRef, LvUuid, Record, VolumeKind
+from snapvm.model import DomainState, LvRef, LvUuid, Record, VgUuid, VolumeKind
 from snapvm.planning import RollbackPlan
 
 
@@ -30,16 +30,20 @@ class JournalDisk:
     """A disk of a rollback, by which whoever goes on with it finds its volumes again."""
 
     vg: str
+    vg_uuid: VgUuid
+    """Empty where an older snapvm wrote it down."""
     name: str
     """The disk's own."""
     is_thick: bool
     """It is written in place, and not exchanged for a clone."""
-    snapshot: LvUuid
+    snapshot_uuid: LvUuid
     current: LvUuid
     """Of what had the disk's name before."""
     clone_name: str
     undo_name: str
     user_tags: tuple[str, ...]
+    not_at_boot: bool
+    """LVM does not activate the disk of itself."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.name}"
@@ -47,7 +51,15 @@ class JournalDisk:
     @property
     def former(self) -> LvRef:
         """What had the disk's name before, under that name."""
-        return LvRef(vg=self.vg, lv=self.name, uuid=self.current)
+        return self._in_group(self.name, self.current)
+
+    @property
+    def snapshot(self) -> LvRef:
+        """What it goes back to; nobody asks what name that has."""
+        return self._in_group("", self.snapshot_uuid)
+
+    def _in_group(self, name: str, uuid: LvUuid) -> LvRef:
+        return LvRef(vg=self.vg, lv=name, uuid=uuid, vg_uuid=self.vg_uuid)
 
 
 def has_thick(disks: Iterable[JournalDisk]) -> bool:
@@ -75,17 +87,22 @@ def _disk(written: dict[str, Any]) -> JournalDisk:
         if not naming.is_lvm_name(written[key]):
             raise ValueError(f"no volume can have the name {written[key]!r}")
     for key in ("snapshot", "current"):
-        if not naming.is_lv_uuid(written[key]):
+        if not naming.is_lvm_uuid(written[key]):
             raise ValueError(f"{written[key]!r} is not the uuid of a volume")
+    vg_uuid = written.get("vg_uuid", "")
+    if vg_uuid and not naming.is_lvm_uuid(vg_uuid):
+        raise ValueError(f"{vg_uuid!r} is not the uuid of a volume group")
     return JournalDisk(
         vg=written["vg"],
+        vg_uuid=VgUuid(vg_uuid),
         name=written["disk"],
         is_thick=written.get("kind") == VolumeKind.THICK.value,
-        snapshot=LvUuid(written["snapshot"]),
+        snapshot_uuid=LvUuid(written["snapshot"]),
         current=LvUuid(written["current"]),
         clone_name=written["clone"],
         undo_name=written["undo"],
         user_tags=tuple(written["tags"]),
+        not_at_boot=bool(written.get("not_at_boot")),
     )
 
 
@@ -110,6 +127,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "disks": [
             {
                 "vg": disk.current.vg,
+                "vg_uuid": disk.current.vg_uuid,
                 "disk": disk.current.lv,
                 "kind": disk.kind.value,
                 "snapshot": disk.snapshot.uuid,
@@ -117,6 +135,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
                 "clone": disk.clone_name,
                 "undo": disk.undo_name,
                 "tags": list(disk.user_tags),
+                "not_at_boot": disk.not_at_boot,
             }
             for disk in plan.disks
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
@@ -10,7 +11,7 @@ from snapvm.errors import UnknownDomain, quoted
 from snapvm.host import Host
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
-from snapvm.lvm.preflight import check_room, check_siblings
+from snapvm.lvm.preflight import check_replaceable, check_room, check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import (
     DiskRecord,
@@ -18,7 +19,6 @@ from snapvm.model import (
     Domain,
     DomainState,
     HypervisorKind,
-    LvRef,
     LvUuid,
     OmittedDisk,
     Record,
@@ -190,7 +190,7 @@ def _kept(disk: SwapDisk) -> DiskRecord:
     return DiskRecord(
         target=disk.target,
         volume=disk.current,
-        snapshot=LvRef(vg=disk.current.vg, lv=disk.undo_name, uuid=uuid),
+        snapshot=replace(disk.current, lv=disk.undo_name, uuid=uuid),
         kind=disk.kind,
         size_bytes=disk.size_bytes,
     )
@@ -210,10 +210,12 @@ def _plan_swaps(
     ``VolumeRefused`` for a disk that is missing or used by something else, and ``NoSpace``.
     """
     settings = host.settings
+    not_at_boot = host.lvm.not_at_boot()
     swaps = []
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
-        current = _current(record, disk, report)
+        current = _current(record, disk, snapshot, report)
+        check_replaceable(current)
         occupancy.require_bare(current, host.lvm.holders_of(current))
         occupancy.require_replaceable(record, disk, current, occupant)
         _check_kind(record, disk, snapshot, current)
@@ -229,6 +231,8 @@ def _plan_swaps(
                 snapshot=snapshot.ref,
                 current=current.ref,
                 user_tags=_user_tags(current),
+                read_ahead=current.read_ahead,
+                not_at_boot=current.dm_uuid in not_at_boot,
                 size_bytes=current.disk_bytes,
                 kind=snapshot.kind,
                 clone_name=clone_name,
@@ -267,9 +271,22 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
     return snapshot
 
 
-def _current(record: Record, disk: DiskRecord, report: Report) -> LogicalVolume:
-    """Return what has the disk's name now, and is to be kept."""
-    current = report.lv_from_name(disk.volume.vg, disk.volume.lv)
+def _current(
+    record: Record, disk: DiskRecord, snapshot: LogicalVolume, report: Report
+) -> LogicalVolume:
+    """Return what has the disk's name now, and is to be kept.
+
+    In a group that was renamed it has to be the domain's, which an image with memory cannot know.
+    """
+    is_renamed = bool(disk.volume.vg_uuid) and snapshot.vg != disk.volume.vg
+    if is_renamed and record.memory is not None:
+        raise VolumeRefused(
+            volume=str(snapshot.ref),
+            why=f"its group was {disk.volume.vg}, and so the disk is named in the memory image",
+            remedy=f"vgrename {snapshot.vg} {disk.volume.vg}",
+        )
+    group = snapshot.vg if is_renamed else disk.volume.vg
+    current = report.lv_from_name(group, disk.volume.lv)
     if current is None:
         raise VolumeRefused(
             volume=str(disk.volume),
@@ -283,7 +300,7 @@ def _check_kind(
     record: Record, disk: DiskRecord, snapshot: LogicalVolume, current: LogicalVolume
 ) -> None:
     """What replaces a disk, and what keeps the present of it, are both of the snapshot's kind."""
-    if snapshot.vg != current.vg:
+    if snapshot.vg_uuid != current.vg_uuid:
         why = (
             f"{snapshot.ref} is not in the group of {current.ref}, which is disk {disk.target} now"
         )

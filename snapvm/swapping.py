@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from snapvm.lvm.crew import Crews
 from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
+from snapvm.lvm.warm import is_too_long
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -49,9 +50,11 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
     for disk in _thin(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         tags += disk.user_tags  # lvm.conf's volume_list may give a device to what has them alone
-        warm[disk.current.vg][0].clone(
-            disk.snapshot, disk.clone_name, tags, limit_seconds=EFFECT_LIMIT_SECONDS
-        )
+        what = (disk.snapshot, disk.clone_name, tags, disk.read_ahead)
+        if is_too_long(argv.thin_clone(*what)):
+            lvm.clone(*what)
+        else:
+            warm[disk.current.vg][0].clone(*what, limit_seconds=EFFECT_LIMIT_SECONDS)
     for disk in _thick(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
@@ -147,7 +150,7 @@ def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, doma
         host.catalog.forget(aside)
 
 
-def settle(host: Host, set_: str, undo: Record, disks: Iterable[JournalDisk]) -> Record:
+def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) -> Record:
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
@@ -199,7 +202,7 @@ def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
     return replace(disk, snapshot=kept.ref)
 
 
-def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
+def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDisk]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on.
 
     In one command those that get the same tags: each has to read the groups.
@@ -217,6 +220,9 @@ def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Iterable[JournalDisk]
         clones.setdefault(disk.user_tags, []).append(disk.former)
     for added, its in clones.items():
         lvm.retag(its, add=added, remove=removed[added])
+    kept = [disk.former for disk in disks if disk.not_at_boot and not disk.is_thick]
+    if kept:
+        lvm.keep_from_boot(kept)
 
 
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:

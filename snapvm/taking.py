@@ -19,6 +19,7 @@ from snapvm import (
     naming,
     occupancy,
     planning,
+    recordfile,
     retry,
     sidefiles,
 )
@@ -32,7 +33,6 @@ from snapvm.model import (
     Domain,
     DomainState,
     LvRef,
-    LvUuid,
     MemoryRecord,
     Progress,
     Record,
@@ -156,10 +156,7 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "kind": "take",
         "set": plan.set,
         "groups": list(plan.groups),
-        "disks": [
-            {"vg": disk.volume.vg, "lv": disk.volume.lv, "uuid": disk.volume.uuid}
-            for disk in plan.disks
-        ],
+        "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
         "quiesce": plan.quiesce,
@@ -178,11 +175,7 @@ def disks_of(written: dict[str, Any]) -> tuple[LvRef, ...]:
 
     Raises as ``check_intent`` does.
     """
-    disks = written.get("disks", [])
-    for disk in disks:
-        if not (naming.is_lvm_name(disk["vg"]) and naming.is_lv_uuid(disk["uuid"])):
-            raise ValueError(f"{disk!r} is no disk")
-    return tuple(LvRef(vg=d["vg"], lv=str(d["lv"]), uuid=LvUuid(d["uuid"])) for d in disks)
+    return tuple(recordfile.ref(disk) for disk in written.get("disks", []))
 
 
 def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:

@@ -39,10 +39,13 @@ def _former(report: Report, disk: JournalDisk) -> LogicalVolume:
 
 
 def require_groups(report: Report, disks: Iterable[JournalDisk]) -> None:
-    """Raise ``DiskMissing`` while a volume group is away: nothing that was in it can be judged."""
-    there = {volume.vg for volume in report.volumes}
+    """Raise ``DiskMissing`` while a volume group is away: nothing that was in it can be judged.
+
+    A copy of it that has its name is another one.
+    """
+    there = {(volume.vg, uuid) for volume in report.volumes for uuid in (volume.vg_uuid, "")}
     for disk in disks:
-        if disk.vg not in there:
+        if (disk.vg, disk.vg_uuid) not in there:
             raise DiskMissing(volume=str(disk), uuid=disk.current)
 
 
@@ -50,7 +53,7 @@ def is_way_lost(report: Report, disks: Iterable[JournalDisk]) -> bool:
     """Tell whether a thick disk cannot be written back any more: its snapshot is gone for good."""
     for disk in disks:
         if disk.is_thick:
-            snapshot = report.lv_from_uuid(disk.snapshot, disk.vg)
+            snapshot = report.lv_of(disk.snapshot)
             if snapshot is None or snapshot.is_lost:
                 return True
     return False
@@ -100,13 +103,15 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], undo: Record
     for disk in thin:
         vg, name, clone = disk.vg, disk.name, disk.clone_name
         spoiled = report.lv_from_name(vg, clone)
-        snapshot = report.lv_from_uuid(disk.snapshot, vg)
+        snapshot = report.lv_of(disk.snapshot)
         if snapshot is None:
             raise writingback.snapshot_gone(disk)
         if spoiled is not None and _is_rolling(spoiled, set_):
             lvm.remove([spoiled.ref], report)
         tags = belonging.tags(set_, disk.former, Role.ROLL, whose[disk.current])
-        lvm.clone(snapshot.ref, clone, tags)
+        former = report.lv_of(disk.former)
+        read_ahead = "auto" if former is None else former.read_ahead
+        lvm.clone(snapshot.ref, clone, (*tags, *disk.user_tags), read_ahead)
         lvm.rename(vg, name, disk.undo_name)
         lvm.rename(vg, clone, name)
 

@@ -62,7 +62,7 @@ def copy_back(lvm: Lvm, disks: Iterable[JournalDisk], progress: Progress) -> Non
         return
     report = lvm.report()
     for disk in thick:
-        write_back(lvm, report, disk, report.lv_from_uuid(disk.snapshot, disk.vg), progress)
+        write_back(lvm, report, disk, report.lv_of(disk.snapshot), progress)
 
 
 def write_back(

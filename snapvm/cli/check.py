@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, plain
+from snapvm.refusals import NotConfirmed
 
 if TYPE_CHECKING:
     from snapvm.checking import Finding
@@ -56,7 +59,7 @@ def check(
         removed: tuple[LogicalVolume, ...] = ()
         if fix and unnamed:
             if not yes:
-                confirm([_line(f) for f in findings if f.orphan], "removing volumes")
+                _confirm(findings, as_json=as_json)
             removed = orphans.remove(host, unnamed)
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
@@ -64,8 +67,7 @@ def check(
                 output.say(f"removed {counted(len(gone), 'volume')}")
         done = {"removed": [str(volume.ref) for volume in removed]} if fix else {}
         if findings:
-            output.say_findings(() if as_json else map(_line, findings))
-            told = tuple(map(_as_values, findings))
+            told = _told(findings, as_json=as_json)
             raise Found(count=len(findings), findings=told, done=done)
         if as_json:
             output.out_json({**done, "findings": []})
@@ -73,6 +75,20 @@ def check(
             output.say("all is in order")
 
     return Job(json=as_json, run=run)
+
+
+def _confirm(findings: Iterable[Finding], *, as_json: bool) -> None:
+    """Ask before volumes are removed; what was found is told whatever the answer is."""
+    try:
+        confirm([_line(f) for f in findings if f.orphan], "removing volumes")
+    except NotConfirmed as no:
+        raise replace(no, findings=_told(findings, as_json=as_json)) from None
+
+
+def _told(findings: Iterable[Finding], *, as_json: bool) -> tuple[dict[str, Any], ...]:
+    """Print what was found, a line each; return it for those who asked for JSON."""
+    output.say_findings(() if as_json else map(_line, findings))
+    return tuple(map(_as_values, findings))
 
 
 def _line(finding: Finding) -> str:

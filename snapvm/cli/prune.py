@@ -35,10 +35,11 @@ MANUAL = Manual(
     ),
     failure=(
         "As for `delete`, each domain by itself: what keeps the snapshots of one from being "
-        "deleted, such as another snapvm at work on it, keeps none of the others. Snapshots with "
-        "volumes in a volume group that is away (see `delete`) are skipped, and the others of "
-        "their domain are deleted. The exit status is that of the worst, and 6 or more when any is "
-        "gone; the message says which were not touched."
+        "deleted, such as another snapvm at work on it, keeps none of the others. Snapshots that "
+        "something uses, as a backup that reads one, and those with volumes in a volume group that "
+        "is away (see `delete`), are skipped, and the others of their domain are deleted. The exit "
+        "status is that of the worst, and 6 or more when any is gone; the message says which were "
+        "not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )

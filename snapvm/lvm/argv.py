@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from snapvm.model import LvRef, LvUuid, Role
+from snapvm.model import LvRef, LvUuid, Role, VgUuid
 
 TAG_OURS = "snapvm=1"
 _DISK = "snapvm.disk="
+_GROUP = "snapvm.vg="
 
 Argv = tuple[str, ...]
 
@@ -39,12 +40,40 @@ def sets_in(tags: Iterable[str]) -> tuple[str, ...]:
 
 def disk_tag(origin: LvRef) -> str:
     """Return the tag that names the disk by uuid: LVM forgets origins, a tag stays."""
-    return f"{_DISK}{origin.uuid.replace('-', '')}"
+    return f"{_DISK}{_plain(origin.uuid)}"
 
 
 def disk_in(tags: Iterable[str]) -> str:
     """Return the uuid, without its dashes, that a volume's ``disk_tag`` names; empty without it."""
     return next((tag.removeprefix(_DISK) for tag in tags if tag.startswith(_DISK)), "")
+
+
+def group_tag(vg_uuid: VgUuid) -> str:
+    """Return the tag that names the group a volume is made in: a copy of that has it as well."""
+    return f"{_GROUP}{_plain(vg_uuid)}"
+
+
+def is_foreign(tags: Iterable[str], group: VgUuid, group_tags: Collection[str]) -> bool:
+    """Tell whether the tags of a volume name another group, which this one has not become."""
+    made_in = [tag.removeprefix(_GROUP) for tag in tags if tag.startswith(_GROUP)]
+    return any(not goes_by(group, group_tags, VgUuid(uuid)) for uuid in made_in)
+
+
+def became_tag(former: VgUuid, group: VgUuid) -> str:
+    """Return the tag by which an administrator says of a group what it was before.
+
+    It names the group itself as well, so that it says nothing of a copy, which has it too.
+    """
+    return f"snapvm.was={_plain(former)}/{_plain(group)}"
+
+
+def goes_by(group: VgUuid, group_tags: Collection[str], uuid: VgUuid) -> bool:
+    """Tell whether a group is the one of a uuid, or has become what that was."""
+    return _plain(group) == _plain(uuid) or became_tag(uuid, group) in group_tags
+
+
+def _plain(uuid: str) -> str:
+    return uuid.replace("-", "")
 
 
 def role_tag(role: Role) -> str:
@@ -54,7 +83,8 @@ def role_tag(role: Role) -> str:
 
 def tags(set_: str, origin: LvRef, role: Role) -> tuple[str, ...]:
     """Return all tags of a volume of ours."""
-    return (TAG_OURS, set_tag(set_), disk_tag(origin), role_tag(role))
+    group = (group_tag(origin.vg_uuid),) if origin.vg_uuid else ()
+    return (TAG_OURS, set_tag(set_), disk_tag(origin), *group, role_tag(role))
 
 
 def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
@@ -155,7 +185,7 @@ def mapped_name(volume: LvRef, layer: str = "") -> str:
     return "-".join(part.replace("-", "--") for part in parts)
 
 
-def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
+def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str], read_ahead: str) -> Argv:
     """Make a writable copy of a snapshot that can become a disk, and wait for its device."""
     return (
         "lvm",
@@ -168,6 +198,8 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
         "y",
         "--permission",
         "rw",
+        "--readahead",
+        read_ahead,
         "--name",
         name,
         *_added(with_tags),
@@ -208,6 +240,11 @@ def retag(volumes: Iterable[LvRef], *, add: Iterable[str], remove: Iterable[str]
     """Change the tags of volumes, all in one command."""
     removed = [word for tag in remove for word in ("--deltag", tag)]
     return ("lvm", "lvchange", *_added(add), *removed, *map(str, volumes))
+
+
+def not_at_boot(volumes: Iterable[LvRef]) -> Argv:
+    """Have LVM not activate volumes of itself; may be done again (lvm(8), AUTOACTIVATION)."""
+    return ("lvm", "lvchange", "--setautoactivation", "n", *map(str, volumes))
 
 
 def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:

@@ -1,8 +1,9 @@
 """Volumes that may exist though nothing can be done with them now: their group is away.
 
 A path to a SAN that is down, an exported group, one of another host: LVM is silent about all of
-them, and what it does not show is gone only where it shows the group.  Pure questions about one
-report, which ``Lvm.explained`` has made complete; without that no group is known to be empty.
+them, and what it does not show is gone only where it shows the group.  That is known by its uuid:
+one of its name may be another, and one with volumes of the same uuids a copy.  Pure questions about
+one report, which ``Lvm.explained`` has made complete; without that no group is known to be empty.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
 from snapvm.model import DiskRecord, LvRef, Record
 from snapvm.refusals import GroupAway
@@ -55,26 +57,56 @@ def of_disk(disk: DiskRecord, report: Report) -> Absence | None:
     volume = report.lv_of(disk.snapshot)
     if volume is not None:
         return _of_partial(volume)
-    return of_volume(disk.volume, report)
+    # Where the uuid of the group is not known, the disk tells whether it has another name by now.
+    return of_volume(disk.snapshot if disk.snapshot.vg_uuid else disk.volume, report)
 
 
 def of_volume(ref: LvRef, report: Report) -> Absence | None:
-    """Return why nothing can be said of what is in the group of a volume; None when it is there.
-
-    It may have another name by now: then the volume itself is in it.
-    """
-    if report.shows(ref.vg) or report.lv_of(ref) is not None:
+    """Return why nothing can be said of what is in the group of a volume; None when it is there."""
+    if report.lv_of(ref) is not None:
         return None
-    named = [group for group in report.groups or () if group.name == ref.vg]
-    if not named:
+    heirs = report.heirs(ref) if ref.vg_uuid else ()
+    if report.shows(ref):
+        return _of_parted(ref, heirs)
+    meant = ref.vg_uuid or ref.vg
+    known = [group for group in report.groups or () if meant in (group.name, group.uuid)]
+    if not known:
         return Absence(
             group=ref.vg,
             why="is not there as far as LVM sees",
             remedy="bring its storage back (log in, as with `iscsiadm -m node --login`; mend the "
-            "path; is the device in `lvmdevices`?) until `vgs` shows it",
+            "path; is the device in `lvmdevices`?) until `vgs` shows it"
+            + _or_it_became(ref, heirs),
         )
-    full = [group for group in named if group.volumes]
-    return _of_silent(full[0]) if full else None
+    full = [group for group in known if group.volumes]
+    return _of_silent(full[0]) if full else _of_parted(ref, heirs)
+
+
+def _of_parted(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> Absence | None:
+    """Say of a volume that its group is there without it, and another has one of its uuid."""
+    if not heirs:
+        return None
+    heir = heirs[0]
+    return Absence(
+        group=ref.vg,
+        why=f"is without a volume that {heir.vg} has by its uuid",
+        remedy="when that was split off and is no copy (vgimportclone): "
+        f"{_saying_so(ref, heir)}; when it is one, hide it from LVM (lvmdevices(8))",
+    )
+
+
+def _or_it_became(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> str:
+    """Say what to do where the group is gone because it was merged into another."""
+    if not heirs:
+        return ""
+    return (
+        f"; when {heirs[0].vg} is what it has become (vgmerge), and no copy of it "
+        f"(vgimportclone): {_saying_so(ref, heirs[0])}"
+    )
+
+
+def _saying_so(ref: LvRef, heir: LogicalVolume) -> str:
+    return f"vgchange --addtag {argv.became_tag(ref.vg_uuid, heir.vg_uuid)} {heir.vg}"
 
 
 def _of_partial(volume: LogicalVolume) -> Absence | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -10,6 +11,8 @@ from snapvm import cowsize
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import VolumeKind
 from snapvm.refusals import NoSpace, VolumeRefused
+
+log = logging.getLogger(__name__)
 
 _MEANWHILE = 1.05
 """The domain goes on writing between this question and the moment it is ended."""
@@ -292,3 +295,19 @@ def _check_metadata(pool: LogicalVolume) -> None:
             remedy=f"make it larger: lvextend --poolmetadatasize +{pool.metadata_bytes >> 20}M "
             f"{pool.ref}",
         )
+
+
+def check_replaceable(current: LogicalVolume) -> None:
+    """What is current is written over, or made read-only itself, which LVM refuses then.
+
+    Raises ``VolumeRefused``; what is lost that nobody can have again below a domain is logged.
+    """
+    if not current.is_writable:
+        raise VolumeRefused(
+            volume=str(current.ref),
+            why="it is read-only, and a rollback would write to it or make it another",
+            remedy=f"lvchange --permission rw {current.ref} (or see read_only_volume_list in "
+            "lvm.conf)",
+        )
+    if current.has_fixed_number and current.kind is VolumeKind.THIN:
+        log.warning("%s has a fixed device number, and what replaces it has none", current.ref)

@@ -13,11 +13,14 @@ from typing import Any
 
 from snapvm.failures import CommandFailed
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
-from snapvm.model import LvUuid, VgUuid
+from snapvm.model import DmUuid, LvUuid, VgUuid
+
+_SECTOR_BYTES = 512
 
 FIELDS = (
     "vg_name",
     "vg_uuid",
+    "vg_tags",
     "vg_free",
     "vg_size",
     "vg_extent_size",
@@ -44,9 +47,12 @@ FIELDS = (
     "lv_profile",
     "vg_profile",
     "chunk_size",
+    "lv_read_ahead",
 )
 
-GROUP_FIELDS = ("vg_name", "vg_attr", "vg_systemid", "vg_lock_type", "lv_count")
+AUTOACTIVATION_FIELDS = ("vg_uuid", "lv_uuid", "lv_autoactivation")
+
+GROUP_FIELDS = ("vg_name", "vg_uuid", "vg_attr", "vg_systemid", "vg_lock_type", "lv_count")
 
 _AS_EXPECTED = (
     'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
@@ -74,6 +80,18 @@ ARGV = (
     ",".join(FIELDS),
 )
 """Plain json and not json_std: the latter needs a newer LVM and has locale troubles (WHATS_NEW)."""
+
+AUTOACTIVATION_ARGV = (
+    "lvm",
+    "lvs",
+    "--config",
+    _AS_EXPECTED,
+    "--reportformat",
+    "json",
+    "--options",
+    ",".join(AUTOACTIVATION_FIELDS),
+)
+"""For itself, since an LVM before 2.03.12 does not know the field and would tell nothing at all."""
 
 GROUPS_ARGV = (
     "lvm",
@@ -109,12 +127,23 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
         return tuple(
             VolumeGroup(
                 name=row["vg_name"],
+                uuid=VgUuid(row["vg_uuid"]),
                 is_exported=row["vg_attr"][2:3] == "x",
                 system_id=row["vg_systemid"],
                 lock_type=row["vg_lock_type"],
                 volumes=int(row["lv_count"]),
             )
             for row in _rows(text, "vg")
+        )
+
+
+def parse_not_at_boot(text: str) -> frozenset[DmUuid]:
+    """Read the output of ``AUTOACTIVATION_ARGV``: what is not activated; raises as ``parse``."""
+    with _failing_as(AUTOACTIVATION_ARGV):
+        return frozenset(
+            DmUuid(vg=VgUuid(row["vg_uuid"]), lv=LvUuid(row["lv_uuid"]))
+            for row in _rows(text, "lv")
+            if row["lv_autoactivation"] in ("", "0")
         )
 
 
@@ -147,6 +176,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
     return LogicalVolume(
         vg=row["vg_name"],
         vg_uuid=VgUuid(row["vg_uuid"]),
+        vg_tags=_words(row["vg_tags"]),
         # Hidden volumes are printed in square brackets.
         name=row["lv_name"].strip("[]"),
         uuid=LvUuid(row["lv_uuid"]),
@@ -172,7 +202,13 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         vg_metadata_free_bytes=int(row["vg_mda_free"]),
         vg_lock_type=row["vg_lock_type"],
         profile=row["lv_profile"] or row["vg_profile"],
+        read_ahead=_read_ahead(row["lv_read_ahead"]),
     )
+
+
+def _read_ahead(told: str) -> str:
+    """Return what is told in bytes as the sectors that LVM is to be told."""
+    return str(int(told) // _SECTOR_BYTES) if told.isdigit() else "auto"
 
 
 def _words(text: str) -> frozenset[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from snapvm.lvm import argv
 from snapvm.model import DmUuid, LvRef, LvUuid, VgUuid, VolumeKind
 from snapvm.refusals import VolumeRefused
 
@@ -21,6 +22,7 @@ class LogicalVolume:
 
     vg: str
     vg_uuid: VgUuid
+    vg_tags: frozenset[str]
     name: str
     uuid: LvUuid
     size_bytes: int
@@ -52,16 +54,23 @@ class LogicalVolume:
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
+    read_ahead: str
+    """How many sectors, or `auto`, as LVM is told."""
 
     @property
     def ref(self) -> LvRef:
         """Name and identity, as records keep it."""
-        return LvRef(vg=self.vg, lv=self.name, uuid=self.uuid)
+        return LvRef(vg=self.vg, lv=self.name, uuid=self.uuid, vg_uuid=self.vg_uuid)
 
     @property
     def dm_uuid(self) -> DmUuid:
         """What tells it from every other volume, one of a copy of its group too."""
         return DmUuid(vg=self.vg_uuid, lv=self.uuid)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its tags say that it was made in another group, as those of a copy do."""
+        return argv.is_foreign(self.tags, self.vg_uuid, self.vg_tags)
 
     @property
     def kind(self) -> VolumeKind:
@@ -120,6 +129,11 @@ class LogicalVolume:
         return self.attr[1:2] == "w"
 
     @property
+    def has_fixed_number(self) -> bool:
+        """Whether its device is to have the same number each time (lvchange(8), --persistent)."""
+        return self.attr[3:4] == "m"
+
+    @property
     def state(self) -> str:
         """Fifth letter of lv_attr: a, s, I, … or `-` when inactive."""
         return self.attr[4:5]
@@ -140,6 +154,7 @@ class VolumeGroup:
     """One row of the report of groups, which has more of them than that of volumes."""
 
     name: str
+    uuid: VgUuid
     is_exported: bool
     system_id: str
     """Of the one host that may use it; empty when any may (lvmsystemid(7))."""
@@ -157,7 +172,7 @@ class Report:
         self.volumes = tuple(volumes)
         self.groups = groups
         """All of them, those whose volumes are not shown too; None when it was not asked."""
-        self._shown = {volume.vg for volume in self.volumes}
+        self._shown: set[str] = {name for v in self.volumes for name in (v.vg, v.vg_uuid)}
         self._by_dm_uuid = {volume.dm_uuid: volume for volume in self.volumes}
         self._by_uuid: dict[LvUuid, list[LogicalVolume]] = {}
         for volume in self.volumes:
@@ -169,10 +184,38 @@ class Report:
         return self._by_dm_uuid.get(dm_uuid)
 
     def lv_of(self, ref: LvRef) -> LogicalVolume | None:
-        """Return the volume that something written earlier means; see ``lv_from_uuid``."""
-        return self.lv_from_uuid(ref.uuid, ref.vg)
+        """Return the volume that something written earlier means; None when it is not there.
 
-    def lv_from_uuid(self, uuid: LvUuid, vg: str) -> LogicalVolume | None:
+        It is the one of its uuid in the group of its uuid, or in one that an administrator's tag
+        says that group has become (``argv.became_tag``): one of another group may be a copy.
+        Raises ``VolumeRefused`` when two groups are said to be, and where no group's uuid was
+        written down, as ``_lv_by_names`` does.
+        """
+        if not ref.vg_uuid:
+            return self._lv_by_names(ref.uuid, ref.vg)
+        found = self._by_uuid.get(ref.uuid, ())
+        exact = [volume for volume in found if volume.vg_uuid == ref.vg_uuid]
+        said = exact or [v for v in found if argv.goes_by(v.vg_uuid, v.vg_tags, ref.vg_uuid)]
+        if len(said) > 1:
+            groups = sorted(volume.vg for volume in said)
+            raise VolumeRefused(
+                volume=" or ".join(f"{vg}/{ref.lv}" for vg in groups),
+                why=f"each of the groups {', '.join(groups)} is tagged as what {ref.vg} was",
+                remedy="take the tag snapvm.was off all but one (vgchange --deltag)",
+            )
+        return next(iter(said), None)
+
+    def heirs(self, ref: LvRef) -> tuple[LogicalVolume, ...]:
+        """Return the volumes that may be what a volume has become, and may be copies of it.
+
+        A group of which others are shown to be copies has no heir among those.
+        """
+        found = [v for v in self._by_uuid.get(ref.uuid, ()) if v.vg_uuid != ref.vg_uuid]
+        known = next((v for v in self.volumes if v.vg_uuid == ref.vg_uuid), None)
+        copies = {} if known is None else self._copies_of(known)
+        return tuple(volume for volume in found if volume.vg_uuid not in copies)
+
+    def _lv_by_names(self, uuid: LvUuid, vg: str) -> LogicalVolume | None:
         """Return the volume of this uuid that was in group ``vg``, or None when it is gone.
 
         The group may have another name by now; but not while there is a copy of it on this host,
@@ -183,7 +226,7 @@ class Report:
         named = [volume for volume in found if volume.vg == vg]
         if not found or len(named) == 1:
             return next(iter(named), None)
-        groups = self._copies_of(found[0])
+        groups = self._copies_of(found[0]).values()
         if vg in groups and not named:
             return None
         if len(groups) == 1:
@@ -198,17 +241,24 @@ class Report:
 
     def decides(self, ref: LvRef) -> bool:
         """Tell whether it alone says of a volume that it is there, or gone."""
-        return ref.uuid in self._by_uuid or self.shows(ref.vg)
+        if ref.vg_uuid:
+            return self.shows(ref)
+        return ref.uuid in self._by_uuid or self.shows(ref)
 
-    def shows(self, vg: str) -> bool:
-        """Tell whether there are volumes of a group in it, which are all of them then."""
-        return vg in self._shown
+    def group_now(self, ref: LvRef) -> str:
+        """Return the name that the group of a volume has now; empty when it is not shown."""
+        group = ref.vg_uuid or ref.vg
+        return next((v.vg for v in self.volumes if group in (v.vg, v.vg_uuid)), "")
 
-    def _copies_of(self, volume: LogicalVolume) -> set[str]:
-        """Return the names of all groups that share uuids with that of a volume; its own too."""
+    def shows(self, ref: LvRef) -> bool:
+        """Tell whether there are volumes of its group in it, which are all of them then."""
+        return (ref.vg_uuid or ref.vg) in self._shown
+
+    def _copies_of(self, volume: LogicalVolume) -> dict[VgUuid, str]:
+        """Return all groups that share uuids with a volume's, and their names; its own too."""
         shared = [those for those in self._by_uuid.values() if len(those) > 1]
         kin = [those for those in shared if any(v.vg_uuid == volume.vg_uuid for v in those)]
-        return {volume.vg, *(other.vg for those in kin for other in those)}
+        return {other.vg_uuid: other.vg for those in ([volume], *kin) for other in those}
 
     def lv_from_name(self, vg: str, name: str) -> LogicalVolume | None:
         """Return the volume of this name, or None."""

@@ -6,6 +6,7 @@ suspended (lvmteam/lvm2#75).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
+
+log = logging.getLogger(__name__)
 
 EFFECT_LIMIT_SECONDS = 300.0
 REPORT_LIMIT_SECONDS = 120.0
@@ -116,9 +119,9 @@ class Lvm:
         """Make a thick disk equal to a snapshot of it; see ``copyback.copy_back``."""
         self._copy_back(self._runner, snapshot, disk, progress)
 
-    def clone(self, snapshot: LvRef, name: str, tags: Iterable[str]) -> None:
+    def clone(self, snapshot: LvRef, name: str, tags: Iterable[str], read_ahead: str) -> None:
         """Make a writable copy of a snapshot, with a device."""
-        self._do(argv.thin_clone(snapshot, name, tags))
+        self._do(argv.thin_clone(snapshot, name, tags, read_ahead))
 
     def rename(self, vg: str, old: str, new: str) -> None:
         """Give a volume another name."""
@@ -135,6 +138,21 @@ class Lvm:
     def shelve(self, volume: LvRef, tags: Iterable[str]) -> None:
         """Turn a former disk into something that is kept and not used."""
         self._do(argv.shelve(volume, tags))
+
+    def not_at_boot(self) -> frozenset[DmUuid]:
+        """Ask which volumes LVM does not activate of itself, where it has that property."""
+        try:
+            done = self._runner.run(
+                reading.AUTOACTIVATION_ARGV, timeout_seconds=REPORT_LIMIT_SECONDS
+            )
+        except CommandFailed as error:
+            log.info("that a volume is not activated of itself is not known: %s", error)
+            return frozenset()
+        return reading.parse_not_at_boot(done.stdout)
+
+    def keep_from_boot(self, volumes: Iterable[LvRef]) -> None:
+        """Have LVM not activate volumes of itself; may be done again."""
+        self._do(argv.not_at_boot(volumes))
 
     def retag(
         self, volumes: Iterable[LvRef], *, add: Iterable[str] = (), remove: Iterable[str] = ()

@@ -22,6 +22,8 @@ _MARK = "version"
 _READY_SECONDS = 60.0
 _FAILED_STATUS = 5
 """ECMD_FAILED (lvm2, tools/errors.h): what the command alone would have ended with."""
+_MOST_WORDS = 63
+"""One less than MAX_ARGS (lvm2, tools/tools.h and lvm_split)."""
 _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
 _PROMPT = "lvm> "
 """Where lvm has GNU readline, as on RHEL, it says each order back behind this."""
@@ -29,6 +31,15 @@ _TELLING = "--quiet"
 """Given once it has a command say whether it was done, whatever log/silent and log/verbose are in
 lvm.conf (twice it would not: lvm(8)).  ``--config log/silent=0`` cannot: lvm2, toolcontext.c,
 "Once set to 1, there is no facility to change it back to 0"."""
+
+
+def is_too_long(command: argv.Argv) -> bool:
+    """Tell whether a command has more words than an lvm takes that is told it on a line."""
+    return len(_order(command)) > _MOST_WORDS
+
+
+def _order(command: argv.Argv) -> tuple[str, ...]:
+    return (command[1], _TELLING, *command[2:])
 
 
 def _is_end(line: str) -> bool:
@@ -67,10 +78,17 @@ class WarmLvm:
         self._do(command, "converted to snapshot", limit_seconds, to_the_end=False)
 
     def clone(
-        self, snapshot: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float
+        self,
+        snapshot: LvRef,
+        name: str,
+        tags: Iterable[str],
+        read_ahead: str,
+        *,
+        limit_seconds: float,
     ) -> None:
         """Make a writable copy of a snapshot, with a device; as ``Lvm.clone`` does."""
-        self._do(argv.thin_clone(snapshot, name, tags), f'"{name}" created', limit_seconds)
+        command = argv.thin_clone(snapshot, name, tags, read_ahead)
+        self._do(command, f'"{name}" created', limit_seconds)
 
     def rename(self, vg: str, old: str, new: str, *, limit_seconds: float) -> None:
         """Give a volume another name; as ``Lvm.rename`` does."""
@@ -90,7 +108,7 @@ class WarmLvm:
             return _is_end(line) or (not to_the_end and success in _as_said(line))
 
         with crashpoint.around(" ".join(command[:2])):
-            order = " ".join((command[1], _TELLING, *command[2:]))
+            order = " ".join(_order(command))
             answer = self._ask(f"{order}\n{_MARK}", limit_seconds, is_done)
         if not any(success in _as_said(line) for line in answer):
             said = "\n".join(filter(_is_answer, answer))

@@ -94,7 +94,7 @@ def test_a_warm_lvm_makes_the_same_snapshot_and_tells_a_failure(world: LvmWorld)
 def test_a_clone_of_a_snapshot_is_a_disk(world: LvmWorld) -> None:
     made = snapshot(world)
     clone = f"{DISK}.clone"
-    world.lvm.clone(made.ref, clone, argv.tags(SET, world.disk, Role.ROLL))
+    world.lvm.clone(made.ref, clone, argv.tags(SET, world.disk, Role.ROLL), "auto")
     active = seen(world, clone)
     assert active.is_writable and active.is_active and active.attr[9] == "-"
     assert not seen(world, SNAPSHOT).is_active
@@ -104,7 +104,7 @@ def test_a_waiting_lvm_clones_and_renames_the_same_way(world: LvmWorld) -> None:
     """Two exchanges of names by one lvm, as a rollback has them; and it says what it cannot."""
     made, tags = snapshot(world), argv.tags(SET, world.disk, Role.ROLL)
     with world.lvm.warmed([VG]) as lvms:
-        lvms[VG][0].clone(made.ref, f"{DISK}.clone", tags, limit_seconds=60)
+        lvms[VG][0].clone(made.ref, f"{DISK}.clone", tags, "auto", limit_seconds=60)
         lvms[VG][0].rename(VG, DISK, f"{DISK}.former", limit_seconds=60)
         lvms[VG][0].rename(VG, f"{DISK}.clone", DISK, limit_seconds=60)
         with pytest.raises(CommandFailed, match="already exists"):
@@ -256,3 +256,27 @@ def test_a_thick_disk_goes_back_to_any_snapshot_in_any_order(thick: LvmWorld) ->
     thick.lvm.remove([snapshot.ref for snapshot in snapshots.values()])
     assert thick.read(DISK) == "two"
     assert not thick.lvm.report().snapshots_of(seen(thick, DISK))
+
+
+def test_a_clone_has_the_read_ahead_it_is_made_with(world: LvmWorld) -> None:
+    made, tags = snapshot(world), argv.tags(SET, world.disk, Role.ROLL)
+    for number, sectors in enumerate(("auto", "0", "2048")):
+        clone = f"{DISK}.clone{number}"
+        world.lvm.clone(made.ref, clone, tags, sectors)
+        assert seen(world, clone).read_ahead == sectors
+
+
+def test_what_is_kept_from_boot_is_told(world: LvmWorld) -> None:
+    assert seen(world, DISK).dm_uuid not in world.lvm.not_at_boot()
+    for _ in range(2):
+        world.lvm.keep_from_boot([world.disk])
+    assert seen(world, DISK).dm_uuid in world.lvm.not_at_boot()
+
+
+def test_a_clone_may_have_more_tags_than_fit_on_a_line(world: LvmWorld) -> None:
+    mine = [f"mine{number}" for number in range(40)]
+    made, clone = snapshot(world), f"{DISK}.clone"
+    world.lvm.clone(made.ref, clone, mine, "auto")
+    assert seen(world, clone).tags == set(mine)
+    with world.lvm.warmed([VG]) as lvms, pytest.raises(CommandFailed, match="Too many arguments"):
+        lvms[VG][0].clone(made.ref, f"{clone}2", mine, "auto", limit_seconds=60)

@@ -14,13 +14,13 @@ from threading import RLock
 
 from snapvm import crashpoint
 from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
-from snapvm.lvm.reading import FIELDS, GROUP_FIELDS
+from snapvm.lvm.reading import AUTOACTIVATION_FIELDS, FIELDS, GROUP_FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes import lvmreport
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import configured, parse, selects
+from tests.fakes.lvmwords import bytes_of, configured, dashed, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
@@ -46,10 +46,14 @@ class FakeLvm:
         """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
         self.away: dict[str, dict[str, str]] = {}
         """Groups that lvs is silent about, with what vgs says of each that it sees."""
+        self.is_old = False
+        """Whether it is older than the property of autoactivation (2.03.12)."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._made = 0
+        self._groups_made = 0
         self._group_uuids: dict[str, str] = {}
+        self.group_tags: dict[str, set[str]] = {}
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -96,10 +100,17 @@ class FakeLvm:
         for volume in self.volumes:
             volume.vg = name if volume.vg == vg else volume.vg
 
+    def merge_group(self, vg: str, into: str) -> None:
+        """Move all volumes of a group into another, as vgmerge(8); they keep their uuids."""
+        del self._group_uuids[vg]
+        for volume in self.volumes:
+            volume.vg = into if volume.vg == vg else volume.vg
+
     def vg_uuid(self, vg: str) -> str:
         """Return the uuid of a group."""
         if vg not in self._group_uuids:
-            self._group_uuids[vg] = self._uuid()
+            self._groups_made += 1
+            self._group_uuids[vg] = dashed(10**6 + self._groups_made)
         return self._group_uuids[vg]
 
     def named(self, vg: str, name: str) -> FakeVolume:
@@ -152,13 +163,16 @@ class FakeLvm:
     # --- the verbs ---
 
     def _lvs(self, words: list[str]) -> str:
-        assert ",".join(FIELDS) in words
         options, _ = parse(words)
+        if options["--options"] == [",".join(AUTOACTIVATION_FIELDS)]:
+            return self._tell_autoactivation()
+        assert options["--options"] == [",".join(FIELDS)]
         said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
         rows = [
             lvmreport.row(
                 volume,
                 vg_uuid=self.vg_uuid(volume.vg),
+                vg_tags=self.group_tags.get(volume.vg, set()),
                 vg_free_bytes=self.vg_free_bytes,
                 is_external_origin=bool(self._overlays(volume)),
             )
@@ -167,12 +181,26 @@ class FakeLvm:
         ]
         return lvmreport.report("lv", rows, {**self.conf, **configured(options)}, said)
 
+    def _tell_autoactivation(self) -> str:
+        if self.is_old:
+            raise self._failure((), "Unrecognised field: lv_autoactivation")
+        rows = [
+            {
+                "vg_uuid": self.vg_uuid(volume.vg),
+                "lv_uuid": volume.uuid,
+                "lv_autoactivation": "enabled" if volume.autoactivated else "",
+            }
+            for volume in self.volumes
+        ]
+        return lvmreport.report("lv", rows, {}, [])
+
     def _vgs(self, words: list[str]) -> str:
         assert {"--foreign", "--shared", ",".join(GROUP_FIELDS)} <= set(words), words
         options, _ = parse(words)
         names = dict.fromkeys((*self._group_uuids, *(volume.vg for volume in self.volumes)))
         rows = [
-            lvmreport.group_row(vg, [v for v in self.volumes if v.vg == vg]) | self.away.get(vg, {})
+            lvmreport.group_row(vg, self.vg_uuid(vg), [v for v in self.volumes if v.vg == vg])
+            | self.away.get(vg, {})
             for vg in names
             if self.away.get(vg) != UNSEEN
         ]
@@ -214,6 +242,7 @@ class FakeLvm:
                 active=options["--activate"] == ["y"]
                 and self._may_be_active(vg, options.get("--addtag", [])),
                 skipped=options["--setactivationskip"] == ["y"],
+                read_ahead=bytes_of(options.get("--readahead", ["auto"])[0]),
                 data=origin.data,
             )
         )
@@ -260,6 +289,9 @@ class FakeLvm:
         volume.tags -= set(options.get("--deltag", []))
         if "--setactivationskip" in options:
             volume.skipped = options["--setactivationskip"] == ["y"]
+        if "--setautoactivation" in options:
+            assert not self.is_old
+            volume.autoactivated = options["--setautoactivation"] == ["y"]
         if "--permission" in options:
             writable = options["--permission"] == ["rw"]
             if writable == volume.writable:
@@ -304,6 +336,7 @@ class FakeLvm:
         return [other for other in named if other.pool not in ("", volume.pool)]
 
     def _add(self, volume: FakeVolume) -> FakeVolume:
+        self.vg_uuid(volume.vg)  # known from now on, in a process that is forked too
         volume.minor = self._made
         self.volumes.append(volume)
         return volume
@@ -315,8 +348,7 @@ class FakeLvm:
 
     def _uuid(self) -> str:
         self._made += 1
-        digits = f"{self._made:032d}"
-        return "-".join((digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:]))
+        return dashed(self._made)
 
     def _require_free(self, vg: str, name: str) -> None:
         if f"{vg}/{name}" in self.names():

@@ -13,7 +13,12 @@ VG_BYTES = 1 << 34
 
 
 def row(
-    volume: FakeVolume, *, vg_uuid: str, vg_free_bytes: int, is_external_origin: bool
+    volume: FakeVolume,
+    *,
+    vg_uuid: str,
+    vg_tags: set[str],
+    vg_free_bytes: int,
+    is_external_origin: bool,
 ) -> dict[str, str]:
     """Return every field of a volume and of its group."""
     layout = "thin,pool" if volume.is_pool else "thin,sparse" if volume.pool else "linear"
@@ -28,6 +33,7 @@ def row(
     told = {
         "vg_name": volume.vg,
         "vg_uuid": vg_uuid,
+        "vg_tags": ",".join(sorted(vg_tags)),
         "vg_free": str(vg_free_bytes),
         "vg_size": str(VG_BYTES),
         "vg_extent_size": str(EXTENT_BYTES),
@@ -50,15 +56,16 @@ def row(
         "data_percent": data_percent,
         "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
         "lv_profile": volume.profile,
+        "lv_read_ahead": volume.read_ahead,
         "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",
         "chunk_size": str(volume.chunk_bytes),
     }
     return dict.fromkeys(FIELDS, "") | told
 
 
-def group_row(vg: str, volumes: list[FakeVolume]) -> dict[str, str]:
+def group_row(vg: str, vg_uuid: str, volumes: list[FakeVolume]) -> dict[str, str]:
     """Return every field of a group."""
-    told = {"vg_name": vg, "vg_attr": "wz--n-", "lv_count": str(len(volumes))}
+    told = {"vg_name": vg, "vg_uuid": vg_uuid, "vg_attr": "wz--n-", "lv_count": str(len(volumes))}
     return dict.fromkeys(GROUP_FIELDS, "") | told
 
 
@@ -66,7 +73,7 @@ def report(kind: str, rows: list[dict[str, str]], conf: dict[str, str], said: li
     """Print the rows, and what was said meanwhile: in the log of the report, or before it."""
     separator = conf.get("report/list_item_separator", ",").strip('"')
     for each in rows:
-        for name in {"lv_layout", "lv_role", "lv_tags"} & each.keys():
+        for name in {"lv_layout", "lv_role", "lv_tags", "vg_tags"} & each.keys():
             each[name] = each[name].replace(",", separator)
     if conf.get("report/compact_output") == "1":
         shown = [name for name in rows[0] if any(each[name] for each in rows)] if rows else []

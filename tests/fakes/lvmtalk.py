@@ -9,6 +9,9 @@ from typing import Protocol
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.process import Completed
 
+_MAX_ARGS = 64
+"""From so many words on a line is refused (lvm2, tools/lvm.c: lvm_shell)."""
+
 
 class Obeying(Protocol):
     """The lvm that is talked to, which does as it is told; see ``FakeLvm``."""
@@ -39,7 +42,9 @@ class FakeConversation:
             self._lvm.hanging += line.splitlines()[:1]
             raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
         for order in line.splitlines():
-            self._unheard += self._obey(order)
+            is_too_long = len(order.split()) >= _MAX_ARGS
+            said = ["  Too many arguments, sorry."] if is_too_long else self._obey(order)
+            self._unheard += said
         return self.listen(ends, limit_seconds=limit_seconds)
 
     def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:

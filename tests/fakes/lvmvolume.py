@@ -38,6 +38,10 @@ class FakeVolume:
     metadata_percent: float = 10.0
     """Of a pool."""
     profile: str = ""
+    read_ahead: str = "auto"
+    """As lvs tells it, in bytes."""
+    autoactivated: bool = True
+    has_fixed_minor: bool = False
     metadata_bytes: int = 64 << 20
     """Of a pool."""
     data: str = ""
@@ -51,7 +55,7 @@ class FakeVolume:
             (
                 kind,
                 "w" if self.writable else "r",
-                "i-",
+                "im" if self.has_fixed_minor else "i-",
                 "I" if self.invalid else "a" if self.active else "-",
                 "o" if self.opened else "-",
                 "tz-",

@@ -16,6 +16,7 @@ _FLAGS = {
     "--all",
     "--foreign",
     "--shared",
+    "--nosuffix",
 }
 
 
@@ -61,3 +62,14 @@ def selects(condition: str, volume: FakeVolume) -> bool:
     text = text.replace("&&", " and ").replace("||", " or ")
     assert re.fullmatch(r"[\s()]*((True|False|and|or)[\s()]*)+", text), text
     return bool(eval(text))
+
+
+def dashed(number: int) -> str:
+    """Return a number as LVM prints a uuid."""
+    digits = f"{number:032d}"
+    return "-".join((digits[:6], *(digits[at : at + 4] for at in range(6, 26, 4)), digits[26:]))
+
+
+def bytes_of(sectors: str) -> str:
+    """Return what lvs tells of a read-ahead that was given in sectors, or as `auto`."""
+    return sectors if sectors == "auto" else str(int(sectors) * 512)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ import pytest
 from snapvm import checking, consistency, orphans
 from snapvm.lvm import argv, device, health
 from snapvm.lvm.health import VolumeState
-from snapvm.model import GuestDisk, Role, Silent
+from snapvm.model import GuestDisk, Record, Role, Silent, VgUuid
 from snapvm.refusals import RecordUnusable, VolumeRefused
-from tests.fakes.scene import DOMAIN, GROUPS, Scene, make_scene
+from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene, make_scene
 from tests.unit.deeds import begun, roll_back, take
 
 COPIES = ("vg0copy", "a-copy")
@@ -76,9 +78,20 @@ def test_a_take_goes_by_the_device(scene: Scene, *, is_first: bool) -> None:
     assert [disk.snapshot.vg for disk in record.disks] == list(COPIES)
 
 
+def take_as_before(scene: Scene) -> Record:
+    """Take a snapshot as an older snapvm did, which wrote down no uuid of a group."""
+    path = scene.host.catalog.path(take(scene), "snapshot.json")
+    written = json.loads(path.read_text())
+    for disk in written["disks"]:
+        del disk["volume"]["vg_uuid"], disk["snapshot"]["vg_uuid"]
+    path.write_text(json.dumps(written))
+    (record,) = scene.host.catalog.records(UUID)
+    return record
+
+
 @pytest.mark.parametrize("work", ["delete", "rollback"])
 def test_nothing_is_done_on_a_guess(scene: Scene, work: str) -> None:
-    record = take(scene)
+    record = take_as_before(scene)
     copied(scene, is_first=False)
     scene.lvm.rename_group("vg1", "vg1old")
     before = scene.lvm.names()
@@ -114,7 +127,7 @@ def test_what_is_gone_is_not_looked_for_in_a_copy(scene: Scene, work: str) -> No
 
 
 def test_what_is_gone_is_not_removed_from_a_copy_of_a_renamed_group(scene: Scene) -> None:
-    record = take(scene)
+    record = take_as_before(scene)
     copied(scene, is_first=False)
     gone = record.disks[1].snapshot
     scene.lvm.volumes.remove(scene.lvm.named(gone.vg, gone.lv))
@@ -126,7 +139,7 @@ def test_what_is_gone_is_not_removed_from_a_copy_of_a_renamed_group(scene: Scene
 
 
 def test_what_may_be_one_of_two_is_not_called_well(scene: Scene) -> None:
-    record = take(scene)
+    record = take_as_before(scene)
     copied(scene, is_first=False)
     scene.lvm.rename_group("vg1", "vg1old")
     report = scene.host.lvm.report()
@@ -140,7 +153,8 @@ def test_of_orphans_only_those_that_were_looked_at_go(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     record = take(scene)
     left = scene.lvm.add_disk("vg0", "left")
-    left.tags = set(argv.tags("0" * 12, record.disks[0].volume, Role.NEW))
+    before = replace(record.disks[0].volume, vg_uuid=VgUuid(""))
+    left.tags = set(argv.tags("0" * 12, before, Role.NEW))
     scene.lvm.import_copy("vg0", "vg0copy")
     seen = orphans.of(scene.host, scene.host.lvm.report())
     assert {str(volume.ref) for volume in seen} == {"vg0/left", "vg0copy/left"}
@@ -161,7 +175,7 @@ def test_a_device_tells_the_uuids_of_both(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_snapshot_of_another_group_than_its_disk_is_not_gone_back_to(scene: Scene) -> None:
     """As after vgsplit(8), which keeps uuids too."""
-    record = take(scene)
+    record = take_as_before(scene)
     snapshot = record.disks[1].snapshot
     scene.lvm.named(snapshot.vg, snapshot.lv).vg = "split"
     before = scene.lvm.names()

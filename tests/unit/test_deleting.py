@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,3 +270,35 @@ def test_one_of_many_does_not_read_all_the_others_again(
     consistency.delete(scene.host, many[:20], Silent())
     assert len(scene.ids()) == 20
     assert len(loaded) < 4 * len(many) + 20
+
+
+def in_use(scene: Scene, record: Record) -> None:
+    """Have somebody read a snapshot, as a backup does for hours."""
+    for disk in record.disks:
+        scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv).opened = True
+
+
+def built_upon(scene: Scene, record: Record) -> None:
+    """Have a thin volume of another pool read from a snapshot."""
+    snapshot = record.disks[0].snapshot
+    above = scene.lvm.add_disk(snapshot.vg, "above", pool="other")
+    above.origin = snapshot.lv
+
+
+@pytest.mark.parametrize("harm", [in_use, built_upon])
+def test_a_prune_leaves_out_what_somebody_needs_and_goes_on(
+    scene: Scene, harm: Callable[[Scene, Record], None]
+) -> None:
+    """A pool would run full when a domain always has one that a backup reads at night."""
+    records = [take(scene, name) for name in "abc"]
+    harm(scene, records[1])
+    with pytest.raises(DeleteStopped) as stopped:
+        consistency.prune(scene.host, [records], Silent())
+    assert stopped.value.exit_status is ExitStatus.FAILED
+    assert stopped.value.deleted == ("demo@a", "demo@c")
+    assert stopped.value.untouched == ("demo@b",)
+    assert isinstance(stopped.value.because, VolumeRefused)
+    assert scene.ids() == ["b"]
+    with pytest.raises(VolumeRefused):
+        consistency.prune(scene.host, [records[1:2]], Silent())
+    assert scene.ids() == ["b"]

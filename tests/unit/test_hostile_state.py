@@ -44,9 +44,10 @@ def folder_of(scene: Scene) -> Path:
 
 
 def everything(scene: Scene) -> tuple[set[str], set[Path]]:
-    """Return all there is: volumes by uuid, files by path."""
+    """Return all there is: volumes by uuid, files by path, but for the locks."""
     volumes = {f"{v.vg}/{v.name} {v.uuid}" for v in scene.lvm.volumes}
-    return volumes, set(scene.host.settings.state_dir.rglob("*"))
+    files = scene.host.settings.state_dir.rglob("*")
+    return volumes, {path for path in files if path.suffix != ".lock"}
 
 
 def put(scene: Scene, name: str, text: str) -> Path:

@@ -308,3 +308,11 @@ def test_what_a_tag_says_is_what_it_was_told(
     read = belonging.read(["snapvm=1", *tags])
     if tags:
         assert read in (told, replace(told, domain=""))
+
+
+def test_a_record_is_made_anew_beside_a_copy_of_its_group(scene: Scene) -> None:
+    record = take(scene, with_memory=False)
+    scene.lvm.import_copy("vg0", "copy")
+    damage(scene, record, None)
+    assert rebuild(scene) == []
+    assert scene.host.catalog.get(UUID, record.id).disks == record.disks

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ import pytest
 from snapvm import checking, consistency, hostid
 from snapvm.attention import LeftBehind
 from snapvm.catalog import Catalog
-from snapvm.errors import ExitStatus, WorkElsewhere
+from snapvm.errors import ExitStatus, Locked, WorkElsewhere
 from snapvm.model import Record, Silent
 from snapvm.recordfolder import Work
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -162,6 +166,73 @@ def test_a_delete_needs_no_room(scene: Scene, be: Callable[[str], None]) -> None
     with no_room():
         consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def elsewhere(scene: Scene) -> Scene:
+    """Return the scene as another host sees it, whose locks are its own."""
+    settings = scene.host.settings
+    other = Catalog(settings.state_dir, settings.run_dir.parent / "other-run")
+    return replace(scene, host=replace(scene.host, catalog=other))
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_one_that_begins_in_the_same_moment_is_told(
+    scene: Scene, be: Callable[[str], None], deed: str
+) -> None:
+    """Before the first has written its journal, which is all that would tell of it."""
+    record = take(scene, "a")
+    before = scene.lvm.names()
+    other = elsewhere(scene)
+    with scene.host.catalog.locked(UUID, DOMAIN), pytest.raises(Locked) as refused:
+        DEEDS[deed](other, record)
+    assert f"process {os.getpid()} of host {hostid.name()}" in str(refused.value)
+    assert f"rm {scene.host.settings.state_dir}/domains/.{UUID}.lock" in refused.value.hint()
+    assert scene.lvm.names() == before and scene.ids() == ["a"]
+    DEEDS[deed](other, record)
+
+
+def test_a_check_does_not_take_for_dead_what_is_at_work_elsewhere(
+    scene: Scene, be: Callable[[str], None]
+) -> None:
+    take(scene, "a")
+    half_a_take(scene)
+    be("b")
+    other = elsewhere(scene)
+    with scene.host.catalog.locked(UUID, DOMAIN):
+        assert checking.look(other.host, None, Silent(), deep=False) == ()
+        with pytest.raises(Locked):
+            consistency.repair_all(other.host, DOMAIN, Silent(), take_over=True)
+    (found,) = checking.look(other.host, None, Silent(), deep=False)
+    assert "left it unfinished" in found.problem
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_has_those_of_the_host(
+    scene: Scene, be: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    take(scene, "a")
+    real, state = fcntl.flock, str(scene.host.settings.state_dir)
+
+    def flock(descriptor: int, how: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(state):
+            raise OSError(number, os.strerror(number))
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    take(scene, "b")
+    with scene.host.catalog.locked(UUID, DOMAIN), pytest.raises(Locked) as refused:
+        take(scene, "c")
+    assert "rm " not in refused.value.hint()
+    assert set(scene.ids()) == {"a", "b"}
+
+
+def test_the_lock_of_all_hosts_is_no_domain(scene: Scene, be: Callable[[str], None]) -> None:
+    take(scene, "a")
+    take(scene, "b")
+    lock = scene.host.settings.state_dir / "domains" / f".{UUID}.lock"
+    assert lock.stat().st_mode & 0o777 == 0o600
+    assert scene.host.catalog.domains() == ((UUID, DOMAIN),)
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
 
 
 def test_records_are_for_all(scene: Scene, be: Callable[[str], None]) -> None:

@@ -68,6 +68,27 @@ def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> N
     assert scene.lvm.names() == before
 
 
+def test_what_nobody_confirmed_is_told_all_the_same(call: Call, scene: Scene) -> None:
+    """As a cron job of `check --fix` that forgot its `--yes` has it: mail of what there is."""
+    call("take", DOMAIN, "--name", "a")
+    call("take", DOMAIN, "--name", "b")
+    lost, kept = (scene.host.catalog.get(UUID, SnapshotId(id_)) for id_ in "ab")
+    shutil.rmtree(scene.host.catalog.path(lost, ""))
+    shorten_image(scene, kept)
+    before = scene.lvm.names()
+    done = call("check", "--fix")
+    assert done.status == ExitStatus.REFUSED and "not confirmed" in done.err
+    assert "vg0/demo-d0.a" in done.out and "demo@b: its memory" in done.out
+    told = json.loads(call("check", "--fix", "--json").out)
+    assert told["error"]["kind"] == "NotConfirmed"
+    assert [found["subject"] for found in told["findings"]] == [
+        "demo@b",
+        "vg0/demo-d0.a",
+        "vg1/demo-d1.a",
+    ]
+    assert scene.lvm.names() == before
+
+
 def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:
     """Whether anything is left that is not in order, or not."""
     call("take", DOMAIN, "--name", "a")

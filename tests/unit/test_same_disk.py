@@ -1,0 +1,91 @@
+"""The disk that a rollback gives back is the user's: with the tags and properties it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm import checking, repair
+from snapvm.model import DomainState, Silent
+from snapvm.refusals import VolumeRefused
+from tests.fakes import mortal
+from tests.fakes.lvmvolume import FakeVolume
+from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene
+from tests.unit.deeds import begun, roll_back
+
+
+def disk_of(scene: Scene) -> FakeVolume:
+    return scene.lvm.named("vg0", f"{DOMAIN}-d0")
+
+
+@pytest.mark.parametrize("count", [18, 19, 20, 200])
+def test_it_may_have_many_tags_of_its_own(tmp_path: Path, count: int) -> None:
+    """An lvm that is told its orders on lines takes so many words and no more."""
+    scene, record = begun(tmp_path)
+    tags = {f"mine{number}" for number in range(count)}
+    disk_of(scene).tags |= tags
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"] and disk_of(scene).tags == tags
+
+
+def test_many_tags_bring_a_device_where_only_one_of_them_may_have_one(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    disk_of(scene).tags |= {f"mine{number}" for number in range(30)}
+    scene.lvm.conf["activation/volume_list"] = "@mine7,vg1"
+    roll_back(scene, record)
+    assert disk_of(scene).active and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("thick", [(), GROUPS], ids=["thin", "thick"])
+def test_it_keeps_what_was_set_of_it(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    scene, record = begun(tmp_path, *thick)
+    disk_of(scene).autoactivated, disk_of(scene).read_ahead = False, "1048576"
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+    assert not disk_of(scene).autoactivated and disk_of(scene).read_ahead == "1048576"
+    other = scene.lvm.named("vg1", f"{DOMAIN}-d1")
+    assert other.autoactivated and other.read_ahead == "auto"
+
+
+def test_it_keeps_it_when_the_rollback_is_finished_by_another(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    disk_of(scene).autoactivated, disk_of(scene).read_ahead = False, "0"
+    assert mortal.kill_at(scene, lambda scene: roll_back(scene, record), "after lvm lvchange 1")
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.host.catalog.leftovers(UUID) == () and scene.disk_data() == ["5", "5"]
+    assert not disk_of(scene).autoactivated and disk_of(scene).read_ahead == "0"
+
+
+def test_an_lvm_without_the_property_is_not_told_of_it(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    scene.lvm.is_old = True
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("thick", [(), GROUPS], ids=["thin", "thick"])
+def test_one_that_is_read_only_is_left_as_it_is(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    """A thick one could not be written; LVM does not make one read-only that is."""
+    scene, record = begun(tmp_path, *thick)
+    scene.hypervisor.stop(scene.machine.domain)
+    disk_of(scene).writable = False
+    before = scene.lvm.names()
+    with pytest.raises(VolumeRefused, match=r"vg0/demo-d0 .*read-only") as refused:
+        roll_back(scene, record)
+    assert "lvchange --permission rw vg0/demo-d0" in refused.value.hint()
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    disk_of(scene).writable = True
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
+
+
+def test_a_fixed_device_number_is_not_lost_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene, record = begun(tmp_path)
+    disk_of(scene).has_fixed_minor = True
+    roll_back(scene, record)
+    assert "vg0/demo-d0 has a fixed device number" in caplog.text
