@@ -24,6 +24,7 @@ from snapvm import (
     identity,
     images,
     readback,
+    recordeddomain,
     repair,
     rollbackplan,
     sidefiles,
@@ -199,7 +200,7 @@ def rollback(
         progress.phase("checking")
         repair.finish_all(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
-        known = replace(rollbackplan.domain_of(host, record), uuid=record.domain_uuid)
+        known = replace(recordeddomain.find(host, record), uuid=record.domain_uuid)
         record = host.catalog.again(record)
         memory = record.memory if verify else None
         image = None if memory is None else host.catalog.path(record, memory.file)

@@ -6,8 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from snapvm import cowsize, images, naming, occupancy, planning, sidefiles
-from snapvm.errors import UnknownDomain, quoted
+from snapvm import cowsize, images, naming, occupancy, planning, recordeddomain, sidefiles
 from snapvm.host import Host
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
@@ -18,7 +17,6 @@ from snapvm.model import (
     DmUuid,
     Domain,
     DomainState,
-    HypervisorKind,
     LvUuid,
     OmittedDisk,
     Record,
@@ -29,7 +27,7 @@ from snapvm.model import (
 )
 from snapvm.occupancy import Occupant
 from snapvm.planning import RollbackPlan, SwapDisk
-from snapvm.refusals import DiskRefused, DomainRefused, RecordUnusable, Refused, VolumeRefused
+from snapvm.refusals import DiskRefused, RecordUnusable, Refused, VolumeRefused
 from snapvm.settings import Settings
 
 _LEFT_ALONE = "the rollback left it as it was"
@@ -41,7 +39,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone, and
     ``GroupAway`` for one that need not be.
     """
-    domain = domain_of(host, record)
+    domain = recordeddomain.find(host, record)
     image, memory_bytes = None, 0
     if record.memory is not None:
         # It may have given memory back before it was captured: its image tells how much it had.
@@ -98,65 +96,6 @@ def _unsuited(record: Record, error: Refused) -> tuple[str, ...]:
     if not isinstance(error, DiskRefused):
         return ()
     return (error.target,) if error.target not in {disk.target for disk in record.disks} else ()
-
-
-def domain_of(host: Host, record: Record) -> Domain:
-    """Return the domain as it is now; one with an image may have vanished meanwhile.
-
-    So may any of xl's, which knows none that is off: without an image its owner starts it then.
-
-    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name, and for one
-    that was given another: its image would make a second one of its uuid.
-    """
-    try:
-        domain = host.hypervisor.find(record.domain)
-    except UnknownDomain:
-        now = host.hypervisor.name_of(record.domain_uuid)
-        if now:
-            raise DomainRefused(
-                domain=record.domain,
-                why=f"its name is {quoted(now)} now, and another in {record.ref}",
-                remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
-            ) from None
-        if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
-            raise
-        return vanished(record)
-    if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
-        raise DomainRefused(
-            domain=domain.name,
-            why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
-            remedy="rename one of the two",
-        )
-    return domain
-
-
-def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
-    """Tell whether a domain of xl's is the record's machine, created anew with another uuid.
-
-    libvirt keeps a uuid for as long as a domain is defined: another one means another domain.
-    """
-    if record.hypervisor is not HypervisorKind.XEN:
-        return False
-    disks = host.hypervisor.drives(domain).disks
-    volumes = planning.resolve(domain, disks, host.lvm.report(), host.lvm.uuid_of_device)
-    used = {str(volume.ref) for volume in volumes.values()}
-    return used == {str(disk.volume) for disk in record.disks}
-
-
-def vanished(record: Record, definition: str = "") -> Domain:
-    """Return the domain of a record that its hypervisor does not know any more.
-
-    ``definition`` is what it was when it was last seen; without it only an image starts it.
-    """
-    return Domain(
-        name=record.domain,
-        uuid=record.domain_uuid,
-        hypervisor=record.hypervisor,
-        state=DomainState.SHUTOFF,
-        memory_bytes=record.memory_bytes,
-        vcpus=record.vcpus,
-        definition=definition,
-    )
 
 
 def undo_record(plan: RollbackPlan) -> Record:

@@ -15,8 +15,8 @@ from typing import Any
 from snapvm import (
     bootid,
     guestsystem,
+    recordeddomain,
     rollbackjournal,
-    rollbackplan,
     standing,
     swapping,
     takingback,
@@ -65,7 +65,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     stuck = None
     if phase is not Phase.STARTED:
         record = _record(host, journal, uuid, domain)
-        target = domain or rollbackplan.vanished(record, journal.get("definition", ""))
+        target = domain or recordeddomain.vanished(record, journal.get("definition", ""))
         is_renewed = False
         if phase is Phase.SWAPPED:
             is_renewed = bool(journal.get(_SPOILED))

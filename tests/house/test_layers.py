@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "guestsystem",
         "standing",
     ),
-    ("writingback",),
+    ("writingback", "recordeddomain"),
     ("rollbackjournal",),
     ("host", "planning", "imagefacts", "occupancy", "identity"),
     ("images", "sidefiles"),

@@ -1,0 +1,68 @@
+"""Which domain is a record's, as it is now."""
+
+from __future__ import annotations
+
+from snapvm import planning
+from snapvm.errors import UnknownDomain, quoted
+from snapvm.host import Host
+from snapvm.model import Domain, DomainState, HypervisorKind, Record
+from snapvm.refusals import DomainRefused
+
+
+def find(host: Host, record: Record) -> Domain:
+    """Return the domain as it is now; one with an image may have vanished meanwhile.
+
+    So may any of xl's, which knows none that is off: without an image its owner starts it then.
+
+    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name, and for one
+    that was given another: its image would make a second one of its uuid.
+    """
+    try:
+        domain = host.hypervisor.find(record.domain)
+    except UnknownDomain:
+        now = host.hypervisor.name_of(record.domain_uuid)
+        if now:
+            raise DomainRefused(
+                domain=record.domain,
+                why=f"its name is {quoted(now)} now, and another in {record.ref}",
+                remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
+            ) from None
+        if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
+            raise
+        return vanished(record)
+    if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
+            remedy="rename one of the two",
+        )
+    return domain
+
+
+def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
+    """Tell whether a domain of xl's is the record's machine, created anew with another uuid.
+
+    libvirt keeps a uuid for as long as a domain is defined: another one means another domain.
+    """
+    if record.hypervisor is not HypervisorKind.XEN:
+        return False
+    disks = host.hypervisor.drives(domain).disks
+    volumes = planning.resolve(domain, disks, host.lvm.report(), host.lvm.uuid_of_device)
+    used = {str(volume.ref) for volume in volumes.values()}
+    return used == {str(disk.volume) for disk in record.disks}
+
+
+def vanished(record: Record, definition: str = "") -> Domain:
+    """Return the domain of a record that its hypervisor does not know any more.
+
+    ``definition`` is what it was when it was last seen; without it only an image starts it.
+    """
+    return Domain(
+        name=record.domain,
+        uuid=record.domain_uuid,
+        hypervisor=record.hypervisor,
+        state=DomainState.SHUTOFF,
+        memory_bytes=record.memory_bytes,
+        vcpus=record.vcpus,
+        definition=definition,
+    )
