@@ -65,11 +65,13 @@ def shall_be_sparse(
     """
     if kind is not HypervisorKind.LIBVIRT:
         return False
-    if wanted is not ImageFormat.SPARSE:
-        if not how.argv:
-            _require_plain(versions, "take with --image-format sparse or --compress zstd")
-        return False
     can = all(release(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
+    if wanted is not ImageFormat.SPARSE:
+        if how.argv or _reads_plain(versions):
+            return False
+        if wanted is ImageFormat.AUTO and can:
+            return True
+        raise _no_plain(versions, "take with --image-format sparse or --compress zstd")
     if how.argv:
         why = "a sparse image is not compressed; leave one of the two out"
         raise BadSetting(where="image_format and compress", why=why)
@@ -85,18 +87,22 @@ def require_reader(path: Path, memory: MemoryRecord, versions: Mapping[str, str]
     """Raise ``HostLacks`` when libvirt and QEMU, as they are now, do not restore such an image."""
     if memory.format != LIBVIRT_SAVE:
         return
-    if libvirtimage.read_header(path).format == libvirtimage.FORMAT_RAW:
-        _require_plain(versions, "roll back with a QEMU before 11.0 installed")
+    is_plain = libvirtimage.read_header(path).format == libvirtimage.FORMAT_RAW
+    if is_plain and not _reads_plain(versions):
+        raise _no_plain(versions, "roll back with a QEMU before 11.0 installed")
 
 
-def _require_plain(versions: Mapping[str, str], otherwise: str) -> None:
+def _reads_plain(versions: Mapping[str, str]) -> bool:
     qemu, libvirt = release(versions.get("qemu", "")), release(versions.get("libvirt", ""))
-    if qemu >= _NO_PLAIN_FROM_QEMU and libvirt < _PLAIN_AGAIN_SINCE:
-        raise HostLacks(
-            what=f"libvirt 12.1, without which QEMU {versions['qemu']} restores no plain memory "
-            f"image (libvirt is {versions.get('libvirt', 'unknown')})",
-            remedy=f"update libvirt, or {otherwise}",
-        )
+    return qemu < _NO_PLAIN_FROM_QEMU or libvirt >= _PLAIN_AGAIN_SINCE
+
+
+def _no_plain(versions: Mapping[str, str], otherwise: str) -> HostLacks:
+    return HostLacks(
+        what=f"libvirt 12.1, without which QEMU {versions['qemu']} restores no plain memory "
+        f"image (libvirt is {versions.get('libvirt', 'unknown')})",
+        remedy=f"update libvirt, or {otherwise}",
+    )
 
 
 def made_sparse(

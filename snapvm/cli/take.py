@@ -86,7 +86,7 @@ def take(
         typer.Option(
             "--image-format",
             help="libvirt: plain, as QEMU wrote it; or sparse, which several threads restore at "
-            "once and is not compressed. Plain when left out.",
+            "once and is not compressed. Plain when left out, where libvirt restores that.",
         ),
     ] = None,
     cow_size: CowSizeOption = None,

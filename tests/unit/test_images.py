@@ -59,15 +59,23 @@ SKEWED = {"libvirt": "11.3.0", "qemu": "11.0.1"}
 """QEMU takes no plain image from a libvirt that old."""
 
 
-@pytest.mark.parametrize("wanted", [ImageFormat.AUTO, ImageFormat.PLAIN])
-def test_what_could_not_be_restored_is_not_taken(wanted: ImageFormat) -> None:
+def test_what_could_not_be_restored_is_not_taken() -> None:
+    plain, none = ImageFormat.PLAIN, compression.NONE
     with pytest.raises(HostLacks, match=r"libvirt 12\.1, .* QEMU 11\.0\.1") as lacks:
-        images.shall_be_sparse(LIBVIRT, wanted, compression.NONE, SKEWED)
+        images.shall_be_sparse(LIBVIRT, plain, none, SKEWED)
     assert "--image-format sparse" in lacks.value.hint()
-    assert not images.shall_be_sparse(LIBVIRT, wanted, ZSTD, SKEWED)
-    assert images.shall_be_sparse(LIBVIRT, ImageFormat.SPARSE, compression.NONE, SKEWED)
+    assert not images.shall_be_sparse(LIBVIRT, plain, ZSTD, SKEWED)
     for versions in ({**SKEWED, "libvirt": "12.1.0"}, {**SKEWED, "qemu": "10.2.0"}):
-        assert not images.shall_be_sparse(LIBVIRT, wanted, compression.NONE, versions)
+        assert not images.shall_be_sparse(LIBVIRT, plain, none, versions)
+
+
+def test_whoever_asked_for_nothing_gets_what_can_be_restored() -> None:
+    auto, none = ImageFormat.AUTO, compression.NONE
+    assert images.shall_be_sparse(LIBVIRT, auto, none, SKEWED)
+    assert not images.shall_be_sparse(LIBVIRT, auto, ZSTD, SKEWED)
+    assert not images.shall_be_sparse(LIBVIRT, auto, none, {**SKEWED, "qemu": "10.2.0"})
+    with pytest.raises(HostLacks, match=r"libvirt 12\.1"):
+        images.shall_be_sparse(LIBVIRT, auto, none, {**SKEWED, "libvirt": "11.1.0"})
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def test_an_image_that_is_not_restored_here_ends_nobody(tmp_path: Path) -> None:
     scene.hypervisor.installed = {"libvirt": "11.3.0", "qemu": "11.0.1"}
     told = refused(scene, record)
     assert isinstance(told, HostLacks) and "restores no plain memory image" in str(told)
+    scene.hypervisor.installed = {"libvirt": "11.1.0", "qemu": "11.0.1"}
     with pytest.raises(HostLacks):
         take(scene)
     scene.hypervisor.installed = {"libvirt": "12.1.0", "qemu": "11.0.1"}

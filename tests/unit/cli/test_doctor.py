@@ -35,7 +35,7 @@ def test_doctor_names_all_that_stands_in_the_way(call: Call, scene: Scene) -> No
 
 
 def test_doctor_names_what_would_take_an_image_nobody_restores(call: Call, scene: Scene) -> None:
-    scene.hypervisor.installed = {"libvirt": "11.3.0", "qemu": "11.0.1"}
+    scene.hypervisor.installed = {"libvirt": "11.1.0", "qemu": "11.0.1"}
     told = call("doctor", DOMAIN)
     assert told.status == ExitStatus.REFUSED
     assert told.out.count("in the way: ") == 1 and "libvirt 12.1" in told.out
