@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from snapvm import repair, retry, rollbackplan
-from snapvm.attention import HalfBack
+from snapvm import rollbackplan
 from snapvm.lvm.holders import Holder
 from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
@@ -317,46 +315,5 @@ def test_a_domain_whose_volumes_cannot_be_said_is_shut_off_first(
     assert "shut it off" in refused.value.hint()
     assert_untouched(scene, before, record)
     scene.hypervisor.stop(scene.machine.domain)
-    roll_back(scene, record)
-    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
-
-
-# --- a thick disk is written in place -------------------------------------------------------------
-
-
-def open_after_the_end(scene: Scene, *, closed: Callable[[], bool]) -> None:
-    """Have something open a disk as soon as its domain has ended, until ``closed``."""
-    disk = scene.lvm.named("vg1", "demo-d1")
-
-    def before(argv: tuple[str, ...]) -> None:
-        if argv[1] == "lvs" and not scene.machine.held:
-            disk.opened = not closed()
-
-    scene.lvm.before = before
-
-
-def test_a_thick_disk_that_somebody_opens_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "_SOON_SECONDS", 0.0)
-    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
-    record = take_at_five(scene)
-    open_after_the_end(scene, closed=lambda: False)
-    with pytest.raises(HalfBack, match=r"vg1/demo-d1 .*something else") as failed:
-        roll_back(scene, record)
-    assert failed.value.hint().endswith(f"snapvm repair {DOMAIN}")
-    assert scene.disk_data()[1] == "8"
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
-    scene.lvm.before = lambda _argv: None
-    scene.lvm.named("vg1", "demo-d1").opened = False
-    repair.finish_pending(scene.host, UUID, DOMAIN)
-    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
-
-
-def test_one_whose_last_user_is_about_to_go_is_waited_for(tmp_path: Path) -> None:
-    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
-    record = take_at_five(scene)
-    looks = iter([False, False])
-    open_after_the_end(scene, closed=lambda: next(looks, True))
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
