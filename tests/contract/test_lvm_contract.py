@@ -10,7 +10,7 @@ import pytest
 from snapvm.failures import CommandFailed
 from snapvm.lvm import argv, away
 from snapvm.lvm.report import LogicalVolume
-from snapvm.model import LvRef, LvUuid, Role, Silent, VolumeKind
+from snapvm.model import LvRef, LvUuid, Role, Silent, VgUuid, VolumeKind
 from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
 
 SET = "0123456789ab"
@@ -173,8 +173,12 @@ def test_removing_goes_by_the_group_a_volume_is_in_now(world: LvmWorld) -> None:
     assert world.lvm.report().lv_of(made.ref) is None
 
 
-def test_a_group_that_is_not_there_is_told_from_those_that_are(world: LvmWorld) -> None:
-    report, nowhere = world.lvm.report(), replace(world.disk, vg="no-such-group", uuid=LvUuid(""))
+@pytest.mark.parametrize("vg_uuid", ["", f"AAAAAA{'-AAAA' * 5}-AAAAAA"])
+def test_a_group_that_is_not_there_is_told_from_those_that_are(
+    world: LvmWorld, vg_uuid: str
+) -> None:
+    report, unmade = world.lvm.report(), replace(world.disk, uuid=LvUuid(""))
+    nowhere = replace(unmade, vg="no-such-group", vg_uuid=VgUuid(vg_uuid))
     assert world.lvm.explained(report, [world.disk]) is report, "nothing more is asked"
     explained = world.lvm.explained(report, [nowhere])
     groups = {group.name: group for group in explained.groups or ()}
@@ -182,7 +186,7 @@ def test_a_group_that_is_not_there_is_told_from_those_that_are(world: LvmWorld) 
     found = groups[VG]
     assert found.volumes >= 2 and not found.is_exported
     assert found.system_id == "" and found.lock_type in ("", "none")
-    assert away.of_volume(replace(world.disk, uuid=LvUuid("")), explained) is None
+    assert away.of_volume(unmade, explained) is None
 
 
 # --- thick volumes -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import Domain, LvRef, LvUuid
+from snapvm.model import Domain, LvRef
 from snapvm.process import ShRunner
 from snapvm.settings import Settings
 from tests.fakes.lvm import FakeLvm
@@ -72,19 +72,23 @@ def lvm_world(*, thick: bool = False) -> Iterator[LvmWorld]:
     if not REAL:
         fake = FakeLvm()
         fake.add_pool(VG)
-        volume = fake.add_disk(VG, DISK, pool="" if thick else "pool")
+        fake.add_disk(VG, DISK, pool="" if thick else "pool")
         lvm = Lvm(fake, copy_back=fake.copy_back)
-        yield LvmWorld(lvm, LvRef(vg=VG, lv=DISK, uuid=LvUuid(volume.uuid)), fake)
+        yield LvmWorld(lvm, _disk_of(lvm), fake)
         return
     lvm = Lvm(ShRunner())
     where = ["-Wn", "-L", "64m", VG] if thick else ["-V", "64m", "-T", f"{VG}/pool"]
     _sh("lvcreate", "-qq", "-y", "-n", DISK, *where)
     try:
-        made = lvm.report().lv_from_name(VG, DISK)
-        assert made is not None
-        yield LvmWorld(lvm, made.ref)
+        yield LvmWorld(lvm, _disk_of(lvm))
     finally:
         _sh("lvremove", "-qq", "-y", "-S", f"lv_name=~^{DISK}", VG)
+
+
+def _disk_of(lvm: Lvm) -> LvRef:
+    made = lvm.report().lv_from_name(VG, DISK)
+    assert made is not None
+    return made.ref
 
 
 @contextmanager
