@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from snapvm import imageroom, images, occupancy, planning
+from snapvm import imageroom, images, occupancy, planning, sidefiles
 from snapvm.errors import SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import preflight
@@ -81,6 +81,8 @@ def look(host: Host, name: str) -> Diagnosis:
             with noting(found.refusals):
                 _stand_on(host, found, disk)
         _check_stores(host, found)
+    with noting(found.refusals):
+        found.omitted += sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     return found
 
 

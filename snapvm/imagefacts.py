@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, sidexml
 from snapvm.images import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
@@ -51,6 +51,7 @@ def _of_libvirt(path: Path) -> ImageFacts:
     try:
         root = domainxml.parse(definition)
         drives = domainxml.classify("?", definition, Path)
+        omitted = (*drives.omitted, *sidexml.left_out(definition))
     except Refused as error:
         raise BadImage(path=str(path), offset_bytes=0, why=str(error)) from error
     is_sparse = header.format == libvirtimage.FORMAT_SPARSE
@@ -63,7 +64,7 @@ def _of_libvirt(path: Path) -> ImageFacts:
         memory_bytes=_number(root.findtext("memory", "0")) << 10,  # libvirt tells KiB
         vcpus=_number(root.findtext("vcpu", "0")),
         targets=frozenset(disk.target for disk in drives.disks),
-        omitted=drives.omitted,
+        omitted=omitted,
     )
 
 

@@ -135,7 +135,8 @@ class GuestDisk:
 class OmittedDisk:
     """A drive that is not captured because it cannot change: a CD-ROM, a read-only disk.
 
-    In an undo record a disk, too, which the rollback left as it was.
+    And UEFI variables or a TPM of which there is no file that could be copied.  In an undo record a
+    disk, too, which the rollback left as it was.
     """
 
     target: str

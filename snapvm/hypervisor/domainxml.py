@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snapvm.hypervisor import qemuarguments
 from snapvm.hypervisor.base import Drives
-from snapvm.model import GuestDisk, OmittedDisk, SideKind, SidePlace
+from snapvm.model import GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused
 
 VolumePath = Callable[[str, str], Path]
@@ -22,9 +22,6 @@ VolumePath = Callable[[str, str], Path]
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 """The name by which libvirt and QEMU's guest agent find each other."""
-
-SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
-"""Where the system's libvirt keeps emulated TPMs, unless the domain names a place."""
 
 _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
 """Kinds of devices; ``vhost`` alone is the kernel's."""
@@ -218,6 +215,7 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
     found += ["a direct interface (VFIO)" for _ in devices.iterfind("interface[@type='hostdev']")]
     found += ["a shared memory device" for _ in devices.iterfind("shmem")]
     found += ["a shared file system" for _ in devices.iterfind("filesystem")]
+    found += ["the TPM of this host" for _ in devices.iterfind("tpm/backend[@type='passthrough']")]
     return tuple(found)
 
 
@@ -264,37 +262,3 @@ def has_agent_channel(definition: str) -> bool:
         return False
     targets = parse(definition).iterfind("./devices/channel/target")
     return any(target.get("name") == AGENT_CHANNEL for target in targets)
-
-
-def side_places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
-    """Return where a domain has its UEFI variables and the state of its emulated TPM.
-
-    Variables on something else than a file (a block device, the network) are not captured.
-    """
-    if not definition:
-        return ()
-    root = parse(definition)
-    places = []
-    nvram = root.find("./os/nvram")
-    if nvram is not None:
-        source = nvram.find("source")
-        path = (nvram.text or "").strip() if source is None else source.get("file", "")
-        if path.startswith("/"):
-            places.append(SidePlace(kind=SideKind.NVRAM, path=Path(path), is_folder=False))
-    varstore = root.find("./os/varstore[@path]")  # libvirt 12, for QEMU's device uefi-vars
-    if varstore is not None:
-        path = varstore.get("path", "")
-        places.append(SidePlace(kind=SideKind.VARSTORE, path=Path(path), is_folder=False))
-    backend = root.find("./devices/tpm/backend[@type='emulator']")
-    if backend is not None:
-        places.append(_tpm_place(backend, uuid))
-    return tuple(places)
-
-
-def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:
-    source = backend.find("source")
-    if source is not None and source.get("path", "").startswith("/"):
-        is_folder = source.get("type") == "dir"
-        return SidePlace(kind=SideKind.TPM, path=Path(source.attrib["path"]), is_folder=is_folder)
-    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
-    return SidePlace(kind=SideKind.TPM, path=SWTPM_FOLDER / uuid / version, is_folder=True)

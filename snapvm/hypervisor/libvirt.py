@@ -16,11 +16,13 @@ from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import (
     captureways,
     domainxml,
+    libvirtdrives,
     libvirtimages,
     libvirtrestore,
     migrationstream,
     qemurun,
     qemusettings,
+    sidexml,
     userfault,
     witness,
 )
@@ -96,21 +98,7 @@ class LibvirtHypervisor:
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
-
-        def volume_path(pool_name: str, volume: str) -> Path:
-            try:
-                with spoken():
-                    pool = self._link.connection.storagePoolLookupByName(pool_name)
-                    return Path(pool.storageVolLookupByName(volume).path())
-            except LibvirtFailed as failure:
-                raise DomainRefused(
-                    domain=domain.name,
-                    why=f"its volume {volume} of pool {pool_name} cannot be found: {failure}",
-                    remedy=f"look at it (virsh pool-info {shlex.quote(pool_name)}): "
-                    "pool-start, or pool-refresh",
-                ) from failure
-
-        return domainxml.classify(domain.name, domain.definition, volume_path)
+        return libvirtdrives.of(self._link, domain)
 
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: as it is defined; one that is not, as it is."""
@@ -118,7 +106,7 @@ class LibvirtHypervisor:
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """See ``Hypervisor.side_places``."""
-        return domainxml.side_places(domain.definition, domain.uuid)
+        return sidexml.places(domain.definition, domain.uuid)
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""

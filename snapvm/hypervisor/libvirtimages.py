@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from snapvm.hypervisor import domainxml, libvirtneeds, startfiles
+from snapvm.hypervisor import domainxml, libvirtneeds, sidexml, startfiles
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.startfiles import StartFile
 from snapvm.model import Domain, SideKind
@@ -78,7 +78,7 @@ def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
     It does so with a transient one (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what is booted
     then gets a new one; the stream of an image has the captured one in it.
     """
-    places = domainxml.side_places(domain.definition, domain.uuid)
+    places = sidexml.places(domain.definition, domain.uuid)
     if handle is None or not any(place.kind is SideKind.TPM for place in places):
         return
     with spoken():

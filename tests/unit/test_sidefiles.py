@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency, recordfile, sidefiles
+from snapvm import checking, consistency, diagnosis, recordfile, sidefiles
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, StorageFailed
-from snapvm.hypervisor import domainxml
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -134,6 +133,14 @@ def test_what_is_too_large_is_refused_before_anything(
     with pytest.raises(DomainRefused, match="can be captured"):
         take(scene)
     assert scene.ids() == []
+    (refusal,) = diagnosis.look(scene.host, DOMAIN).refusals
+    assert "can be captured" in refusal.message()
+
+
+def test_doctor_tells_of_what_is_not_there_yet(scene: Scene) -> None:
+    nvram(scene).unlink()
+    (omitted,) = diagnosis.look(scene.host, DOMAIN).omitted
+    assert (omitted.target, "not there yet" in omitted.why) == ("nvram", True)
 
 
 class _Spoiler(Silent):
@@ -238,28 +245,3 @@ def test_variables_of_one_firmware_are_not_given_to_another(scene: Scene, tmp_pa
     scene.count(1)
     roll_back(scene, again)
     assert store.read_text() == "6"
-
-
-def test_where_libvirt_keeps_them() -> None:
-    def places(inside: str, devices: str = "") -> list[tuple[str, str, bool]]:
-        definition = f"<domain><os>{inside}</os><devices>{devices}</devices></domain>"
-        found = domainxml.side_places(definition, UUID)
-        return [(place.kind.value, str(place.path), place.is_folder) for place in found]
-
-    old = "<nvram template='/t.fd'>/var/lib/libvirt/qemu/nvram/demo_VARS.fd</nvram>"
-    assert places(old) == [("nvram", "/var/lib/libvirt/qemu/nvram/demo_VARS.fd", False)]
-    assert places("<nvram type='file'><source file='/n.fd'/></nvram>") == [
-        ("nvram", "/n.fd", False)
-    ]
-    json_store = "<varstore template='/t.json' path='/var/lib/libvirt/qemu/varstore/demo.json'/>"
-    assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", False)]
-    assert places("<varstore template='/t.json'/>") == []
-    assert places("<nvram type='block'><source dev='/dev/vg/n'/></nvram>") == []
-    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='{}'>{}</backend></tpm>"
-    swtpm = f"/var/lib/libvirt/swtpm/{UUID}"
-    assert places("", tpm.format("2.0", "")) == [("tpm", f"{swtpm}/tpm2", True)]
-    assert places("", tpm.format("1.2", "")) == [("tpm", f"{swtpm}/tpm1.2", True)]
-    own = tpm.format("2.0", "<source type='dir' path='/tpm'/>")
-    assert places("", own) == [("tpm", "/tpm", True)]
-    passed = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"
-    assert places("", passed) == [] and domainxml.side_places("", UUID) == ()

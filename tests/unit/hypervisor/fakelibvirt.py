@@ -80,6 +80,9 @@ class Connection:
     def isPersistent(self) -> int:  # noqa: N802 - libvirt's own name
         return int(self.is_persistent)
 
+    def jobInfo(self) -> list[int]:  # noqa: N802 - libvirt's own name
+        return [0]
+
     def getDomainCapabilities(  # noqa: N802 - libvirt's own name
         self, emulator: str | None, arch: str | None, machine: str | None, kind: str, flags: int
     ) -> str:

@@ -1,0 +1,41 @@
+"""The drives of a libvirt domain, with libvirt asked where the volumes of its pools are."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from snapvm.hypervisor import domainxml, sidexml
+from snapvm.hypervisor.base import Drives
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
+from snapvm.model import Domain
+from snapvm.refusals import DomainRefused
+
+
+def of(link: Link, domain: Domain) -> Drives:
+    """Return the drives of a domain, and what it has of UEFI and a TPM that is not captured.
+
+    Raises ``DiskRefused`` for one that cannot be captured.
+    """
+
+    def volume_path(pool: str, volume: str) -> Path:
+        try:
+            return path_of_volume(link, pool, volume)
+        except LibvirtFailed as failure:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"its volume {volume} of pool {pool} cannot be found: {failure}",
+                remedy=f"look at it (virsh pool-info {shlex.quote(pool)}): "
+                "pool-start, or pool-refresh",
+            ) from failure
+
+    drives = domainxml.classify(domain.name, domain.definition, volume_path)
+    return replace(drives, omitted=(*drives.omitted, *sidexml.left_out(domain.definition)))
+
+
+def path_of_volume(link: Link, pool: str, volume: str) -> Path:
+    """Return where a volume of a storage pool is; raise ``LibvirtFailed``."""
+    with spoken():
+        found = link.connection.storagePoolLookupByName(pool)
+        return Path(found.storageVolLookupByName(volume).path())

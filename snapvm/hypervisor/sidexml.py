@@ -1,0 +1,69 @@
+"""What a libvirt domain's XML says of its UEFI variables and its TPM: where they are, if anywhere.
+
+Pure: XML text in, values out (libvirt, docs/formatdomain, "Operating system booting" and "TPM
+device").
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+from snapvm.hypervisor import domainxml
+from snapvm.model import OmittedDisk, SideKind, SidePlace
+
+SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
+"""Where the system's libvirt keeps emulated TPMs, unless the domain names a place."""
+
+_ONLY_MEMORY = "only memory brings it back"
+"""The stream of a domain has a copy of its flash, and of the state of a swtpm."""
+
+
+def places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
+    """Return where a domain has its UEFI variables and the state of its emulated TPM in files."""
+    if not definition:
+        return ()
+    root = domainxml.parse(definition)
+    found = []
+    nvram = _nvram_file(root)
+    if nvram.startswith("/"):
+        found.append(SidePlace(kind=SideKind.NVRAM, path=Path(nvram), is_folder=False))
+    varstore = root.find("./os/varstore[@path]")  # libvirt 12, for QEMU's device uefi-vars
+    if varstore is not None:
+        path = varstore.get("path", "")
+        found.append(SidePlace(kind=SideKind.VARSTORE, path=Path(path), is_folder=False))
+    backend = root.find("./devices/tpm/backend[@type='emulator']")
+    if backend is not None:
+        found.append(_tpm_place(backend, uuid))
+    return tuple(found)
+
+
+def left_out(definition: str) -> Iterator[OmittedDisk]:
+    """Yield what a domain has of that, and has it where it is not captured, nor put back."""
+    root = domainxml.parse(definition)
+    source = root.find("./os/nvram/source")
+    if source is not None and not source.get("file"):
+        where = source.get("dev") or f"the network ({source.get('protocol', '?')})"
+        yield OmittedDisk(target=SideKind.NVRAM.value, why=f"it is on {where}, {_ONLY_MEMORY}")
+    for backend in root.iterfind("./devices/tpm/backend"):
+        kind = backend.get("type", "?")
+        if kind == "external":
+            why = f"its state is kept by a swtpm that libvirt does not start, {_ONLY_MEMORY}"
+            yield OmittedDisk(target=SideKind.TPM.value, why=why)
+        elif kind != "emulator":
+            yield OmittedDisk(target=SideKind.TPM.value, why=f"it is the TPM of this host ({kind})")
+
+
+def _nvram_file(root: ET.Element) -> str:
+    source = root.find("./os/nvram/source")
+    return root.findtext("./os/nvram", "").strip() if source is None else source.get("file", "")
+
+
+def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:
+    source = backend.find("source")
+    if source is not None and source.get("path", "").startswith("/"):
+        is_folder = source.get("type") == "dir"
+        return SidePlace(kind=SideKind.TPM, path=Path(source.attrib["path"]), is_folder=is_folder)
+    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
+    return SidePlace(kind=SideKind.TPM, path=SWTPM_FOLDER / uuid / version, is_folder=True)

@@ -1,0 +1,88 @@
+"""Where a domain has its UEFI variables and its TPM; what is in no file is told of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from snapvm.hypervisor import sidexml
+from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.model import DomainState
+from snapvm.refusals import DomainRefused
+from tests.fakes.scene import UUID
+from tests.unit.hypervisor.fakelibvirt import OFF
+
+DISK = "<disk type='block'><source dev='/dev/vg/d0'/><target dev='vda'/></disk>"
+PASSED = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"
+EXTERNAL = "<tpm><backend type='external'><source type='unix' path='/run/tpm'/></backend></tpm>"
+
+
+def defined(inside: str, devices: str = "") -> str:
+    return f"<domain><os>{inside}</os><devices>{DISK}{devices}</devices></domain>"
+
+
+def test_where_libvirt_keeps_them() -> None:
+    def places(inside: str, devices: str = "") -> list[tuple[str, str, bool]]:
+        definition = f"<domain><os>{inside}</os><devices>{devices}</devices></domain>"
+        found = sidexml.places(definition, UUID)
+        return [(place.kind.value, str(place.path), place.is_folder) for place in found]
+
+    old = "<nvram template='/t.fd'>/var/lib/libvirt/qemu/nvram/demo_VARS.fd</nvram>"
+    assert places(old) == [("nvram", "/var/lib/libvirt/qemu/nvram/demo_VARS.fd", False)]
+    assert places("<nvram type='file'><source file='/n.fd'/></nvram>") == [
+        ("nvram", "/n.fd", False)
+    ]
+    json_store = "<varstore template='/t.json' path='/var/lib/libvirt/qemu/varstore/demo.json'/>"
+    assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", False)]
+    assert places("<varstore template='/t.json'/>") == []
+    assert places("<nvram type='block'><source dev='/dev/vg/n'/></nvram>") == []
+    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='{}'>{}</backend></tpm>"
+    swtpm = f"/var/lib/libvirt/swtpm/{UUID}"
+    assert places("", tpm.format("2.0", "")) == [("tpm", f"{swtpm}/tpm2", True)]
+    assert places("", tpm.format("1.2", "")) == [("tpm", f"{swtpm}/tpm1.2", True)]
+    own = tpm.format("2.0", "<source type='dir' path='/tpm'/>")
+    assert places("", own) == [("tpm", "/tpm", True)]
+    passed = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"
+    assert places("", passed) == [] and sidexml.places("", UUID) == ()
+
+
+@pytest.mark.parametrize(
+    ("inside", "devices", "target", "why"),
+    [
+        ("<nvram type='block'><source dev='/dev/vg/n'/></nvram>", "", "nvram", "is on /dev/vg/n"),
+        (
+            "<nvram type='network'><source protocol='iscsi' name='iqn/0'/></nvram>",
+            "",
+            "nvram",
+            "is on the network (iscsi)",
+        ),
+        ("", EXTERNAL, "tpm", "by a swtpm that libvirt does not start"),
+        ("", PASSED, "tpm", "the TPM of this host (passthrough)"),
+    ],
+)
+def test_what_is_in_no_file_is_left_out_and_told(
+    driver: LibvirtHypervisor, inside: str, devices: str, target: str, why: str
+) -> None:
+    """Nobody heard of it: a snapshot of the disks alone came back with other UEFI variables."""
+    domain = replace(OFF, definition=defined(inside, devices))
+    (omitted,) = driver.drives(domain).omitted
+    assert omitted.target == target and why in omitted.why
+    assert driver.side_places(domain) == ()
+
+
+def test_what_is_in_a_file_is_not_left_out() -> None:
+    emulated = "<tpm><backend type='emulator' version='2.0'/></tpm>"
+    for nvram in ("<nvram>/n.fd</nvram>", "<nvram type='file'><source file='/n.fd'/></nvram>"):
+        assert list(sidexml.left_out(defined(nvram, emulated))) == []
+
+
+def test_memory_that_a_tpm_of_the_host_has_sealed_is_not_captured(
+    driver: LibvirtHypervisor,
+) -> None:
+    """The guest's sessions with it, and what it has measured, do not go back."""
+    running = replace(OFF, definition=defined("", PASSED), state=DomainState.RUNNING)
+    with pytest.raises(DomainRefused, match="it has the TPM of this host") as refused:
+        driver.check_capture(running, with_memory=True)
+    assert "--disk-only" in refused.value.hint()
+    driver.check_capture(running, with_memory=False)
