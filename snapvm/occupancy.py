@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm.errors import quoted
 from snapvm.hypervisor import overlays
-from snapvm.hypervisor.base import Hypervisor
+from snapvm.hypervisor.base import Hypervisor, Reliance
 from snapvm.lvm import device, devicename
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume, Report
@@ -190,25 +191,50 @@ def require_no_more(record: Record, others: Iterable[str]) -> None:
 
 
 def require_no_overlay(
-    hypervisor: Hypervisor,
     record: Record,
-    domain: Domain,
+    forms: Iterable[Domain],
     report: Report,
     uuid_of_device: Callable[[Path], DmUuid],
 ) -> None:
     """Raise ``DomainRefused`` for one that has, or is booted with, an overlay on what is replaced.
 
+    ``forms`` are the domain as it is, and as it is booted.
+
     What is in an overlay are changes of just what is below it: upon anything else, now or at its
     next start, the guest finds its file systems spoilt.
     """
-    bases = [
-        base for each in (domain, hypervisor.boots_as(domain)) for base in overlays.bases(each)
-    ]
+    bases = [base for form in forms for base in overlays.bases(form)]
+    for disk, volume in _replaced(record, report):
+        for base in bases:
+            if _is(base.device, volume, uuid_of_device):
+                raise _overlaid(record, disk, volume, base.target)
+
+
+def require_nothing_upon(
+    record: Record,
+    reliances: Iterable[Reliance],
+    report: Report,
+    uuid_of_device: Callable[[Path], DmUuid],
+) -> None:
+    """Raise ``DomainRefused`` when what another domain has goes with what is replaced."""
+    upon = list(reliances)
+    for disk, volume in _replaced(record, report):
+        for each in upon:
+            if _is(each.device, volume, uuid_of_device):
+                raise DomainRefused(
+                    domain=record.domain,
+                    why=f"disk {each.target} of {quoted(each.domain)}, another domain, {each.tie} "
+                    f"{volume.ref}, which is disk {disk.target} of {record.ref}: {each.why}",
+                    remedy=each.remedy,
+                )
+
+
+def _replaced(record: Record, report: Report) -> Iterator[tuple[DiskRecord, LogicalVolume]]:
+    """Yield the disks of a record, each with what has its name now."""
     for disk in record.disks:
         volume = report.lv_from_name(disk.volume.vg, disk.volume.lv)
-        for base in bases:
-            if volume is not None and _is(base.device, volume, uuid_of_device):
-                raise _overlaid(record, disk, volume, base.target)
+        if volume is not None:
+            yield disk, volume
 
 
 def _overlaid(

@@ -57,11 +57,14 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
-    occupancy.require_no_overlay(host.hypervisor, record, domain, report, host.lvm.uuid_of_device)
-    occupant = occupancy.of(host.hypervisor, domain, host.lvm.uuid_of_device)
+    booted, uuid_of_device = host.hypervisor.boots_as(domain), host.lvm.uuid_of_device
+    occupancy.require_no_overlay(record, (domain, booted), report, uuid_of_device)
+    relying = host.hypervisor.relying(domain)
+    occupancy.require_nothing_upon(record, relying, report, uuid_of_device)
+    occupant = occupancy.of(host.hypervisor, domain, uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
-    others = _others(host, record, domain, {each.dm_uuid for each in current})
+    others = _others(host, record, (domain, booted), {each.dm_uuid for each in current})
     planning.check_pools(host.lvm, report, current, host.settings)
     return RollbackPlan(
         record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks, others=others
@@ -69,12 +72,15 @@ def plan(host: Host, record: Record) -> RollbackPlan:
 
 
 def _others(
-    host: Host, record: Record, domain: Domain, replaced: Collection[DmUuid]
+    host: Host, record: Record, forms: tuple[Domain, Domain], replaced: Collection[DmUuid]
 ) -> tuple[str, ...]:
     """Return the disks that stay as they are: those the domain has, and is to be booted with.
 
+    ``forms`` are the domain as it is, and as it is booted.
+
     Raises ``DomainRefused`` when a record without memory would have it booted with one of them.
     """
+    domain, booted_as = forms
     is_off = domain.state is DomainState.SHUTOFF
 
     def besides(whose: Domain) -> tuple[str, ...]:
@@ -82,7 +88,7 @@ def _others(
         return tuple(occupancy.others(disks, replaced, host.lvm.uuid_of_device, is_off=is_off))
 
     try:
-        booted = besides(host.hypervisor.boots_as(domain))
+        booted = besides(booted_as)
     except Refused as error:
         if record.memory is None and not is_off:
             raise

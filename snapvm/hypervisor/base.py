@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,20 @@ class Drives:
 
     disks: tuple[GuestDisk, ...]
     omitted: tuple[OmittedDisk, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliance:
+    """What another domain has upon a device of this host, and would lose if that were another."""
+
+    domain: str
+    target: str
+    """Which disk of it."""
+    device: Path
+    tie: str
+    """What the disk is to the device, as a verb and its rest."""
+    why: str
+    remedy: str
 
 
 @runtime_checkable
@@ -164,6 +178,12 @@ class Hypervisor(Protocol):
         """Return what the domain will be when it is booted: what is defined may differ from it.
 
         Raises ``DomainRefused``.
+        """
+
+    def relying(self, domain: Domain) -> Iterable[Reliance]:
+        """Return on what the other domains rely, those that are off too; raise ``DomainRefused``.
+
+        What they just have for a disk, and are booted from, is nothing of this kind.
         """
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:

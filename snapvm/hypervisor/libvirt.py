@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from snapvm.hypervisor import (
     domainxml,
     libvirtdrives,
     libvirtimages,
+    libvirtneighbours,
     libvirtrestore,
     migrationstream,
     qemurun,
@@ -26,7 +27,7 @@ from snapvm.hypervisor import (
     userfault,
     witness,
 )
-from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage
+from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage, Reliance
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
@@ -103,6 +104,10 @@ class LibvirtHypervisor:
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: as it is defined; one that is not, as it is."""
         return libvirtimages.as_booted(domain, self._handle_if_known(domain))
+
+    def relying(self, domain: Domain) -> Iterable[Reliance]:
+        """See ``Hypervisor.relying``."""
+        return libvirtneighbours.relying(self._link, domain)
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """See ``Hypervisor.side_places``."""

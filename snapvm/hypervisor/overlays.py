@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.domainxml import Drive
 from snapvm.model import Domain, GuestDisk, HypervisorKind
 
 _HEADER = struct.Struct(">4sIQI")
@@ -32,12 +33,16 @@ def bases(domain: Domain) -> Iterator[GuestDisk]:
 
     What cannot be read, or is no file of this host, is not followed; xl makes no overlays.
     """
-    if domain.hypervisor is not HypervisorKind.LIBVIRT or not domain.definition:
-        return
-    for drive in domainxml.drives_of(domain.definition):
-        if drive.is_removable or drive.type not in ("file", "block"):
-            continue
-        for base in _below(Path(drive.source)):
+    if domain.hypervisor is HypervisorKind.LIBVIRT and domain.definition:
+        for drive in domainxml.drives_of(domain.definition):
+            if drive.type in ("file", "block"):
+                yield from below(drive, Path(drive.source))
+
+
+def below(drive: Drive, image: Path) -> Iterator[GuestDisk]:
+    """Yield what the image of a drive lies on, if it is one that the domain keeps."""
+    if not drive.is_removable:
+        for base in _below(image):
             yield GuestDisk(target=drive.target, device=base)
 
 

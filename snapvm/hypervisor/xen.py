@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import startfiles, xenconfig, xendisks, xenkeeper, xenroom
-from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
+from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage, Reliance
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
 from snapvm.hypervisor.xencontrol import XenControl, open_control
@@ -91,6 +91,10 @@ class XenHypervisor:
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: it is booted from what `xl list -l` tells of it."""
         return domain
+
+    def relying(self, domain: Domain) -> Iterable[Reliance]:  # noqa: ARG002 - xl knows of none
+        """See ``Hypervisor.relying``: xl makes no overlays, and keeps no memory by itself."""
+        return ()
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - PV has none
         """See ``Hypervisor.side_places``: a paravirtual domain has neither."""

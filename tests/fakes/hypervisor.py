@@ -17,7 +17,7 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
-from snapvm.hypervisor.base import Capture, Drives, MemoryImage
+from snapvm.hypervisor.base import Capture, Drives, MemoryImage, Reliance
 from snapvm.interrupt import shielded
 from snapvm.model import (
     Domain,
@@ -62,6 +62,8 @@ class FakeHypervisor:
         self.installed = {"fake": "1"}
         """What it is made of, and the version of each."""
         self.set_for_capture: set[DomainUuid] = set()
+        self.relied_on: list[Reliance] = []
+        """What other domains have upon volumes."""
         self._runs = 0
 
     # --- setting up and looking ---
@@ -132,6 +134,10 @@ class FakeHypervisor:
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``."""
         return replace(domain, definition=_BOOTED)
+
+    def relying(self, domain: Domain) -> list[Reliance]:
+        """See ``Hypervisor.relying``."""
+        return [each for each in self.relied_on if each.domain != domain.name]
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """See ``Hypervisor.side_places``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import rollbackplan
+from snapvm.hypervisor.base import Reliance
 from snapvm.lvm.holders import Holder
 from snapvm.model import Domain, DomainState, DomainUuid, GuestDisk, OmittedDisk, Record
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
@@ -280,6 +281,37 @@ def test_one_on_something_else_is_not_in_the_way(scene: Scene, tmp_path: Path) -
     scene.machine.domain = replace(scene.machine.domain, definition=disk_xml(overlay))
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
+@pytest.mark.parametrize("is_off", [False, True])
+def test_nothing_goes_back_below_what_another_domain_has_upon_it(
+    scene: Scene, *, is_off: bool, with_memory: bool
+) -> None:
+    """A golden image: its clones are off, and nobody holds the volume but its own domain."""
+    record = take_at_five(scene, with_memory=with_memory)
+    clone = Reliance(
+        domain=OTHER,
+        target="sda",
+        device=Path("/dev/vg1/demo-d1"),
+        tie="is an overlay on",
+        why="it would be spoilt",
+        remedy="give it up",
+    )
+    scene.hypervisor.relied_on = [clone, replace(clone, device=Path("/dev/vg1/other"))]
+    if is_off:
+        scene.hypervisor.stop(scene.machine.domain)
+        scene.lvm.named("vg1", "demo-d1").active = False
+    before = volumes(scene)
+    with pytest.raises(DomainRefused) as refused:
+        roll_back(scene, record)
+    assert f"disk sda of {OTHER}, another domain, is an overlay on vg1/demo-d1" in str(
+        refused.value
+    )
+    assert refused.value.hint() == "give it up"
+    assert_untouched(scene, before, record)
+    scene.hypervisor.relied_on = [replace(clone, device=Path("/dev/vg1/other"))]
+    roll_back(scene, record)
 
 
 def is_a_file(domain: Domain) -> object:

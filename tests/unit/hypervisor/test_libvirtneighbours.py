@@ -1,0 +1,138 @@
+"""What other domains have upon a disk: an overlay, or memory that libvirt keeps for a start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor.base import Reliance
+from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.refusals import DomainRefused
+from snapvm.settings import Settings
+from tests.fakes.overlay import disk_xml, make_overlay
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, OFF, libvirtError
+
+OTHER_UUID = "99999999-2222-3333-4444-555555555555"
+LV = Path("/dev/vg0/golden")
+
+
+@dataclass
+class Neighbour:
+    """A domain that libvirt lists."""
+
+    definition: str
+    uuid: str = OTHER_UUID
+    booted: str = ""
+    """What it is defined as, if that is another; it runs then."""
+    is_saved: bool = False
+    is_gone: bool = False
+
+    def UUIDString(self) -> str:  # noqa: N802 - libvirt's own name
+        return self.uuid
+
+    def name(self) -> str:
+        return "a clone"
+
+    def isActive(self) -> int:  # noqa: N802 - libvirt's own name
+        return int(bool(self.booted))
+
+    def isPersistent(self) -> int:  # noqa: N802 - libvirt's own name
+        return 1
+
+    def hasManagedSaveImage(self, flags: int) -> int:  # noqa: N802 - libvirt's own name
+        assert flags == 0
+        return int(self.is_saved)
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802 - libvirt's own name
+        if self.is_gone:
+            raise libvirtError("Domain not found", 42)
+        return self.booted if flags == 2 else self.definition
+
+
+@dataclass
+class Neighbourhood:
+    """A connection, and the one pool it knows."""
+
+    domains: list[Neighbour]
+    volumes: dict[str, Path] = field(default_factory=dict)
+    is_mute: bool = False
+    _asked: str = ""
+
+    def listAllDomains(self) -> list[Neighbour]:  # noqa: N802 - libvirt's own name
+        if self.is_mute:
+            raise libvirtError("access denied", 88)
+        return self.domains
+
+    def storagePoolLookupByName(self, name: str) -> Neighbourhood:  # noqa: N802 - libvirt's own name
+        if name != "images":
+            raise libvirtError("no storage pool", 49)
+        return self
+
+    def storageVolLookupByName(self, name: str) -> Neighbourhood:  # noqa: N802 - libvirt's own name
+        self._asked = name
+        return self
+
+    def path(self) -> str:
+        return str(self.volumes[self._asked])
+
+
+@pytest.fixture(autouse=True)
+def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
+
+
+def relied_on(*domains: Neighbour, **volumes: Path) -> list[Reliance]:
+    link = type("Link", (), {"connection": Neighbourhood(list(domains), volumes)})()
+    return list(LibvirtHypervisor(link, Settings()).relying(OFF))
+
+
+def of_pool(pool: str, volume: str) -> str:
+    return (
+        f"<domain><devices><disk type='volume'><source pool='{pool}' volume='{volume}'/>"
+        "<target dev='vda'/></disk></devices></domain>"
+    )
+
+
+def test_an_overlay_of_another_domain(tmp_path: Path) -> None:
+    clone = Neighbour(disk_xml(make_overlay(tmp_path / "clone", str(LV))))
+    (found,) = relied_on(clone)
+    assert (found.domain, found.target, found.device) == ("a clone", "vda", LV)
+    assert found.tie == "is an overlay on"
+    assert "virsh blockpull 'a clone' vda" in found.remedy
+
+
+def test_one_that_is_a_volume_of_a_pool(tmp_path: Path) -> None:
+    overlay = make_overlay(tmp_path / "clone", str(LV))
+    domains = [Neighbour(of_pool("images", "clone")), Neighbour(of_pool("none", "clone"))]
+    assert [each.device for each in relied_on(*domains, clone=overlay)] == [LV]
+
+
+def test_one_that_another_is_booted_with(tmp_path: Path) -> None:
+    overlay = disk_xml(make_overlay(tmp_path / "clone", str(LV)))
+    plain = disk_xml(Path("/dev/vg0/d7"), kind="block")
+    assert [each.device for each in relied_on(Neighbour(plain, booted=overlay))] == [LV]
+    assert len(relied_on(Neighbour(overlay, booted=overlay))) == 1
+
+
+def test_memory_that_libvirt_keeps_goes_with_the_disk_as_it_is() -> None:
+    upon = disk_xml(LV, kind="block")
+    (found,) = relied_on(Neighbour(upon, is_saved=True))
+    assert (found.device, found.tie) == (LV, "is")
+    assert "`virsh managedsave-remove 'a clone'`" in found.remedy
+    assert relied_on(Neighbour(upon)) == [], "it is booted from whatever is there"
+
+
+def test_who_relies_on_nothing(tmp_path: Path) -> None:
+    overlay = disk_xml(make_overlay(tmp_path / "clone", str(LV)))
+    itself, gone = Neighbour(overlay, uuid=OFF.uuid), Neighbour(overlay, is_gone=True)
+    on_the_net = Neighbour(disk_xml(LV, kind="network"), is_saved=True)
+    assert relied_on(itself, gone, on_the_net, Neighbour("<domain/>")) == []
+
+
+def test_a_libvirt_that_does_not_tell_of_them() -> None:
+    link = type("Link", (), {"connection": Neighbourhood([], is_mute=True)})()
+    with pytest.raises(DomainRefused, match="which domains there are besides"):
+        list(LibvirtHypervisor(link, Settings()).relying(OFF))
