@@ -46,7 +46,7 @@ class Settings:
     cow_chunk: int = cowsize.DEFAULT_CHUNK_BYTES
     """How much a thick snapshot copies at a time, 4K to 512K; a disk keeps to what it has begun."""
     window_limit_seconds: float = 30.0
-    """Resume the domain and give up when LVM takes longer than this while it stands still."""
+    """Resume the domain and give up when LVM, or `background`, takes longer in the pause."""
     capture: CaptureMethod = CaptureMethod.AUTO
     """How memory of libvirt domains is captured: auto, background, precopy, libvirt or stop."""
     compress: Compression = compression.NONE

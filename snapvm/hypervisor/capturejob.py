@@ -27,6 +27,8 @@ class Ground:
     """Where locks are."""
     domain_ends: bool = False
     """It is stopped when it is captured."""
+    is_compressed: bool = False
+    """Its image shall be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ class CaptureJob(Ground):
     progress: Progress
     limit_seconds: float
     """Give up when writing memory takes longer."""
+    window_limit_seconds: float
+    """Let the guest run, and give up, when QEMU takes longer until it may."""
     precopy_limit_seconds: float
     """Stop the guest when writing memory beside it takes longer."""
 

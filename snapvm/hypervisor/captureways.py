@@ -103,6 +103,8 @@ def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: _Attempt) ->
     if left_out:
         reasons.append(_not_of_a_paused_one(left_out))
     remedy = _remedy(ground.domain, is_free=is_free, stays_paused=stays_paused)
+    if ground.is_compressed and CaptureMethod.LIBVIRT in ways and not stays_paused:
+        remedy = f"leave --compress out, and `compress` in the settings; or {remedy}"
     raise DomainRefused(domain=ground.domain.name, why="; ".join(reasons), remedy=remedy)
 
 

@@ -145,8 +145,13 @@ class LibvirtHypervisor:
         """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
         with self._failing_as_capture(domain):
             handle = self._handle(domain)
-            lender, run_dir = self._lender(domain, handle), self._settings.run_dir
-            ground = Ground(domain=domain, handle=handle, lender=lender, run_dir=run_dir)
+            ground = Ground(
+                domain=domain,
+                handle=handle,
+                lender=self._lender(domain, handle),
+                run_dir=self._settings.run_dir,
+                is_compressed=bool(self._settings.compress.argv),
+            )
             return captureways.foresee(ground, self._settings.capture)
 
     @contextmanager
@@ -176,9 +181,11 @@ class LibvirtHypervisor:
                 folder=folder,
                 run_dir=self._settings.run_dir,
                 domain_ends=domain_ends,
+                is_compressed=bool(self._settings.compress.argv),
                 clock=clock,
                 progress=progress,
                 limit_seconds=self._settings.capture_limit_seconds,
+                window_limit_seconds=self._settings.window_limit_seconds,
                 precopy_limit_seconds=self._settings.precopy_limit_seconds,
             )
             if isinstance(image, ImageWriter):

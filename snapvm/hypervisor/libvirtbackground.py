@@ -25,7 +25,6 @@ from snapvm.hypervisor.qemusettings import MigrationSettings, Monitor
 from snapvm.model import Domain, DomainState, MemoryRecord
 
 SETTINGS = MigrationSettings(capabilities=("background-snapshot",))
-ARM_LIMIT_SECONDS = 60.0
 PAGES_BYTES = 64 << 10
 """More than a stream holds before its first page: the names of the pieces of memory."""
 ASK_SECONDS = 0.1
@@ -195,7 +194,8 @@ class BackgroundCapture:
         wait_for_pages()
         self._stream.wait_for(
             _is_armed,
-            limit_seconds=ARM_LIMIT_SECONDS,
+            limit_seconds=self._job.window_limit_seconds,
+            setting="window_limit_seconds",
             poll_seconds=0,
             tick=wait_for_pages,
         )

@@ -63,6 +63,8 @@ class ExternalCapture:
     @contextmanager
     def possible(ground: Ground) -> Iterator[None]:
         """Look, for the block, whether this libvirt can; raise ``NotPossible``."""
+        if ground.is_compressed:
+            raise NotPossible("libvirt writes the image itself, and does not compress it as asked")
         with spoken():
             number = ground.handle.connect().getLibVersion()
         if number < _MANUAL_SINCE:

@@ -143,10 +143,14 @@ class MigrationStream:
         is_there: Callable[[State], bool],
         *,
         limit_seconds: float,
+        setting: str = "capture_limit_seconds",
         poll_seconds: float = WINDOW_POLL_SECONDS,
         tick: Callable[[State], None] = lambda _state: None,
     ) -> State:
-        """Wait until the stream is where ``is_there`` says, with a ``tick`` now and then."""
+        """Wait until the stream is where ``is_there`` says, with a ``tick`` now and then.
+
+        ``setting`` is where the limit is from.
+        """
         deadline = time.monotonic() + limit_seconds
         while not is_there(state := self._state()):
             if state.get("status") in ("failed", "cancelled"):
@@ -156,7 +160,7 @@ class MigrationStream:
             if self._is_given_up.is_set():
                 raise self._job.failed("it is not wanted any more")
             if time.monotonic() > deadline:
-                raise self._job.failed(f"it took longer than {limit_seconds:g} s")
+                raise self._job.failed(f"it took longer than {limit_seconds:g} s ({setting})")
             tick(state)
             time.sleep(poll_seconds)
         return state

@@ -29,6 +29,7 @@ class FakeJob:
 
     domain: Domain = DOMAIN
     domain_ends: bool = False
+    is_compressed: bool = False
 
 
 PAUSED = replace(DOMAIN, state=DomainState.PAUSED)
@@ -152,3 +153,16 @@ def test_one_that_is_paused_and_ends_is_captured_in_any_way(
 ) -> None:
     without(monkeypatch, entered, {CaptureMethod.BACKGROUND: "no"})
     assert chosen(entered, wanted, FakeJob(PAUSED, domain_ends=True))
+
+
+@pytest.mark.parametrize("wanted", [CaptureMethod.AUTO, CaptureMethod.LIBVIRT])
+def test_an_image_that_shall_be_compressed_is_not_left_to_libvirt(
+    monkeypatch: pytest.MonkeyPatch, entered: list[str], wanted: CaptureMethod
+) -> None:
+    """It wrote one that was plain, and nobody was told."""
+    own = captureways.WAYS[CaptureMethod.LIBVIRT]
+    without(monkeypatch, entered, dict.fromkeys(ORDER, "no"))
+    monkeypatch.setattr(captureways, "WAYS", {**captureways.WAYS, CaptureMethod.LIBVIRT: own})
+    with pytest.raises(DomainRefused, match=r"libvirt is not possible: .* compress it") as refused:
+        chosen(entered, wanted, FakeJob(is_compressed=True))
+    assert refused.value.hint().startswith("leave --compress out, and `compress` in the settings")

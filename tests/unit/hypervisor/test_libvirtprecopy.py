@@ -105,6 +105,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             clock=WindowClock(),
             progress=Silent(),
             limit_seconds=3600,
+            window_limit_seconds=30,
             precopy_limit_seconds=60,
         )
         capture = PrecopyCapture(job, "")
