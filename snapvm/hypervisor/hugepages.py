@@ -1,4 +1,7 @@
-"""How large the pages of a domain's memory are: QEMU protects and copies them as a whole."""
+"""How large the pages of a domain's memory are, and whether this host has enough that are huge.
+
+QEMU protects and copies them as a whole, and ends itself at a start for which there are too few.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,12 @@ import re
 from pathlib import Path
 
 from snapvm.hypervisor import domainxml
+from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
 
 MEMINFO = Path("/proc/meminfo")
+POOLS = Path("/sys/kernel/mm/hugepages")
+"""A folder for each size (Linux, admin-guide/mm/hugetlbpage)."""
 _PAGE_SIZES = ("./memoryBacking/hugepages/page", "size"), ("./devices/memory/source/pagesize", "")
 """Where libvirt tells them, in KiB; in an attribute, or as text (libvirt, docs/formatdomain)."""
 
@@ -33,3 +40,51 @@ def _default_kib() -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+def require_room(domain: Domain, definition: str) -> None:
+    """Raise ``DomainRefused`` when too few are free for what is started, the domain being ended.
+
+    Not where only a part of its memory is in such pages, or the kernel does not say.
+    """
+    page_kib, needed_kib = largest_kib(definition), _wholly_kib(definition)
+    pool = POOLS / f"hugepages-{page_kib}kB"
+    if not needed_kib or not pool.is_dir():
+        return
+    free_kib = _free_pages(pool) * page_kib
+    is_off = domain.state is DomainState.SHUTOFF
+    if not is_off and largest_kib(domain.definition) == page_kib:
+        free_kib += _wholly_kib(domain.definition)
+    if free_kib < needed_kib:
+        more = -(-(needed_kib - free_kib) // page_kib)
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it would not start: its memory is {needed_kib >> 10} MiB in huge pages of "
+            f"{page_kib} KiB, and {free_kib >> 10} MiB of them would be free",
+            remedy=f"have {more} more of them ({pool}/nr_hugepages), or end another domain",
+        )
+
+
+def _wholly_kib(definition: str) -> int:
+    """Return how much memory there is when all of it is in huge pages of one size; else 0."""
+    if not definition:
+        return 0
+    root = domainxml.parse(definition)
+    pages = root.findall("./memoryBacking/hugepages/page")
+    is_whole = len(pages) < 2 and not any(page.get("nodeset") for page in pages)
+    if root.find("./memoryBacking/hugepages") is None or not is_whole:
+        return 0
+    text = root.findtext("memory", "").strip()  # libvirt always tells KiB
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
+
+
+def _free_pages(pool: Path) -> int:
+    """Return how many nobody has or has been promised, with those the kernel may make besides."""
+
+    def count(name: str) -> int:
+        try:
+            return int((pool / f"{name}_hugepages").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    return count("free") - count("resv") + max(0, count("nr_overcommit") - count("surplus"))

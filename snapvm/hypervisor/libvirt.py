@@ -210,7 +210,7 @@ class LibvirtHypervisor:
             libvirtimages.check(self._link.connection, domain, image)
         elif starts:
             libvirtimages.refuse_lost_tpm(domain, handle)
-            libvirtimages.check_boot(self._link.connection, libvirtimages.as_booted(domain, handle))
+            libvirtimages.check_boot(self._link.connection, domain, handle)
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

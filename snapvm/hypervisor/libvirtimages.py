@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from snapvm.hypervisor import domainxml, libvirtneeds, sidexml, startfiles
+from snapvm.hypervisor import (
+    hugepages,
+    libvirtfiles,
+    libvirtneeds,
+    libvirtsecrets,
+    sidexml,
+    startfiles,
+)
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
-from snapvm.hypervisor.startfiles import StartFile
 from snapvm.model import Domain, SideKind
 from snapvm.refusals import DomainRefused
 
 _XML_INACTIVE = 2
 _ZSTD_SINCE = 11_000_000
 """Seen to restore them with 11.3; before 10.6 the format had no number."""
-_BOOT_FILES = ("loader", "kernel", "initrd", "dtb")
 
 
 def check(connection: Any, domain: Domain, image: Path) -> None:
@@ -35,8 +39,8 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
     # The checksum of the image is another one then.
     edit = f"virsh save-image-edit {shlex.quote(str(image))}"
     remedy = f"name another with `{edit}` and roll back with --no-verify"
-    startfiles.require(domain.name, _start_files(definition, boots=False), remedy)
-    libvirtneeds.require(connection, domain.name, definition, remedy)
+    startfiles.require(domain.name, libvirtfiles.opened(definition, boots=False), remedy)
+    _require(connection, domain, definition, remedy)
 
 
 def require_zstd(connection: Any, domain: Domain) -> None:
@@ -63,13 +67,21 @@ def as_booted(domain: Domain, handle: Any | None) -> Domain:
     return replace(domain, definition=definition)
 
 
-def check_boot(connection: Any, booted: Domain) -> None:
+def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
     """Raise ``DomainRefused`` when something is missing that the domain is booted with."""
+    booted = as_booted(domain, handle)
     edit = f"`virsh edit {shlex.quote(booted.name)}`"
     remedy = f"take it out of its definition: {edit}"
-    startfiles.require(booted.name, _start_files(booted.definition, boots=True), remedy)
+    startfiles.require(booted.name, libvirtfiles.opened(booted.definition, boots=True), remedy)
     remedy = f"name another in its definition: {edit}"
-    libvirtneeds.require(connection, booted.name, booted.definition, remedy)
+    _require(connection, domain, booted.definition, remedy)
+
+
+def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
+    libvirtneeds.require(connection, domain.name, definition, remedy)
+    libvirtsecrets.require(connection, domain.name, definition)
+    if not libvirtneeds.has_hook():
+        hugepages.require_room(domain, definition)
 
 
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
@@ -89,31 +101,6 @@ def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
             why="it is transient, and its vTPM would be removed when it is ended",
             remedy="make it persistent for that: `virsh dumpxml NAME >FILE; virsh define FILE`",
         )
-
-
-def _start_files(definition: str, *, boots: bool) -> Iterator[StartFile]:
-    """Tell what libvirt opens besides the disks that are captured (libvirt, docs/formatdomain)."""
-    for drive in domainxml.drives_of(definition):
-        is_ours = not (drive.is_removable or drive.readonly)
-        is_local = drive.type in ("file", "block") and drive.source.startswith("/")
-        if is_local and not is_ours and not _is_dispensable(drive, boots=boots):
-            what = f"{drive.device} {drive.target}"
-            yield StartFile(what=what, path=Path(drive.source))
-    system = domainxml.parse(definition).find("os")
-    for name in _BOOT_FILES:
-        path = "" if system is None else system.findtext(name, "").strip()
-        if path.startswith("/"):
-            yield StartFile(what=name, path=Path(path))
-
-
-def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
-    """Whether libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
-
-    A disk that is dropped would be missing to the memory that knows it.
-    """
-    if drive.startup == "optional":
-        return boots or drive.is_removable
-    return drive.startup == "requisite" and not boots
 
 
 def refuse_saved(domain: Domain, handle: Any, why: str) -> None:

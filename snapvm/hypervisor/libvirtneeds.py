@@ -1,4 +1,4 @@
-"""What libvirt needs besides files to start a domain: an emulator, networks, bridges, pools.
+"""What libvirt needs besides files for a start: an emulator, networks, bridges, pools, filters.
 
 It finds out when the domain that was there has been ended.  Reads only.
 """
@@ -20,8 +20,11 @@ from snapvm.refusals import DomainRefused
 _NOT_SUCH_AN_EMULATOR = frozenset({8, 38, 67})
 """VIR_ERR_INVALID_ARG (no such machine type, no KVM), VIR_ERR_SYSTEM_ERROR (no such file) and
 VIR_ERR_CONFIG_UNSUPPORTED (libvirt/virterror.h).  Any other may be a libvirt that cannot say."""
+_NO_SUCH_VOLUME, _NO_SUCH_FILTER = 50, 62
+"""The same of what is in a pool, and of network filters."""
 HOOKS = (Path("/etc/libvirt/hooks/qemu"), Path("/etc/libvirt/hooks/qemu.d"))
-"""What libvirt runs before it starts a domain, and that may well make a bridge (docs/hooks)."""
+"""What libvirt runs before it starts a domain, and that may well make a bridge (docs/hooks), or
+have huge pages."""
 _HOST_DEVICES = (("bridge", "bridge"), ("direct", "dev"))
 """Interfaces that are upon a network device of the host, and where it is named."""
 
@@ -29,12 +32,19 @@ _HOST_DEVICES = (("bridge", "bridge"), ("direct", "dev"))
 def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
     """Raise ``DomainRefused`` when libvirt has not what a definition needs.
 
-    ``remedy`` is how another emulator, network, bridge or pool is named in it.
+    ``remedy`` is how another emulator, network, bridge, pool or filter is named in it.
     """
     _require_emulator(connection, domain, definition, remedy)
     _require_active(connection, domain, _NETWORK, _networks(definition), remedy)
-    _require_active(connection, domain, _POOL, _pools(definition), remedy)
+    _require_active(connection, domain, _POOL, (pool for pool, _ in _volumes(definition)), remedy)
+    _require_volumes(connection, domain, _volumes(definition), remedy)
+    _require_filters(connection, domain, definition, remedy)
     _require_host_devices(domain, _host_devices(definition), remedy)
+
+
+def has_hook() -> bool:
+    """Tell whether the host's owner has libvirt make what may be missing now."""
+    return any(hook.exists() for hook in HOOKS)
 
 
 def _require_emulator(connection: Any, domain: str, definition: str, remedy: str) -> None:
@@ -113,7 +123,7 @@ def _connections(definition: str, kind: str, named: str) -> Iterator[tuple[ET.El
 
 def _host_devices(definition: str) -> Iterator[str]:
     """Yield the bridges and the like that must be there; none where a hook may make them."""
-    if any(hook.exists() for hook in HOOKS):
+    if has_hook():
         return
     for kind, named in _HOST_DEVICES:
         for interface, name in _connections(definition, kind, named):
@@ -134,8 +144,42 @@ def _require_host_devices(domain: str, names: Iterable[str], remedy: str) -> Non
             ) from None
 
 
-def _pools(definition: str) -> Iterator[str]:
-    """Yield the pools whose volumes must be there when the domain starts."""
+def _volumes(definition: str) -> Iterator[tuple[str, str]]:
+    """Yield the volumes that must be there when the domain starts, each behind its pool."""
     for drive in domainxml.drives_of(definition):
         if drive.type == "volume" and drive.pool and not drive.startup:
-            yield drive.pool
+            yield drive.pool, drive.source
+
+
+def _require_volumes(
+    connection: Any, domain: str, volumes: Iterable[tuple[str, str]], remedy: str
+) -> None:
+    for pool, volume in volumes:
+        try:
+            with spoken():
+                connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
+        except LibvirtFailed as failure:
+            if failure.code != _NO_SUCH_VOLUME:
+                continue
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: its storage pool {pool} has no volume {volume}",
+                remedy=f"look again (`virsh pool-refresh {shlex.quote(pool)}`), or {remedy}",
+            ) from failure
+
+
+def _require_filters(connection: Any, domain: str, definition: str, remedy: str) -> None:
+    root = domainxml.parse(definition)
+    filters = (each.get("filter", "") for each in root.iterfind("./devices/interface/filterref"))
+    for name in dict.fromkeys(filters):
+        try:
+            with spoken():
+                connection.nwfilterLookupByName(name)
+        except LibvirtFailed as failure:
+            if failure.code != _NO_SUCH_FILTER:
+                continue
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: its network filter {name} is not there",
+                remedy=f"define it (`virsh nwfilter-define FILE`), or {remedy}",
+            ) from failure

@@ -28,7 +28,7 @@ def require(domain: str, files: Iterable[StartFile], remedy: str = "") -> None:
             raise DomainRefused(
                 domain=domain,
                 why=f"it would not start: its {file.what} is not there ({file.path})",
-                remedy=f"put the file back{others}",
+                remedy=f"put it back{others}",
             )
 
 

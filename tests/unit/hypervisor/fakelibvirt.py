@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,9 +46,32 @@ class Startable:
     """A network or a storage pool that is defined, and may be started."""
 
     is_active: bool
+    volumes: frozenset[str] = frozenset({"d0"})
+    """Of a pool."""
+
+    def storageVolLookupByName(self, name: str) -> str:  # noqa: N802 - libvirt's own name
+        if name not in self.volumes:
+            raise libvirtError(f"Storage volume not found: no storage vol named '{name}'", 50)
+        return name
 
     def isActive(self) -> int:  # noqa: N802 - libvirt's own name
         return int(self.is_active)
+
+
+@dataclass
+class Secret:
+    """A secret: one that is ephemeral has no value after a boot, one that is private tells none."""
+
+    uuid: str
+    kind: int = 1
+    usage: str = ""
+    fails: int = 0
+    """With which code it tells no value."""
+
+    def value(self) -> bytes:
+        if self.fails:
+            raise libvirtError(f"secret '{self.uuid}' does not have a value", self.fails)
+        return b"open sesame"
 
 
 EMULATOR = "/usr/bin/qemu-system-x86_64"
@@ -68,8 +92,11 @@ class Connection:
     """Those that are defined, and whether they are active."""
     pools: dict[str, bool] = field(default_factory=dict)
     """The same of storage pools."""
+    filters: frozenset[str] = frozenset({"clean-traffic"})
+    """Of networks."""
+    secrets: tuple[Secret, ...] = ()
     fails: int = 0
-    """With which code whatever is asked about emulators, networks and pools; 0: it does not."""
+    """With which code whatever is asked for by a name, or about emulators; 0: it does not."""
 
     def lookupByUUIDString(self, uuid: str) -> Connection:  # noqa: N802 - libvirt's own name
         assert uuid == OFF.uuid
@@ -105,6 +132,27 @@ class Connection:
         if name not in self.pools:
             raise libvirtError(f"Storage pool not found: no pool with matching name '{name}'", 49)
         return Startable(self.pools[name])
+
+    def nwfilterLookupByName(self, name: str) -> str:  # noqa: N802 - libvirt's own name
+        self._fail()
+        if name not in self.filters:
+            raise libvirtError(f"Network filter not found: no nwfilter named '{name}'", 62)
+        return name
+
+    def secretLookupByUUIDString(self, uuid: str) -> Secret:  # noqa: N802 - libvirt's own name
+        return self._secret(lambda secret: secret.uuid == uuid, f"uuid '{uuid}'")
+
+    def secretLookupByUsage(  # noqa: N802 - libvirt's own name
+        self, kind: int, usage: str
+    ) -> Secret:
+        return self._secret(lambda secret: (secret.kind, secret.usage) == (kind, usage), usage)
+
+    def _secret(self, is_it: Callable[[Secret], bool], said: str) -> Secret:
+        self._fail()
+        for secret in self.secrets:
+            if is_it(secret):
+                return secret
+        raise libvirtError(f"Secret not found: no secret with matching {said}", 66)
 
     def _fail(self) -> None:
         if self.fails:

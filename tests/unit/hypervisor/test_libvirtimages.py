@@ -61,6 +61,24 @@ def drive(source: str, *, device: str = "cdrom", policy: str = "", kind: str = "
     ).replace("'scratch'", "'disk'")
 
 
+HOST_FILES = (
+    ("serial port", "serial type='dev'", "source path='{}'"),
+    ("channel port", "channel type='dev'", "source path='{}'"),
+    ("source of random numbers", "rng", "backend model='random'", "{}"),
+    ("input device", "input type='evdev'", "source dev='{}'"),
+    ("input device", "input type='passthrough'", "source evdev='{}'"),
+    ("memory", "memory model='nvdimm'", "source", "<path>{}</path>"),
+    ("TPM", "tpm", "backend type='passthrough'", "<device path='{}'/>"),
+    ("shared folder", "filesystem type='mount'", "source dir='{}'"),
+)
+"""What it is called, the device, and what in it names the file."""
+
+
+def device(outer: str, inner: str, content: str = "") -> str:
+    inside = f"<{inner}>{content}</{inner.split(maxsplit=1)[0]}>".format("/gone/it")
+    return f"<domain><devices><{outer}>{inside}</{outer.split(maxsplit=1)[0]}></devices></domain>"
+
+
 def boot_file(name: str, path: str) -> str:
     return f"<domain><os><{name} type='x'>{path}</{name}></os><devices/></domain>"
 
@@ -75,6 +93,8 @@ def boot_file(name: str, path: str) -> str:
         (drive("/gone/a.img", device="disk"), "disk sda"),
         (drive("/gone/a.iso", policy="mandatory"), "cdrom sda"),
         *((boot_file(name, "/gone/it"), name) for name in ("kernel", "initrd", "dtb", "loader")),
+        (boot_file("acpi", "<table type='slic'>/gone/it</table>"), "ACPI table"),
+        *((device(*each), what) for what, *each in HOST_FILES),
     ],
 )
 def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
@@ -89,7 +109,7 @@ def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
     with pytest.raises(DomainRefused, match=rf"its {what} is not there \(/gone/") as refused:
         driver.check_restore(OFF, image)
     hint = refused.value.hint()
-    assert hint.startswith("put the file back")
+    assert hint.startswith("put it back")
     edit = "`virsh save-image-edit '/images/my memory.save'`" if image else "`virsh edit 'my web'`"
     assert edit in hint and ("--no-verify" in hint) is bool(image)
     connection.definition = re.sub(r"/gone/[\w.]+", "/dev/null", definition)

@@ -298,7 +298,7 @@ def test_nothing_is_ended_for_a_boot_that_would_miss_a_file(
     domain = replace(driver.find("web"), definition=definition)
     with pytest.raises(DomainRefused, match=rf"its {what} is not there \(/gone/") as refused:
         driver.check_restore(domain, None)
-    assert refused.value.hint() == "put the file back"
+    assert refused.value.hint() == "put it back"
     driver.check_restore(domain, None, starts=False)
     driver.check_restore(domain, Path("/image"))
     there = re.sub(r"/gone/[\w.]+", "/dev/null", definition)

@@ -1,0 +1,53 @@
+"""The files and devices of this host that libvirt, or QEMU, opens for a start.
+
+Pure: a domain's XML in, values out (libvirt, docs/formatdomain).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.startfiles import StartFile
+
+_NAMED = (
+    *((name, f"./os/{name}", "") for name in ("loader", "kernel", "initrd", "dtb")),
+    ("ACPI table", "./os/acpi/table", ""),
+    *(
+        (f"{name} port", f"./devices/{name}[@type='dev']/source", "path")
+        for name in ("serial", "parallel", "console", "channel")
+    ),
+    ("source of random numbers", "./devices/rng/backend[@model='random']", ""),
+    *(("input device", "./devices/input/source", name) for name in ("dev", "evdev")),
+    ("memory", "./devices/memory/source/path", ""),
+    ("TPM", "./devices/tpm/backend[@type='passthrough']/device", "path"),
+    ("shared folder", "./devices/filesystem/source", "dir"),
+)
+"""What it is to the domain, where its path is, and in which attribute; without one, as text."""
+
+
+def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
+    """Tell what libvirt opens besides the disks that are captured (libvirt, docs/formatdomain)."""
+    for drive in domainxml.drives_of(definition):
+        is_ours = not (drive.is_removable or drive.readonly)
+        is_local = drive.type in ("file", "block") and drive.source.startswith("/")
+        if is_local and not is_ours and not _is_dispensable(drive, boots=boots):
+            what = f"{drive.device} {drive.target}"
+            yield StartFile(what=what, path=Path(drive.source))
+    root = domainxml.parse(definition)
+    for what, where, attribute in _NAMED:
+        for element in root.iterfind(where):
+            path = element.get(attribute, "") if attribute else (element.text or "").strip()
+            if path.startswith("/"):
+                yield StartFile(what=what, path=Path(path))
+
+
+def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
+    """Whether libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
+
+    A disk that is dropped would be missing to the memory that knows it.
+    """
+    if drive.startup == "optional":
+        return boots or drive.is_removable
+    return drive.startup == "requisite" and not boots

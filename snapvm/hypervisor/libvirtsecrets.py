@@ -1,0 +1,65 @@
+"""The secrets without which libvirt starts a domain not: of encrypted disks, of a vTPM, of servers.
+
+libvirt forgets the value of an ephemeral one when it ends, as it does when the host is booted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.refusals import DomainRefused
+
+_NO_SECRET = 66
+"""VIR_ERR_NO_SECRET (libvirt/virterror.h): there is none, or it has no value.  One that is private
+has one that we are not told, which is another error."""
+_VOLUME = 1
+_OF_SERVERS = {"ceph": 2, "iscsi": 3}
+"""What a secret is for (libvirt/libvirt-secret.h, virSecretUsageType)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Secret:
+    """How a definition names one: by its uuid, or by what it is for."""
+
+    uuid: str
+    usage: str = ""
+    kind: int = 0
+
+
+def require(connection: Any, domain: str, definition: str) -> None:
+    """Raise ``DomainRefused`` when libvirt has not one of them, or has lost its value."""
+    for secret in dict.fromkeys(_secrets(definition)):
+        try:
+            with spoken():
+                _found(connection, secret).value()
+        except LibvirtFailed as failure:
+            if failure.code != _NO_SECRET:
+                continue
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: {failure}",
+                remedy="give libvirt the secret back: `virsh secret-define FILE`, then `virsh "
+                f"secret-set-value {secret.uuid or 'UUID'} --interactive`",
+            ) from failure
+
+
+def _found(connection: Any, secret: _Secret) -> Any:
+    if secret.uuid:
+        return connection.secretLookupByUUIDString(secret.uuid)
+    return connection.secretLookupByUsage(secret.kind, secret.usage)
+
+
+def _secrets(definition: str) -> Iterator[_Secret]:
+    root = domainxml.parse(definition)
+    for element in root.iterfind("./devices/disk//encryption/secret"):
+        yield _Secret(uuid=element.get("uuid", ""), usage=element.get("usage", ""), kind=_VOLUME)
+    for element in root.iterfind("./devices/disk//auth/secret"):
+        kind = _OF_SERVERS.get(element.get("type", ""))
+        if kind is not None:
+            yield _Secret(uuid=element.get("uuid", ""), usage=element.get("usage", ""), kind=kind)
+    for element in root.iterfind("./devices/tpm/backend/encryption[@secret]"):
+        yield _Secret(uuid=element.get("secret", ""))
