@@ -135,8 +135,9 @@ class GuestDisk:
 class OmittedDisk:
     """A drive that is not captured because it cannot change: a CD-ROM, a read-only disk.
 
-    And UEFI variables or a TPM of which there is no file that could be copied.  In an undo record a
-    disk, too, which the rollback left as it was.
+    And what is the host's or somebody else's: a device of the host, a shared folder, UEFI variables
+    or a TPM of which there is no file that could be copied.  In an undo record a disk, too, which
+    the rollback left as it was.
     """
 
     target: str

@@ -111,6 +111,7 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
         disks.append(GuestDisk(target=drive.target, device=device))
     _refuse_hidden(domain, definition)
     omitted += _unchanging_memory(domain, definition)
+    omitted += _of_the_host(definition)
     if not disks:
         raise DomainRefused(
             domain=domain,
@@ -153,6 +154,19 @@ def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
                     f"<memory model='{model}'> out: virsh edit {shlex.quote(domain)}",
                 )
             yield OmittedDisk(target=target, why="read-only")
+
+
+def _of_the_host(definition: str) -> Iterator[OmittedDisk]:
+    """Return what the domain may keep data on beside its disks, and what only the host knows of."""
+    root = parse(definition)
+    for number, device in enumerate(root.iterfind("./devices/hostdev")):
+        why = f"a device of this host ({device.get('type', '?')}), with whatever is on it"
+        yield OmittedDisk(target=f"hostdev{number}", why=why)
+    for number, shared in enumerate(root.iterfind("./devices/filesystem")):
+        source = shared.find("source")
+        folder = "" if source is None else source.get("dir", "")
+        why = f"a folder of this host {folder}".strip()
+        yield OmittedDisk(target=f"filesystem{number}", why=why)
 
 
 def _unchanging(drive: Drive) -> str:

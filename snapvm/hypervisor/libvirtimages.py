@@ -16,7 +16,7 @@ from snapvm.hypervisor import (
     startfiles,
 )
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
-from snapvm.model import Domain, SideKind
+from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 
 _XML_INACTIVE = 2
@@ -90,8 +90,7 @@ def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
     It does so with a transient one (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what is booted
     then gets a new one; the stream of an image has the captured one in it.
     """
-    places = sidexml.places(domain.definition, domain.uuid)
-    if handle is None or not any(place.kind is SideKind.TPM for place in places):
+    if handle is None or not sidexml.has_mortal_tpm(domain.definition):
         return
     with spoken():
         is_kept = bool(handle.isPersistent())
@@ -99,7 +98,8 @@ def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
         raise DomainRefused(
             domain=domain.name,
             why="it is transient, and its vTPM would be removed when it is ended",
-            remedy="make it persistent for that: `virsh dumpxml NAME >FILE; virsh define FILE`",
+            remedy="make it persistent for that: `virsh dumpxml --security-info "
+            f"{shlex.quote(domain.name)} >FILE; virsh define FILE`",
         )
 
 

@@ -55,6 +55,12 @@ def left_out(definition: str) -> Iterator[OmittedDisk]:
             yield OmittedDisk(target=SideKind.TPM.value, why=f"it is the TPM of this host ({kind})")
 
 
+def has_mortal_tpm(definition: str) -> bool:
+    """Tell whether a domain has an emulated TPM that libvirt removes with a transient domain."""
+    backends = domainxml.parse(definition).iterfind("./devices/tpm/backend[@type='emulator']")
+    return any(backend.get("persistent_state") != "yes" for backend in backends)
+
+
 def _nvram_file(root: ET.Element) -> str:
     source = root.find("./os/nvram/source")
     return root.findtext("./os/nvram", "").strip() if source is None else source.get("file", "")

@@ -145,6 +145,21 @@ def test_an_external_snapshot_is_called_so(kind: str, attribute: str) -> None:
     assert "virsh blockcommit 'my web' vda --active --pivot" in refused.value.hint()
 
 
+def test_what_is_the_hosts_is_told_of() -> None:
+    """A disk that is passed through is in no snapshot, and was in no list of what is left out."""
+    found = drives(
+        LV.format("")
+        + "<hostdev mode='subsystem' type='scsi'/><hostdev mode='subsystem' type='pci'/>"
+        + "<filesystem type='mount'><source dir='/srv/web'/></filesystem><filesystem/>"
+    )
+    assert [f"{each.target}: {each.why}" for each in found.omitted] == [
+        "hostdev0: a device of this host (scsi), with whatever is on it",
+        "hostdev1: a device of this host (pci), with whatever is on it",
+        "filesystem0: a folder of this host /srv/web",
+        "filesystem1: a folder of this host",
+    ]
+
+
 def memory(model: str, target: str = "") -> str:
     return (
         f"<memory model='{model}' access='shared'><source><path>/data.raw</path></source>"

@@ -190,4 +190,6 @@ def test_a_vtpm_that_would_go_with_its_domain_is_not_lost(
         return
     with pytest.raises(DomainRefused, match="transient") as refused:
         driver.check_restore(domain, None)
-    assert "virsh define" in refused.value.hint()
+    assert "virsh dumpxml --security-info 'my web' >FILE; virsh define" in refused.value.hint()
+    kept = domain.definition.replace("version", "persistent_state='yes' version")
+    driver.check_restore(replace(domain, definition=kept), None)
