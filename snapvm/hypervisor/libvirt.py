@@ -16,12 +16,12 @@ from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import (
     captureways,
     domainxml,
+    libvirtdomain,
     libvirtdrives,
     libvirtimages,
     libvirtneighbours,
     libvirtrestore,
     migrationstream,
-    qemurun,
     qemusettings,
     sidexml,
     userfault,
@@ -40,17 +40,6 @@ from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progre
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
-_STATES = {
-    1: DomainState.RUNNING,
-    2: DomainState.RUNNING,  # VIR_DOMAIN_BLOCKED
-    3: DomainState.PAUSED,
-    5: DomainState.SHUTOFF,
-    6: DomainState.CRASHED,
-    7: DomainState.SUSPENDED,
-}
-"""virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
-
-_XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
 _START_PAUSED = 1
@@ -70,18 +59,9 @@ class LibvirtHypervisor:
         """Return the domain as it is now; raise ``UnknownDomain``."""
         try:
             with spoken():
-                handle = self._link.connection.lookupByName(name)
-                info = handle.info()
-                return Domain(
-                    name=handle.name(),
-                    uuid=DomainUuid(handle.UUIDString()),
-                    hypervisor=self.kind,
-                    state=_STATES.get(info[0], DomainState.OTHER),
-                    memory_bytes=info[1] * 1024,
-                    vcpus=info[3],
-                    definition=handle.XMLDesc(_XML_SECURE),
-                    run=qemurun.of(handle),
-                )
+                return libvirtdomain.of(self._link.connection.lookupByName(name))
+        except UnicodeEncodeError:  # libvirt's names are UTF-8
+            raise UnknownDomain(domain=name) from None
         except LibvirtFailed as failure:
             if failure.is_unknown_domain:
                 raise UnknownDomain(domain=name) from failure
@@ -313,7 +293,7 @@ class LibvirtHypervisor:
     def _resume(self, domain: Domain, handle: Any) -> None:
         try:
             with spoken():
-                state = _STATES.get(handle.state()[0])
+                state = libvirtdomain.STATES.get(handle.state()[0])
                 if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()
@@ -323,7 +303,7 @@ class LibvirtHypervisor:
             raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")
 
     def _expect(self, domain: Domain, state: DomainState) -> None:
-        now = _STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
+        now = libvirtdomain.STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
         if now is not state:
             raise LibvirtFailed(f"it is {now} and not {state}", 0)
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
@@ -85,3 +86,12 @@ def test_a_domain_that_is_not_as_it_should_be_was_not_started(
     with pytest.raises(DomainFailed) as failed:
         do(make_driver(monkeypatch, lambda *_: None))
     assert str(failed.value) == f"demo could not be {done}: it is paused and not running"
+
+
+def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no UTF-8 ended in a traceback, and status 1."""
+    driver = make_driver(monkeypatch, no)
+    connection = SimpleNamespace(lookupByName=lambda name: name.encode())
+    vars(driver)["_link"] = SimpleNamespace(connection=connection)
+    with pytest.raises(UnknownDomain):
+        driver.find("web\udcff")

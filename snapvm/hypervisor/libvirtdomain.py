@@ -1,0 +1,34 @@
+"""A domain of libvirt's as a value: what its handle tells of it now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snapvm.hypervisor import qemurun
+from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+
+STATES = {
+    1: DomainState.RUNNING,
+    2: DomainState.RUNNING,  # VIR_DOMAIN_BLOCKED
+    3: DomainState.PAUSED,
+    5: DomainState.SHUTOFF,
+    6: DomainState.CRASHED,
+    7: DomainState.SUSPENDED,
+}
+"""virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
+_XML_SECURE = 1
+
+
+def of(handle: Any) -> Domain:
+    """Return what a virDomain tells; raises what libvirt's Python does."""
+    info = handle.info()
+    return Domain(
+        name=handle.name(),
+        uuid=DomainUuid(handle.UUIDString()),
+        hypervisor=HypervisorKind.LIBVIRT,
+        state=STATES.get(info[0], DomainState.OTHER),
+        memory_bytes=info[1] * 1024,
+        vcpus=info[3],
+        definition=handle.XMLDesc(_XML_SECURE),
+        run=qemurun.of(handle),
+    )
