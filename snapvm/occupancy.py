@@ -23,6 +23,7 @@ from snapvm.model import (
     DomainState,
     GuestDisk,
     HypervisorKind,
+    OmittedDisk,
     Record,
     VolumeKind,
 )
@@ -44,6 +45,8 @@ class Occupant:
 
     Only of one that is off, which holds nothing open.
     """
+    omitted: tuple[OmittedDisk, ...] = ()
+    """What it has besides and nobody captures, as far as that is known."""
 
     def has(self, volume: LogicalVolume) -> bool:
         """Tell whether a volume is among its disks; what is not known is not held against it."""
@@ -64,7 +67,8 @@ def of(
     is_off = domain.state is DomainState.SHUTOFF
     volumes: dict[DmUuid, Path] = {}
     try:
-        for disk in hypervisor.drives(domain).disks:
+        drives = hypervisor.drives(domain)
+        for disk in drives.disks:
             try:
                 volumes[uuid_of_device(disk.device)] = disk.device
             except device.NotAVolume:
@@ -78,7 +82,7 @@ def of(
             why=f"which volumes it uses cannot be said ({error})",
             remedy="shut it off first; a rollback discards what it has in memory anyway",
         ) from error
-    return Occupant(is_off=is_off, volumes=volumes)
+    return Occupant(is_off=is_off, volumes=volumes, omitted=drives.omitted)
 
 
 def others(

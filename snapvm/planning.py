@@ -105,6 +105,8 @@ class RollbackPlan:
     disks: tuple[SwapDisk, ...]
     others: tuple[str, ...] = ()
     """Disks that the domain has besides, and that stay as they are."""
+    omitted: tuple[OmittedDisk, ...] = ()
+    """What else it has now, of which nothing is kept."""
 
     @property
     def groups(self) -> tuple[str, ...]:

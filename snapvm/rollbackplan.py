@@ -67,7 +67,13 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     others = _others(host, record, (domain, booted), {each.dm_uuid for each in current})
     planning.check_pools(host.lvm, report, current, host.settings)
     return RollbackPlan(
-        record=record, domain=domain, set=set_, undo_id=undo_id, disks=disks, others=others
+        record=record,
+        domain=domain,
+        set=set_,
+        undo_id=undo_id,
+        disks=disks,
+        others=others,
+        omitted=occupant.omitted,
     )
 
 
@@ -123,7 +129,10 @@ def undo_record(plan: RollbackPlan) -> Record:
         capture="none: the disks as a rollback found them",
         memory=None,
         disks=tuple(_kept(disk) for disk in plan.disks),
-        omitted=tuple(OmittedDisk(target=other, why=_LEFT_ALONE) for other in plan.others),
+        omitted=(
+            *(OmittedDisk(target=other, why=_LEFT_ALONE) for other in plan.others),
+            *plan.omitted,
+        ),
         timing=Timing(pause_ms=0, total_ms=0),
         written_bytes=0,
     )

@@ -129,7 +129,7 @@ class FakeHypervisor:
             raise DomainRefused(domain=domain.name, why="it is not there")
         machine = self.machines[domain.name]
         disks = machine.boot_disks if domain.definition == _BOOTED else None
-        return Drives(disks=machine.disks if disks is None else disks, omitted=())
+        return Drives(disks=machine.disks if disks is None else disks, omitted=machine.omitted)
 
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``."""

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, field
 
 from snapvm.memory import libvirtimage
-from snapvm.model import Domain, GuestDisk, SidePlace
+from snapvm.model import Domain, GuestDisk, OmittedDisk, SidePlace
 from tests.fakes.lvmvolume import FakeVolume
 
 FROZEN = 1 << 63
@@ -35,5 +35,7 @@ class Machine:
     frozen: bool = False
     """Its writers stand still; that is in its memory like anything else."""
     clock_behind_seconds: float = 0.0
+    omitted: tuple[OmittedDisk, ...] = ()
+    """What it has besides, and nobody captures."""
     places: tuple[SidePlace, ...] = ()
     """Where it keeps its UEFI variables and its TPM, in real files."""

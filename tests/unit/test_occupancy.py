@@ -236,6 +236,14 @@ def test_a_disk_that_was_left_out_is_not_in_the_way(scene: Scene) -> None:
     rollbackplan.plan(scene.host, record)
 
 
+def test_what_nobody_captures_is_known_to_the_undo_record_too(scene: Scene) -> None:
+    """Memory that comes back writes its UEFI variables over those that nobody has kept."""
+    scene.machine.omitted = (OmittedDisk(target="nvram", why="it is on /dev/vg0/vars"),)
+    record = take_at_five(scene)
+    assert record.omitted == scene.machine.omitted
+    assert roll_back(scene, record).undo.omitted == scene.machine.omitted
+
+
 def test_one_that_is_off_goes_back_though_its_volumes_have_no_devices(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     record = take_at_five(scene, with_memory=False)
