@@ -1,4 +1,4 @@
-"""What a libvirt domain's XML says of its UEFI variables and its TPM: where they are, if anywhere.
+"""What a libvirt domain's XML says of its UEFI variables and its TPM: where they are.
 
 Pure: XML text in, values out (libvirt, docs/formatdomain, "Operating system booting" and "TPM
 device").
@@ -46,6 +46,8 @@ def left_out(definition: str) -> Iterator[OmittedDisk]:
     if source is not None and not source.get("file"):
         where = source.get("dev") or f"the network ({source.get('protocol', '?')})"
         yield OmittedDisk(target=SideKind.NVRAM.value, why=f"it is on {where}, {_ONLY_MEMORY}")
+    for path in root.iterfind("./devices/pstore/path"):
+        yield OmittedDisk(target="pstore", why=f"it is in {path.text}, {_ONLY_MEMORY}")
     for backend in root.iterfind("./devices/tpm/backend"):
         kind = backend.get("type", "?")
         if kind == "external":
@@ -62,8 +64,12 @@ def has_mortal_tpm(definition: str) -> bool:
 
 
 def _nvram_file(root: ET.Element) -> str:
+    """Return the file that the variables are in; firmware that may be written to holds them."""
     source = root.find("./os/nvram/source")
-    return root.findtext("./os/nvram", "").strip() if source is None else source.get("file", "")
+    if source is not None:
+        return source.get("file", "")
+    writable = root.findtext("./os/loader[@type='pflash'][@readonly='no']", "")
+    return root.findtext("./os/nvram", writable).strip()
 
 
 def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:

@@ -33,6 +33,12 @@ def test_where_libvirt_keeps_them() -> None:
     assert places("<nvram type='file'><source file='/n.fd'/></nvram>") == [
         ("nvram", "/n.fd", False)
     ]
+    loader = "<loader readonly='{}' type='{}'>/fw.fd</loader>"
+    assert places(loader.format("no", "pflash")) == [("nvram", "/fw.fd", False)]
+    assert places(loader.format("yes", "pflash")) == places(loader.format("no", "rom")) == []
+    assert [path for _, path, _ in places(loader.format("no", "pflash") + old)] == [
+        "/var/lib/libvirt/qemu/nvram/demo_VARS.fd"
+    ]
     json_store = "<varstore template='/t.json' path='/var/lib/libvirt/qemu/varstore/demo.json'/>"
     assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", False)]
     assert places("<varstore template='/t.json'/>") == []
@@ -57,6 +63,7 @@ def test_where_libvirt_keeps_them() -> None:
             "nvram",
             "is on the network (iscsi)",
         ),
+        ("", "<pstore backend='acpi-erst'><path>/erst</path></pstore>", "pstore", "it is in /erst"),
         ("", EXTERNAL, "tpm", "by a swtpm that libvirt does not start"),
         ("", PASSED, "tpm", "the TPM of this host (passthrough)"),
     ],
