@@ -220,15 +220,15 @@ def require_nothing_upon(
     report: Report,
     uuid_of_device: Callable[[Path], DmUuid],
 ) -> None:
-    """Raise ``DomainRefused`` when what another domain has goes with what is replaced."""
+    """Raise ``DomainRefused`` when what some domain has goes with what is replaced."""
     upon = list(reliances)
     for disk, volume in _replaced(record, report):
         for each in upon:
             if _is(each.device, volume, uuid_of_device):
                 raise DomainRefused(
                     domain=record.domain,
-                    why=f"disk {each.target} of {quoted(each.domain)}, another domain, {each.tie} "
-                    f"{volume.ref}, which is disk {disk.target} of {record.ref}: {each.why}",
+                    why=f"disk {each.target} of {quoted(each.domain)} {each.tie} {volume.ref}, "
+                    f"which is disk {disk.target} of {record.ref}: {each.why}",
                     remedy=each.remedy,
                 )
 

@@ -32,7 +32,7 @@ class Drives:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliance:
-    """What another domain has upon a device of this host, and would lose if that were another."""
+    """What a domain has upon a device of this host, and would lose if that were another."""
 
     domain: str
     target: str
@@ -181,9 +181,10 @@ class Hypervisor(Protocol):
         """
 
     def relying(self, domain: Domain) -> Iterable[Reliance]:
-        """Return on what the other domains rely, those that are off too; raise ``DomainRefused``.
+        """Return on what all domains rely, those that are off too; raise ``DomainRefused``.
 
-        What they just have for a disk, and are booted from, is nothing of this kind.
+        Of this one what its definition alone does not tell.  What they just have for a disk, and
+        are booted from, is nothing of this kind.
         """
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:

@@ -23,7 +23,10 @@ _XML_INACTIVE = 2
 
 
 def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
-    """Yield what every domain but this one relies on; raise ``DomainRefused``."""
+    """Yield what every other domain relies on, and this one by its pools' volumes.
+
+    Raises ``DomainRefused``.
+    """
     try:
         with spoken():
             handles = link.connection.listAllDomains()
@@ -38,8 +41,7 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
 
 def _of(link: Link, handle: Any, domain: Domain) -> list[Reliance]:
     with spoken():
-        if handle.UUIDString() == domain.uuid:
-            return []
+        is_itself = handle.UUIDString() == domain.uuid
         name, is_active = handle.name(), bool(handle.isActive())
         definitions = [handle.XMLDesc(0)]
         if is_active and handle.isPersistent():
@@ -47,12 +49,14 @@ def _of(link: Link, handle: Any, domain: Domain) -> list[Reliance]:
         is_saved = not is_active and bool(handle.hasManagedSaveImage(0))
     found: dict[Reliance, None] = {}
     for drive in (each for text in definitions for each in domainxml.drives_of(text)):
-        image = _image(link, drive)
+        # Its own overlays that are no volumes of a pool are seen in its definition.
+        is_seen = is_itself and drive.type != "volume"
+        image = None if is_seen else _image(link, drive)
         if image is None:
             continue
         for base in overlays.below(drive, image):
             found[_overlay(name, base.target, base.device)] = None
-        if is_saved and not drive.is_removable:
+        if is_saved and not is_itself and not drive.is_removable:
             found[_saved(name, drive.target, image)] = None
     return list(found)
 

@@ -63,7 +63,7 @@ class FakeHypervisor:
         """What it is made of, and the version of each."""
         self.set_for_capture: set[DomainUuid] = set()
         self.relied_on: list[Reliance] = []
-        """What other domains have upon volumes."""
+        """What domains have upon volumes."""
         self._runs = 0
 
     # --- setting up and looking ---
@@ -137,7 +137,7 @@ class FakeHypervisor:
 
     def relying(self, domain: Domain) -> list[Reliance]:
         """See ``Hypervisor.relying``."""
-        return [each for each in self.relied_on if each.domain != domain.name]
+        return self.relied_on
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
         """See ``Hypervisor.side_places``."""

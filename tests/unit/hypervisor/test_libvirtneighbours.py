@@ -110,6 +110,14 @@ def test_one_that_is_a_volume_of_a_pool(tmp_path: Path) -> None:
     assert [each.device for each in relied_on(*domains, clone=overlay)] == [LV]
 
 
+def test_one_of_its_own_that_is_a_volume_of_a_pool(tmp_path: Path) -> None:
+    """Its definition does not tell where that is; any other overlay of its own is seen in it."""
+    overlay = make_overlay(tmp_path / "clone", str(LV))
+    (found,) = relied_on(Neighbour(of_pool("images", "clone"), uuid=OFF.uuid), clone=overlay)
+    assert found.device == LV
+    assert relied_on(Neighbour(of_pool("images", "d0"), uuid=OFF.uuid, is_saved=True), d0=LV) == []
+
+
 def test_one_that_another_is_booted_with(tmp_path: Path) -> None:
     overlay = disk_xml(make_overlay(tmp_path / "clone", str(LV)))
     plain = disk_xml(Path("/dev/vg0/d7"), kind="block")
