@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, is_busy, open_link, spoken
-from snapvm.hypervisor.pause import WatchedPause, require_resumable
+from snapvm.hypervisor.pause import WatchedPause, refuse_busy, require_resumable
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.interrupt import shielded
@@ -103,12 +102,8 @@ class LibvirtHypervisor:
             )
         if domain.state is DomainState.SHUTOFF:
             libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
-        if domain.state.has_memory and is_busy(self._handle(domain)):
-            raise DomainRefused(
-                domain=domain.name,
-                why="libvirt is running a job on it (a save, a migration, a dump, a backup)",
-                remedy=f"wait for it to end: virsh domjobinfo {shlex.quote(domain.name)}",
-            )
+        if domain.state.has_memory:
+            refuse_busy(domain, self._handle(domain))
         if not with_memory or not domain.state.has_memory:
             return
         devices = domainxml.passthrough_devices(domain.definition)
@@ -186,6 +181,8 @@ class LibvirtHypervisor:
         if handle is not None:
             why = "and would start it from there, on disks that are others by then"
             libvirtimages.refuse_saved(domain, handle, why)
+            if domain.state is DomainState.RUNNING:  # it has to stand still before it is ended
+                refuse_busy(domain, handle)
         if image is not None:
             libvirtimages.check(self._link.connection, domain, image)
         elif starts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from snapvm.hypervisor.libvirtlink import (
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
 
 EVENT_LIMIT_SECONDS = 5.0
 
@@ -30,6 +32,18 @@ _STATE_ASLEEP = 7
 """Suspended to memory by the guest; libvirt neither suspends nor resumes it then."""
 _STATES_ENDED = (5, 6)
 """Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
+
+
+def refuse_busy(domain: Domain, handle: Any) -> None:
+    """Raise ``DomainRefused`` for such a domain while nothing has been touched yet."""
+    if is_busy(handle):
+        name = shlex.quote(domain.name)
+        raise DomainRefused(
+            domain=domain.name,
+            why="libvirt is running a job on it (a save, a migration, a dump, a backup)",
+            remedy=f"wait for it to end (virsh domjobinfo {name}), or end it: virsh domjobabort "
+            f"{name}",
+        )
 
 
 def require_resumable(domain: Domain, handle: Any) -> None:

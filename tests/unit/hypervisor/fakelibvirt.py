@@ -84,6 +84,8 @@ class Connection:
     is_saved: bool = False
     is_known: bool = True
     is_persistent: bool = True
+    job: int = 0
+    """What libvirt does with it: 2 is something of which nobody knows how long it takes."""
     definition: str = OFF.definition
     """Of the image, and what is defined."""
     asked: list[str] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Connection:
         return int(self.is_persistent)
 
     def jobInfo(self) -> list[int]:  # noqa: N802 - libvirt's own name
-        return [0]
+        return [self.job]
 
     def getDomainCapabilities(  # noqa: N802 - libvirt's own name
         self, emulator: str | None, arch: str | None, machine: str | None, kind: str, flags: int
