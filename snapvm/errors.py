@@ -5,7 +5,7 @@ modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit st
 
     2 usage, 3 not found, 5 locked, 130 interrupted        here
     4 refused: nothing has been touched                    snapvm.refusals
-    6 put back                                             snapvm.failures
+    6 put back; and several deletes that did not all end   snapvm.failures
     7 to be repaired, 8 to be looked after                 snapvm.attention
 """
 
@@ -104,7 +104,9 @@ class BadName(SnapvmError):
     exit_status = ExitStatus.USAGE
     text: str
     why: str
-    remedy: str = "a snapshot is written DOM@ID, as `snapvm list` shows it"
+    remedy: str = (
+        "a snapshot is written DOM@ID, as `snapvm list` shows it, or DOM@latest for the newest"
+    )
 
     def message(self) -> str:
         return f"{self.text!r} cannot be used: {self.why}"
@@ -143,6 +145,16 @@ class UnknownDomain(SnapvmError):
     def message(self) -> str:
         return f"there is no domain named {quoted(self.domain)}"
 
+    def hint(self) -> str:
+        domain, _, id_ = self.domain.rpartition("@")
+        if domain:
+            # A domain's name may hold an @, but here it more likely is what `snapvm list` shows.
+            return (
+                f"name the domain alone, such as {quoted(domain)}, without @{id_}; a new snapshot "
+                "is given its id by --name"
+            )
+        return self.remedy
+
 
 @dataclass(eq=False)
 class UnknownSnapshot(SnapvmError):
@@ -176,6 +188,11 @@ class NothingToUndo(SnapvmError):
 
     def message(self) -> str:
         return f"there is nothing to undo of {quoted(self.domain)}: no rollback left its disks"
+
+    def hint(self) -> str:
+        if "@" in self.domain:
+            return f"`snapvm rollback {shlex.quote(self.domain)}` goes back to that one"
+        return self.remedy
 
 
 @dataclass(eq=False)
@@ -219,7 +236,7 @@ class AmbiguousDomain(SnapvmError):
         return {"references": [f"{uuid}@{self.id}" for uuid in self.uuids if self.id]}
 
 
-# --- 5: locked, 130: interrupted, and deletes that came to no end -------------------------------
+# --- 5: locked, 130: interrupted ----------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -289,53 +306,3 @@ def noting(failures: list[SnapvmError]) -> Iterator[None]:
         failures.append(failure)
         if failure.signal_put_off:
             raise Interrupted(signal=failure.signal_put_off) from failure
-
-
-@dataclass(eq=False)
-class DeleteInterrupted(Interrupted):
-    """The same while several snapshots were being deleted: some are gone for good, the rest not."""
-
-    deleted: tuple[str, ...]
-    untouched: tuple[str, ...]
-
-    def message(self) -> str:
-        left = self.untouched if self.deleted else ()
-        return f"interrupted by {self.signal}: {_deleted(self.deleted, left)}"
-
-    def details(self) -> Mapping[str, Any]:
-        return {"deleted": list(self.deleted), "not_touched": list(self.untouched)}
-
-
-@dataclass(eq=False)
-class DeleteStopped(SnapvmError):
-    """One of several snapshots could not be deleted when some were gone for good."""
-
-    because: SnapvmError
-    deleted: tuple[str, ...]
-    untouched: tuple[str, ...]
-    signal: str = ""
-    """What ended it besides; it is the failure that somebody has to do something about."""
-
-    def __post_init__(self) -> None:
-        # No refusal, and no lock to wait for, when something was touched; what asks for more stays.
-        self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
-
-    def message(self) -> str:
-        ended = f"interrupted by {self.signal}: " if self.signal else ""
-        return f"{self.because.message()}; {ended}{_deleted(self.deleted, self.untouched)}"
-
-    def hint(self) -> str:
-        return self.because.hint()
-
-    def details(self) -> Mapping[str, Any]:
-        return {
-            **self.because.details(),
-            "because": type(self.because).__name__,
-            "deleted": list(self.deleted),
-            "not_touched": list(self.untouched),
-        }
-
-
-def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
-    gone = f"deleted {some(deleted)}" if deleted else "nothing was deleted"
-    return f"{gone}, not touched {some(untouched)}" if untouched else gone

@@ -62,7 +62,7 @@ def _tell(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where options may stand on a command line that could not be read."""
+    """What stands where on a command line that could not be read, and what may stand there."""
 
     verb: str
     """The one that stands in it; empty when there is none."""
@@ -70,6 +70,8 @@ class Places:
     """The options that stand before a verb."""
     behind: Collection[str]
     """Those that this verb has."""
+    instead: str
+    """What to type where a verb of another program stands; empty when none does."""
 
 
 def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
@@ -84,7 +86,10 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     path = "snapvm" if option in places.before else f"snapvm {places.verb}".rstrip()
     if context is not None:
         path = context.command_path
-    if option in places.before and path != "snapvm":
+    if places.instead and message.startswith("no such command"):
+        message = message.partition(". ")[0]  # what Typer guesses knows only how words are spelled
+        hint = f"`{places.instead}` does that here"
+    elif option in places.before and path != "snapvm":
         hint = (
             f"{option} stands before the verb: snapvm {option} {path.removeprefix('snapvm ')} ..."
         )

@@ -67,7 +67,7 @@ def _checked_stdout() -> Iterator[TextIO]:
 def stdout_failed(error: OSError) -> StorageFailed:
     """Return what to raise when standard output takes nothing more; what waits for it is lost."""
     _drop(sys.stdout)
-    return StorageFailed(path="standard output", why=f"{error.strerror}; the work itself is done")
+    return StorageFailed(path="stdout", why=f"{error.strerror}; the work itself is done")
 
 
 def _drop(stream: TextIO) -> None:

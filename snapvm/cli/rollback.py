@@ -251,9 +251,9 @@ def summary(done: RollbackDone) -> str:
 
 
 def _clock(done: RollbackDone) -> str:
-    """Say how far the guest's clock was set on; empty when nobody set it."""
+    """Say how far the guest's clock was moved; empty when nobody set it."""
     moved_seconds = done.guest.moved_seconds
     if moved_seconds is None:
         return ""
-    direction = "back" if moved_seconds < 0 else "on"
+    direction = "back" if moved_seconds < 0 else "forward"
     return f", its clock set {direction} by {abs(moved_seconds):.0f} s"

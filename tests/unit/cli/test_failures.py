@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm.cli import commands, otherwords
 from snapvm.errors import ExitStatus
 from tests.unit.cli.conftest import Call
 
@@ -88,6 +89,52 @@ def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hi
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
     assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        (["restore", "demo@a"], "snapvm rollback"),
+        (["-v", "--state-dir", "save", "snapshot", "demo"], "snapvm take"),
+        (["rm", "demo@a"], "snapvm delete"),
+        (["version"], "snapvm --version"),
+        (["help"], "snapvm --help"),
+        (["help", "catalog", "rebuild"], "snapvm catalog rebuild --help"),
+    ],
+)
+def test_the_verb_of_another_program_leads_to_ours(
+    call: Call, words: list[str], typed: str
+) -> None:
+    done = call(*words)
+    assert (done.status, done.out) == (ExitStatus.USAGE, "")
+    assert done.err.endswith(f"'\nhint: `{typed}` does that here\n")
+
+
+def test_what_other_programs_call_our_verbs_is_none_of_ours() -> None:
+    for verb, words in otherwords._VERBS.items():
+        assert verb in commands.VERBS and not set(words) & set(commands.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["take", "demo@a"], "name the domain alone, such as demo, without @a"),
+        (["doctor", "a@b@c"], "name the domain alone, such as a@b, without @c"),
+        (["take", "nope"], "`virsh list --all` or `xl list` shows"),
+        (["undo", "demo@a"], "`snapvm rollback demo@a` goes back to that one"),
+        (["undo", "demo"], "`snapvm list` shows"),
+        (["rollback", "demo"], "or DOM@latest for the newest"),
+    ],
+)
+def test_a_domain_and_a_snapshot_that_were_mixed_up_are_told_apart(
+    call: Call, words: list[str], hint: str
+) -> None:
+    assert hint in call(*words).err
+
+
+@pytest.mark.parametrize("words", [["nope"], ["--nope", "restore"], ["catalog", "restore"]])
+def test_any_other_mistake_is_told_as_it_is(call: Call, words: list[str]) -> None:
+    assert "` shows what it understands\n" in call(*words).err
 
 
 def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
