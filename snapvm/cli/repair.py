@@ -38,7 +38,9 @@ def repair(
     forget_missing: ForgetMissing = False,
     take_over: Annotated[
         bool,
-        typer.Option("--take-over", help="What another host began too, which is dead. With DOM."),
+        typer.Option(
+            "--take-over", help="Also what another host began that is dead for good; only with DOM."
+        ),
     ] = False,
     wait: Wait = None,
     as_json: AsJson = False,

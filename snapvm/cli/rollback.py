@@ -79,7 +79,7 @@ _DOING = {
 
 Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused at that instant.")]
 NoVerify = Annotated[
-    bool, typer.Option("--no-verify", help="Do not read all of the memory image first.")
+    bool, typer.Option("--no-verify", help="Do not check all of the memory image first.")
 ]
 NoSetTime = Annotated[
     bool,

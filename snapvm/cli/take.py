@@ -50,10 +50,16 @@ def take(
     domain: Domain,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="The id; a UTC time stamp when left out."),
+        typer.Option("--name", metavar="NAME", help="Its id; a UTC time stamp when left out."),
     ] = None,
     note: Annotated[
-        str, typer.Option("--note", metavar="TEXT", help="A remark to keep.", show_default=False)
+        str,
+        typer.Option(
+            "--note",
+            metavar="TEXT",
+            help="A remark, which `list` and `show` print.",
+            show_default=False,
+        ),
     ] = "",
     disk_only: Annotated[
         bool, typer.Option("--disk-only", help="Capture the disks alone, no memory.")
@@ -93,7 +99,7 @@ def take(
     stop: Annotated[
         bool,
         typer.Option(
-            "--stop", help="Shut the domain off when it is captured; a rollback lets it run on."
+            "--stop", help="Shut the domain off once it is captured; a rollback lets it run on."
         ),
     ] = False,
     quiesce: Annotated[
