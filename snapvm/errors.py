@@ -63,9 +63,9 @@ class SnapvmError(Exception):
 
     exit_status: ExitStatus = ExitStatus.FAILED
     remedy: str = ""
-    """What to do or type next, where it needs no more data: of the kind, or told by who raises."""
+    """What to do or type next: the same for the whole class, or given by whoever raises it."""
     signal_put_off: str = ""
-    """What arrived while it came about, and had to wait: whoever goes on after it must not."""
+    """A signal that came meanwhile and had to wait; nobody is to go on after this failure then."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -76,7 +76,7 @@ class SnapvmError(Exception):
         return self.remedy
 
     def details(self) -> Mapping[str, Any]:
-        """Return what the answer for programs has beside the failure itself."""
+        """Return what ``--json`` prints beside the failure itself."""
         return {}
 
     def __str__(self) -> str:
@@ -294,9 +294,9 @@ class Interrupted(SnapvmError):
 
 @contextmanager
 def noting(failures: list[SnapvmError]) -> Iterator[None]:
-    """Put the failure of the block into a list, and go on after it; but not when interrupted.
+    """Put a failure of the block into a list and go on after it, unless it is an interruption.
 
-    That is so, too, when the interruption had to wait for what then failed.
+    Nor does it go on when an interruption had to wait for what then failed.
     """
     try:
         yield

@@ -181,7 +181,7 @@ class StorageFailed(SnapvmError):
 class DiskMissing(SnapvmError):
     """A disk of a rollback that was killed, which LVM does not report now."""
 
-    remedy = "is its volume group there, and has it its name? see `vgs` and `pvs`"
+    remedy = "is its volume group there, under its own name? see `vgs` and `pvs`"
     volume: str
     uuid: str
 

@@ -100,7 +100,7 @@ def say(text: str) -> None:
 
 
 def say_findings(lines: Iterable[str]) -> None:
-    """Write lines of which the sum is told by the exit status, however many of them are read."""
+    """Write lines that the exit status sums up; it stands though their reader leaves early."""
     with suppress(ReaderLeft):
         for line in lines:
             say(line)

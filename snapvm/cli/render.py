@@ -35,7 +35,7 @@ _STYLES = {
 }
 
 _ASCII_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-"""SIMPLE_HEAD for a terminal that has no more: rich knows nothing of ours, it draws on paper."""
+"""SIMPLE_HEAD in ASCII: rich draws into a text, and cannot know what our terminal shows."""
 
 _NOTE_COLUMNS = 12
 """In less room than this a note says nothing, and every line would be folded for it."""

@@ -26,8 +26,8 @@ MANUAL = Manual(
         "looked after all the same, and the exit status is that of the worst. While a volume group "
         "is away (see `delete`) so is what is left in it: it is named, and stays until the group "
         "is back, or `--forget-missing` is given. What another host began, which sees the same "
-        "state folder, is left to it, with exit status 5: it may be at it. With `--take-over` it "
-        "is dealt with here, as what was begun before a boot."
+        "state folder, is left to it, with exit status 5: it may still be at work. With "
+        "`--take-over` this host deals with it as with what was begun before a reboot."
     ),
     example="snapvm repair",
 )

@@ -32,7 +32,7 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
         raise DomainRefused(
             domain=domain.name, why=f"libvirt cannot use the memory image: {failure}"
         ) from failure
-    # The checksum of the image is another one then.
+    # --no-verify, because the edit changes the checksum of the image.
     edit = f"virsh save-image-edit {shlex.quote(str(image))}"
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, _start_files(definition, boots=False), remedy)
@@ -75,8 +75,8 @@ def check_boot(connection: Any, booted: Domain) -> None:
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
     """Raise ``DomainRefused`` for a vTPM that libvirt removes together with its domain.
 
-    It does so with a transient one (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what is booted
-    then gets a new one; the stream of an image has the captured one in it.
+    It does so when a transient domain ends (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what
+    is booted afterwards has a new vTPM.  Memory that is restored brings the captured one with it.
     """
     places = domainxml.side_places(domain.definition, domain.uuid)
     if handle is None or not any(place.kind is SideKind.TPM for place in places):
@@ -109,7 +109,7 @@ def _start_files(definition: str, *, boots: bool) -> Iterator[StartFile]:
 def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
     """Whether libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
 
-    A disk that is dropped would be missing to the memory that knows it.
+    A guest whose memory is restored knows its disks, and would miss one that libvirt drops.
     """
     if drive.startup == "optional":
         return boots or drive.is_removable
