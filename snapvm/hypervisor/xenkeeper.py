@@ -3,8 +3,8 @@
 The xl that has started a domain stays behind, to start it again when the guest reboots and to clear
 it away when it powers itself off.  Before Xen 4.20 such an xl ends as soon as it sees the domain
 suspended (xen.git 6b8c85872e), even if the domain goes on a moment later.  What wakes the xl does
-not say what has changed, so it asks Xen (libxl_domain.c, domain_death_xswatch_callback).  An xl that
-is held (SIGSTOP) until the domain has gone on asks only then, and finds a domain that runs.
+not say what has changed, so it asks Xen (libxl_domain.c, domain_death_xswatch_callback).  An xl
+that is held (SIGSTOP) until the domain has gone on asks only then, and finds a domain that runs.
 
 Such an xl is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile),
 which may have been rotated since.
