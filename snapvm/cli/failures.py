@@ -77,8 +77,9 @@ class Places:
 def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     """Tell what is wrong with the command line, in the form of every other failure."""
     message = str(problem.format_message()).strip().rstrip(".")
-    # Typer's newest have pydantic check a choice, which says so.
-    message = message.replace(": Value error, ", ": ")
+    # Typer's newest have pydantic check values, which speaks of its own input.
+    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
+    message = message.partition(", unable to parse")[0]
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
     option = getattr(problem, "option_name", None)

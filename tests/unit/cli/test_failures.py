@@ -132,6 +132,20 @@ def test_a_domain_and_a_snapshot_that_were_mixed_up_are_told_apart(
     assert hint in call(*words).err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prune", "demo", "--keep-last", "x"],
+        ["prune", "demo", "--keep-last", "-1"],
+        ["take", "demo", "--wait", "soon"],
+    ],
+)
+def test_a_value_that_is_no_number_is_told_in_our_words(call: Call, words: list[str]) -> None:
+    first = call(*words).err.splitlines()[0]
+    assert first.startswith(f"snapvm: invalid value for '{words[-2]}': ")
+    assert "Input" not in first and "parse" not in first
+
+
 @pytest.mark.parametrize("words", [["nope"], ["--nope", "restore"], ["catalog", "restore"]])
 def test_any_other_mistake_is_told_as_it_is(call: Call, words: list[str]) -> None:
     assert "` shows what it understands\n" in call(*words).err
