@@ -94,6 +94,15 @@ def some(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:5])}{more}"
 
 
+def _domain_alone(text: str) -> str:
+    """Say that a domain is wanted and no snapshot of it; empty for what looks like a domain.
+
+    A domain's name may hold an @, but more likely DOM@ID was typed.
+    """
+    domain, _, id_ = text.rpartition("@")
+    return f"name the domain alone, such as {quoted(domain)}, without @{id_}" if domain else ""
+
+
 # --- 2: usage ---------------------------------------------------------------------------------
 
 
@@ -146,14 +155,8 @@ class UnknownDomain(SnapvmError):
         return f"there is no domain named {quoted(self.domain)}"
 
     def hint(self) -> str:
-        domain, _, id_ = self.domain.rpartition("@")
-        if domain:
-            # A domain's name may hold an @, but here it more likely is what `snapvm list` shows.
-            return (
-                f"name the domain alone, such as {quoted(domain)}, without @{id_}; a new snapshot "
-                "is given its id by --name"
-            )
-        return self.remedy
+        alone = _domain_alone(self.domain)
+        return f"{alone}; `take` gives a new snapshot its id by --name" if alone else self.remedy
 
 
 @dataclass(eq=False)
@@ -175,7 +178,7 @@ class UnknownSnapshot(SnapvmError):
     def hint(self) -> str:
         if self.begins:
             return f"{quoted(self.begins)} begins so; with --yes the whole id is wanted"
-        return self.remedy
+        return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 
 @dataclass(eq=False)

@@ -120,6 +120,8 @@ def test_what_other_programs_call_our_verbs_is_none_of_ours() -> None:
     [
         (["take", "demo@a"], "name the domain alone, such as demo, without @a"),
         (["doctor", "a@b@c"], "name the domain alone, such as a@b, without @c"),
+        (["prune", "demo@a", "--keep-last", "1"], "name the domain alone, such as demo"),
+        (["prune", "nope", "--keep-last", "1"], "`snapvm list` shows"),
         (["take", "nope"], "`virsh list --all` or `xl list` shows"),
         (["undo", "demo@a"], "`snapvm rollback demo@a` goes back to that one"),
         (["undo", "demo"], "`snapvm list` shows"),
