@@ -28,12 +28,12 @@ def tell(error: SnapvmError, *, as_json: bool) -> int:
     """Tell a failure snapvm expects; return its exit status."""
     kind = type(error).__name__
     details = error.details()
-    message, hint, status = error.message(), error.hint() or _rights(error), error.exit_status
+    message, hint, status = error.message(), _rights(error) or error.hint(), error.exit_status
     return _tell(kind, message, hint, status, as_json=as_json, details=details)
 
 
 def _rights(error: SnapvmError) -> str:
-    """Say what helps one who may not read what is root's; empty for every other failure."""
+    """Say what helps somebody who may not read what is root's; empty for any other failure."""
     is_denied = isinstance(error.__cause__, PermissionError) and os.geteuid() != 0
     return "run snapvm as root" if is_denied else ""
 

@@ -165,6 +165,21 @@ def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPat
         assert "Permission denied" in done.err and "hint: run snapvm as root\n" in done.err
 
 
+@pytest.mark.parametrize("words", [["list"], ["verify", "/root.save"]])
+def test_whoever_may_not_read_a_file_of_roots_is_not_told_to_correct_it(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def denied(path: object, *_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", denied)
+        patch.setattr(os, "stat", denied)
+        patch.setattr(os, "geteuid", lambda: 1000)
+        done = call(*words)
+    assert done.err.endswith("Permission denied\nhint: run snapvm as root\n")
+
+
 def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNAPVM_STATE_DIR", "not/absolute")
     done = call("list")
