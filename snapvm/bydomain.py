@@ -1,4 +1,4 @@
-"""What failed with some of several domains, each of which had its turn: one failure to end with."""
+"""Several domains each had their turn, and some failed: which failure the command ends with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def worst(failures: Sequence[SnapvmError]) -> SnapvmError:
-    """Return the failure to end with, and log the others: exit statuses grow with what they ask."""
+    """Return the failure to end with, and log the others; the highest exit status asks for most."""
     ends = max(failures, key=lambda error: error.exit_status)
     log_all(error for error in failures if error is not ends)
     return ends

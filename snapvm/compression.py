@@ -43,4 +43,4 @@ def parse(text: str) -> Compression:
         level = int(match["level"] or DEFAULT_LEVEL)
         if 1 <= level <= _HIGHEST_LEVEL:
             return Compression(level=level)
-    raise ValueError(f"is none of none, zstd, and zstd:LEVEL from 1 to {_HIGHEST_LEVEL}")
+    raise ValueError(f"must be none, zstd, or zstd:LEVEL with a level from 1 to {_HIGHEST_LEVEL}")

@@ -55,7 +55,7 @@ def parse(text: str) -> CowSize:
         changed_bytes = int(match["number"]) << _UNITS[match["unit"].upper()]
         if changed_bytes:
             return CowSize(changed_bytes=changed_bytes)
-    raise ValueError("is none of full, a percentage such as 20%, a size such as 4G")
+    raise ValueError("must be full, a percentage such as 20%, or a size such as 4G")
 
 
 def parse_chunk(text: str) -> int:
@@ -64,7 +64,7 @@ def parse_chunk(text: str) -> int:
     chunk_bytes = int(match["number"]) << _UNITS[match["unit"].upper()] if match else 0
     is_power = chunk_bytes > 0 and not chunk_bytes & (chunk_bytes - 1)
     if not is_power or not LEAST_CHUNK_BYTES <= chunk_bytes <= LARGEST_CHUNK_BYTES:
-        raise ValueError("is none of 4K, 8K, 16K and so on up to 512K")
+        raise ValueError("must be 4K, 8K, 16K and so on up to 512K")
     return chunk_bytes
 
 

@@ -15,14 +15,13 @@ from itertools import chain
 from snapvm import bydomain, identity, repair
 from snapvm.attention import LeftBehind
 from snapvm.errors import (
-    DeleteInterrupted,
-    DeleteStopped,
     ExitStatus,
     Interrupted,
     SnapvmError,
     UnknownSnapshot,
     noting,
 )
+from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
 from snapvm.interrupt import shielded
 from snapvm.lvm import away

@@ -33,7 +33,7 @@ def make_folder(path: Path) -> None:
 def write(path: Path, data: bytes, *, known_as: str = "") -> None:
     """Put ``data`` into the file ``path``, replacing it in one step, and on the disk.
 
-    ``known_as`` is what its crash point is called where the file's name is another each time.
+    ``known_as`` names the crash point of a file whose own name is a new one each time.
     """
     fresh = path.with_name(f".{path.name}.new")
     with crashpoint.around(f"write {known_as or path.name}"):
@@ -46,9 +46,9 @@ def write(path: Path, data: bytes, *, known_as: str = "") -> None:
 
 
 def rename(path: Path, new: Path) -> None:
-    """Give a file or folder another name beside its own, on the disk; its own when that fails.
+    """Give a file or folder a new name in the same folder, durably; the old one if that fails.
 
-    Raises ``OSError``, and ``NameUnclear`` when it does not get that back.
+    Raises ``OSError``, and ``NameUnclear`` when the old name cannot be given back.
     """
     path.rename(new)
     try:
@@ -70,7 +70,7 @@ def create(path: Path) -> int:
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open as ``open`` wants it of its ``opener``, but not what a link leads to."""
+    """Open a file, but not what a link leads to: an ``opener`` for ``open``."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 

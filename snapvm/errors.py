@@ -5,7 +5,7 @@ modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit st
 
     2 usage, 3 not found, 5 locked, 130 interrupted        here
     4 refused: nothing has been touched                    snapvm.refusals
-    6 put back                                             snapvm.failures
+    6 put back; and several deletes that did not all end   snapvm.failures
     7 to be repaired, 8 to be looked after                 snapvm.attention
 """
 
@@ -63,9 +63,9 @@ class SnapvmError(Exception):
 
     exit_status: ExitStatus = ExitStatus.FAILED
     remedy: str = ""
-    """What to do or type next, where it needs no more data: of the kind, or told by who raises."""
+    """What to do or type next: the same for the whole class, or given by whoever raises it."""
     signal_put_off: str = ""
-    """What arrived while it came about, and had to wait: whoever goes on after it must not."""
+    """A signal that came meanwhile and had to wait; nobody is to go on after this failure then."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -76,7 +76,7 @@ class SnapvmError(Exception):
         return self.remedy
 
     def details(self) -> Mapping[str, Any]:
-        """Return what the answer for programs has beside the failure itself."""
+        """Return what ``--json`` prints beside the failure itself."""
         return {}
 
     def __str__(self) -> str:
@@ -94,6 +94,15 @@ def some(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:5])}{more}"
 
 
+def _domain_alone(text: str) -> str:
+    """Say that a domain is wanted and no snapshot of it; empty for what looks like a domain.
+
+    A domain's name may hold an @, but more likely DOM@ID was typed.
+    """
+    domain, _, id_ = text.rpartition("@")
+    return f"name the domain alone, such as {quoted(domain)}, without @{id_}" if domain else ""
+
+
 # --- 2: usage ---------------------------------------------------------------------------------
 
 
@@ -104,7 +113,9 @@ class BadName(SnapvmError):
     exit_status = ExitStatus.USAGE
     text: str
     why: str
-    remedy: str = "a snapshot is written DOM@ID, as `snapvm list` shows it"
+    remedy: str = (
+        "a snapshot is written DOM@ID, as `snapvm list` shows it, or DOM@latest for the newest"
+    )
 
     def message(self) -> str:
         return f"{self.text!r} cannot be used: {self.why}"
@@ -143,6 +154,10 @@ class UnknownDomain(SnapvmError):
     def message(self) -> str:
         return f"there is no domain named {quoted(self.domain)}"
 
+    def hint(self) -> str:
+        alone = _domain_alone(self.domain)
+        return f"{alone}; `take` gives a new snapshot its id by --name" if alone else self.remedy
+
 
 @dataclass(eq=False)
 class UnknownSnapshot(SnapvmError):
@@ -163,7 +178,7 @@ class UnknownSnapshot(SnapvmError):
     def hint(self) -> str:
         if self.begins:
             return f"{quoted(self.begins)} begins so; with --yes the whole id is wanted"
-        return self.remedy
+        return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 
 @dataclass(eq=False)
@@ -176,6 +191,11 @@ class NothingToUndo(SnapvmError):
 
     def message(self) -> str:
         return f"there is nothing to undo of {quoted(self.domain)}: no rollback left its disks"
+
+    def hint(self) -> str:
+        if "@" in self.domain:
+            return f"`snapvm rollback {shlex.quote(self.domain)}` goes back to that one"
+        return self.remedy
 
 
 @dataclass(eq=False)
@@ -219,7 +239,7 @@ class AmbiguousDomain(SnapvmError):
         return {"references": [f"{uuid}@{self.id}" for uuid in self.uuids if self.id]}
 
 
-# --- 5: locked, 130: interrupted, and deletes that came to no end -------------------------------
+# --- 5: locked, 130: interrupted ----------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -277,9 +297,9 @@ class Interrupted(SnapvmError):
 
 @contextmanager
 def noting(failures: list[SnapvmError]) -> Iterator[None]:
-    """Put the failure of the block into a list, and go on after it; but not when interrupted.
+    """Put a failure of the block into a list and go on after it, unless it is an interruption.
 
-    That is so, too, when the interruption had to wait for what then failed.
+    Nor does it go on when an interruption had to wait for what then failed.
     """
     try:
         yield
@@ -289,53 +309,3 @@ def noting(failures: list[SnapvmError]) -> Iterator[None]:
         failures.append(failure)
         if failure.signal_put_off:
             raise Interrupted(signal=failure.signal_put_off) from failure
-
-
-@dataclass(eq=False)
-class DeleteInterrupted(Interrupted):
-    """The same while several snapshots were being deleted: some are gone for good, the rest not."""
-
-    deleted: tuple[str, ...]
-    untouched: tuple[str, ...]
-
-    def message(self) -> str:
-        left = self.untouched if self.deleted else ()
-        return f"interrupted by {self.signal}: {_deleted(self.deleted, left)}"
-
-    def details(self) -> Mapping[str, Any]:
-        return {"deleted": list(self.deleted), "not_touched": list(self.untouched)}
-
-
-@dataclass(eq=False)
-class DeleteStopped(SnapvmError):
-    """One of several snapshots could not be deleted when some were gone for good."""
-
-    because: SnapvmError
-    deleted: tuple[str, ...]
-    untouched: tuple[str, ...]
-    signal: str = ""
-    """What ended it besides; it is the failure that somebody has to do something about."""
-
-    def __post_init__(self) -> None:
-        # No refusal, and no lock to wait for, when something was touched; what asks for more stays.
-        self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
-
-    def message(self) -> str:
-        ended = f"interrupted by {self.signal}: " if self.signal else ""
-        return f"{self.because.message()}; {ended}{_deleted(self.deleted, self.untouched)}"
-
-    def hint(self) -> str:
-        return self.because.hint()
-
-    def details(self) -> Mapping[str, Any]:
-        return {
-            **self.because.details(),
-            "because": type(self.because).__name__,
-            "deleted": list(self.deleted),
-            "not_touched": list(self.untouched),
-        }
-
-
-def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
-    gone = f"deleted {some(deleted)}" if deleted else "nothing was deleted"
-    return f"{gone}, not touched {some(untouched)}" if untouched else gone

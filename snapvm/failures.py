@@ -1,13 +1,17 @@
-"""What failed on the way, and was put back (exit status 6); the rest is in ``attention``."""
+"""What failed on the way, and was put back (exit status 6); the rest is in ``attention``.
+
+And what stopped several deletes when some were done, which nothing puts back.
+"""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from snapvm.errors import SnapvmError, quoted
+from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some
 
 
 @dataclass(eq=False)
@@ -177,9 +181,59 @@ class StorageFailed(SnapvmError):
 class DiskMissing(SnapvmError):
     """A disk of a rollback that was killed, which LVM does not report now."""
 
-    remedy = "is its volume group there, and has it its name? see `vgs` and `pvs`"
+    remedy = "is its volume group there, under its own name? see `vgs` and `pvs`"
     volume: str
     uuid: str
 
     def message(self) -> str:
         return f"LVM does not report {self.volume} (uuid {self.uuid}), which was the disk"
+
+
+@dataclass(eq=False)
+class DeleteInterrupted(Interrupted):
+    """Ctrl-C or SIGTERM among several deletes: some snapshots are gone for good, others not."""
+
+    deleted: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+    def message(self) -> str:
+        left = self.untouched if self.deleted else ()
+        return f"interrupted by {self.signal}: {_deleted(self.deleted, left)}"
+
+    def details(self) -> Mapping[str, Any]:
+        return {"deleted": list(self.deleted), "not_touched": list(self.untouched)}
+
+
+@dataclass(eq=False)
+class DeleteStopped(SnapvmError):
+    """One of several snapshots could not be deleted when some were gone for good."""
+
+    because: SnapvmError
+    deleted: tuple[str, ...]
+    untouched: tuple[str, ...]
+    signal: str = ""
+    """What ended it besides; it is the failure that somebody has to do something about."""
+
+    def __post_init__(self) -> None:
+        # No refusal, and no lock to wait for, when something was touched; what asks for more stays.
+        self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
+
+    def message(self) -> str:
+        ended = f"interrupted by {self.signal}: " if self.signal else ""
+        return f"{self.because.message()}; {ended}{_deleted(self.deleted, self.untouched)}"
+
+    def hint(self) -> str:
+        return self.because.hint()
+
+    def details(self) -> Mapping[str, Any]:
+        return {
+            **self.because.details(),
+            "because": type(self.because).__name__,
+            "deleted": list(self.deleted),
+            "not_touched": list(self.untouched),
+        }
+
+
+def _deleted(deleted: tuple[str, ...], untouched: tuple[str, ...]) -> str:
+    gone = f"deleted {some(deleted)}" if deleted else "nothing was deleted"
+    return f"{gone}, not touched {some(untouched)}" if untouched else gone

@@ -125,9 +125,10 @@ class GoingBack:
         swapping.set_side_files_aside(host, uuid, undo_id, self.plan.domain)
 
     def _end_domain(self) -> None:
-        """End the domain; a failure to end what is off already is met again where it matters.
+        """End the domain; it is enough that it is off.
 
-        Such as a back end that does not let its disk go.
+        What has not ended with it, such as a back end that does not let go of its disk, fails later
+        where it matters.
         """
         try:
             self.host.hypervisor.stop(self.plan.domain)
@@ -139,8 +140,8 @@ class GoingBack:
     def _go_on(self) -> RollbackDone:
         """Past the point of no return: the disks; then the domain, and beside it the bookkeeping.
 
-        The bookkeeping may be done again, and the journal ends after both: a rollback that dies
-        here is finished by the next command, however far either of them was.
+        The bookkeeping can be done twice, and the journal ends after both: a rollback that dies
+        here is finished by the next command, however far either of them had come.
         """
         host, record, journal = self.host, self.plan.record, self.journal
         self._restore_disks()
@@ -176,7 +177,7 @@ class GoingBack:
 
     @contextmanager
     def _no_return(self) -> Iterator[None]:
-        """Have nothing that fails in the block look as if it had been put back.
+        """Turn a failure of the block into one that does not claim that all was put back.
 
         The journal stays and `repair` goes on from it; whether that is all there is to do depends
         on the domain.

@@ -33,6 +33,6 @@ def name() -> str:
 
 
 def is_another(then: str) -> bool:
-    """Tell whether another host's ``now`` said this; no when it is not known."""
+    """Tell whether ``then`` is what another host's ``now`` returned; no when either is unknown."""
     current = now()
     return bool(then and current and then != current)

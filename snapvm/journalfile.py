@@ -1,6 +1,6 @@
-"""The form of a journal on the disk: JSON with a version and its host, which older ones lack.
+"""The form of a journal on the disk: JSON with a version and the host that wrote it.
 
-Whether what it says makes sense is for those to judge who act on it.
+Whether what a journal says makes sense is judged by those who act on it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def dump(intent: dict[str, Any]) -> bytes:
 
 
 def load(path: Path) -> Journal:
-    """Return what a journal says; nothing when it was not written, or is removed already.
+    """Return what a journal says: nothing when there is none.
 
-    Raises ``JournalUnusable`` for one that is damaged, or that a newer snapvm wrote: what it
-    stands for may have happened.
+    Raises ``JournalUnusable`` for one that is damaged, or that a newer snapvm wrote: the work that
+    it announces may have been begun.
     """
     try:
         said = json.loads(durable.read(path, recordfile.SIZE_LIMIT_BYTES))

@@ -63,7 +63,8 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
 def lasting(host: Host, report: Report) -> tuple[Stray, ...]:
     """Return those that a second look finds too, and whose domain nobody works on.
 
-    What a delete was about to remove, or a take to name, when the report was made is none.
+    A volume that a delete was about to remove, or a take to name, when the report was made is none
+    of them.
     """
     first = {stray.volume.dm_uuid for stray in strays(host, report)}
     if not first:
@@ -76,7 +77,7 @@ def lasting(host: Host, report: Report) -> tuple[Stray, ...]:
 
 
 def of(host: Host, report: Report) -> tuple[LogicalVolume, ...]:
-    """Return those of them that may be removed."""
+    """Return the volumes that nothing names and that may be removed."""
     return tuple(s.volume for s in strays(host, report) if s.kind is Kind.ORPHAN)
 
 
@@ -122,7 +123,7 @@ def _is_named_by_set(volume: LogicalVolume) -> bool:
 def _by_domain(
     volumes: Sequence[LogicalVolume],
 ) -> Iterator[tuple[DomainUuid | None, set[DmUuid]]]:
-    """Yield the uuids of volumes, those of one domain together; older ones do not say whose."""
+    """Yield the uuids of volumes, those of one domain together; None for those that name none."""
     found: dict[DomainUuid | None, set[DmUuid]] = {}
     for volume in volumes:
         found.setdefault(_domain_of(volume), set()).add(volume.dm_uuid)

@@ -228,8 +228,8 @@ def plan_disks(
 def chunk_bytes(report: Report, volume: LogicalVolume, settings: Settings) -> int:
     """Return how much a snapshot of a volume is to copy at a time; 0 for a thin one.
 
-    As much as those of ours that the volume has: when the disk is taken back to one of them, one
-    that is older has to copy nothing then, for it holds every chunk that is written.
+    As much as our other snapshots of the volume: when the disk is taken back to one of them, an
+    older one then has nothing to copy, since it already holds every chunk that is written.
     """
     if volume.kind is VolumeKind.THIN:
         return 0
@@ -264,10 +264,10 @@ def per_group(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:
-    """Raise ``SnapshotFailed`` when the domain's writes wait for room in the pool by now.
+    """Raise ``SnapshotFailed`` when the pool has no room left for what the domain writes.
 
-    Every block that a snapshot shares needs a new one when it is written; without the snapshot
-    the domain has its blocks to itself again.
+    A block that the domain shares with a snapshot is copied when it is written, and the copy needs
+    room; when the snapshot is removed the domain has its blocks to itself again.
     """
     pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
     trouble = pool_trouble(pool) if pool is not None else ""

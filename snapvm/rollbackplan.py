@@ -42,7 +42,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     domain = recordeddomain.find(host, record)
     image, memory_bytes = None, 0
     if record.memory is not None:
-        # It may have given memory back before it was captured: its image tells how much it had.
+        # A guest may have given memory back before it was captured: its image is smaller then.
         memory_bytes = min(record.memory_bytes, record.memory.size_bytes)
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
@@ -80,7 +80,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
 def _others(
     host: Host, record: Record, forms: tuple[Domain, Domain], replaced: Collection[DmUuid]
 ) -> tuple[str, ...]:
-    """Return the disks that stay as they are: those the domain has, and is to be booted with.
+    """Return the disks left as they are: those that the domain has now, or is to be booted with.
 
     ``forms`` are the domain as it is, and as it is booted.
 
@@ -228,9 +228,10 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
 def _current(
     record: Record, disk: DiskRecord, snapshot: LogicalVolume, report: Report
 ) -> LogicalVolume:
-    """Return what has the disk's name now, and is to be kept.
+    """Return the volume that has the disk's name now, and that the rollback is to keep.
 
-    In a group that was renamed it has to be the domain's, which an image with memory cannot know.
+    In a group that was renamed it is looked for under the group's new name.  A record with memory
+    is refused there, since its image names the disk by the old one.
     """
     is_renamed = bool(disk.volume.vg_uuid) and snapshot.vg != disk.volume.vg
     if is_renamed and record.memory is not None:
@@ -253,7 +254,10 @@ def _current(
 def _check_kind(
     record: Record, disk: DiskRecord, snapshot: LogicalVolume, current: LogicalVolume
 ) -> None:
-    """What replaces a disk, and what keeps the present of it, are both of the snapshot's kind."""
+    """Require the present disk to be of the snapshot's kind, and in its group.
+
+    What replaces the disk is made from the snapshot, and the present disk is kept as a snapshot is.
+    """
     if snapshot.vg_uuid != current.vg_uuid:
         why = (
             f"{snapshot.ref} is not in the group of {current.ref}, which is disk {disk.target} now"
@@ -275,7 +279,7 @@ def _check_thick(
     current: LogicalVolume,
     report: Report,
 ) -> None:
-    """A thick disk is written over in place: its snapshot has to be one of just this volume."""
+    """Require a snapshot of this very volume: a thick disk is written over where it is."""
     if not snapshot.is_thick_snapshot or snapshot.origin != current.name:
         why = f"{snapshot.ref} is not a snapshot of {current.ref}, which is disk {disk.target} now"
         raise RecordUnusable(path=record.ref, why=why)
@@ -291,7 +295,10 @@ def _check_thick(
 def _store_bytes(
     report: Report, current: LogicalVolume, snapshot: LogicalVolume, settings: Settings
 ) -> int:
-    """A snapshot of what is current first keeps all that is written back, then later changes."""
+    """Return how large what an undo snapshot keeps may become; 0 for a thin one.
+
+    It first keeps all that is written back over, and then what the domain changes later.
+    """
     if snapshot.kind is VolumeKind.THIN:
         return 0
     disk_bytes, extent_bytes = current.size_bytes, current.vg_extent_bytes

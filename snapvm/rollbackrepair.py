@@ -127,8 +127,8 @@ def _is_to_run(journal: dict[str, Any], record: Record) -> bool:
 def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None:
     """Let the domain that was frozen run before lvm is asked for anything, which may take long.
 
-    It holds its former disks, whatever their names are.  What is done with those is decided as if
-    this had not been: it may be ending, and a failure here is met again there.
+    It has its former disks open, whatever their names are.  A failure here is only logged, for the
+    domain may be ending; what becomes of the disks is decided afterwards in any case.
     """
     is_former = domain.run is not None and domain.run == str(journal.get("run"))
     if not is_former or not journal["was_running"] or _is_new_boot(journal):
@@ -147,7 +147,7 @@ def _is_new_boot(journal: dict[str, Any]) -> bool:
 def _require_unused(
     host: Host, journal: dict[str, Any], record: Record, settle: Callable[[], object]
 ) -> None:
-    """Let memory not meet disks that have run since: raise ``LeftOff``, all else being done."""
+    """Raise ``LeftOff``, all else done, where memory would meet disks that may have been used."""
     if record.memory is not None and _is_new_boot(journal):
         settle()
         host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
@@ -157,10 +157,11 @@ def _require_unused(
 def _is_past_return(
     report: Report, journal: dict[str, Any], name: str, *, was_stopped: bool
 ) -> bool:
-    """Tell whether the former domain is gone, and its disks are kept, though nothing says so yet.
+    """Tell whether the former domain is gone and its disks are kept, which no journal says yet.
 
-    A thick one is the present still, and after a boot newer than what is kept of it, maybe.  Raises
-    ``StartedTooSoon`` for one that was started on some of the clones.
+    After a reboot that is never so with a thick disk: it is still the present one, and may have
+    been written since its undo snapshot was made.  Raises ``StartedTooSoon`` for a domain that was
+    started on some of the clones.
     """
     set_, disks = journal["set"], rollbackjournal.disks_of(journal)
     is_new_boot = _is_new_boot(journal)
@@ -191,7 +192,7 @@ def _given_back(
 ) -> SnapvmError:
     """Give the domain its former disks back, and say so: what it was to go back to is lost.
 
-    Once they are, there is nothing left but what any rollback leaves that was taken back.
+    After that only what every rollback leaves that is taken back remains to be cleared away.
     """
     uuid, name = record.domain_uuid, record.domain
     undo_id = rollbackjournal.undo_record(journal).id
@@ -215,7 +216,8 @@ def _start(
 ) -> None:
     """Start the domain; one that does not start must not keep every command on it from working.
 
-    What the killed rollback had start it may have been at it, too early to be seen: that one wins.
+    The start that the killed rollback had asked for may have been under way and not yet to be seen:
+    then it is that one which counts.
     """
     try:
         swapping.activate(host.lvm, rollbackjournal.disks_of(journal))
@@ -230,7 +232,7 @@ def _start(
 
 
 def _awaken(host: Host, record: Record, *, set_time: bool) -> StillFrozen | None:
-    """Let the guest's system go on, or return why it does not; anything less is just told."""
+    """Let the guest's system go on, or return why it does not; a lesser failure is only logged."""
     awakened = guestsystem.awaken(host, record, set_time=set_time)
     for note in awakened.notes:
         log.warning("%s", note)
@@ -242,7 +244,7 @@ def _restore_disks(
 ) -> None:
     """Write thick disks back once more from the start; not below a domain somebody started.
 
-    What it has written by then onto the clones of thin disks fits nothing.
+    Such a domain has written to the clones of thin disks too, which then fit no instant.
     """
     uuid, disks = record.domain_uuid, rollbackjournal.disks_of(journal)
     if rollbackjournal.has_thick(disks) and not is_stopped:

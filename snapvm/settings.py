@@ -92,8 +92,10 @@ def _folder(value: Any) -> Path:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("must be a non-empty text")
+    if not isinstance(value, str):
+        raise TypeError("must be a text, in quotes")
+    if not value or not value.isprintable():
+        raise ValueError("must be a text on one line, and not empty")
     return value
 
 
@@ -119,6 +121,9 @@ def _from_zero(value: Any) -> float:
 
 
 def _number(value: Any) -> float:
+    # Python counts with true as with 1: a limit of one second, or of one percent.
+    if isinstance(value, bool):
+        raise TypeError("is no number")
     try:
         return float(value)
     except OverflowError:
@@ -184,17 +189,33 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if must_exist:
-            raise BadSetting(where=str(path), why="there is no such file") from None
+            why = f"there is no file {str(path)!r}"
+            raise BadSetting(where="SNAPVM_CONFIG", why=why) from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise BadSetting(where=str(path), why=str(error.strerror)) from error
+    except UnicodeDecodeError as error:
+        raise BadSetting(where=str(path), why="it is not UTF-8") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadSetting(where=str(path), why=str(error)) from error
 
 
 def _with(settings: Settings, key: str, value: Any, where: str) -> Settings:
     reader = _READERS.get(key)
     if reader is None:
-        raise BadSetting(where=where, why=f"there is no setting {key!r}")
+        raise BadSetting(where=where, why=_unknown(key, value))
     try:
         return replace(settings, **{key: reader(value)})
     except (TypeError, ValueError) as error:
         raise BadSetting(where=where, why=f"{value!r} {error}") from None
+
+
+def _unknown(key: str, value: Any) -> str:
+    """Say that there is no such setting, and which one may have been meant."""
+    # heavy: only a mistake needs it
+    import difflib
+
+    if isinstance(value, dict):
+        return f"there is no table [{key}]; the settings stand in the file without one"
+    near = difflib.get_close_matches(key.replace("-", "_").lower(), _READERS, n=1)
+    return f"there is no setting {key!r}" + (f"; {near[0]!r} may be meant" if near else "")

@@ -22,9 +22,10 @@ def find(host: Host, name: str) -> Domain | None:
 
 
 def name_now(host: Host, uuid: DomainUuid, name: str) -> str:
-    """Return what a domain is called now that had a name; that one when none has the uuid.
+    """Return the present name of a domain that was called ``name``.
 
-    It may have been renamed, and one of xl's that is created anew has another uuid.
+    It may have been renamed.  Where no domain has the uuid ``name`` is returned: a domain that xl
+    has created anew has the same name and another uuid.
     """
     domain = find(host, name)
     if domain is not None and domain.uuid == uuid:
@@ -33,24 +34,23 @@ def name_now(host: Host, uuid: DomainUuid, name: str) -> str:
 
 
 def run_again(host: Host, name: str) -> None:
-    """Make a domain run that stands still; harmless for one that does, or is not there."""
+    """Make a domain run that stands still; harmless for one that runs, or is not there."""
     domain = find(host, name)
     if domain is not None:
         let_run(host, domain)
 
 
 def let_run(host: Host, domain: Domain) -> None:
-    """Do that for a domain as it was just found."""
+    """Do the same for a domain that was just looked up."""
     if domain.state in STATES:
         host.hypervisor.resume(domain)
 
 
 @contextmanager
 def running_when_interrupted(host: Host, domain: Domain) -> Iterator[None]:
-    """Have a window in the block; the domain runs even if a signal met the end of it unshielded.
+    """Let the domain run if a signal interrupts the block, which holds a window.
 
-    A signal may come in the instant in which the driver begins to end its window and has not yet
-    put off what comes.
+    The driver puts signals off while it ends its window, but one may come in the instant before.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""A program that a stream of bytes passes through, from one descriptor to another.
+"""A compressor that a stream of bytes passes through, from one descriptor to another: ``zstd``.
 
-Not by ``sh``, which reads and writes what a program says itself: these bytes are gigabytes that
-nobody in Python has to touch.
+Not by ``sh``, which itself reads and writes what a program says: these are gigabytes, which nobody
+in Python has to touch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KILLED_SECONDS = 5.0
 
 
 class StreamFilter:
-    """The program, running; both descriptors it was given stay the caller's."""
+    """A running zstd, or a program that runs it; its two descriptors stay the caller's."""
 
     def __init__(self, argv: Sequence[str], source: int, target: int) -> None:
         environment = clean_environment()

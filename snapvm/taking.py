@@ -202,7 +202,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
 
 
 def sealed(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
-    """Make the image say whether its domain runs when anyone restores it; then sum it up."""
+    """Make the image say whether its domain runs when anyone restores it; add its checksum."""
     if caught.memory is None:
         return caught
     path = folder / caught.memory.file

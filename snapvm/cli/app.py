@@ -57,7 +57,10 @@ def _run(arguments: list[str], session: Session) -> int:
     except commands.UsageProblem as problem:
         verb = commands.verb_in(arguments)
         places = failures.Places(
-            verb=verb, before=commands.global_options(), behind=commands.options_of(verb)
+            verb=verb,
+            before=commands.global_options(),
+            behind=commands.options_of(verb),
+            instead=commands.instead_in(arguments),
         )
         return failures.tell_usage(problem, arguments, places)
     except OSError as error:

@@ -55,7 +55,7 @@ References = Annotated[
         autocompletion=complete_reference,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a failure too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also of a failure.")]
 
 
 def _checked_wait(value: float | None) -> float | None:
@@ -102,6 +102,6 @@ ForgetMissing = Annotated[
     bool,
     typer.Option(
         "--forget-missing",
-        help="Go on where a volume group is away: what snapvm has in it stays there.",
+        help="Go on though a volume group is missing; what snapvm has in it is left there.",
     ),
 ]

@@ -43,7 +43,7 @@ def rebuild(
     ] = False,
     as_json: AsJson = False,
 ) -> Job:
-    """Make records that are lost or damaged anew, from LVM's tags and memory images."""
+    """Make lost or damaged records anew, from LVM tags and images."""
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them

@@ -37,7 +37,9 @@ MANUAL = Manual(
 def check(
     domain: OptionalDomain = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every memory image.")] = False,
-    fix: Annotated[bool, typer.Option("--fix", help="Remove volumes without a snapshot.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Remove volumes of snapvm that no snapshot has.")
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> Job:

@@ -1,4 +1,4 @@
-"""The rows of ``snapvm list``, and as aligned columns: no box, no colour, quick."""
+"""The rows of ``snapvm list``, and their plain form: aligned columns, neither box nor colour."""
 
 from __future__ import annotations
 

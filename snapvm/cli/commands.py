@@ -15,6 +15,7 @@ from snapvm.cli import (
     delete,
     doctor,
     look,
+    otherwords,
     output,
     prune,
     repair,
@@ -151,10 +152,24 @@ def verb_in(arguments: list[str]) -> str:
     """Return the verb of a command line that could not be read; empty when there is none."""
     for at, word in enumerate(arguments):
         two = " ".join(arguments[at : at + 2])
-        is_value = at > 0 and arguments[at - 1] == "--state-dir"
-        if not is_value and (found := next((verb for verb in (two, word) if verb in VERBS), "")):
+        found = next((verb for verb in (two, word) if verb in VERBS), "")
+        if found and not _is_a_value(arguments, at):
             return found
     return ""
+
+
+def instead_in(arguments: list[str]) -> str:
+    """Return what to type when the first word of a command line is another program's verb."""
+    words = (
+        word
+        for at, word in enumerate(arguments)
+        if not word.startswith("-") and not _is_a_value(arguments, at)
+    )
+    return otherwords.instead_of(next(words, ""), verb_in(arguments))
+
+
+def _is_a_value(arguments: list[str], at: int) -> bool:
+    return at > 0 and arguments[at - 1] == "--state-dir"
 
 
 @cache

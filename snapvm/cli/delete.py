@@ -9,6 +9,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain, size
+from snapvm.errors import some
 from snapvm.model import Record
 
 MANUAL = Manual(
@@ -54,7 +55,9 @@ def delete(
         found = [lookup.find(catalog, reference, whole=yes) for reference in references]
         records = list({(record.domain_uuid, record.id): record for record in found}.values())
         if not yes:
-            confirm(explanation(records), f"deleting {', '.join(r.ref for r in records[:5])}")
+            confirm(
+                explanation(records), f"deleting {some(tuple(record.ref for record in records))}"
+            )
         host = wiring.open_host(session.settings(), session)
         with shown(quiet=session.verbose) as progress:
             consistency.delete(host, records, progress, forget_missing=forget_missing)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 MANUAL = Manual(
     prerequisites=(
-        "DOM exists. It is only looked at; but while QEMU is asked whether it could, for a moment, "
-        "it is set as for a `take`, and vm.unprivileged_userfaultfd of the host is 1. What a "
-        "doctor that is killed just then has set, `repair` sets back, and so does the next "
+        "DOM exists. It is only looked at. But while QEMU is asked what it can do, it is set for "
+        "a moment as for a `take`, and vm.unprivileged_userfaultfd of the host is 1. When a "
+        "`doctor` is killed in that moment, `repair` sets both back, and so does the next "
         "`doctor` or `take` of DOM."
     ),
     success=(

@@ -28,12 +28,12 @@ def tell(error: SnapvmError, *, as_json: bool) -> int:
     """Tell a failure snapvm expects; return its exit status."""
     kind = type(error).__name__
     details = error.details()
-    message, hint, status = error.message(), error.hint() or _rights(error), error.exit_status
+    message, hint, status = error.message(), _rights(error) or error.hint(), error.exit_status
     return _tell(kind, message, hint, status, as_json=as_json, details=details)
 
 
 def _rights(error: SnapvmError) -> str:
-    """Say what helps one who may not read what is root's; empty for every other failure."""
+    """Say what helps somebody who may not read what is root's; empty for any other failure."""
     is_denied = isinstance(error.__cause__, PermissionError) and os.geteuid() != 0
     return "run snapvm as root" if is_denied else ""
 
@@ -62,7 +62,7 @@ def _tell(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where options may stand on a command line that could not be read."""
+    """What stands where on a command line that could not be read, and what may stand there."""
 
     verb: str
     """The one that stands in it; empty when there is none."""
@@ -70,13 +70,16 @@ class Places:
     """The options that stand before a verb."""
     behind: Collection[str]
     """Those that this verb has."""
+    instead: str
+    """What to type where a verb of another program stands; empty when none does."""
 
 
 def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     """Tell what is wrong with the command line, in the form of every other failure."""
     message = str(problem.format_message()).strip().rstrip(".")
-    # Typer's newest have pydantic check a choice, which says so.
-    message = message.replace(": Value error, ", ": ")
+    # Typer's newest have pydantic check values, which speaks of its own input.
+    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
+    message = message.partition(", unable to parse")[0]
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
     option = getattr(problem, "option_name", None)
@@ -84,7 +87,10 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     path = "snapvm" if option in places.before else f"snapvm {places.verb}".rstrip()
     if context is not None:
         path = context.command_path
-    if option in places.before and path != "snapvm":
+    if places.instead and message.startswith("no such command"):
+        message = message.partition(". ")[0]  # what Typer guesses knows only how words are spelled
+        hint = f"`{places.instead}` does that here"
+    elif option in places.before and path != "snapvm":
         hint = (
             f"{option} stands before the verb: snapvm {option} {path.removeprefix('snapvm ')} ..."
         )

@@ -67,7 +67,7 @@ def _checked_stdout() -> Iterator[TextIO]:
 def stdout_failed(error: OSError) -> StorageFailed:
     """Return what to raise when standard output takes nothing more; what waits for it is lost."""
     _drop(sys.stdout)
-    return StorageFailed(path="standard output", why=f"{error.strerror}; the work itself is done")
+    return StorageFailed(path="stdout", why=f"{error.strerror}; the work itself is done")
 
 
 def _drop(stream: TextIO) -> None:
@@ -100,7 +100,7 @@ def say(text: str) -> None:
 
 
 def say_findings(lines: Iterable[str]) -> None:
-    """Write lines of which the sum is told by the exit status, however many of them are read."""
+    """Write lines that the exit status sums up; it stands though their reader leaves early."""
     with suppress(ReaderLeft):
         for line in lines:
             say(line)

@@ -25,21 +25,21 @@ MANUAL = Manual(
     prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
     success=(
         "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
-        "newest ones; each other rule keeps the newest snapshot of each of that many hours, days, "
-        "ISO weeks, months or years, the newest that have any, in this host's time zone. A "
-        "snapshot is kept when any rule wants it. Those with a `--name`, and what was current "
-        "before a rollback, are left alone and do not count; so are those whose record cannot be "
-        "read, and those of a time that is still to come, as a wrong clock makes them. One that "
-        "somebody else deletes meanwhile is no failure, and not told. With DOM "
-        "they are those that `list` shows of it."
+        "newest ones; each other rule keeps the newest snapshot of each of the last N hours, "
+        "days, ISO weeks, months or years that have any, in this host's time zone. A snapshot is "
+        "kept when any rule wants it. Those with a `--name`, and what was current before a "
+        "rollback, are left alone and do not count; so are those whose record cannot be read, and "
+        "those whose time is still to come, as a wrong clock makes them. A snapshot that somebody "
+        "else deletes meanwhile is no failure and is not mentioned. With DOM only the snapshots "
+        "that `list DOM` shows are considered."
     ),
     failure=(
-        "As for `delete`, each domain by itself: what keeps the snapshots of one from being "
-        "deleted, such as another snapvm at work on it, keeps none of the others. Snapshots that "
-        "something uses, as a backup that reads one, and those with volumes in a volume group that "
-        "is away (see `delete`), are skipped, and the others of their domain are deleted. The exit "
-        "status is that of the worst, and 6 or more when any is gone; the message says which were "
-        "not touched."
+        "As for `delete`, but each domain by itself: what stands in the way of one domain, such "
+        "as another snapvm at work on it, does not keep the snapshots of the others. Snapshots "
+        "that something uses, as a backup that reads one, and those with volumes in a volume "
+        "group that is away (see `delete`), are skipped, and the others of their domain are "
+        "deleted. The exit status is that of the worst, and 6 or more when any is gone; the "
+        "message says which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )

@@ -35,7 +35,10 @@ _STYLES = {
 }
 
 _ASCII_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-"""SIMPLE_HEAD for a terminal that has no more: rich knows nothing of ours, it draws on paper."""
+"""SIMPLE_HEAD in ASCII: rich draws into a text, and cannot know what our terminal shows."""
+
+_NOTE_COLUMNS = 12
+"""In less room than this a note says nothing, and every line would be folded for it."""
 
 _GAP_COLUMNS = 2
 """Between two columns: the box's divider and a cell's padding."""
@@ -45,15 +48,17 @@ def table(rows: Sequence[Row]) -> str:
     """Return ``snapvm list`` as a table for standard output, coloured unless NO_COLOR is set."""
     widths = columns.column_widths(rows)
     before_note = sum(widths[:-1]) + _GAP_COLUMNS * (len(widths) - 1)
-    for_note = max(shutil.get_terminal_size().columns - before_note, len(HEADERS[-1]))
+    for_note = max(shutil.get_terminal_size().columns - before_note, 0)
+    has_notes = for_note >= min(widths[-1], _NOTE_COLUMNS)
     lines = box.SIMPLE_HEAD if output.is_unicode(sys.stdout) else _ASCII_LINES
     drawn = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, header in enumerate(HEADERS):
+    shown = len(HEADERS) if has_notes else len(HEADERS) - 1
+    for number, header in enumerate(HEADERS[:shown]):
         drawn.add_column(Text(header), justify="right" if number in RIGHT else "left", no_wrap=True)
     for row in rows:
         cells = [*row[:-1], shortened(row[-1], for_note)]
         # Text, never markup: a note such as [red] is the user's, not ours.
-        drawn.add_row(*map(Text, cells), style=_STYLES.get(row[KIND]))
+        drawn.add_row(*map(Text, cells[:shown]), style=_STYLES.get(row[KIND]))
     # Where the terminal is narrower it folds the lines: an id cut short could not be copied.
     paper = io.StringIO()
     # Both sizes: with one alone rich takes a terminal that is TERM=dumb for 80 columns wide.

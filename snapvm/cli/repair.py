@@ -26,8 +26,8 @@ MANUAL = Manual(
         "looked after all the same, and the exit status is that of the worst. While a volume group "
         "is away (see `delete`) so is what is left in it: it is named, and stays until the group "
         "is back, or `--forget-missing` is given. What another host began, which sees the same "
-        "state folder, is left to it, with exit status 5: it may be at it. With `--take-over` it "
-        "is dealt with here, as what was begun before a boot."
+        "state folder, is left to it, with exit status 5: it may still be at work. With "
+        "`--take-over` this host deals with it as with what was begun before a reboot."
     ),
     example="snapvm repair",
 )
@@ -38,7 +38,9 @@ def repair(
     forget_missing: ForgetMissing = False,
     take_over: Annotated[
         bool,
-        typer.Option("--take-over", help="What another host began too, which is dead. With DOM."),
+        typer.Option(
+            "--take-over", help="Also what another host began that is dead for good; only with DOM."
+        ),
     ] = False,
     wait: Wait = None,
     as_json: AsJson = False,

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 MANUAL = Manual(
     prerequisites=(
-        "The snapshot is whole, its volumes are there, and nobody but the domain uses its disks, "
-        "and nothing of the host lies on them (kpartx, LVM). "
-        "A disk that the domain does not have any more comes back with memory alone, and while "
-        "nobody uses it; one that it has got since has to be detached for a snapshot without "
-        "memory. libvirt keeps no memory for the next start (virsh managedsave). What the domain "
-        "is started with besides is where it was: media in its drives, read-only disks, kernel, "
-        "firmware. On Xen the host can have the memory that the image needs. "
-        "All of this is proved before anything is touched."
+        "The snapshot is whole and its volumes are there. Nobody but the domain uses its disks, "
+        "and nothing of the host lies on them (kpartx, LVM). A disk that the domain no longer has "
+        "comes back only with a snapshot that has memory, and only while nobody uses it; a disk "
+        "that the domain has been given since has to be detached before a rollback to a snapshot "
+        "without memory. libvirt keeps no memory of the domain for its next start (virsh "
+        "managedsave). What else the domain is started with is where it was: media in its drives, "
+        "read-only disks, kernel, firmware. On Xen the host has the memory that the image needs. "
+        "All of this is checked before anything is touched."
     ),
     success=(
         "Memory and disks are those of the snapshot and the domain goes on from that instant. "
@@ -48,13 +48,14 @@ MANUAL = Manual(
         "has shrunk is refused."
     ),
     failure=(
-        "Before the domain is ended, everything is put back and it runs on. Should it not start "
-        "afterwards, the exit status is 8 and its disks are those of the snapshot; should they not "
-        "be yet, that is said, and `snapvm repair` goes on, or gives the domain back the disks it "
-        "had when a snapshot was lost meanwhile. When the host itself goes down in the "
-        "middle, `snapvm repair`, or the next take, rollback or delete of the domain, puts the "
-        "disks in order and leaves it off, with status 8: whoever booted the host may have run it "
-        "since, and its memory would not fit its disks. Another rollback brings both back."
+        "A failure before the domain is ended puts everything back, and the domain runs on. If it "
+        "does not start afterwards, the exit status is 8 and its disks are those of the snapshot. "
+        "If they are not yet, the message says so: `snapvm repair` goes on from there or, when a "
+        "snapshot was lost meanwhile, gives the domain back the disks it had. When the host "
+        "itself goes down in the middle, `snapvm repair`, or the next take, rollback or delete of "
+        "the domain, puts the disks in order and leaves the domain off, with status 8: whoever "
+        "booted the host may have run it since, and its memory would not fit its disks. Another "
+        "rollback brings both back."
     ),
     example="snapvm rollback demo@before-upgrade",
 )
@@ -79,7 +80,7 @@ _DOING = {
 
 Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused at that instant.")]
 NoVerify = Annotated[
-    bool, typer.Option("--no-verify", help="Do not read all of the memory image first.")
+    bool, typer.Option("--no-verify", help="Do not check all of the memory image first.")
 ]
 NoSetTime = Annotated[
     bool,
@@ -251,9 +252,9 @@ def summary(done: RollbackDone) -> str:
 
 
 def _clock(done: RollbackDone) -> str:
-    """Say how far the guest's clock was set on; empty when nobody set it."""
+    """Say how far the guest's clock was moved; empty when nobody set it."""
     moved_seconds = done.guest.moved_seconds
     if moved_seconds is None:
         return ""
-    direction = "back" if moved_seconds < 0 else "on"
+    direction = "back" if moved_seconds < 0 else "forward"
     return f", its clock set {direction} by {abs(moved_seconds):.0f} s"

@@ -22,20 +22,20 @@ NOTE_LIMIT = 1000
 MANUAL = Manual(
     prerequisites=(
         "Every writable disk of DOM is a logical volume. The domain is running, paused or shut "
-        "off; of one that is shut off the disks alone are captured, nobody else uses them, and "
-        "libvirt keeps no memory of it for its next start (virsh managedsave). Of a libvirt domain "
-        "that is paused, and is not to end (--stop), memory is captured by background alone: after "
-        "another way QEMU would not save it again before it has run. There is room for its memory "
-        "in the state folder and for the snapshots in its volume groups."
+        "off. Of a domain that is shut off only the disks are captured; nobody else uses them, "
+        "and libvirt keeps no memory of it for its next start (virsh managedsave). The memory of "
+        "a libvirt domain that is paused can be captured only by `background`, unless --stop ends "
+        "it: after any other way QEMU would not save it again before it has run. There is room "
+        "for the memory in the state folder and for the snapshots in the volume groups."
     ),
     success=(
         "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "
         "the time that is printed, and does again what it did before; one that its owner had "
-        "paused is still paused. Memory and disks fit together without --quiesce; with it the "
-        "disks are, beyond that, whole alone, for a backup or to be booted: what the guest had "
-        "not yet written is on them. Its programs wait with their writes from shortly before "
-        "the window to its end. The files of a libvirt domain's UEFI variables and emulated TPM "
-        "are copied in the same window."
+        "paused is still paused. Memory and disks fit together without --quiesce. With it the "
+        "disks can also be used without the memory, for a backup or to be booted, since what the "
+        "guest had not yet written is on them; its programs wait with their writes from shortly "
+        "before the window to its end. The files of a libvirt domain's UEFI variables and "
+        "emulated TPM are copied in the same window."
     ),
     failure=(
         "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
@@ -50,10 +50,16 @@ def take(
     domain: Domain,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="The id; a UTC time stamp when left out."),
+        typer.Option("--name", metavar="NAME", help="Its id; a UTC time stamp when left out."),
     ] = None,
     note: Annotated[
-        str, typer.Option("--note", metavar="TEXT", help="A remark to keep.", show_default=False)
+        str,
+        typer.Option(
+            "--note",
+            metavar="TEXT",
+            help="A remark, which `list` and `show` print.",
+            show_default=False,
+        ),
     ] = "",
     disk_only: Annotated[
         bool, typer.Option("--disk-only", help="Capture the disks alone, no memory.")
@@ -93,7 +99,7 @@ def take(
     stop: Annotated[
         bool,
         typer.Option(
-            "--stop", help="Shut the domain off when it is captured; a rollback lets it run on."
+            "--stop", help="Shut the domain off once it is captured; a rollback lets it run on."
         ),
     ] = False,
     quiesce: Annotated[

@@ -65,12 +65,17 @@ def inspect(
     image: Image,
     va: Annotated[
         str | None,
-        typer.Option("--va", metavar="ADDRESS", help="Translate it.", show_default=False),
+        typer.Option(
+            "--va", metavar="ADDRESS", help="Tell where this address leads.", show_default=False
+        ),
     ] = None,
     frame: Annotated[
         str | None,
         typer.Option(
-            "--frame", metavar="PFN", help="Tell who maps this frame.", show_default=False
+            "--frame",
+            metavar="PFN",
+            help="Tell which addresses lead to this frame.",
+            show_default=False,
         ),
     ] = None,
     cr3: Annotated[
@@ -78,7 +83,7 @@ def inspect(
         typer.Option(
             "--cr3",
             metavar="ADDRESS",
-            help="The root of the page tables (that of vCPU 0).",
+            help="The root of the page tables; that of vCPU 0 when left out.",
             show_default=False,
         ),
     ] = None,

@@ -1,8 +1,8 @@
 """Capturing a libvirt domain by libvirt's own means: external memory, disks left to us.
 
 ``snapshot='manual'`` (libvirt 8.2) makes libvirt write the memory while the guest runs, and leave
-the domain paused with its disks drained and flushed (docs/formatsnapshot).  The LVM snapshots
-come then, and the resume.
+the domain paused with its disks drained and flushed (docs/formatsnapshot).  Then the LVM snapshots
+are made, and the domain is resumed.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class ExternalCapture:
     @staticmethod
     @contextmanager
     def possible(ground: Ground) -> Iterator[None]:
-        """Look, for the block, whether this libvirt can; raise ``NotPossible``."""
+        """Go into the block if this libvirt can do it; raise ``NotPossible`` if it cannot."""
         if ground.is_compressed:
             raise NotPossible("libvirt writes the image itself, and does not compress it as asked")
         with spoken():
             number = ground.handle.connect().getLibVersion()
         if number < _MANUAL_SINCE:
             raise NotPossible("this libvirt leaves no disk to be captured by others")
-        # It needs no answer of QEMU's own, so one that is not given does not matter.
+        # libvirt asks QEMU itself, so it does not matter when QEMU does not answer us.
         with suppress(LibvirtFailed):
             migrationstream.require_unblocked(ground.lender.monitor)
         yield

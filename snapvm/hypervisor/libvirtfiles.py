@@ -46,7 +46,7 @@ def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
 def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
     """Whether libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
 
-    A disk that is dropped would be missing to the memory that knows it.
+    A guest whose memory is restored knows its disks, and would miss one that libvirt drops.
     """
     if drive.startup == "optional":
         return boots or drive.is_removable

@@ -36,7 +36,7 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
         raise DomainRefused(
             domain=domain.name, why=f"libvirt cannot use the memory image: {failure}"
         ) from failure
-    # The checksum of the image is another one then.
+    # --no-verify, because the edit changes the checksum of the image.
     edit = f"virsh save-image-edit {shlex.quote(str(image))}"
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, libvirtfiles.opened(definition, boots=False), remedy)
@@ -87,8 +87,8 @@ def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> N
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
     """Raise ``DomainRefused`` for a vTPM that libvirt removes together with its domain.
 
-    It does so with a transient one (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what is booted
-    then gets a new one; the stream of an image has the captured one in it.
+    It does so when a transient domain ends (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what
+    is booted afterwards has a new vTPM.  Memory that is restored brings the captured one with it.
     """
     if handle is None or not sidexml.has_mortal_tpm(domain.definition):
         return

@@ -1,6 +1,6 @@
 """What libvirt needs besides files for a start: an emulator, networks, bridges, pools, filters.
 
-It finds out when the domain that was there has been ended.  Reads only.
+libvirt finds out only when the domain that was there has been ended.  Nothing is changed here.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """What libvirt has by name, and starts and stops."""
+    """A kind of things that libvirt knows by name, and starts and stops."""
 
     what: str
     virsh: str
     """How virsh's verbs for it begin."""
     lookup: str
     no_such: int
-    """With which code libvirt knows none of a name (libvirt/virterror.h)."""
+    """The code with which libvirt says that it has none of that name (libvirt/virterror.h)."""
 
 
 _NETWORK = _Kind(what="network", virsh="net", lookup="networkLookupByName", no_such=43)

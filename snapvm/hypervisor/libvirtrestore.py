@@ -1,8 +1,8 @@
-"""Restoring by several threads, which libvirt can (11.2) and its Python (11.3) cannot ask for.
+"""Restoring by several threads: libvirt can (11.2), its Python module (11.3) cannot ask for it.
 
-There ``restoreParams`` hands every number on as an unsigned long, and libvirt refuses the number of
-channels as one: "invalid type 'ullong' for parameter 'parallel.channels', expected 'int'".  So the
-C function is called directly, on the connection that Python's has inside.
+The module's ``restoreParams`` passes every number as an unsigned long, and libvirt refuses that for
+the number of channels: "invalid type 'ullong' for parameter 'parallel.channels', expected 'int'".
+So the C function is called directly, on the connection that is inside the module's own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Parameter(ctypes.Structure):
 
 
 def restore(connection: Any, image: Path, channels: int, flags: int) -> None:
-    """Start a domain from a sparse image, read by so many threads; raises libvirt's error."""
+    """Start a domain from a sparse image, read by ``channels`` threads; raise libvirt's error."""
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
     pointer_of.restype = ctypes.c_void_p
     pointer_of.argtypes = (ctypes.py_object, ctypes.c_char_p)

@@ -2,12 +2,12 @@
 
 QEMU opens userfaultfd for faults in kernel mode too, since KVM and vhost write guest memory there;
 an unprivileged QEMU may do so only while ``vm.unprivileged_userfaultfd`` is 1 (Linux,
-Documentation/admin-guide/sysctl/vm.rst).  It is looked at when the descriptor is opened and not
-afterwards.
+Documentation/admin-guide/sysctl/vm.rst).  The kernel looks at that when the descriptor is opened,
+and not afterwards.
 
-What it was before is kept in a file as long as anybody needs it: several captures share it, each
-with a shared lock on the file, which the kernel drops when its holder dies.  So the last one, or
-whoever cleans up after a dead one, puts it back.
+What the setting was before is kept in a file for as long as a capture needs it.  Several captures
+may: each has a shared lock on the file, which the kernel drops when its holder dies.  The last one,
+or whoever cleans up after a dead one, puts the setting back.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class XenCapture:
             self._image.catch(job.control.standing(info, shared_info))
 
     def give_up(self) -> None:
-        """See ``Capture.give_up``: where memory goes into a file now, that takes minutes."""
+        """See ``Capture.give_up``: memory that is being written into a file takes minutes."""
         self._image.give_up()
 
     def _require_room(self, pages: int, why: str) -> None:

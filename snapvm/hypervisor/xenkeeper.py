@@ -1,18 +1,18 @@
 """The xl that looks after a domain, held for as long as the domain has suspended itself.
 
-An xl stays behind when it has started a domain, to start it again when the guest reboots and to
-clear it away when it powers itself off.  Before Xen 4.20 it ends as soon as it sees the domain
-suspended (xen.git 6b8c85872e), though it goes on a moment later.  It is told of a change without
-what has changed, and asks Xen (libxl_domain.c, domain_death_xswatch_callback): held meanwhile, it
-finds a domain that runs.
+The xl that has started a domain stays behind, to start it again when the guest reboots and to clear
+it away when it powers itself off.  Before Xen 4.20 such an xl ends as soon as it sees the domain
+suspended (xen.git 6b8c85872e), even if the domain goes on a moment later.  What wakes the xl does
+not say what has changed, so it asks Xen (libxl_domain.c, domain_death_xswatch_callback).  An xl
+that is held (SIGSTOP) until the domain has gone on asks only then, and finds a domain that runs.
 
-It is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile), which
-may have been rotated since.
+Such an xl is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile),
+which may have been rotated since.
 
 A domain may have been started by libvirt instead, which keeps its XML beside libxl's own notes
-(libvirt.git src/libxl/libxl_domain.c, libxlDomainStartNew).  One libvirtd is for all of its domains
-and is not held: libxl tells it of a domain's shutting down once, and the suspend was that
-(libxlDomainEventHandler ignores it); it asks anew only when it is started.
+(libvirt.git src/libxl/libxl_domain.c, libxlDomainStartNew).  One libvirtd serves all its domains,
+and is not held.  libxl tells it only once that a domain has shut down; the suspend uses that up
+(libxlDomainEventHandler ignores it), and libvirtd looks again only when it is started anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 STAYS_SINCE = (4, 20)
+"""From this Xen on an xl does not end when its domain is suspended."""
 PROCESSES = Path("/proc")
 USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"

@@ -174,9 +174,9 @@ class XenStore:
         return body
 
     def _answer(self) -> tuple[int, bytes]:
-        """Return the kind and body of the answer; one that came too late for its question is none.
+        """Return the kind and body of the answer to the last question.
 
-        Time may have run out for an earlier question, whose answer comes now.
+        An answer to an earlier one, for which time had run out, may come now and is passed over.
         """
         while True:
             answer = self._message()
@@ -196,7 +196,7 @@ class XenStore:
         return number, kind, body
 
     def _await(self, count: int) -> None:
-        """Have so many bytes pending: a message is taken whole or, when time runs out, not."""
+        """Receive until so many bytes are pending; they stay so when time runs out before."""
         while len(self._pending) < count:
             data = self._socket.recv(65536)
             if not data:

@@ -1,9 +1,10 @@
 """Volumes that may exist though nothing can be done with them now: their group is away.
 
-A path to a SAN that is down, an exported group, one of another host: LVM is silent about all of
-them, and what it does not show is gone only where it shows the group.  That is known by its uuid:
-one of its name may be another, and one with volumes of the same uuids a copy.  Pure questions about
-one report, which ``Lvm.explained`` has made complete; without that no group is known to be empty.
+The path to a SAN is down, the group is exported, or it belongs to another host: of all these LVM
+shows nothing.  So a volume that it does not show is gone only where it shows the volume's group.  A
+group is known by its uuid: another may have its name, and one that has volumes of the same uuids
+may be a copy.  These are pure questions about one report, which ``Lvm.explained`` has made
+complete; without that no group is known to be empty.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _everything(size_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy(runs: Runs, source: Device, target: Device, progress: Progress) -> None:
-    """Write what differs: that spares a second try, and the other snapshots of the disk, much.
+    """Write only what differs: a second try and the disk's other snapshots then have less to do.
 
     The runs are gone through twice and never kept: there may be many millions of them.
     """

@@ -1,7 +1,7 @@
 """What of this host lies on a volume: partitions mapped by kpartx, other LVM, md, a crypt device.
 
 The kernel names it in ``holders`` of the volume's entry in sysfs; whoever has only opened the
-device, as QEMU has, is not there.  LVM puts none of its own layers on what is the volume itself:
+device, as QEMU has, is not there.  LVM's own layers do not lie on the device of the volume itself:
 snapshots of an origin, and thin volumes of an external one, lie on its ``-real`` (lvm2,
 lib/activate/dev_manager.c, _add_snapshot_target_to_dtree and lib/thin/thin.c).
 """

@@ -34,7 +34,7 @@ class FrameCopies:
         self._bytes = np.frombuffer(self._mapping, np.uint8)
 
     def populate(self) -> None:
-        """Have all of it in the tables of this process at once, instead of page by page.
+        """Enter all of it in the page tables of this process at once, and not page by page.
 
         An older kernel refuses that; what is mapped is right all the same.
         """

@@ -1,11 +1,13 @@
 """The passes over a guest that runs: its ordinary pages go into the image.
 
-A page that is a table now is left for later, when it cannot change any more.  What the image has of
-a frame must be told quickly when the guest stands still.  Where the host's page cache holds the
-image, the pages written are mapped where they are at once, beside the writing of the next: to enter
-them in this process's page tables costs a paravirtual control domain as much as writing them.
-Where it does not, a digest is kept of each, and what has changed meanwhile is written again, until
-that is little: what is changed still, memory has to hold.
+A page that is a table now is left for later, when it cannot change any more.
+
+When the guest stands still it has to be found quickly which pages are no longer as in the image.
+Where the host's page cache can hold the image, its pages are mapped into this process as soon as
+they are written, while the next are being written: in a paravirtual control domain mapping them
+takes as long as writing them.  Where it cannot, a digest of each page is kept, and what has changed
+meanwhile is written again, pass by pass, until that is little.  What is changed even then has to
+fit into memory.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from snapvm.model import Progress
 SPARE_BYTES: Final = 128 << 20
 """What the host keeps for itself when its page cache is to hold a guest."""
 TABLES_PART: Final = 64
-"""One part in so many of a guest's size is what is kept of each frame but its page: 64 bytes, of
-which 16 are page tables of this process and the map of machine frames."""
+"""What is kept of each frame, without its page, is one part in this many of the guest's size: 64
+bytes, of which 16 are page tables of this process and the map of machine frames."""
 PASSES: Final = 6
-"""So many more, at most, over a guest of which no pages are kept."""
+"""At most this many more passes over a guest whose pages are not kept."""
 LITTLE_BYTES: Final = 16 << 20
-"""Changed pages that another pass would not be worth."""
+"""So few changed pages are not worth another pass."""
 LEAST_ROOM_BYTES: Final = 512 << 20
-"""Memory for changed pages, beside the copies of all, with which every thread is at work: twice a
-chunk for each of them."""
+"""The least memory for changed pages, beside the copies of all, that keeps every thread at work:
+two chunks for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class Room:
 
     @property
     def for_pages_bytes(self) -> int | None:
-        """How much of it changed pages may take; None when that is enough for all of them.
+        """How much memory changed pages may take; None when there is enough for all of them.
 
         A guest may change all of itself, and then its pages are there twice.
         """
@@ -75,7 +77,7 @@ class Room:
 
     @property
     def _beside_tables_bytes(self) -> int:
-        """What is left of it beside what is kept of each frame."""
+        """What memory is left beside what is kept of each frame."""
         return self.spare_bytes - self.needed_bytes // TABLES_PART
 
     def __str__(self) -> str:
@@ -105,7 +107,7 @@ class FirstPass:
         self._keeps_pages = keeps_pages
 
     def write_all(self, chunks: Iterable[Chunk], progress: Progress, total_bytes: int) -> None:
-        """Write them, and have at hand what they are compared with."""
+        """Write them, and keep with each chunk what its pages are to be compared with."""
         done_bytes = 0
         with ThreadPoolExecutor(max_workers=1) as beside:
             for chunk in chunks:
@@ -138,10 +140,11 @@ class FirstPass:
         return digests or FrameCopies(self._file.fileno(), begin, self._file.tell())
 
     def _first_page(self, count: int, pfn: int) -> int:
-        """Return where the pages of a record begin that is written next, ``pfn`` among them.
+        """Return where the pages of the next record begin; ``pfn`` is one of them.
 
-        It is where a page of the file begins.  Written over, a page would else be two halves, each
-        read from the disk before where it is not in memory: twenty times as slow on a quick disk.
+        They begin where a page of the file does.  Else writing one of them again would change two
+        pages of the file by halves, and each half that is not in memory would make the kernel read
+        the page from the disk first: twenty times as slow on a fast disk.
         """
         gap_bytes = -(self._file.tell() + head_bytes(count)) % FRAME_BYTES
         if 0 < gap_bytes < LEAST_GAP_BYTES:

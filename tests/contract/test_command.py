@@ -95,7 +95,7 @@ def test_a_full_disk_is_told(environment: dict[str, str], tmp_path: Path, words:
     put_record(tmp_path, make_record())
     done = run("sh", "-c", f"{sys.executable} -m snapvm {words} > /dev/full", env=environment)
     assert done.returncode == 6
-    assert done.stderr.startswith("snapvm: 'standard output': No space left on device")
+    assert done.stderr.startswith("snapvm: stdout: No space left on device")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,12 @@ URL = re.compile(r"https?://[^\s\"'`<>)]+")
 FIRST_WORDS = {verb.split()[0] for verb in commands.VERBS}
 VERB = re.compile(r"(?<![\w/.-])snapvm (?:-[-a-z]+ )*([a-z][a-z-]*)")
 
+CALL = re.compile(
+    rf"(?<![\w/.-])snapvm (?P<verb>{'|'.join(commands.VERBS)})\b(?P<rest>[^\n`|;#)]*)"
+)
+"""A command as it is typed, to the end of it."""
+OPTION = re.compile(r"(?<!\S)--?[a-z][-a-z]*")
+
 
 def texts() -> dict[Path, str]:
     """Return the files of the repository that are text."""
@@ -63,6 +69,15 @@ def test_the_papers_name_verbs_that_exist() -> None:
         for verb in commands_in((ROOT / name).read_text()):
             assert verb in FIRST_WORDS, f"{name} names `snapvm {verb}`"
     assert set(commands_in((ROOT / "README.md").read_text())) == FIRST_WORDS
+
+
+def test_the_papers_use_options_that_exist() -> None:
+    papers = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    used = [CALL.finditer(paper.read_text()) for paper in papers]
+    calls = [(call["verb"], OPTION.findall(call["rest"])) for found in used for call in found]
+    assert len(calls) > 20
+    for verb, options in calls:
+        assert set(options) <= commands.options_of(verb), (verb, options)
 
 
 def test_no_message_names_a_verb_that_is_not_there() -> None:

@@ -17,11 +17,11 @@ import pytest
 
 from snapvm import consistency
 from snapvm.catalog import Catalog
-from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Locked, SnapvmError
 from snapvm.interrupt import watched
 from snapvm.model import Silent, SnapshotId
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import UUID, Scene, make_scene
+from tests.unit.deeds import take
 
 LIMIT_SECONDS = 20.0
 FAILED_OTHERWISE = 99
@@ -33,10 +33,6 @@ def scene(tmp_path: Path) -> Scene:
     made = make_scene(tmp_path)
     take(made, "kept")
     return made
-
-
-def take(scene: Scene, name: str) -> object:
-    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=name), Silent())
 
 
 def roll_back(scene: Scene) -> object:

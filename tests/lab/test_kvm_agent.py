@@ -52,7 +52,7 @@ def test_frozen_in_the_image_and_never_outside_and_the_clock_is_set(guest: Guest
     assert seen.state == "ok"
     guest.say("damage")
     told = guest.roll_back(record["id"]).stdout
-    moved = re.search(r"its clock set on by (\d+) s", told)
+    moved = re.search(r"its clock set forward by (\d+) s", told)
     assert moved and 0 <= int(moved[1]) - LATE_SECONDS + 5 < 900, told
     back = who(guest)
     assert back["frozen"] == 0 and abs(back["time"] - host_time(lab)) < 120

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, repair
 from snapvm.attention import LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.model import Record, Silent
-from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 
 def take(scene: Scene, name: str | None = None) -> Record:
@@ -24,12 +24,24 @@ def roll_back(scene: Scene, record: Record, *, paused: bool = False) -> consiste
     return consistency.rollback(scene.host, record, paused=paused, progress=Silent())
 
 
-def fail_deed(scene: Scene, failing: str) -> None:
+def delete(scene: Scene, record: Record) -> None:
+    consistency.delete(scene.host, [record], Silent())
+
+
+def mend(scene: Scene) -> None:
+    """Finish or take back what a dead snapvm has left, as the next command does."""
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+REFUSAL = CaptureFailed(domain=DOMAIN, why="a test wants it")
+
+
+def fail_deed(scene: Scene, failing: str, error: BaseException = REFUSAL) -> None:
     """Make a deed of the hypervisor fail."""
 
     def before(deed: str) -> None:
         if deed == failing:
-            raise CaptureFailed(domain=DOMAIN, why="a test wants it")
+            raise error
 
     scene.hypervisor.before = before
 

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from snapvm import consistency, repair
+from snapvm import consistency
 from snapvm.attention import NotStarted, StillFrozen, StuckPaused
 from snapvm.consistency import TakeRequest
-from snapvm.failures import CaptureFailed, CommandFailed
+from snapvm.failures import CommandFailed
 from snapvm.model import Domain, DomainState, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import roll_back, take_at_five
+from tests.unit.deeds import fail_deed, mend, revive, roll_back, take_at_five
 
 
 class Killed(BaseException):
     """As if by SIGKILL."""
-
-
-def mend(scene: Scene) -> None:
-    repair.finish_pending(scene.host, UUID, DOMAIN)
-
-
-REFUSAL = CaptureFailed(domain=DOMAIN, why="a test wants it")
-
-
-def fail(scene: Scene, failing: str, error: BaseException = REFUSAL) -> None:
-    """Make a deed of the hypervisor fail."""
-
-    def before(deed: str) -> None:
-        if deed == failing:
-            raise error
-
-    scene.hypervisor.before = before
-
-
-def revive(scene: Scene) -> None:
-    scene.lvm.before = scene.lvm.after = lambda _argv: None
-    scene.hypervisor.before = lambda _deed: None
 
 
 def never_resume(patch: pytest.MonkeyPatch, scene: Scene) -> None:
@@ -58,7 +36,7 @@ def test_a_domain_that_stays_paused_is_made_to_run_by_the_next_command(scene: Sc
     """Found in the lab: all else had been put back, and nothing told of it any more."""
     with pytest.MonkeyPatch.context() as patch:
         never_resume(patch, scene)
-        fail(scene, "arm")
+        fail_deed(scene, "arm")
         with pytest.raises(StuckPaused):
             consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
         revive(scene)
@@ -76,7 +54,7 @@ def test_a_domain_that_stays_paused_is_what_a_take_tells(scene: Scene, stop: boo
     with pytest.MonkeyPatch.context() as patch:
         never_resume(patch, scene)
         fail_removal(scene)
-        fail(scene, "drain" if stop else "arm")
+        fail_deed(scene, "drain" if stop else "arm")
         with pytest.raises(StuckPaused):
             consistency.take(scene.host, request, Silent())
         revive(scene)
@@ -92,11 +70,11 @@ def test_a_domain_that_stays_paused_is_what_a_take_tells(scene: Scene, stop: boo
 def test_an_image_that_does_not_restore_ends_the_rollback_all_the_same(scene: Scene) -> None:
     """A repair that meets it settles: the next command on the domain works."""
     record = take_at_five(scene)
-    fail(scene, "restore", Killed())
+    fail_deed(scene, "restore", Killed())
     with pytest.raises(Killed):
         roll_back(scene, record)
     assert len(scene.host.catalog.leftovers(UUID)) == 1
-    fail(scene, "restore")
+    fail_deed(scene, "restore")
     with pytest.raises(NotStarted) as told:
         mend(scene)
     assert told.value.hint().endswith(f"snapvm rollback {record.ref}")
@@ -109,7 +87,7 @@ def test_an_image_that_does_not_restore_ends_the_rollback_all_the_same(scene: Sc
 
 def test_a_guest_that_a_repair_finds_frozen(scene: Scene) -> None:
     record = take_at_five(scene, quiesce=True)
-    fail(scene, "restore", Killed())
+    fail_deed(scene, "restore", Killed())
     with pytest.raises(Killed):
         roll_back(scene, record)
     revive(scene)
@@ -128,7 +106,7 @@ def forgotten(scene: Scene) -> Scene:
     """A domain of xl's that was rolled back to disks alone, and did not start."""
     record = take_at_five(scene, with_memory=False)
     scene.hypervisor.forgets = True
-    fail(scene, "start")
+    fail_deed(scene, "start")
     with pytest.raises(NotStarted) as told:
         roll_back(scene, record)
     assert told.value.hint().endswith(f"snapvm repair {DOMAIN}")
@@ -161,7 +139,7 @@ def test_or_until_its_owner_has_started_it(forgotten: Scene) -> None:
 def test_one_with_memory_needs_no_definition(scene: Scene) -> None:
     record = take_at_five(scene)
     scene.hypervisor.forgets = True
-    fail(scene, "restore")
+    fail_deed(scene, "restore")
     with pytest.raises(NotStarted) as told:
         roll_back(scene, record)
     assert told.value.hint().endswith(f"snapvm rollback {record.ref}")

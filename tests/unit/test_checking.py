@@ -17,15 +17,11 @@ from snapvm.lvm.report import Report
 from snapvm.model import DomainUuid, MemoryRecord, Progress, Record, Silent, SnapshotId
 from snapvm.recordfolder import Leftover, Work
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import roll_back, take
+from tests.unit.deeds import delete, roll_back, take
 
 
 def look(scene: Scene) -> tuple[Finding, ...]:
     return checking.look(scene.host, None, Silent(), deep=True)
-
-
-def delete(scene: Scene, record: Record) -> None:
-    consistency.delete(scene.host, [record], Silent())
 
 
 MEANWHILE: dict[str, Callable[[Scene, Record], object]] = {

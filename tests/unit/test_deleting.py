@@ -12,8 +12,8 @@ import pytest
 
 from snapvm import consistency, recordfile, repair
 from snapvm.attention import LeftBehind
-from snapvm.errors import DeleteStopped, ExitStatus, Locked, SnapvmError, UnknownSnapshot
-from snapvm.failures import CommandTimedOut
+from snapvm.errors import ExitStatus, Locked, SnapvmError, UnknownSnapshot
+from snapvm.failures import CommandTimedOut, DeleteStopped
 from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
 from snapvm.refusals import (
     SnapshotReplaced,

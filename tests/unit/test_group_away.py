@@ -6,8 +6,8 @@ import pytest
 
 from snapvm import checking, consistency, repair
 from snapvm.attention import LeftBehind
-from snapvm.errors import DeleteStopped, ExitStatus
-from snapvm.failures import CommandTimedOut
+from snapvm.errors import ExitStatus
+from snapvm.failures import CommandTimedOut, DeleteStopped
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import GroupAway
 from tests.fakes.lvm import UNSEEN

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency, orphans, repair
+from snapvm import checking, orphans, repair
 from snapvm.attention import LeftBehind
 from snapvm.lvm import argv
 from snapvm.lvm.health import VolumeState, of_disk
@@ -17,7 +17,7 @@ from snapvm.model import DomainState, GuestDisk, Record, Role, Silent, VgUuid
 from snapvm.refusals import GroupAway, RecordUnusable, VolumeRefused
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene, make_scene
-from tests.unit.deeds import begun, fail_deed, hang, revive, roll_back, take, take_half
+from tests.unit.deeds import begun, delete, fail_deed, hang, revive, roll_back, take, take_half
 
 
 def take_away(scene: Scene, *, leaving: str) -> None:
@@ -45,10 +45,6 @@ def obey(scene: Scene, hint: str) -> None:
     words = shlex.split(hint[hint.index("vgchange --addtag") :].partition(";")[0])
     _, _, tag, vg = words
     scene.lvm.group_tags.setdefault(vg, set()).add(tag)
-
-
-def delete(scene: Scene, record: Record) -> None:
-    consistency.delete(scene.host, [record], Silent())
 
 
 DEEDS: dict[str, Callable[[Scene, Record], object]] = {"delete": delete, "rollback": roll_back}

@@ -15,6 +15,7 @@ from snapvm.failures import CaptureFailed, NotFrozen
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.unit.deeds import REFUSAL, fail_deed
 
 
 @pytest.fixture
@@ -35,14 +36,6 @@ def roll_back(
     return consistency.rollback(
         scene.host, record, paused=paused, progress=Silent(), set_time=set_time
     )
-
-
-def fail_at(scene: Scene, failing: str, error: BaseException) -> None:
-    def before(deed: str) -> None:
-        if deed == failing:
-            raise error
-
-    scene.hypervisor.before = before
 
 
 def test_frozen_while_it_stands_still_and_thawed_after(scene: Scene) -> None:
@@ -82,10 +75,9 @@ def test_the_clock_is_left_where_the_user_wants_it(scene: Scene) -> None:
 
 def test_a_clock_that_cannot_be_set_is_told_and_fails_nothing(scene: Scene) -> None:
     record = consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
-    error = CaptureFailed(domain=DOMAIN, why="a test wants it")
-    fail_at(scene, "ask the agent", error)
+    fail_deed(scene, "ask the agent")
     done = roll_back(scene, record)
-    assert done.state is DomainState.RUNNING and done.guest.notes == (str(error),)
+    assert done.state is DomainState.RUNNING and done.guest.notes == (str(REFUSAL),)
 
 
 def test_one_without_an_agent_is_gone_back_to_in_silence(scene: Scene) -> None:
@@ -139,7 +131,7 @@ def test_refused_when_somebody_else_has_it_frozen_and_left_so(scene: Scene) -> N
     ids=["failure", "interrupted"],
 )
 def test_thawed_whatever_fails(scene: Scene, deed: str, error: SnapvmError, stop: bool) -> None:
-    fail_at(scene, deed, error)
+    fail_deed(scene, deed, error)
     with pytest.raises(type(error)):
         take(scene, stop=stop)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
@@ -147,7 +139,7 @@ def test_thawed_whatever_fails(scene: Scene, deed: str, error: SnapvmError, stop
 
 
 def test_thawed_when_it_cannot_be_stopped(scene: Scene) -> None:
-    fail_at(scene, "stop", CaptureFailed(domain=DOMAIN, why="a test"))
+    fail_deed(scene, "stop", CaptureFailed(domain=DOMAIN, why="a test"))
     with pytest.raises(NotStopped):
         take(scene, stop=True)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING

@@ -14,8 +14,8 @@ from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun, roll_back, take
-from tests.unit.test_rebooted import die, mend
+from tests.unit.deeds import begun, mend, roll_back, take
+from tests.unit.test_rebooted import die
 
 THICK = [("vg0", "vg1"), ("vg1",), ("vg0",)]
 KINDS = ["thick", "mixed", "mixed, the other way"]

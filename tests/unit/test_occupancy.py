@@ -34,6 +34,16 @@ def detach(scene: Scene) -> None:
     del scene.machine.held[1:]
 
 
+def restore_brings(scene: Scene, disks: tuple[GuestDisk, ...]) -> None:
+    """Have a restore give the domain these disks, which its image names."""
+
+    def before(deed: str) -> None:
+        if deed == "restore":
+            scene.machine.disks = disks
+
+    scene.hypervisor.before = before
+
+
 def move(scene: Scene) -> Machine:
     """Give the second disk to another domain, which runs and counts on it."""
     disk = scene.machine.disks[1]
@@ -101,14 +111,8 @@ def test_a_disk_that_the_host_has_mapped_is_refused(
 
 def test_a_disk_that_nobody_uses_comes_back_with_memory(scene: Scene) -> None:
     record = take_at_five(scene)
-    disks = scene.machine.disks
+    restore_brings(scene, scene.machine.disks)
     detach(scene)
-
-    def as_the_image_says(deed: str) -> None:
-        if deed == "restore":
-            scene.machine.disks = disks
-
-    scene.hypervisor.before = as_the_image_says
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
@@ -205,14 +209,8 @@ def test_one_that_is_off_is_not_booted_beside_it_either(
 
 def test_the_image_says_which_disks_there_are(scene: Scene) -> None:
     record = take_at_five(scene)
-    disks = scene.machine.disks
+    restore_brings(scene, scene.machine.disks)
     attach(scene)
-
-    def as_the_image_says(deed: str) -> None:
-        if deed == "restore":
-            scene.machine.disks = disks
-
-    scene.hypervisor.before = as_the_image_says
     undo = roll_back(scene, record).undo
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
     roll_back(scene, undo)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import bootid, consistency, repair
+from snapvm import bootid, consistency
 from snapvm.attention import LeftBehind, LeftOff, StartedTooSoon
 from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun
+from tests.unit.deeds import begun, mend
 
 OLD, NEW = "the boot before", "this boot"
 
@@ -58,10 +58,6 @@ def come_up(scene: Scene, boot: Path, *, counting: int = 0) -> None:
     boot.write_text(f"{NEW}\n")
     scene.hypervisor.start(scene.machine.domain, paused=False)
     scene.count(counting)
-
-
-def mend(scene: Scene) -> None:
-    repair.finish_pending(scene.host, UUID, DOMAIN)
 
 
 def test_a_domain_that_stands_still_runs_before_names_are_put_back(tmp_path: Path) -> None:

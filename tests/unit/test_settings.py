@@ -45,6 +45,9 @@ def test_every_setting_can_be_set() -> None:
         "pool_data_limit_percent = 101",
         "pool_data_limit_percent = 0",
         "window_limit_seconds = nan",
+        "window_limit_seconds = true",
+        "lock_wait_seconds = false",
+        "pool_data_limit_percent = true",
         "window_limit_seconds = [1]",
         'window_limit_seconds = "soon"',
         "window_limit_seconds = inf",
@@ -71,10 +74,31 @@ def test_a_variable_that_cannot_be_used_is_named(value: str) -> None:
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="no such file"):
-        settings.load({"SNAPVM_CONFIG": str(tmp_path / "nope")})
-    with pytest.raises(BadSetting):
+    nope = tmp_path / "nope"
+    with pytest.raises(BadSetting, match=f"in SNAPVM_CONFIG cannot be used: .*{nope}") as refused:
+        settings.load({"SNAPVM_CONFIG": str(nope)})
+    assert "unset SNAPVM_CONFIG" in refused.value.hint()
+    with pytest.raises(BadSetting, match=f"{tmp_path} cannot be used: Is a directory"):
         settings.load({"SNAPVM_CONFIG": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("statedir = '/x'", "there is no setting 'statedir'; 'state_dir' may be meant"),
+        ("LOCK-WAIT-SECOND = 1", "'lock_wait_seconds' may be meant"),
+        ("colour = 1", "there is no setting 'colour'"),
+        ("[snapvm]\nstate_dir = '/x'", "there is no table [snapvm]"),
+        ("cow_size = 20", "20 must be a text, in quotes"),
+        ("libvirt_uri = ''", "'' must be a text on one line, and not empty"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_what_was_meant(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    with pytest.raises(BadSetting) as refused:
+        settings.load(write(tmp_path, text))
+    assert why in refused.value.message()
 
 
 def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
@@ -102,5 +126,5 @@ def test_what_is_allowed_is_told_and_how_to_be_rid_of_it(
     assert f"{variable} cannot be used: {why}" in refused.value.message()
     assert f"`unset {variable}`" in refused.value.hint()
     with pytest.raises(BadSetting) as refused:
-        settings.load({"SNAPVM_CONFIG": "/nope"})
+        settings.load({"SNAPVM_CONFIG": "/"})
     assert "correct it there" in refused.value.hint()

@@ -16,8 +16,8 @@ from snapvm.failures import CaptureFailed, StorageFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import fail_deed, revive
-from tests.unit.test_rebooted import die, mend
+from tests.unit.deeds import fail_deed, mend, revive
+from tests.unit.test_rebooted import die
 
 MODE = 0o640
 

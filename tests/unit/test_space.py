@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, cowsize, diagnosis
-from snapvm.consistency import TakeRequest
 from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import NoSpace, VolumeRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.unit.deeds import take
 
 LARGE = 512 << 10
 
@@ -25,10 +25,6 @@ def thick(tmp_path: Path) -> Scene:
 def with_settings(scene: Scene, **changes: object) -> Scene:
     settings = replace(scene.host.settings, **changes)  # type: ignore[arg-type]
     return replace(scene, host=replace(scene.host, settings=settings))
-
-
-def take(scene: Scene, name: str) -> Record:
-    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=name), Silent())
 
 
 def test_a_disk_keeps_to_the_chunks_it_has_begun_with(thick: Scene) -> None:

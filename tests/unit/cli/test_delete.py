@@ -60,6 +60,13 @@ def test_what_a_wrong_clock_made_does_not_drive_out_what_is_taken_now(
     assert done["kept"]["demo@d1"] == done["kept"]["demo@d2"] == ["in the future"]
 
 
+def test_of_many_that_nobody_confirmed_the_others_are_counted(call: Call, scene: Scene) -> None:
+    put_days(scene, 7)
+    done = call("delete", *(f"demo@d{day}" for day in range(1, 8)))
+    assert done.status == ExitStatus.REFUSED and len(scene.ids()) == 7
+    assert "deleting demo@d1, demo@d2, demo@d3, demo@d4, demo@d5 and 2 more: not" in done.err
+
+
 OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm.cli import commands, otherwords
 from snapvm.errors import ExitStatus
 from tests.unit.cli.conftest import Call
 
@@ -90,6 +91,68 @@ def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        (["restore", "demo@a"], "snapvm rollback"),
+        (["-v", "--state-dir", "save", "snapshot", "demo"], "snapvm take"),
+        (["rm", "demo@a"], "snapvm delete"),
+        (["version"], "snapvm --version"),
+        (["help"], "snapvm --help"),
+        (["help", "catalog", "rebuild"], "snapvm catalog rebuild --help"),
+    ],
+)
+def test_the_verb_of_another_program_leads_to_ours(
+    call: Call, words: list[str], typed: str
+) -> None:
+    done = call(*words)
+    assert (done.status, done.out) == (ExitStatus.USAGE, "")
+    assert done.err.endswith(f"'\nhint: `{typed}` does that here\n")
+
+
+def test_what_other_programs_call_our_verbs_is_none_of_ours() -> None:
+    for verb, words in otherwords._VERBS.items():
+        assert verb in commands.VERBS and not set(words) & set(commands.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["take", "demo@a"], "name the domain alone, such as demo, without @a"),
+        (["doctor", "a@b@c"], "name the domain alone, such as a@b, without @c"),
+        (["prune", "demo@a", "--keep-last", "1"], "name the domain alone, such as demo"),
+        (["prune", "nope", "--keep-last", "1"], "`snapvm list` shows"),
+        (["take", "nope"], "`virsh list --all` or `xl list` shows"),
+        (["undo", "demo@a"], "`snapvm rollback demo@a` goes back to that one"),
+        (["undo", "demo"], "`snapvm list` shows"),
+        (["rollback", "demo"], "or DOM@latest for the newest"),
+    ],
+)
+def test_a_domain_and_a_snapshot_that_were_mixed_up_are_told_apart(
+    call: Call, words: list[str], hint: str
+) -> None:
+    assert hint in call(*words).err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prune", "demo", "--keep-last", "x"],
+        ["prune", "demo", "--keep-last", "-1"],
+        ["take", "demo", "--wait", "soon"],
+    ],
+)
+def test_a_value_that_is_no_number_is_told_in_our_words(call: Call, words: list[str]) -> None:
+    first = call(*words).err.splitlines()[0]
+    assert first.startswith(f"snapvm: invalid value for '{words[-2]}': ")
+    assert "Input" not in first and "parse" not in first
+
+
+@pytest.mark.parametrize("words", [["nope"], ["--nope", "restore"], ["catalog", "restore"]])
+def test_any_other_mistake_is_told_as_it_is(call: Call, words: list[str]) -> None:
+    assert "` shows what it understands\n" in call(*words).err
+
+
 def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: Path) -> list[str]:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -100,6 +163,21 @@ def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPat
         done = call(*words)
         assert done.status == ExitStatus.FAILED
         assert "Permission denied" in done.err and "hint: run snapvm as root\n" in done.err
+
+
+@pytest.mark.parametrize("words", [["list"], ["verify", "/root.save"]])
+def test_whoever_may_not_read_a_file_of_roots_is_not_told_to_correct_it(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def denied(path: object, *_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", denied)
+        patch.setattr(os, "stat", denied)
+        patch.setattr(os, "geteuid", lambda: 1000)
+        done = call(*words)
+    assert done.err.endswith("Permission denied\nhint: run snapvm as root\n")
 
 
 def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,28 @@ def test_no_terminal_gets_an_id_cut_short(monkeypatch: pytest.MonkeyPatch, term:
     assert all(cell in drawn for cell in (*row, "nearly full 85%"))
 
 
+@pytest.mark.parametrize(
+    ("terminal", "note", "shown"),
+    [
+        (80, "", ""),
+        (80, "before the upgrade", ""),
+        (86, "short", "short"),
+        (92, "before the upgrade", "before th..."),
+        (200, "before the upgrade", "before the upgrade"),
+    ],
+)
+def test_no_line_is_folded_for_a_note_that_has_no_room(
+    monkeypatch: pytest.MonkeyPatch, terminal: int, note: str, shown: str
+) -> None:
+    """The usual terminal has 80 columns, and the row of a snapshot without a name 78."""
+    monkeypatch.setenv("COLUMNS", str(terminal))
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = ("demo@20261122T201755Z", "2026-11-22 20:17", "full", "vda vdb", "ok 10%", "131 MiB")
+    _, rule, drawn = render.table([(*row, "84 ms", note)]).splitlines()
+    assert drawn == "  ".join((*row, "84 ms", shown)).rstrip()
+    assert len(rule) <= terminal
+
+
 def test_what_a_group_has_that_is_away_is_not_called_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

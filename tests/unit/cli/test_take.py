@@ -56,7 +56,7 @@ def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None
     assert "file systems were frozen" in call("show", "demo@a").out
     assert json.loads(call("list", "--json").out)[0]["quiesced"] is True
     back = call("rollback", "demo@a", "--yes")
-    assert "running again, its clock set on by 3600 s, " in back.out
+    assert "running again, its clock set forward by 3600 s, " in back.out
     left = call("rollback", "demo@a", "--yes", "--no-set-time")
     assert "clock" not in left.out and scene.machine.clock_behind_seconds
     assert json.loads(call("rollback", "demo@a", "-y", "--json").out)["clock_set_by_seconds"]
