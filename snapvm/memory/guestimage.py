@@ -57,6 +57,7 @@ class PvGuestImage:
         self._stack = ExitStack()
         self._head: DomainHead | None = None
         """What the file says of the p2m among other things, once it is written."""
+        self._p2m_stack = self._stack.enter_context(ExitStack())
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._standing_writer: StandingPages | None = None
         self._why_digests = ""
@@ -122,6 +123,8 @@ class PvGuestImage:
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
         abandoned = self._store.count_abandoned()
+        self._p2m_mappings.clear()
+        self._p2m_stack.close()
         with self._store.giving_back():
             if self._is_held:
                 self._write_kept(progress)
@@ -155,7 +158,7 @@ class PvGuestImage:
         mapping = self._p2m_mappings.get(asked.tobytes())
         if mapping is None:
             mapping = self._frames.map(asked.data)
-            self._stack.callback(mapping.close)
+            self._p2m_stack.callback(mapping.close)
             if mapping.missing:
                 mfn = int(mfns[mapping.missing[0]])
                 why = f"machine frame {mfn:#x} of its p2m cannot be mapped"
@@ -201,7 +204,7 @@ class PvGuestImage:
         first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
         if not room.holds_all:
             self._why_digests = str(room)
-            precopy.write_again(self._store.chunks, self._file, progress)
+            precopy.write_again(self._store, self._file, progress)
         return ""
 
     def _begin(self, shared_info: bytes) -> tuple[P2m, precopy.Room]:

@@ -10,7 +10,7 @@ that is little: what is changed still, memory has to hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from snapvm import durable
 from snapvm.memory.framecopies import FrameCopies
 from snapvm.memory.frameruns import FrameRuns, Pages, runs_of
-from snapvm.memory.framestore import Chunk
+from snapvm.memory.framestore import Chunk, FrameStore
 from snapvm.memory.pagedigests import PageDigests
 from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.memory.xenformat import PAGES_PER_BATCH, PageType
@@ -151,16 +151,16 @@ class FirstPass:
         return self._file.tell() + head_bytes(count)
 
 
-def write_again(chunks: Sequence[Chunk], file: BinaryIO, progress: Progress) -> None:
+def write_again(store: FrameStore, file: BinaryIO, progress: Progress) -> None:
     """Write what differs from its digest, until that is little or does not become less."""
-    total = sum(len(chunk.pfns) for chunk in chunks)
-    before = total
+    before = total = store.count
     for number in range(1, PASSES + 1):
         progress.phase(f"copying what has changed meanwhile, pass {number}")
         # In the window there is no time to wait for room in memory.
         durable.let_go(file.fileno())
         changed = done = 0
-        for chunk in chunks:
+        for chunk in store.chunks:
+            store.require_wanted()
             changed += _write_changed(chunk, file)
             done += len(chunk.pfns)
             progress.advance(done * FRAME_BYTES, total * FRAME_BYTES)

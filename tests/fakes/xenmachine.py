@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from snapvm.failures import WindowBroken
 from snapvm.xenguest import HostFacts, Mapping, Standing, TscFacts, VcpuParts
 from tests.unit.memory import xen_builders as built
 from tests.unit.memory.xen_builders import MFN_BASE, NOWHERE, OWNED, P2M, XTAB, Guest
@@ -33,6 +34,7 @@ class Machine:
     guest: Guest = field(default_factory=Guest)
     closed: int = 0
     unmappable: set[int] = field(default_factory=set)
+    has_ended: bool = False
 
     def __post_init__(self) -> None:
         self.pages: dict[int, bytes] = {}
@@ -128,6 +130,10 @@ class Machine:
     @property
     def max_mfn(self) -> int:
         return MAX_MFN
+
+    def require_there(self) -> None:
+        if self.has_ended:
+            raise WindowBroken(domain="web1", what="it ended")
 
     def map(self, mfns: memoryview) -> Mapping:
         wanted = [int(mfn) for mfn in mfns]
