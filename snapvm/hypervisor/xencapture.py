@@ -117,7 +117,6 @@ class XenCapture:
         self._job = job
         self._image = image
         self.method = ""
-        self._definition = xenconfig.for_image(job.config, job.info.total_pages)
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -129,7 +128,7 @@ class XenCapture:
                 with job.failing():
                     self.method = self._image.prepare(
                         job.folder / IMAGE_FILE,
-                        self._definition,
+                        xenconfig.for_image(job.config, job.info.total_pages),
                         job.control.host_facts(job.info.domid),
                         frames,
                         partial(frames.read, job.info.shared_info_mfn),
@@ -160,7 +159,6 @@ class XenCapture:
             if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
             self._pages = info.total_pages
-            self._require_room(self._pages, "it was given more memory while it was captured")
             shared_info = self._frames.read(info.shared_info_mfn)
             self._image.catch(job.control.standing(info, shared_info))
 
@@ -168,22 +166,14 @@ class XenCapture:
         """See ``Capture.give_up``: where memory goes into a file now, that takes minutes."""
         self._image.give_up()
 
-    def _require_room(self, pages: int, why: str) -> None:
-        """Refuse what outgrew the size that the image tells: xl would not restore it."""
-        job = self._job
-        if pages <= job.info.total_pages:
-            return
-        if xenconfig.for_image(job.config, pages) != self._definition:
-            raise job.failed(f"{why}; take again")
-
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
-        self._require_room(
-            self._pages + facts.abandoned_frames,
-            "it gave memory back and was given other while it was captured",
-        )
+            pages = self._pages + facts.abandoned_frames
+            if pages > self._job.info.total_pages:
+                # xl would not restore what has outgrown the size that its image tells.
+                self._image.redefine(xenconfig.for_image(self._job.config, pages))
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
             raise self._job.failed(
                 f"it maps {sum(facts.foreign.values())} pages that are not its own "

@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import numpy as np
 
@@ -32,16 +32,19 @@ from snapvm.memory.normalise import FrameMap, Landmarks, Marks, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.standingpages import StandingPages
-from snapvm.memory.xenformat import P2M_RANGE, RecordType
-from snapvm.memory.xenimage import ImageWriter
+from snapvm.memory.xenformat import RecordType
+from snapvm.memory.xenimage import ImageWriter, replace_config
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
-from snapvm.memory.xenwriter import DomainHead, DomainTail
+from snapvm.memory.xenwriter import LEAST_P2M_ROOM, DomainHead, DomainTail, p2m_bytes
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
 log = logging.getLogger(__name__)
+
+_P2M_ROOM: Final = 1 << 14
+"""Frames by which the p2m may grow while its guest is copied, each for 2 MiB of it: 32 GiB."""
 
 
 class PvGuestImage:
@@ -77,7 +80,7 @@ class PvGuestImage:
         progress: Progress,
     ) -> str:
         """See ``GuestImage.prepare``."""
-        self._host, self._frames = host, frames
+        self._path, self._host, self._frames = path, host, frames
         self._file: BinaryIO = self._stack.enter_context(
             os.fdopen(durable.create(path), "w+b", buffering=0)
         )
@@ -141,6 +144,13 @@ class PvGuestImage:
             frames=self._total,
             abandoned_frames=abandoned,
         )
+
+    def redefine(self, definition: str) -> None:
+        """See ``GuestImage.redefine``."""
+        if not replace_config(self._path, definition):
+            why = "there is no room in it for the configuration as it is now"
+            raise BadImage(path=str(self._path), offset_bytes=0, why=why)
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """See ``GuestImage.close``."""
@@ -217,7 +227,8 @@ class PvGuestImage:
         )
         if room.holds_digests:
             max_mfn = self._frames.max_mfn
-            self._write_head(p2m, FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn))
+            frame_map = FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn)
+            self._write_head(p2m, frame_map, room=_P2M_ROOM)
         return p2m, room
 
     def _spare_bytes(self) -> int:
@@ -243,7 +254,7 @@ class PvGuestImage:
         if self._standing_writer is None:
             self._map = self._standing_map()
             if self._head is None:
-                self._write_head(self._p2m, self._map)
+                self._write_head(self._p2m, self._map, room=0)
             else:
                 self._correct_head()
             self._standing_writer = StandingPages(self._file, self._writer, self._map, ORIGIN)
@@ -263,7 +274,7 @@ class PvGuestImage:
 
     # --- when it runs again ---
 
-    def _write_head(self, p2m: P2m, frame_map: FrameMap) -> None:
+    def _write_head(self, p2m: P2m, frame_map: FrameMap, *, room: int) -> None:
         head = DomainHead(
             xen_major=self._host.xen_major,
             xen_minor=self._host.xen_minor,
@@ -271,20 +282,22 @@ class PvGuestImage:
             msr_policy=self._host.msr_policy,
             end_pfn=p2m.end_pfn,
             p2m_pfns=_leaf_pfns(p2m, frame_map),
+            p2m_room=room,
         )
         self._writer.begin(head)
         self._head = head
         self._head_end = self._file.tell()
 
     def _correct_head(self) -> None:
-        """Say of the p2m what is true now; it may have moved, and hardly ever grows."""
+        """Say of the p2m what is true now; it may have moved, and grown with the guest."""
         pfns = _leaf_pfns(self._p2m, self._map)
         head, now = self._head, self._p2m
-        if head is None or len(head.p2m_pfns) != len(pfns) or head.end_pfn > now.end_pfn:
+        room = -1 if head is None else head.p2m_room + len(head.p2m_pfns) - len(pfns)
+        if head is None or room < LEAST_P2M_ROOM or head.end_pfn > now.end_pfn:
             why = "its table of frames changed its size while it was captured; take again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
-        body = P2M_RANGE.pack(0, now.end_pfn) + pfns.astype("<u8").tobytes()
-        durable.rewrite(self._file.fileno(), memoryview(body), self._head_end - len(body))
+        data = p2m_bytes(now.end_pfn, pfns, room=room)
+        durable.rewrite(self._file.fileno(), memoryview(data), self._head_end - len(data))
         self._writer.end_pfn = now.end_pfn
 
     def _write_kept(self, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -35,6 +35,7 @@ class Machine:
     closed: int = 0
     unmappable: set[int] = field(default_factory=set)
     has_ended: bool = False
+    pfns: int = built.LAST_PFN + 1
 
     def __post_init__(self) -> None:
         self.pages: dict[int, bytes] = {}
@@ -63,10 +64,10 @@ class Machine:
         words[present] += np.uint64(MFN_BASE << 12)
         return words.tobytes()
 
-    def shared_info(self, pfns: int = built.LAST_PFN + 1, *, generation: int = 0) -> bytes:
+    def shared_info(self, pfns: int | None = None, *, generation: int = 0) -> bytes:
         """Return the guest's shared_info page, with a p2m tree."""
         page = bytearray(4096)
-        struct.pack_into("<QQ", page, 3088, pfns, MFN_BASE + LIST_LIST)
+        struct.pack_into("<QQ", page, 3088, pfns or self.pfns, MFN_BASE + LIST_LIST)
         struct.pack_into("<Q", page, 3128, generation)
         return bytes(page)
 
@@ -117,6 +118,16 @@ class Machine:
         self.leaves[number] = new
         words = np.frombuffer(self.pages[MFN_BASE + LIST], "<u8").copy()
         words[number] = new
+        self.write(MFN_BASE + LIST, words.tobytes())
+
+    def grow(self, pfns: int, leaf_pfns: Sequence[int]) -> None:
+        """Have room for more PFNs, the new pages of the p2m at some that were ordinary ones."""
+        self.pfns = pfns
+        words = np.frombuffer(self.pages[MFN_BASE + LIST], "<u8").copy()
+        for leaf in map(self.entry, leaf_pfns):
+            self.write(leaf, b"\xff" * 4096)
+            words[len(self.leaves)] = leaf
+            self.leaves.append(leaf)
         self.write(MFN_BASE + LIST, words.tobytes())
 
     def _enter(self, pfn: int, entry: int) -> None:
