@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +50,40 @@ def test_a_volume_is_captured() -> None:
     (disk,) = drives().disks
     assert (disk.target, disk.device) == ("xvda", Path("/dev/vg0/demo-d0"))
     assert drives(params="vg0/demo-d0").disks[0].device == Path("/dev/vg0/demo-d0")
+
+
+@pytest.mark.parametrize(
+    ("has_open", "is_now", "is_refused"),
+    [
+        ("fd:1f", "fd:1f", False),
+        ("FD:1F", "fd:1f", False),
+        ("fd:1f", "fd:20", True),
+        ("fd:1f", "", False),
+        ("", "fd:20", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["phy", "file"])
+def test_a_name_that_is_anothers_by_now_is_not_captured_for_it(
+    monkeypatch: pytest.MonkeyPatch, has_open: str, is_now: str, is_refused: bool, kind: str
+) -> None:
+    """Its volume was renamed while it ran, and its memory was kept with what has the name now."""
+    monkeypatch.setattr(xendisks, "number_of", lambda _: is_now)
+    if is_refused and kind == "phy":
+        with pytest.raises(DiskRefused, match="another volume by now") as refused:
+            drives(physical_device=has_open, type=kind)
+        assert "lvrename" in refused.value.hint()
+    else:  # of a loop device the number is its own
+        assert drives(physical_device=has_open, type=kind).disks
+
+
+def test_the_number_of_a_device_is_as_xenstore_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = SimpleNamespace(st_mode=stat.S_IFBLK, st_rdev=os.makedev(253, 31))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda _: status)
+        number = xendisks.number_of(Path("/dev/vg0/web"))
+    assert number == "fd:1f"
+    assert xendisks.number_of(Path("/dev/null")) == ""
+    assert xendisks.number_of(Path("/dev/vg0/gone")) == ""
 
 
 def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
