@@ -14,7 +14,7 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
-from snapvm.hypervisor import startfiles, xenconfig, xendisks, xenkeeper, xenroom, xenxl
+from snapvm.hypervisor import startfiles, xencfg, xenconfig, xendisks, xenkeeper, xenroom, xenxl
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
@@ -112,7 +112,7 @@ class XenHypervisor:
             self._domains.require_unique(domain)
         if not with_memory:
             config = xenconfig.parse(domain.name, domain.definition)
-            xenconfig.warn_of_no_way_back(domain.name, config)
+            xencfg.warn_of_no_way_back(domain.name, config)
             return
         if self._settings.capture is not CaptureMethod.AUTO:
             why = f"capturing memory by {self._settings.capture} is for libvirt domains"
@@ -194,7 +194,7 @@ class XenHypervisor:
                 )
         if image is None and starts:
             config = xenconfig.parse(domain.name, domain.definition)
-            xenconfig.as_cfg(domain.name, config)
+            xencfg.tell(domain.name, config)
             startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
 
     @contextmanager
@@ -268,8 +268,8 @@ class XenHypervisor:
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks and its recorded configuration."""
         config = xenconfig.parse(domain.name, domain.definition)
-        text = xenconfig.as_cfg(domain.name, config)
-        with _doing("started", domain), xenconfig.in_memory(text) as path:
+        text = xencfg.tell(domain.name, config)
+        with _doing("started", domain), xencfg.in_memory(text) as path:
             self._require_off(domain)
             xenxl.create(self._runner, path, paused=paused, memory_bytes=domain.memory_bytes)
             self._expect(domain, paused=paused)

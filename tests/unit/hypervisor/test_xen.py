@@ -117,10 +117,9 @@ def test_disks_that_no_rollback_could_bring_back_are_told_of(
     _, driver = scene
     driver.check_capture(driver.find("web"), with_memory=False)
     assert caplog.text == ""
-    pinned = {**CONFIG, "b_info": {"max_vcpus": 1, "vcpu_hard_affinity": [[0]]}}
-    monkeypatch.setitem(CONFIG, "b_info", pinned["b_info"])
+    monkeypatch.setitem(CONFIG, "b_info", {"max_vcpus": 1, "numa_nodes": [0]})
     driver.check_capture(driver.find("web"), with_memory=False)
-    assert "by hand alone" in caplog.text and "vcpu_hard_affinity" in caplog.text
+    assert "by hand alone" in caplog.text and "numa_nodes" in caplog.text
 
 
 def test_a_way_of_libvirts_cannot_be_asked_for(scene: Scene) -> None:
