@@ -1,6 +1,6 @@
 """What snapvm asks of Xen and tells it, domain by domain; every failure is ``XenFailed``.
 
-Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.20 on x86-64.  Where a domctl wants
+Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.22 on x86-64.  Where a domctl wants
 a pointer of its own, the memory must come from libxencall: any other may be absent when Xen looks.
 """
 

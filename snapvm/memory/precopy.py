@@ -40,8 +40,7 @@ PASSES: Final = 6
 LITTLE_BYTES: Final = 16 << 20
 """Changed pages that another pass would not be worth."""
 LEAST_ROOM_BYTES: Final = 512 << 20
-"""Memory for changed pages, beside the copies of all, with which every thread is at work: twice a
-chunk for each of them."""
+"""Memory for changed pages with which every thread is at work: twice a chunk for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +58,13 @@ class Room:
 
     @property
     def holds_digests(self) -> bool:
-        """There is room for what is kept of each frame, and as much again for pages."""
-        return 2 * self.needed_bytes // TABLES_PART <= self.spare_bytes
+        """There is room for what is kept of each frame, and for pages as much again.
+
+        Beyond what keeps every thread at work more of that is no need: what does not fit is
+        written while the guest stands still, which is little of a large one.
+        """
+        least_bytes = min(self.needed_bytes // TABLES_PART, LEAST_ROOM_BYTES)
+        return self._beside_tables_bytes >= least_bytes
 
     @property
     def for_pages_bytes(self) -> int | None:
