@@ -122,6 +122,7 @@ class XenCapture:
     def prepared(self) -> Iterator[None]:
         """Copy what can be copied beforehand; leaving the block gives everything back."""
         job = self._job
+        job.standstill().require_unasked()
         frames = XenFrames(job.control, job.info.domid, job.domain.name)
         with frames:
             try:

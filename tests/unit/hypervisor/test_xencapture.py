@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import WindowBroken
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenlib import XenFailed
@@ -119,6 +119,15 @@ def test_a_disk_that_was_connected_anew_breaks_it(scene: Scene) -> None:
     connect(server, DISK_NUMBER, "10")
     with pytest.raises(WindowBroken, match="drives were changed"):
         job.settle(rings)
+
+
+def test_the_memory_of_one_that_is_asked_to_shut_down_is_not_copied_first(scene: Scene) -> None:
+    """A guest that does not heed that is asked for ever: it was seen when all had been copied."""
+    server, job = scene
+    server.set(f"/local/domain/{DOMID}/control/shutdown", "poweroff")
+    image: Any = SimpleNamespace(prepare=lambda *_: pytest.fail("it is copied"))
+    with pytest.raises(CaptureFailed, match="poweroff"), XenCapture(job, image).prepared():
+        pytest.fail("it is captured")
 
 
 def test_the_memory_of_a_domain_that_dies_is_not_copied(scene: Scene) -> None:
