@@ -114,6 +114,7 @@ class ImageFacts:
     changed_frames: int = 0
     """How many frames the window had to copy."""
     frames: int = 0
-    abandoned_frames: int = 0
-    """How many PFNs have a page in the image and none in the guest any more: a restore gives them
-    a frame all the same (tools/libs/guest/xg_sr_restore.c, populate_pfns)."""
+    restored_frames: int = 0
+    """How many frames a restore gives the domain at the most: to each PFN of which there has ever
+    been a page in the image (tools/libs/guest/xg_sr_restore.c, populate_pfns).  Xen's own number is
+    another: it counts what the guest gave back while we had it mapped."""

@@ -159,7 +159,6 @@ class XenCapture:
             info = job.control.info(job.info.domid)
             if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
-            self._pages = info.total_pages
             shared_info = self._frames.read(info.shared_info_mfn)
             self._image.catch(job.control.standing(info, shared_info))
 
@@ -171,10 +170,10 @@ class XenCapture:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
-            pages = self._pages + facts.abandoned_frames
-            if pages > self._job.info.total_pages:
+            if facts.restored_frames > self._job.info.total_pages:
                 # xl would not restore what has outgrown the size that its image tells.
-                self._image.redefine(xenconfig.for_image(self._job.config, pages))
+                definition = xenconfig.for_image(self._job.config, facts.restored_frames)
+                self._image.redefine(definition)
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
             raise self._job.failed(
                 f"it maps {sum(facts.foreign.values())} pages that are not its own "

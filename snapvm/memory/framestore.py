@@ -243,17 +243,14 @@ class FrameStore:
             seen(self.chunks)
         return changed
 
-    def count_abandoned(self) -> int:
-        """Return how many PFNs that the image has a page of have no page any more."""
-        gone = np.concatenate([np.empty(0, np.uint64), *self._gone])
-        if not len(gone):
-            return 0
-        is_gone = np.zeros(int(gone.max()) + 1, np.bool_)
-        is_gone[gone] = True
-        for chunk in self.chunks:
-            here = chunk.pfns[TYPE_HAS_DATA[chunk.types]]
-            is_gone[here[here < np.uint64(len(is_gone))]] = False
-        return int(is_gone.sum())
+    def count_restored(self, owned: Marks) -> int:
+        """Return how many PFNs a restore gives a frame: those ``owned``, and those that once were.
+
+        Of these the image has a page, and says behind it that there is none.
+        """
+        gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone]))
+        inside = gone[gone < np.uint64(len(owned))]
+        return int(owned.sum()) + len(gone) - int(owned[inside].sum())
 
     def require_wanted(self) -> None:
         """Raise ``BadImage`` when it was given up, ``WindowBroken`` when the guest has ended."""

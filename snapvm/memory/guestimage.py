@@ -125,7 +125,7 @@ class PvGuestImage:
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
-        abandoned = self._store.count_abandoned()
+        restored = self._store.count_restored(self._owned)
         self._p2m_mappings.clear()
         self._p2m_stack.close()
         with self._store.giving_back():
@@ -142,7 +142,7 @@ class PvGuestImage:
             foreign=foreignlog.count(self._standing_pages().foreign),
             changed_frames=self._changed,
             frames=self._total,
-            abandoned_frames=abandoned,
+            restored_frames=restored,
         )
 
     def redefine(self, definition: str) -> None:

@@ -96,6 +96,11 @@ class Machine:
         (entry,) = struct.unpack_from("<Q", self.pages[self.leaves[pfn // 512]], pfn % 512 * 8)
         return int(entry)
 
+    def owns(self, pfn: int) -> bool:
+        """Tell whether a PFN has a machine frame, by both tables."""
+        mfn = self.entry(pfn)
+        return mfn < MAX_MFN and int(self.m2p[mfn]) == pfn
+
     def move(self, pfn: int, mfn: int, page: bytes = b"moved!!!" * 512) -> None:
         """Give a PFN another machine frame, as ballooning out and in does."""
         if self.entry(pfn) < MAX_MFN:

@@ -142,6 +142,24 @@ def test_a_page_that_moved_is_copied_from_where_it_is(tmp_path: Path) -> None:
     assert facts.changed_frames >= 1
 
 
+@pytest.mark.parametrize(("budget_bytes", "is_kept"), [(PLENTY, True), (SOME, True), (0, False)])
+def test_what_a_guest_gave_back_is_counted_once(
+    tmp_path: Path, budget_bytes: int, is_kept: bool
+) -> None:
+    """Xen counts it still, for it is mapped; a restored guest was told to take it once more."""
+
+    def meanwhile(machine: Machine) -> None:
+        for pfn in range(200, 300):
+            machine.take_away(pfn)
+
+    facts, _ = make(tmp_path / "i", Machine(), meanwhile=meanwhile, budget_bytes=budget_bytes)
+    assert facts.restored_frames == OWNED - (0 if is_kept else 100)
+    facts, _ = make(
+        tmp_path / "j", Machine(), meanwhile=lambda m: m.move(595, 0x1800), budget_bytes=SOME
+    )
+    assert facts.restored_frames == OWNED + 1
+
+
 def test_a_page_that_becomes_a_table_is_made_canonical(tmp_path: Path) -> None:
     machine = Machine()
 
