@@ -117,6 +117,7 @@ class XenCapture:
         self._job = job
         self._image = image
         self.method = ""
+        self._stays = False
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -147,6 +148,7 @@ class XenCapture:
         job = self._job
         with job.failing():
             self._image.rehearse(self._frames.read(job.info.shared_info_mfn))
+        self._stays = leave_standing
         with job.standstill().suspended(leave_standing=leave_standing):
             with job.failing():
                 job.settle(self._rings)
@@ -160,7 +162,18 @@ class XenCapture:
             if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
             shared_info = self._frames.read(info.shared_info_mfn)
-            self._image.catch(job.control.standing(info, shared_info))
+            standing = job.control.standing(info, shared_info)
+            self._root = job.control.root(info.domid)
+            self._image.catch(standing)
+            self._require_root()
+
+    def _require_root(self) -> None:
+        """Raise ``WindowBroken`` when it is being destroyed: what was read of it was of no guest.
+
+        Its tables are ordinary pages by then, and would be in the image as they were.
+        """
+        if self._job.control.root(self._job.info.domid) != self._root:
+            raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
 
     def give_up(self) -> None:
         """See ``Capture.give_up``: where memory goes into a file now, that takes minutes."""
@@ -170,6 +183,8 @@ class XenCapture:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
+            if self._stays:  # and was read only now
+                self._require_root()
             if facts.restored_frames > self._job.info.total_pages:
                 # xl would not restore what has outgrown the size that its image tells.
                 definition = xenconfig.for_image(self._job.config, facts.restored_frames)
