@@ -75,11 +75,19 @@ class Mapping:
 
 
 class GuestFrames(Protocol):
-    """A domain's memory; every method raises ``CaptureFailed``."""
+    """A domain's memory; every method raises ``CaptureFailed``.
+
+    Xen keeps what is mapped of a domain that is gone.  One that reboots is made anew seconds after
+    it has shut down, and fails for good where the host has not the memory twice: whoever holds much
+    looks often whether the domain is still there, and gives back what he has when it is not.
+    """
 
     @property
     def max_mfn(self) -> int:
         """How many machine frames the host has."""
+
+    def require_there(self) -> None:
+        """Raise ``WindowBroken`` when the domain has shut down, crashed, or is being destroyed."""
 
     def map(self, mfns: memoryview) -> Mapping:
         """Map frames of the domain; those that are not there are said to be missing."""
@@ -106,6 +114,7 @@ class ImageFacts:
     changed_frames: int = 0
     """How many frames the window had to copy."""
     frames: int = 0
-    abandoned_frames: int = 0
-    """How many PFNs have a page in the image and none in the guest any more: a restore gives them
-    a frame all the same (tools/libs/guest/xg_sr_restore.c, populate_pfns)."""
+    restored_frames: int = 0
+    """How many frames a restore gives the domain at the most: to each PFN of which there has ever
+    been a page in the image (tools/libs/guest/xg_sr_restore.c, populate_pfns).  Xen's own number is
+    another: it counts what the guest gave back while we had it mapped."""

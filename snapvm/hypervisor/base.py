@@ -96,6 +96,9 @@ class GuestImage(Protocol):
     def write(self, progress: Progress) -> ImageFacts:
         """When it runs again: write the image, all of it to the disk."""
 
+    def redefine(self, definition: str) -> None:
+        """Write another configuration into a written image, which is little longer at the most."""
+
     def close(self) -> None:
         """Give back memory and mappings; harmless at any time."""
 

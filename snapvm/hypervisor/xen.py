@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
-from snapvm.hypervisor import startfiles, xenconfig, xendisks, xenkeeper, xenroom
+from snapvm.hypervisor import startfiles, xencfg, xenconfig, xendisks, xenkeeper, xenroom, xenxl
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage, Reliance
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
@@ -37,8 +38,9 @@ from snapvm.process import Runner
 from snapvm.refusals import DomainRefused, HostLacks
 from snapvm.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _PAGE_BYTES = 4096
-_RESTORE_SECONDS = 3600.0
 _WIDTH_BYTES = 8
 
 
@@ -114,7 +116,7 @@ class XenHypervisor:
             self._domains.require_unique(domain)
         if not with_memory:
             config = xenconfig.parse(domain.name, domain.definition)
-            xenconfig.warn_of_no_way_back(domain.name, config)
+            xencfg.warn_of_no_way_back(domain.name, config)
             return
         if self._settings.capture is not CaptureMethod.AUTO:
             why = f"capturing memory by {self._settings.capture} is for libvirt domains"
@@ -196,7 +198,7 @@ class XenHypervisor:
                 )
         if image is None and starts:
             config = xenconfig.parse(domain.name, domain.definition)
-            xenconfig.as_cfg(domain.name, config)
+            xencfg.tell(domain.name, config)
             startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
 
     @contextmanager
@@ -245,8 +247,10 @@ class XenHypervisor:
                 return
             unwatch(self._control, self._store, info.domid)
             try:
-                self._runner.run(["xl", "destroy", str(info.domid)], kill=False)
-            except (CommandFailed, CommandTimedOut):
+                xenxl.destroy(self._runner, info.domid)
+            except CommandTimedOut as slow:
+                log.debug("xl goes on all the same: %s", slow)
+            except CommandFailed:
                 if not self._domains.is_going(info.domid):
                     raise
             self._domains.wait_until_gone(info.domid)
@@ -262,18 +266,16 @@ class XenHypervisor:
         """Start the domain from a memory image."""
         with _doing("restored", domain):
             self._require_off(domain)
-            argv = ["xl", "restore", *(["-p"] if paused else []), str(image)]
-            self._runner.run(argv, timeout_seconds=_RESTORE_SECONDS, kill=False)
+            xenxl.restore(self._runner, image, paused=paused)
             self._expect(domain, paused=paused)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks and its recorded configuration."""
         config = xenconfig.parse(domain.name, domain.definition)
-        text = xenconfig.as_cfg(domain.name, config)
-        with _doing("started", domain), xenconfig.in_memory(text) as path:
+        text = xencfg.tell(domain.name, config)
+        with _doing("started", domain), xencfg.in_memory(text) as path:
             self._require_off(domain)
-            argv = ["xl", "create", "-q", *(["-p"] if paused else []), path]
-            self._runner.run(argv, kill=False)
+            xenxl.create(self._runner, path, paused=paused, memory_bytes=domain.memory_bytes)
             self._expect(domain, paused=paused)
 
     def versions(self) -> dict[str, str]:

@@ -117,19 +117,20 @@ class XenCapture:
         self._job = job
         self._image = image
         self.method = ""
-        self._definition = xenconfig.for_image(job.config, job.info.total_pages)
+        self._stays = False
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """Copy what can be copied beforehand; leaving the block gives everything back."""
         job = self._job
+        job.standstill().require_unasked()
         frames = XenFrames(job.control, job.info.domid, job.domain.name)
         with frames:
             try:
                 with job.failing():
                     self.method = self._image.prepare(
                         job.folder / IMAGE_FILE,
-                        self._definition,
+                        xenconfig.for_image(job.config, job.info.total_pages),
                         job.control.host_facts(job.info.domid),
                         frames,
                         partial(frames.read, job.info.shared_info_mfn),
@@ -147,6 +148,7 @@ class XenCapture:
         job = self._job
         with job.failing():
             self._image.rehearse(self._frames.read(job.info.shared_info_mfn))
+        self._stays = leave_standing
         with job.standstill().suspended(leave_standing=leave_standing):
             with job.failing():
                 job.settle(self._rings)
@@ -159,31 +161,34 @@ class XenCapture:
             info = job.control.info(job.info.domid)
             if info is None or info.is_dying:
                 raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
-            self._pages = info.total_pages
-            self._require_room(self._pages, "it was given more memory while it was captured")
             shared_info = self._frames.read(info.shared_info_mfn)
-            self._image.catch(job.control.standing(info, shared_info))
+            standing = job.control.standing(info, shared_info)
+            self._root = job.control.root(info.domid)
+            self._image.catch(standing)
+            self._require_root()
+
+    def _require_root(self) -> None:
+        """Raise ``WindowBroken`` when it is being destroyed: what was read of it was of no guest.
+
+        Its tables are ordinary pages by then, and would be in the image as they were.
+        """
+        if self._job.control.root(self._job.info.domid) != self._root:
+            raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
 
     def give_up(self) -> None:
         """See ``Capture.give_up``: memory that is being written into a file takes minutes."""
         self._image.give_up()
 
-    def _require_room(self, pages: int, why: str) -> None:
-        """Refuse what outgrew the size that the image tells: xl would not restore it."""
-        job = self._job
-        if pages <= job.info.total_pages:
-            return
-        if xenconfig.for_image(job.config, pages) != self._definition:
-            raise job.failed(f"{why}; take again")
-
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
-        self._require_room(
-            self._pages + facts.abandoned_frames,
-            "it gave memory back and was given other while it was captured",
-        )
+            if self._stays:  # and was read only now
+                self._require_root()
+            if facts.restored_frames > self._job.info.total_pages:
+                # xl would not restore what has outgrown the size that its image tells.
+                definition = xenconfig.for_image(self._job.config, facts.restored_frames)
+                self._image.redefine(definition)
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
             raise self._job.failed(
                 f"it maps {sum(facts.foreign.values())} pages that are not its own "

@@ -1,6 +1,6 @@
 """What snapvm asks of Xen and tells it, domain by domain; every failure is ``XenFailed``.
 
-Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.20 on x86-64.  Where a domctl wants
+Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.22 on x86-64.  Where a domctl wants
 a pointer of its own, the memory must come from libxencall: any other may be absent when Xen looks.
 """
 
@@ -29,6 +29,8 @@ _SHUTDOWN_SUSPEND = 2
 _SHUTDOWN_CRASH = 3
 
 _CONTEXT_BYTES = 5168
+_ROOT = slice(5008, 5016)
+"""ctrlreg[3] in it (arch-x86/xen.h, struct vcpu_guest_context)."""
 _VCPU_INFO_BYTES = 24
 _DOMCTL_BYTES = 144
 _GET_EXT_VCPUCONTEXT = 43
@@ -199,6 +201,15 @@ class XenControl:
             vcpus=vcpus,
         )
 
+    def root(self, domid: int) -> bytes:
+        """Return what the first vCPU has for the root of its page tables.
+
+        One that stands still has lost it when it is being destroyed, before any of its frames is
+        another (xen.git arch/x86/domain.c, domain_relinquish_resources).  That takes minutes, and
+        Xen calls a domain dying when it is done.
+        """
+        return self._context(domid, 0)[_ROOT]
+
     def _tsc(self, domid: int) -> TscFacts:
         mode, khz, incarnation, nsec = c_uint32(), c_uint32(), c_uint32(), c_uint64()
         status = self._library.xc_domain_get_tsc_info(
@@ -216,16 +227,19 @@ class XenControl:
         return buffer.raw[4] != 0
 
     def _vcpu(self, domid: int, vcpu_id: int) -> VcpuParts:
-        context = create_string_buffer(_CONTEXT_BYTES)
-        status = self._library.xc_vcpu_getcontext(self._handle, domid, vcpu_id, context)
-        self._check(status, f"reading vCPU {vcpu_id}")
         return VcpuParts(
             vcpu_id=vcpu_id,
-            basic=context.raw,
+            basic=self._context(domid, vcpu_id),
             extended=self._extended(domid, vcpu_id),
             xsave=self._xsave(domid, vcpu_id),
             msrs=self._msrs(domid, vcpu_id),
         )
+
+    def _context(self, domid: int, vcpu_id: int) -> bytes:
+        context = create_string_buffer(_CONTEXT_BYTES)
+        status = self._library.xc_vcpu_getcontext(self._handle, domid, vcpu_id, context)
+        self._check(status, f"reading vCPU {vcpu_id}")
+        return context.raw
 
     def _extended(self, domid: int, vcpu_id: int) -> bytes:
         block = self._domctl(_GET_EXT_VCPUCONTEXT, domid, struct.pack("<I", vcpu_id))

@@ -8,6 +8,8 @@ at only for what concerns the guest alone, the grants of its rings.
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,8 @@ class Vbd:
     params: str
     node: str
     """The loop device, where there is one."""
+    physical: str
+    """The number of the device that blkback has open, in hexadecimal: ``fd:5``."""
     script: str
     is_cdrom: bool
     is_read_only: bool
@@ -105,6 +109,7 @@ def _vbd(number: str, path: str, values: dict[str, str]) -> Vbd:
         kind=values.get("type", ""),
         params=values.get("params", ""),
         node=values.get("node", ""),
+        physical=values.get("physical-device", ""),
         script=Path(values.get("script", BLOCK_SCRIPT)).name,
         is_cdrom=values.get("device-type") == "cdrom",
         is_read_only=values.get("mode") == "r",
@@ -166,3 +171,30 @@ def _refuse(domain: str, vbd: Vbd) -> None:
         raise refused(f"the script {vbd.script} sets its device up, not Xen's own")
     if not vbd.params:
         raise refused("xenstore does not say what is behind it")
+    if _means_another(vbd):
+        raise refused(
+            f"{vbd.device} is another volume by now than the one that the domain has open",
+            "give the names back (lvrename), or start the domain anew",
+        )
+
+
+def _means_another(vbd: Vbd) -> bool:
+    """Tell whether a volume has been given another name below the domain, and its own another.
+
+    An open volume can be renamed; blkback keeps to its number (drivers/block/xen-blkback/xenbus.c).
+    """
+    if vbd.backend == QDISK or vbd.kind != "phy" or not vbd.physical:
+        return False
+    now = number_of(vbd.device)
+    return bool(now) and now != vbd.physical.lower()
+
+
+def number_of(device: Path) -> str:
+    """Return the number of a block device, as xenstore has it; empty when it is none."""
+    try:
+        status = os.stat(device)
+    except OSError:
+        return ""
+    if not stat.S_ISBLK(status.st_mode):
+        return ""
+    return f"{os.major(status.st_rdev):x}:{os.minor(status.st_rdev):x}"

@@ -6,6 +6,7 @@ that of several, for Xen does not look at it (a configuration file that was copi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -75,18 +76,31 @@ class XenDomains:
         return info is None or info.is_dying
 
     def wait_until_gone(self, domid: int) -> None:
-        """Wait until the backends have forgotten a destroyed domain, and its memory is free."""
-        deadline = time.monotonic() + _GONE_SECONDS
+        """Wait until the backends have forgotten a destroyed domain, and its memory is free.
+
+        To free hundreds of GiB takes minutes.  So it may take as long as its memory becomes less.
+        """
         backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in BACKENDS]
-        while not self._is_freed(domid) or any(map(self._store.names, backends)):
-            if time.monotonic() > deadline:
+        deadline, least = 0.0, math.inf
+        while True:
+            pages = self._pages_left(domid)
+            if not pages and not any(map(self._store.names, backends)):
+                return
+            now = time.monotonic()
+            if pages < least:
+                deadline, least = now + _GONE_SECONDS, pages
+            if now > deadline:
                 raise XenFailed("it was destroyed and does not go")
             time.sleep(_LOOK_SECONDS)
 
-    def _is_freed(self, domid: int) -> bool:
-        """Whether it is gone, but for pages that somebody else has mapped and Xen keeps for him."""
+    def _pages_left(self, domid: int) -> int:
+        """Say how much it still has; pages that others have mapped and Xen keeps count for none.
+
+        Xen calls it dying when all that can be freed is (xen.git common/domain.c, domain_kill).
+        """
         info = self._control.info(domid)
-        return info is None or (info.is_dying and info.total_pages <= _ZOMBIE_PAGES)
+        is_freed = info is None or (info.is_dying and info.total_pages <= _ZOMBIE_PAGES)
+        return 0 if info is None or is_freed else max(info.total_pages, 1)
 
     def _of_uuid(self, uuid: DomainUuid) -> list[DomainInfo]:
         return [info for info in self._alive() if info.uuid == uuid]

@@ -2,7 +2,7 @@
 
 libxenctrl and libxenguest speak the hypercall interface of one release and no other, so the release
 is asked of the hypervisor and not chosen by what is installed (tools/include/xenctrl.h, xenguest.h,
-xenforeignmemory.h, xencall.h, xengnttab.h; the prototypes are the same in Xen 4.17 to 4.20).
+xenforeignmemory.h, xencall.h, xengnttab.h; the prototypes are the same in Xen 4.17 to 4.22).
 """
 
 from __future__ import annotations

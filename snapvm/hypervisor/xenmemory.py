@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from ctypes import c_int, c_uint64
 from typing import Self
 
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor.xencontrol import XenControl
-from snapvm.hypervisor.xenlib import failed
+from snapvm.hypervisor.xenlib import XenFailed, failed
 from snapvm.xenguest import FRAME_BYTES, TYPES_AT_ONCE, Mapping
 
 _PROT_READ = 1
@@ -45,6 +45,17 @@ class XenFrames:
     def max_mfn(self) -> int:
         """See ``GuestFrames.max_mfn``."""
         return self._max_mfn
+
+    def require_there(self) -> None:
+        """See ``GuestFrames.require_there``."""
+        try:
+            info = self._control.info(self._domid)
+        except XenFailed as failure:
+            raise CaptureFailed(domain=self._name, why=str(failure)) from failure
+        if info is None or info.is_dying:
+            raise WindowBroken(domain=self._name, what="somebody destroyed it, or it rebooted")
+        if info.is_shut_down and not info.is_suspended:
+            raise WindowBroken(domain=self._name, what="it shut down or crashed")
 
     def map(self, mfns: memoryview) -> Mapping:
         """See ``GuestFrames.map``."""

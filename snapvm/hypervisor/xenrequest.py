@@ -13,6 +13,7 @@ import logging
 import time
 
 from snapvm import crashpoint
+from snapvm.errors import quoted
 from snapvm.hypervisor import xenkeeper
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
@@ -57,9 +58,18 @@ class SuspendRequest:
         return bool(self._store.read(self._note))
 
     @property
-    def is_anothers(self) -> bool:
-        """Whether somebody else wants the guest to do something just now."""
-        return bool(self._store.read(self._path))
+    def in_the_way(self) -> str:
+        """What somebody else wants the guest to do, and how that is taken back; or nothing.
+
+        A guest that does not heed `xl shutdown` is asked for ever.
+        """
+        word = self._store.read(self._path)
+        if not word:
+            return ""
+        undone = f'xenstore-write {self._path} ""'
+        return (
+            f"it has been asked to {quoted(word[:40])}: let it, or take that back with `{undone}`"
+        )
 
     def put(self) -> None:
         """Ask."""

@@ -66,6 +66,13 @@ class Standstill:
                 self._clock.stopped()
             yield
 
+    def require_unasked(self) -> None:
+        """Raise ``CaptureFailed`` when a request of somebody else's is in the way of a suspend."""
+        with self._failing():
+            why = self._request.in_the_way
+        if why:
+            raise self._failed(why)
+
     # --- standing still ---
 
     def _suspend(self) -> None:
@@ -75,8 +82,7 @@ class Standstill:
 
     def _ask(self) -> None:
         """Ask, and wait until the guest takes the question; it cannot be called back then."""
-        if self._request.is_anothers:
-            raise self._failed("somebody else has just asked it to shut down or suspend")
+        self.require_unasked()
         with shielded():
             self._is_asked = True
             self._request.put()

@@ -214,7 +214,7 @@ class FrameStore:
                     chunk.forget_kept()
 
         self.refresh(entries, note, stands_still=False)
-        self._each(_remember)
+        self._each(self._remember)
 
     def refresh(self, entries: Words, seen: Seen, *, stands_still: bool) -> int:
         """Look at every frame again; keep what the image has not, and return how many.
@@ -243,22 +243,25 @@ class FrameStore:
             seen(self.chunks)
         return changed
 
-    def count_abandoned(self) -> int:
-        """Return how many PFNs that the image has a page of have no page any more."""
-        gone = np.concatenate([np.empty(0, np.uint64), *self._gone])
-        if not len(gone):
-            return 0
-        is_gone = np.zeros(int(gone.max()) + 1, np.bool_)
-        is_gone[gone] = True
-        for chunk in self.chunks:
-            here = chunk.pfns[TYPE_HAS_DATA[chunk.types]]
-            is_gone[here[here < np.uint64(len(is_gone))]] = False
-        return int(is_gone.sum())
+    def count_restored(self, owned: Marks) -> int:
+        """Return how many PFNs a restore gives a frame: those ``owned``, and those that once were.
+
+        Of these the image has a page, and says behind it that there is none.
+        """
+        gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone]))
+        inside = gone[gone < np.uint64(len(owned))]
+        return int(owned.sum()) + len(gone) - int(owned[inside].sum())
 
     def require_wanted(self) -> None:
-        """Raise ``BadImage`` when it was given up."""
+        """Raise ``BadImage`` when it was given up, ``WindowBroken`` when the guest has ended."""
         if self.given_up.is_set():
             raise BadImage(path="its image", offset_bytes=0, why="it was given up")
+        self._frames.require_there()
+
+    def _remember(self, chunk: Chunk) -> None:
+        self.require_wanted()
+        if chunk.runs is not None and chunk.live is not None:
+            chunk.runs.remember(chunk.live, chunk.offsets, chunk.to_compare())
 
     def _each(self, work: Callable[[Chunk], T], seen: Seen | None = None) -> list[T]:
         """Work on all chunks; on no more at once, where room is short, than it has room for."""
@@ -286,11 +289,6 @@ class FrameStore:
             yield
         for one in ended:
             one.result()
-
-
-def _remember(chunk: Chunk) -> None:
-    if chunk.runs is not None and chunk.live is not None:
-        chunk.runs.remember(chunk.live, chunk.offsets, chunk.to_compare())
 
 
 def _keep_fresh(chunk: Chunk) -> int:

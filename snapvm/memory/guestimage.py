@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import numpy as np
 
@@ -32,16 +32,19 @@ from snapvm.memory.normalise import FrameMap, Landmarks, Marks, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.standingpages import StandingPages
-from snapvm.memory.xenformat import P2M_RANGE, RecordType
-from snapvm.memory.xenimage import ImageWriter
+from snapvm.memory.xenformat import RecordType
+from snapvm.memory.xenimage import ImageWriter, replace_config
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
-from snapvm.memory.xenwriter import DomainHead, DomainTail
+from snapvm.memory.xenwriter import LEAST_P2M_ROOM, DomainHead, DomainTail, p2m_bytes
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
 
 log = logging.getLogger(__name__)
+
+_P2M_ROOM: Final = 1 << 14
+"""Frames by which the p2m may grow while its guest is copied, each for 2 MiB of it: 32 GiB."""
 
 
 class PvGuestImage:
@@ -57,6 +60,7 @@ class PvGuestImage:
         self._stack = ExitStack()
         self._head: DomainHead | None = None
         """What the file says of the p2m among other things, once it is written."""
+        self._p2m_stack = self._stack.enter_context(ExitStack())
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._standing_writer: StandingPages | None = None
         self._why_digests = ""
@@ -76,7 +80,7 @@ class PvGuestImage:
         progress: Progress,
     ) -> str:
         """See ``GuestImage.prepare``."""
-        self._host, self._frames = host, frames
+        self._path, self._host, self._frames = path, host, frames
         self._file: BinaryIO = self._stack.enter_context(
             os.fdopen(durable.create(path), "w+b", buffering=0)
         )
@@ -121,7 +125,9 @@ class PvGuestImage:
 
     def write(self, progress: Progress) -> ImageFacts:
         """See ``GuestImage.write``."""
-        abandoned = self._store.count_abandoned()
+        restored = self._store.count_restored(self._owned)
+        self._p2m_mappings.clear()
+        self._p2m_stack.close()
         with self._store.giving_back():
             if self._is_held:
                 self._write_kept(progress)
@@ -136,8 +142,15 @@ class PvGuestImage:
             foreign=foreignlog.count(self._standing_pages().foreign),
             changed_frames=self._changed,
             frames=self._total,
-            abandoned_frames=abandoned,
+            restored_frames=restored,
         )
+
+    def redefine(self, definition: str) -> None:
+        """See ``GuestImage.redefine``."""
+        if not replace_config(self._path, definition):
+            why = "there is no room in it for the configuration as it is now"
+            raise BadImage(path=str(self._path), offset_bytes=0, why=why)
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """See ``GuestImage.close``."""
@@ -155,7 +168,7 @@ class PvGuestImage:
         mapping = self._p2m_mappings.get(asked.tobytes())
         if mapping is None:
             mapping = self._frames.map(asked.data)
-            self._stack.callback(mapping.close)
+            self._p2m_stack.callback(mapping.close)
             if mapping.missing:
                 mfn = int(mfns[mapping.missing[0]])
                 why = f"machine frame {mfn:#x} of its p2m cannot be mapped"
@@ -201,7 +214,7 @@ class PvGuestImage:
         first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
         if not room.holds_all:
             self._why_digests = str(room)
-            precopy.write_again(self._store.chunks, self._file, progress)
+            precopy.write_again(self._store, self._file, progress)
         return ""
 
     def _begin(self, shared_info: bytes) -> tuple[P2m, precopy.Room]:
@@ -214,7 +227,8 @@ class PvGuestImage:
         )
         if room.holds_digests:
             max_mfn = self._frames.max_mfn
-            self._write_head(p2m, FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn))
+            frame_map = FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn)
+            self._write_head(p2m, frame_map, room=_P2M_ROOM)
         return p2m, room
 
     def _spare_bytes(self) -> int:
@@ -240,7 +254,7 @@ class PvGuestImage:
         if self._standing_writer is None:
             self._map = self._standing_map()
             if self._head is None:
-                self._write_head(self._p2m, self._map)
+                self._write_head(self._p2m, self._map, room=0)
             else:
                 self._correct_head()
             self._standing_writer = StandingPages(self._file, self._writer, self._map, ORIGIN)
@@ -260,7 +274,7 @@ class PvGuestImage:
 
     # --- when it runs again ---
 
-    def _write_head(self, p2m: P2m, frame_map: FrameMap) -> None:
+    def _write_head(self, p2m: P2m, frame_map: FrameMap, *, room: int) -> None:
         head = DomainHead(
             xen_major=self._host.xen_major,
             xen_minor=self._host.xen_minor,
@@ -268,20 +282,22 @@ class PvGuestImage:
             msr_policy=self._host.msr_policy,
             end_pfn=p2m.end_pfn,
             p2m_pfns=_leaf_pfns(p2m, frame_map),
+            p2m_room=room,
         )
         self._writer.begin(head)
         self._head = head
         self._head_end = self._file.tell()
 
     def _correct_head(self) -> None:
-        """Say of the p2m what is true now; it may have moved, and hardly ever grows."""
+        """Say of the p2m what is true now; it may have moved, and grown with the guest."""
         pfns = _leaf_pfns(self._p2m, self._map)
         head, now = self._head, self._p2m
-        if head is None or len(head.p2m_pfns) != len(pfns) or head.end_pfn > now.end_pfn:
+        room = -1 if head is None else head.p2m_room + len(head.p2m_pfns) - len(pfns)
+        if head is None or room < LEAST_P2M_ROOM or head.end_pfn > now.end_pfn:
             why = "its table of frames changed its size while it was captured; take again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
-        body = P2M_RANGE.pack(0, now.end_pfn) + pfns.astype("<u8").tobytes()
-        durable.rewrite(self._file.fileno(), memoryview(body), self._head_end - len(body))
+        data = p2m_bytes(now.end_pfn, pfns, room=room)
+        durable.rewrite(self._file.fileno(), memoryview(data), self._head_end - len(data))
         self._writer.end_pfn = now.end_pfn
 
     def _write_kept(self, progress: Progress) -> None:

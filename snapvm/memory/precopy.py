@@ -12,7 +12,7 @@ fit into memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from snapvm import durable
 from snapvm.memory.framecopies import FrameCopies
 from snapvm.memory.frameruns import FrameRuns, Pages, runs_of
-from snapvm.memory.framestore import Chunk
+from snapvm.memory.framestore import Chunk, FrameStore
 from snapvm.memory.pagedigests import PageDigests
 from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.memory.xenformat import PAGES_PER_BATCH, PageType
@@ -42,8 +42,7 @@ PASSES: Final = 6
 LITTLE_BYTES: Final = 16 << 20
 """So few changed pages are not worth another pass."""
 LEAST_ROOM_BYTES: Final = 512 << 20
-"""The least memory for changed pages, beside the copies of all, that keeps every thread at work:
-two chunks for each of them."""
+"""The least memory for changed pages that keeps every thread at work: two chunks for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +60,13 @@ class Room:
 
     @property
     def holds_digests(self) -> bool:
-        """There is room for what is kept of each frame, and as much again for pages."""
-        return 2 * self.needed_bytes // TABLES_PART <= self.spare_bytes
+        """There is room for what is kept of each frame, and for pages as much again.
+
+        Beyond what keeps every thread at work more of that is no need: what does not fit is
+        written while the guest stands still, which is little of a large one.
+        """
+        least_bytes = min(self.needed_bytes // TABLES_PART, LEAST_ROOM_BYTES)
+        return self._beside_tables_bytes >= least_bytes
 
     @property
     def for_pages_bytes(self) -> int | None:
@@ -154,16 +158,16 @@ class FirstPass:
         return self._file.tell() + head_bytes(count)
 
 
-def write_again(chunks: Sequence[Chunk], file: BinaryIO, progress: Progress) -> None:
+def write_again(store: FrameStore, file: BinaryIO, progress: Progress) -> None:
     """Write what differs from its digest, until that is little or does not become less."""
-    total = sum(len(chunk.pfns) for chunk in chunks)
-    before = total
+    before = total = store.count
     for number in range(1, PASSES + 1):
         progress.phase(f"copying what has changed meanwhile, pass {number}")
         # In the window there is no time to wait for room in memory.
         durable.let_go(file.fileno())
         changed = done = 0
-        for chunk in chunks:
+        for chunk in store.chunks:
+            store.require_wanted()
             changed += _write_changed(chunk, file)
             done += len(chunk.pfns)
             progress.advance(done * FRAME_BYTES, total * FRAME_BYTES)

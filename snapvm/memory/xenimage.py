@@ -6,7 +6,7 @@
     emulator records of an HVM domain | END record (8)
 
 The configuration is JSON and is parsed as a C string, so blanks before its NUL are legal.  What we
-write is padded with some, and `replace_config` can name other disks later without moving gigabytes.
+write is padded with some: `replace_config` can put another there without moving gigabytes.
 
 Sources (xen.git): tools/xl/xl.h, xl_saverestore.c (save_domain_core_writeconfig), xl_vmcontrol.c
 (create_domain); tools/libs/light/libxl_stream_read.c; docs/specs/libxl-migration-stream.pandoc.

@@ -48,6 +48,9 @@ STREAM_VERSION: Final = 3
 _ENTRY_BYTES: Final = 8
 _PAGES_HEAD_BYTES: Final = RECORD_HEADER.size + PAGE_COUNT.size
 LEAST_GAP_BYTES: Final = _PAGES_HEAD_BYTES + _ENTRY_BYTES
+_MOST_GAP_BYTES: Final = _PAGES_HEAD_BYTES + PAGES_PER_BATCH * _ENTRY_BYTES
+LEAST_P2M_ROOM: Final = LEAST_GAP_BYTES // _ENTRY_BYTES
+"""There is so much of it, or none."""
 _PT_LEVELS: Final = {8: 4, 4: 3}
 
 
@@ -64,6 +67,8 @@ class DomainHead:
     """The last PFN of the p2m (shared_info.arch.max_pfn is one more: it is a count)."""
     p2m_pfns: Words
     """The PFNs of the frames that hold the p2m, `frames_of_p2m` of them."""
+    p2m_room: int = 0
+    """How many more of them there is room for; see `p2m_bytes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +84,36 @@ class DomainTail:
 def head_bytes(count: int) -> int:
     """Return how many bytes of a record of so many pages are before the first of them."""
     return _PAGES_HEAD_BYTES + count * _ENTRY_BYTES
+
+
+def nothing(gap_bytes: int, pfn: int) -> bytes:
+    """Return records of so many bytes that say nothing: that ``pfn`` is not there.
+
+    It has to be in a record behind them.  The gap is a multiple of 8, and at least
+    `LEAST_GAP_BYTES`.
+    """
+    entry = page_entries(np.array([pfn], np.uint64), np.array([PageType.XTAB], np.uint8))
+    records = []
+    while gap_bytes:
+        size_bytes = min(gap_bytes, _MOST_GAP_BYTES)
+        if 0 < gap_bytes - size_bytes < LEAST_GAP_BYTES:
+            size_bytes -= LEAST_GAP_BYTES
+        count = (size_bytes - _PAGES_HEAD_BYTES) // _ENTRY_BYTES
+        length_bytes = PAGE_COUNT.size + count * _ENTRY_BYTES
+        head = RECORD_HEADER.pack(RecordType.PAGE_DATA, length_bytes) + PAGE_COUNT.pack(count, 0)
+        records.append(head + entry.astype("<u8").tobytes() * count)
+        gap_bytes -= size_bytes
+    return b"".join(records)
+
+
+def p2m_bytes(end_pfn: int, pfns: Words, *, room: int) -> bytes:
+    """Return the record that says where the p2m is, with room for so many more of its frames.
+
+    What is written over it, when the p2m has grown, has as much less.
+    """
+    body = P2M_RANGE.pack(0, end_pfn) + pfns.astype("<u8").tobytes()
+    record = RECORD_HEADER.pack(RecordType.X86_PV_P2M_FRAMES, len(body)) + body
+    return record + nothing(room * _ENTRY_BYTES, int(pfns[0]))
 
 
 class ByteSink:
@@ -132,10 +167,7 @@ class StreamWriter:
         if head.msr_policy:
             self._record(RecordType.X86_MSR_POLICY, head.msr_policy)
         self._record(RecordType.STATIC_DATA_END)
-        self._record(
-            RecordType.X86_PV_P2M_FRAMES,
-            P2M_RANGE.pack(0, head.end_pfn) + head.p2m_pfns.astype("<u8").tobytes(),
-        )
+        self._sink.write(p2m_bytes(head.end_pfn, head.p2m_pfns, room=head.p2m_room))
 
     def pages(self, pfns: Words, types: PageTypes, data: npt.NDArray[np.uint8]) -> None:
         """Write pages, in records of `PAGES_PER_BATCH`.
@@ -155,14 +187,8 @@ class StreamWriter:
             row += rows
 
     def skip(self, gap_bytes: int, pfn: int) -> None:
-        """Write a record of so many bytes that says nothing: that ``pfn`` is not there.
-
-        It has to be in a record behind this one.  The gap is a multiple of 8, and at least
-        `LEAST_GAP_BYTES`.
-        """
-        count = (gap_bytes - _PAGES_HEAD_BYTES) // _ENTRY_BYTES
-        types = np.full(count, PageType.XTAB, np.uint8)
-        self.pages(np.full(count, pfn, np.uint64), types, np.empty((0, FRAME_BYTES), np.uint8))
+        """Write so many bytes that say nothing; see `nothing`."""
+        self._sink.write(nothing(gap_bytes, pfn))
 
     def finish(self, tail: DomainTail) -> None:
         """Write the state of the machine and END."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from snapvm.failures import WindowBroken
 from snapvm.xenguest import HostFacts, Mapping, Standing, TscFacts, VcpuParts
 from tests.unit.memory import xen_builders as built
 from tests.unit.memory.xen_builders import MFN_BASE, NOWHERE, OWNED, P2M, XTAB, Guest
@@ -33,6 +34,8 @@ class Machine:
     guest: Guest = field(default_factory=Guest)
     closed: int = 0
     unmappable: set[int] = field(default_factory=set)
+    has_ended: bool = False
+    pfns: int = built.LAST_PFN + 1
 
     def __post_init__(self) -> None:
         self.pages: dict[int, bytes] = {}
@@ -61,10 +64,10 @@ class Machine:
         words[present] += np.uint64(MFN_BASE << 12)
         return words.tobytes()
 
-    def shared_info(self, pfns: int = built.LAST_PFN + 1, *, generation: int = 0) -> bytes:
+    def shared_info(self, pfns: int | None = None, *, generation: int = 0) -> bytes:
         """Return the guest's shared_info page, with a p2m tree."""
         page = bytearray(4096)
-        struct.pack_into("<QQ", page, 3088, pfns, MFN_BASE + LIST_LIST)
+        struct.pack_into("<QQ", page, 3088, pfns or self.pfns, MFN_BASE + LIST_LIST)
         struct.pack_into("<Q", page, 3128, generation)
         return bytes(page)
 
@@ -93,6 +96,11 @@ class Machine:
         (entry,) = struct.unpack_from("<Q", self.pages[self.leaves[pfn // 512]], pfn % 512 * 8)
         return int(entry)
 
+    def owns(self, pfn: int) -> bool:
+        """Tell whether a PFN has a machine frame, by both tables."""
+        mfn = self.entry(pfn)
+        return mfn < MAX_MFN and int(self.m2p[mfn]) == pfn
+
     def move(self, pfn: int, mfn: int, page: bytes = b"moved!!!" * 512) -> None:
         """Give a PFN another machine frame, as ballooning out and in does."""
         if self.entry(pfn) < MAX_MFN:
@@ -117,6 +125,16 @@ class Machine:
         words[number] = new
         self.write(MFN_BASE + LIST, words.tobytes())
 
+    def grow(self, pfns: int, leaf_pfns: Sequence[int]) -> None:
+        """Have room for more PFNs, the new pages of the p2m at some that were ordinary ones."""
+        self.pfns = pfns
+        words = np.frombuffer(self.pages[MFN_BASE + LIST], "<u8").copy()
+        for leaf in map(self.entry, leaf_pfns):
+            self.write(leaf, b"\xff" * 4096)
+            words[len(self.leaves)] = leaf
+            self.leaves.append(leaf)
+        self.write(MFN_BASE + LIST, words.tobytes())
+
     def _enter(self, pfn: int, entry: int) -> None:
         leaf = self.leaves[pfn // 512]
         words = np.frombuffer(self.pages[leaf], "<u8").copy()
@@ -128,6 +146,10 @@ class Machine:
     @property
     def max_mfn(self) -> int:
         return MAX_MFN
+
+    def require_there(self) -> None:
+        if self.has_ended:
+            raise WindowBroken(domain="web1", what="it ended")
 
     def map(self, mfns: memoryview) -> Mapping:
         wanted = [int(mfn) for mfn in mfns]

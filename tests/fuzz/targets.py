@@ -13,7 +13,7 @@ from snapvm import compression, cowsize, recordfile, rollbackjournal, rollbackpl
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, lookup, words
 from snapvm.consistency import TakeRequest, repair_all, take
-from snapvm.hypervisor import domainxml, startfiles, xenconfig
+from snapvm.hypervisor import domainxml, startfiles, xencfg, xenconfig
 from snapvm.lvm import exceptionstore, health, reading
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
@@ -177,7 +177,7 @@ _XL_CONFIG = json.dumps(
 def _xl_config(data: bytes, _folder: Path) -> None:
     config = xenconfig.parse("web1", _text(data))
     xenconfig.for_image(config, 32768)
-    xenconfig.as_cfg("web1", config)
+    xencfg.tell("web1", config)
     startfiles.require("web1", xenconfig.start_files(config, boots=True))
 
 

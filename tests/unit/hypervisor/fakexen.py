@@ -39,6 +39,7 @@ class FakeXen:
     libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
     ran: list[list[str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    is_freeing: bool = False
     zombie_pages: int = 0
     """What a peer has mapped of a domain that is destroyed."""
     free_mib: int = 1 << 20
@@ -46,12 +47,23 @@ class FakeXen:
     """What it was booted with."""
     is_slow: bool = False
     """Its xl gives up waiting for what it has told Xen to do."""
+    freed_at_once: int = 0
+    """How many pages of a destroyed domain are free each time one looks; all when it is 0."""
+    xl_seconds: float = 0.0
+    """How long xl takes to make a domain."""
 
     def domains(self) -> tuple[DomainInfo, ...]:
         return tuple(self.info_of.values())
 
     def info(self, domid: int) -> DomainInfo | None:
-        return self.info_of.get(domid)
+        found = self.info_of.get(domid)
+        if self.is_freeing and found is not None:
+            left = found.total_pages - self.freed_at_once
+            self.info_of[domid] = replace(found, total_pages=left)
+            if left <= 0:
+                self.freed_at_once = 0
+                self.gone()
+        return found
 
     def guest_width(self, _domid: int) -> int:
         return self.width
@@ -79,9 +91,14 @@ class FakeXen:
             said = f"free_memory            : {self.free_mib}\n"
             said += f"xen_commandline        : {self.command_line}\nxend_config_format : 4\n"
         elif argv[1] == "destroy":
+            if self.freed_at_once:
+                self.is_freeing = True
+                raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
             self.gone()
         elif argv[-1] == "/bad":
             raise CommandFailed(argv=tuple(argv), status=3, stderr="no such image")
+        elif self.xl_seconds > timeout_seconds:
+            raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         else:
             if argv[1] == "create":
                 self.texts.append(Path(argv[-1]).read_text())
@@ -89,7 +106,7 @@ class FakeXen:
         return Completed(argv=tuple(argv), status=0, stdout=said, stderr="", seconds=0)
 
     def gone(self) -> None:
-        former = self.info_of.pop(5)
+        former, self.is_freeing = self.info_of.pop(5), False
         if self.zombie_pages:
             self.info_of[5] = replace(former, flags=DYING, total_pages=self.zombie_pages)
         self.store.values.clear()

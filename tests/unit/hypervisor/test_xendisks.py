@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import re
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from snapvm.failures import CaptureFailed
-from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.hypervisor import xencfg, xenconfig, xendisks
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.refusals import DiskRefused, DomainRefused
@@ -48,6 +51,40 @@ def test_a_volume_is_captured() -> None:
     (disk,) = drives().disks
     assert (disk.target, disk.device) == ("xvda", Path("/dev/vg0/demo-d0"))
     assert drives(params="vg0/demo-d0").disks[0].device == Path("/dev/vg0/demo-d0")
+
+
+@pytest.mark.parametrize(
+    ("has_open", "is_now", "is_refused"),
+    [
+        ("fd:1f", "fd:1f", False),
+        ("FD:1F", "fd:1f", False),
+        ("fd:1f", "fd:20", True),
+        ("fd:1f", "", False),
+        ("", "fd:20", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["phy", "file"])
+def test_a_name_that_is_anothers_by_now_is_not_captured_for_it(
+    monkeypatch: pytest.MonkeyPatch, has_open: str, is_now: str, is_refused: bool, kind: str
+) -> None:
+    """Its volume was renamed while it ran, and its memory was kept with what has the name now."""
+    monkeypatch.setattr(xendisks, "number_of", lambda _: is_now)
+    if is_refused and kind == "phy":
+        with pytest.raises(DiskRefused, match="another volume by now") as refused:
+            drives(physical_device=has_open, type=kind)
+        assert "lvrename" in refused.value.hint()
+    else:  # of a loop device the number is its own
+        assert drives(physical_device=has_open, type=kind).disks
+
+
+def test_the_number_of_a_device_is_as_xenstore_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = SimpleNamespace(st_mode=stat.S_IFBLK, st_rdev=os.makedev(253, 31))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda _: status)
+        number = xendisks.number_of(Path("/dev/vg0/web"))
+    assert number == "fd:1f"
+    assert xendisks.number_of(Path("/dev/null")) == ""
+    assert xendisks.number_of(Path("/dev/vg0/gone")) == ""
 
 
 def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
@@ -211,6 +248,13 @@ def test_a_configuration_is_found_in_what_xl_lists() -> None:
         {"disks": {"vdev": "xvda"}},
         {"disks": [1]},
         {"nics": 1},
+        {"nics": [1]},
+        {"nics": [{"rate_bytes_per_interval": "much"}]},
+        {"vfbs": [1]},
+        {"vfbs": [{"vnc": 1}]},
+        {"b_info": {"vcpu_hard_affinity": 1}},
+        {"b_info": {"vcpu_hard_affinity": [["0"]]}},
+        {"b_info": {"bootloader_args": "-q"}},
         {"on_crash": 0},
     ],
     ids=str,
@@ -229,7 +273,7 @@ def test_an_image_demands_no_number_and_has_room() -> None:
 
 
 def test_a_configuration_is_told_to_xl() -> None:
-    lines = xenconfig.as_cfg("demo", CONFIG).splitlines()
+    lines = xencfg.tell("demo", CONFIG).splitlines()
     assert 'name = "demo"' in lines and "memory = 128" in lines and "vcpus = 2" in lines
     assert "cmdline = \"console=hvc0 x='1'\"" in lines
     assert 'on_reboot = "restart"' in lines
@@ -246,7 +290,7 @@ def test_who_serves_a_drive_is_told_where_it_is_known(backend: str | None, told:
     config["disks"] = [{"pdev_path": "/srv/a.qcow2", "vdev": "xvdb", "format": "qcow2"}]
     if backend:
         config["disks"][0]["backend"] = backend
-    (line,) = (line for line in xenconfig.as_cfg("demo", config).splitlines() if "disk" in line)
+    (line,) = (line for line in xencfg.tell("demo", config).splitlines() if "disk" in line)
     assert [word for word in line.split(",") if word.startswith("backendtype")] == told
 
 
@@ -259,7 +303,7 @@ def test_what_cannot_be_told_is_refused() -> None:
             place = place[key]
         place[path[-1]] = value
         with pytest.raises(DomainRefused, match=path[-1]):
-            xenconfig.as_cfg("demo", config)
+            xencfg.tell("demo", config)
 
 
 def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
@@ -268,12 +312,95 @@ def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
     shares = {"sched": "credit2", "weight": 512, "cap": 50}
     config["b_info"] |= {"max_vcpus": 8, "avail_vcpus": [0, 1], "sched_params": shares}
     config["nics"] = [{"mac": "00:16:3e:00:00:01", "bridge": "br0", "mtu": 9000, "devid": 0}]
-    lines = xenconfig.as_cfg("demo", config).splitlines()
+    lines = xencfg.tell("demo", config).splitlines()
     assert {"vcpus = 2", "maxvcpus = 8", "cpu_weight = 512", "cap = 50"} <= set(lines)
     assert any("mtu=9000" in line for line in lines)
     config["b_info"]["sched_params"]["budget"] = 4000
     with pytest.raises(DomainRefused, match="budget"):
-        xenconfig.as_cfg("demo", config)
+        xencfg.tell("demo", config)
+
+
+def told(**changed: Any) -> list[str]:
+    """Tell a configuration of which places are changed."""
+    config = json.loads(json.dumps(CONFIG))
+    for place, values in changed.items():
+        config[place] = {**config[place], **values} if isinstance(values, dict) else values
+    config = xenconfig.parse("demo", json.dumps([{"config": config}]))
+    return xencfg.tell("demo", config).splitlines()
+
+
+def test_where_it_may_run_is_told_to_xl() -> None:
+    """A pinned domain could be taken back by hand alone, by `snapvm undo` too."""
+    lines = told(
+        b_info={
+            "max_vcpus": 2,
+            "vcpu_hard_affinity": [[0], [2, 3]],
+            "vcpu_soft_affinity": [[1], [1]],
+            "numa_placement": "False",
+        },
+        c_info={"pool_name": "fast", "poolid": 3},
+    )
+    assert {'cpus = ["0", "2,3"]', 'cpus_soft = ["1", "1"]', 'pool = "fast"'} <= set(lines)
+    with pytest.raises(DomainRefused, match="vcpu_hard_affinity"):
+        told(b_info={"vcpu_hard_affinity": [[0], []]})
+    with pytest.raises(DomainRefused, match="poolid"):
+        told(c_info={"poolid": 3})
+
+
+def test_clock_and_boot_loader_are_told_to_xl() -> None:
+    """The first two were left out in silence."""
+    lines = told(
+        b_info={
+            "disable_migrate": "True",
+            "rtc_timeoffset": 3600,
+            "localtime": "True",
+            "tsc_mode": "native",
+            "bootloader_args": ["--kernel=/vmlinuz", "-q"],
+        }
+    )
+    assert {"nomigrate = 1", 'rtc_timeoffset = "3600"', "localtime = 1"} <= set(lines)
+    assert {'tsc_mode = "native"', 'bootloader_args = ["--kernel=/vmlinuz", "-q"]'} <= set(lines)
+    assert not [line for line in told(b_info={"disable_migrate": "False"}) if "nomig" in line]
+
+
+@pytest.mark.parametrize(("allowed", "interval"), [(62500, 50000), (1, 50000), (7, 3), (9999, 0)])
+def test_how_fast_a_nic_may_be_is_told_to_xl(allowed: int, interval: int) -> None:
+    nic = {"mac": "00:16:3e:00:00:01", "rate_bytes_per_interval": allowed}
+    (line,) = (
+        line
+        for line in told(nics=[nic | ({"rate_interval_usecs": interval} if interval else {})])
+        if line.startswith("vif")
+    )
+    found = re.search(r"rate=(\d+)B/s@(\d+)us", line)
+    assert found is not None
+    a_second, usecs = int(found[1]), int(found[2])
+    assert usecs == (interval or 50000)
+    assert a_second * usecs // 1_000_000 == allowed  # libxlu_vif.c, xlu_vif_parse_rate
+
+
+def test_a_driver_domain_is_told_by_its_name() -> None:
+    nic = {"mac": "00:16:3e:00:00:01", "backend_domid": 3, "backend_domname": "net"}
+    assert any("backend=net" in line for line in told(nics=[nic]))
+    with pytest.raises(DomainRefused, match="backend_domid"):
+        told(nics=[{"backend_domid": 3}])
+
+
+def test_a_frame_buffer_is_told_to_xl() -> None:
+    vnc = {"enable": "True", "listen": "127.0.0.1", "display": 2, "findunused": "False"}
+    screen = {"devid": 0, "vnc": vnc, "sdl": {"enable": "False"}, "keymap": "de"}
+    (line,) = (line for line in told(vfbs=[screen], vkbs=[{"devid": 0}]) if "vfb" in line)
+    words = "vnc=1,vnclisten=127.0.0.1,vncdisplay=2,vncunused=0,sdl=0,keymap=de"
+    assert line == f'vfb = ["{words}"]'
+    refused: tuple[dict[str, Any], ...] = (
+        {"vfbs": [screen], "vkbs": [{}, {}]},
+        {"vfbs": [screen], "vkbs": [{"backend_type": "qemu", "feature_multi_touch": True}]},
+        {"vfbs": [screen], "vkbs": [{"backend_type": "linux"}]},
+        {"vfbs": [{"vnc": {"passwd": "a,b"}}]},
+        {"vfbs": [{"backend_domid": 3}]},
+    )
+    for changed in refused:
+        with pytest.raises(DomainRefused, match="cannot be told"):
+            told(**changed)
 
 
 def test_passed_through_devices_are_named() -> None:

@@ -231,9 +231,15 @@ def test_a_zombie_is_not_waited_for(
 
 def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     scene.store.values[REQUEST] = "poweroff"
-    with pytest.raises(CaptureFailed, match="somebody else"), scene.standstill.suspended():
+    words = rf"asked to poweroff: .* take that back with `xenstore-write {REQUEST} \"\"`"
+    with pytest.raises(CaptureFailed, match=words), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == "poweroff"
+    # Where it stands the guest may write what it likes.
+    scene.store.values[REQUEST] = "\33[2J" + "x" * 4000
+    with pytest.raises(CaptureFailed, match=r"\\x1b\[2Jx{36}'") as told:
+        scene.standstill.require_unasked()
+    assert len(str(told.value)) < 300
 
 
 def test_only_paused(scene: Scene) -> None:

@@ -12,11 +12,12 @@ from snapvm.memory import framestore
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
+from snapvm.memory.xenimage import open_image
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import ImageFacts
 from tests.fakes.xenmachine import FOREIGN_MFN, HOST, Change, Machine
-from tests.unit.memory.xen_builders import CONFIG, L1, L2, MFN_BASE, OWNED
+from tests.unit.memory.xen_builders import CONFIG, L1, L2, MFN_BASE, OWNED, P2M
 
 ONE = b"changed!" * 512
 TABLES = 6
@@ -139,6 +140,24 @@ def test_a_page_that_moved_is_copied_from_where_it_is(tmp_path: Path) -> None:
     assert frames[300] == b"moved!!!" * 512
     assert len(frames) == OWNED
     assert facts.changed_frames >= 1
+
+
+@pytest.mark.parametrize(("budget_bytes", "is_kept"), [(PLENTY, True), (SOME, True), (0, False)])
+def test_what_a_guest_gave_back_is_counted_once(
+    tmp_path: Path, budget_bytes: int, is_kept: bool
+) -> None:
+    """Xen counts it still, for it is mapped; a restored guest was told to take it once more."""
+
+    def meanwhile(machine: Machine) -> None:
+        for pfn in range(200, 300):
+            machine.take_away(pfn)
+
+    facts, _ = make(tmp_path / "i", Machine(), meanwhile=meanwhile, budget_bytes=budget_bytes)
+    assert facts.restored_frames == OWNED - (0 if is_kept else 100)
+    facts, _ = make(
+        tmp_path / "j", Machine(), meanwhile=lambda m: m.move(595, 0x1800), budget_bytes=SOME
+    )
+    assert facts.restored_frames == OWNED + 1
 
 
 def test_a_page_that_becomes_a_table_is_made_canonical(tmp_path: Path) -> None:
@@ -268,6 +287,55 @@ def test_a_guest_whose_frames_became_fewer_is_to_be_taken_again(
             image.write(Silent())
     finally:
         image.close()
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, SOME, LITTLE, 0])
+def test_a_guest_that_is_given_memory_while_it_is_copied_is_whole(
+    tmp_path: Path, budget_bytes: int
+) -> None:
+    """Its p2m got longer, and all that had been copied was thrown away after the window."""
+    machine = Machine()
+
+    def meanwhile(machine: Machine) -> None:
+        machine.grow(3 * 512 + 100, leaf_pfns=[16, 18])
+        for pfn in (1100, 1550):
+            machine.move(pfn, 0x1200 + pfn)
+
+    make(tmp_path / "i", machine, meanwhile=meanwhile, budget_bytes=budget_bytes)
+    given = dict.fromkeys((1100, 1550), b"moved!!!" * 512)
+    table = {pfn: machine.pages[MFN_BASE + pfn] for pfn in (16, 18)}
+    assert frames_of(tmp_path / "i") == expected(machine) | given | table
+    report = verify_image(tmp_path / "i")
+    assert report.is_sound, report.findings
+    with survey(tmp_path / "i") as image:
+        assert image.p2m is not None
+        assert image.p2m.end_pfn == 3 * 512 + 99
+        assert image.p2m.pfns.tolist() == [P2M, P2M + 1, 16, 18]
+
+
+def test_one_that_is_given_more_than_there_is_room_for_is_to_be_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snapvm.memory.guestimage._P2M_ROOM", 4)
+    make(tmp_path / "i", Machine(), meanwhile=lambda m: m.grow(1100, leaf_pfns=[16]))
+    with pytest.raises(BadImage, match="changed its size"):
+        make(tmp_path / "j", Machine(), meanwhile=lambda m: m.grow(1600, leaf_pfns=[16, 18]))
+
+
+def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
+    machine = Machine()
+    image = PvGuestImage(budget_bytes=PLENTY)
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image.catch(machine.standing())
+    size_bytes = image.write(Silent()).size_bytes
+    image.redefine(CONFIG.replace("{", '{"longer":1,', 1))
+    with pytest.raises(BadImage, match="no room"):
+        image.redefine("x" * 100_000)
+    image.close()
+    with open_image(tmp_path / "i") as found:
+        assert found.config.startswith('{"longer":1,')
+    assert (tmp_path / "i").stat().st_size == size_bytes
+    assert frames_of(tmp_path / "i") == expected(machine)
 
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:

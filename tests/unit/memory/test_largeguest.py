@@ -142,6 +142,21 @@ def test_room_is_reckoned_with_what_is_kept_beside_the_pages() -> None:
     assert not room(19).holds_digests
 
 
+@pytest.mark.parametrize(
+    ("guest_gib", "least_mib"), [(4, 128), (32, 1024), (128, 2560), (256, 4608)]
+)
+def test_a_large_guest_is_copied_while_it_runs_where_what_is_kept_of_it_has_room(
+    guest_gib: int, least_mib: int
+) -> None:
+    """One of 128 GiB stood still until all of it was written, for a control domain of 4."""
+
+    def room(spare_mib: int) -> precopy.Room:
+        return precopy.Room(needed_bytes=guest_gib << 30, spare_bytes=spare_mib << 20)
+
+    assert room(least_mib).holds_digests
+    assert not room(least_mib - 1).holds_digests
+
+
 def test_how_far_each_pass_is_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar stood at its end for as long as the passes after the first took."""
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 300)

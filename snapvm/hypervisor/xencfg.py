@@ -1,0 +1,265 @@
+"""A PV domain's configuration told again in xl's own language, to boot it from what libxl keeps.
+
+``xl create`` reads only that (xl.cfg(5); tools/xl/xl_parse.c), and it has no word for some of what
+libxl knows: a configuration of which we would have to leave anything out is refused.  libxl leaves
+defaults out of its JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from snapvm.hypervisor.xenconfig import AFFINITIES, DOMID, ON_EVENTS, Config, is_set
+from snapvm.refusals import DomainRefused
+
+log = logging.getLogger(__name__)
+
+
+def tell(domain: str, config: Config) -> str:
+    """Tell a PV domain's configuration in xl's language, or raise ``DomainRefused``."""
+    left = json.loads(json.dumps(config))
+    lines: list[str] = []
+
+    def take(place: Config, key: str, word: str) -> None:
+        if key in place:
+            lines.append(f"{word} = {_quoted(domain, place.pop(key))}")
+
+    c_info, b_info = left.pop("c_info"), left.pop("b_info")
+    c_info.pop(DOMID, None)
+    for key in ("type", "name", "uuid", "pool_name"):
+        take(c_info, key, key.removesuffix("_name"))
+    if "pool_name" in config["c_info"]:
+        c_info.pop("poolid", None)  # its number, which may be another by now
+    pv = b_info.pop("type.pv", {})
+    b_info.pop("type", None)
+    lines += [*_vcpus(domain, b_info), *_memory(b_info), *_lists(domain, b_info)]
+    for key, word in _WORDS.items():
+        take(b_info, key, word)
+        take(pv, key, word)
+    disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
+    nics = [_nic(domain, nic) for nic in left.pop("nics", [])]
+    lines += [f"disk = [{', '.join(disks)}]", f"vif = [{', '.join(nics)}]"]
+    lines += _screens(domain, left)
+    for key in ON_EVENTS:
+        if key in left:
+            lines.append(f"{key} = {_quoted(domain, left.pop(key).replace('_', '-'))}")
+    for name, rest in (("c_info", c_info), ("b_info", b_info), ("pv", pv), ("", left)):
+        _require_nothing(domain, name, _without_defaults(rest))
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def in_memory(text: str) -> Iterator[str]:
+    """Yield the path of a file that is on no disk: a domain starts though all of them are full."""
+    with open(os.memfd_create("domain.cfg"), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+def warn_of_no_way_back(domain: str, config: Config) -> None:
+    """Tell, when disks alone are captured, that snapvm could not boot the domain on them."""
+    try:
+        tell(domain, config)
+    except DomainRefused as refused:
+        log.warning("these disks can be gone back to by hand alone: %s", refused)
+
+
+def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
+    """Tell of vCPUs, how many there may be and how many are online, and their share."""
+    most = b_info.pop("max_vcpus", 0)
+    online = b_info.pop("avail_vcpus", [])
+    if most:
+        yield f"maxvcpus = {most}"
+        yield f"vcpus = {len(online) or most}"
+    share = b_info.pop("sched_params", {})
+    share.pop("sched", None)  # of the pool, not of the domain
+    for key, word in (("weight", "cpu_weight"), ("cap", "cap")):
+        if key in share:
+            yield f"{word} = {share.pop(key)}"
+    _require_nothing(domain, "sched_params", _without_defaults(share))
+
+
+def _lists(domain: str, b_info: Config) -> Iterator[str]:
+    """Tell where each vCPU may run, and how the boot loader is called."""
+    for key, word in AFFINITIES.items():
+        if b_info.get(key):
+            cpus = [",".join(map(str, numbers)) for numbers in b_info.pop(key)]
+            if not all(cpus):
+                _require_nothing(domain, "b_info", {key: cpus})
+            yield f"{word} = [{', '.join(_quoted(domain, each) for each in cpus)}]"
+    words = b_info.pop("bootloader_args", [])
+    if words:
+        yield f"bootloader_args = [{', '.join(_quoted(domain, word) for word in words)}]"
+    for key, word in (("disable_migrate", "nomigrate"), ("localtime", "localtime")):
+        if is_set(b_info.pop(key, "")):
+            yield f"{word} = 1"
+
+
+def _memory(b_info: Config) -> Iterator[str]:
+    """Tell of memory; sizes are whole MiB in xl's language."""
+    for key, word in (("target_memkb", "memory"), ("max_memkb", "maxmem")):
+        if key in b_info:
+            yield f"{word} = {b_info.pop(key) >> 10}"
+
+
+_WORDS = {
+    "kernel": "kernel",
+    "ramdisk": "ramdisk",
+    "cmdline": "cmdline",
+    "bootloader": "bootloader",
+    "event_channels": "max_event_channels",
+    "max_grant_frames": "max_grant_frames",
+    "max_maptrack_frames": "max_maptrack_frames",
+    "max_grant_version": "max_grant_version",
+    "tsc_mode": "tsc_mode",
+    "rtc_timeoffset": "rtc_timeoffset",
+}
+"""What xl calls the fields of ``b_info`` that are simply one value."""
+_HARMLESS = {
+    "shadow_memkb",
+    "video_memkb",
+    "claim_mode",
+    "arch_arm",
+    "arch_x86",
+    "iommu_memkb",
+    "paging_mempool",
+    "nested_hvm",
+    "apic",
+    "altp2m",
+    "vpmu",
+    "passthrough",
+    "device_model_version",
+    "run_hotplug_scripts",
+    "slack_memkb",
+    "pvh",
+    "hap",
+    "oos",
+    "ssidref",
+    "xend_suspend_evtchn_compat",
+    "tee",
+    "vmtrace_buf_kb",
+    "numa_placement",
+}
+"""Computed by libxl, or a default it writes down all the same: made again when the domain boots."""
+
+
+def _without_defaults(place: Config) -> Config:
+    return {key: value for key, value in place.items() if is_set(value) and key not in _HARMLESS}
+
+
+def _require_nothing(domain: str, name: str, rest: Config) -> None:
+    if rest:
+        what = ", ".join(sorted(rest))
+        raise DomainRefused(
+            domain=domain,
+            why=f"its configuration has what cannot be told to `xl create`: {name} {what}".rstrip(),
+            remedy="go back by hand: shut it off, give writable snapshots of the snapshots "
+            "(lvcreate -s, lvrename) its disks' names, and start it from its own file",
+        )
+
+
+_DISK_WORDS = {"pdev_path", "vdev", "backend", "format", "readwrite", "is_cdrom", "removable"}
+
+
+def _disk(domain: str, disk: Config) -> str:
+    rest = {key: value for key, value in disk.items() if key not in _DISK_WORDS and is_set(value)}
+    rest.pop("discard_enable", None)
+    if disk.get("trusted", "True") != "False":
+        rest.pop("trusted", None)
+    _require_nothing(domain, "disk", rest)
+    backend, path = disk.get("backend"), disk.get("pdev_path", "")
+    words = [
+        f"format={disk.get('format', 'raw')}",
+        f"vdev={disk.get('vdev', '')}",
+        f"access={'rw' if disk.get('readwrite') else 'ro'}",
+        # One that is not there is found by libxl, as it was when the domain was made.
+        *([f"backendtype={backend}"] if backend else []),
+        *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
+        *(["no-discard"] if disk.get("discard_enable") == "False" else []),
+        f"target={path}",  # takes the rest of the text, so it is the last
+    ]
+    return _quoted(domain, ",".join(words))
+
+
+_NIC_WORDS = {
+    "mac": "mac",
+    "bridge": "bridge",
+    "gatewaydev": "gatewaydev",
+    "ip": "ip",
+    "script": "script",
+    "mtu": "mtu",
+    "ifname": "vifname",
+    "backend_domname": "backend",
+}
+_NIC_TOLD = {*_NIC_WORDS, "model", "nictype", "devid", "rate_bytes_per_interval"}
+_DEFAULT_INTERVAL_USECS = 50_000
+
+
+def _nic(domain: str, nic: Config) -> str:
+    rest = {key: value for key, value in nic.items() if key not in _NIC_TOLD and is_set(value)}
+    rest.pop("trusted", None)
+    interval = rest.pop("rate_interval_usecs", 0) or _DEFAULT_INTERVAL_USECS
+    if nic.get("backend_domname"):
+        rest.pop("backend_domid", None)  # its number, which may be another by now
+    _require_nothing(domain, "vif", rest)
+    words = [f"{word}={nic[key]}" for key, word in _NIC_WORDS.items() if nic.get(key)]
+    allowed = nic.get("rate_bytes_per_interval")
+    if allowed:  # xl rounds down when it reckons this back (libxlu_vif.c)
+        words.append(f"rate={-(-allowed * 1_000_000 // interval)}B/s@{interval}us")
+    return _quoted(domain, ",".join(words))
+
+
+_VNC_WORDS = {
+    "enable": "vnc",
+    "listen": "vnclisten",
+    "passwd": "vncpasswd",
+    "display": "vncdisplay",
+    "findunused": "vncunused",
+}
+_SDL_WORDS = {"enable": "sdl", "opengl": "opengl", "display": "display", "xauthority": "xauthority"}
+
+
+def _screens(domain: str, left: Config) -> Iterator[str]:
+    """Tell of frame buffers; xl gives a keyboard to each, and there must be no other."""
+    screens, keyboards = left.pop("vfbs", []), left.pop("vkbs", [])
+    for keyboard in keyboards:
+        usual = {"devid": keyboard.get("devid"), "backend_type": "qemu"}
+        rest = {key: value for key, value in keyboard.items() if usual.get(key) != value}
+        _require_nothing(domain, "vkb", {key: each for key, each in rest.items() if is_set(each)})
+    if len(keyboards) not in (0, len(screens)):
+        _require_nothing(domain, "", {"vkbs": keyboards})
+    if screens:
+        yield f"vfb = [{', '.join(_screen(domain, screen) for screen in screens)}]"
+
+
+def _screen(domain: str, screen: Config) -> str:
+    screen.pop("devid", None)
+    words: Config = {}
+    for place, names in ((screen.pop("vnc", {}), _VNC_WORDS), (screen.pop("sdl", {}), _SDL_WORDS)):
+        words |= {names[key]: place.pop(key) for key in names if key in place}
+        screen |= place
+    words |= {"keymap": screen.pop("keymap")} if "keymap" in screen else {}
+    _require_nothing(domain, "vfb", {key: value for key, value in screen.items() if is_set(value)})
+    told = [f"{word}={_number(value)}" for word, value in words.items()]
+    if any("," in text for text in told):
+        _require_nothing(domain, "", {"vfbs": told})
+    return _quoted(domain, ",".join(told))
+
+
+def _number(value: Any) -> Any:
+    """Turn one of libxl's booleans into a number."""
+    return int(value == "True") if value in ("True", "False") else value
+
+
+def _quoted(domain: str, value: Any) -> str:
+    """Write a value in xl's language, which has no escapes: what would need one is refused."""
+    text = str(value)
+    if not text.isprintable() or ('"' in text and "'" in text):
+        raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")
+    return f"'{text}'" if '"' in text else f'"{text}"'

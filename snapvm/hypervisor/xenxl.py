@@ -1,0 +1,46 @@
+"""What xl is told to do with a whole domain, and how long it may take: that grows with its memory.
+
+None of it is ended by force when it takes longer: xl works on, and what it has begun of a domain
+cannot be called back.  Each raises ``CommandFailed`` and ``CommandTimedOut``.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from snapvm.process import Runner
+
+_RESTORE_SECONDS: Final = 3600.0
+_CREATE_SECONDS: Final = 600.0
+_LEAST_BYTES_A_SECOND: Final = 8 << 20
+"""Slower than any host makes a domain's memory, or reads it: who takes longer hangs."""
+
+
+def destroy(runner: Runner, domid: int) -> None:
+    """End a domain; its memory may take longer than this to be freed."""
+    runner.run(["xl", "destroy", str(domid)], kill=False)
+
+
+def restore(runner: Runner, image: Path, *, paused: bool) -> None:
+    """Start a domain from an image."""
+    size_bytes = 0
+    with suppress(OSError):  # xl says what is wrong with it
+        size_bytes = image.stat().st_size
+    argv = ["xl", "restore", *_flags(paused=paused), str(image)]
+    runner.run(argv, timeout_seconds=_seconds(_RESTORE_SECONDS, size_bytes), kill=False)
+
+
+def create(runner: Runner, config: str, *, paused: bool, memory_bytes: int) -> None:
+    """Boot a domain of so much memory from a file in xl's language."""
+    argv = ["xl", "create", "-q", *_flags(paused=paused), config]
+    runner.run(argv, timeout_seconds=_seconds(_CREATE_SECONDS, memory_bytes), kill=False)
+
+
+def _seconds(least: float, size_bytes: int) -> float:
+    return least + size_bytes / _LEAST_BYTES_A_SECOND
+
+
+def _flags(*, paused: bool) -> list[str]:
+    return ["-p"] if paused else []
