@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from snapvm import compression, crashpoint, retry
+from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
-from snapvm.hypervisor import startfiles, xencfg, xenconfig, xendisks, xenkeeper, xenroom, xenxl
+from snapvm.hypervisor import (
+    startfiles,
+    xencapturable,
+    xencfg,
+    xenconfig,
+    xendisks,
+    xenkeeper,
+    xenroom,
+    xenxl,
+)
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage, Reliance
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
@@ -26,7 +34,6 @@ from snapvm.hypervisor.xenstandstill import MEND, lift, unwatch
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import (
-    CaptureMethod,
     Domain,
     DomainState,
     DomainUuid,
@@ -41,7 +48,6 @@ from snapvm.settings import Settings
 log = logging.getLogger(__name__)
 
 _PAGE_BYTES = 4096
-_WIDTH_BYTES = 8
 
 
 class XenHypervisor:
@@ -104,42 +110,19 @@ class XenHypervisor:
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
-
-        def refused(why: str, remedy: str = "") -> DomainRefused:
-            return DomainRefused(domain=domain.name, why=why, remedy=remedy)
-
         if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise refused(
-                f"it is {domain.state}", "a domain is captured while it runs, or is paused"
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"it is {domain.state}",
+                remedy="a domain is captured while it runs, or is paused",
             )
         with _refusing(domain.name):
             self._domains.require_unique(domain)
+            if with_memory:
+                xencapturable.require(domain, self._settings, self._control, self._domains)
         if not with_memory:
             config = xenconfig.parse(domain.name, domain.definition)
             xencfg.warn_of_no_way_back(domain.name, config)
-            return
-        if self._settings.capture is not CaptureMethod.AUTO:
-            why = f"capturing memory by {self._settings.capture} is for libvirt domains"
-            raise refused(why, "leave --capture out, and `capture` in the settings")
-        if self._settings.compress != compression.NONE:
-            why = f"xl reads no compressed images ({self._settings.compress} was asked for)"
-            raise refused(why, "leave --compress out, and `compress` in the settings")
-        disks_alone = "or take the disks alone with --disk-only"
-        device = xenconfig.passthrough(xenconfig.parse(domain.name, domain.definition))
-        if device:
-            why = f"it has {device}, whose state cannot be captured"
-            raise refused(why, f"detach it, {disks_alone}")
-        if domain.state is DomainState.PAUSED:
-            raise refused(
-                "it is paused, and a PV guest must suspend itself for its memory to be saved",
-                f"let it run with `xl unpause {shlex.quote(domain.name)}`, {disks_alone}",
-            )
-        with _refusing(domain.name):
-            info = self._domains.get(domain)
-            if info.is_hvm:
-                raise refused("it is no PV domain (HVM or PVH)", disks_alone.removeprefix("or "))
-            if self._control.guest_width(info.domid) != _WIDTH_BYTES:
-                raise refused("it is a 32-bit PV guest", disks_alone.removeprefix("or "))
 
     def foresee(self, domain: Domain) -> str:  # noqa: ARG002 - the same for all of them
         """Say how memory would be captured; only copying it shows whether there is room."""

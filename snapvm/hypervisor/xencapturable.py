@@ -1,0 +1,49 @@
+"""Whether the memory of a Xen domain can be captured, as its configuration and Xen tell."""
+
+from __future__ import annotations
+
+import shlex
+
+from snapvm import compression
+from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xendomains import XenDomains
+from snapvm.model import CaptureMethod, Domain, DomainState
+from snapvm.refusals import DomainRefused
+from snapvm.settings import Settings
+
+_WIDTH_BYTES = 8
+_DISKS_ALONE = "take the disks alone with --disk-only"
+
+
+def require(domain: Domain, settings: Settings, control: XenControl, domains: XenDomains) -> None:
+    """Raise ``DomainRefused`` when it cannot now, or not as was asked; ``XenFailed`` too."""
+    _require_settings(domain, settings)
+    device = xenconfig.passthrough(xenconfig.parse(domain.name, domain.definition))
+    if device:
+        why = f"it has {device}, whose state cannot be captured"
+        raise _refused(domain, why, f"detach it, or {_DISKS_ALONE}")
+    if domain.state is DomainState.PAUSED:
+        raise _refused(
+            domain,
+            "it is paused, and a PV guest must suspend itself for its memory to be saved",
+            f"let it run with `xl unpause {shlex.quote(domain.name)}`, or {_DISKS_ALONE}",
+        )
+    info = domains.get(domain)
+    if info.is_hvm:
+        raise _refused(domain, "it is no PV domain (HVM or PVH)", _DISKS_ALONE)
+    if control.guest_width(info.domid) != _WIDTH_BYTES:
+        raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
+
+
+def _require_settings(domain: Domain, settings: Settings) -> None:
+    if settings.capture is not CaptureMethod.AUTO:
+        why = f"capturing memory by {settings.capture} is for libvirt domains"
+        raise _refused(domain, why, "leave --capture out, and `capture` in the settings")
+    if settings.compress != compression.NONE:
+        why = f"xl reads no compressed images ({settings.compress} was asked for)"
+        raise _refused(domain, why, "leave --compress out, and `compress` in the settings")
+
+
+def _refused(domain: Domain, why: str, remedy: str) -> DomainRefused:
+    return DomainRefused(domain=domain.name, why=why, remedy=remedy)
