@@ -199,7 +199,7 @@ def test_a_pipe_gets_no_colour_and_a_terminal_does(
     put_record(tmp_path, make_record(note="[b]"))
     put_record(tmp_path, disks_only("undo-1", kind=RecordKind.UNDO))
     assert "\x1b" not in run(*SNAPVM, "list", env=environment).stdout
-    status, shown = on_terminal([*SNAPVM, "list"], environment)
+    status, shown = on_terminal([*SNAPVM, "list"], {**environment, "COLUMNS": "120"})
     assert status == 0
     assert "\x1b[" in shown
     assert "─" in shown
