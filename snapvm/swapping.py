@@ -9,12 +9,14 @@ again.
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from snapvm import durable, images, planning, sidefiles
+from snapvm import durable, images, planning, retry, sidefiles
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
@@ -68,14 +70,45 @@ def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
     for disk in _thin(plan):
         clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
         try:
-            lvm.uuid_of_device(clone.path)
-        except NotAVolume as what:
+            retry.named(partial(_require_another, lvm, clone))
+        except retry.NotYet as what:
             raise RollbackFailed(
                 domain=plan.domain.name,
                 id=plan.record.id,
                 why=f"LVM gave the new volume of disk {disk.target} no device ({what}); "
-                "does activation/volume_list in lvm.conf leave it out?",
+                "does activation/volume_list in lvm.conf leave it out, or is udev not at work?",
             ) from None
+
+
+def require_names(
+    lvm: Lvm, record: Record, disks: Iterable[JournalDisk], limit_seconds: float = math.inf
+) -> None:
+    """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
+
+    udev moves it, and an lvm does not wait for that which has activation/udev_sync=0 or finds no
+    udevd: what is in memory would be restored upon a disk that is newer, and is to be kept.
+    """
+    for disk in disks:
+        if not disk.is_thick:
+            try:
+                retry.named(partial(_require_another, lvm, disk.former), limit_seconds)
+            except retry.NotYet as what:
+                raise RollbackFailed(
+                    domain=record.domain,
+                    id=record.id,
+                    why=f"{what}, which udev has not changed; is it at work "
+                    "(`udevadm settle`), and does LVM wait for it (activation/udev_sync)?",
+                ) from None
+
+
+def _require_another(lvm: Lvm, former: LvRef) -> None:
+    """Raise ``NotYet`` while the name of a volume is not there, or leads to this one."""
+    try:
+        found = lvm.uuid_of_device(former.path)
+    except NotAVolume as what:
+        raise retry.NotYet(str(what)) from None
+    if found.lv == former.uuid:
+        raise retry.NotYet(f"{former.path} still leads to the former disk")
 
 
 def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
