@@ -169,6 +169,10 @@ def _of_stray(stray: Stray) -> Finding:
             problem = "it was made by snapvm, and this catalog does not know its domain"
             remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "
             remedy += f"{back}when nothing needs it: lvremove {volume.ref}"
+        case Kind.ANOTHERS:
+            problem = "it was made by snapvm on another host, whose catalog may have it"
+            remedy = "is it in `snapvm list` or under way there? if not, and nothing needs it: "
+            remedy += f"lvremove {volume.ref}"
         case Kind.DISK:
             problem = "it is a disk: a rollback that nothing tells of any more gave it the name"
             remedy = f"when its domain is well on it, take snapvm's tags off: {_untagging(volume)}"

@@ -34,6 +34,8 @@ class Kind(Enum):
     """A thick snapshot that keeps what a disk was before a rollback."""
     ELSEWHERE = "elsewhere"
     """Of a domain the catalog has no folder for: another state folder may name it."""
+    ANOTHERS = "another's"
+    """Made by another host, which may have a state folder of its own that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
     # A state folder that is not mounted knows no domain, and nothing is ours to remove then.
     if not domains or (whose is not None and whose not in domains):
         return Kind.ELSEWHERE
+    if belonging.is_of_another_host(volume.tags):
+        return Kind.ANOTHERS
     if is_clone(volume) and not _is_named_by_set(volume):
         return Kind.DISK
     if _ROLL in volume.tags and volume.is_thick_snapshot:
