@@ -64,8 +64,9 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     occupant = occupancy.of(host.hypervisor, domain, uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
+    sources = [each for each in (report.lv_of(disk.snapshot) for disk in disks) if each]
     others = _others(host, record, (domain, booted), {each.dm_uuid for each in current})
-    planning.check_pools(host.lvm, report, current, host.settings)
+    planning.check_pools(host.lvm, report, current, host.settings, sources=sources)
     return RollbackPlan(
         record=record,
         domain=domain,

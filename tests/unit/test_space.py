@@ -12,7 +12,7 @@ from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import NoSpace, VolumeRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import take
+from tests.unit.deeds import begun, roll_back, take
 
 LARGE = 512 << 10
 
@@ -134,6 +134,27 @@ def test_a_pool_that_lvm_still_adds_to_is_not_refused(tmp_path: Path) -> None:
     found = diagnosis.look(scene.host, DOMAIN)
     (said,) = diagnosis.advice(found, scene.host.settings)
     assert "metadata of pool vg1/pool is 74 % full, and above 75 %" in said
+
+
+def test_it_is_the_pool_of_the_snapshot_that_has_to_bear_a_rollback(tmp_path: Path) -> None:
+    """The disk was moved to a pool of its own, and what comes back is made in the former one."""
+    scene, record = begun(tmp_path)
+    former = scene.lvm.named("vg1", "demo-d1")
+    former.name = "demo-d1.moved"
+    scene.lvm.add_pool("vg1", "fast").data_percent = 97.0
+    now = scene.lvm.add_disk("vg1", "demo-d1", pool="fast", data="8")
+    scene.machine.held[1] = now
+    former.opened, now.opened = False, True
+    pool = scene.lvm.named("vg1", "pool")
+    pool.data_percent = 97.0
+    names = scene.lvm.names()
+    with pytest.raises(VolumeRefused) as refused:
+        roll_back(scene, record)
+    assert refused.value.volume == "vg1/pool" and "97.0 % full" in refused.value.why
+    assert scene.lvm.names() == names and scene.ids() == [record.id]
+    pool.data_percent = 50.0
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
