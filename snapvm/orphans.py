@@ -28,6 +28,8 @@ class Kind(Enum):
 
     ORPHAN = "orphan"
     """Left over; it may go."""
+    TAKEN = "taken"
+    """A snapshot, as such read-only, that somebody made writable: it may be a disk by now."""
     DISK = "disk"
     """A clone to which a rollback has given the name of a disk: it is that disk."""
     PRESENT = "present"
@@ -116,6 +118,8 @@ def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
         return Kind.DISK
     if _ROLL in volume.tags and volume.is_thick_snapshot:
         return Kind.PRESENT
+    if volume.is_writable and not volume.tags & UNFINISHED:
+        return Kind.TAKEN
     return Kind.ORPHAN
 
 

@@ -242,6 +242,11 @@ def retag(volumes: Iterable[LvRef], *, add: Iterable[str], remove: Iterable[str]
     return ("lvm", "lvchange", *_added(add), *removed, *map(str, volumes))
 
 
+def untag(volume: LvRef, tags_: Iterable[str]) -> Argv:
+    """Take our tags off a volume that has these, and is somebody's now."""
+    return retag([volume], add=(), remove=sorted(filter(is_ours, tags_)))
+
+
 def not_at_boot(volumes: Iterable[LvRef]) -> Argv:
     """Have LVM not activate volumes of itself; may be done again (lvm(8), AUTOACTIVATION)."""
     return ("lvm", "lvchange", "--setautoactivation", "n", *map(str, volumes))
