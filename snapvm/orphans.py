@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 
+from snapvm import naming
 from snapvm.errors import Locked
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
@@ -59,7 +60,9 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     tags = {argv.set_tag(set_) for set_ in known}
     # What was made in another group is somebody's copy of it, as of a snapshot of a SAN.
     ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
-    nameless = (v for v in ours if not v.tags & tags)
+    # One without a set is a user's, who gave it such a tag.
+    made = (v for v in ours if any(map(naming.is_set, argv.sets_in(v.tags))))
+    nameless = (v for v in made if not v.tags & tags)
     domains = {uuid for uuid, _ in host.catalog.domains()}
     return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
 

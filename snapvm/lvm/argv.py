@@ -23,8 +23,8 @@ of the host's lies.  In the lab, four thin snapshots took 0.37 s instead of 0.65
 
 
 def is_ours(tag: str) -> bool:
-    """Tell whether a tag is one that snapvm gave, and not a user's own."""
-    return tag.startswith("snapvm")
+    """Tell whether a tag is one that snapvm gave, and not a user's own, as `snapvm-nightly` is."""
+    return tag == TAG_OURS or tag.startswith("snapvm.")
 
 
 def set_tag(set_: str) -> str:

@@ -200,3 +200,18 @@ def test_what_another_host_has_made_is_no_orphan_here(
     consistency.repair_all(scene.host, None, Silent())
     roll_back(scene, here)
     assert not [tag for i in (0, 1) for tag in scene.lvm.named(f"vg{i}", f"demo-d{i}").tags]
+
+
+@pytest.mark.parametrize("tag", ["snapvm=1", "snapvm=yes", "snapvm-nightly", "snapvm"])
+def test_a_tag_of_a_user_s_own_is_none_of_ours(scene: Scene, tag: str) -> None:
+    """Such as by which somebody marks the disks that are to be captured."""
+    disk = scene.lvm.named("vg0", "demo-d0")
+    disk.tags = {tag, "theirs"}
+    record = take(scene)
+    roll_back(scene, record)
+    kept = {tag, "theirs"} - {"snapvm=1"}
+    assert kept <= scene.lvm.named("vg0", "demo-d0").tags
+    disk = scene.lvm.add_disk("vg0", "other", pool="", data="precious")
+    disk.tags = {tag}
+    remove_all(scene.host)
+    assert disk in scene.lvm.volumes and look(scene.host) == {}
