@@ -27,7 +27,7 @@ from snapvm.lvm.crew import Crews
 from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
-from snapvm.lvm.warm import is_too_long
+from snapvm.lvm.warm import can_be_told
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -53,10 +53,10 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         tags += disk.user_tags  # lvm.conf's volume_list may give a device to what has them alone
         what = (disk.snapshot, disk.clone_name, tags, disk.read_ahead)
-        if is_too_long(argv.thin_clone(*what)):
-            lvm.clone(*what)
-        else:
+        if can_be_told(argv.thin_clone(*what)):
             warm[disk.current.vg][0].clone(*what, limit_seconds=EFFECT_LIMIT_SECONDS)
+        else:
+            lvm.clone(*what)
     for disk in _thick(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)

@@ -29,6 +29,14 @@ def test_it_may_have_many_tags_of_its_own(tmp_path: Path, count: int) -> None:
     assert scene.disk_data() == ["5", "5"] and disk_of(scene).tags == tags
 
 
+def test_a_tag_of_its_own_may_look_like_a_comment(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    tags = {"#prod", "!a&b"}
+    disk_of(scene).tags |= tags
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"] and disk_of(scene).tags == tags
+
+
 def test_many_tags_bring_a_device_where_only_one_of_them_may_have_one(tmp_path: Path) -> None:
     scene, record = begun(tmp_path)
     disk_of(scene).tags |= {f"mine{number}" for number in range(30)}
