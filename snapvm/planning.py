@@ -82,6 +82,8 @@ class SwapDisk:
     read_ahead: str
     not_at_boot: bool
     """LVM does not activate it of itself."""
+    is_skipped: bool
+    """LVM activates it only for who says so each time."""
     size_bytes: int
     kind: VolumeKind
     clone_name: str

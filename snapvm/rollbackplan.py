@@ -188,6 +188,7 @@ def _plan_swaps(
                 user_tags=_user_tags(current),
                 read_ahead=current.read_ahead,
                 not_at_boot=current.dm_uuid in not_at_boot,
+                is_skipped=current.is_skipped,
                 size_bytes=current.disk_bytes,
                 kind=snapshot.kind,
                 clone_name=clone_name,

@@ -253,9 +253,11 @@ def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDis
         clones.setdefault(disk.user_tags, []).append(disk.former)
     for added, its in clones.items():
         lvm.retag(its, add=added, remove=removed[added])
-    kept = [disk.former for disk in disks if disk.not_at_boot and not disk.is_thick]
-    if kept:
+    cloned = [disk for disk in disks if not disk.is_thick]
+    if kept := [disk.former for disk in cloned if disk.not_at_boot]:
         lvm.keep_from_boot(kept)
+    if skipped := [disk.former for disk in cloned if disk.is_skipped]:
+        lvm.skip_activation(skipped)
 
 
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:

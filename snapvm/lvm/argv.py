@@ -252,6 +252,11 @@ def not_at_boot(volumes: Iterable[LvRef]) -> Argv:
     return ("lvm", "lvchange", "--setautoactivation", "n", *map(str, volumes))
 
 
+def skip_activation(volumes: Iterable[LvRef]) -> Argv:
+    """Have LVM activate volumes only for who says so each time; may be done again (lvchange(8))."""
+    return ("lvm", "lvchange", "--setactivationskip", "y", *map(str, volumes))
+
+
 def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
     """Remove what is ours, of this set and in one of these roles, and nothing else.
 

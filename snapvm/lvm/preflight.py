@@ -215,7 +215,7 @@ def _check_volume(volume: LogicalVolume) -> None:
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
     if volume.attr[0:1] in ("O", "S"):
         raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
-    if "k" in volume.attr[9:10] and not volume.is_active:
+    if volume.is_skipped and not volume.is_active:
         raise VolumeRefused(volume=name, why="it is a snapshot that is not activated")
     if volume.state not in ("a", "-"):
         raise VolumeRefused(

@@ -73,10 +73,9 @@ class FakeConversation:
         is_silent = self._lvm.conf.get("log/silent") == "1" and "--quiet" not in words
         try:
             self._lvm.obey(("lvm", *words))
-        except CommandFailed as failure:
-            return [f"  {failure.stderr}"]
-        except StopIteration:
-            return ["  Option is missing an argument."]
+        except (CommandFailed, StopIteration) as failure:
+            known = failure.stderr if isinstance(failure, CommandFailed) else "Missing argument."
+            return [f"  {known}"]
         if is_silent:
             return []
         words = [word for word in words if word != "--quiet"]
