@@ -248,9 +248,22 @@ def _current(
         raise VolumeRefused(
             volume=str(disk.volume),
             why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
-            remedy="give the disk its name back with lvrename",
+            remedy="give the disk its name back with lvrename" + _or_a_new_one(disk, snapshot),
         )
     return current
+
+
+def _or_a_new_one(disk: DiskRecord, snapshot: LogicalVolume) -> str:
+    """Say what else to do where the disk may have been removed, which its thin snapshot outlives.
+
+    An empty one is kept in its place then, and takes no room.
+    """
+    if snapshot.kind is VolumeKind.THICK:
+        return ""
+    return (
+        f"; when it was removed, make an empty one to be replaced: lvcreate --virtualsize "
+        f"{disk.size_bytes}b --name {disk.volume.lv} --thinpool {snapshot.pool} {snapshot.vg}"
+    )
 
 
 def _check_kind(
