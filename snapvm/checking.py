@@ -169,6 +169,14 @@ def _of_stray(stray: Stray) -> Finding:
             problem = "it was made by snapvm, and this catalog does not know its domain"
             remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "
             remedy += f"{back}when nothing needs it: lvremove {volume.ref}"
+        case Kind.ANOTHERS:
+            problem = "it was made by snapvm on another host, whose catalog may have it"
+            remedy = "is it in `snapvm list` or under way there? if not, and nothing needs it: "
+            remedy += f"lvremove {volume.ref}"
+        case Kind.TAKEN:
+            problem = "it was made by snapvm, no snapshot has it, and somebody made it writable"
+            remedy = f"when it is in use, take snapvm's tags off it: {_untagging(volume)}; when "
+            remedy += f"nothing needs it: lvremove {volume.ref}"
         case Kind.DISK:
             problem = "it is a disk: a rollback that nothing tells of any more gave it the name"
             remedy = f"when its domain is well on it, take snapvm's tags off: {_untagging(volume)}"
@@ -180,8 +188,7 @@ def _of_stray(stray: Stray) -> Finding:
 
 
 def _untagging(volume: LogicalVolume) -> str:
-    ours = sorted(filter(argv.is_ours, volume.tags))
-    return shlex.join(argv.retag([volume.ref], add=(), remove=ours)[1:])
+    return shlex.join(argv.untag(volume.ref, volume.tags)[1:])
 
 
 def _of_pools(host: Host, report: Report) -> Iterator[Finding]:

@@ -24,10 +24,10 @@ from snapvm.errors import (
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
 from snapvm.interrupt import shielded
-from snapvm.lvm import away
+from snapvm.lvm import argv, away
 from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DomainUuid, LvRef, Progress, Record, SnapshotId
+from snapvm.model import DiskRecord, DomainUuid, LvRef, Progress, Record, SnapshotId
 from snapvm.refusals import GroupAway, RecordUnusable, SnapshotReplaced, VolumeRefused
 
 _NAMED = 5
@@ -252,6 +252,7 @@ def _check_unneeded(
                 why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
                 remedy="when it is not the disk, give it another name with lvrename",
             )
+        _require_ours(record, disk, volume)
         for above in report.snapshots_of(volume):
             raise VolumeRefused(
                 volume=name,
@@ -259,6 +260,23 @@ def _check_unneeded(
                 remedy=f"when nothing needs that one: lvremove {above.ref}",
             )
         _require_no_overlay(volume, report)
+
+
+def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for a snapshot of which somebody has made a disk by hand.
+
+    As long as it has our tags; without them it is left as it is.
+    """
+    is_renamed = volume.name != disk.snapshot.lv
+    if is_renamed and volume.is_writable and argv.TAG_OURS in volume.tags:
+        untagging = shlex.join(argv.untag(volume.ref, volume.tags)[1:])
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"it was {disk.snapshot.lv} of {record.ref}, and somebody gave it this name and "
+            "made it writable",
+            remedy=f"when it is to stay, take snapvm's tags off it: {untagging}; when it is not: "
+            f"lvchange --permission r {volume.ref}",
+        )
 
 
 def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:

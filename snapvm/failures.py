@@ -181,12 +181,18 @@ class StorageFailed(SnapvmError):
 class DiskMissing(SnapvmError):
     """A disk of a rollback that was killed, which LVM does not report now."""
 
-    remedy = "is its volume group there, under its own name? see `vgs` and `pvs`"
     volume: str
     uuid: str
+    group_now: str = ""
+    """What its volume group is called now, where that has another name."""
 
     def message(self) -> str:
         return f"LVM does not report {self.volume} (uuid {self.uuid}), which was the disk"
+
+    def hint(self) -> str:
+        if self.group_now:
+            return f"vgrename {self.group_now} {self.volume.partition('/')[0]}"
+        return "is its volume group there, under its own name? see `vgs` and `pvs`"
 
 
 @dataclass(eq=False)

@@ -112,6 +112,9 @@ class GoingBack:
         with self.host.hypervisor.frozen(self.plan.domain):
             deadline = Deadline(self.host.settings.window_limit_seconds)
             swapping.exchange(warm, self.plan, deadline)
+            swapping.require_names(
+                self.host.lvm, self.plan.record, self.disks, deadline.left_seconds
+            )
             writingback.require_kept(self.host.lvm, self.plan, deadline)
             self._set_files_aside(undo)
             self._end_domain()

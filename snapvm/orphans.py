@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 
+from snapvm import naming
 from snapvm.errors import Locked
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
@@ -28,12 +29,16 @@ class Kind(Enum):
 
     ORPHAN = "orphan"
     """Left over; it may go."""
+    TAKEN = "taken"
+    """A snapshot, as such read-only, that somebody made writable: it may be a disk by now."""
     DISK = "disk"
     """A clone to which a rollback has given the name of a disk: it is that disk."""
     PRESENT = "present"
     """A thick snapshot that keeps what a disk was before a rollback."""
     ELSEWHERE = "elsewhere"
     """Of a domain the catalog has no folder for: another state folder may name it."""
+    ANOTHERS = "another's"
+    """Made by another host, which may have a state folder of its own that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,9 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     tags = {argv.set_tag(set_) for set_ in known}
     # What was made in another group is somebody's copy of it, as of a snapshot of a SAN.
     ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
-    nameless = (v for v in ours if not v.tags & tags)
+    # One without a set is a user's, who gave it such a tag.
+    made = (v for v in ours if any(map(naming.is_set, argv.sets_in(v.tags))))
+    nameless = (v for v in made if not v.tags & tags)
     domains = {uuid for uuid, _ in host.catalog.domains()}
     return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
 
@@ -108,10 +115,14 @@ def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
     # A state folder that is not mounted knows no domain, and nothing is ours to remove then.
     if not domains or (whose is not None and whose not in domains):
         return Kind.ELSEWHERE
+    if belonging.is_of_another_host(volume.tags):
+        return Kind.ANOTHERS
     if is_clone(volume) and not _is_named_by_set(volume):
         return Kind.DISK
     if _ROLL in volume.tags and volume.is_thick_snapshot:
         return Kind.PRESENT
+    if volume.is_writable and not volume.tags & UNFINISHED:
+        return Kind.TAKEN
     return Kind.ORPHAN
 
 

@@ -82,6 +82,8 @@ class SwapDisk:
     read_ahead: str
     not_at_boot: bool
     """LVM does not activate it of itself."""
+    is_skipped: bool
+    """LVM activates it only for who says so each time."""
     size_bytes: int
     kind: VolumeKind
     clone_name: str
@@ -180,12 +182,21 @@ def _volume_under(
 
 
 def check_pools(
-    lvm: Lvm, report: Report, volumes: Iterable[LogicalVolume], settings: Settings
+    lvm: Lvm,
+    report: Report,
+    volumes: Iterable[LogicalVolume],
+    settings: Settings,
+    *,
+    sources: Iterable[LogicalVolume] | None = None,
 ) -> None:
-    """Raise ``VolumeRefused`` when a volume or its pool must not be built upon."""
+    """Raise ``VolumeRefused`` when a volume, or the pool of what is cloned, must not be built upon.
+
+    The ``sources`` are what is cloned, where that is not the volumes themselves.
+    """
     check_volumes(
         report,
         volumes,
+        sources=sources,
         data_limit_percent=settings.pool_data_limit_percent,
         metadata_limit_percent=settings.pool_metadata_limit_percent,
         extend_threshold_percent=lvm.extend_threshold_percent,

@@ -270,7 +270,10 @@ def _put_together(
         side_files=side_files,
     )
     is_bare = not host.catalog.folder(record.domain_uuid, record.id).exists()
-    return Rebuilt(record=record, unknown=_unknown(record, is_bare=is_bare))
+    unknown = _unknown(record, is_bare=is_bare)
+    if any(belonging.is_of_another_host(volume.tags) for volume in lost.volumes):
+        unknown += ("whether the catalog of the host that made it has it too",)
+    return Rebuilt(record=record, unknown=unknown)
 
 
 def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:

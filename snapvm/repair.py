@@ -22,11 +22,12 @@ from snapvm import (
 )
 from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere
+from snapvm.failures import DiskMissing
 from snapvm.host import Host
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
-from snapvm.refusals import GroupAway
+from snapvm.refusals import GroupAway, VolumeRefused
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,9 @@ def finish_pending(
         except (KeyError, TypeError, ValueError) as error:
             why = f"its journal is damaged ({error!r})"
             raise LeftBehind(leftovers=(str(leftover.path),), why=why) from error
-        except GroupAway as error:
-            again = f"`snapvm repair` tries again, and needs it: {error.hint()}"
+        except (GroupAway, DiskMissing, VolumeRefused) as error:
+            needed = f", and needs it: {error.hint()}" if error.hint() else ""
+            again = f"`snapvm repair` tries again{needed}"
             left = (str(leftover.path),)
             raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
         except SnapvmError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,6 +29,10 @@ _UNREADABLE = 0
 
 _SOON_SECONDS = 10.0
 _LOOKS = 8
+
+
+class NotYet(Exception):
+    """What is waited for has not come; the text says what there is instead."""
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -88,6 +93,14 @@ def moving(look: Callable[[], T]) -> T:
     )(look)
 
 
+def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
+    """Look at what a name of a device leads to, which udev is about to make or to move.
+
+    As long as ``device``, and no longer than that; raises the last ``NotYet``.
+    """
+    return _soon(look, lambda error: isinstance(error, NotYet), limit_seconds)
+
+
 def device(attempt: Callable[[], T]) -> T:
     """Open a device that its last user may be about to leave, or udev about to name.
 
@@ -101,10 +114,14 @@ def unused(attempt: Callable[[], T]) -> T:
     return _soon(attempt, lambda error: isinstance(error, VolumeRefused))
 
 
-def _soon(attempt: Callable[[], T], is_coming: Callable[[BaseException], bool]) -> T:
+def _soon(
+    attempt: Callable[[], T],
+    is_coming: Callable[[BaseException], bool],
+    limit_seconds: float = math.inf,
+) -> T:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_coming),
-        stop=tenacity.stop_after_delay(_SOON_SECONDS),
+        stop=tenacity.stop_after_delay(min(limit_seconds, _SOON_SECONDS)),
         wait=tenacity.wait_fixed(0.1),
         reraise=True,
     )(attempt)

@@ -44,6 +44,8 @@ class JournalDisk:
     user_tags: tuple[str, ...]
     not_at_boot: bool
     """LVM does not activate the disk of itself."""
+    is_skipped: bool
+    """LVM activates the disk only for who says so each time."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.name}"
@@ -103,6 +105,7 @@ def _disk(written: dict[str, Any]) -> JournalDisk:
         undo_name=written["undo"],
         user_tags=tuple(written["tags"]),
         not_at_boot=bool(written.get("not_at_boot")),
+        is_skipped=bool(written.get("skipped")),
     )
 
 
@@ -136,6 +139,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
                 "undo": disk.undo_name,
                 "tags": list(disk.user_tags),
                 "not_at_boot": disk.not_at_boot,
+                "skipped": disk.is_skipped,
             }
             for disk in plan.disks
         ],

@@ -64,8 +64,9 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     occupant = occupancy.of(host.hypervisor, domain, uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
+    sources = [each for each in (report.lv_of(disk.snapshot) for disk in disks) if each]
     others = _others(host, record, (domain, booted), {each.dm_uuid for each in current})
-    planning.check_pools(host.lvm, report, current, host.settings)
+    planning.check_pools(host.lvm, report, current, host.settings, sources=sources)
     return RollbackPlan(
         record=record,
         domain=domain,
@@ -187,6 +188,7 @@ def _plan_swaps(
                 user_tags=_user_tags(current),
                 read_ahead=current.read_ahead,
                 not_at_boot=current.dm_uuid in not_at_boot,
+                is_skipped=current.is_skipped,
                 size_bytes=current.disk_bytes,
                 kind=snapshot.kind,
                 clone_name=clone_name,
@@ -246,9 +248,22 @@ def _current(
         raise VolumeRefused(
             volume=str(disk.volume),
             why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
-            remedy="give the disk its name back with lvrename",
+            remedy="give the disk its name back with lvrename" + _or_a_new_one(disk, snapshot),
         )
     return current
+
+
+def _or_a_new_one(disk: DiskRecord, snapshot: LogicalVolume) -> str:
+    """Say what else to do where the disk may have been removed, which its thin snapshot outlives.
+
+    An empty one is kept in its place then, and takes no room.
+    """
+    if snapshot.kind is VolumeKind.THICK:
+        return ""
+    return (
+        f"; when it was removed, make an empty one to be replaced: lvcreate --virtualsize "
+        f"{disk.size_bytes}b --name {disk.volume.lv} --thinpool {snapshot.pool} {snapshot.vg}"
+    )
 
 
 def _check_kind(

@@ -220,7 +220,9 @@ def _start(
     then it is that one which counts.
     """
     try:
-        swapping.activate(host.lvm, rollbackjournal.disks_of(journal))
+        disks = rollbackjournal.disks_of(journal)
+        swapping.activate(host.lvm, disks)
+        swapping.require_names(host.lvm, record, disks)
         swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
     except SnapvmError as error:
         started = standing.find(host, domain.name)

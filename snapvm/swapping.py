@@ -9,12 +9,14 @@ again.
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from snapvm import durable, images, planning, sidefiles
+from snapvm import durable, images, planning, retry, sidefiles
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, UnknownDomain
@@ -25,7 +27,7 @@ from snapvm.lvm.crew import Crews
 from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
-from snapvm.lvm.warm import is_too_long
+from snapvm.lvm.warm import can_be_told
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -51,10 +53,10 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         tags += disk.user_tags  # lvm.conf's volume_list may give a device to what has them alone
         what = (disk.snapshot, disk.clone_name, tags, disk.read_ahead)
-        if is_too_long(argv.thin_clone(*what)):
-            lvm.clone(*what)
-        else:
+        if can_be_told(argv.thin_clone(*what)):
             warm[disk.current.vg][0].clone(*what, limit_seconds=EFFECT_LIMIT_SECONDS)
+        else:
+            lvm.clone(*what)
     for disk in _thick(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
@@ -68,14 +70,45 @@ def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
     for disk in _thin(plan):
         clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
         try:
-            lvm.uuid_of_device(clone.path)
-        except NotAVolume as what:
+            retry.named(partial(_require_another, lvm, clone))
+        except retry.NotYet as what:
             raise RollbackFailed(
                 domain=plan.domain.name,
                 id=plan.record.id,
                 why=f"LVM gave the new volume of disk {disk.target} no device ({what}); "
-                "does activation/volume_list in lvm.conf leave it out?",
+                "does activation/volume_list in lvm.conf leave it out, or is udev not at work?",
             ) from None
+
+
+def require_names(
+    lvm: Lvm, record: Record, disks: Iterable[JournalDisk], limit_seconds: float = math.inf
+) -> None:
+    """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
+
+    udev moves it, and an lvm does not wait for that which has activation/udev_sync=0 or finds no
+    udevd: what is in memory would be restored upon a disk that is newer, and is to be kept.
+    """
+    for disk in disks:
+        if not disk.is_thick:
+            try:
+                retry.named(partial(_require_another, lvm, disk.former), limit_seconds)
+            except retry.NotYet as what:
+                raise RollbackFailed(
+                    domain=record.domain,
+                    id=record.id,
+                    why=f"{what}, which udev has not changed; is it at work "
+                    "(`udevadm settle`), and does LVM wait for it (activation/udev_sync)?",
+                ) from None
+
+
+def _require_another(lvm: Lvm, former: LvRef) -> None:
+    """Raise ``NotYet`` while the name of a volume is not there, or leads to this one."""
+    try:
+        found = lvm.uuid_of_device(former.path)
+    except NotAVolume as what:
+        raise retry.NotYet(str(what)) from None
+    if found.lv == former.uuid:
+        raise retry.NotYet(f"{former.path} still leads to the former disk")
 
 
 def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
@@ -220,9 +253,11 @@ def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDis
         clones.setdefault(disk.user_tags, []).append(disk.former)
     for added, its in clones.items():
         lvm.retag(its, add=added, remove=removed[added])
-    kept = [disk.former for disk in disks if disk.not_at_boot and not disk.is_thick]
-    if kept:
+    cloned = [disk for disk in disks if not disk.is_thick]
+    if kept := [disk.former for disk in cloned if disk.not_at_boot]:
         lvm.keep_from_boot(kept)
+    if skipped := [disk.former for disk in cloned if disk.is_skipped]:
+        lvm.skip_activation(skipped)
 
 
 def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:

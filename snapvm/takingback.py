@@ -41,12 +41,14 @@ def _former(report: Report, disk: JournalDisk) -> LogicalVolume:
 def require_groups(report: Report, disks: Iterable[JournalDisk]) -> None:
     """Raise ``DiskMissing`` while a volume group is away: nothing that was in it can be judged.
 
-    A copy of it that has its name is another one.
+    A copy of it that has its name is another one.  One that has another name has to get its own
+    back: by that the domain names its disks.
     """
     there = {(volume.vg, uuid) for volume in report.volumes for uuid in (volume.vg_uuid, "")}
     for disk in disks:
         if (disk.vg, disk.vg_uuid) not in there:
-            raise DiskMissing(volume=str(disk), uuid=disk.current)
+            now = report.group_now(disk.former)
+            raise DiskMissing(volume=str(disk), uuid=disk.current, group_now=now)
 
 
 def is_way_lost(report: Report, disks: Iterable[JournalDisk]) -> bool:

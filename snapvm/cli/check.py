@@ -27,7 +27,8 @@ MANUAL = Manual(
         "left unfinished, and, when no domain was named, no volume of snapvm's is without its "
         "snapshot and no pool that holds snapshots is about to run full. With `--deep` every "
         "memory image was read and compared with its checksum. With `--fix` volumes without a "
-        "snapshot were removed, after asking; one of a domain that the catalog does not know stays."
+        "snapshot were removed, after asking; one of a domain that the catalog does not know, or "
+        "that another host made or somebody has made writable, stays."
     ),
     failure="What was found is printed, a line each, with what to do about it.",
     example="snapvm check --deep",

@@ -23,8 +23,8 @@ of the host's lies.  In the lab, four thin snapshots took 0.37 s instead of 0.65
 
 
 def is_ours(tag: str) -> bool:
-    """Tell whether a tag is one that snapvm gave, and not a user's own."""
-    return tag.startswith("snapvm")
+    """Tell whether a tag is one that snapvm gave, and not a user's own, as `snapvm-nightly` is."""
+    return tag == TAG_OURS or tag.startswith("snapvm.")
 
 
 def set_tag(set_: str) -> str:
@@ -242,9 +242,19 @@ def retag(volumes: Iterable[LvRef], *, add: Iterable[str], remove: Iterable[str]
     return ("lvm", "lvchange", *_added(add), *removed, *map(str, volumes))
 
 
+def untag(volume: LvRef, tags_: Iterable[str]) -> Argv:
+    """Take our tags off a volume that has these, and is somebody's now."""
+    return retag([volume], add=(), remove=sorted(filter(is_ours, tags_)))
+
+
 def not_at_boot(volumes: Iterable[LvRef]) -> Argv:
     """Have LVM not activate volumes of itself; may be done again (lvm(8), AUTOACTIVATION)."""
     return ("lvm", "lvchange", "--setautoactivation", "n", *map(str, volumes))
+
+
+def skip_activation(volumes: Iterable[LvRef]) -> Argv:
+    """Have LVM activate volumes only for who says so each time; may be done again (lvchange(8))."""
+    return ("lvm", "lvchange", "--setactivationskip", "y", *map(str, volumes))
 
 
 def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:

@@ -2,7 +2,8 @@
 
 One tag holds it: domain's uuid, id, disk, number of disks, time and the domain's name, between
 slashes.  LVM's tags take letters, digits and ``_+.-/=!:#&`` (lvm(8), TAGS); a name with anything
-else is left out.
+else is left out.  Another says which host made it: of several that see a group each may have a
+state folder of its own, and know the domain, which was migrated.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from snapvm import naming
+from snapvm import hostid, naming
 from snapvm.lvm import argv
 from snapvm.model import DomainUuid, LvRef, Record, Role, SnapshotId
 
 _PREFIX = "snapvm.of="
+_HOST = "snapvm.on="
 _LEGAL = re.compile(r"[A-Za-z0-9_+.=!:#&/-]*\Z")
 _TAG = re.compile(
     r"snapvm\.of=(?P<uuid>[0-9a-f-]{36})/(?P<id>[^/]+)/(?P<target>[^/]+)/(?P<disks>\d{1,3})/"
@@ -70,12 +72,20 @@ def tag(belonging: Belonging) -> tuple[str, ...]:
 
 def tags(set_: str, origin: LvRef, role: Role, whose: Belonging) -> tuple[str, ...]:
     """Return all tags of a volume: what it is, and whose, should its record ever be lost."""
-    return (*argv.tags(set_, origin, role), *tag(whose))
+    here = hostid.now()
+    host = (f"{_HOST}{here}",) if here else ()
+    return (*argv.tags(set_, origin, role), *tag(whose), *host)
 
 
 def written(tags: Iterable[str]) -> tuple[str, ...]:
     """Return those of the tags of a volume that say whose it is, nonsense or not."""
-    return tuple(sorted(tag for tag in tags if tag.startswith(_PREFIX)))
+    return tuple(sorted(tag for tag in tags if tag.startswith((_PREFIX, _HOST))))
+
+
+def is_of_another_host(tags: Iterable[str]) -> bool:
+    """Tell whether the tags of a volume say that another host made it; no when they do not say."""
+    hosts = (tag.removeprefix(_HOST) for tag in tags if tag.startswith(_HOST))
+    return any(map(hostid.is_another, hosts))
 
 
 def read(tags: Iterable[str]) -> Belonging | None:

@@ -56,13 +56,16 @@ def check_volumes(
     report: Report,
     volumes: Iterable[LogicalVolume],
     *,
+    sources: Iterable[LogicalVolume] | None = None,
     data_limit_percent: float,
     metadata_limit_percent: float,
     extend_threshold_percent: Callable[[], float],
 ) -> None:
-    """Raise ``VolumeRefused`` for the first volume that must not be snapshotted now.
+    """Raise ``VolumeRefused`` for the first volume that must not be snapshotted, or kept, now.
 
-    LVM's own threshold is asked for where a pool may be above it, which costs a command.
+    It is the pools of the ``sources`` that get more volumes: of what is snapshotted or cloned,
+    which is the volumes themselves when it is left out.  LVM's own threshold is asked for where a
+    pool may be above it, which costs a command.
     """
     threshold_percent = functools.cache(extend_threshold_percent)
     volumes = list(volumes)
@@ -71,6 +74,7 @@ def check_volumes(
         _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
         _check_volume(volume)
+    for volume in volumes if sources is None else sources:
         if volume.kind is VolumeKind.THICK:
             continue
         pool = report.lv_from_name(volume.vg, volume.pool)
@@ -211,7 +215,7 @@ def _check_volume(volume: LogicalVolume) -> None:
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
     if volume.attr[0:1] in ("O", "S"):
         raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
-    if "k" in volume.attr[9:10] and not volume.is_active:
+    if volume.is_skipped and not volume.is_active:
         raise VolumeRefused(volume=name, why="it is a snapshot that is not activated")
     if volume.state not in ("a", "-"):
         raise VolumeRefused(

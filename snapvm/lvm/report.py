@@ -134,6 +134,11 @@ class LogicalVolume:
         return self.attr[3:4] == "m"
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether it is activated only for who says so each time (lvchange(8), -K)."""
+        return self.attr[9:10] == "k"
+
+    @property
     def state(self) -> str:
         """Fifth letter of lv_attr: a, s, I, … or `-` when inactive."""
         return self.attr[4:5]

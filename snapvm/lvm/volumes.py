@@ -154,6 +154,10 @@ class Lvm:
         """Have LVM not activate volumes of itself; may be done again."""
         self._do(argv.not_at_boot(volumes))
 
+    def skip_activation(self, volumes: Iterable[LvRef]) -> None:
+        """Have LVM activate volumes only for who says so each time; may be done again."""
+        self._do(argv.skip_activation(volumes))
+
     def retag(
         self, volumes: Iterable[LvRef], *, add: Iterable[str] = (), remove: Iterable[str] = ()
     ) -> None:

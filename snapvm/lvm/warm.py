@@ -33,9 +33,10 @@ lvm.conf (twice it would not: lvm(8)).  ``--config log/silent=0`` cannot: lvm2, 
 "Once set to 1, there is no facility to change it back to 0"."""
 
 
-def is_too_long(command: argv.Argv) -> bool:
-    """Tell whether a command has more words than an lvm takes that is told it on a line."""
-    return len(_order(command)) > _MOST_WORDS
+def can_be_told(command: argv.Argv) -> bool:
+    """Tell whether an lvm takes a command as it is on a line: so many words, none a comment."""
+    order = _order(command)
+    return len(order) <= _MOST_WORDS and not any(word.startswith("#") for word in order)
 
 
 def _order(command: argv.Argv) -> tuple[str, ...]:

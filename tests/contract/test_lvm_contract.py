@@ -277,6 +277,13 @@ def test_what_is_kept_from_boot_is_told(world: LvmWorld) -> None:
     assert seen(world, DISK).dm_uuid in world.lvm.not_at_boot()
 
 
+def test_what_is_activated_only_on_demand_stays_active(world: LvmWorld) -> None:
+    assert not seen(world, DISK).is_skipped
+    for _ in range(2):
+        world.lvm.skip_activation([world.disk])
+    assert seen(world, DISK).is_skipped and seen(world, DISK).is_active
+
+
 def test_a_clone_may_have_more_tags_than_fit_on_a_line(world: LvmWorld) -> None:
     mine = [f"mine{number}" for number in range(40)]
     made, clone = snapshot(world), f"{DISK}.clone"

@@ -274,7 +274,7 @@ class FakeHypervisor:
 
     def _open(self, machine: Machine) -> None:
         machine.held = [
-            self._lvm.named(disk.device.parent.name, disk.device.name) for disk in machine.disks
+            self._lvm.under(disk.device.parent.name, disk.device.name) for disk in machine.disks
         ]
         for volume in machine.held:
             if not volume.active:

@@ -50,6 +50,11 @@ class FakeLvm:
         """Whether it is older than the property of autoactivation (2.03.12)."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
+        self.lags: dict[tuple[str, str], FakeVolume] | None = None
+        """A dict: names in /dev stay as they are, since udev is late and lvm does not wait for it.
+
+        It holds what they lead to that have been given to others.
+        """
         self._made = 0
         self._groups_made = 0
         self._group_uuids: dict[str, str] = {}
@@ -119,6 +124,11 @@ class FakeLvm:
             if (volume.vg, volume.name) == (vg, name):
                 return volume
         raise self._failure((vg, name), f"Failed to find logical volume {vg}/{name}")
+
+    def under(self, vg: str, name: str) -> FakeVolume:
+        """Return the volume that /dev/VG/LV leads to; raises as ``named`` does."""
+        late = (self.lags or {}).get((vg, name))
+        return late if late is not None else self.named(vg, name)
 
     def names(self) -> set[str]:
         """Return VG/LV of every volume."""
@@ -274,6 +284,8 @@ class FakeLvm:
         _, (vg, old, new) = parse(words)
         volume = self.named(vg, old)
         self._require_free(vg, new)
+        if self.lags is not None:
+            self.lags.setdefault((vg, old), volume)
         volume.name = new
         return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -41,7 +42,8 @@ class FakeConversation:
         if self._lvm.hanging is not None and line != "version":
             self._lvm.hanging += line.splitlines()[:1]
             raise CommandTimedOut(argv=("lvm", *line.split()), seconds=limit_seconds)
-        for order in line.splitlines():
+        for told in line.splitlines():
+            order = re.split(r"(?<!\S)#", told)[0]  # a comment (lvm2, lvm_split)
             is_too_long = len(order.split()) >= _MAX_ARGS
             said = ["  Too many arguments, sorry."] if is_too_long else self._obey(order)
             self._unheard += said
@@ -71,8 +73,9 @@ class FakeConversation:
         is_silent = self._lvm.conf.get("log/silent") == "1" and "--quiet" not in words
         try:
             self._lvm.obey(("lvm", *words))
-        except CommandFailed as failure:
-            return [f"  {failure.stderr}"]
+        except (CommandFailed, StopIteration) as failure:
+            known = failure.stderr if isinstance(failure, CommandFailed) else "Missing argument."
+            return [f"  {known}"]
         if is_silent:
             return []
         words = [word for word in words if word != "--quiet"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm.catalog import Catalog
+from snapvm.failures import CommandFailed
 from snapvm.guard import Guard
 from snapvm.host import Host
 from snapvm.lvm.device import NotAVolume
@@ -98,9 +99,11 @@ def make_scene(
 
     def uuid_of_device(path: Path) -> DmUuid:
         """See ``device.dm_uuid``: a volume without a device cannot be asked."""
-        found = (v for v in lvm.volumes if (v.vg, v.name) == (path.parent.name, path.name))
-        volume = next(found, None)
-        if volume is None or not volume.active:
+        try:
+            volume = lvm.under(path.parent.name, path.name)
+        except CommandFailed:
+            raise NotAVolume(f"{path}: No such file or directory") from None
+        if not volume.active:
             raise NotAVolume(f"{path}: No such file or directory")
         return DmUuid(vg=VgUuid(lvm.vg_uuid(volume.vg)), lv=LvUuid(volume.uuid))
 

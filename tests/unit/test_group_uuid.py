@@ -18,6 +18,7 @@ from snapvm.refusals import GroupAway, RecordUnusable, VolumeRefused
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene, make_scene
 from tests.unit.deeds import begun, delete, fail_deed, hang, revive, roll_back, take, take_half
+from tests.unit.test_rebooted import die
 
 
 def take_away(scene: Scene, *, leaving: str) -> None:
@@ -121,6 +122,22 @@ def test_a_rollback_that_died_is_not_taken_back_in_a_copy(
     bring_back(scene, "vg1")
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("where", ["freeze", "stop", "restore"])
+def test_a_group_that_is_renamed_amid_a_killed_rollback_has_a_way_out(
+    tmp_path: Path, where: str
+) -> None:
+    scene, record = begun(tmp_path)
+    die(scene, record, where)
+    scene.lvm.rename_group("vg1", "renamed")
+    with pytest.raises(LeftBehind) as told:
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert "vgrename renamed vg1" in told.value.hint()
+    scene.lvm.rename_group("renamed", "vg1")
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.disk_data() == (["5", "5"] if where == "restore" else ["8", "8"])
 
 
 def test_a_delete_finds_its_group_under_another_name_beside_a_copy(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency, sidefiles
+from snapvm import consistency, retry, sidefiles
 from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
@@ -187,8 +187,11 @@ def test_a_domain_that_is_off_although_ending_it_failed(
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
-def test_a_new_disk_without_a_device_is_noticed_while_the_domain_runs(tmp_path: Path) -> None:
+def test_a_new_disk_without_a_device_is_noticed_while_the_domain_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where lvm.conf's volume_list leaves it out, LVM makes it and has not failed."""
+    monkeypatch.setattr(retry, "_SOON_SECONDS", 0.0)
     scene, record = begun(tmp_path)
     names, deeds = scene.lvm.names(), list[str]()
     scene.lvm.conf["activation/volume_list"] = "system,@guest"

@@ -10,7 +10,7 @@ from threading import Event
 
 import pytest
 
-from snapvm import checking, consistency, orphans, repair, swapping, taking
+from snapvm import checking, consistency, hostid, orphans, rebuilding, repair, swapping, taking
 from snapvm.attention import JournalUnusable
 from snapvm.catalog import Catalog
 from snapvm.checking import Finding
@@ -170,3 +170,48 @@ def test_a_rollback_that_an_older_snapvm_left_is_finished(tmp_path: Path) -> Non
     consistency.repair_all(scene.host, None, Silent())
     assert scene.host.catalog.leftovers(UUID) == () and look(scene.host) == {}
     assert clone.tags == set()
+
+
+def test_what_another_host_has_made_is_no_orphan_here(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see the group, each has a state folder, and the domain was migrated: both know it."""
+    machine_id = tmp_path / "machine-id"
+    monkeypatch.setattr(hostid, "PATH", machine_id)
+    machine_id.write_text("3d1219c7c4c5404aaa1f6d2a48adfda4\n")
+    here = take(scene, "here")
+    kill_rollback(scene, here, "after suspend 1")
+    names = scene.lvm.names()
+    machine_id.write_text("e1219c7c4c5404aaa1f6d2a48adfda43\n")
+    there = elsewhere(scene)
+    consistency.take(there, TakeRequest(domain=DOMAIN, name="there"), Silent())
+    scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))
+    remove_all(there)
+    assert names <= scene.lvm.names()
+    findings = look(there)
+    assert len(findings) == 4
+    for finding in findings.values():
+        assert "another host" in finding.problem and finding.orphan is None
+    rebuilt, _ = rebuilding.look(there)
+    assert [(each.record.id, each.unknown[-1]) for each in rebuilt] == [
+        ("here", "whether the catalog of the host that made it has it too")
+    ]
+    machine_id.write_text("3d1219c7c4c5404aaa1f6d2a48adfda4\n")
+    consistency.repair_all(scene.host, None, Silent())
+    roll_back(scene, here)
+    assert not [tag for i in (0, 1) for tag in scene.lvm.named(f"vg{i}", f"demo-d{i}").tags]
+
+
+@pytest.mark.parametrize("tag", ["snapvm=1", "snapvm=yes", "snapvm-nightly", "snapvm"])
+def test_a_tag_of_a_user_s_own_is_none_of_ours(scene: Scene, tag: str) -> None:
+    """Such as by which somebody marks the disks that are to be captured."""
+    disk = scene.lvm.named("vg0", "demo-d0")
+    disk.tags = {tag, "theirs"}
+    record = take(scene)
+    roll_back(scene, record)
+    kept = {tag, "theirs"} - {"snapvm=1"}
+    assert kept <= scene.lvm.named("vg0", "demo-d0").tags
+    disk = scene.lvm.add_disk("vg0", "other", pool="", data="precious")
+    disk.tags = {tag}
+    remove_all(scene.host)
+    assert disk in scene.lvm.volumes and look(scene.host) == {}

@@ -56,6 +56,21 @@ def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
+def test_a_disk_that_was_removed_comes_back(tmp_path: Path) -> None:
+    """By somebody's lvremove; its thin snapshot does not go with it."""
+    scene, record = begun(tmp_path)
+    scene.hypervisor.stop(scene.machine.domain)
+    gone = scene.lvm.named("vg1", "demo-d1")
+    scene.lvm.volumes.remove(gone)
+    told = refused(scene, record)
+    assert isinstance(told, VolumeRefused) and "there is no such volume" in told.why
+    wanted = f"lvcreate --virtualsize {gone.size_bytes}b --name demo-d1 --thinpool pool vg1"
+    assert wanted in told.hint() and "lvrename" in told.hint()
+    scene.lvm.add_disk("vg1", "demo-d1")
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
 def make_writable(snapshot: FakeVolume) -> str:
     snapshot.writable = True
     return "can be written to"

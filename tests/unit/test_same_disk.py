@@ -29,6 +29,14 @@ def test_it_may_have_many_tags_of_its_own(tmp_path: Path, count: int) -> None:
     assert scene.disk_data() == ["5", "5"] and disk_of(scene).tags == tags
 
 
+def test_a_tag_of_its_own_may_look_like_a_comment(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    tags = {"#prod", "!a&b"}
+    disk_of(scene).tags |= tags
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"] and disk_of(scene).tags == tags
+
+
 def test_many_tags_bring_a_device_where_only_one_of_them_may_have_one(tmp_path: Path) -> None:
     scene, record = begun(tmp_path)
     disk_of(scene).tags |= {f"mine{number}" for number in range(30)}
@@ -41,20 +49,24 @@ def test_many_tags_bring_a_device_where_only_one_of_them_may_have_one(tmp_path: 
 def test_it_keeps_what_was_set_of_it(tmp_path: Path, thick: tuple[str, ...]) -> None:
     scene, record = begun(tmp_path, *thick)
     disk_of(scene).autoactivated, disk_of(scene).read_ahead = False, "1048576"
+    disk_of(scene).skipped = True
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
     assert not disk_of(scene).autoactivated and disk_of(scene).read_ahead == "1048576"
+    assert disk_of(scene).skipped and disk_of(scene).active
     other = scene.lvm.named("vg1", f"{DOMAIN}-d1")
-    assert other.autoactivated and other.read_ahead == "auto"
+    assert other.autoactivated and other.read_ahead == "auto" and not other.skipped
 
 
 def test_it_keeps_it_when_the_rollback_is_finished_by_another(tmp_path: Path) -> None:
     scene, record = begun(tmp_path)
     disk_of(scene).autoactivated, disk_of(scene).read_ahead = False, "0"
+    disk_of(scene).skipped = True
     assert mortal.kill_at(scene, lambda scene: roll_back(scene, record), "after lvm lvchange 1")
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.host.catalog.leftovers(UUID) == () and scene.disk_data() == ["5", "5"]
     assert not disk_of(scene).autoactivated and disk_of(scene).read_ahead == "0"
+    assert disk_of(scene).skipped
 
 
 def test_an_lvm_without_the_property_is_not_told_of_it(tmp_path: Path) -> None:

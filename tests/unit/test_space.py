@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, cowsize, diagnosis
+from snapvm import checking, consistency, cowsize, diagnosis
 from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import NoSpace, VolumeRefused
+from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import take
+from tests.unit.deeds import begun, roll_back, take
 
 LARGE = 512 << 10
 
@@ -136,6 +139,27 @@ def test_a_pool_that_lvm_still_adds_to_is_not_refused(tmp_path: Path) -> None:
     assert "metadata of pool vg1/pool is 74 % full, and above 75 %" in said
 
 
+def test_it_is_the_pool_of_the_snapshot_that_has_to_bear_a_rollback(tmp_path: Path) -> None:
+    """The disk was moved to a pool of its own, and what comes back is made in the former one."""
+    scene, record = begun(tmp_path)
+    former = scene.lvm.named("vg1", "demo-d1")
+    former.name = "demo-d1.moved"
+    scene.lvm.add_pool("vg1", "fast").data_percent = 97.0
+    now = scene.lvm.add_disk("vg1", "demo-d1", pool="fast", data="8")
+    scene.machine.held[1] = now
+    former.opened, now.opened = False, True
+    pool = scene.lvm.named("vg1", "pool")
+    pool.data_percent = 97.0
+    names = scene.lvm.names()
+    with pytest.raises(VolumeRefused) as refused:
+        roll_back(scene, record)
+    assert refused.value.volume == "vg1/pool" and "97.0 % full" in refused.value.why
+    assert scene.lvm.names() == names and scene.ids() == [record.id]
+    pool.data_percent = 50.0
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
     """LVM would remove them with it."""
     scene = make_scene(tmp_path)
@@ -171,6 +195,45 @@ def test_a_volume_that_is_a_disk_again_is_not_deleted(tmp_path: Path) -> None:
     with pytest.raises(VolumeRefused, match="vg0/demo-d0"):
         consistency.delete(scene.host, [undo], Silent())
     assert undo.id in scene.ids()
+
+
+def take_into_use(scene: Scene, record: Record) -> FakeVolume:
+    """Make a disk of a snapshot by hand, for a domain that is off."""
+    kept = record.disks[0].snapshot
+    volume = scene.lvm.named(kept.vg, kept.lv)
+    volume.name, volume.writable, volume.data = "other-d0", True, "precious"
+    return volume
+
+
+def test_a_snapshot_that_somebody_made_a_disk_of_is_not_deleted(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    theirs = take_into_use(scene, record)
+    with pytest.raises(VolumeRefused, match="vg0/other-d0") as refused:
+        consistency.delete(scene.host, [record], Silent())
+    with pytest.raises(VolumeRefused):
+        consistency.prune(scene.host, [[record]], Silent())
+    assert scene.ids() == ["x"] and theirs in scene.lvm.volumes
+    command = refused.value.hint().partition("tags off it: ")[2].partition(";")[0]
+    scene.lvm.run(("lvm", *shlex.split(command)))
+    consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [] and theirs in scene.lvm.volumes
+    assert "vg1/demo-d1.x" not in scene.lvm.names()
+
+
+def test_nor_is_it_an_orphan_when_its_record_is_lost(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    take(scene, "y")
+    theirs = take_into_use(scene, record)
+    shutil.rmtree(scene.host.catalog.path(record, ""))
+    found = {f.subject: f for f in checking.look(scene.host, None, Silent(), deep=False)}
+    assert found["vg1/demo-d1.x"].orphan is not None
+    told = found["vg0/other-d0"]
+    assert told.orphan is None and "writable" in told.problem
+    command = told.remedy.partition("tags off it: ")[2].partition(";")[0]
+    scene.lvm.run(("lvm", *shlex.split(command)))
+    assert not theirs.tags
 
 
 def advice(scene: Scene) -> tuple[str, ...]:
