@@ -38,8 +38,9 @@ MANUAL = Manual(
         "emulated TPM are copied in the same window."
     ),
     failure=(
-        "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
-        "cannot be captured whole is refused before it is touched, and so is --quiesce where no "
+        "The domain runs on, and nothing is kept: no volume, no image, no record. One that "
+        "somebody pauses or ends before its window is left so. A domain that cannot be captured "
+        "whole is refused before it is touched, and so is --quiesce where no "
         "agent answers in the guest. File systems that were frozen are thawed, whatever failed."
     ),
     example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
