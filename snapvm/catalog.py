@@ -60,9 +60,9 @@ class Catalog:
     def locked(self, uuid: DomainUuid, name: str) -> Iterator[None]:
         """Hold the domain's lock for a block, and that of all hosts; see ``locking``.
 
-        Raises ``Locked`` and ``StorageFailed``.
+        Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
         """
-        with durable.failing_as_storage(self._run):
+        with durable.failing_untouched(self._run):
             durable.make_folder(self._run)
         own = self._run / f"{_checked(uuid)}.lock"
         others = self._domains / f".{uuid}.lock"

@@ -29,6 +29,18 @@ class HostLacks(Refused):
 
 
 @dataclass(eq=False)
+class NotAllowed(Refused):
+    """What is root's, and somebody else would have to read or make before anything is done."""
+
+    remedy = "run snapvm as root"
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"{quoted(self.path)}: {self.why}"
+
+
+@dataclass(eq=False)
 class DiskRefused(Refused):
     """A disk of the domain that cannot be captured together with the others."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from snapvm.cli import commands, otherwords
 from snapvm.errors import ExitStatus
+from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
 
@@ -161,8 +162,40 @@ def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for words in (["list"], ["show", "demo@a"], ["prune", "--all", "--keep-last", "1"]):
         done = call(*words)
-        assert done.status == ExitStatus.FAILED
+        assert done.status == ExitStatus.REFUSED, "it was said to be put back, and never begun"
         assert "Permission denied" in done.err and "hint: run snapvm as root\n" in done.err
+
+
+def test_who_is_root_and_may_not_is_not_refused(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS that takes root for nobody: to be root is no help."""
+
+    def denied(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    done = call("list")
+    assert done.status == ExitStatus.FAILED and "hint" not in done.err
+
+
+def test_who_may_not_lock_a_domain_is_refused(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    opened = os.open
+
+    def denied(path: str, flags: int, *rest: int, **others: int) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags, *rest, **others)
+
+    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = call("rollback", "demo@a", "--yes")
+    assert done.status == ExitStatus.REFUSED and "hint: run snapvm as root\n" in done.err
+    assert scene.ids() == ["a"]
 
 
 @pytest.mark.parametrize("words", [["list"], ["verify", "/root.save"]])
