@@ -156,7 +156,8 @@ JSON = (
 )
 SETTINGS_ORDER = (
     "An option stands above a variable, a variable above the settings file, and that above what is "
-    "usual. A setting that does not exist, and a value that cannot be used, are refused."
+    "usual. A setting that does not exist, and a value that cannot be used, are refused; of a "
+    "variable that begins with SNAPVM_ and is none of these there is a warning."
 )
 FILES = (
     (

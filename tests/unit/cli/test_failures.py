@@ -24,6 +24,10 @@ from tests.unit.cli.conftest import Call
         (["take", "demo", "--name", "latest"], 2, "this word is reserved"),
         (["take", "demo", "--name=-x"], 2, "'-x' cannot be used"),
         (["take", "demo", "--name", "a/b"], 2, "'a/b' cannot be used"),
+        (["take", "demo", "--disk-only", "--capture", "auto"], 2, "leave --capture out"),
+        (["take", "demo", "--disk-only", "--compress", "zstd"], 2, "leave --compress out"),
+        (["take", "demo", "--disk-only", "--image-format", "plain"], 2, "leave --image-format"),
+        (["take", "demo", "--disk-only", "--foreign-ptes", "zero"], 2, "--foreign-ptes out"),
         (["take", "demo", "--note", "x" * 1001], 2, "it has 1001 characters"),
         (["take", "demo", "--note", "\udcff"], 2, "it is not valid UTF-8"),
         (["show", "demo"], 2, "does not say which snapshot of which domain"),
@@ -211,6 +215,21 @@ def test_whoever_may_not_read_a_file_of_roots_is_not_told_to_correct_it(
         patch.setattr(os, "geteuid", lambda: 1000)
         done = call(*words)
     assert done.err.endswith("Permission denied\nhint: run snapvm as root\n")
+
+
+def test_a_variable_that_nobody_heeds_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was misspelt was silently none; that of a test, and of our own, are known."""
+    known = call("list").err
+    monkeypatch.setenv("SNAPVM_CRASH", "")
+    assert call("list").err == known
+    monkeypatch.setenv("SNAPVM_STATEDIR", "/srv/snapvm")
+    monkeypatch.setenv("SNAPVM_ZZZ", "1")
+    done = call("list")
+    assert done.status == 0 and done.err == (
+        "warning: SNAPVM_STATEDIR in the environment is no setting; "
+        "'SNAPVM_STATE_DIR' may be meant\n"
+        f"warning: SNAPVM_ZZZ in the environment is no setting\n{known}"
+    )
 
 
 def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
