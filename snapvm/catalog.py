@@ -243,7 +243,8 @@ class Catalog:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
         path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
-            path.unlink(missing_ok=True)
+            if os.path.lexists(path):  # where all is read-only, what is not there cannot go either
+                path.unlink(missing_ok=True)
             if path.parent.exists():
                 durable.sync_folder(path.parent)
 

@@ -85,6 +85,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     Raises ``BadName`` and the kinds of ``Refused``.
     """
     id_ = _new_id(host, domain, request.name)
+    imageroom.require_writable(host.settings)
     host.hypervisor.check_capture(domain, with_memory=request.with_memory)
     if request.quiesce:
         host.hypervisor.agent.check(domain)
