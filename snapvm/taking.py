@@ -160,6 +160,8 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
+        "boot_id": bootid.now(),
+        "run": plan.domain.run,
         "quiesce": plan.quiesce,
     }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from snapvm import bootid
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, PausedMeanwhile
 from snapvm.model import DomainState
+from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import take
+from tests.unit.deeds import mend, take
 
 
 def pause_at(scene: Scene, deed: str, *, fails: bool = False) -> None:
@@ -45,3 +49,30 @@ def test_one_that_is_paused_while_memory_streams_out_stays_so(scene: Scene, fail
         take(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
     assert len(scene.ids()) == (not fails) and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_only_the_run_that_was_being_captured_is_let_run(scene: Scene, is_other: bool) -> None:
+    """The next command made a domain run that was started paused after the kill."""
+
+    assert mortal.kill_at(scene, take, "after suspend 1")
+    domain = scene.machine.domain
+    if is_other:
+        scene.hypervisor.stop(domain)
+        scene.hypervisor.start(domain, paused=True)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    mend(scene)
+    left = DomainState.PAUSED if is_other else DomainState.RUNNING
+    assert scene.hypervisor.state_of(DOMAIN) is left
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_nor_is_one_after_a_boot_of_the_host(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may then be called as it was before."""
+    assert mortal.kill_at(scene, take, "after suspend 1")
+    (other := tmp_path / "boot_id").write_text("another")
+    monkeypatch.setattr(bootid, "PATH", other)
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
