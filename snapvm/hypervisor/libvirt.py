@@ -195,8 +195,12 @@ class LibvirtHypervisor:
         if domain.state is not DomainState.RUNNING:
             yield
             return
-        handle = self._handle(domain)
-        if self._state(handle) is DomainState.PAUSED:
+        with doing("suspended", domain):
+            handle = self._handle(domain)
+            state = self._state(handle)
+            if not state.has_memory:  # or it would be tried in vain to resume it
+                raise LibvirtFailed(f"it is {state} by now", 0)
+        if state is DomainState.PAUSED:
             yield
             return
         try:

@@ -107,9 +107,8 @@ class XenHypervisor:
             return DomainRefused(domain=domain.name, why=why, remedy=remedy)
 
         if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise refused(
-                f"it is {domain.state}", "a domain is captured while it runs, or is paused"
-            )
+            why = f"it is {domain.state}"
+            raise refused(why, "a domain is captured while it runs, or is paused")
         with _refusing(domain.name):
             self._domains.require_unique(domain)
         if not with_memory:
@@ -128,10 +127,9 @@ class XenHypervisor:
             why = f"it has {device}, whose state cannot be captured"
             raise refused(why, f"detach it, {disks_alone}")
         if domain.state is DomainState.PAUSED:
-            raise refused(
-                "it is paused, and a PV guest must suspend itself for its memory to be saved",
-                f"let it run with `xl unpause {shlex.quote(domain.name)}`, {disks_alone}",
-            )
+            why = "it is paused, and a PV guest must suspend itself for its memory to be saved"
+            unpause = f"xl unpause {shlex.quote(domain.name)}"
+            raise refused(why, f"let it run with `{unpause}`, {disks_alone}")
         with _refusing(domain.name):
             info = self._domains.get(domain)
             if info.is_hvm:
@@ -205,9 +203,11 @@ class XenHypervisor:
         if domain.state is not DomainState.RUNNING:
             yield
             return
+        with _doing("suspended", domain):
+            domid = self._domains.get(domain).domid
         try:
             with _doing("suspended", domain), crashpoint.around("suspend"):
-                self._control.pause(self._domains.get(domain).domid)
+                self._control.pause(domid)
             yield
         except BaseException:
             with shielded():

@@ -184,9 +184,11 @@ class FakeHypervisor:
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``."""
+        self.before("freeze")
         was_running = self.state_of(domain.name) is DomainState.RUNNING
+        if domain.state.has_memory and not self.state_of(domain.name).has_memory:
+            raise DomainFailed(domain=domain.name, deed="suspended", why="it is off by now")
         try:
-            self.before("freeze")
             if was_running:
                 self.suspend(domain.name)
             yield

@@ -8,11 +8,11 @@ import pytest
 
 from snapvm import bootid
 from snapvm.errors import SnapvmError
-from snapvm.failures import CaptureFailed, PausedMeanwhile
+from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile
 from snapvm.model import DomainState
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import mend, take
+from tests.unit.deeds import mend, roll_back, take
 
 
 def pause_at(scene: Scene, deed: str, *, fails: bool = False) -> None:
@@ -76,3 +76,22 @@ def test_nor_is_one_after_a_boot_of_the_host(
     monkeypatch.setattr(bootid, "PATH", other)
     mend(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+
+
+def test_one_that_ends_before_a_rollback_does_is_left_off(scene: Scene) -> None:
+    """It had its disks exchanged below it, as one that was to be ended anyway."""
+    scene.count(2)
+    record = take(scene)
+    scene.count(1)
+    before, names = scene.disk_data(), scene.lvm.names()
+
+    def end(deed: str) -> None:
+        if deed == "freeze":
+            scene.hypervisor.stop(scene.machine.domain)
+
+    scene.hypervisor.before = end
+    with pytest.raises(DomainFailed, match="it is off by now"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert scene.disk_data() == before and scene.lvm.names() == names
+    assert scene.host.catalog.leftovers(UUID) == ()

@@ -114,3 +114,12 @@ def test_one_that_its_owner_paused_before_a_rollback_stays_so_when_that_fails(
     driver = make_driver(monkeypatch, touched)
     with pytest.raises(ZeroDivisionError), driver.frozen(DOMAIN):
         raise ZeroDivisionError
+
+
+def test_one_that_was_shut_off_before_a_rollback_is_not_resumed_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took half a minute, and ended as a domain that needs attention, with status 8."""
+    driver = make_driver(monkeypatch, no, state=5)
+    with pytest.raises(DomainFailed, match="it is shut off by now"), driver.frozen(DOMAIN):
+        pytest.fail("the block ran")
