@@ -134,6 +134,7 @@ def _catch(
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
             guestsystem.held_still(host, plan, undo),
+            standing.tried_again(host, plan.domain, undo),
             standing.running_when_interrupted(host, plan.domain),
             capture.window(leave_standing=plan.stop),
         ):
