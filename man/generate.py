@@ -48,8 +48,9 @@ NAMES = (
         "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
         "digit. Any beginning that only one snapshot of the domain has will do, but not where "
         "`delete` or `rollback` is told `--yes`. `latest` is the newest one that was taken; it is "
-        "refused while a record cannot be read that may be newer. `latest` and `current` cannot be "
-        "given as names."
+        "refused while a record cannot be read that may be newer, or one of several is of a time "
+        "that is still to come, as when the clock was set back; so is `undo`. `latest` and "
+        "`current` cannot be given as names."
     ),
     (
         "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "
@@ -156,7 +157,8 @@ JSON = (
 )
 SETTINGS_ORDER = (
     "An option stands above a variable, a variable above the settings file, and that above what is "
-    "usual. A setting that does not exist, and a value that cannot be used, are refused."
+    "usual. A setting that does not exist, and a value that cannot be used, are refused; of a "
+    "variable that begins with SNAPVM_ and is none of these there is a warning."
 )
 FILES = (
     (

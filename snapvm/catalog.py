@@ -60,9 +60,9 @@ class Catalog:
     def locked(self, uuid: DomainUuid, name: str) -> Iterator[None]:
         """Hold the domain's lock for a block, and that of all hosts; see ``locking``.
 
-        Raises ``Locked`` and ``StorageFailed``.
+        Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
         """
-        with durable.failing_as_storage(self._run):
+        with durable.failing_untouched(self._run):
             durable.make_folder(self._run)
         own = self._run / f"{_checked(uuid)}.lock"
         others = self._domains / f".{uuid}.lock"
@@ -243,7 +243,8 @@ class Catalog:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
         path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
-            path.unlink(missing_ok=True)
+            if os.path.lexists(path):  # where all is read-only, what is not there cannot go either
+                path.unlink(missing_ok=True)
             if path.parent.exists():
                 durable.sync_folder(path.parent)
 

@@ -134,19 +134,18 @@ def _catch(
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
             guestsystem.held_still(host, plan, undo),
+            standing.tried_again(host, plan.domain, undo),
+            standing.running_when_interrupted(host, plan.domain),
+            capture.window(leave_standing=plan.stop),
         ):
-            if plan.domain.state is DomainState.RUNNING:
+            if plan.stop and plan.domain.state is DomainState.RUNNING:
                 name = plan.domain.name
                 undo.add(f"the running of {name}", partial(standing.run_again, host, name))
-            with (
-                standing.running_when_interrupted(host, plan.domain),
-                capture.window(leave_standing=plan.stop),
-            ):
-                created = datetime.now(UTC)
-                progress.phase("making snapshots")
-                held = snapshotting.catch(host, plan, lvms, capture, clock)
-                if plan.stop:
-                    clock.left_standing()
+            created = datetime.now(UTC)
+            progress.phase("making snapshots")
+            held = snapshotting.catch(host, plan, lvms, capture, clock)
+            if plan.stop:
+                clock.left_standing()
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method

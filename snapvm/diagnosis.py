@@ -62,6 +62,8 @@ def look(host: Host, name: str) -> Diagnosis:
     found = Diagnosis(domain=domain, versions=host.hypervisor.versions())
     found.free_bytes = imageroom.free_bytes(host.settings.state_dir)
     with noting(found.refusals):
+        imageroom.require_writable(host.settings)
+    with noting(found.refusals):
         host.hypervisor.check_capture(domain, with_memory=True)
         if domain.state.has_memory:
             found.capture = host.hypervisor.foresee(domain)

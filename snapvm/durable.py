@@ -17,6 +17,7 @@ from pathlib import Path
 from snapvm import crashpoint
 from snapvm.attention import NameUnclear
 from snapvm.failures import StorageFailed
+from snapvm.refusals import NotAllowed
 
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
@@ -144,3 +145,18 @@ def failing_as_storage(path: Path) -> Iterator[None]:
     except OSError as error:
         named = error.filename or path
         raise StorageFailed(path=str(named), why=error.strerror or str(error)) from error
+
+
+@contextmanager
+def failing_untouched(path: Path) -> Iterator[None]:
+    """Do the same for what is read or made first, when nothing has been touched.
+
+    Who is not root, and may not do it, is refused: ``NotAllowed``.
+    """
+    try:
+        with failing_as_storage(path):
+            yield
+    except StorageFailed as failure:
+        if isinstance(failure.__cause__, PermissionError) and os.geteuid() != 0:
+            raise NotAllowed(path=failure.path, why=failure.why) from failure.__cause__
+        raise

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -290,9 +290,12 @@ class Interrupted(SnapvmError):
 
     exit_status = ExitStatus.INTERRUPTED
     signal: str
+    is_begun: bool = field(default=True, kw_only=True)
+    """There may have been something to put back."""
 
     def message(self) -> str:
-        return f"interrupted by {self.signal}; everything was put back as it was"
+        became = "everything was put back as it was" if self.is_begun else "nothing was done"
+        return f"interrupted by {self.signal}; {became}"
 
 
 @contextmanager

@@ -154,6 +154,17 @@ class WindowBroken(SnapvmError):
 
 
 @dataclass(eq=False)
+class PausedMeanwhile(WindowBroken):
+    """Its owner has paused a domain that ran, before snapvm did; it stays so."""
+
+    remedy = "the set was thrown away; take again: one that is paused can be captured as it is"
+    what: str = "it was paused"
+
+    def message(self) -> str:
+        return f"{quoted(self.domain)} was paused by somebody before it was captured, and stays so"
+
+
+@dataclass(eq=False)
 class RollbackFailed(SnapvmError):
     """A rollback that failed before its point of no return."""
 

@@ -1,11 +1,12 @@
-"""Room for memory images in the file system of the state folder."""
+"""Room for records and memory images in the file system of the state folder."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
-from snapvm.refusals import NoSpace
+from snapvm.refusals import HostLacks, NoSpace
 from snapvm.settings import Settings
 
 SPARE_BYTES = 64 << 20
@@ -20,6 +21,16 @@ def free_bytes(folder: Path) -> int:
 
 def _file_system(folder: Path) -> os.statvfs_result:
     return os.statvfs(next(place for place in (folder, *folder.parents) if place.exists()))
+
+
+def require_writable(settings: Settings) -> None:
+    """Raise ``HostLacks`` for a state folder in which nothing can be written down."""
+    if _file_system(settings.state_dir).f_flag & os.ST_RDONLY:
+        raise HostLacks(
+            what=f"a state folder that can be written to: {settings.state_dir} is read-only",
+            remedy=f"`findmnt -T {shlex.quote(str(settings.state_dir))}` tells which file system "
+            "it is in; the kernel makes one read-only when its disk fails (dmesg)",
+        )
 
 
 def check(settings: Settings, memory_bytes: int) -> None:

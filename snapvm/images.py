@@ -60,10 +60,13 @@ def shall_be_sparse(
 ) -> bool:
     """Decide whether an image is made sparse once its domain runs again.
 
-    Raises ``BadSetting`` for an image that shall be sparse and compressed, and ``HostLacks`` for
-    one that could not be restored here.
+    Raises ``BadSetting`` for an image that shall be sparse and compressed, or sparse and xl's, and
+    ``HostLacks`` for one that could not be restored here.
     """
     if kind is not HypervisorKind.LIBVIRT:
+        if wanted is ImageFormat.SPARSE:
+            why = "xl reads no sparse images, only libvirt does"
+            raise BadSetting(where="image_format", why=why)
         return False
     can = all(release(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
     if wanted is not ImageFormat.SPARSE:

@@ -22,9 +22,9 @@ def locked(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
     """Hold the lock file of the domain ``name``; the kernel drops the lock when we die.
 
     Raises ``Locked`` when another process still holds it after ``wait_seconds``, and
-    ``StorageFailed``.
+    ``StorageFailed`` or ``NotAllowed``.
     """
-    with durable.failing_as_storage(path):
+    with durable.failing_untouched(path):
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
     try:

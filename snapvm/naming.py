@@ -30,9 +30,15 @@ _LAYER_ROOM = len("-tpool--")
 
 
 def check_name(name: str) -> SnapshotId:
-    """Return a user's ``--name`` as an id; raise ``BadName`` when it cannot be one."""
+    """Return a user's ``--name`` as an id; raise ``BadName`` when it cannot be one.
+
+    One that says what an undo record's does is none: whoever finds it damaged has its id alone.
+    """
     if name.casefold() in RESERVED:
         raise BadName(text=name, why="this word is reserved", remedy=_NAMES)
+    if is_undo(name):
+        why = "it is how the disks are named that a rollback has replaced"
+        raise BadName(text=name, why=why, remedy=_NAMES)
     if not _ID.match(name):
         raise BadName(text=name, why="no snapshot can have this name", remedy=_NAMES)
     return SnapshotId(name)
@@ -46,7 +52,7 @@ def is_id(text: str) -> bool:
 def is_undo(id_: str) -> bool:
     """Tell whether an id, which is all that is known, is that of an undo record.
 
-    A user's ``--name`` may begin so too.
+    A user's ``--name`` may begin so too, but then no time follows.
     """
     return id_.startswith(UNDO) and moment(id_.removeprefix(UNDO)) is not None
 

@@ -92,8 +92,8 @@ def _key(record: Record) -> _Key:
 
 def _shield(record: Record, rules: Rules, now: datetime) -> str:
     """Say what keeps a record whatever its age; empty when nothing does."""
-    if record.kind is RecordKind.UNDO:
-        return "" if rules.with_undo else "undo"
+    if record.kind is RecordKind.UNDO and not rules.with_undo:
+        return "undo"
     if record.named and not rules.with_named:
         return "named"
     when = _moment(record)

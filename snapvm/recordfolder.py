@@ -16,7 +16,6 @@ from typing import Any
 from snapvm import durable, journalfile, naming, recordfile
 from snapvm.attention import JournalUnusable
 from snapvm.errors import WorkElsewhere
-from snapvm.failures import StorageFailed
 from snapvm.model import Record
 from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
 
@@ -137,13 +136,13 @@ def _deleting_host(gone: Path) -> str:
 
 
 def listed(folder: Path) -> list[str]:
-    """Return the names in a folder; none when it is not there.  Raises ``StorageFailed``."""
-    try:
+    """Return the names in a folder; none when it is not there.
+
+    Raises ``StorageFailed`` and ``NotAllowed``.
+    """
+    with durable.failing_untouched(folder), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise StorageFailed(path=str(folder), why=error.strerror or str(error)) from error
+    return []
 
 
 def name_in(folder: Path) -> str:

@@ -29,6 +29,18 @@ class HostLacks(Refused):
 
 
 @dataclass(eq=False)
+class NotAllowed(Refused):
+    """What is root's, and somebody else would have to read or make before anything is done."""
+
+    remedy = "run snapvm as root"
+    path: str
+    why: str
+
+    def message(self) -> str:
+        return f"{quoted(self.path)}: {self.why}"
+
+
+@dataclass(eq=False)
 class DiskRefused(Refused):
     """A disk of the domain that cannot be captured together with the others."""
 
@@ -128,6 +140,23 @@ class SnapshotReplaced(Refused):
             f"{quoted(self.domain)}@{self.id} was deleted meanwhile, and another snapshot has its "
             "name now"
         )
+
+
+@dataclass(eq=False)
+class OrderUnclear(Refused):
+    """Which snapshot is the newest, where the clock has been wrong, or is."""
+
+    ref: str
+    created: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.ref)} is of a time that is still to come ({self.created}), so that "
+            "nobody knows which one was made last"
+        )
+
+    def hint(self) -> str:
+        return "is the clock right? `snapvm list` shows the snapshots there are: name one by its id"
 
 
 @dataclass(eq=False)

@@ -151,12 +151,13 @@ def _take_back(
     intent = leftover.intent
     if intent:
         taking.check_intent(intent)
-        if intent["was_running"]:
-            standing.run_again(host, name)
         domain = standing.find(host, name)
         if domain is not None:
+            ran = intent["was_running"] and not _is_other_run(domain, intent)
+            if ran:
+                standing.let_run(host, domain)
             host.hypervisor.abandon(domain)
-            if intent["was_running"]:
+            if ran:
                 # What was begun ahead of its pause may have stopped it only now.
                 standing.run_again(host, name)
             if intent.get("quiesce"):
@@ -201,6 +202,16 @@ def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
     """
     is_over = bootid.is_over(str(journal.get("boot_id", "")))
     return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
+
+
+def _is_other_run(domain: Domain, journal: dict[str, Any]) -> bool:
+    """Tell whether a domain is known to have been started since: it stands as its owner wants it.
+
+    One of which that is not known must not be left paused.
+    """
+    is_over = bootid.is_over(str(journal.get("boot_id", "")))
+    then = str(journal.get("run") or "")
+    return is_over or bool(then and domain.run and domain.run != then)
 
 
 def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing: bool) -> str:

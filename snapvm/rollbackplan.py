@@ -6,7 +6,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from snapvm import cowsize, images, naming, occupancy, planning, recordeddomain, sidefiles
+from snapvm import (
+    cowsize,
+    imageroom,
+    images,
+    naming,
+    occupancy,
+    planning,
+    recordeddomain,
+    sidefiles,
+)
 from snapvm.host import Host
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
@@ -39,6 +48,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone, and
     ``GroupAway`` for one that need not be.
     """
+    imageroom.require_writable(host.settings)
     domain = recordeddomain.find(host, record)
     image, memory_bytes = None, 0
     if record.memory is not None:

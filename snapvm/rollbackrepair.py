@@ -45,41 +45,75 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     """Go on with a rollback that is past its point of no return; take any other back."""
     rollbackjournal.check(journal)
     set_, disks = journal["set"], rollbackjournal.disks_of(journal)
-    phase = Phase(journal["phase"])
-    domain = standing.find(host, name)
-    if phase is Phase.RESTORED and domain is not None:
-        record = _record(host, journal, uuid, domain)
-        domain = _once_started(host, journal, record, domain)
-        _require_whole(journal, record, domain)
-    if phase is Phase.PREPARE and domain is not None:
-        _let_former_run(host, journal, domain)
+    domain = _come_to_rest(host, journal, uuid, standing.find(host, name))
     report = host.lvm.report()
     takingback.require_groups(report, disks)
-    was_stopped = domain is None or domain.state is DomainState.SHUTOFF
-    if phase is Phase.PREPARE and _is_past_return(report, journal, name, was_stopped=was_stopped):
-        phase = Phase.SWAPPED
+    phase = _phase(report, journal, name, was_stopped=_is_off(domain))
     if phase is Phase.PREPARE:
         return _take_back(host, journal, uuid, name)
     undo = rollbackjournal.undo_record(journal)
     settle = partial(swapping.settle, host, set_, undo, disks)
     stuck = None
     if phase is not Phase.STARTED:
-        record = _record(host, journal, uuid, domain)
-        target = domain or recordeddomain.vanished(record, journal.get("definition", ""))
-        is_renewed = False
-        if phase is Phase.SWAPPED:
-            is_renewed = bool(journal.get(_SPOILED))
-            _restore_disks(host, journal, record, target, is_stopped=was_stopped)
-        if was_stopped and not is_renewed:
-            _require_unused(host, journal, record, settle)
-        if was_stopped:
-            _start(host, journal, record, target, settle)
-        stuck = _awaken(host, record, set_time=bool(journal.get("set_time", True)))
+        stuck = _go_on(host, journal, _record(host, journal, uuid, domain), domain, phase, settle)
     settle()
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     if stuck is not None:
         raise stuck
     return f"finished the rollback of {name} to {journal['record']}"
+
+
+def _come_to_rest(
+    host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None
+) -> Domain | None:
+    """Return the domain when nothing of the killed rollback goes on with it any more.
+
+    One that was to be restored may be in its start; one that was frozen is let run.
+    """
+    phase = Phase(journal["phase"])
+    if domain is not None and phase is Phase.RESTORED:
+        record = _record(host, journal, uuid, domain)
+        domain = _once_started(host, journal, record, domain)
+        _require_whole(journal, record, domain)
+    elif domain is not None and phase is Phase.PREPARE:
+        _let_former_run(host, journal, domain)
+    return domain
+
+
+def _is_off(domain: Domain | None) -> bool:
+    return domain is None or domain.state is DomainState.SHUTOFF
+
+
+def _phase(report: Report, journal: dict[str, Any], name: str, *, was_stopped: bool) -> Phase:
+    """Return how far the rollback came, which may be further than was written down."""
+    phase = Phase(journal["phase"])
+    if phase is Phase.PREPARE and _is_past_return(report, journal, name, was_stopped=was_stopped):
+        return Phase.SWAPPED
+    return phase
+
+
+def _go_on(
+    host: Host,
+    journal: dict[str, Any],
+    record: Record,
+    domain: Domain | None,
+    phase: Phase,
+    settle: Callable[[], object],
+) -> StillFrozen | None:
+    """Bring back what is not back yet: the disks, the domain, the system in its guest.
+
+    Returns why that system does not go on, if so.
+    """
+    target = domain or recordeddomain.vanished(record, journal.get("definition", ""))
+    was_stopped = _is_off(domain)
+    is_renewed = phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
+    if phase is Phase.SWAPPED:
+        _restore_disks(host, journal, record, target, is_stopped=was_stopped)
+    if was_stopped and not is_renewed:
+        _require_unused(host, journal, record, settle)
+    if was_stopped:
+        _start(host, journal, record, target, settle)
+    return _awaken(host, record, set_time=bool(journal.get("set_time", True)))
 
 
 def _record(host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None) -> Record:

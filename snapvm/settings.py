@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from snapvm import compression, cowsize
+from snapvm import compression, cowsize, crashpoint
 from snapvm.compression import Compression
 from snapvm.cowsize import CowSize
 from snapvm.errors import BadSetting
 from snapvm.model import CaptureMethod, ForeignPtes, ImageFormat
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
+PREFIX = "SNAPVM_"
+_FILE_VARIABLE = f"{PREFIX}CONFIG"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +173,31 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     cannot be used.  A missing file is only an error when SNAPVM_CONFIG names it.
     """
     settings = Settings()
-    chosen = environment.get("SNAPVM_CONFIG")
+    chosen = environment.get(_FILE_VARIABLE)
     if chosen == "":
-        raise BadSetting(where="SNAPVM_CONFIG", why="it is empty, and names no file")
+        raise BadSetting(where=_FILE_VARIABLE, why="it is empty, and names no file")
     path = Path(chosen) if chosen else DEFAULT_FILE
     for key, value in _read_file(path, must_exist=chosen is not None).items():
         settings = _with(settings, key, value, f"{path} ({key})")
     for field in fields(Settings):
-        variable = f"SNAPVM_{field.name.upper()}"
+        variable = _variable(field.name)
         if variable in environment:
             settings = _with(settings, field.name, environment[variable], variable)
     return settings
+
+
+def unheard(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Say of each variable that looks like one of ours and is none that nobody heeds it.
+
+    It is not refused as a key of the file is: the environment is not snapvm's alone.
+    """
+    known = [_FILE_VARIABLE, crashpoint.VARIABLE, *map(_variable, _READERS)]
+    strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    return [f"{name} in the environment is no setting{_near(name, known)}" for name in strange]
+
+
+def _variable(key: str) -> str:
+    return f"{PREFIX}{key.upper()}"
 
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
@@ -190,7 +206,7 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
     except FileNotFoundError:
         if must_exist:
             why = f"there is no file {str(path)!r}"
-            raise BadSetting(where="SNAPVM_CONFIG", why=why) from None
+            raise BadSetting(where=_FILE_VARIABLE, why=why) from None
         return {}
     except OSError as error:
         raise BadSetting(where=str(path), why=str(error.strerror)) from error
@@ -212,10 +228,17 @@ def _with(settings: Settings, key: str, value: Any, where: str) -> Settings:
 
 def _unknown(key: str, value: Any) -> str:
     """Say that there is no such setting, and which one may have been meant."""
+    if isinstance(value, dict):
+        return f"there is no table [{key}]; the settings stand in the file without one"
+    return f"there is no setting {key!r}{_near(key.replace('-', '_').lower(), _READERS)}"
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """Say which of those that are known may have been meant; empty when none looks like it."""
     # heavy: only a mistake needs it
     import difflib
 
-    if isinstance(value, dict):
-        return f"there is no table [{key}]; the settings stand in the file without one"
-    near = difflib.get_close_matches(key.replace("-", "_").lower(), _READERS, n=1)
-    return f"there is no setting {key!r}" + (f"; {near[0]!r} may be meant" if near else "")
+    # What all have in common says nothing of what was meant.
+    bare = {each.removeprefix(PREFIX): each for each in known}
+    near = difflib.get_close_matches(word.removeprefix(PREFIX), bare, n=1)
+    return f"; {bare[near[0]]!r} may be meant" if near else ""

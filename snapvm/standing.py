@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
+from snapvm.attention import StuckPaused
 from snapvm.errors import Interrupted, UnknownDomain
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed
 from snapvm.model import Domain, DomainState, DomainUuid
+from snapvm.undo import Undo
 
 STATES = (DomainState.PAUSED, DomainState.SUSPENDED)
 
@@ -58,4 +61,18 @@ def running_when_interrupted(host: Host, domain: Domain) -> Iterator[None]:
         if domain.state is DomainState.RUNNING:
             with undisturbed():
                 run_again(host, domain.name)
+        raise
+
+
+@contextmanager
+def tried_again(host: Host, domain: Domain, undo: Undo) -> Iterator[None]:
+    """Have a domain that the block could not make run tried once more when it is put back.
+
+    What held it, such as a stream, has ended by then.  One that its owner has paused raises no
+    ``StuckPaused``, and is left alone.
+    """
+    try:
+        yield
+    except StuckPaused:
+        undo.add(f"the running of {domain.name}", partial(run_again, host, domain.name))
         raise

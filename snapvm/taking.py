@@ -85,6 +85,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     Raises ``BadName`` and the kinds of ``Refused``.
     """
     id_ = _new_id(host, domain, request.name)
+    imageroom.require_writable(host.settings)
     host.hypervisor.check_capture(domain, with_memory=request.with_memory)
     if request.quiesce:
         host.hypervisor.agent.check(domain)
@@ -159,6 +160,8 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
+        "boot_id": bootid.now(),
+        "run": plan.domain.run,
         "quiesce": plan.quiesce,
     }
 

@@ -75,5 +75,16 @@ def _run(arguments: list[str], session: Session) -> int:
         return parsed
     session.json = parsed.json
     failures.start_log(verbose=session.verbose)
+    _tell_of_unheard()
     parsed.run(session)
     return ExitStatus.DONE
+
+
+def _tell_of_unheard() -> None:
+    """Warn of variables that look like settings and are none: one may be misspelt."""
+    if any(name.startswith("SNAPVM_") for name in os.environ):
+        # heavy: a TOML parser; most have no variable of ours
+        from snapvm import settings
+
+        for told in settings.unheard():
+            output.warn(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from snapvm.cli import output
 from snapvm.cli.words import plain
@@ -17,7 +18,7 @@ def confirm(explanation: list[str], what: str) -> None:
     """Say what is going to happen and ask for a yes; anything else is a no.
 
     Everything goes to standard error, so that standard output stays the result's.  Raises
-    ``NotConfirmed`` for a no, and when there is no terminal to ask at.
+    ``NotConfirmed`` for a no, and when there is no terminal to ask at; ``Interrupted``.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise NotConfirmed(what=what, remedy=_NOBODY)
@@ -28,9 +29,9 @@ def confirm(explanation: list[str], what: str) -> None:
         sys.stderr.flush()
         wait_for(sys.stdin.fileno())
         answer = sys.stdin.readline()
-    except Interrupted:
+    except Interrupted as interruption:
         output.err("")
-        raise
+        raise replace(interruption, is_begun=False) from None
     if not answer.endswith("\n"):
         output.err("")
     if answer.strip().casefold() not in ("y", "yes"):

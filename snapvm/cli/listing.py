@@ -41,6 +41,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     print_all = _print_json if as_json else _print_table
     if not print_all(records, volumes, damaged):
         output.err(_nothing(domain, session.settings().state_dir))
+    volumes.tell_of_silence()
     for entry in _in_order(damaged):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
     if damaged:
@@ -117,30 +118,36 @@ class _Volumes:
     def __init__(self) -> None:
         self._lvm: Lvm | None = None
         self._report: Report | None = None
+        self._silence = ""
+        """Why LVM does not answer."""
+
+    def tell_of_silence(self) -> None:
+        """Say why nothing is known of any volume, if that is so."""
+        if self._silence:
+            output.note(f"how the volumes are is not known: {self._silence}")
 
     def of(self, record: Record) -> list[Health]:
         """Judge the snapshot of each disk; nothing is known where LVM does not answer."""
         # LVM is asked for the first record: a catalog without any is listed without it.
         if self._lvm is None:
             self._lvm = _lvm()
-            self._report = _answer(self._lvm.report)
+            self._report = self._answer(self._lvm.report)
         if self._report is not None:
-            self._report = _explained(self._lvm, self._report, record)
+            self._report = self._explained(self._lvm, self._report, record)
         return [health.of_disk(disk, self._report) for disk in record.disks]
 
+    def _explained(self, lvm: Lvm, report: Report, record: Record) -> Report:
+        snapshots = [disk.snapshot for disk in record.disks]
+        known = self._answer(lambda: lvm.explained(report, snapshots))
+        return known or Report(report.volumes, groups=())
 
-def _explained(lvm: Lvm, report: Report, record: Record) -> Report:
-    snapshots = [disk.snapshot for disk in record.disks]
-    known = _answer(lambda: lvm.explained(report, snapshots))
-    return known or Report(report.volumes, groups=())
-
-
-def _answer(ask: Callable[[], Report]) -> Report | None:
-    """Ask LVM; None where there is none, or it does not answer."""
-    try:
-        return ask()
-    except (HostLacks, CommandFailed, CommandTimedOut):
-        return None
+    def _answer(self, ask: Callable[[], Report]) -> Report | None:
+        """Ask LVM; None where there is none, or it does not answer."""
+        try:
+            return ask()
+        except (HostLacks, CommandFailed, CommandTimedOut) as error:
+            self._silence = str(error)
+            return None
 
 
 def _lvm() -> Lvm:
@@ -168,8 +175,10 @@ def print_record(session: Session, reference: str, *, as_json: bool) -> None:
     volumes = _Volumes()
     if as_json:
         output.out_json(_with_health(record, volumes))
+        volumes.tell_of_silence()
         return
     healths = volumes.of(record)
     now, is_unicode = datetime.now(UTC), output.is_unicode(sys.stdout)
     lines = description.lines(record, healths, catalog, now, is_unicode=is_unicode)
     output.out("\n".join(lines) + "\n")
+    volumes.tell_of_silence()

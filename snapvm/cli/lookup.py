@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from snapvm import naming, recordfile
@@ -12,7 +13,7 @@ from snapvm.cli.words import moment
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId
 from snapvm.recordfolder import Damaged
-from snapvm.refusals import RecordUnusable
+from snapvm.refusals import OrderUnclear, RecordUnusable
 
 
 def catalog_of(session: Session) -> Catalog:
@@ -32,8 +33,8 @@ def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
     With ``whole`` a prefix will not do: where nobody is asked, as in a script, it may have been
     the id of one that is gone, or not there yet, and another would be lost.
     ``dom`` is the name of the domain now or when the record was made, or its uuid.  Raises
-    ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain`` and
-    ``RecordUnusable``.
+    ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain``, ``OrderUnclear``
+    and ``RecordUnusable``.
     """
     domain, wanted = naming.split_reference(reference)
     if wanted.casefold() == naming.LATEST:
@@ -59,7 +60,7 @@ def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
 def newest_undo(catalog: Catalog, domain: str) -> Record:
     """Return what was current before the domain's last rollback.
 
-    Raises ``NothingToUndo``, ``AmbiguousDomain`` and ``RecordUnusable``.
+    Raises ``NothingToUndo``, ``AmbiguousDomain``, ``OrderUnclear`` and ``RecordUnusable``.
     """
     newest = _newest_of_all(catalog, domain, "", are_undos=True)
     if newest is None:
@@ -104,8 +105,9 @@ def _of_id(catalog: Catalog, domain: str, id_: SnapshotId) -> Iterator[_Fit]:
 def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: bool) -> Record | None:
     """Return the newest record of who has the name; when nobody has it, of those who had it.
 
-    Raises ``AmbiguousDomain``, and ``RecordUnusable`` when one that cannot be read may be newer:
-    what is deleted or gone back to must not be another one than the user means.
+    Raises ``AmbiguousDomain``, ``RecordUnusable`` when one that cannot be read may be newer, and
+    ``OrderUnclear`` when the clock was set back since: what is deleted or gone back to must not be
+    another one than the user means.
     """
     known = catalog.domains()
     own = [(uuid, name) for uuid, name in known if domain in (name, uuid)]
@@ -122,7 +124,14 @@ def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: boo
     for entry in damaged:
         if newest is None or _may_be_newer(entry, newest):
             raise entry.trouble()
+    if newest is not None and len(fits) > 1 and _is_to_come(newest):
+        raise OrderUnclear(ref=newest.ref, created=newest.created)
     return newest
+
+
+def _is_to_come(record: Record) -> bool:
+    created = moment(record.created)
+    return created is not None and created > datetime.now(UTC)
 
 
 def _may_be_newer(damaged: Damaged, newest: Record) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -201,6 +202,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
         *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
+        *(f"- Not of the snapshot: {text}." for text in _left_out(plan)),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(plan, paused=paused)}",
     ]
@@ -219,6 +221,14 @@ def resized(plan: RollbackPlan) -> list[str]:
         else:
             told.append(f"disk {disk.target} stays {now}; what is behind {former} is not touched")
     return told
+
+
+def _left_out(plan: RollbackPlan) -> Iterator[str]:
+    """Yield what the domain has, or had, of which nothing comes back or is kept, and why."""
+    stays = dict.fromkeys(plan.others, "a disk that stays as it is")
+    then, now = ({each.target: each.why for each in of.omitted} for of in (plan.record, plan))
+    for target, why in {**then, **now, **stays}.items():
+        yield f"{target}, {why}"
 
 
 def _losses(plan: RollbackPlan) -> list[str]:

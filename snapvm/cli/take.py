@@ -38,8 +38,9 @@ MANUAL = Manual(
         "emulated TPM are copied in the same window."
     ),
     failure=(
-        "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
-        "cannot be captured whole is refused before it is touched, and so is --quiesce where no "
+        "The domain runs on, and nothing is kept: no volume, no image, no record. One that "
+        "somebody pauses or ends before its window is left so. A domain that cannot be captured "
+        "whole is refused before it is touched, and so is --quiesce where no "
         "agent answers in the guest. File systems that were frozen are thawed, whatever failed."
     ),
     example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
@@ -121,6 +122,14 @@ def take(
     if stop and disk_only:
         problem = "the domain's memory would be lost; leave one of the two out"
         raise typer.BadParameter(problem, param_hint="--stop --disk-only")
+    about_memory = {
+        "--capture": capture,
+        "--foreign-ptes": foreign_ptes,
+        "--compress": compress,
+        "--image-format": image_format,
+    }
+    if disk_only:
+        _refuse_idle([option for option, value in about_memory.items() if value is not None])
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
@@ -155,6 +164,13 @@ def take(
             output.note(remark)
 
     return Job(json=as_json, run=run)
+
+
+def _refuse_idle(options: list[str]) -> None:
+    """Refuse what says how memory is captured where none is."""
+    if options:
+        problem = f"it is about memory, of which none is captured; leave {options[0]} out"
+        raise typer.BadParameter(problem, param_hint=f"{options[0]} --disk-only")
 
 
 def _remarks(record: Record) -> Iterator[str]:

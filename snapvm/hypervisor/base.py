@@ -231,7 +231,8 @@ class Hypervisor(Protocol):
     def frozen(self, domain: Domain) -> AbstractContextManager[None]:
         """Let a running domain stand still for the block; it runs again when the block fails.
 
-        A block that ends well leaves it standing still: it is about to be stopped.
+        A block that ends well leaves it standing still: it is about to be stopped.  One that has
+        ended since it was found stays so: ``DomainFailed`` is raised in place of the block.
         """
 
     def resume(self, domain: Domain) -> None:

@@ -191,11 +191,18 @@ class LibvirtHypervisor:
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
-        """Let a running domain stand still; it runs again only when the block fails."""
+        """See ``Hypervisor.frozen``; one that its owner has paused since it was found stays so."""
         if domain.state is not DomainState.RUNNING:
             yield
             return
-        handle = self._handle(domain)
+        with doing("suspended", domain):
+            handle = self._handle(domain)
+            state = self._state(handle)
+            if not state.has_memory:  # or it would be tried in vain to resume it
+                raise LibvirtFailed(f"it is {state} by now", 0)
+        if state is DomainState.PAUSED:
+            yield
+            return
         try:
             require_resumable(domain, handle)
             with doing("suspended", domain), crashpoint.around("suspend"):
@@ -287,10 +294,14 @@ class LibvirtHypervisor:
         if self._lender(domain, handle).is_lent() and not is_busy(handle):
             migrationstream.cancel(Qmp(handle))
 
+    def _state(self, handle: Any) -> DomainState:
+        with spoken():
+            return libvirtdomain.STATES.get(handle.state()[0], DomainState.OTHER)
+
     def _resume(self, domain: Domain, handle: Any) -> None:
         try:
             with spoken():
-                state = libvirtdomain.STATES.get(handle.state()[0])
+                state = self._state(handle)
                 if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()
@@ -300,7 +311,7 @@ class LibvirtHypervisor:
             raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")
 
     def _expect(self, domain: Domain, state: DomainState) -> None:
-        now = libvirtdomain.STATES.get(self._handle(domain).state()[0], DomainState.OTHER)
+        now = self._state(self._handle(domain))
         if now is not state:
             raise LibvirtFailed(f"it is {now} and not {state}", 0)
 

@@ -124,7 +124,7 @@ class BackgroundCapture:
         """Let QEMU begin, then stop the domain, for as long as ``standing`` lasts.
 
         Does nothing where it is not known how long that is safe; raises ``_Overtaken``, the domain
-        running as before, when somebody was quicker.
+        running as before, when somebody was quicker, and ``PausedMeanwhile`` when its owner was.
         """
         ahead_seconds = headstart.seconds_ahead(self._experience.taken_seconds())
         if self._job.domain.state is not DomainState.RUNNING or not ahead_seconds:
@@ -138,6 +138,9 @@ class BackgroundCapture:
             stack.enter_context(pause)
             self._stream.begin()
             if self._pause.stops_within(ahead_seconds):
+                # Nothing more is asked of a guest that stands still otherwise: see `_break_off`.
+                if self._stream.run_state() == _STOPPED and self._stream.is_setting_up():
+                    self._pause.refuse_owners()
                 raise _Overtaken
             self._pause.suspend()
             if self._stream.run_state() != _STOPPED or self._pause.came_late():

@@ -118,6 +118,7 @@ class ExternalCapture:
                     "the guest changes its memory faster than it can be written; "
                     f"given up after {job.limit_seconds:g} s"
                 )
+            job.pause.refuse_owners()
             self._tell()
 
         try:

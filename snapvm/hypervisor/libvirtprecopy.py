@@ -96,6 +96,7 @@ class PrecopyCapture:
     def _tick(self, state: State) -> None:
         """Tell how far it is; stop the guest when it is not going to converge by itself."""
         self._stream.tell(state)
+        self._job.pause.refuse_owners()
         if self._stopped or self._job.domain.state is not DomainState.RUNNING:
             return
         ram = state.get("ram", {})

@@ -169,6 +169,10 @@ class MigrationStream:
         """From another thread: let who waits for the stream wait no more."""
         self._is_given_up.set()
 
+    def is_setting_up(self) -> bool:
+        """Whether QEMU has not come to stop the guest: it does so only in the state after that."""
+        return bool(self._state().get("status") == "setup")
+
     def run_state(self) -> str:
         """Return what the guest does; QEMU runs first what work it has scheduled."""
         return str(self._execute("query-status")["status"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.failures import WindowBroken
+from snapvm.failures import PausedMeanwhile, WindowBroken
 from snapvm.hypervisor.libvirtlink import (
     LibvirtFailed,
     RunEvent,
@@ -20,6 +20,7 @@ from snapvm.hypervisor.libvirtlink import (
     is_busy,
     spoken,
 )
+from snapvm.hypervisor.qmp import Qmp
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
@@ -28,10 +29,13 @@ from snapvm.refusals import DomainRefused
 EVENT_LIMIT_SECONDS = 5.0
 
 _STATE_RUNNING = 1
+_STATE_PAUSED = 3
 _STATE_ASLEEP = 7
 """Suspended to memory by the guest; libvirt neither suspends nor resumes it then."""
 _STATES_ENDED = (5, 6)
 """Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
+_STOPPED = "paused"
+"""QEMU's name for a guest that it was told to stop (QAPI, RunState)."""
 
 
 def refuse_busy(domain: Domain, handle: Any) -> None:
@@ -65,6 +69,9 @@ class WatchedPause:
         self._first = len(events.seen())
         self._witness = Witness(domain, handle, events)
         self._asked_at = 0.0
+        self._is_asked = False
+        self._is_owners = False
+        """Its owner has paused it, and it stays so."""
 
     def anew(self) -> WatchedPause:
         """Return another pause of the same domain, which what has been heard so far is not of."""
@@ -77,8 +84,12 @@ class WatchedPause:
         """Run the block, which stops the domain; then make it run again, whatever happened.
 
         With ``leave_standing`` it runs again only when the block fails.  ``when_failed`` is what
-        must come first when the block fails, done again with each attempt.
+        must come first when the block fails, done again with each attempt.  Raises ``WindowBroken``
+        instead of running the block when the domain, which ran when its capture was prepared, does
+        not run any more; it is left as it is then.
         """
+        self._require_running()
+        self._first = len(self._events.seen())
         runs_again = self._was_running
         has_failed = True
         try:
@@ -88,7 +99,7 @@ class WatchedPause:
         finally:
             with shielded():
                 asked_at = time.monotonic()
-                if runs_again:
+                if runs_again and not self._is_owners:
                     retry.resume(lambda: self._resume(when_failed if has_failed else None))
                     self._measure(asked_at)
         self._check(asked_at, runs_again=runs_again)
@@ -99,6 +110,7 @@ class WatchedPause:
         if not self._was_running:
             return
         self._asked_at = time.monotonic()
+        self._is_asked = True
         require_resumable(self._domain, self._handle)
         with (
             doing("suspended", self._domain),
@@ -106,6 +118,19 @@ class WatchedPause:
             self._clock.part("suspend"),
         ):
             self._handle.suspend()
+
+    def refuse_owners(self) -> None:
+        """Raise ``PausedMeanwhile`` for one that its owner pauses in the block, before we do.
+
+        It stays paused.  QEMU calls a guest otherwise that it has stopped itself for the last of a
+        stream (``finish-migrate``); where it does not answer nobody knows.
+        """
+        if not self._was_running or self._is_asked or self.stopped_at() is None:
+            return
+        with suppress(LibvirtFailed):
+            self._is_owners = Qmp(self._handle).execute("query-status")["status"] == _STOPPED
+        if self._is_owners:
+            raise PausedMeanwhile(domain=self._domain.name)
 
     def stops_within(self, seconds: float) -> bool:
         """Wait so long, or until somebody else stops it; tell whether that happened."""
@@ -138,14 +163,32 @@ class WatchedPause:
             if self._has_ended():
                 raise self._ended() from failure
             raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
-        if state in _STATES_ENDED:
-            raise self._ended()
-        if state == _STATE_ASLEEP:
-            raise WindowBroken(domain=self._domain.name, what="its guest went to sleep")
+        self._require_awake(state)
         if state != _STATE_RUNNING:
             raise StuckPaused(
                 domain=self._domain.name, why=why_not or "libvirt does not show it running"
             )
+
+    def _require_running(self) -> None:
+        """Raise ``WindowBroken`` for one that ran, and was paused or has ended meanwhile."""
+        if not self._was_running:
+            return
+        try:
+            with spoken():
+                state = self._handle.state()[0]
+        except LibvirtFailed as failure:
+            if failure.is_unknown_domain:
+                raise self._ended() from failure
+            raise
+        self._require_awake(state)
+        if state == _STATE_PAUSED:
+            raise PausedMeanwhile(domain=self._domain.name)
+
+    def _require_awake(self, state: int) -> None:
+        if state in _STATES_ENDED:
+            raise self._ended()
+        if state == _STATE_ASLEEP:
+            raise self._broken("its guest went to sleep")
 
     def _has_ended(self) -> bool:
         """Whether there is nothing to resume; a transient domain is unknown when it has ended."""
@@ -156,7 +199,10 @@ class WatchedPause:
             return failure.is_unknown_domain
 
     def _ended(self) -> WindowBroken:
-        return WindowBroken(domain=self._domain.name, what="somebody stopped it, or it crashed")
+        return self._broken("somebody stopped it, or it crashed")
+
+    def _broken(self, what: str) -> WindowBroken:
+        return WindowBroken(domain=self._domain.name, what=what)
 
     def _let_run(self) -> str:
         """Say why libvirt refused: it may run already, or be gone."""
@@ -183,6 +229,6 @@ class WatchedPause:
         resumes = [event for event in self._seen() if event.name == "RESUME"]
         early = [event for event in resumes if event.at < asked_at - 0.001]
         if early or len(resumes) > runs_again:
-            raise WindowBroken(domain=self._domain.name, what="somebody else made it run")
+            raise self._broken("somebody else made it run")
         if runs_again and not resumes:
-            raise WindowBroken(domain=self._domain.name, what="QEMU did not say that it runs again")
+            raise self._broken("QEMU did not say that it runs again")

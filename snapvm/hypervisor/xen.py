@@ -190,9 +190,11 @@ class XenHypervisor:
         if domain.state is not DomainState.RUNNING:
             yield
             return
+        with _doing("suspended", domain):
+            domid = self._domains.get(domain).domid
         try:
             with _doing("suspended", domain), crashpoint.around("suspend"):
-                self._control.pause(self._domains.get(domain).domid)
+                self._control.pause(domid)
             yield
         except BaseException:
             with shielded():

@@ -198,6 +198,7 @@ def test_a_pipe_gets_no_colour_and_a_terminal_does(
 ) -> None:
     put_record(tmp_path, make_record(note="[b]"))
     put_record(tmp_path, disks_only("undo-1", kind=RecordKind.UNDO))
+    environment = {**environment, "COLUMNS": "120"}  # HEALTH is `unknown` where there is no lvm
     assert "\x1b" not in run(*SNAPVM, "list", env=environment).stdout
     status, shown = on_terminal([*SNAPVM, "list"], {**environment, "COLUMNS": "120"})
     assert status == 0
@@ -212,7 +213,8 @@ def test_many_rows_are_plain_on_a_terminal_too(environment: dict[str, str], tmp_
     put_many(tmp_path, 201)
     _, shown = on_terminal([*SNAPVM, "list"], environment)
     assert "\x1b" not in shown
-    assert shown.count("\n") == 202
+    table = shown.partition("note: how the volumes are")[0]  # where there is no lvm
+    assert table.count("\n") == 202
 
 
 def test_no_is_an_answer(environment: dict[str, str], tmp_path: Path) -> None:

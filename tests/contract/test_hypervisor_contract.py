@@ -208,6 +208,18 @@ def test_frozen_stands_still_and_runs_again_only_when_the_block_fails(
     assert find(world).state is DomainState.PAUSED
 
 
+def test_one_that_has_ended_meanwhile_does_not_stand_still(world: HypervisorWorld) -> None:
+    """Its guest powered off while clones were made: it was tried to resume it, and in vain."""
+    domain = find(world)
+    world.hypervisor.stop(domain)
+    with (
+        pytest.raises(DomainFailed, match="could not be suspended: "),
+        world.hypervisor.frozen(domain),
+    ):
+        pytest.fail("the block ran")
+    assert state_of(world) is DomainState.SHUTOFF
+
+
 @pytest.mark.parametrize("paused", [False, True])
 def test_stop_and_restore(world: HypervisorWorld, tmp_path: Path, paused: bool) -> None:
     memory = capture(world, tmp_path, WindowClock())

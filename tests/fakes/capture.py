@@ -11,7 +11,7 @@ from typing import Protocol
 
 from snapvm import durable
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, PausedMeanwhile
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, MemoryRecord
 from tests.fakes.machine import Machine, image_bytes
@@ -38,18 +38,27 @@ class FakeCapture:
     method = "fake"
 
     def __init__(
-        self, own: Capturing, machine: Machine, folder: Path | None, clock: WindowClock
+        self,
+        own: Capturing,
+        machine: Machine,
+        folder: Path | None,
+        clock: WindowClock,
+        *,
+        was_running: bool,
     ) -> None:
         self._own = own
         self._machine = machine
         self._folder = folder
         self._clock = clock
         self._given_up = threading.Event()
+        self._was_running = was_running
 
     @contextmanager
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         name = self._machine.domain.name
-        was_running = self._own.state_of(name) is DomainState.RUNNING
+        was_running = self._was_running
+        if was_running and self._own.state_of(name) is DomainState.PAUSED:
+            raise PausedMeanwhile(domain=name)
         stays = False
         try:
             self._own.before("window")

@@ -168,7 +168,10 @@ class FakeHypervisor:
         """See ``Hypervisor.capture``."""
         self.before("capture")
         self.domain_ends = domain_ends
-        yield FakeCapture(self, self.machines[domain.name], folder if image else None, clock)
+        machine = self.machines[domain.name]
+        was_running = domain.state is DomainState.RUNNING
+        folder_of_image = folder if image else None
+        yield FakeCapture(self, machine, folder_of_image, clock, was_running=was_running)
 
     def check_restore(
         self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
@@ -181,9 +184,11 @@ class FakeHypervisor:
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``."""
+        self.before("freeze")
         was_running = self.state_of(domain.name) is DomainState.RUNNING
+        if domain.state.has_memory and not self.state_of(domain.name).has_memory:
+            raise DomainFailed(domain=domain.name, deed="suspended", why="it is off by now")
         try:
-            self.before("freeze")
             if was_running:
                 self.suspend(domain.name)
             yield

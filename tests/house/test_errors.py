@@ -26,6 +26,7 @@ HOSTILE = (
 OURS = {module.__name__ for module in (errors, refusals, failures, attention)}
 
 VALUES: dict[str, tuple[object, ...]] = {
+    "bool": (True, False),
     "str": HOSTILE,
     "int": (0, 1 << 64),
     "float": (0.0, 1e9),

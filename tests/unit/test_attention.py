@@ -46,6 +46,22 @@ def test_a_domain_that_stays_paused_is_made_to_run_by_the_next_command(scene: Sc
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
+def test_one_that_was_held_by_its_stream_runs_once_that_has_ended(scene: Scene) -> None:
+    """The window could not make it run; it is told all the same, for it stood still for long."""
+    resume, tried = scene.hypervisor.resume, []
+
+    def held(domain: Domain) -> None:
+        tried.append(domain)
+        if len(tried) == 1:
+            raise StuckPaused(domain=domain.name, why="it waits for its stream")
+        resume(domain)
+
+    vars(scene.hypervisor)["resume"] = held
+    with pytest.raises(StuckPaused):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_domain_that_stays_paused_is_what_a_take_tells(scene: Scene, stop: bool) -> None:
     """And what a repair of it tells; neither hides it behind what could not be removed."""

@@ -292,3 +292,15 @@ def test_a_damaged_journal_is_still_a_leftover(catalog: Catalog) -> None:
     (draft.folder / "intent.json").write_text("[1")
     (left,) = catalog.leftovers(UUID)
     assert left.intent == {}
+
+
+def test_a_journal_that_was_never_written_ends_where_all_is_read_only(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses before it looks for the file; a rollback said that it was left behind."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    catalog.end_journal(UUID, Work.ROLLBACK)

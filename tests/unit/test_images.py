@@ -45,7 +45,14 @@ def test_which_layout(
     versions: dict[str, str], wanted: ImageFormat, how: compression.Compression, *, sparse: bool
 ) -> None:
     assert images.shall_be_sparse(LIBVIRT, wanted, how, versions) is sparse
-    assert not images.shall_be_sparse(HypervisorKind.XEN, wanted, how, versions)
+    if wanted is not ImageFormat.SPARSE:
+        assert not images.shall_be_sparse(HypervisorKind.XEN, wanted, how, versions)
+
+
+def test_xl_has_no_sparse_images() -> None:
+    """It was not heeded, and nobody was told."""
+    with pytest.raises(BadSetting, match="xl reads no sparse"):
+        images.shall_be_sparse(HypervisorKind.XEN, ImageFormat.SPARSE, compression.NONE, NEW)
 
 
 def test_what_cannot_be_had_is_refused() -> None:

@@ -50,6 +50,13 @@ def test_reserved_words_cannot_be_given(name: str) -> None:
         naming.check_name(name)
 
 
+def test_the_name_of_an_undo_record_cannot_be_given() -> None:
+    """A damaged one was taken for what a rollback had kept, so that `latest` did not see it."""
+    with pytest.raises(BadName, match="a rollback has replaced"):
+        naming.check_name("undo-20261122T201801Z")
+    assert naming.check_name("undo-this") == "undo-this"
+
+
 @pytest.mark.parametrize("text", ["", "demo", "@", "@x", "demo@", "demo@.x", "demo@a/b", "d@x\n"])
 def test_references_that_cannot_be(text: str) -> None:
     with pytest.raises(BadName):

@@ -21,8 +21,8 @@ def rules(last: int = 0, **periods: int) -> Rules:
 
 
 def record(hours_ago: float, **changes: object) -> Record:
-    created = NOON - timedelta(hours=hours_ago)
-    return make_record(f"h{hours_ago}", created=created.isoformat(), **changes)
+    created = (NOON - timedelta(hours=hours_ago)).isoformat()
+    return make_record(f"h{hours_ago}", **{"created": created, **changes})
 
 
 def kept(records: list[Record], chosen: Rules) -> list[str]:
@@ -81,6 +81,14 @@ def test_they_go_when_that_is_asked_for() -> None:
     undo = record(3, kind=RecordKind.UNDO, memory=None)
     chosen = Rules(last=1, periods={}, with_named=True, with_undo=True)
     assert kept([named, undo, record(1)], chosen) == ["h1"]
+
+
+@pytest.mark.parametrize("created", ["long ago", (NOON + timedelta(days=1)).isoformat()])
+def test_an_undo_of_a_wrong_clock_does_not_stand_for_all_others(created: str) -> None:
+    """It was the newest: `--keep-last 1 --include-undo` kept it, and deleted all there was."""
+    undo = record(0, kind=RecordKind.UNDO, memory=None, created=created)
+    chosen = Rules(last=1, periods={}, with_undo=True)
+    assert sorted(kept([undo, record(1), record(2)], chosen)) == ["h0", "h1"]
 
 
 CATALOGS = st.lists(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from dataclasses import replace
+from os import ST_RDONLY
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from snapvm import checking, consistency, cowsize, diagnosis
 from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
-from snapvm.refusals import NoSpace, VolumeRefused
+from snapvm.refusals import HostLacks, NoSpace, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 from tests.unit.deeds import begun, roll_back, take
@@ -40,6 +43,28 @@ def test_a_disk_keeps_to_the_chunks_it_has_begun_with(thick: Scene) -> None:
     consistency.delete(thick.host, records, Silent())
     take(other, "third")
     assert {volume.chunk_bytes for volume in thick.lvm.volumes if volume.origin} == {LARGE}
+
+
+def test_a_state_folder_that_is_read_only_is_told_before_anything(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` saw nothing in the way; a rollback then said that `repair` was needed."""
+    record = take(thick, "x")
+    statvfs = os.statvfs
+
+    def read_only(path: Path) -> SimpleNamespace:
+        found = statvfs(path)
+        names = ("f_bavail", "f_frsize", "f_blocks")
+        return SimpleNamespace(**{name: getattr(found, name) for name in names}, f_flag=ST_RDONLY)
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    before = thick.lvm.names()
+    (refusal,) = diagnosis.look(thick.host, DOMAIN).refusals
+    assert "can be written to" in str(refusal) and "is read-only" in str(refusal)
+    for deed in (lambda: take(thick, "y"), lambda: roll_back(thick, record)):
+        with pytest.raises(HostLacks, match="is read-only"):
+            deed()
+    assert thick.lvm.names() == before and thick.ids() == ["x"]
 
 
 def entries(scene: Scene) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ from snapvm.cli import rollback
 from snapvm.cli.confirm import confirm
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.interrupt import watched
-from snapvm.model import DomainState
+from snapvm.model import DomainState, OmittedDisk
 from snapvm.planning import RollbackPlan
 from snapvm.refusals import NotConfirmed
 from tests.fakes.records import BEGIN, disks_only, make_record
@@ -65,6 +66,24 @@ def test_disks_alone_start_afresh(plan: RollbackPlan) -> None:
 def test_one_that_was_paused_is_paused_again(plan: RollbackPlan) -> None:
     paused = replace(plan, record=make_record("a", state=DomainState.PAUSED))
     assert "left paused" in asked(paused)
+
+
+def test_what_does_not_come_back_is_told(plan: RollbackPlan) -> None:
+    """Before the yes: `take` told of it, days ago, and what was added since was never told of."""
+    then = (
+        OmittedDisk(target="nvram", why="it is on /dev/vg0/vars, only memory brings it back"),
+        OmittedDisk(target="sda", why="a cdrom drive with /old.iso"),
+    )
+    now = (OmittedDisk(target="sda", why="a cdrom drive, empty"),)
+    text = asked(
+        replace(plan, record=replace(plan.record, omitted=then), omitted=now, others=("vdc",))
+    )
+    assert re.findall("- Not of the snapshot: (.*)", text) == [
+        "nvram, it is on /dev/vg0/vars, only memory brings it back.",
+        "sda, a cdrom drive, empty.",
+        "vdc, a disk that stays as it is.",
+    ]
+    assert "Not of the snapshot" not in asked(replace(plan, record=disks_only("b", omitted=())))
 
 
 @pytest.mark.parametrize("verb", ["rollback", "delete"])
@@ -122,7 +141,7 @@ def test_one_ctrl_c_is_enough_however_early() -> None:
     try:
         with terminal() as user:
             thread = threading.Thread(target=press, args=(user,))
-            with pytest.raises(Interrupted), watched():
+            with pytest.raises(Interrupted, match="SIGINT; nothing was done"), watched():
                 thread.start()
                 confirm([], "it")
             is_over.set()

@@ -11,6 +11,7 @@ import pytest
 
 from snapvm.cli import commands, otherwords
 from snapvm.errors import ExitStatus
+from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
 
@@ -23,6 +24,10 @@ from tests.unit.cli.conftest import Call
         (["take", "demo", "--name", "latest"], 2, "this word is reserved"),
         (["take", "demo", "--name=-x"], 2, "'-x' cannot be used"),
         (["take", "demo", "--name", "a/b"], 2, "'a/b' cannot be used"),
+        (["take", "demo", "--disk-only", "--capture", "auto"], 2, "leave --capture out"),
+        (["take", "demo", "--disk-only", "--compress", "zstd"], 2, "leave --compress out"),
+        (["take", "demo", "--disk-only", "--image-format", "plain"], 2, "leave --image-format"),
+        (["take", "demo", "--disk-only", "--foreign-ptes", "zero"], 2, "--foreign-ptes out"),
         (["take", "demo", "--note", "x" * 1001], 2, "it has 1001 characters"),
         (["take", "demo", "--note", "\udcff"], 2, "it is not valid UTF-8"),
         (["show", "demo"], 2, "does not say which snapshot of which domain"),
@@ -161,8 +166,40 @@ def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for words in (["list"], ["show", "demo@a"], ["prune", "--all", "--keep-last", "1"]):
         done = call(*words)
-        assert done.status == ExitStatus.FAILED
+        assert done.status == ExitStatus.REFUSED, "it was said to be put back, and never begun"
         assert "Permission denied" in done.err and "hint: run snapvm as root\n" in done.err
+
+
+def test_who_is_root_and_may_not_is_not_refused(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS that takes root for nobody: to be root is no help."""
+
+    def denied(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    done = call("list")
+    assert done.status == ExitStatus.FAILED and "hint" not in done.err
+
+
+def test_who_may_not_lock_a_domain_is_refused(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    opened = os.open
+
+    def denied(path: str, flags: int, *rest: int, **others: int) -> int:
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, flags, *rest, **others)
+
+    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = call("rollback", "demo@a", "--yes")
+    assert done.status == ExitStatus.REFUSED and "hint: run snapvm as root\n" in done.err
+    assert scene.ids() == ["a"]
 
 
 @pytest.mark.parametrize("words", [["list"], ["verify", "/root.save"]])
@@ -178,6 +215,21 @@ def test_whoever_may_not_read_a_file_of_roots_is_not_told_to_correct_it(
         patch.setattr(os, "geteuid", lambda: 1000)
         done = call(*words)
     assert done.err.endswith("Permission denied\nhint: run snapvm as root\n")
+
+
+def test_a_variable_that_nobody_heeds_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was misspelt was silently none; that of a test, and of our own, are known."""
+    known = call("list").err
+    monkeypatch.setenv("SNAPVM_CRASH", "")
+    assert call("list").err == known
+    monkeypatch.setenv("SNAPVM_STATEDIR", "/srv/snapvm")
+    monkeypatch.setenv("SNAPVM_ZZZ", "1")
+    done = call("list")
+    assert done.status == 0 and done.err == (
+        "warning: SNAPVM_STATEDIR in the environment is no setting; "
+        "'SNAPVM_STATE_DIR' may be meant\n"
+        f"warning: SNAPVM_ZZZ in the environment is no setting\n{known}"
+    )
 
 
 def test_a_broken_setting_is_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

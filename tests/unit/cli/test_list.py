@@ -10,6 +10,7 @@ import pytest
 
 from snapvm.cli import app, columns, listing, render, wiring
 from snapvm.errors import ExitStatus
+from snapvm.failures import CommandFailed
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, make_record, put_record
 from tests.fakes.scene import DOMAIN, Scene, make_scene
@@ -137,6 +138,25 @@ def test_list_tells_how_the_worst_disk_is(
     health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
     wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
     assert health["tight"] == wanted and health["lost"]["state"] == "lost"
+
+
+@pytest.mark.parametrize("verb", [["list"], ["list", "--json"], ["show", "demo@a"]])
+def test_why_nothing_is_known_of_the_volumes_is_told(
+    call: Call, scene: Scene, verb: list[str]
+) -> None:
+    """They were `unknown`, without a word why; once, however many snapshots there are."""
+    for name in ("a", "b"):
+        call("take", DOMAIN, "--name", name)
+
+    def fail(argv: tuple[str, ...]) -> None:
+        raise CommandFailed(argv=argv, status=5, stderr="cannot open /etc/lvm/lvm.conf")
+
+    assert call(*verb).err == ""
+    scene.lvm.before = fail
+    done = call(*verb)
+    assert done.status == 0 and ("unknown" in done.out) is ("list" in verb)
+    assert done.err.startswith("note: how the volumes are is not known: ")
+    assert "cannot open /etc/lvm/lvm.conf" in done.err and done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb", "unknown"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from snapvm import recordfile
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainUuid, SnapshotId
 from tests.fakes.records import make_record, put_record
@@ -188,6 +190,42 @@ def test_an_undo_that_cannot_be_read_is_not_the_one_before_it(call: Call, scene:
     assert call("undo", DOMAIN, "--yes").status == ExitStatus.REFUSED
     assert scene.disk_data() == before
     assert shown(call, f"{DOMAIN}@latest") == (UUID, "demo@a"), "an undo is no latest"
+
+
+def make_of_tomorrow(scene: Scene, id_: str) -> None:
+    """Have the clock set back after a record was made."""
+    path = scene.host.catalog.folder(UUID, SnapshotId(id_)) / "snapshot.json"
+    record = scene.host.catalog.get(UUID, SnapshotId(id_))
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    path.write_text(recordfile.dump(replace(record, created=tomorrow.isoformat())))
+
+
+@pytest.mark.parametrize("verb", [("show",), ("delete", "--yes"), ("rollback", "--yes")])
+def test_the_latest_of_a_clock_that_was_set_back_is_not_guessed(
+    call: Call, scene: Scene, verb: Sequence[str]
+) -> None:
+    """The one before it was meant by `latest`, and deleted, until its time had come."""
+    call("take", DOMAIN, "--name", "early")
+    make_of_tomorrow(scene, "early")
+    assert shown(call, f"{DOMAIN}@latest") == (UUID, "demo@early"), "there is no other"
+    call("take", DOMAIN, "--name", "late")
+    done = call(verb[0], f"{DOMAIN}@latest", *verb[1:])
+    assert done.status == ExitStatus.REFUSED
+    assert "demo@early is of a time that is still to come" in done.err
+    assert scene.ids() == ["late", "early"]
+
+
+def test_an_undo_of_a_clock_that_was_set_back_is_not_guessed(call: Call, scene: Scene) -> None:
+    """It went back to the disks that were current before an earlier rollback."""
+    call("take", DOMAIN, "--name", "a")
+    for _ in "12":
+        call("rollback", f"{DOMAIN}@a", "--yes")
+    early, late = (id_ for id_ in scene.ids() if id_ != "a")
+    make_of_tomorrow(scene, early)
+    before = scene.disk_data()
+    assert call("undo", DOMAIN, "--yes").status == ExitStatus.REFUSED
+    assert scene.disk_data() == before
+    assert call("rollback", f"{DOMAIN}@{late}", "--yes").status == 0
 
 
 RULES = ("--keep-last", "1", "--include-named")

@@ -27,7 +27,7 @@ def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
     scene.hypervisor.stop(scene.machine.domain)
     assert "no memory (the domain is shut off)" in call("take", DOMAIN).out
     assert "the domain was shut off" in call("show", f"{DOMAIN}@latest").out
-    assert re.search(r" disks +vda vdb +unknown +- +", call("list").out)
+    assert re.search(r" disks +vda vdb +ok +- +", call("list").out)
 
 
 def test_take_can_end_the_domain(call: Call, scene: Scene) -> None:
@@ -47,7 +47,7 @@ def test_json_of_take_is_the_record(call: Call) -> None:
     health = shown.pop("health")
     assert shown == taken
     assert [disk["target"] for disk in health] == ["vda", "vdb"]
-    assert all(disk["state"] in ("gone", "unknown") for disk in health), "this host has no such LV"
+    assert all(disk["state"] == "ok" for disk in health)
 
 
 def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, PausedMeanwhile
 from snapvm.hypervisor import headstart, libvirtbackground, libvirtlink, qmp, userfault
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.headstart import Experience, seconds_ahead
@@ -96,6 +96,8 @@ class FakeQemu(test_pause.FakeDomain):
     """It has read all of the memory by the time it has stopped the guest as it was told."""
     fails: bool = False
     """A disk of the guest fails as soon as QEMU has begun, and the guest stands still for it."""
+    is_paused_by_owner: bool = False
+    """As soon as QEMU has begun."""
     run_state: str = "paused"
     """Why it stands still, when it does."""
     said: list[str] = field(default_factory=list)
@@ -149,6 +151,8 @@ class FakeQemu(test_pause.FakeDomain):
                 self.fails = False
                 self.run_state, self.state_now = "io-error", test_pause.PAUSED
                 happened(self.events, "STOP")
+            if self.is_paused_by_owner:
+                super().suspend()
             if self.is_quick:
                 self.protect()
                 self.untold += [(name, time.time()) for name in ("STOP", "RESUME")]
@@ -303,14 +307,23 @@ def test_a_guest_that_stops_meanwhile_is_not_met_by_qemu(qemu: FakeQemu, job: Ca
     assert qemu.said == ["migrate", "migrate_cancel", "resume", "suspend", "migrate", "resume"]
 
 
+def test_one_that_its_owner_pauses_meanwhile_stays_paused(qemu: FakeQemu, job: CaptureJob) -> None:
+    """It ran again, was paused a second time, and was left running: QEMU's own stop looks so."""
+    experience(job, 0.06, 0.05)
+    qemu.is_paused_by_owner = True
+    with pytest.raises(PausedMeanwhile):
+        captured(job)
+    assert (qemu.said, qemu.state_now) == (["migrate", "migrate_cancel"], test_pause.PAUSED)
+
+
 def test_a_guest_that_stands_still_for_its_own_reason_is_left_alone(
     qemu: FakeQemu, job: CaptureJob
 ) -> None:
-    """It stopped between the plan and the pause; QEMU is told nothing."""
+    """It stopped between the plan and the pause; QEMU is told to do nothing with it."""
     qemu.state_now, qemu.run_state = test_pause.PAUSED, "io-error"
-    with pytest.raises(CaptureFailed, match="it is io-error and not paused"):
+    with pytest.raises(PausedMeanwhile):
         captured(job)
-    assert "migrate" not in qemu.said
+    assert (qemu.said, qemu.state_now) == (["closefd"], test_pause.PAUSED)
 
 
 def test_a_qemu_that_does_not_fail_in_time_does_not_begin_ahead(

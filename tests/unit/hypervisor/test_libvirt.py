@@ -32,14 +32,20 @@ def no(*_: object) -> NoReturn:
     raise libvirtError("it says no")
 
 
-def make_driver(monkeypatch: pytest.MonkeyPatch, deed: Callable[..., Any]) -> LibvirtHypervisor:
-    """Return a driver whose libvirt does ``deed`` for every deed; the domain stays paused."""
+PAUSED, RUNNING = 3, 1
+
+
+def make_driver(
+    monkeypatch: pytest.MonkeyPatch, deed: Callable[..., Any], state: int = PAUSED
+) -> LibvirtHypervisor:
+    """Return a driver whose libvirt does ``deed`` for every deed; the domain stays as it is."""
     monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     handle = SimpleNamespace(
         isActive=lambda: True,
-        state=lambda: [3],
+        state=lambda: [state],
         jobInfo=lambda: [0],
         suspend=deed,
+        resume=deed,
         destroy=deed,
         createWithFlags=deed,
     )
@@ -63,19 +69,19 @@ def start(driver: LibvirtHypervisor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("done", "do"),
+    ("done", "do", "state"),
     [
-        ("suspended", suspend),
-        ("ended", lambda driver: driver.stop(DOMAIN)),
-        ("restored", restore),
-        ("started", start),
+        ("suspended", suspend, RUNNING),
+        ("ended", lambda driver: driver.stop(DOMAIN), PAUSED),
+        ("restored", restore, PAUSED),
+        ("started", start, PAUSED),
     ],
 )
 def test_a_deed_that_failed_is_named(
-    monkeypatch: pytest.MonkeyPatch, done: str, do: Callable[[LibvirtHypervisor], None]
+    monkeypatch: pytest.MonkeyPatch, done: str, do: Callable[[LibvirtHypervisor], None], state: int
 ) -> None:
     with pytest.raises(DomainFailed) as failed:
-        do(make_driver(monkeypatch, no))
+        do(make_driver(monkeypatch, no, state))
     assert str(failed.value) == f"demo could not be {done}: it says no"
 
 
@@ -95,3 +101,25 @@ def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPa
     vars(driver)["_link"] = SimpleNamespace(connection=connection)
     with pytest.raises(UnknownDomain):
         driver.find("web\udcff")
+
+
+def test_one_that_its_owner_paused_before_a_rollback_stays_so_when_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ran when it was found, and was made to run again."""
+
+    def touched(*_: object) -> NoReturn:
+        pytest.fail("it was suspended or resumed")
+
+    driver = make_driver(monkeypatch, touched)
+    with pytest.raises(ZeroDivisionError), driver.frozen(DOMAIN):
+        raise ZeroDivisionError
+
+
+def test_one_that_was_shut_off_before_a_rollback_is_not_resumed_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took half a minute, and ended as a domain that needs attention, with status 8."""
+    driver = make_driver(monkeypatch, no, state=5)
+    with pytest.raises(DomainFailed, match="it is shut off by now"), driver.frozen(DOMAIN):
+        pytest.fail("the block ran")

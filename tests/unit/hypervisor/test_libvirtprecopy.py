@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
+from snapvm.failures import PausedMeanwhile
 from snapvm.hypervisor import libvirtprecopy
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
@@ -34,6 +35,8 @@ class Moment:
     remaining: int
     free: int
     written: int = 0
+    is_paused: bool = False
+    """By its owner."""
 
 
 @dataclass
@@ -56,6 +59,10 @@ class World:
 
     def suspend(self) -> None:
         self.stopped_at.append(self.now.at)
+
+    def refuse_owners(self) -> None:
+        if self.now.is_paused:
+            raise PausedMeanwhile(domain="demo")
 
     # --- the stream ---
 
@@ -87,7 +94,10 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
     def played(*moments: Moment) -> tuple[list[float], str]:
         world: Any = World(list(moments))
         pause: Any = SimpleNamespace(
-            ended_by_resume=world.ended_by_resume, suspend=world.suspend, stopped_at=lambda: None
+            ended_by_resume=world.ended_by_resume,
+            suspend=world.suspend,
+            stopped_at=lambda: None,
+            refuse_owners=world.refuse_owners,
         )
         nothing: Any = None
         monkeypatch.setattr(libvirtprecopy, "MigrationStream", lambda _job: world)
@@ -166,3 +176,9 @@ def test_memory_written_three_times_over_is_enough(play: Play) -> None:
         "; the guest was stopped since it changed memory faster than it was written,"
         " with 90 MB to go"
     )
+
+
+def test_one_that_its_owner_pauses_is_not_written_to_the_end(play: Play) -> None:
+    paused = Moment(2.0, 1, MEMORY // 2, 10 * MEMORY, is_paused=True)
+    with pytest.raises(PausedMeanwhile):
+        play(moment(1.0, 1, MEMORY), paused, moment(3.0, 2, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -9,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, DomainFailed, WindowBroken
-from snapvm.hypervisor import libvirtlink
+from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile, WindowBroken
+from snapvm.hypervisor import libvirtlink, qmp
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents
 from snapvm.hypervisor.pause import WatchedPause
 from tests.unit.hypervisor.test_witness import DOMAIN, FakeHandle, happened
@@ -23,6 +25,8 @@ NO_DOMAIN = LibvirtFailed("Domain not found", 42)
 @pytest.fixture(autouse=True)
 def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
+    monitor = SimpleNamespace(qemuMonitorCommand=lambda domain, *_: domain.answer())
+    monkeypatch.setattr(qmp, "libvirt_qemu", monitor)
 
 
 @dataclass
@@ -32,6 +36,8 @@ class FakeDomain(FakeHandle):
     state_now: int | None = RUNNING
     events: RunEvents = field(default_factory=RunEvents)
     asked: int = 0
+    run_state: str = "paused"
+    """QEMU's name for why it stands still."""
     deaf: int = 0
     """How often a libvirtd that is just restarted answers nobody."""
 
@@ -50,6 +56,11 @@ class FakeDomain(FakeHandle):
             raise NOT_RUNNING
         self.state_now = RUNNING
         happened(self.events, "RESUME")
+
+    def answer(self) -> str:
+        """What QEMU says when it is asked what the guest does."""
+        status = "running" if self.state_now == RUNNING else self.run_state
+        return json.dumps({"return": {"status": status}})
 
     def let_go(self) -> None:
         """What QEMU is told first: its monitor is gone with it."""
@@ -79,7 +90,7 @@ def test_a_guest_that_ends_meanwhile_is_not_called_paused(state: int | None) -> 
 
     with pytest.raises(WindowBroken, match="somebody stopped it, or it crashed"):
         capture(domain, ends)
-    assert domain.asked == 1
+    assert domain.asked == 2
 
 
 def test_a_guest_that_goes_to_sleep_meanwhile_is_not_called_paused() -> None:
@@ -92,7 +103,7 @@ def test_a_guest_that_goes_to_sleep_meanwhile_is_not_called_paused() -> None:
 
     with pytest.raises(WindowBroken, match="its guest went to sleep"):
         capture(domain, sleeps)
-    assert domain.asked == 1
+    assert domain.asked == 2
 
 
 def test_a_transient_one_that_ends_last_is_not_called_paused_either() -> None:
@@ -119,4 +130,50 @@ def test_one_that_libvirt_works_on_is_not_paused() -> None:
     domain.job = 2
     with pytest.raises(DomainFailed, match="migrate"):
         capture(domain, lambda: None)
+    assert domain.state_now == RUNNING
+
+
+@pytest.mark.parametrize("state", [PAUSED, SHUT_OFF, ASLEEP, None])
+def test_one_that_does_not_run_any_more_is_left_so(state: int | None) -> None:
+    """Its owner had paused it while stores were made: it ran again at the end of the window."""
+    domain = FakeDomain()
+    pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    domain.suspend()
+    domain.state_now = state
+    kind = PausedMeanwhile if state == PAUSED else WindowBroken
+    with pytest.raises(kind), pause.ended_by_resume(leave_standing=False):
+        pytest.fail("the block ran")
+    assert domain.state_now == state
+
+
+def test_one_that_was_paused_and_runs_again_before_its_window_is_captured() -> None:
+    domain = FakeDomain()
+    pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    domain.suspend()
+    domain.resume()
+    time.sleep(0.01)
+    with pause.ended_by_resume(leave_standing=False):
+        pause.suspend()
+    assert domain.state_now == RUNNING
+
+
+def stream_beside(domain: FakeDomain, happens: Callable[[], None]) -> None:
+    """Write memory beside the running domain, looking now and then who stops it."""
+    pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    with pause.ended_by_resume(leave_standing=False, when_failed=domain.let_go):
+        pause.refuse_owners()
+        happens()
+        pause.refuse_owners()
+
+
+def test_one_that_is_paused_while_memory_is_written_beside_it_stays_so() -> None:
+    domain = FakeDomain()
+    with pytest.raises(PausedMeanwhile, match="demo was paused by somebody"):
+        stream_beside(domain, domain.suspend)
+    assert domain.state_now == PAUSED
+
+
+def test_one_that_qemu_stops_for_the_last_of_its_stream_runs_again() -> None:
+    domain = FakeDomain(run_state="finish-migrate")
+    stream_beside(domain, domain.suspend)
     assert domain.state_now == RUNNING

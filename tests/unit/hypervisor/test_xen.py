@@ -203,6 +203,15 @@ def test_frozen_runs_again_only_when_the_block_fails(scene: Scene) -> None:
     assert driver.find("web").state is DomainState.PAUSED
 
 
+def test_one_that_has_ended_is_not_resumed_in_vain(scene: Scene) -> None:
+    """For half a minute; then it was said to need attention, with status 8."""
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.info_of.clear()
+    with pytest.raises(DomainFailed, match="web could not be suspended: "), driver.frozen(domain):
+        pytest.fail("the block ran")
+
+
 def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:
     """Its name was asked for, and the domain left paused."""
     xen, driver = scene
