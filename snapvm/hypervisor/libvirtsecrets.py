@@ -1,4 +1,4 @@
-"""The secrets without which libvirt starts a domain not: of encrypted disks, of a vTPM, of servers.
+"""The secrets that libvirt needs to start a domain: of encrypted disks, of a vTPM, of servers.
 
 libvirt forgets the value of an ephemeral one when it ends, as it does when the host is booted.
 """
