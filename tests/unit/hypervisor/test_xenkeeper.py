@@ -115,11 +115,11 @@ def test_it_sees_the_end_of_one_that_is_left_standing(scene: standing.Scene, kee
 
 def held(server: FakeXenstored, keeper: int, flags: int) -> FakeXen:
     """Have a domain that was left standing, and who looks after it is held."""
-    xen: Any = FakeXen(server, libraries=OLD)
+    xen = FakeXen(server, libraries=OLD)
     xen.come(flags=flags)
     server.values["/libxl/5/snapvm-suspend"] = str(keeper)
     os.kill(keeper, signal.SIGSTOP)
-    return xen  # type: ignore[no-any-return]
+    return xen
 
 
 @pytest.mark.parametrize("is_ended", [False, True], ids=["by us", "by somebody else"])
