@@ -69,6 +69,19 @@ def spoken() -> Iterator[None]:
         ) from error
 
 
+def denial(ask: Callable[[], object], *codes: int) -> LibvirtFailed | None:
+    """Return what libvirt answered when that is one of these errors (libvirt/virterror.h).
+
+    None when it answered, and when it failed otherwise: then it does not say.
+    """
+    try:
+        with spoken():
+            ask()
+    except LibvirtFailed as failure:
+        return failure if failure.code in codes else None
+    return None
+
+
 def is_busy(handle: Any) -> bool:
     """Tell whether libvirt works on a domain: saves, migrates, dumps it, or makes a backup of it.
 

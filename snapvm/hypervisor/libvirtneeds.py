@@ -10,11 +10,12 @@ import socket
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, denial, spoken
 from snapvm.refusals import DomainRefused
 
 _NOT_SUCH_AN_EMULATOR = frozenset({8, 38, 67})
@@ -53,20 +54,16 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
     if kind is None:
         return
     emulator = root.findtext("./devices/emulator", "").strip()
-    try:
-        with spoken():
-            connection.getDomainCapabilities(
-                emulator or None, kind.get("arch"), kind.get("machine"), root.get("type"), 0
-            )
-    except LibvirtFailed as failure:
-        if failure.code not in _NOT_SUCH_AN_EMULATOR:
-            return
+    machine = kind.get("machine")
+    wanted = (emulator or None, kind.get("arch"), machine, root.get("type"), 0)
+    unknown = denial(partial(connection.getDomainCapabilities, *wanted), *_NOT_SUCH_AN_EMULATOR)
+    if unknown:
         raise DomainRefused(
             domain=domain,
-            why=f"it would not start: {failure}",
+            why=f"it would not start: {unknown}",
             remedy="install a QEMU that has its machine type "
-            f"({kind.get('machine', 'none is named')}) where it was, or {remedy}",
-        ) from failure
+            f"({machine or 'none is named'}) where it was, or {remedy}",
+        ) from unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,31 +152,27 @@ def _require_volumes(
     connection: Any, domain: str, volumes: Iterable[tuple[str, str]], remedy: str
 ) -> None:
     for pool, volume in volumes:
-        try:
-            with spoken():
-                connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
-        except LibvirtFailed as failure:
-            if failure.code != _NO_SUCH_VOLUME:
-                continue
+        missing = denial(partial(_volume, connection, pool, volume), _NO_SUCH_VOLUME)
+        if missing:
             raise DomainRefused(
                 domain=domain,
                 why=f"it would not start: its storage pool {pool} has no volume {volume}",
                 remedy=f"look again (`virsh pool-refresh {shlex.quote(pool)}`), or {remedy}",
-            ) from failure
+            ) from missing
+
+
+def _volume(connection: Any, pool: str, volume: str) -> Any:
+    return connection.storagePoolLookupByName(pool).storageVolLookupByName(volume)
 
 
 def _require_filters(connection: Any, domain: str, definition: str, remedy: str) -> None:
     root = domainxml.parse(definition)
     filters = (each.get("filter", "") for each in root.iterfind("./devices/interface/filterref"))
     for name in dict.fromkeys(filters):
-        try:
-            with spoken():
-                connection.nwfilterLookupByName(name)
-        except LibvirtFailed as failure:
-            if failure.code != _NO_SUCH_FILTER:
-                continue
+        missing = denial(partial(connection.nwfilterLookupByName, name), _NO_SUCH_FILTER)
+        if missing:
             raise DomainRefused(
                 domain=domain,
                 why=f"it would not start: its network filter {name} is not there",
                 remedy=f"define it (`virsh nwfilter-define FILE`), or {remedy}",
-            ) from failure
+            ) from missing

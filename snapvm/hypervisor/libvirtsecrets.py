@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.libvirtlink import denial
 from snapvm.refusals import DomainRefused
 
 _NO_SECRET = 66
@@ -33,24 +34,20 @@ class _Secret:
 def require(connection: Any, domain: str, definition: str) -> None:
     """Raise ``DomainRefused`` when libvirt has not one of them, or has lost its value."""
     for secret in dict.fromkeys(_secrets(definition)):
-        try:
-            with spoken():
-                _found(connection, secret).value()
-        except LibvirtFailed as failure:
-            if failure.code != _NO_SECRET:
-                continue
+        missing = denial(partial(_value, connection, secret), _NO_SECRET)
+        if missing:
             raise DomainRefused(
                 domain=domain,
-                why=f"it would not start: {failure}",
+                why=f"it would not start: {missing}",
                 remedy="give libvirt the secret back: `virsh secret-define FILE`, then `virsh "
                 f"secret-set-value {secret.uuid or 'UUID'} --interactive`",
-            ) from failure
+            ) from missing
 
 
-def _found(connection: Any, secret: _Secret) -> Any:
+def _value(connection: Any, secret: _Secret) -> Any:
     if secret.uuid:
-        return connection.secretLookupByUUIDString(secret.uuid)
-    return connection.secretLookupByUsage(secret.kind, secret.usage)
+        return connection.secretLookupByUUIDString(secret.uuid).value()
+    return connection.secretLookupByUsage(secret.kind, secret.usage).value()
 
 
 def _secrets(definition: str) -> Iterator[_Secret]:
