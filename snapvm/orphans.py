@@ -50,7 +50,7 @@ class Stray:
 
 
 def strays(host: Host, report: Report) -> tuple[Stray, ...]:
-    """Return every volume with our tag whose set nobody knows.
+    """Return every volume with our tag whose set nobody knows, by name: LVM sorts as it is told to.
 
     None while there is a record or a journal that cannot be read: it might name any of them.
     """
@@ -62,7 +62,7 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
     # One without a set is a user's, who gave it such a tag.
     made = (v for v in ours if any(map(naming.is_set, argv.sets_in(v.tags))))
-    nameless = (v for v in made if not v.tags & tags)
+    nameless = sorted((v for v in made if not v.tags & tags), key=lambda v: str(v.ref))
     domains = {uuid for uuid, _ in host.catalog.domains()}
     return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
 

@@ -89,6 +89,18 @@ def test_what_nobody_confirmed_is_told_all_the_same(call: Call, scene: Scene) ->
     assert scene.lvm.names() == before
 
 
+def test_what_is_found_has_one_order_whatever_that_of_lvm(call: Call, scene: Scene) -> None:
+    """The groups are snapshotted at once, and ``report/lvs_sort`` may be anything."""
+    call("take", DOMAIN, "--name", "a")
+    shutil.rmtree(scene.host.catalog.path(scene.host.catalog.get(UUID, SnapshotId("a")), ""))
+    told: list[list[str]] = []
+    for _ in range(2):
+        scene.lvm.volumes.reverse()
+        found = json.loads(call("check", "--json").out)["findings"]
+        told.append([each["subject"] for each in found])
+    assert told == [["vg0/demo-d0.a", "vg1/demo-d1.a"]] * 2
+
+
 def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:
     """Whether anything is left that is not in order, or not."""
     call("take", DOMAIN, "--name", "a")
