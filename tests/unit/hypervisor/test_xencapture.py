@@ -20,8 +20,8 @@ from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
 from snapvm.xenguest import ImageFacts
 from tests.fakes.xenstored import FakeXenstored
+from tests.unit.hypervisor.fakedrives import DISK, FakeGrants
 from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING
-from tests.unit.hypervisor.test_xendisks import DISK, FakeGrants
 
 DOMID = RUNNING.domid
 DISK_NUMBER, CDROM_NUMBER, NEW_NUMBER = "51712", "51728", "51744"

@@ -1,11 +1,8 @@
-"""Drives as xenstore has them, sorted and refused; and a configuration told again to xl."""
+"""Drives as xenstore has them, sorted and refused, and their rings."""
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
-import re
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,22 +11,15 @@ from typing import Any
 import pytest
 
 from snapvm.failures import CaptureFailed
-from snapvm.hypervisor import xencfg, xenconfig, xendisks
+from snapvm.hypervisor import xendisks
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.refusals import DiskRefused, DomainRefused
 from tests.fakes.xenstored import FakeXenstored
+from tests.unit.hypervisor.fakedrives import DISK, FakeGrants
 
 BACK = "/local/domain/0/backend/vbd/7/51712"
 QDISK_BACK = "/local/domain/0/backend/qdisk/7/51712"
-DISK = {
-    "dev": "xvda",
-    "params": "/dev/vg0/demo-d0",
-    "type": "phy",
-    "mode": "w",
-    "device-type": "disk",
-    "script": "/etc/xen/scripts/block",
-}
 
 
 def drives(back: str = BACK, **changes: str) -> Any:
@@ -98,26 +88,6 @@ def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
         with pytest.raises(XenFailed, match="holds no grant"):
             ring_references(store, 7, numbers)
         assert ring_references(store, 7, numbers[1:]) == {"51728": [9]}
-
-
-class FakeGrants:
-    """Xen's grants of a guest whose rings are at rest; some are another domain's to map."""
-
-    def __init__(self, *foreign: int) -> None:
-        self.foreign = foreign
-        self.page = ctypes.create_string_buffer(4096)
-
-    def xengnttab_open(self, _logger: object, _flags: int) -> int:
-        return 1
-
-    def xengnttab_close(self, _handle: int) -> None: ...
-
-    def xengnttab_map_grant_ref(
-        self, _handle: int, _domid: int, reference: int, _prot: int
-    ) -> int | None:
-        return None if reference in self.foreign else ctypes.addressof(self.page)
-
-    def xengnttab_unmap(self, _handle: int, _address: int, _count: int) -> None: ...
 
 
 def test_a_ring_that_is_another_domains_is_not_waited_for() -> None:
@@ -206,208 +176,3 @@ def test_nothing_lies_before_what_cannot_change(changes: dict[str, str]) -> None
 def test_what_cannot_change_is_left_out_and_not_all_may_be(changes: dict[str, str]) -> None:
     with pytest.raises(DomainRefused, match="no disk"):
         drives(**changes)
-
-
-CONFIG: dict[str, Any] = {
-    "c_info": {"type": "pv", "name": "demo", "uuid": "u-u", "domid": 5},
-    "b_info": {
-        "max_vcpus": 2,
-        "max_memkb": 131072,
-        "target_memkb": 131072,
-        "type.pv": {},
-        "kernel": "/boot/vmlinuz",
-        "cmdline": "console=hvc0 x='1'",
-    },
-    "disks": [
-        {
-            "pdev_path": "/dev/vg0/a,b",
-            "vdev": "xvda",
-            "backend": "phy",
-            "format": "raw",
-            "readwrite": 1,
-        }
-    ],
-    "on_reboot": "restart",
-}
-
-
-def test_a_configuration_is_found_in_what_xl_lists() -> None:
-    assert xenconfig.parse("demo", json.dumps([{"domid": 5, "config": CONFIG}])) == CONFIG
-    for text in ("", "[]", "{}", '[{"config": 1}]', '[{"config": {"c_info": 1}}]'):
-        with pytest.raises(DomainRefused):
-            xenconfig.parse("demo", text)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"b_info": {"target_memkb": None}},
-        {"b_info": {"max_memkb": "131072"}},
-        {"b_info": {"max_vcpus": [2]}},
-        {"b_info": {"type.pv": 1}},
-        {"disks": {"vdev": "xvda"}},
-        {"disks": [1]},
-        {"nics": 1},
-        {"nics": [1]},
-        {"nics": [{"rate_bytes_per_interval": "much"}]},
-        {"vfbs": [1]},
-        {"vfbs": [{"vnc": 1}]},
-        {"b_info": {"vcpu_hard_affinity": 1}},
-        {"b_info": {"vcpu_hard_affinity": [["0"]]}},
-        {"b_info": {"bootloader_args": "-q"}},
-        {"on_crash": 0},
-    ],
-    ids=str,
-)
-def test_what_libxl_does_not_write_is_refused(changed: dict[str, Any]) -> None:
-    """Found by fuzzing, the first three."""
-    with pytest.raises(DomainRefused):
-        xenconfig.parse("demo", json.dumps([{"config": CONFIG | changed}]))
-
-
-def test_an_image_demands_no_number_and_has_room() -> None:
-    config = json.loads(xenconfig.for_image(CONFIG, 40000))
-    assert "domid" not in config["c_info"]
-    assert config["b_info"]["target_memkb"] == 40000 * 4 - 1024
-    assert json.loads(xenconfig.for_image(CONFIG, 100))["b_info"]["target_memkb"] == 131072
-
-
-def test_a_configuration_is_told_to_xl() -> None:
-    lines = xencfg.tell("demo", CONFIG).splitlines()
-    assert 'name = "demo"' in lines and "memory = 128" in lines and "vcpus = 2" in lines
-    assert "cmdline = \"console=hvc0 x='1'\"" in lines
-    assert 'on_reboot = "restart"' in lines
-    assert any(line.endswith('target=/dev/vg0/a,b"]') for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("backend", "told"),
-    [("phy", ["backendtype=phy"]), ("qdisk", ["backendtype=qdisk"]), (None, [])],
-)
-def test_who_serves_a_drive_is_told_where_it_is_known(backend: str | None, told: list[str]) -> None:
-    """libxl leaves it open for drives it chose for itself, and takes no qcow2 for the kernel's."""
-    config = json.loads(json.dumps(CONFIG))
-    config["disks"] = [{"pdev_path": "/srv/a.qcow2", "vdev": "xvdb", "format": "qcow2"}]
-    if backend:
-        config["disks"][0]["backend"] = backend
-    (line,) = (line for line in xencfg.tell("demo", config).splitlines() if "disk" in line)
-    assert [word for word in line.split(",") if word.startswith("backendtype")] == told
-
-
-def test_what_cannot_be_told_is_refused() -> None:
-    told = ((("b_info", "numa_nodes"), [1]), (("unheard",), 1), (("channels",), [{"name": "a"}]))
-    for path, value in told:
-        config = json.loads(json.dumps(CONFIG))
-        place = config
-        for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
-        with pytest.raises(DomainRefused, match=path[-1]):
-            xencfg.tell("demo", config)
-
-
-def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
-    """A guest with two of eight vCPUs online, capped, would boot with eight and without its cap."""
-    config = json.loads(json.dumps(CONFIG))
-    shares = {"sched": "credit2", "weight": 512, "cap": 50}
-    config["b_info"] |= {"max_vcpus": 8, "avail_vcpus": [0, 1], "sched_params": shares}
-    config["nics"] = [{"mac": "00:16:3e:00:00:01", "bridge": "br0", "mtu": 9000, "devid": 0}]
-    lines = xencfg.tell("demo", config).splitlines()
-    assert {"vcpus = 2", "maxvcpus = 8", "cpu_weight = 512", "cap = 50"} <= set(lines)
-    assert any("mtu=9000" in line for line in lines)
-    config["b_info"]["sched_params"]["budget"] = 4000
-    with pytest.raises(DomainRefused, match="budget"):
-        xencfg.tell("demo", config)
-
-
-def told(**changed: Any) -> list[str]:
-    """Tell a configuration of which places are changed."""
-    config = json.loads(json.dumps(CONFIG))
-    for place, values in changed.items():
-        config[place] = {**config[place], **values} if isinstance(values, dict) else values
-    config = xenconfig.parse("demo", json.dumps([{"config": config}]))
-    return xencfg.tell("demo", config).splitlines()
-
-
-def test_where_it_may_run_is_told_to_xl() -> None:
-    """A pinned domain could be taken back by hand alone, by `snapvm undo` too."""
-    lines = told(
-        b_info={
-            "max_vcpus": 2,
-            "vcpu_hard_affinity": [[0], [2, 3]],
-            "vcpu_soft_affinity": [[1], [1]],
-            "numa_placement": "False",
-        },
-        c_info={"pool_name": "fast", "poolid": 3},
-    )
-    assert {'cpus = ["0", "2,3"]', 'cpus_soft = ["1", "1"]', 'pool = "fast"'} <= set(lines)
-    with pytest.raises(DomainRefused, match="vcpu_hard_affinity"):
-        told(b_info={"vcpu_hard_affinity": [[0], []]})
-    with pytest.raises(DomainRefused, match="poolid"):
-        told(c_info={"poolid": 3})
-
-
-def test_clock_and_boot_loader_are_told_to_xl() -> None:
-    """The first two were left out in silence."""
-    lines = told(
-        b_info={
-            "disable_migrate": "True",
-            "rtc_timeoffset": 3600,
-            "localtime": "True",
-            "tsc_mode": "native",
-            "bootloader_args": ["--kernel=/vmlinuz", "-q"],
-        }
-    )
-    assert {"nomigrate = 1", 'rtc_timeoffset = "3600"', "localtime = 1"} <= set(lines)
-    assert {'tsc_mode = "native"', 'bootloader_args = ["--kernel=/vmlinuz", "-q"]'} <= set(lines)
-    assert not [line for line in told(b_info={"disable_migrate": "False"}) if "nomig" in line]
-
-
-@pytest.mark.parametrize(("allowed", "interval"), [(62500, 50000), (1, 50000), (7, 3), (9999, 0)])
-def test_how_fast_a_nic_may_be_is_told_to_xl(allowed: int, interval: int) -> None:
-    nic = {"mac": "00:16:3e:00:00:01", "rate_bytes_per_interval": allowed}
-    (line,) = (
-        line
-        for line in told(nics=[nic | ({"rate_interval_usecs": interval} if interval else {})])
-        if line.startswith("vif")
-    )
-    found = re.search(r"rate=(\d+)B/s@(\d+)us", line)
-    assert found is not None
-    a_second, usecs = int(found[1]), int(found[2])
-    assert usecs == (interval or 50000)
-    assert a_second * usecs // 1_000_000 == allowed  # libxlu_vif.c, xlu_vif_parse_rate
-
-
-def test_a_driver_domain_is_told_by_its_name() -> None:
-    nic = {"mac": "00:16:3e:00:00:01", "backend_domid": 3, "backend_domname": "net"}
-    assert any("backend=net" in line for line in told(nics=[nic]))
-    with pytest.raises(DomainRefused, match="backend_domid"):
-        told(nics=[{"backend_domid": 3}])
-
-
-def test_a_frame_buffer_is_told_to_xl() -> None:
-    vnc = {"enable": "True", "listen": "127.0.0.1", "display": 2, "findunused": "False"}
-    screen = {"devid": 0, "vnc": vnc, "sdl": {"enable": "False"}, "keymap": "de"}
-    (line,) = (line for line in told(vfbs=[screen], vkbs=[{"devid": 0}]) if "vfb" in line)
-    words = "vnc=1,vnclisten=127.0.0.1,vncdisplay=2,vncunused=0,sdl=0,keymap=de"
-    assert line == f'vfb = ["{words}"]'
-    refused: tuple[dict[str, Any], ...] = (
-        {"vfbs": [screen], "vkbs": [{}, {}]},
-        {"vfbs": [screen], "vkbs": [{"backend_type": "qemu", "feature_multi_touch": True}]},
-        {"vfbs": [screen], "vkbs": [{"backend_type": "linux"}]},
-        {"vfbs": [{"vnc": {"passwd": "a,b"}}]},
-        {"vfbs": [{"backend_domid": 3}]},
-    )
-    for changed in refused:
-        with pytest.raises(DomainRefused, match="cannot be told"):
-            told(**changed)
-
-
-def test_passed_through_devices_are_named() -> None:
-    assert xenconfig.passthrough(CONFIG) == ""
-    assert xenconfig.passthrough(CONFIG | {"pcidevs": [{}]}) == "a PCI device"
-    # Such a domain was captured, and came back without its device's memory.
-    memory = {**CONFIG["b_info"], "iomem": [{"start": 0xFE000, "number": 1}]}
-    assert xenconfig.passthrough(CONFIG | {"b_info": memory}) == "a device's memory"
-    nodes = {**CONFIG["b_info"], "vnuma_nodes": [{"memkb": 65536}]}
-    assert xenconfig.passthrough(CONFIG | {"b_info": nodes}) == "virtual NUMA nodes"

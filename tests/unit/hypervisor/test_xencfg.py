@@ -1,0 +1,144 @@
+"""A configuration told again to xl: nothing is left out in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from snapvm.hypervisor import xencfg, xenconfig
+from snapvm.refusals import DomainRefused
+from tests.unit.hypervisor.xlconfig import CONFIG
+
+
+def test_a_configuration_is_told_to_xl() -> None:
+    lines = xencfg.tell("demo", CONFIG).splitlines()
+    assert 'name = "demo"' in lines and "memory = 128" in lines and "vcpus = 2" in lines
+    assert "cmdline = \"console=hvc0 x='1'\"" in lines
+    assert 'on_reboot = "restart"' in lines
+    assert any(line.endswith('target=/dev/vg0/a,b"]') for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [("phy", ["backendtype=phy"]), ("qdisk", ["backendtype=qdisk"]), (None, [])],
+)
+def test_who_serves_a_drive_is_told_where_it_is_known(backend: str | None, told: list[str]) -> None:
+    """libxl leaves it open for drives it chose for itself, and takes no qcow2 for the kernel's."""
+    config = json.loads(json.dumps(CONFIG))
+    config["disks"] = [{"pdev_path": "/srv/a.qcow2", "vdev": "xvdb", "format": "qcow2"}]
+    if backend:
+        config["disks"][0]["backend"] = backend
+    (line,) = (line for line in xencfg.tell("demo", config).splitlines() if "disk" in line)
+    assert [word for word in line.split(",") if word.startswith("backendtype")] == told
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    told = ((("b_info", "numa_nodes"), [1]), (("unheard",), 1), (("channels",), [{"name": "a"}]))
+    for path, value in told:
+        config = json.loads(json.dumps(CONFIG))
+        place = config
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        with pytest.raises(DomainRefused, match=path[-1]):
+            xencfg.tell("demo", config)
+
+
+def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
+    """A guest with two of eight vCPUs online, capped, would boot with eight and without its cap."""
+    config = json.loads(json.dumps(CONFIG))
+    shares = {"sched": "credit2", "weight": 512, "cap": 50}
+    config["b_info"] |= {"max_vcpus": 8, "avail_vcpus": [0, 1], "sched_params": shares}
+    config["nics"] = [{"mac": "00:16:3e:00:00:01", "bridge": "br0", "mtu": 9000, "devid": 0}]
+    lines = xencfg.tell("demo", config).splitlines()
+    assert {"vcpus = 2", "maxvcpus = 8", "cpu_weight = 512", "cap = 50"} <= set(lines)
+    assert any("mtu=9000" in line for line in lines)
+    config["b_info"]["sched_params"]["budget"] = 4000
+    with pytest.raises(DomainRefused, match="budget"):
+        xencfg.tell("demo", config)
+
+
+def told(**changed: Any) -> list[str]:
+    """Tell a configuration of which places are changed."""
+    config = json.loads(json.dumps(CONFIG))
+    for place, values in changed.items():
+        config[place] = {**config[place], **values} if isinstance(values, dict) else values
+    config = xenconfig.parse("demo", json.dumps([{"config": config}]))
+    return xencfg.tell("demo", config).splitlines()
+
+
+def test_where_it_may_run_is_told_to_xl() -> None:
+    """A pinned domain could be taken back by hand alone, by `snapvm undo` too."""
+    lines = told(
+        b_info={
+            "max_vcpus": 2,
+            "vcpu_hard_affinity": [[0], [2, 3]],
+            "vcpu_soft_affinity": [[1], [1]],
+            "numa_placement": "False",
+        },
+        c_info={"pool_name": "fast", "poolid": 3},
+    )
+    assert {'cpus = ["0", "2,3"]', 'cpus_soft = ["1", "1"]', 'pool = "fast"'} <= set(lines)
+    with pytest.raises(DomainRefused, match="vcpu_hard_affinity"):
+        told(b_info={"vcpu_hard_affinity": [[0], []]})
+    with pytest.raises(DomainRefused, match="poolid"):
+        told(c_info={"poolid": 3})
+
+
+def test_clock_and_boot_loader_are_told_to_xl() -> None:
+    """The first two were left out in silence."""
+    lines = told(
+        b_info={
+            "disable_migrate": "True",
+            "rtc_timeoffset": 3600,
+            "localtime": "True",
+            "tsc_mode": "native",
+            "bootloader_args": ["--kernel=/vmlinuz", "-q"],
+        }
+    )
+    assert {"nomigrate = 1", 'rtc_timeoffset = "3600"', "localtime = 1"} <= set(lines)
+    assert {'tsc_mode = "native"', 'bootloader_args = ["--kernel=/vmlinuz", "-q"]'} <= set(lines)
+    assert not [line for line in told(b_info={"disable_migrate": "False"}) if "nomig" in line]
+
+
+@pytest.mark.parametrize(("allowed", "interval"), [(62500, 50000), (1, 50000), (7, 3), (9999, 0)])
+def test_how_fast_a_nic_may_be_is_told_to_xl(allowed: int, interval: int) -> None:
+    nic = {"mac": "00:16:3e:00:00:01", "rate_bytes_per_interval": allowed}
+    (line,) = (
+        line
+        for line in told(nics=[nic | ({"rate_interval_usecs": interval} if interval else {})])
+        if line.startswith("vif")
+    )
+    found = re.search(r"rate=(\d+)B/s@(\d+)us", line)
+    assert found is not None
+    a_second, usecs = int(found[1]), int(found[2])
+    assert usecs == (interval or 50000)
+    assert a_second * usecs // 1_000_000 == allowed  # libxlu_vif.c, xlu_vif_parse_rate
+
+
+def test_a_driver_domain_is_told_by_its_name() -> None:
+    nic = {"mac": "00:16:3e:00:00:01", "backend_domid": 3, "backend_domname": "net"}
+    assert any("backend=net" in line for line in told(nics=[nic]))
+    with pytest.raises(DomainRefused, match="backend_domid"):
+        told(nics=[{"backend_domid": 3}])
+
+
+def test_a_frame_buffer_is_told_to_xl() -> None:
+    vnc = {"enable": "True", "listen": "127.0.0.1", "display": 2, "findunused": "False"}
+    screen = {"devid": 0, "vnc": vnc, "sdl": {"enable": "False"}, "keymap": "de"}
+    (line,) = (line for line in told(vfbs=[screen], vkbs=[{"devid": 0}]) if "vfb" in line)
+    words = "vnc=1,vnclisten=127.0.0.1,vncdisplay=2,vncunused=0,sdl=0,keymap=de"
+    assert line == f'vfb = ["{words}"]'
+    refused: tuple[dict[str, Any], ...] = (
+        {"vfbs": [screen], "vkbs": [{}, {}]},
+        {"vfbs": [screen], "vkbs": [{"backend_type": "qemu", "feature_multi_touch": True}]},
+        {"vfbs": [screen], "vkbs": [{"backend_type": "linux"}]},
+        {"vfbs": [{"vnc": {"passwd": "a,b"}}]},
+        {"vfbs": [{"backend_domid": 3}]},
+    )
+    for changed in refused:
+        with pytest.raises(DomainRefused, match="cannot be told"):
+            told(**changed)

@@ -1,0 +1,63 @@
+"""The configuration of a domain, read, and what an image has of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from snapvm.hypervisor import xenconfig
+from snapvm.refusals import DomainRefused
+from tests.unit.hypervisor.xlconfig import CONFIG
+
+
+def test_a_configuration_is_found_in_what_xl_lists() -> None:
+    assert xenconfig.parse("demo", json.dumps([{"domid": 5, "config": CONFIG}])) == CONFIG
+    for text in ("", "[]", "{}", '[{"config": 1}]', '[{"config": {"c_info": 1}}]'):
+        with pytest.raises(DomainRefused):
+            xenconfig.parse("demo", text)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"b_info": {"target_memkb": None}},
+        {"b_info": {"max_memkb": "131072"}},
+        {"b_info": {"max_vcpus": [2]}},
+        {"b_info": {"type.pv": 1}},
+        {"disks": {"vdev": "xvda"}},
+        {"disks": [1]},
+        {"nics": 1},
+        {"nics": [1]},
+        {"nics": [{"rate_bytes_per_interval": "much"}]},
+        {"vfbs": [1]},
+        {"vfbs": [{"vnc": 1}]},
+        {"b_info": {"vcpu_hard_affinity": 1}},
+        {"b_info": {"vcpu_hard_affinity": [["0"]]}},
+        {"b_info": {"bootloader_args": "-q"}},
+        {"on_crash": 0},
+    ],
+    ids=str,
+)
+def test_what_libxl_does_not_write_is_refused(changed: dict[str, Any]) -> None:
+    """Found by fuzzing, the first three."""
+    with pytest.raises(DomainRefused):
+        xenconfig.parse("demo", json.dumps([{"config": CONFIG | changed}]))
+
+
+def test_an_image_demands_no_number_and_has_room() -> None:
+    config = json.loads(xenconfig.for_image(CONFIG, 40000))
+    assert "domid" not in config["c_info"]
+    assert config["b_info"]["target_memkb"] == 40000 * 4 - 1024
+    assert json.loads(xenconfig.for_image(CONFIG, 100))["b_info"]["target_memkb"] == 131072
+
+
+def test_passed_through_devices_are_named() -> None:
+    assert xenconfig.passthrough(CONFIG) == ""
+    assert xenconfig.passthrough(CONFIG | {"pcidevs": [{}]}) == "a PCI device"
+    # Such a domain was captured, and came back without its device's memory.
+    memory = {**CONFIG["b_info"], "iomem": [{"start": 0xFE000, "number": 1}]}
+    assert xenconfig.passthrough(CONFIG | {"b_info": memory}) == "a device's memory"
+    nodes = {**CONFIG["b_info"], "vnuma_nodes": [{"memkb": 65536}]}
+    assert xenconfig.passthrough(CONFIG | {"b_info": nodes}) == "virtual NUMA nodes"
