@@ -10,10 +10,8 @@ import pytest
 from snapvm.failures import CommandFailed
 from snapvm.hypervisor import xenroom
 from snapvm.refusals import HostLacks
-from tests.unit.hypervisor import test_xen
 from tests.unit.hypervisor.fakexen import RUNNING, Scene
 
-scene = test_xen.scene
 MIB = 1 << 20
 IMAGE = Path("/image")
 OWN_MIB = 1
