@@ -24,7 +24,7 @@ from snapvm.memory.xenrecord import PageBatch
 from snapvm.model import Silent
 from snapvm.xenguest import Mapping
 from tests.fakes.xenmachine import FOREIGN_MFN, HOST, MAX_MFN, Machine
-from tests.unit.memory.test_guestimage import LITTLE, PLENTY, SOME
+from tests.unit.memory.guestcapture import LITTLE, PLENTY, SOME
 from tests.unit.memory.xen_builders import CONFIG, L1, LAST_PFN, MFN_BASE, NOWHERE, P2M, XTAB
 
 RESTLESS = range(32, LAST_PFN + 1)

@@ -15,7 +15,7 @@ from snapvm.memory import framestore, precopy
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.model import Silent
 from tests.fakes.xenmachine import HOST, Machine
-from tests.unit.memory.test_guestimage import PLENTY, SOME
+from tests.unit.memory.guestcapture import PLENTY, SOME
 from tests.unit.memory.xen_builders import CONFIG
 
 CHUNK_FRAMES = 8

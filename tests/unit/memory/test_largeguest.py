@@ -17,7 +17,7 @@ from snapvm.memory.verify import verify_image
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
 from tests.fakes.xenmachine import HOST, Machine
-from tests.unit.memory.test_guestimage import (
+from tests.unit.memory.guestcapture import (
     LITTLE,
     ONE,
     PLENTY,

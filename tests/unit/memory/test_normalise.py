@@ -24,8 +24,8 @@ from snapvm.memory.normalise import (
 )
 from snapvm.memory.pagingmode import PTE_LARGE, PTE_NX, PTE_PRESENT, PTE_WRITABLE, Words
 from snapvm.refusals import BadImage
+from tests.unit.memory.xen_builders import FRAME, uncanonicalise
 
-FRAME = 0x000FFFFFFFFFF000
 HOST_FRAMES = 5000
 GUEST_FRAMES = 1200
 NOWHERE = (1 << 64) - 1
@@ -63,14 +63,6 @@ def host(seed: int = 1) -> Host:
     m2p[p2m[owned]] = owned
     m2p[NEIGHBOURS:IDENTITY] = np.arange(IDENTITY - NEIGHBOURS)  # the neighbour's own PFNs
     return Host(p2m=p2m, m2p=m2p)
-
-
-def uncanonicalise(tables: Words, p2m: Words) -> Words:
-    """Do what a restore does: give present entries the machine frames of their PFNs."""
-    present = tables & np.uint64(PTE_PRESENT) != 0
-    pfns = np.where(present, (tables & np.uint64(FRAME)) >> np.uint64(12), 0)
-    mfns = p2m[pfns] << np.uint64(12)
-    return np.where(present, tables & ~np.uint64(FRAME) | mfns, tables)
 
 
 def normalise(

@@ -20,8 +20,7 @@ from snapvm.memory.verify import verify_image
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.refusals import BadImage, UnreadableFile
 from tests.unit.memory import xen_builders as build
-from tests.unit.memory.test_normalise import uncanonicalise
-from tests.unit.memory.xen_builders import RO, RW, XTAB, Guest, page
+from tests.unit.memory.xen_builders import RO, RW, XTAB, Guest, page, uncanonicalise
 
 
 def check(guest: Guest, folder: Path) -> Report:

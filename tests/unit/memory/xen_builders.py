@@ -14,7 +14,9 @@ import struct
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
+Words = npt.NDArray[np.uint64]
 LAST_PFN = 599
 OWNED = 590
 START_INFO, STORE, CONSOLE, GDT, P2M, L4, L3, L2, L1, USER_L4 = 1, 2, 3, 4, 5, 10, 11, 12, 13, 15
@@ -24,6 +26,8 @@ NOWHERE = (1 << 64) - 1
 KERNEL_SLOT = 273
 CONFIG = '{"c_info":{"type":"pv","name":"web1"}}'
 RW, RO = 0x67, 0x65
+FRAME = 0x000FFFFFFFFFF000
+"""Of an entry of a page table: the bits that say which frame."""
 
 
 def record(type_: int, body: bytes = b"") -> bytes:
@@ -138,3 +142,11 @@ class Guest:
     def encode(self) -> bytes:
         """The whole file."""
         return b"".join([*self.before_pages(), self.page_records(), *self.after_pages()])
+
+
+def uncanonicalise(tables: Words, p2m: Words) -> Words:
+    """Do what a restore does: give present entries the machine frames of their PFNs."""
+    present = tables & np.uint64(1) != 0
+    pfns = np.where(present, (tables & np.uint64(FRAME)) >> np.uint64(12), 0)
+    mfns = p2m[pfns] << np.uint64(12)
+    return np.where(present, tables & ~np.uint64(FRAME) | mfns, tables)
