@@ -13,7 +13,7 @@ from snapvm.hypervisor import captureways
 from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
-from tests.unit.hypervisor.test_witness import DOMAIN
+from tests.unit.hypervisor.fakedomain import DOMAIN
 
 ORDER = (
     CaptureMethod.BACKGROUND,

@@ -18,7 +18,7 @@ from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.hypervisor.migrationstream import State
 from snapvm.model import Silent
-from tests.unit.hypervisor.test_witness import DOMAIN
+from tests.unit.hypervisor.fakedomain import DOMAIN
 
 MEMORY = DOMAIN.memory_bytes
 MB = 10**6

@@ -22,9 +22,9 @@ from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState
+from tests.unit.hypervisor.fakedomain import DOMAIN
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
-from tests.unit.hypervisor.test_qemusettings import FakeQemu
-from tests.unit.hypervisor.test_witness import DOMAIN
+from tests.unit.hypervisor.fakemonitor import FakeQemu
 
 LABEL = "system_u:object_r:svirt_image_t:s0:c1,c2"
 LABELLED = DOMAIN.definition.replace(

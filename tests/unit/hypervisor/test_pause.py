@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
@@ -13,13 +11,17 @@ import pytest
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile, WindowBroken
 from snapvm.hypervisor import libvirtlink, qmp
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents
 from snapvm.hypervisor.pause import WatchedPause
-from tests.unit.hypervisor.test_witness import DOMAIN, FakeHandle, happened
-
-RUNNING, PAUSED, SHUT_OFF, CRASHED, ASLEEP = 1, 3, 5, 6, 7
-NOT_RUNNING = LibvirtFailed("Requested operation is not valid: domain is not running", 55)
-NO_DOMAIN = LibvirtFailed("Domain not found", 42)
+from tests.unit.hypervisor.fakedomain import (
+    ASLEEP,
+    CRASHED,
+    DOMAIN,
+    NOT_RUNNING,
+    PAUSED,
+    RUNNING,
+    SHUT_OFF,
+    FakeDomain,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,48 +29,6 @@ def _libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
     monitor = SimpleNamespace(qemuMonitorCommand=lambda domain, *_: domain.answer())
     monkeypatch.setattr(qmp, "libvirt_qemu", monitor)
-
-
-@dataclass
-class FakeDomain(FakeHandle):
-    """A domain that is paused and resumed, and is gone when no state is left."""
-
-    state_now: int | None = RUNNING
-    events: RunEvents = field(default_factory=RunEvents)
-    asked: int = 0
-    run_state: str = "paused"
-    """QEMU's name for why it stands still."""
-    deaf: int = 0
-    """How often a libvirtd that is just restarted answers nobody."""
-
-    def state(self) -> list[int]:
-        self.asked += 1
-        if self.state_now is None:
-            raise NO_DOMAIN
-        return [self.state_now]
-
-    def suspend(self) -> None:
-        self.state_now = PAUSED
-        happened(self.events, "STOP")
-
-    def resume(self) -> None:
-        if self.state_now != PAUSED:
-            raise NOT_RUNNING
-        self.state_now = RUNNING
-        happened(self.events, "RESUME")
-
-    def answer(self) -> str:
-        """What QEMU says when it is asked what the guest does."""
-        status = "running" if self.state_now == RUNNING else self.run_state
-        return json.dumps({"return": {"status": status}})
-
-    def let_go(self) -> None:
-        """What QEMU is told first: its monitor is gone with it."""
-        if self.deaf:
-            self.deaf -= 1
-            raise LibvirtFailed("client socket is closed", 38)
-        if self.state_now not in (RUNNING, PAUSED, ASLEEP):
-            raise NOT_RUNNING
 
 
 def capture(domain: FakeDomain, work: Callable[[], None]) -> None:

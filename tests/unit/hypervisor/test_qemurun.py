@@ -20,7 +20,7 @@ from snapvm.hypervisor.libvirtlink import spoken
 from snapvm.hypervisor.qemusettings import MigrationSettings, lender
 from snapvm.settings import Settings
 from tests.unit.hypervisor.fakelibvirt import OFF, Connection
-from tests.unit.hypervisor.test_qemusettings import FakeQemu, killed
+from tests.unit.hypervisor.fakemonitor import FakeQemu, killed
 
 # As proc(5) has it; the name of a program may have anything in it, and half a letter at its end.
 STAT = "{pid} (qemu) 1 (x\udcc3) S 1 {pid} {pid} 0 -1 4194560 9 0 0 0 1 2 0 0 20 0 4 0 {began} 77\n"

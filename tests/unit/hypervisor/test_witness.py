@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import replace
 
 import pytest
 
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor.libvirtlink import RunEvents
 from snapvm.hypervisor.witness import WATCHED, Witness, devices, processors
-from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+from tests.unit.hypervisor.fakedomain import DEFINITION, DOMAIN, FakeHandle, happened
 
-DEFINITION = """<domain id='3'>
-  <name>demo</name>
-  <currentMemory unit='KiB'>524288</currentMemory>
-  <vcpu placement='static' current='2'>4</vcpu>
-  <vcpus>
-    <vcpu id='0' enabled='yes' hotpluggable='no' order='1'/>
-    <vcpu id='1' enabled='yes' hotpluggable='yes' order='2'/>
-    <vcpu id='2' enabled='no' hotpluggable='yes'/>
-    <vcpu id='3' enabled='no' hotpluggable='yes'/>
-  </vcpus>
-  <devices>
-    <disk type='block' device='disk'><source dev='/dev/vg/d0'/><target dev='vda'/></disk>
-    <channel type='unix'>
-      <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
-    </channel>
-    <memory model='virtio-mem'>
-      <target><size unit='KiB'>2097152</size><current unit='KiB'>524288</current></target>
-    </memory>
-  </devices>
-</domain>"""
-DOMAIN = Domain(
-    name="demo",
-    uuid=DomainUuid("0f7ed0f5-4e0c-4b0f-8f0c-000000000001"),
-    hypervisor=HypervisorKind.LIBVIRT,
-    state=DomainState.RUNNING,
-    memory_bytes=512 << 20,
-    vcpus=1,
-    definition=DEFINITION,
-)
 PLUGGED = DEFINITION.replace(
     "</devices>", "<disk type='block'><target dev='vdb'/></disk></devices>"
 )
@@ -50,36 +20,6 @@ OTHER_PROCESSOR = DEFINITION.replace(
     "<vcpu id='2' enabled='yes' hotpluggable='yes' order='3'/>",
 ).replace("id='1' enabled='yes' hotpluggable='yes' order='2'", "id='1' enabled='no'")
 """As many as before, but not the same."""
-
-
-@dataclass
-class FakeHandle:
-    """A libvirt domain, as far as it is asked; a look-up finds what it is now."""
-
-    number: int = 3
-    definition: str = DEFINITION
-    job: int = 0
-    now: list[Self] = field(default_factory=list)
-
-    def connect(self) -> Self:
-        return self
-
-    def lookupByUUIDString(self, _uuid: str) -> Self:  # noqa: N802 - libvirt's name
-        return self.now[-1] if self.now else self
-
-    def ID(self) -> int:  # noqa: N802 - libvirt's name
-        return self.number
-
-    def jobInfo(self) -> list[int]:  # noqa: N802 - libvirt's name
-        return [self.job]
-
-    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's name
-        return self.definition
-
-
-def happened(events: RunEvents, name: str) -> None:
-    seconds = time.time()
-    events.on_event(None, None, name, int(seconds), int(seconds % 1 * 1e6), None, None)
 
 
 @pytest.fixture
