@@ -113,3 +113,26 @@ def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
     """Make a scene with a snapshot of five, whose domain has counted on to eight."""
     scene = make_scene(folder, thick=thick)
     return scene, take_at_five(scene)
+
+
+class Down(BaseException):
+    """The power is gone: nothing of snapvm runs after it."""
+
+
+def die(scene: Scene, record: Record, where: str) -> None:
+    """Lose snapvm alone there."""
+    is_down = False
+
+    def strike(what: str | tuple[str, ...]) -> None:
+        nonlocal is_down
+        deed = what if isinstance(what, str) else " ".join(w for w in what[1:] if w != "--quiet")
+        is_down = is_down or deed.startswith(where)
+        if is_down:
+            raise Down
+
+    scene.lvm.before = strike
+    scene.hypervisor.before = strike
+    with pytest.raises(Down):
+        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    scene.lvm.before = lambda _argv: None
+    scene.hypervisor.before = lambda _deed: None

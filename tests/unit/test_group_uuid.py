@@ -17,8 +17,7 @@ from snapvm.model import DomainState, GuestDisk, Record, Role, Silent, VgUuid
 from snapvm.refusals import GroupAway, RecordUnusable, VolumeRefused
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene, make_scene
-from tests.unit.deeds import begun, delete, fail_deed, hang, revive, roll_back, take, take_half
-from tests.unit.test_rebooted import die
+from tests.unit.deeds import begun, delete, die, fail_deed, hang, revive, roll_back, take, take_half
 
 
 def take_away(scene: Scene, *, leaving: str) -> None:

@@ -16,8 +16,7 @@ from snapvm.failures import RollbackFailed
 from snapvm.lvm.device import NotAVolume
 from snapvm.model import DmUuid, DomainState
 from tests.fakes.scene import DOMAIN, UUID
-from tests.unit.deeds import begun, mend, roll_back
-from tests.unit.test_rebooted import die
+from tests.unit.deeds import begun, die, mend, roll_back
 
 
 @pytest.fixture

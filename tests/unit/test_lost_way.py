@@ -14,8 +14,7 @@ from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun, mend, roll_back, take
-from tests.unit.test_rebooted import die
+from tests.unit.deeds import begun, die, mend, roll_back, take
 
 THICK = [("vg0", "vg1"), ("vg1",), ("vg0",)]
 KINDS = ["thick", "mixed", "mixed, the other way"]

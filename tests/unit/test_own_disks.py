@@ -12,7 +12,7 @@ from snapvm.model import DomainState, DomainUuid
 from snapvm.refusals import DiskRefused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import take
-from tests.unit.test_occupancy import KINDS, OTHER, volumes
+from tests.unit.occupied import KINDS, OTHER, volumes
 
 
 @pytest.fixture(params=KINDS.values(), ids=list(KINDS))

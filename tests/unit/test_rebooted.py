@@ -11,13 +11,9 @@ from snapvm.attention import LeftBehind, LeftOff, StartedTooSoon
 from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, mend
+from tests.unit.deeds import begun, die, mend
 
 OLD, NEW = "the boot before", "this boot"
-
-
-class Down(BaseException):
-    """The power is gone: nothing of snapvm runs after it, and no domain."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,25 +28,6 @@ def go_down(scene: Scene, record: Record, where: str) -> None:
     """Lose the power before a deed, or an effect of LVM's, of a rollback."""
     die(scene, record, where)
     scene.hypervisor.stop(scene.machine.domain)
-
-
-def die(scene: Scene, record: Record, where: str) -> None:
-    """Lose snapvm alone there."""
-    is_down = False
-
-    def strike(what: str | tuple[str, ...]) -> None:
-        nonlocal is_down
-        deed = what if isinstance(what, str) else " ".join(w for w in what[1:] if w != "--quiet")
-        is_down = is_down or deed.startswith(where)
-        if is_down:
-            raise Down
-
-    scene.lvm.before = strike
-    scene.hypervisor.before = strike
-    with pytest.raises(Down):
-        consistency.rollback(scene.host, record, paused=False, progress=Silent())
-    scene.lvm.before = lambda _argv: None
-    scene.hypervisor.before = lambda _deed: None
 
 
 def come_up(scene: Scene, boot: Path, *, counting: int = 0) -> None:

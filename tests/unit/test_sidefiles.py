@@ -16,8 +16,7 @@ from snapvm.failures import CaptureFailed, StorageFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import fail_deed, mend, revive
-from tests.unit.test_rebooted import die
+from tests.unit.deeds import die, fail_deed, mend, revive
 
 MODE = 0o640
 

@@ -19,7 +19,7 @@ from snapvm.hypervisor.xenrequest import SuspendRequest
 from snapvm.hypervisor.xenstandstill import lift, unwatch
 from snapvm.settings import Settings
 from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor import test_xenstandstill as standing
+from tests.unit.hypervisor import standingxen as standing
 from tests.unit.hypervisor.fakexen import FakeXen
 
 scene = standing.scene

@@ -5,115 +5,22 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from snapvm.clock import WindowClock
 from snapvm.errors import Interrupted
 from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenrequest
-from snapvm.hypervisor.xencontrol import DomainInfo
-from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.hypervisor.xenstandstill import Standstill, lift
-from snapvm.hypervisor.xenstore import XenStore
+from snapvm.hypervisor.xenstandstill import lift
 from snapvm.interrupt import watched
-from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
-from tests.fakes.xenstored import FakeXenstored
+from tests.unit.hypervisor import standingxen
+from tests.unit.hypervisor.standingxen import DOMID, NOTE, REQUEST, SUSPENDED, Scene, runs
 
-DOMID = 7
-REQUEST = f"/local/domain/{DOMID}/control/shutdown"
-NOTE = f"/libxl/{DOMID}/snapvm-suspend"
+scene = standingxen.scene
+
 DYING = 1
-SUSPENDED = 4 | 2 << 16
 CRASHED = 4 | 3 << 16
-
-
-@dataclass
-class FakeXen:
-    """Stands for ``XenControl``, with one domain."""
-
-    flags: int = 0
-    pauses: int = 0
-    gone: bool = False
-    deeds: list[str] = field(default_factory=list)
-    resume_fails: int = 0
-    libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
-
-    def info(self, domid: int) -> DomainInfo | None:
-        if self.gone:
-            return None
-        return DomainInfo(
-            domid=domid,
-            uuid="u",
-            flags=self.flags | (8 if self.pauses else 0),
-            total_pages=1,
-            shared_info_mfn=1,
-            vcpus=1,
-            max_vcpu_id=0,
-        )
-
-    def pause(self, _domid: int) -> None:
-        self.deeds.append("pause")
-        self.pauses += 1
-
-    def unpause(self, _domid: int) -> None:
-        self.deeds.append("unpause")
-        self.pauses -= 1
-
-    def resume(self, _domid: int) -> None:
-        if self.resume_fails:
-            self.resume_fails -= 1
-            raise XenFailed("not now")
-        self.deeds.append("resume")
-        self.flags = 0
-
-
-@dataclass
-class Scene:
-    xen: FakeXen
-    store: FakeXenstored
-    connection: XenStore
-    standstill: Standstill
-    clock: WindowClock
-
-    def guest_suspends(self, flags: int = SUSPENDED) -> None:
-        """Let the guest answer a request."""
-
-        def answer(path: str, value: str) -> None:
-            if path == REQUEST and value == "suspend":
-                self.store.set(REQUEST, "")
-                self.xen.flags = flags
-
-        self.store.on_write = answer
-
-
-@pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(xenrequest, "ACKNOWLEDGE_SECONDS", 0.1)
-    monkeypatch.setattr(xenrequest, "STOP_SECONDS", 0.1)
-    xen: Any = FakeXen()
-    server, clock = FakeXenstored(), WindowClock()
-    domain = Domain(
-        name="web",
-        uuid=DomainUuid("u"),
-        hypervisor=HypervisorKind.XEN,
-        state=DomainState.RUNNING,
-        memory_bytes=1,
-        vcpus=1,
-        definition="",
-    )
-    with server.connected() as store:
-        yield Scene(xen, server, store, Standstill(domain, DOMID, xen, store, clock), clock)
-
-
-def runs(scene: Scene) -> bool:
-    values = scene.store.values
-    stands = scene.xen.flags or scene.xen.pauses or values.get(REQUEST) or NOTE in values
-    return not stands
 
 
 def test_it_suspends_itself_and_goes_on(scene: Scene) -> None:
