@@ -9,35 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
+from snapvm.failures import CommandTimedOut, StorageFailed
 from snapvm.lvm.reading import AUTOACTIVATION_FIELDS, FIELDS, GROUP_FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes import lvmreport
+from tests.fakes.lvmgroups import FakeGroups
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import bytes_of, configured, dashed, parse, selects
+from tests.fakes.lvmwords import bytes_of, configured, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
 
 
-class FakeLvm:
+class FakeLvm(FakeGroups):
     """A ``Runner`` on which lvm works on volumes in memory."""
 
     def __init__(self) -> None:
-        self.volumes: list[FakeVolume] = []
+        super().__init__()
         self.before: Callable[[tuple[str, ...]], None] = lambda _argv: None
         """Called with every command line first; a test makes it raise."""
         self.after: Callable[[tuple[str, ...]], None] = lambda _argv: None
         self.vg_free_bytes = 1 << 33
         """Of every group."""
-        self.conf: dict[str, str] = {}
-        """What lvm.conf has otherwise than by default, as far as it is understood."""
         self.said_at_a_scan: list[str] = []
         """What an lvs says of its scan, one a command, until there is no more."""
         self.hanging: list[str] | None = None
@@ -50,15 +48,6 @@ class FakeLvm:
         """Whether it is older than the property of autoactivation (2.03.12)."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
-        self.lags: dict[tuple[str, str], FakeVolume] | None = None
-        """A dict: names in /dev stay as they are, since udev is late and lvm does not wait for it.
-
-        It holds what they lead to that have been given to others.
-        """
-        self._made = 0
-        self._groups_made = 0
-        self._group_uuids: dict[str, str] = {}
-        self.group_tags: dict[str, set[str]] = {}
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -70,69 +59,6 @@ class FakeLvm:
             "lvremove": self._lvremove,
             "lvconvert": self._lvconvert,
         }
-
-    # --- setting up ---
-
-    def add_pool(self, vg: str, name: str = "pool") -> FakeVolume:
-        """Make a thin pool."""
-        return self._add(
-            FakeVolume(vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 30, is_pool=True)
-        )
-
-    def add_disk(self, vg: str, name: str, *, pool: str = "pool", data: str = "") -> FakeVolume:
-        """Make an active volume, a thick one when ``pool`` is empty."""
-        return self._add(
-            FakeVolume(
-                vg=vg, name=name, uuid=self._uuid(), size_bytes=1 << 26, pool=pool, data=data
-            )
-        )
-
-    def import_copy(self, vg: str, name: str) -> None:
-        """Have a copy of a group under another name, as vgimportclone makes it of copied PVs.
-
-        The group and its PVs get new uuids, the volumes keep theirs (lvm2, tools/vgimportclone.c).
-        """
-        copied = [replace(v, vg=name, tags=set(v.tags)) for v in self.volumes if v.vg == vg]
-        for volume in copied:
-            volume.active = volume.opened = False
-            self._made += 1
-            self._add(volume)
-
-    def rename_group(self, vg: str, name: str) -> None:
-        """Give a group another name; it keeps its uuid."""
-        self._group_uuids[name] = self.vg_uuid(vg)
-        del self._group_uuids[vg]
-        for volume in self.volumes:
-            volume.vg = name if volume.vg == vg else volume.vg
-
-    def merge_group(self, vg: str, into: str) -> None:
-        """Move all volumes of a group into another, as vgmerge(8); they keep their uuids."""
-        del self._group_uuids[vg]
-        for volume in self.volumes:
-            volume.vg = into if volume.vg == vg else volume.vg
-
-    def vg_uuid(self, vg: str) -> str:
-        """Return the uuid of a group."""
-        if vg not in self._group_uuids:
-            self._groups_made += 1
-            self._group_uuids[vg] = dashed(10**6 + self._groups_made)
-        return self._group_uuids[vg]
-
-    def named(self, vg: str, name: str) -> FakeVolume:
-        """Return a volume; raise ``CommandFailed`` as lvm does when there is none."""
-        for volume in self.volumes:
-            if (volume.vg, volume.name) == (vg, name):
-                return volume
-        raise self._failure((vg, name), f"Failed to find logical volume {vg}/{name}")
-
-    def under(self, vg: str, name: str) -> FakeVolume:
-        """Return the volume that /dev/VG/LV leads to; raises as ``named`` does."""
-        late = (self.lags or {}).get((vg, name))
-        return late if late is not None else self.named(vg, name)
-
-    def names(self) -> set[str]:
-        """Return VG/LV of every volume."""
-        return {f"{volume.vg}/{volume.name}" for volume in self.volumes}
 
     # --- Runner ---
 
@@ -341,41 +267,3 @@ class FakeLvm:
         for word in command[2:]:
             if (vg := word.partition("/")[0]) in self.away:
                 raise self._failure(command, f'Volume group "{vg}" not found')
-
-    def _overlays(self, volume: FakeVolume) -> list[FakeVolume]:
-        """Return what has a volume for its external origin, and is removed with it."""
-        named = (v for v in self.volumes if (v.vg, v.origin) == (volume.vg, volume.name))
-        return [other for other in named if other.pool not in ("", volume.pool)]
-
-    def _add(self, volume: FakeVolume) -> FakeVolume:
-        self.vg_uuid(volume.vg)  # known from now on, in a process that is forked too
-        volume.minor = self._made
-        self.volumes.append(volume)
-        return volume
-
-    def _may_be_active(self, vg: str, tags: Sequence[str]) -> bool:
-        """See lvm.conf(5), activation/volume_list; what it leaves out is made all the same."""
-        listed = self.conf.get("activation/volume_list", vg).split(",")
-        return vg in listed or any(f"@{tag}" in listed for tag in tags)
-
-    def _uuid(self) -> str:
-        self._made += 1
-        return dashed(self._made)
-
-    def _require_free(self, vg: str, name: str) -> None:
-        if f"{vg}/{name}" in self.names():
-            text = f'Logical Volume "{name}" already exists in volume group "{vg}"'
-            raise self._failure((), text)
-
-    def _require_pool_below_threshold(self, vg: str, name: str) -> None:
-        """See thin_pool_below_threshold in lvm2's lib/metadata/thin_manip.c."""
-        pool = self.named(vg, name)
-        room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
-        threshold = float(self.conf.get("activation/thin_pool_autoextend_threshold", "100"))
-        fullest = max(pool.data_percent, pool.metadata_percent)
-        if pool.metadata_percent >= 100 - room_percent or fullest > threshold:
-            text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "
-            raise self._failure((), f"{text}threshold.")
-
-    def _failure(self, argv: tuple[str, ...], text: str) -> CommandFailed:
-        return CommandFailed(argv=argv, status=5, stderr=text)
