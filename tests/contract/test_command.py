@@ -8,7 +8,8 @@ import pty
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -152,44 +153,43 @@ def test_a_bug_is_told_even_without_a_state_folder(environment: dict[str, str]) 
     assert Path(done.stderr.split()[-1]).exists()
 
 
-def test_an_interruption_is_130_and_quiet(environment: dict[str, str]) -> None:
-    script = BROKEN.replace(
-        'raise ZeroDivisionError("a\\nb \\x1b[31m")', "import time; time.sleep(9)"
+@contextmanager
+def at_work(environment: dict[str, str], *before: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that has much to do; its work has begun."""
+    raising = 'raise ZeroDivisionError("a\\nb \\x1b[31m")'
+    script = BROKEN.replace(raising, 'import time; print("begun", flush=True); time.sleep(60)')
+    assert "begun" in script
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", script, "list"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert "sleep" in script
-    for number in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, "list"],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        time.sleep(0.7)
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_130_and_quiet(
+    environment: dict[str, str], number: signal.Signals
+) -> None:
+    with at_work(environment) as process:
         process.send_signal(number)
-        _, err = process.communicate(timeout=9)
-        assert process.returncode == 130
-        assert err.startswith(f"snapvm: interrupted by {number.name}")
-        assert "Traceback" not in err
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.startswith(f"snapvm: interrupted by {number.name}")
+    assert "Traceback" not in err
 
 
 def test_a_signal_that_is_to_be_ignored_is(environment: dict[str, str]) -> None:
     """As nohup(1) has it, lest the work end with the terminal; other signals are heeded."""
-    script = BROKEN.replace(
-        'raise ZeroDivisionError("a\\nb \\x1b[31m")', "import time; time.sleep(9)"
-    )
-    assert "sleep" in script
-    process = subprocess.Popen(
-        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", script, "list"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(0.7)
-    process.send_signal(signal.SIGHUP)
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=9)
+    with at_work(environment, "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as process:
+        process.send_signal(signal.SIGHUP)  # the first of the two to be heard, if it were heard
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err.startswith("snapvm: interrupted by SIGTERM")
 
 
