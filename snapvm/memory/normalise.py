@@ -114,8 +114,6 @@ class FrameMap:
 
     steps: Words
     max_mfn: int
-    disputed_pfns: Words
-    """PFNs to whose p2m entry the machine-to-physical table does not agree; they own nothing."""
     other_grant_mfns: Words
     identity_mfns: Words
     landmarks: Landmarks
@@ -155,7 +153,6 @@ class FrameMap:
         return cls(
             steps=steps,
             max_mfn=max_mfn,
-            disputed_pfns=np.flatnonzero((p2m < np.uint64(max_mfn)) & ~is_owned).view(np.uint64),
             other_grant_mfns=np.unique(np.concatenate([_NO_WORDS, *others[P2M_FOREIGN]])),
             identity_mfns=np.unique(np.concatenate([_NO_WORDS, *others[P2M_IDENTITY]])),
             landmarks=landmarks or Landmarks(),
