@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import cowsize, naming
-from snapvm.failures import SnapshotFailed
 from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
-from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
+from snapvm.lvm.preflight import check_room, check_volumes
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
@@ -272,19 +271,3 @@ def per_group(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     for vg, size_bytes in sizes:
         total[vg] = total.get(vg, 0) + size_bytes
     return total
-
-
-def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:
-    """Raise ``SnapshotFailed`` when the pool has no room left for what the domain writes.
-
-    A block that the domain shares with a snapshot is copied when it is written, and the copy needs
-    room; when the snapshot is removed the domain has its blocks to itself again.
-    """
-    pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
-    trouble = pool_trouble(pool) if pool is not None else ""
-    if pool is not None and trouble:
-        raise SnapshotFailed(
-            target=disk.target,
-            volume=str(disk.volume),
-            why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
-        )

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
-from snapvm import planning, sidefiles
+from snapvm import sidefiles
 from snapvm.clock import Deadline, WindowClock
 from snapvm.failures import CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.host import Host
@@ -15,7 +15,7 @@ from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv, belonging, crew, preflight
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import DiskRecord, Role, VolumeKind
 from snapvm.planning import PlannedDisk, TakePlan
@@ -124,7 +124,7 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
                 volume=str(disk.volume),
                 why=f"{disk.volume.vg}/{disk.snapshot_name} {why}",
             )
-        planning.require_bearing(report, disk, made)
+        _require_bearing(report, disk, made)
         disks.append(
             DiskRecord(
                 target=disk.target,
@@ -143,3 +143,19 @@ def _is_as_planned(made: LogicalVolume, plan: TakePlan, disk: PlannedDisk) -> bo
     if disk.kind is VolumeKind.THIN:
         return is_ours
     return is_ours and made.origin == disk.volume.lv and not made.is_lost
+
+
+def _require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:
+    """Raise ``SnapshotFailed`` when the pool has no room left for what the domain writes.
+
+    A block that the domain shares with a snapshot is copied when it is written, and the copy needs
+    room; when the snapshot is removed the domain has its blocks to itself again.
+    """
+    pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
+    trouble = preflight.pool_trouble(pool) if pool is not None else ""
+    if pool is not None and trouble:
+        raise SnapshotFailed(
+            target=disk.target,
+            volume=str(disk.volume),
+            why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
+        )
