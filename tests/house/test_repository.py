@@ -108,6 +108,12 @@ def test_the_papers_link_to_files_that_exist() -> None:
             assert (ROOT / target).exists(), f"{name} links to {target}"
 
 
+def test_the_architecture_names_files_that_exist() -> None:
+    for name in re.findall(r"`([\w/.]+\.(?:py|json|md))`", (ROOT / "ARCHITECTURE.md").read_text()):
+        places = (ROOT, ROOT / "snapvm")
+        assert any((place / name).is_file() for place in places), f"ARCHITECTURE.md names {name}"
+
+
 def test_every_ignored_rule_has_a_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     for line in re.findall(r'^ {4}"[A-Z]+\d*",.*$', text, re.MULTILINE):
