@@ -104,8 +104,8 @@ class GuestFrames(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFacts:
-    """What the engine tells of the image it has made."""
+class WrittenImage:
+    """What the engine tells of the image that it has written."""
 
     size_bytes: int
     foreign: dict[str, int] = field(default_factory=dict)

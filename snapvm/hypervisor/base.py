@@ -19,7 +19,7 @@ from snapvm.model import (
     Progress,
     SidePlace,
 )
-from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Standing
+from snapvm.xenguest import GuestFrames, HostFacts, Standing, WrittenImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class GuestImage(Protocol):
     def give_up(self) -> None:
         """From another thread: let ``catch`` end soon, by ``BadImage``; there is no image then."""
 
-    def write(self, progress: Progress) -> ImageFacts:
+    def write(self, progress: Progress) -> WrittenImage:
         """When it runs again: write the image, all of it to the disk."""
 
     def redefine(self, definition: str) -> None:

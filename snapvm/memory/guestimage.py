@@ -39,7 +39,7 @@ from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.memory.xenwriter import LEAST_P2M_ROOM, DomainHead, DomainTail, p2m_bytes
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
-from snapvm.xenguest import GuestFrames, HostFacts, ImageFacts, Mapping, Standing
+from snapvm.xenguest import GuestFrames, HostFacts, Mapping, Standing, WrittenImage
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class PvGuestImage:
         """See ``GuestImage.give_up``."""
         self._store.given_up.set()
 
-    def write(self, progress: Progress) -> ImageFacts:
+    def write(self, progress: Progress) -> WrittenImage:
         """See ``GuestImage.write``."""
         restored = self._store.count_restored(self._owned)
         self._p2m_mappings.clear()
@@ -137,7 +137,7 @@ class PvGuestImage:
             os.fsync(self._file.fileno())
         if self._is_spilled:
             log.warning("it stood still for longer: more had changed than this host could spare")
-        return ImageFacts(
+        return WrittenImage(
             size_bytes=os.fstat(self._file.fileno()).st_size,
             foreign=foreignlog.count(self._standing_pages().foreign),
             changed_frames=self._changed,

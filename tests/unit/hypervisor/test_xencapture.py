@@ -18,7 +18,7 @@ from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
-from snapvm.xenguest import ImageFacts
+from snapvm.xenguest import WrittenImage
 from tests.fakes.xenstored import FakeXenstored
 from tests.unit.hypervisor.fakedrives import DISK, FakeGrants
 from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING
@@ -162,7 +162,7 @@ def test_an_image_says_how_much_memory_a_restore_of_it_needs(scene: Scene, resto
     told = [xenconfig.for_image(config, RUNNING.total_pages)]
     image: Any = SimpleNamespace(
         catch=lambda _: None,
-        write=lambda _: ImageFacts(size_bytes=1, restored_frames=restored),
+        write=lambda _: WrittenImage(size_bytes=1, restored_frames=restored),
         redefine=told.append,
     )
     capture = XenCapture(replace(job, config=config), image)
@@ -199,9 +199,9 @@ def test_one_that_is_destroyed_when_it_has_been_read_is_one(scene: Scene) -> Non
     _, job = scene
     control: Any = job.control
 
-    def write(_: object) -> ImageFacts:
+    def write(_: object) -> WrittenImage:
         control.destroy()
-        return ImageFacts(size_bytes=1)
+        return WrittenImage(size_bytes=1)
 
     image: Any = SimpleNamespace(catch=lambda _: None, write=write)
     capture = XenCapture(job, image)

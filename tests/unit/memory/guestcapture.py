@@ -7,7 +7,7 @@ from pathlib import Path
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.xenframes import survey
 from snapvm.model import Silent
-from snapvm.xenguest import ImageFacts
+from snapvm.xenguest import WrittenImage
 from tests.fakes.xenmachine import HOST, Change, Machine
 from tests.unit.memory.xen_builders import CONFIG, MFN_BASE, OWNED
 
@@ -29,7 +29,7 @@ def make(
     after: Change = NOTHING,
     budget_bytes: int = PLENTY,
     domain_ends: bool = False,
-) -> tuple[ImageFacts, str]:
+) -> tuple[WrittenImage, str]:
     """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
     image = PvGuestImage(budget_bytes=budget_bytes, domain_ends=domain_ends)
     try:
