@@ -113,8 +113,9 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
                 images.check_contents(path, record.memory, progress)
     of_sides: list[SnapvmError] = []
     with noting(of_sides):
+        folder = host.catalog.folder(record.domain_uuid, record.id)
         for side in record.side_files:
-            sidefiles.require_whole(host.catalog.path(record, ""), side)
+            sidefiles.require_whole(folder, side)
     for what, failures in (("memory", of_memory), ("UEFI variables or vTPM", of_sides)):
         for error in failures:
             yield Finding(subject=record.ref, problem=f"its {what}: {error}")

@@ -65,7 +65,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     """Capture a domain's memory and disks at one instant, and record the pair.
 
     Raises ``Refused`` before anything is touched, ``Locked``, ``Interrupted``, and for a failure
-    after which everything was put back ``SnapshotFailed``, ``CaptureFailed`` or ``WindowBroken``.
+    after which everything was put back ``SnapshotFailed``, ``CaptureFailed`` or ``WindowBroken``;
+    ``LeftBehind`` or ``StuckPaused`` when that failed too.  With ``stop`` the record may be whole
+    and the domain not stopped: ``NotStopped``.
     """
     progress.phase("checking")
     domain = host.hypervisor.find(request.domain)

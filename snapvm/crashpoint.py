@@ -1,6 +1,6 @@
 """Points at which a test lets snapvm die, to prove that nothing is lost and nobody left paused.
 
-Every effect has a name: what is done, and the how-manieth time in this process.  With
+Every effect has a name: what is done, and for which time in this process.  With
 ``SNAPVM_CRASH="before lvm lvconvert 1"`` snapvm gets SIGKILL just there, with ``:TERM`` behind it
 SIGTERM; with ``SNAPVM_CRASH=list`` it writes the name of every point it passes to standard error.
 Programs that snapvm starts do not see the variable, and its guard forgets it.

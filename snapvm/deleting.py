@@ -60,9 +60,8 @@ def delete(
     Where a volume group is away its volumes are left behind with ``forget_missing``.
     Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``GroupAway``,
     ``SnapshotReplaced``, ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind``
-    for one that is only half gone.  What fails only after others are gone is told by
-    ``DeleteStopped``, and unless all of them are gone ``DeleteInterrupted`` is raised, none of them
-    half gone.
+    for one that is only half gone.  ``DeleteStopped`` says that one failed after others were gone,
+    ``DeleteInterrupted`` that a signal came before all were gone; none is half gone then.
     """
     _delete_groups(host, [records], progress, _Terms(forget_missing=forget_missing))
 
@@ -73,9 +72,9 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
     Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
     What has volumes where a volume group is away, or that somebody uses or has built upon, is left
     alone and keeps nothing else: a backup may read one of them every night.
-    Returns those it deleted.  Raises as ``delete`` does else: of what fails with several groups the
-    worst, and the rest is logged.  An interruption ends it, and stands above what failed before
-    unless that has to be repaired.
+    Returns those it deleted.  Otherwise raises as ``delete`` does: the worst of what failed, and
+    logs the rest.  An interruption ends it, and is what is raised unless something has to be
+    repaired.
     """
     report = host.lvm.explained(host.lvm.report(), _volumes(chain.from_iterable(groups)))
     absent: dict[Absence, list[Record]] = {}

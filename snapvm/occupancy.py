@@ -137,8 +137,8 @@ def require_replaceable(
 
     One that the domain does not have any more may only be replaced while nobody uses it, and for
     a record with memory, in whose image the domain has it again: any other would be started
-    without it, and what another domain has got meanwhile would change for nothing.  Nor would
-    one be started on what comes back that names its disks by what they were.
+    without it, and what another domain has got meanwhile would change for nothing.  A domain that
+    names the disk by a uuid or a number is refused too: it would be started on the former volume.
     """
     if occupant.is_off:
         require_unused(current)

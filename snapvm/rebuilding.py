@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
@@ -174,13 +175,11 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
         raise _CannotBe(f"its image has disks without a volume: {missing}")
     disks = tuple(
         _disk(report, volume, target, whose.id)
-        for volume, target in sorted(zip(lost.volumes, lost.targets, strict=True), key=_by_target)
+        for volume, target in sorted(
+            zip(lost.volumes, lost.targets, strict=True), key=itemgetter(1)
+        )
     )
     return _put_together(lost, name, image, disks, _side_files(host, whose), host)
-
-
-def _by_target(pair: tuple[LogicalVolume, str]) -> str:
-    return pair[1]
 
 
 def _require_all(lost: _Lost) -> None:

@@ -73,7 +73,7 @@ def finish_pending(
 
 
 def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
-    """Do that for every uuid a machine is known under."""
+    """Call ``finish_pending`` for every uuid that a machine is known under."""
     for uuid in uuids:
         finish_pending(host, uuid, name)
 

@@ -41,7 +41,7 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def report(ask: Callable[[], T]) -> T:
-    """Run a read-only query, up to three times when lvm crashed in it or said something else."""
+    """Run a read-only query, up to three times when lvm crashed or printed what is no report."""
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_passing),
         stop=tenacity.stop_after_attempt(3),
@@ -96,7 +96,8 @@ def moving(look: Callable[[], T]) -> T:
 def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
     """Look at what a name of a device leads to, which udev is about to make or to move.
 
-    As long as ``device``, and no longer than that; raises the last ``NotYet``.
+    For as long as ``device`` does, or for ``limit_seconds`` when that is less; raises the last
+    ``NotYet``.
     """
     return _soon(look, lambda error: isinstance(error, NotYet), limit_seconds)
 
@@ -110,7 +111,7 @@ def device(attempt: Callable[[], T]) -> T:
 
 
 def unused(attempt: Callable[[], T]) -> T:
-    """Ask as long for a volume that its last user may be about to leave."""
+    """Ask for a volume that its last user may be about to leave; for as long as ``device`` does."""
     return _soon(attempt, lambda error: isinstance(error, VolumeRefused))
 
 

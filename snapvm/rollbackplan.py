@@ -59,7 +59,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         images.require_reader(image, record.memory, host.hypervisor.versions())
         images.check_files(image, record.memory, domain.name)
     for side in record.side_files:
-        sidefiles.require_whole(host.catalog.path(record, ""), side)
+        sidefiles.require_whole(host.catalog.folder(record.domain_uuid, record.id), side)
     sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     starts = planning.is_started(domain, record)
     host.hypervisor.check_restore(domain, image, memory_bytes=memory_bytes, starts=starts)

@@ -44,7 +44,7 @@ def run_again(host: Host, name: str) -> None:
 
 
 def let_run(host: Host, domain: Domain) -> None:
-    """Do the same for a domain that was just looked up."""
+    """Make a domain run that stands still, as it was just looked up."""
     if domain.state in STATES:
         host.hypervisor.resume(domain)
 

@@ -170,7 +170,9 @@ def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain:
     set_side_files_aside(host, record.domain_uuid, undo_id, domain)
     places = host.hypervisor.side_places(domain)
     if places:
-        sidefiles.put_back(host.catalog.path(record, ""), record.side_files, places)
+        sidefiles.put_back(
+            host.catalog.folder(record.domain_uuid, record.id), record.side_files, places
+        )
 
 
 def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, domain: Domain) -> None:
