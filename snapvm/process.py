@@ -76,13 +76,11 @@ class Conversation(Protocol):
 class Runner(Protocol):
     """The seam to the outside world: runs a program and returns what it did."""
 
-    def converse(
-        self, argv: Sequence[str], *, urgent: bool = False
-    ) -> AbstractContextManager[Conversation]:
+    def converse(self, argv: Sequence[str]) -> AbstractContextManager[Conversation]:
         """Start a program that is given its orders later, and end it by closing its input.
 
-        What it says on both outputs is one stream of lines.  One that is ``urgent`` is served
-        before others by the processor, where we may ask for that.
+        What it says on both outputs is one stream of lines.  It has priority over other programs
+        where we may give it that, for a domain stands still while it works.
         """
 
     def run(
@@ -266,7 +264,7 @@ class ShRunner:
         return done
 
     @contextmanager
-    def converse(self, argv: Sequence[str], *, urgent: bool = False) -> Iterator[Conversation]:
+    def converse(self, argv: Sequence[str]) -> Iterator[Conversation]:
         """See ``Runner.converse``; a program that does not end by itself is left alone."""
         talk = _ShConversation(tuple(argv))
         running = _start(
@@ -278,9 +276,8 @@ class ShRunner:
             _out_bufsize=1,
             _done=talk.end,
         )
-        if urgent:
-            with suppress(OSError):  # not permitted, or gone already, which ``ask`` tells
-                os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
+        with suppress(OSError):  # not permitted, or gone already, which ``ask`` tells
+            os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
         try:
             yield talk
         finally:

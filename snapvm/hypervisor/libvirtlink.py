@@ -39,8 +39,9 @@ TRACES_OF_VIRTQEMUD = (
 )
 """Any of them is there where libvirt is a daemon for each driver: RHEL 9, Fedora."""
 _NO_SUCH_DOMAIN = 42
-_NO_JOB = 0
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
+_NO_JOB = 0
+"""VIR_DOMAIN_JOB_NONE (libvirt/libvirt-domain.h)."""
 
 
 @dataclass(eq=False)

@@ -99,7 +99,7 @@ class Lvm:
         try:
             with ExitStack() as stack:
                 for vg in groups:
-                    waiting = self._runner.converse(PROGRAM, urgent=True)
+                    waiting = self._runner.converse(PROGRAM)
                     talks[vg].append(stack.enter_context(waiting))
                 yield {vg: [WarmLvm(talk) for talk in those] for vg, those in talks.items()}
         finally:

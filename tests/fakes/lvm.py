@@ -91,7 +91,7 @@ class FakeLvm(FakeGroups):
         return Completed(argv=command, status=0, stdout=stdout, stderr="", seconds=0.0)
 
     @contextmanager
-    def converse(self, argv: Sequence[str], *, urgent: bool = False) -> Iterator[FakeConversation]:
+    def converse(self, argv: Sequence[str]) -> Iterator[FakeConversation]:
         """See ``Runner.converse``."""
         assert tuple(argv) == ("lvm",), argv
         yield FakeConversation(self)

@@ -162,12 +162,11 @@ def test_what_is_said_after_an_answer_can_still_be_heard() -> None:
         assert (first, talk.listen(is_done, limit_seconds=10)) == (("got one",), ("done",))
 
 
-@pytest.mark.parametrize("urgent", [False, True])
-def test_an_urgent_program_is_served_before_others(urgent: bool) -> None:
+def test_a_program_that_is_talked_to_is_served_before_others() -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    with ShRunner().converse(("sh", "-c", "read line; nice"), urgent=urgent) as talk:
+    with ShRunner().converse(("sh", "-c", "read line; nice")) as talk:
         (niceness,) = talk.ask("", lambda _line: True, limit_seconds=10)
-    assert int(niceness) == (-10 if urgent and os.geteuid() == 0 else own)
+    assert int(niceness) == (-10 if os.geteuid() == 0 else own)
 
 
 def test_a_conversation_that_gets_no_answer_is_given_up() -> None:

@@ -35,9 +35,7 @@ class Kernel:
             raise CommandFailed(argv=tuple(argv), status=1, stderr="no such device")
         return Completed(argv=tuple(argv), status=0, stdout=self._status, stderr="", seconds=0)
 
-    def converse(
-        self, argv: Sequence[str], *, urgent: bool = False
-    ) -> AbstractContextManager[Conversation]:
+    def converse(self, argv: Sequence[str]) -> AbstractContextManager[Conversation]:
         raise NotImplementedError
 
 
