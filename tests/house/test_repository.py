@@ -114,6 +114,20 @@ def test_the_architecture_names_files_that_exist() -> None:
         assert any((place / name).is_file() for place in places), f"ARCHITECTURE.md names {name}"
 
 
+def test_the_architecture_names_functions_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    flows = text[text.index("## The flow of a `take`") : text.index("## Layers")]
+    named = set(re.findall(r"\b([A-Za-z]+)\.(?!py\b|json\b)(\w+)", flows))
+    assert len(named) > 15
+    for owner, function in named:
+        owners = [
+            module
+            for module in modules()
+            if module.path.stem == owner or f"class {owner}" in module.text
+        ]
+        assert any(f"def {function}(" in module.text for module in owners), f"{owner}.{function}"
+
+
 def test_every_ignored_rule_has_a_reason() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     for line in re.findall(r'^ {4}"[A-Z]+\d*",.*$', text, re.MULTILINE):
