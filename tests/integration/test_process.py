@@ -175,12 +175,18 @@ def test_a_conversation_that_gets_no_answer_is_given_up() -> None:
 
 
 def test_a_program_that_does_not_end_with_the_conversation_is_told_of(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("snapvm.process.GOODBYE_SECONDS", 0.1)
-    with ShRunner().converse(("sleep", "1")) as slow, ShRunner().converse(("cat",)) as quick:
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    with (
+        ShRunner().converse(("cat", str(held))) as slow,
+        ShRunner().converse(("cat",)) as quick,
+    ):
         assert not slow.ended(0) and not quick.ended(0)
-    assert quick.ended(0) and not slow.ended(0)
+    assert quick.ended(10) and not slow.ended(0)
+    held.write_bytes(b"")
     assert slow.ended(10)
 
 
