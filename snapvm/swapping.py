@@ -16,10 +16,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from snapvm import durable, images, planning, retry, sidefiles
+from snapvm import durable, images, planning, retry, sidefiles, standing
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
-from snapvm.errors import SnapvmError, UnknownDomain
+from snapvm.errors import SnapvmError
 from snapvm.failures import RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
@@ -293,21 +293,14 @@ def give_up(
     """
     try:
         settle()
-        if record.memory is None and journal.get("definition") and _is_unknown(host, record):
+        has_definition_alone = record.memory is None and journal.get("definition")
+        if has_definition_alone and standing.find(host, record.domain) is None:
             return not_started(record, error, f"or start it; then: {repairing(record.domain)}")
         host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
     except SnapvmError as left:
         log.warning("after the rollback to %s there is left: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")
     return not_started(record, error, f"then: snapvm rollback {shlex.quote(record.ref)}")
-
-
-def _is_unknown(host: Host, record: Record) -> bool:
-    try:
-        host.hypervisor.find(record.domain)
-    except UnknownDomain:
-        return True
-    return False
 
 
 def repairing(name: str) -> str:
