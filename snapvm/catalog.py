@@ -139,7 +139,7 @@ class Catalog:
         return (entry for entry in self.entries(uuid) if isinstance(entry, Record))
 
     def records_of(self, uuid: DomainUuid, name: str) -> Iterator[Record]:
-        """Yield those of them that were made while the domain had this name."""
+        """Yield a domain's records that can be read and were made while it had this name."""
         entries = _entries(self._folder(uuid), called=name)
         return (each for each in entries if isinstance(each, Record) and each.domain == name)
 

@@ -49,7 +49,7 @@ class _Terms:
     refused: tuple[SnapvmError, ...] = ()
     """Why some were left out beforehand."""
     skipped: tuple[Record, ...] = ()
-    """Those that were."""
+    """The records that were left out beforehand."""
 
 
 def delete(

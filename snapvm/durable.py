@@ -149,9 +149,9 @@ def failing_as_storage(path: Path) -> Iterator[None]:
 
 @contextmanager
 def failing_untouched(path: Path) -> Iterator[None]:
-    """Do the same for what is read or made first, when nothing has been touched.
+    """Turn an ``OSError`` of the block, before which nothing was touched, into ``StorageFailed``.
 
-    Who is not root, and may not do it, is refused: ``NotAllowed``.
+    Whoever is not root, and may not do it, is refused: ``NotAllowed``.
     """
     try:
         with failing_as_storage(path):

@@ -22,7 +22,7 @@ _NOT_SUCH_AN_EMULATOR = frozenset({8, 38, 67})
 """VIR_ERR_INVALID_ARG (no such machine type, no KVM), VIR_ERR_SYSTEM_ERROR (no such file) and
 VIR_ERR_CONFIG_UNSUPPORTED (libvirt/virterror.h).  Any other may be a libvirt that cannot say."""
 _NO_SUCH_VOLUME, _NO_SUCH_FILTER = 50, 62
-"""The same of what is in a pool, and of network filters."""
+"""VIR_ERR_NO_STORAGE_VOL and VIR_ERR_NO_NWFILTER (libvirt/virterror.h)."""
 HOOKS = (Path("/etc/libvirt/hooks/qemu"), Path("/etc/libvirt/hooks/qemu.d"))
 """What libvirt runs before it starts a domain, and that may well make a bridge (docs/hooks), or
 have huge pages."""

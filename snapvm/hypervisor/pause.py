@@ -39,7 +39,7 @@ _STOPPED = "paused"
 
 
 def refuse_busy(domain: Domain, handle: Any) -> None:
-    """Raise ``DomainRefused`` for such a domain while nothing has been touched yet."""
+    """Raise ``DomainRefused`` for a domain that libvirt works on; nothing has been touched yet."""
     if is_busy(handle):
         name = shlex.quote(domain.name)
         raise DomainRefused(

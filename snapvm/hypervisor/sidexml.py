@@ -40,7 +40,7 @@ def places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
 
 
 def left_out(definition: str) -> Iterator[OmittedDisk]:
-    """Yield what a domain has of that, and has it where it is not captured, nor put back."""
+    """Yield the variables and vTPMs of a domain that are neither captured nor put back."""
     root = domainxml.parse(definition)
     source = root.find("./os/nvram/source")
     if source is not None and not source.get("file"):

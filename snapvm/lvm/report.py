@@ -50,7 +50,7 @@ class LogicalVolume:
     vg_attr: str
     vg_missing_pvs: int
     vg_metadata_free_bytes: int
-    """Room for what LVM writes down of its group, before a change of that is refused."""
+    """Room for the metadata of its group; LVM refuses any change of the group without."""
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
