@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import domainxml, sidexml
-from snapvm.images import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
+from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_FILE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
 from snapvm.refusals import BadImage, Refused
@@ -38,9 +38,9 @@ def look(folder: Path) -> ImageFacts | None:
     if not folder.is_dir():
         return None
     for path in sorted(folder.iterdir()):
-        if path.name == "memory.save":
+        if path.name == LIBVIRT_FILE:
             return _of_libvirt(path)
-        if path.name == "memory.xl":
+        if path.name == XL_FILE:
             return _of_xl(path)
     return None
 

@@ -14,6 +14,7 @@ from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.hypervisor import startfiles, xenconfig
 from snapvm.hypervisor.base import MemoryImage
+from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
@@ -21,9 +22,6 @@ from snapvm.release import release
 
 log = logging.getLogger(__name__)
 
-LIBVIRT_SAVE = "libvirt-save"
-LIBVIRT_SPARSE = "libvirt-sparse"
-XL_SAVE = "xl-save"
 _SPARSE_SINCE = {"libvirt": (11, 2), "qemu": (9, 0)}
 """Who reads sparse images (libvirt, NEWS 11.2.0; QEMU, docs/devel/migration/mapped-ram.rst)."""
 _NO_PLAIN_FROM_QEMU, _PLAIN_AGAIN_SINCE = (11, 0), (12, 1)

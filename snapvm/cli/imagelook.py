@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from snapvm import checksum, images, sidefiles
+from snapvm import checksum, imageformats, images, sidefiles
 from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
@@ -35,7 +35,7 @@ class _Place:
     @property
     def is_libvirts(self) -> bool:
         """Whether it is a snapshot's, and for libvirt."""
-        return self.memory is not None and self.memory.format != images.XL_SAVE
+        return self.memory is not None and self.memory.format != imageformats.XL_SAVE
 
     @property
     def checked(self) -> str:

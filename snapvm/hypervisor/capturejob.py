@@ -10,10 +10,8 @@ from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten
 from snapvm.hypervisor.pause import WatchedPause
 from snapvm.hypervisor.qemusettings import Lender
+from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE
 from snapvm.model import Domain, MemoryRecord, Progress
-
-IMAGE_FILE = "memory.save"
-IMAGE_FORMAT = "libvirt-save"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +47,11 @@ class CaptureJob(Ground):
     @property
     def image(self) -> Path:
         """Where the memory image goes."""
-        return self.folder / IMAGE_FILE
+        return self.folder / LIBVIRT_FILE
 
     def record(self, size_bytes: int) -> MemoryRecord:
         """Return what is to be recorded of the image."""
-        return MemoryRecord(file=IMAGE_FILE, format=IMAGE_FORMAT, size_bytes=size_bytes)
+        return MemoryRecord(file=LIBVIRT_FILE, format=LIBVIRT_SAVE, size_bytes=size_bytes)
 
     def not_written(self, why: OSError) -> ImageNotWritten:
         """Word a failure of the image's file system."""

@@ -21,11 +21,9 @@ from snapvm.hypervisor.xenmemory import XenFrames
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
+from snapvm.imageformats import XL_FILE, XL_SAVE
 from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
 from snapvm.refusals import BadImage
-
-IMAGE_FILE = "memory.xl"
-IMAGE_FORMAT = "xl-save"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +127,7 @@ class XenCapture:
             try:
                 with job.failing():
                     self.method = self._image.prepare(
-                        job.folder / IMAGE_FILE,
+                        job.folder / XL_FILE,
                         xenconfig.for_image(job.config, job.info.total_pages),
                         job.control.host_facts(job.info.domid),
                         frames,
@@ -196,8 +194,8 @@ class XenCapture:
             )
         self.method += f" ({facts.changed_frames} of {facts.frames} frames in the window)"
         return MemoryRecord(
-            file=IMAGE_FILE,
-            format=IMAGE_FORMAT,
+            file=XL_FILE,
+            format=XL_SAVE,
             size_bytes=facts.size_bytes,
             foreign=facts.foreign,
         )

@@ -12,11 +12,10 @@ from typing import Protocol
 from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, PausedMeanwhile
+from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, MemoryRecord
 from tests.fakes.machine import Machine, image_bytes
-
-IMAGE_FILE = "memory.save"
 
 
 class Capturing(Protocol):
@@ -66,7 +65,7 @@ class FakeCapture:
                 self._own.suspend(name)
                 self._clock.stopped()
             if self._folder is not None:
-                with os.fdopen(durable.create(self._folder / IMAGE_FILE), "wb") as file:
+                with os.fdopen(durable.create(self._folder / LIBVIRT_FILE), "wb") as file:
                     file.write(image_bytes(self._machine.count, frozen=self._machine.frozen))
             yield
             stays = leave_standing
@@ -89,5 +88,5 @@ class FakeCapture:
             raise CaptureFailed(domain=self._machine.domain.name, why="it was given up")
         if self._folder is None:
             return None
-        size_bytes = (self._folder / IMAGE_FILE).stat().st_size
-        return MemoryRecord(file=IMAGE_FILE, format="libvirt-save", size_bytes=size_bytes)
+        size_bytes = (self._folder / LIBVIRT_FILE).stat().st_size
+        return MemoryRecord(file=LIBVIRT_FILE, format=LIBVIRT_SAVE, size_bytes=size_bytes)

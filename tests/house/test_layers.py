@@ -39,6 +39,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "bydomain",
         "bootid",
         "hostid",
+        "imageformats",
         "compression",
         "cowsize",
         "crashpoint",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import compression, images
+from snapvm import compression, imageformats, images
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
@@ -25,7 +25,9 @@ LIBVIRT = HypervisorKind.LIBVIRT
 
 
 def recorded(path: Path) -> MemoryRecord:
-    return MemoryRecord(file=path.name, format=images.LIBVIRT_SAVE, size_bytes=path.stat().st_size)
+    return MemoryRecord(
+        file=path.name, format=imageformats.LIBVIRT_SAVE, size_bytes=path.stat().st_size
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,8 +90,8 @@ def test_whoever_asked_for_nothing_gets_what_can_be_restored() -> None:
 @pytest.mark.parametrize(
     ("format_", "name"),
     [
-        (libvirtimage.FORMAT_ZSTD, images.LIBVIRT_SAVE),
-        (libvirtimage.FORMAT_SPARSE, images.LIBVIRT_SPARSE),
+        (libvirtimage.FORMAT_ZSTD, imageformats.LIBVIRT_SAVE),
+        (libvirtimage.FORMAT_SPARSE, imageformats.LIBVIRT_SPARSE),
     ],
 )
 def test_only_a_plain_image_needs_a_newer_libvirt(tmp_path: Path, format_: int, name: str) -> None:
@@ -106,7 +108,7 @@ def test_only_a_plain_image_needs_a_newer_libvirt(tmp_path: Path, format_: int, 
 def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
     path = build.save(tmp_path / "memory.save", build.GOOD.encode())
     memory, why_not = images.made_sparse(path, recorded(path), PLENTY, Silent())
-    assert (memory.format, why_not) == (images.LIBVIRT_SPARSE, "")
+    assert (memory.format, why_not) == (imageformats.LIBVIRT_SPARSE, "")
     images.check(path, memory)
     images.seal(path, memory, running=False)
     assert libvirtimage.read_header(path).was_running is False
@@ -137,7 +139,7 @@ def test_where_there_is_no_room_that_is_said(tmp_path: Path) -> None:
 def test_a_file_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> None:
     """`xl restore` finds out when the domain that was there is gone; a kernel it does not open."""
     path = tmp_path / "memory.xl"
-    memory = MemoryRecord(file=path.name, format=images.XL_SAVE, size_bytes=0)
+    memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
 
     def check(image: Path) -> None:
         config = {
@@ -156,12 +158,12 @@ def test_a_file_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> No
         check(tmp_path / "a.iso")
     with pytest.raises(DomainRefused, match="its drive xvdb is not there"):
         check(Path("/what no file can be called\0"))
-    images.check_files(path, replace(memory, format=images.LIBVIRT_SAVE), "demo")
+    images.check_files(path, replace(memory, format=imageformats.LIBVIRT_SAVE), "demo")
 
 
 def test_an_image_whose_configuration_is_not_one(tmp_path: Path) -> None:
     path = tmp_path / "memory.xl"
     path.write_bytes(Guest(config=b"[]\0").encode())
-    memory = MemoryRecord(file=path.name, format=images.XL_SAVE, size_bytes=0)
+    memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
     with pytest.raises(DomainRefused, match="the image does not tell its configuration"):
         images.check_files(path, memory, "demo")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapvm import consistency, images, rebuilding
+from snapvm import consistency, imageformats, rebuilding
 from snapvm.consistency import TakeRequest
 from snapvm.lvm import belonging
 from snapvm.lvm.belonging import Belonging
@@ -135,9 +135,9 @@ def test_that_its_file_systems_may_be_frozen_is_told(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("number", "format_"),
     [
-        (libvirtimage.FORMAT_RAW, images.LIBVIRT_SAVE),
-        (libvirtimage.FORMAT_ZSTD, images.LIBVIRT_SAVE),
-        (libvirtimage.FORMAT_SPARSE, images.LIBVIRT_SPARSE),
+        (libvirtimage.FORMAT_RAW, imageformats.LIBVIRT_SAVE),
+        (libvirtimage.FORMAT_ZSTD, imageformats.LIBVIRT_SAVE),
+        (libvirtimage.FORMAT_SPARSE, imageformats.LIBVIRT_SPARSE),
     ],
 )
 def test_the_format_is_the_one_in_the_image(scene: Scene, number: int, format_: str) -> None:
