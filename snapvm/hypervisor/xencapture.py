@@ -64,7 +64,7 @@ class XenJob:
             if self._references() != rings.references:
                 raise self._changed()
             rings.drain()
-            self._flush()
+            self.flush()
 
     def _references(self) -> dict[str, list[int]]:
         captured = [vbd.number for vbd in self.vbds if vbd.is_captured]
@@ -73,8 +73,11 @@ class XenJob:
     def _changed(self) -> WindowBroken:
         return WindowBroken(domain=self.domain.name, what="its drives were changed")
 
-    def _flush(self) -> None:
-        """Bring to the volumes what their servers on this host have only in its cache."""
+    def flush(self) -> None:
+        """Bring to the volumes what their servers on this host have only in its cache.
+
+        Done before the window too: a guest that has written much would stand still for all of it.
+        """
         for device in (cache for vbd in self.vbds for cache in vbd.caches):
             try:
                 durable.sync_device(device)
@@ -147,6 +150,7 @@ class XenCapture:
         """See ``Capture.window``."""
         job = self._job
         with job.failing():
+            job.flush()
             self._image.rehearse(self._frames.read(job.info.shared_info_mfn))
         self._stays = leave_standing
         with job.standstill().suspended(leave_standing=leave_standing):
@@ -216,6 +220,7 @@ class XenPauseCapture:
         """See ``Capture.window``."""
         with self._job.failing():
             rings = self._job.rings()
+            self._job.flush()
         with self._job.standstill().paused(leave_standing=leave_standing):
             with self._job.failing():
                 self._job.settle(rings)
