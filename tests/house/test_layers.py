@@ -45,6 +45,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "crashpoint",
         "interrupt",
         "xenguest",
+        "imagereading",
         "pruning",
     ),
     ("model", "release"),
