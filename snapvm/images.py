@@ -15,6 +15,7 @@ from snapvm.failures import StorageFailed
 from snapvm.hypervisor import startfiles, xenconfig
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.memory import libvirtimage
+from snapvm.memoryroom import HostMemory
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
 from snapvm.release import release
@@ -37,6 +38,7 @@ _CHANNELS_LIMIT = 16
 
 def new_image(
     kind: HypervisorKind,
+    run_dir: Path,
     how: Compression = compression.NONE,
     *,
     is_interim: bool = False,
@@ -44,6 +46,7 @@ def new_image(
 ) -> MemoryImage:
     """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
 
+    ``run_dir`` is where captures on this host tell each other what memory they use.
     An interim one is handed to `made_sparse` next, and not on the disk before that.  A domain that
     ends stands still until all is written.
     """
@@ -52,7 +55,7 @@ def new_image(
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory.guestimage import PvGuestImage
 
-    return PvGuestImage(domain_ends=domain_ends)
+    return PvGuestImage(HostMemory(run_dir), domain_ends=domain_ends)
 
 
 def shall_be_sparse(

@@ -16,6 +16,7 @@ from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import (
     startfiles,
     xencapturable,
+    xencapture,
     xencfg,
     xenconfig,
     xendisks,
@@ -124,9 +125,9 @@ class XenHypervisor:
             config = xenconfig.parse(domain.name, domain.definition)
             xencfg.warn_of_no_way_back(domain.name, config)
 
-    def foresee(self, domain: Domain) -> str:  # noqa: ARG002 - the same for all of them
-        """Say how memory would be captured; only copying it shows whether there is room."""
-        return XenCapture.way
+    def foresee(self, domain: Domain) -> str:
+        """Say how memory would be captured with what this host can spare of its own now."""
+        return xencapture.foreseen(domain)
 
     @contextmanager
     def capture(

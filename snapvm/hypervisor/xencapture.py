@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from snapvm import durable
+from snapvm import durable, memoryroom
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
@@ -21,6 +21,7 @@ from snapvm.hypervisor.xenmemory import XenFrames
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
+from snapvm.memoryroom import Room
 from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
 from snapvm.refusals import BadImage
 
@@ -108,13 +109,21 @@ def capturing(domain: Domain) -> Iterator[None]:
         raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
 
 
+def foreseen(domain: Domain) -> str:
+    """Say how the memory of a domain that goes on would be captured, and why that way."""
+    room = Room(needed_bytes=domain.memory_bytes, spare_bytes=memoryroom.available_bytes())
+    if room.holds_all:
+        return "precopy while it runs, then what has changed while it stands still"
+    if room.holds_digests:
+        return (
+            "precopy while it runs, told apart by digests, then what has changed while it "
+            f"stands still: {room}"
+        )
+    return f"in one pass, while it stands still until all of it is written: {room}"
+
+
 class XenCapture:
     """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
-
-    way = (
-        "precopy while it runs, then what has changed while it stands still"
-        " (one that ends with it: in one pass)"
-    )
 
     def __init__(self, job: XenJob, image: GuestImage) -> None:
         self._job = job

@@ -16,7 +16,7 @@ from snapvm.memory.xenimage import open_image
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import ImageFacts
-from tests.fakes.xenmachine import FOREIGN_MFN, HOST, Change, Machine
+from tests.fakes.xenmachine import FOREIGN_MFN, HOST, Change, FixedMemory, Machine
 from tests.unit.memory.xen_builders import CONFIG, L1, L2, MFN_BASE, OWNED, P2M
 
 ONE = b"changed!" * 512
@@ -39,7 +39,7 @@ def make(
     domain_ends: bool = False,
 ) -> tuple[ImageFacts, str]:
     """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
-    image = PvGuestImage(budget_bytes=budget_bytes, domain_ends=domain_ends)
+    image = PvGuestImage(FixedMemory(budget_bytes), domain_ends=domain_ends)
     try:
         method = image.prepare(path, CONFIG, HOST, machine, machine.shared_info, Silent())
         image.rehearse(machine.shared_info())
@@ -99,7 +99,7 @@ def test_an_idle_guest_is_written_as_it_is(
 def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int) -> None:
     """Written over it was two halves, each of which was read from the disk before."""
     machine = Machine()
-    image = PvGuestImage(budget_bytes=PLENTY)
+    image = PvGuestImage(FixedMemory(PLENTY))
     definition = CONFIG.ljust(length_bytes)
     image.prepare(tmp_path / "i", definition, HOST, machine, machine.shared_info, Silent())
     image.catch(machine.standing())
@@ -230,7 +230,7 @@ def test_a_guest_that_is_just_changing_its_p2m_is_looked_at_again(
         is_marked = kind == "marked"
         return machine.shared_info(generation=1) if is_marked else machine.shared_info(1 << 50)
 
-    image = PvGuestImage(budget_bytes=PLENTY)
+    image = PvGuestImage(FixedMemory(PLENTY))
     method = image.prepare(tmp_path / "i", CONFIG, HOST, machine, shared_info, Silent())
     assert way in method
     assert ("table of frames" in method) == (looks == 1000)
@@ -279,7 +279,7 @@ def test_a_guest_whose_frames_became_fewer_is_to_be_taken_again(
 ) -> None:
     """It ended as a bug of snapvm: the image has pages of frames that there are no more."""
     machine = Machine()
-    image = PvGuestImage(budget_bytes=budget_bytes)
+    image = PvGuestImage(FixedMemory(budget_bytes))
     try:
         image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
         with pytest.raises(BadImage, match="changed its size"):
@@ -324,7 +324,7 @@ def test_one_that_is_given_more_than_there_is_room_for_is_to_be_taken_again(
 
 def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
     machine = Machine()
-    image = PvGuestImage(budget_bytes=PLENTY)
+    image = PvGuestImage(FixedMemory(PLENTY))
     image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
     image.catch(machine.standing())
     size_bytes = image.write(Silent()).size_bytes
@@ -340,7 +340,7 @@ def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
     machine = Machine()
-    image = PvGuestImage(budget_bytes=1 << 40)
+    image = PvGuestImage(FixedMemory(1 << 40))
     image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
     assert machine.open_mappings
     image.close()
@@ -355,7 +355,7 @@ def test_a_guest_does_not_stand_still_for_memory_that_nobody_wants(
     """A disk had no snapshot, and gigabytes were written to a file before the guest went on."""
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 4)
     machine = Machine()
-    image = PvGuestImage(budget_bytes=budget_bytes)
+    image = PvGuestImage(FixedMemory(budget_bytes))
     asked: list[int] = []
     types = machine.types
 
