@@ -13,6 +13,7 @@ from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
 _WIDTH_BYTES = 8
+_SUSPEND = "suspend"
 _DISKS_ALONE = "take the disks alone with --disk-only"
 
 
@@ -34,6 +35,12 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         raise _refused(domain, "it is no PV domain (HVM or PVH)", _DISKS_ALONE)
     if control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
+    if domains.has_no_word_for(info.domid, _SUSPEND):
+        raise _refused(
+            domain,
+            "its kernel can be asked to shut down or reboot, and not to suspend itself",
+            f"a Linux with CONFIG_XEN_SAVE_RESTORE can; or {_DISKS_ALONE}",
+        )
 
 
 def _require_settings(domain: Domain, settings: Settings) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,33 @@ def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.Mo
     driver.check_capture(driver.find("web"), with_memory=True)
     monkeypatch.setitem(CONFIG, "pcidevs", {"x": "y"})
     assert "PCI" in refusal(scene)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_refused"),
+    [
+        ({"poweroff": "1", "reboot": "1", "suspend": "1"}, False),
+        ({"poweroff": "1", "reboot": "1", "suspend": ""}, True),
+        ({"poweroff": "1", "suspend": "0"}, True),
+        ({"poweroff": "", "reboot": "", "suspend": ""}, False),
+        ({}, False),
+    ],
+)
+def test_a_kernel_that_cannot_suspend_itself_is_refused(
+    scene: Scene, told: dict[str, str], is_refused: bool
+) -> None:
+    """All of its memory was copied, and it was waited for a minute, before that was said."""
+    xen, driver = scene
+    control = "/local/domain/5/control/feature"
+    xen.store.values.pop(f"{control}-suspend")
+    xen.store.values.update({f"{control}-{word}": value for word, value in told.items()})
+    domain = driver.find("web")
+    driver.check_capture(domain, with_memory=False)
+    refusing: AbstractContextManager[object] = (
+        pytest.raises(DomainRefused, match="not to suspend") if is_refused else nullcontext()
+    )
+    with refusing:
+        driver.check_capture(domain, with_memory=True)
 
 
 def test_disks_that_no_rollback_could_bring_back_are_told_of(
