@@ -41,6 +41,8 @@ class FakeXen:
     gone: bool = False
     deeds: list[str] = field(default_factory=list)
     resume_fails: int = 0
+    is_about_to_suspend: bool = False
+    """It does so when it is let run."""
     libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
 
     def info(self, domid: int) -> DomainInfo | None:
@@ -63,6 +65,8 @@ class FakeXen:
     def unpause(self, _domid: int) -> None:
         self.deeds.append("unpause")
         self.pauses -= 1
+        if self.is_about_to_suspend and not self.pauses:
+            self.is_about_to_suspend, self.flags = False, SUSPENDED
 
     def resume(self, _domid: int) -> None:
         if self.resume_fails:
@@ -240,6 +244,25 @@ def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     with pytest.raises(CaptureFailed, match=r"\\x1b\[2Jx{36}'") as told:
         scene.standstill.require_unasked()
     assert len(str(told.value)) < 300
+
+
+def test_one_that_is_paused_when_it_has_taken_the_request_does_not_stand_still_later(
+    scene: Scene,
+) -> None:
+    """By `xl pause`, in that moment; when its owner let it run it suspended itself for good."""
+
+    def answer(path: str, value: str) -> None:
+        if path == REQUEST and value == "suspend":
+            scene.store.set(REQUEST, "")
+            scene.xen.is_about_to_suspend = True
+            scene.xen.pauses = 1
+
+    scene.store.on_write = answer
+    with pytest.raises(WindowBroken, match="paused it"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert (scene.xen.pauses, scene.xen.flags) == (1, 0)
+    scene.xen.unpause(DOMID)
+    assert runs(scene)
 
 
 def test_only_paused(scene: Scene) -> None:
