@@ -12,7 +12,7 @@ from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
-from snapvm.hypervisor import startfiles, xenconfig
+from snapvm.hypervisor import startfiles, xenbridges, xenconfig
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.memory import libvirtimage
 from snapvm.memoryroom import HostMemory
@@ -183,7 +183,7 @@ def check(path: Path, memory: MemoryRecord) -> None:
 
 
 def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
-    """Raise ``DomainRefused`` when a file that an image names is not there any more.
+    """Raise ``DomainRefused`` when a file or bridge that an image names is not there any more.
 
     What is in one of libvirt's, libvirt is asked by its driver.
     """
@@ -195,6 +195,7 @@ def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
     with xenimage.open_image(path) as image:
         config = xenconfig.parse_stored(domain, image.config)
     startfiles.require(domain, xenconfig.start_files(config, boots=False))
+    xenbridges.require(domain, config)
 
 
 def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None:

@@ -15,6 +15,7 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import (
     startfiles,
+    xenbridges,
     xencapturable,
     xencapture,
     xencfg,
@@ -184,6 +185,7 @@ class XenHypervisor:
             config = xenconfig.parse(domain.name, domain.definition)
             xencfg.tell(domain.name, config)
             startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
+            xenbridges.require(domain.name, config)
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
