@@ -12,7 +12,7 @@ import fcntl
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,11 @@ _SPARE_BYTES: Final = 128 << 20
 TABLES_PART: Final = 64
 """What is kept of each frame, without its page, is one part in this many of the guest's size: 64
 bytes, of which 16 are page tables of this process and the map of machine frames."""
+PVH_TABLES_PART: Final = 32
+"""The same in a control domain that is not PV: there each mapped frame needs a physical address and
+so a ``struct page``, 64 bytes more (Linux, drivers/xen/unpopulated-alloc.c)."""
+GUEST_TYPE: Final = Path("/sys/hypervisor/guest_type")
+"""What the control domain is to Xen: PV, PVH or HVM."""
 LEAST_ROOM_BYTES: Final = 512 << 20
 """The least memory for changed pages that keeps every thread at work: two chunks for each."""
 LEAST_DIGEST_ROOM_BYTES: Final = 128 << 20
@@ -43,6 +48,7 @@ class Room:
     spare_bytes: int
     others_bytes: int = 0
     """What other captures count on, which is not spare."""
+    tables_part: int = TABLES_PART
 
     @property
     def holds_all(self) -> bool:
@@ -57,7 +63,7 @@ class Room:
         Beyond what keeps a thread at work more of that is no need: what does not fit is written
         while the guest stands still, which is little of a large one.
         """
-        least_bytes = min(self.needed_bytes // TABLES_PART, LEAST_DIGEST_ROOM_BYTES)
+        least_bytes = min(self._tables_bytes, LEAST_DIGEST_ROOM_BYTES)
         return self._beside_tables_bytes >= least_bytes
 
     @property
@@ -81,7 +87,7 @@ class Room:
         pages_bytes = self.for_pages_bytes
         kept_bytes = self.needed_bytes if pages_bytes is None else pages_bytes
         cached_bytes = self.needed_bytes if self.holds_all else 0
-        return self.needed_bytes // TABLES_PART + cached_bytes + kept_bytes
+        return self._tables_bytes + cached_bytes + kept_bytes
 
     @property
     def is_to_come(self) -> bool:
@@ -91,7 +97,11 @@ class Room:
     @property
     def _beside_tables_bytes(self) -> int:
         """What memory is left beside what is kept of each frame."""
-        return self.spare_bytes - self.needed_bytes // TABLES_PART
+        return self.spare_bytes - self._tables_bytes
+
+    @property
+    def _tables_bytes(self) -> int:
+        return self.needed_bytes // self.tables_part
 
     def __str__(self) -> str:
         """Say why it does not hold all."""
@@ -114,13 +124,30 @@ def available_bytes() -> int:
     return 0
 
 
+def room_now(needed_bytes: int, others_bytes: int = 0) -> Room:
+    """Return what there is now for a guest of such a size; nothing is claimed."""
+    return Room(
+        needed_bytes=needed_bytes,
+        spare_bytes=max(available_bytes() - others_bytes, 0),
+        others_bytes=others_bytes,
+        tables_part=_tables_part(),
+    )
+
+
+def _tables_part() -> int:
+    try:
+        is_pv = GUEST_TYPE.read_text().strip() == "PV"
+    except OSError:  # Linux before 4.15, whose control domains are PV
+        is_pv = True
+    return TABLES_PART if is_pv else PVH_TABLES_PART
+
+
 class HostMemory:
     """The memory of this host as one capture sees it; what it claims it has until ``close``."""
 
-    def __init__(self, folder: Path, available: Callable[[], int] = available_bytes) -> None:
+    def __init__(self, folder: Path) -> None:
         """All captures of a host name the same ``folder``, which is emptied by a reboot."""
         self._folder = folder
-        self._available = available
         self._path: Path | None = None
         self._descriptor = -1
 
@@ -132,12 +159,11 @@ class HostMemory:
         self.close()
         try:
             with _alone(self._folder):
-                others_bytes = sum(_claims(self._folder))
-                room = self._room(needed_bytes, others_bytes)
+                room = room_now(needed_bytes, sum(_claims(self._folder)))
                 self._claim(room.claimed_bytes)
         except OSError as error:
             log.warning("captures that run beside this one are not reckoned with: %s", error)
-            return self._room(needed_bytes, 0)
+            return room_now(needed_bytes)
         return room
 
     def close(self) -> None:
@@ -147,10 +173,6 @@ class HostMemory:
                 self._path.unlink()
             os.close(self._descriptor)
             self._path = None
-
-    def _room(self, needed_bytes: int, others_bytes: int) -> Room:
-        spare_bytes = max(self._available() - others_bytes, 0)
-        return Room(needed_bytes=needed_bytes, spare_bytes=spare_bytes, others_bytes=others_bytes)
 
     def _claim(self, size_bytes: int) -> None:
         self._descriptor, name = tempfile.mkstemp(suffix=_ENDING, dir=self._folder)

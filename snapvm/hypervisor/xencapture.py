@@ -21,7 +21,6 @@ from snapvm.hypervisor.xenmemory import XenFrames
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
-from snapvm.memoryroom import Room
 from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
 from snapvm.refusals import BadImage
 
@@ -111,7 +110,7 @@ def capturing(domain: Domain) -> Iterator[None]:
 
 def foreseen(domain: Domain) -> str:
     """Say how the memory of a domain that goes on would be captured, and why that way."""
-    room = Room(needed_bytes=domain.memory_bytes, spare_bytes=memoryroom.available_bytes())
+    room = memoryroom.room_now(domain.memory_bytes)
     if room.holds_all:
         return "precopy while it runs, then what has changed while it stands still"
     if room.holds_digests:

@@ -22,33 +22,45 @@ GIB = 1 << 30
 GUEST_BYTES = OWNED * 4096
 _DYING = """
 import os, pathlib, signal, sys
-from snapvm.memoryroom import HostMemory
-memory = HostMemory(pathlib.Path(sys.argv[1]), lambda: 8 << 30)
+from snapvm import memoryroom
+memoryroom.available_bytes = lambda: 8 << 30
+memory = memoryroom.HostMemory(pathlib.Path(sys.argv[1]))
 memory.room(2 << 30)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def spare(folder: Path, size_bytes: int) -> HostMemory:
-    """See a host that has told each who asked of the same free memory."""
-    return HostMemory(folder, lambda: size_bytes)
+class Host:
+    """A host that tells each who asks of the same free memory."""
+
+    def __init__(self) -> None:
+        self.spare_bytes = 8 * GIB
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
+    found = Host()
+    monkeypatch.setattr(memoryroom, "available_bytes", lambda: found.spare_bytes)
+    monkeypatch.setattr(memoryroom, "GUEST_TYPE", tmp_path / "none")
+    return found
 
 
 @pytest.mark.parametrize("spare_gib", [1, 3, 5, 8, 9, 12, 100])
-def test_no_two_count_on_the_same_memory(tmp_path: Path, spare_gib: int) -> None:
+def test_no_two_count_on_the_same_memory(tmp_path: Path, host: Host, spare_gib: int) -> None:
     """Both kept what had changed, and the kernel ended one of the two, or something else."""
-    memories = [spare(tmp_path, spare_gib * GIB) for _ in range(4)]
+    host.spare_bytes = spare_gib * GIB
+    memories = [HostMemory(tmp_path) for _ in range(4)]
     rooms = [memory.room(4 * GIB) for memory in memories]
     assert sum(room.claimed_bytes for room in rooms) <= spare_gib * GIB
     assert rooms[0] == Room(needed_bytes=4 * GIB, spare_bytes=spare_gib * GIB)
     assert all(room.holds_digests or room.is_to_come for room in rooms[1:])
     for memory in memories:
         memory.close()
-    assert spare(tmp_path, spare_gib * GIB).room(4 * GIB) == rooms[0]
+    assert HostMemory(tmp_path).room(4 * GIB) == rooms[0]
 
 
 def test_a_capture_may_ask_again(tmp_path: Path) -> None:
-    memory = spare(tmp_path, 8 * GIB)
+    memory = HostMemory(tmp_path)
     assert memory.room(2 * GIB) == memory.room(2 * GIB)
     memory.close()
     memory.close()
@@ -57,7 +69,7 @@ def test_a_capture_may_ask_again(tmp_path: Path) -> None:
 def test_what_a_killed_one_counted_on_is_free(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", _DYING, str(tmp_path)], check=False)
     (left,) = tmp_path.glob("*.memory")
-    memory = spare(tmp_path, 8 * GIB)
+    memory = HostMemory(tmp_path)
     assert memory.room(2 * GIB).others_bytes == 0
     assert not left.exists()
     memory.close()
@@ -66,7 +78,7 @@ def test_what_a_killed_one_counted_on_is_free(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_keeps_nobody_from_being_captured(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    memory = spare(tmp_path / "none", 8 * GIB)
+    memory = HostMemory(tmp_path / "none")
     assert memory.room(2 * GIB) == Room(needed_bytes=2 * GIB, spare_bytes=8 * GIB)
     memory.close()
     assert "are not reckoned with" in caplog.text
@@ -87,16 +99,21 @@ class Waited(Silent):
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_the_memory_of_another_is_waited_for_while_the_guest_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ends: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    host: Host,
+    ends: bool,
 ) -> None:
     """Else it would stand still until all of it is written, because another is captured too."""
     monkeypatch.setattr(precopy, "_LOOK_SECONDS", 0)
     monkeypatch.setattr(precopy, "WAIT_SECONDS", 60 if ends else 0.05)
-    has_bytes = GUEST_BYTES * 3
-    other = spare(tmp_path, has_bytes)
+    host.spare_bytes = GUEST_BYTES * 3
+    other = HostMemory(tmp_path)
     assert other.room(GUEST_BYTES * 2).claimed_bytes > GUEST_BYTES * 2
     # What the other has kept by now is there no more, besides.
-    image = PvGuestImage(spare(tmp_path, has_bytes - GUEST_BYTES // 2))
+    host.spare_bytes -= GUEST_BYTES // 2
+    image = PvGuestImage(HostMemory(tmp_path))
     progress, machine = Waited(other if ends else None), Machine()
     with caplog.at_level(logging.WARNING):
         method = image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, progress)
@@ -118,10 +135,10 @@ def test_the_memory_of_another_is_waited_for_while_the_guest_runs(
     ],
 )
 def test_doctor_tells_how_long_a_guest_would_stand_still(
-    monkeypatch: pytest.MonkeyPatch, spare_gib: int, told: str
+    host: Host, spare_gib: int, told: str
 ) -> None:
     """It said the same of all; that a guest stood still for all of its writing only `take` told."""
-    monkeypatch.setattr(memoryroom, "available_bytes", lambda: spare_gib * GIB)
+    host.spare_bytes = spare_gib * GIB
     found = Domain(
         name="web",
         uuid=DomainUuid("u"),
@@ -132,3 +149,17 @@ def test_doctor_tells_how_long_a_guest_would_stand_still(
         definition="",
     )
     assert xencapture.foreseen(found).startswith(told)
+
+
+@pytest.mark.parametrize(("guest_type", "least_mib"), [("PV\n", 2176), ("PVH\n", 4224)])
+def test_a_control_domain_that_is_not_pv_keeps_more_of_each_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: Host, guest_type: str, least_mib: int
+) -> None:
+    """In it the kernel ran out of memory when it mapped a large guest, and each take failed."""
+    file = tmp_path / "guest_type"
+    file.write_text(guest_type)
+    monkeypatch.setattr(memoryroom, "GUEST_TYPE", file)
+    host.spare_bytes = least_mib << 20
+    assert memoryroom.room_now(128 * GIB).holds_digests
+    host.spare_bytes -= 1 << 20
+    assert not memoryroom.room_now(128 * GIB).holds_digests
