@@ -22,6 +22,7 @@ from snapvm.hypervisor import (
     xenconfig,
     xendisks,
     xenkeeper,
+    xenneighbours,
     xenroom,
     xenxl,
 )
@@ -95,8 +96,12 @@ class XenHypervisor:
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
         with _refusing(domain.name):
-            vbds = xendisks.read_vbds(self._store, self._domains.get(domain).domid)
-        return xendisks.classify(domain.name, vbds)
+            domid = self._domains.get(domain).domid
+            vbds = xendisks.read_vbds(self._store, domid)
+            found = xendisks.classify(domain.name, vbds)
+            domids = self._domains.numbers()
+            xenneighbours.require_alone(self._store, domain.name, domid, vbds, domids)
+        return found
 
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: it is booted from what `xl list -l` tells of it."""

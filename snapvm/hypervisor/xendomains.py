@@ -71,6 +71,10 @@ class XenDomains:
         found = self._of_uuid(uuid)
         return self._name(found[0].domid) or "" if found else ""
 
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of all domains that are not just being destroyed."""
+        return tuple(info.domid for info in self._alive())
+
     def has_no_word_for(self, domid: int, word: str) -> bool:
         """Tell whether a guest says what it can be asked to do (``xl shutdown``), and not this.
 
