@@ -29,21 +29,28 @@ class _Opening(NamedTuple):
 
 @contextmanager
 def shown(progress: Progress, image: Path) -> Iterator[None]:
-    """Tell, for the block, how much of an image has been read by who opens it in the block."""
+    """Tell, for the block, how much of an image has been read by who opens it in the block.
+
+    The block is a domain's only way back: that nothing can be told does not keep it from its end.
+    """
     if isinstance(progress, Silent):
         yield
         return
     path, is_over = os.path.realpath(image), threading.Event()
-    others = frozenset(_openings(path))  # a backup, say
+    others: frozenset[_Opening] = frozenset()
+    with suppress(OSError):
+        others = frozenset(_openings(path))  # a backup, say
     watcher = threading.Thread(
         target=_watch, args=(progress, path, others, is_over), name="reading", daemon=True
     )
-    watcher.start()
+    with suppress(RuntimeError):  # there are too many threads
+        watcher.start()
     try:
         yield
     finally:
         is_over.set()
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
 
 
 def _watch(

@@ -94,6 +94,23 @@ def test_one_that_is_not_there_is_for_who_restores_it_to_complain_of(tmp_path: P
         pass
 
 
+@pytest.mark.parametrize("what", ["processes", "threads"])
+def test_a_domain_is_restored_though_nothing_can_be_told(
+    image: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    if what == "threads":
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    else:
+        monkeypatch.setattr(imagereading, "_PROCESSES", image.parent / "none")
+    is_restored = False
+    with imagereading.shown(Watched(), image):
+        is_restored = True
+    assert is_restored
+
+
 def test_nobody_is_looked_for_when_nobody_watches(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
