@@ -138,6 +138,16 @@ def test_a_kernel_that_cannot_suspend_itself_is_refused(
         driver.check_capture(domain, with_memory=True)
 
 
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_the_control_domain_is_refused(scene: Scene, with_memory: bool) -> None:
+    """It was asked to suspend itself, if it had a disk attached; Xen reboots the machine then."""
+    xen, driver = scene
+    xen.info_of[0] = replace(RUNNING, domid=0, uuid="0")
+    xen.store.values["/local/domain/0/name"] = "Domain-0"
+    with pytest.raises(DomainRefused, match="the control domain"):
+        driver.check_capture(driver.find("Domain-0"), with_memory=with_memory)
+
+
 def test_disks_that_no_rollback_could_bring_back_are_told_of(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
