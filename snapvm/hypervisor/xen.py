@@ -51,8 +51,6 @@ from snapvm.settings import Settings
 log = logging.getLogger(__name__)
 
 _PAGE_BYTES = 4096
-_CONTROL_DOMAIN = "0"
-"""Xen reboots the machine when it suspends itself (xen.git common/shutdown.c, hwdom_shutdown)."""
 
 
 class XenHypervisor:
@@ -119,15 +117,7 @@ class XenHypervisor:
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
-        if domain.run == _CONTROL_DOMAIN:
-            why = "it is the control domain, in which snapvm itself runs"
-            raise DomainRefused(domain=domain.name, why=why)
-        if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it is {domain.state}",
-                remedy="a domain is captured while it runs, or is paused",
-            )
+        xencapturable.require_state(domain)
         with _refusing(domain.name):
             self._domains.require_unique(domain)
             if with_memory:

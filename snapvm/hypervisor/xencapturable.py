@@ -1,4 +1,4 @@
-"""Whether the memory of a Xen domain can be captured, as its configuration and Xen tell."""
+"""Whether a Xen domain can be captured, and its memory, as its configuration and Xen tell."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
+_CONTROL_DOMAIN = "0"
+"""Xen reboots the machine when it suspends itself (xen.git common/shutdown.c, hwdom_shutdown)."""
 _WIDTH_BYTES = 8
 _SUSPEND = "suspend"
 _DISKS_ALONE = "take the disks alone with --disk-only"
+
+
+def require_state(domain: Domain) -> None:
+    """Raise ``DomainRefused`` for one of which not even the disks can be captured now."""
+    if domain.run == _CONTROL_DOMAIN:
+        why = "it is the control domain, in which snapvm itself runs"
+        raise DomainRefused(domain=domain.name, why=why)
+    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+        remedy = "a domain is captured while it runs, or is paused"
+        raise _refused(domain, f"it is {domain.state}", remedy)
 
 
 def require(domain: Domain, settings: Settings, control: XenControl, domains: XenDomains) -> None:
