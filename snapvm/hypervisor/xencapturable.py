@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from snapvm import compression
+from snapvm.errors import quoted
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendomains import XenDomains
@@ -47,6 +48,14 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         raise _refused(domain, "it is no PV domain (HVM or PVH)", _DISKS_ALONE)
     if control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
+    client = domains.served_by(info.domid)
+    if client:
+        raise _refused(
+            domain,
+            f"it serves a device of {quoted(client)}, whose pages it has mapped: its memory would "
+            "go back without them, and its kernel needs them",
+            _DISKS_ALONE,
+        )
     if domains.has_no_word_for(info.domid, _SUSPEND):
         raise _refused(
             domain,

@@ -84,6 +84,18 @@ class XenDomains:
         told = {each: self._can(domid, each) for each in (*_USUAL_WORDS, word)}
         return any(told.values()) and not told[word]
 
+    def served_by(self, domid: int) -> str:
+        """Name a domain of which this one serves a device; return an empty text when it does not.
+
+        Who is gone may have left his in xenstore.
+        """
+        folder, alive = f"{_DOMAINS}/{domid}/backend", {str(number) for number in self.numbers()}
+        for kind in self._store.names(folder):
+            for other in self._store.names(f"{folder}/{kind}"):
+                if other in alive and self._store.names(f"{folder}/{kind}/{other}"):
+                    return self._name(int(other)) or other
+        return ""
+
     def is_going(self, domid: int) -> bool:
         """Whether a domain is being destroyed, or is not there any more."""
         info = self._control.info(domid)

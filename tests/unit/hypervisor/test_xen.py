@@ -138,6 +138,18 @@ def test_a_kernel_that_cannot_suspend_itself_is_refused(
         driver.check_capture(domain, with_memory=True)
 
 
+def test_the_memory_of_one_that_serves_others_is_refused(scene: Scene) -> None:
+    """A firewall with the network of others: what it had mapped of them was zeroed, and told."""
+    xen, driver = scene
+    xen.info_of[9] = replace(RUNNING, domid=9, uuid="9")
+    xen.store.values["/local/domain/9/name"] = "mail"
+    xen.store.values["/local/domain/5/backend/vif/7/0/state"] = "6"
+    driver.check_capture(driver.find("web"), with_memory=True)  # 7 is gone
+    xen.store.values["/local/domain/5/backend/vif/9/0/state"] = "4"
+    assert "it serves a device of mail" in refusal(scene)
+    driver.check_capture(driver.find("web"), with_memory=False)
+
+
 @pytest.mark.parametrize("with_memory", [True, False])
 def test_the_control_domain_is_refused(scene: Scene, with_memory: bool) -> None:
     """It was asked to suspend itself, if it had a disk attached; Xen reboots the machine then."""
