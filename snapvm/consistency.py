@@ -116,9 +116,13 @@ def _catch(
     host: Host, plan: TakePlan, draft: Draft, undo: Undo, clock: WindowClock, progress: Progress
 ) -> Caught:
     """Prepare, freeze, snapshot, thaw, drain: the domain runs again before anything is undone."""
-    how = host.settings.compress
+    settings = host.settings
     image = images.new_image(
-        plan.domain.hypervisor, how, is_interim=plan.sparse, domain_ends=plan.stop
+        plan.domain.hypervisor,
+        settings.run_dir,
+        settings.compress,
+        is_interim=plan.sparse,
+        domain_ends=plan.stop,
     )
     capturing = host.hypervisor.capture(
         plan.domain,

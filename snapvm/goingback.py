@@ -218,7 +218,11 @@ class GoingBack:
         plan, journal = self.plan, self.journal
         try:
             state = swapping.start_again(
-                self.host, plan.domain, plan.record, paused=bool(journal["paused"])
+                self.host,
+                plan.domain,
+                plan.record,
+                self.progress,
+                paused=bool(journal["paused"]),
             )
             set_time = bool(journal["set_time"])
             return state, guestsystem.awaken(self.host, plan.record, set_time=set_time)

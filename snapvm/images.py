@@ -12,10 +12,11 @@ from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
-from snapvm.hypervisor import startfiles, xenconfig
+from snapvm.hypervisor import startfiles, xenbridges, xenconfig
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
+from snapvm.memoryroom import HostMemory
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
 from snapvm.release import release
@@ -35,6 +36,7 @@ _CHANNELS_LIMIT = 16
 
 def new_image(
     kind: HypervisorKind,
+    run_dir: Path,
     how: Compression = compression.NONE,
     *,
     is_interim: bool = False,
@@ -42,6 +44,7 @@ def new_image(
 ) -> MemoryImage:
     """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
 
+    ``run_dir`` is where captures on this host tell each other what memory they use.
     An interim one is handed to `made_sparse` next, and not on the disk before that.  A domain that
     ends stands still until all is written.
     """
@@ -50,7 +53,7 @@ def new_image(
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory.guestimage import PvGuestImage
 
-    return PvGuestImage(domain_ends=domain_ends)
+    return PvGuestImage(HostMemory(run_dir), domain_ends=domain_ends)
 
 
 def shall_be_sparse(
@@ -178,7 +181,7 @@ def check(path: Path, memory: MemoryRecord) -> None:
 
 
 def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
-    """Raise ``DomainRefused`` when a file that an image names is not there any more.
+    """Raise ``DomainRefused`` when a file or bridge that an image names is not there any more.
 
     What is in one of libvirt's, libvirt is asked by its driver.
     """
@@ -190,6 +193,7 @@ def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
     with xenimage.open_image(path) as image:
         config = xenconfig.parse_stored(domain, image.config)
     startfiles.require(domain, xenconfig.start_files(config, boots=False))
+    xenbridges.require(domain, config)
 
 
 def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None:

@@ -257,7 +257,7 @@ def _start(
         disks = rollbackjournal.disks_of(journal)
         swapping.activate(host.lvm, disks)
         swapping.require_names(host.lvm, record, disks)
-        swapping.start_again(host, domain, record, paused=bool(journal["paused"]))
+        swapping.start_again(host, domain, record, Silent(), paused=bool(journal["paused"]))
     except SnapvmError as error:
         started = standing.find(host, domain.name)
         if started is not None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from snapvm import durable, images, planning, retry, sidefiles, standing
+from snapvm import durable, imagereading, images, planning, retry, sidefiles, standing
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
@@ -35,8 +35,10 @@ from snapvm.model import (
     DomainUuid,
     LvRef,
     LvUuid,
+    Progress,
     Record,
     Role,
+    Silent,
     SnapshotId,
     VolumeKind,
 )
@@ -262,7 +264,9 @@ def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDis
         lvm.skip_activation(skipped)
 
 
-def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> DomainState:
+def start_again(
+    host: Host, domain: Domain, record: Record, progress: Progress, *, paused: bool
+) -> DomainState:
     """Bring the domain into the state it was captured in, from memory where there is some.
 
     Raises ``DomainFailed`` when it does not start.
@@ -271,7 +275,10 @@ def start_again(host: Host, domain: Domain, record: Record, *, paused: bool) -> 
     if record.memory is not None:
         image = host.catalog.path(record, record.memory.file)
         channels = images.channels(record.memory)
-        host.hypervisor.restore(domain, image, paused=paused, channels=channels)
+        progress.phase(f"restoring the memory of {domain.name}")
+        # Several who read it are in no one place.
+        with imagereading.shown(progress if channels == 1 else Silent(), image):
+            host.hypervisor.restore(domain, image, paused=paused, channels=channels)
     elif planning.is_started(domain, record):
         host.hypervisor.start(domain, paused=paused)
     else:

@@ -15,11 +15,14 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import (
     startfiles,
+    xenbridges,
     xencapturable,
+    xencapture,
     xencfg,
     xenconfig,
     xendisks,
     xenkeeper,
+    xenneighbours,
     xenroom,
     xenxl,
 )
@@ -93,8 +96,12 @@ class XenHypervisor:
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
         with _refusing(domain.name):
-            vbds = xendisks.read_vbds(self._store, self._domains.get(domain).domid)
-        return xendisks.classify(domain.name, vbds)
+            domid = self._domains.get(domain).domid
+            vbds = xendisks.read_vbds(self._store, domid)
+            found = xendisks.classify(domain.name, vbds)
+            domids = self._domains.numbers()
+            xenneighbours.require_alone(self._store, domain.name, domid, vbds, domids)
+        return found
 
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: it is booted from what `xl list -l` tells of it."""
@@ -110,12 +117,7 @@ class XenHypervisor:
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
-        if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it is {domain.state}",
-                remedy="a domain is captured while it runs, or is paused",
-            )
+        xencapturable.require_state(domain)
         with _refusing(domain.name):
             self._domains.require_unique(domain)
             if with_memory:
@@ -124,9 +126,9 @@ class XenHypervisor:
             config = xenconfig.parse(domain.name, domain.definition)
             xencfg.warn_of_no_way_back(domain.name, config)
 
-    def foresee(self, domain: Domain) -> str:  # noqa: ARG002 - the same for all of them
-        """Say how memory would be captured; only copying it shows whether there is room."""
-        return XenCapture.way
+    def foresee(self, domain: Domain) -> str:
+        """Say how memory would be captured with what this host can spare of its own now."""
+        return xencapture.foreseen(domain)
 
     @contextmanager
     def capture(
@@ -183,6 +185,7 @@ class XenHypervisor:
             config = xenconfig.parse(domain.name, domain.definition)
             xencfg.tell(domain.name, config)
             startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
+            xenbridges.require(domain.name, config)
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:

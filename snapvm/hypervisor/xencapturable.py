@@ -1,10 +1,11 @@
-"""Whether the memory of a Xen domain can be captured, as its configuration and Xen tell."""
+"""Whether a Xen domain can be captured, and its memory, as its configuration and Xen tell."""
 
 from __future__ import annotations
 
 import shlex
 
 from snapvm import compression
+from snapvm.errors import quoted
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendomains import XenDomains
@@ -12,8 +13,21 @@ from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
+_CONTROL_DOMAIN = "0"
+"""Xen reboots the machine when it suspends itself (xen.git common/shutdown.c, hwdom_shutdown)."""
 _WIDTH_BYTES = 8
+_SUSPEND = "suspend"
 _DISKS_ALONE = "take the disks alone with --disk-only"
+
+
+def require_state(domain: Domain) -> None:
+    """Raise ``DomainRefused`` for one of which not even the disks can be captured now."""
+    if domain.run == _CONTROL_DOMAIN:
+        why = "it is the control domain, in which snapvm itself runs"
+        raise DomainRefused(domain=domain.name, why=why)
+    if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+        remedy = "a domain is captured while it runs, or is paused"
+        raise _refused(domain, f"it is {domain.state}", remedy)
 
 
 def require(domain: Domain, settings: Settings, control: XenControl, domains: XenDomains) -> None:
@@ -34,6 +48,20 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         raise _refused(domain, "it is no PV domain (HVM or PVH)", _DISKS_ALONE)
     if control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
+    client = domains.served_by(info.domid)
+    if client:
+        raise _refused(
+            domain,
+            f"it serves a device of {quoted(client)}, whose pages it has mapped: its memory would "
+            "go back without them, and its kernel needs them",
+            _DISKS_ALONE,
+        )
+    if domains.has_no_word_for(info.domid, _SUSPEND):
+        raise _refused(
+            domain,
+            "its kernel can be asked to shut down or reboot, and not to suspend itself",
+            f"a Linux with CONFIG_XEN_SAVE_RESTORE can; or {_DISKS_ALONE}",
+        )
 
 
 def _require_settings(domain: Domain, settings: Settings) -> None:

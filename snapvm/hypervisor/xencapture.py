@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from snapvm import durable
+from snapvm import durable, memoryroom
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
@@ -62,7 +62,7 @@ class XenJob:
             if self._references() != rings.references:
                 raise self._changed()
             rings.drain()
-            self._flush()
+            self.flush()
 
     def _references(self) -> dict[str, list[int]]:
         captured = [vbd.number for vbd in self.vbds if vbd.is_captured]
@@ -71,8 +71,11 @@ class XenJob:
     def _changed(self) -> WindowBroken:
         return WindowBroken(domain=self.domain.name, what="its drives were changed")
 
-    def _flush(self) -> None:
-        """Bring to the volumes what their servers on this host have only in its cache."""
+    def flush(self) -> None:
+        """Bring to the volumes what their servers on this host have only in its cache.
+
+        Done before the window too: a guest that has written much would stand still for all of it.
+        """
         for device in (cache for vbd in self.vbds for cache in vbd.caches):
             try:
                 durable.sync_device(device)
@@ -103,13 +106,21 @@ def capturing(domain: Domain) -> Iterator[None]:
         raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
 
 
+def foreseen(domain: Domain) -> str:
+    """Say how the memory of a domain that goes on would be captured, and why that way."""
+    room = memoryroom.room_now(domain.memory_bytes)
+    if room.holds_all:
+        return "precopy while it runs, then what has changed while it stands still"
+    if room.holds_digests:
+        return (
+            "precopy while it runs, told apart by digests, then what has changed while it "
+            f"stands still: {room}"
+        )
+    return f"in one pass, while it stands still until all of it is written: {room}"
+
+
 class XenCapture:
     """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
-
-    way = (
-        "precopy while it runs, then what has changed while it stands still"
-        " (one that ends with it: in one pass)"
-    )
 
     def __init__(self, job: XenJob, image: GuestImage) -> None:
         self._job = job
@@ -145,6 +156,7 @@ class XenCapture:
         """See ``Capture.window``."""
         job = self._job
         with job.failing():
+            job.flush()
             self._image.rehearse(self._frames.read(job.info.shared_info_mfn))
         self._stays = leave_standing
         with job.standstill().suspended(leave_standing=leave_standing):
@@ -214,6 +226,7 @@ class XenPauseCapture:
         """See ``Capture.window``."""
         with self._job.failing():
             rings = self._job.rings()
+            self._job.flush()
         with self._job.standstill().paused(leave_standing=leave_standing):
             with self._job.failing():
                 self._job.settle(rings)

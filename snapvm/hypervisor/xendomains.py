@@ -19,6 +19,7 @@ from snapvm.refusals import DomainRefused
 
 _DOMAINS = "/local/domain"
 _BACKENDS = "/local/domain/0/backend"
+_USUAL_WORDS = ("poweroff", "reboot")
 _GONE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
 _ZOMBIE_PAGES = 1024
@@ -70,6 +71,31 @@ class XenDomains:
         found = self._of_uuid(uuid)
         return self._name(found[0].domid) or "" if found else ""
 
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of all domains that are not just being destroyed."""
+        return tuple(info.domid for info in self._alive())
+
+    def has_no_word_for(self, domid: int, word: str) -> bool:
+        """Tell whether a guest says what it can be asked to do (``xl shutdown``), and not this.
+
+        Linux does, since 4.11 (drivers/xen/manage.c, setup_shutdown_watcher); of one that says
+        nothing, as after a restore, nothing is known.
+        """
+        told = {each: self._can(domid, each) for each in (*_USUAL_WORDS, word)}
+        return any(told.values()) and not told[word]
+
+    def served_by(self, domid: int) -> str:
+        """Name a domain of which this one serves a device; return an empty text when it does not.
+
+        Who is gone may have left his in xenstore.
+        """
+        folder, alive = f"{_DOMAINS}/{domid}/backend", {str(number) for number in self.numbers()}
+        for kind in self._store.names(folder):
+            for other in self._store.names(f"{folder}/{kind}"):
+                if other in alive and self._store.names(f"{folder}/{kind}/{other}"):
+                    return self._name(int(other)) or other
+        return ""
+
     def is_going(self, domid: int) -> bool:
         """Whether a domain is being destroyed, or is not there any more."""
         info = self._control.info(domid)
@@ -107,6 +133,9 @@ class XenDomains:
 
     def _alive(self) -> Iterator[DomainInfo]:
         return (info for info in self._control.domains() if not info.is_dying)
+
+    def _can(self, domid: int, word: str) -> bool:
+        return self._store.read(f"{_DOMAINS}/{domid}/control/feature-{word}") == "1"
 
     def _name(self, domid: int) -> str | None:
         return self._store.read(f"{_DOMAINS}/{domid}/name")

@@ -7,7 +7,9 @@ not say what has changed, so it asks Xen (libxl_domain.c, domain_death_xswatch_c
 that is held (SIGSTOP) until the domain has gone on asks only then, and finds a domain that runs.
 
 Such an xl is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile),
-which may have been rotated since.
+which may have been rotated since.  One that stays in the foreground (``xl create -F``, as in a unit
+of systemd's, which may shut the guest down when its xl ends) has none, and is known by what it was
+told to make.  That may be in a file, and no file tells what a domain has been renamed to.
 
 A domain may have been started by libvirt instead, which keeps its XML beside libxl's own notes
 (libvirt.git src/libxl/libxl_domain.c, libxlDomainStartNew).  One libvirtd serves all its domains,
@@ -29,12 +31,17 @@ STAYS_SINCE = (4, 20)
 PROCESSES = Path("/proc")
 USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"
+_NAME = re.compile(r"""^\s*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
 
 
 def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
     """Return the processes that look after the domain of this name."""
     log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
-    return tuple(pid for pid, path in _logs(processes) if log.fullmatch(os.path.basename(path)))
+    return tuple(
+        int(folder.name)
+        for folder, output in _xls(processes)
+        if log.fullmatch(os.path.basename(output)) or name == _told(folder)
+    )
 
 
 def is_libvirts(domid: int, uuid: str) -> bool:
@@ -42,12 +49,29 @@ def is_libvirts(domid: int, uuid: str) -> bool:
     return (USERDATA / f"userdata-d.{domid}.{uuid}.libvirt-xml").exists()
 
 
-def _logs(processes: Path) -> Iterator[tuple[int, str]]:
-    """Give each xl there is, and where its output goes."""
+def _xls(processes: Path) -> Iterator[tuple[Path, str]]:
+    """Give what the kernel tells of each xl there is, and where its output goes."""
     for folder in processes.iterdir():
         with suppress(OSError):  # it has ended meanwhile
             if folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n":
-                yield int(folder.name), os.readlink(folder / _STDOUT)
+                yield folder, os.readlink(folder / _STDOUT)
+
+
+def _told(folder: Path) -> str | None:
+    """Return the name of the domain that an xl was told to create; None when that is not known.
+
+    It may be given a file, and settings that count instead of those in it (xl(1), create).
+    """
+    words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    if "create" not in words:
+        return None
+    settings = []
+    for word in words[words.index("create") + 1 :]:
+        path = folder / "cwd" / word
+        is_file = not word.startswith("-") and path.is_file()
+        settings.append(path.read_text(errors="replace") if is_file else word)
+    found = _NAME.findall("\n".join(settings))
+    return found[-1][1] if found else None
 
 
 def hold(pids: Iterable[int]) -> None:

@@ -96,13 +96,25 @@ class SuspendRequest:
 
         A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``;
         one that is being destroyed not at all: Xen may list it for ever.  A store that does not say
-        whether it was taken is no reason to leave one that has suspended itself.
+        whether it was taken is no reason to leave one that has suspended itself.  One that somebody
+        has paused meanwhile is let run for as long: whenever he let it run, it would stand still.
         """
         try:
             if not self.is_noted or self._withdraw():
                 return
         except XenFailed as failure:
             log.warning("domain %d may be going to suspend (%s): waiting", self._domid, failure)
+        info = self._control.info(self._domid)
+        is_held = info is not None and info.is_paused and not info.is_shut_down
+        if is_held:
+            self._control.unpause(self._domid)
+        try:
+            self._wait_until_suspended()
+        finally:
+            if is_held:
+                self._control.pause(self._domid)
+
+    def _wait_until_suspended(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             info = self._control.info(self._domid)

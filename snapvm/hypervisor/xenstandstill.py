@@ -102,6 +102,8 @@ class Standstill:
                 return
             if info.is_shut_down:
                 raise WindowBroken(domain=self._domain.name, what="it shut down or crashed")
+            if info.is_paused:  # which keeps it from suspending itself
+                raise WindowBroken(domain=self._domain.name, what="somebody else paused it")
             if time.monotonic() > deadline:
                 seconds = xenrequest.STOP_SECONDS
                 raise self._failed(f"it took the request to suspend and did not in {seconds:g} s")

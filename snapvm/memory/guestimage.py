@@ -25,7 +25,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from snapvm import durable, retry
+from snapvm import durable
 from snapvm.memory import foreignlog, precopy
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore, words
 from snapvm.memory.normalise import FrameMap, Landmarks, Marks, owned
@@ -37,6 +37,7 @@ from snapvm.memory.xenimage import ImageWriter, replace_config
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.memory.xenwriter import LEAST_P2M_ROOM, DomainHead, DomainTail, p2m_bytes
+from snapvm.memoryroom import HostMemory, Room
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, HostFacts, Mapping, Standing, WrittenImage
@@ -50,14 +51,12 @@ _P2M_ROOM: Final = 1 << 14
 class PvGuestImage:
     """Makes one image; fulfils ``GuestImage``."""
 
-    def __init__(self, *, budget_bytes: int | None = None, domain_ends: bool = False) -> None:
-        """Allow so much memory for the capture; what the host can spare when it is left out.
-
-        ``domain_ends`` says that the guest stands still until `write` is done.
-        """
-        self._budget_bytes = budget_bytes
+    def __init__(self, memory: HostMemory, *, domain_ends: bool = False) -> None:
+        """``domain_ends`` says that the guest stands still until `write` is done."""
+        self._memory = memory
         self._domain_ends = domain_ends
         self._stack = ExitStack()
+        self._stack.callback(memory.close)
         self._head: DomainHead | None = None
         """What the file says of the p2m among other things, once it is written."""
         self._p2m_stack = self._stack.enter_context(ExitStack())
@@ -203,7 +202,9 @@ class PvGuestImage:
         if self._domain_ends:
             return "it was to end with that"
         try:
-            p2m, room = retry.moving(lambda: self._begin(shared_info()))
+            p2m, room = precopy.begun(
+                lambda: self._begin(shared_info()), self._store.require_wanted, progress
+            )
         except BadImage as error:
             return f"its table of frames could not be read while it ran ({error.why})"
         if not room.holds_digests:
@@ -217,22 +218,17 @@ class PvGuestImage:
             precopy.write_again(self._store, self._file, progress)
         return ""
 
-    def _begin(self, shared_info: bytes) -> tuple[P2m, precopy.Room]:
+    def _begin(self, shared_info: bytes) -> tuple[P2m, Room]:
         """Write the head, if there is room for the guest; ``BadImage`` leaves the file as it is."""
         if P2mRoots.of(shared_info).generation & 1:
             raise BadImage(path=ORIGIN, offset_bytes=0, why="it is changing it")
         p2m = self._read_p2m(shared_info)
-        room = precopy.Room(
-            needed_bytes=len(self._pfns(p2m)) * FRAME_BYTES, spare_bytes=self._spare_bytes()
-        )
+        room = self._memory.room(len(self._pfns(p2m)) * FRAME_BYTES)
         if room.holds_digests:
             max_mfn = self._frames.max_mfn
             frame_map = FrameMap.build(p2m.entries, self._m2p, max_mfn=max_mfn)
             self._write_head(p2m, frame_map, room=_P2M_ROOM)
         return p2m, room
-
-    def _spare_bytes(self) -> int:
-        return precopy.spare_bytes() if self._budget_bytes is None else self._budget_bytes
 
     # --- while it stands still ---
 

@@ -12,16 +12,15 @@ fit into memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from snapvm import durable
+from snapvm import durable, retry
 from snapvm.memory.framecopies import FrameCopies
 from snapvm.memory.frameruns import FrameRuns, Pages, runs_of
 from snapvm.memory.framestore import Chunk, FrameStore
@@ -30,76 +29,38 @@ from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.memory.xenformat import PAGES_PER_BATCH, PageType
 from snapvm.memory.xenimage import ImageWriter
 from snapvm.memory.xenwriter import LEAST_GAP_BYTES, head_bytes
+from snapvm.memoryroom import Room
 from snapvm.model import Progress
 
-SPARE_BYTES: Final = 128 << 20
-"""What the host keeps for itself when its page cache is to hold a guest."""
-TABLES_PART: Final = 64
-"""What is kept of each frame, without its page, is one part in this many of the guest's size: 64
-bytes, of which 16 are page tables of this process and the map of machine frames."""
 PASSES: Final = 6
 """At most this many more passes over a guest whose pages are not kept."""
 LITTLE_BYTES: Final = 16 << 20
 """So few changed pages are not worth another pass."""
-LEAST_ROOM_BYTES: Final = 512 << 20
-"""The least memory for changed pages that keeps every thread at work: two chunks for each."""
+WAIT_SECONDS: Final = 1800.0
+"""How long it is waited for memory that another capture has; one that hangs may have it for ever.
+"""
+_LOOK_SECONDS: Final = 2.0
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What memory there is for a guest of some size."""
+def begun(
+    begin: Callable[[], tuple[T, Room]], require_wanted: Callable[[], None], progress: Progress
+) -> tuple[T, Room]:
+    """Return what ``begin`` does, once there is room or nobody else has it.
 
-    needed_bytes: int
-    spare_bytes: int
-
-    @property
-    def holds_all(self) -> bool:
-        """The page cache can have the whole image, and there is room for what changes of it."""
-        least_bytes = min(self.needed_bytes, LEAST_ROOM_BYTES)
-        return self._beside_tables_bytes >= self.needed_bytes + least_bytes
-
-    @property
-    def holds_digests(self) -> bool:
-        """There is room for what is kept of each frame, and for pages as much again.
-
-        Beyond what keeps every thread at work more of that is no need: what does not fit is
-        written while the guest stands still, which is little of a large one.
-        """
-        least_bytes = min(self.needed_bytes // TABLES_PART, LEAST_ROOM_BYTES)
-        return self._beside_tables_bytes >= least_bytes
-
-    @property
-    def for_pages_bytes(self) -> int | None:
-        """How much memory changed pages may take; None when there is enough for all of them.
-
-        A guest may change all of itself, and then its pages are there twice.
-        """
-        if not self.holds_all:
-            return max(self._beside_tables_bytes, 0)
-        left_bytes = self._beside_tables_bytes - self.needed_bytes
-        return None if left_bytes >= self.needed_bytes else left_bytes
-
-    @property
-    def _beside_tables_bytes(self) -> int:
-        """What memory is left beside what is kept of each frame."""
-        return self.spare_bytes - self.needed_bytes // TABLES_PART
-
-    def __str__(self) -> str:
-        """Say why it does not hold all."""
-        needed, spare = self.needed_bytes >> 20, self.spare_bytes >> 20
-        return (
-            f"its {needed} MiB and what changes of them did not fit "
-            f"the {spare} MiB of memory this host could spare"
-        )
-
-
-def spare_bytes() -> int:
-    """Return how much memory the host can give without swapping (proc(5), MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return max(int(value.split()[0]) * 1024 - SPARE_BYTES, 0)
-    return 0
+    Without room the guest would stand still for minutes, only because another was captured too.
+    """
+    deadline, is_told = time.monotonic() + WAIT_SECONDS, False
+    while True:
+        result, room = retry.moving(begin)
+        if not room.is_to_come or time.monotonic() > deadline:
+            return result, room
+        if not is_told:
+            progress.phase("waiting for memory that another capture has")
+            is_told = True
+        time.sleep(_LOOK_SECONDS)
+        require_wanted()
 
 
 class FirstPass:

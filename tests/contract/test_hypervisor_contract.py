@@ -17,6 +17,7 @@ from snapvm.failures import DomainFailed
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, MemoryRecord, Silent
 from snapvm.refusals import DomainRefused
+from snapvm.settings import Settings
 from tests.contract.worlds import HypervisorWorld, hypervisor_world, wait_until
 
 
@@ -52,7 +53,7 @@ def state_of(world: HypervisorWorld) -> DomainState:
 
 
 def new_image(world: HypervisorWorld) -> MemoryImage:
-    return images.new_image(world.hypervisor.kind)
+    return images.new_image(world.hypervisor.kind, Settings().run_dir)
 
 
 def capture(world: HypervisorWorld, folder: Path, clock: WindowClock) -> MemoryRecord | None:

@@ -11,13 +11,27 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from snapvm.failures import WindowBroken
+from snapvm.memoryroom import HostMemory, Room
 from snapvm.xenguest import HostFacts, Mapping, Standing, TscFacts, VcpuParts
 from tests.unit.memory import xen_builders as built
 from tests.unit.memory.xen_builders import MFN_BASE, NOWHERE, OWNED, P2M, XTAB, Guest
+
+
+class FixedMemory(HostMemory):
+    """A host that can always spare as much, and no other capture on it."""
+
+    def __init__(self, spare_bytes: int) -> None:
+        super().__init__(Path("/nowhere"))
+        self._spare_bytes = spare_bytes
+
+    def room(self, needed_bytes: int) -> Room:
+        return Room(needed_bytes=needed_bytes, spare_bytes=self._spare_bytes)
+
 
 MAX_MFN = 0x2000
 SHARED_INFO_MFN = 0x10

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
-    ("locking", "streamfilter", "journalfile", "imageroom", "checksum"),
+    ("locking", "streamfilter", "journalfile", "imageroom", "memoryroom", "checksum"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "xxh64"),
     (
         "naming",
@@ -45,6 +45,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "crashpoint",
         "interrupt",
         "xenguest",
+        "imagereading",
         "pruning",
     ),
     ("model", "release"),

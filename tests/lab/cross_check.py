@@ -37,6 +37,7 @@ from snapvm.memory.xenformat import RECORD_HEADER, LibxlRecord, PageType
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.memory.xenimage import open_image
 from snapvm.memory.xenrecord import PageBatch, SharedInfo, VcpuState
+from snapvm.memoryroom import HostMemory
 from snapvm.model import Silent
 from snapvm.settings import load
 
@@ -172,7 +173,7 @@ def main(name: str, how: str = "") -> None:
     with TemporaryDirectory(dir="/var/tmp") as place, zeroed_tables() as zeroed:
         folder = Path(place)
         os.sync()
-        image = PvGuestImage(domain_ends=domain_ends)
+        image = PvGuestImage(HostMemory(folder), domain_ends=domain_ends)
         capturing = driver.capture(
             domain, folder, image=image, clock=WindowClock(), progress=Silent()
         )

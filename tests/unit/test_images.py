@@ -167,3 +167,19 @@ def test_an_image_whose_configuration_is_not_one(tmp_path: Path) -> None:
     memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
     with pytest.raises(DomainRefused, match="the image does not tell its configuration"):
         images.check_files(path, memory, "demo")
+
+
+def test_a_bridge_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> None:
+    """Renamed since: `xl restore` made the domain and ended it, when the one before was gone."""
+    path = tmp_path / "memory.xl"
+    memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
+
+    def check(bridge: str) -> None:
+        nic = {"bridge": bridge, "script": "/etc/xen/scripts/vif-bridge"}
+        config = {"c_info": {"type": "pv"}, "b_info": {}, "nics": [nic]}
+        path.write_bytes(Guest(config=json.dumps(config).encode() + b"\0").encode())
+        images.check_files(path, memory, "demo")
+
+    check("lo")
+    with pytest.raises(DomainRefused, match="the bridge xenbr-gone of its network interface"):
+        check("xenbr-gone")

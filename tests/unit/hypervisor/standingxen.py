@@ -33,6 +33,8 @@ class FakeXen:
     gone: bool = False
     deeds: list[str] = field(default_factory=list)
     resume_fails: int = 0
+    is_about_to_suspend: bool = False
+    """It does so when it is let run."""
     libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
 
     def info(self, domid: int) -> DomainInfo | None:
@@ -55,6 +57,8 @@ class FakeXen:
     def unpause(self, _domid: int) -> None:
         self.deeds.append("unpause")
         self.pauses -= 1
+        if self.is_about_to_suspend and not self.pauses:
+            self.is_about_to_suspend, self.flags = False, SUSPENDED
 
     def resume(self, _domid: int) -> None:
         if self.resume_fails:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,55 @@ def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.Mo
     driver.check_capture(driver.find("web"), with_memory=True)
     monkeypatch.setitem(CONFIG, "pcidevs", {"x": "y"})
     assert "PCI" in refusal(scene)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_refused"),
+    [
+        ({"poweroff": "1", "reboot": "1", "suspend": "1"}, False),
+        ({"poweroff": "1", "reboot": "1", "suspend": ""}, True),
+        ({"poweroff": "1", "suspend": "0"}, True),
+        ({"poweroff": "", "reboot": "", "suspend": ""}, False),
+        ({}, False),
+    ],
+)
+def test_a_kernel_that_cannot_suspend_itself_is_refused(
+    scene: Scene, told: dict[str, str], is_refused: bool
+) -> None:
+    """All of its memory was copied, and it was waited for a minute, before that was said."""
+    xen, driver = scene
+    control = "/local/domain/5/control/feature"
+    xen.store.values.pop(f"{control}-suspend")
+    xen.store.values.update({f"{control}-{word}": value for word, value in told.items()})
+    domain = driver.find("web")
+    driver.check_capture(domain, with_memory=False)
+    refusing: AbstractContextManager[object] = (
+        pytest.raises(DomainRefused, match="not to suspend") if is_refused else nullcontext()
+    )
+    with refusing:
+        driver.check_capture(domain, with_memory=True)
+
+
+def test_the_memory_of_one_that_serves_others_is_refused(scene: Scene) -> None:
+    """A firewall with the network of others: what it had mapped of them was zeroed, and told."""
+    xen, driver = scene
+    xen.info_of[9] = replace(RUNNING, domid=9, uuid="9")
+    xen.store.values["/local/domain/9/name"] = "mail"
+    xen.store.values["/local/domain/5/backend/vif/7/0/state"] = "6"
+    driver.check_capture(driver.find("web"), with_memory=True)  # 7 is gone
+    xen.store.values["/local/domain/5/backend/vif/9/0/state"] = "4"
+    assert "it serves a device of mail" in refusal(scene)
+    driver.check_capture(driver.find("web"), with_memory=False)
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_the_control_domain_is_refused(scene: Scene, with_memory: bool) -> None:
+    """It was asked to suspend itself, if it had a disk attached; Xen reboots the machine then."""
+    xen, driver = scene
+    xen.info_of[0] = replace(RUNNING, domid=0, uuid="0")
+    xen.store.values["/local/domain/0/name"] = "Domain-0"
+    with pytest.raises(DomainRefused, match="the control domain"):
+        driver.check_capture(driver.find("Domain-0"), with_memory=with_memory)
 
 
 def test_disks_that_no_rollback_could_bring_back_are_told_of(

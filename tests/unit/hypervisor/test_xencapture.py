@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenconfig, xendisks
-from snapvm.hypervisor.xencapture import XenCapture, XenJob
+from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
 from snapvm.xenguest import WrittenImage
@@ -45,7 +46,7 @@ class FakeXen:
     """Stands for ``XenControl``, with a domain whose rings are at rest."""
 
     def __init__(self) -> None:
-        self.libraries = SimpleNamespace(grants=FakeGrants(), logger=None)
+        self.libraries = SimpleNamespace(grants=FakeGrants(), logger=None, major=4, minor=20)
         self.now = RUNNING
         self.root_now = b"cr3"
 
@@ -57,6 +58,15 @@ class FakeXen:
 
     def standing(self, *_: object) -> None:
         """Have nothing to tell."""
+
+    def pause(self, _domid: int) -> None:
+        self.now = replace(self.now, flags=self.now.flags | 8)
+
+    def unpause(self, _domid: int) -> None:
+        self.now = replace(self.now, flags=self.now.flags & ~8)
+
+    def resume(self, _domid: int) -> None:
+        self.now = replace(self.now, flags=self.now.flags & 8)
 
     def destroy(self) -> None:
         """Begin to; Xen does not say so before it is done."""
@@ -218,3 +228,33 @@ def test_memory_is_given_up_with_the_disks(scene: Scene) -> None:
     image: Any = SimpleNamespace(give_up=given_up.set)
     XenCapture(job, image).give_up()
     assert given_up.is_set()
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_what_a_server_has_in_its_cache_is_written_before_the_guest_stands_still(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, with_memory: bool
+) -> None:
+    """All of it, GiB of a guest that had just written much, was written in the window."""
+    server, job = scene
+    server.set(f"/local/domain/0/backend/vbd/{DOMID}/{DISK_NUMBER}/type", "file")
+    control: Any = job.control
+    dirty, written_in_window = [1 << 30], [0]
+
+    def sync(_: Path) -> None:
+        written_in_window[0] += dirty[0] if control.now.is_paused else 0
+        dirty[0] = 0
+
+    def answer(path: str, value: str) -> None:
+        if value == "suspend":
+            server.set(path, "")
+            control.now = replace(RUNNING, flags=4 | 2 << 16)
+
+    monkeypatch.setattr(durable, "sync_device", sync)
+    server.on_write = answer
+    image: Any = SimpleNamespace(rehearse=lambda _: None)
+    job = replace(job, vbds=xendisks.read_vbds(job.store, DOMID))
+    capture: Any = XenCapture(job, image) if with_memory else XenPauseCapture(job)
+    capture._frames, capture._rings = SimpleNamespace(read=lambda _: b""), job.rings()
+    with capture.window():
+        assert control.now.is_paused
+    assert (dirty, written_in_window) == ([0], [0])

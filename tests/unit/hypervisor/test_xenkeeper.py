@@ -36,6 +36,33 @@ def start(folder: Path, log: str) -> int:
         return os.posix_spawn(xl, ["xl", "60"], os.environ, file_actions=actions)
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "is_its"),
+    [
+        (["create", "-F", "web.cfg"], "memory = 1\nname = 'web'\n", True),
+        (["-v", "create", "web.cfg", "-F"], '  name="web"', True),
+        (["create", "-F", "web.cfg", "name = 'web'"], 'name = "base"', True),
+        (["create", "-F", "web.cfg", "name = 'other'"], 'name = "web"', False),
+        (["create", "-F", "web.cfg"], "#name = 'web'\nname = 'web2'\n", False),
+        (["create", "-F", "none.cfg"], "name = 'web'", False),
+        (["console", "web"], "name = 'web'", False),
+    ],
+)
+def test_one_that_stays_in_the_foreground_is_found(
+    tmp_path: Path, words: list[str], text: str, is_its: bool
+) -> None:
+    """It ended with the first take, and systemd, whose unit it was, shut the guest down."""
+    (tmp_path / "web.cfg").write_text(text)
+    folder = tmp_path / "proc" / "77"
+    folder.mkdir(parents=True)
+    (folder / "comm").write_text("xl\n")
+    (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in ["xl", *words]))
+    (folder / "cwd").symlink_to(tmp_path)
+    (folder / "fd").mkdir()
+    (folder / "fd/1").symlink_to("socket:[5]")
+    assert xenkeeper.keepers("web", tmp_path / "proc") == ((77,) if is_its else ())
+
+
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[int]:
     pid = start(tmp_path, "xl-web.log")
@@ -227,6 +254,7 @@ def test_whose_it_is_tells_its_log(tmp_path: Path, log: str, is_it: bool) -> Non
     folder = tmp_path / "7"
     (folder / "fd").mkdir(parents=True)
     (folder / "comm").write_text("xl\n")
+    (folder / "cmdline").write_bytes(b"xl\0restore\0image\0")
     (folder / "fd/1").symlink_to(f"/var/log/xen/{log}")
     for other in ("8", "9", "self"):
         (tmp_path / other).mkdir()

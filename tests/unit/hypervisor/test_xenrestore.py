@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,35 @@ def test_some_drives_are_not_looked_for(scene: Scene) -> None:
     driver.check_restore(replace(driver.find("web"), definition=definition), None)
     served = {"disks": [drive("/gone/a", backend_domname="storage"), drive("/gone/b", script="x")]}
     assert not list(xenconfig.start_files({**CONFIG, **served}, boots=True))
+
+
+GONE_BRIDGE = {"mac": "00:16:3e:00:00:01", "bridge": "xenbr-gone", "script": "vif-bridge"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({}, True),
+        ({"script": "/etc/xen/scripts/vif-bridge", "bridge": "longer-than-any-name"}, True),
+        ({"bridge": "lo"}, False),
+        ({"bridge": ""}, False),
+        ({"script": "/etc/xen/scripts/vif-openvswitch"}, False),
+        ({"backend_domname": "net"}, False),
+    ],
+    ids=str,
+)
+def test_nothing_is_ended_for_a_start_without_its_bridge(
+    scene: Scene, changes: dict[str, Any], is_refused: bool
+) -> None:
+    """Bridges were renamed since the snapshot: the domain was ended, and then not restored."""
+    _, driver = scene
+    config = {**CONFIG, "nics": [{**GONE_BRIDGE, **changes}]}
+    domain = replace(driver.find("web"), definition=json.dumps([{"config": config}]))
+    refusing: AbstractContextManager[object] = (
+        pytest.raises(DomainRefused, match=r"bridge .* of its network interface 00:16:3e")
+        if is_refused
+        else nullcontext()
+    )
+    with refusing:
+        driver.check_restore(domain, None)
+    driver.check_restore(domain, None, starts=False)

@@ -149,6 +149,25 @@ def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     assert len(str(told.value)) < 300
 
 
+def test_one_that_is_paused_when_it_has_taken_the_request_does_not_stand_still_later(
+    scene: Scene,
+) -> None:
+    """By `xl pause`, in that moment; when its owner let it run it suspended itself for good."""
+
+    def answer(path: str, value: str) -> None:
+        if path == REQUEST and value == "suspend":
+            scene.store.set(REQUEST, "")
+            scene.xen.is_about_to_suspend = True
+            scene.xen.pauses = 1
+
+    scene.store.on_write = answer
+    with pytest.raises(WindowBroken, match="paused it"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert (scene.xen.pauses, scene.xen.flags) == (1, 0)
+    scene.xen.unpause(DOMID)
+    assert runs(scene)
+
+
 def test_only_paused(scene: Scene) -> None:
     with scene.standstill.paused():
         assert scene.xen.pauses == 1

@@ -8,7 +8,7 @@ from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.xenframes import survey
 from snapvm.model import Silent
 from snapvm.xenguest import WrittenImage
-from tests.fakes.xenmachine import HOST, Change, Machine
+from tests.fakes.xenmachine import HOST, Change, FixedMemory, Machine
 from tests.unit.memory.xen_builders import CONFIG, MFN_BASE, OWNED
 
 ONE = b"changed!" * 512
@@ -31,7 +31,7 @@ def make(
     domain_ends: bool = False,
 ) -> tuple[WrittenImage, str]:
     """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
-    image = PvGuestImage(budget_bytes=budget_bytes, domain_ends=domain_ends)
+    image = PvGuestImage(FixedMemory(budget_bytes), domain_ends=domain_ends)
     try:
         method = image.prepare(path, CONFIG, HOST, machine, machine.shared_info, Silent())
         image.rehearse(machine.shared_info())

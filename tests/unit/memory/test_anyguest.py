@@ -23,7 +23,7 @@ from snapvm.memory.xenimage import ImageWriter, open_image
 from snapvm.memory.xenrecord import PageBatch
 from snapvm.model import Silent
 from snapvm.xenguest import Mapping
-from tests.fakes.xenmachine import FOREIGN_MFN, HOST, MAX_MFN, Machine
+from tests.fakes.xenmachine import FOREIGN_MFN, HOST, MAX_MFN, FixedMemory, Machine
 from tests.unit.memory.guestcapture import LITTLE, PLENTY, SOME
 from tests.unit.memory.xen_builders import CONFIG, L1, LAST_PFN, MFN_BASE, NOWHERE, P2M, XTAB
 
@@ -276,7 +276,7 @@ def test_the_image_is_what_the_guest_was_when_it_stood_still(
     acting_at(monkeypatch, machine)
     if budget_bytes == LITTLE:
         budget_bytes *= machine.chance.randint(1, 8)
-    image = PvGuestImage(budget_bytes=budget_bytes, domain_ends=domain_ends)
+    image = PvGuestImage(FixedMemory(budget_bytes), domain_ends=domain_ends)
     try:
         machine.is_still = False
         image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())

@@ -13,7 +13,7 @@ from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
-from tests.fakes.xenmachine import HOST, Machine
+from tests.fakes.xenmachine import HOST, FixedMemory, Machine
 from tests.unit.memory.guestcapture import (
     LITTLE,
     PLENTY,
@@ -69,7 +69,7 @@ def test_a_guest_that_is_just_changing_its_p2m_is_looked_at_again(
         is_marked = kind == "marked"
         return machine.shared_info(generation=1) if is_marked else machine.shared_info(1 << 50)
 
-    image = PvGuestImage(budget_bytes=PLENTY)
+    image = PvGuestImage(FixedMemory(PLENTY))
     method = image.prepare(tmp_path / "i", CONFIG, HOST, machine, shared_info, Silent())
     assert way in method
     assert ("table of frames" in method) == (looks == 1000)
@@ -118,7 +118,7 @@ def test_a_guest_whose_frames_became_fewer_is_to_be_taken_again(
 ) -> None:
     """It ended as a bug of snapvm: the image has pages of frames that there are no more."""
     machine = Machine()
-    image = PvGuestImage(budget_bytes=budget_bytes)
+    image = PvGuestImage(FixedMemory(budget_bytes))
     try:
         image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
         with pytest.raises(BadImage, match="changed its size"):

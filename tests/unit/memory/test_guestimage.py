@@ -14,7 +14,7 @@ from snapvm.memory.xenframes import survey
 from snapvm.memory.xenimage import open_image
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
-from tests.fakes.xenmachine import FOREIGN_MFN, HOST, Machine
+from tests.fakes.xenmachine import FOREIGN_MFN, HOST, FixedMemory, Machine
 from tests.unit.memory.guestcapture import (
     ONE,
     PLENTY,
@@ -60,7 +60,7 @@ def test_an_idle_guest_is_written_as_it_is(
 def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int) -> None:
     """Written over it was two halves, each of which was read from the disk before."""
     machine = Machine()
-    image = PvGuestImage(budget_bytes=PLENTY)
+    image = PvGuestImage(FixedMemory(PLENTY))
     definition = CONFIG.ljust(length_bytes)
     image.prepare(tmp_path / "i", definition, HOST, machine, machine.shared_info, Silent())
     image.catch(machine.standing())
@@ -150,7 +150,7 @@ def test_one_that_ends_with_its_capture_is_written_when_its_disks_are_caught(
 
 def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
     machine = Machine()
-    image = PvGuestImage(budget_bytes=PLENTY)
+    image = PvGuestImage(FixedMemory(PLENTY))
     image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
     image.catch(machine.standing())
     size_bytes = image.write(Silent()).size_bytes
@@ -166,7 +166,7 @@ def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
     machine = Machine()
-    image = PvGuestImage(budget_bytes=1 << 40)
+    image = PvGuestImage(FixedMemory(1 << 40))
     image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
     assert machine.open_mappings
     image.close()
@@ -181,7 +181,7 @@ def test_a_guest_does_not_stand_still_for_memory_that_nobody_wants(
     """A disk had no snapshot, and gigabytes were written to a file before the guest went on."""
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 4)
     machine = Machine()
-    image = PvGuestImage(budget_bytes=budget_bytes)
+    image = PvGuestImage(FixedMemory(budget_bytes))
     asked: list[int] = []
     types = machine.types
 

@@ -1,0 +1,93 @@
+"""How far xl or QEMU has read the memory image that it restores a domain from: neither tells.
+
+Who reads a file has it open, and the kernel tells where in it he is (proc_pid_fdinfo(5)).  xl hands
+its descriptor to a helper, and libvirt its own to QEMU: the place is then one for both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from snapvm.model import Progress, Silent
+
+_PROCESSES: Final = Path("/proc")
+_LOOK_SECONDS: Final = 0.5
+_POSITION: Final = "pos:"
+
+
+class _Opening(NamedTuple):
+    """One descriptor of another process."""
+
+    pid: str
+    number: str
+
+
+@contextmanager
+def shown(progress: Progress, image: Path) -> Iterator[None]:
+    """Tell, for the block, how much of an image has been read by who opens it in the block.
+
+    The block is a domain's only way back: that nothing can be told does not keep it from its end.
+    """
+    if isinstance(progress, Silent):
+        yield
+        return
+    path, is_over = os.path.realpath(image), threading.Event()
+    others: frozenset[_Opening] = frozenset()
+    with suppress(OSError):
+        others = frozenset(_openings(path))  # a backup, say
+    watcher = threading.Thread(
+        target=_watch, args=(progress, path, others, is_over), name="reading", daemon=True
+    )
+    with suppress(RuntimeError):  # there are too many threads
+        watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if watcher.ident is not None:
+            watcher.join()
+
+
+def _watch(
+    progress: Progress, path: str, others: frozenset[_Opening], is_over: threading.Event
+) -> None:
+    reader: _Opening | None = None
+    with suppress(OSError):  # who restores it says what is wrong with it
+        size_bytes = os.stat(path).st_size
+        while not is_over.wait(_LOOK_SECONDS):
+            if reader is None:
+                reader = next((one for one in _openings(path) if one not in others), None)
+            read_bytes = None if reader is None else _position(reader)
+            if read_bytes is None:
+                reader = None  # it has handed the descriptor on, or is done
+            else:
+                progress.advance(min(read_bytes, size_bytes), size_bytes)
+
+
+def _openings(path: str) -> Iterator[_Opening]:
+    """Give who has a file open, but for this process."""
+    own = str(os.getpid())
+    for process in os.listdir(_PROCESSES):
+        if not process.isdigit() or process == own:
+            continue
+        folder = _PROCESSES / process / "fd"
+        with suppress(OSError):  # it has ended meanwhile
+            for number in os.listdir(folder):
+                with suppress(OSError):
+                    if os.readlink(folder / number) == path:
+                        yield _Opening(process, number)
+
+
+def _position(reader: _Opening) -> int | None:
+    """Return where in the file it is; None when it has closed it."""
+    with suppress(OSError, ValueError):
+        text = (_PROCESSES / reader.pid / "fdinfo" / reader.number).read_text()
+        for line in text.splitlines():
+            if line.startswith(_POSITION):
+                return int(line.removeprefix(_POSITION))
+    return None
