@@ -173,6 +173,13 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
             "(vgs -o +vg_mda_free), and a rollback that begins has to come to its end",
             remedy="delete snapshots of any domain, or volumes, that nothing needs",
         )
+    if volume.vg_volumes_left is not None and volume.vg_volumes_left < disks:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{group} may have {volume.vg_volumes_left} volumes more, and {disks} are needed",
+            remedy=f"let it have any number: vgchange --logicalvolume 0 {volume.vg}; or delete "
+            "snapshots",
+        )
     if volume.vg_lock_type not in ("", "none"):
         raise VolumeRefused(
             volume=str(volume.ref),
@@ -211,7 +218,7 @@ def _check_volume(volume: LogicalVolume) -> None:
         if layout in volume.layout:
             why = f"{what}, and snapvm makes no snapshots of such a volume"
             raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
-    if "pvmove" in volume.layout or volume.attr[2:3].isupper():
+    if "pvmove" in volume.layout or volume.is_locked:
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
     if volume.attr[0:1] in ("O", "S"):
         raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
@@ -254,6 +261,12 @@ def check_pool(
         raise VolumeRefused(
             volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
         )
+    if pool.is_locked:
+        raise VolumeRefused(
+            volume=name,
+            why="LVM is moving it (pvmove), and may make no volume in it meanwhile",
+            remedy=f"wait until it has moved (lvs -a {pool.vg}), or: pvmove --abort",
+        )
     _check_metadata(pool)
     fills = (
         ("data", pool.data_percent, data_limit_percent),
@@ -261,7 +274,11 @@ def check_pool(
     )
     for what, percent, limit in fills:
         if percent is None:
-            raise VolumeRefused(volume=name, why=f"how full its {what} is cannot be read")
+            raise VolumeRefused(
+                volume=name,
+                why=f"how full its {what} is cannot be read",
+                remedy="" if pool.is_active else f"it is not active: lvchange -ay {name}",
+            )
         if percent > limit:
             raise VolumeRefused(
                 volume=name,

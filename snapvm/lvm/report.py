@@ -51,6 +51,8 @@ class LogicalVolume:
     vg_missing_pvs: int
     vg_metadata_free_bytes: int
     """Room for what LVM writes down of its group, before a change of that is refused."""
+    vg_volumes_left: int | None
+    """How many volumes more its group may have; None where nothing but room limits them."""
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
@@ -127,6 +129,11 @@ class LogicalVolume:
     def is_writable(self) -> bool:
         """Second letter of lv_attr: `w`, or `R` for one that is activated read-only."""
         return self.attr[1:2] == "w"
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether it, or a part of it, is being moved (lvs(8): the third letter is a capital)."""
+        return self.attr[2:3].isupper()
 
     @property
     def has_fixed_number(self) -> bool:

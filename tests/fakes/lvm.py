@@ -36,6 +36,8 @@ class FakeLvm:
         self.after: Callable[[tuple[str, ...]], None] = lambda _argv: None
         self.vg_free_bytes = 1 << 33
         """Of every group."""
+        self.max_volumes = 0
+        """Of every group; 0: any number."""
         self.conf: dict[str, str] = {}
         """What lvm.conf has otherwise than by default, as far as it is understood."""
         self.said_at_a_scan: list[str] = []
@@ -55,6 +57,8 @@ class FakeLvm:
 
         It holds what they lead to that have been given to others.
         """
+        self.history: set[str] = set()
+        """VG/LV of thin snapshots that are gone, where metadata/record_lvs_history keeps them."""
         self._made = 0
         self._groups_made = 0
         self._group_uuids: dict[str, str] = {}
@@ -184,6 +188,8 @@ class FakeLvm:
                 vg_uuid=self.vg_uuid(volume.vg),
                 vg_tags=self.group_tags.get(volume.vg, set()),
                 vg_free_bytes=self.vg_free_bytes,
+                vg_volumes=self._count(volume.vg),
+                max_volumes=self.max_volumes,
                 is_external_origin=bool(self._overlays(volume)),
             )
             for volume in self.volumes
@@ -225,6 +231,8 @@ class FakeLvm:
         options, operands = parse(words)
         vg, _, origin_name = operands[0].partition("/")
         self._require_free(vg, options["--name"][0])
+        if 0 < self.max_volumes <= self._count(vg):
+            raise self._failure((), f"Maximum number of logical volumes reached in {vg}")
         if "--snapshot" not in options:
             self._add(
                 FakeVolume(
@@ -332,9 +340,15 @@ class FakeLvm:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
             for gone in (volume, *self._overlays(volume)):
                 self.volumes.remove(gone)
+                if gone.pool and gone.origin and "--nohistory" not in options:
+                    self._record(gone)
         return ""
 
     # --- inside ---
+
+    def _record(self, gone: FakeVolume) -> None:
+        if self.conf.get("metadata/record_lvs_history") == "1":
+            self.history.add(f"{gone.vg}/{gone.name}")
 
     def _require_shown(self, command: tuple[str, ...]) -> None:
         """A group that is away is not found by name either; what may not be had is not done."""
@@ -362,14 +376,19 @@ class FakeLvm:
         self._made += 1
         return dashed(self._made)
 
+    def _count(self, vg: str) -> int:
+        return sum(volume.vg == vg for volume in self.volumes)
+
     def _require_free(self, vg: str, name: str) -> None:
-        if f"{vg}/{name}" in self.names():
+        if f"{vg}/{name}" in self.names() | self.history:
             text = f'Logical Volume "{name}" already exists in volume group "{vg}"'
             raise self._failure((), text)
 
     def _require_pool_below_threshold(self, vg: str, name: str) -> None:
         """See thin_pool_below_threshold in lvm2's lib/metadata/thin_manip.c."""
         pool = self.named(vg, name)
+        if pool.moving:
+            raise self._failure((), f"Cannot use locked pool volume {vg}/{name}.")
         room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
         threshold = float(self.conf.get("activation/thin_pool_autoextend_threshold", "100"))
         fullest = max(pool.data_percent, pool.metadata_percent)

@@ -18,6 +18,8 @@ def row(
     vg_uuid: str,
     vg_tags: set[str],
     vg_free_bytes: int,
+    vg_volumes: int,
+    max_volumes: int,
     is_external_origin: bool,
 ) -> dict[str, str]:
     """Return every field of a volume and of its group."""
@@ -26,10 +28,8 @@ def row(
     roles = ["public"]
     roles += ["snapshot", "thicksnapshot"] if is_thick_snapshot else []
     roles += ["origin", "extthinorigin"] if is_external_origin else []
-    if volume.is_pool or volume.pool or (is_thick_snapshot and volume.active):
-        data_percent = f"{volume.data_percent:.2f}"
-    else:
-        data_percent = ""
+    is_asked = volume.active or not (volume.is_pool or is_thick_snapshot)
+    has_data = is_asked and (volume.is_pool or bool(volume.pool) or is_thick_snapshot)
     told = {
         "vg_name": volume.vg,
         "vg_uuid": vg_uuid,
@@ -40,6 +40,8 @@ def row(
         "vg_attr": "wz--n-",
         "vg_missing_pv_count": "0",
         "vg_mda_free": str(500 << 10),
+        "max_lv": str(max_volumes),
+        "lv_count": str(vg_volumes),
         "lv_name": volume.name,
         "lv_uuid": volume.uuid,
         "lv_size": str(volume.size_bytes),
@@ -53,8 +55,8 @@ def row(
         "origin": volume.origin,
         "origin_size": str(volume.origin_bytes) if volume.origin else "",
         "pool_lv": volume.pool,
-        "data_percent": data_percent,
-        "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
+        "data_percent": f"{volume.data_percent:.2f}" if has_data else "",
+        "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool and has_data else "",
         "lv_profile": volume.profile,
         "lv_read_ahead": volume.read_ahead,
         "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",

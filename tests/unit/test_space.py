@@ -141,6 +141,50 @@ def test_a_domain_does_not_stand_still_for_a_pool_that_was_not_extended(
     assert "window" not in deeds
 
 
+def refused_before_the_window(scene: Scene, record: Record) -> VolumeRefused:
+    """Return why no snapshot is made, nor gone back to; the domain has not stood still for it."""
+    deeds: list[str] = []
+    scene.hypervisor.before = deeds.append
+    names = scene.lvm.names()
+    with pytest.raises(VolumeRefused):
+        roll_back(scene, record)
+    with pytest.raises(VolumeRefused) as refused:
+        take(scene, "y")
+    assert "window" not in deeds and "freeze" not in deeds
+    assert scene.lvm.names() == names and scene.ids() == [record.id]
+    return refused.value
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_a_group_that_may_have_no_more_volumes_is_told_before_the_window(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    scene, record = begun(tmp_path, *thick)
+    scene.lvm.max_volumes = 3
+    refused = refused_before_the_window(scene, record)
+    assert "volume group vg0 may have 0 volumes more, and 1 are needed" in refused.why
+    assert "vgchange --logicalvolume 0 vg0" in refused.hint()
+    scene.lvm.max_volumes = 4
+    take(scene, "y")
+
+
+def test_a_pool_that_pvmove_moves_is_told_before_the_window(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    pool = scene.lvm.named("vg1", "pool")
+    pool.moving = True
+    refused = refused_before_the_window(scene, record)
+    assert refused.volume == "vg1/pool" and "moving it (pvmove)" in refused.why
+    pool.moving = False
+    roll_back(scene, record)
+
+
+def test_a_pool_that_is_not_active_is_called_so(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    scene.lvm.named("vg0", "pool").active = False
+    refused = refused_before_the_window(scene, record)
+    assert "lvchange -ay vg0/pool" in refused.hint()
+
+
 def test_lvm_is_asked_for_its_threshold_only_where_a_pool_may_be_above_it(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     scene.lvm.conf["activation/thin_pool_autoextend_threshold"] = "70"
