@@ -192,10 +192,14 @@ def _untagging(volume: LogicalVolume) -> str:
 
 
 def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
-    """Yield what is wrong with the pools that snapshots live in."""
-    used = {(v.vg, v.pool) for v in report.tagged(argv.TAG_OURS) if v.pool}
+    """Yield what is wrong with the pools that snapshots live in.
+
+    One that has no device fills up no further, and nothing is known of it.
+    """
+    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
+    used = {(volume.vg, volume.pool) for volume in ours if volume.pool}
     pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
-    for pool in (pool for pool in pools if pool is not None):
+    for pool in (pool for pool in pools if pool is not None and pool.is_mapped):
         try:
             preflight.check_pool(
                 pool,

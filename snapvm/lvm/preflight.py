@@ -277,7 +277,7 @@ def check_pool(
             raise VolumeRefused(
                 volume=name,
                 why=f"how full its {what} is cannot be read",
-                remedy="" if pool.is_active else f"it is not active: lvchange -ay {name}",
+                remedy="" if pool.is_mapped else f"it is not active: lvchange -ay {name}",
             )
         if percent > limit:
             raise VolumeRefused(

@@ -152,8 +152,13 @@ class LogicalVolume:
 
     @property
     def is_active(self) -> bool:
-        """Whether the kernel has a device for it."""
+        """Whether the kernel has a device for it, and all is well with that."""
         return self.state == "a"
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the kernel has a device for it, which need not be in order."""
+        return self.state != "-"
 
     @property
     def is_open(self) -> bool:
@@ -190,6 +195,11 @@ class Report:
         for volume in self.volumes:
             self._by_uuid.setdefault(volume.uuid, []).append(volume)
         self._by_name = {(volume.vg, volume.name): volume for volume in self.volumes}
+        self._upon: dict[tuple[str, str], list[LogicalVolume]] = {}
+        """By group and name: what a volume of that name is the origin of."""
+        for volume in self.volumes:
+            if volume.origin:
+                self._upon.setdefault((volume.vg, volume.origin), []).append(volume)
 
     def lv_from_dm_uuid(self, dm_uuid: DmUuid) -> LogicalVolume | None:
         """Return the volume that the kernel has under these uuids, or None."""
@@ -223,6 +233,8 @@ class Report:
         A group of which others are shown to be copies has no heir among those.
         """
         found = [v for v in self._by_uuid.get(ref.uuid, ()) if v.vg_uuid != ref.vg_uuid]
+        if not found:
+            return ()
         known = next((v for v in self.volumes if v.vg_uuid == ref.vg_uuid), None)
         copies = {} if known is None else self._copies_of(known)
         return tuple(volume for volume in found if volume.vg_uuid not in copies)
@@ -278,17 +290,13 @@ class Report:
 
     def snapshots_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
         """Return every thick snapshot of a volume, whoever made it."""
-        return tuple(volume for volume in self.volumes if volume.is_snapshot_of(origin))
+        upon = self._upon.get((origin.vg, origin.name), ())
+        return tuple(volume for volume in upon if volume.is_thick_snapshot)
 
     def overlays_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
         """Return every thin volume of another pool that has a volume for its external origin."""
-        return tuple(
-            volume
-            for volume in self.volumes
-            if volume.is_thin_volume
-            and (volume.vg, volume.origin) == (origin.vg, origin.name)
-            and volume.pool != origin.pool
-        )
+        upon = self._upon.get((origin.vg, origin.name), ())
+        return tuple(v for v in upon if v.is_thin_volume and v.pool != origin.pool)
 
     def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:
         """Return every volume that carries a tag."""

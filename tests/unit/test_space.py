@@ -183,6 +183,7 @@ def test_a_pool_that_is_not_active_is_called_so(tmp_path: Path) -> None:
     scene.lvm.named("vg0", "pool").active = False
     refused = refused_before_the_window(scene, record)
     assert "lvchange -ay vg0/pool" in refused.hint()
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
 
 
 def test_lvm_is_asked_for_its_threshold_only_where_a_pool_may_be_above_it(tmp_path: Path) -> None:
