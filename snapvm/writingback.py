@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from snapvm import occupancy, retry
 from snapvm.clock import Deadline
 from snapvm.failures import RollbackFailed
+from snapvm.lvm import argv
 from snapvm.lvm.preflight import check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
@@ -82,6 +83,17 @@ def write_back(
         lvm.activate([current.ref])
     progress.phase(f"writing back {current.ref}")
     lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def present_of(report: Report, set_: str, disk: LvRef) -> LogicalVolume | None:
+    """Return the snapshot that keeps what a thick disk was when a rollback began with it.
+
+    It is known by its tags: somebody may have given it another name meanwhile.
+    """
+    current = report.lv_of(disk)
+    upon = () if current is None else report.snapshots_of(current)
+    ours = {argv.TAG_OURS, argv.set_tag(set_)}
+    return next((volume for volume in upon if ours <= volume.tags), None)
 
 
 def snapshot_gone(disk: JournalDisk) -> RecordUnusable:
