@@ -23,20 +23,31 @@ _LOOK_SECONDS = 1.0
 """What a report may take at least, when all else is done in the last moment."""
 
 
-def require_kept(lvm: Lvm, plan: RollbackPlan, deadline: Deadline) -> None:
+def known_before(lvm: Lvm, plan: RollbackPlan) -> Report:
+    """Return what LVM has of the thick disks, asked while the domain runs; nothing without any."""
+    return lvm.report() if _thick(plan) else Report(())
+
+
+def require_kept(lvm: Lvm, plan: RollbackPlan, known: Report, deadline: Deadline) -> None:
     """Look once more, below the standing domain, whether all that is written back is still there.
 
-    It has written since the plan was made, and a thick snapshot keeps only so much of that.
+    It has written since the plan was made, and a thick snapshot keeps only so much of that.  All
+    else was ``known_before``: thousands of volumes take LVM seconds, and it waits for its locks.
     Raises ``RollbackFailed``, and ``CommandTimedOut`` when that is not said in time.
     """
-    thick = [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
+    thick = _thick(plan)
     if not thick:
         return
-    report = lvm.report(max(deadline.left_seconds, _LOOK_SECONDS))
+    disks = [volume for volume in (known.lv_of(disk.current) for disk in thick) if volume]
+    report = lvm.filled(known, disks, max(deadline.left_seconds, _LOOK_SECONDS))
     for disk in thick:
         why = _damage(report, disk)
         if why:
             raise RollbackFailed(domain=plan.domain.name, id=plan.record.id, why=why)
+
+
+def _thick(plan: RollbackPlan) -> list[SwapDisk]:
+    return [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
 
 
 def _damage(report: Report, disk: SwapDisk) -> str:

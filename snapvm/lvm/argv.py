@@ -180,6 +180,11 @@ def extend_threshold() -> Argv:
     return ("lvm", "lvmconfig", "--type", "full", "activation/thin_pool_autoextend_threshold")
 
 
+def statuses(volumes: Iterable[LvRef]) -> Argv:
+    """Ask the same of several; of two and more each line begins with a name (dmsetup(8))."""
+    return ("dmsetup", "status", "--noflush", *map(mapped_name, volumes))
+
+
 def target_status(volume: LvRef) -> Argv:
     """Ask the kernel how a volume's device is; touches no metadata and takes no lock of LVM's."""
     return ("dmsetup", "status", mapped_name(volume))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from snapvm import retry
 from snapvm.failures import CommandFailed, StillAtWork
-from snapvm.lvm import argv, copyback, device, holders, reading
+from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
@@ -65,6 +65,21 @@ class Lvm:
             return reading.parse(done.stdout)
 
         return retry.report(ask)
+
+    def filled(
+        self, report: Report, disks: Iterable[LogicalVolume], limit_seconds: float
+    ) -> Report:
+        """Return a report that tells how full the snapshots of thick disks are just now.
+
+        The kernel alone is asked, which knows none of LVM's locks; or LVM, where it does not say.
+        """
+        asked = kernelstatus.around(report, disks)
+        command = argv.statuses(volume.ref for volume in asked)
+        try:
+            said = self._runner.run(command, timeout_seconds=limit_seconds).stdout
+        except CommandFailed:  # one of them has just been removed
+            return self.report(limit_seconds)
+        return kernelstatus.applied(report, said)
 
     def explained(self, report: Report, refs: Iterable[LvRef]) -> Report:
         """Return a report that tells of these volumes, too, why they are not in it.

@@ -231,6 +231,21 @@ def test_how_full_a_snapshot_is_is_known_while_it_is_active(thick: LvmWorld) -> 
     assert seen(thick, SNAPSHOT).is_known_whole
 
 
+def test_the_kernel_tells_of_snapshots_what_lvm_tells(thick: LvmWorld) -> None:
+    names = [f"{DISK}.{number}" for number in range(2)]
+    for name in names:
+        make_store(thick, name)
+        attach(thick, name)
+    known = thick.lvm.report()
+    told = thick.lvm.filled(known, [seen(thick, DISK)], 60.0)
+    for name in names:
+        by_lvm, by_kernel = known.lv_from_name(VG, name), told.lv_from_name(VG, name)
+        assert by_lvm is not None and by_kernel is not None and by_kernel.is_known_whole
+        fills = (by_lvm.data_percent or 0.0, by_kernel.data_percent or 0.0)
+        assert abs(fills[0] - fills[1]) < 0.1
+        assert by_kernel.size_bytes == by_lvm.size_bytes == STORE_BYTES
+
+
 def test_a_warm_lvm_attaches_too_and_tells_a_failure(thick: LvmWorld) -> None:
     make_store(thick, SNAPSHOT)
     with thick.lvm.warmed([VG]) as lvms:

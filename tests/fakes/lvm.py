@@ -144,6 +144,10 @@ class FakeLvm:
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
+        if argv[0] == "dmsetup":
+            self.before(tuple(argv))
+            text = lvmreport.statuses(self.volumes, argv[3:])
+            return Completed(argv=tuple(argv), status=0, stdout=text, stderr="", seconds=0.0)
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in ("lvs", "vgs", "lvmconfig"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+from snapvm.failures import CommandFailed
 from snapvm.lvm.reading import FIELDS, GROUP_FIELDS
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.lvmwords import printed
@@ -63,6 +65,28 @@ def row(
         "chunk_size": str(volume.chunk_bytes),
     }
     return dict.fromkeys(FIELDS, "") | told
+
+
+def statuses(volumes: list[FakeVolume], names: Sequence[str]) -> str:
+    """Print what `dmsetup status` does; raise ``CommandFailed`` when a device is not there."""
+    hyphens = ("-", "--")
+    known = {f"{v.vg.replace(*hyphens)}-{v.name.replace(*hyphens)}": v for v in volumes if v.active}
+    for name in names:
+        if name not in known:
+            command = ("dmsetup", "status", *names)
+            raise CommandFailed(argv=command, status=1, stderr="Device does not exist.")
+    begins = [f"{name}: " if len(names) > 1 else "" for name in names]
+    lines = (f"{begin}{_status(known[name])}" for begin, name in zip(begins, names, strict=True))
+    return "\n".join(lines)
+
+
+def _status(volume: FakeVolume) -> str:
+    if not volume.origin or volume.pool:
+        return f"0 {volume.size_bytes // 512} linear"
+    total = volume.size_bytes // 512
+    fill = f"{int(total * volume.data_percent / 100)}/{total} 16"
+    kind = "snapshot-merge" if volume.merging else "snapshot"
+    return f"0 {volume.origin_bytes // 512} {kind} {'Invalid' if volume.invalid else fill}"
 
 
 def group_row(vg: str, vg_uuid: str, volumes: list[FakeVolume]) -> dict[str, str]:
