@@ -331,4 +331,11 @@ def check_replaceable(current: LogicalVolume) -> None:
             "lvm.conf)",
         )
     if current.has_fixed_number and current.kind is VolumeKind.THIN:
-        log.warning("%s has a fixed device number, and what replaces it has none", current.ref)
+        minor = "N" if current.device is None else current.device[1]
+        log.warning(
+            "%s has a fixed device number, and what replaces it has none; to give it one while the "
+            "domain is off: lvchange --persistent y --minor %s %s",
+            current.ref,
+            minor,
+            current.ref,
+        )
