@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from snapvm import identity, images, orphans, sidefiles
 from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
-from snapvm.lvm import argv, away, belonging, health, preflight
+from snapvm.lvm import argv, away, belonging, health, preflight, thinpool
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
@@ -201,7 +201,7 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
     pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
     for pool in (pool for pool in pools if pool is not None and pool.is_mapped):
         try:
-            preflight.check_pool(
+            thinpool.check(
                 pool,
                 data_limit_percent=host.settings.pool_data_limit_percent,
                 metadata_limit_percent=host.settings.pool_metadata_limit_percent,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from snapvm import cowsize, naming
 from snapvm.failures import SnapshotFailed
-from snapvm.lvm import device, devicename, newname
+from snapvm.lvm import device, devicename, newname, thinpool
 from snapvm.lvm.argv import TAG_OURS
-from snapvm.lvm.preflight import check_room, check_volumes, pool_trouble
+from snapvm.lvm.preflight import check_room, check_volumes
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
@@ -281,7 +281,7 @@ def require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> N
     room; when the snapshot is removed the domain has its blocks to itself again.
     """
     pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
-    trouble = pool_trouble(pool) if pool is not None else ""
+    trouble = thinpool.trouble_of(pool) if pool is not None else ""
     if pool is not None and trouble:
         raise SnapshotFailed(
             target=disk.target,

@@ -175,9 +175,14 @@ def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     )
 
 
-def extend_threshold() -> Argv:
-    """Ask from which fill on thin pools are extended, and refuse new volumes; takes no lock."""
-    return ("lvm", "lvmconfig", "--type", "full", "activation/thin_pool_autoextend_threshold")
+def extend_threshold(profile: str) -> Argv:
+    """Ask from which fill on thin pools are extended, and refuse new volumes; takes no lock.
+
+    A pool may have a ``profile`` of its own, or its group (lvmthin(7)).
+    """
+    profiled = ("--metadataprofile", profile) if profile else ()
+    setting = "activation/thin_pool_autoextend_threshold"
+    return ("lvm", "lvmconfig", *profiled, "--type", "full", setting)
 
 
 def statuses(volumes: Iterable[LvRef]) -> Argv:

@@ -95,13 +95,13 @@ class Lvm:
 
         return Report(report.volumes, retry.report(ask))
 
-    def extend_threshold_percent(self) -> float:
-        """Ask above which fill lvm.conf wants thin pools extended; 100 when LVM does not say.
+    def extend_threshold_percent(self, profile: str) -> float:
+        """Ask above which fill a thin pool of a profile, or of none, is to be extended.
 
-        A pool with a profile may have another.
+        100 when LVM does not say.
         """
         try:
-            said = self._runner.run(argv.extend_threshold()).stdout
+            said = self._runner.run(argv.extend_threshold(profile)).stdout
         except CommandFailed:
             return 100.0
         found = _EXTEND_THRESHOLD.search(said)

@@ -61,7 +61,9 @@ def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
 
 
 def test_pools_are_not_extended_where_nobody_wants_it(world: LvmWorld) -> None:
-    assert world.lvm.extend_threshold_percent() == 100
+    assert world.lvm.extend_threshold_percent("") == 100
+    assert world.lvm.extend_threshold_percent("thin-performance") == 100, "LVM comes with it"
+    assert world.lvm.extend_threshold_percent("no-such-profile") == 100
 
 
 def test_a_snapshot_is_read_only_inactive_skipped_and_tagged(world: LvmWorld) -> None:

@@ -38,6 +38,8 @@ class FakeLvm:
         """Of every group."""
         self.max_volumes = 0
         """Of every group; 0: any number."""
+        self.profiles: dict[str, dict[str, str]] = {}
+        """What metadata profiles have otherwise than lvm.conf (lvm.conf(5))."""
         self.conf: dict[str, str] = {}
         """What lvm.conf has otherwise than by default, as far as it is understood."""
         self.said_at_a_scan: list[str] = []
@@ -159,7 +161,7 @@ class FakeLvm:
         """Do what a command line says; a group is one command's at a time, by its lock."""
         command = tuple(argv)
         assert command[0] == "lvm", command
-        options, _ = parse(list(command[2:])) if command[1] != "lvmconfig" else ({}, [])
+        options, _ = parse(list(command[2:]))
         is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
         if not self._lock.acquire(blocking=is_patient):
             raise self._failure(command, "flock failed: Resource temporarily unavailable")
@@ -227,9 +229,10 @@ class FakeLvm:
         return lvmreport.report("vg", rows, {**self.conf, **configured(options)}, [])
 
     def _lvmconfig(self, words: list[str]) -> str:
-        assert words[:2] == ["--type", "full"], words
-        name = words[2].rpartition("/")[2]
-        return f"{name}={self.conf.get(words[2], '100')}\n"
+        options, (setting,) = parse(words)
+        assert options["--type"] == ["full"], words
+        profile = options.get("--metadataprofile", [""])[0]
+        return f"{setting.rpartition('/')[2]}={self._set_to(setting, profile, '100')}\n"
 
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = parse(words)
@@ -380,6 +383,11 @@ class FakeLvm:
         self._made += 1
         return dashed(self._made)
 
+    def _set_to(self, setting: str, profile: str, default: str) -> str:
+        if profile and profile not in self.profiles:
+            raise self._failure((), f"Failed to load profile {profile}.")
+        return {**self.conf, **self.profiles.get(profile, {})}.get(setting, default)
+
     def _count(self, vg: str) -> int:
         return sum(volume.vg == vg for volume in self.volumes)
 
@@ -394,7 +402,8 @@ class FakeLvm:
         if pool.moving:
             raise self._failure((), f"Cannot use locked pool volume {vg}/{name}.")
         room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
-        threshold = float(self.conf.get("activation/thin_pool_autoextend_threshold", "100"))
+        setting = "activation/thin_pool_autoextend_threshold"
+        threshold = float(self._set_to(setting, pool.profile, "100"))
         fullest = max(pool.data_percent, pool.metadata_percent)
         if pool.metadata_percent >= 100 - room_percent or fullest > threshold:
             text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "

@@ -192,11 +192,21 @@ def test_lvm_is_asked_for_its_threshold_only_where_a_pool_may_be_above_it(tmp_pa
     asked: list[str] = []
     scene.lvm.before = lambda argv: asked.append(argv[1])
     take(scene, "x")
-    pool = scene.lvm.named("vg1", "pool")
-    pool.data_percent, pool.profile = 80.0, "theirs"
-    with pytest.raises(SnapshotFailed):  # the fake has no profiles: it refuses where lvm may not
-        take(scene, "y")
     assert "lvmconfig" not in asked
+
+
+def test_a_pool_may_have_a_threshold_of_its_own(tmp_path: Path) -> None:
+    """As lvmthin(7) has it done: it is in a profile, and not in lvm.conf."""
+    scene, record = begun(tmp_path)
+    scene.lvm.profiles["tight"] = {"activation/thin_pool_autoextend_threshold": "70"}
+    scene.lvm.profiles["loose"] = {"activation/thin_pool_autoextend_threshold": "100"}
+    scene.lvm.conf["activation/thin_pool_autoextend_threshold"] = "75"
+    pool = scene.lvm.named("vg1", "pool")
+    pool.data_percent, pool.profile = 72.0, "tight"
+    refused = refused_before_the_window(scene, record)
+    assert "above 70 % (profile tight" in refused.why
+    pool.data_percent, pool.profile = 78.0, "loose"
+    take(scene, "y")
 
 
 def test_a_pool_that_lvm_still_adds_to_is_not_refused(tmp_path: Path) -> None:
