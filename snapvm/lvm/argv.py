@@ -284,6 +284,11 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
     return (*_REMOVE, "--select", f"{ours} && ({role})", vg)
 
 
+def without_archive(command: Argv) -> Argv:
+    """Have a command keep no copy of the group's metadata in files (vgcfgbackup(8))."""
+    return (*command[:2], "--autobackup", "n", *command[2:])
+
+
 def remove_volumes(vg: str, uuids: Iterable[LvUuid]) -> Argv:
     """Remove volumes of ours by uuid, wherever their names have gone."""
     which = " || ".join(f"lv_uuid={uuid}" for uuid in uuids)

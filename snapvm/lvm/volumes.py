@@ -6,7 +6,9 @@ suspended (lvmteam/lvm2#75).
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -185,10 +187,10 @@ class Lvm:
         Raises ``StillAtWork`` when a warm lvm that was given up may yet make some.
         """
         command = argv.remove_set(vg, set_, roles)
-        self._do(command)
+        self._remove(command)
         if vg in self._late:
             self.outlast(vg)
-            self._do(command)
+            self._remove(command)
 
     def outlast(self, vg: str) -> None:
         """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
@@ -225,7 +227,21 @@ class Lvm:
             if volume is not None:
                 by_group.setdefault(volume.vg, []).append(volume.uuid)
         for vg, uuids in by_group.items():
-            self._do(argv.remove_volumes(vg, uuids))
+            self._remove(argv.remove_volumes(vg, uuids))
+
+    def _remove(self, command: argv.Argv) -> None:
+        """Remove volumes, which may be what makes room for a copy of the metadata they are in.
+
+        LVM writes one into /etc/lvm first, or does nothing, where memory images may have filled the
+        file system: then no delete of them would come to its end.
+        """
+        try:
+            self._do(command)
+        except CommandFailed as failure:
+            if os.strerror(errno.ENOSPC) not in failure.stderr:
+                raise
+            log.warning("LVM keeps no copy of its metadata, for there is no room: %s", failure)
+            self._do(argv.without_archive(command))
 
     def _do(self, command: argv.Argv) -> Completed:
         return self._runner.run(command, timeout_seconds=EFFECT_LIMIT_SECONDS, kill=False)

@@ -52,6 +52,8 @@ class FakeLvm:
         """Groups that lvs is silent about, with what vgs says of each that it sees."""
         self.is_old = False
         """Whether it is older than the property of autoactivation (2.03.12)."""
+        self.has_no_room = False
+        """Whether /etc/lvm/archive is on a file system that is full, as far as lvremove goes."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self.lags: dict[tuple[str, str], FakeVolume] | None = None
@@ -342,6 +344,10 @@ class FakeLvm:
             for volume in self.volumes
             if volume.vg == operands[0] and selects(options["--select"][0], volume)
         ]
+        if selected and self.has_no_room and options.get("--autobackup") != ["n"]:
+            raise self._failure(
+                (), "/etc/lvm/archive/.lvm_x: close failed: No space left on device"
+            )
         for volume in selected:
             if volume.opened:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")

@@ -17,8 +17,8 @@ from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import HostLacks, NoSpace, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import begun, roll_back, take
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import begun, fail_command, roll_back, take
 
 LARGE = 512 << 10
 
@@ -238,6 +238,35 @@ def test_it_is_the_pool_of_the_snapshot_that_has_to_bear_a_rollback(tmp_path: Pa
     pool.data_percent = 50.0
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_a_delete_makes_room_where_lvm_has_none_for_its_own_files(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """Memory images have filled the file system on which LVM archives its metadata."""
+    scene = make_scene(tmp_path, thick=thick)
+    names = scene.lvm.names()
+    record = take(scene, "x")
+    scene.lvm.has_no_room = True
+    consistency.delete(scene.host, [record], Silent())
+    assert scene.lvm.names() == names and scene.ids() == []
+    assert not list(scene.host.settings.state_dir.rglob("*memory*"))
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    scene = make_scene(tmp_path, thick=thick)
+    names = scene.lvm.names()
+
+    def fill(deed: str) -> None:
+        scene.lvm.has_no_room = scene.lvm.has_no_room or deed == "window"
+
+    scene.hypervisor.before = fill
+    fail_command(scene, 2, after=True)
+    with pytest.raises(SnapshotFailed):
+        take(scene, "x")
+    assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
