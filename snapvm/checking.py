@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from snapvm import identity, images, orphans, sidefiles
 from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
-from snapvm.lvm import argv, away, belonging, health, preflight
+from snapvm.lvm import argv, away, belonging, health, preflight, thinpool
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
@@ -193,12 +193,16 @@ def _untagging(volume: LogicalVolume) -> str:
 
 
 def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
-    """Yield what is wrong with the pools that snapshots live in."""
-    used = {(v.vg, v.pool) for v in report.tagged(argv.TAG_OURS) if v.pool}
+    """Yield what is wrong with the pools that snapshots live in.
+
+    One that has no device fills up no further, and nothing is known of it.
+    """
+    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
+    used = {(volume.vg, volume.pool) for volume in ours if volume.pool}
     pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
-    for pool in (pool for pool in pools if pool is not None):
+    for pool in (pool for pool in pools if pool is not None and pool.is_mapped):
         try:
-            preflight.check_pool(
+            thinpool.check(
                 pool,
                 data_limit_percent=host.settings.pool_data_limit_percent,
                 metadata_limit_percent=host.settings.pool_metadata_limit_percent,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -27,7 +27,7 @@ from snapvm.interrupt import shielded
 from snapvm.lvm import argv, away
 from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DiskRecord, DomainUuid, LvRef, Progress, Record, SnapshotId
+from snapvm.model import DiskRecord, DomainUuid, LvRef, LvUuid, Progress, Record, SnapshotId
 from snapvm.refusals import GroupAway, RecordUnusable, SnapshotReplaced, VolumeRefused
 
 _NAMED = 5
@@ -87,7 +87,7 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
             skipped.append(record)
             continue
         try:
-            _check_unneeded(record, (), (), report)
+            _check_unneeded(record, {}, report)
         except VolumeRefused as error:
             refused.append(error)
             skipped.append(record)
@@ -167,7 +167,7 @@ def _delete_all(
             if not terms.forget_missing:
                 _check_reach(known, report)
             others = _records(host, record.domain_uuid, seen)
-            _check_unneeded(known, others, records, report)
+            _check_unneeded(known, _needed_by(others, records), report)
             with shielded():
                 _delete(host, known, report)
                 deleted.append(record)
@@ -201,13 +201,13 @@ def _check_all(host: Host, records: Sequence[Record], terms: _Terms, seen: _Seen
         with identity.locked(host.catalog, its[0]) as uuids:
             repair.finish_all(host, uuids, name)
             report = host.lvm.explained(host.lvm.report(), _volumes(its))
-            others = _records(host, its[0].domain_uuid, seen)
+            needed_by = _needed_by(_records(host, its[0].domain_uuid, seen), records)
             for record in its:
                 with suppress(*terms.forgiven):
                     known = host.catalog.again(record)
                     if not terms.forget_missing:
                         _check_reach(known, report)
-                    _check_unneeded(known, others, records, report)
+                    _check_unneeded(known, needed_by, report)
 
 
 def _check_reach(record: Record, report: Report) -> None:
@@ -217,16 +217,18 @@ def _check_reach(record: Record, report: Report) -> None:
         raise _refusal(absence, [record])
 
 
-def _check_unneeded(
-    record: Record, known: Iterable[Record], doomed: Iterable[Record], report: Report
-) -> None:
-    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it.
+def _needed_by(known: Iterable[Record], doomed: Iterable[Record]) -> dict[LvUuid, Record]:
+    """Return the snapshots that are needed, and by which of the records ``known`` of a domain.
 
-    Of those ``known`` of its domain the ``doomed`` go together with it, and need nothing.
+    Those that are ``doomed`` go together, and need nothing.
     """
-    going = {other.id for other in doomed if other.domain_uuid == record.domain_uuid}
-    staying = (other for other in known if other.id not in going)
-    needed_by = {disk.snapshot.uuid: other for other in staying for disk in other.disks}
+    going = {(other.domain_uuid, other.id) for other in doomed}
+    staying = (other for other in known if (other.domain_uuid, other.id) not in going)
+    return {disk.snapshot.uuid: other for other in staying for disk in other.disks}
+
+
+def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: Report) -> None:
+    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it."""
     for disk in record.disks:
         volume = report.lv_of(disk.snapshot)
         if volume is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from snapvm import imageroom, images, occupancy, planning, sidefiles
 from snapvm.errors import SnapvmError, noting
 from snapvm.host import Host
-from snapvm.lvm import preflight
+from snapvm.lvm import thinpool
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DomainRefused
@@ -115,7 +115,7 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
 
 
 def _metadata_limit_percent(pool: LogicalVolume, settings: Settings) -> float:
-    return min(settings.pool_metadata_limit_percent, preflight.metadata_ceiling_percent(pool))
+    return min(settings.pool_metadata_limit_percent, thinpool.metadata_ceiling_percent(pool))
 
 
 def _of_siblings(disk: Footing) -> str:

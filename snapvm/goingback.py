@@ -34,6 +34,7 @@ from snapvm.guestsystem import Awakened
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
+from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
@@ -81,14 +82,15 @@ class GoingBack:
     def carry_out(self, guard: Guard, require_right: Callable[[], None]) -> RollbackDone:
         """Go back; until the last rename is done a failure leaves the domain running as before.
 
-        ``require_right`` raises when the memory image is not what it was: the last that is checked.
+        ``require_right`` raises when the memory image is not what it was: that takes the longest.
         """
         with Undo() as undo, self.host.lvm.warmed(self.plan.groups) as warm:
             guard.wait_until_ready()
             self._prepare(warm, undo)
             require_right()
+            known = writingback.known_before(self.host.lvm, self.plan)
             with undisturbed(), unstoppable():
-                self._exchange(warm, undo)
+                self._exchange(warm, undo, known)
                 return self._go_on()
 
     def _prepare(self, warm: Crews, undo: Undo) -> None:
@@ -106,7 +108,7 @@ class GoingBack:
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 
-    def _exchange(self, warm: Crews, undo: Undo) -> None:
+    def _exchange(self, warm: Crews, undo: Undo, known: Report) -> None:
         """Keep what is current below the standing domain, then end it: no return from here."""
         self.progress.phase("exchanging the disks")
         with self.host.hypervisor.frozen(self.plan.domain):
@@ -115,7 +117,7 @@ class GoingBack:
             swapping.require_names(
                 self.host.lvm, self.plan.record, self.disks, deadline.left_seconds
             )
-            writingback.require_kept(self.host.lvm, self.plan, deadline)
+            writingback.require_kept(self.host.lvm, self.plan, known, deadline)
             self._set_files_aside(undo)
             self._end_domain()
             undo.disarm()

@@ -12,7 +12,7 @@ from snapvm.clock import Deadline, WindowClock
 from snapvm.failures import CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv, belonging, crew, preflight
+from snapvm.lvm import argv, belonging, crew, preflight, thinpool
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
 from snapvm.lvm.report import LogicalVolume, Report
@@ -152,7 +152,7 @@ def _require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> 
     room; when the snapshot is removed the domain has its blocks to itself again.
     """
     pool = report.lv_from_name(made.vg, made.pool) if made.pool else None
-    trouble = preflight.pool_trouble(pool) if pool is not None else ""
+    trouble = thinpool.trouble_of(pool) if pool is not None else ""
     if pool is not None and trouble:
         raise SnapshotFailed(
             target=disk.target,

@@ -16,7 +16,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from snapvm import durable, imagereading, images, planning, retry, sidefiles, standing
+from snapvm import (
+    durable,
+    imagereading,
+    images,
+    planning,
+    retry,
+    sidefiles,
+    standing,
+    writingback,
+)
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
@@ -206,7 +215,7 @@ def _keep_former(lvm: Lvm, report: Report, undo: Record) -> Record:
     """Make what holds the present a snapshot like any other; return the record that names it."""
     _shelve(lvm, report, undo)
     disks = tuple(
-        _keep_thick(lvm, report, disk) if disk.kind is VolumeKind.THICK else disk
+        _keep_thick(lvm, report, undo.set, disk) if disk.kind is VolumeKind.THICK else disk
         for disk in undo.disks
     )
     return replace(undo, disks=disks)
@@ -228,10 +237,12 @@ def _shelve(lvm: Lvm, report: Report, undo: Record) -> None:
         lvm.shelve(volume.ref, belonging.tags(undo.set, disk.volume, Role.UNDO, whose))
 
 
-def _keep_thick(lvm: Lvm, report: Report, disk: DiskRecord) -> DiskRecord:
+def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRecord:
     """The snapshot made in the exchange has got its uuid by now, and is no work in progress."""
-    kept = report.lv_from_name(disk.snapshot.vg, disk.snapshot.lv)
+    kept = writingback.present_of(report, set_, disk.volume)
     if kept is None:
+        what = "what disk %s was before the rollback is not kept: %s is gone"
+        log.warning(what, disk.target, disk.snapshot)
         return disk
     rolling = argv.role_tag(Role.ROLL)
     if rolling in kept.tags:

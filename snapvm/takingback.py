@@ -70,7 +70,8 @@ def give_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], progress: Progr
     report = lvm.report()
     for disk in known:
         if disk.is_thick:
-            writingback.write_back(lvm, report, disk, _present(report, set_, disk), progress)
+            present = writingback.present_of(report, set_, disk.former)
+            writingback.write_back(lvm, report, disk, present, progress)
     put_names_back(lvm, set_, known)
 
 
@@ -120,17 +121,9 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], undo: Record
 
 def _is_exchanged(report: Report, set_: str, disk: JournalDisk) -> bool:
     if disk.is_thick:
-        return _present(report, set_, disk) is not None
+        return writingback.present_of(report, set_, disk.former) is not None
     holder = report.lv_from_name(disk.vg, disk.name)
     return holder is not None and _is_rolling(holder, set_)
-
-
-def _present(report: Report, set_: str, disk: JournalDisk) -> LogicalVolume | None:
-    """Return the snapshot that keeps what a thick disk was when it was exchanged."""
-    kept = report.lv_from_name(disk.vg, disk.undo_name)
-    if kept is None or not _is_rolling(kept, set_) or kept.origin != disk.name:
-        return None
-    return kept
 
 
 def _is_rolling(volume: LogicalVolume, set_: str) -> bool:

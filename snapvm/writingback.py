@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from snapvm import occupancy, retry
 from snapvm.clock import Deadline
 from snapvm.failures import RollbackFailed
+from snapvm.lvm import argv
 from snapvm.lvm.preflight import check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
@@ -22,20 +23,31 @@ _LOOK_SECONDS = 1.0
 """What a report may take at least, when all else is done in the last moment."""
 
 
-def require_kept(lvm: Lvm, plan: RollbackPlan, deadline: Deadline) -> None:
+def known_before(lvm: Lvm, plan: RollbackPlan) -> Report:
+    """Return what LVM has of the thick disks, asked while the domain runs; nothing without any."""
+    return lvm.report() if _thick(plan) else Report(())
+
+
+def require_kept(lvm: Lvm, plan: RollbackPlan, known: Report, deadline: Deadline) -> None:
     """Look once more, below the standing domain, whether all that is written back is still there.
 
-    It has written since the plan was made, and a thick snapshot keeps only so much of that.
+    It has written since the plan was made, and a thick snapshot keeps only so much of that.  All
+    else was ``known_before``: thousands of volumes take LVM seconds, and it waits for its locks.
     Raises ``RollbackFailed``, and ``CommandTimedOut`` when that is not said in time.
     """
-    thick = [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
+    thick = _thick(plan)
     if not thick:
         return
-    report = lvm.report(max(deadline.left_seconds, _LOOK_SECONDS))
+    disks = [volume for volume in (known.lv_of(disk.current) for disk in thick) if volume]
+    report = lvm.filled(known, disks, max(deadline.left_seconds, _LOOK_SECONDS))
     for disk in thick:
         why = _damage(report, disk)
         if why:
             raise RollbackFailed(domain=plan.domain.name, id=plan.record.id, why=why)
+
+
+def _thick(plan: RollbackPlan) -> list[SwapDisk]:
+    return [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
 
 
 def _damage(report: Report, disk: SwapDisk) -> str:
@@ -82,6 +94,17 @@ def write_back(
         lvm.activate([current.ref])
     progress.phase(f"writing back {current.ref}")
     lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def present_of(report: Report, set_: str, disk: LvRef) -> LogicalVolume | None:
+    """Return the snapshot that keeps what a thick disk was when a rollback began with it.
+
+    It is known by its tags: somebody may have given it another name meanwhile.
+    """
+    current = report.lv_of(disk)
+    upon = () if current is None else report.snapshots_of(current)
+    ours = {argv.TAG_OURS, argv.set_tag(set_)}
+    return next((volume for volume in upon if ours <= volume.tags), None)
 
 
 def snapshot_gone(disk: JournalDisk) -> RecordUnusable:

@@ -22,6 +22,12 @@ of the host's lies.  In the lab, four thin snapshots took 0.37 s instead of 0.65
 """
 
 
+_REMOVE = ("lvm", "lvremove", "--yes", "--nohistory")
+"""With record_lvs_history=1 in lvm.conf LVM keeps the name of each thin snapshot that goes, mostly
+for good: none could be made by that name again, which only the window would tell, and the metadata
+of the group would fill with them (lvm2, pool_manip.c, _set_up_historical_lv)."""
+
+
 def is_ours(tag: str) -> bool:
     """Tell whether a tag is one that snapvm gave, and not a user's own, as `snapvm-nightly` is."""
     return tag == TAG_OURS or tag.startswith("snapvm.")
@@ -169,9 +175,19 @@ def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     )
 
 
-def extend_threshold() -> Argv:
-    """Ask from which fill on thin pools are extended, and refuse new volumes; takes no lock."""
-    return ("lvm", "lvmconfig", "--type", "full", "activation/thin_pool_autoextend_threshold")
+def extend_threshold(profile: str) -> Argv:
+    """Ask from which fill on thin pools are extended, and refuse new volumes; takes no lock.
+
+    A pool may have a ``profile`` of its own, or its group (lvmthin(7)).
+    """
+    profiled = ("--metadataprofile", profile) if profile else ()
+    setting = "activation/thin_pool_autoextend_threshold"
+    return ("lvm", "lvmconfig", *profiled, "--type", "full", setting)
+
+
+def statuses(volumes: Iterable[LvRef]) -> Argv:
+    """Ask the same of several; of two and more each line begins with a name (dmsetup(8))."""
+    return ("dmsetup", "status", "--noflush", *map(mapped_name, volumes))
 
 
 def target_status(volume: LvRef) -> Argv:
@@ -265,13 +281,18 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
     """
     ours = f"lv_tags={{{TAG_OURS}}} && lv_tags={{{set_tag(set_)}}}"
     role = " || ".join(f"lv_tags={{{role_tag(role)}}}" for role in roles)
-    return ("lvm", "lvremove", "--yes", "--select", f"{ours} && ({role})", vg)
+    return (*_REMOVE, "--select", f"{ours} && ({role})", vg)
+
+
+def without_archive(command: Argv) -> Argv:
+    """Have a command keep no copy of the group's metadata in files (vgcfgbackup(8))."""
+    return (*command[:2], "--autobackup", "n", *command[2:])
 
 
 def remove_volumes(vg: str, uuids: Iterable[LvUuid]) -> Argv:
     """Remove volumes of ours by uuid, wherever their names have gone."""
     which = " || ".join(f"lv_uuid={uuid}" for uuid in uuids)
-    return ("lvm", "lvremove", "--yes", "--select", f"lv_tags={{{TAG_OURS}}} && ({which})", vg)
+    return (*_REMOVE, "--select", f"lv_tags={{{TAG_OURS}}} && ({which})", vg)
 
 
 def _added(tags_: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""May this volume be snapshotted, and its pool bear it?  Pure questions about one report."""
+"""May a volume be snapshotted, and its group and pool bear it?  Questions about one report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
+from snapvm.lvm import thinpool
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import VolumeKind
 from snapvm.refusals import NoSpace, VolumeRefused
@@ -18,15 +19,9 @@ _MEANWHILE = 1.05
 """The domain goes on writing between this question and the moment it is ended."""
 _FULL_SOON_PERCENT = 80.0
 """What dmeventd warns at too (lvm2, daemons/dmeventd/plugins/snapshot)."""
-_METADATA_ROOM_BYTES = 4 << 20
-_METADATA_ROOM_PERCENT = 25.0
-"""LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
-lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
 _DISK_METADATA_BYTES = 8 << 10
 """For each disk, in its group's own metadata: a volume of ours is 600 bytes to 1 KiB of text there,
 and a rollback makes two of a disk at times.  The usual 1 MiB is full with some 800 of them."""
-_THRESHOLD_LEAST_PERCENT = 50.0
-"""lvm.conf's thin_pool_autoextend_threshold is not meant to be less."""
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
@@ -43,13 +38,6 @@ _UNSUITED_LAYOUTS = {
 }
 """Layers whose snapshots are not to be trusted, or that nobody has tried with snapvm, and what the
 owner of the disk can do."""
-_POOL_TROUBLES = {
-    "D": "the thin pool is out of data space",
-    "M": "the thin pool's metadata is read-only",
-    "F": "the thin pool has failed",
-    "E": "the thin pool has failed",
-    "X": "the thin pool's health cannot be read",
-}
 
 
 def check_volumes(
@@ -59,13 +47,12 @@ def check_volumes(
     sources: Iterable[LogicalVolume] | None = None,
     data_limit_percent: float,
     metadata_limit_percent: float,
-    extend_threshold_percent: Callable[[], float],
+    extend_threshold_percent: Callable[[str], float],
 ) -> None:
     """Raise ``VolumeRefused`` for the first volume that must not be snapshotted, or kept, now.
 
     It is the pools of the ``sources`` that get more volumes: of what is snapshotted or cloned,
-    which is the volumes themselves when it is left out.  LVM's own threshold is asked for where a
-    pool may be above it, which costs a command.
+    which is the volumes themselves when it is left out.
     """
     threshold_percent = functools.cache(extend_threshold_percent)
     volumes = list(volumes)
@@ -82,13 +69,12 @@ def check_volumes(
             raise VolumeRefused(
                 volume=str(volume.ref), why=f"its thin pool {volume.pool!r} is not reported"
             )
-        check_pool(
+        thinpool.check(
             pool,
             data_limit_percent=data_limit_percent,
             metadata_limit_percent=metadata_limit_percent,
         )
-        if not pool.profile and _fullest_percent(pool) > _THRESHOLD_LEAST_PERCENT:
-            _check_threshold(pool, threshold_percent())
+        thinpool.check_addition(pool, threshold_percent)
 
 
 def check_room(report: Report, needed_bytes: Mapping[str, int], limit_percent: float) -> None:
@@ -173,6 +159,13 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
             "(vgs -o +vg_mda_free), and a rollback that begins has to come to its end",
             remedy="delete snapshots of any domain, or volumes, that nothing needs",
         )
+    if volume.vg_volumes_left is not None and volume.vg_volumes_left < disks:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{group} may have {volume.vg_volumes_left} volumes more, and {disks} are needed",
+            remedy=f"let it have any number: vgchange --logicalvolume 0 {volume.vg}; or delete "
+            "snapshots",
+        )
     if volume.vg_lock_type not in ("", "none"):
         raise VolumeRefused(
             volume=str(volume.ref),
@@ -211,93 +204,21 @@ def _check_volume(volume: LogicalVolume) -> None:
         if layout in volume.layout:
             why = f"{what}, and snapvm makes no snapshots of such a volume"
             raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
-    if "pvmove" in volume.layout or volume.attr[2:3].isupper():
+    if "pvmove" in volume.layout or volume.is_locked:
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
     if volume.attr[0:1] in ("O", "S"):
         raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
     if volume.is_skipped and not volume.is_active:
-        raise VolumeRefused(volume=name, why="it is a snapshot that is not activated")
+        raise VolumeRefused(
+            volume=name,
+            why="it is not active, and LVM activates it only on demand, as it does a snapshot",
+            remedy=f"when it is the disk: lvchange -ay --ignoreactivationskip {name}",
+        )
     if volume.state not in ("a", "-"):
         raise VolumeRefused(
             volume=name,
             why=f"its device is not in order (lvs shows state {volume.state!r})",
             remedy=f"look at `lvs -a -o+lv_health_status {name}` and `dmsetup info`",
-        )
-
-
-def pool_trouble(pool: LogicalVolume) -> str:
-    """Say why a thin pool can take no more writes; empty when it can."""
-    trouble = _POOL_TROUBLES.get(pool.attr[8:9], "")
-    if not trouble and (pool.state in ("c", "C") or pool.health == "check_needed"):
-        trouble = "the thin pool needs thin_check"
-    for what, percent in (("data", pool.data_percent), ("metadata", pool.metadata_percent)):
-        if percent is not None and percent >= 100:
-            return f"the thin pool's {what} is {percent:.1f} % full"
-    return trouble
-
-
-def metadata_ceiling_percent(pool: LogicalVolume) -> float:
-    """Say from which fill of a thin pool's metadata on LVM itself makes no snapshot in it."""
-    if not pool.metadata_bytes:
-        return 100.0
-    room_percent = 100 * _METADATA_ROOM_BYTES / pool.metadata_bytes
-    return 100.0 - min(_METADATA_ROOM_PERCENT, room_percent)
-
-
-def check_pool(
-    pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_percent: float
-) -> None:
-    """Raise ``VolumeRefused`` for a thin pool in trouble, or fuller than the limits."""
-    name = str(pool.ref)
-    trouble = pool_trouble(pool)
-    if trouble:
-        raise VolumeRefused(
-            volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
-        )
-    _check_metadata(pool)
-    fills = (
-        ("data", pool.data_percent, data_limit_percent),
-        ("metadata", pool.metadata_percent, metadata_limit_percent),
-    )
-    for what, percent, limit in fills:
-        if percent is None:
-            raise VolumeRefused(volume=name, why=f"how full its {what} is cannot be read")
-        if percent > limit:
-            raise VolumeRefused(
-                volume=name,
-                why=f"its {what} is {percent:.1f} % full, more than the limit of {limit:g} %",
-                remedy=f"`lvextend` it, delete snapshots, or raise pool_{what}_limit_percent",
-            )
-
-
-def _fullest_percent(pool: LogicalVolume) -> float:
-    return max(pool.data_percent or 0.0, pool.metadata_percent or 0.0)
-
-
-def _check_threshold(pool: LogicalVolume, threshold_percent: float) -> None:
-    """Raise ``VolumeRefused`` where LVM would for what dmeventd was to extend, and has not."""
-    fills = (("data", pool.data_percent), ("metadata", pool.metadata_percent))
-    for what, percent in fills:
-        if percent is not None and percent > threshold_percent:
-            raise VolumeRefused(
-                volume=str(pool.ref),
-                why=f"its {what} is {percent:.1f} % full, and LVM makes no snapshot above "
-                f"{threshold_percent:g} % (lvm.conf, thin_pool_autoextend_threshold)",
-                remedy=f"extend it as lvm.conf says: lvextend --use-policies {pool.ref}; or "
-                "delete snapshots",
-            )
-
-
-def _check_metadata(pool: LogicalVolume) -> None:
-    """Raise ``VolumeRefused`` where LVM would: but it does so when the domain stands still."""
-    percent, ceiling = pool.metadata_percent, metadata_ceiling_percent(pool)
-    if percent is not None and percent >= ceiling:
-        raise VolumeRefused(
-            volume=str(pool.ref),
-            why=f"its metadata of {_mib(pool.metadata_bytes)} is {percent:.1f} % full, and LVM "
-            f"makes no snapshot from {ceiling:.4g} % on",
-            remedy=f"make it larger: lvextend --poolmetadatasize +{pool.metadata_bytes >> 20}M "
-            f"{pool.ref}",
         )
 
 
@@ -314,4 +235,11 @@ def check_replaceable(current: LogicalVolume) -> None:
             "lvm.conf)",
         )
     if current.has_fixed_number and current.kind is VolumeKind.THIN:
-        log.warning("%s has a fixed device number, and what replaces it has none", current.ref)
+        minor = "N" if current.device is None else current.device[1]
+        log.warning(
+            "%s has a fixed device number, and what replaces it has none; to give it one while the "
+            "domain is off: lvchange --persistent y --minor %s %s",
+            current.ref,
+            minor,
+            current.ref,
+        )

@@ -27,6 +27,8 @@ FIELDS = (
     "vg_attr",
     "vg_missing_pv_count",
     "vg_mda_free",
+    "max_lv",
+    "lv_count",
     "vg_lock_type",
     "lv_name",
     "lv_uuid",
@@ -200,10 +202,17 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         vg_attr=row["vg_attr"],
         vg_missing_pvs=int(row["vg_missing_pv_count"]),
         vg_metadata_free_bytes=int(row["vg_mda_free"]),
+        vg_volumes_left=_left(row["max_lv"], row["lv_count"]),
         vg_lock_type=row["vg_lock_type"],
         profile=row["lv_profile"] or row["vg_profile"],
         read_ahead=_read_ahead(row["lv_read_ahead"]),
     )
+
+
+def _left(most: str, count: str) -> int | None:
+    """Return how many volumes more a group may have; a group may have 0, which is any number."""
+    limit = int(most or 0)
+    return max(limit - int(count), 0) if limit else None
 
 
 def _read_ahead(told: str) -> str:

@@ -51,6 +51,8 @@ class LogicalVolume:
     vg_missing_pvs: int
     vg_metadata_free_bytes: int
     """Room for the metadata of its group; LVM refuses any change of the group without."""
+    vg_volumes_left: int | None
+    """How many volumes more its group may have; None where nothing but room limits them."""
     vg_lock_type: str
     profile: str
     """What may have settings of its own for this volume, or for all of its group."""
@@ -129,6 +131,11 @@ class LogicalVolume:
         return self.attr[1:2] == "w"
 
     @property
+    def is_locked(self) -> bool:
+        """Whether it, or a part of it, is being moved (lvs(8): the third letter is a capital)."""
+        return self.attr[2:3].isupper()
+
+    @property
     def has_fixed_number(self) -> bool:
         """Whether its device is to have the same number each time (lvchange(8), --persistent)."""
         return self.attr[3:4] == "m"
@@ -145,8 +152,13 @@ class LogicalVolume:
 
     @property
     def is_active(self) -> bool:
-        """Whether the kernel has a device for it."""
+        """Whether the kernel has a device for it, and all is well with that."""
         return self.state == "a"
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the kernel has a device for it, which need not be in order."""
+        return self.state != "-"
 
     @property
     def is_open(self) -> bool:
@@ -183,6 +195,11 @@ class Report:
         for volume in self.volumes:
             self._by_uuid.setdefault(volume.uuid, []).append(volume)
         self._by_name = {(volume.vg, volume.name): volume for volume in self.volumes}
+        self._upon: dict[tuple[str, str], list[LogicalVolume]] = {}
+        """By group and name: what a volume of that name is the origin of."""
+        for volume in self.volumes:
+            if volume.origin:
+                self._upon.setdefault((volume.vg, volume.origin), []).append(volume)
 
     def lv_from_dm_uuid(self, dm_uuid: DmUuid) -> LogicalVolume | None:
         """Return the volume that the kernel has under these uuids, or None."""
@@ -216,6 +233,8 @@ class Report:
         A group of which others are shown to be copies has no heir among those.
         """
         found = [v for v in self._by_uuid.get(ref.uuid, ()) if v.vg_uuid != ref.vg_uuid]
+        if not found:
+            return ()
         known = next((v for v in self.volumes if v.vg_uuid == ref.vg_uuid), None)
         copies = {} if known is None else self._copies_of(known)
         return tuple(volume for volume in found if volume.vg_uuid not in copies)
@@ -271,17 +290,13 @@ class Report:
 
     def snapshots_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
         """Return every thick snapshot of a volume, whoever made it."""
-        return tuple(volume for volume in self.volumes if volume.is_snapshot_of(origin))
+        upon = self._upon.get((origin.vg, origin.name), ())
+        return tuple(volume for volume in upon if volume.is_thick_snapshot)
 
     def overlays_of(self, origin: LogicalVolume) -> tuple[LogicalVolume, ...]:
         """Return every thin volume of another pool that has a volume for its external origin."""
-        return tuple(
-            volume
-            for volume in self.volumes
-            if volume.is_thin_volume
-            and (volume.vg, volume.origin) == (origin.vg, origin.name)
-            and volume.pool != origin.pool
-        )
+        upon = self._upon.get((origin.vg, origin.name), ())
+        return tuple(v for v in upon if v.is_thin_volume and v.pool != origin.pool)
 
     def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:
         """Return every volume that carries a tag."""

@@ -6,7 +6,9 @@ suspended (lvmteam/lvm2#75).
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from snapvm import retry
 from snapvm.failures import CommandFailed, StillAtWork
-from snapvm.lvm import argv, copyback, device, holders, reading
+from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
@@ -66,6 +68,21 @@ class Lvm:
 
         return retry.report(ask)
 
+    def filled(
+        self, report: Report, disks: Iterable[LogicalVolume], limit_seconds: float
+    ) -> Report:
+        """Return a report that tells how full the snapshots of thick disks are just now.
+
+        The kernel alone is asked, which knows none of LVM's locks; or LVM, where it does not say.
+        """
+        asked = kernelstatus.around(report, disks)
+        command = argv.statuses(volume.ref for volume in asked)
+        try:
+            said = self._runner.run(command, timeout_seconds=limit_seconds).stdout
+        except CommandFailed:  # one of them has just been removed
+            return self.report(limit_seconds)
+        return kernelstatus.applied(report, said)
+
     def explained(self, report: Report, refs: Iterable[LvRef]) -> Report:
         """Return a report that tells of these volumes, too, why they are not in it.
 
@@ -80,13 +97,13 @@ class Lvm:
 
         return Report(report.volumes, retry.report(ask))
 
-    def extend_threshold_percent(self) -> float:
-        """Ask above which fill lvm.conf wants thin pools extended; 100 when LVM does not say.
+    def extend_threshold_percent(self, profile: str) -> float:
+        """Ask above which fill a thin pool of a profile, or of none, is to be extended.
 
-        A pool with a profile may have another.
+        100 when LVM does not say.
         """
         try:
-            said = self._runner.run(argv.extend_threshold()).stdout
+            said = self._runner.run(argv.extend_threshold(profile)).stdout
         except CommandFailed:
             return 100.0
         found = _EXTEND_THRESHOLD.search(said)
@@ -170,10 +187,10 @@ class Lvm:
         Raises ``StillAtWork`` when a warm lvm that was given up may yet make some.
         """
         command = argv.remove_set(vg, set_, roles)
-        self._do(command)
+        self._remove(command)
         if vg in self._late:
             self.outlast(vg)
-            self._do(command)
+            self._remove(command)
 
     def outlast(self, vg: str) -> None:
         """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
@@ -210,7 +227,21 @@ class Lvm:
             if volume is not None:
                 by_group.setdefault(volume.vg, []).append(volume.uuid)
         for vg, uuids in by_group.items():
-            self._do(argv.remove_volumes(vg, uuids))
+            self._remove(argv.remove_volumes(vg, uuids))
+
+    def _remove(self, command: argv.Argv) -> None:
+        """Remove volumes, which may be what makes room for a copy of the metadata they are in.
+
+        LVM writes one into /etc/lvm first, or does nothing, where memory images may have filled the
+        file system: then no delete of them would come to its end.
+        """
+        try:
+            self._do(command)
+        except CommandFailed as failure:
+            if os.strerror(errno.ENOSPC) not in failure.stderr:
+                raise
+            log.warning("LVM keeps no copy of its metadata, for there is no room: %s", failure)
+            self._do(argv.without_archive(command))
 
     def _do(self, command: argv.Argv) -> Completed:
         return self._runner.run(command, timeout_seconds=EFFECT_LIMIT_SECONDS, kill=False)

@@ -61,7 +61,9 @@ def test_a_disk_is_reported_as_what_it_is(world: LvmWorld) -> None:
 
 
 def test_pools_are_not_extended_where_nobody_wants_it(world: LvmWorld) -> None:
-    assert world.lvm.extend_threshold_percent() == 100
+    assert world.lvm.extend_threshold_percent("") == 100
+    assert world.lvm.extend_threshold_percent("thin-performance") == 100, "LVM comes with it"
+    assert world.lvm.extend_threshold_percent("no-such-profile") == 100
 
 
 def test_a_snapshot_is_read_only_inactive_skipped_and_tagged(world: LvmWorld) -> None:
@@ -229,6 +231,21 @@ def test_how_full_a_snapshot_is_is_known_while_it_is_active(thick: LvmWorld) -> 
     assert made.is_thick_snapshot and not made.is_known_whole and not made.is_lost
     thick.lvm.activate([thick.disk])
     assert seen(thick, SNAPSHOT).is_known_whole
+
+
+def test_the_kernel_tells_of_snapshots_what_lvm_tells(thick: LvmWorld) -> None:
+    names = [f"{DISK}.{number}" for number in range(2)]
+    for name in names:
+        make_store(thick, name)
+        attach(thick, name)
+    known = thick.lvm.report()
+    told = thick.lvm.filled(known, [seen(thick, DISK)], 60.0)
+    for name in names:
+        by_lvm, by_kernel = known.lv_from_name(VG, name), told.lv_from_name(VG, name)
+        assert by_lvm is not None and by_kernel is not None and by_kernel.is_known_whole
+        fills = (by_lvm.data_percent or 0.0, by_kernel.data_percent or 0.0)
+        assert abs(fills[0] - fills[1]) < 0.1
+        assert by_kernel.size_bytes == by_lvm.size_bytes == STORE_BYTES
 
 
 def test_a_warm_lvm_attaches_too_and_tells_a_failure(thick: LvmWorld) -> None:

@@ -46,6 +46,8 @@ class FakeLvm(FakeGroups):
         """Groups that lvs is silent about, with what vgs says of each that it sees."""
         self.is_old = False
         """Whether it is older than the property of autoactivation (2.03.12)."""
+        self.has_no_room = False
+        """Whether /etc/lvm/archive is on a file system that is full, as far as lvremove goes."""
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._lock = RLock()
@@ -66,6 +68,10 @@ class FakeLvm(FakeGroups):
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
+        if argv[0] == "dmsetup":
+            self.before(tuple(argv))
+            text = lvmreport.statuses(self.volumes, argv[3:])
+            return Completed(argv=tuple(argv), status=0, stdout=text, stderr="", seconds=0.0)
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in ("lvs", "vgs", "lvmconfig"):
@@ -77,7 +83,7 @@ class FakeLvm(FakeGroups):
         """Do what a command line says; a group is one command's at a time, by its lock."""
         command = tuple(argv)
         assert command[0] == "lvm", command
-        options, _ = parse(list(command[2:])) if command[1] != "lvmconfig" else ({}, [])
+        options, _ = parse(list(command[2:]))
         is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
         if not self._lock.acquire(blocking=is_patient):
             raise self._failure(command, "flock failed: Resource temporarily unavailable")
@@ -110,6 +116,8 @@ class FakeLvm(FakeGroups):
                 vg_uuid=self.vg_uuid(volume.vg),
                 vg_tags=self.group_tags.get(volume.vg, set()),
                 vg_free_bytes=self.vg_free_bytes,
+                vg_volumes=self._count(volume.vg),
+                max_volumes=self.max_volumes,
                 is_external_origin=bool(self._overlays(volume)),
             )
             for volume in self.volumes
@@ -143,14 +151,17 @@ class FakeLvm(FakeGroups):
         return lvmreport.report("vg", rows, {**self.conf, **configured(options)}, [])
 
     def _lvmconfig(self, words: list[str]) -> str:
-        assert words[:2] == ["--type", "full"], words
-        name = words[2].rpartition("/")[2]
-        return f"{name}={self.conf.get(words[2], '100')}\n"
+        options, (setting,) = parse(words)
+        assert options["--type"] == ["full"], words
+        profile = options.get("--metadataprofile", [""])[0]
+        return f"{setting.rpartition('/')[2]}={self._set_to(setting, profile, '100')}\n"
 
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = parse(words)
         vg, _, origin_name = operands[0].partition("/")
         self._require_free(vg, options["--name"][0])
+        if 0 < self.max_volumes <= self._count(vg):
+            raise self._failure((), f"Maximum number of logical volumes reached in {vg}")
         if "--snapshot" not in options:
             self._add(
                 FakeVolume(
@@ -253,14 +264,24 @@ class FakeLvm(FakeGroups):
             for volume in self.volumes
             if volume.vg == operands[0] and selects(options["--select"][0], volume)
         ]
+        if selected and self.has_no_room and options.get("--autobackup") != ["n"]:
+            raise self._failure(
+                (), "/etc/lvm/archive/.lvm_x: close failed: No space left on device"
+            )
         for volume in selected:
             if volume.opened:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
             for gone in (volume, *self._overlays(volume)):
                 self.volumes.remove(gone)
+                if gone.pool and gone.origin and "--nohistory" not in options:
+                    self._record(gone)
         return ""
 
     # --- inside ---
+
+    def _record(self, gone: FakeVolume) -> None:
+        if self.conf.get("metadata/record_lvs_history") == "1":
+            self.history.add(f"{gone.vg}/{gone.name}")
 
     def _require_shown(self, command: tuple[str, ...]) -> None:
         """A group that is away is not found by name either; what may not be had is not done."""

@@ -17,6 +17,12 @@ class FakeGroups:
         self.volumes: list[FakeVolume] = []
         self.conf: dict[str, str] = {}
         """What lvm.conf has otherwise than by default, as far as it is understood."""
+        self.profiles: dict[str, dict[str, str]] = {}
+        """What metadata profiles have otherwise than lvm.conf (lvm.conf(5))."""
+        self.max_volumes = 0
+        """Of every group; 0: any number."""
+        self.history: set[str] = set()
+        """VG/LV of thin snapshots that are gone, where metadata/record_lvs_history keeps them."""
         self.lags: dict[tuple[str, str], FakeVolume] | None = None
         """A dict: names in /dev stay as they are, since udev is late and lvm does not wait for it.
 
@@ -103,16 +109,27 @@ class FakeGroups:
         self._made += 1
         return dashed(self._made)
 
+    def _set_to(self, setting: str, profile: str, default: str) -> str:
+        if profile and profile not in self.profiles:
+            raise self._failure((), f"Failed to load profile {profile}.")
+        return {**self.conf, **self.profiles.get(profile, {})}.get(setting, default)
+
+    def _count(self, vg: str) -> int:
+        return sum(volume.vg == vg for volume in self.volumes)
+
     def _require_free(self, vg: str, name: str) -> None:
-        if f"{vg}/{name}" in self.names():
+        if f"{vg}/{name}" in self.names() | self.history:
             text = f'Logical Volume "{name}" already exists in volume group "{vg}"'
             raise self._failure((), text)
 
     def _require_pool_below_threshold(self, vg: str, name: str) -> None:
         """See thin_pool_below_threshold in lvm2's lib/metadata/thin_manip.c."""
         pool = self.named(vg, name)
+        if pool.moving:
+            raise self._failure((), f"Cannot use locked pool volume {vg}/{name}.")
         room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
-        threshold = float(self.conf.get("activation/thin_pool_autoextend_threshold", "100"))
+        setting = "activation/thin_pool_autoextend_threshold"
+        threshold = float(self._set_to(setting, pool.profile, "100"))
         fullest = max(pool.data_percent, pool.metadata_percent)
         if pool.metadata_percent >= 100 - room_percent or fullest > threshold:
             text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
+from snapvm.failures import CommandFailed
 from snapvm.lvm.reading import FIELDS, GROUP_FIELDS
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.lvmwords import printed
@@ -18,6 +20,8 @@ def row(
     vg_uuid: str,
     vg_tags: set[str],
     vg_free_bytes: int,
+    vg_volumes: int,
+    max_volumes: int,
     is_external_origin: bool,
 ) -> dict[str, str]:
     """Return every field of a volume and of its group."""
@@ -26,10 +30,8 @@ def row(
     roles = ["public"]
     roles += ["snapshot", "thicksnapshot"] if is_thick_snapshot else []
     roles += ["origin", "extthinorigin"] if is_external_origin else []
-    if volume.is_pool or volume.pool or (is_thick_snapshot and volume.active):
-        data_percent = f"{volume.data_percent:.2f}"
-    else:
-        data_percent = ""
+    is_asked = volume.active or not (volume.is_pool or is_thick_snapshot)
+    has_data = is_asked and (volume.is_pool or bool(volume.pool) or is_thick_snapshot)
     told = {
         "vg_name": volume.vg,
         "vg_uuid": vg_uuid,
@@ -40,6 +42,8 @@ def row(
         "vg_attr": "wz--n-",
         "vg_missing_pv_count": "0",
         "vg_mda_free": str(500 << 10),
+        "max_lv": str(max_volumes),
+        "lv_count": str(vg_volumes),
         "lv_name": volume.name,
         "lv_uuid": volume.uuid,
         "lv_size": str(volume.size_bytes),
@@ -53,14 +57,36 @@ def row(
         "origin": volume.origin,
         "origin_size": str(volume.origin_bytes) if volume.origin else "",
         "pool_lv": volume.pool,
-        "data_percent": data_percent,
-        "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool else "",
+        "data_percent": f"{volume.data_percent:.2f}" if has_data else "",
+        "metadata_percent": f"{volume.metadata_percent:.2f}" if volume.is_pool and has_data else "",
         "lv_profile": volume.profile,
         "lv_read_ahead": volume.read_ahead,
         "lv_metadata_size": str(volume.metadata_bytes) if volume.is_pool else "",
         "chunk_size": str(volume.chunk_bytes),
     }
     return dict.fromkeys(FIELDS, "") | told
+
+
+def statuses(volumes: list[FakeVolume], names: Sequence[str]) -> str:
+    """Print what `dmsetup status` does; raise ``CommandFailed`` when a device is not there."""
+    hyphens = ("-", "--")
+    known = {f"{v.vg.replace(*hyphens)}-{v.name.replace(*hyphens)}": v for v in volumes if v.active}
+    for name in names:
+        if name not in known:
+            command = ("dmsetup", "status", *names)
+            raise CommandFailed(argv=command, status=1, stderr="Device does not exist.")
+    begins = [f"{name}: " if len(names) > 1 else "" for name in names]
+    lines = (f"{begin}{_status(known[name])}" for begin, name in zip(begins, names, strict=True))
+    return "\n".join(lines)
+
+
+def _status(volume: FakeVolume) -> str:
+    if not volume.origin or volume.pool:
+        return f"0 {volume.size_bytes // 512} linear"
+    total = volume.size_bytes // 512
+    fill = f"{int(total * volume.data_percent / 100)}/{total} 16"
+    kind = "snapshot-merge" if volume.merging else "snapshot"
+    return f"0 {volume.origin_bytes // 512} {kind} {'Invalid' if volume.invalid else fill}"
 
 
 def group_row(vg: str, vg_uuid: str, volumes: list[FakeVolume]) -> dict[str, str]:

@@ -24,6 +24,8 @@ class FakeVolume:
     """A thick snapshot that the kernel has given up."""
     merging: bool = False
     """Somebody has said `lvconvert --merge` of this snapshot."""
+    moving: bool = False
+    """It, or what it is made of, is in a pvmove."""
     health: str = ""
     """As LVM tells it of one that lacks a part."""
     tags: set[str] = field(default_factory=set)
@@ -55,7 +57,8 @@ class FakeVolume:
             (
                 kind,
                 "w" if self.writable else "r",
-                "im" if self.has_fixed_minor else "i-",
+                "I" if self.moving else "i",
+                "m" if self.has_fixed_minor else "-",
                 "I" if self.invalid else "a" if self.active else "-",
                 "o" if self.opened else "-",
                 "tz-",

@@ -10,6 +10,7 @@ _FLAGS = {
     "--quiet",
     "--snapshot",
     "--yes",
+    "--nohistory",
     "--noudevsync",
     "--ignoremonitoring",
     "--ignoreactivationskip",

@@ -94,6 +94,8 @@ _LVS_ROW = dict.fromkeys(reading.FIELDS, "") | {
     "vg_attr": "wz--n-",
     "vg_missing_pv_count": "0",
     "vg_mda_free": "512000",
+    "max_lv": "0",
+    "lv_count": "2",
 }
 _LVS_SNAPSHOT = _LVS_ROW | {
     "lv_name": "demo-d1.monday",

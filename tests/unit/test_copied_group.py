@@ -69,6 +69,8 @@ def test_a_take_goes_by_the_device(scene: Scene, *, is_first: bool) -> None:
         name = f"{DOMAIN}-d{number}"
         scene.lvm.named(vg, name).opened, used = False, scene.lvm.named(copy, name)
         used.active = used.opened = True
+        if used.pool:
+            scene.lvm.named(used.vg, used.pool).active = True
     scene.machine.disks = tuple(
         GuestDisk(target=disk.target, device=Path("/dev", copy, disk.device.name))
         for disk, copy in zip(scene.machine.disks, COPIES, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import durable, repair
+from snapvm import checking, durable, repair
 from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import (
@@ -22,10 +22,10 @@ from snapvm.failures import (
     StorageFailed,
 )
 from snapvm.memory import libvirtimage
-from snapvm.model import DomainState
+from snapvm.model import DomainState, Silent
 from tests.fakes import machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import fail_command, fail_late, roll_back, take
+from tests.unit.deeds import begun, fail_command, fail_late, roll_back, take
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 
@@ -103,20 +103,35 @@ def test_a_rollback_does_not_keep_the_domain_standing_for_long(scene: Scene) -> 
     assert scene.machine.count == 3 and scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_a_group_that_is_long_in_use_does_not_keep_the_domain_standing(tmp_path: Path) -> None:
-    """As by the lvremove of a large volume with issue_discards: a report waits for it too."""
-    scene = make_scene(tmp_path, thick=("vg0",))
-    record = take(scene, "x")
-    before = scene.lvm.names()
+@pytest.mark.parametrize("thick", [("vg0",), ("vg0", "vg1")], ids=["mixed", "thick"])
+def test_a_group_that_is_long_in_use_does_not_keep_a_thick_disk_from_going_back(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """As by the lvremove of a large volume with issue_discards: a report would wait for it."""
+    scene, record = begun(tmp_path, *thick)
 
     def be_busy(_argv: tuple[str, ...]) -> None:
         stands = scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
         scene.lvm.busy_seconds = 60.0 if stands else 0.0
 
     scene.lvm.after = be_busy
+    roll_back(scene, record)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
+
+
+def test_a_kernel_that_does_not_answer_does_not_keep_the_domain_standing(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, "vg0")
+    before = scene.lvm.names()
+
+    def hang_there(argv: tuple[str, ...]) -> None:
+        if argv[0] == "dmsetup":
+            raise CommandTimedOut(argv=argv, seconds=30.0)
+
+    scene.lvm.before = hang_there
     with pytest.raises(CommandTimedOut):
         roll_back(scene, record)
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.machine.count == 8
     assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency, retry, sidefiles
+from snapvm import checking, consistency, retry, sidefiles
 from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
-from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent
+from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import begun, die, mend, roll_back, take
@@ -102,6 +102,42 @@ def test_a_snapshot_lost_past_the_point_of_no_return(
     mend(scene)
     scene.hypervisor.start(scene.machine.domain, paused=False)
     assert scene.machine.count == 8
+
+
+def rename_what_is_kept(scene: Scene) -> None:
+    """As somebody does who tidies up before he has the rollback finished."""
+    for volume in scene.lvm.volumes:
+        if ".undo-" in volume.name:
+            volume.name = f"theirs-{volume.vg}"
+
+
+@pytest.mark.parametrize("where", ["stop", "vg", "restore"])
+@pytest.mark.parametrize("thick", THICK, ids=KINDS)
+def test_what_is_kept_is_found_by_whatever_name_it_has(
+    tmp_path: Path, thick: tuple[str, ...], where: str
+) -> None:
+    scene, record = begun(tmp_path, *thick)
+    die(scene, record, where)
+    rename_what_is_kept(scene)
+    mend(scene)
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
+    if where != "stop":
+        assert scene.disk_data() == ["5", "5"]
+        (undo,) = (each for each in scene.ids() if each != record.id)
+        roll_back(scene, scene.host.catalog.get(UUID, SnapshotId(undo)))
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_the_present_is_given_back_from_whatever_name_it_has(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    names = scene.lvm.names()
+    die(scene, record, "vg1/")
+    rename_what_is_kept(scene)
+    lose(scene, record, "vg1")
+    with pytest.raises(GivenBack):
+        mend(scene)
+    assert_as_before(scene, names, DomainState.SHUTOFF)
 
 
 def test_when_what_it_was_is_lost_too_everything_stays(tmp_path: Path) -> None:

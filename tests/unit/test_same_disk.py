@@ -98,6 +98,7 @@ def test_a_fixed_device_number_is_not_lost_silently(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene, record = begun(tmp_path)
-    disk_of(scene).has_fixed_minor = True
+    disk_of(scene).has_fixed_minor, disk_of(scene).minor = True, 47
     roll_back(scene, record)
     assert "vg0/demo-d0 has a fixed device number" in caplog.text
+    assert "lvchange --persistent y --minor 47 vg0/demo-d0" in caplog.text

@@ -17,8 +17,8 @@ from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import HostLacks, NoSpace, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import begun, roll_back, take
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import begun, fail_command, roll_back, take
 
 LARGE = 512 << 10
 
@@ -141,17 +141,72 @@ def test_a_domain_does_not_stand_still_for_a_pool_that_was_not_extended(
     assert "window" not in deeds
 
 
+def refused_before_the_window(scene: Scene, record: Record) -> VolumeRefused:
+    """Return why no snapshot is made, nor gone back to; the domain has not stood still for it."""
+    deeds: list[str] = []
+    scene.hypervisor.before = deeds.append
+    names = scene.lvm.names()
+    with pytest.raises(VolumeRefused):
+        roll_back(scene, record)
+    with pytest.raises(VolumeRefused) as refused:
+        take(scene, "y")
+    assert "window" not in deeds and "freeze" not in deeds
+    assert scene.lvm.names() == names and scene.ids() == [record.id]
+    return refused.value
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_a_group_that_may_have_no_more_volumes_is_told_before_the_window(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    scene, record = begun(tmp_path, *thick)
+    scene.lvm.max_volumes = 3
+    refused = refused_before_the_window(scene, record)
+    assert "volume group vg0 may have 0 volumes more, and 1 are needed" in refused.why
+    assert "vgchange --logicalvolume 0 vg0" in refused.hint()
+    scene.lvm.max_volumes = 4
+    take(scene, "y")
+
+
+def test_a_pool_that_pvmove_moves_is_told_before_the_window(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    pool = scene.lvm.named("vg1", "pool")
+    pool.moving = True
+    refused = refused_before_the_window(scene, record)
+    assert refused.volume == "vg1/pool" and "moving it (pvmove)" in refused.why
+    pool.moving = False
+    roll_back(scene, record)
+
+
+def test_a_pool_that_is_not_active_is_called_so(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    scene.lvm.named("vg0", "pool").active = False
+    refused = refused_before_the_window(scene, record)
+    assert "lvchange -ay vg0/pool" in refused.hint()
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
+
+
 def test_lvm_is_asked_for_its_threshold_only_where_a_pool_may_be_above_it(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     scene.lvm.conf["activation/thin_pool_autoextend_threshold"] = "70"
     asked: list[str] = []
     scene.lvm.before = lambda argv: asked.append(argv[1])
     take(scene, "x")
-    pool = scene.lvm.named("vg1", "pool")
-    pool.data_percent, pool.profile = 80.0, "theirs"
-    with pytest.raises(SnapshotFailed):  # the fake has no profiles: it refuses where lvm may not
-        take(scene, "y")
     assert "lvmconfig" not in asked
+
+
+def test_a_pool_may_have_a_threshold_of_its_own(tmp_path: Path) -> None:
+    """As lvmthin(7) has it done: it is in a profile, and not in lvm.conf."""
+    scene, record = begun(tmp_path)
+    scene.lvm.profiles["tight"] = {"activation/thin_pool_autoextend_threshold": "70"}
+    scene.lvm.profiles["loose"] = {"activation/thin_pool_autoextend_threshold": "100"}
+    scene.lvm.conf["activation/thin_pool_autoextend_threshold"] = "75"
+    pool = scene.lvm.named("vg1", "pool")
+    pool.data_percent, pool.profile = 72.0, "tight"
+    refused = refused_before_the_window(scene, record)
+    assert "above 70 % (profile tight" in refused.why
+    pool.data_percent, pool.profile = 78.0, "loose"
+    take(scene, "y")
 
 
 def test_a_pool_that_lvm_still_adds_to_is_not_refused(tmp_path: Path) -> None:
@@ -183,6 +238,35 @@ def test_it_is_the_pool_of_the_snapshot_that_has_to_bear_a_rollback(tmp_path: Pa
     pool.data_percent = 50.0
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_a_delete_makes_room_where_lvm_has_none_for_its_own_files(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """Memory images have filled the file system on which LVM archives its metadata."""
+    scene = make_scene(tmp_path, thick=thick)
+    names = scene.lvm.names()
+    record = take(scene, "x")
+    scene.lvm.has_no_room = True
+    consistency.delete(scene.host, [record], Silent())
+    assert scene.lvm.names() == names and scene.ids() == []
+    assert not list(scene.host.settings.state_dir.rglob("*memory*"))
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    scene = make_scene(tmp_path, thick=thick)
+    names = scene.lvm.names()
+
+    def fill(deed: str) -> None:
+        scene.lvm.has_no_room = scene.lvm.has_no_room or deed == "window"
+
+    scene.hypervisor.before = fill
+    fail_command(scene, 2, after=True)
+    with pytest.raises(SnapshotFailed):
+        take(scene, "x")
+    assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:

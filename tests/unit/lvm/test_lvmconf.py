@@ -64,6 +64,15 @@ def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> No
     assert scene.lvm.names() < before and scene.ids() == []
 
 
+def test_a_name_can_be_had_again_though_lvm_keeps_the_history_of_volumes(scene: Scene) -> None:
+    """LVM refuses the name of a volume that was, and only once the domain stands still."""
+    scene.lvm.conf["metadata/record_lvs_history"] = "1"
+    for _ in range(2):
+        record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+        consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [] and scene.lvm.history == set()
+
+
 class CutShort(FakeLvm):
     """An lvm whose first reports end too early."""
 

@@ -29,7 +29,7 @@ def refusal(volume: LogicalVolume) -> VolumeRefused:
             [volume],
             data_limit_percent=80,
             metadata_limit_percent=80,
-            extend_threshold_percent=lambda: 100.0,
+            extend_threshold_percent=lambda _profile: 100.0,
         )
     return refused.value
 
@@ -60,7 +60,7 @@ def test_one_of_two_groups_of_a_name_is_refused_before_the_window(disk: LogicalV
             [disk],
             data_limit_percent=80,
             metadata_limit_percent=80,
-            extend_threshold_percent=lambda: 100.0,
+            extend_threshold_percent=lambda _profile: 100.0,
         )
     assert "2 volume groups of the name vg0" in refused.value.why
     assert "vgrename guest-uuid" in refused.value.hint()
@@ -74,3 +74,11 @@ def test_a_group_whose_metadata_is_nearly_full_is_refused(disk: LogicalVolume) -
 
 def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:
     assert "moving or converting" in refusal(replace(disk, attr="-wI-ao----")).why
+
+
+def test_a_disk_that_is_activated_on_demand_is_not_taken_for_a_snapshot(
+    disk: LogicalVolume,
+) -> None:
+    refused = refusal(replace(disk, attr="Vwi---tz-k"))
+    assert "only on demand" in refused.why
+    assert "lvchange -ay --ignoreactivationskip vg0/demo-d0" in refused.hint()

@@ -1,0 +1,111 @@
+"""May a thin pool have more in it?  Pure questions about one report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from snapvm.lvm.report import LogicalVolume
+from snapvm.refusals import VolumeRefused
+
+_METADATA_ROOM_BYTES = 4 << 20
+_METADATA_ROOM_PERCENT = 25.0
+"""LVM makes a thin volume only while the smaller of both is free in the pool's metadata (lvm2,
+lib/metadata/thin_manip.c, thin_pool_metadata_min_threshold)."""
+_THRESHOLD_LEAST_PERCENT = 50.0
+"""lvm.conf's thin_pool_autoextend_threshold is not meant to be less."""
+_TROUBLES = {
+    "D": "the thin pool is out of data space",
+    "M": "the thin pool's metadata is read-only",
+    "F": "the thin pool has failed",
+    "E": "the thin pool has failed",
+    "X": "the thin pool's health cannot be read",
+}
+"""By the ninth letter of lv_attr; see lvs(8)."""
+
+
+def trouble_of(pool: LogicalVolume) -> str:
+    """Say why a thin pool can take no more writes; empty when it can."""
+    trouble = _TROUBLES.get(pool.attr[8:9], "")
+    if not trouble and (pool.state in ("c", "C") or pool.health == "check_needed"):
+        trouble = "the thin pool needs thin_check"
+    for what, percent in (("data", pool.data_percent), ("metadata", pool.metadata_percent)):
+        if percent is not None and percent >= 100:
+            return f"the thin pool's {what} is {percent:.1f} % full"
+    return trouble
+
+
+def metadata_ceiling_percent(pool: LogicalVolume) -> float:
+    """Say from which fill of a thin pool's metadata on LVM itself makes no snapshot in it."""
+    if not pool.metadata_bytes:
+        return 100.0
+    room_percent = 100 * _METADATA_ROOM_BYTES / pool.metadata_bytes
+    return 100.0 - min(_METADATA_ROOM_PERCENT, room_percent)
+
+
+def check(pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_percent: float) -> None:
+    """Raise ``VolumeRefused`` for a thin pool in trouble, or fuller than the limits."""
+    name = str(pool.ref)
+    trouble = trouble_of(pool)
+    if trouble:
+        raise VolumeRefused(
+            volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
+        )
+    _check_metadata(pool)
+    fills = (
+        ("data", pool.data_percent, data_limit_percent),
+        ("metadata", pool.metadata_percent, metadata_limit_percent),
+    )
+    for what, percent, limit in fills:
+        if percent is None:
+            raise VolumeRefused(
+                volume=name,
+                why=f"how full its {what} is cannot be read",
+                remedy="" if pool.is_mapped else f"it is not active: lvchange -ay {name}",
+            )
+        if percent > limit:
+            raise VolumeRefused(
+                volume=name,
+                why=f"its {what} is {percent:.1f} % full, more than the limit of {limit:g} %",
+                remedy=f"`lvextend` it, delete snapshots, or raise pool_{what}_limit_percent",
+            )
+
+
+def check_addition(pool: LogicalVolume, threshold_percent: Callable[[str], float]) -> None:
+    """Raise ``VolumeRefused`` where LVM adds no volume to a pool that is in order.
+
+    While it is moved, and where dmeventd was to extend it, and has not.  LVM's own threshold for
+    its profile is asked for where it may be above that, which costs a command.
+    """
+    if pool.is_locked:
+        raise VolumeRefused(
+            volume=str(pool.ref),
+            why="LVM is moving it (pvmove), and may make no volume in it meanwhile",
+            remedy=f"wait until it has moved (lvs -a {pool.vg}), or: pvmove --abort",
+        )
+    fills = (("data", pool.data_percent or 0.0), ("metadata", pool.metadata_percent or 0.0))
+    if max(percent for _, percent in fills) <= _THRESHOLD_LEAST_PERCENT:
+        return
+    limit = threshold_percent(pool.profile)
+    where = f"profile {pool.profile}" if pool.profile else "lvm.conf"
+    for what, percent in fills:
+        if percent > limit:
+            raise VolumeRefused(
+                volume=str(pool.ref),
+                why=f"its {what} is {percent:.1f} % full, and LVM makes no snapshot above "
+                f"{limit:g} % ({where}, thin_pool_autoextend_threshold)",
+                remedy=f"extend it as that says: lvextend --use-policies {pool.ref}; or "
+                "delete snapshots",
+            )
+
+
+def _check_metadata(pool: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` where LVM would: but it does so when the domain stands still."""
+    percent, ceiling = pool.metadata_percent, metadata_ceiling_percent(pool)
+    if percent is not None and percent >= ceiling:
+        raise VolumeRefused(
+            volume=str(pool.ref),
+            why=f"its metadata of {pool.metadata_bytes >> 20} MiB is {percent:.1f} % full, and LVM "
+            f"makes no snapshot from {ceiling:.4g} % on",
+            remedy=f"make it larger: lvextend --poolmetadatasize +{pool.metadata_bytes >> 20}M "
+            f"{pool.ref}",
+        )
