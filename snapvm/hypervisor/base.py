@@ -220,11 +220,18 @@ class Hypervisor(Protocol):
         """
 
     def check_restore(
-        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+        self,
+        domain: Domain,
+        image: Path | None,
+        *,
+        memory_bytes: int = 0,
+        cookie: str = "",
+        starts: bool = True,
     ) -> None:
         """Raise ``Refused`` when the domain could not be restored from this; touch nothing.
 
-        ``memory_bytes`` is what it had when the image was made.
+        ``memory_bytes`` is what it had when the image was made, ``cookie`` what the image says of
+        the processor that it ran on.
         Without an image it is booted from its disks, or, if it ``starts`` not, left off.
         """
 

@@ -174,6 +174,7 @@ class LibvirtHypervisor:
         image: Path | None,
         *,
         memory_bytes: int = 0,  # noqa: ARG002 - a host that has too little swaps
+        cookie: str = "",
         starts: bool = True,
     ) -> None:
         """Raise ``DomainRefused`` when libvirt could not start it so, or would do otherwise."""
@@ -184,7 +185,7 @@ class LibvirtHypervisor:
             if domain.state is DomainState.RUNNING:  # it has to stand still before it is ended
                 refuse_busy(domain, handle)
         if image is not None:
-            libvirtimages.check(self._link.connection, domain, image)
+            libvirtimages.check(self._link.connection, domain, image, cookie)
         elif starts:
             libvirtimages.refuse_lost_tpm(domain, handle)
             libvirtimages.check_boot(self._link.connection, domain, handle)

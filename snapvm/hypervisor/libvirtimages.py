@@ -11,6 +11,7 @@ from snapvm.hypervisor import (
     hugepages,
     libvirtfiles,
     libvirtneeds,
+    libvirtprocessor,
     libvirtsecrets,
     sidexml,
     startfiles,
@@ -24,7 +25,7 @@ _ZSTD_SINCE = 11_000_000
 """Seen to restore them with 11.3; before 10.6 the format had no number."""
 
 
-def check(connection: Any, domain: Domain, image: Path) -> None:
+def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
     """Let libvirt read an image's header, and look for what the image names.
 
     Raises ``DomainRefused`` when libvirt cannot use the image, or would miss something.
@@ -41,6 +42,7 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, libvirtfiles.opened(definition, boots=False), remedy)
     _require(connection, domain, definition, remedy)
+    libvirtprocessor.require(connection, domain, definition, cookie)
 
 
 def require_zstd(connection: Any, domain: Domain) -> None:

@@ -165,7 +165,13 @@ class XenHypervisor:
                 yield XenPauseCapture(job)
 
     def check_restore(
-        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+        self,
+        domain: Domain,
+        image: Path | None,
+        *,
+        memory_bytes: int = 0,
+        cookie: str = "",  # noqa: ARG002 - xl's images have none
+        starts: bool = True,
     ) -> None:
         """Raise ``Refused`` when it could not be booted from its configuration, or not fit in."""
         with _refusing(domain.name):
