@@ -11,6 +11,7 @@ import pytest
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import DomainState
 from snapvm.refusals import DomainRefused
+from tests.fakes.storage import unanswered
 from tests.unit.hypervisor.fakelibvirt import IMAGE, OFF, Connection
 
 
@@ -126,6 +127,25 @@ def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
     assert edit in hint and ("--no-verify" in hint) is bool(image)
     connection.definition = re.sub(r"/gone/[\w.]+", "/dev/null", definition)
     driver.check_restore(OFF, image)
+
+
+@pytest.mark.parametrize("image", [IMAGE, None])
+def test_nor_for_one_that_would_wait_for_a_server(
+    connection: Connection,
+    driver: LibvirtHypervisor,
+    image: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is down, with an ISO on it: snapvm waited itself, and then libvirt would have."""
+    connection.definition = drive("/nfs/a.iso")
+    with (
+        unanswered(monkeypatch, Path("/nfs/a.iso")),
+        pytest.raises(
+            DomainRefused, match=r"its cdrom sda does not answer \(/nfs/a.iso"
+        ) as refused,
+    ):
+        driver.check_restore(OFF, image)
+    assert "`virsh" in refused.value.hint()
 
 
 @pytest.mark.parametrize(
