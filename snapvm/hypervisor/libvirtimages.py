@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import (
+    hostdevices,
+    hostports,
     hugepages,
     libvirtfiles,
     libvirtneeds,
@@ -77,6 +79,8 @@ def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
     startfiles.require(booted.name, libvirtfiles.opened(booted.definition, boots=True), remedy)
     remedy = f"name another in its definition: {edit}"
     _require(connection, domain, booted.definition, remedy)
+    if not libvirtneeds.has_hook():
+        hostdevices.require(domain.name, booted.definition, f"take it out: {edit}")
 
 
 def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
@@ -84,6 +88,7 @@ def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> N
     libvirtsecrets.require(connection, domain.name, definition)
     if not libvirtneeds.has_hook():
         hugepages.require_room(domain, definition)
+        hostports.require(domain, definition, remedy)
 
 
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:

@@ -83,6 +83,10 @@ HOST_FILES = (
     ("memory", "memory model='nvdimm'", "source", "<path>{}</path>"),
     ("TPM", "tpm", "backend type='passthrough'", "<device path='{}'/>"),
     ("shared folder", "filesystem type='mount'", "source dir='{}'"),
+    ("TPM", "tpm", "backend type='external'", "<source type='unix' mode='connect' path='{}'/>"),
+    ("network's socket", "interface type='vhostuser'", "source mode='client' path='{}'"),
+    ("shared folder's socket", "filesystem", "source socket='{}'"),
+    ("serial port's socket", "serial type='unix'", "source mode='connect' path='{}'"),
 )
 """What it is called, the device, and what in it names the file."""
 
