@@ -16,6 +16,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import age, counted, local_time, milliseconds, size
+from snapvm.errors import IdleOption
 from snapvm.model import DomainState, Record, VolumeKind
 
 if TYPE_CHECKING:
@@ -161,6 +162,9 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
 
+    if how.paused and record.state is DomainState.SHUTOFF:
+        why = f"the domain was shut off in {record.ref}, and is left so"
+        raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
         if not how.yes:
             plan = consistency.plan_rollback(host, record)
