@@ -182,7 +182,7 @@ class LibvirtHypervisor:
         if handle is not None:
             why = "and would start it from there, on disks that are others by then"
             libvirtimages.refuse_saved(domain, handle, why)
-            if domain.state is DomainState.RUNNING:  # it has to stand still before it is ended
+            if domain.state.has_memory:  # `virsh save` pauses it, and its memory is half written
                 refuse_busy(domain, handle)
         if image is not None:
             libvirtimages.check(self._link.connection, domain, image, cookie)

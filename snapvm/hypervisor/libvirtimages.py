@@ -11,6 +11,7 @@ from snapvm.hypervisor import (
     hostdevices,
     hostports,
     hugepages,
+    libvirtabilities,
     libvirtfiles,
     libvirtneeds,
     libvirtprocessor,
@@ -85,6 +86,7 @@ def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
 
 def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
     libvirtneeds.require(connection, domain.name, definition, remedy)
+    libvirtabilities.require(connection, domain.name, definition, remedy)
     libvirtsecrets.require(connection, domain.name, definition)
     if not libvirtneeds.has_hook():
         hugepages.require_room(domain, definition)

@@ -98,6 +98,9 @@ class Connection:
     filters: frozenset[str] = frozenset({"clean-traffic"})
     """Of networks."""
     secrets: tuple[Secret, ...] = ()
+    screens: tuple[str, ...] = ("vnc", "dbus")
+    labels: tuple[str, ...] = ("apparmor", "dac")
+    """By what it keeps domains apart."""
     features: frozenset[str] = frozenset()
     """Of the processor that there is."""
     fails: int = 0
@@ -124,7 +127,14 @@ class Connection:
             raise libvirtError(f"Cannot check QEMU binary {emulator}: No such file", 38)
         if machine and (kind, machine) not in self.machines:
             raise libvirtError(f"the machine '{machine}' is not supported by emulator", 8)
-        return "<domainCapabilities/>"
+        values = "".join(f"<value>{screen}</value>" for screen in self.screens)
+        listed = f"<graphics><enum name='type'>{values}</enum></graphics>"
+        return f"<domainCapabilities><devices>{listed}</devices></domainCapabilities>"
+
+    def getCapabilities(self) -> str:  # noqa: N802 - libvirt's own name
+        self._fail()
+        models = "".join(f"<secmodel><model>{each}</model></secmodel>" for each in self.labels)
+        return f"<capabilities><host>{models}</host></capabilities>"
 
     def compareHypervisorCPU(  # noqa: N802 - libvirt's own name
         self, emulator: str, arch: str, machine: str, kind: str, cpu: str, flags: int

@@ -44,14 +44,15 @@ def test_one_that_is_just_off_is_both(connection: Connection, driver: LibvirtHyp
     assert connection.asked == ["/x"]
 
 
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED])
 @pytest.mark.parametrize("image", [IMAGE, None])
 def test_one_that_libvirt_works_on_is_refused_before_anything_is_made(
-    connection: Connection, driver: LibvirtHypervisor, image: Path | None
+    connection: Connection, driver: LibvirtHypervisor, image: Path | None, state: DomainState
 ) -> None:
-    """Such as a backup: it was met when it was to stand still, with clones made, as a failure."""
+    """A backup was met when it was to stand still; one that was being saved was ended."""
     connection.job = 2
     with pytest.raises(DomainRefused, match="a backup") as refused:
-        driver.check_restore(replace(OFF, state=DomainState.RUNNING), image)
+        driver.check_restore(replace(OFF, state=state), image)
     assert "virsh domjobabort 'my web'" in refused.value.hint()
     driver.check_restore(OFF, image)
 
