@@ -38,7 +38,7 @@ from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
 from snapvm.errors import SnapvmError, noting
-from snapvm.failures import PausedMeanwhile
+from snapvm.failures import DomainFailed, PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed, unstoppable
@@ -180,6 +180,7 @@ def _stop(host: Host, plan: TakePlan) -> None:
     """End a domain whose record is whole; one that does not end runs on, and the record stays."""
     domain = plan.domain
     try:
+        _require_standing(host, domain)
         host.hypervisor.stop(domain)
     except SnapvmError as error:
         with suppress(SnapvmError):
@@ -189,6 +190,16 @@ def _stop(host: Host, plan: TakePlan) -> None:
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
     finally:
         host.catalog.end_journal(domain.uuid, Work.STOP)
+
+
+def _require_standing(host: Host, domain: Domain) -> None:
+    """Raise ``DomainFailed`` for one that has gone on from what was captured, whoever let it.
+
+    Writing its memory takes minutes, and it is seen to be paused meanwhile.
+    """
+    now = standing.find(host, domain.name)
+    if now is not None and now.state is DomainState.RUNNING:
+        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
 
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:

@@ -193,15 +193,12 @@ class LibvirtHypervisor:
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``; one that its owner has paused since it was found stays so."""
-        if domain.state is not DomainState.RUNNING:
-            yield
-            return
         with doing("suspended", domain):
-            handle = self._handle(domain)
-            state = self._state(handle)
-            if not state.has_memory:  # or it would be tried in vain to resume it
+            handle = self._handle_if_known(domain)
+            state = DomainState.SHUTOFF if handle is None else self._state(handle)
+            if state.has_memory is not domain.state.has_memory:
                 raise LibvirtFailed(f"it is {state} by now", 0)
-        if state is DomainState.PAUSED:
+        if handle is None or state is not DomainState.RUNNING:
             yield
             return
         try:

@@ -193,6 +193,8 @@ class XenHypervisor:
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """Let a running domain stand still; it runs again only when the block fails."""
+        if domain.state is DomainState.SHUTOFF and self._domains.known(domain) is not None:
+            raise DomainFailed(domain=domain.name, deed="left off", why="it was started meanwhile")
         if domain.state is not DomainState.RUNNING:
             yield
             return

@@ -196,8 +196,10 @@ class FakeHypervisor:
         """See ``Hypervisor.frozen``."""
         self.before("freeze")
         was_running = self.state_of(domain.name) is DomainState.RUNNING
-        if domain.state.has_memory and not self.state_of(domain.name).has_memory:
-            raise DomainFailed(domain=domain.name, deed="suspended", why="it is off by now")
+        state = self.state_of(domain.name)
+        if domain.state.has_memory is not state.has_memory:
+            what = "on" if state.has_memory else "off"
+            raise DomainFailed(domain=domain.name, deed="suspended", why=f"it is {what} by now")
         try:
             if was_running:
                 self.suspend(domain.name)

@@ -134,3 +134,21 @@ def test_one_that_ends_before_a_rollback_does_is_left_off(scene: Scene) -> None:
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     assert scene.disk_data() == before and scene.lvm.names() == names
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_is_started_before_a_rollback_ends_it_runs_on(scene: Scene) -> None:
+    """It was ended with all that it had done since, though its owner was told that it was off."""
+    record = take(scene)
+    scene.hypervisor.stop(scene.machine.domain)
+    names = scene.lvm.names()
+
+    def begin(deed: str) -> None:
+        if deed == "freeze":
+            scene.hypervisor.start(scene.machine.domain, paused=False)
+
+    scene.hypervisor.before = begin
+    with pytest.raises(DomainFailed, match="it is on by now"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == names
+    assert scene.host.catalog.leftovers(UUID) == ()

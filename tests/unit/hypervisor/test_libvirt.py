@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -114,6 +115,26 @@ def test_one_that_its_owner_paused_before_a_rollback_stays_so_when_that_fails(
     driver = make_driver(monkeypatch, touched)
     with pytest.raises(ZeroDivisionError), driver.frozen(DOMAIN):
         raise ZeroDivisionError
+
+
+def test_one_that_was_started_before_a_rollback_is_not_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was off when its owner was asked, and went with all that it had done since."""
+    driver = make_driver(monkeypatch, no, state=RUNNING)
+    off = replace(DOMAIN, state=DomainState.SHUTOFF)
+    with pytest.raises(DomainFailed, match="it is running by now"), driver.frozen(off):
+        pytest.fail("the block ran")
+
+
+def test_one_that_its_owner_resumed_before_a_rollback_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its disks were exchanged below it while it ran."""
+    deeds: list[str] = []
+    driver = make_driver(monkeypatch, lambda *_: deeds.append("suspended"), state=RUNNING)
+    with driver.frozen(replace(DOMAIN, state=DomainState.PAUSED)):
+        assert deeds == ["suspended"]
 
 
 def test_one_that_was_shut_off_before_a_rollback_is_not_resumed_in_vain(
