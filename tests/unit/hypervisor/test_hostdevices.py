@@ -153,3 +153,13 @@ def test_a_port_that_libvirt_chooses_or_nobody_has(
         connection.definition = definition
         driver.check_restore(OFF, IMAGE)
         driver.check_restore(OFF, None)
+
+
+def test_a_port_that_libvirt_chose_for_the_domain_is_its_own(
+    connection: Connection, driver: LibvirtHypervisor, taken: int
+) -> None:
+    connection.definition = screen(taken)
+    chosen = screen(taken, rest="autoport='yes'")
+    everywhere = screen(taken, "0.0.0.0")  # noqa: S104 - an address in a text
+    for definition in (chosen, everywhere):
+        driver.check_restore(replace(OFF, state=DomainState.PAUSED, definition=definition), IMAGE)
