@@ -15,10 +15,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from snapvm import checksum, crashpoint, durable
 from snapvm.failures import StorageFailed
+from snapvm.hypervisor import answers, startfiles
 from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 
@@ -41,8 +43,20 @@ class Held:
 def check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     """Before the window: return the places where nothing is yet; raise ``DomainRefused``.
 
-    UEFI variables get their file when the domain first starts, a vTPM its folder.
+    UEFI variables get their file when the domain first starts, a vTPM its folder.  They may be on a
+    server, for the sake of migration, and that may be gone.
     """
+    wanted = tuple(places)
+    if not wanted:
+        return ()
+    try:
+        return answers.within(answers.LIMIT_SECONDS, partial(_check, domain, wanted))
+    except TimeoutError:
+        why = f"its {wanted[0].kind} does not answer ({wanted[0].path})"
+        raise DomainRefused(domain=domain, why=why, remedy=startfiles.NO_ANSWER) from None
+
+
+def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     total_bytes, missing = 0, []
     for place in places:
         try:
@@ -63,8 +77,23 @@ def check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     return tuple(missing)
 
 
-def read(places: Iterable[SidePlace]) -> tuple[Held, ...]:
-    """Inside the window: read all of them; raises ``StorageFailed``."""
+def read(places: Iterable[SidePlace], limit_seconds: float | None = None) -> tuple[Held, ...]:
+    """While the domain stands still: read all of them, which does not take longer than so.
+
+    Raises ``StorageFailed``.
+    """
+    wanted = tuple(places)
+    if not wanted:
+        return ()
+    limit_seconds = answers.LIMIT_SECONDS if limit_seconds is None else limit_seconds
+    try:
+        return answers.within(limit_seconds, partial(_read_all, wanted))
+    except TimeoutError:
+        why = f"it does not answer within {limit_seconds:g} s"
+        raise StorageFailed(path=str(wanted[0].path), why=why) from None
+
+
+def _read_all(places: Iterable[SidePlace]) -> tuple[Held, ...]:
     held = []
     for place in places:
         with durable.failing_as_storage(place.path):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from snapvm.failures import CaptureFailed, StorageFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.storage import unanswered
 from tests.unit.deeds import fail_deed, mend, revive
 from tests.unit.test_rebooted import die
 
@@ -293,3 +295,51 @@ def test_a_device_that_is_none_or_too_large_is_refused(
     monkeypatch.setattr(sidefiles, "IS_DEVICE", stat.S_ISBLK)
     with pytest.raises(DomainRefused, match="it is no block device"):
         take(scene)
+
+
+def test_a_server_that_goes_away_in_the_window_does_not_keep_the_domain(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still for as long as the file of its variables did not answer."""
+    settings = replace(scene.host.settings, window_limit_seconds=0.3)
+    host, before = replace(scene.host, settings=settings), scene.lvm.names()
+    with ExitStack() as down:
+
+        def go_away(deed: str) -> None:
+            if deed == "window":
+                down.enter_context(unanswered(monkeypatch, nvram(scene)))
+
+        scene.hypervisor.before = go_away
+        with pytest.raises(StorageFailed, match="does not answer within"):
+            consistency.take(host, TakeRequest(domain=DOMAIN), Silent())
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before and scene.ids() == []
+
+
+def test_one_that_is_gone_already_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = take(scene)
+    with unanswered(monkeypatch, nvram(scene)):
+        for deed in (lambda: take(scene, "b"), lambda: roll_back(scene, record)):
+            with pytest.raises(DomainRefused, match="its nvram does not answer") as refused:
+                deed()
+            assert "findmnt" in refused.value.hint()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.ids() == ["a"]
+
+
+def test_nor_does_it_keep_one_that_is_to_go_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, names = take(scene), scene.lvm.names()
+    with ExitStack() as down:
+
+        def go_away(deed: str) -> None:
+            if deed == "freeze":
+                down.enter_context(unanswered(monkeypatch, nvram(scene)))
+
+        scene.hypervisor.before = go_away
+        with pytest.raises(StorageFailed, match="does not answer within"):
+            roll_back(scene, record)
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == names and scene.ids() == ["a"]

@@ -160,6 +160,6 @@ def test_a_port_that_libvirt_chose_for_the_domain_is_its_own(
 ) -> None:
     connection.definition = screen(taken)
     chosen = screen(taken, rest="autoport='yes'")
-    everywhere = screen(taken, "0.0.0.0")  # noqa: S104 - an address in a text
+    everywhere = screen(taken, "0.0.0.0")
     for definition in (chosen, everywhere):
         driver.check_restore(replace(OFF, state=DomainState.PAUSED, definition=definition), IMAGE)
