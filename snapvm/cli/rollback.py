@@ -30,8 +30,10 @@ MANUAL = Manual(
         "comes back only with a snapshot that has memory, and only while nobody uses it; a disk "
         "that the domain has been given since has to be detached before a rollback to a snapshot "
         "without memory. libvirt keeps no memory of the domain for its next start (virsh "
-        "managedsave). What else the domain is started with is where it was: media in its drives, "
-        "read-only disks, kernel, firmware. On Xen the host has the memory that the image needs. "
+        "managedsave), and does not save, migrate or back it up. What else the domain is started "
+        "with is where it was, and answers: media in its drives, read-only disks, kernel, "
+        "firmware, devices of the host, ports to listen at. Memory finds the processor it ran on, "
+        "where libvirt can tell. On Xen the host has the memory that the image needs. "
         "All of this is checked before anything is touched."
     ),
     success=(

@@ -49,7 +49,9 @@ MANUAL = Manual(
         "The domain runs on, and nothing is kept: no volume, no image, no record. One that "
         "somebody pauses or ends before its window is left so. A domain that cannot be captured "
         "whole is refused before it is touched, and so is --quiesce where no "
-        "agent answers in the guest. File systems that were frozen are thawed, whatever failed."
+        "agent answers in the guest. File systems that were frozen are thawed, whatever failed. "
+        "A domain that somebody lets run on while --stop writes its memory is not ended: the "
+        "snapshot stays, and the exit status is 8."
     ),
     example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
 )
