@@ -239,8 +239,8 @@ class Hypervisor(Protocol):
         """Let a running domain stand still for the block; it runs again when the block fails.
 
         A block that ends well leaves it standing still: it is about to be stopped.  One that has
-        ended, or was started, since it was found is left so: ``DomainFailed`` is raised in place of
-        the block.
+        ended, was started, or has got other devices since it was found is left so: ``DomainFailed``
+        is raised in place of the block.
         """
 
     def resume(self, domain: Domain) -> None:

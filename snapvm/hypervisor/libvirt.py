@@ -39,6 +39,7 @@ from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progre
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
+_XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
 _START_PAUSED = 1
@@ -198,6 +199,7 @@ class LibvirtHypervisor:
             state = DomainState.SHUTOFF if handle is None else self._state(handle)
             if state.has_memory is not domain.state.has_memory:
                 raise LibvirtFailed(f"it is {state} by now", 0)
+            self._require_unchanged(domain, handle)
         if handle is None or state is not DomainState.RUNNING:
             yield
             return
@@ -295,6 +297,16 @@ class LibvirtHypervisor:
     def _state(self, handle: Any) -> DomainState:
         with spoken():
             return libvirtdomain.STATES.get(handle.state()[0], DomainState.OTHER)
+
+    def _require_unchanged(self, domain: Domain, handle: Any | None) -> None:
+        """Raise ``LibvirtFailed`` for one of which other devices were judged than it has now.
+
+        Until all is prepared minutes may pass, in which somebody puts an overlay upon a disk.
+        """
+        if handle is not None and domain.definition:
+            now = witness.devices(handle.XMLDesc(_XML_SECURE))
+            if now != witness.devices(domain.definition):
+                raise LibvirtFailed("its devices were changed meanwhile", 0)
 
     def _resume(self, domain: Domain, handle: Any) -> None:
         try:

@@ -16,6 +16,7 @@ from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.settings import Settings
+from tests.fakes.overlay import disk_xml
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 
 DOMAIN = Domain(
@@ -37,12 +38,16 @@ PAUSED, RUNNING = 3, 1
 
 
 def make_driver(
-    monkeypatch: pytest.MonkeyPatch, deed: Callable[..., Any], state: int = PAUSED
+    monkeypatch: pytest.MonkeyPatch,
+    deed: Callable[..., Any],
+    state: int = PAUSED,
+    definition: str = DOMAIN.definition,
 ) -> LibvirtHypervisor:
     """Return a driver whose libvirt does ``deed`` for every deed; the domain stays as it is."""
     monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     handle = SimpleNamespace(
         isActive=lambda: True,
+        XMLDesc=lambda _flags: definition,
         state=lambda: [state],
         jobInfo=lambda: [0],
         suspend=deed,
@@ -124,6 +129,20 @@ def test_one_that_was_started_before_a_rollback_is_not_ended(
     driver = make_driver(monkeypatch, no, state=RUNNING)
     off = replace(DOMAIN, state=DomainState.SHUTOFF)
     with pytest.raises(DomainFailed, match="it is running by now"), driver.frozen(off):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUTOFF])
+def test_one_that_has_got_an_overlay_before_a_rollback_is_not_ended(
+    monkeypatch: pytest.MonkeyPatch, state: DomainState
+) -> None:
+    """By a backup that began while a large image was read: its base became another below it."""
+    overlay = disk_xml(Path("/overlays/d0.qcow2"))
+    driver = make_driver(
+        monkeypatch, no, state=RUNNING if state.has_memory else 5, definition=overlay
+    )
+    changed = pytest.raises(DomainFailed, match="its devices were changed meanwhile")
+    with changed, driver.frozen(replace(DOMAIN, state=state)):
         pytest.fail("the block ran")
 
 
