@@ -16,6 +16,7 @@ from snapvm.hypervisor import (
     libvirtneeds,
     libvirtprocessor,
     libvirtsecrets,
+    libvirtvsock,
     sidexml,
     startfiles,
 )
@@ -88,6 +89,7 @@ def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> N
     libvirtneeds.require(connection, domain.name, definition, remedy)
     libvirtabilities.require(connection, domain.name, definition, remedy)
     libvirtsecrets.require(connection, domain.name, definition)
+    libvirtvsock.require(connection, domain, definition, remedy)
     if not libvirtneeds.has_hook():
         hugepages.require_room(domain, definition)
         hostports.require(domain, definition, remedy)
