@@ -172,6 +172,13 @@ class Catalog:
             durable.make_folder(draft.folder)
             durable.write(draft.folder / INTENT_FILE, journalfile.dump(intent))
 
+    def amend(self, draft: Draft, intent: dict[str, Any]) -> None:
+        """Write down, durably, what is intended by now; harmless when the folder is gone."""
+        path = draft.folder / INTENT_FILE
+        with durable.failing_as_storage(path):
+            if path.exists():
+                durable.write(path, journalfile.dump(intent))
+
     def commit(self, draft: Draft, record: Record) -> None:
         """Make a record visible: everything in its folder durable first, then one rename.
 

@@ -13,7 +13,8 @@ the same, each domain by itself (``snapvm.deleting``).
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,11 +33,12 @@ from snapvm import (
     standing,
     taking,
 )
-from snapvm.attention import NotStopped
+from snapvm.attention import LeftBehind, NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
 from snapvm.errors import SnapvmError, noting
+from snapvm.failures import DomainFailed, PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import undisturbed, unstoppable
@@ -75,9 +77,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
         repair.finish_all(host, uuids, domain.name)
         plan = taking.plan(host, _found_again(host, domain), request)
         clock = WindowClock()
-        with Undo() as undo:
+        draft = host.catalog.draft(domain.uuid, plan.id)
+        with _noting_who_stands(host, plan, draft), Undo() as undo:
             guard.wait_until_ready()
-            draft = host.catalog.draft(domain.uuid, plan.id)
             undo.add(
                 f"the folder of {plan.id}", lambda: host.catalog.discard(draft), is_journal=True
             )
@@ -152,6 +154,8 @@ def _catch(
             held = snapshotting.catch(host, plan, lvms, capture, clock)
             if plan.stop:
                 clock.left_standing()
+        if not plan.stop:
+            host.catalog.amend(draft, taking.intent_when_let_go(plan))
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method
@@ -161,10 +165,28 @@ def _catch(
     return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
 
 
+@contextmanager
+def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[None]:
+    """Have a journal that outlives a failure say when the domain is as its owner wants it.
+
+    What he does with it later is none of the next command's, which only removes what was left.
+    """
+    try:
+        yield
+    except LeftBehind as error:
+        with suppress(SnapvmError):
+            domain = standing.find(host, plan.domain.name)
+            is_owners = isinstance(error.__cause__, PausedMeanwhile)
+            if is_owners or domain is None or domain.state not in standing.STATES:
+                host.catalog.amend(draft, taking.intent_when_let_go(plan))
+        raise
+
+
 def _stop(host: Host, plan: TakePlan) -> None:
     """End a domain whose record is whole; one that does not end runs on, and the record stays."""
     domain = plan.domain
     try:
+        _require_standing(host, domain)
         host.hypervisor.stop(domain)
     except SnapvmError as error:
         with suppress(SnapvmError):
@@ -174,6 +196,16 @@ def _stop(host: Host, plan: TakePlan) -> None:
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
     finally:
         host.catalog.end_journal(domain.uuid, Work.STOP)
+
+
+def _require_standing(host: Host, domain: Domain) -> None:
+    """Raise ``DomainFailed`` for one that has gone on from what was captured, whoever let it.
+
+    Writing its memory takes minutes, and it is seen to be paused meanwhile.
+    """
+    now = standing.find(host, domain.name)
+    if now is not None and now.state is DomainState.RUNNING:
+        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
 
 
 def plan_rollback(host: Host, record: Record) -> RollbackPlan:

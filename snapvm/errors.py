@@ -122,6 +122,21 @@ class BadName(SnapvmError):
 
 
 @dataclass(eq=False)
+class IdleOption(SnapvmError):
+    """An option that would do nothing, as is known once the domain or the snapshot is."""
+
+    exit_status = ExitStatus.USAGE
+    option: str
+    why: str
+
+    def message(self) -> str:
+        return f"{self.option} would do nothing: {self.why}"
+
+    def hint(self) -> str:
+        return f"leave {self.option} out"
+
+
+@dataclass(eq=False)
 class BadSetting(SnapvmError):
     """A settings file, SNAPVM_* variable or option that cannot be used."""
 

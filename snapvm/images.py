@@ -180,6 +180,11 @@ def check(path: Path, memory: MemoryRecord) -> None:
         raise RecordUnusable(path=str(path), why=why)
 
 
+def cookie(path: Path, memory: MemoryRecord) -> str:
+    """Return what libvirt keeps in an image beside its XML; raise ``BadImage``."""
+    return "" if memory.format == XL_SAVE else libvirtimage.read_cookie(path)
+
+
 def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
     """Raise ``DomainRefused`` when a file or bridge that an image names is not there any more.
 

@@ -157,11 +157,12 @@ class SideKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidePlace:
-    """Where a domain has its own on the host: a file, or a folder of files."""
+    """Where a domain has its own on the host: a file, a folder of files, or a block device."""
 
     kind: SideKind
     path: Path
     is_folder: bool
+    is_device: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

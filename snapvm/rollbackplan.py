@@ -50,7 +50,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     """
     imageroom.require_writable(host.settings)
     domain = recordeddomain.find(host, record)
-    image, memory_bytes = None, 0
+    image, memory_bytes, cookie = None, 0, ""
     if record.memory is not None:
         # A guest may have given memory back before it was captured: its image is smaller then.
         memory_bytes = min(record.memory_bytes, record.memory.size_bytes)
@@ -58,11 +58,14 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         images.check(image, record.memory)
         images.require_reader(image, record.memory, host.hypervisor.versions())
         images.check_files(image, record.memory, domain.name)
+        cookie = images.cookie(image, record.memory)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.folder(record.domain_uuid, record.id), side)
     sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     starts = planning.is_started(domain, record)
-    host.hypervisor.check_restore(domain, image, memory_bytes=memory_bytes, starts=starts)
+    host.hypervisor.check_restore(
+        domain, image, memory_bytes=memory_bytes, cookie=cookie, starts=starts
+    )
     report = host.lvm.explained(host.lvm.report(), (disk.snapshot for disk in record.disks))
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"

@@ -8,21 +8,26 @@ writes a pflash back whole, and gives a TPM its state, when it has loaded them.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from snapvm import checksum, crashpoint, durable
 from snapvm.failures import StorageFailed
+from snapvm.hypervisor import answers, startfiles
 from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 
 LIMIT_BYTES = 64 << 20
 """Of all of them together, since they are read into memory; UEFI variables of a PC are 528 KiB."""
 
+IS_DEVICE = stat.S_ISBLK
 _LABEL = "security.selinux"
 
 
@@ -38,18 +43,30 @@ class Held:
 def check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     """Before the window: return the places where nothing is yet; raise ``DomainRefused``.
 
-    UEFI variables get their file when the domain first starts, a vTPM its folder.
+    UEFI variables get their file when the domain first starts, a vTPM its folder.  They may be on a
+    server, for the sake of migration, and that may be gone.
     """
+    wanted = tuple(places)
+    if not wanted:
+        return ()
+    try:
+        return answers.within(answers.LIMIT_SECONDS, partial(_check, domain, wanted))
+    except TimeoutError:
+        why = f"its {wanted[0].kind} does not answer ({wanted[0].path})"
+        raise DomainRefused(domain=domain, why=why, remedy=startfiles.NO_ANSWER) from None
+
+
+def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     total_bytes, missing = 0, []
     for place in places:
         try:
-            if place.path.is_symlink():
+            if place.path.is_symlink() and not place.is_device:
                 why = f"its {place.kind} {place.path} is a link, which a rollback would replace"
                 raise DomainRefused(domain=domain, why=why)
             if not place.path.exists():
                 why = f"{place.path} is not there yet"
                 missing.append(OmittedDisk(target=place.kind.value, why=why))
-            total_bytes += sum(path.stat().st_size for path in _files(place))
+            total_bytes += sum(_size_bytes(place, path) for path in _files(place))
         except OSError as error:
             why = f"its {place.kind} cannot be read ({error})"
             raise DomainRefused(domain=domain, why=why) from error
@@ -60,13 +77,28 @@ def check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     return tuple(missing)
 
 
-def read(places: Iterable[SidePlace]) -> tuple[Held, ...]:
-    """Inside the window: read all of them; raises ``StorageFailed``."""
+def read(places: Iterable[SidePlace], limit_seconds: float | None = None) -> tuple[Held, ...]:
+    """While the domain stands still: read all of them, which does not take longer than so.
+
+    Raises ``StorageFailed``.
+    """
+    wanted = tuple(places)
+    if not wanted:
+        return ()
+    limit_seconds = answers.LIMIT_SECONDS if limit_seconds is None else limit_seconds
+    try:
+        return answers.within(limit_seconds, partial(_read_all, wanted))
+    except TimeoutError:
+        why = f"it does not answer within {limit_seconds:g} s"
+        raise StorageFailed(path=str(wanted[0].path), why=why) from None
+
+
+def _read_all(places: Iterable[SidePlace]) -> tuple[Held, ...]:
     held = []
     for place in places:
         with durable.failing_as_storage(place.path):
             for path in _files(place):
-                content = _read(path)
+                content = _read_device(path) if place.is_device else _read(path)
                 held.append(Held(kind=place.kind, name=path.name, content=content))
     return tuple(held)
 
@@ -76,6 +108,31 @@ def _read(path: Path) -> bytes:
         return durable.read(path, LIMIT_BYTES)
     except ValueError as error:  # it has grown since ``check``
         raise StorageFailed(path=str(path), why=str(error)) from error
+
+
+def _read_device(path: Path) -> bytes:
+    """Return all of a block device; one that has grown is not read beyond the limit."""
+    with _device(path, os.O_RDONLY) as descriptor:
+        return os.pread(descriptor, LIMIT_BYTES, 0)
+
+
+def _size_bytes(place: SidePlace, path: Path) -> int:
+    if not place.is_device:
+        return path.stat().st_size
+    with _device(path, os.O_RDONLY) as descriptor:
+        return os.lseek(descriptor, 0, os.SEEK_END)
+
+
+@contextmanager
+def _device(path: Path, access: int) -> Iterator[int]:
+    """Open a block device for the block; ``OSError`` for anything else that has its name."""
+    descriptor = os.open(path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not IS_DEVICE(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOTBLK, "it is no block device", str(path))
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _files(place: SidePlace) -> Iterator[Path]:
@@ -153,16 +210,24 @@ def put_back(folder: Path, sides: Iterable[SideFile], places: Iterable[SidePlace
     for place in places:
         own = [side for side in kept if side.kind is place.kind]
         where = place.path if place.is_folder else place.path.parent
-        if not own or not where.is_dir():
+        if not own or not where.is_dir() or (place.is_device and not place.path.exists()):
             continue
         contents = {side.name: require_whole(folder, side) for side in own}
         with durable.failing_as_storage(place.path), crashpoint.around(f"put {place.kind} back"):
+            put = _overwrite if place.is_device else _replace
             for name, content in contents.items():
-                _replace(where / name if place.is_folder else place.path, content)
+                put(where / name if place.is_folder else place.path, content)
             for path in _files(place) if place.is_folder else ():
                 if path.name not in contents:
                     path.unlink()
             durable.sync_folder(where)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Write a device; whoever is killed in the middle of it has it done again."""
+    with _device(path, os.O_WRONLY) as descriptor:
+        durable.rewrite(descriptor, memoryview(content), 0)
+        os.fsync(descriptor)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -50,7 +50,7 @@ def catch(
     with ThreadPoolExecutor(max_workers=len(jobs) + 2) as pool, ExitStack() as failing:
         failing.callback(capture.give_up)  # before the pool waits for all of its threads
         work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
-        held = pool.submit(_read_side_files, plan, clock)
+        held = pool.submit(_read_side_files, plan, clock, deadline)
         _, running = wait(work, return_when=FIRST_EXCEPTION)
         if running:
             capture.give_up()
@@ -60,11 +60,11 @@ def catch(
         return held.result()
 
 
-def _read_side_files(plan: TakePlan, clock: WindowClock) -> tuple[Held, ...]:
+def _read_side_files(plan: TakePlan, clock: WindowClock, deadline: Deadline) -> tuple[Held, ...]:
     if not plan.side_places:
         return ()
     with clock.part("nvram and tpm"):
-        return sidefiles.read(plan.side_places)
+        return sidefiles.read(plan.side_places, deadline.left_seconds)
 
 
 def _snapshot(plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk, deadline: Deadline) -> None:

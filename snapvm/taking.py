@@ -166,6 +166,11 @@ def intent(plan: TakePlan) -> dict[str, Any]:
     }
 
 
+def intent_when_let_go(plan: TakePlan) -> dict[str, Any]:
+    """Return what repair needs once the domain stands still for its owner alone, if it does."""
+    return {**intent(plan), "was_running": False}
+
+
 def check_intent(written: dict[str, Any]) -> None:
     """Raise ``ValueError``, ``KeyError`` or ``TypeError`` for one LVM must not be told of."""
     if not naming.is_set(written["set"]) or not all(map(naming.is_lvm_name, written["groups"])):

@@ -16,6 +16,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import age, counted, local_time, milliseconds, size
+from snapvm.errors import IdleOption
 from snapvm.model import DomainState, Record, VolumeKind
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ MANUAL = Manual(
         "comes back only with a snapshot that has memory, and only while nobody uses it; a disk "
         "that the domain has been given since has to be detached before a rollback to a snapshot "
         "without memory. libvirt keeps no memory of the domain for its next start (virsh "
-        "managedsave). What else the domain is started with is where it was: media in its drives, "
-        "read-only disks, kernel, firmware. On Xen the host has the memory that the image needs. "
+        "managedsave), and does not save, migrate or back it up. What else the domain is started "
+        "with is where it was, and answers: media in its drives, read-only disks, kernel, "
+        "firmware, devices of the host, ports to listen at. Memory finds the processor it ran on, "
+        "where libvirt can tell. On Xen the host has the memory that the image needs. "
         "All of this is checked before anything is touched."
     ),
     success=(
@@ -161,6 +164,9 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
 
+    if how.paused and record.state is DomainState.SHUTOFF:
+        why = f"the domain was shut off in {record.ref}, and is left so"
+        raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
         if not how.yes:
             plan = consistency.plan_rollback(host, record)

@@ -14,7 +14,15 @@ from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, milliseconds, plain, size
 from snapvm.compression import Compression
-from snapvm.model import CaptureMethod, DomainState, ForeignPtes, ImageFormat, Record
+from snapvm.errors import IdleOption
+from snapvm.model import (
+    CaptureMethod,
+    DomainState,
+    ForeignPtes,
+    HypervisorKind,
+    ImageFormat,
+    Record,
+)
 
 NOTE_LIMIT = 1000
 """Characters of a note; it is for a line in a list, not for a document."""
@@ -41,7 +49,9 @@ MANUAL = Manual(
         "The domain runs on, and nothing is kept: no volume, no image, no record. One that "
         "somebody pauses or ends before its window is left so. A domain that cannot be captured "
         "whole is refused before it is touched, and so is --quiesce where no "
-        "agent answers in the guest. File systems that were frozen are thawed, whatever failed."
+        "agent answers in the guest. File systems that were frozen are thawed, whatever failed. "
+        "A domain that somebody lets run on while --stop writes its memory is not ended: the "
+        "snapshot stays, and the exit status is 8."
     ),
     example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
 )
@@ -155,6 +165,9 @@ def take(
             quiesce=quiesce,
         )
         with guarded_host(session) as host, shown(quiet=session.verbose) as progress:
+            if foreign_ptes is not None and host.hypervisor.kind is not HypervisorKind.XEN:
+                why = f"{host.hypervisor.kind} has no Xen guests"
+                raise IdleOption(option="--foreign-ptes", why=why)
             record = consistency.take(host, request, progress)
         if as_json:
             output.out_json(lookup.as_values(record))

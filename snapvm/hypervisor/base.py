@@ -220,11 +220,18 @@ class Hypervisor(Protocol):
         """
 
     def check_restore(
-        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+        self,
+        domain: Domain,
+        image: Path | None,
+        *,
+        memory_bytes: int = 0,
+        cookie: str = "",
+        starts: bool = True,
     ) -> None:
         """Raise ``Refused`` when the domain could not be restored from this; touch nothing.
 
-        ``memory_bytes`` is what it had when the image was made.
+        ``memory_bytes`` is what it had when the image was made, ``cookie`` what the image says of
+        the processor that it ran on.
         Without an image it is booted from its disks, or, if it ``starts`` not, left off.
         """
 
@@ -232,7 +239,8 @@ class Hypervisor(Protocol):
         """Let a running domain stand still for the block; it runs again when the block fails.
 
         A block that ends well leaves it standing still: it is about to be stopped.  One that has
-        ended since it was found stays so: ``DomainFailed`` is raised in place of the block.
+        ended, was started, or has got other devices since it was found is left so: ``DomainFailed``
+        is raised in place of the block.
         """
 
     def resume(self, domain: Domain) -> None:

@@ -39,6 +39,7 @@ from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progre
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
+_XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
 _START_PAUSED = 1
@@ -174,6 +175,7 @@ class LibvirtHypervisor:
         image: Path | None,
         *,
         memory_bytes: int = 0,  # noqa: ARG002 - a host that has too little swaps
+        cookie: str = "",
         starts: bool = True,
     ) -> None:
         """Raise ``DomainRefused`` when libvirt could not start it so, or would do otherwise."""
@@ -181,10 +183,10 @@ class LibvirtHypervisor:
         if handle is not None:
             why = "and would start it from there, on disks that are others by then"
             libvirtimages.refuse_saved(domain, handle, why)
-            if domain.state is DomainState.RUNNING:  # it has to stand still before it is ended
+            if domain.state.has_memory:  # `virsh save` pauses it, and its memory is half written
                 refuse_busy(domain, handle)
         if image is not None:
-            libvirtimages.check(self._link.connection, domain, image)
+            libvirtimages.check(self._link.connection, domain, image, cookie)
         elif starts:
             libvirtimages.refuse_lost_tpm(domain, handle)
             libvirtimages.check_boot(self._link.connection, domain, handle)
@@ -192,15 +194,13 @@ class LibvirtHypervisor:
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``; one that its owner has paused since it was found stays so."""
-        if domain.state is not DomainState.RUNNING:
-            yield
-            return
         with doing("suspended", domain):
-            handle = self._handle(domain)
-            state = self._state(handle)
-            if not state.has_memory:  # or it would be tried in vain to resume it
+            handle = self._handle_if_known(domain)
+            state = DomainState.SHUTOFF if handle is None else self._state(handle)
+            if state.has_memory is not domain.state.has_memory:
                 raise LibvirtFailed(f"it is {state} by now", 0)
-        if state is DomainState.PAUSED:
+            self._require_unchanged(domain, handle)
+        if handle is None or state is not DomainState.RUNNING:
             yield
             return
         try:
@@ -297,6 +297,16 @@ class LibvirtHypervisor:
     def _state(self, handle: Any) -> DomainState:
         with spoken():
             return libvirtdomain.STATES.get(handle.state()[0], DomainState.OTHER)
+
+    def _require_unchanged(self, domain: Domain, handle: Any | None) -> None:
+        """Raise ``LibvirtFailed`` for one of which other devices were judged than it has now.
+
+        Until all is prepared minutes may pass, in which somebody puts an overlay upon a disk.
+        """
+        if handle is not None and domain.definition:
+            now = witness.devices(handle.XMLDesc(_XML_SECURE))
+            if now != witness.devices(domain.definition):
+                raise LibvirtFailed("its devices were changed meanwhile", 0)
 
     def _resume(self, domain: Domain, handle: Any) -> None:
         try:

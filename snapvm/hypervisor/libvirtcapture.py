@@ -122,7 +122,8 @@ class ExternalCapture:
             self._tell()
 
         try:
-            wait_for(create, tick=tick, abort=self._abort)
+            with job.pause.owners_kept():
+                wait_for(create, tick=tick, abort=self._abort)
         except LibvirtFailed as failure:
             raise job.failed(str(failure)) from failure
 

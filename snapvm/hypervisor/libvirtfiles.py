@@ -23,6 +23,14 @@ _NAMED = (
     ("memory", "./devices/memory/source/path", ""),
     ("TPM", "./devices/tpm/backend[@type='passthrough']/device", "path"),
     ("shared folder", "./devices/filesystem/source", "dir"),
+    # Sockets at which somebody else has to be listening.
+    ("TPM", "./devices/tpm/backend[@type='external']/source", "path"),
+    ("network's socket", "./devices/interface[@type='vhostuser']/source[@mode='client']", "path"),
+    ("shared folder's socket", "./devices/filesystem/source", "socket"),
+    *(
+        (f"{name} port's socket", f"./devices/{name}[@type='unix']/source[@mode='connect']", "path")
+        for name in ("serial", "parallel", "console", "channel")
+    ),
 )
 """What it is to the domain, where its path is, and in which attribute; without one, as text."""
 

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import (
+    hostdevices,
+    hostports,
     hugepages,
+    libvirtabilities,
     libvirtfiles,
     libvirtneeds,
+    libvirtprocessor,
     libvirtsecrets,
+    libvirtvsock,
     sidexml,
     startfiles,
 )
@@ -24,7 +29,7 @@ _ZSTD_SINCE = 11_000_000
 """Seen to restore them with 11.3; before 10.6 the format had no number."""
 
 
-def check(connection: Any, domain: Domain, image: Path) -> None:
+def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
     """Let libvirt read an image's header, and look for what the image names.
 
     Raises ``DomainRefused`` when libvirt cannot use the image, or would miss something.
@@ -41,6 +46,7 @@ def check(connection: Any, domain: Domain, image: Path) -> None:
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, libvirtfiles.opened(definition, boots=False), remedy)
     _require(connection, domain, definition, remedy)
+    libvirtprocessor.require(connection, domain, definition, cookie)
 
 
 def require_zstd(connection: Any, domain: Domain) -> None:
@@ -75,13 +81,18 @@ def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
     startfiles.require(booted.name, libvirtfiles.opened(booted.definition, boots=True), remedy)
     remedy = f"name another in its definition: {edit}"
     _require(connection, domain, booted.definition, remedy)
+    if not libvirtneeds.has_hook():
+        hostdevices.require(domain.name, booted.definition, f"take it out: {edit}")
 
 
 def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
     libvirtneeds.require(connection, domain.name, definition, remedy)
+    libvirtabilities.require(connection, domain.name, definition, remedy)
     libvirtsecrets.require(connection, domain.name, definition)
+    libvirtvsock.require(connection, domain, definition, remedy)
     if not libvirtneeds.has_hook():
         hugepages.require_room(domain, definition)
+        hostports.require(domain, definition, remedy)
 
 
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:

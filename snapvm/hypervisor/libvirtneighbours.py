@@ -6,9 +6,11 @@ keeps for its next start.  That they are off, and nobody uses the volume, makes 
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,26 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 
+log = logging.getLogger(__name__)
+
 _XML_INACTIVE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A disk that a domain has, and where that is."""
+
+    domain: str
+    target: str
+    image: Path
+    is_saved: bool
+    """libvirt keeps memory that goes with it."""
 
 
 def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
     """Yield what every other domain relies on, and this one by its pools' volumes.
+
+    An image that does not answer, on a server that is down say, is told of in the log.
 
     Raises ``DomainRefused``.
     """
@@ -33,65 +50,78 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
     except LibvirtFailed as failure:
         why = f"libvirt does not say which domains there are besides ({failure})"
         raise DomainRefused(domain=domain.name, why=why) from failure
+    held: dict[_Held, None] = {}
     for handle in handles:
         # One that has gone meanwhile relies on nothing.
         with suppress(LibvirtFailed):
-            yield from _of(link, handle, domain)
+            held |= dict.fromkeys(_held_by(link, handle, domain))
+    chains = overlays.chains(each.image for each in held)
+    for each in held:
+        chain = chains.get(each.image)
+        if chain is None:
+            log.warning(
+                "%s, disk %s of %s, does not answer: nobody knows whether it is an overlay on a "
+                "disk that goes back",
+                each.image,
+                each.target,
+                each.domain,
+            )
+            continue
+        yield from (_overlay(each, base) for base in chain)
+        if each.is_saved:
+            yield _saved(each)
 
 
-def _of(link: Link, handle: Any, domain: Domain) -> list[Reliance]:
+def _held_by(link: Link, handle: Any, domain: Domain) -> list[_Held]:
     with spoken():
         is_itself = handle.UUIDString() == domain.uuid
         name, is_active = handle.name(), bool(handle.isActive())
         definitions = [handle.XMLDesc(0)]
         if is_active and handle.isPersistent():
             definitions.append(handle.XMLDesc(_XML_INACTIVE))
-        is_saved = not is_active and bool(handle.hasManagedSaveImage(0))
-    found: dict[Reliance, None] = {}
+        is_saved = not (is_active or is_itself) and bool(handle.hasManagedSaveImage(0))
+    held = []
     for drive in (each for text in definitions for each in domainxml.drives_of(text)):
         # Its own overlays that are no volumes of a pool are seen in its definition.
-        is_seen = is_itself and drive.type != "volume"
-        image = None if is_seen else _image(link, drive)
-        if image is None:
+        if not overlays.is_kept(drive) or (is_itself and drive.type != "volume"):
             continue
-        for base in overlays.below(drive, image):
-            found[_overlay(name, base.target, base.device)] = None
-        if is_saved and not is_itself and not drive.is_removable:
-            found[_saved(name, drive.target, image)] = None
-    return list(found)
+        image = _image(link, drive)
+        if image is not None:
+            held.append(_Held(domain=name, target=drive.target, image=image, is_saved=is_saved))
+    return held
 
 
 def _image(link: Link, drive: Drive) -> Path | None:
     """Return where a drive has what it is; None when that is not on this host, or not known."""
     if drive.type != "volume":
-        return Path(drive.source) if drive.type in ("file", "block") and drive.source else None
+        return Path(drive.source) if drive.type in ("file", "block") else None
     try:
         return libvirtdrives.path_of_volume(link, drive.pool, drive.source)
     except LibvirtFailed:
         return None
 
 
-def _overlay(domain: str, target: str, base: Path) -> Reliance:
-    name = shlex.quote(domain)
+def _overlay(held: _Held, base: Path) -> Reliance:
+    name = shlex.quote(held.domain)
     return Reliance(
-        domain=domain,
-        target=target,
+        domain=held.domain,
+        target=held.target,
         device=base,
         tie="is an overlay on",
         why="what the overlay holds are changes of that volume, and of no other",
-        remedy=f"have it hold everything, while that domain runs: virsh blockpull {name} {target} "
-        f"--wait; or give it up, and take it out of that domain: virsh edit {name}",
+        remedy="have it hold everything, while that domain runs: virsh blockpull "
+        f"{name} {held.target} --wait; or give it up, and take it out of that domain: virsh edit "
+        f"{name}",
     )
 
 
-def _saved(domain: str, target: str, device: Path) -> Reliance:
-    name = shlex.quote(domain)
+def _saved(held: _Held) -> Reliance:
     return Reliance(
-        domain=domain,
-        target=target,
-        device=device,
+        domain=held.domain,
+        target=held.target,
+        device=held.image,
         tie="is",
         why="libvirt keeps the memory of that domain for its next start (managed save), and it "
         "goes with this disk as it is now",
-        remedy=f"`virsh managedsave-remove {name}` throws it away",
+        remedy=f"`virsh managedsave-remove {shlex.quote(held.domain)}` throws it away",
     )

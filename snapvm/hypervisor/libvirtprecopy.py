@@ -82,12 +82,13 @@ class PrecopyCapture:
         )
         with ending:
             job.progress.phase(f"capturing memory of {job.domain.name}")
-            self._stream.begin()
-            self._stream.wait_for(
-                lambda state: state.get("status") == _HELD,
-                limit_seconds=job.limit_seconds,
-                tick=self._tick,
-            )
+            with job.pause.owners_kept():
+                self._stream.begin()
+                self._stream.wait_for(
+                    lambda state: state.get("status") == _HELD,
+                    limit_seconds=job.limit_seconds,
+                    tick=self._tick,
+                )
             stopped_at = job.pause.stopped_at()
             if stopped_at is not None and not self._stopped:
                 job.clock.add_part("suspend", stopped_at, time.monotonic())

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import answers, domainxml, startfiles
 from snapvm.hypervisor.domainxml import Drive
 from snapvm.model import Domain, GuestDisk, HypervisorKind
+from snapvm.refusals import DomainRefused
 
 _HEADER = struct.Struct(">4sIQI")
 """Magic, version, where the name of the backing file is, and how long it is."""
@@ -32,18 +33,36 @@ def bases(domain: Domain) -> Iterator[GuestDisk]:
     """Yield every image or device below the disks of a domain that are overlays, by their target.
 
     What cannot be read, or is no file of this host, is not followed; xl makes no overlays.
+    Raises ``DomainRefused`` for a disk that does not answer: it would hold up whoever starts it.
     """
-    if domain.hypervisor is HypervisorKind.LIBVIRT and domain.definition:
-        for drive in domainxml.drives_of(domain.definition):
-            if drive.type in ("file", "block"):
-                yield from below(drive, Path(drive.source))
-
-
-def below(drive: Drive, image: Path) -> Iterator[GuestDisk]:
-    """Yield what the image of a drive lies on, if it is one that the domain keeps."""
-    if not drive.is_removable:
-        for base in _below(image):
+    if domain.hypervisor is not HypervisorKind.LIBVIRT or not domain.definition:
+        return
+    drives = [
+        drive
+        for drive in domainxml.drives_of(domain.definition)
+        if drive.type in ("file", "block") and is_kept(drive)
+    ]
+    found = chains(Path(drive.source) for drive in drives)
+    for drive in drives:
+        chain = found.get(Path(drive.source))
+        if chain is None:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"its disk {drive.target} does not answer ({drive.source})",
+                remedy=startfiles.NO_ANSWER,
+            )
+        for base in chain:
             yield GuestDisk(target=drive.target, device=base)
+
+
+def is_kept(drive: Drive) -> bool:
+    """Whether what is in a drive is a disk to its domain, and no medium."""
+    return bool(drive.source) and not drive.is_removable
+
+
+def chains(images: Iterable[Path]) -> Mapping[Path, tuple[Path, ...]]:
+    """Return what each image lies on; one that does not answer is left out."""
+    return answers.asked(lambda image: tuple(_below(image)), images)
 
 
 def _below(image: Path) -> Iterator[Path]:

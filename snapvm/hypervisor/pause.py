@@ -11,6 +11,7 @@ from typing import Any
 from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
+from snapvm.errors import SnapvmError
 from snapvm.failures import PausedMeanwhile, WindowBroken
 from snapvm.hypervisor.libvirtlink import (
     LibvirtFailed,
@@ -131,6 +132,19 @@ class WatchedPause:
             self._is_owners = Qmp(self._handle).execute("query-status")["status"] == _STOPPED
         if self._is_owners:
             raise PausedMeanwhile(domain=self._domain.name)
+
+    @contextmanager
+    def owners_kept(self) -> Iterator[None]:
+        """Run a block that calls ``refuse_owners`` now and then; its failure is the last occasion.
+
+        Ctrl-C may come between the owner's pause and the next look, and would undo it.
+        """
+        try:
+            yield
+        except SnapvmError:
+            with shielded():
+                self.refuse_owners()
+            raise
 
     def stops_within(self, seconds: float) -> bool:
         """Wait so long, or until somebody else stops it; tell whether that happened."""

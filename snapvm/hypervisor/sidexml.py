@@ -25,10 +25,8 @@ def places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
     if not definition:
         return ()
     root = domainxml.parse(definition)
-    found = []
-    nvram = _nvram_file(root)
-    if nvram.startswith("/"):
-        found.append(SidePlace(kind=SideKind.NVRAM, path=Path(nvram), is_folder=False))
+    found: list[SidePlace] = []
+    found += _nvram_places(root)
     varstore = root.find("./os/varstore[@path]")  # libvirt 12, for QEMU's device uefi-vars
     if varstore is not None:
         path = varstore.get("path", "")
@@ -43,8 +41,8 @@ def left_out(definition: str) -> Iterator[OmittedDisk]:
     """Yield the variables and vTPMs of a domain that are neither captured nor put back."""
     root = domainxml.parse(definition)
     source = root.find("./os/nvram/source")
-    if source is not None and not source.get("file"):
-        where = source.get("dev") or f"the network ({source.get('protocol', '?')})"
+    if source is not None and not (source.get("file") or source.get("dev")):
+        where = f"the network ({source.get('protocol', '?')})"
         yield OmittedDisk(target=SideKind.NVRAM.value, why=f"it is on {where}, {_ONLY_MEMORY}")
     for path in root.iterfind("./devices/pstore/path"):
         yield OmittedDisk(target="pstore", why=f"it is in {path.text}, {_ONLY_MEMORY}")
@@ -63,13 +61,19 @@ def has_mortal_tpm(definition: str) -> bool:
     return any(backend.get("persistent_state") != "yes" for backend in backends)
 
 
-def _nvram_file(root: ET.Element) -> str:
-    """Return the file that the variables are in; firmware that may be written to holds them."""
+def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
+    """Yield where the variables are, if anywhere; firmware that may be written to holds them."""
     source = root.find("./os/nvram/source")
-    if source is not None:
-        return source.get("file", "")
-    writable = root.findtext("./os/loader[@type='pflash'][@readonly='no']", "")
-    return root.findtext("./os/nvram", writable).strip()
+    if source is None:
+        writable = root.findtext("./os/loader[@type='pflash'][@readonly='no']", "")
+        device, file = "", root.findtext("./os/nvram", writable).strip()
+    else:
+        device, file = source.get("dev", ""), source.get("file", "")
+    path = device or file
+    if path.startswith("/"):
+        yield SidePlace(
+            kind=SideKind.NVRAM, path=Path(path), is_folder=False, is_device=bool(device)
+        )
 
 
 def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:

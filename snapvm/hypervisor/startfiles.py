@@ -9,7 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapvm.hypervisor import answers
 from snapvm.refusals import DomainRefused
+
+NO_ANSWER = (
+    "see what keeps it: a server that is down (`findmnt -T` names it), a path that has failed"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +26,21 @@ class StartFile:
 
 
 def require(domain: str, files: Iterable[StartFile], remedy: str = "") -> None:
-    """Raise ``DomainRefused`` for the first that is not there."""
+    """Raise ``DomainRefused`` for the first that is not there, or does not answer.
+
+    The hypervisor would wait for that one as long, when the domain is gone.
+    """
     others = f", or {remedy}" if remedy else ""
-    for file in files:
-        if _is_missing(file.path):
+    wanted = tuple(files)
+    is_missing = answers.asked(_is_missing, (file.path for file in wanted))
+    for file in wanted:
+        if file.path not in is_missing:
+            raise DomainRefused(
+                domain=domain,
+                why=f"it would not start: its {file.what} does not answer ({file.path})",
+                remedy=f"{NO_ANSWER}{others}",
+            )
+        if is_missing[file.path]:
             raise DomainRefused(
                 domain=domain,
                 why=f"it would not start: its {file.what} is not there ({file.path})",

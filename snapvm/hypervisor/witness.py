@@ -82,6 +82,9 @@ def devices(definition: str) -> tuple[str, ...]:
         for target in device.iterfind("target[@state]"):
             # Whether the guest's agent has opened its channel (libvirt, docs/formatdomain).
             del target.attrib["state"]
+        for target in device.iterfind("target[@tray]"):
+            # The guest opens it when it ejects a medium.
+            del target.attrib["tray"]
         for target in device.iterfind("target[current]"):
             # How much of the memory it was offered the guest has taken; libvirt reads no such thing
             # from an image (domain_conf.c, virDomainMemoryTargetDefParseXML).

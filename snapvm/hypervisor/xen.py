@@ -167,7 +167,13 @@ class XenHypervisor:
                 yield XenPauseCapture(job)
 
     def check_restore(
-        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+        self,
+        domain: Domain,
+        image: Path | None,
+        *,
+        memory_bytes: int = 0,
+        cookie: str = "",  # noqa: ARG002 - xl's images have none
+        starts: bool = True,
     ) -> None:
         """Raise ``Refused`` when it could not be booted from its configuration, or not fit in."""
         with _refusing(domain.name):
@@ -190,6 +196,8 @@ class XenHypervisor:
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """Let a running domain stand still; it runs again only when the block fails."""
+        if domain.state is DomainState.SHUTOFF and self._domains.known(domain) is not None:
+            raise DomainFailed(domain=domain.name, deed="left off", why="it was started meanwhile")
         if domain.state is not DomainState.RUNNING:
             yield
             return

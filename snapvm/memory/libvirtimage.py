@@ -103,6 +103,19 @@ def read_definition(path: Path) -> str:
         raise BadImage(path=str(path), offset_bytes=where, why="its XML is not UTF-8") from None
 
 
+def read_cookie(path: Path) -> str:
+    """Return what libvirt keeps beside the XML, empty where there is nothing; raise ``BadImage``.
+
+    What cannot be read as text is nothing to us: libvirt has the last word on it.
+    """
+    header = read_header(path)
+    if not 0 < header.cookie_offset < header.data_bytes:
+        return ""
+    with _opened(path, os.O_RDONLY) as descriptor:
+        text = os.pread(descriptor, header.data_bytes, _HEADER.size)[header.cookie_offset :]
+    return text.partition(b"\0")[0].decode(errors="replace")
+
+
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
     read_header(path)

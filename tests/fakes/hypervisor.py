@@ -57,6 +57,8 @@ class FakeHypervisor:
         """How memory is armed in the window; the event says that it is given up."""
         self.room_bytes = 1 << 40
         """What memory there is on this host for a domain that is restored."""
+        self.lacks: str | None = None
+        """The processor that this host has not, as an image says."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
         self.installed = {"fake": "1"}
@@ -174,20 +176,30 @@ class FakeHypervisor:
         yield FakeCapture(self, machine, folder_of_image, clock, was_running=was_running)
 
     def check_restore(
-        self, domain: Domain, image: Path | None, *, memory_bytes: int = 0, starts: bool = True
+        self,
+        domain: Domain,
+        image: Path | None,
+        *,
+        memory_bytes: int = 0,
+        cookie: str = "",
+        starts: bool = True,
     ) -> None:
         """See ``Hypervisor.check_restore``."""
         self.before("check_restore" if starts else "check_restore, left off")
         if memory_bytes > self.room_bytes:
             raise HostLacks(what="memory", remedy="")
+        if cookie == self.lacks:
+            raise HostLacks(what="such a processor", remedy="")
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``."""
         self.before("freeze")
         was_running = self.state_of(domain.name) is DomainState.RUNNING
-        if domain.state.has_memory and not self.state_of(domain.name).has_memory:
-            raise DomainFailed(domain=domain.name, deed="suspended", why="it is off by now")
+        state = self.state_of(domain.name)
+        if domain.state.has_memory is not state.has_memory:
+            what = "on" if state.has_memory else "off"
+            raise DomainFailed(domain=domain.name, deed="suspended", why=f"it is {what} by now")
         try:
             if was_running:
                 self.suspend(domain.name)

@@ -13,11 +13,16 @@ FROZEN = 1 << 63
 """In the stream: the writers wait."""
 
 
+COOKIE = "<cookie/>"
+"""What an image says of the processor that it ran on."""
+
+
 def image_bytes(count: int, *, frozen: bool = False) -> bytes:
     """Return a save image whose stream is the domain's number, and whether its writers wait."""
-    xml = b"<domain/>\0"
-    header = struct.pack("<16s5I56x", libvirtimage.MAGIC, 2, len(xml), 0, 0, 0)
-    return header + xml + (count | FROZEN * frozen).to_bytes(8, "little")
+    xml, cookie = b"<domain/>\0", f"{COOKIE}\0".encode()
+    head = (libvirtimage.MAGIC, 2, len(xml + cookie), 0, 0, len(xml))
+    header = struct.pack("<16s5I56x", *head)
+    return header + xml + cookie + (count | FROZEN * frozen).to_bytes(8, "little")
 
 
 @dataclass

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from snapvm import bootid
+from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile
 from snapvm.model import DomainState
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import mend, roll_back, take
+from tests.unit.deeds import fail_deed, hang, mend, revive, roll_back, take
 
 
 def pause_at(scene: Scene, deed: str, *, fails: bool = False) -> None:
@@ -49,6 +50,44 @@ def test_one_that_is_paused_while_memory_streams_out_stays_so(scene: Scene, fail
         take(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
     assert len(scene.ids()) == (not fails) and scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("deed", ["arm", "drain"])
+def test_one_that_is_paused_after_a_take_that_left_something_stays_so(
+    scene: Scene, deed: str
+) -> None:
+    """The next command, which had only to remove a volume, made it run."""
+    hang(scene, "lvremove")
+    fail_deed(scene, deed)
+    with pytest.raises(LeftBehind):
+        take(scene)
+    revive(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    scene.hypervisor.suspend(DOMAIN)
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_nor_does_a_take_that_met_its_owners_pause_forget_whose_it_is(scene: Scene) -> None:
+    hang(scene, "lvremove")
+    pause_at(scene, "capture")
+    with pytest.raises(SnapvmError):
+        take(scene)
+    revive(scene)
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+
+
+def test_one_that_is_paused_after_its_window_is_not_let_run_by_who_finds_snapvm_dead(
+    scene: Scene,
+) -> None:
+    """While its memory is written, or read back."""
+    assert mortal.kill_at(scene, take, "before commit 1")
+    scene.hypervisor.suspend(DOMAIN)
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
 
 
 @pytest.mark.parametrize("is_other", [False, True])
@@ -94,4 +133,22 @@ def test_one_that_ends_before_a_rollback_does_is_left_off(scene: Scene) -> None:
         roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     assert scene.disk_data() == before and scene.lvm.names() == names
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_is_started_before_a_rollback_ends_it_runs_on(scene: Scene) -> None:
+    """It was ended with all that it had done since, though its owner was told that it was off."""
+    record = take(scene)
+    scene.hypervisor.stop(scene.machine.domain)
+    names = scene.lvm.names()
+
+    def begin(deed: str) -> None:
+        if deed == "freeze":
+            scene.hypervisor.start(scene.machine.domain, paused=False)
+
+    scene.hypervisor.before = begin
+    with pytest.raises(DomainFailed, match="it is on by now"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == names
     assert scene.host.catalog.leftovers(UUID) == ()

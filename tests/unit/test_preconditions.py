@@ -12,6 +12,7 @@ from snapvm import checking, consistency, images
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
+from tests.fakes.machine import COOKIE
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import begun, take
 
@@ -168,6 +169,12 @@ def test_memory_for_it_is_looked_for(tmp_path: Path) -> None:
     scene.hypervisor.room_bytes = record.memory_bytes
     consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_the_processor_that_it_ran_on_is_looked_for(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    scene.hypervisor.lacks = COOKIE
+    assert isinstance(refused(scene, record), HostLacks)
 
 
 def test_the_files_that_its_image_names_are_looked_for(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from snapvm.failures import CaptureFailed, StorageFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.storage import unanswered
 from tests.unit.deeds import die, fail_deed, mend, revive
 
 MODE = 0o640
@@ -244,3 +247,98 @@ def test_variables_of_one_firmware_are_not_given_to_another(scene: Scene, tmp_pa
     scene.count(1)
     roll_back(scene, again)
     assert store.read_text() == "6"
+
+
+@pytest.fixture
+def on_device(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have the variables on what stands for a block device, by a link as udev makes them."""
+    monkeypatch.setattr(sidefiles, "IS_DEVICE", stat.S_ISREG)
+    (device := tmp_path / "dm-7").write_text("5")
+    (tmp_path / "vg").mkdir()
+    (link := tmp_path / "vg" / "vars").symlink_to(device)
+    place = SidePlace(kind=SideKind.NVRAM, path=link, is_folder=False, is_device=True)
+    scene.machine.places = (place, scene.machine.places[1])
+    return device
+
+
+def test_variables_on_a_device_come_back_too(scene: Scene, on_device: Path) -> None:
+    """They were left out: a snapshot of the disks alone came back with others."""
+    inode = on_device.stat().st_ino
+    record = take(scene, with_memory=False)
+    assert [side.file for side in record.side_files] == ["nvram.vars", "tpm.state"]
+    on_device.write_text("8")
+    undo = roll_back(scene, record).undo
+    assert on_device.read_text() == "5" and on_device.stat().st_ino == inode, "it is still that"
+    assert nvram(scene).is_symlink()
+    roll_back(scene, scene.host.catalog.get(UUID, undo.id))
+    assert on_device.read_text() == "8"
+
+
+def test_a_device_that_is_not_there_is_made_by_nobody(scene: Scene, on_device: Path) -> None:
+    record = take(scene, with_memory=False)
+    nvram(scene).unlink()
+    roll_back(scene, record)
+    assert not nvram(scene).exists() and on_device.read_text() == "5"
+    again = take(scene, "b", with_memory=False)
+    assert [(drive.target, "not there yet" in drive.why) for drive in again.omitted] == [
+        ("nvram", True)
+    ]
+
+
+def test_a_device_that_is_none_or_too_large_is_refused(
+    scene: Scene, on_device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.truncate(on_device, (64 << 20) + 1)
+    with pytest.raises(DomainRefused, match="64 MiB can be captured"):
+        take(scene)
+    monkeypatch.setattr(sidefiles, "IS_DEVICE", stat.S_ISBLK)
+    with pytest.raises(DomainRefused, match="it is no block device"):
+        take(scene)
+
+
+def test_a_server_that_goes_away_in_the_window_does_not_keep_the_domain(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood still for as long as the file of its variables did not answer."""
+    settings = replace(scene.host.settings, window_limit_seconds=0.3)
+    host, before = replace(scene.host, settings=settings), scene.lvm.names()
+    with ExitStack() as down:
+
+        def go_away(deed: str) -> None:
+            if deed == "window":
+                down.enter_context(unanswered(monkeypatch, nvram(scene)))
+
+        scene.hypervisor.before = go_away
+        with pytest.raises(StorageFailed, match="does not answer within"):
+            consistency.take(host, TakeRequest(domain=DOMAIN), Silent())
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before and scene.ids() == []
+
+
+def test_one_that_is_gone_already_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = take(scene)
+    with unanswered(monkeypatch, nvram(scene)):
+        for deed in (lambda: take(scene, "b"), lambda: roll_back(scene, record)):
+            with pytest.raises(DomainRefused, match="its nvram does not answer") as refused:
+                deed()
+            assert "findmnt" in refused.value.hint()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.ids() == ["a"]
+
+
+def test_nor_does_it_keep_one_that_is_to_go_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, names = take(scene), scene.lvm.names()
+    with ExitStack() as down:
+
+        def go_away(deed: str) -> None:
+            if deed == "freeze":
+                down.enter_context(unanswered(monkeypatch, nvram(scene)))
+
+        scene.hypervisor.before = go_away
+        with pytest.raises(StorageFailed, match="does not answer within"):
+            roll_back(scene, record)
+        assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == names and scene.ids() == ["a"]

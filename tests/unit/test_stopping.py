@@ -57,6 +57,20 @@ def test_one_that_does_not_end_runs_on_and_its_snapshot_stays(scene: Scene) -> N
     assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
 
 
+def test_one_that_its_owner_let_run_on_meanwhile_is_not_ended(scene: Scene) -> None:
+    """It was seen to be paused while its memory was written; what it did then was lost."""
+
+    def resume(deed: str) -> None:
+        if deed == "drain":
+            scene.hypervisor.resume(scene.machine.domain)
+
+    scene.hypervisor.before = resume
+    with pytest.raises(NotStopped, match="somebody let it run on"):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> None:
     kill_before_stop(scene)

@@ -83,6 +83,19 @@ def test_undo_goes_back_to_what_was_current(call: Call, scene: Scene) -> None:
     assert scene.disk_data() == ["0", "0"], "undo is undone by undo"
 
 
+def test_what_was_shut_off_is_not_left_paused(call: Call, scene: Scene) -> None:
+    """It was left off, and nobody was told that this option meant nothing."""
+    scene.hypervisor.stop(scene.machine.domain)
+    call("take", DOMAIN, "--name", "a")
+    before = scene.lvm.names()
+    done = call("rollback", "demo@a", "--yes", "--paused")
+    assert done.status == ExitStatus.USAGE and "--paused would do nothing" in done.err
+    assert "hint: leave --paused out" in done.err
+    assert scene.lvm.names() == before
+    assert call("rollback", "demo@a", "--yes").status == 0
+    assert call("undo", DOMAIN, "--yes", "--paused").status == ExitStatus.USAGE
+
+
 def test_nothing_to_undo(call: Call) -> None:
     call("take", DOMAIN)
     done = call("undo", DOMAIN, "--yes")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainState
+from snapvm.model import DomainState, HypervisorKind
 from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
@@ -60,6 +62,15 @@ def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None
     left = call("rollback", "demo@a", "--yes", "--no-set-time")
     assert "clock" not in left.out and scene.machine.clock_behind_seconds
     assert json.loads(call("rollback", "demo@a", "-y", "--json").out)["clock_set_by_seconds"]
+
+
+@pytest.mark.parametrize("how", ["zero", "refuse"])
+def test_what_is_about_xens_guests_is_not_ignored(call: Call, scene: Scene, how: str) -> None:
+    done = call("take", DOMAIN, "--foreign-ptes", how)
+    assert done.status == ExitStatus.USAGE and "libvirt has no Xen guests" in done.err
+    assert scene.ids() == []
+    scene.hypervisor.kind = HypervisorKind.XEN
+    assert "would do nothing" not in call("take", DOMAIN, "--foreign-ptes", how).err
 
 
 def test_quiesce_without_an_agent_is_refused(call: Call, scene: Scene) -> None:

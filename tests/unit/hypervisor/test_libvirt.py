@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.settings import Settings
+from tests.fakes.overlay import disk_xml
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 
 DOMAIN = Domain(
@@ -36,12 +38,16 @@ PAUSED, RUNNING = 3, 1
 
 
 def make_driver(
-    monkeypatch: pytest.MonkeyPatch, deed: Callable[..., Any], state: int = PAUSED
+    monkeypatch: pytest.MonkeyPatch,
+    deed: Callable[..., Any],
+    state: int = PAUSED,
+    definition: str = DOMAIN.definition,
 ) -> LibvirtHypervisor:
     """Return a driver whose libvirt does ``deed`` for every deed; the domain stays as it is."""
     monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
     handle = SimpleNamespace(
         isActive=lambda: True,
+        XMLDesc=lambda _flags: definition,
         state=lambda: [state],
         jobInfo=lambda: [0],
         suspend=deed,
@@ -114,6 +120,40 @@ def test_one_that_its_owner_paused_before_a_rollback_stays_so_when_that_fails(
     driver = make_driver(monkeypatch, touched)
     with pytest.raises(ZeroDivisionError), driver.frozen(DOMAIN):
         raise ZeroDivisionError
+
+
+def test_one_that_was_started_before_a_rollback_is_not_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was off when its owner was asked, and went with all that it had done since."""
+    driver = make_driver(monkeypatch, no, state=RUNNING)
+    off = replace(DOMAIN, state=DomainState.SHUTOFF)
+    with pytest.raises(DomainFailed, match="it is running by now"), driver.frozen(off):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUTOFF])
+def test_one_that_has_got_an_overlay_before_a_rollback_is_not_ended(
+    monkeypatch: pytest.MonkeyPatch, state: DomainState
+) -> None:
+    """By a backup that began while a large image was read: its base became another below it."""
+    overlay = disk_xml(Path("/overlays/d0.qcow2"))
+    driver = make_driver(
+        monkeypatch, no, state=RUNNING if state.has_memory else 5, definition=overlay
+    )
+    changed = pytest.raises(DomainFailed, match="its devices were changed meanwhile")
+    with changed, driver.frozen(replace(DOMAIN, state=state)):
+        pytest.fail("the block ran")
+
+
+def test_one_that_its_owner_resumed_before_a_rollback_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its disks were exchanged below it while it ran."""
+    deeds: list[str] = []
+    driver = make_driver(monkeypatch, lambda *_: deeds.append("suspended"), state=RUNNING)
+    with driver.frozen(replace(DOMAIN, state=DomainState.PAUSED)):
+        assert deeds == ["suspended"]
 
 
 def test_one_that_was_shut_off_before_a_rollback_is_not_resumed_in_vain(

@@ -11,6 +11,7 @@ import pytest
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import DomainState
 from snapvm.refusals import DomainRefused
+from tests.fakes.storage import unanswered
 from tests.unit.hypervisor.fakelibvirt import IMAGE, OFF, Connection
 
 
@@ -43,14 +44,15 @@ def test_one_that_is_just_off_is_both(connection: Connection, driver: LibvirtHyp
     assert connection.asked == ["/x"]
 
 
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED])
 @pytest.mark.parametrize("image", [IMAGE, None])
 def test_one_that_libvirt_works_on_is_refused_before_anything_is_made(
-    connection: Connection, driver: LibvirtHypervisor, image: Path | None
+    connection: Connection, driver: LibvirtHypervisor, image: Path | None, state: DomainState
 ) -> None:
-    """Such as a backup: it was met when it was to stand still, with clones made, as a failure."""
+    """A backup was met when it was to stand still; one that was being saved was ended."""
     connection.job = 2
     with pytest.raises(DomainRefused, match="a backup") as refused:
-        driver.check_restore(replace(OFF, state=DomainState.RUNNING), image)
+        driver.check_restore(replace(OFF, state=state), image)
     assert "virsh domjobabort 'my web'" in refused.value.hint()
     driver.check_restore(OFF, image)
 
@@ -82,6 +84,10 @@ HOST_FILES = (
     ("memory", "memory model='nvdimm'", "source", "<path>{}</path>"),
     ("TPM", "tpm", "backend type='passthrough'", "<device path='{}'/>"),
     ("shared folder", "filesystem type='mount'", "source dir='{}'"),
+    ("TPM", "tpm", "backend type='external'", "<source type='unix' mode='connect' path='{}'/>"),
+    ("network's socket", "interface type='vhostuser'", "source mode='client' path='{}'"),
+    ("shared folder's socket", "filesystem", "source socket='{}'"),
+    ("serial port's socket", "serial type='unix'", "source mode='connect' path='{}'"),
 )
 """What it is called, the device, and what in it names the file."""
 
@@ -126,6 +132,25 @@ def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
     assert edit in hint and ("--no-verify" in hint) is bool(image)
     connection.definition = re.sub(r"/gone/[\w.]+", "/dev/null", definition)
     driver.check_restore(OFF, image)
+
+
+@pytest.mark.parametrize("image", [IMAGE, None])
+def test_nor_for_one_that_would_wait_for_a_server(
+    connection: Connection,
+    driver: LibvirtHypervisor,
+    image: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is down, with an ISO on it: snapvm waited itself, and then libvirt would have."""
+    connection.definition = drive("/nfs/a.iso")
+    with (
+        unanswered(monkeypatch, Path("/nfs/a.iso")),
+        pytest.raises(
+            DomainRefused, match=r"its cdrom sda does not answer \(/nfs/a.iso"
+        ) as refused,
+    ):
+        driver.check_restore(OFF, image)
+    assert "`virsh" in refused.value.hint()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 from tests.fakes.overlay import disk_xml, make_overlay
+from tests.fakes.storage import unanswered
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, OFF, libvirtError
 
 OTHER_UUID = "99999999-2222-3333-4444-555555555555"
@@ -138,6 +139,18 @@ def test_who_relies_on_nothing(tmp_path: Path) -> None:
     itself, gone = Neighbour(overlay, uuid=OFF.uuid), Neighbour(overlay, is_gone=True)
     on_the_net = Neighbour(disk_xml(LV, kind="network"), is_saved=True)
     assert relied_on(itself, gone, on_the_net, Neighbour("<domain/>")) == []
+
+
+def test_an_image_that_does_not_answer_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a server that is down: a rollback of any domain waited for it, deaf to Ctrl-C."""
+    overlay = Neighbour(disk_xml(make_overlay(tmp_path / "clone", str(LV))))
+    gone = tmp_path / "gone.qcow2"
+    lost = [Neighbour(disk_xml(gone)), Neighbour(disk_xml(gone, kind="block"), is_saved=True)]
+    with unanswered(monkeypatch, gone):
+        assert [each.device for each in relied_on(*lost, overlay)] == [LV]
+    assert f"{gone}, disk vda of a clone, does not answer" in caplog.text
 
 
 def test_a_libvirt_that_does_not_tell_of_them() -> None:

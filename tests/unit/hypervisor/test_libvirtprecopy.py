@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +98,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             suspend=world.suspend,
             stopped_at=lambda: None,
             refuse_owners=world.refuse_owners,
+            owners_kept=nullcontext,
         )
         nothing: Any = None
         monkeypatch.setattr(libvirtprecopy, "MigrationStream", lambda _job: world)

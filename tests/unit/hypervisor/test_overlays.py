@@ -10,7 +10,9 @@ import pytest
 
 from snapvm.hypervisor import overlays
 from snapvm.model import HypervisorKind
+from snapvm.refusals import DomainRefused
 from tests.fakes.overlay import disk_xml, make_overlay
+from tests.fakes.storage import unanswered
 from tests.unit.hypervisor.fakelibvirt import OFF
 
 
@@ -73,3 +75,14 @@ def test_what_is_not_looked_into(tmp_path: Path) -> None:
     assert [disk.target for disk in overlays.bases(off)] == ["vda"]
     of_xl = replace(off, hypervisor=HypervisorKind.XEN)
     assert [*overlays.bases(of_xl), *overlays.bases(replace(off, definition=""))] == []
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    with unanswered(monkeypatch, gone):
+        with pytest.raises(DomainRefused, match=rf"disk vda does not answer \({gone}") as refused:
+            below(gone)
+        assert "findmnt" in refused.value.hint()
+        assert below(gone, device="cdrom") == []

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from snapvm.clock import WindowClock
+from snapvm.errors import Interrupted
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile, WindowBroken
 from snapvm.hypervisor import libvirtlink, qmp
 from snapvm.hypervisor.pause import WatchedPause
@@ -120,7 +121,10 @@ def test_one_that_was_paused_and_runs_again_before_its_window_is_captured() -> N
 def stream_beside(domain: FakeDomain, happens: Callable[[], None]) -> None:
     """Write memory beside the running domain, looking now and then who stops it."""
     pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
-    with pause.ended_by_resume(leave_standing=False, when_failed=domain.let_go):
+    with (
+        pause.ended_by_resume(leave_standing=False, when_failed=domain.let_go),
+        pause.owners_kept(),
+    ):
         pause.refuse_owners()
         happens()
         pause.refuse_owners()
@@ -131,6 +135,20 @@ def test_one_that_is_paused_while_memory_is_written_beside_it_stays_so() -> None
     with pytest.raises(PausedMeanwhile, match="demo was paused by somebody"):
         stream_beside(domain, domain.suspend)
     assert domain.state_now == PAUSED
+
+
+@pytest.mark.parametrize("run_state", ["paused", "finish-migrate"])
+def test_nor_does_ctrl_c_in_that_instant_let_it_run(run_state: str) -> None:
+    """It came before anybody had looked again; a guest that QEMU has stopped runs on."""
+    domain = FakeDomain(run_state=run_state)
+
+    def interrupted() -> None:
+        domain.suspend()
+        raise Interrupted(signal="SIGINT")
+
+    with pytest.raises(PausedMeanwhile if run_state == "paused" else Interrupted):
+        stream_beside(domain, interrupted)
+    assert domain.state_now == (PAUSED if run_state == "paused" else RUNNING)
 
 
 def test_one_that_qemu_stops_for_the_last_of_its_stream_runs_again() -> None:

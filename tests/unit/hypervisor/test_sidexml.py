@@ -42,7 +42,10 @@ def test_where_libvirt_keeps_them() -> None:
     json_store = "<varstore template='/t.json' path='/var/lib/libvirt/qemu/varstore/demo.json'/>"
     assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", False)]
     assert places("<varstore template='/t.json'/>") == []
-    assert places("<nvram type='block'><source dev='/dev/vg/n'/></nvram>") == []
+    block = "<nvram type='block'><source dev='/dev/vg/n'/></nvram>"
+    assert places(block) == [("nvram", "/dev/vg/n", False)]
+    assert sidexml.places(defined(block), UUID)[0].is_device
+    assert not sidexml.places(defined(old), UUID)[0].is_device
     tpm = "<tpm model='tpm-crb'><backend type='emulator' version='{}'>{}</backend></tpm>"
     swtpm = f"/var/lib/libvirt/swtpm/{UUID}"
     assert places("", tpm.format("2.0", "")) == [("tpm", f"{swtpm}/tpm2", True)]
@@ -56,7 +59,6 @@ def test_where_libvirt_keeps_them() -> None:
 @pytest.mark.parametrize(
     ("inside", "devices", "target", "why"),
     [
-        ("<nvram type='block'><source dev='/dev/vg/n'/></nvram>", "", "nvram", "is on /dev/vg/n"),
         (
             "<nvram type='network'><source protocol='iscsi' name='iqn/0'/></nvram>",
             "",
@@ -80,7 +82,8 @@ def test_what_is_in_no_file_is_left_out_and_told(
 
 def test_what_is_in_a_file_is_not_left_out() -> None:
     emulated = "<tpm><backend type='emulator' version='2.0'/></tpm>"
-    for nvram in ("<nvram>/n.fd</nvram>", "<nvram type='file'><source file='/n.fd'/></nvram>"):
+    for source in ("/n.fd", "<source file='/n.fd'/>", "<source dev='/dev/vg/n'/>"):
+        nvram = f"<nvram>{source}</nvram>"
         assert list(sidexml.left_out(defined(nvram, emulated))) == []
 
 

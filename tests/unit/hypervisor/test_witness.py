@@ -77,3 +77,9 @@ def test_what_the_guest_does_by_itself_is_no_change() -> None:
     assert devices(later.replace("2097152", "4194304")) != devices(DEFINITION)
     assert processors(later) == processors(DEFINITION)
     assert devices(replace(DOMAIN, definition=PLUGGED).definition) == devices(PLUGGED)
+
+
+def test_a_guest_may_eject_what_is_in_its_drive() -> None:
+    """A take of an installer that had just ended was thrown away."""
+    drive = "<domain><devices><disk device='cdrom'><target dev='sda'{}/></disk></devices></domain>"
+    assert devices(drive.format(" tray='open'")) == devices(drive.format(""))

@@ -1,0 +1,81 @@
+"""What a libvirt and its QEMU must be able to do for a definition, and said they could once.
+
+SELinux or AppArmor may have been switched off since, and QEMU's package may have come without
+SPICE; libvirt looks when the domain that was there has been ended.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.refusals import DomainRefused
+
+_UNLABELLED = frozenset({"none", "dac"})
+"""Kinds of labels that are there whatever the host has for security."""
+_DEVICES = (
+    ("screen", "./devices/graphics", "graphics", "type", frozenset({"spice", "vnc", "sdl"})),
+    ("graphics card", "./devices/video/model", "video", "modelType", frozenset({"qxl", "virtio"})),
+)
+"""What it is called, where a definition has it (`type`), where libvirt lists what there is
+(docs/formatdomaincaps), and what is in a module of its own or left out by some who build QEMU."""
+
+
+def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
+    """Raise ``DomainRefused`` for the first that this host cannot; one that cannot say may be able.
+
+    ``remedy`` is how another is named in the definition.
+    """
+    root = domainxml.parse(definition)
+    for model in _unknown_labels(connection, root):
+        raise DomainRefused(
+            domain=domain,
+            why=f"it would not start: it is labelled for {model}, which libvirt does not use here",
+            remedy="have it do so again (the kernel's command line, and security_driver in "
+            f"qemu.conf), or {remedy}, or none",
+        )
+    for what, kind in _lacking(connection, root):
+        raise DomainRefused(
+            domain=domain,
+            why=f"it would not start: its {what} is {kind}, which QEMU does not have here",
+            remedy=f"install QEMU's module for {kind}, or {remedy}",
+        )
+
+
+def _unknown_labels(connection: Any, root: ET.Element) -> list[str]:
+    wanted = {label.get("model", "") for label in root.iterfind(".//seclabel[@model]")}
+    said = _said(connection.getCapabilities) if wanted - _UNLABELLED else None
+    if said is None:
+        return []
+    used = {model.text for model in said.iterfind("./host/secmodel/model")}
+    return sorted(wanted - _UNLABELLED - used)
+
+
+def _lacking(connection: Any, root: ET.Element) -> Iterator[tuple[str, str]]:
+    kind = root.find("./os/type")
+    if kind is None:
+        return
+    emulator = root.findtext("./devices/emulator", "").strip() or None
+    machine = (emulator, kind.get("arch"), kind.get("machine"), root.get("type"), 0)
+    said = _said(partial(connection.getDomainCapabilities, *machine))
+    if said is None:
+        return
+    for what, where, listed, named, optional in _DEVICES:
+        values = said.iterfind(f"./devices/{listed}/enum[@name='{named}']/value")
+        there = {value.text for value in values}
+        for device in root.iterfind(where):
+            wanted = device.get("type", "")
+            if there and wanted in optional - there:
+                yield what, wanted
+
+
+def _said(ask: Callable[[], str]) -> ET.Element | None:
+    try:
+        with spoken():
+            return domainxml.parse(ask())
+    except LibvirtFailed:
+        return None

@@ -1,0 +1,73 @@
+"""The processor that a memory image was running on: whether this host still has one like it.
+
+libvirt finds out when QEMU has been started with it, and the domain that was there is gone by then:
+"guest CPU doesn't match specification: missing features".  A new microcode, kernel or BIOS takes
+features away, and another host may never have had them.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from functools import partial
+from typing import Any
+
+from snapvm.hypervisor import domainxml
+from snapvm.hypervisor.libvirtlink import denial
+from snapvm.model import Domain
+from snapvm.refusals import DomainRefused
+
+_INCOMPATIBLE = 91
+"""VIR_ERR_CPU_INCOMPATIBLE (libvirt/virterror.h)."""
+_SAY_WHY = 1
+"""VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE: an error that names what is missing."""
+
+
+def require(connection: Any, domain: Domain, definition: str, cookie: str) -> None:
+    """Raise ``DomainRefused`` for an image whose processor KVM cannot provide here.
+
+    ``definition`` is that of the image.  One that the domain runs on now is not asked about, and
+    an emulated one neither: libvirt does not compare it (qemuProcessUpdateGuestCPU).
+    """
+    cpu = _of_cookie(cookie)
+    root = domainxml.parse(definition)
+    kind = root.find("./os/type")
+    if not cpu or kind is None or root.get("type") != "kvm" or _is_present(cpu, domain):
+        return
+    wanted = (
+        root.findtext("./devices/emulator", "").strip() or None,
+        kind.get("arch"),
+        kind.get("machine"),
+        "kvm",
+        cpu,
+        _SAY_WHY,
+    )
+    lacking = denial(partial(connection.compareHypervisorCPU, *wanted), _INCOMPATIBLE)
+    if lacking:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"its memory would not start on the processor of this host: {lacking}",
+            remedy="go back on the host where it was taken; if that is this one, to the microcode, "
+            "BIOS, kernel and QEMU there were (`lscpu` shows what the processor has now), or to a "
+            "snapshot taken since, or one without memory",
+        ) from lacking
+
+
+def _of_cookie(cookie: str) -> str:
+    """Return the ``<cpu>`` with the features it had; empty for one that is just the host's."""
+    try:
+        cpu = domainxml.parse(cookie).find("cpu") if cookie else None
+    except DomainRefused:  # libvirt has the last word on it
+        return ""
+    return "" if cpu is None or cpu.find("model") is None else _text(cpu)
+
+
+def _is_present(cpu: str, domain: Domain) -> bool:
+    if not domain.state.has_memory:
+        return False
+    element = domainxml.cpu_element(domain.definition)
+    return bool(element) and cpu == _text(domainxml.parse(element))
+
+
+def _text(element: ET.Element) -> str:
+    """Return an element as text that does not depend on how it was laid out."""
+    return ET.canonicalize(ET.tostring(element, encoding="unicode"), strip_text=True)

@@ -1,0 +1,69 @@
+"""A host that cannot do any more what a domain needs is met before anything is ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.refusals import DomainRefused
+from tests.unit.hypervisor.fakelibvirt import EMULATOR, IMAGE, OFF, Connection
+
+
+def having(devices: str = "", outside: str = "") -> str:
+    return (
+        "<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>"
+        f"<devices><emulator>{EMULATOR}</emulator>{devices}</devices>{outside}</domain>"
+    )
+
+
+LABELLED = having(outside="<seclabel type='dynamic' model='selinux' relabel='yes'/>")
+SPICE = having("<graphics type='spice' autoport='yes'/>")
+
+
+@pytest.mark.parametrize("image", [IMAGE, None])
+@pytest.mark.parametrize(
+    ("definition", "why"),
+    [
+        (LABELLED, "it is labelled for selinux, which libvirt does not use here"),
+        (SPICE, "its screen is spice, which QEMU does not have here"),
+    ],
+)
+def test_what_was_switched_off_or_removed_ends_nobody(
+    connection: Connection,
+    driver: LibvirtHypervisor,
+    definition: str,
+    why: str,
+    image: Path | None,
+) -> None:
+    """With `selinux=0`, or a QEMU whose SPICE is in a package that is not installed."""
+    connection.definition = definition
+    with pytest.raises(DomainRefused, match=why) as refused:
+        driver.check_restore(OFF, image)
+    assert "`virsh" in refused.value.hint()
+    connection.labels, connection.screens = ("selinux", "dac"), ("vnc", "spice")
+    driver.check_restore(OFF, image)
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        having(outside="<seclabel type='dynamic' model='dac'/><seclabel type='none'/>"),
+        having("<graphics type='vnc' port='-1'/><graphics type='of to-morrow'/>"),
+        having("<video><model type='qxl'/></video>"),
+    ],
+)
+def test_what_is_there_or_not_said_is_not_in_the_way(
+    connection: Connection, driver: LibvirtHypervisor, definition: str
+) -> None:
+    connection.definition = definition
+    driver.check_restore(OFF, IMAGE)
+
+
+@pytest.mark.parametrize("definition", [LABELLED, SPICE])
+def test_nor_is_a_libvirt_that_cannot_say(
+    connection: Connection, driver: LibvirtHypervisor, definition: str
+) -> None:
+    connection.definition, connection.fails = definition, 3
+    driver.check_restore(OFF, IMAGE)
