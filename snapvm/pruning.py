@@ -65,10 +65,10 @@ def judge(
     """Return what becomes of each record of one domain, the newest first.
 
     Those that may not go do not count.  ``zone`` says when a day begins; the host's own when None.
-    What is newer than ``now`` was made when the clock was wrong, or is: were it the newest, it
-    would stand in the place of all that is made until then.
+    What is newer than ``now`` was made when the clock was wrong, or is: it would stand in the place
+    of all that is made in that hour or year, once it has come.
     """
-    newest_first = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
+    newest_first = sorted(records, key=lambda record: record.place, reverse=True)
     reasons: dict[_Key, list[str]] = {_key(record): [] for record in newest_first}
     open_to_rules = []
     for record in newest_first:

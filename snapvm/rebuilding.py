@@ -268,6 +268,7 @@ def _put_together(
         timing=Timing(pause_ms=0, total_ms=0),
         written_bytes=0 if image is None else image.memory.size_bytes,
         side_files=side_files,
+        order=whose.order,
     )
     is_bare = not host.catalog.folder(record.domain_uuid, record.id).exists()
     unknown = _unknown(record, is_bare=is_bare)

@@ -18,6 +18,7 @@ from snapvm import (
     images,
     naming,
     occupancy,
+    ordering,
     planning,
     recordfile,
     retry,
@@ -109,6 +110,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         domain=domain,
         id=id_,
         set=set_,
+        order=ordering.order(host.catalog, domain.uuid, domain.name, datetime.now(UTC)),
         named=request.name is not None,
         note=request.note,
         with_memory=with_memory,
@@ -243,6 +245,7 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
         versions=host.hypervisor.versions(),
         quiesced=plan.quiesce,
         side_files=caught.side_files,
+        order=plan.order,
     )
 
 

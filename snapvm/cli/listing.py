@@ -66,7 +66,7 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
 
 def _print_json(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
     """Print a row for each, and tell whether there is any."""
-    by_age = sorted(records, key=lambda record: (record.domain, record.created, record.id))
+    by_age = sorted(records, key=lambda record: (record.domain, record.place))
     rows = (_with_health(record, volumes) for record in by_age)
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
     return bool(by_age or damaged)

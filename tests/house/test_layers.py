@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("writingback", "recordeddomain"),
     ("rollbackjournal",),
-    ("host", "planning", "imagefacts", "occupancy", "identity"),
+    ("host", "planning", "imagefacts", "occupancy", "identity", "ordering"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
