@@ -112,8 +112,9 @@ JSON = (
             "rollback, undo",
             (
                 "`ref`, the `state` the domain is in, the `seconds` it took, `undo`, which is the "
-                "ref of what was current, `clock_set_by_seconds` (null when nobody set it), and "
-                "`record`."
+                "ref of what was current, `clock_set_by_seconds` (null when nobody set it), "
+                "`left_out`, an array of what did not come back, each with its `target` and why, "
+                "`notes`, an array of what else was remarked, and `record`."
             ),
         ),
         ("delete", "`deleted`, an array of refs."),
