@@ -20,6 +20,7 @@ from snapvm.errors import (
     SnapvmError,
     UnknownSnapshot,
     noting,
+    typed,
 )
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
@@ -111,7 +112,7 @@ def _absence(record: Record, report: Report) -> Absence | None:
 
 def _refusal(absence: Absence, records: Sequence[Record]) -> GroupAway:
     refs = _refs(records)
-    forget = shlex.join(("snapvm", "delete", "--forget-missing", *refs[:_NAMED]))
+    forget = typed("delete --forget-missing", *refs[:_NAMED])
     return absence.refusal(refs, forget=forget)
 
 
@@ -244,7 +245,7 @@ def _check_unneeded(
             raise VolumeRefused(
                 volume=name,
                 why=f"{other} needs it too",
-                remedy=f"snapvm delete {shlex.quote(other)}",
+                remedy=typed("delete", other),
             )
         if volume.name == disk.volume.lv:
             raise VolumeRefused(

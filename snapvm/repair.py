@@ -7,7 +7,6 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +20,7 @@ from snapvm import (
     taking,
 )
 from snapvm.attention import LeftBehind
-from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere
+from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing
 from snapvm.host import Host
 from snapvm.lvm import argv, away
@@ -228,4 +227,4 @@ def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing:
 
 
 def _forgetting(name: str) -> str:
-    return f"snapvm repair --forget-missing {shlex.quote(name)}"
+    return typed("repair --forget-missing", name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any
 from snapvm import durable, images, planning, retry, sidefiles
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
-from snapvm.errors import SnapvmError, UnknownDomain
+from snapvm.errors import SnapvmError, UnknownDomain, typed
 from snapvm.failures import RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
@@ -297,7 +296,7 @@ def give_up(
     except SnapvmError as left:
         log.warning("after the rollback to %s there is left: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")
-    return not_started(record, error, f"then: snapvm rollback {shlex.quote(record.ref)}")
+    return not_started(record, error, f"then: {typed('rollback', record.ref)}")
 
 
 def _is_unknown(host: Host, record: Record) -> bool:
@@ -310,7 +309,7 @@ def _is_unknown(host: Host, record: Record) -> bool:
 
 def repairing(name: str) -> str:
     """Return what to type to have the rollback of a domain finished."""
-    return f"snapvm repair {shlex.quote(name)}"
+    return typed("repair", name)
 
 
 def not_started(record: Record, error: SnapvmError, next_: str) -> NotStarted:

@@ -30,6 +30,7 @@ def test_list_is_quiet_about_nothing(call: Call, scene: Scene) -> None:
         ("other", "of other (`snapvm take other` makes one)"),
         ("it's", """of it's (`snapvm take 'it'"'"'s'` makes one)"""),
         ("", "of '' (`snapvm take DOM` makes one)"),
+        ("-x", "of -x (`snapvm take -- -x` makes one)"),
     ],
 )
 def test_a_domain_without_any_is_told_of_to_programs_too(
@@ -38,7 +39,7 @@ def test_a_domain_without_any_is_told_of_to_programs_too(
     """A name that was mistyped in a script would look like a domain that lost all it had."""
     scene.host.settings.state_dir.mkdir()
     for form in ([], ["--json"]):
-        done = call("list", domain, *form)
+        done = call("list", *form, "--", domain)
         assert (done.status, done.out) == (0, "[]\n" if form else "")
         assert done.err == f"no snapshots {told}\n"
 
