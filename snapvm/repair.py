@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from snapvm import (
-    bootid,
     guestsystem,
+    hostid,
     orphans,
     recordfile,
     rollbackrepair,
@@ -199,7 +199,7 @@ def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
 
     An older snapvm wrote the id, of libvirt's domains too: a later run may have that.
     """
-    is_over = bootid.is_over(str(journal.get("boot_id", "")))
+    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
     return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
@@ -208,7 +208,7 @@ def _is_other_run(domain: Domain, journal: dict[str, Any]) -> bool:
 
     One of which that is not known must not be left paused.
     """
-    is_over = bootid.is_over(str(journal.get("boot_id", "")))
+    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
     then = str(journal.get("run") or "")
     return is_over or bool(then and domain.run and domain.run != then)
 

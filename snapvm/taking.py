@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from snapvm import (
-    bootid,
     checksum,
     durable,
+    hostid,
     imageroom,
     images,
     naming,
@@ -162,7 +162,7 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
-        "boot_id": bootid.now(),
+        "boot_id": hostid.boot(),
         "run": plan.domain.run,
         "quiesce": plan.quiesce,
     }
@@ -259,7 +259,7 @@ def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
     intent = {
         "record": plan.id,
         "set": plan.set,
-        "boot_id": bootid.now(),
+        "boot_id": hostid.boot(),
         "run": plan.domain.run,
     }
     host.catalog.write_journal(uuid, Work.STOP, intent)

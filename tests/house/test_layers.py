@@ -38,7 +38,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "naming",
         "bydomain",
-        "bootid",
         "hostid",
         "compression",
         "cowsize",
