@@ -19,6 +19,8 @@ from snapvm.model import CaptureMethod, ForeignPtes, ImageFormat
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 PREFIX = "SNAPVM_"
+_LIMIT = 1e9
+"""Thirty years of seconds: whoever means for ever is told, and no clock is overrun."""
 _FILE_VARIABLE = f"{PREFIX}CONFIG"
 
 
@@ -110,15 +112,15 @@ def _percent(value: Any) -> float:
 
 def _positive(value: Any) -> float:
     number = _number(value)
-    if not 0 < number < 1e9:
-        raise ValueError("must be a positive number")
+    if not 0 < number < _LIMIT:
+        raise ValueError(f"must be a number above 0 and below {_LIMIT:,.0f}")
     return number
 
 
 def _from_zero(value: Any) -> float:
     number = _number(value)
-    if not 0 <= number < 1e9:
-        raise ValueError("must be a number from 0 on")
+    if not 0 <= number < _LIMIT:
+        raise ValueError(f"must be a number from 0 on, below {_LIMIT:,.0f}")
     return number
 
 

@@ -93,7 +93,8 @@ def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hi
 
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
-    assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err
+    assert "hint: --state-dir stands before the verb: snapvm --state-dir DIR list ..." in done.err
+    assert "verb: snapvm -v list ..." in call("list", "-v").err
 
 
 @pytest.mark.parametrize(
