@@ -66,11 +66,11 @@ NAMES = (
 )
 EXIT_STATUS = (
     "With `--json` a failure is also printed to standard output as an object whose `error` has "
-    "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor` or "
-    "`verify` found, or what a `delete` or `prune` that failed or was interrupted had `deleted`, "
-    "and what is `not_touched`. A reader of standard output that goes away early is no failure. "
-    "Where standard output takes nothing more, as on a full disk, the status is 6 though the work "
-    "is done, and the message says that."
+    "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor`, "
+    "`verify` or `catalog rebuild` found, or what a `delete` or `prune` that failed or was "
+    "interrupted had `deleted`, and what is `not_touched`. A reader of standard output that goes "
+    "away early is no failure. Where standard output takes nothing more, as on a full disk, the "
+    "status is 6 though the work is done, and the message says that."
 )
 NOTES = (
     (
@@ -140,7 +140,14 @@ JSON = (
             ),
         ),
         ("repair", "`repaired`, an array of sentences."),
-        ("catalog rebuild", "`dry_run`, and `rebuilt`: for each ref what is not known any more."),
+        (
+            "catalog rebuild",
+            (
+                "`dry_run`, and `rebuilt`: for each ref what is not known any more. Where "
+                "something cannot be made anew also `findings`, each with its `subject` and the "
+                "`problem`."
+            ),
+        ),
         (
             "verify",
             (
