@@ -82,7 +82,7 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     message = message.partition(", unable to parse")[0]
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
-    option = getattr(problem, "option_name", None)
+    option: str = getattr(problem, "option_name", None) or ""
     # Some problems do not say where they arose.
     path = "snapvm" if option in places.before else f"snapvm {places.verb}".rstrip()
     if context is not None:
