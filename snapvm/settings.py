@@ -19,6 +19,8 @@ from snapvm.model import CaptureMethod, ForeignPtes, ImageFormat
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 PREFIX = "SNAPVM_"
+_FILE_LIMIT_BYTES = 1 << 20
+"""What is larger holds no settings; a device such as /dev/zero has no end."""
 _LIMIT = 1e9
 """Thirty years of seconds: whoever means for ever is told, and no clock is overrun."""
 _FILE_VARIABLE = f"{PREFIX}CONFIG"
@@ -204,7 +206,11 @@ def _variable(key: str) -> str:
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_FILE_LIMIT_BYTES + 1)
+        if len(text) > _FILE_LIMIT_BYTES:
+            raise BadSetting(where=str(path), why=f"it is larger than {_FILE_LIMIT_BYTES} bytes")
+        return tomllib.loads(text.decode())
     except FileNotFoundError:
         if must_exist:
             why = f"there is no file {str(path)!r}"
