@@ -24,7 +24,7 @@ from snapvm.errors import (
 )
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
-from snapvm.interrupt import shielded
+from snapvm.interrupt import nothing_is_left, shielded
 from snapvm.lvm import argv, away
 from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
@@ -141,6 +141,7 @@ def _delete_groups(
         bydomain.log_all(failures)
         raise DeleteInterrupted(signal, _refs(deleted), _untouched(host, left))
     if not failures:
+        nothing_is_left()
         return tuple(deleted)
     worst = bydomain.worst(failures)
     if not deleted and not signal:

@@ -32,7 +32,7 @@ from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed, unstoppable
+from snapvm.interrupt import nothing_is_left, undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
@@ -89,7 +89,9 @@ class GoingBack:
             require_right()
             with undisturbed(), unstoppable():
                 self._exchange(warm, undo)
-                return self._go_on()
+                done = self._go_on()
+                nothing_is_left()
+                return done
 
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""
