@@ -6,7 +6,8 @@ import io
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TextIO, cast
 
 from rich import box
 from rich.console import Console
@@ -94,12 +95,34 @@ def progress() -> Iterator[Progress]:
         BarColumn(bar_width=30),
         _Bytes(binary_units=True),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=Console(file=cast("IO[str]", _Screen(sys.stderr))),
         # The bar vanishes with the command; what remains is the line of result.
         transient=True,
     )
     with bars:
         yield _Drawn(bars)
+
+
+class _Screen:
+    """A terminal that may go away, as when ssh is cut off: what is done goes on all the same."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Be as the stream is in all else."""
+        return getattr(self._stream, name)
 
 
 class _Bytes(DownloadColumn):
