@@ -67,6 +67,41 @@ def test_a_state_folder_that_is_read_only_is_told_before_anything(
     assert thick.lvm.names() == before and thick.ids() == ["x"]
 
 
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ({"f_bfree": 3}, "4 MiB for what is written down needed, 12 KiB"),
+        ({"f_ffree": 2}, "16 files"),
+    ],
+)
+def test_a_state_folder_without_room_for_a_journal_is_told_before_anything(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch, left: dict[str, int], told: str
+) -> None:
+    """The domain had ended, its memory was lost, and it stayed off: how far it was had no room."""
+    record = take(thick, "x")
+    status = SimpleNamespace(
+        f_bavail=1 << 20, f_bfree=1 << 20, f_blocks=1 << 30, f_frsize=4096, f_files=9, f_ffree=99
+    )
+    status.__dict__.update(left, f_flag=0)
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    (refusal,) = diagnosis.look(thick.host, DOMAIN).refusals
+    assert told in str(refusal)
+    for deed in (lambda: take(thick, "y"), lambda: roll_back(thick, record)):
+        with pytest.raises(NoSpace, match=told):
+            deed()
+    assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("files", [0, 99])
+def test_a_file_system_need_not_count_its_files(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    status = SimpleNamespace(f_frsize=4096, f_files=files, f_ffree=files, f_flag=0)
+    status.f_bavail = status.f_bfree = status.f_blocks = 1 << 20
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    assert diagnosis.look(thick.host, DOMAIN).refusals == []
+
+
 def entries(scene: Scene) -> list[Record]:
     return [entry for entry in scene.host.catalog.entries() if isinstance(entry, Record)]
 
