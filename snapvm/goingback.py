@@ -19,6 +19,7 @@ from typing import Any
 
 from snapvm import (
     guestsystem,
+    imageroom,
     rollbackjournal,
     rollbackplan,
     standing,
@@ -119,6 +120,7 @@ class GoingBack:
             )
             writingback.require_kept(self.host.lvm, self.plan, deadline)
             self._set_files_aside(undo)
+            imageroom.require_writable(self.host.settings)  # reading an image may have taken long
             self._end_domain()
             undo.disarm()
 

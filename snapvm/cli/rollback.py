@@ -30,7 +30,8 @@ MANUAL = Manual(
         "without memory. libvirt keeps no memory of the domain for its next start (virsh "
         "managedsave). What else the domain is started with is where it was: media in its drives, "
         "read-only disks, kernel, firmware. On Xen the host has the memory that the image needs. "
-        "All of this is checked before anything is touched."
+        "The state folder has 4 MiB free for what is written down. All of this is checked before "
+        "anything is touched."
     ),
     success=(
         "Memory and disks are those of the snapshot and the domain goes on from that instant. "

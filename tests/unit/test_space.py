@@ -92,6 +92,27 @@ def test_a_state_folder_without_room_for_a_journal_is_told_before_anything(
     assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
+def test_a_state_folder_that_is_filled_meanwhile_does_not_cost_the_memory(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large image is read for minutes before the domain ends."""
+    record = take(thick, "x")
+    before, statvfs = thick.lvm.names(), os.statvfs
+    full = SimpleNamespace(f_bfree=0, f_frsize=4096, f_files=0, f_flag=0)
+
+    def fill(deed: str) -> None:
+        if deed == "freeze":
+            monkeypatch.setattr(os, "statvfs", lambda _path: full)
+
+    thick.hypervisor.before = fill
+    thick.count(5)
+    with pytest.raises(NoSpace):
+        roll_back(thick, record)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert thick.lvm.names() == before and thick.ids() == ["x"]
+    assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and thick.machine.count == 5
+
+
 @pytest.mark.parametrize("files", [0, 99])
 def test_a_file_system_need_not_count_its_files(
     thick: Scene, monkeypatch: pytest.MonkeyPatch, files: int
