@@ -48,9 +48,10 @@ NAMES = (
         "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
         "digit. Any beginning that only one snapshot of the domain has will do, but not where "
         "`delete` or `rollback` is told `--yes`. `latest` is the newest one that was taken; it is "
-        "refused while a record cannot be read that may be newer, or one of several is of a time "
-        "that is still to come, as when the clock was set back; so is `undo`. `latest` and "
-        "`current` cannot be given as names."
+        "refused while a record cannot be read that may be newer, and so is `undo`. A snapshot is "
+        "newer than all that its domain had when it was taken, whatever the clock said. `latest` "
+        "and `current` cannot be given as names, nor can what looks like the time stamp of a "
+        "snapshot without one."
     ),
     (
         "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "
@@ -65,11 +66,11 @@ NAMES = (
 )
 EXIT_STATUS = (
     "With `--json` a failure is also printed to standard output as an object whose `error` has "
-    "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor` or "
-    "`verify` found, or what a `delete` or `prune` that failed or was interrupted had `deleted`, "
-    "and what is `not_touched`. A reader of standard output that goes away early is no failure. "
-    "Where standard output takes nothing more, as on a full disk, the status is 6 though the work "
-    "is done, and the message says that."
+    "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor`, "
+    "`verify` or `catalog rebuild` found, or what a `delete` or `prune` that failed or was "
+    "interrupted had `deleted`, and what is `not_touched`. A reader of standard output that goes "
+    "away early is no failure. Where standard output takes nothing more, as on a full disk, the "
+    "status is 6 though the work is done, and the message says that."
 )
 NOTES = (
     (
@@ -111,8 +112,9 @@ JSON = (
             "rollback, undo",
             (
                 "`ref`, the `state` the domain is in, the `seconds` it took, `undo`, which is the "
-                "ref of what was current, `clock_set_by_seconds` (null when nobody set it), and "
-                "`record`."
+                "ref of what was current, `clock_set_by_seconds` (null when nobody set it), "
+                "`left_out`, an array of what did not come back, each with its `target` and why, "
+                "`notes`, an array of what else was remarked, and `record`."
             ),
         ),
         ("delete", "`deleted`, an array of refs."),
@@ -138,7 +140,14 @@ JSON = (
             ),
         ),
         ("repair", "`repaired`, an array of sentences."),
-        ("catalog rebuild", "`dry_run`, and `rebuilt`: for each ref what is not known any more."),
+        (
+            "catalog rebuild",
+            (
+                "`dry_run`, and `rebuilt`: for each ref what is not known any more. Where "
+                "something cannot be made anew also `findings`, each with its `subject` and the "
+                "`problem`."
+            ),
+        ),
         (
             "verify",
             (

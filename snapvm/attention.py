@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from snapvm.errors import ExitStatus, SnapvmError, quoted
+from snapvm.errors import ExitStatus, SnapvmError, quoted, typed
 
 
 @dataclass(eq=False)
@@ -130,8 +130,8 @@ class LeftOff(SnapvmError):
         return f"{when}: {disks}, so it is left off"
 
     def hint(self) -> str:
-        again = shlex.quote(f"{self.domain}@{self.id}")
-        return f"start it as it is, or have memory and disks together: snapvm rollback {again}"
+        again = typed("rollback", f"{self.domain}@{self.id}")
+        return f"start it as it is, or have memory and disks together: {again}"
 
 
 @dataclass(eq=False)
@@ -148,7 +148,7 @@ class HalfBack(SnapvmError):
         return f"{half}, its disks neither the one nor the other: {self.why}"
 
     def hint(self) -> str:
-        return f"do not start it; mend the cause, then: snapvm repair {shlex.quote(self.domain)}"
+        return f"do not start it; mend the cause, then: {typed('repair', self.domain)}"
 
 
 @dataclass(eq=False)
@@ -165,8 +165,7 @@ class GivenBack(SnapvmError):
         return f"{lost}; it is off, and its disks are again what they were before"
 
     def hint(self) -> str:
-        name = shlex.quote(self.domain)
-        return f"start it, or go back to another snapshot: snapvm list {name}"
+        return f"start it, or go back to another snapshot: {typed('list', self.domain)}"
 
 
 @dataclass(eq=False)
@@ -181,4 +180,4 @@ class StartedTooSoon(SnapvmError):
         return f"{quoted(self.domain)} {when}: its disks are not of one time, and it spoils them"
 
     def hint(self) -> str:
-        return f"shut it off, then: snapvm repair {shlex.quote(self.domain)}"
+        return f"shut it off, then: {typed('repair', self.domain)}"

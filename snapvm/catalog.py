@@ -64,6 +64,10 @@ class Catalog:
         """
         with durable.failing_untouched(self._run):
             durable.make_folder(self._run)
+        # For the lock of all hosts; not the state folder itself, whose name may be mistyped.
+        with suppress(OSError):
+            self._domains.mkdir(mode=0o700)
+            durable.sync_folder(self._domains.parent)
         own = self._run / f"{_checked(uuid)}.lock"
         others = self._domains / f".{uuid}.lock"
         limit = Deadline(self._wait_seconds)

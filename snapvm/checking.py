@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from snapvm import identity, images, orphans, sidefiles
-from snapvm.errors import Locked, SnapvmError, noting
+from snapvm.errors import Locked, SnapvmError, noting, typed
 from snapvm.host import Host
 from snapvm.lvm import argv, away, belonging, health, preflight, thinpool
 from snapvm.lvm.report import LogicalVolume, Report
@@ -99,7 +99,7 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
         yield Finding(
             subject=f"{name}@{leftover.id}" if leftover.id else name,
             problem=problem,
-            remedy=remedy or f"snapvm repair {shlex.quote(name)}",
+            remedy=remedy or typed("repair", name),
         )
 
 
@@ -149,7 +149,7 @@ def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
             yield Finding(
                 subject=record.ref,
                 problem=f"disk {disk.target}: its volume {named} {problem}",
-                remedy=f"it cannot be gone back to; {when}snapvm delete {shlex.quote(record.ref)}",
+                remedy=f"it cannot be gone back to; {when}{typed('delete', record.ref)}",
             )
 
 

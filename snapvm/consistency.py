@@ -41,7 +41,7 @@ from snapvm.errors import SnapvmError, noting
 from snapvm.failures import DomainFailed, PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed, unstoppable
+from snapvm.interrupt import nothing_is_left, undisturbed, unstoppable
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
@@ -96,6 +96,7 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
                 taking.mark_complete(host, record)
                 if plan.stop:
                     _stop(host, plan)
+                nothing_is_left()
     return record
 
 

@@ -20,10 +20,11 @@ from snapvm.errors import (
     SnapvmError,
     UnknownSnapshot,
     noting,
+    typed,
 )
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
-from snapvm.interrupt import shielded
+from snapvm.interrupt import nothing_is_left, shielded
 from snapvm.lvm import argv, away
 from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
@@ -110,7 +111,7 @@ def _absence(record: Record, report: Report) -> Absence | None:
 
 def _refusal(absence: Absence, records: Sequence[Record]) -> GroupAway:
     refs = _refs(records)
-    forget = shlex.join(("snapvm", "delete", "--forget-missing", *refs[:_NAMED]))
+    forget = typed("delete --forget-missing", *refs[:_NAMED])
     return absence.refusal(refs, forget=forget)
 
 
@@ -139,6 +140,7 @@ def _delete_groups(
         bydomain.log_all(failures)
         raise DeleteInterrupted(signal, _refs(deleted), _untouched(host, left))
     if not failures:
+        nothing_is_left()
         return tuple(deleted)
     worst = bydomain.worst(failures)
     if not deleted and not signal:
@@ -245,7 +247,7 @@ def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: 
             raise VolumeRefused(
                 volume=name,
                 why=f"{other} needs it too",
-                remedy=f"snapvm delete {shlex.quote(other)}",
+                remedy=typed("delete", other),
             )
         if volume.name == disk.volume.lv:
             raise VolumeRefused(

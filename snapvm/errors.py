@@ -88,6 +88,12 @@ def quoted(text: str) -> str:
     return repr(text) if not text.isprintable() or " " in text or not text else text
 
 
+def typed(verb: str, *names: str) -> str:
+    """Return a command of snapvm's as a shell takes it, a name with a hyphen before it too."""
+    apart = ["--"] if any(name.startswith("-") for name in names) else []
+    return shlex.join(["snapvm", *verb.split(), *apart, *names])
+
+
 def some(names: tuple[str, ...]) -> str:
     """Name the first of many, and count the others."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -209,7 +215,7 @@ class NothingToUndo(SnapvmError):
 
     def hint(self) -> str:
         if "@" in self.domain:
-            return f"`snapvm rollback {shlex.quote(self.domain)}` goes back to that one"
+            return f"`{typed('rollback', self.domain)}` goes back to that one"
         return self.remedy
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from snapvm import (
     guestsystem,
+    imageroom,
     rollbackjournal,
     rollbackplan,
     standing,
@@ -32,7 +33,7 @@ from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed, unstoppable
+from snapvm.interrupt import nothing_is_left, undisturbed, unstoppable
 from snapvm.lvm.crew import Crews
 from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
@@ -91,7 +92,9 @@ class GoingBack:
             known = writingback.known_before(self.host.lvm, self.plan)
             with undisturbed(), unstoppable():
                 self._exchange(warm, undo, known)
-                return self._go_on()
+                done = self._go_on()
+                nothing_is_left()
+                return done
 
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""
@@ -119,6 +122,7 @@ class GoingBack:
             )
             writingback.require_kept(self.host.lvm, self.plan, known, deadline)
             self._set_files_aside(undo)
+            imageroom.require_writable(self.host.settings)  # reading an image may have taken long
             self._end_domain()
             undo.disarm()
 

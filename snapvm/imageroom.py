@@ -13,6 +13,11 @@ SPARE_BYTES = 64 << 20
 """What a memory image holds beside RAM: devices, headers, pages sent twice."""
 
 
+NOTES_BYTES = 4 << 20
+"""What journals and a record need, with much to spare for what others write there meanwhile."""
+_NOTES_FILES = 16
+
+
 def free_bytes(folder: Path) -> int:
     """Return the room in the file system of a folder, which need not be there yet."""
     status = _file_system(folder)
@@ -24,12 +29,32 @@ def _file_system(folder: Path) -> os.statvfs_result:
 
 
 def require_writable(settings: Settings) -> None:
-    """Raise ``HostLacks`` for a state folder in which nothing can be written down."""
-    if _file_system(settings.state_dir).f_flag & os.ST_RDONLY:
+    """Raise ``HostLacks`` or ``NoSpace`` for a state folder in which nothing can be written down.
+
+    A rollback writes down how far it is when the domain has ended, too: without room for that it
+    would be off, and its memory lost.
+    """
+    status = _file_system(settings.state_dir)
+    if status.f_flag & os.ST_RDONLY:
         raise HostLacks(
             what=f"a state folder that can be written to: {settings.state_dir} is read-only",
             remedy=f"`findmnt -T {shlex.quote(str(settings.state_dir))}` tells which file system "
             "it is in; the kernel makes one read-only when its disk fails (dmesg)",
+        )
+    # Of all that is free: what a file system keeps for root is for us.
+    free = status.f_bfree * status.f_frsize
+    if free < NOTES_BYTES:
+        raise NoSpace(
+            where=str(settings.state_dir),
+            needed=f"{NOTES_BYTES >> 20} MiB for what is written down",
+            free=f"{free >> 10} KiB",
+        )
+    if status.f_files > 0 and status.f_ffree < _NOTES_FILES:  # some have no number of them
+        raise NoSpace(
+            where=str(settings.state_dir),
+            needed=f"{_NOTES_FILES} files",
+            free=str(status.f_ffree),
+            remedy="delete files there: its file system has as many as it can have (df -i)",
         )
 
 

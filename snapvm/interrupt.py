@@ -32,8 +32,11 @@ class _Gate:
         self.waiting: signal.Signals | None = None
         self.unstoppable = 0
         self.is_stop_waiting = False
+        self.is_done = False
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.is_done:
+            return
         if self.shields:
             self.waiting = signal.Signals(number)
             return
@@ -68,9 +71,11 @@ def watched() -> Iterator[None]:
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handlers[number]) for number in heeded}
     before[_OUTPUT] = signal.signal(_OUTPUT, signal.SIG_IGN)
+    _gate.is_done = False
     try:
         yield
     finally:
+        _gate.is_done = False
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -115,6 +120,11 @@ def unstoppable() -> Iterator[None]:
         _gate.unstoppable -= 1
         if _gate.is_stop_waiting and not _gate.unstoppable:
             _gate.on_stop(_STOP, None)
+
+
+def nothing_is_left() -> None:
+    """All that was asked for is done: who interrupts what is still said would be told a lie."""
+    _gate.is_done = True
 
 
 def wait_for(descriptor: int) -> None:

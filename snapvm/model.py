@@ -283,6 +283,13 @@ class Record:
     """The guest's file systems were frozen: its disks are whole alone, its memory is still."""
     side_files: tuple[SideFile, ...] = ()
     """UEFI variables and the state of a vTPM, of the same instant."""
+    order: str = ""
+    """A time that stands for ``created`` among other records: the clock was set back before it."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What is greater in a record that was made later."""
+        return self.order or self.created, self.id
 
     @property
     def ref(self) -> str:

@@ -14,7 +14,8 @@ LATEST = "latest"
 UNDO = "undo-"
 """What the ids of records begin with that keep what was current before a rollback."""
 _STAMP = "%Y%m%dT%H%M%SZ"
-_STAMP_LENGTH = len("20261122T201755Z")
+_STAMPED = re.compile(r"(?P<stamp>\d{8}T\d{6}Z)(-\d+)?\Z", re.ASCII)
+"""A stamp, and what ``free_id`` puts behind it."""
 RESERVED = frozenset({"current", LATEST})
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}\Z")
 _NAMES = (
@@ -33,12 +34,18 @@ def check_name(name: str) -> SnapshotId:
     """Return a user's ``--name`` as an id; raise ``BadName`` when it cannot be one.
 
     One that says what an undo record's does is none: whoever finds it damaged has its id alone.
+    Nor is one that says what a snapshot's without a name does: made anew it would be one.
     """
     if name.casefold() in RESERVED:
         raise BadName(text=name, why="this word is reserved", remedy=_NAMES)
     if is_undo(name):
         why = "it is how the disks are named that a rollback has replaced"
         raise BadName(text=name, why=why, remedy=_NAMES)
+    if moment(name) is not None:
+        why = "it is how snapshots without a name are named"
+        raise BadName(
+            text=name, why=why, remedy=f"leave --name out, or put a word before it; {_NAMES}"
+        )
     if not _ID.match(name):
         raise BadName(text=name, why="no snapshot can have this name", remedy=_NAMES)
     return SnapshotId(name)
@@ -83,10 +90,13 @@ def stamp(now: datetime) -> str:
     return now.astimezone(UTC).strftime(_STAMP)
 
 
-def moment(stamp: str) -> datetime | None:
+def moment(id_: str) -> datetime | None:
     """Return the time that ``stamp`` made an id of, or None for an id that is a name."""
+    found = _STAMPED.match(id_)
+    if found is None:
+        return None
     try:
-        return datetime.strptime(stamp[:_STAMP_LENGTH], _STAMP).replace(tzinfo=UTC)
+        return datetime.strptime(found["stamp"], _STAMP).replace(tzinfo=UTC)
     except ValueError:
         return None
 

@@ -49,6 +49,8 @@ class TakePlan:
     domain: Domain
     id: SnapshotId
     set: str
+    order: str
+    """See ``Record.order``."""
     named: bool
     note: str
     with_memory: bool
@@ -104,6 +106,8 @@ class RollbackPlan:
     set: str
     undo_id: SnapshotId
     disks: tuple[SwapDisk, ...]
+    order: str = ""
+    """Of the undo record; see ``Record.order``."""
     others: tuple[str, ...] = ()
     """Disks that the domain has besides, and that stay as they are."""
     omitted: tuple[OmittedDisk, ...] = ()

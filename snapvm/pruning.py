@@ -64,24 +64,27 @@ def judge(
 ) -> list[Verdict]:
     """Return what becomes of each record of one domain, the newest first.
 
-    Those that may not go do not count.  ``zone`` says when a day begins; the host's own when None.
-    What is newer than ``now`` was made when the clock was wrong, or is: were it the newest, it
-    would stand in the place of all that is made until then.
+    Those that may not go do not count.  Undo records count by themselves: after a few rollbacks
+    they would stand in the place of all that was taken.  ``zone`` says when a day begins; the
+    host's own when None.  What is newer than ``now`` was made when the clock was wrong, or is: it
+    would stand in the place of all that is made in that hour or year, once it has come.
     """
-    newest_first = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
+    newest_first = sorted(records, key=lambda record: record.place, reverse=True)
     reasons: dict[_Key, list[str]] = {_key(record): [] for record in newest_first}
-    open_to_rules = []
+    taken: list[Record] = []
+    undos: list[Record] = []
     for record in newest_first:
         shield = _shield(record, rules, now)
         if shield:
             reasons[_key(record)].append(shield)
         else:
-            open_to_rules.append(record)
-    for record in open_to_rules[: max(rules.last, 0)]:
-        reasons[_key(record)].append("last")
-    for period, count in rules.periods.items():
-        for record in _newest_of_each(open_to_rules, period, zone)[: max(count, 0)]:
-            reasons[_key(record)].append(period.value)
+            (undos if record.kind is RecordKind.UNDO else taken).append(record)
+    for its in (taken, undos):
+        for record in its[: max(rules.last, 0)]:
+            reasons[_key(record)].append("last")
+        for period, count in rules.periods.items():
+            for record in _newest_of_each(its, period, zone)[: max(count, 0)]:
+                reasons[_key(record)].append(period.value)
     return [Verdict(record=record, kept_by=tuple(reasons[_key(record)])) for record in newest_first]
 
 

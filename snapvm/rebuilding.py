@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
 from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
+from snapvm.errors import SnapvmError, noting
 from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
@@ -95,11 +96,26 @@ def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hope
     return tuple(rebuilt), tuple(hopeless)
 
 
+def put_all(
+    host: Host, rebuilt: Iterable[Rebuilt]
+) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
+    """Write records that can be made anew; return those that were, and why the others were not."""
+    made: list[Rebuilt] = []
+    hopeless: list[Hopeless] = []
+    for each in rebuilt:
+        failures: list[SnapvmError] = []
+        with noting(failures):
+            put(host, each)
+            made.append(each)
+        hopeless += (Hopeless(ref=each.record.ref, why=str(failure)) for failure in failures)
+    return tuple(made), tuple(hopeless)
+
+
 def put(host: Host, rebuilt: Rebuilt) -> None:
     """Write a record that can be made anew, as it is decided once more under the lock.
 
     Raises ``SnapshotExists`` when a good one is there, and ``RecordUnusable`` when it cannot be
-    made any more, for it was deleted meanwhile or its volumes changed.
+    made any more, for it was deleted meanwhile or its volumes changed; ``Locked``.
     """
     catalog = host.catalog
     with catalog.locked(rebuilt.record.domain_uuid, rebuilt.record.domain):
@@ -267,6 +283,7 @@ def _put_together(
         timing=Timing(pause_ms=0, total_ms=0),
         written_bytes=0 if image is None else image.memory.size_bytes,
         side_files=side_files,
+        order=whose.order,
     )
     is_bare = not host.catalog.folder(record.domain_uuid, record.id).exists()
     unknown = _unknown(record, is_bare=is_bare)

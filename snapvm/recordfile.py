@@ -89,6 +89,7 @@ def as_dict(record: Record) -> dict[str, Any]:
         "versions": dict(record.versions),
         **({"quiesced": True} if record.quiesced else {}),
         **({"side_files": _side_dicts(record.side_files)} if record.side_files else {}),
+        **({"order": record.order} if record.order else {}),
     }
 
 
@@ -214,6 +215,7 @@ def _record(data: dict[str, Any]) -> Record:
         versions=_texts(data, "versions"),
         quiesced="quiesced" in data and _get(data, "quiesced", bool),
         side_files=_each(data, "side_files", _side_file) if "side_files" in data else (),
+        order=_get(data, "order", str) if "order" in data else "",
     )
 
 

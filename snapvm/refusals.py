@@ -143,23 +143,6 @@ class SnapshotReplaced(Refused):
 
 
 @dataclass(eq=False)
-class OrderUnclear(Refused):
-    """Which snapshot is the newest, where the clock has been wrong, or is."""
-
-    ref: str
-    created: str
-
-    def message(self) -> str:
-        return (
-            f"{quoted(self.ref)} is of a time that is still to come ({self.created}), so that "
-            "nobody knows which one was made last"
-        )
-
-    def hint(self) -> str:
-        return "is the clock right? `snapvm list` shows the snapshots there are: name one by its id"
-
-
-@dataclass(eq=False)
 class RecordUnusable(Refused):
     """A record that cannot be read, or whose parts are gone or not what they were."""
 

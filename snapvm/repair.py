@@ -7,13 +7,12 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
 from snapvm import (
-    bootid,
     guestsystem,
+    hostid,
     orphans,
     recordfile,
     rollbackrepair,
@@ -21,7 +20,7 @@ from snapvm import (
     taking,
 )
 from snapvm.attention import LeftBehind
-from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere
+from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing
 from snapvm.host import Host
 from snapvm.lvm import argv, away
@@ -200,7 +199,7 @@ def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
 
     An older snapvm wrote the id, of libvirt's domains too: a later run may have that.
     """
-    is_over = bootid.is_over(str(journal.get("boot_id", "")))
+    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
     return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
@@ -209,7 +208,7 @@ def _is_other_run(domain: Domain, journal: dict[str, Any]) -> bool:
 
     One of which that is not known must not be left paused.
     """
-    is_over = bootid.is_over(str(journal.get("boot_id", "")))
+    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
     then = str(journal.get("run") or "")
     return is_over or bool(then and domain.run and domain.run != then)
 
@@ -228,4 +227,4 @@ def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing:
 
 
 def _forgetting(name: str) -> str:
-    return f"snapvm repair --forget-missing {shlex.quote(name)}"
+    return typed("repair --forget-missing", name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from snapvm import bootid, naming, recordfile
+from snapvm import hostid, naming, recordfile
 from snapvm.model import DomainState, LvRef, LvUuid, Record, VgUuid, VolumeKind
 from snapvm.planning import RollbackPlan
 
@@ -121,7 +121,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "phase": Phase.PREPARE.value,
         "record": plan.record.id,
         "set": plan.set,
-        "boot_id": bootid.now(),
+        "boot_id": hostid.boot(),
         "paused": paused,
         "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,

@@ -12,6 +12,7 @@ from snapvm import (
     images,
     naming,
     occupancy,
+    ordering,
     planning,
     recordeddomain,
     sidefiles,
@@ -86,6 +87,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         set=set_,
         undo_id=undo_id,
         disks=disks,
+        order=ordering.order(host.catalog, record.domain_uuid, record.domain, datetime.now(UTC)),
         others=others,
         omitted=occupant.omitted,
     )
@@ -149,6 +151,7 @@ def undo_record(plan: RollbackPlan) -> Record:
         ),
         timing=Timing(pause_ms=0, total_ms=0),
         written_bytes=0,
+        order=plan.order,
     )
 
 

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 from snapvm import (
-    bootid,
     guestsystem,
+    hostid,
     recordeddomain,
     rollbackjournal,
     standing,
@@ -175,7 +175,7 @@ def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None
 
 def _is_new_boot(journal: dict[str, Any]) -> bool:
     """Tell whether the domain may have been started, and ended, on the disks it went back to."""
-    return bootid.is_over(str(journal.get("boot_id", "")))
+    return hostid.is_rebooted(str(journal.get("boot_id", "")))
 
 
 def _require_unused(

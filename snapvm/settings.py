@@ -19,6 +19,10 @@ from snapvm.model import CaptureMethod, ForeignPtes, ImageFormat
 
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 PREFIX = "SNAPVM_"
+_FILE_LIMIT_BYTES = 1 << 20
+"""What is larger holds no settings; a device such as /dev/zero has no end."""
+_LIMIT = 1e9
+"""Thirty years of seconds: whoever means for ever is told, and no clock is overrun."""
 _FILE_VARIABLE = f"{PREFIX}CONFIG"
 
 
@@ -110,15 +114,15 @@ def _percent(value: Any) -> float:
 
 def _positive(value: Any) -> float:
     number = _number(value)
-    if not 0 < number < 1e9:
-        raise ValueError("must be a positive number")
+    if not 0 < number < _LIMIT:
+        raise ValueError(f"must be a number above 0 and below {_LIMIT:,.0f}")
     return number
 
 
 def _from_zero(value: Any) -> float:
     number = _number(value)
-    if not 0 <= number < 1e9:
-        raise ValueError("must be a number from 0 on")
+    if not 0 <= number < _LIMIT:
+        raise ValueError(f"must be a number from 0 on, below {_LIMIT:,.0f}")
     return number
 
 
@@ -202,7 +206,11 @@ def _variable(key: str) -> str:
 
 def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_FILE_LIMIT_BYTES + 1)
+        if len(text) > _FILE_LIMIT_BYTES:
+            raise BadSetting(where=str(path), why=f"it is larger than {_FILE_LIMIT_BYTES} bytes")
+        return tomllib.loads(text.decode())
     except FileNotFoundError:
         if must_exist:
             why = f"there is no file {str(path)!r}"

@@ -97,6 +97,7 @@ def _tags(plan: TakePlan, disk: PlannedDisk) -> tuple[str, ...]:
         target=disk.target,
         disks=len(plan.disks),
         created=datetime.now(UTC),
+        order=plan.order,
     )
     return belonging.tags(plan.set, disk.volume, Role.NEW, whose)
 

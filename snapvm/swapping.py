@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from snapvm import (
 )
 from snapvm.attention import NotStarted
 from snapvm.clock import Deadline
-from snapvm.errors import SnapvmError
+from snapvm.errors import SnapvmError, typed
 from snapvm.failures import RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
@@ -318,12 +317,12 @@ def give_up(
     except SnapvmError as left:
         log.warning("after the rollback to %s there is left: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")
-    return not_started(record, error, f"then: snapvm rollback {shlex.quote(record.ref)}")
+    return not_started(record, error, f"then: {typed('rollback', record.ref)}")
 
 
 def repairing(name: str) -> str:
     """Return what to type to have the rollback of a domain finished."""
-    return f"snapvm repair {shlex.quote(name)}"
+    return typed("repair", name)
 
 
 def not_started(record: Record, error: SnapvmError, next_: str) -> NotStarted:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from snapvm import (
-    bootid,
     checksum,
     durable,
+    hostid,
     imageroom,
     images,
     naming,
     occupancy,
+    ordering,
     planning,
     recordfile,
     retry,
@@ -109,6 +110,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         domain=domain,
         id=id_,
         set=set_,
+        order=ordering.order(host.catalog, domain.uuid, domain.name, datetime.now(UTC)),
         named=request.name is not None,
         note=request.note,
         with_memory=with_memory,
@@ -160,7 +162,7 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
-        "boot_id": bootid.now(),
+        "boot_id": hostid.boot(),
         "run": plan.domain.run,
         "quiesce": plan.quiesce,
     }
@@ -248,6 +250,7 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
         versions=host.hypervisor.versions(),
         quiesced=plan.quiesce,
         side_files=caught.side_files,
+        order=plan.order,
     )
 
 
@@ -261,7 +264,7 @@ def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
     intent = {
         "record": plan.id,
         "set": plan.set,
-        "boot_id": bootid.now(),
+        "boot_id": hostid.boot(),
         "run": plan.domain.run,
     }
     host.catalog.write_journal(uuid, Work.STOP, intent)

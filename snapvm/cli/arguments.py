@@ -61,7 +61,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also of a fail
 def _checked_wait(value: float | None) -> float | None:
     # Not Typer's own min and max: NaN is between any two.
     if value is not None and not 0 <= value < 1e9:
-        raise typer.BadParameter("it must be a number from 0 on")
+        raise typer.BadParameter("it must be a number from 0 on, below 1,000,000,000")
     return value
 
 

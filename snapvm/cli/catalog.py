@@ -28,10 +28,10 @@ MANUAL = Manual(
         "`--dry-run` only tells what would be done."
     ),
     failure=(
-        "What cannot be made anew is printed, a line each, with the reason; the rest is made all "
-        "the same, and the exit status is 4. Such a snapshot is given up by moving its folder, "
-        "which `check` names, out of the state folder; `check` then finds the volumes that are "
-        "left of it, and `check --fix` removes them."
+        "What cannot be made anew is printed, a line each, with the reason, as is what another "
+        "snapvm is at work on; the rest is made all the same, and the exit status is 4. Such a "
+        "snapshot is given up by moving its folder, which `check` names, out of the state folder; "
+        "`check` then finds the volumes that are left of it, and `check --fix` removes them."
     ),
     example="snapvm catalog rebuild --dry-run",
 )
@@ -53,8 +53,9 @@ def rebuild(
 
         host = wiring.open_host(session.settings(), session)
         rebuilt, hopeless = rebuilding.look(host)
-        for each in () if dry_run else rebuilt:
-            rebuilding.put(host, each)
+        if not dry_run:
+            rebuilt, failed = rebuilding.put_all(host, rebuilt)
+            hopeless += failed
         if not as_json:
             deed = "would make" if dry_run else "made"
             output.say_findings(f"{deed} {_told(each)}" for each in rebuilt)
@@ -64,7 +65,8 @@ def rebuild(
         if hopeless:
             findings = tuple({"subject": lost.ref, "problem": lost.why} for lost in hopeless)
             remedy = "`snapvm check` says what may be done with what is left of them"
-            raise Found(count=len(hopeless), findings=findings, remedy=remedy)
+            done = _as_values(rebuilt, dry_run=dry_run)
+            raise Found(count=len(hopeless), findings=findings, remedy=remedy, done=done)
         if as_json:
             output.out_json(_as_values(rebuilt, dry_run=dry_run))
         elif not rebuilt:

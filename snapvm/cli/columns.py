@@ -27,10 +27,7 @@ Row = tuple[str, ...]
 
 def sorted_rows(judged: Iterable[tuple[Record, Sequence[Health]]]) -> list[Row]:
     """Return a row for each record with the health of its disks, by domain, the oldest first."""
-    keyed = [
-        (record.domain, record.created, record.id, _row(record, healths))
-        for record, healths in judged
-    ]
+    keyed = [(record.domain, record.place, _row(record, healths)) for record, healths in judged]
     keyed.sort()
     return [row for *_, row in keyed]
 

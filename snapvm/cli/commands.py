@@ -133,9 +133,13 @@ def parse(arguments: list[str], session: Session) -> Job | int:
     return parsed if isinstance(parsed, Job) else int(parsed or 0)
 
 
-def global_options() -> frozenset[str]:
-    """Return the options that stand before the verb."""
-    return frozenset(name for option in _command().params for name in option.opts)
+def global_options() -> dict[str, str]:
+    """Return the options that stand before the verb, each as it is typed, with its value."""
+    return {
+        name: f"{name} {option.metavar or ''}".rstrip()
+        for option in _command().params
+        for name in option.opts
+    }
 
 
 def options_of(verb: str) -> frozenset[str]:

@@ -66,8 +66,8 @@ class Places:
 
     verb: str
     """The one that stands in it; empty when there is none."""
-    before: Collection[str]
-    """The options that stand before a verb."""
+    before: Mapping[str, str]
+    """The options that stand before a verb, each as it is typed, with its value."""
     behind: Collection[str]
     """Those that this verb has."""
     instead: str
@@ -82,7 +82,7 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     message = message.partition(", unable to parse")[0]
     message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
-    option = getattr(problem, "option_name", None)
+    option: str = getattr(problem, "option_name", None) or ""
     # Some problems do not say where they arose.
     path = "snapvm" if option in places.before else f"snapvm {places.verb}".rstrip()
     if context is not None:
@@ -91,9 +91,8 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
         message = message.partition(". ")[0]  # what Typer guesses knows only how words are spelled
         hint = f"`{places.instead}` does that here"
     elif option in places.before and path != "snapvm":
-        hint = (
-            f"{option} stands before the verb: snapvm {option} {path.removeprefix('snapvm ')} ..."
-        )
+        verb = path.removeprefix("snapvm ")
+        hint = f"{option} stands before the verb: snapvm {places.before[option]} {verb} ..."
     elif option in places.behind and path == "snapvm":
         message = message.partition(" (")[0]  # what looks like it and stands before a verb
         hint = f"{option} stands behind the verb: snapvm {places.verb} {option} ..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, entries, find
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
-from snapvm.errors import quoted
+from snapvm.errors import quoted, typed
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.lvm import health
 from snapvm.lvm.health import Health
@@ -66,7 +65,7 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
 
 def _print_json(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
     """Print a row for each, and tell whether there is any."""
-    by_age = sorted(records, key=lambda record: (record.domain, record.created, record.id))
+    by_age = sorted(records, key=lambda record: (record.domain, record.place))
     rows = (_with_health(record, volumes) for record in by_age)
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
     return bool(by_age or damaged)
@@ -105,11 +104,11 @@ def _nothing(domain: str | None, state_dir: Path) -> str:
     whose = "" if domain is None else f" of {quoted(domain)}"
     shows = domain is not None and "@" in domain
     verb, deed = ("show", "shows") if shows else ("take", "makes")
-    typed = f"`snapvm {verb} {shlex.quote(plain(domain or 'DOM'))}` {deed} one"
+    what = f"`{typed(verb, plain(domain or 'DOM'))}` {deed} one"
     # The usual place is made by the first take; another that is not there may be a wrong one.
     is_strange = state_dir != Settings().state_dir and not state_dir.exists()
     where = f" in {plain(str(state_dir))}, which does not exist" if is_strange else ""
-    return f"no snapshots{whose}{where} ({typed})"
+    return f"no snapshots{whose}{where} ({what})"
 
 
 class _Volumes:

@@ -10,16 +10,16 @@ from snapvm.cli.session import Job, Session
 LIST_MANUAL = Manual(
     prerequisites="None. LVM is asked how the volumes are; the hypervisor is not.",
     success=(
-        "The snapshots are printed, the oldest first: a table on a terminal (without NOTE where "
-        "it is too narrow for that), aligned columns elsewhere, and with `--json` an array of "
-        "records as `snapshot.json` holds them, each with its `ref` and the `health` of each disk "
-        "as `show` has it. Times are of this host's clock. HEALTH is that of the disk which is "
-        "worst off, with how much of what a thick snapshot can keep is used; `unknown` where LVM "
-        "does not tell, `no group` where it does not show the volume group now. KIND is `full` "
-        "(memory and disks), `disks`, or `undo` (the disks that were current before a rollback). A "
-        "record that cannot be read is shown last as `damaged`, with the reason on standard error. "
-        "With DOM only the snapshots of the domain that has this name now are printed, and those "
-        "that were taken when a domain had it."
+        "The snapshots are printed, the first made of a domain first: a table on a terminal (where "
+        "it is too narrow for NOTE, notes stand below), aligned columns elsewhere, and with "
+        "`--json` an array of records as `snapshot.json` holds them, each with its `ref` and the "
+        "`health` of each disk as `show` has it. Times are of this host's clock. HEALTH is that of "
+        "the disk which is worst off, with how much of what a thick snapshot can keep is used; "
+        "`unknown` where LVM does not tell, `no group` where it does not show the volume group "
+        "now. KIND is `full` (memory and disks), `disks`, or `undo` (the disks that were current "
+        "before a rollback). A record that cannot be read is shown last as `damaged`, with the "
+        "reason on standard error. With DOM only the snapshots of the domain that has this name "
+        "now are printed, and those that were taken when a domain had it."
     ),
     failure="Nothing is changed.",
     example="snapvm list demo --json | jq -r '.[].ref'",

@@ -13,7 +13,7 @@ from snapvm.cli.words import moment
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId
 from snapvm.recordfolder import Damaged
-from snapvm.refusals import OrderUnclear, RecordUnusable
+from snapvm.refusals import RecordUnusable
 
 
 def catalog_of(session: Session) -> Catalog:
@@ -33,8 +33,8 @@ def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
     With ``whole`` a prefix will not do: where nobody is asked, as in a script, it may have been
     the id of one that is gone, or not there yet, and another would be lost.
     ``dom`` is the name of the domain now or when the record was made, or its uuid.  Raises
-    ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain``, ``OrderUnclear``
-    and ``RecordUnusable``.
+    ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain`` and
+    ``RecordUnusable``.
     """
     domain, wanted = naming.split_reference(reference)
     if wanted.casefold() == naming.LATEST:
@@ -60,7 +60,7 @@ def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
 def newest_undo(catalog: Catalog, domain: str) -> Record:
     """Return what was current before the domain's last rollback.
 
-    Raises ``NothingToUndo``, ``AmbiguousDomain``, ``OrderUnclear`` and ``RecordUnusable``.
+    Raises ``NothingToUndo``, ``AmbiguousDomain`` and ``RecordUnusable``.
     """
     newest = _newest_of_all(catalog, domain, "", are_undos=True)
     if newest is None:
@@ -105,9 +105,8 @@ def _of_id(catalog: Catalog, domain: str, id_: SnapshotId) -> Iterator[_Fit]:
 def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: bool) -> Record | None:
     """Return the newest record of who has the name; when nobody has it, of those who had it.
 
-    Raises ``AmbiguousDomain``, ``RecordUnusable`` when one that cannot be read may be newer, and
-    ``OrderUnclear`` when the clock was set back since: what is deleted or gone back to must not be
-    another one than the user means.
+    Raises ``AmbiguousDomain``, and ``RecordUnusable`` when one that cannot be read may be newer:
+    what is deleted or gone back to must not be another one than the user means.
     """
     known = catalog.domains()
     own = [(uuid, name) for uuid, name in known if domain in (name, uuid)]
@@ -124,24 +123,20 @@ def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: boo
     for entry in damaged:
         if newest is None or _may_be_newer(entry, newest):
             raise entry.trouble()
-    if newest is not None and len(fits) > 1 and _is_to_come(newest):
-        raise OrderUnclear(ref=newest.ref, created=newest.created)
     return newest
-
-
-def _is_to_come(record: Record) -> bool:
-    created = moment(record.created)
-    return created is not None and created > datetime.now(UTC)
 
 
 def _may_be_newer(damaged: Damaged, newest: Record) -> bool:
     """Tell whether a record may be the newer one of which only the id is known.
 
-    A stamp is of the second in which its `take` began; a name says nothing.
+    A stamp is of the second in which its `take` began; a name says nothing, and nor does a stamp
+    where the clock was set back.
     """
     began = naming.moment(damaged.id.removeprefix(naming.UNDO))
     created = moment(newest.created)
-    return began is None or created is None or began >= created.replace(microsecond=0)
+    if began is None or created is None or newest.order or created > datetime.now(UTC):
+        return True
+    return began >= created.replace(microsecond=0)
 
 
 def _ids(catalog: Catalog, domain: str, prefix: str) -> tuple[SnapshotId, ...]:
@@ -178,4 +173,4 @@ def _newest(domain: str, wanted: str, fits: Sequence[_Fit]) -> Record | None:
             domain=domain, id=wanted, uuids=tuple(known), known_as=tuple(known.values())
         )
     records = (fit.record for fit in fits)
-    return max(records, key=lambda record: (record.created, record.id), default=None)
+    return max(records, key=lambda record: record.place, default=None)

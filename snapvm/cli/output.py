@@ -12,6 +12,9 @@ from typing import Any, TextIO
 from snapvm.cli.words import plain
 from snapvm.failures import StorageFailed
 
+_TOLD_CHARACTERS = 300
+"""Of a result that cannot be written: which snapshot it is about stands before all else."""
+
 
 class ReaderLeft(Exception):
     """Whoever read standard output has gone, as ``head`` does; no failure of ours."""
@@ -42,18 +45,21 @@ def is_unicode(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "ascii").casefold().startswith("utf")
 
 
-def out(text: str) -> None:
-    """Write a result to standard output, all of it and now.
+def out(text: str, *, is_deed: bool = False) -> None:
+    """Write a result to standard output, all of it and now; ``is_deed`` if it says what was done.
 
     Raises ``ReaderLeft`` when nobody reads any more and ``StorageFailed`` for a full disk.
     """
-    with _checked_stdout() as stdout:
+    with _checked_stdout(text if is_deed else "") as stdout:
         stdout.write(text)
 
 
 @contextmanager
-def _checked_stdout() -> Iterator[TextIO]:
-    """Yield standard output, flush it after the block, and say clearly what went wrong with it."""
+def _checked_stdout(result: str = "") -> Iterator[TextIO]:
+    """Yield standard output, flush it after the block, and say clearly what went wrong with it.
+
+    ``result`` is what says what was done, so that it is told all the same.
+    """
     try:
         yield sys.stdout
         sys.stdout.flush()
@@ -61,13 +67,14 @@ def _checked_stdout() -> Iterator[TextIO]:
         _drop(sys.stdout)
         raise ReaderLeft from None
     except OSError as error:
-        raise stdout_failed(error) from error
+        raise stdout_failed(error, result) from error
 
 
-def stdout_failed(error: OSError) -> StorageFailed:
+def stdout_failed(error: OSError, result: str = "") -> StorageFailed:
     """Return what to raise when standard output takes nothing more; what waits for it is lost."""
     _drop(sys.stdout)
-    return StorageFailed(path="stdout", why=f"{error.strerror}; the work itself is done")
+    told = f": {' '.join(result[:_TOLD_CHARACTERS].split())}" if result else ""
+    return StorageFailed(path="stdout", why=f"{error.strerror}; the work itself is done{told}")
 
 
 def _drop(stream: TextIO) -> None:
@@ -96,7 +103,7 @@ def err(text: str) -> None:
 
 def say(text: str) -> None:
     """Write one line of result, made harmless."""
-    out(f"{plain(text)}\n")
+    out(f"{plain(text)}\n", is_deed=True)
 
 
 def say_findings(lines: Iterable[str]) -> None:
@@ -118,7 +125,7 @@ def warn(text: str) -> None:
 
 def out_json(value: Any) -> None:
     """Write one JSON value; always ASCII, so no locale can spoil it."""
-    out(f"{json.dumps(value, indent=1)}\n")
+    out(f"{json.dumps(value, indent=1)}\n", is_deed=True)
 
 
 def out_json_rows(values: Iterable[Any]) -> None:

@@ -25,13 +25,14 @@ MANUAL = Manual(
     prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
     success=(
         "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
-        "newest ones; each other rule keeps the newest snapshot of each of the last N hours, "
-        "days, ISO weeks, months or years that have any, in this host's time zone. A snapshot is "
-        "kept when any rule wants it. Those with a `--name`, and what was current before a "
-        "rollback, are left alone and do not count; so are those whose record cannot be read, and "
-        "those whose time is still to come, as a wrong clock makes them. A snapshot that somebody "
-        "else deletes meanwhile is no failure and is not mentioned. With DOM only the snapshots "
-        "that `list DOM` shows are considered."
+        "newest ones; each other rule keeps the newest snapshot of each of the last N hours, days, "
+        "ISO weeks, months or years that have any, in this host's time zone. A snapshot is kept "
+        "when any rule wants it. Those with a `--name`, and what was current before a rollback, "
+        "are left alone and do not count; so are those whose record cannot be read, and those "
+        "whose time is still to come, as a wrong clock makes them. With `--include-undo` the rules "
+        "hold for what was current before rollbacks too, which counts by itself. A snapshot that "
+        "somebody else deletes meanwhile is no failure and is not mentioned. With DOM only the "
+        "snapshots that `list DOM` shows are considered."
     ),
     failure=(
         "As for `delete`, but each domain by itself: what stands in the way of one domain, such "

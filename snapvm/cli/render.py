@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TextIO, cast
 
 from rich import box
 from rich.console import Console
@@ -38,20 +39,26 @@ _ASCII_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii
 """SIMPLE_HEAD in ASCII: rich draws into a text, and cannot know what our terminal shows."""
 
 _NOTE_COLUMNS = 12
-"""In less room than this a note says nothing, and every line would be folded for it."""
+"""In less room than this a note says nothing: it stands below its row then."""
+
+_INDENT = "  "
 
 _GAP_COLUMNS = 2
 """Between two columns: the box's divider and a cell's padding."""
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return ``snapvm list`` as a table for standard output, coloured unless NO_COLOR is set."""
+    """Return ``snapvm list`` as a table for standard output, coloured unless NO_COLOR is set.
+
+    The usual terminal has 80 columns, and the row of a snapshot without a name 78.
+    """
     widths = columns.column_widths(rows)
     before_note = sum(widths[:-1]) + _GAP_COLUMNS * (len(widths) - 1)
-    for_note = max(shutil.get_terminal_size().columns - before_note, 0)
+    terminal = shutil.get_terminal_size().columns
+    for_note = max(terminal - before_note, 0)
     has_notes = for_note >= min(widths[-1], _NOTE_COLUMNS)
-    lines = box.SIMPLE_HEAD if output.is_unicode(sys.stdout) else _ASCII_LINES
-    drawn = Table(box=lines, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    ruled = box.SIMPLE_HEAD if output.is_unicode(sys.stdout) else _ASCII_LINES
+    drawn = Table(box=ruled, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = len(HEADERS) if has_notes else len(HEADERS) - 1
     for number, header in enumerate(HEADERS[:shown]):
         drawn.add_column(Text(header), justify="right" if number in RIGHT else "left", no_wrap=True)
@@ -64,7 +71,19 @@ def table(rows: Sequence[Row]) -> str:
     # Both sizes: with one alone rich takes a terminal that is TERM=dumb for 80 columns wide.
     console = Console(file=paper, force_terminal=True, width=before_note + for_note, height=1)
     console.print(drawn)
-    return "".join(f"{line.rstrip()}\n" for line in paper.getvalue().splitlines())
+    lines = [line.rstrip() for line in paper.getvalue().splitlines()]
+    if not has_notes:
+        lines = [*lines[: -len(rows)], *_above_notes(lines[-len(rows) :], rows, terminal)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _above_notes(lines: Iterable[str], rows: Iterable[Row], terminal: int) -> Iterator[str]:
+    """Yield the line of each row, and its note below it."""
+    room = max(terminal - len(_INDENT), _NOTE_COLUMNS)
+    for line, row in zip(lines, rows, strict=True):
+        yield line
+        if row[-1]:
+            yield f"{_INDENT}{shortened(row[-1], room)}"
 
 
 @contextmanager
@@ -76,12 +95,34 @@ def progress() -> Iterator[Progress]:
         BarColumn(bar_width=30),
         _Bytes(binary_units=True),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=Console(file=cast("IO[str]", _Screen(sys.stderr))),
         # The bar vanishes with the command; what remains is the line of result.
         transient=True,
     )
     with bars:
         yield _Drawn(bars)
+
+
+class _Screen:
+    """A terminal that may go away, as when ssh is cut off: what is done goes on all the same."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Be as the stream is in all else."""
+        return getattr(self._stream, name)
 
 
 class _Bytes(DownloadColumn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +33,7 @@ MANUAL = Manual(
         "with is where it was, and answers: media in its drives, read-only disks, kernel, "
         "firmware, devices of the host, ports to listen at. Memory finds the processor it ran on, "
         "where libvirt can tell. On Xen the host has the memory that the image needs. "
+        "The state folder has 4 MiB free for what is written down. "
         "All of this is checked before anything is touched."
     ),
     success=(
@@ -181,6 +181,8 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 set_time=how.set_time,
                 progress=progress,
             )
+    notes = [*done.guest.notes, *resized(done.plan)]
+    left_out = _left_out(done.plan)
     if how.as_json:
         output.out_json(
             {
@@ -189,12 +191,16 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 "seconds": round(done.seconds, 3),
                 "undo": done.undo.ref,
                 "clock_set_by_seconds": done.guest.moved_seconds,
+                "left_out": [{"target": target, "why": why} for target, why in left_out.items()],
+                "notes": notes,
                 "record": lookup.as_values(record),
             }
         )
     else:
         output.say(summary(done))
-    for note in (*done.guest.notes, *resized(done.plan)):
+    # Who was asked has read it.
+    untold = left_out.items() if how.yes else ()
+    for note in (*notes, *(f"not of the snapshot: {target}, {why}" for target, why in untold)):
         output.note(note)
 
 
@@ -208,7 +214,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
         *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
-        *(f"- Not of the snapshot: {text}." for text in _left_out(plan)),
+        *(f"- Not of the snapshot: {target}, {why}." for target, why in _left_out(plan).items()),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(plan, paused=paused)}",
     ]
@@ -229,12 +235,11 @@ def resized(plan: RollbackPlan) -> list[str]:
     return told
 
 
-def _left_out(plan: RollbackPlan) -> Iterator[str]:
-    """Yield what the domain has, or had, of which nothing comes back or is kept, and why."""
+def _left_out(plan: RollbackPlan) -> dict[str, str]:
+    """Return what the domain has, or had, of which nothing comes back or is kept, and why."""
     stays = dict.fromkeys(plan.others, "a disk that stays as it is")
     then, now = ({each.target: each.why for each in of.omitted} for of in (plan.record, plan))
-    for target, why in {**then, **now, **stays}.items():
-        yield f"{target}, {why}"
+    return {**then, **now, **stays}
 
 
 def _losses(plan: RollbackPlan) -> list[str]:

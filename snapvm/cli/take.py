@@ -165,9 +165,8 @@ def take(
             quiesce=quiesce,
         )
         with guarded_host(session) as host, shown(quiet=session.verbose) as progress:
-            if foreign_ptes is not None and host.hypervisor.kind is not HypervisorKind.XEN:
-                why = f"{host.hypervisor.kind} has no Xen guests"
-                raise IdleOption(option="--foreign-ptes", why=why)
+            if foreign_ptes is not None:
+                _require_xen(host.hypervisor.kind)
             record = consistency.take(host, request, progress)
         if as_json:
             output.out_json(lookup.as_values(record))
@@ -177,6 +176,11 @@ def take(
             output.note(remark)
 
     return Job(json=as_json, run=run)
+
+
+def _require_xen(kind: HypervisorKind) -> None:
+    if kind is not HypervisorKind.XEN:
+        raise IdleOption(option="--foreign-ptes", why=f"{kind} has no Xen guests")
 
 
 def _refuse_idle(options: list[str]) -> None:

@@ -19,6 +19,7 @@ from snapvm.model import DomainUuid, LvRef, Record, Role, SnapshotId
 
 _PREFIX = "snapvm.of="
 _HOST = "snapvm.on="
+_ORDER = "snapvm.order="
 _LEGAL = re.compile(r"[A-Za-z0-9_+.=!:#&/-]*\Z")
 _TAG = re.compile(
     r"snapvm\.of=(?P<uuid>[0-9a-f-]{36})/(?P<id>[^/]+)/(?P<target>[^/]+)/(?P<disks>\d{1,3})/"
@@ -40,6 +41,8 @@ class Belonging:
     """How many the record has."""
     created: datetime
     """About when, in UTC."""
+    order: str = ""
+    """See ``Record.order``."""
 
 
 def of(record: Record, target: str) -> Belonging:
@@ -51,11 +54,12 @@ def of(record: Record, target: str) -> Belonging:
         target=target,
         disks=len(record.disks),
         created=datetime.fromisoformat(record.created),
+        order=record.order,
     )
 
 
 def tag(belonging: Belonging) -> tuple[str, ...]:
-    """Return the tag that says it; none for a disk whose name LVM would refuse."""
+    """Return the tags that say it; none for a disk whose name LVM would refuse."""
     if not _LEGAL.match(belonging.target) or "/" in belonging.target:
         return ()
     name = belonging.domain if _LEGAL.match(belonging.domain) else ""
@@ -67,7 +71,8 @@ def tag(belonging: Belonging) -> tuple[str, ...]:
         naming.stamp(belonging.created),
         name,
     )
-    return (_PREFIX + "/".join(parts),)
+    order = belonging.order if _LEGAL.match(belonging.order) else ""
+    return (_PREFIX + "/".join(parts), *([_ORDER + order] if order else []))
 
 
 def tags(set_: str, origin: LvRef, role: Role, whose: Belonging) -> tuple[str, ...]:
@@ -79,7 +84,7 @@ def tags(set_: str, origin: LvRef, role: Role, whose: Belonging) -> tuple[str, .
 
 def written(tags: Iterable[str]) -> tuple[str, ...]:
     """Return those of the tags of a volume that say whose it is, nonsense or not."""
-    return tuple(sorted(tag for tag in tags if tag.startswith((_PREFIX, _HOST))))
+    return tuple(sorted(tag for tag in tags if tag.startswith((_PREFIX, _HOST, _ORDER))))
 
 
 def is_of_another_host(tags: Iterable[str]) -> bool:
@@ -90,6 +95,7 @@ def is_of_another_host(tags: Iterable[str]) -> bool:
 
 def read(tags: Iterable[str]) -> Belonging | None:
     """Return what the tags of a volume say; None when they say nothing, or nonsense."""
+    tags = tuple(tags)
     match = next(filter(None, map(_TAG.match, tags)), None)
     if match is None or not naming.is_id(match["id"]):
         return None
@@ -103,4 +109,14 @@ def read(tags: Iterable[str]) -> Belonging | None:
         target=match["target"],
         disks=int(match["disks"]),
         created=created,
+        order=next(filter(None, map(_order_in, tags)), ""),
     )
+
+
+def _order_in(tag: str) -> str:
+    """Return the time that a tag puts a record at; empty for any other tag."""
+    text = tag.removeprefix(_ORDER)
+    try:
+        return text if text != tag and datetime.fromisoformat(text) else ""
+    except ValueError:
+        return ""

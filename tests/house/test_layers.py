@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("writingback", "recordeddomain", "standing"),
     ("rollbackjournal",),
-    ("host", "planning", "imagefacts", "occupancy", "identity"),
+    ("host", "planning", "imagefacts", "occupancy", "identity", "ordering"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
@@ -37,7 +37,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "naming",
         "bydomain",
-        "bootid",
         "hostid",
         "imageformats",
         "compression",

@@ -35,7 +35,10 @@ def test_there_are_records_of_the_past() -> None:
     assert len(FIXTURES) >= 3
 
 
-@pytest.mark.parametrize("record", [make_record(), disks_only("off")], ids=["full", "disks"])
+RECORDS = [make_record(), disks_only("off"), make_record(order="2027-01-01T00:00:00.001+00:00")]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=["full", "disks", "ordered"])
 def test_what_is_written_fits_the_schema(record: Any) -> None:
     checker().validate(recordfile.as_dict(record))
 

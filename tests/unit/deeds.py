@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snapvm import consistency, repair
+from snapvm import consistency, diagnosis, repair
 from snapvm.attention import LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
@@ -31,6 +32,16 @@ def delete(scene: Scene, record: Record) -> None:
 def mend(scene: Scene) -> None:
     """Finish or take back what a dead snapvm has left, as the next command does."""
     repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+def with_settings(scene: Scene, **changes: object) -> Scene:
+    settings = replace(scene.host.settings, **changes)  # type: ignore[arg-type]
+    return replace(scene, host=replace(scene.host, settings=settings))
+
+
+def advice(scene: Scene) -> tuple[str, ...]:
+    """Return what ``doctor`` advises."""
+    return diagnosis.advice(diagnosis.look(scene.host, DOMAIN), scene.host.settings)
 
 
 REFUSAL = CaptureFailed(domain=DOMAIN, why="a test wants it")

@@ -39,6 +39,20 @@ def names_that_stick(new: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_every_folder_above_the_first_record_lasts(scene: Scene, is_there: bool) -> None:
+    """The lock of all hosts makes one of them before anything is written down."""
+    state_dir = scene.host.settings.state_dir
+    if is_there:
+        state_dir.mkdir()
+    synced: list[Path] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "sync_folder", synced.append)
+        take(scene)
+    above = {state_dir / "domains" / UUID, state_dir / "domains", state_dir}
+    assert above | (set() if is_there else {state_dir.parent}) <= set(synced)
+
+
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("lasts", [False, True])
 def test_a_record_that_may_or_may_not_last_keeps_its_parts(

@@ -57,6 +57,15 @@ def test_the_name_of_an_undo_record_cannot_be_given() -> None:
     assert naming.check_name("undo-this") == "undo-this"
 
 
+@pytest.mark.parametrize("name", ["20260101T000000Z", "20260101T000000Z-2"])
+def test_the_time_stamp_of_one_without_a_name_cannot_be_given(name: str) -> None:
+    """Made anew from its tags it counted as unnamed, and `prune` deleted what a user had named."""
+    with pytest.raises(BadName, match="how snapshots without a name are named"):
+        naming.check_name(name)
+    for more in (f"at-{name}", f"{name}-nightly", f"{name}x", "20261301T000000Z"):
+        assert naming.check_name(more) == more and naming.moment(more) is None
+
+
 @pytest.mark.parametrize("text", ["", "demo", "@", "@x", "demo@", "demo@.x", "demo@a/b", "d@x\n"])
 def test_references_that_cannot_be(text: str) -> None:
     with pytest.raises(BadName):

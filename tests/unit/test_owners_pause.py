@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import bootid
+from snapvm import hostid
 from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile
@@ -112,7 +112,7 @@ def test_nor_is_one_after_a_boot_of_the_host(
     """A run may then be called as it was before."""
     assert mortal.kill_at(scene, take, "after suspend 1")
     (other := tmp_path / "boot_id").write_text("another")
-    monkeypatch.setattr(bootid, "PATH", other)
+    monkeypatch.setattr(hostid, "BOOT_PATH", other)
     mend(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
 

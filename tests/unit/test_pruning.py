@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,13 @@ def test_days_without_a_snapshot_do_not_count() -> None:
     assert kept([record(1), record(24 * 40)], rules(daily=2)) == ["h1", "h960"]
 
 
+def test_what_was_current_before_rollbacks_takes_no_snapshots_place() -> None:
+    """With --include-undo the last snapshot went, and the undo of the latest rollback stayed."""
+    undos = [record(hours, kind=RecordKind.UNDO) for hours in (1, 2, 3)]
+    chosen = replace(rules(last=1, daily=2), with_undo=True)
+    assert kept([*undos, record(4), record(5)], chosen) == ["h1", "h4"]
+
+
 def test_a_day_begins_where_the_host_is() -> None:
     records = [record(1), record(13)]  # 11:00 and the evening before, 23:00, of UTC
     assert len([v for v in judge(records, rules(daily=2), UTC, now=NOON) if v.kept_by]) == 2
@@ -78,9 +86,9 @@ def test_what_nobody_may_take_away_does_not_count(changes: dict[str, object], re
 
 def test_they_go_when_that_is_asked_for() -> None:
     named = record(2, named=True)
-    undo = record(3, kind=RecordKind.UNDO, memory=None)
+    undos = [record(hours, kind=RecordKind.UNDO, memory=None) for hours in (3, 4)]
     chosen = Rules(last=1, periods={}, with_named=True, with_undo=True)
-    assert kept([named, undo, record(1)], chosen) == ["h1"]
+    assert kept([named, *undos, record(1)], chosen) == ["h1", "h3"]
 
 
 @pytest.mark.parametrize("created", ["long ago", (NOON + timedelta(days=1)).isoformat()])

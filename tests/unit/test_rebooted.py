@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import bootid, consistency
+from snapvm import consistency, hostid
 from snapvm.attention import LeftBehind, LeftOff, StartedTooSoon
 from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, Record, Silent, SnapshotId
@@ -20,7 +20,7 @@ OLD, NEW = "the boot before", "this boot"
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "boot_id"
     path.write_text(f"{OLD}\n")
-    monkeypatch.setattr(bootid, "PATH", path)
+    monkeypatch.setattr(hostid, "BOOT_PATH", path)
     return path
 
 

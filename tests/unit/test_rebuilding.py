@@ -92,6 +92,14 @@ def test_a_record_is_made_anew_beside_its_image(scene: Scene, text: str | None) 
     assert rebuild(scene) == [], "and once is enough"
 
 
+def test_a_name_that_begins_as_a_time_stamp_is_one_made_anew(scene: Scene) -> None:
+    """It counted as unnamed then, and `prune` deleted it."""
+    record = take(scene, "20260101T000000Z-nightly", with_memory=False)
+    damage(scene, record, None)
+    assert rebuild(scene) == []
+    assert scene.host.catalog.get(UUID, record.id).named
+
+
 @pytest.mark.parametrize("with_memory", [True, False])
 def test_what_lies_beside_the_image_belongs_to_it(
     scene: Scene, tmp_path: Path, with_memory: bool

@@ -101,6 +101,12 @@ def test_a_mistake_in_the_file_is_told_with_what_was_meant(
     assert why in refused.value.message()
 
 
+def test_a_file_without_end_is_refused() -> None:
+    """It was read until there was no memory left."""
+    with pytest.raises(BadSetting, match="/dev/zero cannot be used: it is larger than"):
+        settings.load({"SNAPVM_CONFIG": "/dev/zero"})
+
+
 def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     """Found by fuzzing."""
     path = tmp_path / "snapvm.toml"

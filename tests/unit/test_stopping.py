@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import bootid, consistency, repair
+from snapvm import consistency, hostid, repair
 from snapvm.attention import NotStopped
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
@@ -92,7 +92,7 @@ def test_a_run_that_a_journal_does_not_tell_of_is_not_stopped(
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, run="process 4711 since 5000")
     scene.host.catalog.write_journal(
-        UUID, Work.STOP, {"record": record.id, "set": record.set, "boot_id": bootid.now(), **older}
+        UUID, Work.STOP, {"record": record.id, "set": record.set, "boot_id": hostid.boot(), **older}
     )
     scene.hypervisor.suspend(DOMAIN)
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
@@ -105,7 +105,7 @@ def test_a_run_that_a_journal_does_not_tell_of_is_not_stopped(
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "boot_id"
     path.write_text("this boot\n")
-    monkeypatch.setattr(bootid, "PATH", path)
+    monkeypatch.setattr(hostid, "BOOT_PATH", path)
     return path
 
 

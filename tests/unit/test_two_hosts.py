@@ -191,6 +191,18 @@ def test_one_that_begins_in_the_same_moment_is_told(
     DEEDS[deed](other, record)
 
 
+def test_the_first_ever_is_told_of_too(scene: Scene) -> None:
+    """The lock of all hosts had no folder before there was a snapshot, and nobody held it."""
+    scene.host.settings.state_dir.mkdir()
+    other = elsewhere(scene).host.catalog
+    with (
+        scene.host.catalog.locked(UUID, DOMAIN),
+        pytest.raises(Locked),
+        other.locked(UUID, DOMAIN),
+    ):
+        pytest.fail("both work on it")
+
+
 def test_a_check_does_not_take_for_dead_what_is_at_work_elsewhere(
     scene: Scene, be: Callable[[str], None]
 ) -> None:

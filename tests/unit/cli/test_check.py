@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from snapvm.errors import ExitStatus
-from snapvm.model import Record, SnapshotId
+from snapvm.catalog import Catalog
+from snapvm.errors import ExitStatus, Locked
+from snapvm.model import DomainUuid, Record, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
 from tests.unit.cli.harms import (
@@ -135,6 +137,33 @@ def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     half = call("catalog", "rebuild")
     assert half.status == ExitStatus.REFUSED and "of 2 disks 1 are there" in half.out
     assert scene.ids() == []
+
+
+def test_what_another_snapvm_is_at_keeps_no_other_record_from_being_made_anew(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest was not made, nor what was made told, to people and to programs."""
+    for name in "abc":
+        call("take", DOMAIN, "--name", name, "--disk-only")
+        damage = scene.host.catalog.folder(UUID, SnapshotId(name)) / "snapshot.json"
+        damage.write_text("{")
+    locked = Catalog.locked
+    tries: list[str] = []
+
+    def busy(catalog: Catalog, uuid: DomainUuid, name: str) -> AbstractContextManager[None]:
+        tries.append(name)
+        if len(tries) == 2:
+            raise Locked(domain=name, holder="process 1")
+        return locked(catalog, uuid, name)
+
+    monkeypatch.setattr(Catalog, "locked", busy)
+    done = call("catalog", "rebuild", "--json")
+    assert done.status == ExitStatus.REFUSED
+    told = json.loads(done.out)
+    assert list(told["rebuilt"]) == ["demo@a", "demo@c"]
+    assert [finding["subject"] for finding in told["findings"]] == ["demo@b"]
+    assert "another snapvm is working on demo" in told["findings"][0]["problem"]
+    assert call("catalog", "rebuild").out.startswith("made demo@b of ")
 
 
 @pytest.mark.parametrize("verb", ["check", "repair"])

@@ -93,7 +93,8 @@ def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hi
 
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
-    assert "hint: --state-dir stands before the verb: snapvm --state-dir list ..." in done.err
+    assert "hint: --state-dir stands before the verb: snapvm --state-dir DIR list ..." in done.err
+    assert "verb: snapvm -v list ..." in call("list", "-v").err
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_whoever_may_not_read_a_file_of_roots_is_not_told_to_correct_it(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_text", denied)
+        patch.setattr(Path, "open", denied)
         patch.setattr(os, "stat", denied)
         patch.setattr(os, "geteuid", lambda: 1000)
         done = call(*words)

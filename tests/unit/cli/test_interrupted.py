@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from snapvm import imagefacts, imageroom, images
+from snapvm.cli import progress
 from snapvm.errors import ExitStatus
 from snapvm.failures import CommandFailed
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import DomainUuid, SnapshotId
+from snapvm.model import DomainUuid, Progress, Silent, SnapshotId
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call, Ended
@@ -144,6 +146,36 @@ def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> N
     done = call("delete", f"{DOMAIN}@a", f"{DOMAIN}@b", "--yes")
     assert done.status == ExitStatus.DONE and done.out == "deleted demo@a, demo@b\n"
     assert scene.ids() == [] and ours(scene) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("take", DOMAIN, "--name", "c"), "demo@c: memory"),
+        (("rollback", f"{DOMAIN}@a", "--yes"), "demo is back at demo@a"),
+        (("delete", f"{DOMAIN}@a", "--yes"), "deleted demo@a\n"),
+        (("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes"), "deleted 1 snapshot"),
+    ],
+)
+def test_what_is_done_is_not_said_to_be_put_back(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: str
+) -> None:
+    """While its guard ended, or the bar was taken away."""
+    for name in "ab":
+        call("take", DOMAIN, "--name", name)
+
+    @contextmanager
+    def shown(*, quiet: bool) -> Iterator[Progress]:
+        assert not quiet
+        yield Silent()
+        ctrl_c()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "shown", shown)
+        done = call(*words)
+    assert done.status == ExitStatus.DONE and done.out.startswith(told)
+    monkeypatch.setattr(imageroom, "check", ctrl_c)
+    assert call("doctor", DOMAIN).status == ExitStatus.INTERRUPTED, "as long as there is work"
 
 
 def test_what_is_half_gone_is_not_called_untouched(call: Call, scene: Scene) -> None:

@@ -30,6 +30,7 @@ def test_list_is_quiet_about_nothing(call: Call, scene: Scene) -> None:
         ("other", "of other (`snapvm take other` makes one)"),
         ("it's", """of it's (`snapvm take 'it'"'"'s'` makes one)"""),
         ("", "of '' (`snapvm take DOM` makes one)"),
+        ("-x", "of -x (`snapvm take -- -x` makes one)"),
     ],
 )
 def test_a_domain_without_any_is_told_of_to_programs_too(
@@ -38,7 +39,7 @@ def test_a_domain_without_any_is_told_of_to_programs_too(
     """A name that was mistyped in a script would look like a domain that lost all it had."""
     scene.host.settings.state_dir.mkdir()
     for form in ([], ["--json"]):
-        done = call("list", domain, *form)
+        done = call("list", *form, "--", domain)
         assert (done.status, done.out) == (0, "[]\n" if form else "")
         assert done.err == f"no snapshots {told}\n"
 
@@ -172,7 +173,6 @@ def test_no_terminal_gets_an_id_cut_short(monkeypatch: pytest.MonkeyPatch, term:
     ("terminal", "note", "shown"),
     [
         (80, "", ""),
-        (80, "before the upgrade", ""),
         (86, "short", "short"),
         (92, "before the upgrade", "before th..."),
         (200, "before the upgrade", "before the upgrade"),
@@ -188,6 +188,18 @@ def test_no_line_is_folded_for_a_note_that_has_no_room(
     _, rule, drawn = render.table([(*row, "84 ms", note)]).splitlines()
     assert drawn == "  ".join((*row, "84 ms", shown)).rstrip()
     assert len(rule) <= terminal
+
+
+def test_a_note_that_has_no_room_in_its_row_stands_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the usual 80 columns nobody ever saw one."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = ("demo@20261122T201755Z", "2026-11-22 20:17", "full", "vda vdb", "ok 10%", "131 MiB")
+    notes = ("before the upgrade", "", "x" * 99)
+    headers, _, *drawn = render.table([(*row, "84 ms", note) for note in notes]).splitlines()
+    its = "  ".join((*row, "84 ms"))
+    assert drawn == [its, "  before the upgrade", its, its, f"  {'x' * 75}..."]
+    assert "NOTE" not in headers
 
 
 def test_what_a_group_has_that_is_away_is_not_called_gone(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 import subprocess
 import sys
 
@@ -45,3 +47,20 @@ def test_it_is_drawn_at_a_terminal(
         progress.phase("reading")
         assert isinstance(progress, Silent) is not is_drawn
     assert ("reading" in screen.getvalue()) is is_drawn
+
+
+def test_a_terminal_that_goes_away_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback that ssh had left ended as a bug of snapvm's, though all was done."""
+    ours, its = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = os.fdopen(its, "w", encoding="utf-8")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with shown(quiet=False) as progress:
+        progress.phase("exchanging the disks")
+        os.close(ours)
+        with pytest.raises(OSError, match="Input/output error"):
+            print("what the log tells", file=terminal, flush=True)
+        progress.phase("starting the domain")
+        progress.advance(1, 2)
+    with pytest.raises(OSError, match="Input/output error"):
+        terminal.close()

@@ -200,32 +200,72 @@ def make_of_tomorrow(scene: Scene, id_: str) -> None:
     path.write_text(recordfile.dump(replace(record, created=tomorrow.isoformat())))
 
 
-@pytest.mark.parametrize("verb", [("show",), ("delete", "--yes"), ("rollback", "--yes")])
-def test_the_latest_of_a_clock_that_was_set_back_is_not_guessed(
-    call: Call, scene: Scene, verb: Sequence[str]
-) -> None:
-    """The one before it was meant by `latest`, and deleted, until its time had come."""
-    call("take", DOMAIN, "--name", "early")
-    make_of_tomorrow(scene, "early")
-    assert shown(call, f"{DOMAIN}@latest") == (UUID, "demo@early"), "there is no other"
-    call("take", DOMAIN, "--name", "late")
-    done = call(verb[0], f"{DOMAIN}@latest", *verb[1:])
-    assert done.status == ExitStatus.REFUSED
-    assert "demo@early is of a time that is still to come" in done.err
-    assert scene.ids() == ["late", "early"]
-
-
-def test_an_undo_of_a_clock_that_was_set_back_is_not_guessed(call: Call, scene: Scene) -> None:
-    """It went back to the disks that were current before an earlier rollback."""
+def test_what_is_taken_after_the_clock_was_set_back_is_the_latest(call: Call, scene: Scene) -> None:
+    """For ever the one of the wrong clock was, or none at all: nobody knew which was newer."""
     call("take", DOMAIN, "--name", "a")
-    for _ in "12":
-        call("rollback", f"{DOMAIN}@a", "--yes")
-    early, late = (id_ for id_ in scene.ids() if id_ != "a")
+    make_of_tomorrow(scene, "a")
+    assert shown(call, f"{DOMAIN}@latest") == (UUID, "demo@a")
+    for name in ("b", "c"):
+        call("take", DOMAIN, "--name", name)
+        assert shown(call, f"{DOMAIN}@latest") == (UUID, f"demo@{name}")
+    assert refs(call) == ["demo@a", "demo@b", "demo@c"]
+    table = call("list").out.splitlines()[1:]
+    assert [line.split()[0] for line in table] == ["demo@a", "demo@b", "demo@c"]
+    told = json.loads(call("prune", DOMAIN, *RULES, "--dry-run", "--json").out)
+    assert told["kept"] == {"demo@c": ["last"], "demo@a": ["in the future"]}
+    assert call("delete", f"{DOMAIN}@latest", "--yes").out == "deleted demo@c\n"
+
+
+def test_the_order_is_that_of_all_that_have_the_name(call: Call, scene: Scene) -> None:
+    """A domain that is defined anew has another uuid, and `latest` is of both."""
+    call("take", DOMAIN, "--name", "old")
+    make_of_tomorrow(scene, "old")
+    scene.machine.domain = replace(scene.machine.domain, uuid=OTHER)
+    call("take", DOMAIN, "--name", "new")
+    assert shown(call, f"{DOMAIN}@latest") == (OTHER, "demo@new")
+
+
+def test_an_order_is_kept_by_what_is_made_anew(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a", "--disk-only")
+    make_of_tomorrow(scene, "a")
+    for name in ("c", "b"):
+        call("take", DOMAIN, "--name", name, "--disk-only")
+    for name in ("c", "b"):
+        damage(scene, name)
+    assert call("catalog", "rebuild").status == 0
+    assert refs(call) == ["demo@a", "demo@c", "demo@b"]
+
+
+def test_undo_goes_back_to_what_the_last_rollback_replaced(call: Call, scene: Scene) -> None:
+    """It went back to the disks that were current before an earlier rollback, or refused."""
+    call("take", DOMAIN, "--name", "a")
+    call("rollback", f"{DOMAIN}@a", "--yes")
+    (early,) = (id_ for id_ in scene.ids() if id_ != "a")
     make_of_tomorrow(scene, early)
-    before = scene.disk_data()
-    assert call("undo", DOMAIN, "--yes").status == ExitStatus.REFUSED
-    assert scene.disk_data() == before
-    assert call("rollback", f"{DOMAIN}@{late}", "--yes").status == 0
+    scene.count(4)
+    call("rollback", f"{DOMAIN}@a", "--yes")
+    assert scene.disk_data() == ["0", "0"]
+    assert call("undo", DOMAIN, "--yes").status == 0
+    assert scene.disk_data() == ["4", "4"]
+
+
+def test_one_that_cannot_be_read_may_be_newer_than_one_of_a_wrong_clock(
+    call: Call, scene: Scene
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    make_of_tomorrow(scene, "a")
+    damage(scene, json.loads(call("take", DOMAIN, "--json").out)["id"])
+    assert call("delete", f"{DOMAIN}@latest", "--yes").status == ExitStatus.REFUSED
+    assert shown(call, f"{DOMAIN}@a") == (UUID, "demo@a")
+
+
+def test_a_time_that_has_no_later_one_orders_nothing(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    path = scene.host.catalog.folder(UUID, SnapshotId("a")) / "snapshot.json"
+    record = scene.host.catalog.get(UUID, SnapshotId("a"))
+    for created in ("9999-12-31T23:59:59.999+00:00", "0001-01-01T00:00:00+14:00", "once"):
+        path.write_text(recordfile.dump(replace(record, created=created)))
+        assert call("take", DOMAIN).status == 0
 
 
 RULES = ("--keep-last", "1", "--include-named")

@@ -10,7 +10,7 @@ import pytest
 
 from snapvm.cli import app, wiring
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainState, SnapshotId
+from snapvm.model import DomainState, OmittedDisk, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.cli.conftest import Call
 
@@ -110,6 +110,16 @@ def test_rollback_as_json(call: Call) -> None:
     assert done["state"] == "paused"
     assert done["undo"].startswith("demo@undo-")
     assert done["record"]["id"] == "a"
+
+
+def test_what_did_not_come_back_is_told_to_who_was_not_asked(call: Call, scene: Scene) -> None:
+    """It was told before the question alone, and so to no script."""
+    scene.machine.omitted = (OmittedDisk(target="sda", why="a CD-ROM cannot change"),)
+    call("take", DOMAIN, "--name", "a")
+    left_out = [{"target": "sda", "why": "a CD-ROM cannot change"}]
+    done = call("rollback", "demo@a", "--yes", "--json")
+    assert json.loads(done.out)["left_out"] == left_out and json.loads(done.out)["notes"] == []
+    assert "note: not of the snapshot: sda, a CD-ROM cannot change\n" in done.err
 
 
 @pytest.mark.parametrize(("vg", "told"), [("vg0", "vda, now 96"), ("vg1", "vdb stays 96")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,20 @@ def test_take_says_what_it_made(call: Call, scene: Scene) -> None:
     assert re.fullmatch(expected, done.out)
     assert done.err == ""
     assert scene.ids() == ["before"]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_was_taken_is_told_though_its_result_has_no_room(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    """With a status other than 0 it looked as if nothing had been kept."""
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", full)
+        done = call("take", DOMAIN, *form)
+    (id_,) = scene.ids()
+    assert done.status == ExitStatus.FAILED
+    assert "No space left on device; the work itself is done: " in done.err
+    assert f"{DOMAIN}@{id_}" in done.err
 
 
 def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:

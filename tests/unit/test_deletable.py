@@ -1,0 +1,123 @@
+"""What may be deleted, and what of it when there is no room left."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import checking, consistency
+from snapvm.failures import SnapshotFailed
+from snapvm.model import DomainState, Record, Silent
+from snapvm.refusals import VolumeRefused
+from tests.fakes.lvmvolume import FakeVolume
+from tests.fakes.scene import UUID, Scene, make_scene
+from tests.unit.deeds import fail_command, take
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_a_delete_makes_room_where_lvm_has_none_for_its_own_files(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """Memory images have filled the file system on which LVM archives its metadata."""
+    scene = make_scene(tmp_path, thick=thick)
+    names = scene.lvm.names()
+    record = take(scene, "x")
+    scene.lvm.has_no_room = True
+    consistency.delete(scene.host, [record], Silent())
+    assert scene.lvm.names() == names and scene.ids() == []
+    assert not list(scene.host.settings.state_dir.rglob("*memory*"))
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[str, ...]) -> None:
+    scene = make_scene(tmp_path, thick=thick)
+    names = scene.lvm.names()
+
+    def fill(deed: str) -> None:
+        scene.lvm.has_no_room = scene.lvm.has_no_room or deed == "window"
+
+    scene.hypervisor.before = fill
+    fail_command(scene, 2, after=True)
+    with pytest.raises(SnapshotFailed):
+        take(scene, "x")
+    assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
+    """LVM would remove them with it."""
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    volume = record.disks[0].snapshot
+    theirs = scene.lvm.add_disk(volume.vg, "theirs", pool="")
+    theirs.origin, theirs.origin_bytes = volume.lv, 1 << 26
+    with pytest.raises(VolumeRefused, match=r"vg0/theirs.*need"):
+        consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == ["x"]
+
+
+def test_what_another_record_names_is_not_deleted(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    scene.host.catalog.put(replace(record, id="copy", memory=None), tmp_path / "none")  # type: ignore[arg-type]
+    with pytest.raises(VolumeRefused, match="demo@copy"):
+        consistency.delete(scene.host, [record], Silent())
+    assert sorted(scene.ids()) == ["copy", "x"]
+    both = [scene.host.catalog.get(record.domain_uuid, id_) for id_ in scene.ids()]  # type: ignore[arg-type]
+    consistency.delete(scene.host, both, Silent())
+    assert scene.ids() == []
+
+
+def test_a_volume_that_is_a_disk_again_is_not_deleted(tmp_path: Path) -> None:
+    """Somebody gave a former disk its name back by hand; nothing has it open."""
+    scene = make_scene(tmp_path, state=DomainState.SHUTOFF)
+    record = take(scene, "x")
+    undo = consistency.rollback(scene.host, record, paused=False, progress=Silent()).undo
+    former = undo.disks[0].snapshot
+    scene.lvm.named("vg0", "demo-d0").name = "aside"
+    scene.lvm.named(former.vg, former.lv).name = "demo-d0"
+    with pytest.raises(VolumeRefused, match="vg0/demo-d0"):
+        consistency.delete(scene.host, [undo], Silent())
+    assert undo.id in scene.ids()
+
+
+def take_into_use(scene: Scene, record: Record) -> FakeVolume:
+    """Make a disk of a snapshot by hand, for a domain that is off."""
+    kept = record.disks[0].snapshot
+    volume = scene.lvm.named(kept.vg, kept.lv)
+    volume.name, volume.writable, volume.data = "other-d0", True, "precious"
+    return volume
+
+
+def test_a_snapshot_that_somebody_made_a_disk_of_is_not_deleted(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    theirs = take_into_use(scene, record)
+    with pytest.raises(VolumeRefused, match="vg0/other-d0") as refused:
+        consistency.delete(scene.host, [record], Silent())
+    with pytest.raises(VolumeRefused):
+        consistency.prune(scene.host, [[record]], Silent())
+    assert scene.ids() == ["x"] and theirs in scene.lvm.volumes
+    command = refused.value.hint().partition("tags off it: ")[2].partition(";")[0]
+    scene.lvm.run(("lvm", *shlex.split(command)))
+    consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [] and theirs in scene.lvm.volumes
+    assert "vg1/demo-d1.x" not in scene.lvm.names()
+
+
+def test_nor_is_it_an_orphan_when_its_record_is_lost(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    record = take(scene, "x")
+    take(scene, "y")
+    theirs = take_into_use(scene, record)
+    shutil.rmtree(scene.host.catalog.path(record, ""))
+    found = {f.subject: f for f in checking.look(scene.host, None, Silent(), deep=False)}
+    assert found["vg1/demo-d1.x"].orphan is not None
+    told = found["vg0/other-d0"]
+    assert told.orphan is None and "writable" in told.problem
+    command = told.remedy.partition("tags off it: ")[2].partition(";")[0]
+    scene.lvm.run(("lvm", *shlex.split(command)))
+    assert not theirs.tags

@@ -1,0 +1,106 @@
+"""Room where snapvm writes: a state folder that is full, or read-only, is met in time."""
+
+from __future__ import annotations
+
+import os
+from os import ST_RDONLY
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from snapvm import diagnosis
+from snapvm.model import DomainState
+from snapvm.refusals import HostLacks, NoSpace
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.unit.deeds import roll_back, take, with_settings
+
+
+@pytest.fixture
+def thick(tmp_path: Path) -> Scene:
+    return make_scene(tmp_path, thick=("vg0", "vg1"))
+
+
+def test_a_state_folder_that_is_read_only_is_told_before_anything(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` saw nothing in the way; a rollback then said that `repair` was needed."""
+    record = take(thick, "x")
+    statvfs = os.statvfs
+
+    def read_only(path: Path) -> SimpleNamespace:
+        found = statvfs(path)
+        names = ("f_bavail", "f_frsize", "f_blocks")
+        return SimpleNamespace(**{name: getattr(found, name) for name in names}, f_flag=ST_RDONLY)
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    before = thick.lvm.names()
+    (refusal,) = diagnosis.look(thick.host, DOMAIN).refusals
+    assert "can be written to" in str(refusal) and "is read-only" in str(refusal)
+    for deed in (lambda: take(thick, "y"), lambda: roll_back(thick, record)):
+        with pytest.raises(HostLacks, match="is read-only"):
+            deed()
+    assert thick.lvm.names() == before and thick.ids() == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        ({"f_bfree": 3}, "4 MiB for what is written down needed, 12 KiB"),
+        ({"f_ffree": 2}, "16 files"),
+    ],
+)
+def test_a_state_folder_without_room_for_a_journal_is_told_before_anything(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch, left: dict[str, int], told: str
+) -> None:
+    """The domain had ended, its memory was lost, and it stayed off: how far it was had no room."""
+    record = take(thick, "x")
+    status = SimpleNamespace(
+        f_bavail=1 << 20, f_bfree=1 << 20, f_blocks=1 << 30, f_frsize=4096, f_files=9, f_ffree=99
+    )
+    status.__dict__.update(left, f_flag=0)
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    (refusal,) = diagnosis.look(thick.host, DOMAIN).refusals
+    assert told in str(refusal)
+    for deed in (lambda: take(thick, "y"), lambda: roll_back(thick, record)):
+        with pytest.raises(NoSpace, match=told):
+            deed()
+    assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_state_folder_that_is_filled_meanwhile_does_not_cost_the_memory(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large image is read for minutes before the domain ends."""
+    record = take(thick, "x")
+    before, statvfs = thick.lvm.names(), os.statvfs
+    full = SimpleNamespace(f_bfree=0, f_frsize=4096, f_files=0, f_flag=0)
+
+    def fill(deed: str) -> None:
+        if deed == "freeze":
+            monkeypatch.setattr(os, "statvfs", lambda _path: full)
+
+    thick.hypervisor.before = fill
+    thick.count(5)
+    with pytest.raises(NoSpace):
+        roll_back(thick, record)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert thick.lvm.names() == before and thick.ids() == ["x"]
+    assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and thick.machine.count == 5
+
+
+@pytest.mark.parametrize("files", [0, 99])
+def test_a_file_system_need_not_count_its_files(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    status = SimpleNamespace(f_frsize=4096, f_files=files, f_ffree=files, f_flag=0)
+    status.f_bavail = status.f_bfree = status.f_blocks = 1 << 20
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    assert diagnosis.look(thick.host, DOMAIN).refusals == []
+
+
+def test_so_much_of_the_file_system_stays_free_as_was_asked(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    with pytest.raises(NoSpace, match="image_limit_percent"):
+        take(with_settings(scene, image_limit_percent=0.001), "x")
+    assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
