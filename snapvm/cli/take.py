@@ -165,8 +165,7 @@ def take(
             quiesce=quiesce,
         )
         with guarded_host(session) as host, shown(quiet=session.verbose) as progress:
-            if foreign_ptes is not None:
-                _require_xen(host.hypervisor.kind)
+            _require_heeded(foreign_ptes, host.hypervisor.kind)
             record = consistency.take(host, request, progress)
         if as_json:
             output.out_json(lookup.as_values(record))
@@ -178,8 +177,8 @@ def take(
     return Job(json=as_json, run=run)
 
 
-def _require_xen(kind: HypervisorKind) -> None:
-    if kind is not HypervisorKind.XEN:
+def _require_heeded(foreign_ptes: ForeignPtes | None, kind: HypervisorKind) -> None:
+    if foreign_ptes is not None and kind is not HypervisorKind.XEN:
         raise IdleOption(option="--foreign-ptes", why=f"{kind} has no Xen guests")
 
 
