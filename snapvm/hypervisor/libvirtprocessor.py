@@ -7,6 +7,7 @@ features away, and another host may never have had them.
 
 from __future__ import annotations
 
+import logging
 import xml.etree.ElementTree as ET
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from snapvm.hypervisor import domainxml
 from snapvm.hypervisor.libvirtlink import denial
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
+
+log = logging.getLogger(__name__)
 
 _INCOMPATIBLE = 91
 """VIR_ERR_CPU_INCOMPATIBLE (libvirt/virterror.h)."""
@@ -26,7 +29,8 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
     """Raise ``DomainRefused`` for an image whose processor KVM cannot provide here.
 
     ``definition`` is that of the image.  One that the domain runs on now is not asked about, and
-    an emulated one neither: libvirt does not compare it (qemuProcessUpdateGuestCPU).
+    an emulated one neither: libvirt does not compare it (qemuProcessUpdateGuestCPU).  Where there
+    is no memory to be lost, since the domain is off, it is only told: libvirt has the last word.
     """
     cpu = _of_cookie(cookie)
     root = domainxml.parse(definition)
@@ -42,14 +46,19 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
         _SAY_WHY,
     )
     lacking = denial(partial(connection.compareHypervisorCPU, *wanted), _INCOMPATIBLE)
-    if lacking:
-        raise DomainRefused(
-            domain=domain.name,
-            why=f"its memory would not start on the processor of this host: {lacking}",
-            remedy="go back on the host where it was taken; if that is this one, to the microcode, "
-            "BIOS, kernel and QEMU there were (`lscpu` shows what the processor has now), or to a "
-            "snapshot taken since, or one without memory",
-        ) from lacking
+    if not lacking:
+        return
+    why = f"its memory would not start on the processor of this host: {lacking}"
+    if not domain.state.has_memory:
+        log.warning("%s: %s", domain.name, why)
+        return
+    raise DomainRefused(
+        domain=domain.name,
+        why=why,
+        remedy="go back on the host where it was taken; if that is this one, to the microcode, "
+        "BIOS, kernel and QEMU there were (`lscpu` shows what the processor has now), or to a "
+        "snapshot taken since, or one without memory; to try all the same, shut the domain off",
+    ) from lacking
 
 
 def _of_cookie(cookie: str) -> str:

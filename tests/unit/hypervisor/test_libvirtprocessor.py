@@ -35,7 +35,7 @@ def _of_kvm(connection: Connection) -> None:
     connection.definition = of_type("kvm")
 
 
-@pytest.mark.parametrize("state", [DomainState.SHUTOFF, DomainState.RUNNING])
+@pytest.mark.parametrize("state", [DomainState.PAUSED, DomainState.RUNNING])
 def test_a_processor_that_has_lost_a_feature_ends_nobody(
     connection: Connection, driver: LibvirtHypervisor, state: DomainState
 ) -> None:
@@ -45,6 +45,14 @@ def test_a_processor_that_has_lost_a_feature_ends_nobody(
     assert "microcode" in refused.value.hint() and "without memory" in refused.value.hint()
     connection.features = frozenset({"avx512f"})
     driver.check_restore(replace(OFF, state=state), IMAGE, cookie=COOKIE)
+
+
+def test_libvirt_has_the_last_word_on_one_that_is_off(
+    driver: LibvirtHypervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no memory to lose, and should the comparison be wrong it still comes back."""
+    driver.check_restore(OFF, IMAGE, cookie=COOKIE)
+    assert "would not start on the processor of this host: " in caplog.text
 
 
 def test_what_the_domain_runs_on_now_is_there_whatever_libvirt_calls_it(
