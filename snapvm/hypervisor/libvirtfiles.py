@@ -36,7 +36,10 @@ _NAMED = (
 
 
 def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
-    """Tell what libvirt opens besides the disks that are captured (libvirt, docs/formatdomain)."""
+    """Tell what libvirt opens besides the disks that are captured (libvirt, docs/formatdomain).
+
+    A socket that QEMU tries again until somebody serves it keeps nothing from a start.
+    """
     for drive in domainxml.drives_of(definition):
         is_ours = not (drive.is_removable or drive.readonly)
         is_local = drive.type in ("file", "block") and drive.source.startswith("/")
@@ -47,7 +50,7 @@ def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
     for what, where, attribute in _NAMED:
         for element in root.iterfind(where):
             path = element.get(attribute, "") if attribute else (element.text or "").strip()
-            if path.startswith("/"):
+            if path.startswith("/") and element.find("reconnect[@enabled='yes']") is None:
                 yield StartFile(what=what, path=Path(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,21 @@ def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
     assert edit in hint and ("--no-verify" in hint) is bool(image)
     connection.definition = re.sub(r"/gone/[\w.]+", "/dev/null", definition)
     driver.check_restore(OFF, image)
+
+
+@pytest.mark.parametrize("again", ["yes", "no"])
+def test_a_socket_that_qemu_tries_again_need_not_be_there(
+    connection: Connection, driver: LibvirtHypervisor, again: str
+) -> None:
+    reconnect = f"<reconnect enabled='{again}' timeout='10'/>"
+    connection.definition = device(
+        "serial type='unix'", "source mode='connect' path='{}'", reconnect
+    )
+    refusing: AbstractContextManager[object] = (
+        pytest.raises(DomainRefused) if again == "no" else nullcontext()
+    )
+    with refusing:
+        driver.check_restore(OFF, IMAGE)
 
 
 @pytest.mark.parametrize("image", [IMAGE, None])
