@@ -1,4 +1,4 @@
-"""What needs somebody: `snapvm repair` (exit status 7), or a look at the domain (8)."""
+"""Failures that leave something to do: run `snapvm repair` (exit status 7), see to a domain (8)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from snapvm.errors import ExitStatus, SnapvmError, quoted, typed
 
 @dataclass(eq=False)
 class LeftBehind(SnapvmError):
-    """Cleaning up failed in part; what remains is named in the journal."""
+    """Cleaning up failed in part; the journal names what remains."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
     leftovers: tuple[str, ...]
@@ -32,8 +32,8 @@ class NameUnclear(SnapvmError):
 
     def message(self) -> str:
         return (
-            f"{quoted(self.path)} has its name, but maybe not on the disk, and could not be given "
-            f"its former one back: {self.why}"
+            f"{quoted(self.path)} has its new name, but perhaps not on the disk, and its former "
+            f"name could not be given back: {self.why}"
         )
 
 
@@ -61,7 +61,7 @@ class StuckPaused(SnapvmError):
     domain: str
     why: str
     command: str = "virsh resume"
-    """The hypervisor's own way to do it."""
+    """The hypervisor's own command for it."""
 
     def message(self) -> str:
         return f"{quoted(self.domain)} does not run, and could not be resumed: {self.why}"
@@ -72,7 +72,7 @@ class StuckPaused(SnapvmError):
 
 @dataclass(eq=False)
 class StillFrozen(SnapvmError):
-    """The guest's file systems could not be thawed: it runs, and whoever writes in it waits."""
+    """The guest's file systems could not be thawed: it runs, but its programs cannot write."""
 
     exit_status = ExitStatus.ATTENTION
     domain: str
@@ -118,7 +118,7 @@ class NotStarted(SnapvmError):
 
 @dataclass(eq=False)
 class LeftOff(SnapvmError):
-    """The host was booted in the middle of a rollback; what is on the disks may be newer now."""
+    """The host was booted in the middle of a rollback; the domain may have run since."""
 
     exit_status = ExitStatus.ATTENTION
     domain: str
@@ -126,17 +126,17 @@ class LeftOff(SnapvmError):
 
     def message(self) -> str:
         when = f"the host was booted in the middle of the rollback of {quoted(self.domain)}"
-        disks = f"its disks are those of {self.id}, or what it has made of them since"
+        disks = f"its disks are those of {self.id}, perhaps changed by a run since"
         return f"{when}: {disks}, so it is left off"
 
     def hint(self) -> str:
         again = typed("rollback", f"{self.domain}@{self.id}")
-        return f"start it as it is, or have memory and disks together: {again}"
+        return f"start it as it is, or bring memory and disks back together: {again}"
 
 
 @dataclass(eq=False)
 class HalfBack(SnapvmError):
-    """The domain is ended, and its disks are not yet, or not all, those it was to go back to."""
+    """A rollback stopped after it had ended the domain; not all disks are the snapshot's yet."""
 
     exit_status = ExitStatus.ATTENTION
     domain: str
@@ -144,8 +144,8 @@ class HalfBack(SnapvmError):
     why: str
 
     def message(self) -> str:
-        half = f"{quoted(self.domain)} is off and on the way back to {self.id}"
-        return f"{half}, its disks neither the one nor the other: {self.why}"
+        half = f"{quoted(self.domain)} is off in the middle of a rollback to {self.id}"
+        return f"{half}, and its disks do not belong together: {self.why}"
 
     def hint(self) -> str:
         return f"do not start it; mend the cause, then: {typed('repair', self.domain)}"
@@ -153,7 +153,7 @@ class HalfBack(SnapvmError):
 
 @dataclass(eq=False)
 class GivenBack(SnapvmError):
-    """A rollback that was past its point of no return, and whose way was lost there."""
+    """A rollback that had ended the domain and could not go on; the former disks were put back."""
 
     exit_status = ExitStatus.ATTENTION
     domain: str
@@ -177,7 +177,7 @@ class StartedTooSoon(SnapvmError):
 
     def message(self) -> str:
         when = "was started in the middle of a rollback that was killed"
-        return f"{quoted(self.domain)} {when}: its disks are not of one time, and it spoils them"
+        return f"{quoted(self.domain)} {when}: it runs on disks that do not belong together"
 
     def hint(self) -> str:
         return f"shut it off, then: {typed('repair', self.domain)}"

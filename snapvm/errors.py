@@ -1,11 +1,11 @@
 """What a deliberate failure of snapvm is: its data, its words, its hint and its exit status.
 
-A failure is raised where it is known, with the data it is about; it is worded here and in the three
-modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit status::
+A failure is raised where it is known, with the data it is about.  It is worded here or in one of
+the three modules beside this one, and only ``snapvm.cli.failures`` prints it.  By exit status::
 
     2 usage, 3 not found, 5 locked, 130 interrupted        here
     4 refused: nothing has been touched                    snapvm.refusals
-    6 put back; and several deletes that did not all end   snapvm.failures
+    6 failed and put back; deletes that stopped midway     snapvm.failures
     7 to be repaired, 8 to be looked after                 snapvm.attention
 """
 
@@ -45,16 +45,16 @@ _MEANINGS = {
     ExitStatus.USAGE: "The command line or a setting is wrong.",
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
     ExitStatus.REFUSED: "Refused before anything was touched; or `check`, `doctor`, `verify` or "
-    "`catalog rebuild` found what is not in order.",
+    "`catalog rebuild` found something that is not in order.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain, here or on another host that "
     "sees the state folder.",
-    ExitStatus.FAILED: "Failed; everything was put back as it was, but for the snapshots that are "
-    "said to be deleted.",
+    ExitStatus.FAILED: "Failed; everything was put back as it was, except for snapshots that the "
+    "message says are deleted.",
     ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
     "take, rollback, undo, delete or prune that works on the domain.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
-    ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, but for the snapshots "
-    "that are said to be deleted.",
+    ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, except for snapshots "
+    "that the message says are deleted.",
 }
 
 
@@ -65,7 +65,7 @@ class SnapvmError(Exception):
     remedy: str = ""
     """What to do or type next: the same for the whole class, or given by whoever raises it."""
     signal_put_off: str = ""
-    """A signal that came meanwhile and had to wait; nobody is to go on after this failure then."""
+    """A signal that came while what failed could not be interrupted; the command must end now."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -89,19 +89,19 @@ def quoted(text: str) -> str:
 
 
 def typed(verb: str, *names: str) -> str:
-    """Return a command of snapvm's as a shell takes it, a name with a hyphen before it too."""
+    """Return a snapvm command as it is typed in a shell; a name may begin with a hyphen."""
     apart = ["--"] if any(name.startswith("-") for name in names) else []
     return shlex.join(["snapvm", *verb.split(), *apart, *names])
 
 
 def some(names: tuple[str, ...]) -> str:
-    """Name the first of many, and count the others."""
+    """Name the first five, and count the others."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{', '.join(names[:5])}{more}"
 
 
 def _domain_alone(text: str) -> str:
-    """Say that a domain is wanted and no snapshot of it; empty for what looks like a domain.
+    """Say that a domain is wanted, not a snapshot; return nothing for what looks like a domain.
 
     A domain's name may hold an @, but more likely DOM@ID was typed.
     """
@@ -129,7 +129,7 @@ class BadName(SnapvmError):
 
 @dataclass(eq=False)
 class IdleOption(SnapvmError):
-    """An option that would do nothing, as is known once the domain or the snapshot is."""
+    """An option that would do nothing for this domain or snapshot."""
 
     exit_status = ExitStatus.USAGE
     option: str
@@ -189,7 +189,7 @@ class UnknownSnapshot(SnapvmError):
     domain: str
     id: str
     begins: str = ""
-    """The snapshot whose id begins so, where a beginning will not do."""
+    """The snapshot whose id begins with ``id``, where only a whole id is accepted."""
 
     def message(self) -> str:
         if not self.id:
@@ -198,7 +198,7 @@ class UnknownSnapshot(SnapvmError):
 
     def hint(self) -> str:
         if self.begins:
-            return f"{quoted(self.begins)} begins so; with --yes the whole id is wanted"
+            return f"{quoted(self.begins)} begins so; with --yes the whole id has to be given"
         return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 
@@ -207,15 +207,15 @@ class NothingToUndo(SnapvmError):
     """The domain has no record of what was current before a rollback."""
 
     exit_status = ExitStatus.NOT_FOUND
-    remedy = "`snapvm list` shows the snapshots there are; those of kind undo are meant"
+    remedy = "`snapvm list` shows the snapshots there are; `undo` goes back to one of kind undo"
     domain: str
 
     def message(self) -> str:
-        return f"there is nothing to undo of {quoted(self.domain)}: no rollback left its disks"
+        return f"there is nothing to undo for {quoted(self.domain)}: it has no undo snapshot"
 
     def hint(self) -> str:
         if "@" in self.domain:
-            return f"`{typed('rollback', self.domain)}` goes back to that one"
+            return f"`{typed('rollback', self.domain)}` goes back to that snapshot"
         return self.remedy
 
 
@@ -235,15 +235,15 @@ class AmbiguousSnapshot(SnapvmError):
 
 @dataclass(eq=False)
 class AmbiguousDomain(SnapvmError):
-    """A reference to snapshots of several domains: names change, and may be given again."""
+    """A reference that fits snapshots of several domains: a name may pass from one to another."""
 
     exit_status = ExitStatus.NOT_FOUND
     domain: str
     id: str
-    """Empty for whatever is there to undo."""
+    """Empty where an undo was asked for."""
     uuids: tuple[str, ...]
     known_as: tuple[str, ...]
-    """What each of them is called now."""
+    """The present name of each."""
 
     def message(self) -> str:
         what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
@@ -272,7 +272,7 @@ class Locked(SnapvmError):
     domain: str
     holder: str
     shared: str = ""
-    """Its file, where other hosts see that too."""
+    """The lock's file, where other hosts see it too."""
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
@@ -281,14 +281,14 @@ class Locked(SnapvmError):
         if not self.shared:
             return self.remedy
         return (
-            f"{self.remedy}; when that host is dead for good, and its lock outlives it: "
+            f"{self.remedy}; when that host is dead for good and its lock is still there: "
             f"rm {shlex.quote(self.shared)}"
         )
 
 
 @dataclass(eq=False)
 class WorkElsewhere(SnapvmError):
-    """A journal that another host wrote, which sees the state folder too: it may be at work yet."""
+    """A journal of another host that shares the state folder, and may still be at work."""
 
     exit_status = ExitStatus.LOCKED
     remedy = (
@@ -300,7 +300,7 @@ class WorkElsewhere(SnapvmError):
 
     def message(self) -> str:
         return (
-            f"the host {quoted(self.host)} is at work on the domain, or left it unfinished "
+            f"the host {quoted(self.host)} is at work on the domain, or left its work unfinished "
             f"({quoted(self.path)})"
         )
 
@@ -312,7 +312,7 @@ class Interrupted(SnapvmError):
     exit_status = ExitStatus.INTERRUPTED
     signal: str
     is_begun: bool = field(default=True, kw_only=True)
-    """There may have been something to put back."""
+    """Whether work had begun, so that there may have been something to put back."""
 
     def message(self) -> str:
         became = "everything was put back as it was" if self.is_begun else "nothing was done"
@@ -321,9 +321,9 @@ class Interrupted(SnapvmError):
 
 @contextmanager
 def noting(failures: list[SnapvmError]) -> Iterator[None]:
-    """Put a failure of the block into a list and go on after it, unless it is an interruption.
+    """Put a failure of the block into a list and go on behind the block.
 
-    Nor does it go on when an interruption had to wait for what then failed.
+    An interruption is raised, also one that had to wait for the work that then failed.
     """
     try:
         yield

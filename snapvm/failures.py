@@ -1,6 +1,7 @@
-"""What failed on the way, and was put back (exit status 6); the rest is in ``attention``.
+"""Failures on the way, after which everything was put back: exit status 6.
 
-And what stopped several deletes when some were done, which nothing puts back.
+The last two are the exception: several snapshots were to be deleted, and those already deleted
+cannot be put back.  Failures that somebody has to do something about are in ``attention``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class CommandFailed(SnapvmError):
 
 @dataclass(eq=False)
 class CommandTimedOut(SnapvmError):
-    """A program that did not end within its time; it was left alone when killing is unsafe."""
+    """A program that did not end in time; where killing it would be unsafe it still runs."""
 
     argv: tuple[str, ...]
     seconds: float
@@ -40,12 +41,12 @@ class CommandTimedOut(SnapvmError):
 
 @dataclass(eq=False)
 class StillAtWork(SnapvmError):
-    """An lvm that was given up and goes on: it is never killed, and may do what it was told."""
+    """An lvm command that took too long: it is never killed, and may still make its change."""
 
     group: str
 
     def message(self) -> str:
-        return f"an lvm is still at work in {self.group}, and may make what it was told to"
+        return f"an lvm command is still at work in {self.group}, and may still make its change"
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ class SnapshotFailed(SnapvmError):
 
 @dataclass(eq=False)
 class HypervisorFailed(SnapvmError):
-    """What a hypervisor said no to, where no more is known about it."""
+    """A request that the hypervisor refused, where no more is known about it."""
 
     said: str
 
@@ -73,7 +74,7 @@ class HypervisorFailed(SnapvmError):
 
 @dataclass(eq=False)
 class DomainFailed(SnapvmError):
-    """What a hypervisor could not do with a domain; ``deed`` is what it should have become."""
+    """What a hypervisor could not do with a domain; ``deed`` is a participle such as "resumed"."""
 
     domain: str
     deed: str
@@ -96,13 +97,13 @@ class CaptureFailed(SnapvmError):
 
 @dataclass(eq=False)
 class ImageNotWritten(CaptureFailed):
-    """The file system of the memory image does not take it, or not in time."""
+    """The file system did not take the memory image, or not in time."""
 
     path: str
 
     @classmethod
     def because(cls, error: OSError, domain: str, folder: Path) -> Self:
-        """Tell what a file operation in a draft's folder failed with."""
+        """Return the failure for a file operation in the folder of a draft."""
         return cls(domain=domain, why=error.strerror or str(error), path=str(folder.parent))
 
     def message(self) -> str:
@@ -129,7 +130,7 @@ class NotFrozen(SnapvmError):
 
 @dataclass(eq=False)
 class ClockNotSet(SnapvmError):
-    """The clock in a guest stayed at the instant it was captured."""
+    """The clock of a guest stayed at the instant of its snapshot."""
 
     domain: str
     why: str
@@ -145,7 +146,7 @@ class ClockNotSet(SnapvmError):
 class WindowBroken(SnapvmError):
     """Somebody else ran, stopped or changed the domain while it had to stand still."""
 
-    remedy = "the set was thrown away; take again when nobody else works on the domain"
+    remedy = "nothing was kept; take again when nobody else works on the domain"
     domain: str
     what: str
 
@@ -155,9 +156,9 @@ class WindowBroken(SnapvmError):
 
 @dataclass(eq=False)
 class PausedMeanwhile(WindowBroken):
-    """Its owner has paused a domain that ran, before snapvm did; it stays so."""
+    """Somebody paused the running domain just before snapvm did; it stays paused."""
 
-    remedy = "the set was thrown away; take again: one that is paused can be captured as it is"
+    remedy = "nothing was kept; take again: a paused domain can be captured as it is"
     what: str = "it was paused"
 
     def message(self) -> str:
@@ -190,12 +191,12 @@ class StorageFailed(SnapvmError):
 
 @dataclass(eq=False)
 class DiskMissing(SnapvmError):
-    """A disk of a rollback that was killed, which LVM does not report now."""
+    """A disk of a killed rollback that LVM does not report now."""
 
     volume: str
     uuid: str
     group_now: str = ""
-    """What its volume group is called now, where that has another name."""
+    """The present name of its volume group, where somebody has renamed that."""
 
     def message(self) -> str:
         return f"LVM does not report {self.volume} (uuid {self.uuid}), which was the disk"
@@ -223,16 +224,16 @@ class DeleteInterrupted(Interrupted):
 
 @dataclass(eq=False)
 class DeleteStopped(SnapvmError):
-    """One of several snapshots could not be deleted when some were gone for good."""
+    """One of several snapshots could not be deleted, and those before it are gone for good."""
 
     because: SnapvmError
     deleted: tuple[str, ...]
     untouched: tuple[str, ...]
     signal: str = ""
-    """What ended it besides; it is the failure that somebody has to do something about."""
+    """The signal that came as well.  The failure has the say, for somebody has to act on it."""
 
     def __post_init__(self) -> None:
-        # No refusal, and no lock to wait for, when something was touched; what asks for more stays.
+        # A refusal (4) or a lock (5) says that nothing was touched, but here something was.
         self.exit_status = max(ExitStatus.FAILED, self.because.exit_status)
 
     def message(self) -> str:

@@ -1,12 +1,13 @@
 """Frozen values that all layers share: what a domain, a disk, a volume and a record are.
 
-Nothing here does anything; a state is an enum, a record is a frozen dataclass, and units stand in
+Nothing here has an effect; a state is an enum, a record is a frozen dataclass, and units stand in
 the names (``_bytes``, ``_ms``, ``_seconds``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import NewType, Protocol
@@ -14,7 +15,7 @@ from typing import NewType, Protocol
 DomainUuid = NewType("DomainUuid", str)
 SnapshotId = NewType("SnapshotId", str)
 LvUuid = NewType("LvUuid", str)
-"""One volume's in its group; a copy of the group (vgimportclone(8)) has volumes of the same."""
+"""LVM's uuid of a volume; a copy of its group (vgimportclone(8)) has volumes of the same uuids."""
 VgUuid = NewType("VgUuid", str)
 
 
@@ -69,7 +70,7 @@ class ForeignPtes(StrEnum):
     """What becomes of page-table entries of a Xen PV guest whose frame is not the guest's."""
 
     ZERO = "zero"
-    """They are zeroed in the image, counted and told of; nothing changes for the guest itself."""
+    """They are zeroed in the image, counted and reported; the guest itself is not changed."""
     REFUSE = "refuse"
     """A guest that has any is not captured."""
 
@@ -118,9 +119,9 @@ class Domain:
     definition: str
     """The hypervisor's own description (libvirt: live XML; xl: JSON)."""
     run: str | None = None
-    """What it has until it ends, and no later run of it before the next boot; None when it is off.
+    """Identifies this run of the domain, until the host is booted; None when the domain is off.
 
-    Only ever compared: it is the driver's (Xen: the id; libvirt: ``qemurun``)."""
+    The driver makes it, to be compared only (Xen: the domain's id; libvirt: ``qemurun``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +134,11 @@ class GuestDisk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmittedDisk:
-    """A drive that is not captured because it cannot change: a CD-ROM, a read-only disk.
+    """A part of the domain that is not captured, and why.
 
-    And what is the host's or somebody else's: a device of the host, a shared folder, UEFI variables
-    or a TPM of which there is no file that could be copied.  In an undo record a disk, too, which
-    the rollback left as it was.
+    It may be a drive that cannot change (a CD-ROM, a read-only disk), something that belongs to the
+    host or to somebody else (a device, a shared folder), or UEFI variables or a TPM that have no
+    file to copy.  An undo record also names the disks that the rollback left as they were.
     """
 
     target: str
@@ -145,19 +146,19 @@ class OmittedDisk:
 
 
 class SideKind(StrEnum):
-    """What a machine has beside its disks and keeps when it is off."""
+    """The kinds of state that a machine keeps outside its disks while it is off."""
 
     NVRAM = "nvram"
     """The variables of UEFI firmware, as its flash holds them."""
     VARSTORE = "varstore"
-    """The same, as QEMU keeps them for a firmware without flash."""
+    """The variables of UEFI firmware that has no flash, as QEMU keeps them."""
     TPM = "tpm"
     """The state of an emulated TPM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidePlace:
-    """Where a domain has its own on the host: a file, a folder of files, or a block device."""
+    """Where the host keeps such state: in a file, a folder of files, or a block device."""
 
     kind: SideKind
     path: Path
@@ -167,11 +168,11 @@ class SidePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideFile:
-    """A copy of one of those files, in the folder of its record."""
+    """A copy of such a file, in the folder of the record."""
 
     kind: SideKind
     name: str
-    """As the host has it."""
+    """The name of the original on the host."""
     size_bytes: int
     checksum: str
 
@@ -183,13 +184,13 @@ class SideFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LvRef:
-    """A logical volume by name and by identity; names move in a rollback, the uuid does not."""
+    """A logical volume by name and by uuid; a rollback moves names, and the uuid stays."""
 
     vg: str
     lv: str
     uuid: LvUuid
     vg_uuid: VgUuid = VgUuid("")
-    """Empty where an older snapvm wrote it down; names of groups move too (vgrename(8))."""
+    """Empty in what an older snapvm wrote; a group too may get another name (vgrename(8))."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.lv}"
@@ -202,7 +203,7 @@ class LvRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DmUuid:
-    """What the kernel tells a volume from every other by: a copy of a group has another uuid."""
+    """The pair of uuids by which device mapper knows a volume; a copied group gets a new one."""
 
     vg: VgUuid
     lv: LvUuid
@@ -227,10 +228,10 @@ class MemoryRecord:
     format: str
     size_bytes: int
     checksum: str = ""
-    """Of the whole file, as ``checksum.of_file`` gives it; empty in records of before."""
+    """Of the whole file, as ``checksum.of_file`` gives it; empty in records of older versions."""
     foreign: dict[str, int] = field(default_factory=dict)
-    """Xen PV: how many entries of page tables were zeroed because their frame was not the
-    domain's, by what it was."""
+    """Xen PV: how many page-table entries were zeroed because the domain did not own their frame,
+    for each kind of frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +254,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A snapshot: what ``snapshot.json`` holds.  Existing means complete."""
+    """A snapshot: what ``snapshot.json`` holds.  A record that exists is complete."""
 
     id: SnapshotId
     set: str
@@ -280,15 +281,16 @@ class Record:
     written_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
     quiesced: bool = False
-    """The guest's file systems were frozen: its disks are whole alone, its memory is still."""
+    """The guest's file systems were frozen: the disks can be used alone, and the memory image
+    holds a guest that has to be thawed."""
     side_files: tuple[SideFile, ...] = ()
     """UEFI variables and the state of a vTPM, of the same instant."""
     order: str = ""
-    """A time that stands for ``created`` among other records: the clock was set back before it."""
+    """Sorts the record in place of ``created``, where the host's clock had been set back."""
 
     @property
     def place(self) -> tuple[str, str]:
-        """What is greater in a record that was made later."""
+        """A key by which records of a domain sort in the order they were made."""
         return self.order or self.created, self.id
 
     @property
@@ -297,14 +299,23 @@ class Record:
         return f"{self.domain}@{self.id}"
 
 
+def moment(created: str) -> datetime | None:
+    """Return the time that ``Record.created`` tells, in UTC; None when it tells none."""
+    try:
+        when = datetime.fromisoformat(created)
+        return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
 class Progress(Protocol):
-    """Where long work tells how far it is; the CLI draws it, tests ignore it."""
+    """How long work reports its progress; the CLI draws it, tests ignore it."""
 
     def phase(self, text: str) -> None:
         """Say that another step begins."""
 
     def advance(self, done_bytes: int, total_bytes: int) -> None:
-        """Say how much of the step is done; ``total_bytes`` may be 0 when nobody knows."""
+        """Say how much of the step is done; ``total_bytes`` is 0 when the total is not known."""
 
 
 class Silent:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from enum import StrEnum
 
-from snapvm.model import DomainUuid, Record, RecordKind, SnapshotId
+from snapvm.model import DomainUuid, Record, RecordKind, SnapshotId, moment
 
 _Key = tuple[DomainUuid, SnapshotId]
 
@@ -99,7 +99,7 @@ def _shield(record: Record, rules: Rules, now: datetime) -> str:
         return "undo"
     if record.named and not rules.with_named:
         return "named"
-    when = _moment(record)
+    when = moment(record.created)
     if when is None:
         return "of unknown age"
     return "in the future" if when > now else ""
@@ -110,15 +110,7 @@ def _newest_of_each(
 ) -> list[Record]:
     found: dict[str, Record] = {}
     for record in newest_first:
-        when = _moment(record)
+        when = moment(record.created)
         if when is not None:
             found.setdefault(when.astimezone(zone).strftime(_FORMATS[period]), record)
     return list(found.values())
-
-
-def _moment(record: Record) -> datetime | None:
-    try:
-        when = datetime.fromisoformat(record.created)
-        return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

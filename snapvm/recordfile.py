@@ -1,4 +1,4 @@
-"""``snapshot.json``: a record as text and back, refusing everything that is not one.
+"""``snapshot.json``: write a record as text, read it back, and refuse what is not a record.
 
 The format is versioned and described by ``snapshot.schema.json`` beside this module; a test holds
 the two together.
@@ -35,7 +35,7 @@ from snapvm.refusals import RecordUnusable
 
 SCHEMA_VERSION = 1
 SIZE_LIMIT_BYTES = 4 << 20
-"""No honest record comes near this; a larger file is not read."""
+"""No real record comes near this size; a larger file is not read."""
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -106,12 +106,12 @@ def _side_dicts(sides: tuple[SideFile, ...]) -> list[dict[str, Any]]:
 
 
 def _memory_dict(memory: MemoryRecord) -> dict[str, Any]:
-    seldom = {"checksum": memory.checksum, "foreign": dict(memory.foreign)}
+    optional = {"checksum": memory.checksum, "foreign": dict(memory.foreign)}
     return {
         "file": memory.file,
         "format": memory.format,
         "size_bytes": memory.size_bytes,
-        **{key: value for key, value in seldom.items() if value},
+        **{key: value for key, value in optional.items() if value},
     }
 
 
@@ -135,15 +135,15 @@ def load(text: bytes, path: str) -> Record:
 
 
 def may_be_of(text: bytes, domain: str) -> bool:
-    """Tell whether a text may be a record of a domain of this name: quicker than to read it.
+    """Tell whether a text may be a record of a domain of this name, without parsing it.
 
-    What stands in a JSON text without a backslash means itself, and is UTF-8 (RFC 8259, 7 and 8.1).
+    A JSON text without a backslash holds its strings literally, in UTF-8 (RFC 8259, 7 and 8.1).
     """
     return b"\\" in text or domain.encode(errors="surrogatepass") in text
 
 
 def is_newer(text: bytes) -> bool:
-    """Tell whether a text that this snapvm cannot read is the record of a newer one."""
+    """Tell whether a text that cannot be read is a record of a newer snapvm."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -162,7 +162,7 @@ def from_dict(data: Any, path: str) -> Record:
 
 
 class _Wrong(ValueError):
-    """What is wrong with a record; ``load`` says where."""
+    """What is wrong with a record; ``from_dict`` adds the path."""
 
 
 def _check_version(data: Any) -> None:
@@ -256,14 +256,14 @@ def _disk(data: dict[str, Any]) -> DiskRecord:
 
 
 def ref(data: dict[str, Any]) -> LvRef:
-    """Read what LVM is going to be told: nothing that it could take for more than a name.
+    """Read a volume; refuse a name that LVM could take for something else, such as an option.
 
     Raises ``ValueError``.
     """
     vg, lv, uuid = _get(data, "vg", str), _get(data, "lv", str), _get(data, "uuid", str)
     if not naming.is_lvm_name(vg) or not naming.is_lvm_name(lv):
         raise _Wrong(f"no volume can have the name {f'{vg}/{lv}'!r}")
-    # A thick disk's undo snapshot has none before it is made.
+    # The undo snapshot of a thick disk has no uuid until it is made.
     if uuid and not naming.is_lvm_uuid(uuid):
         raise _Wrong(f"{uuid!r} is not the uuid of a volume")
     vg_uuid = _get(data, "vg_uuid", str) if "vg_uuid" in data else ""
@@ -305,7 +305,7 @@ def _count(data: dict[str, Any], key: str) -> int:
 def _milliseconds(data: dict[str, Any], key: str, *, least: float = 0.0) -> float:
     value = data.get(key)
     if not isinstance(value, (int, float)) or not least <= value < 1e12:
-        raise _Wrong(f"{key!r} is missing or no time in milliseconds")
+        raise _Wrong(f"{key!r} is missing or not a time in milliseconds")
     return float(value)
 
 
@@ -313,7 +313,7 @@ def _each(data: dict[str, Any], key: str, read: Callable[[dict[str, Any]], T]) -
     items = _get(data, key, list)
     for item in items:
         if type(item) is not dict:
-            raise _Wrong(f"{key!r} holds something that is no object")
+            raise _Wrong(f"{key!r} holds something that is not an object")
     # A list first: a generator costs a `list` of ten thousand records 40 ms.
     return tuple([read(item) for item in items])
 
@@ -321,5 +321,5 @@ def _each(data: dict[str, Any], key: str, read: Callable[[dict[str, Any]], T]) -
 def _texts(data: dict[str, Any], key: str) -> dict[str, str]:
     value = _get(data, key, dict)
     if not all(type(text) is str for text in value.values()):
-        raise _Wrong(f"{key!r} holds something that is no text")
+        raise _Wrong(f"{key!r} holds something that is not a text")
     return dict(value)

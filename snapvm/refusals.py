@@ -1,4 +1,4 @@
-"""What is refused before anything has been touched: exit status 4."""
+"""Refusals: failures that are found before anything has been touched, with exit status 4."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from snapvm.errors import ExitStatus, SnapvmError, quoted, some
 
 
 class Refused(SnapvmError):
-    """Base of what is refused before the first effect."""
+    """Base of the failures that come before the first effect."""
 
     exit_status = ExitStatus.REFUSED
 
 
 @dataclass(eq=False)
 class HostLacks(Refused):
-    """A program, library or privilege this host would need."""
+    """A program, library or privilege that snapvm needs and this host does not have."""
 
     what: str
     remedy: str
@@ -30,7 +30,7 @@ class HostLacks(Refused):
 
 @dataclass(eq=False)
 class NotAllowed(Refused):
-    """What is root's, and somebody else would have to read or make before anything is done."""
+    """A file or folder that a command needs, and that only root may read or make."""
 
     remedy = "run snapvm as root"
     path: str
@@ -79,15 +79,15 @@ class VolumeRefused(Refused):
 
 @dataclass(eq=False)
 class GroupAway(Refused):
-    """A volume group that LVM does not see, or shows nothing of: what is in it may exist."""
+    """A volume group that LVM does not show now; its volumes may exist all the same."""
 
     group: str
     why: str
-    """What is the matter with it, as a verb and its rest."""
+    """What is wrong with the group, worded to follow its name."""
     snapshots: tuple[str, ...]
     remedy: str = ""
     forget: str = ""
-    """What is typed to do it without the group."""
+    """The command that goes on without the group; empty when there is none."""
 
     def message(self) -> str:
         has = "has" if len(self.snapshots) == 1 else "have"
@@ -99,12 +99,12 @@ class GroupAway(Refused):
     def hint(self) -> str:
         if not self.forget:
             return self.remedy
-        return f"{self.remedy}; to leave behind what is there: {self.forget}"
+        return f"{self.remedy}; to go on and leave its volumes as they are: {self.forget}"
 
 
 @dataclass(eq=False)
 class NoSpace(Refused):
-    """Less room than is needed, known before anything was touched."""
+    """There is less room than the command would need."""
 
     where: str
     needed: str
@@ -129,7 +129,7 @@ class SnapshotExists(Refused):
 
 @dataclass(eq=False)
 class SnapshotReplaced(Refused):
-    """Another snapshot has the id of the one that was chosen, which is gone."""
+    """The chosen snapshot is gone, and another one has got its id."""
 
     remedy = "`snapvm list` shows the snapshots there are: choose again"
     domain: str
@@ -144,7 +144,7 @@ class SnapshotReplaced(Refused):
 
 @dataclass(eq=False)
 class RecordUnusable(Refused):
-    """A record that cannot be read, or whose parts are gone or not what they were."""
+    """A record that cannot be read, or whose image or volumes are gone or changed."""
 
     remedy = "other snapshots are not affected; `snapvm list` shows them"
     path: str
@@ -156,20 +156,20 @@ class RecordUnusable(Refused):
 
 @dataclass(eq=False)
 class RecordDamaged(RecordUnusable):
-    """A record that nobody can read any more; its volumes and its image may be there."""
+    """A record that is lost or damaged; its volumes and its image may still be there."""
 
     def hint(self) -> str:
         folder = shlex.quote(str(PurePath(self.path).parent))
         return (
             "`snapvm catalog rebuild --dry-run` tells whether it can be made anew; if it cannot, "
-            f"move {folder} out of the state folder, and `snapvm check` finds the volumes that are "
-            "left of it, which `snapvm check --fix` removes"
+            f"move {folder} out of the state folder: `snapvm check` then finds the volumes that "
+            "are left of it, and `snapvm check --fix` removes them"
         )
 
 
 @dataclass(eq=False)
 class RecordNewer(RecordUnusable):
-    """A record that is whole, and that only the newer snapvm which wrote it can read."""
+    """A record that is not damaged, but written by a newer snapvm in a newer format."""
 
     remedy = "use the snapvm that wrote it, or a newer one, and leave the record where it is"
 
@@ -181,7 +181,7 @@ class NotConfirmed(Refused):
     what: str
     remedy: str = ""
     findings: tuple[Mapping[str, str], ...] = ()
-    """What `check` found all the same."""
+    """What `check` had found before it asked."""
 
     def message(self) -> str:
         return f"{self.what}: not confirmed, nothing was done"
@@ -192,9 +192,9 @@ class NotConfirmed(Refused):
 
 @dataclass(eq=False)
 class NothingToLookInto(Refused):
-    """A snapshot that is whole, and has no memory image of the kind that is asked for."""
+    """A snapshot that is whole but has no memory image of the kind that is asked for."""
 
-    remedy = "`snapvm show` tells what a snapshot has; the path of an image is looked into as well"
+    remedy = "`snapvm show` tells what a snapshot has; the path of an image may be given as well"
     ref: str
     why: str
 
@@ -204,7 +204,7 @@ class NothingToLookInto(Refused):
 
 @dataclass(eq=False)
 class BadImage(Refused):
-    """A memory image or stream that is not what its format demands, with the place."""
+    """A memory image or stream that does not keep to its format, and the byte where it fails."""
 
     path: str
     offset_bytes: int
@@ -228,13 +228,13 @@ class UnreadableFile(Refused):
 
 @dataclass(eq=False)
 class Unsound(Refused):
-    """A memory image that would not restore as the domain it was taken of."""
+    """A memory image that would not restore, or not as the domain that was captured."""
 
     path: str
     problems: int
     first: str
     report: Mapping[str, Any]
-    """Everything found, as ``snapvm verify --json`` tells it."""
+    """All that was found, as ``snapvm verify --json`` prints it."""
 
     def message(self) -> str:
         count = "a problem" if self.problems == 1 else f"{self.problems} problems, the first"
@@ -246,7 +246,7 @@ class Unsound(Refused):
 
 @dataclass(eq=False)
 class NotReady(Refused):
-    """A domain that a `take` would refuse, as `doctor` found."""
+    """A domain of which `doctor` found that a `take` would be refused."""
 
     domain: str
     count: int
@@ -262,12 +262,12 @@ class NotReady(Refused):
 
 @dataclass(eq=False)
 class Found(Refused):
-    """What `check` found not to be in order."""
+    """What `check` or `catalog rebuild` found to be out of order."""
 
     count: int
     findings: tuple[Mapping[str, str], ...]
     done: Mapping[str, Any] = field(default_factory=dict)
-    """What was mended before that, as it is told when nothing is left to be found."""
+    """What the command had mended before, as ``--json`` prints it."""
     remedy: str = ""
 
     def message(self) -> str:

@@ -20,9 +20,9 @@ from snapvm.model import CaptureMethod, ForeignPtes, ImageFormat
 DEFAULT_FILE = Path("/etc/snapvm/snapvm.toml")
 PREFIX = "SNAPVM_"
 _FILE_LIMIT_BYTES = 1 << 20
-"""What is larger holds no settings; a device such as /dev/zero has no end."""
+"""A larger file cannot be a settings file, and a device such as /dev/zero has no end."""
 _LIMIT = 1e9
-"""Thirty years of seconds: whoever means for ever is told, and no clock is overrun."""
+"""About thirty years in seconds; a larger number would overflow a clock."""
 _FILE_VARIABLE = f"{PREFIX}CONFIG"
 
 
@@ -50,7 +50,7 @@ class Settings:
     cow_size: CowSize = cowsize.FULL
     """How much of a thick disk may change before its snapshot is lost: full, 20% or 4G."""
     cow_chunk: int = cowsize.DEFAULT_CHUNK_BYTES
-    """How much a thick snapshot copies at a time, 4K to 512K; a disk keeps to what it has begun."""
+    """How much a thick snapshot copies at a time, 4K to 512K; all snapshots of a disk have one."""
     window_limit_seconds: float = 30.0
     """Resume the domain and give up when LVM, or `background`, takes longer in the pause."""
     capture: CaptureMethod = CaptureMethod.AUTO
@@ -64,11 +64,11 @@ class Settings:
     capture_limit_seconds: float = 3600.0
     """Give up when writing the memory image takes longer than this."""
     precopy_limit_seconds: float = 60.0
-    """By `precopy`: stop a guest that changed memory for so long after all was written once."""
+    """With `precopy`: pause a guest that still changes memory this long after the first pass."""
     lock_wait_seconds: float = 0.0
     """How long to wait when another snapvm is working on the domain."""
     foreign_ptes: ForeignPtes = ForeignPtes.ZERO
-    """What becomes of a Xen guest's mappings of frames that are not its own: zero or refuse."""
+    """What to do about a Xen guest's mappings of frames that are not its own: zero or refuse."""
 
 
 def _path(value: Any) -> Path:
@@ -79,13 +79,13 @@ def _path(value: Any) -> Path:
 
 
 def require_folder(path: Path) -> None:
-    """Raise ``ValueError`` when what a folder is to be is something else; it may be missing yet."""
+    """Raise ``ValueError`` when ``path`` or a parent is no folder; all of it may be missing."""
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except NotADirectoryError:
         is_folder = False
     except OSError:
-        # One that may not be looked into is told of by whoever has to.
+        # Whoever uses the folder will report that it is missing, or may not be looked into.
         return
     if not is_folder:
         raise ValueError("is not a folder")
@@ -122,20 +122,20 @@ def _positive(value: Any) -> float:
 def _from_zero(value: Any) -> float:
     number = _number(value)
     if not 0 <= number < _LIMIT:
-        raise ValueError(f"must be a number from 0 on, below {_LIMIT:,.0f}")
+        raise ValueError(f"must be a number of at least 0, below {_LIMIT:,.0f}")
     return number
 
 
 def _number(value: Any) -> float:
-    # Python counts with true as with 1: a limit of one second, or of one percent.
+    # Python takes true for 1, which would be a limit of one second, or of one percent.
     if isinstance(value, bool):
-        raise TypeError("is no number")
+        raise TypeError("is not a number")
     try:
         return float(value)
     except OverflowError:
         raise ValueError("is too large a number") from None
     except (TypeError, ValueError):
-        raise ValueError("is no number") from None
+        raise ValueError("is not a number") from None
 
 
 def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
@@ -143,7 +143,7 @@ def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
         try:
             return choices(_text(value))
         except ValueError:
-            raise ValueError(f"is none of {', '.join(choices)}") from None
+            raise ValueError(f"must be one of {', '.join(choices)}") from None
 
     return read
 
@@ -190,14 +190,14 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
     return settings
 
 
-def unheard(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Say of each variable that looks like one of ours and is none that nobody heeds it.
+def ignored_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a warning for each variable that begins with SNAPVM_ and is not a setting.
 
-    It is not refused as a key of the file is: the environment is not snapvm's alone.
+    An unknown key of the file is refused, but the environment is not snapvm's alone.
     """
     known = [_FILE_VARIABLE, crashpoint.VARIABLE, *map(_variable, _READERS)]
     strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
-    return [f"{name} in the environment is no setting{_near(name, known)}" for name in strange]
+    return [f"{name} in the environment is not a setting{_near(name, known)}" for name in strange]
 
 
 def _variable(key: str) -> str:
@@ -242,11 +242,11 @@ def _unknown(key: str, value: Any) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    """Say which of those that are known may have been meant; empty when none looks like it."""
+    """Say which known word may have been meant; return nothing when none looks like it."""
     # heavy: only a mistake needs it
     import difflib
 
-    # What all have in common says nothing of what was meant.
+    # The prefix that all have in common would make all of them look alike.
     bare = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(word.removeprefix(PREFIX), bare, n=1)
     return f"; {bare[near[0]]!r} may be meant" if near else ""

@@ -1,7 +1,7 @@
-"""The way in and out of ``snapvm``: the only place that has failures told and ends the process.
+"""The entry point of ``snapvm``: it runs the command, reports failures and ends the process.
 
 Whatever happens, the user sees one or two lines and a documented exit status; a traceback goes
-into a file.  Everything but the standard library is imported inside, under the same protection.
+into a file.  What takes long to import is imported inside, under the same protection.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def main() -> NoReturn:
     try:
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
-        # Only before or after the work, which is watched: there is nothing to put back.
+        # It came before or after the work, which is watched: there is nothing to put back.
         status = ExitStatus.INTERRUPTED
     output.finish()
     sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
-    """Run ``snapvm`` and return its exit status; every failure has been told."""
+    """Run ``snapvm``, report every failure, and return the exit status."""
     output.prepare_streams()
     session = Session()
     try:
@@ -69,22 +69,22 @@ def _run(arguments: list[str], session: Session) -> int:
             raise output.stdout_failed(error) from error
         raise StorageFailed(path=str(error.filename), why=error.strerror or str(error)) from error
     except SystemExit:
-        # Typer's way of saying that the reader of its help has gone.
+        # Typer raises it when the reader of its help has gone.
         return ExitStatus.DONE
     if not isinstance(parsed, Job):
         return parsed
     session.json = parsed.json
     failures.start_log(verbose=session.verbose)
-    _tell_of_unheard()
+    _warn_of_ignored_variables()
     parsed.run(session)
     return ExitStatus.DONE
 
 
-def _tell_of_unheard() -> None:
+def _warn_of_ignored_variables() -> None:
     """Warn of variables that look like settings and are none: one may be misspelt."""
     if any(name.startswith("SNAPVM_") for name in os.environ):
-        # heavy: a TOML parser; most have no variable of ours
+        # heavy: a TOML parser, and most users set no variable of snapvm
         from snapvm import settings
 
-        for told in settings.unheard():
-            output.warn(told)
+        for warning in settings.ignored_variables():
+            output.warn(warning)

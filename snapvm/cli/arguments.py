@@ -59,9 +59,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also of a fail
 
 
 def _checked_wait(value: float | None) -> float | None:
-    # Not Typer's own min and max: NaN is between any two.
+    # Typer's own min and max would let NaN pass.
     if value is not None and not 0 <= value < 1e9:
-        raise typer.BadParameter("it must be a number from 0 on, below 1,000,000,000")
+        raise typer.BadParameter("it must be a number of at least 0, below 1,000,000,000")
     return value
 
 
@@ -78,7 +78,7 @@ Wait = Annotated[
 
 
 def as_cow_size(text: str | None) -> CowSize | None:
-    """Read ``--cow-size``; raise Typer's own error for what is no size."""
+    """Read ``--cow-size``; raise Typer's own error when it is not a size."""
     if text is None:
         return None
     try:
@@ -92,8 +92,8 @@ CowSizeOption = Annotated[
     typer.Option(
         "--cow-size",
         metavar="SIZE",
-        help="How much of a thick disk may change before what is kept of it is lost: full, as "
-        "when left out, 20% or 4G.",
+        help="How much of a thick disk may change before its snapshot is lost: full (the default), "
+        "20% or 4G.",
         show_default=False,
     ),
 ]
@@ -102,6 +102,6 @@ ForgetMissing = Annotated[
     bool,
     typer.Option(
         "--forget-missing",
-        help="Go on though a volume group is missing; what snapvm has in it is left there.",
+        help="Go on though a volume group is missing, and leave snapvm's volumes in it there.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""``snapvm catalog rebuild``: records that are lost, made anew."""
+"""``snapvm catalog rebuild``: make lost or damaged records anew."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ MANUAL = Manual(
     success=(
         "Every snapshot whose snapshot.json is lost or damaged, and whose volumes are all there, "
         "has a record again, made from the tags of its volumes, from its memory image and from the "
-        "UEFI variables and vTPM state beside it. What none of them says is told and stays "
-        "unknown: the note, how long the domain stood still, the checksum of the image, whether "
-        "the guest's file systems were frozen. A damaged snapshot.json is kept beside the new one. "
+        "UEFI variables and vTPM state beside it. What none of them says stays unknown, and the "
+        "output says so: the note, how long the domain stood still, the checksum of the image, "
+        "whether the guest's file systems were frozen. A damaged snapshot.json is kept beside the "
+        "new one. "
         "A record that can be read, or was written by a newer snapvm, is never touched. "
         "`--dry-run` only tells what would be done."
     ),
     failure=(
-        "What cannot be made anew is printed, a line each, with the reason, as is what another "
-        "snapvm is at work on; the rest is made all the same, and the exit status is 4. Such a "
-        "snapshot is given up by moving its folder, which `check` names, out of the state folder; "
+        "Each record that cannot be made anew is printed with the reason, and so is each that "
+        "another snapvm is at work on; the rest is made all the same, and the exit status is 4. To "
+        "give such a snapshot up, move its folder, which `check` names, out of the state folder; "
         "`check` then finds the volumes that are left of it, and `check --fix` removes them."
     ),
     example="snapvm catalog rebuild --dry-run",
@@ -58,13 +59,13 @@ def rebuild(
             hopeless += failed
         if not as_json:
             deed = "would make" if dry_run else "made"
-            output.say_findings(f"{deed} {_told(each)}" for each in rebuilt)
+            output.say_findings(f"{deed} {_in_words(each)}" for each in rebuilt)
             output.say_findings(
                 f"{plain(lost.ref)}: cannot be made anew: {plain(lost.why)}" for lost in hopeless
             )
         if hopeless:
             findings = tuple({"subject": lost.ref, "problem": lost.why} for lost in hopeless)
-            remedy = "`snapvm check` says what may be done with what is left of them"
+            remedy = "`snapvm check` says what can be done about their volumes and images"
             done = _as_values(rebuilt, dry_run=dry_run)
             raise Found(count=len(hopeless), findings=findings, remedy=remedy, done=done)
         if as_json:
@@ -75,7 +76,7 @@ def rebuild(
     return Job(json=as_json, run=run)
 
 
-def _told(rebuilt: Rebuilt) -> str:
+def _in_words(rebuilt: Rebuilt) -> str:
     record = rebuilt.record
     disks = counted(len(record.disks), "disk")
     memory = "no memory" if record.memory is None else f"memory {size(record.memory.size_bytes)}"

@@ -1,4 +1,4 @@
-"""``snapvm check``: is everything there, and nothing too much?"""
+"""``snapvm check``: find what snapshots lack, and what belongs to no snapshot."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from snapvm.lvm.report import LogicalVolume
 
 MANUAL = Manual(
-    prerequisites="None; domains and their snapshots are only looked at.",
+    prerequisites="None; no domain and no snapshot is changed, except by `--fix`.",
     success=(
         "Every snapshot has its memory image and its volumes as they were recorded, no work was "
         "left unfinished, and, when no domain was named, no volume of snapvm's is without its "
         "snapshot and no pool that holds snapshots is about to run full. With `--deep` every "
         "memory image was read and compared with its checksum. With `--fix` volumes without a "
-        "snapshot were removed, after asking; one of a domain that the catalog does not know, or "
-        "that another host made or somebody has made writable, stays."
+        "snapshot were removed, after asking. A volume stays that is of a domain which the catalog "
+        "does not know, that another host made, or that somebody has made writable."
     ),
     failure="What was found is printed, a line each, with what to do about it.",
     example="snapvm check --deep",
@@ -46,7 +46,7 @@ def check(
 ) -> Job:
     """Check that every snapshot is whole and nothing is left over."""
     if fix and domain is not None:
-        raise typer.BadParameter("it is for all domains; leave DOM out", param_hint="--fix")
+        raise typer.BadParameter("it works on all domains; leave DOM out", param_hint="--fix")
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
@@ -70,8 +70,8 @@ def check(
                 output.say(f"removed {counted(len(gone), 'volume')}")
         done = {"removed": [str(volume.ref) for volume in removed]} if fix else {}
         if findings:
-            told = _told(findings, as_json=as_json)
-            raise Found(count=len(findings), findings=told, done=done)
+            printed = _print_findings(findings, as_json=as_json)
+            raise Found(count=len(findings), findings=printed, done=done)
         if as_json:
             output.out_json({**done, "findings": []})
         else:
@@ -81,15 +81,15 @@ def check(
 
 
 def _confirm(findings: Iterable[Finding], *, as_json: bool) -> None:
-    """Ask before volumes are removed; what was found is told whatever the answer is."""
+    """Ask before volumes are removed; print all findings when the answer is no."""
     try:
         confirm([_line(f) for f in findings if f.orphan], "removing volumes")
     except NotConfirmed as no:
-        raise replace(no, findings=_told(findings, as_json=as_json)) from None
+        raise replace(no, findings=_print_findings(findings, as_json=as_json)) from None
 
 
-def _told(findings: Iterable[Finding], *, as_json: bool) -> tuple[dict[str, Any], ...]:
-    """Print what was found, a line each; return it for those who asked for JSON."""
+def _print_findings(findings: Iterable[Finding], *, as_json: bool) -> tuple[dict[str, Any], ...]:
+    """Print the findings, a line each, unless JSON is wanted; return them as JSON values."""
     output.say_findings(() if as_json else map(_line, findings))
     return tuple(map(_as_values, findings))
 

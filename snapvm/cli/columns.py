@@ -1,4 +1,4 @@
-"""The rows of ``snapvm list``, and their plain form: aligned columns, neither box nor colour."""
+"""The rows of ``snapvm list``, and their plain form: aligned columns without lines or colour."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from snapvm.recordfolder import Damaged
 HEADERS = ("SNAPSHOT", "CREATED", "KIND", "DISKS", "HEALTH", "MEMORY", "PAUSE", "NOTE")
 KIND = HEADERS.index("KIND")
 DAMAGED = "damaged"
-"""What stands in the place of a kind for a record that cannot be read."""
+"""Stands in the column KIND for a record that cannot be read."""
 RIGHT = frozenset({HEADERS.index("MEMORY"), HEADERS.index("PAUSE")})
-"""Columns of numbers."""
+"""The columns of numbers, which are aligned to the right."""
 
 TABLE_LIMIT = 200
-"""With more rows a terminal gets plain columns too: rich needs 0.3 ms a cell."""
+"""With more rows than this a terminal gets plain columns too: rich needs 0.3 ms for a cell."""
 
 _DISKS_NAMED = 3
 _GAP = "  "
@@ -61,7 +61,7 @@ def _disks(targets: Sequence[str]) -> str:
 
 
 def _health(healths: Sequence[Health]) -> str:
-    """Tell of the disk that is worst off: its state, and how much of what it can keep is used."""
+    """Return the state of the disk that is worst off, and how full its snapshot is."""
     found = worst(healths)
     if found is None:
         return "-"

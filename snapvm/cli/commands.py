@@ -1,4 +1,4 @@
-"""The command line as Typer knows it: every verb, and the options that stand before it."""
+"""The command line as Typer knows it: the verbs, and the options that stand before a verb."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
 """Every verb, in the order of a snapshot's life, with what the man page tells about it."""
 
 _GROUPS = {"catalog": typer.Typer(rich_markup_mode=None, help=catalog.HELP)}
-"""What the first of two words means."""
+"""The groups of verbs that have two words, by the first word."""
 
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
@@ -66,10 +66,11 @@ for _name, (_function, _manual) in VERBS.items():
     _group.command(_word, cls=Verb, epilog=_manual.example)(_function)
 
 _NOT_COMPLETED = 1
-"""What Typer ends with when it is to complete in a shell that cannot, and has said so."""
+"""Typer's result when completion was asked for in a shell that has none."""
 
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[1]
-"""What Typer raises for a wrong command line.  It has no public name: click's, or Typer's copy."""
+"""What Typer raises for a wrong command line: click's class, or Typer's copy, without a public
+name."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -91,7 +92,7 @@ def before_the_verb(
         ),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell every step on standard error.")
+        bool, typer.Option("--verbose", "-v", help="Log every step to standard error.")
     ] = False,
     _version: Annotated[
         bool,
@@ -111,7 +112,7 @@ def before_the_verb(
 
 
 def _folder(text: str) -> Path:
-    """Return the folder that ``--state-dir`` names; never another for a variable that is unset."""
+    """Return the folder of ``--state-dir``; refuse an empty name, as an unset variable gives."""
     if not text:
         raise typer.BadParameter("it is empty", param_hint="--state-dir")
     try:
@@ -122,7 +123,7 @@ def _folder(text: str) -> Path:
 
 
 def parse(arguments: list[str], session: Session) -> Job | int:
-    """Return the job the arguments ask for, or the exit status when there is nothing left to do.
+    """Return the job that the arguments ask for, or an exit status when Typer has done it all.
 
     Raises ``UsageProblem`` and ``BadName``.
     """
@@ -134,7 +135,7 @@ def parse(arguments: list[str], session: Session) -> Job | int:
 
 
 def global_options() -> dict[str, str]:
-    """Return the options that stand before the verb, each as it is typed, with its value."""
+    """Return the options that stand before the verb, each with how it is typed with its value."""
     return {
         name: f"{name} {option.metavar or ''}".rstrip()
         for option in _command().params
@@ -143,7 +144,7 @@ def global_options() -> dict[str, str]:
 
 
 def options_of(verb: str) -> frozenset[str]:
-    """Return the options that stand behind a verb; none when it is empty."""
+    """Return the options that stand behind a verb; none when ``verb`` is empty."""
     if not verb:
         return frozenset()
     command = _command()
@@ -153,10 +154,10 @@ def options_of(verb: str) -> frozenset[str]:
 
 
 def verb_in(arguments: list[str]) -> str:
-    """Return the verb of a command line that could not be read; empty when there is none."""
+    """Return the verb of a command line that could not be parsed; empty when it has none."""
     for at, word in enumerate(arguments):
-        two = " ".join(arguments[at : at + 2])
-        found = next((verb for verb in (two, word) if verb in VERBS), "")
+        both = " ".join(arguments[at : at + 2])
+        found = next((verb for verb in (both, word) if verb in VERBS), "")
         if found and not _is_a_value(arguments, at):
             return found
     return ""

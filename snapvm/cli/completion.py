@@ -1,4 +1,4 @@
-"""What the shell completes: names of domains and ``DOM@ID``, from the catalog's folders alone."""
+"""Completion in the shell: names of domains and ``DOM@ID``, from the catalog's folders alone."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ INSTRUCTION = "_SNAPVM_COMPLETE"
 
 
 def complete_domain(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the domains that have snapshots and whose name begins so."""
+    """Return the domains that have snapshots and whose name begins with ``incomplete``."""
     return _offered(ctx, incomplete, lambda catalog: catalog.names())
 
 
 def complete_reference(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the snapshots whose ``DOM@ID`` begins so."""
+    """Return the snapshots whose ``DOM@ID`` begins with ``incomplete``."""
     return _offered(ctx, incomplete, _references)
 
 
@@ -51,15 +51,15 @@ def _offered(
 
     # Two domains may have had one name.
     found = sorted({text for text in source(catalog_of(session)) if text.startswith(incomplete)})
-    # The shells put words in as they are; one that needs quotes would become another command, and
-    # one with a hyphen before it an option.
+    # The shells insert words as they are: a word that needs quotes would become another command,
+    # and a word that begins with a hyphen an option.
     return [text for text in found if shlex.quote(text) == text and text[:1] != "-"]
 
 
 def answer(run: Callable[[], object]) -> int:
-    """Let Typer answer a shell that asks for completions, and never say anything else.
+    """Let Typer answer a shell that asks for completions, and print nothing else.
 
-    A message of ours would end up in the middle of the line the user is typing.
+    A message would end up in the middle of the line that the user is typing.
     """
     prefix = ""
     said = io.StringIO()
@@ -78,7 +78,7 @@ def answer(run: Callable[[], object]) -> int:
 
 
 def _join_words() -> str:
-    """Put ``dom @ id`` together again for Typer; return what to leave out of its answers.
+    """Join ``dom @ id`` for Typer; return the prefix that bash does not want in the answers.
 
     bash breaks words at an @ (COMP_WORDBREAKS in bash(1)) and replaces only the last piece,
     which for readline begins with the @ itself (rl_special_prefixes, bash's bashline.c).

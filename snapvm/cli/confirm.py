@@ -1,4 +1,4 @@
-"""Asking before something is lost."""
+"""Ask the user for a yes before something is lost."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from snapvm.errors import Interrupted
 from snapvm.interrupt import wait_for
 from snapvm.refusals import NotConfirmed
 
-_NOBODY = "there is no terminal to ask at; with --yes it is done without asking"
+_NO_TERMINAL = "there is no terminal to ask at; --yes goes on without asking"
 
 
 def confirm(explanation: list[str], what: str) -> None:
     """Say what is going to happen and ask for a yes; anything else is a no.
 
-    Everything goes to standard error, so that standard output stays the result's.  Raises
+    Everything goes to standard error, so that standard output holds only the result.  Raises
     ``NotConfirmed`` for a no, and when there is no terminal to ask at; ``Interrupted``.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise NotConfirmed(what=what, remedy=_NOBODY)
+        raise NotConfirmed(what=what, remedy=_NO_TERMINAL)
     for line in explanation:
         output.err(plain(line))
     try:

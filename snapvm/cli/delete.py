@@ -1,4 +1,4 @@
-"""``snapvm delete``: give up snapshots."""
+"""``snapvm delete``: remove snapshots for good."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MANUAL = Manual(
     failure=(
         "All are checked before the first is deleted: when one of them is refused none is touched. "
         "When one fails later those before it are gone, those after it are not touched, the "
-        "message says which, and the exit status is 6 or more. An interruption (Ctrl-C) lets it "
-        "finish the one it is at, and the message says which are gone. A snapshot whose record "
-        "cannot be read is refused, for only the record says what belongs to it: the hint says how "
-        "to have it made anew, and how to be rid of it where it cannot be."
+        "message says which, and the exit status is 6 or more. After an interruption (Ctrl-C) the "
+        "snapshot in work is still finished, and the message says which are gone. A snapshot whose "
+        "record cannot be read is refused, for only the record says what belongs to it: the hint "
+        "says how to make the record anew, and how to remove the snapshot where that fails."
     ),
     example="snapvm delete demo@before-upgrade demo@undo-20261122T201801Z",
 )

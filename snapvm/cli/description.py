@@ -1,4 +1,4 @@
-"""``snapvm show``: a record in words."""
+"""The text of ``snapvm show``: a record in words."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def lines(
     *,
     is_unicode: bool,
 ) -> list[str]:
-    """Return everything about a record, a line each, harmless to a terminal.
+    """Return the lines that describe a record, without anything that a terminal would obey.
 
-    ``healths`` are those of its disks, in their order.
+    ``healths`` has one element for each disk of the record, in the same order.
     """
     facts = [
         ("kind", f"{record.kind.value}: {_kind(record)}"),
@@ -47,9 +47,9 @@ def lines(
         ("written", size(record.written_bytes) if record.written_bytes else ""),
         ("versions", ", ".join(f"{name} {text}" for name, text in record.versions.items())),
     ]
-    told = [f"  {plain(label):<{_LABEL}} {plain(text)}".rstrip() for label, text in facts if text]
-    drawn = timeline(record.timing, is_unicode=is_unicode)
-    return [plain(record.ref), *told, *(["", *drawn] if drawn else [])]
+    table = [f"  {plain(label):<{_LABEL}} {plain(text)}".rstrip() for label, text in facts if text]
+    bars = timeline(record.timing, is_unicode=is_unicode)
+    return [plain(record.ref), *table, *(["", *bars] if bars else [])]
 
 
 def _kind(record: Record) -> str:
@@ -77,20 +77,20 @@ def _memory(record: Record, catalog: Catalog) -> str:
 
 
 def _zeroed(record: Record) -> str:
-    """Tell of mappings that are not in the image: a process of the guest may miss them."""
+    """Say which mappings were zeroed in the image: a process of the guest may miss them."""
     foreign = {} if record.memory is None else record.memory.foreign
     if not foreign:
         return ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(foreign.items()))
     entries = "entry" if sum(foreign.values()) == 1 else "entries"
-    return f"{sum(foreign.values())} page-table {entries} of frames not the domain's: {kinds}"
+    return f"{sum(foreign.values())} page-table {entries} for frames not of the domain: {kinds}"
 
 
 _STATES = {
-    VolumeState.MERGING: ", which LVM is merging into the disk: it will be used up",
-    VolumeState.GONE: ", which is gone: it cannot be gone back to",
-    VolumeState.LOST: ", which is lost: more changed than it can keep",
-    VolumeState.UNUSABLE: ", which is not as it was: `snapvm check` says how",
+    VolumeState.MERGING: ", which LVM is merging into the disk and will then remove",
+    VolumeState.GONE: ", which is gone: a rollback is not possible",
+    VolumeState.LOST: ", which is lost: more of the disk changed than it can keep",
+    VolumeState.UNUSABLE: ", which is not as it was made: `snapvm check` says more",
     VolumeState.AWAY: ", whose volume group LVM does not show: `snapvm check` says why",
     VolumeState.UNKNOWN: ", whose state LVM does not tell now",
 }

@@ -1,4 +1,4 @@
-"""``snapvm doctor``: what a `take` would do, and what stands in its way."""
+"""``snapvm doctor``: say what a `take` would do, and what stands in its way."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 MANUAL = Manual(
     prerequisites=(
-        "DOM exists. It is only looked at. But while QEMU is asked what it can do, it is set for "
-        "a moment as for a `take`, and vm.unprivileged_userfaultfd of the host is 1. When a "
-        "`doctor` is killed in that moment, `repair` sets both back, and so does the next "
-        "`doctor` or `take` of DOM."
+        "DOM exists. It is not changed, with one exception: to ask QEMU what it can do, its "
+        "migration settings are for a moment those of a `take`, and vm.unprivileged_userfaultfd of "
+        "the host is 1. When a `doctor` is killed in that moment, `repair` sets both back, and so "
+        "does the next `doctor` or `take` of DOM."
     ),
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "
         "whether an agent answers in the guest, the volume under each disk, how full its pool is, "
-        "and the room for memory images; as advice what makes the pause long, or will be refused "
-        "soon; and last that nothing stands in the way."
+        "and the room for memory images; then advice about what makes the pause long or may soon "
+        "be refused; and last that nothing stands in the way."
     ),
     failure="Everything that stands in the way of a `take` is printed, with what to do about it.",
     example="snapvm doctor demo",

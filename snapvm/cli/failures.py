@@ -1,4 +1,4 @@
-"""How failures are told: a line, a hint, an exit status; as JSON where that is asked for."""
+"""Report failures: a line, a hint and an exit status; also as JSON when that is asked for."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from snapvm.version import VERSION
 
 
 def wants_json(arguments: list[str]) -> bool:
-    """Tell whether a command line that could not be read asked for JSON."""
+    """Tell whether a command line that could not be parsed asked for JSON."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in options
 
 
 def tell(error: SnapvmError, *, as_json: bool) -> int:
-    """Tell a failure snapvm expects; return its exit status."""
+    """Report a failure that snapvm expects; return its exit status."""
     kind = type(error).__name__
     details = error.details()
-    message, hint, status = error.message(), _rights(error) or error.hint(), error.exit_status
+    message, hint, status = error.message(), _needs_root(error) or error.hint(), error.exit_status
     return _tell(kind, message, hint, status, as_json=as_json, details=details)
 
 
-def _rights(error: SnapvmError) -> str:
-    """Say what helps somebody who may not read what is root's; empty for any other failure."""
+def _needs_root(error: SnapvmError) -> str:
+    """Return the hint for a file that only root may use; empty for any other failure."""
     is_denied = isinstance(error.__cause__, PermissionError) and os.geteuid() != 0
     return "run snapvm as root" if is_denied else ""
 
@@ -55,29 +55,29 @@ def _tell(
         try:
             output.out_json({**details, "error": values})
         except (output.ReaderLeft, SnapvmError):
-            # It has been told on standard error; the failure itself is what counts.
+            # Standard error has the failure already, and its exit status is what counts.
             pass
     return status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """What stands where on a command line that could not be read, and what may stand there."""
+    """The verb of a command line that could not be parsed, and where its options may stand."""
 
     verb: str
-    """The one that stands in it; empty when there is none."""
+    """Empty when the line has none."""
     before: Mapping[str, str]
-    """The options that stand before a verb, each as it is typed, with its value."""
+    """The options that stand before any verb, each with how it is typed with its value."""
     behind: Collection[str]
-    """Those that this verb has."""
+    """The options of this verb, which stand behind it."""
     instead: str
-    """What to type where a verb of another program stands; empty when none does."""
+    """What to type in place of another program's verb; empty when the line has none of those."""
 
 
 def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
-    """Tell what is wrong with the command line, in the form of every other failure."""
+    """Report what is wrong with the command line, in the form of every other failure."""
     message = str(problem.format_message()).strip().rstrip(".")
-    # Typer's newest have pydantic check values, which speaks of its own input.
+    # The newest versions of Typer check values by pydantic, whose words are for programmers.
     message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
     message = message.partition(", unable to parse")[0]
     message = message[:1].lower() + message[1:]
@@ -88,13 +88,13 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     if context is not None:
         path = context.command_path
     if places.instead and message.startswith("no such command"):
-        message = message.partition(". ")[0]  # what Typer guesses knows only how words are spelled
+        message = message.partition(". ")[0]  # without Typer's guess, which goes by spelling
         hint = f"`{places.instead}` does that here"
     elif option in places.before and path != "snapvm":
         verb = path.removeprefix("snapvm ")
         hint = f"{option} stands before the verb: snapvm {places.before[option]} {verb} ..."
     elif option in places.behind and path == "snapvm":
-        message = message.partition(" (")[0]  # what looks like it and stands before a verb
+        message = message.partition(" (")[0]  # without Typer's guess among the options before it
         hint = f"{option} stands behind the verb: snapvm {places.verb} {option} ..."
     else:
         hint = f"`{path} --help` shows what it understands"
@@ -102,7 +102,7 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
 
 
 def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
-    """Tell of an exception nobody expected; the traceback goes into a file."""
+    """Report an exception that nobody expected; the traceback goes into a file."""
     # heavy: only a bug needs it
     import traceback
 
@@ -128,7 +128,7 @@ def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
 
 
 def _write_report(report: str, session: Session) -> Path | None:
-    """Write a bug report where root's files are, else where temporary ones are."""
+    """Write a bug report into the state folder, or else the folder for temporary files."""
     # heavy: only a bug needs it
     import tempfile
 

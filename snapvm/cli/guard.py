@@ -1,4 +1,4 @@
-"""What a guard does, and a host whose domains are guarded: see ``snapvm.guard``."""
+"""What the guard of a command does when the command dies; see ``snapvm.guard``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from snapvm.model import DomainUuid
 from snapvm.settings import Settings
 
 PATIENCE_SECONDS = 5.0
-"""How long it is tried to repair; the dead process's lock may go after its end of the pipe."""
+"""How long the guard tries to repair: the dead command's lock may be freed after its pipe ends."""
 _PAUSE_SECONDS = 0.05
 
 
 @contextmanager
 def guarded_host(session: Session) -> Iterator[Host]:
-    """Yield what ``wiring.open_host`` does, with a guard for the domain of the command.
+    """Open the host as ``wiring.open_host`` does, with a guard for the domain of the command.
 
     The guard is made before anything is opened.  Raises ``HostLacks``.
     """
@@ -35,7 +35,7 @@ def guarded_host(session: Session) -> Iterator[Host]:
 
 
 def stand(settings: Settings, post: Post) -> None:
-    """Stand watch until dismissed; act when the pipe ends without that."""
+    """Stand watch until the command dismisses the guard; repair when the pipe ends before."""
     domain = post.domain()
     if domain is None:
         return
@@ -46,13 +46,13 @@ def stand(settings: Settings, post: Post) -> None:
         return
     post.ready()
     if not post.is_dismissed():
-        _act(host, *domain)
+        _repair(host, *domain)
 
 
-def _act(host: Host, uuid: DomainUuid, name: str) -> None:
-    """Repair, and tell the system's log; what fails is tried again for a while.
+def _repair(host: Host, uuid: DomainUuid, name: str) -> None:
+    """Repair, and tell the system's log; try again for a while when that fails.
 
-    A lock that is held belongs to one who repairs first, and what the dead process had a program do
+    Another snapvm that holds the lock will repair.  And a program that the dead command had started
     may not have ended: a domain that is being destroyed is neither there nor off.
     """
     deadline = Deadline(PATIENCE_SECONDS)

@@ -1,7 +1,7 @@
-"""The form of ``snapvm VERB --help``, the same with every version of Typer.
+"""The layout of ``snapvm VERB --help``, the same with every version of Typer.
 
-Typer writes ``{DOM}`` or ``DOM`` and adds types and ``[required]`` as its version pleases; here
-brackets mean optional and dots mean several, as in every man page.
+Some versions of Typer write ``{DOM}`` for ``DOM``, and add types or ``[required]``.  Here brackets
+mean optional and dots mean several, as in every man page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def arguments_of(command: Any) -> list[Any]:
 
 
 class Verb(TyperCommand):
-    """A verb whose help says what its arguments are in the words of a man page."""
+    """A verb whose help shows its arguments as a man page does."""
 
     def collect_usage_pieces(self, _ctx: Any) -> list[str]:
         """Return what stands behind ``Usage: snapvm VERB``."""

@@ -1,4 +1,4 @@
-"""Libraries that another library would import on the chance that it may need them."""
+"""Keep a library from importing another one that it would use if it were installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, cast
 
 @contextmanager
 def hidden(package: str) -> Iterator[None]:
-    """Let imports in the block find no ``package``; one that was imported before stays.
+    """Make imports of ``package`` fail in the block, unless it has been imported before.
 
-    An import of a name that stands in ``sys.modules`` for None fails as if nothing were installed
-    (The Python Language Reference, 5.3.1, The module cache).
+    A name that ``sys.modules`` maps to None is imported as if it were not installed (The Python
+    Language Reference, 5.3.1, The module cache).
     """
     if package in sys.modules:
         yield

@@ -1,4 +1,4 @@
-"""The work of ``snapvm verify`` and ``snapvm inspect``."""
+"""The work of ``snapvm verify`` and ``snapvm inspect``: look into a memory image and print."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ SHOWN_ADDRESSES = 256
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The image that is meant."""
+    """The image that the user means."""
 
     path: Path
     memory: MemoryRecord | None = None
-    """What its snapshot says of it; None for a file that was named."""
+    """What the snapshot's record says of the image; None where the user named a file."""
 
     @property
     def is_libvirts(self) -> bool:
-        """Whether it is a snapshot's, and for libvirt."""
+        """Whether it is the image of a snapshot of a libvirt domain."""
         return self.memory is not None and self.memory.format != imageformats.XL_SAVE
 
     @property
     def checked(self) -> str:
-        """Say what of a snapshot's image was compared."""
+        """Say which parts of a snapshot's image were compared with its record."""
         if self.memory is not None and checksum.is_known(self.memory.checksum):
             return "header, length and checksum"
         return "header and length; its record has no checksum"
 
 
 def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
-    """Return the image that is meant; one of a snapshot is whole.
+    """Return the image that is meant, once a snapshot's image is known to be whole.
 
-    A text with a slash, or that names a file which is there, is a path.  With ``deep`` all of a
-    record's image is read and compared with its checksum.
+    A text with a slash, or that names an existing file, is a path.  With ``deep`` all of a
+    snapshot's image is read and compared with its checksum.
     """
     if "/" in text or "@" not in text or os.path.isfile(text):
         return _Place(_named(text))
     catalog = catalog_of(session)
     record = find(catalog, text)
     if record.memory is None:
-        raise NothingToLookInto(ref=record.ref, why="it is of disks alone, without memory")
+        raise NothingToLookInto(ref=record.ref, why="it has disks only, no memory")
     path = catalog.path(record, record.memory.file)
     images.check(path, record.memory)
     if deep:
@@ -67,9 +67,9 @@ def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
 
 
 def _named(text: str) -> Path:
-    """Return the path of what the user named; raise ``UnreadableFile`` for what cannot be seen.
+    """Return the path of the file that the user named; raise ``UnreadableFile``.
 
-    A link is followed here: whoever names one means what it leads to, and in a record it is damage.
+    A link is followed here, for the user means the file behind it; in a record a link is damage.
     """
     try:
         os.stat(text)
@@ -79,7 +79,7 @@ def _named(text: str) -> Path:
 
 
 def verify(session: Session, text: str, *, as_json: bool) -> None:
-    """Check and tell; raise ``Unsound`` when the image would not restore as what it was."""
+    """Check an image and print the result; raise ``Unsound`` when a restore would fail or lose."""
     place = _place(session, text, deep=True)
     path = place.path
     if place.is_libvirts:
@@ -163,7 +163,7 @@ def inspect(
     """Translate an address, or tell who maps a frame."""
     place = _place(session, text)
     if place.is_libvirts:
-        why = "its image is libvirt's, and page tables are walked in that of a Xen PV domain"
+        why = "its image is libvirt's, and `inspect` walks only page tables of Xen PV domains"
         raise NothingToLookInto(ref=text, why=why)
     with survey(place.path) as image:
         root = _root(image) if cr3 is None else cr3

@@ -1,4 +1,4 @@
-"""The work of ``snapvm list`` and ``snapvm show``."""
+"""The work of ``snapvm list`` and ``snapvm show``: read records, ask LVM, print."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     """Print the snapshots of one domain, or of all when it is None."""
-    # A record holds no cycles; looking for them in ten thousand costs a tenth of the time.
+    # Records hold no reference cycles; to look for any in ten thousand takes a tenth of the time.
     gc.disable()
     damaged: list[Damaged] = []
     catalog = catalog_of(session)
@@ -39,7 +39,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     records = _records(catalog, domain, damaged)
     print_all = _print_json if as_json else _print_table
     if not print_all(records, volumes, damaged):
-        output.err(_nothing(domain, session.settings().state_dir))
+        output.err(_no_snapshots(domain, session.settings().state_dir))
     volumes.tell_of_silence()
     for entry in _in_order(damaged):
         output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
@@ -64,7 +64,7 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
 
 
 def _print_json(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
-    """Print a row for each, and tell whether there is any."""
+    """Print a line of JSON for each record, and tell whether there is any."""
     by_age = sorted(records, key=lambda record: (record.domain, record.place))
     rows = (_with_health(record, volumes) for record in by_age)
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
@@ -72,7 +72,7 @@ def _print_json(records: Iterator[Record], volumes: _Volumes, damaged: list[Dama
 
 
 def _as_damaged(entry: Damaged) -> dict[str, Any]:
-    """Return what is known of a record that cannot be read: a program must not take it for gone."""
+    """Return what is known of a damaged record, so that no program takes the snapshot for gone."""
     return {
         "ref": f"{entry.domain}@{entry.id}",
         "id": entry.id,
@@ -83,8 +83,8 @@ def _as_damaged(entry: Damaged) -> dict[str, Any]:
 
 
 def _print_table(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
-    """Print a row for each, and tell whether there is any."""
-    # Each record becomes its row at once: ten thousand of them need a third of the memory so.
+    """Print a row for each record, and tell whether there is any."""
+    # Each record becomes its row at once: for ten thousand that needs a third of the memory.
     rows = columns.sorted_rows((record, volumes.of(record)) for record in records)
     rows += columns.damaged_rows(_in_order(damaged))
     if not rows:
@@ -99,35 +99,35 @@ def _print_table(records: Iterator[Record], volumes: _Volumes, damaged: list[Dam
     return True
 
 
-def _nothing(domain: str | None, state_dir: Path) -> str:
-    """Say that there is none, and what to type; a domain's name may hold an @."""
+def _no_snapshots(domain: str | None, state_dir: Path) -> str:
+    """Say that there are no snapshots, and what to type."""
     whose = "" if domain is None else f" of {quoted(domain)}"
-    shows = domain is not None and "@" in domain
+    shows = domain is not None and "@" in domain  # it may be a snapshot, or a domain's name
     verb, deed = ("show", "shows") if shows else ("take", "makes")
     what = f"`{typed(verb, plain(domain or 'DOM'))}` {deed} one"
-    # The usual place is made by the first take; another that is not there may be a wrong one.
+    # The first take makes the usual folder; another one that does not exist may be a mistake.
     is_strange = state_dir != Settings().state_dir and not state_dir.exists()
     where = f" in {plain(str(state_dir))}, which does not exist" if is_strange else ""
     return f"no snapshots{whose}{where} ({what})"
 
 
 class _Volumes:
-    """How volumes are now.  LVM is asked once, and once more where it shows nothing of a group."""
+    """The present state of volumes.  LVM is asked once, and again about a group that it hides."""
 
     def __init__(self) -> None:
         self._lvm: Lvm | None = None
         self._report: Report | None = None
         self._silence = ""
-        """Why LVM does not answer."""
+        """Why LVM does not answer; empty while it does."""
 
     def tell_of_silence(self) -> None:
-        """Say why nothing is known of any volume, if that is so."""
+        """Print why nothing is known about volumes, if LVM did not answer."""
         if self._silence:
-            output.note(f"how the volumes are is not known: {self._silence}")
+            output.note(f"the state of the volumes is not known: {self._silence}")
 
     def of(self, record: Record) -> list[Health]:
-        """Judge the snapshot of each disk; nothing is known where LVM does not answer."""
-        # LVM is asked for the first record: a catalog without any is listed without it.
+        """Return the health of each disk's snapshot; it is unknown where LVM does not answer."""
+        # LVM is not asked before the first record: an empty catalog is listed without it.
         if self._lvm is None:
             self._lvm = _lvm()
             self._report = self._answer(self._lvm.report)
@@ -141,7 +141,7 @@ class _Volumes:
         return known or Report(report.volumes, groups=())
 
     def _answer(self, ask: Callable[[], Report]) -> Report | None:
-        """Ask LVM; None where there is none, or it does not answer."""
+        """Ask LVM; return None where it is not installed, or does not answer."""
         try:
             return ask()
         except (HostLacks, CommandFailed, CommandTimedOut) as error:
@@ -150,7 +150,7 @@ class _Volumes:
 
 
 def _lvm() -> Lvm:
-    # heavy: sh and its threads; a record alone needs none
+    # heavy: sh and its threads, which an empty catalog does without
     from snapvm.lvm.volumes import Lvm
     from snapvm.process import ShRunner
 
@@ -158,17 +158,17 @@ def _lvm() -> Lvm:
 
 
 def _with_health(record: Record, volumes: _Volumes) -> dict[str, Any]:
-    """Return a record as JSON values, with how its volumes are now."""
-    # Not asdict, which would take as long as all the rest for ten thousand records.
-    told = [
+    """Return a record as JSON values, with the present health of its disks."""
+    # asdict would take as long as all the rest, for ten thousand records.
+    healths = [
         {"target": each.target, "state": each.state.value, "fill_percent": each.fill_percent}
         for each in volumes.of(record)
     ]
-    return {**as_values(record), "health": told}
+    return {**as_values(record), "health": healths}
 
 
 def print_record(session: Session, reference: str, *, as_json: bool) -> None:
-    """Print all about one snapshot."""
+    """Print everything about one snapshot."""
     catalog = catalog_of(session)
     record = find(catalog, reference)
     volumes = _Volumes()

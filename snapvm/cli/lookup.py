@@ -1,4 +1,4 @@
-"""Finding records by what the user typed, from the catalog alone."""
+"""Find the records that the user means by ``DOM`` or ``DOM@ID``, from the catalog alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from snapvm import naming, recordfile
 from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
-from snapvm.cli.words import moment
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
-from snapvm.model import Record, RecordKind, SnapshotId
+from snapvm.model import Record, RecordKind, SnapshotId, moment
 from snapvm.recordfolder import Damaged
 from snapvm.refusals import RecordUnusable
 
@@ -23,27 +22,27 @@ def catalog_of(session: Session) -> Catalog:
 
 
 def as_values(record: Record) -> dict[str, Any]:
-    """Return a record as JSON values: what its file holds, and how users refer to it."""
+    """Return a record as JSON values: its ``DOM@ID``, and all that its file holds."""
     return {"ref": record.ref, **recordfile.as_dict(record)}
 
 
 def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
     """Return the record that ``dom@id`` means: its id, a unique prefix, or ``latest``.
 
-    With ``whole`` a prefix will not do: where nobody is asked, as in a script, it may have been
-    the id of one that is gone, or not there yet, and another would be lost.
+    With ``whole`` a prefix is refused: a script may give the id of a snapshot that is gone or not
+    made yet, and must not lose another one that happens to begin with it.
     ``dom`` is the name of the domain now or when the record was made, or its uuid.  Raises
     ``BadName``, ``UnknownSnapshot``, ``AmbiguousSnapshot``, ``AmbiguousDomain`` and
     ``RecordUnusable``.
     """
     domain, wanted = naming.split_reference(reference)
     if wanted.casefold() == naming.LATEST:
-        # An undo record does not count: ``rollback dom@latest`` typed twice means the same twice.
+        # Undo records do not count, so that a second ``rollback dom@latest`` means the same record.
         newest = _newest_of_all(catalog, domain, wanted, are_undos=False)
         if newest is None:
             raise UnknownSnapshot(domain=domain, id=wanted)
         return newest
-    # A whole id needs no look at the others, of which there may be ten thousand.
+    # For a whole id no other record is read, of which there may be ten thousand.
     chosen = SnapshotId(wanted)
     exact = list(_of_id(catalog, domain, chosen))
     if not exact:
@@ -58,7 +57,7 @@ def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
 
 
 def newest_undo(catalog: Catalog, domain: str) -> Record:
-    """Return what was current before the domain's last rollback.
+    """Return the record of what was current before the domain's last rollback.
 
     Raises ``NothingToUndo``, ``AmbiguousDomain`` and ``RecordUnusable``.
     """
@@ -69,9 +68,10 @@ def newest_undo(catalog: Catalog, domain: str) -> Record:
 
 
 def entries(catalog: Catalog, domain: str | None) -> Iterator[tuple[str, Record | Damaged]]:
-    """Yield what is kept of one domain, or of all when it is None, and what each is called now.
+    """Yield the records of one domain, or of all when it is None, each with its domain's name now.
 
-    That is all of the domain which has the name or the uuid, and the records of those that had it.
+    These are all records of the domain that has the name or the uuid now, and the records of other
+    domains that were made while they had the name.
     """
     for uuid, name in catalog.domains():
         if domain is None or domain in (name, uuid):
@@ -81,7 +81,7 @@ def entries(catalog: Catalog, domain: str | None) -> Iterator[tuple[str, Record 
 
 
 class _Fit(NamedTuple):
-    """A record that may be meant, and what its domain was called when last seen."""
+    """A record that may be meant, and the last known name of its domain."""
 
     record: Record
     known_as: str
@@ -89,31 +89,31 @@ class _Fit(NamedTuple):
 
 def _of_id(catalog: Catalog, domain: str, id_: SnapshotId) -> Iterator[_Fit]:
     for uuid, name in catalog.domains():
-        is_its = domain in (name, uuid)
+        is_named_now = domain in (name, uuid)
         try:
             record = catalog.get(uuid, id_)
         except UnknownSnapshot:
             continue
         except RecordUnusable:
-            if is_its:
+            if is_named_now:
                 raise
             continue
-        if is_its or record.domain == domain:
+        if is_named_now or record.domain == domain:
             yield _Fit(record, name)
 
 
 def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: bool) -> Record | None:
-    """Return the newest record of who has the name; when nobody has it, of those who had it.
+    """Return the newest record of the domain that has the name, or else of those that had it.
 
-    Raises ``AmbiguousDomain``, and ``RecordUnusable`` when one that cannot be read may be newer:
-    what is deleted or gone back to must not be another one than the user means.
+    Raises ``AmbiguousDomain``, and ``RecordUnusable`` when a damaged record may be newer: the user
+    must not delete or go back to another snapshot than the one meant.
     """
     known = catalog.domains()
     own = [(uuid, name) for uuid, name in known if domain in (name, uuid)]
     fits: list[_Fit] = []
     damaged: list[Damaged] = []
     for uuid, name in own or known:
-        # Of a domain that had the name nothing says whether a damaged one was this one's.
+        # Where a domain once had the name, nothing says whether a damaged record is of that time.
         for entry in catalog.entries(uuid) if own else catalog.records_of(uuid, domain):
             if isinstance(entry, Damaged):
                 damaged += [entry] if naming.is_undo(entry.id) is are_undos else []
@@ -127,10 +127,10 @@ def _newest_of_all(catalog: Catalog, domain: str, wanted: str, *, are_undos: boo
 
 
 def _may_be_newer(damaged: Damaged, newest: Record) -> bool:
-    """Tell whether a record may be the newer one of which only the id is known.
+    """Tell whether a damaged record, of which only the id is known, may be newer than ``newest``.
 
-    A stamp is of the second in which its `take` began; a name says nothing, and nor does a stamp
-    where the clock was set back.
+    An id that is a time stamp tells the second in which the `take` began.  A chosen id tells
+    nothing, nor does a stamp where the clock was set back.
     """
     began = naming.moment(damaged.id.removeprefix(naming.UNDO))
     created = moment(newest.created)
@@ -140,20 +140,20 @@ def _may_be_newer(damaged: Damaged, newest: Record) -> bool:
 
 
 def _ids(catalog: Catalog, domain: str, prefix: str) -> tuple[SnapshotId, ...]:
-    """Return the ids that a prefix may mean, each once; what begins otherwise is not read."""
+    """Return the ids that a prefix may mean, each once; no other record is read."""
     ids: list[SnapshotId] = []
     for uuid, name in catalog.domains():
-        is_its = domain in (name, uuid)
+        is_named_now = domain in (name, uuid)
         for id_ in catalog.ids(uuid):
             if not id_.startswith(prefix):
                 continue
             try:
-                was_its = catalog.get(uuid, id_).domain == domain
+                was_named_then = catalog.get(uuid, id_).domain == domain
             except UnknownSnapshot:
                 continue
             except RecordUnusable:
-                was_its = False
-            if is_its or was_its:
+                was_named_then = False
+            if is_named_now or was_named_then:
                 ids.append(id_)
     return tuple(dict.fromkeys(ids))
 
@@ -163,9 +163,9 @@ def _is_undo(record: Record) -> bool:
 
 
 def _newest(domain: str, wanted: str, fits: Sequence[_Fit]) -> Record | None:
-    """Return the newest of one domain; raise ``AmbiguousDomain`` when they are of several.
+    """Return the newest record; raise ``AmbiguousDomain`` when they are of several domains.
 
-    One of xl's has another uuid with every `xl create`, and its name is what it is known by.
+    Domains are told apart by name: every `xl create` may give the same domain another uuid.
     """
     if len({fit.known_as for fit in fits}) > 1:
         known = {str(fit.record.domain_uuid): fit.known_as for fit in fits}

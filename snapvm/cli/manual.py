@@ -1,4 +1,4 @@
-"""The form in which a verb says, beside its code, what the man page tells about it."""
+"""The text that each verb has beside its code for the man page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manual:
-    """The three questions a user has about a command that changes things.
+    """The answers to three questions that users have about a command.
 
     Each text is one paragraph; words in backquotes are set in bold.
     """

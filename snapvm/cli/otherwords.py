@@ -1,8 +1,8 @@
-"""The words that other programs have for what snapvm does, and what is typed here instead."""
+"""The verbs of other programs for what snapvm does, and what to type here instead."""
 
 from __future__ import annotations
 
-# None that could mean two things here: `destroy` ends a domain elsewhere, `recover` is vague.
+# Ambiguous words are left out: `destroy` ends a domain elsewhere, `recover` is vague.
 _VERBS = {
     "take": ("backup", "checkpoint", "create", "save", "snap", "snapshot"),
     "list": ("ls",),
@@ -19,9 +19,9 @@ _TYPED = {
 
 
 def instead_of(word: str, verb: str) -> str:
-    """Return what to type in place of a word that is no verb; empty when nothing is known of it.
+    """Return what to type in place of ``word``, which is not a verb; empty when that is not known.
 
-    ``verb`` is the one that stands behind it, as in ``help take``; empty when there is none.
+    ``verb`` is the verb that follows it, as in ``help take``, or empty.
     """
     if word == "help":
         return f"snapvm {verb} --help" if verb else "snapvm --help"

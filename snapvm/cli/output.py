@@ -1,4 +1,4 @@
-"""Where the command's words go: results to standard output, all else to standard error."""
+"""Print the output of a command: results to standard output, all else to standard error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from snapvm.cli.words import plain
 from snapvm.failures import StorageFailed
 
 _TOLD_CHARACTERS = 300
-"""Of a result that cannot be written: which snapshot it is about stands before all else."""
+"""How much of an unwritable result is told on standard error: it begins with the snapshot."""
 
 
 class ReaderLeft(Exception):
-    """Whoever read standard output has gone, as ``head`` does; no failure of ours."""
+    """Whoever read standard output has gone, as ``head`` does; this is not a failure."""
 
 
 def prepare_streams() -> None:
@@ -41,12 +41,12 @@ def prepare_streams() -> None:
 
 
 def is_unicode(stream: TextIO) -> bool:
-    """Tell whether what is drawn may hold more than ASCII."""
+    """Tell whether the stream can show more than ASCII."""
     return (getattr(stream, "encoding", None) or "ascii").casefold().startswith("utf")
 
 
 def out(text: str, *, is_deed: bool = False) -> None:
-    """Write a result to standard output, all of it and now; ``is_deed`` if it says what was done.
+    """Write a result to standard output and flush it; ``is_deed`` if it says what was done.
 
     Raises ``ReaderLeft`` when nobody reads any more and ``StorageFailed`` for a full disk.
     """
@@ -56,9 +56,9 @@ def out(text: str, *, is_deed: bool = False) -> None:
 
 @contextmanager
 def _checked_stdout(result: str = "") -> Iterator[TextIO]:
-    """Yield standard output, flush it after the block, and say clearly what went wrong with it.
+    """Yield standard output, flush it after the block, and raise a clear failure of it.
 
-    ``result`` is what says what was done, so that it is told all the same.
+    ``result`` says what the command did; the failure repeats it.
     """
     try:
         yield sys.stdout
@@ -71,21 +71,21 @@ def _checked_stdout(result: str = "") -> Iterator[TextIO]:
 
 
 def stdout_failed(error: OSError, result: str = "") -> StorageFailed:
-    """Return what to raise when standard output takes nothing more; what waits for it is lost."""
+    """Return the failure of standard output, and drop what is still buffered for it."""
     _drop(sys.stdout)
     told = f": {' '.join(result[:_TOLD_CHARACTERS].split())}" if result else ""
     return StorageFailed(path="stdout", why=f"{error.strerror}; the work itself is done{told}")
 
 
 def _drop(stream: TextIO) -> None:
-    """Send what is still buffered nowhere, so that Python's own flush at exit cannot fail."""
+    """Send what is still buffered to /dev/null, so that Python's flush at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def finish() -> None:
-    """End with standard error: where it takes nothing more, Python would end with status 120."""
+    """Flush standard error: where that fails, Python would end with status 120."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -93,7 +93,7 @@ def finish() -> None:
 
 
 def err(text: str) -> None:
-    """Write a line for people to standard error; nothing is lost to anyone when that fails."""
+    """Write a line for people to standard error; it does not matter when that fails."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -102,12 +102,12 @@ def err(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write one line of result, made harmless."""
+    """Write one line of result, without anything that a terminal would obey."""
     out(f"{plain(text)}\n", is_deed=True)
 
 
 def say_findings(lines: Iterable[str]) -> None:
-    """Write lines that the exit status sums up; it stands though their reader leaves early."""
+    """Write lines that the exit status sums up; a reader that leaves early does not change it."""
     with suppress(ReaderLeft):
         for line in lines:
             say(line)
@@ -124,7 +124,7 @@ def warn(text: str) -> None:
 
 
 def out_json(value: Any) -> None:
-    """Write one JSON value; always ASCII, so no locale can spoil it."""
+    """Write one JSON value, in ASCII, which is the same in every locale."""
     out(f"{json.dumps(value, indent=1)}\n", is_deed=True)
 
 

@@ -1,4 +1,4 @@
-"""Progress for whoever watches: drawn at a terminal, and nowhere else."""
+"""Show progress at a terminal, and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from snapvm.model import Progress, Silent
 
 @contextmanager
 def shown(*, quiet: bool) -> Iterator[Progress]:
-    """Yield a progress that is drawn on standard error when that is a terminal, else none.
+    """Yield a progress that is drawn on standard error, when that is a terminal.
 
-    ``quiet`` is for a log on the same terminal.
+    With ``quiet`` it is not drawn, because a log goes to the same terminal.
     """
     if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Silent()

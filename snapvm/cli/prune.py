@@ -1,4 +1,4 @@
-"""``snapvm prune``: give up snapshots by age."""
+"""``snapvm prune``: delete snapshots by age."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ MANUAL = Manual(
         "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
         "newest ones; each other rule keeps the newest snapshot of each of the last N hours, days, "
         "ISO weeks, months or years that have any, in this host's time zone. A snapshot is kept "
-        "when any rule wants it. Those with a `--name`, and what was current before a rollback, "
-        "are left alone and do not count; so are those whose record cannot be read, and those "
-        "whose time is still to come, as a wrong clock makes them. With `--include-undo` the rules "
-        "hold for what was current before rollbacks too, which counts by itself. A snapshot that "
-        "somebody else deletes meanwhile is no failure and is not mentioned. With DOM only the "
-        "snapshots that `list DOM` shows are considered."
+        "when any rule wants it. Snapshots with a `--name` and undo snapshots are left alone and "
+        "do not count; so are those whose record cannot be read, and those whose time is in the "
+        "future, as a wrong clock makes them. With `--include-undo` the rules hold for undo "
+        "snapshots too, which are counted by themselves. A snapshot that somebody else deletes "
+        "meanwhile is no failure and is not mentioned. With DOM only the snapshots that `list DOM` "
+        "shows are considered."
     ),
     failure=(
-        "As for `delete`, but each domain by itself: what stands in the way of one domain, such "
-        "as another snapvm at work on it, does not keep the snapshots of the others. Snapshots "
-        "that something uses, as a backup that reads one, and those with volumes in a volume "
-        "group that is away (see `delete`), are skipped, and the others of their domain are "
-        "deleted. The exit status is that of the worst, and 6 or more when any is gone; the "
-        "message says which were not touched."
+        "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
+        "as another snapvm at work on it, does not stop it on the others. Snapshots in use, as by "
+        "a backup that reads one, and those with volumes in a volume group that is missing (see "
+        "`delete`), are skipped, and the others of their domain are deleted. The exit status is "
+        "that of the worst failure, and 6 or more when any snapshot is gone; the message says "
+        "which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )
@@ -68,11 +68,11 @@ def prune(
     monthly: Annotated[int, _keep("monthly")] = 0,
     yearly: Annotated[int, _keep("yearly")] = 0,
     named: Annotated[
-        bool, typer.Option("--include-named", help="Also those with a --name.")
+        bool, typer.Option("--include-named", help="Also snapshots with a --name.")
     ] = False,
     undo: Annotated[
         bool,
-        typer.Option("--include-undo", help="Also what was current before a rollback."),
+        typer.Option("--include-undo", help="Also undo snapshots, from before rollbacks."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")
@@ -127,8 +127,8 @@ def _doomed(verdicts: list[Verdict]) -> list[Record]:
 def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[Verdict]]:
     """Judge the records that `list` shows, those of each domain by themselves.
 
-    Domains of one name are one, unless a uuid says which of them is meant: see ``uuids_of``.
-    Raises ``UnknownSnapshot`` for a domain that has none, and never had.
+    Domains of the same name count as one.  Raises ``UnknownSnapshot`` for a domain that the catalog
+    does not know.
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
@@ -146,7 +146,7 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:
-    """Return how to refer to each snapshot: by its domain's uuid where a name fits several."""
+    """Return a reference to each snapshot, with its domain's uuid where a name fits several."""
     refs = Counter(verdict.record.ref for verdict in verdicts)
     records = (verdict.record for verdict in verdicts)
     return [
@@ -156,7 +156,7 @@ def _refs(verdicts: list[Verdict]) -> list[str]:
 
 
 def _lines(verdicts: list[Verdict]) -> list[str]:
-    """Return what becomes of each snapshot, a line each."""
+    """Return a line for each snapshot that says whether it is kept, and why."""
     lines = []
     for ref, verdict in zip(_refs(verdicts), verdicts, strict=True):
         fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"

@@ -1,4 +1,4 @@
-"""Drawing for people at a terminal: the only importer of rich."""
+"""Draw tables and progress at a terminal; the only importer of rich."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _STYLES = {
 }
 
 _ASCII_LINES = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-"""SIMPLE_HEAD in ASCII: rich draws into a text, and cannot know what our terminal shows."""
+"""SIMPLE_HEAD in ASCII: rich draws into a string, and does not know what the terminal can show."""
 
 _NOTE_COLUMNS = 12
-"""In less room than this a note says nothing: it stands below its row then."""
+"""The least useful width of a note; where there is less room it stands below its row."""
 
 _INDENT = "  "
 
@@ -64,14 +64,14 @@ def table(rows: Sequence[Row]) -> str:
         drawn.add_column(Text(header), justify="right" if number in RIGHT else "left", no_wrap=True)
     for row in rows:
         cells = [*row[:-1], shortened(row[-1], for_note)]
-        # Text, never markup: a note such as [red] is the user's, not ours.
+        # A cell is plain text: rich must not take a user's note such as [red] for markup.
         drawn.add_row(*map(Text, cells[:shown]), style=_STYLES.get(row[KIND]))
-    # Where the terminal is narrower it folds the lines: an id cut short could not be copied.
-    paper = io.StringIO()
-    # Both sizes: with one alone rich takes a terminal that is TERM=dumb for 80 columns wide.
-    console = Console(file=paper, force_terminal=True, width=before_note + for_note, height=1)
+    # A narrower terminal folds the lines, which is better than an id cut short: it can be copied.
+    text = io.StringIO()
+    # Without a height rich would ignore the width where TERM=dumb, and take 80 columns.
+    console = Console(file=text, force_terminal=True, width=before_note + for_note, height=1)
     console.print(drawn)
-    lines = [line.rstrip() for line in paper.getvalue().splitlines()]
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
     if not has_notes:
         lines = [*lines[: -len(rows)], *_above_notes(lines[-len(rows) :], rows, terminal)]
     return "".join(f"{line}\n" for line in lines)
@@ -96,7 +96,7 @@ def progress() -> Iterator[Progress]:
         _Bytes(binary_units=True),
         TimeElapsedColumn(),
         console=Console(file=cast("IO[str]", _Screen(sys.stderr))),
-        # The bar vanishes with the command; what remains is the line of result.
+        # The bar vanishes when the command ends; only the line of result stays.
         transient=True,
     )
     with bars:
@@ -104,7 +104,7 @@ def progress() -> Iterator[Progress]:
 
 
 class _Screen:
-    """A terminal that may go away, as when ssh is cut off: what is done goes on all the same."""
+    """A terminal that may go away, as when ssh is cut off, without stopping the command."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -121,15 +121,15 @@ class _Screen:
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        """Be as the stream is in all else."""
+        """Take everything else from the stream."""
         return getattr(self._stream, name)
 
 
 class _Bytes(DownloadColumn):
-    """So many bytes of so many; nothing for a step that does not tell."""
+    """How many bytes of how many are done; empty for a step that does not report bytes."""
 
     def render(self, task: Task) -> Text:
-        """Draw one step's."""
+        """Draw the bytes of one step."""
         return super().render(task) if task.total else Text("")
 
 
@@ -141,7 +141,7 @@ class _Drawn:
         self._task: TaskID | None = None
 
     def phase(self, text: str) -> None:
-        """Begin another step: a spinner, until it tells of bytes."""
+        """Begin another step, with a spinner until it reports bytes."""
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task("", total=None, words=plain(text))

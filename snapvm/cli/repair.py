@@ -18,16 +18,16 @@ MANUAL = Manual(
         "again, a rollback that was killed is finished or taken back, a delete is finished. "
         "`take`, `rollback`, `undo`, `delete` and `prune` do the same, before anything else, for "
         "the domains they work on; commands that only look, and `catalog rebuild`, do not. "
-        "What a killed `doctor` has set is set back too. DOM is "
+        "Settings of QEMU that a killed `doctor` left changed are set back too. DOM is "
         "the name of the domain, now or when it was last taken, or its uuid."
     ),
     failure=(
         "What could not be finished is named, and stays for the next attempt; other domains are "
-        "looked after all the same, and the exit status is that of the worst. While a volume group "
-        "is away (see `delete`) so is what is left in it: it is named, and stays until the group "
-        "is back, or `--forget-missing` is given. What another host began, which sees the same "
-        "state folder, is left to it, with exit status 5: it may still be at work. With "
-        "`--take-over` this host deals with it as with what was begun before a reboot."
+        "repaired all the same, and the exit status is that of the worst failure. While a volume "
+        "group is missing (see `delete`) what is left in it is named and stays, until the group is "
+        "back or `--forget-missing` is given. Work that another host began, which shares the state "
+        "folder, is left to that host, with exit status 5: it may still go on. With `--take-over` "
+        "this host deals with such work as with its own from before a reboot."
     ),
     example="snapvm repair",
 )
@@ -39,7 +39,7 @@ def repair(
     take_over: Annotated[
         bool,
         typer.Option(
-            "--take-over", help="Also what another host began that is dead for good; only with DOM."
+            "--take-over", help="Also the work of another host that is dead for good; needs DOM."
         ),
     ] = False,
     wait: Wait = None,

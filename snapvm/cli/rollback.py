@@ -1,4 +1,4 @@
-"""``snapvm rollback`` and ``undo``: bring memory and disks of a snapshot back together."""
+"""``snapvm rollback`` and ``snapvm undo``: bring memory and disks of a snapshot back."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ MANUAL = Manual(
         "cannot be set is told of and fails nothing. UEFI variables and the state of an emulated "
         "TPM come back with the disks; those there were are kept with the disks there were. "
         "A thin disk has the size again that it had, larger or smaller; a thick one that has grown "
-        "since stays as large, and what is behind its former end is not touched. A thick disk that "
-        "has shrunk is refused."
+        "since stays as large, and the part behind its former end is not touched. A thick disk "
+        "that has shrunk is refused."
     ),
     failure=(
         "A failure before the domain is ended puts everything back, and the domain runs on. If it "
@@ -148,7 +148,7 @@ def undo(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class How:
-    """What the options of a rollback say."""
+    """The options of a rollback."""
 
     yes: bool
     paused: bool
@@ -198,14 +198,14 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         )
     else:
         output.say(summary(done))
-    # Who was asked has read it.
+    # A user who was asked has read this before.
     untold = left_out.items() if how.yes else ()
     for note in (*notes, *(f"not of the snapshot: {target}, {why}" for target, why in untold)):
         output.note(note)
 
 
 def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]:
-    """Return what is going to happen, in plain words, a line each."""
+    """Return lines that say what a rollback is going to do."""
     record = plan.record
     disks = counted(len(record.disks), "disk")
     what = f"memory and {disks}" if record.memory is not None else f"{disks}, no memory,"
@@ -221,7 +221,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
 
 
 def resized(plan: RollbackPlan) -> list[str]:
-    """Say, of every disk that has another size than it had, what becomes of it."""
+    """Say what becomes of each disk whose size has changed since the snapshot."""
     then = {disk.target: disk.size_bytes for disk in plan.record.disks}
     told = []
     for disk in plan.disks:
@@ -231,12 +231,12 @@ def resized(plan: RollbackPlan) -> list[str]:
         if disk.kind is VolumeKind.THIN:
             told.append(f"disk {disk.target}, now {now}, is {former} again")
         else:
-            told.append(f"disk {disk.target} stays {now}; what is behind {former} is not touched")
+            told.append(f"disk {disk.target} stays {now}; the part behind {former} is not touched")
     return told
 
 
 def _left_out(plan: RollbackPlan) -> dict[str, str]:
-    """Return what the domain has, or had, of which nothing comes back or is kept, and why."""
+    """Return the parts of the domain that the rollback neither brings back nor keeps, and why."""
     stays = dict.fromkeys(plan.others, "a disk that stays as it is")
     then, now = ({each.target: each.why for each in of.omitted} for of in (plan.record, plan))
     return {**then, **now, **stays}

@@ -1,4 +1,4 @@
-"""What one call of ``snapvm`` carries from its options to its end."""
+"""The state of one run of ``snapvm``: its options, its settings, and the job to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Session:
-    """The options that stand before the verb, and what a failure report wants to know."""
+    """The options that stand before the verb, and what a bug report needs."""
 
     state_dir: Path | None = None
     verbose: bool = False
@@ -23,7 +23,7 @@ class Session:
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that options after the verb change."""
     last_commands: Iterable[str] = field(default_factory=tuple)
-    """The flight recorder of the runner, once there is one."""
+    """The last commands that the runner has run, once there is a runner."""
 
     def override(self, **values: Any) -> None:
         """Let options after the verb change settings; None leaves a setting as it is."""
@@ -47,10 +47,10 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a verb is asked to do, its arguments checked and nothing contacted yet.
+    """What a verb is asked to do: its arguments are checked, and nothing has been contacted.
 
-    A verb returns its job instead of doing it, so that only parsing happens inside Typer: what it
-    makes of exceptions (a broken pipe becomes ``sys.exit(1)``) must not meet our own.
+    A verb returns its job instead of doing it, so that only parsing happens inside Typer, which
+    turns some exceptions into others (a broken pipe into ``sys.exit(1)``).
     """
 
     json: bool

@@ -25,7 +25,7 @@ from snapvm.model import (
 )
 
 NOTE_LIMIT = 1000
-"""Characters of a note; it is for a line in a list, not for a document."""
+"""The most characters of a note, which is for a line in a list and not for a document."""
 
 MANUAL = Manual(
     prerequisites=(
@@ -41,13 +41,13 @@ MANUAL = Manual(
         "the time that is printed, and does again what it did before; one that its owner had "
         "paused is still paused. Memory and disks fit together without --quiesce. With it the "
         "disks can also be used without the memory, for a backup or to be booted, since what the "
-        "guest had not yet written is on them; its programs wait with their writes from shortly "
-        "before the window to its end. The files of a libvirt domain's UEFI variables and "
-        "emulated TPM are copied in the same window."
+        "guest had not yet written is on them; its programs cannot write from shortly before the "
+        "pause to its end. The files of a libvirt domain's UEFI variables and emulated TPM are "
+        "copied in the same pause."
     ),
     failure=(
-        "The domain runs on, and nothing is kept: no volume, no image, no record. One that "
-        "somebody pauses or ends before its window is left so. A domain that cannot be captured "
+        "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
+        "somebody pauses or ends meanwhile is left so. A domain that cannot be captured "
         "whole is refused before it is touched, and so is --quiesce where no "
         "agent answers in the guest. File systems that were frozen are thawed, whatever failed. "
         "A domain that somebody lets run on while --stop writes its memory is not ended: the "
@@ -85,8 +85,8 @@ def take(
         ForeignPtes | None,
         typer.Option(
             "--foreign-ptes",
-            help="Xen: zero a guest's mappings of pages that are not its own, as is done when "
-            "left out, or refuse such a guest.",
+            help="Xen: zero a guest's mappings of pages that are not its own (the default), or "
+            "refuse such a guest.",
         ),
     ] = None,
     compress: Annotated[
@@ -183,14 +183,14 @@ def _require_heeded(foreign_ptes: ForeignPtes | None, kind: HypervisorKind) -> N
 
 
 def _refuse_idle(options: list[str]) -> None:
-    """Refuse what says how memory is captured where none is."""
+    """Refuse options about memory when no memory is captured."""
     if options:
-        problem = f"it is about memory, of which none is captured; leave {options[0]} out"
+        problem = f"it is about memory, and none is captured; leave {options[0]} out"
         raise typer.BadParameter(problem, param_hint=f"{options[0]} --disk-only")
 
 
 def _remarks(record: Record) -> Iterator[str]:
-    """Yield what its owner should know beside that it was made."""
+    """Yield what the user should know about the new snapshot, beside its summary."""
     if "not possible" in record.capture or "was stopped" in record.capture:
         yield record.capture
     for omitted in record.omitted:

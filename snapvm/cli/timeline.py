@@ -1,4 +1,4 @@
-"""The window drawn: which part of a capture happened when, while the domain stood still."""
+"""Draw the pause of a capture: which of its parts happened when."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from snapvm.cli.words import milliseconds, plain
 from snapvm.model import Timing, WindowPart
 
 COLUMNS = 40
-"""How wide the whole window is drawn."""
+"""The width of the drawn pause."""
 
 
 def timeline(timing: Timing, *, is_unicode: bool) -> list[str]:
-    """Return the window's parts as bars below one another, in the order they began.
+    """Return the parts of the pause as bars below one another, in the order they began.
 
     The scale is the pause; a part that began before it or ended after it is cut at the edge and
     marked ``<`` or ``>``.  Without a pause the scale reaches from the first part to the last.

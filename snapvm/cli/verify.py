@@ -1,4 +1,4 @@
-"""``snapvm verify`` and ``snapvm inspect``: look into a memory image; nothing is changed."""
+"""``snapvm verify`` and ``snapvm inspect``: look into a memory image without changing it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ VERIFY_MANUAL = Manual(
         "the header, the length and the checksum are checked."
     ),
     success=(
-        "The image restores, and as what the domain was: every page that the domain owns is in it, "
-        "page tables lead where they should level by level, and what a vCPU needs is there. What "
-        "is merely unusual is printed."
+        "The image restores, and the domain is then what it was: every page that it owns is in the "
+        "image, page tables lead where they should level by level, and the state of its vCPUs is "
+        "there. What is merely unusual is printed."
     ),
     failure=(
         "What is wrong is printed, a line each: memory that a restore would lose without a word, "
@@ -107,7 +107,7 @@ def inspect(
 
 
 def _number(name: str, text: str | None) -> int | None:
-    """Read a number in any of Python's notations; refuse one that no 64 bits hold."""
+    """Read a number in any of Python's notations; refuse one that does not fit into 64 bits."""
     if text is None:
         return None
     try:
@@ -115,5 +115,5 @@ def _number(name: str, text: str | None) -> int | None:
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64:
-        raise typer.BadParameter(f"{text!r} is no number of 64 bits", param_hint=f"--{name}")
+        raise typer.BadParameter(f"{text!r} is not a number of 64 bits", param_hint=f"--{name}")
     return value

@@ -1,4 +1,4 @@
-"""Putting the parts of a command together; imported only by commands that contact the host."""
+"""Make the parts that a command works with; imported only by commands that contact the host."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from snapvm.settings import Settings
 
 
 def unguarded(_domain: Domain) -> AbstractContextManager[Guard]:
-    """See ``Host.guarded``: for commands that have no window."""
-    raise NotImplementedError("a command with a window is given a guard: cli.guard.guarded_host")
+    """See ``Host.guarded``: for commands that never pause a domain."""
+    raise NotImplementedError("a command that pauses a domain needs cli.guard.guarded_host")
 
 
 def open_host(
     settings: Settings, session: Session | None = None, guarded: Guarded = unguarded
 ) -> Host:
-    """Return the drivers, the catalog and the settings of this call.
+    """Return the drivers, the catalog and the settings of this run.
 
-    ``session`` learns where the last commands are kept, for a failure report.  Raises
-    ``HostLacks`` when no hypervisor answers.
+    ``session`` learns where the last commands are kept, for a bug report.  Raises ``HostLacks``
+    when no hypervisor answers.
     """
     runner = ShRunner()
     if session is not None:

@@ -1,9 +1,11 @@
-"""Values as people read them: sizes, times, ages, and text from outside made harmless."""
+"""Format values for people: sizes, times, ages, and text from outside made harmless."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from unicodedata import east_asian_width
+
+from snapvm.model import moment
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _AGES = (
@@ -29,7 +31,7 @@ def plain(text: str) -> str:
 
 
 def size(count_bytes: int) -> str:
-    """Return a number of bytes with three digits or so: ``512 B``, ``1.5 GiB``, ``131 MiB``."""
+    """Return a number of bytes with two to four digits: ``512 B``, ``1.5 GiB``, ``131 MiB``."""
     if count_bytes < 1024:
         return f"{count_bytes} B"
     value = float(count_bytes)
@@ -59,15 +61,6 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def moment(created: str) -> datetime | None:
-    """Return a record's time of creation; None when the text is not one."""
-    try:
-        when = datetime.fromisoformat(created)
-    except ValueError:
-        return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def local_time(created: str, *, precise: bool = False) -> str:
@@ -100,11 +93,6 @@ def age(created: str, now: datetime) -> str:
 def counted(number: int, noun: str) -> str:
     """Return ``1 disk``, ``2 disks``, ``no disks``."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(items: list[str]) -> str:
-    """Return ``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 def width(text: str) -> int:

@@ -213,7 +213,7 @@ def test_many_rows_are_plain_on_a_terminal_too(environment: dict[str, str], tmp_
     put_many(tmp_path, 201)
     _, shown = on_terminal([*SNAPVM, "list"], environment)
     assert "\x1b" not in shown
-    table = shown.partition("note: how the volumes are")[0]  # where there is no lvm
+    table = shown.partition("note: the state of the volumes")[0]  # where there is no lvm
     assert table.count("\n") == 202
 
 

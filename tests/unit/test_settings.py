@@ -118,9 +118,9 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "why"),
     [
-        ("SNAPVM_LOCK_WAIT_SECONDS", "abc", "'abc' is no number"),
-        ("SNAPVM_LOCK_WAIT_SECONDS", "-1", "'-1' must be a number from 0 on"),
-        ("SNAPVM_CAPTURE", "x", "'x' is none of auto, "),
+        ("SNAPVM_LOCK_WAIT_SECONDS", "abc", "'abc' is not a number"),
+        ("SNAPVM_LOCK_WAIT_SECONDS", "-1", "'-1' must be a number of at least 0"),
+        ("SNAPVM_CAPTURE", "x", "'x' must be one of auto, "),
         ("SNAPVM_CONFIG", "", "it is empty"),
     ],
 )

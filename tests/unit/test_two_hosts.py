@@ -215,7 +215,7 @@ def test_a_check_does_not_take_for_dead_what_is_at_work_elsewhere(
         with pytest.raises(Locked):
             consistency.repair_all(other.host, DOMAIN, Silent(), take_over=True)
     (found,) = checking.look(other.host, None, Silent(), deep=False)
-    assert "left it unfinished" in found.problem
+    assert "left its work unfinished" in found.problem
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])

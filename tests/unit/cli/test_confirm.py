@@ -92,7 +92,7 @@ def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str)
     done = call(verb, "demo@a")
     assert done.status == ExitStatus.REFUSED
     assert "not confirmed, nothing was done" in done.err
-    assert "hint: there is no terminal to ask at; with --yes it is done without" in done.err
+    assert "hint: there is no terminal to ask at; --yes goes on without asking" in done.err
     assert done.out == ""
     assert scene.ids() == ["a"]
 

@@ -38,8 +38,8 @@ from tests.unit.cli.conftest import Call
         (["nope"], 2, "no such command 'nope'"),
         (["take"], 2, "missing argument"),
         (["delete"], 2, "missing argument"),
-        (["take", "demo", "--wait", "nan"], 2, "it must be a number from 0 on"),
-        (["take", "demo", "--wait", "-1"], 2, "it must be a number from 0 on"),
+        (["take", "demo", "--wait", "nan"], 2, "it must be a number of at least 0"),
+        (["take", "demo", "--wait", "-1"], 2, "it must be a number of at least 0"),
         (["prune"], 2, "give a domain or --all"),
         (["prune", "demo", "--all", "--keep-last", "1"], 2, "give a domain or --all"),
         (["prune", "demo"], 2, "say what to keep"),
@@ -129,7 +129,7 @@ def test_what_other_programs_call_our_verbs_is_none_of_ours() -> None:
         (["prune", "demo@a", "--keep-last", "1"], "name the domain alone, such as demo"),
         (["prune", "nope", "--keep-last", "1"], "`snapvm list` shows"),
         (["take", "nope"], "`virsh list --all` or `xl list` shows"),
-        (["undo", "demo@a"], "`snapvm rollback demo@a` goes back to that one"),
+        (["undo", "demo@a"], "`snapvm rollback demo@a` goes back to that snapshot"),
         (["undo", "demo"], "`snapvm list` shows"),
         (["rollback", "demo"], "or DOM@latest for the newest"),
     ],
@@ -227,9 +227,9 @@ def test_a_variable_that_nobody_heeds_is_told(call: Call, monkeypatch: pytest.Mo
     monkeypatch.setenv("SNAPVM_ZZZ", "1")
     done = call("list")
     assert done.status == 0 and done.err == (
-        "warning: SNAPVM_STATEDIR in the environment is no setting; "
+        "warning: SNAPVM_STATEDIR in the environment is not a setting; "
         "'SNAPVM_STATE_DIR' may be meant\n"
-        f"warning: SNAPVM_ZZZ in the environment is no setting\n{known}"
+        f"warning: SNAPVM_ZZZ in the environment is not a setting\n{known}"
     )
 
 

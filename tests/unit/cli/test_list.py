@@ -50,7 +50,7 @@ def test_a_state_folder_that_is_not_there_is_named(call: Call, tmp_path: Path) -
         done = call(*words)
         assert (done.status, done.out) == (0, "")
         assert "/nope, which does not exist" in done.err
-    assert listing._nothing(None, Path("/var/lib/snapvm")).startswith("no snapshots (")
+    assert listing._no_snapshots(None, Path("/var/lib/snapvm")).startswith("no snapshots (")
 
 
 @pytest.mark.parametrize("below", ["", "/below"])
@@ -156,7 +156,7 @@ def test_why_nothing_is_known_of_the_volumes_is_told(
     scene.lvm.before = fail
     done = call(*verb)
     assert done.status == 0 and ("unknown" in done.out) is ("list" in verb)
-    assert done.err.startswith("note: how the volumes are is not known: ")
+    assert done.err.startswith("note: the state of the volumes is not known: ")
     assert "cannot open /etc/lvm/lvm.conf" in done.err and done.err.count("\n") == 1
 
 
