@@ -1,7 +1,7 @@
-"""Read a stream of bytes exactly, and know at which byte it went wrong.
+"""Read a stream of bytes exactly, with errors that name the byte.
 
-What a header claims is never trusted with memory: `ByteSource.read` allocates as the bytes come,
-so a length of gigabytes in a file of a kilobyte costs a kilobyte.
+No memory is allocated on the word of a header: `ByteSource.read` allocates as the bytes come, so a
+length of gigabytes in a file of a kilobyte costs a kilobyte.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class ByteSource:
-    """Reads onwards from where ``stream`` is, which is its byte ``offset_bytes``.
+    """Reads a stream from its present position, which is byte ``offset_bytes``.
 
-    Files are skipped over by seeking; pipes are read away.  A stream that ends too early is
-    `BadImage`, one that cannot be read `StorageFailed`.
+    A regular file is skipped by seeking, a pipe by reading.  Every method raises `BadImage` when
+    the stream ends too early, and `StorageFailed` when it cannot be read.
     """
 
     def __init__(self, stream: BinaryIO, path: str, *, offset_bytes: int = 0) -> None:
@@ -33,12 +33,12 @@ class ByteSource:
         self._size_bytes = _regular_size(stream)
 
     def bad(self, why: str, *, at: int | None = None) -> BadImage:
-        """Make the error for this place, or for an earlier one."""
+        """Return the error for this position, or for position ``at``."""
         where = self.offset_bytes if at is None else at
         return BadImage(path=self._path, offset_bytes=where, why=why)
 
     def read(self, count_bytes: int, what: str) -> bytes:
-        """Read exactly so many bytes of ``what``."""
+        """Read exactly ``count_bytes``; ``what`` names them in an error."""
         if count_bytes <= _CHUNK_BYTES:
             data = self._some(count_bytes)
             if len(data) == count_bytes:
@@ -53,7 +53,7 @@ class ByteSource:
         return bytes(parts)
 
     def read_pages(self, pages: int, what: str) -> npt.NDArray[np.uint8]:
-        """Read pages of 4096 bytes into a new array of that many rows; give few at a time."""
+        """Read pages of 4096 bytes into a new array, which is allocated whole."""
         data = np.empty((pages, 4096), np.uint8)
         view = data.reshape(-1).data
         done = 0
@@ -69,7 +69,7 @@ class ByteSource:
         return data
 
     def skip(self, count_bytes: int, what: str) -> None:
-        """Pass over so many bytes, which must be there."""
+        """Skip bytes, which must be there."""
         if self._size_bytes is None:
             while count_bytes:
                 step = min(_CHUNK_BYTES, count_bytes)

@@ -1,4 +1,4 @@
-"""What a deep check of a memory image can find, as values."""
+"""The findings of a deep check of a memory image: what can be wrong, and how serious it is."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 KEPT_PER_PROBLEM: Final = 64
-"""So many findings of each problem are kept; the rest is only counted."""
+"""How many findings of each problem are kept; further ones are only counted."""
 
 
 class Severity(Enum):
-    """What comes of a problem."""
+    """What a problem means for a restore."""
 
     LOST = "restores, but without memory the domain had"
     REFUSED = "does not restore"
@@ -35,7 +35,7 @@ class Problem(Enum):
     WRITABLE_TABLE = "a page table is mapped writable"
     UNREACHED_TABLE = "a page table that is neither pinned nor reached"
     UNPINNED_ROOT = "a vCPU's root table is not pinned"
-    P2M_FRAME = "a frame of the p2m is no ordinary page of the image"
+    P2M_FRAME = "a frame of the p2m is not an ordinary page of the image"
     P2M_SHARED = "two parts of the p2m are one frame that owns pages"
     VCPU = "the state of a vCPU cannot be restored"
     START_INFO = "start_info or a ring it names cannot be restored"
@@ -46,7 +46,7 @@ class Problem(Enum):
 
     @property
     def severity(self) -> Severity:
-        """What comes of it."""
+        """What the problem means for a restore."""
         if self in _LOST:
             return Severity.LOST
         return Severity.ODD if self in _ODD else Severity.REFUSED
@@ -65,17 +65,17 @@ _ODD: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, and where."""
+    """One thing that is wrong, and where it is."""
 
     problem: Problem
     pfn: int | None = None
-    """The page that is at fault: the table for entries, the page itself for a lost one."""
+    """The page at fault: of a wrong entry its table, of a lost page the page itself."""
     index: int | None = None
-    """The place in the table."""
+    """The number of the entry in its table."""
     target_pfn: int | None = None
-    """What the entry refers to."""
+    """The page that the entry refers to."""
     offset_bytes: int | None = None
-    """Where in the file, when it is a record or a page that is there."""
+    """The position in the file, for a record or a page that is in the file."""
     detail: str = ""
 
 
@@ -97,7 +97,7 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the image restores, and as what it was."""
+        """Whether the image restores with all of its memory."""
         return not (self.has(Severity.LOST) or self.has(Severity.REFUSED))
 
 
@@ -118,7 +118,7 @@ class Findings:
     def add_pages(
         self, problem: Problem, pfns: npt.NDArray[np.uint64], *, offset_bytes: int | None = None
     ) -> None:
-        """Count pages."""
+        """Count one finding for each page, and keep the first few."""
         before = self.counts.get(problem, 0)
         if len(pfns):
             self.counts[problem] = before + len(pfns)
@@ -132,7 +132,10 @@ class Findings:
         table_pfns: npt.NDArray[np.uint64],
         targets: npt.NDArray[np.uint64],
     ) -> None:
-        """Count entries marked in ``wrong``, shape (n, 512); ``targets`` has the same shape."""
+        """Count the table entries that ``wrong`` marks, and keep the first few.
+
+        ``wrong`` and ``targets`` have the shape (n, 512), for n tables.
+        """
         total = int(np.count_nonzero(wrong))
         if not total:
             return

@@ -1,4 +1,4 @@
-"""What is told of the page-table entries that were zeroed: for the record, and for the log."""
+"""Count and log the page-table entries that were zeroed in an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES: Final = {
 
 
 def count(logs: Iterable[ForeignEntries]) -> dict[str, int]:
-    """Return how many entries there are of each kind; the first of them are logged in full."""
+    """Return how many entries were zeroed for each kind of frame; log the first of them."""
     counts: dict[str, int] = {}
     for number, entry in enumerate(entry for entries in logs for entry in entries):
         kind = _NAMES[ForeignKind(int(entry["kind"]))]

@@ -1,4 +1,4 @@
-"""The copies of a guest's frames in its image, in the host's page cache: see `frameruns`."""
+"""A guest's pages in its image, mapped from the host's page cache; see `frameruns`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from snapvm.memory.frameruns import Marks, Pages, Run
 
-# CDLL releases Python's lock for the call, PyDLL and mmap's own methods would not.
+# CDLL releases Python's lock during the call; PyDLL and mmap's own methods do not.
 _libc = ctypes.CDLL(None)
 _madvise = _libc.madvise
 _madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -19,10 +19,10 @@ _POPULATE_READ: Final = 22
 
 
 class FrameCopies:
-    """A piece of the image that is written, mapped to be read; fulfils ``Originals``."""
+    """A written part of the image, mapped to be read; fulfils ``Originals``."""
 
     def __init__(self, image: int, start: int, stop: int) -> None:
-        """Map what the file behind the descriptor ``image`` holds between two offsets."""
+        """Map the file ``image``, a descriptor, from offset ``start`` to ``stop``."""
         self._first = start - start % mmap.ALLOCATIONGRANULARITY
         self._mapping = mmap.mmap(
             image,
@@ -34,15 +34,15 @@ class FrameCopies:
         self._bytes = np.frombuffer(self._mapping, np.uint8)
 
     def populate(self) -> None:
-        """Enter all of it in the page tables of this process at once, and not page by page.
+        """Enter all pages in the page tables of this process now, not one by one on first use.
 
-        An older kernel refuses that; what is mapped is right all the same.
+        An older kernel refuses that, which costs only time.
         """
         _madvise(self._bytes.ctypes.data, len(self._bytes), _POPULATE_READ)
 
     def close(self) -> None:
         """End the mapping."""
-        self._bytes = np.empty(0, np.uint8)  # the mapping cannot be closed while it is looked at
+        self._bytes = np.empty(0, np.uint8)  # an array over the mapping would keep it from closing
         self._mapping.close()
 
     def pages(self, run: Run, live: Pages) -> Pages:

@@ -1,12 +1,12 @@
-"""Which of a guest's frames differ from what its image has of them.
+"""Find out which of a guest's frames differ from their pages in the image.
 
-This is told while the guest stands still.  So what can be is done before: a digest of each run of
-frames as the image has them (XXH64; xxHash, doc/xxhash_spec.md), with which only the frames have to
-be read.  A run that is not as its digest says, or has none, is looked at frame by frame, against
-what there is: the pages themselves (`framecopies`), or a digest of each (`pagedigests`).
+The guest stands still meanwhile, so the image's side is prepared before: each run of frames gets a
+digest of its pages in the image (XXH64; xxHash, doc/xxhash_spec.md), and then only the frames have
+to be read.  A run without a digest, or with another one, is compared frame by frame: with the pages
+themselves (`framecopies`), or with a digest of each (`pagedigests`).
 
-Two runs have the same digest by chance once in 2**64.  The seed is new each time: a guest cannot
-prepare such a pair, and would spoil nothing but its own image.
+Two runs have the same digest by chance once in 2**64.  The seed is new each time, so that a guest
+cannot prepare such a pair, which would spoil only its own image anyway.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from snapvm import xxh64
 from snapvm.memory.pagingmode import FRAME_BYTES
 
 ABSENT: Final = 0
-"""The offset of a frame of which the image has no page."""
+"""Stands for the offset of a frame that has no page in the image."""
 RUN_FRAMES: Final = 512
-"""The most frames that are looked at in one go, 2 MiB: xxhash lets go of Python's lock for that."""
+"""The most frames of a run: for 2 MiB xxhash releases Python's lock."""
 
 Pages = npt.NDArray[np.uint8]
 """Shape (n, 4096)."""
@@ -33,47 +33,47 @@ Marks = npt.NDArray[np.bool_]
 
 
 class Run(NamedTuple):
-    """Frames of a chunk, from row ``start`` to before ``stop``, side by side in the image too."""
+    """Rows ``start`` to before ``stop`` of a chunk, whose pages are side by side in the image."""
 
     start: int
     stop: int
     offset_bytes: int
-    """Where the first one's page is."""
+    """The offset of the first page in the image."""
 
 
 class Originals(Protocol):
-    """What the image has of a chunk's frames."""
+    """The pages of a chunk's frames in the image, or what stands for them."""
 
     def pages(self, run: Run, live: Pages) -> Pages | None:
-        """Return a run's pages as the image has them.
+        """Return a run's pages in the image.
 
-        None when they are only known not to be ``live``, its frames of now.
+        Returns None when all that is known is that they differ from ``live``, the guest's frames.
         """
 
     def differing(self, run: Run, live: Pages) -> Marks:
-        """Mark those of a run's frames that are not as the image has them."""
+        """Mark the frames of ``live`` that differ from their pages in the image."""
 
     def close(self) -> None:
         """Give back what it holds."""
 
 
 class FrameRuns:
-    """A chunk's frames that are in the image, in runs."""
+    """Compares the frames of one chunk with the image, run by run."""
 
     def __init__(self, originals: Originals) -> None:
         self.originals = originals
         self._seed = secrets.randbits(64)
         self._digests: dict[Run, int | None] = {}
-        """None where it is not known."""
+        """The digest of each run's pages in the image; None where they are not known."""
         self._remembered: Marks = np.empty(0, np.bool_)
-        """The frames in those runs."""
+        """The frames that are in those runs."""
 
     def close(self) -> None:
-        """End the comparing."""
+        """Give back what the comparison needed."""
         self.originals.close()
 
     def remember(self, live: Pages, offsets: Offsets, compared: Marks) -> None:
-        """Have digests of what the image has of those frames that are going to be ``compared``."""
+        """Make digests of the pages in the image of those frames that will be ``compared``."""
         self._remembered = compared
         self._digests = {}
         for run in runs_of(offsets, compared):
@@ -81,7 +81,7 @@ class FrameRuns:
             self._digests[run] = None if pages is None else self._digest(pages)
 
     def differing(self, live: Pages, offsets: Offsets, compared: Marks) -> Marks:
-        """Mark those of the ``compared`` frames that differ from their page in the image."""
+        """Mark the ``compared`` frames that differ from their page in the image."""
         differs = np.zeros(len(live), np.bool_)
         is_known = np.array_equal(compared, self._remembered)
         for run in self._digests if is_known else runs_of(offsets, compared):
@@ -95,9 +95,9 @@ class FrameRuns:
 
 
 def runs_of(offsets: Offsets, marked: Marks) -> Iterator[Run]:
-    """Give runs of at most `RUN_FRAMES` marked frames that lie side by side in the image.
+    """Yield runs of at most `RUN_FRAMES` marked frames whose pages are side by side in the image.
 
-    They end at multiples of that, so that a frame more or less changes only the run it is in.
+    Runs end at multiples of `RUN_FRAMES`, so that one more frame changes only the run it is in.
     """
     rows = np.flatnonzero(marked)
     if not len(rows):

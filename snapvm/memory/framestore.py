@@ -1,12 +1,12 @@
-"""A guest's frames, mapped while it runs and compared with their copies when it stands still.
+"""A guest's frames: mapped while it runs, and compared with the image while it stands still.
 
-The copies are the pages in the image itself, in the host's page cache, or digests stand for them
-where that has not the memory.  The frames stay mapped between the passes: mapping a page costs a
-paravirtual control domain more than comparing it.  So the last pass, inside the window, reads every
-frame once and keeps only what differs from its copy, in memory.  A frame that had changed already
-when the guest was still running is not compared then but kept at once: what is written often would
-only break the comparison into small pieces.  Chunks are independent, and digests (xxhash),
-comparing and copying (numpy) leave Python's lock alone, so that threads share the work.
+A frame is compared with its page in the image, in the host's page cache, or with a digest where the
+page cache has not enough memory.  Frames stay mapped between the passes, because a paravirtual
+control domain takes longer to map a page than to compare it.  So the last pass, in the pause, reads
+each frame once and keeps in memory only what differs from the image.  A frame that had already
+changed while the guest ran is kept without comparing: a frame that is written often would only
+break the comparison into small runs.  Chunks are independent of each other, and digests (xxhash),
+comparisons and copies (numpy) release Python's lock, so that threads share the work.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from snapvm.refusals import BadImage
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
 CHUNK_FRAMES: Final = 16384
-"""Frames mapped by one call: 64 MiB."""
+"""How many frames one call maps: 64 MiB."""
 ORIGIN: Final = "the guest's memory"
-"""What ``BadImage`` calls what is read here."""
+"""The path in a ``BadImage`` about what is read here."""
 _MAX_THREADS: Final = 4
 _SPARE_PART: Final = 8
-"""One part in so many more is made ready than was needed while the guest ran."""
+"""An eighth more memory is kept ready than a chunk needed last time."""
 
 T = TypeVar("T")
 
 
 def room_for(frames: int) -> Pages:
-    """Return memory for the pages of so many frames.
+    """Return memory for the pages of ``frames`` frames.
 
-    It is shared, so that a fork, of an lvm, does not make each page's first write a fault.
+    It is shared memory: in private memory each page's first write after a fork (of an lvm) faults.
     """
     if not frames:
         return np.empty((0, FRAME_BYTES), np.uint8)
@@ -52,7 +52,7 @@ def room_for(frames: int) -> Pages:
 
 @dataclass(slots=True, kw_only=True)
 class Chunk:
-    """Frames that were mapped together, where the image has them, and what they are."""
+    """Frames that were mapped together, with their types and where their pages are in the image."""
 
     pfns: Words
     mfns: Words
@@ -61,50 +61,51 @@ class Chunk:
     live: Pages | None
     """The mapped frames; None when the mapping has been given back."""
     offsets: Offsets
-    """Where in the image each frame's page is, or `ABSENT`."""
+    """The offset of each frame's page in the image, or `ABSENT`."""
     runs: FrameRuns | None = None
-    """What tells which frames are as the image has them, if it has any."""
+    """Compares the frames with the image; None when the image has none of them."""
     is_hot: Marks
-    """Which frames changed while the guest ran, after they were copied."""
+    """Which frames changed while the guest ran, after their page was written."""
     fresh_rows: npt.NDArray[np.intp] = field(default_factory=lambda: np.empty(0, np.intp))
-    """Which frames have to be written (again)."""
+    """Which frames have to be written, for the first time or again."""
     room: Pages = field(default_factory=lambda: room_for(0))
-    """Memory to keep frames in."""
+    """Memory for the contents of the ``fresh_rows``."""
 
     @property
     def fresh(self) -> Pages:
-        """What stood in the ``fresh_rows`` in the window."""
+        """The contents of the ``fresh_rows`` when they were kept."""
         return self.room[: len(self.fresh_rows)]
 
     def to_compare(self) -> Marks:
-        """Mark the frames that may be as the image has them."""
+        """Mark the frames that may equal their page in the image."""
         is_copied: Marks = (self.types == PageType.NOTAB) & (self.offsets != ABSENT)
         return is_copied & ~self.is_hot
 
     def lost_rows(self) -> npt.NDArray[np.intp]:
-        """Say which frames have a page in the image and are the guest's no more."""
+        """Return the rows of frames that have a page in the image but are no longer the guest's."""
         return np.flatnonzero(~TYPE_HAS_DATA[self.types] & (self.offsets != ABSENT))
 
     def keep(self, live: Pages, rows: npt.NDArray[np.intp]) -> None:
-        """Copy frames of the mapping ``live``, into the memory of the last time if that is enough.
+        """Copy rows of ``live``, the mapped frames, into memory.
 
-        Fresh memory costs a paravirtual control domain several times what the copying does.
+        Memory of the last time is used again where it is enough: in a paravirtual control domain
+        new memory takes several times as long as the copying.
         """
         if len(rows) > len(self.room):
             self.room = room_for(len(rows) + len(rows) // _SPARE_PART)
         self.fresh_rows = rows
-        # Indices are in range; the default mode would copy by way of a buffer to be sure of that.
+        # Indices are in range, but the default mode would use a buffer to allow for others.
         np.take(live, rows, axis=0, out=self.fresh, mode="clip")
 
     def forget_kept(self) -> None:
-        """Give back the memory of what was kept."""
+        """Give back the memory of the kept frames."""
         self.fresh_rows = np.empty(0, np.intp)
         self.room = room_for(0)
 
     def give_back(self) -> None:
         """End the mapping; harmless when there is none."""
         if self.live is not None:
-            # The array goes first: touching it after the unmapping would be a crash.
+            # The array is dropped first: to touch it after the unmapping would be a crash.
             self.live = None
             self.mapping.close()
         if self.runs is not None:
@@ -113,12 +114,12 @@ class Chunk:
 
 
 def words(view: memoryview) -> Words:
-    """Look at mapped memory as 64-bit words."""
+    """Return mapped memory as an array of 64-bit words."""
     return np.frombuffer(view, np.uint64)
 
 
 def types_of(frames: GuestFrames, mfns: Words) -> PageTypes:
-    """Ask Xen what frames are."""
+    """Ask Xen for the types of frames."""
     parts = [
         words(frames.types(mfns[start : start + TYPES_AT_ONCE].data))
         for start in range(0, len(mfns), TYPES_AT_ONCE)
@@ -127,9 +128,9 @@ def types_of(frames: GuestFrames, mfns: Words) -> PageTypes:
 
 
 def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words, *, stands_still: bool) -> Chunk | None:
-    """Map frames; those that are not there are left out. None when none is.
+    """Map frames, without those that cannot be mapped; return None when that leaves none.
 
-    Raises ``BadImage`` for one that is not there when the guest ``stands_still`` and owns it.
+    Raises ``BadImage`` when the guest ``stands_still`` and owns a frame that cannot be mapped.
     """
     while len(mfns):
         mapping = frames.map(np.ascontiguousarray(mfns).data)
@@ -138,12 +139,12 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words, *, stands_still: bo
         mapping.close()
         missing = np.array(mapping.missing)
         if stands_still:
-            _require_anothers(frames, mfns[missing])
+            _require_not_owned(frames, mfns[missing])
         pfns, mfns = np.delete(pfns, missing), np.delete(mfns, missing)
     else:
         return None
     live = np.frombuffer(mapping.view, np.uint8).reshape(-1, FRAME_BYTES)
-    live.flags.writeable = False  # as the mapping is: to write there would be a crash
+    live.flags.writeable = False  # the mapping is read-only, and to write to it would be a crash
     return Chunk(
         pfns=pfns,
         mfns=mfns,
@@ -155,7 +156,7 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words, *, stands_still: bo
     )
 
 
-def _require_anothers(frames: GuestFrames, mfns: Words) -> None:
+def _require_not_owned(frames: GuestFrames, mfns: Words) -> None:
     own = mfns[TYPE_HAS_DATA[types_of(frames, mfns)]]
     if len(own):
         why = f"machine frame {int(own[0]):#x} is the guest's and cannot be mapped"
@@ -163,36 +164,36 @@ def _require_anothers(frames: GuestFrames, mfns: Words) -> None:
 
 
 Seen = Callable[[Sequence[Chunk]], None]
-"""Called with all chunks that have been looked at again so far, before more is kept."""
+"""Called with all chunks that have been refreshed so far, before more frames are kept."""
 
 
 class FrameStore:
-    """All frames of a guest that are mapped."""
+    """All mapped frames of a guest."""
 
     def __init__(self, frames: GuestFrames) -> None:
         self._frames = frames
         self.chunks: list[Chunk] = []
         self.given_up = threading.Event()
-        """Whoever works on chunks ends at the next one, by ``BadImage``, when it is set."""
+        """When it is set, work on chunks ends before the next one, by ``BadImage``."""
         self._gone: list[Words] = []
-        """The PFNs of pages in the image that the last look found to be none any more."""
+        """PFNs that have a page in the image and, at the last refresh, no frame any more."""
         self.room_bytes: int | None = None
-        """How much memory it may keep pages in; None when that is as much as it needs."""
+        """How much memory kept pages may take; None when there is no limit."""
 
     @property
     def count(self) -> int:
-        """How many frames are held."""
+        """How many frames are mapped."""
         return sum(len(chunk.pfns) for chunk in self.chunks)
 
     @property
     def is_full(self) -> bool:
-        """What it keeps has to be written or forgotten, before more is kept."""
+        """Whether kept pages have to be written or forgotten before more are kept."""
         if self.room_bytes is None:
             return False
         return 2 * sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes
 
     def add(self, pfns: Words, mfns: Words, *, stands_still: bool = False) -> Iterator[Chunk]:
-        """Map frames, chunk by chunk, and keep them mapped; see `map_chunk`."""
+        """Map frames and keep them mapped; yield chunk by chunk.  Raises as `map_chunk` does."""
         for start in range(0, len(pfns), CHUNK_FRAMES):
             self.require_wanted()
             part = slice(start, start + CHUNK_FRAMES)
@@ -202,30 +203,30 @@ class FrameStore:
                 yield chunk
 
     def rehearse(self, entries: Words) -> None:
-        """Do while the guest runs what the window will do, and note which frames it writes.
+        """Do now what the pause will do, to note which frames the running guest writes.
 
-        The memory that it keeps them in is at hand then, and digests of the others' copies.
+        Afterwards memory for those frames is ready, and digests of all other pages.
         """
 
-        def note(chunks: Sequence[Chunk]) -> None:
+        def mark_hot(chunks: Sequence[Chunk]) -> None:
             for chunk in chunks:
                 chunk.is_hot[chunk.fresh_rows] = True
                 if self.is_full:
                     chunk.forget_kept()
 
-        self.refresh(entries, note, stands_still=False)
+        self.refresh(entries, mark_hot, stands_still=False)
         self._each(self._remember)
 
     def refresh(self, entries: Words, seen: Seen, *, stands_still: bool) -> int:
-        """Look at every frame again; keep what the image has not, and return how many.
+        """Compare every frame with the image; keep those that differ, and return how many.
 
-        ``entries`` is the guest's p2m as it is now: a frame that has another PFN by now or
-        none gets the type XTAB, and one that the store has not is added.
+        ``entries`` is the guest's p2m as it is now.  A frame that has lost its PFN, or got another,
+        gets the type XTAB; a frame that is not mapped yet is added.
         """
         held = np.zeros(len(entries), np.bool_)
         self._gone = []
 
-        def one(chunk: Chunk) -> int:
+        def refresh_chunk(chunk: Chunk) -> int:
             self.require_wanted()
             inside = chunk.pfns < np.uint64(len(entries))
             same = np.zeros(len(chunk.pfns), np.bool_)
@@ -236,7 +237,7 @@ class FrameStore:
             self._gone.append(chunk.pfns[chunk.lost_rows()])
             return _keep_fresh(chunk)
 
-        changed = sum(self._each(one, seen))
+        changed = sum(self._each(refresh_chunk, seen))
         late = np.flatnonzero(~held & (entries < np.uint64(self._frames.max_mfn))).astype(np.uint64)
         for chunk in self.add(late, entries[late], stands_still=stands_still):
             changed += _keep_fresh(chunk)
@@ -244,16 +245,16 @@ class FrameStore:
         return changed
 
     def count_restored(self, owned: Marks) -> int:
-        """Return how many PFNs a restore gives a frame: those ``owned``, and those that once were.
+        """Return how many PFNs get a frame in a restore: the ``owned`` ones, and former ones.
 
-        Of these the image has a page, and says behind it that there is none.
+        A former one has a page in the image, and behind it an entry that says it has none.
         """
         gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone]))
         inside = gone[gone < np.uint64(len(owned))]
         return int(owned.sum()) + len(gone) - int(owned[inside].sum())
 
     def require_wanted(self) -> None:
-        """Raise ``BadImage`` when it was given up, ``WindowBroken`` when the guest has ended."""
+        """Raise ``BadImage`` if the image was given up, ``WindowBroken`` if the guest has ended."""
         if self.given_up.is_set():
             raise BadImage(path="its image", offset_bytes=0, why="it was given up")
         self._frames.require_there()
@@ -264,7 +265,7 @@ class FrameStore:
             chunk.runs.remember(chunk.live, chunk.offsets, chunk.to_compare())
 
     def _each(self, work: Callable[[Chunk], T], seen: Seen | None = None) -> list[T]:
-        """Work on all chunks; on no more at once, where room is short, than it has room for."""
+        """Work on all chunks in threads, on no more at once than there is room for."""
         results: list[T] = []
         chunks, at_once = self.chunks, max(1, len(self.chunks))
         if self.room_bytes is not None:
@@ -277,13 +278,13 @@ class FrameStore:
         return results
 
     def give_back(self) -> None:
-        """End all mappings; what was kept stays."""
+        """End all mappings; the kept frames stay."""
         for chunk in self.chunks:
             chunk.give_back()
 
     @contextmanager
     def giving_back(self) -> Iterator[None]:
-        """End all mappings beside what the block does with what was kept."""
+        """End all mappings, in a thread beside the block, which works on the kept frames."""
         with ThreadPoolExecutor(max_workers=1) as beside:
             ended = [beside.submit(chunk.give_back) for chunk in self.chunks]
             yield
@@ -292,9 +293,9 @@ class FrameStore:
 
 
 def _keep_fresh(chunk: Chunk) -> int:
-    """Copy the frames of a chunk that the image lacks, or has otherwise; return how many.
+    """Keep the frames of a chunk that differ from the image or are not in it; return how many.
 
-    Only ordinary pages are compared: a table is never in the image as the guest has it.
+    Only ordinary pages are compared, because the image has page tables in another form.
     """
     live = chunk.live
     if live is None:

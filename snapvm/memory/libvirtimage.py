@@ -1,8 +1,9 @@
 """libvirt's save image: a header, the domain's XML, a cookie, and QEMU's migration stream.
 
-Layout (libvirt, src/qemu/qemu_saveimage.h; integers in the writer's byte order, here little
-endian): 16 bytes of magic, then version, length of what stands before the stream, whether the
-domain was running, format of the stream, offset of the cookie, each 32 bits, then 56 bytes unused.
+Layout of the header (libvirt, src/qemu/qemu_saveimage.h; integers in the writer's byte order, here
+little endian): 16 bytes of magic; then 32 bits each for the version, the length of XML and cookie,
+whether the domain was running, the format of the stream, and the offset of the cookie; then 56
+unused bytes.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ FORMAT_ZSTD = 5
 FORMAT_SPARSE = 6
 """QEMU's mapped-ram, each page at its own place in the file (libvirt 11.2)."""
 _ROOM_BYTES = 64 << 10
-"""libvirt leaves so much behind the XML, so that `virsh save-image-edit` can make it longer."""
+"""Room behind the XML, as libvirt leaves it: `virsh save-image-edit` may make the XML longer."""
 _ALIGNMENT = 4096
 DATA_LIMIT_BYTES = 16 << 20
-"""An image whose XML and cookie are longer is not one of ours."""
+"""No real image has more XML and cookie than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,9 @@ def read_header(path: Path) -> Header:
         )
     magic, version, data_bytes, was_running, format_, cookie = _HEADER.unpack(text)
     if magic == PARTIAL:
-        raise BadImage(path=str(path), offset_bytes=0, why="its writing never ended")
+        raise BadImage(path=str(path), offset_bytes=0, why="it was never written to its end")
     if magic != MAGIC:
-        raise BadImage(path=str(path), offset_bytes=0, why="it is no libvirt save image")
+        raise BadImage(path=str(path), offset_bytes=0, why="it is not a libvirt save image")
     if version not in _VERSIONS:
         raise BadImage(path=str(path), offset_bytes=16, why=f"version {version} is not known")
     header = Header(
@@ -81,9 +82,9 @@ def read_header(path: Path) -> Header:
 
 
 def is_one(path: Path) -> bool:
-    """Tell whether a file begins as libvirt's images do, whole or not."""
+    """Tell whether a file begins like a libvirt image, which may be incomplete."""
     if not path.is_file():
-        return False  # to open a pipe would wait for its writer
+        return False  # opening a pipe would wait for its writer
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) in (MAGIC, PARTIAL)
@@ -104,9 +105,9 @@ def read_definition(path: Path) -> str:
 
 
 def read_cookie(path: Path) -> str:
-    """Return what libvirt keeps beside the XML, empty where there is nothing; raise ``BadImage``.
+    """Return libvirt's own text beside the XML, empty when there is none; raise ``BadImage``.
 
-    What cannot be read as text is nothing to us: libvirt has the last word on it.
+    Bytes that are not UTF-8 are replaced: a restore has libvirt itself judge the cookie.
     """
     header = read_header(path)
     if not 0 < header.cookie_offset < header.data_bytes:
@@ -129,7 +130,7 @@ def check(path: Path, size_bytes: int) -> None:
 
 
 def set_running(path: Path, running: bool) -> None:
-    """Say in the header whether a restore lets the domain run; libvirt's own snapshot says no."""
+    """Set in the header whether a restore lets the domain run; libvirt's own snapshot says no."""
     read_header(path)
     with _opened(path, os.O_WRONLY) as descriptor:
         os.pwrite(descriptor, struct.pack("<I", running), _RUNNING_OFFSET_BYTES)
@@ -137,7 +138,7 @@ def set_running(path: Path, running: bool) -> None:
 
 
 def head_as(path: Path, format_: int) -> bytes:
-    """Return what stands before the stream, for an image of another format that is not whole yet.
+    """Return the part before the stream, changed to another format and marked as incomplete.
 
     Raises as `read_header` does.
     """
@@ -150,9 +151,9 @@ def head_as(path: Path, format_: int) -> bytes:
 
 
 def mark_whole(descriptor: int, *, is_interim: bool = False) -> int:
-    """Mark an image as whole, all of it on the disk; return its size in bytes.
+    """Bring an image to the disk and mark it as whole; return its size in bytes.
 
-    One that another is going to replace at once need not be on the disk.
+    An interim image, which another one replaces at once, need not be on the disk.
     """
     if not is_interim:
         os.fsync(descriptor)
@@ -163,16 +164,17 @@ def mark_whole(descriptor: int, *, is_interim: bool = False) -> int:
 
 
 class Writer:
-    """Makes an image around a stream that somebody else writes; see ``ImageWriter``."""
+    """Writes an image around a stream that QEMU or libvirt writes; see ``ImageWriter``."""
 
     def __init__(self, how: Compression = compression.NONE, *, is_interim: bool = False) -> None:
         self.filter_argv: Sequence[str] = how.argv
         self._is_interim = is_interim
 
     def begin(self, path: Path, definition: str, cookie: str) -> int:
-        """Write everything that stands before the stream, marked as not whole yet.
+        """Write the part before the stream, marked as incomplete.
 
-        Returns a descriptor positioned behind it; the caller closes it.  Raises ``StorageFailed``.
+        Returns a descriptor, positioned behind that part, which the caller closes.  Raises
+        ``StorageFailed``.
         """
         self._path = path
         xml = definition.encode() + b"\0"
@@ -199,7 +201,7 @@ class Writer:
 
 @contextmanager
 def _opened(path: Path, access: int) -> Iterator[int]:
-    """Open a descriptor for a block; a link is never followed, and ``OSError`` becomes ours."""
+    """Open a file for a block, never through a link; turn ``OSError`` into ``StorageFailed``."""
     with durable.failing_as_storage(path):
         descriptor = durable.open_file(path, access)
         try:

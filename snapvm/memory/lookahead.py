@@ -1,4 +1,4 @@
-"""Read a stream onwards with a look at what comes, and know at which byte it went wrong."""
+"""Read a stream with a look at the bytes ahead, and with errors that name the byte."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WINDOW_BYTES: Final = 1 << 20
 
 
 class Lookahead:
-    """Reads ``stream``, unbuffered itself, from where it is, which is byte ``offset_bytes``.
+    """Reads an unbuffered stream from its present position, which is byte ``offset_bytes``.
 
-    One window of memory is all it ever uses.  A stream that ends too early is ``BadImage``, one
-    that cannot be read ``StorageFailed``.
+    It never uses more memory than one window.  Its methods raise ``BadImage`` when the stream ends
+    too early, and ``StorageFailed`` when it cannot be read.
     """
 
     def __init__(self, stream: BinaryIO, path: str, *, offset_bytes: int = 0) -> None:
@@ -26,21 +26,21 @@ class Lookahead:
         self.offset_bytes = offset_bytes
 
     def peek(self, least_bytes: int = WINDOW_BYTES) -> memoryview:
-        """Return what comes: at least so many bytes, or all there is.
+        """Return the bytes ahead: at least ``least_bytes``, or all that are left.
 
-        Good until the next call of ``peek`` or ``read``.
+        The view is good until the next call of ``peek`` or ``read``.
         """
         if self._end - self._begin < least_bytes:
             self._fill()
         return memoryview(self._window)[self._begin : self._end]
 
     def skip(self, count_bytes: int) -> None:
-        """Pass over bytes that ``peek`` has shown."""
+        """Skip bytes that ``peek`` has returned."""
         self._begin += count_bytes
         self.offset_bytes += count_bytes
 
     def read(self, count_bytes: int, what: str) -> bytes:
-        """Read exactly so many bytes of ``what``, at most a window."""
+        """Read exactly ``count_bytes``, at most a window; ``what`` names them in an error."""
         found = bytes(self.peek(count_bytes)[:count_bytes])
         self.skip(len(found))
         if len(found) < count_bytes:
@@ -48,11 +48,11 @@ class Lookahead:
         return found
 
     def bad(self, why: str, *, back_bytes: int = 0) -> BadImage:
-        """Make the error for this place, or for one so many bytes before it."""
+        """Return the error for the position ``back_bytes`` before this one."""
         return BadImage(path=self._path, offset_bytes=self.offset_bytes - back_bytes, why=why)
 
     def _fill(self) -> None:
-        """Make the window full, or read to the end of the stream."""
+        """Fill the window, or read to the end of the stream."""
         left_bytes = self._end - self._begin
         self._window[:left_bytes] = self._window[self._begin : self._end]
         self._begin, self._end = 0, left_bytes

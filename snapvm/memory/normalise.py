@@ -1,20 +1,20 @@
 """Turn the page tables of a suspended 64-bit Xen PV domain from machine to pseudo-physical frames.
 
-A PV guest's tables hold MFNs.  An image must hold PFNs, or it could be restored nowhere.  The rule
-of who owns a frame is Xen's own (xen.git tools/libs/guest/xg_sr_common_x86_pv.c,
+A PV guest's tables hold MFNs; an image must hold PFNs, because a restore gets other MFNs.  Who owns
+a frame is decided by Xen's own rule (xen.git tools/libs/guest/xg_sr_common_x86_pv.c,
 mfn_in_pseudophysmap): an MFN is the domain's when its machine-to-physical entry names a PFN whose
-physical-to-machine entry names the MFN again.  `FrameMap` asks that once for each of the domain's
-frames; after that an entry costs one look-up.
+physical-to-machine entry names the MFN again.  `FrameMap` checks that once for each frame of the
+domain; after that an entry takes one look-up.
 
-What is done to each entry follows normalise_pagetable (xg_sr_save_x86_pv.c), with one difference:
+Each entry is treated as in normalise_pagetable (xg_sr_save_x86_pv.c), with one difference:
 
 * L4 entries 256 to 271 are Xen's own (0xffff800000000000 up) and become 0;
 * an entry that is not present stays as it is: Linux keeps PFNs in those;
 * a present entry above L1 with PSE set is an error: PV guests have no large pages;
 * a present entry with an owned frame gets the PFN, all its flags stay;
 * a present **L1** entry with a frame that is not owned becomes 0 as a whole and is logged.  (Xen's
-  saver drops the whole table without a word instead.  Clearing the present bit alone would not do:
-  Xen's L1TF check crashes a PV guest for an address left in an entry that is not present.)
+  saver silently drops the whole table instead.  To clear only the present bit would not do: Xen's
+  L1TF check crashes a PV guest for an address left in an entry that is not present.)
 * above L1 a frame that is not owned is an error.
 """
 
@@ -53,14 +53,15 @@ _FLAGS: Final = np.uint64(bit_span(0, 11) | bit_span(52, 63))
 _FRAME: Final = np.uint64(bit_span(0, 39))
 _OWNED: Final = np.uint64(1)
 _NORESERVE: Final = 0x4000
-"""MAP_NORESERVE (asm-generic/mman.h), which Python's own mmap names since 3.13."""
+"""MAP_NORESERVE (asm-generic/mman.h), which Python's mmap has since 3.13."""
 _P2M_MARKS: Final = np.uint64(P2M_FOREIGN | P2M_IDENTITY)
 _NO_WORDS: Final = np.empty(0, np.uint64)
 _BLOCK_PFNS: Final = 1 << 18
-"""Entries of a p2m at once: what is made of them beside takes 2 MiB each, and not 8 bytes of a
-guest of any size."""
+"""How many p2m entries are worked on at once: each array made on the way takes 2 MiB, however large
+the guest is."""
 _BLOCK_TABLES: Final = 32
-"""Tables at once: 128 KiB of entries and as much of each scratch array stay in a core's cache."""
+"""How many tables are worked on at once: 128 KiB of entries, and as much of each scratch array,
+stay in a core's cache."""
 
 MachineToPhysical = Callable[[Words], Words]
 Levels = npt.NDArray[np.uint8]
@@ -68,7 +69,7 @@ Marks = npt.NDArray[np.bool_]
 
 
 class ForeignKind(IntEnum):
-    """What a frame is that the domain maps but does not own, as far as can be told."""
+    """What is known about a frame that the domain maps but does not own."""
 
     UNKNOWN = 0
     OWN_GRANT = 1
@@ -78,14 +79,14 @@ class ForeignKind(IntEnum):
     SHARED_INFO = 3
     """The page the domain shares with Xen."""
     MMIO = 4
-    """A device's memory, or beyond the host's RAM."""
+    """The memory of a device, or an address beyond the host's RAM."""
 
 
 FOREIGN_ENTRY: Final = np.dtype(
     [
         ("table_pfn", "<u8"),
         ("mfn", "<u8"),
-        ("flags", "<u8"),  # of the entry: bits 0 to 11 and 52 to 63, where they were
+        ("flags", "<u8"),  # bits 0 to 11 and 52 to 63 of the entry, in their places
         ("index", "<u2"),
         ("kind", "u1"),  # a ForeignKind
     ]
@@ -96,7 +97,7 @@ ForeignEntries = npt.NDArray[np.void]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landmarks:
-    """Frames of Xen's that the caller knows, to say what a foreign entry is."""
+    """Special frames that the caller knows, by which foreign entries are classified."""
 
     shared_info_mfn: int | None = None
     own_grant_mfns: tuple[int, ...] = ()
@@ -106,10 +107,10 @@ class Landmarks:
 class FrameMap:
     """Which machine frames a domain owns and at which PFN, as of one moment.
 
-    ``steps`` has an element for each machine frame of the host and one more that is 0.  For an
-    owned frame it is ``(pfn - mfn) << 12 | 1`` modulo 2**64, what has to be added to an entry, with
-    a mark; for any other frame it is 0.  Of the array only those 2 MiB become
-    resident in whose GiB of machine memory the domain has a frame.
+    ``steps`` has an element for each machine frame of the host, and one more that is 0.  For an
+    owned frame it is ``(pfn - mfn) << 12 | 1`` modulo 2**64: what has to be added to an entry, and
+    a mark.  For any other frame it is 0.  Each 2 MiB of the array stand for a GiB of machine
+    memory, and take memory only if the domain has a frame in that GiB.
     """
 
     steps: Words
@@ -129,8 +130,8 @@ class FrameMap:
     ) -> FrameMap:
         """Check every entry of a p2m (indexed by PFN, with Linux's marks) against Xen's table.
 
-        ``m2p`` is that table, or is asked for the PFNs of an array of MFNs.  ``max_mfn`` is the
-        number of machine frames (XENMEM_maximum_ram_page is a count, whatever its name).
+        ``m2p`` is that table, or a function from an array of MFNs to their PFNs.  ``max_mfn`` is
+        the number of machine frames (XENMEM_maximum_ram_page is a count, despite its name).
         """
         is_owned = owned(p2m, m2p, max_mfn=max_mfn)
         return cls.of(p2m, is_owned, max_mfn=max_mfn, landmarks=landmarks)
@@ -139,7 +140,7 @@ class FrameMap:
     def of(
         cls, p2m: Words, is_owned: Marks, *, max_mfn: int, landmarks: Landmarks | None = None
     ) -> FrameMap:
-        """Make the map of a p2m of which it is known already what the domain owns (`owned`)."""
+        """Make the map from a p2m and the marks of its owned entries (see `owned`)."""
         steps = _mostly_holes(max_mfn + 1)
         others: dict[int, list[Words]] = {P2M_FOREIGN: [], P2M_IDENTITY: []}
         for start in range(0, len(p2m), _BLOCK_PFNS):
@@ -159,13 +160,13 @@ class FrameMap:
         )
 
     def pfns_of(self, mfns: Words) -> tuple[Words, npt.NDArray[np.bool_]]:
-        """Return the PFNs of machine frames, and which of them are the domain's at all."""
+        """Return the PFNs of machine frames, and marks of those that the domain owns."""
         steps = self.steps[np.minimum(mfns, np.uint64(self.max_mfn))]
         pfns = mfns + (steps.view(np.int64) >> FRAME_SHIFT).view(np.uint64)
         return pfns, steps & _OWNED != 0
 
     def classify(self, mfns: Words) -> npt.NDArray[np.uint8]:
-        """Say what frames are that the domain does not own (`ForeignKind`)."""
+        """Return the `ForeignKind` of frames that the domain does not own."""
         kinds = np.full(len(mfns), ForeignKind.UNKNOWN, np.uint8)
         beyond = mfns >= np.uint64(self.max_mfn)
         kinds[beyond | np.isin(mfns, self.identity_mfns)] = ForeignKind.MMIO
@@ -178,7 +179,7 @@ class FrameMap:
 
 
 def owned(p2m: Words, m2p: Words | MachineToPhysical, *, max_mfn: int) -> Marks:
-    """Mark the entries of a p2m to which Xen's table agrees; see `FrameMap.build`."""
+    """Mark the entries of a p2m that Xen's table confirms; see `FrameMap.build`."""
     agrees = np.zeros(len(p2m), np.bool_)
     for start in range(0, len(p2m), _BLOCK_PFNS):
         entries = p2m[start : start + _BLOCK_PFNS]
@@ -190,10 +191,10 @@ def owned(p2m: Words, m2p: Words | MachineToPhysical, *, max_mfn: int) -> Marks:
 
 
 def _mostly_holes(count: int) -> Words:
-    """Return zeroes that cost memory only where they are written.
+    """Return an array of zeroes that takes memory only where it is written.
 
-    A control domain of 2 GiB may rule a host of a TiB: Linux refuses a mapping that is larger than
-    all memory unless it is told not to reckon with it (mm/util.c, __vm_enough_memory).
+    A control domain of 2 GiB may manage a host of a TiB.  Linux refuses a mapping larger than all
+    memory, unless it is told not to reserve memory for it (mm/util.c, __vm_enough_memory).
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
     room = mmap.mmap(-1, count * 8, flags=flags)
@@ -204,11 +205,11 @@ def _mostly_holes(count: int) -> Words:
 
 @dataclass(slots=True)
 class Normaliser:
-    """Canonicalises batches of tables; holds scratch memory, so each thread needs its own."""
+    """Canonicalises batches of tables; it has scratch memory, so each thread needs its own."""
 
     frames: FrameMap
     origin: str
-    """What to call the memory in an error, e.g. ``memory of web1``; offsets are pseudo-physical."""
+    """The path in an error, such as ``memory of web1``; its offset is pseudo-physical."""
     _scratch: Words = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -217,9 +218,9 @@ class Normaliser:
     def canonicalise(self, tables: Words, levels: Levels, table_pfns: Words) -> ForeignEntries:
         """Rewrite tables in place, and return the L1 entries that had to be zeroed.
 
-        ``tables`` has the shape (n, 512), is contiguous and the caller's own copy; ``levels`` (1 to
-        4) and ``table_pfns`` have n elements.  Raises `BadImage` for what only an inconsistent
-        domain has; the tables are then in part rewritten.
+        ``tables`` is a contiguous copy of the shape (n, 512); ``levels`` (1 to 4) and
+        ``table_pfns`` have n elements.  Raises `BadImage` for what only an inconsistent domain has,
+        and leaves the tables partly rewritten then.
         """
         if tables.shape != (len(levels), ENTRIES) or not tables.flags.c_contiguous:
             raise ValueError(f"tables of the shape {tables.shape}, not rewritable in place")
@@ -238,16 +239,16 @@ class Normaliser:
         return self._zero(tables, levels, table_pfns, np.concatenate(foreign))
 
     def _rewrite(self, entries: Words) -> npt.NDArray[np.intp]:
-        """Give owned frames their PFNs; return where a present entry has a frame not owned."""
+        """Give entries of owned frames their PFNs; return the places of other present entries."""
         count = len(entries)
         mfns, present, steps = (scratch[:count] for scratch in self._scratch)
         np.right_shift(entries, FRAME_SHIFT, out=mfns)
         np.bitwise_and(mfns, _FRAME, out=mfns)
-        # "clip" leads whatever is out of range to the last element, which is 0: not owned.
+        # "clip" turns an index out of range into the last element, which is 0: not owned.
         np.take(self.frames.steps, mfns.view(np.int64), out=steps, mode="clip")
         np.bitwise_and(entries, PTE_PRESENT, out=present)
         np.multiply(steps, present, out=steps)
-        # The present bit is taken away, and comes back with the mark of a frame that is owned.
+        # Subtracting clears the present bit, and the mark in the step of an owned frame sets it.
         np.subtract(entries, present, out=entries)
         np.add(entries, steps, out=entries)
         if np.count_nonzero(steps) == int(present.sum()):
@@ -257,7 +258,7 @@ class Normaliser:
     def _zero(
         self, tables: Words, levels: Levels, table_pfns: Words, places: npt.NDArray[np.intp]
     ) -> ForeignEntries:
-        """Log foreign entries and make them 0; above L1 the first of them is an error."""
+        """Zero the foreign entries at ``places`` and return them; above L1 they are an error."""
         rows, indexes = np.divmod(places, ENTRIES)
         above = np.flatnonzero(levels[rows] > 1)
         values = tables[rows, indexes]

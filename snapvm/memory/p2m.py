@@ -1,13 +1,14 @@
-"""Read a suspended 64-bit PV guest's own table of its frames, PFN to MFN.
+"""Read the p2m of a suspended 64-bit PV guest: its own table from PFN to MFN.
 
 Linux publishes it in shared_info, as a list in its virtual memory (``p2m_cr3``, ``p2m_vaddr``: the
 table's own MFNs come from walking that root) or as a tree of three levels linked by MFNs.  The list
 is preferred, as in Xen's saver (xen.git tools/libs/guest/xg_sr_save_x86_pv.c: map_p2m_list,
 map_p2m_tree; arch-x86/xen.h, struct arch_shared_info).
 
-A guest that maps others' pages or may grow has a list of millions of PFNs that is nearly all hole:
-the holes share one frame, and one table of that frame.  So each distinct frame is fetched once, and
-the list ends where only repetitions of one table follow (Xen's saver does the same).
+A guest that maps pages of other domains, or may grow, has a list of millions of PFNs most of which
+have no frame.  All those parts share one frame, and one table of that frame.  So each distinct
+frame is fetched once, and the list is cut where only repetitions of one table follow (Xen's saver
+does the same).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from snapvm.memory.xenstream import MAX_END_PFN
 from snapvm.refusals import BadImage
 
 FrameFetcher = Callable[[Words], Words]
-"""Give the frames of MFNs, which are distinct, as entries: shape (n, 512); they may change yet."""
+"""Takes distinct MFNs and returns their frames as entries, shape (n, 512); the guest may still
+change them."""
 
 _ARCH: Final = Struct("<QQQQQQ")
 _ARCH_OFFSET: Final = 3088
@@ -40,7 +42,7 @@ _FETCHED_AT_ONCE: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class P2mRoots:
-    """Where shared_info says the table is."""
+    """The fields of shared_info that say where the p2m is."""
 
     pfns: int
     """``arch.max_pfn``, which is a count."""
@@ -53,7 +55,7 @@ class P2mRoots:
 
     @classmethod
     def of(cls, shared_info: bytes) -> P2mRoots:
-        """Take the fields out of a 64-bit guest's page."""
+        """Read the fields from the shared_info page of a 64-bit guest."""
         pfns, list_list, _, cr3, vaddr, generation = _ARCH.unpack_from(shared_info, _ARCH_OFFSET)
         return cls(
             pfns=pfns,
@@ -66,20 +68,19 @@ class P2mRoots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class P2m:
-    """The table: what `FrameMap.build` checks, and what X86_PV_P2M_FRAMES needs."""
+    """The p2m of a guest, and the frames that hold it."""
 
     end_pfn: int
     entries: Words
-    """By PFN, with Linux's marks; ``end_pfn`` + 1 of them."""
+    """MFNs by PFN, with Linux's marks; there are ``end_pfn`` + 1."""
     leaf_mfns: Words
-    """The frames that hold the entries; `FrameMap.pfns_of` gives their PFNs."""
+    """The frames that hold the entries; `FrameMap.pfns_of` returns their PFNs."""
 
 
 def read_p2m(roots: P2mRoots, fetch: FrameFetcher, *, max_mfn: int, origin: str) -> P2m:
-    """Walk the list or the tree; ``max_mfn`` is the number of machine frames.
+    """Read the p2m from the list or the tree; ``max_mfn`` is the number of machine frames.
 
-    Raises `BadImage`, with ``origin`` as its path and the offset in shared_info of the field that
-    led astray.
+    Raises `BadImage`, with ``origin`` as its path and the offset of the wrong field in shared_info.
     """
     if not 0 < roots.pfns <= MAX_END_PFN + 1:
         raise _bad(origin, 0, f"the guest claims {roots.pfns} frames")
@@ -105,7 +106,7 @@ class _Reader:
     origin: str
 
     def frames(self, mfns: Words) -> Words:
-        """Return a copy of frames, each distinct one fetched once."""
+        """Return a copy of frames, and fetch each distinct frame once."""
         distinct, places = np.unique(mfns, return_inverse=True)
         entries = np.empty((len(mfns), _PER_FRAME), np.uint64)
         for start in range(0, len(distinct), _FETCHED_AT_ONCE):
@@ -158,7 +159,7 @@ class _Reader:
 
 
 def _trimmed(mfns: Words) -> Words:
-    """Cut off the end where one and the same table is repeated: it leads to holes only."""
+    """Cut off the repetitions of one table at the end, which has only PFNs without a frame."""
     differs = np.flatnonzero(mfns != mfns[-1])
     keep = int(differs[-1]) + 1 if len(differs) else 0
     return mfns[:keep] if 0 < keep < len(mfns) - 1 else mfns

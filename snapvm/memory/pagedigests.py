@@ -1,6 +1,6 @@
-"""Digests of the pages that an image has, for a host that cannot keep those pages at hand.
+"""Digests of an image's pages, for a host whose page cache cannot hold the image.
 
-Eight bytes stand for 4096, and the image is not read again; see `frameruns`.
+Eight bytes stand for 4096, and the image need not be read again; see `frameruns`.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from snapvm.memory.pagingmode import FRAME_BYTES
 
 
 class PageDigests:
-    """Of one chunk's frames; fulfils ``Originals``."""
+    """The digests of one chunk's pages in the image; fulfils ``Originals``."""
 
     def __init__(self, frames: int) -> None:
-        """Have room for a chunk of so many frames; each is noted when its page is written."""
+        """Make room for the digests of ``frames`` frames."""
         self._seed = secrets.randbits(64)
         self._digests = np.zeros(frames, np.uint64)
 
     def note(self, rows: npt.NDArray[np.intp] | slice, pages: Pages) -> None:
-        """Note what has been written of the frames ``rows``; a guest may have others by now."""
+        """Note the digests of ``pages`` as they were written for ``rows``."""
         self._digests[rows] = self._of(pages)
 
     def pages(self, run: Run, live: Pages) -> Pages | None:
-        """See ``Originals.pages``; they are had from the guest, if they are still the same."""
-        held = live.copy()  # it may write while its frames are looked at one by one
+        """See ``Originals.pages``; the guest's own frames, if they are still the same."""
+        held = live.copy()  # the guest may write while its frames are compared one by one
         return None if self.differing(run, held).any() else held
 
     def differing(self, run: Run, live: Pages) -> Marks:

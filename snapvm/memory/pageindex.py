@@ -1,8 +1,8 @@
-"""Where an image has each page, and of what type it is: the last that was said of each PFN.
+"""An index of an xl image by PFN: the type and the file offset of each page.
 
-PFNs may lie anywhere in a guest of terabytes that is nearly all hole, so the index is in blocks of
-4096 PFNs which exist only where there is a page.  What an image may make us allocate is in
-proportion to the data it has: `PageIndex.add` refuses one that is all far-flung entries.
+A later entry for a PFN replaces an earlier one.  PFNs may be scattered over terabytes, so the index
+has blocks of 4096 PFNs which exist only where there is a page.  To keep an image from making us
+allocate much more than it has data, `PageIndex.add` refuses one whose entries are too scattered.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _BLOCK: Final = 1 << _BLOCK_SHIFT
 _BLOCK_BYTES: Final = _BLOCK * 8
 _FREE_BYTES: Final = 16 << 20
 _BYTES_PER_INDEX_BYTE: Final = 8
-"""The index of an ordinary image is a 512th of it; a 64th of that density is put up with."""
+"""The index of an ordinary image is a 512th of its data; here it may be an eighth."""
 
 _TYPE_BITS: Final = np.uint64(4)
 _TYPE: Final = np.uint64(0xF)
 
 
 class PageIndex:
-    """Types and file offsets by PFN; a PFN never spoken of is XTAB and without data."""
+    """Types and file offsets by PFN; a PFN without an entry has the type XTAB and no data."""
 
     def __init__(self, path: str, end_pfn: int) -> None:
-        """Begin an index of PFNs up to and with ``end_pfn``; ``path`` is for the refusal."""
+        """Make an empty index of PFNs up to and with ``end_pfn``; ``path`` is for errors."""
         self._path = path
         self._block_of = np.zeros((end_pfn >> _BLOCK_SHIFT) + 1, np.int32)
-        # An element is the offset of the data (0: none) above the type; block 0 is all holes.
+        # An element is the offset of the data (0: none) above the type; block 0 is always empty.
         self._blocks = np.full((2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
         self._used = 1
         self.pages = 0
         """How many pages of data there were, repetitions included."""
 
     def add(self, batch: PageBatch) -> None:
-        """Enter a batch: the last word on each of its PFNs."""
+        """Enter the pages of a batch, in place of earlier entries for the same PFNs."""
         has_data = TYPE_HAS_DATA[batch.types]
         rows = np.cumsum(has_data, dtype=np.uint64) - has_data
         offsets = np.uint64(batch.data_offset_bytes) + rows * np.uint64(FRAME_BYTES)
@@ -50,21 +50,21 @@ class PageIndex:
         self.pages += int(has_data.sum())
         places = (batch.pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)
         self._make_blocks(places[batch.types != PageType.XTAB], batch.offset_bytes)
-        # A hole needs no block of its own; it is entered where there is one.
+        # A PFN without a page gets no block for its own sake; where a block exists it is entered.
         blocks = self._block_of[places]
         matters = blocks > 0
         self._blocks[blocks[matters], _within(batch.pfns[matters])] = values[matters]
 
     def types(self, pfns: Words) -> PageTypes:
-        """Return the types of PFNs, none of them beyond the last."""
+        """Return the types of PFNs, which must not be beyond the last."""
         return (self._look_up(pfns) & _TYPE).astype(np.uint8)
 
     def offsets(self, pfns: Words) -> Words:
-        """Return where the data of PFNs are in the file, 0 for none."""
+        """Return the file offsets of the data of PFNs, 0 where there is none."""
         return self._look_up(pfns) >> _TYPE_BITS
 
     def of_types(self, wanted: set[PageType]) -> Iterator[Words]:
-        """Give the PFNs of some types, in ascending order, a block at a time."""
+        """Yield the PFNs of some types, in ascending order, block by block."""
         is_wanted = np.array([number in wanted for number in range(16)])
         for place in np.flatnonzero(self._block_of).tolist():
             types = self._blocks[self._block_of[place]] & _TYPE

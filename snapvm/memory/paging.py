@@ -1,19 +1,19 @@
 """Walk x86 page tables of any mode in any store of frames.
 
-There is one walker.  It is given ``read_frame`` to fetch a frame's 4096 bytes, so it serves a Xen
-image (frames are PFNs), a KVM image (guest-physical frames) and a builder in a test alike.  Tables
-are read whole and decoded in numpy; the loops here run over *runs* of equal entries.
+The walker fetches a frame's 4096 bytes by a function ``read_frame``, so it works on a Xen image
+(frames are PFNs), on a KVM image (guest-physical frames) and on tables made by a test alike.
+Tables are read whole and decoded in numpy; the loops here run over *runs* of equal entries.
 
-An address that is not mapped is an answer and not a failure: `Hole`, with the span that can be
-skipped and one of four reasons:
+An address that is not mapped is no failure: the answer is a `Hole`, with its span and one of four
+reasons:
 
 * ``ABSENT``: the present bit of an entry is clear;
 * ``RESERVED``: a present entry sets a bit that the processor demands to be zero (#PF with RSVD);
 * ``UNREAD``: ``read_frame`` has no data for a table;
 * ``NON_CANONICAL``: the address is in the gap between the halves of the address space.
 
-A damaged or hostile image can hang one table below another 512 times on every level.  Iterators
-here are lazy, so the caller decides how much of that it wants; nothing is computed twice for it.
+In a damaged or hostile image a table may have itself below each of its 512 entries, on every level.
+Iterators here are lazy, so the caller decides how much of that is computed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from snapvm.memory.pagingmode import (
 )
 
 FrameReader = Callable[[int], bytes | bytearray | memoryview | None]
-"""Give the 4096 bytes of a frame by its number, or None when there are none."""
+"""Takes the number of a frame; returns its 4096 bytes, or None when there are none."""
 
 _ALL_RIGHTS: Final = PTE_WRITABLE | PTE_USER
 _RIGHTS: Final = _ALL_RIGHTS | PTE_NX
@@ -58,21 +58,23 @@ class Why(Enum):
 class Mapping:
     """A run of addresses mapped to a run of frames by leaves of one size with the same rights.
 
-    `translate` and `who_maps` give single pages, `walk` the longest runs there are.
+    `translate` and `who_maps` return single pages, `walk` the longest possible runs.
     """
 
     va: int
     span_bytes: int
     page_bytes: int
     frame: int
-    """The frame that ``va`` is in."""
+    """The frame at ``va``."""
     writable: bool
     user: bool
     executable: bool
     table_frame: int
-    """Where the first leaf entry is, its place in that table, and what it says."""
+    """The frame of the table that has the first leaf entry."""
     index: int
+    """The number of that entry in the table."""
     entry: int
+    """The value of that entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +85,14 @@ class Hole:
     span_bytes: int
     why: Why
     level: str = ""
-    """The level whose (first) entry or table says so, and that entry."""
+    """The level of the (first) entry, or of the table without data, that makes the hole."""
     entry: int = 0
+    """The value of that entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Spot:
-    """A table on the way down: its address, the addresses it translates, the rights so far."""
+    """A table on the way down: its address, the first address it translates, the rights so far."""
 
     depth: int
     address: int
@@ -112,7 +115,7 @@ def read_table(mode: PagingMode, depth: int, address: int, read_frame: FrameRead
 
 
 def translate(mode: PagingMode, cr3: int, va: int, read_frame: FrameReader) -> Mapping | Hole:
-    """Translate one address; the answer is the page, or the hole, around it."""
+    """Translate one address; return the page or the hole that it is in."""
     if mode.canonical(va & (1 << mode.va_bits) - 1) != va:
         return _gap(mode)
     spot = _root(mode, cr3)
@@ -128,7 +131,7 @@ def translate(mode: PagingMode, cr3: int, va: int, read_frame: FrameReader) -> M
 
 
 def walk(mode: PagingMode, cr3: int, read_frame: FrameReader) -> Iterator[Mapping | Hole]:
-    """Give every mapping and every hole in ascending order, neighbours joined, lazily."""
+    """Yield every mapping and every hole, in ascending order, with neighbours joined."""
     last: Mapping | Hole | None = None
     for part in _walk(mode, _root(mode, cr3), read_frame):
         if last is not None:
@@ -142,15 +145,15 @@ def walk(mode: PagingMode, cr3: int, read_frame: FrameReader) -> Iterator[Mappin
 
 
 def mappings(mode: PagingMode, cr3: int, read_frame: FrameReader) -> Iterator[Mapping]:
-    """Give what is mapped, in ascending order; holes are skipped whole."""
+    """Yield every mapping, in ascending order."""
     return (part for part in walk(mode, cr3, read_frame) if isinstance(part, Mapping))
 
 
 def who_maps(mode: PagingMode, cr3: int, frame: int, read_frame: FrameReader) -> Iterator[Mapping]:
-    """Give every page through which a frame can be reached, in ascending order.
+    """Yield every page through which a frame can be reached, in ascending order.
 
-    Every table is decoded twice however many paths lead to it; after that only tables that do
-    lead to the frame are descended, lazily, as a table shared often makes many addresses.
+    Every table is decoded twice, however many paths lead to it.  After that only tables that lead
+    to the frame are walked, lazily, because a table that is shared makes many addresses.
     """
     nothing = np.array([], np.uint64)
     hot = [nothing for _ in range(len(mode.levels) + 1)]
@@ -179,14 +182,14 @@ def _below(mode: PagingMode, spot: _Spot, table: Table, index: int) -> _Spot:
 
 
 def _restricted(mode: PagingMode, spot: _Spot, entry: int) -> int:
-    """Narrow the rights so far by an entry's: writing and user by AND, no-execute by OR."""
+    """Combine the rights so far with an entry's: writing and user by AND, no-execute by OR."""
     if not mode.levels[spot.depth].has_rights:
         return spot.rights
     return spot.rights & (entry | ~_ALL_RIGHTS) | entry & PTE_NX
 
 
 def _run(mode: PagingMode, spot: _Spot, table: Table, start: int, stop: int) -> Mapping | Hole:
-    """Say what entries ``start`` to ``stop`` of a table, one run and no table, come to."""
+    """Return what a run of entries, from ``start`` to before ``stop`` and not tables, means."""
     if table.kinds[start] == Kind.LEAF:
         return _page(mode, spot, table, start, stop)
     level = mode.levels[spot.depth]
@@ -200,7 +203,7 @@ def _run(mode: PagingMode, spot: _Spot, table: Table, start: int, stop: int) -> 
 
 
 def _page(mode: PagingMode, spot: _Spot, table: Table, start: int, stop: int) -> Mapping:
-    """Describe a run of leaves."""
+    """Return the mapping that a run of leaves makes."""
     level = mode.levels[spot.depth]
     entry = int(table.entries[start])
     rights = _restricted(mode, spot, entry)
@@ -219,7 +222,7 @@ def _page(mode: PagingMode, spot: _Spot, table: Table, start: int, stop: int) ->
 
 
 def _unread(mode: PagingMode, spot: _Spot) -> list[Hole]:
-    """Return what a table without data leaves open; below a signed root that is two halves."""
+    """Return the hole that a table without data leaves; for a signed root that is two halves."""
     level = mode.levels[spot.depth]
     halves = 2 if spot.depth == 0 and mode.is_signed else 1
     span_bytes = (level.entries << level.shift) // halves
@@ -235,7 +238,7 @@ def _unread(mode: PagingMode, spot: _Spot) -> list[Hole]:
 
 
 def _gap(mode: PagingMode) -> Hole:
-    """Return what lies between the halves; above the top where there is one half only."""
+    """Return the hole between the two halves, or above the top when there is only one half."""
     if mode.is_signed:
         start, end = 1 << mode.va_bits - 1, (1 << 64) - (1 << mode.va_bits - 1)
     else:
@@ -257,7 +260,7 @@ def _walk(mode: PagingMode, spot: _Spot, read_frame: FrameReader) -> Iterator[Ma
 
 
 def _run_starts(mode: PagingMode, depth: int, table: Table) -> list[int]:
-    """Find where a new run begins: another kind, a table, or a leaf that does not go on."""
+    """Return where runs begin: at another kind, at a table, or at a leaf that is not the next."""
     level = mode.levels[depth]
     kinds, entries, addresses = table.kinds, table.entries, table.addresses
     rights = entries & np.uint64(_RIGHTS)
@@ -268,17 +271,17 @@ def _run_starts(mode: PagingMode, depth: int, table: Table) -> list[int]:
     breaks |= kinds[1:] == Kind.TABLE
     breaks |= (kinds[1:] == Kind.LEAF) & ~goes_on
     if depth == 0 and mode.is_signed:
-        breaks[level.entries // 2 - 1] = True  # a run must not cross the gap of the halves
+        breaks[level.entries // 2 - 1] = True  # a run must not cross the gap between the halves
     return [0, *(np.flatnonzero(breaks) + 1).tolist()]
 
 
 def _joined(last: Mapping | Hole, part: Mapping | Hole) -> Mapping | Hole | None:
-    """Join two neighbours that say the same, else None."""
+    """Join two neighbours of the same kind; return None when they cannot be joined."""
     if last.va + last.span_bytes != part.va:
         return None
     if isinstance(last, Hole) and isinstance(part, Hole):
         if last.why is not part.why or part.why is Why.RESERVED:
-            return None  # an entry with reserved bits is evidence, it is not blended away
+            return None  # each entry with reserved bits is reported, as evidence of damage
         return replace(last, span_bytes=last.span_bytes + part.span_bytes)
     if isinstance(last, Mapping) and isinstance(part, Mapping):
         same = (
@@ -293,7 +296,7 @@ def _joined(last: Mapping | Hole, part: Mapping | Hole) -> Mapping | Hole | None
 
 
 def _reachable(mode: PagingMode, cr3: int, read_frame: FrameReader) -> list[Words]:
-    """List the addresses of the tables of each level that can be reached, each once."""
+    """Return the addresses of the reachable tables of each level, each once."""
     found = [np.array([_root(mode, cr3).address], np.uint64)]
     for depth in range(len(mode.levels) - 1):
         children = [np.array([], np.uint64)]
@@ -306,7 +309,7 @@ def _reachable(mode: PagingMode, cr3: int, read_frame: FrameReader) -> list[Word
 
 
 def _marks(mode: PagingMode, depth: int, table: Table, frame: int, below: Words) -> Words:
-    """List the entries that are a leaf over the frame, or lead to one of the tables below."""
+    """Return the entries that are a leaf over the frame, or lead to one of the tables ``below``."""
     frames = np.uint64(mode.levels[depth].page_bytes >> FRAME_SHIFT)
     first = table.addresses >> np.uint64(FRAME_SHIFT)
     covers = (first <= np.uint64(frame)) & (np.uint64(frame) - first < frames)

@@ -1,8 +1,8 @@
 """x86 paging modes as data, and whole tables decoded in numpy.
 
-A mode is its levels from the root down, which bits each entry must leave zero, and where a leaf
-may sit.  `decode` takes all entries of a table at once and says of each what it is and where it
-leads.  The walker over them is `snapvm.memory.paging`.
+A mode has levels from the root down; each level says which bits of an entry must be zero and
+whether an entry may be a leaf.  `decode` takes all entries of a table at once and says what each is
+and where it leads.  The walker is in `snapvm.memory.paging`.
 
 Sources: Intel SDM volume 3A, chapter 4 ("Paging"), tables 4-4 to 4-6 (32-bit), 4-8 to 4-11 (PAE),
 4-14 to 4-20 (4- and 5-level).
@@ -25,7 +25,7 @@ PTE_WRITABLE: Final = 1 << 1
 PTE_USER: Final = 1 << 2
 PTE_ACCESSED: Final = 1 << 5
 PTE_LARGE: Final = 1 << 7
-"""PS: a leaf above the last level.  In the last level the same bit is PAT."""
+"""PS: the entry is a leaf above the last level.  In the last level this bit is PAT."""
 PTE_NX: Final = 1 << 63
 
 Words = npt.NDArray[np.uint64]
@@ -42,18 +42,18 @@ class Level:
 
     name: str
     shift: int
-    """The lowest bit of an address that this level's index takes."""
+    """The lowest bit of an address that belongs to this level's index."""
     index_bits: int
     table_reserved: int
     """Bits that must be zero in an entry that leads to a table."""
     leaf_reserved: int | None = None
-    """Bits that must be zero in a leaf; None where no leaf may be."""
+    """Bits that must be zero in a leaf; None where an entry cannot be a leaf."""
     has_rights: bool = True
     """Whether an entry restricts writing and user access; PAE's root entries do not."""
 
     @property
     def page_bytes(self) -> int:
-        """How much of the address space one entry covers."""
+        """How many bytes of the address space one entry covers."""
         return 1 << self.shift
 
     @property
@@ -64,7 +64,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagingMode:
-    """How a processor translates; levels are from the root down."""
+    """How a processor translates addresses; the levels are from the root down."""
 
     name: str
     entry_bytes: int
@@ -75,32 +75,12 @@ class PagingMode:
     address_mask: int
     """Which bits of an entry are the address of a table or of a leaf."""
     high_leaf_bits: int = 0
-    """Bits 13 and up of a 4 MiB leaf that are bits 32 and up of its address (PSE-36)."""
+    """Bits of a 4 MiB leaf, from bit 13 up, that are bits 32 and up of its address (PSE-36)."""
     is_signed: bool = False
     """Whether addresses are sign-extended above ``va_bits`` (canonical form)."""
 
-    def reserving(self, bits: int) -> PagingMode:
-        """Return this mode with more bits that must be zero, e.g. `PTE_NX` while EFER.NXE is 0."""
-        return replace(
-            self,
-            levels=tuple(
-                replace(
-                    level,
-                    table_reserved=level.table_reserved | bits,
-                    leaf_reserved=None
-                    if level.leaf_reserved is None
-                    else level.leaf_reserved | bits,
-                )
-                for level in self.levels
-            ),
-        )
-
-    def narrowed(self, physical_bits: int) -> PagingMode:
-        """Return this mode of 8-byte entries on a processor with that MAXPHYADDR."""
-        return self.reserving(bit_span(physical_bits, 51))
-
     def canonical(self, va: int) -> int:
-        """Extend the sign of the lowest ``va_bits`` of an address where the mode has one."""
+        """Return the canonical address whose lowest ``va_bits`` are those of ``va``."""
         if self.is_signed and va >> (self.va_bits - 1) & 1:
             return va | bit_span(self.va_bits, 63)
         return va
@@ -117,7 +97,7 @@ _LONG_PDPT: Final = Level(
 _LONG_PML4: Final = Level(name="PML4", shift=39, index_bits=9, table_reserved=PTE_LARGE)
 _LONG_PML5: Final = Level(name="PML5", shift=48, index_bits=9, table_reserved=PTE_LARGE)
 
-# SDM 4.4.2: bits 52 to 62 are reserved in PAE entries, ignored in long mode's.
+# SDM 4.4.2: bits 52 to 62 are reserved in PAE entries, and ignored in those of long mode.
 _PAE_HIGH: Final = bit_span(52, 62)
 _PAE_PD: Final = replace(
     _LONG_PD, table_reserved=_PAE_HIGH, leaf_reserved=_PAE_HIGH | bit_span(13, 20)
@@ -138,12 +118,6 @@ TWO_LEVEL: Final = PagingMode(
 )
 """Two levels with CR4.PSE: 4 MiB pages, whose bits 13 to 20 are address bits 32 to 39."""
 
-TWO_LEVEL_NO_PSE: Final = replace(
-    TWO_LEVEL,
-    name="32-bit without PSE",
-    levels=(replace(TWO_LEVEL.levels[0], leaf_reserved=None), TWO_LEVEL.levels[1]),
-)
-"""Two levels while CR4.PSE is 0: bit 7 of a directory entry is ignored."""
 
 PAE: Final = PagingMode(
     name="PAE",
@@ -169,8 +143,8 @@ PAE_UNDER_XEN: Final = replace(
     name="PAE under Xen",
     levels=(replace(PAE.levels[0], table_reserved=PTE_LARGE), _LONG_PD, _LONG_PT),
 )
-"""A 32-bit PV guest of 64-bit Xen: the processor walks in long mode, so its root entries carry
-accessed bits and the like."""
+"""A 32-bit PV guest of 64-bit Xen: the processor walks its tables in long mode, so that its root
+entries have accessed bits and others that PAE reserves."""
 
 FOUR_LEVEL: Final = PagingMode(
     name="4-level",
@@ -198,7 +172,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A decoded table: the entries, what each is (`Kind`), and where each leads (bytes)."""
+    """A decoded table: its entries, the `Kind` of each, and the address to which each leads."""
 
     entries: Words
     kinds: npt.NDArray[np.uint8]

@@ -1,13 +1,12 @@
-"""The passes over a guest that runs: its ordinary pages go into the image.
+"""Write the ordinary pages of a running guest into its image, in one pass or several.
 
-A page that is a table now is left for later, when it cannot change any more.
+Page tables are left out: they are written when the guest stands still and cannot change them.
 
-When the guest stands still it has to be found quickly which pages are no longer as in the image.
-Where the host's page cache can hold the image, its pages are mapped into this process as soon as
-they are written, while the next are being written: in a paravirtual control domain mapping them
-takes as long as writing them.  Where it cannot, a digest of each page is kept, and what has changed
-meanwhile is written again, pass by pass, until that is little.  What is changed even then has to
-fit into memory.
+When the guest stands still, the changed pages have to be found quickly.  Where the host's page
+cache can hold the image, the written pages are mapped into this process while the next are being
+written: in a paravirtual control domain mapping takes as long as writing.  Where it cannot, a
+digest of each page is kept, and pages that have changed are written again, pass by pass, until few
+are left.  Those that change even then have to fit into memory.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapvm import durable, retry
+from snapvm.clock import Deadline
 from snapvm.memory.framecopies import FrameCopies
 from snapvm.memory.frameruns import FrameRuns, Pages, runs_of
 from snapvm.memory.framestore import Chunk, FrameStore
@@ -33,12 +33,11 @@ from snapvm.memoryroom import Room
 from snapvm.model import Progress
 
 PASSES: Final = 6
-"""At most this many more passes over a guest whose pages are not kept."""
+"""The most passes after the first, over a guest whose pages are known by digests."""
 LITTLE_BYTES: Final = 16 << 20
-"""So few changed pages are not worth another pass."""
+"""If no more than this has changed, another pass is not worth its time."""
 WAIT_SECONDS: Final = 1800.0
-"""How long it is waited for memory that another capture has; one that hangs may have it for ever.
-"""
+"""How long to wait for memory that another capture uses; one that hangs may never free it."""
 _LOOK_SECONDS: Final = 2.0
 
 T = TypeVar("T")
@@ -47,14 +46,14 @@ T = TypeVar("T")
 def begun(
     begin: Callable[[], tuple[T, Room]], require_wanted: Callable[[], None], progress: Progress
 ) -> tuple[T, Room]:
-    """Return what ``begin`` does, once there is room or nobody else has it.
+    """Call ``begin`` until there is room for the pages or waiting does not help; return its result.
 
-    Without room the guest would stand still for minutes, only because another was captured too.
+    Without room the guest would stand still for minutes, only because another one is captured too.
     """
-    deadline, is_told = time.monotonic() + WAIT_SECONDS, False
+    deadline, is_told = Deadline(WAIT_SECONDS), False
     while True:
         result, room = retry.moving(begin)
-        if not room.is_to_come or time.monotonic() > deadline:
+        if not room.is_to_come or not deadline.left_seconds:
             return result, room
         if not is_told:
             progress.phase("waiting for memory that another capture has")
@@ -64,7 +63,7 @@ def begun(
 
 
 class FirstPass:
-    """Writes a guest's ordinary pages, chunk by chunk, and notes where they are."""
+    """Writes a guest's ordinary pages, chunk by chunk, and notes their offsets in the image."""
 
     def __init__(self, file: BinaryIO, writer: ImageWriter, *, keeps_pages: bool) -> None:
         self._file = file
@@ -72,7 +71,7 @@ class FirstPass:
         self._keeps_pages = keeps_pages
 
     def write_all(self, chunks: Iterable[Chunk], progress: Progress, total_bytes: int) -> None:
-        """Write them, and keep with each chunk what its pages are to be compared with."""
+        """Write the pages, and give each chunk the means to compare them later."""
         done_bytes = 0
         with ThreadPoolExecutor(max_workers=1) as beside:
             for chunk in chunks:
@@ -93,23 +92,23 @@ class FirstPass:
         for start in range(0, len(rows), PAGES_PER_BATCH):
             part = rows[start : start + PAGES_PER_BATCH]
             first = self._first_page(len(part), int(chunk.pfns[part[0]]))
-            is_whole = int(part[-1]) - int(part[0]) + 1 == len(part)
-            pages = live[part[0] : part[-1] + 1] if is_whole else live[part]
+            is_contiguous = int(part[-1]) - int(part[0]) + 1 == len(part)
+            pages = live[part[0] : part[-1] + 1] if is_contiguous else live[part]
             if digests is not None:
-                pages = pages.copy()  # what is noted must be what is written
+                pages = pages.copy()  # the digests must be of what is written
                 digests.note(part, pages)
             self._writer.pages(chunk.pfns[part], chunk.types[part], pages)
             chunk.offsets[part] = first + np.arange(len(part)) * FRAME_BYTES
-        # A hole at the end would otherwise be beyond it.
+        # If the last pages are a hole, the file has to be made as long.
         self._file.truncate(self._file.tell())
         return digests or FrameCopies(self._file.fileno(), begin, self._file.tell())
 
     def _first_page(self, count: int, pfn: int) -> int:
-        """Return where the pages of the next record begin; ``pfn`` is one of them.
+        """Return where the pages of the next record will begin; ``pfn`` is one of them.
 
-        They begin where a page of the file does.  Else writing one of them again would change two
-        pages of the file by halves, and each half that is not in memory would make the kernel read
-        the page from the disk first: twenty times as slow on a fast disk.
+        It is where a page of the file begins.  Otherwise writing one page again would change parts
+        of two pages of the file, and the kernel would have to read each of them from the disk
+        first, unless it is in memory: twenty times as slow on a fast disk.
         """
         gap_bytes = -(self._file.tell() + head_bytes(count)) % FRAME_BYTES
         if 0 < gap_bytes < LEAST_GAP_BYTES:
@@ -120,11 +119,11 @@ class FirstPass:
 
 
 def write_again(store: FrameStore, file: BinaryIO, progress: Progress) -> None:
-    """Write what differs from its digest, until that is little or does not become less."""
+    """Write pages that differ from their digest, until there are few, or hardly fewer."""
     before = total = store.count
     for number in range(1, PASSES + 1):
         progress.phase(f"copying what has changed meanwhile, pass {number}")
-        # In the window there is no time to wait for room in memory.
+        # In the pause there is no time to wait until memory is written to the disk.
         durable.let_go(file.fileno())
         changed = done = 0
         for chunk in store.chunks:
@@ -148,7 +147,7 @@ def _write_changed(chunk: Chunk, file: BinaryIO) -> int:
         return 0
     differs = chunk.runs.differing(chunk.live, chunk.offsets, chunk.to_compare())
     for run in runs_of(chunk.offsets, differs):
-        pages = chunk.live[run.start : run.stop].copy()  # what is noted must be what is written
+        pages = chunk.live[run.start : run.stop].copy()  # the digests must be of what is written
         digests.note(slice(run.start, run.stop), pages)
         durable.rewrite(file.fileno(), pages.data, run.offset_bytes)
     return int(differs.sum())

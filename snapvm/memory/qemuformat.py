@@ -1,6 +1,6 @@
-"""QEMU's migration stream: marks, flags, limits, and what a reader makes of it.
+"""The format of QEMU's migration stream: its marks, flags and limits, and its parts as values.
 
-Numbers are those of migration/savevm.h, migration/ram.h and migration/savevm.c of QEMU 10.0.
+Numbers are from migration/savevm.h, migration/ram.h and migration/savevm.c of QEMU 10.0.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ PAGE_RECORD_BYTES: Final = WORD_BYTES + PAGE_BYTES
 ZERO_RECORD_BYTES: Final = WORD_BYTES + 1
 NAME_LIMIT_BYTES: Final = 255
 BLOCKS_LIMIT: Final = 4096
-"""More blocks of memory than any machine has."""
+"""No machine has as many blocks of memory."""
 RAM_LIMIT_BYTES: Final = 1 << 46
-"""64 TiB, more than QEMU's x86 machines can have."""
+"""64 TiB; QEMU's x86 machines cannot have as much."""
 TAIL_BYTES: Final = 8 << 20
-"""The description of the devices is some 100 KB long."""
+"""How much is kept of the end of the stream; the description of the devices has some 100 KB."""
 
 
 class Section(IntEnum):
-    """What a record of the stream is (migration/savevm.h, QEMU_VM_...)."""
+    """The kinds of records in the stream (migration/savevm.h, QEMU_VM_...)."""
 
     END_OF_STREAM = 0x00
     START = 0x01
@@ -56,7 +56,7 @@ class Flag(IntFlag):
 
 FLAG_BITS: Final = PAGE_BYTES - 1
 DEVICE_NAME_AT: Final = 6
-"""Before it stand the kind of the section, its number and the length of the name."""
+"""The offset of the name in the section of a device: behind its kind, number and name's length."""
 SWITCHOVER_START: Final = b"\0\x0b\0\0"
 """MIG_CMD_SWITCHOVER_START, without data (migration/savevm.h, since QEMU 10.0)."""
 FILLED: Final = "a page is filled with another byte than zero"
@@ -77,23 +77,23 @@ class Setup:
 
     machine: str
     capabilities: tuple[str, ...]
-    """Those that change the format of the stream, and that whoever loads it must have set."""
+    """Capabilities that change the format of the stream; its reader must have them set too."""
     section: int
     """The number of the section ``ram``."""
     blocks: tuple[RamBlock, ...]
 
     @property
     def ram_bytes(self) -> int:
-        """Return what all blocks hold together."""
+        """Return the length of all blocks together."""
         return sum(block.length_bytes for block in self.blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """Some pages of one block; a later one of the same place replaces an earlier one."""
+    """Some pages of one block; a later page replaces an earlier one with the same offset."""
 
     block: RamBlock
     offsets_bytes: npt.NDArray[np.int64]
-    """Where each begins in its block."""
+    """The offset of each page in its block."""
     data: npt.NDArray[np.uint8] | None
-    """A row of 4096 bytes for each, good until the next is asked for; None: they are zero."""
+    """A row of 4096 bytes for each page, good until the next pages are read; None for zeroes."""

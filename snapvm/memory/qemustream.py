@@ -1,4 +1,4 @@
-"""QEMU's migration stream, read strictly: every page of guest memory, and the rest untouched.
+"""Read QEMU's migration stream strictly: every page of guest memory, and the rest as it is.
 
 Grammar (QEMU, docs/devel/migration/main.rst, migration/savevm.h and ram.c; integers big endian):
 magic and version; a configuration section with the machine's name and perhaps a list of
@@ -6,8 +6,8 @@ capabilities; the section ``ram`` in one START record, which lists the blocks of
 END records, which hold pages; then sections of devices, an end mark, and a description of the
 devices in JSON, which is the last thing in the stream.
 
-The sections of devices cannot be told apart without knowing every device.  They are handed on as
-they are, and only their beginning and the description at their end are looked at.
+Without knowing every device the sections of devices cannot be told apart.  They are passed on
+unread, except for their beginning and the description at their end.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from snapvm.refusals import BadImage
 
 
 class QemuStream:
-    """Reads a stream from where ``source`` is, which is byte ``offset_bytes`` of ``path``.
+    """Reads a stream from the position of ``source``, which is byte ``offset_bytes`` of ``path``.
 
-    First `setup`, then `pages` to its end, then `rest` to its end.  Memory stays within a few
-    megabytes whatever the stream claims.  Each raises ``BadImage`` with the offset for a stream
-    that ends too early or is none that is understood, and ``StorageFailed``.
+    Call `setup`, then read all of `pages`, then all of `rest`.  It uses a few megabytes of memory
+    whatever the stream claims.  Each method raises ``BadImage``, with the offset, when the stream
+    ends too early or is not understood, and ``StorageFailed`` when it cannot be read.
     """
 
     def __init__(self, source: BinaryIO, path: str, *, offset_bytes: int = 0) -> None:
@@ -60,18 +60,18 @@ class QemuStream:
 
     @property
     def offset_bytes(self) -> int:
-        """How far it has been read."""
+        """The offset of the next byte to read."""
         return self._source.offset_bytes
 
     def bad(self, why: str) -> BadImage:
-        """Make the error for this place."""
+        """Return the error for this position."""
         return self._source.bad(why)
 
     def setup(self) -> Setup:
         """Read everything before the first page."""
         source = self._source
         if source.read(len(MAGIC), "the head of the stream") != MAGIC:
-            raise source.bad("it is no migration stream of QEMU's", back_bytes=len(MAGIC))
+            raise source.bad("it is not a migration stream of QEMU", back_bytes=len(MAGIC))
         if self._byte("a section") != Section.CONFIGURATION:
             raise source.bad("the configuration of the machine is missing", back_bytes=1)
         machine = self._text(self._limited(NAME_LIMIT_BYTES, "the machine's name"))
@@ -87,7 +87,7 @@ class QemuStream:
         return self._setup
 
     def pages(self) -> Iterator[Pages]:
-        """Read the pages of all records of memory that follow."""
+        """Yield the pages of all memory records."""
         setup = self._setup or self.setup()
         while kind := self._ahead_of_devices():
             self._source.skip(1)
@@ -101,9 +101,9 @@ class QemuStream:
             self._footer(setup.section)
 
     def rest(self) -> Iterator[memoryview]:
-        """Read what follows the last record of memory; each piece is good until the next.
+        """Yield what follows the last memory record; each piece is good until the next one is read.
 
-        A command that stood among the records of memory comes first.
+        A command that stood between the memory records comes first.
         """
         source = self._source
         if self._commands:
@@ -118,9 +118,9 @@ class QemuStream:
             raise source.bad("it ends before the description of its devices does")
 
     def _require_device(self) -> None:
-        """Raise ``BadImage`` when what follows memory does not begin with a device's state.
+        """Raise ``BadImage`` unless the state of a device follows.
 
-        Every machine has devices: an end mark there is a record of memory that is spoiled.
+        Every machine has devices, so that anything else means a damaged memory record.
         """
         ahead = bytes(self._source.peek()[: DEVICE_NAME_AT + NAME_LIMIT_BYTES])
         name = (
@@ -130,7 +130,7 @@ class QemuStream:
         )
         is_device = ahead[:1] == bytes([Section.FULL]) and name.isascii()
         if not is_device or not name or not name.decode("ascii").isprintable():
-            raise self._source.bad("after the memory comes no state of a device")
+            raise self._source.bad("the memory is not followed by the state of a device")
 
     # --- before the pages ---
 
@@ -161,14 +161,14 @@ class QemuStream:
         word = self._word("the size of memory")
         left_bytes = word & ~FLAG_BITS
         if word & FLAG_BITS != Flag.MEM_SIZE or left_bytes > RAM_LIMIT_BYTES:
-            raise self._source.bad(f"{word:#x} is no size of memory", back_bytes=WORD_BYTES)
+            raise self._source.bad(f"{word:#x} is not a size of memory", back_bytes=WORD_BYTES)
         for number in range(BLOCKS_LIMIT):
             if not left_bytes:
                 return
             name = self._text(self._byte("a block"))
             length_bytes = self._word(f"the length of {name}")
             if not 0 < length_bytes <= left_bytes or length_bytes % PAGE_BYTES:
-                why = f"{length_bytes} is no length of a block where {left_bytes} are left"
+                why = f"a block of {length_bytes} bytes where {left_bytes} bytes are left"
                 raise self._source.bad(why, back_bytes=WORD_BYTES)
             left_bytes -= length_bytes
             yield RamBlock(number=number, name=name, length_bytes=length_bytes)
@@ -177,24 +177,24 @@ class QemuStream:
     # --- the pages ---
 
     def _ahead_of_devices(self) -> Section | None:
-        """Return what the next record is when it is not yet one of the devices."""
+        """Return the kind of the next record, or None when it is a device's."""
         ahead = self._source.peek(1)[:1]
         if ahead and ahead[0] in (Section.PART, Section.END, Section.COMMAND):
             return Section(ahead[0])
         return None
 
     def _command(self) -> None:
-        """Read a command; the one that is known says that the guest stands still from here on."""
+        """Read a command; only the one is known that says that the guest stands still from here."""
         text = self._source.read(4, "a command")
         number = int.from_bytes(text[:2], "big")
         if text != SWITCHOVER_START:
             raise self._source.bad(f"the command {number} is not understood", back_bytes=4)
         if self._commands:
-            raise self._source.bad("there are more commands than one", back_bytes=4)
+            raise self._source.bad("there is more than one command", back_bytes=4)
         self._commands = bytes([Section.COMMAND]) + text
 
     def _record(self, blocks: tuple[RamBlock, ...]) -> Iterator[Pages]:
-        """Read one record up to its end mark; a page names its block when it is another one."""
+        """Read one record up to its end mark; a page names its block when that changes."""
         names = {block.name: block for block in blocks}
         while True:
             word = self._word_ahead()
@@ -204,7 +204,7 @@ class QemuStream:
                 return
             kind = flags & ~Flag.CONTINUE
             if kind not in (Flag.PAGE, Flag.ZERO):
-                raise self._source.bad(f"{flags:#x} is no kind of page")
+                raise self._source.bad(f"{flags:#x} is not a kind of page")
             if not flags & Flag.CONTINUE:
                 self._block = self._named_block(names)
                 yield self._single(self._block, word & ~FLAG_BITS, kind)
@@ -214,7 +214,7 @@ class QemuStream:
                 yield from self._continued(self._block, flags, kind)
 
     def _named_block(self, names: dict[str, RamBlock]) -> RamBlock:
-        """Read the word and the name in front of the first page of a block."""
+        """Read the word and the block's name before a page."""
         self._source.skip(WORD_BYTES)
         name = self._text(self._byte("a block"))
         if name not in names:
@@ -222,7 +222,7 @@ class QemuStream:
         return names[name]
 
     def _continued(self, block: RamBlock, flags: int, kind: int) -> Iterator[Pages]:
-        """Read all pages of one kind that follow one another in what has been read ahead."""
+        """Read the next pages of one kind, as far as the stream has been read ahead."""
         record_bytes = PAGE_RECORD_BYTES if kind == Flag.PAGE else ZERO_RECORD_BYTES
         ahead = np.frombuffer(self._source.peek(record_bytes), np.uint8)
         count = len(ahead) // record_bytes
@@ -249,7 +249,7 @@ class QemuStream:
         self._source.skip(len(rows) * record_bytes)
 
     def _single(self, block: RamBlock, offset_bytes: int, kind: int) -> Pages:
-        """Read the page behind a word that named its block."""
+        """Read the page behind a block's name."""
         if offset_bytes >= block.length_bytes:
             raise self._outside(block, offset_bytes)
         offsets = np.array([offset_bytes], np.int64)
@@ -299,7 +299,7 @@ class QemuStream:
 
 
 def _ends_with_description(tail: bytes) -> bool:
-    """Tell whether the last bytes are the end mark and a description as long as it says."""
+    """Tell whether the stream ends with an end mark and a description of the stated length."""
     mark = bytes([Section.END_OF_STREAM, Section.DESCRIPTION])
     at = len(tail)
     while (at := tail.rfind(mark, 0, at)) >= 0:

@@ -1,4 +1,4 @@
-"""The stream inside one of libvirt's save images, whatever it is compressed by."""
+"""Read the QEMU stream inside a libvirt save image, and unpack it if it is compressed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _END_SECONDS = 60.0
 def opened(path: Path) -> Iterator[QemuStream]:
     """Open the stream of a complete image for a block that reads it to its end.
 
-    Raises ``BadImage`` for an image whose stream is not that of memory in one go, or that cannot
-    be unpacked, ``StorageFailed``, and ``HostLacks`` when the program that unpacks it is missing.
-    Offsets in errors are those of the image as if it were not compressed.
+    Raises ``BadImage`` for an image of another format, or that cannot be unpacked;
+    ``StorageFailed``; and ``HostLacks`` when the program that unpacks it is missing.  Offsets in
+    errors are those that the image would have without compression.
     """
     header = libvirtimage.read_header(path)
     begin = header.stream_offset_bytes
@@ -44,7 +44,7 @@ def opened(path: Path) -> Iterator[QemuStream]:
 
 @contextmanager
 def _unpacked(source: int, path: Path) -> Iterator[BinaryIO]:
-    """Pass a file from where it is through the program that unpacks it."""
+    """Run the program that unpacks a file, from its present position, and yield its output."""
     outlet, inlet = os.pipe2(os.O_CLOEXEC)
     with open(outlet, "rb", buffering=0) as stream:
         try:

@@ -1,9 +1,9 @@
-"""libvirt's sparse save image out of one with a stream: each page at its own place in the file.
+"""Convert a libvirt save image into a sparse one, with each page at its own place in the file.
 
 The layout is QEMU's mapped-ram (docs/devel/migration/mapped-ram.rst, migration/ram.c): behind each
-block in the list of blocks stands a header, a bitmap of the pages that are in the file, and, from
-the next MiB on, room for all of them.  Offsets are those of the file.  Several threads read such an
-image at once, and what is zero is a hole.
+block in the list of blocks stand a header, a bitmap of the pages that are in the file, and, from
+the next MiB on, room for all pages.  Offsets are those of the file.  Several threads can read such
+an image at once, and zero pages are holes.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _BLOCK_HEADER: Final = struct.Struct(">IQQQ")
 _PAGES_ALIGNMENT: Final = 1 << 20
 _BITMAP_WORD_PAGES: Final = 64
 _CHUNK_BYTES: Final = 4096
-"""So much of a bitmap is in memory at a time; it stands for 128 MiB of the guest."""
+"""How much of a bitmap is in memory at a time: it stands for 128 MiB of the guest."""
 _CHUNK_PAGES: Final = _CHUNK_BYTES * 8
 KEEP_ZEROS_LIMIT_BYTES: Final = 64 << 20
-"""QEMU passes over pages that a bitmap has not, in the belief that they are zero anyway.  That
-holds for memory; a block of at most this size may be one that holds something from the start
-(firmware, flash, tables for the firmware), and its zero pages are in the bitmap, as holes."""
+"""QEMU does not load pages that are not in the bitmap, assuming that they are zero already.  That
+is true of memory.  But a block of at most this size may hold something from the start (firmware,
+flash, tables for the firmware), so its zero pages are in the bitmap, as holes."""
 
 
 def convert(source: Path, target: Path, progress: Progress) -> int:
-    """Write the sparse image ``target`` with what the image ``source`` holds; return its size.
+    """Write the contents of the image ``source`` as the sparse image ``target``; return its size.
 
-    Raises ``BadImage`` for a source that is damaged or holds what cannot be converted, and
-    ``StorageFailed``; the caller removes ``target`` then.  Memory stays within a few megabytes.
+    Raises ``BadImage`` for a source that is damaged or cannot be converted, and ``StorageFailed``;
+    the caller removes ``target`` then.  It uses a few megabytes of memory.
     """
     head = libvirtimage.head_as(source, libvirtimage.FORMAT_SPARSE)
     size_bytes = source.stat().st_size
@@ -81,17 +81,17 @@ class SparseWriter:
         self._blocks = [self._place(block) for block in setup.blocks]
 
     def add(self, pages: Pages) -> None:
-        """Put pages at their places."""
+        """Write pages at their places."""
         block = self._blocks[pages.block.number]
         offsets, data = pages.offsets_bytes, pages.data
         if data is None:
             for begin, end in _runs(offsets):
-                self._forget(block, int(offsets[begin]), end - begin)
+                self._put_zeros(block, int(offsets[begin]), end - begin)
             return
         zero = _are_zero(data)
         if zero.any():
             for begin, end in _runs(offsets[zero]):
-                self._forget(block, int(offsets[zero][begin]), end - begin)
+                self._put_zeros(block, int(offsets[zero][begin]), end - begin)
             offsets, data = offsets[~zero], data[~zero]
         for begin, end in _runs(offsets):
             offset_bytes = int(offsets[begin])
@@ -100,7 +100,7 @@ class SparseWriter:
             block.bitmap.put(offset_bytes // PAGE_BYTES, end - begin, present=True)
 
     def end(self, stream: QemuStream) -> None:
-        """Write what follows memory, and what is still to be written of the bitmaps."""
+        """Write the rest of the bitmaps, and what follows the memory in the stream."""
         for block in self._blocks:
             block.bitmap.flush()
         footer = struct.pack(">QBI", Flag.EOS, Section.FOOTER, self._section)
@@ -111,7 +111,7 @@ class SparseWriter:
             self._end += len(piece)
 
     def _place(self, block: RamBlock) -> _PlacedBlock:
-        """Write the entry of a block in the list; the next one follows its pages."""
+        """Write the entry of a block in the list; the next entry will follow its pages."""
         entry = _named(block.name.encode("ascii")) + struct.pack(">Q", block.length_bytes)
         bitmap_at = self._end + len(entry) + _BLOCK_HEADER.size
         bitmap_bytes = -(-block.length_bytes // PAGE_BYTES // _BITMAP_WORD_PAGES) * 8
@@ -125,8 +125,8 @@ class SparseWriter:
             bitmap=_Bitmap(self._descriptor, bitmap_at, bitmap_bytes),
         )
 
-    def _forget(self, block: _PlacedBlock, offset_bytes: int, count: int) -> None:
-        """Make pages zero: as holes, where they have never been written."""
+    def _put_zeros(self, block: _PlacedBlock, offset_bytes: int, count: int) -> None:
+        """Make pages zero; where nothing was written before they are left as a hole."""
         first = offset_bytes // PAGE_BYTES
         was_written = block.bitmap.put(first, count, present=block.keeps_zeros)
         if was_written and block.keeps_zeros:
@@ -139,7 +139,7 @@ class SparseWriter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PlacedBlock:
-    """Where a block has its pages in the file."""
+    """The place of a block's pages in the file, and its bitmap."""
 
     pages_at: int
     keeps_zeros: bool
@@ -147,7 +147,7 @@ class _PlacedBlock:
 
 
 class _Bitmap:
-    """The bitmap of one block, in the file but for the chunk that is being worked on."""
+    """The bitmap of one block; one chunk of it is in memory, the rest in the file."""
 
     def __init__(self, descriptor: int, at: int, size_bytes: int) -> None:
         self._descriptor = descriptor
@@ -158,7 +158,7 @@ class _Bitmap:
         durable.rewrite(descriptor, memoryview(b"\0"), at + size_bytes - 1)
 
     def put(self, first: int, count: int, *, present: bool) -> bool:
-        """Say of pages whether they are in the file; return whether any was before."""
+        """Set whether pages are in the file; return whether any of them was before."""
         was_present = False
         while count:
             chunk, begin = divmod(first, _CHUNK_PAGES)
@@ -172,7 +172,7 @@ class _Bitmap:
         return was_present
 
     def flush(self) -> None:
-        """Bring the chunk to the file."""
+        """Write the chunk that is in memory to the file."""
         if self._chunk >= 0:
             packed = np.packbits(self._bits, bitorder="little")[: self._left_bytes()]
             durable.rewrite(self._descriptor, packed.data, self._at + self._chunk * _CHUNK_BYTES)
@@ -191,7 +191,7 @@ class _Bitmap:
 
 
 def _before_blocks(setup: Setup) -> bytes:
-    """Return the stream up to its list of blocks, with the capability a loader must have set."""
+    """Return the stream up to its list of blocks, with the capability of sparse images."""
     machine = setup.machine.encode("ascii")
     configuration = struct.pack(">BI", Section.CONFIGURATION, len(machine)) + machine
     configuration += bytes([Section.SUBSECTION]) + _named(b"configuration/capabilities")
@@ -206,7 +206,7 @@ def _named(name: bytes) -> bytes:
 
 
 def _runs(offsets: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return beginning and end, as indices, of each run of pages that follow one another."""
+    """Return the first index and the end of each run of pages with consecutive offsets."""
     if not len(offsets):
         return []
     cuts = (np.flatnonzero(np.diff(offsets) != PAGE_BYTES) + 1).tolist()
@@ -214,7 +214,7 @@ def _runs(offsets: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def _are_zero(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Tell for each row whether it is zero; a few bytes of each settle it for nearly all."""
+    """Mark the rows that are zero; a few bytes of a row are enough to rule most others out."""
     zero = np.asarray(~data[:, ::512].any(axis=1))
     for number in np.flatnonzero(zero):
         zero[number] = not data[number].any()

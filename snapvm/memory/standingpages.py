@@ -1,7 +1,7 @@
-"""What is written of a guest that stands still, or stood: its tables made canonical.
+"""Write the pages of a guest as they were while it stood still, with page tables made canonical.
 
-A page that is in the image already and is still an ordinary one is written over; any other goes
-behind what there is, and counts instead (tools/libs/guest/xg_sr_restore.c).
+An ordinary page that the image has already is overwritten in place.  Any other page is appended,
+and a restore takes the last one of a PFN (tools/libs/guest/xg_sr_restore.c).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from snapvm.memory.xenimage import ImageWriter
 
 
 class StandingPages:
-    """Puts pages into an image whose head is written."""
+    """Writes pages into an image whose head is already written."""
 
     def __init__(
         self, file: BinaryIO, writer: ImageWriter, frame_map: FrameMap, origin: str
     ) -> None:
-        """``frame_map`` is of the guest as it stands; ``origin`` is what ``BadImage`` calls it."""
+        """``frame_map`` is of the guest as it stands still; ``origin`` is the path of errors."""
         self._file = file
         self._writer = writer
         self._normaliser = Normaliser(frame_map, origin)
         self.foreign: list[ForeignEntries] = []
-        """The entries of tables that were zeroed."""
+        """The table entries that were zeroed."""
 
     def write_kept(self, chunk: Chunk) -> None:
-        """Write the frames that were kept, and say which of the others are the domain's no more."""
+        """Write the kept frames, and entries for the frames that the domain no longer has."""
         rows = chunk.fresh_rows
         types, offsets = chunk.types[rows], chunk.offsets[rows]
         over = (types == PageType.NOTAB) & (offsets != ABSENT)
@@ -47,7 +47,7 @@ class StandingPages:
             pages = chunk.fresh[run.start : run.stop]
             durable.rewrite(self._file.fileno(), pages.data, run.offset_bytes)
         behind = np.flatnonzero(~over)
-        for start in range(0, len(behind), PAGES_PER_BATCH):  # each is a copy
+        for start in range(0, len(behind), PAGES_PER_BATCH):  # in batches, because each is copied
             part = behind[start : start + PAGES_PER_BATCH]
             self.append(chunk.pfns[rows[part]], types[part], chunk.fresh[part])
         lost = chunk.lost_rows()
@@ -57,21 +57,21 @@ class StandingPages:
             chunk.offsets[lost] = ABSENT
 
     def append(self, pfns: Words, types: PageTypes, pages: Pages) -> None:
-        """Write those pages that are the domain's, of the tables a canonical copy."""
+        """Append the pages that the domain owns; of page tables append a canonical copy."""
         for start in range(0, len(pfns), PAGES_PER_BATCH):
             part = slice(start, start + PAGES_PER_BATCH)
             is_owned = TYPE_HAS_DATA[types[part]]
-            some_pfns, some_types = pfns[part][is_owned], types[part][is_owned]
-            some = pages[part] if is_owned.all() else pages[part][is_owned]
-            levels = TYPE_LEVEL[some_types]
+            own_pfns, own_types = pfns[part][is_owned], types[part][is_owned]
+            own_pages = pages[part] if is_owned.all() else pages[part][is_owned]
+            levels = TYPE_LEVEL[own_types]
             rows = np.flatnonzero(levels)
             if len(rows):
-                if not some.flags.writeable:
-                    some = some.copy()
-                tables = some[rows].view(np.uint64)
-                found = self._normaliser.canonicalise(tables, levels[rows], some_pfns[rows])
+                if not own_pages.flags.writeable:
+                    own_pages = own_pages.copy()
+                tables = own_pages[rows].view(np.uint64)
+                found = self._normaliser.canonicalise(tables, levels[rows], own_pfns[rows])
                 if len(found):
                     self.foreign.append(found)
-                some[rows] = tables.view(np.uint8)
-            if len(some_pfns):
-                self._writer.pages(some_pfns, some_types, some)
+                own_pages[rows] = tables.view(np.uint8)
+            if len(own_pfns):
+                self._writer.pages(own_pfns, own_types, own_pages)

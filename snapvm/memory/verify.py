@@ -1,9 +1,9 @@
-"""Check an xl image, ours or stock, deeper than Xen's verify-stream-v2 and than a restore does.
+"""Check an xl image, of snapvm or of Xen, more deeply than verify-stream-v2 and a restore do.
 
-The format itself is checked while the image is read, and what it forbids is `BadImage`.  What is
-well-formed and still wrong comes as a `Report` of `Finding`s: conditions that `xl restore` refuses
-late (xg_sr_restore_x86_pv.c: process_start_info, process_vcpu_basic, update_guest_p2m), and memory
-that it would lose without a word.
+The format is checked while the image is read: what breaks it is `BadImage`.  What is well-formed
+and still wrong is a `Finding` in the `Report`: a condition that makes `xl restore` fail late
+(xg_sr_restore_x86_pv.c: process_start_info, process_vcpu_basic, update_guest_p2m), or memory that
+it would silently lose.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _WIDTH_BYTES: Final = 8
 
 
 def verify_image(path: Path) -> Report:
-    """Check the image in a regular file; `BadImage` where it is not even well-formed."""
+    """Check the image in a regular file; raise `BadImage` when it is not well-formed."""
     findings = Findings()
     with survey(path) as image:
-        _check_frame(image, findings)
+        _check_envelope(image, findings)
         tables = 0
         if image.header.domain_type is DomainType.PV:
             tables = _check_domain(image, findings)
@@ -47,15 +47,15 @@ def verify_image(path: Path) -> Report:
         )
 
 
-def _check_frame(image: Survey, findings: Findings) -> None:
-    """Check what is around the domain."""
+def _check_envelope(image: Survey, findings: Findings) -> None:
+    """Check the configuration before the domain, and that nothing follows the domain."""
     try:
         config = json.loads(image.config)
         domid = config["c_info"].get("domid", 0) if isinstance(config, dict) else None
     except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
         domid = None
     if domid is None:
-        detail = "it is no JSON with c_info; `xl restore` needs a configuration file"
+        detail = "it is not JSON with c_info; `xl restore` needs a configuration file"
         findings.add(Finding(problem=Problem.CONFIG, detail=detail))
     elif domid != 0:
         detail = f"it demands to be domain {domid!r:.20}"
@@ -89,7 +89,7 @@ def _check_domain(image: Survey, findings: Findings) -> int:
 
 
 def _type(image: Survey, pfn: int) -> PageType | None:
-    """Return a page's type, None beyond the last."""
+    """Return a page's type, or None for a PFN beyond the last."""
     if pfn > image.end_pfn:
         return None
     return PageType(int(image.index.types(np.array([pfn], np.uint64))[0]))
@@ -105,7 +105,7 @@ def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
             continue
         type_ = _type(image, root)
         if type_ is None or TYPE_LEVEL[type_] != _ROOT_LEVEL:
-            refuse(root, f"{name} is no L4 table ({_named(type_)})")
+            refuse(root, f"{name} is not an L4 table ({_named(type_)})")
         elif not TYPE_IS_PINNED[type_]:
             detail = f"vCPU {vcpu.vcpu_id}: {name}"
             findings.add(Finding(problem=Problem.UNPINNED_ROOT, pfn=root, detail=detail))
@@ -115,14 +115,14 @@ def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
     for number, pfn in enumerate(vcpu.gdt_frames):
         type_ = _type(image, pfn)
         if type_ is not PageType.NOTAB:
-            refuse(pfn, f"GDT frame {number} is no ordinary page ({_named(type_)})")
+            refuse(pfn, f"GDT frame {number} is not an ordinary page ({_named(type_)})")
 
 
 def _check_start_info(image: Survey, pfn: int, findings: Findings) -> None:
     type_ = _type(image, pfn)
     page = image.read_frame(pfn) if type_ is PageType.NOTAB else None
     if page is None:
-        detail = f"start_info is no ordinary page ({_named(type_)})"
+        detail = f"start_info is not an ordinary page ({_named(type_)})"
         findings.add(Finding(problem=Problem.START_INFO, pfn=pfn, detail=detail))
         return
     layout = LAYOUTS[_WIDTH_BYTES]

@@ -1,9 +1,9 @@
 """Check the page tables and the p2m in an image of a 64-bit PV domain.
 
-A restore validates tables only as Xen promotes them, and invents a zero page for whatever an entry
-refers to and the image lacks (x86_pv_localise_page, xg_sr_restore_x86_pv.c): 2 MiB of mappings can
-be gone and nobody says so.  Two witnesses tell: the entries of the tables, and the guest's own p2m,
-whose frames are ordinary pages of the image and still hold MFNs.
+A restore checks tables only so far as Xen does when it pins them, and makes a zero page for each
+page that an entry refers to and the image lacks (x86_pv_localise_page, xg_sr_restore_x86_pv.c).  So
+2 MiB of mappings can be lost silently.  There are two ways to notice: the entries of the tables,
+and the guest's own p2m, whose frames are ordinary pages of the image and still hold MFNs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ Marks = npt.NDArray[np.bool_]
 
 
 def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
-    """Check every entry of every table; ``roots`` are the vCPUs'.  Return how many tables."""
+    """Check every entry of every table; ``roots`` are the vCPUs' root tables.
+
+    Returns the number of tables.
+    """
     reached = np.array(sorted(roots), np.uint64)
     tables = 0
     for pfns in _tables(image):
@@ -63,7 +66,7 @@ def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
 
 
 def check_p2m(image: Survey, findings: Findings) -> None:
-    """Check that the p2m's frames are there, and every page the p2m says the domain owns."""
+    """Check that the image has the p2m's frames, and every page that the domain owns by its p2m."""
     if image.p2m is None:
         return
     frames = image.p2m.pfns
@@ -71,7 +74,7 @@ def check_p2m(image: Survey, findings: Findings) -> None:
     usable = np.where(bad, np.uint64(0), frames)
     bad |= image.index.types(usable) != PageType.NOTAB
     findings.add_pages(Problem.P2M_FRAME, frames[bad], offset_bytes=image.p2m.offset_bytes)
-    # Linux lets all parts without a page share one frame: each frame is read once.
+    # In Linux all parts of the p2m without a page share one frame; each frame is read once.
     distinct, first, times = np.unique(usable[~bad], return_index=True, return_counts=True)
     places = np.flatnonzero(~bad)[first]
     for start in range(0, len(distinct), _P2M_FRAMES_AT_ONCE):
@@ -83,7 +86,7 @@ def check_p2m(image: Survey, findings: Findings) -> None:
 
 
 def _tables(image: Survey) -> Iterator[Words]:
-    """Give the PFNs of all tables, not too many at once."""
+    """Yield the PFNs of all tables, in batches."""
     for pfns in image.index.of_types(_TABLE_TYPES):
         for start in range(0, len(pfns), _TABLES_AT_ONCE):
             yield pfns[start : start + _TABLES_AT_ONCE]
@@ -92,14 +95,14 @@ def _tables(image: Survey) -> Iterator[Words]:
 def _check_level(
     image: Survey, level: int, pfns: Words, entries: Words, findings: Findings
 ) -> Words:
-    """Check tables of one level, shape (n, 512); return the tables their entries lead to."""
+    """Check the tables of one level, shape (n, 512); return the tables to which they lead."""
     present = np.asarray(entries & np.uint64(PTE_PRESENT) != 0)
     targets = entries >> np.uint64(FRAME_SHIFT) & _FRAME
     if level == _ROOT_LEVEL:
-        xens = np.zeros_like(present)
-        xens[:, XEN_SLOTS] = entries[:, XEN_SLOTS] != 0
-        findings.add_entries(Problem.XEN_SLOT, xens, pfns, targets)
-        present &= ~xens
+        in_xen_slots = np.zeros_like(present)
+        in_xen_slots[:, XEN_SLOTS] = entries[:, XEN_SLOTS] != 0
+        findings.add_entries(Problem.XEN_SLOT, in_xen_slots, pfns, targets)
+        present &= ~in_xen_slots
     if level > 1:
         large = present & (entries & np.uint64(PTE_LARGE) != 0)
         findings.add_entries(Problem.LARGE_PAGE, large, pfns, targets)
@@ -131,7 +134,7 @@ def _check_descent(
     lost = present & ~TYPE_HAS_DATA[types]
     findings.add_entries(Problem.TABLE_LOST, lost, pfns, targets)
     below = TYPE_LEVEL[types]
-    # A table may map itself, or another of its level, read-only (CONFIG_PV_LINEAR_PT).
+    # A table may map itself, or another table of its level, read-only (CONFIG_PV_LINEAR_PT).
     linear = (below == level) & ~writable
     wrong = present & ~lost & (below != level - 1) & ~linear
     findings.add_entries(Problem.WRONG_LEVEL, wrong, pfns, targets)
@@ -140,7 +143,7 @@ def _check_descent(
 
 
 def _owned(entries: Words) -> Marks:
-    """Mark the p2m entries that are machine frames: no mark of Linux's, not 0, not all ones."""
+    """Mark the p2m entries that are machine frames: without marks of Linux, not 0, not all ones."""
     return np.asarray((entries != 0) & (entries <= _FRAME))
 
 

@@ -1,4 +1,4 @@
-"""The numbers and layouts of Xen's save files, of both layers; nothing here reads or writes.
+"""The numbers and layouts of Xen's save files; nothing here reads or writes.
 
 Sources (xen.git): docs/specs/libxc-migration-stream.pandoc and libxl-migration-stream.pandoc,
 tools/libs/guest/xg_sr_stream_format.h, tools/libs/light/libxl_sr_stream_format.h, tools/xl/xl.h
@@ -53,7 +53,7 @@ LIBXL_IDENT: Final = 0x4C6962786C466D74
 LIBXL_VERSION: Final = 2
 LIBXL_BIG_ENDIAN: Final = 1
 LIBXL_CONVERTED: Final = 2
-"""Converted from a stream of before Xen 4.6; still the same format."""
+"""Set in a stream that was converted from one of Xen before 4.6; the format is the same."""
 EMULATOR_HEADER: Final = Struct("<II")
 """emulator_id, index; then the record's own data."""
 
@@ -80,7 +80,7 @@ DOMAIN_HEADER: Final = Struct("<IHHII")
 
 
 class DomainType(IntEnum):
-    """What the stream is of; PVH domains are HVM here."""
+    """The kind of domain in a stream; a PVH domain counts as HVM."""
 
     PV = 1
     HVM = 2
@@ -116,7 +116,7 @@ VCPU_RECORDS: Final = (
     RecordType.X86_PV_VCPU_XSAVE,
     RecordType.X86_PV_VCPU_MSRS,
 )
-"""What there may be of each vCPU, in the order in which it is written."""
+"""The records that a vCPU may have, in the order in which they are written."""
 
 PV_INFO: Final = Struct("<BBHI")
 P2M_RANGE: Final = Struct("<II")
@@ -129,13 +129,13 @@ CPUID_LEAF_BYTES: Final = 24
 MSR_ENTRY_BYTES: Final = 16
 
 PAGES_PER_BATCH: Final = 1024
-"""MAX_BATCH_SIZE (xg_sr_common.h): what Xen's own saver puts into a record."""
+"""MAX_BATCH_SIZE (xg_sr_common.h): how many pages Xen's own saver puts into a record."""
 PAGE_TYPE_SHIFT: Final = 60
 PAGE_PFN_BITS: Final = 52
 
 
 class PageType(IntEnum):
-    """What a page is, in the upper nibble of its entry; 5 to 8 do not exist."""
+    """The type of a page, in the upper nibble of its entry; 5 to 8 do not exist."""
 
     NOTAB = 0x0
     L1TAB = 0x1
@@ -152,22 +152,22 @@ class PageType(IntEnum):
 
 
 _LAST: Final = 16
-# Pinned types are exact values: XALLOC and XTAB carry the pin bit too.
+# Pinned types are listed one by one, because XALLOC and XTAB have the pin bit too.
 TYPE_IS_LEGAL: Final = np.array([n in set(PageType) for n in range(_LAST)])
 TYPE_LEVEL: Final = np.array([0, 1, 2, 3, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0], np.uint8)
-"""The page-table level of each type, 0 for what is none."""
+"""The page-table level of each type; 0 when it is not a page table."""
 TYPE_IS_PINNED: Final = np.array([9 <= n <= 12 for n in range(_LAST)])
 TYPE_HAS_DATA: Final = np.array([n <= 4 or 9 <= n <= 12 for n in range(_LAST)])
 TYPE_IS_POPULATED: Final = TYPE_HAS_DATA | (np.arange(_LAST) == PageType.XALLOC)
-"""For which types a restore gives the PFN a frame."""
+"""Whether a restore gives the PFN a frame."""
 
 
 def frames_of_p2m(end_pfn: int, width_bytes: int) -> int:
-    """Return how many frames hold a p2m up to ``end_pfn``, itself included."""
+    """Return how many frames hold a p2m whose last PFN is ``end_pfn``."""
     per_frame = 4096 // width_bytes
     return end_pfn // per_frame + 1
 
 
 def page_entries(pfns: Words, types: PageTypes) -> Words:
-    """Pack page frame numbers and types as PAGE_DATA has them."""
+    """Pack PFNs and types into the entries of a PAGE_DATA record."""
     return types.astype(np.uint64) << np.uint64(PAGE_TYPE_SHIFT) | pfns

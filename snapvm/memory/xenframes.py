@@ -1,7 +1,7 @@
-"""An xl image as a store of frames: one reading builds the index, then any page can be had.
+"""Read single pages of an xl image: one reading of the file makes an index of all pages.
 
-`survey` reads the file once, passing over the pages, and gives a `Survey`: what the image says of
-its domain, the index, and `Survey.read_frame` for the page-table walker.
+`survey` reads the file once, without its pages, and returns a `Survey`: the state of the domain,
+the index, and `Survey.read_frame` for the page-table walker.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_VCPUS: Final = 8192
 
 @dataclass(slots=True, kw_only=True)
 class Survey:
-    """What one reading of an image has found, with the file still open."""
+    """What one reading of an image has found; the file is still open."""
 
     path: Path
     config: str
@@ -53,7 +53,7 @@ class Survey:
     p2m: P2mFrames | None = None
     vcpus: dict[int, VcpuFrames] = field(default_factory=dict)
     odd_contexts: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """vCPUs whose context has no legal length: offset of the record, length."""
+    """vCPUs whose context has a wrong length: the offset of the record, and that length."""
     has_shared_info: bool = False
     has_tsc_info: bool = False
     index: PageIndex = field(init=False)
@@ -61,18 +61,18 @@ class Survey:
 
     @property
     def end_pfn(self) -> int:
-        """The last PFN there may be."""
+        """The largest PFN that the domain can have."""
         return self.p2m.end_pfn if self.p2m is not None else MAX_GFN
 
     def read_frame(self, pfn: int) -> bytes | None:
-        """Give a page's data, None when the image has none: the walker's `FrameReader`."""
+        """Return a page's data, or None when the image has none; the walker's `FrameReader`."""
         if not 0 <= pfn <= self.end_pfn:
             return None
         offset = int(self.index.offsets(np.array([pfn], np.uint64))[0])
         return self._page(offset) if offset else None
 
     def read_tables(self, pfns: Words) -> Words:
-        """Give the pages of PFNs that have data as entries, shape (n, 512)."""
+        """Return the pages of PFNs as entries, shape (n, 512); all of them must have data."""
         pages = b"".join(self._page(offset) for offset in self.index.offsets(pfns).tolist())
         tables: Words = np.frombuffer(pages, "<u8").reshape(-1, FRAME_BYTES // 8)
         return tables
@@ -82,17 +82,17 @@ class Survey:
             page = os.pread(self._descriptor, FRAME_BYTES, offset_bytes)
         except OSError as error:
             raise StorageFailed(path=str(self.path), why=str(error)) from error
-        if len(page) != FRAME_BYTES:  # somebody shortens the file under us
-            why = "a page that was there is not there any more"
+        if len(page) != FRAME_BYTES:
+            why = "a page is missing: the file was shortened while it was read"
             raise BadImage(path=str(self.path), offset_bytes=offset_bytes, why=why)
         return page
 
 
 @contextmanager
 def survey(path: Path) -> Iterator[Survey]:
-    """Read an image, which must be a regular file, and keep it open for its pages.
+    """Read an image, which must be a regular file, and keep it open during the block.
 
-    Raises `BadImage` for anything the format forbids.
+    Raises `BadImage` for anything that the format forbids.
     """
     with _opened(path) as stream:
         image = ImageReader(ByteSource(stream, str(path)))
@@ -112,13 +112,13 @@ def survey(path: Path) -> Iterator[Survey]:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        # Without O_NONBLOCK to open a pipe would wait for its writer.
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UnreadableFile(path=str(path), why=error.strerror or str(error)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UnreadableFile(path=str(path), why="it is no regular file")
+        raise UnreadableFile(path=str(path), why="it is not a regular file")
     return open(descriptor, "rb")
 
 
@@ -141,7 +141,7 @@ def _enter(found: Survey, record: Record | EmulatorRecord) -> None:
 
 def _enter_vcpu(found: Survey, state: VcpuState) -> None:
     if state.vcpu_id >= _MAX_VCPUS:
-        why = f"vCPU {state.vcpu_id}, of which there cannot be so many"
+        why = f"vCPU {state.vcpu_id}, though a domain cannot have so many"
         raise BadImage(path=str(found.path), offset_bytes=state.offset_bytes, why=why)
     width_bytes = found.pv_info.width_bytes if found.pv_info is not None else 8
     if len(state.context) != LAYOUTS[width_bytes].context_bytes:

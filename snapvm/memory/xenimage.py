@@ -5,8 +5,8 @@
     the libxc stream up to its END                                   `snapvm.memory.xenstream`
     emulator records of an HVM domain | END record (8)
 
-The configuration is JSON and is parsed as a C string, so blanks before its NUL are legal.  What we
-write is padded with some: `replace_config` can put another there without moving gigabytes.
+The configuration is JSON and is parsed as a C string, so blanks before its NUL are legal.  snapvm
+pads it with blanks, so that `replace_config` can replace it without moving gigabytes.
 
 Sources (xen.git): tools/xl/xl.h, xl_saverestore.c (save_domain_core_writeconfig), xl_vmcontrol.c
 (create_domain); tools/libs/light/libxl_stream_read.c; docs/specs/libxl-migration-stream.pandoc.
@@ -54,7 +54,7 @@ _EMULATOR: Final = {LibxlRecord.EMULATOR_XENSTORE_DATA, LibxlRecord.EMULATOR_CON
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatorRecord:
-    """QEMU's xenstore keys or its state, which an HVM domain has; where they are in the file."""
+    """Where the xenstore keys or the state of QEMU are in the file, for an HVM domain."""
 
     type: LibxlRecord
     emulator_id: int
@@ -64,10 +64,10 @@ class EmulatorRecord:
 
 
 class ImageReader:
-    """An image while it is read, once, from the front."""
+    """Reads an image once, from beginning to end."""
 
     def __init__(self, source: ByteSource) -> None:
-        """Read everything before the first record; `BadImage` when this is no such image."""
+        """Read everything before the first record; raise `BadImage` for any other file."""
         self._source = source
         self.config = _read_xl_header(source)
         """The configuration without padding and NUL; empty when the file has none."""
@@ -76,13 +76,13 @@ class ImageReader:
         self.header: StreamHeader = read_header(source)
 
     def records(self, *, with_pages: bool = True) -> Iterator[Record | EmulatorRecord]:
-        """Give all records to the end of the image; once."""
+        """Yield all records to the end of the image; can be called once."""
         yield from read_records(self._source, self.header, with_pages=with_pages)
         yield from self._rest()
 
     @property
     def end_offset_bytes(self) -> int:
-        """Where the reading has come to; after all records, the end of the image."""
+        """The offset of the next byte to read; after all records, the end of the image."""
         return self._source.offset_bytes
 
     def _rest(self) -> Iterator[EmulatorRecord]:
@@ -114,7 +114,7 @@ class ImageReader:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[ImageReader]:
-    """Open an image to be read from the front; a link is not followed, a pipe not waited for."""
+    """Open an image to read it; links are not followed, and a pipe is not waited for."""
     with durable.failing_as_storage(path):
         descriptor = durable.open_file(path)
     with open(descriptor, "rb", buffering=1 << 16) as stream:
@@ -137,13 +137,13 @@ class ImageWriter(StreamWriter):
     """Writes an image of a PV domain: `begin`, `pages`..., `finish`, as `StreamWriter` does."""
 
     def __init__(self, stream: BinaryIO, config: str, *, is_sparse: bool = False) -> None:
-        """Write what comes before the libxc stream; ``config`` is the JSON of ``xl list -l``.
+        """Write everything before the libxc stream; ``config`` is the JSON of ``xl list -l``.
 
         With ``is_sparse`` zero pages become holes; ``stream`` must then be a new file.
         """
         super().__init__(ByteSink(stream, is_sparse=is_sparse))
         before_bytes = len(XL_MAGIC) + XL_HEADER.size + CONFIG_LENGTH.size
-        # Records then begin at multiples of their alignment in the file too.
+        # This padding makes records begin at multiples of their alignment in the file too.
         odd_bytes = -(before_bytes + len(_c_string(config, 0))) % RECORD_ALIGN_BYTES
         body = _c_string(config, CONFIG_PADDING_BYTES + odd_bytes)
         self._sink.write(
@@ -156,13 +156,13 @@ class ImageWriter(StreamWriter):
         self._sink.write(RECORD_HEADER.pack(LibxlRecord.LIBXC_CONTEXT, 0))
 
     def finish(self, tail: DomainTail) -> None:
-        """Write the tail and both ENDs."""
+        """Write the tail, and the END record of each stream."""
         super().finish(tail)
         self._sink.write(RECORD_HEADER.pack(LibxlRecord.END, 0))
 
 
 def replace_config(path: Path, config: str) -> bool:
-    """Write another configuration over the one in an image; False when there is no room for it."""
+    """Replace the configuration in an image; return False when there is no room for the new one."""
     with open_image(path) as image:
         start = image.config_offset_bytes
     try:
@@ -187,7 +187,7 @@ def _c_string(config: str, padding_bytes: int) -> bytes:
 
 def _read_xl_header(source: ByteSource) -> str:
     if source.read(len(XL_MAGIC), "the magic of an xl image") != XL_MAGIC:
-        raise source.bad("this is no image of `xl save`", at=0)
+        raise source.bad("this is not an image of `xl save`", at=0)
     start = source.offset_bytes
     byteorder, flags, _, optional_bytes = XL_HEADER.unpack(
         source.read(XL_HEADER.size, "the xl header")
@@ -221,7 +221,7 @@ def _read_libxl_header(source: ByteSource) -> None:
         source.read(LIBXL_HEADER.size, "the libxl header")
     )
     if ident != LIBXL_IDENT or version != LIBXL_VERSION:
-        raise source.bad("here a libxl stream of version 2 should begin, and does not", at=start)
+        raise source.bad("no libxl stream of version 2 begins here", at=start)
     if options & LIBXL_BIG_ENDIAN or options & ~LIBXL_CONVERTED:
         raise source.bad(f"the libxl header's options are {options:#x}", at=start + 12)
     start = source.offset_bytes

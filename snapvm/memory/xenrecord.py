@@ -1,6 +1,6 @@
-"""What libxenguest's migration stream is made of, as values; read and written elsewhere.
+"""The records of libxenguest's migration stream, as values.
 
-Fields are named after docs/specs/libxc-migration-stream.pandoc (xen.git), which says more of them.
+Fields have the names of docs/specs/libxc-migration-stream.pandoc (xen.git), which describes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from snapvm.memory.xenformat import TYPE_HAS_DATA, DomainType, PageTypes, Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamHeader:
-    """What the stream says of itself before its records."""
+    """The contents of the two headers before the records."""
 
     version: int
     domain_type: DomainType
@@ -26,7 +26,7 @@ class StreamHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PvInfo:
-    """X86_PV_INFO: 8 bytes and 4 levels, or 4 bytes and 3 levels."""
+    """X86_PV_INFO: words of 8 bytes and tables of 4 levels, or 4 bytes and 3 levels."""
 
     width_bytes: int
     levels: int
@@ -38,7 +38,7 @@ class P2mFrames:
 
     offset_bytes: int
     end_pfn: int
-    """The last one, not the number of them."""
+    """The last PFN, not the number of PFNs."""
     pfns: Words
 
 
@@ -47,17 +47,17 @@ class PageBatch:
     """Some pages of a PAGE_DATA record, at most `PAGES_PER_BATCH`."""
 
     offset_bytes: int
-    """Where the first entry is."""
+    """The offset of the first entry."""
     pfns: Words
     types: PageTypes
     data_offset_bytes: int
-    """Where the first page's data is; there is one page for each type that has data."""
+    """The offset of the first page's data; each type that has data has one page there."""
     data: npt.NDArray[np.uint8] | None
     """The pages, shape (n, 4096); None when the caller did not ask for them."""
 
     @property
     def has_data(self) -> npt.NDArray[np.bool_]:
-        """Mark the pages that bring data, in the order of ``data``."""
+        """Mark the entries whose pages are in ``data``, in the same order."""
         return np.asarray(TYPE_HAS_DATA[self.types], np.bool_)
 
 
@@ -83,14 +83,14 @@ class TscInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedInfo:
-    """SHARED_INFO: the page."""
+    """SHARED_INFO: the page that the domain shares with Xen."""
 
     page: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """A record that is passed on as it is: the policies, and what HVM domains have."""
+    """Any other record, with its body unread: the policies, and the records of HVM domains."""
 
     type: RecordType
     body: bytes

@@ -1,15 +1,15 @@
 """Read libxenguest's migration stream, version 2 or 3, record by record.
 
-`read_header` takes the two headers, `read_records` gives what follows up to END, each record as a
-value.  It streams: of page data there are never more than `PAGES_PER_BATCH` pages in memory, so a
-record of 128 MiB comes as several `PageBatch`.  What Xen's restorer demands of the order
-(tools/libs/guest/xg_sr_restore.c and xg_sr_restore_x86_pv.c) is demanded here:
+`read_header` reads the two headers; `read_records` yields the records up to END, each as a value.
+Never more than `PAGES_PER_BATCH` pages are in memory, so that a record of 128 MiB comes as several
+`PageBatch` values.  Records must have the order that Xen's restorer demands
+(tools/libs/guest/xg_sr_restore.c and xg_sr_restore_x86_pv.c):
 
     X86_PV_INFO  <  STATIC_DATA_END (version 3)  <  X86_PV_P2M_FRAMES  <  PAGE_DATA  <  END
 
-Anything that is not as the specification says is `BadImage`, at the byte of the record, or of the
-entry where one is at fault.  Limits that the specification does not have, for the sake of memory:
-`MAX_ENTRIES` pages in a record, `MAX_END_PFN`, `MAX_GFN`, and 16 MiB for a record kept whole.
+Whatever breaks the specification is `BadImage`, at the byte of the record, or of a wrong entry in
+it.  To save memory there are limits that the specification does not have: `MAX_ENTRIES` pages in a
+record, `MAX_END_PFN`, `MAX_GFN`, and 16 MiB for a record that is kept whole.
 
 Format: xen.git docs/specs/libxc-migration-stream.pandoc.
 """
@@ -69,9 +69,9 @@ from snapvm.memory.xenrecord import (
 
 MAX_ENTRIES: Final = 1 << 18
 MAX_END_PFN: Final = (1 << 28) - 1
-"""1 TiB of a PV guest."""
+"""For a PV guest of 1 TiB."""
 MAX_GFN: Final = (1 << 32) - 1
-"""16 TiB of an HVM guest."""
+"""For an HVM guest of 16 TiB."""
 _MAX_BLOB_BYTES: Final = 16 << 20
 _VERSIONS: Final = (2, 3)
 _PV_WIDTHS: Final = {(8, 4), (4, 3)}
@@ -84,7 +84,7 @@ def read_header(source: ByteSource) -> StreamHeader:
         source.read(IMAGE_HEADER.size, "the image header")
     )
     if (marker, ident) != (IMAGE_MARKER, IMAGE_ID):
-        raise source.bad("here a libxc stream should begin, and does not", at=start)
+        raise source.bad("no libxc stream begins here", at=start)
     if version not in _VERSIONS:
         raise source.bad(f"version {version} of the libxc stream is unknown", at=start + 12)
     if options & IMAGE_BIG_ENDIAN:
@@ -107,13 +107,13 @@ def read_header(source: ByteSource) -> StreamHeader:
 def read_records(
     source: ByteSource, header: StreamHeader, *, with_pages: bool = True
 ) -> Iterator[Record]:
-    """Give the records up to END, which is read too; without ``with_pages`` data are skipped."""
+    """Yield the records up to END, which is read too; without ``with_pages`` pages are skipped."""
     return _Reader(source=source, header=header, with_pages=with_pages).records()
 
 
 @dataclass(slots=True, kw_only=True)
 class _Reader:
-    """The state of one reading: what has been seen, and where the record at hand is."""
+    """The state of one reading: the types of records seen so far, and the present record."""
 
     source: ByteSource
     header: StreamHeader
@@ -289,7 +289,7 @@ class _Reader:
         else:
             fits = len(body) > 0 and len(body) % unit == 0
         if not fits:
-            raise self.bad(f"a {type_.name} record of {len(body)} bytes, which does not come out")
+            raise self.bad(f"a {type_.name} record of {len(body)} bytes, which cannot be right")
         return Blob(type=type_, body=body)
 
 
@@ -315,8 +315,8 @@ _NEEDS: Final = {
     RecordType.SHARED_INFO: (RecordType.X86_PV_INFO,),
     RecordType.END: (RecordType.STATIC_DATA_END, RecordType.X86_PV_P2M_FRAMES),
 }
-# VERIFY, CHECKPOINT and the dirty list belong to streams of live replication, TOOLSTACK to no
-# release; a file with one of them cannot be restored as an image.
+# VERIFY, CHECKPOINT and the dirty list are for live replication, and no release writes TOOLSTACK:
+# a file with one of them cannot be restored as an image.
 _ANY: Final = {
     RecordType.END,
     RecordType.PAGE_DATA,

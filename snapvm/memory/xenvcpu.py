@@ -1,4 +1,4 @@
-"""The frames a PV vCPU's context names: read them from an image, canonicalise them for one.
+"""The frames that a PV vCPU's context names: read them, and turn them from MFNs to PFNs.
 
 A context (struct vcpu_guest_context, xen.git xen/include/public/arch-x86/xen.h) holds the roots of
 its page tables, the frames of its GDT and, for vCPU 0 while it is suspended, the frame of
@@ -20,14 +20,14 @@ from snapvm.memory.pagingmode import FRAME_SHIFT
 from snapvm.refusals import BadImage
 
 GDT_MAX_ENTRIES: Final = 7168
-"""FIRST_RESERVED_GDT_ENTRY: what lies above is Xen's."""
+"""FIRST_RESERVED_GDT_ENTRY: the entries from here on belong to Xen."""
 _GDT_PER_FRAME: Final = 512
 _GDT_FRAMES: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextLayout:
-    """Where the fields are; offsets in bytes."""
+    """The byte offsets of fields in a context, and of two fields in start_info."""
 
     context_bytes: int
     word: Struct
@@ -36,7 +36,7 @@ class ContextLayout:
     gdt_frames: int
     gdt_ents: int
     cr1: int | None
-    """ctrlreg[1], the root of the user's tables with bit 0 set; a 64-bit guest's only."""
+    """ctrlreg[1], the root of the user's tables with bit 0 set; only a 64-bit guest has it."""
     cr3: int
     start_info_store: int
     start_info_console: int
@@ -66,12 +66,12 @@ LAYOUTS: Final = {
         start_info_console=52,
     ),
 }
-"""By the width of the guest's words."""
+"""The layouts by the width of the guest's words in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VcpuFrames:
-    """The frames of one context, as they stand there."""
+    """The frames that one context names: MFNs of a running guest, PFNs of an image."""
 
     vcpu_id: int
     root: int
@@ -84,7 +84,7 @@ class VcpuFrames:
 
 
 def vcpu_frames(vcpu_id: int, context: bytes, width_bytes: int) -> VcpuFrames:
-    """Take the frames out of a context of the right length."""
+    """Read the frames from a context of the right length."""
     layout = LAYOUTS[width_bytes]
 
     def word(offset: int) -> int:
@@ -109,8 +109,8 @@ def vcpu_frames(vcpu_id: int, context: bytes, width_bytes: int) -> VcpuFrames:
 def canonicalise_context(vcpu_id: int, context: bytes, frames: FrameMap, *, origin: str) -> bytes:
     """Return a 64-bit guest's context with PFNs in place of its MFNs.
 
-    Raises `BadImage` (``origin`` is its path, the offset is in the context) where the context names
-    a frame that the domain does not own: such a context cannot be restored.
+    Raises `BadImage`, with ``origin`` as its path and the offset in the context, when the context
+    names a frame that the domain does not own: such a context cannot be restored.
     """
     layout = LAYOUTS[8]
     found = vcpu_frames(vcpu_id, context, 8)
@@ -131,7 +131,7 @@ def canonicalise_context(vcpu_id: int, context: bytes, frames: FrameMap, *, orig
     for number, mfn in enumerate(found.gdt_frames):
         put(layout.gdt_frames + number * 8, mfn, f"GDT frame {number}")
     put(layout.cr3, found.root, "the root table", shift=FRAME_SHIFT)
-    # Unlike the saver the restorer looks at bit 0 (process_vcpu_basic), so it must be set.
+    # Bit 0 must be set: Xen's saver ignores it, but the restorer checks it (process_vcpu_basic).
     user_root = int(layout.word.unpack_from(context, layout.cr1 or 0)[0]) >> FRAME_SHIFT
     if user_root:
         put(layout.cr1 or 0, user_root, "the user's root table", shift=FRAME_SHIFT, bits=1)

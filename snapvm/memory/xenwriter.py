@@ -1,12 +1,12 @@
-"""Write libxenguest's migration stream, version 3, of an x86 PV domain.
+"""Write libxenguest's migration stream, version 3, for an x86 PV domain.
 
-A `StreamWriter` has three steps and no other order is possible: `begin` with what does not change
-while the guest runs, `pages` as often as wanted, `finish` with what is known only at the end.  A
-page may be written again; the last one counts (tools/libs/guest/xg_sr_restore.c), and so does its
-last type.  So pages can be written while the guest runs and the changed ones once more after it.
+A `StreamWriter` has three steps, in this order: `begin` with what does not change while the guest
+runs, `pages` any number of times, and `finish` with what is known only at the end.  A page may be
+written again: a restore takes its last contents and its last type (tools/libs/guest/
+xg_sr_restore.c).  So pages can be written while the guest runs, and changed ones again afterwards.
 
-What is given must be right already: tables canonicalised, vCPU contexts in PFNs.  A shape that
-cannot be written is a `ValueError`, a bug of the caller.
+The caller has to canonicalise tables and vCPU contexts before.  Arguments that cannot be written
+are a `ValueError`, a bug of the caller.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _PAGES_HEAD_BYTES: Final = RECORD_HEADER.size + PAGE_COUNT.size
 LEAST_GAP_BYTES: Final = _PAGES_HEAD_BYTES + _ENTRY_BYTES
 _MOST_GAP_BYTES: Final = _PAGES_HEAD_BYTES + PAGES_PER_BATCH * _ENTRY_BYTES
 LEAST_P2M_ROOM: Final = LEAST_GAP_BYTES // _ENTRY_BYTES
-"""There is so much of it, or none."""
+"""The room behind the p2m's frames is either none or at least this many entries."""
 _PT_LEVELS: Final = {8: 4, 4: 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainHead:
-    """What does not change while the domain runs."""
+    """What is written before the first page; it does not change while the domain runs."""
 
     xen_major: int
     xen_minor: int
@@ -64,32 +64,32 @@ class DomainHead:
     cpuid_policy: bytes = b""
     msr_policy: bytes = b""
     end_pfn: int
-    """The last PFN of the p2m (shared_info.arch.max_pfn is one more: it is a count)."""
+    """The last PFN of the p2m; shared_info.arch.max_pfn is one more, because it is a count."""
     p2m_pfns: Words
     """The PFNs of the frames that hold the p2m, `frames_of_p2m` of them."""
     p2m_room: int = 0
-    """How many more of them there is room for; see `p2m_bytes`."""
+    """For how many more p2m frames there is to be room; see `p2m_bytes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainTail:
-    """What is read when the domain stands still."""
+    """What is written after the last page; it is read while the domain stands still."""
 
     tsc: TscInfo
     shared_info: bytes
     vcpus: Sequence[VcpuState]
-    """The parts of all vCPUs that are online, in any order; empty parts are left out."""
+    """The parts of all online vCPUs, in any order; empty parts are not written."""
 
 
 def head_bytes(count: int) -> int:
-    """Return how many bytes of a record of so many pages are before the first of them."""
+    """Return how many bytes a record of ``count`` pages has before its first page."""
     return _PAGES_HEAD_BYTES + count * _ENTRY_BYTES
 
 
-def nothing(gap_bytes: int, pfn: int) -> bytes:
-    """Return records of so many bytes that say nothing: that ``pfn`` is not there.
+def filler(gap_bytes: int, pfn: int) -> bytes:
+    """Return ``gap_bytes`` of records without effect, which say that ``pfn`` has no page.
 
-    It has to be in a record behind them.  The gap is a multiple of 8, and at least
+    A later record must have the page of ``pfn``.  The gap is a multiple of 8, and at least
     `LEAST_GAP_BYTES`.
     """
     entry = page_entries(np.array([pfn], np.uint64), np.array([PageType.XTAB], np.uint8))
@@ -107,25 +107,25 @@ def nothing(gap_bytes: int, pfn: int) -> bytes:
 
 
 def p2m_bytes(end_pfn: int, pfns: Words, *, room: int) -> bytes:
-    """Return the record that says where the p2m is, with room for so many more of its frames.
+    """Return the record with the p2m's frames, and behind it room for ``room`` more frames.
 
-    What is written over it, when the p2m has grown, has as much less.
+    When the p2m has grown, the record is overwritten by one with more frames and less room.
     """
     body = P2M_RANGE.pack(0, end_pfn) + pfns.astype("<u8").tobytes()
     record = RECORD_HEADER.pack(RecordType.X86_PV_P2M_FRAMES, len(body)) + body
-    return record + nothing(room * _ENTRY_BYTES, int(pfns[0]))
+    return record + filler(room * _ENTRY_BYTES, int(pfns[0]))
 
 
 class ByteSink:
-    """A new file to write to, all of each buffer, with holes for zeroes where it can have them."""
+    """Writes whole buffers to a new file, with holes for zero pages where that is possible."""
 
     def __init__(self, stream: BinaryIO, *, is_sparse: bool = False) -> None:
-        """Write where ``stream`` is; ``is_sparse`` demands a seekable file that ends there."""
+        """Write from the position of ``stream`` on; ``is_sparse`` needs a file that ends there."""
         self._stream = stream
         self._is_sparse = is_sparse
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write all of it."""
+        """Write all of ``data``."""
         view = memoryview(data)
         while view.nbytes:
             view = view[self._stream.write(view) :]
@@ -150,7 +150,7 @@ class StreamWriter:
     def __init__(self, sink: ByteSink) -> None:
         self._sink = sink
         self.end_pfn = -1
-        """The highest PFN there is; whoever corrects the head corrects it too."""
+        """The last PFN of the p2m; whoever corrects the head sets it too."""
 
     def begin(self, head: DomainHead) -> None:
         """Write the headers and the records before the first page."""
@@ -161,7 +161,7 @@ class StreamWriter:
         self._sink.write(DOMAIN_HEADER.pack(DomainType.PV, 12, 0, head.xen_major, head.xen_minor))
         info = PV_INFO.pack(head.width_bytes, _PT_LEVELS[head.width_bytes], 0, 0)
         self._record(RecordType.X86_PV_INFO, info)
-        # Data records without content are left out, says the specification ("Layout").
+        # By the specification ("Layout") records without content are left out.
         if head.cpuid_policy:
             self._record(RecordType.X86_CPUID_POLICY, head.cpuid_policy)
         if head.msr_policy:
@@ -187,8 +187,8 @@ class StreamWriter:
             row += rows
 
     def skip(self, gap_bytes: int, pfn: int) -> None:
-        """Write so many bytes that say nothing; see `nothing`."""
-        self._sink.write(nothing(gap_bytes, pfn))
+        """Write ``gap_bytes`` without effect; see `filler`."""
+        self._sink.write(filler(gap_bytes, pfn))
 
     def finish(self, tail: DomainTail) -> None:
         """Write the state of the machine and END."""

@@ -19,7 +19,6 @@ KEPT = {
     "collect_usage_pieces": "typer's, overridden",
     "format_epilog": "typer's, overridden",
     "format_options": "typer's, overridden",
-    "narrowed": "a paging mode of a smaller processor, for who looks into another's tables",
 }
 """Functions, methods and classes that only others call."""
 

@@ -77,7 +77,7 @@ def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "other"
     path.write_text("hello " * 100)
     assert run(["verify", str(path)]) == 4
-    assert "no image of `xl save`" in capsys.readouterr().err
+    assert "not an image of `xl save`" in capsys.readouterr().err
     assert run(["verify", str(tmp_path / "missing")]) == 4
     told = capsys.readouterr().err
     assert (
@@ -124,7 +124,7 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "a libvirt image: its header alone" in capsys.readouterr().out
     path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
     assert run(["verify", str(path), "--json"]) == 4
-    assert "its writing never ended" in capsys.readouterr().err
+    assert "it was never written to its end" in capsys.readouterr().err
 
 
 def test_a_link_that_the_user_names_is_followed(

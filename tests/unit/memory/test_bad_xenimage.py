@@ -28,7 +28,7 @@ def spot(piece: int, at: int, new: bytes) -> bytes:
 U32 = struct.Struct("<I").pack
 ONES = bytes([255])
 DAMAGE = {
-    "magic": (0, 0, b"Y", "no image"),
+    "magic": (0, 0, b"Y", "not an image"),
     "byte order": (0, 32, b"\1\2\3\4", "byte order"),
     "legacy stream": (0, 36, U32(1), "flags"),
     "unknown mandatory flag": (0, 36, U32(7), "flags"),
@@ -50,7 +50,7 @@ DAMAGE = {
     "PV_INFO reserved": (3, 12, b"\1", "reserved"),
     "unknown record": (3, 0, U32(0x13), "type 0x13"),
     "a record of 4 GiB": (3, 4, U32(0xFFFFFFFF), "more than there can be"),
-    "policy length": (4, 4, U32(40), "does not come out"),
+    "policy length": (4, 4, U32(40), "cannot be right"),
     "p2m start": (5, 8, U32(1), "p2m from"),
     "p2m end": (5, 12, U32(0xFFFFFFFF), "p2m from"),
     "p2m length": (5, 12, U32(1024), "bytes that should have"),

@@ -22,7 +22,6 @@ from snapvm.memory.pagingmode import (
     PTE_USER,
     PTE_WRITABLE,
     TWO_LEVEL,
-    TWO_LEVEL_NO_PSE,
     PagingMode,
 )
 from tests.unit.memory.naive_walker import ABSENT, FAULT, UNREAD, Page, look_up
@@ -277,24 +276,6 @@ def test_pse36_leads_above_four_gigabytes() -> None:
     page = translate(TWO_LEVEL, 4096, 5 << 22 | 0x1234, tables.read)
     assert isinstance(page, Mapping)
     assert page.frame << 12 == 0xAB << 32 | 0x00C00000
-    plain = translate(TWO_LEVEL_NO_PSE, 4096, 5 << 22, tables.read)
-    assert isinstance(plain, Hole)  # without CR4.PSE it is a table, whose frame is not there
-    assert plain.why is Why.UNREAD
-
-
-def test_reserved_bits_depend_on_the_processor() -> None:
-    tables = Tables(mode=FOUR_LEVEL, frames={})
-    tables.put(1, 0, 1 << 45 | 2 << 12 | RW)
-    narrow = translate(FOUR_LEVEL.narrowed(45), 4096, 0, tables.read)
-    assert isinstance(narrow, Hole)
-    assert narrow.why is Why.RESERVED
-    wide = translate(FOUR_LEVEL, 4096, 0, tables.read)
-    assert isinstance(wide, Hole)
-    assert wide.why is Why.UNREAD
-    tables.put(1, 0, 2 << 12 | RW | PTE_NX)
-    no_nx = translate(FOUR_LEVEL.reserving(PTE_NX), 4096, 0, tables.read)
-    assert isinstance(no_nx, Hole)
-    assert no_nx.why is Why.RESERVED
 
 
 def test_pae_root_entries_under_xen_may_carry_what_the_processor_refuses() -> None:
