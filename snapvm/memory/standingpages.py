@@ -34,6 +34,7 @@ class StandingPages:
         """``frame_map`` is of the guest as it stands still; ``origin`` is the path of errors."""
         self._file = file
         self._writer = writer
+        self.frame_map = frame_map
         self._normaliser = Normaliser(frame_map, origin)
         self.foreign: list[ForeignEntries] = []
         """The table entries that were zeroed."""

@@ -155,7 +155,7 @@ def test_a_guest_that_is_given_memory_while_it_is_copied_is_whole(
 def test_one_that_is_given_more_than_there_is_room_for_is_to_be_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapvm.memory.guestimage._P2M_ROOM", 4)
+    monkeypatch.setattr("snapvm.memory.imagehead._P2M_ROOM", 4)
     make(tmp_path / "i", Machine(), meanwhile=lambda m: m.grow(1100, leaf_pfns=[16]))
     with pytest.raises(BadImage, match="changed its size"):
         make(tmp_path / "j", Machine(), meanwhile=lambda m: m.grow(1600, leaf_pfns=[16, 18]))
