@@ -1,30 +1,30 @@
-"""Looking at files that may be on a server that is gone, or on a disk that does not answer.
+"""Look at files that may be on a server that is gone, or on a disk that does not answer.
 
-The kernel lets whoever looks at such a file wait for as long as it takes, which no signal but a
-killing one ends.  So it is done in threads that are left to themselves.
+The kernel may keep a process that looks at such a file waiting for ever, and only a signal that
+kills it ends that.  So such files are looked at in threads, and nobody waits for a late thread.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
 
 T = TypeVar("T")
 
 LIMIT_SECONDS = 10.0
-"""A disk that has to spin up answers in less, and so does a server that is only busy."""
+"""A disk that has to spin up, or a server that is only busy, answers in less."""
 
 
 def within(limit_seconds: float, ask: Callable[[], T]) -> T:
-    """Return what ``ask`` does, or raise the ``SnapvmError`` that it raises.
+    """Call ``ask`` in a thread; return what it returns, or raise the ``SnapvmError`` it raises.
 
-    Raises ``TimeoutError`` when it takes longer; it may go on then, and nobody waits for it.
+    Raises ``TimeoutError`` when it takes longer; the thread may go on, and nobody waits for it.
     """
     answer: Future[T] = Future()
 
@@ -39,9 +39,9 @@ def within(limit_seconds: float, ask: Callable[[], T]) -> T:
 
 
 def asked(look: Callable[[Path], T], paths: Iterable[Path]) -> Mapping[Path, T]:
-    """Return what ``look`` says of each path; one that does not answer in time is left out.
+    """Call ``look`` for all paths at once; leave out a path that does not answer in time.
 
-    All are asked at once, and ``look`` raises nothing.
+    ``look`` must not raise anything.
     """
     found: dict[Path, T] = {}
 
@@ -54,7 +54,7 @@ def asked(look: Callable[[Path], T], paths: Iterable[Path]) -> Mapping[Path, T]:
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + LIMIT_SECONDS
+    deadline = Deadline(LIMIT_SECONDS)
     for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        thread.join(deadline.left_seconds)
     return dict(found)

@@ -1,4 +1,4 @@
-"""The seam to a hypervisor: what a driver must do, and what holds before and after."""
+"""The interface to a hypervisor: what each driver must provide, and what it promises."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ class Drives:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliance:
-    """What a domain has upon a device of this host, and would lose if that were another."""
+    """A domain's disk that needs the present contents of a device of this host."""
 
     domain: str
     target: str
-    """Which disk of it."""
+    """The disk of that domain."""
     device: Path
     tie: str
-    """What the disk is to the device, as a verb and its rest."""
+    """How the disk relates to the device, as a verb with what follows: "is an overlay on"."""
     why: str
     remedy: str
 
 
 @runtime_checkable
 class ImageWriter(Protocol):
-    """Makes a file around libvirt's stream of memory; given by ``consistency``."""
+    """Makes a libvirt save image around QEMU's stream; ``consistency`` provides it."""
 
     filter_argv: Sequence[str]
-    """The program that the stream must pass through into the file; empty for none."""
+    """The program through which the stream must pass into the file; empty for none."""
 
     def begin(self, path: Path, definition: str, cookie: str) -> int:
-        """Make the file and return a descriptor positioned where the stream begins."""
+        """Make the file; return a descriptor positioned where the stream is to begin."""
 
     def end(self) -> int:
-        """Say in the file that it is whole; return its size in bytes."""
+        """Mark the file as whole; return its size in bytes."""
 
 
 @runtime_checkable
 class GuestImage(Protocol):
-    """Makes an image of a Xen PV guest's frames; given by ``consistency``.
+    """Makes an image of a Xen PV guest's memory; ``consistency`` provides it.
 
-    Everything but ``close`` raises ``BadImage`` for a guest that contradicts itself and ``OSError``
-    when the file cannot be written.
+    Every method but ``close`` raises ``BadImage`` for a guest whose state is inconsistent, and
+    ``OSError`` when the file cannot be written.
     """
 
     def prepare(
@@ -75,84 +75,84 @@ class GuestImage(Protocol):
         shared_info: Callable[[], bytes],
         progress: Progress,
     ) -> str:
-        """While the guest runs: make the file and copy what can be copied already.
+        """While the guest runs: make the file, and copy what can be copied now.
 
-        ``shared_info`` reads that page of the guest, which may change, as it is now.
-        Returns, in words, how memory is going to be captured, and why that way.
+        ``shared_info`` reads the guest's page of that name as it is at the moment.  Returns a text
+        that says how memory will be captured, and why that way.
         """
 
     def rehearse(self, shared_info: bytes) -> None:
-        """Just before it stands still, and after the last fork: do once what ``catch`` will do.
+        """Just before the pause, and after the last fork: do once what ``catch`` will do.
 
-        Memory is touched then, and what the guest writes all the time is known.
+        Memory for ``catch`` has been touched then, and it is known what the guest writes often.
         """
 
     def catch(self, standing: Standing) -> None:
-        """While it stands still: copy what has changed, and all that can only be had now."""
+        """While the guest stands still: copy what has changed, and what is valid only now."""
 
     def give_up(self) -> None:
-        """From another thread: let ``catch`` end soon, by ``BadImage``; there is no image then."""
+        """From another thread: make ``catch`` end soon, by ``BadImage``; there is no image then."""
 
     def write(self, progress: Progress) -> WrittenImage:
-        """When it runs again: write the image, all of it to the disk."""
+        """When the guest runs again: write the rest of the image, and bring it to the disk."""
 
     def redefine(self, definition: str) -> None:
-        """Write another configuration into a written image, which is little longer at the most."""
+        """Replace the configuration in a written image by one that is not much longer."""
 
     def close(self) -> None:
         """Give back memory and mappings; harmless at any time."""
 
 
 MemoryImage = ImageWriter | GuestImage
-"""What makes the image; each driver works with the one of its hypervisor."""
+"""What makes a memory image; each driver uses the kind of its hypervisor."""
 
 
 class Capture(Protocol):
-    """One capture of one domain, prepared and not yet begun."""
+    """One capture of one domain, from when it is prepared."""
 
     @property
     def method(self) -> str:
-        """How memory is captured and, in parentheses, why that way; for the record."""
+        """A text for the record: how memory is captured and, in parentheses, why that way."""
 
     def window(self, *, leave_standing: bool = False) -> AbstractContextManager[None]:
-        """Let the domain stand still for the block, its disks drained and flushed.
+        """Pause the domain for the block, with its disks drained and flushed.
 
-        With ``leave_standing`` a block that ends well leaves it so: it is about to be stopped.
-        However the block ends otherwise, a domain that ran before runs again afterwards and one
-        that its owner had paused is paused; else ``StuckPaused`` is raised.  Raises
-        ``CaptureFailed`` before the block when memory cannot be captured, and ``WindowBroken``
-        after it when somebody else ran, stopped or changed the domain meanwhile.
+        With ``leave_standing`` the domain stays paused after a block that ends well, because it is
+        about to be stopped.  In every other case a domain that ran before runs again afterwards,
+        and a domain that its owner had paused stays paused; otherwise ``StuckPaused`` is raised.
+        Raises ``CaptureFailed`` before the block when memory cannot be captured, and
+        ``WindowBroken`` after it when somebody else ran, stopped or changed the domain meanwhile.
         """
 
     def arm(self) -> None:
-        """Inside the window, beside the LVM snapshots: do what memory needs before the thaw."""
+        """In the pause, beside the LVM snapshots: do what memory needs before the guest runs."""
 
     def give_up(self) -> None:
-        """From another thread: let ``arm`` end soon; nothing can be made of the capture then."""
+        """From another thread: make ``arm`` end soon; the capture is of no use then."""
 
     def drain(self) -> MemoryRecord | None:
-        """After the window: bring the rest of memory to the image and make it whole.
+        """After the pause: write the rest of memory into the image, and make the image whole.
 
         Returns what to record, or None when memory was not asked for.  Raises ``CaptureFailed``.
         """
 
 
 class GuestAgent(Protocol):
-    """A helper inside the guest, where its owner has installed one; no call waits for ever."""
+    """A program inside the guest that helps, where one is installed; no call waits for ever."""
 
     def is_expected(self, domain: Domain) -> bool:
-        """Tell whether the domain is set up for one; nobody is asked."""
+        """Tell whether the domain is set up for an agent; the guest is not asked."""
 
     def check(self, domain: Domain) -> None:
-        """Raise ``DomainRefused`` unless one answers that could freeze file systems now."""
+        """Raise ``DomainRefused`` unless an agent answers that could freeze file systems now."""
 
     def freeze(self, domain: Domain) -> None:
-        """Have everything written to the disks, and nothing any more; raise ``NotFrozen``."""
+        """Have the guest flush its file systems and stop writing to them; raise ``NotFrozen``."""
 
     def thaw(self, domain: Domain) -> None:
-        """Take ``freeze`` back; harmless when nothing is frozen or the domain is off.
+        """Undo ``freeze``; harmless when nothing is frozen or the domain is off.
 
-        Raises ``StillFrozen`` when the guest cannot be told.
+        Raises ``StillFrozen`` when the agent does not do it.
         """
 
     def set_clock(self, domain: Domain) -> float:
@@ -160,7 +160,7 @@ class GuestAgent(Protocol):
 
 
 class Hypervisor(Protocol):
-    """A driver.  Domains are named by the ``Domain`` that ``find`` returned."""
+    """A driver.  Its methods take the ``Domain`` that ``find`` returned."""
 
     kind: HypervisorKind
 
@@ -172,35 +172,36 @@ class Hypervisor(Protocol):
         """Return the domain as it is now; raise ``UnknownDomain``."""
 
     def name_of(self, uuid: DomainUuid) -> str:
-        """Return the name that a domain has now; empty when there is none of this uuid."""
+        """Return the present name of a domain; empty when no domain has this uuid."""
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
 
     def boots_as(self, domain: Domain) -> Domain:
-        """Return what the domain will be when it is booted: what is defined may differ from it.
+        """Return the domain with the definition of its next boot, which may be another than now.
 
         Raises ``DomainRefused``.
         """
 
     def relying(self, domain: Domain) -> Iterable[Reliance]:
-        """Return on what all domains rely, those that are off too; raise ``DomainRefused``.
+        """Return the devices on which domains rely, also domains that are off.
 
-        Of this one what its definition alone does not tell.  What they just have for a disk, and
-        are booted from, is nothing of this kind.
+        Of ``domain`` itself only what its definition alone does not tell is returned.  A device
+        that is simply a domain's disk does not count.  Raises ``DomainRefused``.
         """
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:
-        """Say where the domain has its UEFI variables and the state of its vTPM."""
+        """Return where the host keeps the domain's UEFI variables and the state of its vTPM."""
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``Refused`` when the domain cannot be captured now; touch nothing."""
 
     def foresee(self, domain: Domain) -> str:
-        """Say how memory would be captured now and, after a colon, why that way.
+        """Return how memory would be captured now and, after a colon, why that way.
 
-        The domain runs on undisturbed; what has to be set to find out is set back at once, or by
-        the next who asks, captures or abandons.  Raises ``Refused`` and ``CaptureFailed``.
+        The domain is not disturbed.  Settings that have to be changed to find out are set back at
+        once; after a crash the next ``foresee``, ``capture`` or ``abandon`` sets them back.  Raises
+        ``Refused`` and ``CaptureFailed``.
         """
 
     def capture(
@@ -215,8 +216,9 @@ class Hypervisor(Protocol):
     ) -> AbstractContextManager[Capture]:
         """Prepare a capture whose files go into ``folder``; leaving the block cleans up.
 
-        Without an ``image`` there will be no memory, only the pause.  ``domain_ends`` says that
-        the domain is stopped when it is captured, and does not have to be fit for anything else.
+        Without an ``image`` memory is not captured, and there is only the pause.  ``domain_ends``
+        says that the domain will be stopped after its capture, so that the capture may leave it
+        unfit for anything else.
         """
 
     def check_restore(
@@ -228,44 +230,44 @@ class Hypervisor(Protocol):
         cookie: str = "",
         starts: bool = True,
     ) -> None:
-        """Raise ``Refused`` when the domain could not be restored from this; touch nothing.
+        """Raise ``Refused`` when the domain could not be restored; touch nothing.
 
-        ``memory_bytes`` is what it had when the image was made, ``cookie`` what the image says of
-        the processor that it ran on.
-        Without an image it is booted from its disks, or, if it ``starts`` not, left off.
+        ``memory_bytes`` is how much memory it had when the image was made, and ``cookie`` is what
+        the image says of the processor.  Without an image the domain is to be booted from its
+        disks or, unless it ``starts``, to be left off.
         """
 
     def frozen(self, domain: Domain) -> AbstractContextManager[None]:
-        """Let a running domain stand still for the block; it runs again when the block fails.
+        """Pause a running domain for the block; it runs again when the block fails.
 
-        A block that ends well leaves it standing still: it is about to be stopped.  One that has
-        ended, was started, or has got other devices since it was found is left so: ``DomainFailed``
-        is raised in place of the block.
+        After a block that ends well the domain stays paused, because it is about to be stopped.
+        Raises ``DomainFailed``, and leaves the domain alone, when it has ended, was started or has
+        got other devices since it was found.
         """
 
     def resume(self, domain: Domain) -> None:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
 
     def touched(self) -> tuple[DomainUuid, ...]:
-        """Return the domains that are set for a capture: by a snapvm at work, or one that died.
+        """Return the domains that are set up for a capture, by a snapvm that is at work or died.
 
-        `take` has a journal besides; of a killed `doctor` this is all that tells.
+        After a killed `take` there is a journal as well; after a killed `doctor` only this.
         """
 
     def abandon(self, domain: Domain) -> None:
-        """End what a killed snapvm left going on in the hypervisor; harmless when nothing is."""
+        """End what a killed snapvm left in the hypervisor; harmless when there is nothing."""
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once, as pulling the plug does; harmless when it is off."""
 
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
-        """Start the domain from a memory image; raise ``DomainFailed`` when it cannot be.
+        """Start the domain from a memory image; raise ``DomainFailed`` when that fails.
 
-        An image that allows it may be read by so many threads at once.
+        ``channels`` is how many threads may read an image that allows several.
         """
 
     def start(self, domain: Domain, *, paused: bool) -> None:
-        """Boot the domain from its disks; raise ``DomainFailed`` when it cannot be."""
+        """Boot the domain from its disks; raise ``DomainFailed`` when that fails."""
 
     def versions(self) -> dict[str, str]:
         """Return the versions that matter for a later restore."""

@@ -1,4 +1,4 @@
-"""What every way to capture a libvirt domain works with."""
+"""The values with which every way to capture a libvirt domain works."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from snapvm.model import Domain, MemoryRecord, Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What it takes to find out whether a domain can be captured in some way."""
+    """What is needed to find out whether a domain can be captured in some way."""
 
     domain: Domain
     handle: Any
     lender: Lender
     run_dir: Path
-    """Where locks are."""
+    """The folder of locks."""
     domain_ends: bool = False
-    """It is stopped when it is captured."""
+    """Whether the domain is stopped after its capture."""
     is_compressed: bool = False
-    """Its image shall be."""
+    """Whether the image is to be compressed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureJob(Ground):
-    """One capture: the ground, the domain's pause, and where files go."""
+    """One capture: the domain, its pause, its files and its limits."""
 
     pause: WatchedPause
     folder: Path
@@ -40,9 +40,9 @@ class CaptureJob(Ground):
     limit_seconds: float
     """Give up when writing memory takes longer."""
     window_limit_seconds: float
-    """Let the guest run, and give up, when QEMU takes longer until it may."""
+    """Give up, and let the guest run, when QEMU keeps it waiting longer in the pause."""
     precopy_limit_seconds: float
-    """Stop the guest when writing memory beside it takes longer."""
+    """Pause the guest when its memory still changes after this time."""
 
     @property
     def image(self) -> Path:
@@ -50,13 +50,13 @@ class CaptureJob(Ground):
         return self.folder / LIBVIRT_FILE
 
     def record(self, size_bytes: int) -> MemoryRecord:
-        """Return what is to be recorded of the image."""
+        """Return the record of the image."""
         return MemoryRecord(file=LIBVIRT_FILE, format=LIBVIRT_SAVE, size_bytes=size_bytes)
 
     def not_written(self, why: OSError) -> ImageNotWritten:
-        """Word a failure of the image's file system."""
+        """Return the failure for an error of the image's file system."""
         return ImageNotWritten.because(why, self.domain.name, self.folder)
 
     def failed(self, why: str) -> CaptureFailed:
-        """Word a failure."""
+        """Return the failure of this capture for a reason."""
         return CaptureFailed(domain=self.domain.name, why=why)

@@ -1,7 +1,7 @@
-"""Which way a libvirt domain's memory is captured: the shortest pause this host and domain can do.
+"""Choose the way to capture a libvirt domain's memory: the one with the shortest possible pause.
 
-The choice falls before the pause: each way tries what it needs, and changes nothing when that is
-not to be had.
+The choice is made before the pause: each way tries what it needs, and changes nothing when this
+host or domain does not have that.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ class PreparedCapture(Capture, Protocol):
     """A capture that has to be prepared first."""
 
     def prepared(self, image: ImageWriter) -> AbstractContextManager[None]:
-        """Have all that it needs for the block; raise ``NotPossible`` and change nothing."""
+        """Make all ready that the capture needs, for the block.
+
+        Raises ``NotPossible``, and changes nothing then.
+        """
 
 
 class Way(Protocol):
-    """A class of captures."""
+    """A way to capture: a class of captures."""
 
     way: str
 
     def __call__(self, job: CaptureJob, why: str) -> PreparedCapture:
-        """Return a capture that says ``why`` it is done so."""
+        """Return a capture; ``why`` is the reason for this way, for the record."""
 
     def possible(self, ground: Ground) -> AbstractContextManager[Any]:
-        """Find out whether it could be; raise ``NotPossible`` and change nothing."""
+        """Find out whether this way is possible; raise ``NotPossible`` and change nothing."""
 
 
 WAYS: Mapping[CaptureMethod, Way] = {
@@ -47,13 +50,13 @@ WAYS: Mapping[CaptureMethod, Way] = {
     CaptureMethod.LIBVIRT: ExternalCapture,
     CaptureMethod.STOP: StopCapture,
 }
-"""In the order in which they are tried: the shorter the pause the earlier."""
+"""The ways in the order in which they are tried, the shortest pause first."""
 
 
 def choose(stack: ExitStack, job: CaptureJob, image: ImageWriter, wanted: CaptureMethod) -> Capture:
-    """Return the first capture that is possible, prepared for as long as ``stack`` lasts.
+    """Return the first possible capture, prepared for as long as ``stack`` lasts.
 
-    Raises ``DomainRefused`` when none is, or not the one that was asked for.
+    Raises ``DomainRefused`` when none is possible, or not the one that was asked for.
     """
     found: list[Capture] = []
 
@@ -67,7 +70,7 @@ def choose(stack: ExitStack, job: CaptureJob, image: ImageWriter, wanted: Captur
 
 
 def foresee(ground: Ground, wanted: CaptureMethod) -> str:
-    """Say which way it would be, and why; the domain runs on undisturbed.
+    """Return which way would be chosen, and why; the domain is not disturbed.
 
     Raises ``DomainRefused`` as ``choose`` does.
     """
@@ -101,17 +104,18 @@ def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: _Attempt) ->
         else:
             return
     if left_out:
-        reasons.append(_not_of_a_paused_one(left_out))
+        reasons.append(_why_not_paused(left_out))
     remedy = _remedy(ground.domain, is_free=is_free, stays_paused=stays_paused)
     if ground.is_compressed and CaptureMethod.LIBVIRT in ways and not stays_paused:
         remedy = f"leave --compress out, and `compress` in the settings; or {remedy}"
     raise DomainRefused(domain=ground.domain.name, why="; ".join(reasons), remedy=remedy)
 
 
-def _not_of_a_paused_one(ways: Sequence[CaptureMethod]) -> str:
-    """Say why: they leave QEMU as after a migration (``postmigrate``), and only running ends that.
+def _why_not_paused(ways: Sequence[CaptureMethod]) -> str:
+    """Say why these ways cannot capture a domain that stays paused.
 
-    Then not even libvirt could save it, as it does when the host is shut down.
+    They leave QEMU in the state ``postmigrate``, which only running ends.  Until then not even
+    libvirt could save the domain, as it does when the host is shut down.
     """
     *others, last = ways
     named = f"{', '.join(others)} or {last}" if others else last

@@ -1,4 +1,4 @@
-"""Which hypervisor of this host owns a domain."""
+"""Choose the driver for the hypervisor of this host."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def is_xen_host(capabilities: Path = XEN_CAPABILITIES) -> bool:
 
 
 def open_driver(settings: Settings, runner: Runner) -> Hypervisor:
-    """Return the driver of this host; raise ``HostLacks`` when there is none that works."""
+    """Return the driver of this host; raise ``HostLacks`` when no driver works."""
     if is_xen_host():
-        # heavy: a fifth of what a command imports, and a host needs one of the two drivers
+        # heavy: a fifth of what a command imports, and a host needs only one of the two drivers
         from snapvm.hypervisor import xen
 
         return xen.open_hypervisor(settings, runner)
-    # heavy: the same
+    # heavy: for the same reason
     from snapvm.hypervisor import libvirt
 
     return libvirt.open_hypervisor(settings)

@@ -1,6 +1,7 @@
-"""What a libvirt domain's XML says about its drives, and which of them can be captured.
+"""Read the drives of a libvirt domain from its XML, and decide which can be captured.
 
-Pure: XML text in, values out (libvirt, docs/formatdomain, "Hard drives, floppy disks, CDROMs").
+These are pure functions of the XML (libvirt, docs/formatdomain, "Hard drives, floppy disks,
+CDROMs").
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from snapvm.model import GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused
 
 VolumePath = Callable[[str, str], Path]
-"""Asks libvirt for the path of a volume: pool name, volume name -> path on the host."""
+"""Takes the names of a pool and a volume; returns the volume's path on the host."""
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 """The name by which libvirt and QEMU's guest agent find each other."""
 
 _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
-"""Kinds of devices; ``vhost`` alone is the kernel's."""
+"""Kinds of devices that others than QEMU serve; ``vhost`` alone is served by the kernel."""
 _REMOVABLE = frozenset({"cdrom", "floppy"})
 _MEMORY_FILES = ("nvdimm", "virtio-pmem")
-"""Models of memory that keep what is in it, as a disk does."""
+"""Models of memory that keep their contents, as a disk does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +47,16 @@ class Drive:
     job: str
     chained: bool
     startup: str
-    """What libvirt does when a source is missing (``startupPolicy``); empty: it does not start."""
+    """What libvirt does when the source is missing (``startupPolicy``); empty: refuse to start."""
 
     @property
     def is_removable(self) -> bool:
-        """Whether the drive stays when what is in it goes."""
+        """Whether it is a drive with a medium that can be taken out."""
         return self.device in _REMOVABLE
 
 
 def parse(definition: str) -> ET.Element:
-    """Read a domain's XML; raise ``DomainRefused`` when it is none."""
+    """Read a domain's XML; raise ``DomainRefused`` when it cannot be parsed."""
     try:
         return ET.fromstring(definition)
     except ET.ParseError as error:
@@ -94,8 +95,8 @@ def _drive(disk: ET.Element) -> Drive:
 def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
     """Sort the drives into those to capture and those that cannot change.
 
-    Raises ``DiskRefused`` for the first one that is neither, with what to do about it, and
-    ``DomainRefused`` for one that only QEMU knows of.
+    Raises ``DiskRefused`` for the first drive that is neither, with what to do about it, and
+    ``DomainRefused`` for a disk that only QEMU knows.
     """
     disks: list[GuestDisk] = []
     omitted: list[OmittedDisk] = []
@@ -122,7 +123,7 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
 
 
 def _refuse_hidden(domain: str, definition: str) -> None:
-    """Raise ``DomainRefused`` for a disk of which libvirt knows nothing."""
+    """Raise ``DomainRefused`` for a disk that libvirt does not know."""
     hidden = qemuarguments.writable_disk(parse(definition))
     if hidden:
         raise DomainRefused(
@@ -134,10 +135,10 @@ def _refuse_hidden(domain: str, definition: str) -> None:
 
 
 def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
-    """Return the memory in files of the host that the domain does not write to.
+    """Yield the memory devices in files of the host that the domain cannot write to.
 
-    Raises ``DiskRefused`` for such memory that is a disk to the guest: its file would be left out,
-    and overwritten when old memory is restored into it.
+    Raises ``DiskRefused`` for a writable one, which is a disk to the guest: the snapshot would not
+    have its file, and a restore of old memory would overwrite it.
     """
     for model in _MEMORY_FILES:
         for number, memory in enumerate(
@@ -157,7 +158,7 @@ def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
 
 
 def _of_the_host(definition: str) -> Iterator[OmittedDisk]:
-    """Return what the domain may keep data on beside its disks, and what only the host knows of."""
+    """Yield the devices and folders of the host on which the domain may keep data."""
     root = parse(definition)
     for number, device in enumerate(root.iterfind("./devices/hostdev")):
         why = f"a device of this host ({device.get('type', '?')}), with whatever is on it"
@@ -234,7 +235,7 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
 
 
 def cpu_element(definition: str) -> str:
-    """Return the ``<cpu>`` of a live domain, without its NUMA cells, or an empty text."""
+    """Return the ``<cpu>`` of a live domain, without its NUMA cells; empty when it has none."""
     cpu = parse(definition).find("cpu")
     if cpu is None:
         return ""
@@ -245,16 +246,16 @@ def cpu_element(definition: str) -> str:
 
 
 def image_label(definition: str) -> str:
-    """Return SELinux's label for what a live domain's QEMU may write to, or an empty text."""
+    """Return the SELinux label of files that a live domain's QEMU may write; empty without one."""
     return parse(definition).findtext("./seclabel[@model='selinux']/imagelabel", "").strip()
 
 
 def foreign_memory_writer(definition: str) -> str:
-    """Name a device by which guest memory is written past QEMU, or return an empty text.
+    """Name a device by which others than QEMU write guest memory; empty when there is none.
 
-    Another process does it (vhost-user, virtiofs) or the host's hardware (vDPA).  Such writes are
-    not caught by QEMU's write protection: the image would be torn.  The kernel's own vhost writes
-    as QEMU does, and waits.
+    Another process (vhost-user, virtiofs) or the host's hardware (vDPA) does that.  QEMU's write
+    protection does not catch such writes, and the image would not be of one instant.  The kernel's
+    vhost is caught, as QEMU's own writes are.
     """
     root = parse(definition)
     for element in root.iterfind("./devices/*"):
@@ -271,7 +272,7 @@ def foreign_memory_writer(definition: str) -> str:
 
 
 def has_agent_channel(definition: str) -> bool:
-    """Tell whether a domain has the channel that a guest's agent listens on."""
+    """Tell whether a domain has the channel on which a guest's agent listens."""
     if not definition:
         return False
     targets = parse(definition).iterfind("./devices/channel/target")

@@ -1,13 +1,13 @@
-"""A pipe out of QEMU that is emptied into a file, so that a running guest never waits long.
+"""A pipe from QEMU into a file, emptied so that a running guest never waits long.
 
 QEMU may not open the image itself: under AppArmor and SELinux it may use only files that libvirt
-labelled.  To AppArmor an unnamed pipe is none, since it has no path.  To SELinux it is one, with
-the label of who made it, and QEMU may not write to it unless it gets the label of the domain's
-images, as libvirt's own pipes do (libvirt, qemu_migration.c, qemuMigrationSrcToFile).
+has labelled.  AppArmor does not mind an unnamed pipe, because it has no path.  For SELinux a pipe
+has the label of the process that made it, and QEMU may write to it only when it gets the label of
+the domain's images, as libvirt's own pipes do (libvirt, qemu_migration.c, qemuMigrationSrcToFile).
 
-One thread empties the pipe, another writes the file, and between them is a bounded buffer.  Not
-``splice``: it keeps the pipe locked as long as the file takes (Linux, iter_file_splice_write), and
-a guest whose page is due would stand still for that long.
+One thread empties the pipe and another writes the file, with a bounded buffer between them.
+``splice`` would not do: it locks the pipe for as long as the file takes (Linux,
+iter_file_splice_write), and a guest whose page has to be written next would stand still meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
+from snapvm.clock import Deadline
 from snapvm.streamfilter import StreamFilter
 
 PIPE_BYTES = 1 << 20
@@ -32,11 +33,11 @@ CHUNK_BYTES = 1 << 20
 BUFFER_CHUNKS = 32
 HELD_LIMIT_SECONDS = 2.0
 STALL_LIMIT_SECONDS = 5.0
-"""How long, in all, the file may keep a guest waiting whose page is due."""
+"""How long in all the file may keep a guest waiting."""
 _USUAL_SECONDS = 0.1
-"""A chunk may always take so long: disks are slower than memory, and a page waits for one chunk."""
+"""A wait that does not count: disks are slower than memory, and a page waits for one chunk."""
 _STALL_FORGIVEN = 0.1
-"""The part of the time in which the file may stand still for ever: a disk has its moments."""
+"""The part of the time that a file may always stand still: a disk has its moments."""
 _GOODBYE_SECONDS = 5.0
 _END = b""
 _SELINUX = "security.selinux"
@@ -54,7 +55,7 @@ class Patience:
         self._seen_at = time.monotonic()
 
     def regain(self) -> float:
-        """Return how many seconds are left of it; it comes back slowly."""
+        """Let patience grow by the time that has passed, slowly; return what is left in seconds."""
         now = time.monotonic()
         regained_seconds = (now - self._seen_at) * _STALL_FORGIVEN
         self._seen_at = now
@@ -62,15 +63,15 @@ class Patience:
         return self._left_seconds
 
     def use(self, seconds: float) -> None:
-        """Take away what was waited beyond the usual."""
+        """Take away the part of a wait that is beyond the usual."""
         self._left_seconds -= max(0.0, seconds - _USUAL_SECONDS)
 
 
 class Drainpipe:
-    """The reading end, its threads, and how it went; use as a context manager.
+    """The reading end of a pipe and its threads; use as a context manager.
 
-    ``target`` is a descriptor positioned where the stream begins; it is closed at the end.  With
-    ``filter_argv`` the stream passes through that program.
+    ``target`` is a descriptor positioned where the stream is to begin; it is closed at the end.
+    With ``filter_argv`` the stream passes through that program.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Drainpipe:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """End it, in bounded time: what is still in the pipe is lost, and QEMU told so at once."""
+        """End it in bounded time; what is still in the pipe is lost, and QEMU's writes fail."""
         self.close_writer()
         self.discard()
         os.close(self._give_up)
@@ -123,16 +124,16 @@ class Drainpipe:
             self._filter.close()
             self._filling.join(_GOODBYE_SECONDS)
         if self._filling.is_alive():
-            return  # a write that hangs keeps its file: another could get a number that is free
+            return  # the hanging write still uses the descriptor: another file must not get it
         self._end_filter_input()
         os.close(self._file)
 
     def label(self, label: str) -> None:
-        """Give the pipe a label of SELinux's; raises ``OSError``."""
+        """Give the pipe an SELinux label; raise ``OSError``."""
         os.setxattr(self.writer, _SELINUX, label.encode() + b"\0")  # as libselinux writes it
 
     def close_writer(self) -> None:
-        """Give our own writing end up: QEMU has one, and its end of writing is the stream's."""
+        """Close our writing end, so that the stream ends when QEMU closes its own."""
         if self.writer >= 0:
             os.close(self.writer)
             self.writer = -1
@@ -143,16 +144,16 @@ class Drainpipe:
         Raises ``OSError`` when the file could not be written, ``TimeoutError`` when the stream
         does not end.
         """
-        deadline = time.monotonic() + limit_seconds
+        deadline = Deadline(limit_seconds)
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(deadline.left_seconds)
         if self._failure is not None:
             raise self._failure
         if any(thread.is_alive() for thread in self._threads):
             raise TimeoutError("the stream did not end")
         self._end_filter_input()
         if self._filter is not None:
-            self._filter.wait(max(1.0, deadline - time.monotonic()))
+            self._filter.wait(max(1.0, deadline.left_seconds))
         return self.drained_bytes
 
     def _end_filter_input(self) -> None:
@@ -162,24 +163,24 @@ class Drainpipe:
 
     @property
     def failure(self) -> OSError | None:
-        """Why nothing more is written, if so; the pipe is still emptied, so that QEMU goes on."""
+        """Why the file is not written any more, or None; the pipe is still emptied for QEMU."""
         return self._failure
 
     def hold(self) -> None:
-        """Let what comes stay in the pipe until ``release``.
+        """Do not empty the pipe until ``release``.
 
-        Whoever fills it waits then, and leaves the processors to others.  It is emptied in any
-        case when something has been in it for ``HELD_LIMIT_SECONDS``: QEMU's main loop may wait
-        for a page of the guest, and we for its answer.
+        QEMU waits when the pipe is full, and leaves the processors to others.  After
+        ``HELD_LIMIT_SECONDS`` with something in it the pipe is emptied in any case: QEMU's main
+        loop may be waiting for a page of the guest, and snapvm for QEMU's answer.
         """
         self._released.clear()
 
     def release(self) -> None:
-        """Begin to empty a pipe that was held."""
+        """Empty the pipe again after ``hold``."""
         self._released.set()
 
     def discard(self) -> None:
-        """Write nothing more: what is still coming is thrown away."""
+        """Write nothing more to the file: the rest of the stream is thrown away."""
         self._failure = self._failure or OSError("the stream was given up")
         self._released.set()
 
@@ -190,7 +191,7 @@ class Drainpipe:
         return int.from_bytes(answer, sys.byteorder)
 
     def _empty(self) -> None:
-        """The first thread: the pipe is emptied in any case, and soon."""
+        """Empty the pipe into the buffer, whatever happens to the file: the first thread."""
         while self._has_more():
             if not self._released.wait(HELD_LIMIT_SECONDS):
                 self._released.set()
@@ -202,7 +203,10 @@ class Drainpipe:
             pass
 
     def _has_handed_end_over(self) -> bool:
-        """Let the other thread know; where that hangs, in place of what is not wanted any more."""
+        """Put the end mark into the buffer, if there is room.
+
+        When writing has failed, chunks are dropped to make room.
+        """
         try:
             self._buffer.put(_END, timeout=_USUAL_SECONDS)
         except queue.Full:
@@ -225,7 +229,7 @@ class Drainpipe:
         self._patience.use(time.monotonic() - begun)
 
     def _fill(self) -> None:
-        """The second thread: what is in the buffer goes into the file, or nowhere once it fails."""
+        """Write the buffer to the file, or drop it once that has failed: the second thread."""
         while chunk := self._buffer.get():
             if self._failure is None:
                 self._write(chunk)
@@ -242,7 +246,7 @@ class Drainpipe:
                 self._failure = self._said_by_filter() or failure
 
     def _said_by_filter(self) -> OSError | None:
-        """A filter that takes no more has ended, and said why."""
+        """Return why the filter has ended; None when it does not say."""
         if self._filter is not None:
             try:
                 self._filter.wait(_GOODBYE_SECONDS)
@@ -251,10 +255,9 @@ class Drainpipe:
         return None
 
     def _has_more(self) -> bool:
-        """Wait for more of the stream; tell that there is none once the pipe is given up.
+        """Wait for more of the stream; return False once the pipe is given up.
 
-        QEMU may hold its end open without ever writing to it: the end of file alone would be
-        waited for without end.
+        QEMU may hold its end open without ever writing to it, so that the end of file never comes.
         """
         readable, _, _ = select.select([self._reader, self._given_up], [], [])
         return self._given_up not in readable

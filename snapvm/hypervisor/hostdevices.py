@@ -1,7 +1,7 @@
-"""Devices of this host that a libvirt domain is given when it is booted: whether they are there.
+"""Check that the devices of this host are there that a libvirt domain gets when it is booted.
 
-A USB stick that was pulled, a network card that has another address in another slot; libvirt finds
-out when the domain that was there has been ended.  Memory is never captured with any.
+A USB stick may have been pulled out, or a network card put into another slot.  libvirt would notice
+only after the running domain has been ended.  Memory is never captured with such devices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DISPENSABLE = "optional"
 
 
 def require(domain: str, definition: str, remedy: str) -> None:
-    """Raise ``DomainRefused`` for the first that is not there."""
+    """Raise ``DomainRefused`` for the first missing device."""
     for name in _missing(domainxml.parse(definition)):
         raise DomainRefused(
             domain=domain,
@@ -53,7 +53,7 @@ def _missing_pci(address: ET.Element) -> Iterator[str]:
 
 
 def _missing_usb(source: ET.Element) -> Iterator[str]:
-    """Look for what a device is called by its maker; only without that for where it is plugged."""
+    """Look for the vendor's and product's ids or, when they are not given, for bus and device."""
     vendor, product, address = map(source.find, ("vendor", "product", "address"))
     with suppress(ValueError):
         if vendor is not None and product is not None:
@@ -68,5 +68,5 @@ def _missing_usb(source: ET.Element) -> Iterator[str]:
 
 def _usb(*names: str, base: int) -> Iterator[tuple[int, ...]]:
     for device in (BUSES / "usb" / "devices").glob("*"):
-        with suppress(OSError, ValueError):  # an interface of one has no numbers
+        with suppress(OSError, ValueError):  # an interface of a device has no such numbers
             yield tuple(int((device / name).read_text(), base) for name in names)

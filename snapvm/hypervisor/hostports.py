@@ -1,7 +1,7 @@
-"""Where a libvirt domain listens on this host: whether it could, before it is ended.
+"""Check that a libvirt domain will be able to listen on its ports, before it is ended.
 
-A screen with a port of its own, such as a clone may have taken over, or at an address of another
-host; QEMU finds out when it is started.
+Its screen may have a fixed port that a clone uses by now, or an address of another host.  QEMU
+would notice only when it is started.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Place = tuple[str, int]
 
 
 def require(domain: Domain, definition: str, remedy: str) -> None:
-    """Raise ``DomainRefused`` for the first place that is taken, or none of this host.
+    """Raise ``DomainRefused`` for the first port that is in use, or address that is not here.
 
-    Where the domain listens already, it does no more when it is started.
+    Ports on which the domain itself listens now will be free when it has ended.
     """
     present = domain.definition if domain.state.has_memory else ""
     own = {port for _, port in _places(present, with_chosen=True)}
     for address, port in _places(definition):
         number = _trouble(address, port)
         why = _WHY.get(number, "")
-        # At another address too: it may listen at all of them now.
+        # The domain may listen at all addresses now, so only the port is compared.
         if why and not (number == errno.EADDRINUSE and port in own):
             raise DomainRefused(
                 domain=domain.name,
@@ -47,7 +47,7 @@ def require(domain: Domain, definition: str, remedy: str) -> None:
 
 
 def _places(definition: str, *, with_chosen: bool = False) -> Iterator[Place]:
-    """Yield where a domain listens; ``with_chosen`` also where libvirt has chosen the port."""
+    """Yield where a domain listens; ``with_chosen`` includes ports that libvirt has chosen."""
     if not definition:
         return
     root = domainxml.parse(definition)
@@ -64,7 +64,7 @@ def _places(definition: str, *, with_chosen: bool = False) -> Iterator[Place]:
 
 
 def _fixed(address: str, ports: list[str]) -> Iterator[Place]:
-    """Yield those that are ports, where the address is not a name."""
+    """Yield the valid ports of an address; nothing when it is a name."""
     with suppress(ValueError):
         ipaddress.ip_address(address)
         for port in ports:
@@ -73,9 +73,9 @@ def _fixed(address: str, ports: list[str]) -> Iterator[Place]:
 
 
 def _trouble(address: str, port: int) -> int:
-    """Try it, as QEMU does: what is left of a connection that was closed is not in the way.
+    """Try to listen, as QEMU does, for which closed connections are no obstacle.
 
-    Returns why not, as errno has it.
+    Returns the errno of the failure, or 0.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:

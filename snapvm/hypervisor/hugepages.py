@@ -1,6 +1,6 @@
-"""How large the pages of a domain's memory are, and whether this host has enough that are huge.
+"""Find the size of a domain's huge pages, and check that this host has enough of them.
 
-QEMU protects and copies them as a whole, and ends itself at a start for which there are too few.
+QEMU protects and copies a huge page as a whole, and it ends when there are too few for its start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MEMINFO = Path("/proc/meminfo")
 POOLS = Path("/sys/kernel/mm/hugepages")
 """A folder for each size (Linux, admin-guide/mm/hugetlbpage)."""
 _PAGE_SIZES = ("./memoryBacking/hugepages/page", "size"), ("./devices/memory/source/pagesize", "")
-"""Where libvirt tells them, in KiB; in an attribute, or as text (libvirt, docs/formatdomain)."""
+"""Where libvirt's XML has page sizes in KiB: in an attribute, or as text (docs/formatdomain)."""
 
 
 def largest_kib(definition: str) -> int:
@@ -34,7 +34,7 @@ def largest_kib(definition: str) -> int:
 
 
 def _default_kib() -> int:
-    """Return the size of those for which nothing is said (proc(5), Hugepagesize); 0 if unknown."""
+    """Return the size of the host's default huge pages (proc(5), Hugepagesize); 0 if unknown."""
     try:
         found = re.search(r"^Hugepagesize:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
     except OSError:
@@ -43,9 +43,9 @@ def _default_kib() -> int:
 
 
 def require_room(domain: Domain, definition: str) -> None:
-    """Raise ``DomainRefused`` when too few are free for what is started, the domain being ended.
+    """Raise ``DomainRefused`` when too few would be free for a start, once the domain has ended.
 
-    Not where only a part of its memory is in such pages, or the kernel does not say.
+    Does nothing when only a part of its memory is in huge pages, or the kernel does not say.
     """
     page_kib, needed_kib = largest_kib(definition), _wholly_kib(definition)
     pool = POOLS / f"hugepages-{page_kib}kB"
@@ -66,7 +66,7 @@ def require_room(domain: Domain, definition: str) -> None:
 
 
 def _wholly_kib(definition: str) -> int:
-    """Return how much memory there is when all of it is in huge pages of one size; else 0."""
+    """Return the size of a memory that is wholly in huge pages of one size; else 0."""
     if not definition:
         return 0
     root = domainxml.parse(definition)
@@ -74,12 +74,12 @@ def _wholly_kib(definition: str) -> int:
     is_whole = len(pages) < 2 and not any(page.get("nodeset") for page in pages)
     if root.find("./memoryBacking/hugepages") is None or not is_whole:
         return 0
-    text = root.findtext("memory", "").strip()  # libvirt always tells KiB
+    text = root.findtext("memory", "").strip()  # in libvirt's XML it is always in KiB
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
 
 
 def _free_pages(pool: Path) -> int:
-    """Return how many nobody has or has been promised, with those the kernel may make besides."""
+    """Return how many are neither used nor reserved, with those that the kernel may still make."""
 
     def count(name: str) -> int:
         try:

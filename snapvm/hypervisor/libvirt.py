@@ -82,7 +82,7 @@ class LibvirtHypervisor:
         return libvirtdrives.of(self._link, domain)
 
     def boots_as(self, domain: Domain) -> Domain:
-        """See ``Hypervisor.boots_as``: as it is defined; one that is not, as it is."""
+        """See ``Hypervisor.boots_as``; a transient domain is booted from its present definition."""
         return libvirtimages.as_booted(domain, self._handle_if_known(domain))
 
     def relying(self, domain: Domain) -> Iterable[Reliance]:
@@ -118,7 +118,7 @@ class LibvirtHypervisor:
             libvirtimages.require_zstd(self._link.connection, domain)
 
     def foresee(self, domain: Domain) -> str:
-        """Ask QEMU whether it could; see ``Hypervisor.foresee``."""
+        """See ``Hypervisor.foresee``; QEMU is asked what it can do."""
         with self._failing_as_capture(domain):
             handle = self._handle(domain)
             ground = Ground(
@@ -178,12 +178,12 @@ class LibvirtHypervisor:
         cookie: str = "",
         starts: bool = True,
     ) -> None:
-        """Raise ``DomainRefused`` when libvirt could not start it so, or would do otherwise."""
+        """Raise ``DomainRefused`` when libvirt could not start it, or would use other memory."""
         handle = self._handle_if_known(domain)
         if handle is not None:
             why = "and would start it from there, on disks that are others by then"
             libvirtimages.refuse_saved(domain, handle, why)
-            if domain.state.has_memory:  # `virsh save` pauses it, and its memory is half written
+            if domain.state.has_memory:  # `virsh save` may be in the midst of writing its memory
                 refuse_busy(domain, handle)
         if image is not None:
             libvirtimages.check(self._link.connection, domain, image, cookie)
@@ -193,7 +193,7 @@ class LibvirtHypervisor:
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
-        """See ``Hypervisor.frozen``; one that its owner has paused since it was found stays so."""
+        """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
             handle = self._handle_if_known(domain)
             state = DomainState.SHUTOFF if handle is None else self._state(handle)
@@ -218,13 +218,13 @@ class LibvirtHypervisor:
         retry.resume(lambda: self._resume(domain, self._handle(domain)))
 
     def touched(self) -> tuple[DomainUuid, ...]:
-        """See ``Hypervisor.touched``: what the host is set to is noted with one of them."""
+        """See ``Hypervisor.touched``; a changed setting of the host has a note in such a domain."""
         return qemusettings.noted(self._settings.run_dir)
 
     def abandon(self, domain: Domain) -> None:
-        """End the stream of a dead snapvm, put back what QEMU was set to and the permission.
+        """End the stream of a dead snapvm; put back QEMU's settings and the host's permission.
 
-        In this order: a stream that cannot protect memory any more leaves its guest standing still.
+        The order matters: a stream without permission to protect memory leaves the guest stopped.
         """
         folder = self._settings.run_dir
         with durable.failing_as_storage(folder), ExitStack() as last:
@@ -243,7 +243,7 @@ class LibvirtHypervisor:
                     handle.destroy()
 
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
-        """Start the domain from a memory image; only libvirt 11.2 and later know of channels."""
+        """Start the domain from a memory image; only libvirt 11.2 and later have channels."""
         flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
         with doing("restored", domain):
             with crashpoint.around("restore"):
@@ -254,7 +254,7 @@ class LibvirtHypervisor:
             self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
-        """Boot the domain from its disks; a transient one is made anew."""
+        """Boot the domain from its disks; a transient domain is created again."""
         flags = _START_PAUSED if paused else 0
         with doing("started", domain):
             with crashpoint.around("start"):
@@ -290,7 +290,7 @@ class LibvirtHypervisor:
         return qemusettings.lender(domain, handle, self._settings.run_dir)
 
     def _end_stream(self, domain: Domain, handle: Any | None) -> None:
-        """End a stream of ours, if there can be one: QEMU holds a guest as long as it waits."""
+        """End a stream of snapvm, if there may be one: the guest may be stopped while it waits."""
         if self._lender(domain, handle).is_lent() and not is_busy(handle):
             migrationstream.cancel(Qmp(handle))
 
@@ -299,9 +299,9 @@ class LibvirtHypervisor:
             return libvirtdomain.STATES.get(handle.state()[0], DomainState.OTHER)
 
     def _require_unchanged(self, domain: Domain, handle: Any | None) -> None:
-        """Raise ``LibvirtFailed`` for one of which other devices were judged than it has now.
+        """Raise ``LibvirtFailed`` when the domain's devices have changed since they were checked.
 
-        Until all is prepared minutes may pass, in which somebody puts an overlay upon a disk.
+        The preparations take minutes, in which somebody may put an overlay upon a disk.
         """
         if handle is not None and domain.definition:
             now = witness.devices(handle.XMLDesc(_XML_SECURE))

@@ -1,7 +1,7 @@
-"""What a libvirt and its QEMU must be able to do for a definition, and said they could once.
+"""Check that libvirt and QEMU still support what a domain's definition uses.
 
-SELinux or AppArmor may have been switched off since, and QEMU's package may have come without
-SPICE; libvirt looks when the domain that was there has been ended.
+SELinux or AppArmor may have been switched off, and a new package of QEMU may lack SPICE.  libvirt
+would notice only after the running domain has been ended.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.refusals import DomainRefused
 
 _UNLABELLED = frozenset({"none", "dac"})
-"""Kinds of labels that are there whatever the host has for security."""
+"""Kinds of security labels that every host supports."""
 _DEVICES = (
     ("screen", "./devices/graphics", "graphics", "type", frozenset({"spice", "vnc", "sdl"})),
     ("graphics card", "./devices/video/model", "video", "modelType", frozenset({"qxl", "virtio"})),
 )
-"""What it is called, where a definition has it (`type`), where libvirt lists what there is
-(docs/formatdomaincaps), and what is in a module of its own or left out by some who build QEMU."""
+"""The device's name, where a definition has it (in `type`), where libvirt lists the kinds that QEMU
+has (docs/formatdomaincaps), and the kinds that are in a module or that some builds leave out."""
 
 
 def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
-    """Raise ``DomainRefused`` for the first that this host cannot; one that cannot say may be able.
+    """Raise ``DomainRefused`` for the first thing that this host does not support.
 
-    ``remedy`` is how another is named in the definition.
+    What libvirt does not say is taken as supported.  ``remedy`` says how to change the definition.
     """
     root = domainxml.parse(definition)
     for model in _unknown_labels(connection, root):

@@ -1,8 +1,9 @@
-"""The agent inside a guest, spoken to through libvirt (QEMU, docs/interop/qemu-ga-ref).
+"""Talk through libvirt to the agent inside a guest (QEMU, docs/interop/qemu-ga-ref).
 
-Every command has a limit of its own (``virDomainQemuAgentCommand``).  libvirt's calls for the same
-wait for ever, unless one limit is set for everybody who works with the domain, and what that was
-before cannot be asked.  Using this door taints the domain (``custom-ga-command``), a word in a log.
+Agent commands are sent by ``virDomainQemuAgentCommand``, which takes a time limit.  libvirt's own
+calls for freezing and time wait for ever, unless a limit is set for all users of the domain, and
+the former limit cannot be asked.  Agent commands taint the domain (``custom-ga-command``), which is
+only a word in a log.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
 
 ANSWER_SECONDS = 5.0
-"""How long an agent may take for what costs it nothing."""
+"""The limit for a command that takes the agent no time."""
 CONNECT_SECONDS = 4.0
-"""How long an agent may take to be heard again when its domain was restored."""
+"""How long an agent may take to answer again after its domain was restored."""
 RTC_SECONDS = 15.0
 """Setting the clock starts a program in the guest (hwclock)."""
 _THAWED = "thawed"
@@ -42,7 +43,7 @@ _SECOND_NS = 1_000_000_000
 class LibvirtAgent:
     """The agents of one libvirt's domains; see ``GuestAgent`` for what each method promises.
 
-    ``handle_of`` gives libvirt's handle of a domain, None for one that is gone.
+    ``handle_of`` returns libvirt's handle of a domain, or None when the domain is gone.
     """
 
     def __init__(self, handle_of: Callable[[Domain], Any | None], limit_seconds: float) -> None:
@@ -96,7 +97,7 @@ class LibvirtAgent:
             raise NotFrozen(domain=domain.name, why="its agent finds none that it could freeze")
 
     def thaw(self, domain: Domain) -> None:
-        """See ``GuestAgent.thaw``; one that is still busy freezing is asked again."""
+        """See ``GuestAgent.thaw``; an agent that is still busy freezing is asked again."""
 
         def attempt() -> None:
             self._ask(domain, "guest-fsfreeze-thaw", self._limit_seconds)
@@ -111,8 +112,8 @@ class LibvirtAgent:
     def set_clock(self, domain: Domain) -> float:
         """See ``GuestAgent.set_clock``.
 
-        Without a time the guest takes that of its real-time clock, which QEMU keeps as the
-        domain's ``<clock>`` says; libvirt's ``VIR_DOMAIN_TIME_SYNC`` does the same.
+        The command has no time in it: the guest then takes the time of its real-time clock, which
+        QEMU keeps by the domain's ``<clock>``.  libvirt's ``VIR_DOMAIN_TIME_SYNC`` does the same.
         """
 
         def seconds() -> float:
@@ -125,7 +126,7 @@ class LibvirtAgent:
             moved = seconds() - before - (time.monotonic() - begun)
         except (LibvirtFailed, TypeError, ValueError) as failure:
             raise ClockNotSet(domain=domain.name, why=str(failure)) from failure
-        with suppress(LibvirtFailed):  # else QEMU may send the timer interrupts of all that time
+        with suppress(LibvirtFailed):  # QEMU might send the timer interrupts that the guest missed
             if (handle := self._handle_of(domain)) is not None:
                 Qmp(handle).execute("rtc-reset-reinjection")
         return moved
@@ -136,7 +137,7 @@ class LibvirtAgent:
             return handle is not None and bool(handle.isActive())
 
     def _ask(self, domain: Domain, command: str, limit_seconds: float) -> Any:
-        """Have the agent do something; raise ``LibvirtFailed`` when it does not, or not in time."""
+        """Send the agent a command; raise ``LibvirtFailed`` when it fails or takes too long."""
         with spoken():
             handle = self._handle_of(domain)
             if handle is None:

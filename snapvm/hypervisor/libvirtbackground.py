@@ -1,11 +1,11 @@
-"""Capturing a libvirt domain with QEMU's background-snapshot: the pause holds no memory at all.
+"""Capture a libvirt domain by QEMU's background-snapshot: no memory is written in the pause.
 
-The domain is suspended by us, so that the window is ours (QEMU restores the run state it found).
-In the window QEMU buffers the state of the devices and write-protects guest memory; after it the
-guest runs, and QEMU copies every page before the guest may change it (QEMU,
-migration/migration.c, bg_migration_thread).  What QEMU does before it needs a guest that stands
-still is begun ahead of the pause (``headstart``).  ``mapped-ram`` must be off: together they give
-an image whose memory is all zero.
+snapvm suspends the domain, so that it decides when the domain runs again (QEMU restores the run
+state that it found).  In the pause QEMU buffers the state of the devices and write-protects guest
+memory.  Afterwards the guest runs, and QEMU copies every page before the guest may change it (QEMU,
+migration/migration.c, bg_migration_thread).  The first work of QEMU needs no paused guest, and
+begins before the pause (``headstart``).  ``mapped-ram`` must be off: with both, the memory in the
+image would be all zero.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from snapvm.model import Domain, DomainState, MemoryRecord
 
 SETTINGS = MigrationSettings(capabilities=("background-snapshot",))
 PAGES_BYTES = 64 << 10
-"""More than a stream holds before its first page: the names of the pieces of memory."""
+"""A stream has less than this before its first page: the names of the blocks of memory."""
 ASK_SECONDS = 0.1
-"""QEMU is asked as often at least: a guest's stream may be shorter than that, or have failed."""
+"""QEMU is asked this often in any case: a stream may be shorter than that, or have failed."""
 _RESTORES_STATE_SINCE = (9, 0)
-"""Before it QEMU lets the guest run when memory is protected, whatever it was: in our window."""
+"""Older versions of QEMU let the guest run in the pause, as soon as memory is protected."""
 _FAILS_IN_SETUP_SINCE = (9, 1)
-"""Before it QEMU stops the guest even for a stream that cannot be written."""
+"""Older versions of QEMU stop the guest even for a stream that cannot be written."""
 _LARGEST_PAGE_KIB = 2048
 _STOPPED = "paused"
 _RUN_STATES = ("running", _STOPPED)
-"""QEMU ends itself over any other when it stops the guest ("invalid runstate transition")."""
+"""In any other state QEMU aborts when it stops the guest ("invalid runstate transition")."""
 CALM_SECONDS = 0.2
-"""Until what QEMU told of a pause that was its own has been heard."""
+"""Time for QEMU's events of a pause that QEMU made itself to arrive."""
 
 
 class _Overtaken(Exception):
-    """The guest was stopped before we did it: by QEMU itself, or by what befell it."""
+    """The guest stopped before snapvm suspended it: by QEMU, or by something else."""
 
 
 class BackgroundCapture:
-    """Memory streams out behind a running guest; see ``Capture``."""
+    """Memory is written while the guest runs after the pause; see ``Capture``."""
 
     way = "background: QEMU's background-snapshot, memory written behind the running guest"
 
@@ -67,7 +67,7 @@ class BackgroundCapture:
     @staticmethod
     @contextmanager
     def possible(ground: Ground) -> Iterator[ExitStack]:
-        """Have QEMU ready for it for the block; raise ``NotPossible`` and change nothing.
+        """Set QEMU up for the block; raise ``NotPossible``, and change nothing then.
 
         Yields the host's permission, which may be closed before the block ends.
         """
@@ -82,7 +82,7 @@ class BackgroundCapture:
                 permission = stack.enter_context(ExitStack())
                 allow = partial(permission.enter_context, userfault.allowed(ground.run_dir))
                 stack.enter_context(ground.lender.lent(SETTINGS, allow))
-                stack.callback(permission.close)  # as long as the lender's note is there
+                stack.callback(permission.close)  # before the lender removes its note
             except (OSError, LibvirtFailed) as why:
                 raise NotPossible(str(why)) from why
             yield permission
@@ -111,20 +111,21 @@ class BackgroundCapture:
                 standing.enter_context(self._pause.ended_by_resume(leave_standing=leave_standing))
                 self._pause.suspend()
                 self._require_paused()
-            # While the guest stands still the processors are LVM's.
+            # In the pause QEMU must not take processors from LVM.
             self._stream.hold()
             try:
                 yield
             finally:
-                # QEMU answers to a resume only when it has the pages that its own devices change.
+                # QEMU answers a resume only when it has copied the pages that its devices change.
                 self._stream.release()
         self._permission.close()
 
     def _stand_still_ahead(self, standing: ExitStack, *, leave_standing: bool) -> None:
-        """Let QEMU begin, then stop the domain, for as long as ``standing`` lasts.
+        """Let QEMU begin, then pause the domain, for as long as ``standing`` lasts.
 
-        Does nothing where it is not known how long that is safe; raises ``_Overtaken``, the domain
-        running as before, when somebody was quicker, and ``PausedMeanwhile`` when its owner was.
+        Does nothing when it is not known how much earlier QEMU may begin.  Raises ``_Overtaken``,
+        with the domain running again, when it stopped before; ``PausedMeanwhile`` when its owner
+        paused it.
         """
         ahead_seconds = headstart.seconds_ahead(self._experience.taken_seconds())
         if self._job.domain.state is not DomainState.RUNNING or not ahead_seconds:
@@ -138,7 +139,7 @@ class BackgroundCapture:
             stack.enter_context(pause)
             self._stream.begin()
             if self._pause.stops_within(ahead_seconds):
-                # Nothing more is asked of a guest that stands still otherwise: see `_break_off`.
+                # If QEMU stopped the guest, nothing more is asked of it: see `_break_off`.
                 if self._stream.run_state() == _STOPPED and self._stream.is_setting_up():
                     self._pause.refuse_owners()
                 raise _Overtaken
@@ -149,9 +150,9 @@ class BackgroundCapture:
             self._is_ahead = True
 
     def _break_off(self) -> None:
-        """End a stream that may not have stopped the guest yet: it fails to write before that.
+        """End a stream before it stops the guest, by making its writes fail.
 
-        It must not come to it: QEMU ends itself when it stops a guest that stands still otherwise.
+        QEMU would abort if it stopped a guest that stands still for another reason.
         """
         if not self._is_ahead:
             self._prepared_stream.close()
@@ -163,7 +164,7 @@ class BackgroundCapture:
             raise self._job.failed(f"QEMU says that it is {run_state} and not {_STOPPED}")
 
     def _start_over(self) -> None:
-        """Have a stream again that is not begun, and a pause of which nothing is known."""
+        """Prepare another stream and another pause, in place of those that were overtaken."""
         self._overtaken = "; the guest stood still twice, as it was stopped before its time"
         self._stream = MigrationStream(self._job)
         try:
@@ -174,12 +175,12 @@ class BackgroundCapture:
         self._pause = self._pause.anew()
 
     def arm(self) -> None:
-        """Start the stream and wait until the guest may run: devices buffered, memory protected."""
+        """Wait until devices are buffered and memory is protected, so that the guest may run."""
         with self._job.clock.part("memory"):
             if not self._is_ahead:
                 self._stream.begin()
             self._wait_until_armed()
-            # QEMU gives the guest back its run state in work that it has only scheduled.
+            # QEMU restores the guest's run state in scheduled work, which this question awaits.
             run_state = self._stream.run_state()
         if self._is_ahead and run_state != _STOPPED:
             raise self._job.failed(f"QEMU had stopped it itself; it is {run_state} now: take again")
@@ -187,8 +188,8 @@ class BackgroundCapture:
     def _wait_until_armed(self) -> None:
         """Wait for the first pages.
 
-        ``active`` alone does not say so; the page counters, which begin to grow after that, do.
-        Pages are in the pipe by then, so QEMU is not asked before there is as much.
+        The status ``active`` comes before them; the page counters grow with them.  As pages are in
+        the pipe by then, QEMU is not asked before the pipe holds enough.
         """
 
         def wait_for_pages(_state: State | None = None) -> None:
@@ -216,7 +217,7 @@ class BackgroundCapture:
 
 
 def _require_stoppable(monitor: Monitor) -> None:
-    """Raise ``NotPossible`` for a guest that QEMU would let run, or end itself over."""
+    """Raise ``NotPossible`` for a guest that QEMU would run too early, or would abort over."""
     try:
         version = migrationstream.qemu_version(monitor)
         run_state = migrationstream.run_state(monitor)
@@ -230,10 +231,10 @@ def _require_stoppable(monitor: Monitor) -> None:
 
 
 def _require_small_pages(domain: Domain) -> None:
-    """Raise ``NotPossible`` for a guest that would stand still with each page it first writes to.
+    """Raise ``NotPossible`` for a running guest whose pages are so large that it would be held up.
 
-    QEMU writes the whole of a page of the host before the guest may change it (QEMU,
-    migration/ram.c, ram_save_host_page); 1 GiB takes about a second.  A paused one does not write.
+    QEMU writes all of a host's page before the guest may change it (QEMU, migration/ram.c,
+    ram_save_host_page), and 1 GiB takes about a second.  A paused guest does not write.
     """
     page_kib = hugepages.largest_kib(domain.definition)
     if page_kib > _LARGEST_PAGE_KIB and domain.state is not DomainState.PAUSED:

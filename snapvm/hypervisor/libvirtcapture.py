@@ -1,8 +1,8 @@
-"""Capturing a libvirt domain by libvirt's own means: external memory, disks left to us.
+"""Capture a libvirt domain by libvirt's external snapshot of memory, with the disks left to snapvm.
 
 ``snapshot='manual'`` (libvirt 8.2) makes libvirt write the memory while the guest runs, and leave
 the domain paused with its disks drained and flushed (docs/formatsnapshot).  Then the LVM snapshots
-are made, and the domain is resumed.
+are made, and the domain is resumed.  Here are also the captures without memory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from snapvm.clock import Deadline
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml, migrationstream
 from snapvm.hypervisor.base import ImageWriter
@@ -26,13 +27,13 @@ from snapvm.model import Domain, DomainState, MemoryRecord
 _NO_METADATA = 4
 _LIVE = 256
 _MANUAL_SINCE = 8_002_000
-"""libvirt 8.2 knows disks that are captured by somebody else."""
+"""From libvirt 8.2 on somebody else may capture the disks of a snapshot."""
 
 
 def snapshot_xml(definition: str, image: Path) -> str:
-    """Describe the snapshot: memory into ``image``, every drive left to the caller.
+    """Return libvirt's XML for a snapshot of memory into ``image``, without any drive.
 
-    Every drive has to be listed: libvirt would make external files for the others.
+    Every drive has to be listed: for others libvirt would make external files.
     """
     drives = "".join(
         f"<disk name={quoteattr(drive.target)} snapshot='{_wanted(drive)}'/>"
@@ -62,21 +63,21 @@ class ExternalCapture:
     @staticmethod
     @contextmanager
     def possible(ground: Ground) -> Iterator[None]:
-        """Go into the block if this libvirt can do it; raise ``NotPossible`` if it cannot."""
+        """Run the block if this libvirt can do it; raise ``NotPossible`` if it cannot."""
         if ground.is_compressed:
             raise NotPossible("libvirt writes the image itself, and does not compress it as asked")
         with spoken():
             number = ground.handle.connect().getLibVersion()
         if number < _MANUAL_SINCE:
             raise NotPossible("this libvirt leaves no disk to be captured by others")
-        # libvirt asks QEMU itself, so it does not matter when QEMU does not answer us.
+        # libvirt will ask QEMU itself, so it does not matter whether QEMU answers snapvm.
         with suppress(LibvirtFailed):
             migrationstream.require_unblocked(ground.lender.monitor)
         yield
 
     @contextmanager
     def prepared(self, image: ImageWriter) -> Iterator[None]:  # noqa: ARG002 - libvirt's own
-        """Nothing has to be ready: libvirt makes the image."""
+        """Prepare nothing: libvirt makes the image."""
         with self.possible(self._job):
             yield
 
@@ -92,7 +93,7 @@ class ExternalCapture:
             yield
 
     def arm(self) -> None:
-        """Nothing is left to do: the memory is in the image when the domain stands still."""
+        """Do nothing: the memory is in the image before the pause."""
 
     def give_up(self) -> None:
         """There is nothing to end."""
@@ -104,7 +105,7 @@ class ExternalCapture:
     def _write_memory(self) -> None:
         job = self._job
         job.progress.phase(f"capturing memory of {job.domain.name}")
-        deadline = time.monotonic() + job.limit_seconds
+        deadline = Deadline(job.limit_seconds)
         xml = snapshot_xml(job.domain.definition, job.image)
         flags = _NO_METADATA | (_LIVE if job.domain.state is DomainState.RUNNING else 0)
 
@@ -113,7 +114,7 @@ class ExternalCapture:
                 job.handle.snapshotCreateXML(xml, flags)
 
         def tick() -> None:
-            if time.monotonic() > deadline:
+            if not deadline.left_seconds:
                 raise job.failed(
                     "the guest changes its memory faster than it can be written; "
                     f"given up after {job.limit_seconds:g} s"
@@ -139,7 +140,7 @@ class ExternalCapture:
 
 
 class DisksOnlyCapture:
-    """No memory: the domain only stands still for its disks."""
+    """A capture without memory: the domain is only paused for its disks."""
 
     method = "none: disks only"
 
@@ -164,7 +165,7 @@ class DisksOnlyCapture:
 
 
 class OffCapture:
-    """The domain is off: nothing stands still, it only must not be started meanwhile."""
+    """A capture of a domain that is off: it must only not be started meanwhile."""
 
     method = "none: the domain was shut off"
 

@@ -1,4 +1,4 @@
-"""A domain of libvirt's as a value: what its handle tells of it now."""
+"""Read a libvirt domain, as it is now, into a ``Domain`` value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _XML_SECURE = 1
 
 
 def of(handle: Any) -> Domain:
-    """Return what a virDomain tells; raises what libvirt's Python does."""
+    """Return the domain of a virDomain handle; raises libvirt's own exception."""
     info = handle.info()
     return Domain(
         name=handle.name(),

@@ -1,4 +1,4 @@
-"""The drives of a libvirt domain, with libvirt asked where the volumes of its pools are."""
+"""Find the drives of a libvirt domain, and ask libvirt where the volumes of its pools are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from snapvm.refusals import DomainRefused
 
 
 def of(link: Link, domain: Domain) -> Drives:
-    """Return the drives of a domain, and what it has of UEFI and a TPM that is not captured.
+    """Return the drives of a domain, and the UEFI or TPM state that is not captured.
 
-    Raises ``DiskRefused`` for one that cannot be captured.
+    Raises ``DiskRefused`` for a drive that cannot be captured.
     """
 
     def volume_path(pool: str, volume: str) -> Path:
@@ -35,7 +35,7 @@ def of(link: Link, domain: Domain) -> Drives:
 
 
 def path_of_volume(link: Link, pool: str, volume: str) -> Path:
-    """Return where a volume of a storage pool is; raise ``LibvirtFailed``."""
+    """Return the path of a volume of a storage pool; raise ``LibvirtFailed``."""
     with spoken():
         found = link.connection.storagePoolLookupByName(pool)
         return Path(found.storageVolLookupByName(volume).path())

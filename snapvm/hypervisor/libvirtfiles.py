@@ -1,6 +1,6 @@
-"""The files and devices of this host that libvirt, or QEMU, opens for a start.
+"""List the files and devices of this host that libvirt or QEMU opens to start a domain.
 
-Pure: a domain's XML in, values out (libvirt, docs/formatdomain).
+These are pure functions of the domain's XML (libvirt, docs/formatdomain).
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _NAMED = (
         for name in ("serial", "parallel", "console", "channel")
     ),
 )
-"""What it is to the domain, where its path is, and in which attribute; without one, as text."""
+"""What the file is to the domain, the element with its path, and the attribute of that; an empty
+attribute means the element's text."""
 
 
 def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
-    """Tell what libvirt opens besides the disks that are captured (libvirt, docs/formatdomain).
+    """Yield what libvirt opens besides the disks that are captured.
 
-    A socket that QEMU tries again until somebody serves it keeps nothing from a start.
+    A socket that QEMU tries again until somebody serves it is not needed for a start.
     """
     for drive in domainxml.drives_of(definition):
         is_ours = not (drive.is_removable or drive.readonly)
@@ -55,9 +56,9 @@ def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
 
 
 def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
-    """Whether libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
+    """Tell if libvirt starts without the source (qemu_domain.c, qemuDomainCheckDiskStartupPolicy).
 
-    A guest whose memory is restored knows its disks, and would miss one that libvirt drops.
+    A guest whose memory is restored would miss a disk that libvirt leaves out.
     """
     if drive.startup == "optional":
         return boots or drive.is_removable

@@ -1,4 +1,4 @@
-"""What libvirt would start a domain from: an image of ours, or one it has saved by itself."""
+"""Check what libvirt would start a domain from: snapvm's image, its disks, or a saved memory."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from snapvm.refusals import DomainRefused
 
 _XML_INACTIVE = 2
 _ZSTD_SINCE = 11_000_000
-"""Seen to restore them with 11.3; before 10.6 the format had no number."""
+"""libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number."""
 
 
 def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
-    """Let libvirt read an image's header, and look for what the image names.
+    """Have libvirt read an image's header, and check that the host has all that the image names.
 
-    Raises ``DomainRefused`` when libvirt cannot use the image, or would miss something.
+    Raises ``DomainRefused`` when libvirt cannot use the image, or something is missing.
     """
     try:
         with spoken():
@@ -61,9 +61,9 @@ def require_zstd(connection: Any, domain: Domain) -> None:
 
 
 def as_booted(domain: Domain, handle: Any | None) -> Domain:
-    """Return a domain with the definition it is booted from; raise ``DomainRefused``.
+    """Return a domain with the definition from which it is booted; raise ``DomainRefused``.
 
-    One that is not defined is booted from what it is now.
+    A domain without a handle is booted from its present definition.
     """
     try:
         with spoken():
@@ -74,7 +74,7 @@ def as_booted(domain: Domain, handle: Any | None) -> Domain:
 
 
 def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
-    """Raise ``DomainRefused`` when something is missing that the domain is booted with."""
+    """Raise ``DomainRefused`` when the host lacks something that the domain needs to boot."""
     booted = as_booted(domain, handle)
     edit = f"`virsh edit {shlex.quote(booted.name)}`"
     remedy = f"take it out of its definition: {edit}"
@@ -96,10 +96,10 @@ def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> N
 
 
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
-    """Raise ``DomainRefused`` for a vTPM that libvirt removes together with its domain.
+    """Raise ``DomainRefused`` for a vTPM that libvirt will remove together with its domain.
 
-    It does so when a transient domain ends (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and what
-    is booted afterwards has a new vTPM.  Memory that is restored brings the captured one with it.
+    libvirt does so when a transient domain ends (libvirt, qemu_tpm.c, qemuExtTPMCleanupHost), and
+    the domain would boot with a new vTPM.  Restored memory brings the captured vTPM with it.
     """
     if handle is None or not sidexml.has_mortal_tpm(domain.definition):
         return
@@ -117,8 +117,8 @@ def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
 def refuse_saved(domain: Domain, handle: Any, why: str) -> None:
     """Raise ``DomainRefused`` for a domain whose memory libvirt keeps for its next start.
 
-    libvirt-guests saves domains so when the host goes down.  Such memory goes together with the
-    disks as they are: started on any others, the guest spoils its file systems.
+    libvirt-guests saves domains like that when the host goes down.  Such memory fits only the disks
+    as they are now: with any others, the guest would damage its file systems.
     """
     try:
         with spoken():

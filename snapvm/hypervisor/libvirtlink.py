@@ -1,7 +1,7 @@
-"""The connection to libvirt: opening it, its errors as ours, its events with QEMU's times.
+"""The connection to libvirt: open it, translate its errors, and listen to its events.
 
-libvirt-python blocks in C, where Python cannot run a signal handler; ``wait_for`` therefore runs
-a long call in a thread and keeps the main thread answering.
+libvirt-python blocks in C, where Python cannot run a signal handler.  So ``wait_for`` runs a long
+call in a thread, and the main thread still answers signals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 try:
     import libvirt
     import libvirt_qemu
-except ImportError:  # Debian's python3-libvirt is not on PyPI's path; said by open_link
+except ImportError:  # Debian's python3-libvirt is not seen by a venv; open_link says so
     libvirt = None
     libvirt_qemu = None
 
@@ -37,7 +37,7 @@ TRACES_OF_VIRTQEMUD = (
     Path("/usr/lib/systemd/system/virtqemud.socket"),
     Path("/etc/systemd/system/virtqemud.socket"),
 )
-"""Any of them is there where libvirt is a daemon for each driver: RHEL 9, Fedora."""
+"""One of these exists where libvirt has a daemon for each driver: RHEL 9, Fedora."""
 _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 _NO_JOB = 0
@@ -46,7 +46,7 @@ _NO_JOB = 0
 
 @dataclass(eq=False)
 class LibvirtFailed(HypervisorFailed):
-    """What libvirt said; the driver makes more of it where it knows more."""
+    """An error of libvirt; the driver turns it into a more exact failure where it can."""
 
     code: int
 
@@ -61,7 +61,7 @@ class LibvirtFailed(HypervisorFailed):
 
 @contextmanager
 def spoken() -> Iterator[None]:
-    """Turn libvirt's exception into ``LibvirtFailed`` with its text."""
+    """Turn libvirt's exception in the block into ``LibvirtFailed``, with its text and code."""
     try:
         yield
     except libvirt.libvirtError as error:
@@ -71,9 +71,9 @@ def spoken() -> Iterator[None]:
 
 
 def denial(ask: Callable[[], object], *codes: int) -> LibvirtFailed | None:
-    """Return what libvirt answered when that is one of these errors (libvirt/virterror.h).
+    """Return libvirt's failure if its code is one of ``codes`` (libvirt/virterror.h).
 
-    None when it answered, and when it failed otherwise: then it does not say.
+    Returns None when the call succeeds, or fails in another way: then nothing is known.
     """
     try:
         with spoken():
@@ -84,9 +84,9 @@ def denial(ask: Callable[[], object], *codes: int) -> LibvirtFailed | None:
 
 
 def is_busy(handle: Any) -> bool:
-    """Tell whether libvirt works on a domain: saves, migrates, dumps it, or makes a backup of it.
+    """Tell whether libvirt has a job on a domain: a save, a migration, a dump or a backup.
 
-    In some of these jobs it lets anyone suspend the domain and nobody resume it (libvirt,
+    During some of these jobs anybody can suspend the domain but nobody can resume it (libvirt,
     qemu_migration.c and qemu_snapshot.c, the jobs that are allowed beside).  Raises
     ``LibvirtFailed``.
     """
@@ -96,7 +96,7 @@ def is_busy(handle: Any) -> bool:
 
 @contextmanager
 def doing(deed: str, domain: Domain) -> Iterator[None]:
-    """Turn what libvirt says into ``DomainFailed``: the domain could not be ``deed``."""
+    """Turn a failure in the block into ``DomainFailed``: the domain could not be ``deed``."""
     try:
         with spoken():
             yield
@@ -105,7 +105,7 @@ def doing(deed: str, domain: Domain) -> Iterator[None]:
 
 
 def looked_up_again(handle: Any, uuid: str) -> Any:
-    """Return a new handle of the same domain; one keeps the number under which it was looked up.
+    """Return a new handle of the same domain, because a handle keeps the id of its look-up.
 
     Raises ``LibvirtFailed``.
     """
@@ -120,14 +120,14 @@ def raise_last_error(what: str) -> NoReturn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent:
-    """Something happened to a domain, by ``time.monotonic()``; named as QEMU names it."""
+    """An event of a domain, with QEMU's name and its time by ``time.monotonic()``."""
 
     name: str
     at: float
 
 
 class RunEvents:
-    """The events of one domain that were asked for, in the order they came."""
+    """The events of one domain, in the order in which they arrived."""
 
     def __init__(self) -> None:
         self._events: list[RunEvent] = []
@@ -136,12 +136,12 @@ class RunEvents:
     def on_event(
         self, _link: Any, _dom: Any, name: str, seconds: int, micros: int, _details: Any, _own: Any
     ) -> None:
-        """Take an event as libvirt delivers it; its time is QEMU's, not that of the delivery."""
+        """Add an event that libvirt delivers; its time is QEMU's, not that of the delivery."""
         age_seconds = time.time() - (seconds + micros / 1e6)
         self._add(RunEvent(name=name, at=time.monotonic() - age_seconds))
 
     def on_device_added(self, _link: Any, _dom: Any, _alias: str, _own: Any) -> None:
-        """Take libvirt's own event; QEMU has none for it."""
+        """Add libvirt's own event for a new device, for which QEMU has none."""
         self._add(RunEvent(name=DEVICE_ADDED, at=time.monotonic()))
 
     def _add(self, event: RunEvent) -> None:
@@ -150,12 +150,12 @@ class RunEvents:
             self._changed.notify_all()
 
     def seen(self) -> tuple[RunEvent, ...]:
-        """Return what has come so far."""
+        """Return the events that have arrived so far."""
         with self._changed:
             return tuple(self._events)
 
     def wait_for(self, name: str, since: int, limit_seconds: float) -> tuple[RunEvent, ...]:
-        """Return the events behind the first ``since``, once one of this name is among them."""
+        """Wait for an event ``name`` behind the first ``since`` events; return all behind those."""
         with self._changed:
             self._changed.wait_for(
                 lambda: any(event.name == name for event in self._events[since:]),
@@ -165,7 +165,7 @@ class RunEvents:
 
 
 def _require_local(connection: Any, uri: str) -> None:
-    """Raise ``HostLacks`` for a libvirt of another host: the volumes would be this one's."""
+    """Raise ``HostLacks`` for a libvirt on another host, whose volumes are not here."""
     host = urlsplit(connection.getURI()).hostname
     if host:
         raise HostLacks(
@@ -175,16 +175,17 @@ def _require_local(connection: Any, uri: str) -> None:
 
 
 def _unit() -> str:
-    """Return the unit that starts libvirt here: virtqemud is ended where libvirtd is started.
+    """Return the systemd unit that starts libvirt here.
 
-    It has taken the place of libvirtd (libvirt, docs/daemons; src/qemu/virtqemud.service.extra.in).
+    Where virtqemud has taken the place of libvirtd, starting libvirtd would end it (libvirt,
+    docs/daemons; src/qemu/virtqemud.service.extra.in).
     """
     is_split = any(trace.exists() for trace in TRACES_OF_VIRTQEMUD)
     return "virtqemud.socket" if is_split else "libvirtd"
 
 
 class Link:
-    """A connection whose event loop runs in a thread of its own; a new one when it was lost."""
+    """A connection whose event loop runs in a thread; it is made again when it was lost."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -204,14 +205,14 @@ class Link:
 
     @property
     def connection(self) -> Any:
-        """The connection, made anew where libvirtd was restarted; raise ``LibvirtFailed``."""
+        """The connection, made again if libvirtd was restarted; raise ``LibvirtFailed``."""
         with self._renewing, spoken():
             if not self._connection.isAlive():
                 self._connection = libvirt.open(self.uri)
             return self._connection
 
     def domain(self, uuid: str) -> Handle:
-        """Return a handle that outlives the connection; raise ``LibvirtFailed`` for no domain."""
+        """Return a handle that outlives the connection; raise ``LibvirtFailed`` if none exists."""
         return Handle(self, uuid)
 
     @contextmanager
@@ -241,15 +242,15 @@ class Link:
         try:
             yield
         finally:
-            # A connection that was lost knows of no events, and what the block says is worth more.
+            # A lost connection has no events, and a failure of the block must not be hidden.
             with suppress(LibvirtFailed), spoken():
                 forget(number)
 
 
 class Handle:
-    """A domain, as libvirt's virDomain; looked up again when the connection is another.
+    """Stands for libvirt's virDomain, and looks it up again when the connection is a new one.
 
-    A libvirtd that is restarted while the domain stands still must not leave it so.
+    So a domain can be resumed even if libvirtd was restarted while it stood still.
     """
 
     def __init__(self, link: Link, uuid: str) -> None:
@@ -287,10 +288,10 @@ def open_link(uri: str) -> Link:
 
 
 def wait_for(call: Callable[[], T], *, tick: Callable[[], None], abort: Callable[[], None]) -> T:
-    """Run a call that blocks in libvirt; ``tick`` now and then, ``abort`` when interrupted.
+    """Run a call that blocks in libvirt, and call ``tick`` now and then meanwhile.
 
-    Whatever ``tick`` raises, and ``Interrupted``, aborts the call too; the call has ended in any
-    case when this returns.
+    When ``tick`` raises, or a signal interrupts, ``abort`` has to make the call end.  The call has
+    ended in any case when this function returns or raises.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(call)

@@ -1,6 +1,6 @@
-"""What libvirt needs besides files for a start: an emulator, networks, bridges, pools, filters.
+"""Check for what libvirt needs besides files to start a domain: emulator, networks, pools, filters.
 
-libvirt finds out only when the domain that was there has been ended.  Nothing is changed here.
+libvirt would notice only after the running domain has been ended.  Nothing is changed here.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ VIR_ERR_CONFIG_UNSUPPORTED (libvirt/virterror.h).  Any other may be a libvirt th
 _NO_SUCH_VOLUME, _NO_SUCH_FILTER = 50, 62
 """VIR_ERR_NO_STORAGE_VOL and VIR_ERR_NO_NWFILTER (libvirt/virterror.h)."""
 HOOKS = (Path("/etc/libvirt/hooks/qemu"), Path("/etc/libvirt/hooks/qemu.d"))
-"""What libvirt runs before it starts a domain, and that may well make a bridge (docs/hooks), or
-have huge pages."""
+"""libvirt runs these before it starts a domain (docs/hooks); they may make a bridge or provide huge
+pages."""
 _HOST_DEVICES = (("bridge", "bridge"), ("direct", "dev"))
-"""Interfaces that are upon a network device of the host, and where it is named."""
+"""The kinds of interfaces that need a network device of the host, and the attribute that names it.
+"""
 
 
 def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
-    """Raise ``DomainRefused`` when libvirt has not what a definition needs.
+    """Raise ``DomainRefused`` when libvirt lacks something that a definition needs.
 
-    ``remedy`` is how another emulator, network, bridge, pool or filter is named in it.
+    ``remedy`` says how to name another emulator, network, bridge, pool or filter in it.
     """
     _require_emulator(connection, domain, definition, remedy)
     _require_active(connection, domain, _NETWORK, _networks(definition), remedy)
@@ -44,7 +45,7 @@ def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
 
 
 def has_hook() -> bool:
-    """Tell whether the host's owner has libvirt make what may be missing now."""
+    """Tell whether a hook of libvirt may make what is missing now."""
     return any(hook.exists() for hook in HOOKS)
 
 
@@ -68,14 +69,14 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """A kind of things that libvirt knows by name, and starts and stops."""
+    """A kind of objects that libvirt knows by name, and that can be active or not."""
 
     what: str
     virsh: str
-    """How virsh's verbs for it begin."""
+    """The beginning of virsh's commands for it."""
     lookup: str
     no_such: int
-    """The code with which libvirt says that it has none of that name (libvirt/virterror.h)."""
+    """libvirt's error code for an unknown name (libvirt/virterror.h)."""
 
 
 _NETWORK = _Kind(what="network", virsh="net", lookup="networkLookupByName", no_such=43)
@@ -112,19 +113,19 @@ def _networks(definition: str) -> Iterator[str]:
 
 
 def _connections(definition: str, kind: str, named: str) -> Iterator[tuple[ET.Element, str]]:
-    """Yield the interfaces of a kind, each with what it is connected to."""
+    """Yield the interfaces of a kind, each with the name of what it is connected to."""
     for interface in domainxml.parse(definition).iterfind(f"./devices/interface[@type='{kind}']"):
         source = interface.find("source")
         yield interface, "" if source is None else source.get(named, "")
 
 
 def _host_devices(definition: str) -> Iterator[str]:
-    """Yield the bridges and the like that must be there; none where a hook may make them."""
+    """Yield the network devices that must exist; nothing where a hook may make them."""
     if has_hook():
         return
     for kind, named in _HOST_DEVICES:
         for interface, name in _connections(definition, kind, named):
-            # A bridge of Open vSwitch has a device of its name in most cases only.
+            # Open vSwitch does not always have a device with the name of the bridge.
             if name and interface.find("virtualport") is None:
                 yield name
 
@@ -142,7 +143,7 @@ def _require_host_devices(domain: str, names: Iterable[str], remedy: str) -> Non
 
 
 def _volumes(definition: str) -> Iterator[tuple[str, str]]:
-    """Yield the volumes that must be there when the domain starts, each behind its pool."""
+    """Yield pool and name of each volume that must exist when the domain starts."""
     for drive in domainxml.drives_of(definition):
         if drive.type == "volume" and drive.pool and not drive.startup:
             yield drive.pool, drive.source

@@ -1,7 +1,7 @@
-"""What other domains of a libvirt have upon a device: it must not become another below them.
+"""Find the devices on which other libvirt domains rely, so that a rollback does not change them.
 
-Such as the clones of a golden image, each an overlay on its volume, or one whose memory libvirt
-keeps for its next start.  That they are off, and nobody uses the volume, makes it no better.
+Such domains are the clones of a golden image, each an overlay on its volume, or a domain whose
+memory libvirt keeps for its next start.  They rely on the device even while they are off.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ _XML_INACTIVE = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
-    """A disk that a domain has, and where that is."""
+    """A disk of a domain, and the path of its image."""
 
     domain: str
     target: str
     image: Path
     is_saved: bool
-    """libvirt keeps memory that goes with it."""
+    """Whether libvirt keeps memory that fits only this disk as it is."""
 
 
 def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
-    """Yield what every other domain relies on, and this one by its pools' volumes.
+    """Yield the devices on which other domains rely, and this one through volumes of its pools.
 
-    An image that does not answer, on a server that is down say, is told of in the log.
-
-    Raises ``DomainRefused``.
+    An image that does not answer, perhaps because its server is down, is logged.  Raises
+    ``DomainRefused``.
     """
     try:
         with spoken():
@@ -52,7 +51,7 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
         raise DomainRefused(domain=domain.name, why=why) from failure
     held: dict[_Held, None] = {}
     for handle in handles:
-        # One that has gone meanwhile relies on nothing.
+        # A domain that has gone meanwhile relies on nothing.
         with suppress(LibvirtFailed):
             held |= dict.fromkeys(_held_by(link, handle, domain))
     chains = overlays.chains(each.image for each in held)
@@ -82,7 +81,7 @@ def _held_by(link: Link, handle: Any, domain: Domain) -> list[_Held]:
         is_saved = not (is_active or is_itself) and bool(handle.hasManagedSaveImage(0))
     held = []
     for drive in (each for text in definitions for each in domainxml.drives_of(text)):
-        # Its own overlays that are no volumes of a pool are seen in its definition.
+        # Of the domain itself only volumes of a pool count: the caller sees its other overlays.
         if not overlays.is_kept(drive) or (is_itself and drive.type != "volume"):
             continue
         image = _image(link, drive)
@@ -92,7 +91,7 @@ def _held_by(link: Link, handle: Any, domain: Domain) -> list[_Held]:
 
 
 def _image(link: Link, drive: Drive) -> Path | None:
-    """Return where a drive has what it is; None when that is not on this host, or not known."""
+    """Return the path of a drive's image; None when that is not known, or not on this host."""
     if drive.type != "volume":
         return Path(drive.source) if drive.type in ("file", "block") else None
     try:

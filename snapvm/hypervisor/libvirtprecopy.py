@@ -1,12 +1,12 @@
-"""Capturing a libvirt domain by QEMU's live migration, held at the moment it stops the guest.
+"""Capture a libvirt domain by QEMU's live migration, held at the moment when it stops the guest.
 
-Memory goes into the image while the guest runs, over and over what it changed meanwhile.  With
-``pause-before-switchover`` QEMU waits when it has stopped the guest and its disks are drained and
-flushed; the LVM snapshots come then, and the rest of memory beside them (QEMU,
+QEMU writes memory into the image while the guest runs, and then again and again what has changed.
+With ``pause-before-switchover`` QEMU waits after it has stopped the guest and its disks are drained
+and flushed.  Then the LVM snapshots are made, and beside them QEMU writes the rest of memory (QEMU,
 migration/migration.c, migration_completion_precopy).
 
-A guest that changes its memory faster than it is written is stopped when all of it was written once
-and a while is over: what is left then is finite, and written in the pause.
+A guest that changes its memory faster than QEMU writes it is stopped after a while, once all of
+memory was written: the rest is finite then, and is written in the pause.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ from snapvm.hypervisor.qemusettings import MigrationSettings
 from snapvm.model import DomainState, MemoryRecord
 
 UNLIMITED = 1 << 40
-"""Bytes a second; QEMU's own limit is 128 MiB/s."""
+"""In bytes per second; without a setting QEMU would write no more than 128 MiB/s."""
 SETTINGS = MigrationSettings(
     capabilities=("pause-before-switchover",),
     parameters={"max-bandwidth": UNLIMITED, "downtime-limit": 100},
 )
-"""Milliseconds that the rest of memory may take; it is written beside the LVM snapshots."""
+"""``downtime-limit`` is how many milliseconds the rest of memory may take in the pause, beside the
+LVM snapshots."""
 _HELD = "pre-switchover"
 _MOST_ROUNDS = 3
-"""The stream may become so many times as long as memory before the guest is stopped."""
+"""The guest is stopped when the stream is this many times as long as its memory."""
 _FIRST_PASS = 1
-"""How often QEMU has asked what the guest changed (``dirty-sync-count``) while it writes all of
-memory: once, at the beginning (QEMU, migration/ram.c, ram_init_bitmaps)."""
+"""``dirty-sync-count`` while QEMU writes all of memory for the first time: QEMU has asked once, at
+the beginning, what the guest has changed (QEMU, migration/ram.c, ram_init_bitmaps)."""
 _SPARE_BYTES = 48 << 20
-"""What is on its way to the file, and the devices; ``imageroom`` wants more beyond memory."""
+"""Room for what is on its way to the file, and for the devices; ``imageroom`` demands more."""
 
 
 class PrecopyCapture:
-    """Memory while the guest runs, the last of it in the window; see ``Capture``."""
+    """Memory is written while the guest runs, and the last of it in the pause; see ``Capture``."""
 
     way = "precopy: memory written while the guest runs, the last of it in the pause"
 
@@ -52,7 +53,7 @@ class PrecopyCapture:
         self._stream = MigrationStream(job)
         self._stopped = ""
         self._changes_since: float | None = None
-        """Since when only what the guest changes is written: all of memory was, once."""
+        """When QEMU had written all of memory once, and began to write changes only."""
 
     @property
     def method(self) -> str:
@@ -62,7 +63,7 @@ class PrecopyCapture:
     @staticmethod
     @contextmanager
     def possible(ground: Ground) -> Iterator[None]:
-        """Have QEMU ready for it for the block; raise ``NotPossible`` and change nothing."""
+        """Set QEMU up for the block; raise ``NotPossible``, and change nothing then."""
         with ready(ground, SETTINGS):
             yield
 
@@ -76,7 +77,7 @@ class PrecopyCapture:
     def window(self, *, leave_standing: bool = False) -> Iterator[None]:
         """See ``Capture.window``; before it most of memory is written."""
         job = self._job
-        # QEMU does not let a guest run that it holds: it has to let go of it first.
+        # A guest that QEMU holds cannot be resumed before the stream is let go.
         ending = job.pause.ended_by_resume(
             leave_standing=leave_standing, when_failed=self._stream.let_go
         )
@@ -95,7 +96,7 @@ class PrecopyCapture:
             yield
 
     def _tick(self, state: State) -> None:
-        """Tell how far it is; stop the guest when it is not going to converge by itself."""
+        """Report progress; stop the guest when the stream would not converge by itself."""
         self._stream.tell(state)
         self._job.pause.refuse_owners()
         if self._stopped or self._job.domain.state is not DomainState.RUNNING:
@@ -110,11 +111,11 @@ class PrecopyCapture:
             self._job.pause.suspend()
 
     def _why_stop(self) -> str:
-        """Say why the guest must not change more of its memory; an empty text when it may.
+        """Say why the guest has to be stopped; return an empty text when it may run on.
 
-        All of memory may have been changed since QEMU last looked, and QEMU does not count that:
-        so much has to be free, in the first pass too.  The first pass lasts as long as memory is
-        large: its time is no reason, the guest would stand still for all that is not yet written.
+        There must always be room for all of memory: the guest may have changed all of it since QEMU
+        last looked, and QEMU does not count that.  The time of the first pass is no reason to stop
+        the guest, which would then stand still for all that is not written yet.
         """
         memory_bytes = self._job.domain.memory_bytes
         free_bytes = imageroom.free_bytes(self._job.folder)
@@ -131,7 +132,7 @@ class PrecopyCapture:
         return ""
 
     def arm(self) -> None:
-        """Beside the LVM snapshots: let QEMU write the rest of memory and the devices."""
+        """Let QEMU write the rest of memory and the devices, beside the LVM snapshots."""
         with self._job.clock.part("memory"):
             self._stream.go_on(_HELD)
             self._stream.wait_for(is_completed, limit_seconds=self._job.limit_seconds)
@@ -147,7 +148,7 @@ class PrecopyCapture:
 
 @contextmanager
 def ready(ground: Ground, settings: MigrationSettings) -> Iterator[None]:
-    """Have QEMU set for a stream for the block; raise ``NotPossible`` when it cannot write one."""
+    """Set QEMU up for a stream, for the block; raise ``NotPossible`` when it cannot write one."""
     migrationstream.require_possible(ground.lender.monitor)
     with ExitStack() as stack:
         try:
@@ -158,5 +159,5 @@ def ready(ground: Ground, settings: MigrationSettings) -> Iterator[None]:
 
 
 def is_completed(state: State) -> bool:
-    """Whether QEMU has written all of the stream."""
+    """Tell whether QEMU has written all of the stream."""
     return bool(state.get("status") == "completed")

@@ -1,7 +1,7 @@
-"""The processor that a memory image was running on: whether this host still has one like it.
+"""Check that this host's processor has what a memory image needs.
 
-libvirt finds out when QEMU has been started with it, and the domain that was there is gone by then:
-"guest CPU doesn't match specification: missing features".  A new microcode, kernel or BIOS takes
+libvirt notices only when it has started QEMU, and then the domain that ran is gone: "guest CPU
+doesn't match specification: missing features".  A new microcode, kernel or BIOS may have taken
 features away, and another host may never have had them.
 """
 
@@ -28,9 +28,9 @@ _SAY_WHY = 1
 def require(connection: Any, domain: Domain, definition: str, cookie: str) -> None:
     """Raise ``DomainRefused`` for an image whose processor KVM cannot provide here.
 
-    ``definition`` is that of the image.  One that the domain runs on now is not asked about, and
-    an emulated one neither: libvirt does not compare it (qemuProcessUpdateGuestCPU).  Where there
-    is no memory to be lost, since the domain is off, it is only told: libvirt has the last word.
+    ``definition`` is that of the image.  A processor on which the domain runs now needs no check,
+    nor does an emulated one, which libvirt does not compare (qemuProcessUpdateGuestCPU).  For a
+    domain that is off there is only a warning: it has no memory to lose, and libvirt may accept.
     """
     cpu = _of_cookie(cookie)
     root = domainxml.parse(definition)
@@ -62,10 +62,10 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
 
 
 def _of_cookie(cookie: str) -> str:
-    """Return the ``<cpu>`` with the features it had; empty for one that is just the host's."""
+    """Return the ``<cpu>`` of a cookie with its features; empty when it names no model."""
     try:
         cpu = domainxml.parse(cookie).find("cpu") if cookie else None
-    except DomainRefused:  # libvirt has the last word on it
+    except DomainRefused:  # the restore will have libvirt judge the cookie
         return ""
     return "" if cpu is None or cpu.find("model") is None else _text(cpu)
 

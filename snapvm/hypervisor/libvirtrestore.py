@@ -1,8 +1,9 @@
-"""Restoring by several threads: libvirt can (11.2), its Python module (11.3) cannot ask for it.
+"""Restore a sparse image by several threads, through libvirt's C function.
 
-The module's ``restoreParams`` passes every number as an unsigned long, and libvirt refuses that for
-the number of channels: "invalid type 'ullong' for parameter 'parallel.channels', expected 'int'".
-So the C function is called directly, on the connection that is inside the module's own.
+libvirt can do that since 11.2, but its Python module (11.3) cannot ask for it: ``restoreParams``
+passes every number as an unsigned long, and libvirt refuses that for the number of channels
+("invalid type 'ullong' for parameter 'parallel.channels', expected 'int'").  So the C function is
+called directly, on the connection that the module's object holds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The secrets that libvirt needs to start a domain: of encrypted disks, of a vTPM, of servers.
+"""Check for the secrets that libvirt needs to start a domain: of disks, of a vTPM, of servers.
 
-libvirt forgets the value of an ephemeral one when it ends, as it does when the host is booted.
+libvirt forgets the value of an ephemeral secret when it ends, for example at a reboot.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from snapvm.hypervisor.libvirtlink import denial
 from snapvm.refusals import DomainRefused
 
 _NO_SECRET = 66
-"""VIR_ERR_NO_SECRET (libvirt/virterror.h): there is none, or it has no value.  One that is private
-has one that we are not told, which is another error."""
+"""VIR_ERR_NO_SECRET (libvirt/virterror.h): the secret does not exist, or has no value.  For a
+private secret, whose value is not told, there is another error."""
 _VOLUME = 1
 _OF_SERVERS = {"ceph": 2, "iscsi": 3}
 """What a secret is for (libvirt/libvirt-secret.h, virSecretUsageType)."""
@@ -24,7 +24,7 @@ _OF_SERVERS = {"ceph": 2, "iscsi": 3}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Secret:
-    """How a definition names one: by its uuid, or by what it is for."""
+    """How a definition names a secret: by its uuid, or by its use."""
 
     uuid: str
     usage: str = ""
@@ -32,7 +32,7 @@ class _Secret:
 
 
 def require(connection: Any, domain: str, definition: str) -> None:
-    """Raise ``DomainRefused`` when libvirt has not one of them, or has lost its value."""
+    """Raise ``DomainRefused`` when libvirt lacks a secret, or has lost its value."""
     for secret in dict.fromkeys(_secrets(definition)):
         missing = denial(partial(_value, connection, secret), _NO_SECRET)
         if missing:

@@ -1,7 +1,7 @@
-"""Capturing a libvirt domain while it stands still: the longest pause, and the surest way.
+"""Capture a libvirt domain while it stands still: the longest pause, and the most reliable way.
 
-All of memory is written in the window, by QEMU's migration of a guest that is suspended already.
-It works wherever ``virsh save`` does.
+QEMU migrates the suspended guest, and writes all of its memory in the pause.  This works wherever
+``virsh save`` does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SETTINGS = MigrationSettings(capabilities=(), parameters={"max-bandwidth": UNLIM
 
 
 class StopCapture:
-    """All of memory in the window; see ``Capture``."""
+    """All of memory is written in the pause; see ``Capture``."""
 
     way = "stop: all memory written while the guest stands still"
 
@@ -37,7 +37,7 @@ class StopCapture:
     @staticmethod
     @contextmanager
     def possible(ground: Ground) -> Iterator[None]:
-        """Have QEMU ready for it for the block; raise ``NotPossible`` and change nothing."""
+        """Set QEMU up for the block; raise ``NotPossible``, and change nothing then."""
         with ready(ground, SETTINGS):
             yield
 
@@ -58,7 +58,7 @@ class StopCapture:
             yield
 
     def arm(self) -> None:
-        """Beside the LVM snapshots: all of memory."""
+        """Let QEMU write all of memory, beside the LVM snapshots."""
         with self._job.clock.part("memory"):
             self._stream.begin()
             self._stream.wait_for(

@@ -1,6 +1,6 @@
-"""The address a domain has for its host (vsock): no two that run may have the same.
+"""Check that no other running domain has a domain's fixed vsock address (CID).
 
-A clone has that of its model, if it is a fixed one; libvirt finds out at the start.
+A clone has the fixed address of its original.  libvirt would notice only at the start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ACTIVE = 1
 
 
 def require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
-    """Raise ``DomainRefused`` when another domain that is on has the address of a definition."""
+    """Raise ``DomainRefused`` when another running domain has the address of a definition."""
     fixed = set(_addresses(definition, "[@auto='no']"))
     if not fixed:
         return
@@ -35,13 +35,13 @@ def require(connection: Any, domain: Domain, definition: str, remedy: str) -> No
 
 
 def _others(connection: Any, domain: Domain) -> Iterator[tuple[str, set[str]]]:
-    """Yield the other domains that are on; none where libvirt does not say."""
+    """Yield name and addresses of the other running domains; none if libvirt does not answer."""
     handles: list[Any] = []
     with suppress(LibvirtFailed), spoken():
         handles = connection.listAllDomains(_ACTIVE)
     for handle in handles:
         taken: set[str] = set()
-        with suppress(LibvirtFailed), spoken():  # one that has gone has none
+        with suppress(LibvirtFailed), spoken():  # a domain may have gone meanwhile
             if handle.UUIDString() != domain.uuid:
                 taken = set(_addresses(handle.XMLDesc(0)))
         if taken:

@@ -1,7 +1,7 @@
-"""One migration stream of QEMU's into a memory image: prepared, begun, watched, ended.
+"""Have QEMU write a migration stream into a memory image: prepare, begin, watch and end it.
 
-What the ways to capture memory by QEMU's own commands share.  The stream goes through a pipe into
-an image that ``virsh restore`` starts (see ``drainpipe`` and ``snapvm.memory.libvirtimage``).
+All ways to capture memory by QEMU's own commands use this.  The stream goes through a pipe into an
+image that ``virsh restore`` can start (see ``drainpipe`` and ``snapvm.memory.libvirtimage``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from snapvm.clock import Deadline
 from snapvm.hypervisor import domainxml, qmp
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
@@ -38,11 +39,11 @@ State = Mapping[str, Any]
 
 
 class NotPossible(Exception):
-    """This host or domain cannot be captured so; the text says why."""
+    """A way to capture memory is not possible here; the text says why."""
 
 
 def require_possible(monitor: Monitor) -> None:
-    """Raise ``NotPossible`` where no stream of ours can get out of QEMU."""
+    """Raise ``NotPossible`` when QEMU cannot write a stream for snapvm."""
     if not qmp.gives_descriptors():
         raise NotPossible("Python's libvirt module is older than 8.2 and hands QEMU no pipe")
     try:
@@ -52,9 +53,9 @@ def require_possible(monitor: Monitor) -> None:
 
 
 def require_unblocked(monitor: Monitor) -> None:
-    """Raise ``NotPossible`` for a domain that QEMU writes no stream of, whoever asks.
+    """Raise ``NotPossible`` for a domain that cannot be migrated at all.
 
-    It has a device or a processor flag that cannot be migrated.  Raises ``LibvirtFailed`` too.
+    It has a device or a processor flag that forbids it.  Raises ``LibvirtFailed`` too.
     """
     blocked = monitor.execute("query-migrate").get("blocked-reasons")
     if blocked:
@@ -62,7 +63,7 @@ def require_unblocked(monitor: Monitor) -> None:
 
 
 def qemu_version(monitor: Monitor) -> tuple[int, int]:
-    """Return the version of the QEMU that runs the domain; the host's may be a later one."""
+    """Return the version of the QEMU process, which may be older than the host's QEMU."""
     version = monitor.execute("query-version")["qemu"]
     return version["major"], version["minor"]
 
@@ -73,7 +74,7 @@ def run_state(monitor: Monitor) -> str:
 
 
 class MigrationStream:
-    """QEMU's stream of one capture; everything raises ``CaptureFailed``."""
+    """QEMU's stream of one capture; every method raises ``CaptureFailed``."""
 
     def __init__(self, job: CaptureJob) -> None:
         self._job = job
@@ -82,20 +83,20 @@ class MigrationStream:
         self._is_ended = False
         self._is_given_up = threading.Event()
         self.how = ""
-        """What becomes of the stream on its way, for the record."""
+        """A text for the record on how the stream is changed on its way."""
         self.setup_seconds: float | None = None
-        """What QEMU took before it stopped the guest or found it stopped; known at the end."""
+        """How long QEMU worked before it needed a stopped guest; known at the end."""
 
     @contextmanager
     def prepared(self, image: ImageWriter) -> Iterator[None]:
-        """Have the image and the pipe; a stream that goes on at the end of the block is ended.
+        """Make the image and the pipe; a stream that still goes on after the block is ended.
 
-        Raises ``NotPossible`` when QEMU cannot be given the pipe; no file is left then.
+        Raises ``NotPossible``, and leaves no file, when QEMU does not take the pipe.
         """
         self._image = image
         with ExitStack() as stack:
             target = image.begin(self._job.image, self._definition(), self._cookie())
-            # Ended behind the pipe: what QEMU has not written by then it must not begin with.
+            # The stream is ended after the pipe is closed, so that QEMU can write nothing more.
             ending = stack.enter_context(ExitStack())
             self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv))
             if image.filter_argv:
@@ -106,7 +107,7 @@ class MigrationStream:
             yield
 
     def _give_pipe(self) -> None:
-        """Let QEMU have the writing end; where the label is not to be had, SELinux may be lax."""
+        """Give QEMU the writing end; when it cannot be labelled, SELinux may still allow it."""
         label = domainxml.image_label(self._job.domain.definition)
         try:
             if label:
@@ -121,21 +122,21 @@ class MigrationStream:
 
     @property
     def written_bytes(self) -> int:
-        """How much of the stream is in the file."""
+        """How much of the stream has been written to the file."""
         return self._pipe.drained_bytes
 
     def begin(self) -> None:
-        """Let QEMU write; on a domain that somebody else is saving just now it refuses."""
+        """Let QEMU write; it refuses when somebody else is just saving the domain."""
         self._is_begun = True
         try:
             self._qmp.execute("migrate", {"uri": f"fd:{STREAM_NAME}"})
         except LibvirtFailed as why:
-            # Whatever stream goes on when QEMU said no is not ours to end.
+            # If QEMU itself refused, a stream that goes on is somebody else's.
             self._is_begun = why.code != QMP_ERROR
             raise self._job.failed(str(why)) from why
 
     def go_on(self, status: str) -> None:
-        """Let a stream go on that waits in a state of this name."""
+        """Let a stream go on that waits in the state ``status``."""
         self._execute("migrate-continue", {"state": status})
 
     def wait_for(
@@ -147,11 +148,11 @@ class MigrationStream:
         poll_seconds: float = WINDOW_POLL_SECONDS,
         tick: Callable[[State], None] = lambda _state: None,
     ) -> State:
-        """Wait until the stream is where ``is_there`` says, with a ``tick`` now and then.
+        """Wait until ``is_there`` accepts the stream's state; call ``tick`` now and then.
 
-        ``setting`` is where the limit is from.
+        ``setting`` names the setting of the limit.
         """
-        deadline = time.monotonic() + limit_seconds
+        deadline = Deadline(limit_seconds)
         while not is_there(state := self._state()):
             if state.get("status") in ("failed", "cancelled"):
                 raise self._job.failed(state.get("error-desc", f"the stream was {state['status']}"))
@@ -159,45 +160,44 @@ class MigrationStream:
                 raise self._job.not_written(self._pipe.failure)
             if self._is_given_up.is_set():
                 raise self._job.failed("it is not wanted any more")
-            if time.monotonic() > deadline:
+            if not deadline.left_seconds:
                 raise self._job.failed(f"it took longer than {limit_seconds:g} s ({setting})")
             tick(state)
             time.sleep(poll_seconds)
         return state
 
     def give_up(self) -> None:
-        """From another thread: let who waits for the stream wait no more."""
+        """From another thread: make ``wait_for`` end by a failure."""
         self._is_given_up.set()
 
     def is_setting_up(self) -> bool:
-        """Whether QEMU has not come to stop the guest: it does so only in the state after that."""
+        """Tell whether QEMU is still in the state before the one in which it stops the guest."""
         return bool(self._state().get("status") == "setup")
 
     def run_state(self) -> str:
-        """Return what the guest does; QEMU runs first what work it has scheduled."""
+        """Return QEMU's run state of the guest, after QEMU has done its scheduled work."""
         return str(self._execute("query-status")["status"])
 
     def hold(self) -> None:
-        """Let the stream stay in the pipe until ``release``."""
+        """Keep the stream in the pipe until ``release``."""
         self._pipe.hold()
 
     def release(self) -> None:
-        """Let a stream that was held be written."""
+        """Write the stream to the file again after ``hold``."""
         self._pipe.release()
 
     def wait_for_bytes(self, at_least: int, limit_seconds: float) -> None:
-        """Wait until so much is in the pipe, or the time is over.  It costs QEMU nothing."""
-        deadline = time.monotonic() + limit_seconds
-        while self._pipe.waiting_bytes < at_least and time.monotonic() < deadline:
+        """Wait until the pipe holds ``at_least`` bytes, or the time is over; QEMU is not asked."""
+        deadline = Deadline(limit_seconds)
+        while self._pipe.waiting_bytes < at_least and deadline.left_seconds:
             time.sleep(WINDOW_POLL_SECONDS)
 
     def finish(self) -> MemoryRecord:
         """Wait for the end of the stream, and until the image is whole and on the disk."""
-        begun = time.monotonic()
-        limit_seconds = self._job.limit_seconds
+        deadline = Deadline(self._job.limit_seconds)
         state = self.wait_for(
             lambda state: state.get("status") == "completed",
-            limit_seconds=limit_seconds,
+            limit_seconds=deadline.seconds,
             poll_seconds=DRAIN_POLL_SECONDS,
             tick=self.tell,
         )
@@ -205,33 +205,33 @@ class MigrationStream:
         if "setup-time" in state:
             self.setup_seconds = state["setup-time"] / 1000
         try:
-            self._pipe.finish(max(1.0, begun + limit_seconds - time.monotonic()))
+            self._pipe.finish(max(1.0, deadline.left_seconds))
             size_bytes = self._image.end()
         except OSError as why:
             raise self._job.not_written(why) from why
         return self._job.record(size_bytes)
 
     def tell(self, state: State) -> None:
-        """Show how far the stream is."""
+        """Report how far the stream is."""
         ram = state.get("ram", {})
         total_bytes = ram.get("total", self._job.domain.memory_bytes)
         self._job.progress.advance(total_bytes - ram.get("remaining", total_bytes), total_bytes)
 
     def let_go(self) -> None:
-        """End a stream that is not wanted any more; harmless once it has ended.
+        """End a stream that is not wanted any more; harmless when it has ended.
 
-        A guest that QEMU itself had stopped for it runs again then.
+        A guest that QEMU had stopped for the stream runs again.
         """
         if not self._is_begun:
             self._qmp.execute("closefd", {"fdname": STREAM_NAME})
         elif not self._is_ended:
-            # QEMU gets free of a full pipe sooner when nothing more is written.
+            # QEMU is not kept by a full pipe when the rest is thrown away.
             self._pipe.discard()
             cancel(self._qmp)
         self._is_begun = self._is_ended = True
 
     def _end(self) -> None:
-        """End it for good; a QEMU that is gone has ended it too."""
+        """End the stream for good; it has ended too when QEMU is gone."""
         with suppress(LibvirtFailed):
             self.let_go()
 
@@ -255,10 +255,10 @@ class MigrationStream:
 
 
 def cancel(monitor: Monitor) -> None:
-    """End the stream that is going on, if any, and wait until it has ended."""
-    deadline = time.monotonic() + CANCEL_LIMIT_SECONDS
+    """End QEMU's stream, if there is one, and wait until it has ended."""
+    deadline = Deadline(CANCEL_LIMIT_SECONDS)
     monitor.execute("migrate_cancel")
     while monitor.execute("query-migrate").get("status", _NONE) not in (*_ENDED, _NONE):
-        if time.monotonic() > deadline:
+        if not deadline.left_seconds:
             return
         time.sleep(WINDOW_POLL_SECONDS)

@@ -1,8 +1,8 @@
-"""What the images that a domain has for disks lie on: the devices below a chain of overlays.
+"""Find the images and devices below a domain's disks that are overlays.
 
 An external snapshot (`virsh snapshot-create-as --disk-only`), and many a backup, puts a qcow2 file
-upon a volume, and the domain goes on in the file.  The definition of a domain that is off does not
-tell of what is below it; the header of the file does (QEMU, docs/interop/qcow2).
+over a volume, and the domain writes to the file from then on.  The definition of a domain that is
+off does not name the volume below; the header of the file does (QEMU, docs/interop/qcow2).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from snapvm.model import Domain, GuestDisk, HypervisorKind
 from snapvm.refusals import DomainRefused
 
 _HEADER = struct.Struct(">4sIQI")
-"""Magic, version, where the name of the backing file is, and how long it is."""
+"""Magic, version, offset and length of the name of the backing file."""
 _MAGIC = b"QFI\xfb"
 _LONGEST_NAME_BYTES = 1023
 _DEEPEST = 200
@@ -30,10 +30,10 @@ _FILE_NAMES = ("filename", "file.filename")
 
 
 def bases(domain: Domain) -> Iterator[GuestDisk]:
-    """Yield every image or device below the disks of a domain that are overlays, by their target.
+    """Yield every image or device below the disks of a domain, each with the disk's target.
 
-    What cannot be read, or is no file of this host, is not followed; xl makes no overlays.
-    Raises ``DomainRefused`` for a disk that does not answer: it would hold up whoever starts it.
+    An image that cannot be read, or is not on this host, is not followed; xl makes no overlays.
+    Raises ``DomainRefused`` for a disk that does not answer, because a start would wait for it.
     """
     if domain.hypervisor is not HypervisorKind.LIBVIRT or not domain.definition:
         return
@@ -56,12 +56,12 @@ def bases(domain: Domain) -> Iterator[GuestDisk]:
 
 
 def is_kept(drive: Drive) -> bool:
-    """Whether what is in a drive is a disk to its domain, and no medium."""
+    """Tell whether a drive has a disk, and not a medium that can be taken out."""
     return bool(drive.source) and not drive.is_removable
 
 
 def chains(images: Iterable[Path]) -> Mapping[Path, tuple[Path, ...]]:
-    """Return what each image lies on; one that does not answer is left out."""
+    """Return the chain below each image; an image that does not answer is left out."""
     return answers.asked(lambda image: tuple(_below(image)), images)
 
 
@@ -75,9 +75,9 @@ def _below(image: Path) -> Iterator[Path]:
 
 
 def _backing_name(image: Path) -> str:
-    """Return what a qcow2 image says it lies on; empty for anything else."""
+    """Return the backing file that a qcow2 image names; empty for any other file."""
     try:
-        # Whatever it is, looking at it must not wait for somebody at its other end.
+        # O_NONBLOCK: if it is a pipe, opening it must not wait for its writer.
         with open(os.open(image, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             magic, _version, offset_bytes, size_bytes = _HEADER.unpack(file.read(_HEADER.size))
             if magic != _MAGIC or not offset_bytes or size_bytes > _LONGEST_NAME_BYTES:
@@ -89,7 +89,7 @@ def _backing_name(image: Path) -> str:
 
 
 def _as_path(name: str) -> str:
-    """Return the path in a name, which may be all that QEMU needs to know, written as JSON."""
+    """Return the path in a backing file's name, which may be QEMU's options in JSON."""
     if not name.startswith(_AS_JSON):
         return name.removeprefix("file:")
     try:
