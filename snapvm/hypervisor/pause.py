@@ -1,4 +1,4 @@
-"""The pause of a libvirt domain: made, measured by QEMU's own events, ended whatever happens."""
+"""Pause a libvirt domain, measure the pause by QEMU's events, and end it whatever happens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _STOPPED = "paused"
 
 
 def refuse_busy(domain: Domain, handle: Any) -> None:
-    """Raise ``DomainRefused`` for a domain that libvirt works on; nothing has been touched yet."""
+    """Raise ``DomainRefused`` for a domain on which libvirt has a job."""
     if is_busy(handle):
         name = shlex.quote(domain.name)
         raise DomainRefused(
@@ -52,14 +52,14 @@ def refuse_busy(domain: Domain, handle: Any) -> None:
 
 
 def require_resumable(domain: Domain, handle: Any) -> None:
-    """Raise ``DomainFailed`` for a domain that could be suspended now, and not be resumed."""
+    """Raise ``DomainFailed`` for a domain that could be suspended now but not resumed."""
     with doing("suspended", domain):
         if is_busy(handle):
             raise LibvirtFailed("libvirt has begun to save, migrate or back it up", 0)
 
 
 class WatchedPause:
-    """Makes a domain stand still, measures it by QEMU's own events, and makes it run again."""
+    """Pauses a domain, measures the pause by QEMU's events, and resumes the domain."""
 
     def __init__(self, domain: Domain, handle: Any, events: RunEvents, clock: WindowClock) -> None:
         self._domain = domain
@@ -72,22 +72,21 @@ class WatchedPause:
         self._asked_at = 0.0
         self._is_asked = False
         self._is_owners = False
-        """Its owner has paused it, and it stays so."""
+        """Whether the domain's owner has paused it, so that it must stay paused."""
 
     def anew(self) -> WatchedPause:
-        """Return another pause of the same domain, which what has been heard so far is not of."""
+        """Return another pause of the same domain, to which the events so far do not belong."""
         return WatchedPause(self._domain, self._handle, self._events, self._clock)
 
     @contextmanager
     def ended_by_resume(
         self, *, leave_standing: bool, when_failed: Callable[[], None] = lambda: None
     ) -> Iterator[None]:
-        """Run the block, which stops the domain; then make it run again, whatever happened.
+        """Run the block, which stops the domain; then resume the domain, whatever happened.
 
-        With ``leave_standing`` it runs again only when the block fails.  ``when_failed`` is what
-        must come first when the block fails, done again with each attempt.  Raises ``WindowBroken``
-        instead of running the block when the domain, which ran when its capture was prepared, does
-        not run any more; it is left as it is then.
+        With ``leave_standing`` it is resumed only when the block fails.  ``when_failed`` is called
+        before each attempt to resume after a failed block.  Raises ``WindowBroken`` in place of the
+        block, and leaves the domain alone, when it ran at the preparation but does not run now.
         """
         self._require_running()
         self._first = len(self._events.seen())
@@ -107,7 +106,7 @@ class WatchedPause:
         self._witness.check(stopped_at=self.stopped_at())
 
     def suspend(self) -> None:
-        """Make the domain stand still; libvirt answers when its disks are drained and flushed."""
+        """Suspend the domain; libvirt answers when its disks are drained and flushed."""
         if not self._was_running:
             return
         self._asked_at = time.monotonic()
@@ -121,10 +120,11 @@ class WatchedPause:
             self._handle.suspend()
 
     def refuse_owners(self) -> None:
-        """Raise ``PausedMeanwhile`` for one that its owner pauses in the block, before we do.
+        """Raise ``PausedMeanwhile`` if the owner paused the domain before snapvm could.
 
-        It stays paused.  QEMU calls a guest otherwise that it has stopped itself for the last of a
-        stream (``finish-migrate``); where it does not answer nobody knows.
+        The domain stays paused then.  A guest that QEMU has stopped itself, for the end of a
+        stream, has another run state (``finish-migrate``).  If QEMU does not answer nothing is
+        known, and nothing is raised.
         """
         if not self._was_running or self._is_asked or self.stopped_at() is None:
             return
@@ -135,9 +135,9 @@ class WatchedPause:
 
     @contextmanager
     def owners_kept(self) -> Iterator[None]:
-        """Run a block that calls ``refuse_owners`` now and then; its failure is the last occasion.
+        """Run a block that calls ``refuse_owners`` now and then; call it again if the block fails.
 
-        Ctrl-C may come between the owner's pause and the next look, and would undo it.
+        Otherwise a Ctrl-C between the owner's pause and the next call would undo that pause.
         """
         try:
             yield
@@ -147,18 +147,18 @@ class WatchedPause:
             raise
 
     def stops_within(self, seconds: float) -> bool:
-        """Wait so long, or until somebody else stops it; tell whether that happened."""
+        """Wait until somebody stops the domain, or the time is over; tell if it was stopped."""
         events = self._events.wait_for("STOP", self._first, seconds)
         return any(event.name == "STOP" for event in events)
 
     def came_late(self) -> bool:
-        """Whether it stood still already when ``suspend`` was called, by QEMU's own clock."""
+        """Tell by QEMU's clock whether the domain had stopped before ``suspend`` was called."""
         events = self._events.wait_for("STOP", self._first, EVENT_LIMIT_SECONDS)
         stops = [event.at for event in events if event.name == "STOP"]
         return not stops or stops[0] < self._asked_at
 
     def stopped_at(self) -> float | None:
-        """Return when QEMU stopped the CPUs, by ``time.monotonic()``; None when it did not."""
+        """Return when QEMU stopped the vCPUs, by ``time.monotonic()``; None when it did not."""
         stops = [event.at for event in self._seen() if event.name == "STOP"]
         return stops[0] if stops else None
 
@@ -166,7 +166,7 @@ class WatchedPause:
         return self._events.seen()[self._first :]
 
     def _resume(self, first: Callable[[], None] | None) -> None:
-        """Make it run; what libvirt shows is looked at afterwards, when the guest waits no more."""
+        """Resume the domain first, and only then look at its state: the guest must not wait."""
         try:
             with spoken():
                 if first is not None:
@@ -184,7 +184,7 @@ class WatchedPause:
             )
 
     def _require_running(self) -> None:
-        """Raise ``WindowBroken`` for one that ran, and was paused or has ended meanwhile."""
+        """Raise ``WindowBroken`` if the domain ran and was paused or has ended meanwhile."""
         if not self._was_running:
             return
         try:
@@ -205,7 +205,7 @@ class WatchedPause:
             raise self._broken("its guest went to sleep")
 
     def _has_ended(self) -> bool:
-        """Whether there is nothing to resume; a transient domain is unknown when it has ended."""
+        """Tell whether the domain has ended; libvirt forgets a transient one then."""
         try:
             with spoken():
                 return self._handle.state()[0] in _STATES_ENDED
@@ -219,7 +219,7 @@ class WatchedPause:
         return WindowBroken(domain=self._domain.name, what=what)
 
     def _let_run(self) -> str:
-        """Say why libvirt refused: it may run already, or be gone."""
+        """Resume; return why libvirt refused, as for a domain that runs or is gone, or nothing."""
         try:
             with spoken(), crashpoint.around("resume"):
                 self._handle.resume()
@@ -239,7 +239,7 @@ class WatchedPause:
             self._clock.add_part("resume", asked_at, resumes[-1])
 
     def _check(self, asked_at: float, *, runs_again: bool) -> None:
-        """Raise ``WindowBroken`` when somebody else let the domain run inside the window."""
+        """Raise ``WindowBroken`` when somebody else resumed the domain in the pause."""
         resumes = [event for event in self._seen() if event.name == "RESUME"]
         early = [event for event in resumes if event.at < asked_at - 0.001]
         if early or len(resumes) > runs_again:

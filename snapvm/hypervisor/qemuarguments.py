@@ -1,7 +1,7 @@
-"""What a domain's XML gives to QEMU past libvirt: ``<qemu:commandline>``.
+"""Read the arguments that a domain's XML passes to QEMU directly: ``<qemu:commandline>``.
 
-libvirt does not know what is in it (libvirt, docs/drvqemu, "Pass-through of arbitrary QEMU
-commands").  Pure: XML in, values out.
+libvirt does not know what they mean (libvirt, docs/drvqemu, "Pass-through of arbitrary QEMU
+commands").  These are pure functions of the XML.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from itertools import pairwise
 _ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format("http://libvirt.org/schemas/domain/qemu/1.0")
 _DISK = re.compile(r"--?(drive|blockdev|hd[a-d]|sd|pflash|mtdblock)")
 _HAS_PROPERTIES = frozenset({"drive", "blockdev"})
-"""The value of the others is a file, which is written to."""
+"""The options whose value has properties; the value of the others is a file that QEMU writes to."""
 _READ_ONLY = ("readonly", "read-only")
 _TRUE = (True, "on", "yes", "true", "y")
-"""What QEMU takes for it (QEMU, qapi/qobject-input-visitor.c and util/qemu-option.c)."""
+"""What QEMU takes for true (QEMU, qapi/qobject-input-visitor.c and util/qemu-option.c)."""
 
 
 def arguments(root: ET.Element) -> tuple[str, ...]:
-    """Return what is added to QEMU's command line."""
+    """Return the words that are added to QEMU's command line."""
     return tuple(argument.get("value", "") for argument in root.iterfind(_ARGUMENT))
 
 
 def writable_disk(root: ET.Element) -> str:
-    """Return the option and the value that give the domain a disk, or an empty text.
+    """Return the option and value that give the domain a writable disk; empty when none does.
 
-    One that is clearly read-only, or a cdrom, is none.
+    A disk that is clearly read-only, or a cdrom, does not count.
     """
     given = arguments(root)
     for option, value in pairwise((*given, "")):
@@ -46,7 +46,7 @@ def _is_unchanging(value: str) -> bool:
 
 
 def _properties(value: str) -> dict[str, object]:
-    """Read the properties of a drive; none of JSON that cannot be read."""
+    """Read the properties of a drive; return none when they are JSON that cannot be parsed."""
     if value.startswith("{"):
         try:
             return dict(json.loads(value))

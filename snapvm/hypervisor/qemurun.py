@@ -1,8 +1,8 @@
-"""Which run of a domain it is: told by its QEMU process.
+"""Identify the present run of a libvirt domain, by its QEMU process.
 
-libvirt's id does not tell it alone: it counts from 1 again when libvirt is started anew while no
-domain runs, and an idle virtqemud ends by itself.  A process has its number and the time at which
-it began, and no other has both before the next boot.
+libvirt's id is not enough: it counts from 1 again when libvirt is restarted while no domain runs,
+and an idle virtqemud ends by itself.  But no two processes have both the same number and the same
+start time before the next boot.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 PID_FILES = Path("/run/libvirt/qemu")
-"""Where the libvirt of the system has a file for each domain that runs, by its name (libvirt,
+"""Where the system's libvirt has a pid file for each running domain, by its name (libvirt,
 qemu_process.c, qemuProcessPrepareHost and qemuProcessReconnect)."""
 PROC = Path("/proc")
 _OFF = -1
 """The id of a domain that does not run (virDomainGetID)."""
 _BEGAN = 22 - 3
-"""Of a process's `stat`: field 22, in clock ticks since the boot; the third is the first behind the
-name, which may have anything in it (proc(5))."""
+"""The start time in a process's `stat` (proc(5)): field 22, counted from the field behind the name,
+which is the third, because the name may contain anything."""
 
 
 def of(handle: Any) -> str | None:
-    """Return what tells this run of a domain from every other of this boot; None when it is off.
+    """Return a text that identifies this run of a domain until the next boot; None when it is off.
 
-    Where libvirt keeps its files elsewhere the id has to do.  Raises libvirt's own exception.
+    If there is no pid file it is made from libvirt's id.  Raises libvirt's own exception.
     """
     number = handle.ID()
     if number == _OFF:
@@ -33,7 +33,7 @@ def of(handle: Any) -> str | None:
 
 
 def _process(name: str) -> str:
-    """Return which process a domain is; empty when it cannot be told."""
+    """Return a text that identifies a domain's process; empty when it is not found."""
     try:
         pid = int((PID_FILES / f"{name}.pid").read_text())
         stat = (PROC / f"{pid}/stat").read_text(errors="replace")

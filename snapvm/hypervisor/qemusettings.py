@@ -1,8 +1,8 @@
-"""What QEMU's migration is set to: lent for one capture and put back, after a crash too.
+"""Change QEMU's migration settings for one capture, and put them back, also after a crash.
 
-libvirt sets only the capabilities it knows before its own jobs, and some parameters never: what is
-left on makes the next ``virsh save`` fail, or slow.  So what there was before is in a file as long
-as it is not put back; ``put_back`` finds it there when whoever lent it is dead.
+Before its own jobs libvirt sets only the capabilities that it knows, and some parameters never, so
+a setting that stays changed makes the next ``virsh save`` fail, or slow.  The former settings are
+in a file until they are put back; after a crash ``put_back`` finds them there.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from snapvm.model import Domain, DomainUuid
 FILE_ENDING = ".qemu"
 _LONGEST_BYTES = 64 << 10
 _WAIT_SECONDS = 10.0
-"""`snapvm doctor` borrows them for a moment, to see whether QEMU could."""
+"""How long to wait for another snapvm, such as a `doctor` that needs them for a moment."""
 
 
 class Monitor(Protocol):
-    """What is needed of ``Qmp``."""
+    """The part of ``Qmp`` that is needed here."""
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Run a command and return what it returns; raise ``LibvirtFailed``."""
@@ -35,7 +35,7 @@ class Monitor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationSettings:
-    """Capabilities that are on, all others being off, and parameters, in QEMU's units."""
+    """The capabilities to switch on, all others being off, and parameters in QEMU's units."""
 
     capabilities: tuple[str, ...]
     parameters: Mapping[str, int] = field(default_factory=dict)
@@ -43,13 +43,13 @@ class MigrationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lender:
-    """The QEMU process of a domain, and the file that remembers what it was set to."""
+    """The QEMU process of a domain, and the file with its former settings."""
 
     monitor: Monitor
     domain: str
     file: Path
     run: str
-    """Which run of the domain it is: the settings of another QEMU are not this one's."""
+    """Identifies the run of the domain, because another QEMU has other settings."""
     is_over: Callable[[], bool]
     """Tells whether that run has ended."""
 
@@ -57,11 +57,11 @@ class Lender:
     def lent(
         self, wanted: MigrationSettings, first: Callable[[], object] = lambda: None
     ) -> Iterator[None]:
-        """Have QEMU set so for the block; what was set before is set again afterwards.
+        """Change QEMU's settings for the block, and put the former ones back afterwards.
 
-        ``first`` does what QEMU needs for it: who finds the note knows that it may have been done.
-        Raises ``LibvirtFailed`` when QEMU cannot do it, and ``OSError``; nothing is changed then.
-        ``Locked`` while somebody else has it set.
+        ``first`` is called when the former settings are in the file, and before they are changed.
+        Raises ``LibvirtFailed`` when QEMU does not support the settings, and ``OSError``; nothing
+        is changed then.  Raises ``Locked`` while another snapvm has them changed.
         """
         durable.make_folder(self.file.parent)
         with self._alone():
@@ -73,17 +73,17 @@ class Lender:
                 yield
 
     def is_lent(self) -> bool:
-        """Whether somebody who died left QEMU set otherwise, or somebody alive has."""
+        """Tell whether QEMU's settings are changed, by a snapvm that is at work or died."""
         return self._note() is not None
 
     def put_back(self) -> None:
-        """Set QEMU as it was before somebody who died; harmless when nobody did."""
+        """Put back the settings that a dead snapvm has changed; harmless when there are none."""
         if self.file.exists():
             with self._alone():
                 self._put_back_if_noted()
 
     def _remembered(self, wanted: MigrationSettings) -> dict[str, Any]:
-        """Return what there is now, written down before anything is changed."""
+        """Return the present settings, after writing them to the file."""
         before = {
             "run": self.run,
             "capabilities": self._capabilities(),
@@ -94,7 +94,7 @@ class Lender:
 
     @staticmethod
     def _only(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, bool]:
-        """Return the whole list; ``events`` is libvirt's own and stays."""
+        """Return the whole list of capabilities; ``events`` is libvirt's own and stays."""
         return {
             name: name in names or (name == "events" and is_on)
             for name, is_on in before["capabilities"].items()
@@ -102,7 +102,7 @@ class Lender:
 
     @contextmanager
     def _putting_back(self, before: Mapping[str, Any]) -> Iterator[None]:
-        """Put back at the end; a QEMU that is gone does not hide why the block failed."""
+        """Put the settings back at the end; if QEMU is gone, the failure of the block is raised."""
         has_failed = True
         try:
             yield
@@ -131,7 +131,7 @@ class Lender:
         self.file.unlink(missing_ok=True)
 
     def _note(self) -> dict[str, Any] | None:
-        """Return what there was before, when it belongs to this run of the domain."""
+        """Return the settings in the file if they belong to this run of the domain, else None."""
         try:
             before = json.loads(durable.read(self.file, _LONGEST_BYTES))
         except (OSError, ValueError):
@@ -155,14 +155,14 @@ class Lender:
 
 
 def noted(run_dir: Path) -> tuple[DomainUuid, ...]:
-    """Return the domains whose QEMU somebody has set, or had when he died."""
+    """Return the domains whose QEMU's settings are changed, or were when a snapvm died."""
     return tuple(DomainUuid(file.stem) for file in sorted(run_dir.glob(f"*{FILE_ENDING}")))
 
 
 def lender(domain: Domain, handle: Any | None, run_dir: Path) -> Lender:
-    """Return the lender of a domain, whose file is in snapvm's folder for such.
+    """Return the lender of a domain, with its file in ``run_dir``.
 
-    Of one that does not run, or that libvirt does not know any more, it only ever forgets.
+    For a domain that does not run, or that is unknown to libvirt, it can only remove the file.
     """
     run = None if handle is None else qemurun.of(handle)
 

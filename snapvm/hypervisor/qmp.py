@@ -1,7 +1,7 @@
-"""QEMU's own commands, sent through libvirt (QEMU, docs/interop/qmp-spec; virDomainQemuMonitor…).
+"""Send QEMU its own commands through libvirt (QEMU, docs/interop/qmp-spec; virDomainQemuMonitor…).
 
-libvirt keeps the monitor; a second connection would need another socket on QEMU's command line.
-Using this door taints the domain (``custom-monitor``), which is a word in a log and no more.
+libvirt holds the monitor; a second connection would need another socket on QEMU's command line.
+Such commands taint the domain (``custom-monitor``), which is only a word in a log.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ except ImportError:  # said by libvirtlink.open_link before anything gets here
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 
 QMP_ERROR = -1
-"""The code of a ``LibvirtFailed`` in which QEMU, and not libvirt, said no."""
+"""The code of a ``LibvirtFailed`` when QEMU, and not libvirt, has refused."""
 
 
 def gives_descriptors() -> bool:
-    """Whether Python's libvirt can hand QEMU a file descriptor; that of libvirt 8.2 and later can.
+    """Tell whether libvirt's Python module can give QEMU a file descriptor, as since 8.2.
 
-    That there is none at all is said by ``libvirtlink.open_link``.
+    A missing module is reported by ``libvirtlink.open_link``.
     """
     return libvirt_qemu is None or hasattr(libvirt_qemu, "qemuMonitorCommandWithFiles")
 
@@ -42,7 +42,7 @@ class Qmp:
         return _returned(reply)
 
     def give_descriptor(self, name: str, descriptor: int) -> None:
-        """Hand QEMU a file descriptor under a name (``getfd``); raise ``LibvirtFailed``."""
+        """Give QEMU a file descriptor under a name (``getfd``); raise ``LibvirtFailed``."""
         with spoken():
             reply, _ = libvirt_qemu.qemuMonitorCommandWithFiles(
                 self._handle, _line("getfd", {"fdname": name}), [descriptor], 0

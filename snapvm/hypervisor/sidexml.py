@@ -1,6 +1,6 @@
-"""What a libvirt domain's XML says of its UEFI variables and its TPM: where they are.
+"""Find a libvirt domain's UEFI variables and TPM state from its XML.
 
-Pure: XML text in, values out (libvirt, docs/formatdomain, "Operating system booting" and "TPM
+These are pure functions of the XML (libvirt, docs/formatdomain, "Operating system booting" and "TPM
 device").
 """
 
@@ -14,14 +14,14 @@ from snapvm.hypervisor import domainxml
 from snapvm.model import OmittedDisk, SideKind, SidePlace
 
 SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
-"""Where the system's libvirt keeps emulated TPMs, unless the domain names a place."""
+"""Where the system's libvirt keeps emulated TPMs, unless the domain names another folder."""
 
 _ONLY_MEMORY = "only memory brings it back"
-"""The stream of a domain has a copy of its flash, and of the state of a swtpm."""
+"""The stream of a domain's memory has a copy of its flash, and of the state of a swtpm."""
 
 
 def places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
-    """Return where a domain has its UEFI variables and the state of its emulated TPM in files."""
+    """Return the files and folders with a domain's UEFI variables and emulated TPM."""
     if not definition:
         return ()
     root = domainxml.parse(definition)
@@ -62,7 +62,7 @@ def has_mortal_tpm(definition: str) -> bool:
 
 
 def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
-    """Yield where the variables are, if anywhere; firmware that may be written to holds them."""
+    """Yield where the UEFI variables are, if anywhere; writable firmware holds them itself."""
     source = root.find("./os/nvram/source")
     if source is None:
         writable = root.findtext("./os/loader[@type='pflash'][@readonly='no']", "")

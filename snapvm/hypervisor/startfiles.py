@@ -1,6 +1,6 @@
-"""The files that a domain is started from besides its disks: looked at while it still runs.
+"""Check that the files exist which a domain needs to start besides its disks.
 
-A hypervisor opens them only when the domain that was there has been ended.
+A hypervisor would open them only after the running domain has been ended.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ NO_ANSWER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartFile:
-    """One of them: what it is to the domain, and where."""
+    """A file that is needed for a start: what it is to the domain, and its path."""
 
     what: str
     path: Path
 
 
 def require(domain: str, files: Iterable[StartFile], remedy: str = "") -> None:
-    """Raise ``DomainRefused`` for the first that is not there, or does not answer.
+    """Raise ``DomainRefused`` for the first file that is missing, or does not answer.
 
-    The hypervisor would wait for that one as long, when the domain is gone.
+    For a file that does not answer the hypervisor would wait, with the domain already ended.
     """
     others = f", or {remedy}" if remedy else ""
     wanted = tuple(files)
@@ -49,10 +49,10 @@ def require(domain: str, files: Iterable[StartFile], remedy: str = "") -> None:
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether it is sure that nothing is there; what cannot be looked at may still be opened."""
+    """Tell whether a file is surely missing; one that cannot be examined may still be opened."""
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file can be called so
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: an impossible name
         return True
     except OSError:
         return False

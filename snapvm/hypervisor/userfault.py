@@ -1,13 +1,12 @@
-"""The host's permission that background-snapshot needs, given only while it is needed.
+"""Give QEMU the host's permission for background-snapshot, only while it is needed.
 
-QEMU opens userfaultfd for faults in kernel mode too, since KVM and vhost write guest memory there;
-an unprivileged QEMU may do so only while ``vm.unprivileged_userfaultfd`` is 1 (Linux,
-Documentation/admin-guide/sysctl/vm.rst).  The kernel looks at that when the descriptor is opened,
-and not afterwards.
+QEMU opens a userfaultfd also for faults in kernel mode, because KVM and vhost write guest memory
+there.  An unprivileged QEMU may do so only while ``vm.unprivileged_userfaultfd`` is 1 (Linux,
+Documentation/admin-guide/sysctl/vm.rst).  The kernel checks that when the descriptor is opened.
 
-What the setting was before is kept in a file for as long as a capture needs it.  Several captures
-may: each has a shared lock on the file, which the kernel drops when its holder dies.  The last one,
-or whoever cleans up after a dead one, puts the setting back.
+The former value is kept in a file while any capture needs the permission.  Each capture has a
+shared lock on that file, which the kernel releases when the process dies.  The last capture, or
+whoever cleans up after a dead one, puts the value back.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _LONGEST_BYTES = 16
 
 @contextmanager
 def allowed(folder: Path, sysctl: Path = SYSCTL) -> Iterator[None]:
-    """Allow it for the block; ``folder`` is where locks are.
+    """Give the permission for the block; ``folder`` is where locks are.
 
-    Raises ``OSError`` when this kernel has no userfaultfd, or it cannot be allowed.
+    Raises ``OSError`` when this kernel has no userfaultfd, or the setting cannot be changed.
     """
     durable.make_folder(folder)
     with _opened(folder / FILE) as holders:
@@ -45,7 +44,7 @@ def allowed(folder: Path, sysctl: Path = SYSCTL) -> Iterator[None]:
 
 
 def put_back(folder: Path, sysctl: Path = SYSCTL) -> None:
-    """Take back what a dead process was allowed; harmless when nobody died, or others need it."""
+    """Take back the permission of a dead snapvm; harmless when there is none or it is in use."""
     if not (folder / FILE).exists():
         return
     with _opened(folder / FILE) as holders, _alone(folder):
@@ -53,7 +52,7 @@ def put_back(folder: Path, sysctl: Path = SYSCTL) -> None:
 
 
 def _lend(holders: int, sysctl: Path) -> bool:
-    """Allow it and note who needs it; False when the host allows it to everybody anyway."""
+    """Give the permission and note its use; return False when the host always gives it."""
     before = _was(holders) or sysctl.read_text().strip()
     if before == "1":
         return False
@@ -80,7 +79,7 @@ def _was(holders: int) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep others out of the few steps that belong together."""
+    """Exclude other snapvms during the block."""
     with _opened(folder / _MUTEX) as mutex:
         fcntl.flock(mutex, fcntl.LOCK_EX)
         yield

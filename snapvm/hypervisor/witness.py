@@ -1,8 +1,8 @@
-"""Sees what somebody else did to a domain while it was captured: such a set is thrown away.
+"""Notice what somebody else did to a domain while it was captured; such a capture is thrown away.
 
-libvirt knows nothing of the window: it lets anybody resume, reset or destroy a suspended domain,
-plug a device into it or begin a save.  QEMU's and libvirt's own events tell of it, also of what was
-done and taken back; the rest is seen by comparing what there was with what there is.
+libvirt does not know of the pause: it lets anybody resume, reset or destroy a suspended domain,
+plug a device into it or begin a save.  QEMU's and libvirt's events tell of that, even when it was
+undone again; the rest is found by comparing the domain with what it was before.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _AT_ANY_TIME = {
     "DEVICE_ADDED": "a device was plugged in",
     "DEVICE_DELETED": "a device was unplugged",
 }
-"""From the plan on: the image's description of the domain would not be that of its memory."""
+"""Events that count from the plan on: the domain's XML in the image would not fit its memory."""
 _STANDING_STILL = {
     "RESET": "somebody reset it",
     "SHUTDOWN": "somebody shut it off",
     "BLOCK_IO_ERROR": "a disk of it reported an error",
 }
 WATCHED = (*_AT_ANY_TIME, *_STANDING_STILL)
-"""What has to be listened to, beside STOP and RESUME."""
+"""The events to listen to, beside STOP and RESUME."""
 
 
 class Witness:
-    """What a domain was when its capture began."""
+    """Compares a domain with what it was when its capture began."""
 
     def __init__(self, domain: Domain, handle: Any, events: RunEvents) -> None:
         self._domain = domain
@@ -41,7 +41,7 @@ class Witness:
         self._run = handle.ID()
 
     def check(self, *, stopped_at: float | None) -> None:
-        """Raise ``WindowBroken`` when somebody else had it in hand since."""
+        """Raise ``WindowBroken`` when somebody else did something to the domain since."""
         for event in self._events.seen()[self._first :]:
             was_standing = stopped_at is not None and event.at >= stopped_at
             what = _AT_ANY_TIME.get(event.name) or (
@@ -58,7 +58,7 @@ class Witness:
             raise self._broken(changed)
 
     def _changed(self) -> str:
-        """Say what is not as it was, or return an empty text."""
+        """Say what has changed; return an empty text when nothing has."""
         now = looked_up_again(self._handle, self._domain.uuid)
         if now.ID() != self._run:
             return "somebody started it anew"
@@ -76,17 +76,17 @@ class Witness:
 
 
 def devices(definition: str) -> tuple[str, ...]:
-    """Return each device of a domain as text, without what the guest changes by itself."""
+    """Return each device of a domain as text, without the parts that the guest itself changes."""
     found = []
     for device in domainxml.parse(definition).iterfind("./devices/*"):
         for target in device.iterfind("target[@state]"):
-            # Whether the guest's agent has opened its channel (libvirt, docs/formatdomain).
+            # It tells whether the guest's agent has opened its channel (docs/formatdomain).
             del target.attrib["state"]
         for target in device.iterfind("target[@tray]"):
             # The guest opens it when it ejects a medium.
             del target.attrib["tray"]
         for target in device.iterfind("target[current]"):
-            # How much of the memory it was offered the guest has taken; libvirt reads no such thing
+            # It tells how much of the offered memory the guest has taken; libvirt does not read it
             # from an image (domain_conf.c, virDomainMemoryTargetDefParseXML).
             for current in target.findall("current"):
                 target.remove(current)
@@ -95,9 +95,9 @@ def devices(definition: str) -> tuple[str, ...]:
 
 
 def processors(definition: str) -> tuple[str, ...]:
-    """Return what a domain's XML says of how many processors there are, and which are in use.
+    """Return how many processors a domain has and which are in use, as its XML says.
 
-    libvirt has no event for one that is plugged in; where they are placed does not matter.
+    libvirt has no event for a processor that is plugged in.  Where they run does not matter.
     """
     root = domainxml.parse(definition)
     vcpu, vcpus = root.find("vcpu"), root.find("vcpus")

@@ -1,20 +1,20 @@
-"""The xl that looks after a domain, held for as long as the domain has suspended itself.
+"""Stop the xl that looks after a domain, for as long as the domain has suspended itself.
 
-The xl that has started a domain stays behind, to start it again when the guest reboots and to clear
-it away when it powers itself off.  Before Xen 4.20 such an xl ends as soon as it sees the domain
-suspended (xen.git 6b8c85872e), even if the domain goes on a moment later.  What wakes the xl does
-not say what has changed, so it asks Xen (libxl_domain.c, domain_death_xswatch_callback).  An xl
-that is held (SIGSTOP) until the domain has gone on asks only then, and finds a domain that runs.
+The xl that has started a domain keeps running, to start it again when the guest reboots and to
+clean up when it powers off.  Before Xen 4.20 that xl ends as soon as it sees the domain suspended
+(xen.git 6b8c85872e), even if the domain goes on a moment later.  The event that wakes the xl does
+not say what has changed, so the xl asks Xen (libxl_domain.c, domain_death_xswatch_callback).  An xl
+that is stopped (SIGSTOP) meanwhile asks only afterwards, and finds a domain that runs.
 
-Such an xl is known by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile),
-which may have been rotated since.  One that stays in the foreground (``xl create -F``, as in a unit
-of systemd's, which may shut the guest down when its xl ends) has none, and is known by what it was
-told to make.  That may be in a file, and no file tells what a domain has been renamed to.
+Such an xl is found by its log file (xl_utils.c, do_daemonize; libxl_utils.c, libxl_create_logfile),
+which may have been rotated.  An xl in the foreground (``xl create -F``, as in a unit of systemd,
+which may shut the guest down when its xl ends) has no log file, and is found by the name in its
+arguments or its configuration file.  If the domain was renamed since, neither has its name.
 
 A domain may have been started by libvirt instead, which keeps its XML beside libxl's own notes
 (libvirt.git src/libxl/libxl_domain.c, libxlDomainStartNew).  One libvirtd serves all its domains,
-and is not held.  libxl tells it only once that a domain has shut down; the suspend uses that up
-(libxlDomainEventHandler ignores it), and libvirtd looks again only when it is started anew.
+and cannot be stopped.  libxl reports only once that a domain has shut down, and the suspend is that
+report (libxlDomainEventHandler ignores it); libvirtd looks again only when it is restarted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 
 STAYS_SINCE = (4, 20)
-"""From this Xen on an xl does not end when its domain is suspended."""
+"""From this version of Xen on, xl does not end when its domain is suspended."""
 PROCESSES = Path("/proc")
 USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"
@@ -50,7 +50,7 @@ def is_libvirts(domid: int, uuid: str) -> bool:
 
 
 def _xls(processes: Path) -> Iterator[tuple[Path, str]]:
-    """Give what the kernel tells of each xl there is, and where its output goes."""
+    """Yield the folder in /proc of each running xl, and where its standard output goes."""
     for folder in processes.iterdir():
         with suppress(OSError):  # it has ended meanwhile
             if folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n":
@@ -60,7 +60,7 @@ def _xls(processes: Path) -> Iterator[tuple[Path, str]]:
 def _told(folder: Path) -> str | None:
     """Return the name of the domain that an xl was told to create; None when that is not known.
 
-    It may be given a file, and settings that count instead of those in it (xl(1), create).
+    Its arguments may be a file and settings, of which the last one counts (xl(1), create).
     """
     words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
     if "create" not in words:
@@ -75,12 +75,12 @@ def _told(folder: Path) -> str | None:
 
 
 def hold(pids: Iterable[int]) -> None:
-    """Stop processes; harmless for what has ended."""
+    """Stop processes; harmless for a process that has ended."""
     _signal(pids, signal.SIGSTOP)
 
 
 def let_go(pids: Iterable[int]) -> None:
-    """Let processes go on; harmless for what was not held, or has ended."""
+    """Let processes go on; harmless for a process that was not stopped, or has ended."""
     _signal(pids, signal.SIGCONT)
 
 

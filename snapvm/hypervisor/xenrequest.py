@@ -1,10 +1,10 @@
-"""Asking a PV guest to suspend itself; and taking that back, also for a snapvm that was killed.
+"""Ask a PV guest to suspend itself, and withdraw the request, also that of a killed snapvm.
 
-The question stands in xenstore.  The guest answers by taking it away, and suspends a little later:
-that cannot be called back (tools/libs/light/libxl_dom_suspend.c).  So a note stands beside it,
-where no guest can write, from before the question until the guest goes on: whoever finds the note
-of a snapvm that is gone knows that a guest which still runs may be about to stand still for good.
-The note says which processes are held meanwhile (`xenkeeper`).
+The request is a value in xenstore.  The guest accepts it by removing the value, and suspends a
+little later; after that it cannot be withdrawn (tools/libs/light/libxl_dom_suspend.c).  So there is
+also a note, where the guest cannot write, from before the request until the guest goes on.  Whoever
+finds the note of a dead snapvm knows that the guest may be about to suspend, and would then stand
+still for good.  The note lists the processes that are stopped meanwhile (`xenkeeper`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import time
 
 from snapvm import crashpoint
+from snapvm.clock import Deadline
 from snapvm.errors import quoted
 from snapvm.hypervisor import xenkeeper
 from snapvm.hypervisor.xencontrol import XenControl
@@ -21,7 +22,7 @@ from snapvm.hypervisor.xenstore import XenStore
 
 ACKNOWLEDGE_SECONDS = 60.0
 STOP_SECONDS = 60.0
-"""As long as libxl waits (libxl_dom_suspend.c)."""
+"""How long libxl waits as well (libxl_dom_suspend.c)."""
 _LOOK_SECONDS = 0.002
 _SUSPEND = "suspend"
 _UNFOUND = (
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class SuspendRequest:
-    """The request to suspend that one domain has been made, or is going to be; see the module."""
+    """The request to one domain to suspend itself, made or still to be made; see the module."""
 
     def __init__(self, control: XenControl, store: XenStore, domid: int) -> None:
         self._control = control
@@ -49,19 +50,19 @@ class SuspendRequest:
 
     @property
     def is_noted(self) -> bool:
-        """Whether the guest was asked, by whomever, and was not told since that it goes on."""
+        """Whether a request was made, by any snapvm, and the guest has not gone on since."""
         return self._store.read(self._note) is not None
 
     @property
     def holds_somebody(self) -> bool:
-        """Whether processes are held, by whomever, because it was made."""
+        """Whether processes are stopped because of a request, made by any snapvm."""
         return bool(self._store.read(self._note))
 
     @property
     def in_the_way(self) -> str:
-        """What somebody else wants the guest to do, and how that is taken back; or nothing.
+        """A text on somebody else's request to the guest and how to withdraw it, or nothing.
 
-        A guest that does not heed `xl shutdown` is asked for ever.
+        An `xl shutdown` that the guest ignores stays for ever.
         """
         word = self._store.read(self._path)
         if not word:
@@ -72,7 +73,7 @@ class SuspendRequest:
         )
 
     def put(self) -> None:
-        """Ask."""
+        """Make the request."""
         with crashpoint.around("ask to suspend"):
             keepers = self._keepers()
             self._store.write(self._note, " ".join(map(str, keepers)))
@@ -81,23 +82,22 @@ class SuspendRequest:
             self._store.write(self._path, _SUSPEND)
 
     def wait_until_taken(self) -> bool:
-        """Return True when the guest takes the question; False when it withdraws unanswered."""
-        deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
+        """Wait until the guest accepts; return False after withdrawing a request it ignores."""
+        deadline = Deadline(ACKNOWLEDGE_SECONDS)
         with self._store.watched(self._path):
             while self._store.read(self._path) == _SUSPEND:
-                left = deadline - time.monotonic()
-                if left <= 0:
+                if not deadline.left_seconds:
                     return not self._withdraw()
-                self._store.wait(left)
+                self._store.wait(deadline.left_seconds)
         return True
 
     def take_back(self) -> None:
-        """Withdraw what was not taken; else return when the guest has suspended, and may go on.
+        """Withdraw the request or, if the guest has accepted it, wait until it has suspended.
 
-        A guest that took it and does not suspend is not waited for longer than ``STOP_SECONDS``;
-        one that is being destroyed not at all: Xen may list it for ever.  A store that does not say
-        whether it was taken is no reason to leave one that has suspended itself.  One that somebody
-        has paused meanwhile is let run for as long: whenever he let it run, it would stand still.
+        The wait is at most ``STOP_SECONDS``, and there is none for a guest that is being destroyed,
+        which Xen may list for ever.  If xenstore does not say whether the request was accepted, it
+        is taken as accepted.  A guest that somebody has paused runs during the wait, so that it
+        suspends now and not later, when nobody would let it go on.
         """
         try:
             if not self.is_noted or self._withdraw():
@@ -115,22 +115,22 @@ class SuspendRequest:
                 self._control.pause(self._domid)
 
     def _wait_until_suspended(self) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
+        deadline = Deadline(STOP_SECONDS)
+        while deadline.left_seconds:
             info = self._control.info(self._domid)
             if info is None or info.is_dying or info.is_shut_down:
                 return
             time.sleep(_LOOK_SECONDS)
 
     def let_go(self) -> None:
-        """Let go what this request holds, whatever has become of the guest."""
+        """Let the processes go on that this request has stopped, whatever the guest does."""
         xenkeeper.let_go(self._held)
         self._held = ()
 
     def end(self) -> None:
-        """Tell the store that the guest goes on, which runs already; else it never tells its end.
+        """Tell xenstore that the guest, which runs again, goes on; else it never reports its end.
 
-        A store that does not hear it is only told of: nothing of the guest depends on it.
+        A failure is only logged, because the guest does not depend on it.
         """
         try:
             self._let_noted_go()
@@ -142,7 +142,7 @@ class SuspendRequest:
             )
 
     def _withdraw(self) -> bool:
-        """Take the question back; False when the guest has just answered it."""
+        """Withdraw the request; return False when the guest has just accepted it."""
         is_withdrawn = self._store.replace(self._path, _SUSPEND, "")
         if is_withdrawn:
             self._let_noted_go()
@@ -150,7 +150,7 @@ class SuspendRequest:
         return is_withdrawn
 
     def _keepers(self) -> tuple[int, ...]:
-        """Return whom to hold; tell of who is not there, or will not see the domain any more."""
+        """Return the processes to stop; warn of a keeper that is missing or cannot be stopped."""
         libraries = self._control.libraries
         name = self._store.read(f"/local/domain/{self._domid}/name") or ""
         info = self._control.info(self._domid)
@@ -165,6 +165,6 @@ class SuspendRequest:
         return keepers
 
     def _let_noted_go(self) -> None:
-        """Let go whom the note names, whoever wrote it."""
+        """Let the processes go on that the note lists, whoever wrote it."""
         noted = self._store.read(self._note) or ""
         xenkeeper.let_go(int(pid) for pid in noted.split() if pid.isdigit())

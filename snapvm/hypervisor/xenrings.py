@@ -1,8 +1,8 @@
-"""The rings over which a guest's disks are served: empty when nothing is on its way.
+"""Wait until the rings are at rest over which a guest's disks are served.
 
-The backend posts one answer to each request, so a ring in whose first page ``req_prod`` equals
-``rsp_prod`` has nothing in flight (xen/include/public/io/ring.h).  That page is the guest's; it has
-granted it to us, and a read-only mapping through the grant shows it.
+The backend posts one response to each request, so nothing is in flight when ``req_prod`` equals
+``rsp_prod`` in a ring's first page (xen/include/public/io/ring.h).  That page belongs to the guest,
+which has granted it to this domain; it is mapped read-only through the grant.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from snapvm.clock import Deadline
 from snapvm.failures import CaptureFailed
 from snapvm.hypervisor.xendisks import front_folder
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
@@ -30,8 +31,8 @@ _PRODUCERS = struct.Struct("<I4xI")
 def ring_references(store: XenStore, domid: int, captured: Iterable[str]) -> dict[str, list[int]]:
     """Return the grant of the first page of every ring, by the number of the ``captured`` drive.
 
-    What is on its way to a drive that cannot change changes nothing, and its ring may be granted to
-    another domain that serves it.  Raises ``XenFailed`` for what is no grant.
+    Drives that cannot change do not matter, and another domain may serve them.  Raises
+    ``XenFailed`` for a value that is not a grant.
     """
     found: dict[str, list[int]] = {}
     for number in captured:
@@ -45,7 +46,7 @@ def ring_references(store: XenStore, domid: int, captured: Iterable[str]) -> dic
 
 
 def _number(reference: str, place: str) -> int:
-    """Read what the guest wrote, which may be anything."""
+    """Read a grant, which the guest wrote, so that it may be anything."""
     if not (reference.isascii() and reference.isdigit() and len(reference) <= _DIGITS):
         raise XenFailed(f"{place} holds no grant: {reference[:40]!r}")
     return int(reference)
@@ -67,14 +68,14 @@ class Rings:
         self.references = references
 
     def drain(self) -> None:
-        """Wait until every request has its answer; raise ``CaptureFailed`` when that takes long.
+        """Wait until every request has its response; raise ``CaptureFailed`` when that takes long.
 
-        The guest must stand still: one that runs fills them again.
+        The guest must stand still, because a running guest makes new requests.
         """
         with self._mapped() as rings:
-            deadline = time.monotonic() + DRAIN_LIMIT_SECONDS
+            deadline = Deadline(DRAIN_LIMIT_SECONDS)
             while busy := [number for number, address in rings if _in_flight(address)]:
-                if time.monotonic() > deadline:
+                if not deadline.left_seconds:
                     raise CaptureFailed(
                         domain=self._name, why=f"its disk {busy[0]} does not come to rest"
                     )

@@ -1,9 +1,9 @@
-"""A Xen domain standing still: suspended by its own deed, or only paused; and running again.
+"""Make a Xen domain stand still, by its own suspend or only by a pause; and make it run again.
 
-A PV guest must suspend itself before its memory is saved: it hands its page tables over pinned, its
-rings' frames as PFNs, and waits in a hypercall that tells it afterwards whether it is a restored
-copy or simply goes on (Linux: drivers/xen/manage.c).  Going on ("fast resume") its devices stay
-connected: nothing happened.
+A PV guest must suspend itself before its memory is saved: it pins its page tables, writes the
+frames of its rings as PFNs, and waits in a hypercall that tells it afterwards whether it is a
+restored copy or simply goes on (Linux: drivers/xen/manage.c).  When it goes on ("fast resume") its
+devices are still connected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
-from snapvm.clock import WindowClock
+from snapvm.clock import Deadline, WindowClock
 from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenrequest
 from snapvm.hypervisor.xencontrol import XenControl
@@ -26,11 +26,11 @@ from snapvm.model import Domain, DomainState
 
 _LOOK_SECONDS = 0.002
 MEND = "snapvm repair"
-"""Lifts a pause, and lets one go on that has suspended itself: xl before 4.20 cannot do that."""
+"""The command that unpauses a domain or makes a suspended one go on; xl before 4.20 cannot."""
 
 
 class Standstill:
-    """One window of one domain."""
+    """One pause of one domain."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Standstill:
 
     @contextmanager
     def paused(self, *, leave_standing: bool = False) -> Iterator[None]:
-        """Only pause it for the block; one that its owner had paused stays so."""
+        """Pause the domain for the block; a domain that its owner had paused stays paused."""
         with self._ended(leave_standing=leave_standing):
             if self._domain.state is DomainState.RUNNING:
                 self._pause()
@@ -67,7 +67,7 @@ class Standstill:
             yield
 
     def require_unasked(self) -> None:
-        """Raise ``CaptureFailed`` when a request of somebody else's is in the way of a suspend."""
+        """Raise ``CaptureFailed`` when somebody else's request to the guest prevents a suspend."""
         with self._failing():
             why = self._request.in_the_way
         if why:
@@ -81,7 +81,7 @@ class Standstill:
             self._wait_for_stop()
 
     def _ask(self) -> None:
-        """Ask, and wait until the guest takes the question; it cannot be called back then."""
+        """Make the request and wait until the guest accepts it; it cannot be withdrawn then."""
         self.require_unasked()
         with shielded():
             self._is_asked = True
@@ -92,7 +92,7 @@ class Standstill:
         self._clock.stopped()
 
     def _wait_for_stop(self) -> None:
-        deadline = time.monotonic() + xenrequest.STOP_SECONDS
+        deadline = Deadline(xenrequest.STOP_SECONDS)
         while True:
             info = self._control.info(self._domid)
             if info is None or info.is_dying:
@@ -104,8 +104,8 @@ class Standstill:
                 raise WindowBroken(domain=self._domain.name, what="it shut down or crashed")
             if info.is_paused:  # which keeps it from suspending itself
                 raise WindowBroken(domain=self._domain.name, what="somebody else paused it")
-            if time.monotonic() > deadline:
-                seconds = xenrequest.STOP_SECONDS
+            if not deadline.left_seconds:
+                seconds = deadline.seconds
                 raise self._failed(f"it took the request to suspend and did not in {seconds:g} s")
             time.sleep(_LOOK_SECONDS)
 
@@ -120,8 +120,8 @@ class Standstill:
     def _ended(self, *, leave_standing: bool) -> Iterator[None]:
         """Run the block, which stops the domain; then make it run again, whatever happened.
 
-        With ``leave_standing`` it runs again only when the block fails; who is held for it stays so
-        until it ends or, whatever comes in between, runs on.
+        With ``leave_standing`` it runs again only when the block fails.  Processes that were
+        stopped for it stay so until the domain ends or runs again.
         """
         what = ""
         stays = False
@@ -150,7 +150,7 @@ class Standstill:
             self._clock.add_part("resume", asked_at, time.monotonic())
 
     def _disturbance(self) -> str:
-        """Say what somebody else did to the domain in the window; empty when nothing."""
+        """Say what somebody else did to the domain in the pause; return nothing if nothing."""
         info = self._control.info(self._domid)
         if info is None or info.is_dying:
             return "somebody destroyed it"
@@ -159,7 +159,7 @@ class Standstill:
         return "" if info.is_paused else "somebody else unpaused it"
 
     def _resume(self) -> None:
-        """Take back what was done, step by step; may be called again after a failure."""
+        """Undo step by step what stopped the domain; may be called again after a failure."""
         try:
             info = self._control.info(self._domid)
             if info is None or info.is_dying:
@@ -187,21 +187,22 @@ class Standstill:
 
 
 def unwatch(control: XenControl, store: XenStore, domid: int) -> None:
-    """Let go who is held for a domain that stands still and is about to be ended.
+    """Let the processes go on that are stopped for a domain that is about to be ended.
 
-    It does not suspend any more then, and stays paused: they see that, and later its end.
+    Before that its suspend is ended, but it stays paused: the processes must not see a suspended
+    domain, and they will see its end.
     """
     request = SuspendRequest(control, store, domid)
     if request.holds_somebody:
-        with suppress(XenFailed):  # it is ended all the same
+        with suppress(XenFailed):  # the domain will be ended in any case
             lift(control, domid, pause=False)
         request.end()
 
 
 def lift(control: XenControl, domid: int, *, pause: bool) -> None:
-    """Let a domain go on that has suspended itself; and take one pause back, with ``pause``.
+    """Make a domain go on that has suspended itself and, with ``pause``, take one pause back.
 
-    Harmless for a domain that runs, is being destroyed, or is not there any more.
+    Harmless for a domain that runs, is being destroyed, or is gone.
     """
     info = control.info(domid)
     if info is None or info.is_dying:
