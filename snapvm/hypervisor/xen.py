@@ -56,7 +56,7 @@ _PAGE_BYTES = 4096
 class XenHypervisor:
     """Domains of this Xen host; see ``Hypervisor`` for what each method promises.
 
-    xl keeps no domain that does not run: one that is off is unknown here.
+    xl does not keep domains that do not run, so a domain that is off is unknown here.
     """
 
     kind = HypervisorKind.XEN
@@ -104,7 +104,7 @@ class XenHypervisor:
         return found
 
     def boots_as(self, domain: Domain) -> Domain:
-        """See ``Hypervisor.boots_as``: it is booted from what `xl list -l` tells of it."""
+        """See ``Hypervisor.boots_as``: it is booted from the configuration of `xl list -l`."""
         return domain
 
     def relying(self, domain: Domain) -> Iterable[Reliance]:  # noqa: ARG002 - xl knows of none
@@ -112,7 +112,7 @@ class XenHypervisor:
         return ()
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - PV has none
-        """See ``Hypervisor.side_places``: a paravirtual domain has neither."""
+        """See ``Hypervisor.side_places``: a PV domain has neither UEFI variables nor a TPM."""
         return ()
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
@@ -127,7 +127,7 @@ class XenHypervisor:
             xencfg.warn_of_no_way_back(domain.name, config)
 
     def foresee(self, domain: Domain) -> str:
-        """Say how memory would be captured with what this host can spare of its own now."""
+        """See ``Hypervisor.foresee``; it depends on how much memory this host can spare now."""
         return xencapture.foreseen(domain)
 
     @contextmanager
@@ -175,7 +175,7 @@ class XenHypervisor:
         cookie: str = "",  # noqa: ARG002 - xl's images have none
         starts: bool = True,
     ) -> None:
-        """Raise ``Refused`` when it could not be booted from its configuration, or not fit in."""
+        """Raise ``Refused`` when the configuration cannot be booted, or memory is too small."""
         with _refusing(domain.name):
             self._domains.require_unique(domain)
             if image is not None:
@@ -217,11 +217,11 @@ class XenHypervisor:
         retry.resume(lambda: self._resume(domain))
 
     def touched(self) -> tuple[DomainUuid, ...]:
-        """See ``Hypervisor.touched``: what is noted in a domain has a journal always."""
+        """See ``Hypervisor.touched``: here every changed domain has a journal."""
         return ()
 
     def abandon(self, domain: Domain) -> None:
-        """Take back a request to suspend; mappings and grants have ended with who had them."""
+        """Withdraw a request to suspend; mappings and grants ended with the dead snapvm."""
         with _doing("freed of what a killed snapvm left in it", domain):
             info = self._domains.known(domain)
             if info is None:
@@ -239,7 +239,7 @@ class XenHypervisor:
         with _doing("ended", domain):
             info = self._domains.known(domain)
             if info is None:
-                xenkeeper.let_go(xenkeeper.keepers(domain.name))  # held, and somebody else ended it
+                xenkeeper.let_go(xenkeeper.keepers(domain.name))  # somebody else ended the domain
                 return
             unwatch(self._control, self._store, info.domid)
             try:
@@ -283,7 +283,7 @@ class XenHypervisor:
 
     def _listed(self, name: str, domid: int) -> str:
         try:
-            # Of two names that look like one, a number is a domid.
+            # By number, because xl would take a name that is a number for a domid.
             return self._runner.run(["xl", "list", "-l", str(domid)]).stdout
         except (CommandFailed, CommandTimedOut) as failure:
             raise DomainRefused(domain=name, why=str(failure)) from failure
@@ -318,7 +318,7 @@ def _stuck(domain: Domain, why: str) -> StuckPaused:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Before anything is touched a failure of Xen is a refusal."""
+    """Turn a failure of Xen into a refusal: nothing has been touched yet."""
     try:
         yield
     except XenFailed as failure:

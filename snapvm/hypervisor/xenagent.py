@@ -1,4 +1,4 @@
-"""Guests of Xen have no agent that snapvm could speak to."""
+"""The guest agent of Xen domains, which does not exist."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether the bridges are there that a domain's network interfaces are going to be put on.
+"""Check that the bridges exist to which a Xen domain's network interfaces will be attached.
 
-Xen's script looks for them when the domain that was there has been ended (xen.git
-tools/hotplug/Linux/vif-bridge), and where it finds none the new one is ended, too.
+Xen's script looks for them only after the running domain has been ended (xen.git
+tools/hotplug/Linux/vif-bridge), and when one is missing the new domain is ended, too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from snapvm.refusals import DomainRefused
 
 _SCRIPT: Final = "vif-bridge"
 _OTHERS: Final = ("backend_domid", "backend_domname")
-"""Who serves an interface, where it is not this domain."""
+"""These are set when another domain than the control domain serves an interface."""
 
 
 def require(domain: str, config: Config) -> None:
-    """Raise ``DomainRefused`` for the first that is not there."""
+    """Raise ``DomainRefused`` for the first missing bridge."""
     for nic in config.get("nics", []):
         name = str(nic.get("bridge", ""))
         is_ours = os.path.basename(str(nic.get("script", ""))) == _SCRIPT
@@ -29,14 +29,14 @@ def require(domain: str, config: Config) -> None:
                 domain=domain,
                 why=f"it would not start: the bridge {quoted(name)} of its network interface "
                 f"{nic.get('mac', '?')} is not there",
-                remedy="make one of that name; `ip link show type bridge` tells which there are",
+                remedy="make it; `ip link show type bridge` shows the existing ones",
             )
 
 
 def _is_there(name: str) -> bool:
-    """Look for it as the script does, by any of its names."""
+    """Look for a bridge as the script does, also by its alternative names."""
     try:
         socket.if_nametoindex(name)
-    except (OSError, ValueError):  # no interface can be called so
+    except (OSError, ValueError):  # ValueError: an impossible name
         return False
     return True

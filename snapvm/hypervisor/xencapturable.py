@@ -1,4 +1,4 @@
-"""Whether a Xen domain can be captured, and its memory, as its configuration and Xen tell."""
+"""Decide from its configuration and from Xen whether a Xen domain can be captured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
 _CONTROL_DOMAIN = "0"
-"""Xen reboots the machine when it suspends itself (xen.git common/shutdown.c, hwdom_shutdown)."""
+"""When it suspends, Xen reboots the machine (xen.git common/shutdown.c, hwdom_shutdown)."""
 _WIDTH_BYTES = 8
 _SUSPEND = "suspend"
 _DISKS_ALONE = "take the disks alone with --disk-only"
 
 
 def require_state(domain: Domain) -> None:
-    """Raise ``DomainRefused`` for one of which not even the disks can be captured now."""
+    """Raise ``DomainRefused`` for a domain whose disks cannot be captured now."""
     if domain.run == _CONTROL_DOMAIN:
         why = "it is the control domain, in which snapvm itself runs"
         raise DomainRefused(domain=domain.name, why=why)
@@ -31,7 +31,10 @@ def require_state(domain: Domain) -> None:
 
 
 def require(domain: Domain, settings: Settings, control: XenControl, domains: XenDomains) -> None:
-    """Raise ``DomainRefused`` when it cannot now, or not as was asked; ``XenFailed`` too."""
+    """Raise ``DomainRefused`` when memory cannot be captured now, or not as asked for.
+
+    Raises ``XenFailed`` too.
+    """
     _require_settings(domain, settings)
     device = xenconfig.passthrough(xenconfig.parse(domain.name, domain.definition))
     if device:
@@ -45,7 +48,7 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         )
     info = domains.get(domain)
     if info.is_hvm:
-        raise _refused(domain, "it is no PV domain (HVM or PVH)", _DISKS_ALONE)
+        raise _refused(domain, "it is not a PV domain (but HVM or PVH)", _DISKS_ALONE)
     if control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
     client = domains.served_by(info.domid)

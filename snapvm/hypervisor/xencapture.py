@@ -1,4 +1,4 @@
-"""Capturing a Xen domain: its memory by the image engine, or only its standing still."""
+"""Capture a Xen domain: with its memory, or only with a pause for its disks."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class XenJob:
     foreign_ptes: ForeignPtes
 
     def standstill(self) -> Standstill:
-        """Return the window to be."""
+        """Return the pause, which has not begun."""
         return Standstill(self.domain, self.info.domid, self.control, self.store, self.clock)
 
     def rings(self) -> Rings:
-        """Return the domain's rings as they are connected now."""
+        """Return the domain's rings as they are connected now; raise if its drives changed."""
         domid = self.info.domid
         if read_vbds(self.store, domid) != self.vbds:
             raise self._changed()
         return Rings(self.control.libraries, domid, self.domain.name, self._references())
 
     def settle(self, rings: Rings) -> None:
-        """In the window: require the drives that were planned for, and let them come to rest."""
+        """In the pause: check that the drives are those of the plan, and let them come to rest."""
         with self.clock.part("drain"):
-            # One that was attached since may have no ring yet, and gets one when the guest goes on.
+            # A drive that was just attached may have no ring yet, so numbers are compared too.
             numbers = {vbd.number for vbd in self.vbds}
             if set(vbd_numbers(self.store, self.info.domid)) != numbers:
                 raise self._changed()
@@ -72,9 +72,9 @@ class XenJob:
         return WindowBroken(domain=self.domain.name, what="its drives were changed")
 
     def flush(self) -> None:
-        """Bring to the volumes what their servers on this host have only in its cache.
+        """Flush to the volumes what is only in this host's cache.
 
-        Done before the window too: a guest that has written much would stand still for all of it.
+        This is done before the pause too, so that the pause has to flush only little.
         """
         for device in (cache for vbd in self.vbds for cache in vbd.caches):
             try:
@@ -83,7 +83,7 @@ class XenJob:
                 raise self.failed(f"{device} could not be flushed: {failure}") from failure
 
     def failed(self, why: object) -> CaptureFailed:
-        """Word a failure."""
+        """Return the failure of this capture for a reason."""
         return CaptureFailed(domain=self.domain.name, why=str(why))
 
     @contextmanager
@@ -99,7 +99,7 @@ class XenJob:
 
 @contextmanager
 def capturing(domain: Domain) -> Iterator[None]:
-    """Turn what fails before memory is copied into ``CaptureFailed``."""
+    """Turn a failure of Xen in the block into ``CaptureFailed``."""
     try:
         yield
     except XenFailed as failure:
@@ -107,7 +107,7 @@ def capturing(domain: Domain) -> Iterator[None]:
 
 
 def foreseen(domain: Domain) -> str:
-    """Say how the memory of a domain that goes on would be captured, and why that way."""
+    """Return how the memory of a domain that runs on would be captured, and why that way."""
     room = memoryroom.room_now(domain.memory_bytes)
     if room.holds_all:
         return "precopy while it runs, then what has changed while it stands still"
@@ -120,7 +120,7 @@ def foreseen(domain: Domain) -> str:
 
 
 class XenCapture:
-    """Memory copied while the domain runs, corrected while it stands still; see ``Capture``."""
+    """Memory is copied while the domain runs, and corrected in the pause; see ``Capture``."""
 
     def __init__(self, job: XenJob, image: GuestImage) -> None:
         self._job = job
@@ -130,7 +130,7 @@ class XenCapture:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """Copy what can be copied beforehand; leaving the block gives everything back."""
+        """Copy what can be copied before the pause; the end of the block gives everything back."""
         job = self._job
         job.standstill().require_unasked()
         frames = XenFrames(job.control, job.info.domid, job.domain.name)
@@ -165,7 +165,7 @@ class XenCapture:
             yield
 
     def arm(self) -> None:
-        """Copy what has changed since, and the state of the machine."""
+        """Copy the memory that has changed since, and the state of the vCPUs."""
         job = self._job
         with job.clock.part("memory"), job.failing():
             info = job.control.info(job.info.domid)
@@ -178,25 +178,25 @@ class XenCapture:
             self._require_root()
 
     def _require_root(self) -> None:
-        """Raise ``WindowBroken`` when it is being destroyed: what was read of it was of no guest.
+        """Raise ``WindowBroken`` when the domain is being destroyed, so that the image is useless.
 
-        Its tables are ordinary pages by then, and would be in the image as they were.
+        Its page tables have become ordinary pages then, and would be copied without change.
         """
         if self._job.control.root(self._job.info.domid) != self._root:
             raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
 
     def give_up(self) -> None:
-        """See ``Capture.give_up``: memory that is being written into a file takes minutes."""
+        """See ``Capture.give_up``: to write memory into a file may take minutes."""
         self._image.give_up()
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: write the image."""
         with self._job.failing():
             facts = self._image.write(self._job.progress)
-            if self._stays:  # and was read only now
+            if self._stays:  # its memory has been read only now
                 self._require_root()
             if facts.restored_frames > self._job.info.total_pages:
-                # xl would not restore what has outgrown the size that its image tells.
+                # xl would not restore more frames than the configuration in the image allows.
                 definition = xenconfig.for_image(self._job.config, facts.restored_frames)
                 self._image.redefine(definition)
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
@@ -214,7 +214,7 @@ class XenCapture:
 
 
 class XenPauseCapture:
-    """No memory: the domain is only paused for its disks."""
+    """A capture without memory: the domain is only paused for its disks."""
 
     method = "none: disks only"
 

@@ -1,7 +1,7 @@
-"""A PV domain's configuration told again in xl's own language, to boot it from what libxl keeps.
+"""Translate a PV domain's configuration from libxl's JSON into xl's language, to boot the domain.
 
-``xl create`` reads only that (xl.cfg(5); tools/xl/xl_parse.c), and it has no word for some of what
-libxl knows: a configuration of which we would have to leave anything out is refused.  libxl leaves
+``xl create`` reads only that language (xl.cfg(5); tools/xl/xl_parse.c), which cannot express all
+that libxl knows: a configuration that cannot be translated as a whole is refused.  libxl leaves
 defaults out of its JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
 """
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def tell(domain: str, config: Config) -> str:
-    """Tell a PV domain's configuration in xl's language, or raise ``DomainRefused``."""
+    """Return a PV domain's configuration in xl's language, or raise ``DomainRefused``."""
     left = json.loads(json.dumps(config))
     lines: list[str] = []
 
@@ -55,7 +55,7 @@ def tell(domain: str, config: Config) -> str:
 
 @contextmanager
 def in_memory(text: str) -> Iterator[str]:
-    """Yield the path of a file that is on no disk: a domain starts though all of them are full."""
+    """Yield the path of a file in memory, so that a domain starts even when all disks are full."""
     with open(os.memfd_create("domain.cfg"), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -63,15 +63,15 @@ def in_memory(text: str) -> Iterator[str]:
 
 
 def warn_of_no_way_back(domain: str, config: Config) -> None:
-    """Tell, when disks alone are captured, that snapvm could not boot the domain on them."""
+    """Warn, when disks alone are captured, if snapvm could not boot the domain from them."""
     try:
         tell(domain, config)
     except DomainRefused as refused:
-        log.warning("these disks can be gone back to by hand alone: %s", refused)
+        log.warning("a rollback to these disks is possible only by hand: %s", refused)
 
 
 def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
-    """Tell of vCPUs, how many there may be and how many are online, and their share."""
+    """Translate the number of vCPUs, how many of them are online, and their share of time."""
     most = b_info.pop("max_vcpus", 0)
     online = b_info.pop("avail_vcpus", [])
     if most:
@@ -86,7 +86,7 @@ def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
 
 
 def _lists(domain: str, b_info: Config) -> Iterator[str]:
-    """Tell where each vCPU may run, and how the boot loader is called."""
+    """Translate where each vCPU may run, and how the boot loader is called."""
     for key, word in AFFINITIES.items():
         if b_info.get(key):
             cpus = [",".join(map(str, numbers)) for numbers in b_info.pop(key)]
@@ -102,7 +102,7 @@ def _lists(domain: str, b_info: Config) -> Iterator[str]:
 
 
 def _memory(b_info: Config) -> Iterator[str]:
-    """Tell of memory; sizes are whole MiB in xl's language."""
+    """Translate the sizes of memory, which are whole MiB in xl's language."""
     for key, word in (("target_memkb", "memory"), ("max_memkb", "maxmem")):
         if key in b_info:
             yield f"{word} = {b_info.pop(key) >> 10}"
@@ -120,7 +120,7 @@ _WORDS = {
     "tsc_mode": "tsc_mode",
     "rtc_timeoffset": "rtc_timeoffset",
 }
-"""What xl calls the fields of ``b_info`` that are simply one value."""
+"""xl's names for those fields of ``b_info`` that are a single value."""
 _HARMLESS = {
     "shadow_memkb",
     "video_memkb",
@@ -146,7 +146,7 @@ _HARMLESS = {
     "vmtrace_buf_kb",
     "numa_placement",
 }
-"""Computed by libxl, or a default it writes down all the same: made again when the domain boots."""
+"""Fields that libxl computes, or defaults that it writes: they are made again at the next boot."""
 
 
 def _without_defaults(place: Config) -> Config:
@@ -178,7 +178,7 @@ def _disk(domain: str, disk: Config) -> str:
         f"format={disk.get('format', 'raw')}",
         f"vdev={disk.get('vdev', '')}",
         f"access={'rw' if disk.get('readwrite') else 'ro'}",
-        # One that is not there is found by libxl, as it was when the domain was made.
+        # Without a backend libxl chooses one, as it did when the domain was made.
         *([f"backendtype={backend}"] if backend else []),
         *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
         *(["no-discard"] if disk.get("discard_enable") == "False" else []),
@@ -210,7 +210,7 @@ def _nic(domain: str, nic: Config) -> str:
     _require_nothing(domain, "vif", rest)
     words = [f"{word}={nic[key]}" for key, word in _NIC_WORDS.items() if nic.get(key)]
     allowed = nic.get("rate_bytes_per_interval")
-    if allowed:  # xl rounds down when it reckons this back (libxlu_vif.c)
+    if allowed:  # rounded up, because xl rounds down when it converts this back (libxlu_vif.c)
         words.append(f"rate={-(-allowed * 1_000_000 // interval)}B/s@{interval}us")
     return _quoted(domain, ",".join(words))
 
@@ -226,7 +226,7 @@ _SDL_WORDS = {"enable": "sdl", "opengl": "opengl", "display": "display", "xautho
 
 
 def _screens(domain: str, left: Config) -> Iterator[str]:
-    """Tell of frame buffers; xl gives a keyboard to each, and there must be no other."""
+    """Translate frame buffers; xl gives each a keyboard, and there must be no other keyboards."""
     screens, keyboards = left.pop("vfbs", []), left.pop("vkbs", [])
     for keyboard in keyboards:
         usual = {"devid": keyboard.get("devid"), "backend_type": "qemu"}
@@ -253,12 +253,12 @@ def _screen(domain: str, screen: Config) -> str:
 
 
 def _number(value: Any) -> Any:
-    """Turn one of libxl's booleans into a number."""
+    """Turn a boolean of libxl into a number; leave any other value as it is."""
     return int(value == "True") if value in ("True", "False") else value
 
 
 def _quoted(domain: str, value: Any) -> str:
-    """Write a value in xl's language, which has no escapes: what would need one is refused."""
+    """Quote a value in xl's language, which has no escapes; refuse a text that would need one."""
     text = str(value)
     if not text.isprintable() or ('"' in text and "'" in text):
         raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")

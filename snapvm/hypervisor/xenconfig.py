@@ -1,7 +1,7 @@
-"""A Xen domain's configuration: the JSON in which libxl keeps it.
+"""Read a Xen domain's configuration, which libxl keeps as JSON.
 
-``xl list -l`` prints it, an image holds it for ``xl restore``, and for ``xl create`` it is told in
-another language (`xencfg`).
+``xl list -l`` prints it, and an image has it for ``xl restore``.  For ``xl create`` it has to be
+translated (`xencfg`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from snapvm.refusals import DomainRefused
 DOMID = "domid"
 ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset")
 AFFINITIES = {"vcpu_hard_affinity": "cpus", "vcpu_soft_affinity": "cpus_soft"}
-"""Lists of the numbers of host CPUs, one for each vCPU; and xl's words for them."""
+"""Fields with a list of host CPUs for each vCPU, and xl's names for them."""
 
 _KIB_PER_PAGE = 4
 _SLACK_KIB = 1024
-"""So much more than its target libxl lets a domain have (LIBXL_MAXMEM_CONSTANT)."""
+"""By this much a domain's memory may exceed its target (LIBXL_MAXMEM_CONSTANT)."""
 _PASSTHROUGH = {
     "pcidevs": "a PCI device",
     "usbdevs": "a USB device",
@@ -36,7 +36,7 @@ _PASSTHROUGH = {
     "ioports": "a device's I/O ports",
     "irqs": "a device's interrupt",
 }
-"""At the top of the configuration, but for the last three, which are in ``b_info``."""
+"""Fields at the top of the configuration; only the last three are in ``b_info``."""
 
 _SIZES = ("target_memkb", "max_memkb", "max_vcpus")
 _RATES = ("rate_bytes_per_interval", "rate_interval_usecs")
@@ -45,7 +45,7 @@ Config = dict[str, Any]
 
 
 def parse(domain: str, listed: str) -> Config:
-    """Take the configuration out of what ``xl list -l`` prints; raise ``DomainRefused``."""
+    """Read the configuration in the output of ``xl list -l``; raise ``DomainRefused``."""
     return _read(domain, listed, lambda told: told[0]["config"], "xl does not tell")
 
 
@@ -64,7 +64,7 @@ def _read(domain: str, text: str, within: Callable[[Any], Config], failing: str)
 
 
 def _require_shape(config: Config) -> None:
-    """Raise ``TypeError`` unless the parts that are read are what libxl writes there."""
+    """Raise ``TypeError`` unless the fields that are read have the types that libxl writes."""
     if not isinstance(config, dict):
         raise TypeError("no configuration")
     b_info = config.get("b_info")
@@ -94,23 +94,23 @@ def _require_shape(config: Config) -> None:
 
 def _whole(text: str) -> int:
     """Refuse a number that is not whole: libxl writes none, and ``int()`` of infinity fails."""
-    raise ValueError(f"{text} is no whole number")
+    raise ValueError(f"{text} is not a whole number")
 
 
 def for_image(config: Config, total_pages: int) -> str:
-    """Return the text for an image: no number is demanded, and all its pages have room."""
+    """Return the text for an image, without a domid, and with memory for ``total_pages``."""
     c_info = {key: value for key, value in config["c_info"].items() if key != DOMID}
     b_info = dict(config["b_info"])
     needed_kib = total_pages * _KIB_PER_PAGE - _SLACK_KIB
     for key in ("target_memkb", "max_memkb"):
-        # A guest that has not yet given back what it was asked for is larger than its target.
+        # A guest that has not yet ballooned down is larger than its target.
         if key in b_info:
             b_info[key] = max(b_info[key], needed_kib)
     return json.dumps({**config, "c_info": c_info, "b_info": b_info}, separators=(",", ":"))
 
 
 def passthrough(config: Config) -> str:
-    """Name what an image does not hold of the domain, or return an empty text."""
+    """Name a part of the domain that an image cannot hold; return an empty text without one."""
     places = {**config["b_info"], **config}
     found = (what for key, what in _PASSTHROUGH.items() if places.get(key))
     # libxl_create.c: "stream does not preserve node information".
@@ -119,9 +119,9 @@ def passthrough(config: Config) -> str:
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
-    """Tell what libxl opens besides the disks that are captured; a kernel only when it ``boots``.
+    """Yield what libxl opens besides the captured disks; a kernel only when the domain ``boots``.
 
-    It looks at each drive that this domain serves, without a script of the drive's own
+    libxl looks at each drive that the control domain serves without a script of the drive's own
     (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).
     """
     for disk in config.get("disks", []):
@@ -139,5 +139,5 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
 
 
 def is_set(value: Any) -> bool:
-    """Whether a value says anything; libxl writes its three-valued booleans as texts."""
+    """Tell whether a value is set; libxl writes its three-valued booleans as texts."""
     return bool(value) and value != "False"

@@ -1,7 +1,7 @@
-"""What snapvm asks of Xen and tells it, domain by domain; every failure is ``XenFailed``.
+"""Ask Xen about domains, pause them and read their vCPUs; every failure is ``XenFailed``.
 
-Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.22 on x86-64.  Where a domctl wants
-a pointer of its own, the memory must come from libxencall: any other may be absent when Xen looks.
+Layouts: xen/include/public/domctl.h, the same in Xen 4.17 to 4.22 on x86-64.  Memory to which a
+domctl has a pointer must come from libxencall: other memory may be swapped out when Xen reads it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DomainInfo:
 
     @property
     def is_hvm(self) -> bool:
-        """Whether it is no PV domain (HVM or PVH)."""
+        """Whether it is an HVM or PVH domain, not a PV domain."""
         return bool(self.flags & _FLAG_HVM)
 
     @property
@@ -69,7 +69,7 @@ class DomainInfo:
 
     @property
     def is_shut_down(self) -> bool:
-        """Whether it stands still by its own deed: off, crashed, or suspended."""
+        """Whether it has stopped itself: it is off, crashed, or suspended."""
         return bool(self.flags & _FLAG_SHUTDOWN)
 
     @property
@@ -107,7 +107,7 @@ class XenControl:
     # --- domains ---
 
     def domains(self) -> tuple[DomainInfo, ...]:
-        """Return all domains there are, those that are just being destroyed too."""
+        """Return all domains, including those that are being destroyed."""
         found: list[DomainInfo] = []
         first = 0
         while True:
@@ -123,17 +123,17 @@ class XenControl:
             first = found[-1].domid + 1
 
     def info(self, domid: int) -> DomainInfo | None:
-        """Return what a domain does; None when there is none."""
+        """Return the state of a domain; None when it does not exist."""
         buffer = create_string_buffer(_INFO_BYTES)
         count = self._library.xc_domain_getinfolist(self._handle, domid, 1, buffer)
         if count < 0:
             raise failed(f"asking about domain {domid}")
-        # The call answers with the next domain when there is none of this number.
+        # When no domain has this number, Xen returns the next one.
         found = _info(buffer.raw) if count else None
         return found if found is not None and found.domid == domid else None
 
     def pause(self, domid: int) -> None:
-        """Pause a domain once more; it runs when it was unpaused as often."""
+        """Pause a domain; it runs again when it was unpaused as often as it was paused."""
         self._check(self._library.xc_domain_pause(self._handle, domid), "pausing")
 
     def unpause(self, domid: int) -> None:
@@ -141,7 +141,7 @@ class XenControl:
         self._check(self._library.xc_domain_unpause(self._handle, domid), "unpausing")
 
     def resume(self, domid: int) -> None:
-        """Let a domain that has suspended itself go on, told that nothing happened."""
+        """Let a domain that has suspended itself go on, as if the suspend had been cancelled."""
         guest = self.libraries.guest
         self._check(guest.xc_domain_resume(self._handle, domid, 1), "resuming")
 
@@ -162,7 +162,7 @@ class XenControl:
         return count.value
 
     def host_facts(self, domid: int) -> HostFacts:
-        """Return what an image says of the host, and the CPU as the domain sees it."""
+        """Return what an image needs of the host: Xen's version and the domain's CPU policy."""
         guest = self.libraries.guest
         leaf_count, msr_count = c_uint32(0), c_uint32(0)
         status = guest.xc_cpu_policy_get_size(self._handle, byref(leaf_count), byref(msr_count))
@@ -188,7 +188,7 @@ class XenControl:
         )
 
     def standing(self, info: DomainInfo, shared_info: bytes) -> Standing:
-        """Return what only a domain that stands still can tell."""
+        """Return the state of a domain that is valid only while it stands still."""
         vcpus = tuple(
             self._vcpu(info.domid, vcpu_id)
             for vcpu_id in range(info.max_vcpu_id + 1)
@@ -202,11 +202,11 @@ class XenControl:
         )
 
     def root(self, domid: int) -> bytes:
-        """Return what the first vCPU has for the root of its page tables.
+        """Return the root of the first vCPU's page tables.
 
-        One that stands still has lost it when it is being destroyed, before any of its frames is
-        another (xen.git arch/x86/domain.c, domain_relinquish_resources).  That takes minutes, and
-        Xen calls a domain dying when it is done.
+        When a domain that stands still is destroyed it loses that root first, before any of its
+        frames changes (xen.git arch/x86/domain.c, domain_relinquish_resources).  Xen calls the
+        domain dying only at the end of that, which may be minutes later.
         """
         return self._context(domid, 0)[_ROOT]
 
@@ -280,7 +280,7 @@ class XenControl:
 
     @contextmanager
     def _buffer(self, size_bytes: int) -> Iterator[int]:
-        """Give memory that a hypercall may write to."""
+        """Yield the address of memory that a hypercall may write to."""
         call = self._library.xc_interface_xcall_handle(self._handle)
         address = self.libraries.call.xencall_alloc_buffer(call, size_bytes)
         if not address:

@@ -1,9 +1,9 @@
-"""What xenstore says about a domain's drives, and which of them can be captured.
+"""Read a domain's drives from xenstore, and decide which can be captured.
 
-A drive has a folder of libxl's (/libxl/DOMID/device/vbd/N) that names one of its backend
+libxl has a folder for each drive (/libxl/DOMID/device/vbd/N), which names the folder of its backend
 (docs/misc/xenstore-paths.pandoc, tools/libs/light/libxl_device.c: libxl__device_generic_add).  The
-guest's own folder names it too, but a guest may write what it likes there (XSA-175): it is looked
-at only for what concerns the guest alone, the grants of its rings.
+guest's folder names that too, but a guest may write anything there (XSA-175).  So the guest's
+folder is read only for what concerns the guest alone: the grants of its rings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from snapvm.refusals import DiskRefused, DomainRefused
 BLOCK_SCRIPT = "block"
 QDISK = "qdisk"
 BACKENDS = ("vbd", QDISK)
-"""Who serves the disks that can be captured: the kernel, or a QEMU."""
+"""The backends whose disks can be captured: the kernel's, and QEMU."""
 _QEMU_RAW = "aio:"
 """What libxl writes before the path of a raw disk (libxl_device.c, disk_string_of_format)."""
 
@@ -31,16 +31,16 @@ class Vbd:
     """One virtual block device, reduced to what the decision needs."""
 
     number: str
-    """Its name in xenstore."""
+    """The name of its folder in xenstore."""
     target: str
     backend: str
-    """``vbd`` is the kernel's blkback, ``qdisk`` a QEMU, ``9pfs`` and others no disks."""
+    """``vbd`` is the kernel's blkback, ``qdisk`` is QEMU; ``9pfs`` and others are not disks."""
     backend_domid: str
     kind: str
     """``phy`` for a block device, ``file`` for a file behind a loop device."""
     params: str
     node: str
-    """The loop device, where there is one."""
+    """The loop device, if there is one."""
     physical: str
     """The number of the device that blkback has open, in hexadecimal: ``fd:5``."""
     script: str
@@ -49,21 +49,21 @@ class Vbd:
 
     @property
     def is_captured(self) -> bool:
-        """Whether it belongs to the disks of a snapshot, and is no drive that cannot change."""
+        """Whether a snapshot has to capture it, because it can change."""
         return not _unchanging(self)
 
     @property
     def device(self) -> Path:
-        """What is behind it, as QEMU or the block script understands ``params``."""
+        """The path of its device or file, as QEMU or the block script reads ``params``."""
         path = Path(self.params.removeprefix(_QEMU_RAW) if self.backend == QDISK else self.params)
         return path if path.is_absolute() else Path("/dev") / path
 
     @property
     def caches(self) -> tuple[Path, ...]:
-        """The devices whose pages in this host's cache may hold what the guest was told is done.
+        """The devices for which this host's page cache may hold writes that the guest has finished.
 
-        blkback goes past that cache; QEMU and a loop device write through it.  A guest is told
-        nothing of a drive that it cannot write, and what is behind one may be gone.
+        blkback does not use that cache; QEMU and a loop device do.  A drive that the guest cannot
+        write to has no such writes, and its medium may be gone.
         """
         if _unchanging(self):
             return ()
@@ -75,7 +75,7 @@ class Vbd:
 
 
 def front_folder(domid: int) -> str:
-    """Return where the guest's halves of its drives are."""
+    """Return the folder in xenstore with the guest's side of its drives."""
     return f"/local/domain/{domid}/device/vbd"
 
 
@@ -179,9 +179,9 @@ def _refuse(domain: str, vbd: Vbd) -> None:
 
 
 def _means_another(vbd: Vbd) -> bool:
-    """Tell whether a volume has been given another name below the domain, and its own another.
+    """Tell whether the drive's path leads to another volume by now than the one that is open.
 
-    An open volume can be renamed; blkback keeps to its number (drivers/block/xen-blkback/xenbus.c).
+    An open volume can be renamed; blkback keeps its number (drivers/block/xen-blkback/xenbus.c).
     """
     if vbd.backend == QDISK or vbd.kind != "phy" or not vbd.physical:
         return False
@@ -190,7 +190,7 @@ def _means_another(vbd: Vbd) -> bool:
 
 
 def number_of(device: Path) -> str:
-    """Return the number of a block device, as xenstore has it; empty when it is none."""
+    """Return a block device's number in xenstore's form; empty when it is not a block device."""
     try:
         status = os.stat(device)
     except OSError:

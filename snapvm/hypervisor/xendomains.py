@@ -1,7 +1,7 @@
-"""The domains of a Xen host: who has which name and uuid, and what each does.
+"""Find the domains of a Xen host by name and uuid, and tell what they do.
 
-Names stand in xenstore, uuids in Xen itself.  A name belongs to one domain at a time; a uuid may be
-that of several, for Xen does not look at it (a configuration file that was copied with its uuid).
+Names are in xenstore, uuids in Xen itself.  Only one domain has a name at a time, but several may
+have one uuid, which Xen does not check (for example, a configuration file was copied with it).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _USUAL_WORDS = ("poweroff", "reboot")
 _GONE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
 _ZOMBIE_PAGES = 1024
-"""What a peer may keep of a domain that is no more; there is room for the next all the same."""
+"""How many pages of a destroyed domain others may keep: the next domain has room all the same."""
 
 
 class XenDomains:
@@ -34,14 +34,14 @@ class XenDomains:
         self._store = store
 
     def named(self, name: str) -> DomainInfo | None:
-        """Return what Xen says of the domain of a name."""
-        # Xen is asked for them: xenstored lists no more than 4096 bytes of numbers.
+        """Return the domain with a name; None when there is none."""
+        # The numbers are asked of Xen, because xenstored lists no more than 4096 bytes of them.
         return next((info for info in self._alive() if self._name(info.domid) == name), None)
 
     def known(self, domain: Domain) -> DomainInfo | None:
-        """Return what Xen says of a domain that was found before; None when it is off.
+        """Return the present state of a domain that was found before; None when it is off.
 
-        Of several with its uuid it is the one with its name; renamed, it is still itself.
+        Of several domains with its uuid the one with its name is returned, or else the first.
         """
         found = self._of_uuid(domain.uuid)
         if len(found) < 2:  # without xenstored, which need not answer for one to be resumed
@@ -49,14 +49,14 @@ class XenDomains:
         return next((info for info in found if self._name(info.domid) == domain.name), found[0])
 
     def get(self, domain: Domain) -> DomainInfo:
-        """Return the same, or raise ``XenFailed``."""
+        """Return the present state of a domain that was found before; raise ``XenFailed``."""
         info = self.known(domain)
         if info is None:
             raise XenFailed(f"there is no domain {domain.name} any more")
         return info
 
     def require_unique(self, domain: Domain) -> None:
-        """Raise ``DomainRefused`` when another has its uuid, under which its snapshots are kept."""
+        """Raise ``DomainRefused`` when another domain has its uuid: snapshots are kept by it."""
         found = self._of_uuid(domain.uuid)
         if len(found) > 1:
             names = ", ".join(str(self._name(info.domid)) for info in found)
@@ -72,22 +72,22 @@ class XenDomains:
         return self._name(found[0].domid) or "" if found else ""
 
     def numbers(self) -> tuple[int, ...]:
-        """Return the numbers of all domains that are not just being destroyed."""
+        """Return the numbers of all domains that are not being destroyed."""
         return tuple(info.domid for info in self._alive())
 
     def has_no_word_for(self, domid: int, word: str) -> bool:
-        """Tell whether a guest says what it can be asked to do (``xl shutdown``), and not this.
+        """Tell whether a guest lists the requests that it supports, and not ``word``.
 
-        Linux does, since 4.11 (drivers/xen/manage.c, setup_shutdown_watcher); of one that says
-        nothing, as after a restore, nothing is known.
+        Linux has that list since 4.11 (drivers/xen/manage.c, setup_shutdown_watcher).  Without a
+        list, as after a restore, nothing is known.
         """
         told = {each: self._can(domid, each) for each in (*_USUAL_WORDS, word)}
         return any(told.values()) and not told[word]
 
     def served_by(self, domid: int) -> str:
-        """Name a domain of which this one serves a device; return an empty text when it does not.
+        """Name a domain for which this one serves a device; return an empty text without one.
 
-        Who is gone may have left his in xenstore.
+        Devices of domains that are gone may be left in xenstore, and do not count.
         """
         folder, alive = f"{_DOMAINS}/{domid}/backend", {str(number) for number in self.numbers()}
         for kind in self._store.names(folder):
@@ -97,14 +97,14 @@ class XenDomains:
         return ""
 
     def is_going(self, domid: int) -> bool:
-        """Whether a domain is being destroyed, or is not there any more."""
+        """Tell whether a domain is being destroyed, or is gone."""
         info = self._control.info(domid)
         return info is None or info.is_dying
 
     def wait_until_gone(self, domid: int) -> None:
         """Wait until the backends have forgotten a destroyed domain, and its memory is free.
 
-        To free hundreds of GiB takes minutes.  So it may take as long as its memory becomes less.
+        To free hundreds of GiB takes minutes, so the wait goes on while its memory shrinks.
         """
         backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in BACKENDS]
         deadline, least = 0.0, math.inf
@@ -120,7 +120,7 @@ class XenDomains:
             time.sleep(_LOOK_SECONDS)
 
     def _pages_left(self, domid: int) -> int:
-        """Say how much it still has; pages that others have mapped and Xen keeps count for none.
+        """Return how many pages a domain still has, without the few that others have mapped.
 
         Xen calls it dying when all that can be freed is (xen.git common/domain.c, domain_kill).
         """
@@ -142,7 +142,7 @@ class XenDomains:
 
 
 def state_of(info: DomainInfo) -> DomainState:
-    """Say what a domain does."""
+    """Return what a domain does, in libvirt's words."""
     if info.is_paused and (info.is_suspended or not info.is_shut_down):
         return DomainState.PAUSED
     if info.is_suspended:

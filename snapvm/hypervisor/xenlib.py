@@ -1,8 +1,8 @@
-"""Xen's own libraries through ctypes: found for the running hypervisor, their prototypes declared.
+"""Load Xen's libraries by ctypes: those of the running hypervisor, with declared prototypes.
 
-libxenctrl and libxenguest speak the hypercall interface of one release and no other, so the release
-is asked of the hypervisor and not chosen by what is installed (tools/include/xenctrl.h, xenguest.h,
-xenforeignmemory.h, xencall.h, xengnttab.h; the prototypes are the same in Xen 4.17 to 4.22).
+libxenctrl and libxenguest work only with the hypervisor of their own release, so the release is
+read from the running hypervisor (tools/include/xenctrl.h, xenguest.h, xenforeignmemory.h,
+xencall.h, xengnttab.h; the prototypes are the same in Xen 4.17 to 4.22).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLACES = (
     "/usr/local/lib",
 )
 _LOG_CRITICAL = 9
-"""XTL_CRITICAL (xentoollog.h): the libraries' own chatter is for nobody; we word the errors."""
+"""XTL_CRITICAL (xentoollog.h): the libraries' own messages are not shown; snapvm words errors."""
 
 Prototypes = dict[str, tuple[Any, tuple[Any, ...]]]
 
@@ -84,7 +84,7 @@ _LIBC: Prototypes = {"munmap": (c_int, (c_void_p, c_size_t)), "getpagesize": (c_
 
 
 class XenFailed(Exception):
-    """A call that Xen refused: which, and why."""
+    """A call that Xen refused; the text says which, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class XenLibraries:
     grants: Any
     libc: Any
     logger: int
-    """A logger that says nothing but what is critical."""
+    """A logger for critical messages only."""
 
 
 def running_version(folder: Path = VERSION_FOLDER) -> tuple[int, int]:
@@ -115,7 +115,7 @@ def running_version(folder: Path = VERSION_FOLDER) -> tuple[int, int]:
 
 
 def open_libraries() -> XenLibraries:
-    """Load what belongs to the running hypervisor; raise ``HostLacks``."""
+    """Load the libraries of the running hypervisor; raise ``HostLacks``."""
     major, minor = running_version()
     libc = _declared(ctypes.CDLL(None, use_errno=True), _LIBC)
     log = _load("libxentoollog.so.1", _LOG)
@@ -134,7 +134,7 @@ def open_libraries() -> XenLibraries:
 
 
 def _load(name: str, prototypes: Prototypes) -> Any:
-    """Load a library by its soname, from the loader's path or where Xen packages put it."""
+    """Load a library by its soname, from the loader's path or the folders of Xen packages."""
     found = [
         os.path.join(place, name) for pattern in _PLACES for place in sorted(glob.glob(pattern))
     ]
@@ -155,7 +155,7 @@ _REMEDY = "install Xen's libraries of that release (Debian: xen-utils-N, libxenm
 
 
 def _declared(library: Any, prototypes: Prototypes) -> Any:
-    """Declare the functions: an undeclared pointer would be cut to 32 bits."""
+    """Declare the prototypes of functions: without them ctypes cuts pointers to 32 bits."""
     for name, (result, arguments) in prototypes.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -163,6 +163,6 @@ def _declared(library: Any, prototypes: Prototypes) -> Any:
 
 
 def failed(what: str) -> XenFailed:
-    """Word a call that has just failed, from its errno."""
+    """Return the failure of a call that has just failed, with the text of its errno."""
     number = ctypes.get_errno()
     return XenFailed(f"{what}: {os.strerror(number) if number else 'no reason given'}")

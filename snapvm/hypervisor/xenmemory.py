@@ -1,8 +1,8 @@
-"""A domain's memory as Xen maps it for the control domain: what ``GuestFrames`` promises.
+"""Map a domain's memory into the control domain; fulfils ``GuestFrames``.
 
-Mapped memory is no ordinary memory (Linux, drivers/xen/privcmd.c): a frame that could not be mapped
-kills its reader with SIGBUS, the kernel cannot write it to a file past its cache, and a forked
-child has not got it.
+Such mappings differ from ordinary memory (Linux, drivers/xen/privcmd.c): to read a frame that could
+not be mapped raises SIGBUS, the kernel cannot write a frame to a file without its page cache, and a
+forked child does not have the mapping.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class XenFrames:
 
 
 def _set_places(errors: ctypes.Array[c_int]) -> tuple[int, ...]:
-    """Return where an error stands; nearly always nowhere, which is seen at once."""
+    """Return the places with an error; that there are none, as nearly always, is found quickly."""
     if not bytes(errors).strip(b"\0"):
         return ()
     return tuple(place for place, error in enumerate(errors) if error)

@@ -1,7 +1,7 @@
-"""Whether a domain has its disks to itself: what another writes meanwhile is of no one instant.
+"""Check that no other Xen domain writes to a domain's disks, which could not be captured then.
 
-Nothing keeps two domains from having one disk: Xen's script looks who else has it (xen.git
-tools/hotplug/Linux/block, check_sharing), but is not asked where QEMU serves it, or by ``w!``.
+Two domains may have the same disk: Xen's script checks for that (xen.git tools/hotplug/Linux/block,
+check_sharing), but is not used when QEMU serves the disk, or with the mode ``w!``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def require_alone(
 ) -> None:
     """Raise ``DiskRefused`` for the first disk of a domain that another of ``domids`` writes."""
     own = {number: vbd for vbd in vbds if vbd.is_captured and (number := _number(vbd))}
-    # QEMU in a domain of its own has the disks of the domain that it is for.
+    # A stub domain with QEMU has the disks of the domain for which it works.
     helper = store.read(f"{_DOMAINS}/{domid}/image/device-model-domid")
     for other in domids:
         if other == domid or str(other) == helper:
@@ -41,7 +41,7 @@ def require_alone(
 
 
 def _number(vbd: Vbd) -> str:
-    """Return the number of the device that is behind a drive; empty when this is not known."""
+    """Return the number of a drive's device; empty when it is not known."""
     if vbd.backend_domid != "0":
         return ""
     is_open = vbd.backend == "vbd" and vbd.kind == "phy"

@@ -1,10 +1,10 @@
-"""Whether this host can have the memory of a domain that is going to be restored.
+"""Check that this host can have enough memory for a domain that is to be restored.
 
-xl sees that only when the domain that runs, and the memory it had, are gone (xen.git
-tools/xl/xl_vmcontrol.c, freemem; tools/libs/guest/xg_sr_restore.c, populate_pfns).  So it is
-reckoned before what there can be at the most: what is free, what the domain gives back, and, where
-xl takes memory from the control domain for others ("autoballoon", xl.conf(5)), all that libxl would
-take.  What is refused here could not have been restored; what is not, still need not be.
+xl would notice only when the running domain and its memory are gone (xen.git
+tools/xl/xl_vmcontrol.c, freemem; tools/libs/guest/xg_sr_restore.c, populate_pfns).  So the most
+that there can be is computed before: free memory, what the running domain gives back, and, where xl
+takes memory from the control domain ("autoballoon", xl.conf(5)), all that libxl would take.  What
+is refused here could not be restored; what is not refused may still fail.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _MIB: Final = 1 << 20
 _PAGE_BYTES: Final = 4096
 _CONTROL_DOMID: Final = 0
 _LEAST_BYTES: Final = 128 * _MIB
-"""What libxl leaves a control domain (LIBXL_MIN_DOM0_MEM)."""
+"""How much memory libxl leaves the control domain (LIBXL_MIN_DOM0_MEM)."""
 _AUTOBALLOON: Final = re.compile(r"^\s*autoballoon\s*=\s*[\"']?(\w+)", re.MULTILINE)
 _SIZE: Final = r"-?[0-9]+[bBkKmMgGtT]?"
 _FIXED: Final = re.compile(
     rf"(^| )dom0_mem=((|min:|max:)({_SIZE}|({_SIZE}\+)?[0-9]{{1,2}}%),?)+($| )"
 )
-"""Xen's command line gives the control domain a size, which xl leaves it (xl.c, auto_autoballoon).
-"""
+"""Matches a command line of Xen that fixes the control domain's size: xl then takes none of its
+memory (xl.c, auto_autoballoon)."""
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def require(
     runner: Runner, control: XenControl, name: str, *, needed_bytes: int, given_back_bytes: int
 ) -> None:
-    """Raise ``HostLacks`` when a domain that needs so much cannot be restored by any means."""
+    """Raise ``HostLacks`` when there cannot be memory for a domain that needs so much."""
     try:
         told = _told(runner.run(["xl", "info"]).stdout)
         free_bytes = (int(told["free_memory"]) + 1) * _MIB  # xl rounds down
@@ -64,13 +64,13 @@ def require(
 
 
 def _told(text: str) -> dict[str, str]:
-    """Return what ``xl info`` says, by name."""
+    """Return the values in the output of ``xl info``, by name."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _takes(command_line: str) -> bool:
-    """Tell whether xl takes memory from the control domain for one that it starts."""
+    """Tell whether xl takes memory from the control domain to start a domain."""
     try:
         words = _AUTOBALLOON.findall(XL_CONF.read_text(errors="replace"))
     except OSError:

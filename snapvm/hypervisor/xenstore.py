@@ -1,7 +1,7 @@
-"""The store in which a Xen host and its guests leave each other notes, over its socket.
+"""Read, write and watch xenstore, through which a Xen host and its guests communicate.
 
 The protocol is a header of four words and NUL-terminated texts (xen/include/public/io/xs_wire.h,
-docs/misc/xenstore.txt), which is less than binding libxenstore would take.  A connection belongs to
+docs/misc/xenstore.txt), which is simpler than a binding of libxenstore.  A connection belongs to
 one thread.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Self
 
+from snapvm.clock import Deadline
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.interrupt import shielded
 from snapvm.refusals import HostLacks
@@ -43,7 +43,7 @@ class _Op(IntEnum):
 
 
 class StoreRefused(XenFailed):
-    """The store said no; ``code`` is the name of its error, like ENOENT."""
+    """An error that xenstore returns; ``code`` is its name, such as ENOENT."""
 
     def __init__(self, code: str, what: str) -> None:
         super().__init__(f"xenstore: {what}: {code}")
@@ -67,7 +67,7 @@ class XenStore:
         self._socket.close()
 
     def read(self, path: str, *, transaction: int = 0) -> str | None:
-        """Return what stands at ``path``; None when there is no such path."""
+        """Return the value at ``path``; None when there is no such path."""
         try:
             return self._ask(_Op.READ, path, transaction=transaction).decode(errors="replace")
         except StoreRefused as refused:
@@ -96,7 +96,7 @@ class XenStore:
         self._exchange(_Op.WRITE, data, transaction, path)
 
     def remove(self, path: str) -> None:
-        """Take away what stands at ``path``, and below it; harmless when there is no such path."""
+        """Remove ``path`` and all below it; harmless when there is no such path."""
         try:
             self._ask(_Op.REMOVE, path)
         except StoreRefused as refused:
@@ -104,7 +104,7 @@ class XenStore:
                 raise
 
     def replace(self, path: str, expected: str, value: str) -> bool:
-        """Put ``value`` where ``expected`` stands, in one step; False when something else does."""
+        """Replace ``expected`` by ``value`` atomically; return False for any other value."""
         while True:
             number = int(
                 self._exchange(_Op.TRANSACTION_START, b"\0", 0, "transaction").strip(b"\0")
@@ -123,7 +123,7 @@ class XenStore:
 
     @contextmanager
     def watched(self, path: str) -> Iterator[None]:
-        """Be told of every change of ``path`` during the block, and once at its beginning."""
+        """Watch ``path`` for the block; there is one event at its beginning."""
         data = path.encode() + b"\0snapvm\0"
         self._exchange(_Op.WATCH, data, 0, path)
         try:
@@ -133,11 +133,11 @@ class XenStore:
             self._events.clear()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a change of what is watched; False when none came in time."""
-        deadline = time.monotonic() + seconds
+        """Wait for an event of a watch; return False when none comes in time."""
+        deadline = Deadline(seconds)
         while not self._events:
-            left = max(0.0, deadline - time.monotonic())
-            # What came together with an answer is here already, and select would not tell of it.
+            left = deadline.left_seconds
+            # Bytes that came together with an answer are pending, and select does not see them.
             if not self._pending and not select.select([self._socket], [], [], left)[0]:
                 return False
             try:
@@ -149,7 +149,7 @@ class XenStore:
         return True
 
     def resumed(self, domid: int) -> None:
-        """Tell the store that a suspended domain goes on; else it never announces its end."""
+        """Tell xenstore that a suspended domain goes on; else it never reports its end."""
         self._ask(_Op.RESUME, str(domid))
 
     # --- inside ---
@@ -163,7 +163,7 @@ class XenStore:
         self._number += 1
         message = _HEADER.pack(op, self._number, transaction, len(data)) + data
         try:
-            # An interruption between question and answer would leave the answer to the next one.
+            # After an interruption here, the next question would get the answer to this one.
             with shielded():
                 self._socket.sendall(message)
                 kind, body = self._answer()
@@ -176,7 +176,7 @@ class XenStore:
     def _answer(self) -> tuple[int, bytes]:
         """Return the kind and body of the answer to the last question.
 
-        An answer to an earlier one, for which time had run out, may come now and is passed over.
+        A late answer to an earlier question, which had timed out, is skipped.
         """
         while True:
             answer = self._message()
@@ -184,7 +184,7 @@ class XenStore:
                 return answer[1:]
 
     def _message(self) -> tuple[int, int, bytes] | None:
-        """Receive one message: number, kind, body; an event is put aside, and is no answer."""
+        """Receive a message and return its number, kind and body; keep an event and return None."""
         self._await(_HEADER.size)
         kind, number, _, length_bytes = _HEADER.unpack_from(self._pending)
         self._await(_HEADER.size + length_bytes)
@@ -196,7 +196,7 @@ class XenStore:
         return number, kind, body
 
     def _await(self, count: int) -> None:
-        """Receive until so many bytes are pending; they stay so when time runs out before."""
+        """Receive until ``count`` bytes are pending; bytes stay pending when that times out."""
         while len(self._pending) < count:
             data = self._socket.recv(65536)
             if not data:

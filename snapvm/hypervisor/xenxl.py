@@ -1,7 +1,7 @@
-"""What xl is told to do with a whole domain, and how long it may take: that grows with its memory.
+"""Have xl destroy, restore and create domains, with time limits that grow with their memory.
 
-None of it is ended by force when it takes longer: xl works on, and what it has begun of a domain
-cannot be called back.  Each raises ``CommandFailed`` and ``CommandTimedOut``.
+An xl that takes longer is not killed: it works on, and what it has begun cannot be undone.  Each
+function raises ``CommandFailed`` and ``CommandTimedOut``.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from snapvm.process import Runner
 _RESTORE_SECONDS: Final = 3600.0
 _CREATE_SECONDS: Final = 600.0
 _LEAST_BYTES_A_SECOND: Final = 8 << 20
-"""Slower than any host makes a domain's memory, or reads it: who takes longer hangs."""
+"""No host is so slow in making or reading a domain's memory: an xl that takes longer hangs."""
 
 
 def destroy(runner: Runner, domid: int) -> None:
-    """End a domain; its memory may take longer than this to be freed."""
+    """Destroy a domain; its memory may be freed only after this returns."""
     runner.run(["xl", "destroy", str(domid)], kill=False)
 
 
 def restore(runner: Runner, image: Path, *, paused: bool) -> None:
     """Start a domain from an image."""
     size_bytes = 0
-    with suppress(OSError):  # xl says what is wrong with it
+    with suppress(OSError):  # xl will say what is wrong with the image
         size_bytes = image.stat().st_size
     argv = ["xl", "restore", *_flags(paused=paused), str(image)]
     runner.run(argv, timeout_seconds=_seconds(_RESTORE_SECONDS, size_bytes), kill=False)
 
 
 def create(runner: Runner, config: str, *, paused: bool, memory_bytes: int) -> None:
-    """Boot a domain of so much memory from a file in xl's language."""
+    """Boot a domain with so much memory from a configuration file in xl's language."""
     argv = ["xl", "create", "-q", *_flags(paused=paused), config]
     runner.run(argv, timeout_seconds=_seconds(_CREATE_SECONDS, memory_bytes), kill=False)
 
