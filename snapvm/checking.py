@@ -7,7 +7,6 @@ left unfinished.  And what will be a problem soon: pools that run full.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -157,6 +156,7 @@ def _of_stray(stray: Stray) -> Finding:
     """Tell of a volume that nothing names, and what may be done with it."""
     volume = stray.volume
     whose = belonging.read(volume.tags)
+    untagging = argv.untagging(volume.ref, volume.tags)
     back = ""
     if whose is not None and not volume.tags & UNFINISHED:
         back = f"snapvm catalog rebuild brings {whose.id} of its domain back; "
@@ -176,20 +176,16 @@ def _of_stray(stray: Stray) -> Finding:
             remedy += f"lvremove {volume.ref}"
         case Kind.TAKEN:
             problem = "it was made by snapvm, no snapshot has it, and somebody made it writable"
-            remedy = f"when it is in use, take snapvm's tags off it: {_untagging(volume)}; when "
+            remedy = f"when it is in use, take snapvm's tags off it: {untagging}; when "
             remedy += f"nothing needs it: lvremove {volume.ref}"
         case Kind.DISK:
             problem = "it is a disk: a rollback that nothing tells of any more gave it the name"
-            remedy = f"when its domain is well on it, take snapvm's tags off: {_untagging(volume)}"
+            remedy = f"when its domain is well on it, take snapvm's tags off: {untagging}"
         case Kind.PRESENT:
             problem = f"it keeps what {volume.vg}/{volume.origin} was before a rollback that "
             problem += "nothing tells of any more"
             remedy = f"when that disk is as it should be: lvremove {volume.ref}"
     return Finding(subject=str(volume.ref), problem=problem, remedy=remedy, orphan=orphan)
-
-
-def _untagging(volume: LogicalVolume) -> str:
-    return shlex.join(argv.untag(volume.ref, volume.tags)[1:])
 
 
 def _of_pools(host: Host, report: Report) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ A record becomes invisible, then its volumes go, then its image.
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -272,7 +271,7 @@ def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> No
     """
     is_renamed = volume.name != disk.snapshot.lv
     if is_renamed and volume.is_writable and argv.TAG_OURS in volume.tags:
-        untagging = shlex.join(argv.untag(volume.ref, volume.tags)[1:])
+        untagging = argv.untagging(volume.ref, volume.tags)
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"it was {disk.snapshot.lv} of {record.ref}, and somebody gave it this name and "

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from snapvm.clock import Deadline
 from snapvm.process import clean_environment
 from snapvm.refusals import HostLacks
 
@@ -48,9 +49,9 @@ class StreamFilter:
 
         Raises ``OSError`` with what it said when it failed, ``TimeoutError``.
         """
-        deadline = time.monotonic() + limit_seconds
+        deadline = Deadline(limit_seconds)
         while not self._has_ended():
-            if time.monotonic() > deadline:
+            if not deadline.left_seconds:
                 raise TimeoutError(f"{self._argv[0]} did not end")
             time.sleep(_LOOK_SECONDS)
         if self._status:

@@ -1,7 +1,8 @@
-"""Command lines for LVM: pure functions from values to argument vectors (lvm(8) and its pages)."""
+"""Make LVM's tags and command lines: pure functions from values to text (lvm(8) and its pages)."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable
 
 from snapvm.model import LvRef, LvUuid, Role, VgUuid
@@ -13,23 +14,25 @@ _GROUP = "snapvm.vg="
 Argv = tuple[str, ...]
 
 _BRISK = ("--config", "activation{reserved_memory=0}global{wait_for_locks=1}")
-"""What lvm.conf may have otherwise, as one word for an lvm that is told it on a line (lvm.conf(5)).
+"""Settings for quick commands, in one word because a waiting lvm reads lines (lvm.conf(5)).
 
-Two lvms work on one group in the window, and each waits for the other's lock.  They lock no memory,
-which is half of a short command and against a deadlock: an lvm that is swapped out waits for the
-device that it suspended itself.  What these commands suspend is a guest's disk, below which no swap
-of the host's lies.  In the lab, four thin snapshots took 0.37 s instead of 0.65.
+Two lvms work on one group in the pause, and each has to wait for the other's lock.  They do not
+lock memory, which would take half of the time of a short command.  That is meant against a
+deadlock, in which an lvm is swapped out to a device that it has suspended itself.  But these
+commands suspend a guest's disk, on which the host has no swap.  In the lab, four thin snapshots
+took 0.37 s instead of 0.65.
 """
 
 
 _REMOVE = ("lvm", "lvremove", "--yes", "--nohistory")
-"""With record_lvs_history=1 in lvm.conf LVM keeps the name of each thin snapshot that goes, mostly
-for good: none could be made by that name again, which only the window would tell, and the metadata
-of the group would fill with them (lvm2, pool_manip.c, _set_up_historical_lv)."""
+"""``--nohistory``: with record_lvs_history=1 in lvm.conf LVM would keep the name of each removed
+thin snapshot, mostly for good.  A snapshot of that name could not be made again, which would be
+noticed only in the pause, and the metadata of the group would fill (lvm2, pool_manip.c,
+_set_up_historical_lv)."""
 
 
 def is_ours(tag: str) -> bool:
-    """Tell whether a tag is one that snapvm gave, and not a user's own, as `snapvm-nightly` is."""
+    """Tell whether a tag is snapvm's, and not a user's own such as `snapvm-nightly`."""
     return tag == TAG_OURS or tag.startswith("snapvm.")
 
 
@@ -39,13 +42,13 @@ def set_tag(set_: str) -> str:
 
 
 def sets_in(tags: Iterable[str]) -> tuple[str, ...]:
-    """Return the sets that the tags of a volume name: one, unless somebody has added another."""
+    """Return the sets that a volume's tags name: one, unless somebody has added more."""
     prefix = set_tag("")
     return tuple(tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix))
 
 
 def disk_tag(origin: LvRef) -> str:
-    """Return the tag that names the disk by uuid: LVM forgets origins, a tag stays."""
+    """Return the tag that names the disk by uuid, because LVM may forget the origin."""
     return f"{_DISK}{_plain(origin.uuid)}"
 
 
@@ -55,26 +58,26 @@ def disk_in(tags: Iterable[str]) -> str:
 
 
 def group_tag(vg_uuid: VgUuid) -> str:
-    """Return the tag that names the group a volume is made in: a copy of that has it as well."""
+    """Return the tag that names the group in which a volume is made; a copied group has it too."""
     return f"{_GROUP}{_plain(vg_uuid)}"
 
 
 def is_foreign(tags: Iterable[str], group: VgUuid, group_tags: Collection[str]) -> bool:
-    """Tell whether the tags of a volume name another group, which this one has not become."""
+    """Tell whether a volume's tags name a group that is neither ``group`` nor its former self."""
     made_in = [tag.removeprefix(_GROUP) for tag in tags if tag.startswith(_GROUP)]
     return any(not goes_by(group, group_tags, VgUuid(uuid)) for uuid in made_in)
 
 
 def became_tag(former: VgUuid, group: VgUuid) -> str:
-    """Return the tag by which an administrator says of a group what it was before.
+    """Return the tag by which an administrator says which group a group was before.
 
-    It names the group itself as well, so that it says nothing of a copy, which has it too.
+    It names the present group as well, so that it does not count in a copy of the group.
     """
     return f"snapvm.was={_plain(former)}/{_plain(group)}"
 
 
 def goes_by(group: VgUuid, group_tags: Collection[str], uuid: VgUuid) -> bool:
-    """Tell whether a group is the one of a uuid, or has become what that was."""
+    """Tell whether a group has this uuid, or is tagged as the group that had it."""
     return _plain(group) == _plain(uuid) or became_tag(uuid, group) in group_tags
 
 
@@ -88,7 +91,7 @@ def role_tag(role: Role) -> str:
 
 
 def tags(set_: str, origin: LvRef, role: Role) -> tuple[str, ...]:
-    """Return all tags of a volume of ours."""
+    """Return all tags that a volume of snapvm gets here."""
     group = (group_tag(origin.vg_uuid),) if origin.vg_uuid else ()
     return (TAG_OURS, set_tag(set_), disk_tag(origin), *group, role_tag(role))
 
@@ -96,9 +99,9 @@ def tags(set_: str, origin: LvRef, role: Role) -> tuple[str, ...]:
 def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
     """Snapshot a thin volume: read-only, inactive, skipped at boot.
 
-    No udev event has to be waited for, since no device appears; the backup file is written by
-    the next command outside the window.  The pool, whose device is neither suspended nor reloaded,
-    stays monitored: talking about it with dmeventd twice is a sixth of the command (in the lab).
+    There is no udev event to wait for, because no device appears.  The next command outside the
+    pause writes the backup file.  The pool's device is neither suspended nor reloaded and stays
+    monitored: to talk with dmeventd about it twice would take a sixth of the command (in the lab).
     """
     return (
         "lvm",
@@ -123,10 +126,10 @@ def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
 
 
 def new_store(vg: str, name: str, size_bytes: int, with_tags: Iterable[str]) -> Argv:
-    """Make the plain volume that is going to hold a thick snapshot's copies; its header is zeroed.
+    """Make the volume that will store a thick snapshot's copies, with its header zeroed.
 
-    A header of an earlier snapshot would be taken for this one's (dm-snap-persistent.c,
-    read_header); ``--zero`` needs a device.
+    The kernel would use the header of an earlier snapshot there (dm-snap-persistent.c,
+    read_header).  ``--zero`` needs a device.
     """
     return (
         "lvm",
@@ -148,15 +151,15 @@ def new_store(vg: str, name: str, size_bytes: int, with_tags: Iterable[str]) -> 
 
 
 def read_only(volumes: Iterable[LvRef]) -> Argv:
-    """Make volumes read-only; a snapshot is what its store is."""
+    """Make volumes read-only; a snapshot of such a store is read-only too."""
     return ("lvm", "lvchange", "--permission", "r", *map(str, volumes))
 
 
 def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
     """Make a store, which has no device, the snapshot of a volume: one commit, one suspend.
 
-    Not zeroed again: that needs a device, and ``new_store`` has done it.  So nothing waits for
-    udev, which is most of what the command costs (0.25 s instead of 0.87 s in the lab).
+    The store is not zeroed again, which would need a device: ``new_store`` has done it.  So the
+    command does not wait for udev, which is most of its time (0.25 s instead of 0.87 in the lab).
     """
     return (
         "lvm",
@@ -176,9 +179,9 @@ def attach_store(origin: LvRef, name: str, chunk_bytes: int) -> Argv:
 
 
 def extend_threshold(profile: str) -> Argv:
-    """Ask from which fill on thin pools are extended, and refuse new volumes; takes no lock.
+    """Ask above which fill thin pools are extended, and refuse new volumes; takes no lock.
 
-    A pool may have a ``profile`` of its own, or its group (lvmthin(7)).
+    A pool, or its group, may have a ``profile`` of its own (lvmthin(7)).
     """
     profiled = ("--metadataprofile", profile) if profile else ()
     setting = "activation/thin_pool_autoextend_threshold"
@@ -186,12 +189,12 @@ def extend_threshold(profile: str) -> Argv:
 
 
 def statuses(volumes: Iterable[LvRef]) -> Argv:
-    """Ask the same of several; of two and more each line begins with a name (dmsetup(8))."""
+    """Ask for the status of volumes' devices; of several each line has its name (dmsetup(8))."""
     return ("dmsetup", "status", "--noflush", *map(mapped_name, volumes))
 
 
 def target_status(volume: LvRef) -> Argv:
-    """Ask the kernel how a volume's device is; touches no metadata and takes no lock of LVM's."""
+    """Ask the kernel for the status of a volume's device; LVM's metadata and locks are not used."""
     return ("dmsetup", "status", mapped_name(volume))
 
 
@@ -258,26 +261,27 @@ def retag(volumes: Iterable[LvRef], *, add: Iterable[str], remove: Iterable[str]
     return ("lvm", "lvchange", *_added(add), *removed, *map(str, volumes))
 
 
-def untag(volume: LvRef, tags_: Iterable[str]) -> Argv:
-    """Take our tags off a volume that has these, and is somebody's now."""
-    return retag([volume], add=(), remove=sorted(filter(is_ours, tags_)))
+def untagging(volume: LvRef, tags_: Iterable[str]) -> str:
+    """Return what to type to take snapvm's tags off a volume; ``tags_`` are all that it has."""
+    command = retag([volume], add=(), remove=sorted(filter(is_ours, tags_)))
+    return shlex.join(command[1:])
 
 
 def not_at_boot(volumes: Iterable[LvRef]) -> Argv:
-    """Have LVM not activate volumes of itself; may be done again (lvm(8), AUTOACTIVATION)."""
+    """Keep LVM from activating volumes automatically; can be repeated (lvm(8), AUTOACTIVATION)."""
     return ("lvm", "lvchange", "--setautoactivation", "n", *map(str, volumes))
 
 
 def skip_activation(volumes: Iterable[LvRef]) -> Argv:
-    """Have LVM activate volumes only for who says so each time; may be done again (lvchange(8))."""
+    """Have LVM activate volumes only with an explicit option; can be repeated (lvchange(8))."""
     return ("lvm", "lvchange", "--setactivationskip", "y", *map(str, volumes))
 
 
 def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
-    """Remove what is ours, of this set and in one of these roles, and nothing else.
+    """Remove the volumes of a set that have one of these roles, and nothing else.
 
-    The condition is checked by LVM under its own lock, so no volume that merely has the name of
-    ours can be hit (lvmreport(7), SELECTION).
+    LVM checks the tags under its own lock, so a foreign volume with the same name is not removed
+    (lvmreport(7), SELECTION).
     """
     ours = f"lv_tags={{{TAG_OURS}}} && lv_tags={{{set_tag(set_)}}}"
     role = " || ".join(f"lv_tags={{{role_tag(role)}}}" for role in roles)
@@ -285,12 +289,12 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
 
 
 def without_archive(command: Argv) -> Argv:
-    """Have a command keep no copy of the group's metadata in files (vgcfgbackup(8))."""
+    """Return a command that writes no backup of the group's metadata (vgcfgbackup(8))."""
     return (*command[:2], "--autobackup", "n", *command[2:])
 
 
 def remove_volumes(vg: str, uuids: Iterable[LvUuid]) -> Argv:
-    """Remove volumes of ours by uuid, wherever their names have gone."""
+    """Remove volumes of snapvm by uuid, whatever their names are now."""
     which = " || ".join(f"lv_uuid={uuid}" for uuid in uuids)
     return (*_REMOVE, "--select", f"lv_tags={{{TAG_OURS}}} && ({which})", vg)
 

@@ -1,10 +1,10 @@
-"""Volumes that may exist though nothing can be done with them now: their group is away.
+"""Decide whether a volume that LVM does not show is gone, or out of reach with its group.
 
-The path to a SAN is down, the group is exported, or it belongs to another host: of all these LVM
-shows nothing.  So a volume that it does not show is gone only where it shows the volume's group.  A
-group is known by its uuid: another may have its name, and one that has volumes of the same uuids
-may be a copy.  These are pure questions about one report, which ``Lvm.explained`` has made
-complete; without that no group is known to be empty.
+LVM shows nothing of a group whose path to the SAN is down, that is exported, or that belongs to
+another host.  So a volume that LVM does not show is gone only if LVM shows the volume's group.  A
+group is known by its uuid: another group may have its name, and a group with volumes of the same
+uuids may be a copy.  These are pure questions about a report that ``Lvm.explained`` has completed;
+without that no group is known to be empty.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from snapvm.model import DiskRecord, LvRef, Record
 from snapvm.refusals import GroupAway
 
 _PARTIAL = "partial"
-"""In ``lv_health_status``: it lies on a physical volume that is missing, or its pool does."""
+"""A value of ``lv_health_status``: the volume, or its pool, is on a missing physical volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absence:
-    """Why a volume group, or what was asked for in it, is out of reach."""
+    """Why a volume group, or a volume in it, is out of reach."""
 
     group: str
     why: str
     remedy: str
 
     def refusal(self, snapshots: Iterable[str], *, forget: str = "") -> GroupAway:
-        """Return what to raise for these snapshots; ``forget`` is typed to do without the group."""
+        """Return the failure for these snapshots; ``forget`` is a command that needs no group."""
         return GroupAway(
             group=self.group,
             why=self.why,
@@ -41,7 +41,7 @@ class Absence:
 
 
 def of_record(record: Record, report: Report) -> Absence | None:
-    """Return why a record's volumes cannot be removed now; None when all can, or are gone."""
+    """Return why a record's volumes cannot all be removed now; None when they can, or are gone."""
     return next(filter(None, (of_disk(disk, report) for disk in record.disks)), None)
 
 
@@ -51,19 +51,19 @@ def within_reach(record: Record, report: Report) -> list[LvRef]:
 
 
 def of_disk(disk: DiskRecord, report: Report) -> Absence | None:
-    """Return why the snapshot of a disk is out of reach; None when LVM shows it, or it is gone.
+    """Return why the snapshot of a disk is out of reach; None when it is there, or is gone.
 
-    Raises ``VolumeRefused`` when it is not clear which volume it is (``Report.lv_of``).
+    Raises ``VolumeRefused`` when it is not clear which volume is meant (``Report.lv_of``).
     """
     volume = report.lv_of(disk.snapshot)
     if volume is not None:
         return _of_partial(volume)
-    # Where the uuid of the group is not known, the disk tells whether it has another name by now.
+    # Without the group's uuid, the disk's volume shows if the group has another name now.
     return of_volume(disk.snapshot if disk.snapshot.vg_uuid else disk.volume, report)
 
 
 def of_volume(ref: LvRef, report: Report) -> Absence | None:
-    """Return why nothing can be said of what is in the group of a volume; None when it is there."""
+    """Return why a volume's group is out of reach; None when it is not."""
     if report.lv_of(ref) is not None:
         return None
     heirs = report.heirs(ref) if ref.vg_uuid else ()
@@ -84,7 +84,7 @@ def of_volume(ref: LvRef, report: Report) -> Absence | None:
 
 
 def _of_parted(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> Absence | None:
-    """Say of a volume that its group is there without it, and another has one of its uuid."""
+    """Return why a volume is out of reach whose group is there, but another group has its uuid."""
     if not heirs:
         return None
     heir = heirs[0]
@@ -97,7 +97,7 @@ def _of_parted(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> Absence | None:
 
 
 def _or_it_became(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> str:
-    """Say what to do where the group is gone because it was merged into another."""
+    """Say what to do if the group is gone because it was merged into another."""
     if not heirs:
         return ""
     return (
@@ -122,7 +122,7 @@ def _of_partial(volume: LogicalVolume) -> Absence | None:
 
 
 def _of_silent(group: VolumeGroup) -> Absence:
-    """Say why LVM does not show the volumes that are in a group."""
+    """Return why LVM does not show the volumes of a group."""
     why, remedy = "hides its volumes", f"`lvs {group.name}` says why"
     if group.is_exported:
         why, remedy = "is exported", f"vgimport {group.name}"

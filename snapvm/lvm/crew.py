@@ -1,8 +1,8 @@
-"""Several waiting lvms that share the work in several groups, in the window.
+"""Share the work of the pause among several waiting lvms.
 
-Commands on one group exclude each other by its lock, yet two lvms are quicker than one: while one
-holds the lock, the other scans the devices and parses the metadata.  In the lab, 8 thin snapshots
-by two took 0.82 of the time that one needed; a third gained nothing.
+Commands on one group exclude each other by its lock, but two lvms are still quicker than one: while
+one holds the lock, the other scans devices and parses metadata.  In the lab two lvms made 8 thin
+snapshots in 0.82 of the time of one; a third gained nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from snapvm.lvm.warm import WarmLvm
 LVMS_OF_A_GROUP = 2
 
 Crews = Mapping[str, Sequence[WarmLvm]]
-"""By group: the lvms that wait for it."""
+"""The waiting lvms of each group."""
 
 T = TypeVar("T")
 
 
 def needed(groups: Iterable[str]) -> tuple[str, ...]:
-    """Return the group of each lvm that is to wait, of the group of each piece of work."""
+    """Return a group for each lvm that is needed; ``groups`` has one for each piece of work."""
     return tuple(
         vg for vg, pieces in Counter(groups).items() for _ in range(min(pieces, LVMS_OF_A_GROUP))
     )
@@ -33,10 +33,10 @@ def needed(groups: Iterable[str]) -> tuple[str, ...]:
 def shared(
     crews: Crews, work: Iterable[tuple[str, T]], do: Callable[[WarmLvm, T], None]
 ) -> tuple[Callable[[], None], ...]:
-    """Return what each lvm has to do, each to be called in a thread of its own.
+    """Return a function for each lvm, to be called in a thread of its own.
 
-    ``work`` is pieces with their groups.  No piece is begun after one has failed; whatever ``do``
-    raises is raised.
+    ``work`` has pieces, each with its group, and ``do`` does one piece.  No piece is begun after
+    one has failed; the function raises whatever ``do`` raises.
     """
     failed = Event()
     waiting: defaultdict[str, SimpleQueue[T]] = defaultdict(SimpleQueue)

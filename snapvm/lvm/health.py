@@ -1,4 +1,4 @@
-"""Is the volume of a snapshot still what was recorded?  Pure questions about one report."""
+"""Judge whether a snapshot's volume is still as it was recorded, from one report of LVM."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from snapvm.refusals import VolumeRefused
 
 
 class VolumeState(StrEnum):
-    """How a snapshot's volume is, the best first; what LVM does not say is unknown, never good."""
+    """The state of a snapshot's volume, the best first; if LVM does not say it is unknown."""
 
     OK = "ok"
     NEARLY_FULL = "nearly full"
     """Thick: little more may change before it is lost."""
     UNKNOWN = "unknown"
     AWAY = "no group"
-    """Its volume group is away (``snapvm.lvm.away``): it may be as it was, and out of reach."""
+    """Its volume group is out of reach (``snapvm.lvm.away``); the volume may be as it was."""
     MERGING = "merging"
-    """Somebody lets LVM merge it into its disk, which uses it up."""
+    """LVM is merging it into its disk, and will then remove it."""
     UNUSABLE = "unusable"
-    """Not what was recorded any more, or not known to be; ``trouble`` says how."""
+    """It is not as it was recorded, or may not be; ``trouble`` says why."""
     LOST = "lost"
     """Thick: more changed than it can keep, so the kernel gave it up."""
     GONE = "gone"
@@ -44,10 +44,10 @@ class Health:
 
 
 def trouble(disk: DiskRecord, volume: LogicalVolume | None) -> str:
-    """Say of the volume of a record's disk why nobody can go back to it; empty when one can.
+    """Say why a snapshot's volume cannot be used for a rollback; return nothing when it can.
 
-    There is none only where its group is there (``away.of_disk``).
-    Somebody who activates a snapshot to read it does no harm: it stays read-only.
+    ``volume`` is None only when its group is there and the volume is gone (``away.of_disk``).  A
+    snapshot that somebody has activated to read it is in order: it stays read-only.
     """
     return _judged(disk, volume)[1]
 
@@ -72,7 +72,7 @@ def of_disk(disk: DiskRecord, report: Report | None) -> Health:
 
 
 def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState, str]:
-    """Return how a volume is but for its fill, and in words what is wrong."""
+    """Return the state of a volume without regard to its fill, and a text on what is wrong."""
     if volume is None:
         return VolumeState.GONE, "is gone"
     merging, unusable = VolumeState.MERGING, VolumeState.UNUSABLE
@@ -81,7 +81,7 @@ def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState
     troubles = (
         (volume.is_lost, VolumeState.LOST, f"is lost: {preflight.loss(volume)}"),
         (volume.is_merging, merging, "is being merged into its disk, which uses it up"),
-        (is_detached, unusable, "is no snapshot any more"),
+        (is_detached, unusable, "is not a snapshot any more"),
         (is_resized, unusable, "has another size than was recorded"),
         (volume.is_writable, unusable, "can be written to and may have changed"),
         (bool(volume.health), unusable, f"is not healthy: {volume.health}"),

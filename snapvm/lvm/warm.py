@@ -28,13 +28,13 @@ _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configura
 _PROMPT = "lvm> "
 """Where lvm has GNU readline, as on RHEL, it says each order back behind this."""
 _TELLING = "--quiet"
-"""Given once it has a command say whether it was done, whatever log/silent and log/verbose are in
-lvm.conf (twice it would not: lvm(8)).  ``--config log/silent=0`` cannot: lvm2, toolcontext.c,
-"Once set to 1, there is no facility to change it back to 0"."""
+"""Given once, it makes a command say that it is done, whatever log/silent and log/verbose are in
+lvm.conf; given twice it does not (lvm(8)).  ``--config log/silent=0`` has no effect: lvm2,
+toolcontext.c, "Once set to 1, there is no facility to change it back to 0"."""
 
 
 def can_be_told(command: argv.Argv) -> bool:
-    """Tell whether an lvm takes a command as it is on a line: so many words, none a comment."""
+    """Tell whether a waiting lvm reads a command correctly: not too many words, none a comment."""
     order = _order(command)
     return len(order) <= _MOST_WORDS and not any(word.startswith("#") for word in order)
 
@@ -58,7 +58,7 @@ def _is_answer(line: str) -> bool:
 
 
 class WarmLvm:
-    """One waiting lvm; it does one thing after the other."""
+    """One waiting lvm; it does one command after the other."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation

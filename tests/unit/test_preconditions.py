@@ -113,9 +113,9 @@ def test_a_store_that_was_taken_off_its_disk(tmp_path: Path) -> None:
     store = scene.lvm.named("vg1", record.disks[1].snapshot.lv)
     store.origin, store.origin_bytes, store.size_bytes = "", 0, record.disks[1].size_bytes
     told = refused(scene, record)
-    assert isinstance(told, RecordUnusable) and "is no snapshot any more" in str(told)
+    assert isinstance(told, RecordUnusable) and "is not a snapshot any more" in str(told)
     (found,) = checking.look(scene.host, None, Silent(), deep=False)
-    assert "is no snapshot any more" in found.problem
+    assert "is not a snapshot any more" in found.problem
 
 
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
