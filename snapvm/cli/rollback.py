@@ -16,7 +16,7 @@ from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import age, counted, local_time, milliseconds, size
 from snapvm.errors import IdleOption
-from snapvm.model import DomainState, Record, VolumeKind
+from snapvm.model import DomainState, OmittedDisk, Record, VolumeKind
 
 if TYPE_CHECKING:
     from snapvm.consistency import RollbackDone
@@ -159,7 +159,7 @@ class How:
 
 def _go_back(session: Session, record: Record, how: How) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-    from snapvm import consistency
+    from snapvm import consistency, recordfile
     from snapvm.cli import lookup
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
@@ -191,7 +191,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 "seconds": round(done.seconds, 3),
                 "undo": done.undo.ref,
                 "clock_set_by_seconds": done.guest.moved_seconds,
-                "left_out": [{"target": target, "why": why} for target, why in left_out.items()],
+                "left_out": [recordfile.omitted_dict(each) for each in left_out],
                 "notes": notes,
                 "record": lookup.as_values(record),
             }
@@ -199,8 +199,10 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     else:
         output.say(summary(done))
     # Who was asked has read it.
-    untold = left_out.items() if how.yes else ()
-    for note in (*notes, *(f"not of the snapshot: {target}, {why}" for target, why in untold)):
+    untold = left_out if how.yes else []
+    # A CD-ROM is no news every time: see `take`.
+    told = [each for each in untold if session.verbose or not each.read_only]
+    for note in (*notes, *(f"not of the snapshot: {each.target}, {each.why}" for each in told)):
         output.note(note)
 
 
@@ -214,7 +216,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
         *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
-        *(f"- Not of the snapshot: {target}, {why}." for target, why in _left_out(plan).items()),
+        *(f"- Not of the snapshot: {each.target}, {each.why}." for each in _left_out(plan)),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(plan, paused=paused)}",
     ]
@@ -235,11 +237,12 @@ def resized(plan: RollbackPlan) -> list[str]:
     return told
 
 
-def _left_out(plan: RollbackPlan) -> dict[str, str]:
+def _left_out(plan: RollbackPlan) -> list[OmittedDisk]:
     """Return what the domain has, or had, of which nothing comes back or is kept, and why."""
-    stays = dict.fromkeys(plan.others, "a disk that stays as it is")
-    then, now = ({each.target: each.why for each in of.omitted} for of in (plan.record, plan))
-    return {**then, **now, **stays}
+    why = "a disk that stays as it is"
+    stays = [OmittedDisk(target=target, why=why) for target in plan.others]
+    found = {each.target: each for each in (*plan.record.omitted, *plan.omitted, *stays)}
+    return list(found.values())
 
 
 def _losses(plan: RollbackPlan) -> list[str]:

@@ -171,7 +171,7 @@ def take(
             output.out_json(lookup.as_values(record))
         else:
             output.say(summary(record, stopped=stop))
-        for remark in _remarks(record):
+        for remark in _remarks(record, all_of_them=session.verbose):
             output.note(remark)
 
     return Job(json=as_json, run=run)
@@ -189,12 +189,17 @@ def _refuse_idle(options: list[str]) -> None:
         raise typer.BadParameter(problem, param_hint=f"{options[0]} --disk-only")
 
 
-def _remarks(record: Record) -> Iterator[str]:
-    """Yield what its owner should know beside that it was made."""
+def _remarks(record: Record, *, all_of_them: bool) -> Iterator[str]:
+    """Yield what its owner should know beside that it was made.
+
+    A CD-ROM is told of only when ``all_of_them`` are wanted: a note in the mail of every night
+    would have its reader throw all notes away.
+    """
     if "not possible" in record.capture or "was stopped" in record.capture:
         yield record.capture
     for omitted in record.omitted:
-        yield f"{omitted.target} was left out: {omitted.why}"
+        if all_of_them or not omitted.read_only:
+            yield f"{omitted.target} was left out: {omitted.why}"
 
 
 def _as_compression(text: str | None) -> Compression | None:
