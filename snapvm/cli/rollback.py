@@ -201,8 +201,8 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     # Who was asked has read it.
     untold = left_out if how.yes else []
     # A CD-ROM is no news every time: see `take`.
-    told = [each for each in untold if session.verbose or not each.read_only]
-    for note in (*notes, *(f"not of the snapshot: {each.target}, {each.why}" for each in told)):
+    untold = [each for each in untold if session.verbose or not each.read_only]
+    for note in (*notes, *(f"not of the snapshot: {each.target}, {each.why}" for each in untold)):
         output.note(note)
 
 
