@@ -285,6 +285,8 @@ class ShRunner:
             if _wait(running, GOODBYE_SECONDS):
                 talk.end(running, running.exit_code == 0, int(running.exit_code))
             self.recorder.extend(talk.said)
+            for line in talk.said:
+                log.debug("%s: %s", argv[0], line)
 
     def _remember(self, argv: Sequence[str], end: str, seconds: float, stderr: str = "") -> None:
         line = f"{shlex.join(argv)} -> {end} in {seconds:.3f} s"
