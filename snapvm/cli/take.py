@@ -43,7 +43,9 @@ MANUAL = Manual(
         "disks can also be used without the memory, for a backup or to be booted, since what the "
         "guest had not yet written is on them; its programs wait with their writes from shortly "
         "before the window to its end. The files of a libvirt domain's UEFI variables and "
-        "emulated TPM are copied in the same window."
+        "emulated TPM are copied in the same window. Left out, and listed by `show`, are CD-ROMs, "
+        "read-only disks, and devices and folders of the host; a note tells of what DOM can write "
+        "to, and with --verbose of all."
     ),
     failure=(
         "The domain runs on, and nothing is kept: no volume, no image, no record. One that "
