@@ -39,7 +39,10 @@ MANUAL = Manual(
     success=(
         "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "
         "the time that is printed, and does again what it did before; one that its owner had "
-        "paused is still paused. Memory and disks fit together without --quiesce. With it the "
+        "paused is still paused. Of a libvirt domain memory is captured in one of four ways: "
+        "`background` writes it behind the running guest and has the shortest pause; `precopy` and "
+        "`libvirt` write it while the guest runs, and the last of it in the pause; `stop` writes "
+        "all of it in the pause. Memory and disks fit together without --quiesce. With it the "
         "disks can also be used without the memory, for a backup or to be booted, since what the "
         "guest had not yet written is on them; its programs wait with their writes from shortly "
         "before the window to its end. The files of a libvirt domain's UEFI variables and "
@@ -63,7 +66,9 @@ def take(
     domain: Domain,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="Its id; a UTC time stamp when left out."),
+        typer.Option(
+            "--name", metavar="NAME", help="The id of the snapshot; the time in UTC when left out."
+        ),
     ] = None,
     note: Annotated[
         str,
@@ -80,15 +85,17 @@ def take(
     capture: Annotated[
         CaptureMethod | None,
         typer.Option(
-            "--capture", help="How memory is captured; the best that works when left out."
+            "--capture",
+            help="libvirt: how memory is captured; the one with the shortest pause that works "
+            "when left out.",
         ),
     ] = None,
     foreign_ptes: Annotated[
         ForeignPtes | None,
         typer.Option(
             "--foreign-ptes",
-            help="Xen: zero a guest's mappings of pages that are not its own, as is done when "
-            "left out, or refuse such a guest.",
+            help="Xen: what is done about a guest that maps pages which are not its own: zero "
+            "these mappings in the image, or refuse the guest. Zero when left out.",
         ),
     ] = None,
     compress: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -95,3 +96,29 @@ def test_a_machine_that_is_reset_every_night_keeps_one_way_back(call: Call, scen
         for command in commands:
             assert call(*command.replace("lab", DOMAIN).split()).status == 0
     assert len(scene.ids()) == 2 and "clean" in scene.ids()
+
+
+ASKS = {"rollback", "undo", "delete"}
+NOT_HERE = {"inspect", "--install-completion"}
+"""The one is for images of Xen's; the other writes into a home."""
+
+
+def typed(heading: str) -> list[list[str]]:
+    """Return the commands in the scripts below a heading of the README, each as its words."""
+    section = PAPERS[0].read_text().partition(f"\n## {heading}")[2].partition("\n## ")[0]
+    lines = re.findall(r"^snapvm (.*)$", section, re.MULTILINE)
+    return [shlex.split(line.partition("|")[0], comments=True) for line in lines]
+
+
+def test_what_the_readme_has_a_reader_type_is_done(call: Call, scene: Scene) -> None:
+    first, more = typed("The first snapshot"), typed("More of it")
+    assert len(first) > 6 and len(more) > 11
+    for words in first:
+        sure = ["--yes"] if words[0] in ASKS else []
+        assert call(*words, *sure).status == 0, words
+    assert len(scene.ids()) == 2, "what its rollback and its undo left"
+    for words in more:
+        if words[0] in NOT_HERE:
+            continue
+        done = call(*words)
+        assert done.status == 0, (words, done.err)
