@@ -156,6 +156,8 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^A-Za-z-]", line)[0] for line in project["dependencies"]}
     assert declared == {"typer", "rich", "sh", "tenacity", "numpy", "xxhash"}
+    for line in project["dependencies"]:
+        assert re.search(r">=[\d.]+,<[\d.]+$", line), f"{line}: from what to what was it tried?"
 
 
 def test_what_the_lab_needs_is_installed() -> None:
