@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from dataclasses import dataclass
 
@@ -19,6 +21,13 @@ class LeftBehind(SnapvmError):
 
     def message(self) -> str:
         return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"
+
+    def hint(self) -> str:
+        said = " ".join((self.why, *self.leftovers))
+        # In the words of whoever met it: Python, or an lvm.
+        if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
+            return f"make room there first; then {self.remedy}"
+        return self.remedy
 
 
 @dataclass(eq=False)

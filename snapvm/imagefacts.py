@@ -88,7 +88,7 @@ def _of_xl(path: Path) -> ImageFacts:
             vcpus=int(b_info.get("max_vcpus", 0)),
             targets=frozenset(str(disk["vdev"]) for disk in drives if not _unchanging(disk)),
             omitted=tuple(
-                OmittedDisk(target=str(disk["vdev"]), why=_unchanging(disk))
+                OmittedDisk(target=str(disk["vdev"]), why=_unchanging(disk), read_only=True)
                 for disk in drives
                 if _unchanging(disk)
             ),

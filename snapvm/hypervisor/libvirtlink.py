@@ -6,6 +6,8 @@ a long call in a thread and keeps the main thread answering.
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -281,7 +283,8 @@ def open_link(uri: str) -> Link:
     if libvirt is None:
         raise HostLacks(
             what="Python's libvirt module",
-            remedy="apt install python3-libvirt (or pip install snapvm[libvirt])",
+            remedy="apt install python3-libvirt where snapvm runs with the system's Python; else "
+            f"{shlex.quote(sys.executable)} -m pip install libvirt-python",
         )
     return Link(uri)
 

@@ -28,6 +28,6 @@ def test_drives_that_cannot_change_are_known(tmp_path: Path) -> None:
     assert (facts.domain, facts.vcpus, facts.memory_bytes) == ("demo", 2, 4 << 20)
     assert facts.targets == {"xvda"}
     assert facts.omitted == (
-        OmittedDisk(target="xvdb", why="read-only"),
-        OmittedDisk(target="xvdc", why="a cdrom drive"),
+        OmittedDisk(target="xvdb", why="read-only", read_only=True),
+        OmittedDisk(target="xvdc", why="a cdrom drive", read_only=True),
     )

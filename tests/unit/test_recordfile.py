@@ -70,7 +70,9 @@ records = st.builds(
         ),
         max_size=3,
     ).map(tuple),
-    omitted=st.lists(st.builds(OmittedDisk, target=texts, why=texts), max_size=2).map(tuple),
+    omitted=st.lists(
+        st.builds(OmittedDisk, target=texts, why=texts, read_only=st.booleans()), max_size=2
+    ).map(tuple),
     timing=st.builds(
         Timing,
         pause_ms=times,
