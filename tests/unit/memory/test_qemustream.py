@@ -77,7 +77,7 @@ def test_every_truncation_is_seen() -> None:
             refusal(data[:length])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example(bit=697)  # the kind of a record of memory becomes an end mark
 @given(st.integers(0, len(GOOD.encode()) * 8 - 1))
 def test_a_flipped_bit_changes_a_page_or_is_refused(bit: int) -> None:
@@ -91,7 +91,7 @@ def test_a_flipped_bit_changes_a_page_or_is_refused(bit: int) -> None:
     assert len(rest) == len(GOOD.rest)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=400), st.integers(0, 300))
 def test_rubbish_is_refused(rubbish: bytes, kept_bytes: int) -> None:
     kept = GOOD.encode()[:kept_bytes]
