@@ -57,7 +57,7 @@ class Stream:
 
 def encoded(entries: Sequence[Entry], *, kind: int = 2) -> bytes:
     """Return a PART record."""
-    text = bytes([kind]) + struct.pack(">I", 2)
+    text = bytearray([kind]) + struct.pack(">I", 2)
     block = ""
     for entry in entries:
         flags = (DATA if entry.data else ZERO) | (CONTINUE if entry.block == block else 0)
@@ -65,7 +65,7 @@ def encoded(entries: Sequence[Entry], *, kind: int = 2) -> bytes:
         text += b"" if entry.block == block else named(entry.block)
         text += entry.data or b"\0"
         block = entry.block
-    return text + struct.pack(">Q", EOS) + footer(2)
+    return bytes(text + struct.pack(">Q", EOS) + footer(2))
 
 
 def named(name: str) -> bytes:

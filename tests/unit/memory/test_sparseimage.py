@@ -90,7 +90,7 @@ entries = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(entries, max_size=40), max_size=4))
+@given(st.lists(st.lists(entries, max_size=40), min_size=1, max_size=4))
 def test_any_stream_is_the_same_memory(
     tmp_path_factory: pytest.TempPathFactory, records: list[list[Entry]]
 ) -> None:
