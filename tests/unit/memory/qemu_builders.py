@@ -90,9 +90,11 @@ GOOD = Stream().having(
 )
 
 
-def save(path: Path, stream: bytes, format_: int = libvirtimage.FORMAT_RAW) -> Path:
+def save(
+    path: Path, stream: bytes, format_: int = libvirtimage.FORMAT_RAW, *, order: str = "<"
+) -> Path:
     """Write a libvirt save image around a stream."""
-    head = struct.pack("<16s5I56x", b"LibvirtQemudSave", 2, 100, 1, format_, 0)
+    head = struct.pack(f"{order}16s5I56x", b"LibvirtQemudSave", 2, 100, 1, format_, 0)
     path.write_bytes(head + b"<domain/>".ljust(100, b"\0") + stream)
     return path
 
