@@ -44,6 +44,7 @@ KEEP_ZEROS_LIMIT_BYTES: Final = 64 << 20
 """QEMU passes over pages that a bitmap has not, in the belief that they are zero anyway.  That
 holds for memory; a block of at most this size may be one that holds something from the start
 (firmware, flash, tables for the firmware), and its zero pages are in the bitmap, as holes."""
+_ZEROS: Final = bytes(1 << 20)
 _SHARED: Final = "shmmem-"
 """So libvirt calls the memory of a <shmem> (qemu_command.c), which outlives the domain."""
 
@@ -133,11 +134,10 @@ class SparseWriter:
         first = offset_bytes // PAGE_BYTES
         was_written = block.bitmap.put(first, count, present=block.keeps_zeros)
         if was_written and block.keeps_zeros:
-            durable.rewrite(
-                self._descriptor,
-                memoryview(bytes(count * PAGE_BYTES)),
-                block.pages_at + offset_bytes,
-            )
+            begin, end = offset_bytes, offset_bytes + count * PAGE_BYTES
+            for at in range(begin, end, len(_ZEROS)):
+                some = memoryview(_ZEROS)[: end - at]
+                durable.rewrite(self._descriptor, some, block.pages_at + at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_zero_pages_of_memory_that_outlives_the_domain_are_told(tmp_path: Path) 
     )
     pages = build.read_sparse(converted(tmp_path, stream.encode())).pages
     assert pages == {(name, 3): build.filled(3), (name, 4): bytes(PAGE), (name, 5): bytes(PAGE)}
+
+
+def test_many_pages_that_became_zero_take_little_memory(tmp_path: Path) -> None:
+    """All of their zeros were in memory at once."""
+    count = sparseimage.KEEP_ZEROS_LIMIT_BYTES // PAGE
+    stream = replace(GOOD, blocks=(("vga", count * PAGE),), records=())
+    stream = stream.having(Entry("vga", 300, build.filled(1)), Entry("vga", 9, build.filled(2)))
+    stream = stream.having(*(Entry("vga", number) for number in range(10, count)))
+    source = build.save(tmp_path / "stream.save", stream.encode())
+    tracemalloc.start()
+    sparseimage.convert(source, tmp_path / "sparse.save", Silent())
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 16 << 20
+    pages = build.read_sparse(tmp_path / "sparse.save").pages
+    assert pages["vga", 300] == bytes(PAGE) and pages["vga", 9] == build.filled(2)
 
 
 def test_a_bitmap_is_of_the_hosts_own_words(
