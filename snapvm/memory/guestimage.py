@@ -63,7 +63,8 @@ class PvGuestImage:
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._standing_writer: StandingPages | None = None
         self._why_digests = ""
-        self._is_spilled = False
+        self._spilled = 0
+        """How many chunks have been written already while it stood still."""
         self._changed = 0
         self._total = 0
 
@@ -134,7 +135,7 @@ class PvGuestImage:
                 self._write_standing(progress)
             self._writer.finish(self._tail())
             os.fsync(self._file.fileno())
-        if self._is_spilled:
+        if self._spilled:  # not said before: a terminal may be stopped
             log.warning("it stood still for longer: more had changed than this host could spare")
         return WrittenImage(
             size_bytes=os.fstat(self._file.fileno()).st_size,
@@ -239,11 +240,11 @@ class PvGuestImage:
         """
         if not self._store.is_full:
             return
-        self._is_spilled = True  # said later: a terminal may be stopped
-        for chunk in chunks:
+        for chunk in chunks[self._spilled :]:
             self._store.require_wanted()
             self._standing_pages().write_kept(chunk)
             chunk.forget_kept()
+        self._spilled = len(chunks)
 
     def _standing_pages(self) -> StandingPages:
         """Have what puts pages of the guest that stands still into the file, behind a true head."""
