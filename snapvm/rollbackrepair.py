@@ -291,9 +291,13 @@ def _restore_disks(
         if is_stopped:
             undo_id = SnapshotId(journal["undo_record"]["id"])
             swapping.put_side_files_back(host, record, undo_id, domain)
+        # Of one that is on no memory is to be restored any more, should it be off by the next time.
+        phase = Phase.RESTORED if is_stopped else Phase.STARTED
+        reached = rollbackjournal.reached(journal, phase, host.lvm)
+        host.catalog.write_journal(uuid, Work.ROLLBACK, reached)
     except SnapvmError as error:
         if is_stopped and takingback.is_way_lost(host.lvm.report(), disks):
             raise _given_back(host, journal, record, domain, str(error)) from error
+        if not is_stopped:  # it is on, and not on its way
+            raise
         raise HalfBack(domain.name, record.id, str(error)) from error
-    reached = rollbackjournal.reached(journal, Phase.RESTORED, host.lvm)
-    host.catalog.write_journal(uuid, Work.ROLLBACK, reached)

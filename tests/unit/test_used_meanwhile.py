@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from snapvm.attention import LeftBehind, LeftOff
-from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
+from snapvm.failures import CommandFailed, DomainFailed
 from snapvm.lvm import device
 from snapvm.model import DomainState, Record
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun, mend, revive, roll_back
+from tests.unit.deeds import begun, hang, mend, revive, roll_back
 
 BOTH = ("vg0", "vg1")
 
@@ -112,10 +112,7 @@ def test_a_repair_that_let_the_domain_run_has_decided(tmp_path: Path) -> None:
     """LVM fails it, as it may a guard; the domain that is off by the next one was not ended."""
     scene, _ = killed(tmp_path, "before stop 1")
 
-    def hang(argv: tuple[str, ...]) -> None:
-        raise CommandTimedOut(argv=argv, seconds=1.0)
-
-    scene.lvm.before = hang
+    hang(scene, "lvs")
     with pytest.raises(LeftBehind):
         mend(scene)
     revive(scene)
@@ -123,6 +120,21 @@ def test_a_repair_that_let_the_domain_run_has_decided(tmp_path: Path) -> None:
     use(scene)
     mend(scene)
     assert_taken_back(scene, "10", "10")
+
+
+def test_one_that_a_repair_found_running_is_not_restored_by_the_next(tmp_path: Path) -> None:
+    """It was started afresh on the clones; the bookkeeping fails, and its owner pulls the plug."""
+    scene, _ = killed(tmp_path, "after write .rollback.json 3")
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    scene.count(2)
+    hang(scene, "lvchange")
+    with pytest.raises(LeftBehind):
+        mend(scene)
+    revive(scene)
+    scene.hypervisor.stop(scene.machine.domain)
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert scene.disk_data() == ["7", "7"] and len(scene.ids()) == 2
 
 
 def test_a_rollback_that_fails_in_the_end_has_decided_too(tmp_path: Path) -> None:
