@@ -36,6 +36,8 @@ _SPOILED = "spoiled"
 _START_SECONDS = 30.0
 _SLOWEST_BYTES_PER_SECOND = 20e6
 """How long a start may take: what libvirt or xl need, and a slow disk for the image."""
+_END_SECONDS = 15.0
+"""How long libvirt gives a QEMU to end before it kills it, and some more."""
 _LOOK_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def _come_to_rest(
         domain = _once_started(host, journal, record, domain)
         _require_whole(journal, record, domain)
     elif domain is not None and phase in howfar.UNDECIDED:
-        _let_former_run(host, journal, uuid, domain)
+        domain = _former_let_run(host, journal, uuid, domain)
     return domain
 
 
@@ -154,24 +156,40 @@ def _is_to_run(journal: dict[str, Any], record: Record) -> bool:
     return not journal["paused"] and record.state is DomainState.RUNNING
 
 
-def _let_former_run(host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain) -> None:
+def _former_let_run(
+    host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain
+) -> Domain | None:
     """Let the domain that was frozen run before lvm is asked for anything, which may take long.
 
     It has its former disks open, whatever their names are.  A failure here is only logged, for the
-    domain may be ending; what becomes of the disks is decided afterwards in any case.  But that the
-    rollback is taken back has to be known to whoever finds the domain off, should lvm fail now.
+    killed rollback may have had it ended, which libvirt or xl goes on with: then it is its end that
+    decides what becomes of the disks.  But that the rollback is taken back has to be known to
+    whoever finds the domain off later, should lvm fail now.  Returns it as it is then.
     """
     is_former = domain.run is not None and domain.run == str(journal.get("run"))
     if not is_former or _is_off(domain) or howfar.is_new_boot(journal):
-        return
+        return domain
     try:
         if journal["was_running"]:
             standing.let_run(host, domain)
-        if Phase(journal["phase"]) is not Phase.PREPARE:
+        found = standing.find(host, domain.name)
+        if not _is_off(found) and Phase(journal["phase"]) is not Phase.PREPARE:
             turned = {**journal, "phase": Phase.PREPARE.value}
             host.catalog.write_journal(uuid, Work.ROLLBACK, turned)
     except SnapvmError as error:
         log.info("%s does not run yet, or nobody can write that down: %s", domain.name, error)
+        return _once_ended(host, domain)
+    return found
+
+
+def _once_ended(host: Host, domain: Domain) -> Domain | None:
+    """Return a domain that does not run when it has ended; one that does not end as it stands."""
+    limit = Deadline(_END_SECONDS)
+    found = standing.find(host, domain.name)
+    while found is not None and found.state in standing.STATES and limit.left_seconds:
+        time.sleep(_LOOK_SECONDS)
+        found = standing.find(host, domain.name)
+    return found
 
 
 def _require_same_boot(
