@@ -127,14 +127,17 @@ class NotStarted(SnapvmError):
 
 @dataclass(eq=False)
 class LeftOff(SnapvmError):
-    """The host was booted in the middle of a rollback; what is on the disks may be newer now."""
+    """What is on the disks of a rollback that was killed is newer by now, or may be."""
 
     exit_status = ExitStatus.ATTENTION
     domain: str
     id: str
+    is_booted: bool
+    """It is the host that was; else somebody had the domain run."""
 
     def message(self) -> str:
-        when = f"the host was booted in the middle of the rollback of {quoted(self.domain)}"
+        what = "the host was booted" if self.is_booted else "somebody has written to its disks"
+        when = f"{what} in the middle of the rollback of {quoted(self.domain)}"
         disks = f"its disks are those of {self.id}, or what it has made of them since"
         return f"{when}: {disks}, so it is left off"
 
