@@ -38,8 +38,8 @@ DESCRIPTION = (
     (
         "Memory and all disks are of one instant: always all of them or nothing. The domain is "
         "never left paused by a failure. A rollback keeps the disks that were current, and the "
-        "snapshot. Memory images are ordinary ones, which `virsh restore` starts without "
-        "snapvm."
+        "snapshot. Memory images are ordinary ones, which `virsh restore` or `xl restore` starts "
+        "without snapvm."
     ),
 )
 NAMES = (
@@ -84,6 +84,15 @@ NOTES = (
         "usual way systemd would kill the guard too that lets the domain run on, and after a "
         "rollback of a Xen domain the xl and the QEMU that serve it."
     ),
+    (
+        "A rollback ends the domain and starts it again. A cluster manager, a unit with "
+        "Restart=always, or whatever else starts domains that are off, has to leave this one alone "
+        "meanwhile."
+    ),
+    (
+        "docs/automation.md, which comes with the sources, has examples for cron, systemd, "
+        "monitors and backups, and says what to do after exit status 7 or 8."
+    ),
 )
 JSON = (
     (
@@ -113,7 +122,8 @@ JSON = (
             (
                 "`ref`, the `state` the domain is in, the `seconds` it took, `undo`, which is the "
                 "ref of what was current, `clock_set_by_seconds` (null when nobody set it), "
-                "`left_out`, an array of what did not come back, each with its `target` and why, "
+                "`left_out`, an array of what did not come back, each with its `target`, `why` "
+                "and, where the domain cannot write to it, `read_only`, "
                 "`notes`, an array of what else was remarked, and `record`."
             ),
         ),
@@ -178,6 +188,13 @@ FILES = (
         ),
     ),
     ("/var/lib/snapvm/domains/UUID/ID/", "A snapshot: snapshot.json and the memory image."),
+    (
+        "/var/lib/snapvm/bug-TIME-*.txt",
+        (
+            "What a bug left, for a report: versions, the command line, the last commands that "
+            "were run, a traceback. No memory, and nothing of a domain's definition."
+        ),
+    ),
     ("/run/snapvm/UUID.lock", "Held by the snapvm that works on a domain."),
 )
 ENVIRONMENT_FIRST = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from dataclasses import dataclass
 
@@ -19,6 +21,13 @@ class LeftBehind(SnapvmError):
 
     def message(self) -> str:
         return f"{self.why}; and this could not be cleaned up: {'; '.join(self.leftovers)}"
+
+    def hint(self) -> str:
+        said = " ".join((self.why, *self.leftovers))
+        # In the words of whoever met it: Python, or an lvm.
+        if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
+            return f"make room there first; then {self.remedy}"
+        return self.remedy
 
 
 @dataclass(eq=False)
@@ -118,14 +127,17 @@ class NotStarted(SnapvmError):
 
 @dataclass(eq=False)
 class LeftOff(SnapvmError):
-    """The host was booted in the middle of a rollback; the domain may have run since."""
+    """What is on the disks of a rollback that was killed is newer by now, or may be."""
 
     exit_status = ExitStatus.ATTENTION
     domain: str
     id: str
+    is_booted: bool
+    """It is the host that was; else somebody had the domain run."""
 
     def message(self) -> str:
-        when = f"the host was booted in the middle of the rollback of {quoted(self.domain)}"
+        what = "the host was booted" if self.is_booted else "somebody has written to its disks"
+        when = f"{what} in the middle of the rollback of {quoted(self.domain)}"
         disks = f"its disks are those of {self.id}, perhaps changed by a run since"
         return f"{when}: {disks}, so it is left off"
 

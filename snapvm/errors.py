@@ -268,20 +268,23 @@ class Locked(SnapvmError):
     """Another snapvm holds the domain's lock."""
 
     exit_status = ExitStatus.LOCKED
-    remedy = "wait for it to end, or give --wait SECONDS"
     domain: str
     holder: str
     shared: str = ""
     """The lock's file, where other hosts see it too."""
+    was_waited_for: bool = False
 
     def message(self) -> str:
         return f"another snapvm is working on {quoted(self.domain)} ({self.holder})"
 
     def hint(self) -> str:
+        remedy = "wait for it to end, or give --wait SECONDS"
+        if self.was_waited_for:
+            remedy = "it did not end while it was waited for: try again when it has"
         if not self.shared:
-            return self.remedy
+            return remedy
         return (
-            f"{self.remedy}; when that host is dead for good and its lock is still there: "
+            f"{remedy}; when that host is dead for good and its lock is still there: "
             f"rm {shlex.quote(self.shared)}"
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -100,7 +100,7 @@ class GoingBack:
         """Write down what is intended, and make all that can be made beside a running domain."""
         host, plan = self.host, self.plan
         undo.add("the journal", self._end_journal, is_journal=True)
-        host.catalog.write_journal(plan.record.domain_uuid, Work.ROLLBACK, self.journal)
+        self._write_down(self.journal)
         self.progress.phase("preparing the disks")
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
             undo.add(what, removal)
@@ -123,6 +123,8 @@ class GoingBack:
             writingback.require_kept(self.host.lvm, self.plan, known, deadline)
             self._set_files_aside(undo)
             imageroom.require_writable(self.host.settings)  # reading an image may have taken long
+            undo.add("what the journal says", self._turn_back)
+            self._reach(Phase.EXCHANGED)
             self._end_domain()
             undo.disarm()
 
@@ -237,9 +239,19 @@ class GoingBack:
 
     def _reach(self, phase: Phase) -> None:
         """Write down how far the rollback is."""
-        uuid = self.plan.record.domain_uuid
-        reached = {**self.journal, "phase": phase.value}
-        self.host.catalog.write_journal(uuid, Work.ROLLBACK, reached)
+        reached = rollbackjournal.reached(self.journal, phase, self.host.lvm)
+        self._write_down(reached)
+
+    def _turn_back(self) -> None:
+        """Have the journal say that the domain runs on, whatever becomes of it before a repair.
+
+        Nothing depends on it where all else is put back.
+        """
+        with suppress(SnapvmError):
+            self._write_down(self.journal)
+
+    def _write_down(self, journal: dict[str, Any]) -> None:
+        self.host.catalog.write_journal(self.plan.record.domain_uuid, Work.ROLLBACK, journal)
 
     def _end_journal(self) -> None:
         self.host.catalog.end_journal(self.plan.record.domain_uuid, Work.ROLLBACK)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from snapvm.hypervisor import domainxml, sidexml
 from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_FILE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
 from snapvm.refusals import BadImage, Refused
+
+_NOT_UNDERSTOOD: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,  # a number without end
+    RecursionError,
+)
+"""What comes of a configuration that is JSON at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +98,12 @@ def _of_xl(path: Path) -> ImageFacts:
             vcpus=int(b_info.get("max_vcpus", 0)),
             targets=frozenset(str(disk["vdev"]) for disk in drives if not _unchanging(disk)),
             omitted=tuple(
-                OmittedDisk(target=str(disk["vdev"]), why=_unchanging(disk))
+                OmittedDisk(target=str(disk["vdev"]), why=_unchanging(disk), read_only=True)
                 for disk in drives
                 if _unchanging(disk)
             ),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _NOT_UNDERSTOOD as error:
         why = f"its configuration cannot be read ({error!r})"
         raise BadImage(path=str(path), offset_bytes=offset_bytes, why=why) from error
 
@@ -110,4 +120,7 @@ def _memory(path: Path, format_: str) -> MemoryRecord:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.strip().isdecimal() else 0
+    try:
+        return max(int(text), 0)
+    except ValueError:  # of thousands of digits too
+        return 0

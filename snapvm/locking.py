@@ -81,4 +81,8 @@ def _lock(descriptor: int, name: str, wait_seconds: float, *, shared: str = "") 
     # heavy: tenacity, which `list` never needs
     from snapvm import retry
 
-    retry.lock(attempt, limit_seconds=wait_seconds)
+    try:
+        retry.lock(attempt, limit_seconds=wait_seconds)
+    except Locked as busy:
+        busy.was_waited_for = True
+        raise

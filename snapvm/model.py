@@ -143,6 +143,8 @@ class OmittedDisk:
 
     target: str
     why: str
+    read_only: bool = False
+    """The domain cannot write to it, so nothing is lost: also a drive without a medium."""
 
 
 class SideKind(StrEnum):

@@ -284,7 +284,10 @@ class ShRunner:
             talk.orders.put(None)
             if _wait(running, GOODBYE_SECONDS):
                 talk.end(running, running.exit_code == 0, int(running.exit_code))
-            self.recorder.extend(talk.said)
+            said = tuple(talk.said)  # one that is left alone may go on talking
+            self.recorder.extend(said)
+            for line in said:
+                log.debug("%s: %s", argv[0], line)
 
     def _remember(self, argv: Sequence[str], end: str, seconds: float, stderr: str = "") -> None:
         line = f"{shlex.join(argv)} -> {end} in {seconds:.3f} s"

@@ -76,7 +76,7 @@ def as_dict(record: Record) -> dict[str, Any]:
             }
             for disk in record.disks
         ],
-        "omitted": [{"target": drive.target, "why": drive.why} for drive in record.omitted],
+        "omitted": [omitted_dict(drive) for drive in record.omitted],
         "timing": {
             "pause_ms": record.timing.pause_ms,
             "total_ms": record.timing.total_ms,
@@ -91,6 +91,12 @@ def as_dict(record: Record) -> dict[str, Any]:
         **({"side_files": _side_dicts(record.side_files)} if record.side_files else {}),
         **({"order": record.order} if record.order else {}),
     }
+
+
+def omitted_dict(drive: OmittedDisk) -> dict[str, Any]:
+    """Return what was left out as JSON has it."""
+    read_only = {"read_only": True} if drive.read_only else {}
+    return {"target": drive.target, "why": drive.why, **read_only}
 
 
 def _side_dicts(sides: tuple[SideFile, ...]) -> list[dict[str, Any]]:
@@ -201,11 +207,7 @@ def _record(data: dict[str, Any]) -> Record:
         capture=_get(data, "capture", str),
         memory=None if memory is None else _memory(_get(data, "memory", dict)),
         disks=_each(data, "disks", _disk),
-        omitted=_each(
-            data,
-            "omitted",
-            lambda item: OmittedDisk(target=_get(item, "target", str), why=_get(item, "why", str)),
-        ),
+        omitted=_each(data, "omitted", _omitted),
         timing=Timing(
             pause_ms=_milliseconds(timing, "pause_ms"),
             total_ms=_milliseconds(timing, "total_ms"),
@@ -230,6 +232,14 @@ def _memory(data: dict[str, Any]) -> MemoryRecord:
         size_bytes=_count(data, "size_bytes"),
         checksum=_get(data, "checksum", str) if "checksum" in data else "",
         foreign={kind: _count(foreign, kind) for kind in foreign},
+    )
+
+
+def _omitted(data: dict[str, Any]) -> OmittedDisk:
+    return OmittedDisk(
+        target=_get(data, "target", str),
+        why=_get(data, "why", str),
+        read_only="read_only" in data and _get(data, "read_only", bool),
     )
 
 

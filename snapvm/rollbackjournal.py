@@ -8,15 +8,21 @@ from enum import StrEnum
 from typing import Any
 
 from snapvm import hostid, naming, recordfile
+from snapvm.lvm.report import Report
+from snapvm.lvm.volumes import Lvm
 from snapvm.model import DomainState, LvRef, LvUuid, Record, VgUuid, VolumeKind
 from snapvm.planning import RollbackPlan
+
+_WRITTEN = "written"
 
 
 class Phase(StrEnum):
     """How far a rollback is, as its journal says."""
 
     PREPARE = "prepare"
-    """It can be taken back: the former domain is there."""
+    """It is taken back: the former domain is there, or somebody else has ended it."""
+    EXCHANGED = "exchanged"
+    """The former domain is about to be ended, and its disks are kept: whether it was, is seen."""
     SWAPPED = "swapped"
     """The former domain is gone and its disks are kept: only forward."""
     RESTORED = "restored"
@@ -107,6 +113,33 @@ def _disk(written: dict[str, Any]) -> JournalDisk:
         not_at_boot=bool(written.get("not_at_boot")),
         is_skipped=bool(written.get("skipped")),
     )
+
+
+def reached(written: dict[str, Any], phase: Phase, lvm: Lvm) -> dict[str, Any]:
+    """Return a journal of how far a rollback is, and how much was written to its disks by then."""
+    counts = [lvm.written_sectors(disk.former.path) for disk in disks_of(written)]
+    return {**written, "phase": phase.value, _WRITTEN: counts}
+
+
+def written_since(journal: dict[str, Any], lvm: Lvm, report: Report) -> tuple[JournalDisk, ...]:
+    """Return the disks that somebody has written to since a journal was; not after a boot.
+
+    Before the exchange is written down that can be said of the clones alone, which nobody writes to
+    before a domain is started on them.  One whose device was taken away may have been written to.
+    """
+    if hostid.is_rebooted(str(journal.get("boot_id", ""))):
+        return ()
+    disks = disks_of(journal)
+    counts = journal.get(_WRITTEN, [None if disk.is_thick else 0 for disk in disks])
+    since = []
+    for disk, then in zip(disks, counts, strict=True):
+        # Not by its name, which udev may have left where it led before.
+        volume = report.lv_from_name(disk.vg, disk.name)
+        number = None if volume is None else volume.device
+        now = None if number is None else lvm.written_sectors(number)
+        if then is not None and now != then:
+            since.append(disk)
+    return tuple(since)
 
 
 def undo_record(written: dict[str, Any]) -> Record:

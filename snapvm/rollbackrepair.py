@@ -14,7 +14,7 @@ from typing import Any
 
 from snapvm import (
     guestsystem,
-    hostid,
+    howfar,
     recordeddomain,
     rollbackjournal,
     standing,
@@ -26,7 +26,7 @@ from snapvm.attention import GivenBack, HalfBack, LeftOff, NotStarted, StartedTo
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
-from snapvm.lvm.report import Report
+from snapvm.howfar import Found
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
 from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import Phase
@@ -36,6 +36,8 @@ _SPOILED = "spoiled"
 _START_SECONDS = 30.0
 _SLOWEST_BYTES_PER_SECOND = 20e6
 """How long a start may take: what libvirt or xl need, and a slow disk for the image."""
+_END_SECONDS = 15.0
+"""How long libvirt gives a QEMU to end before it kills it, and some more."""
 _LOOK_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -48,14 +50,14 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     domain = _come_to_rest(host, journal, uuid, standing.find(host, name))
     report = host.lvm.report()
     takingback.require_groups(report, disks)
-    phase = _phase(report, journal, name, was_stopped=_is_off(domain))
-    if phase is Phase.PREPARE:
+    found = howfar.look(host.lvm, report, journal, name, was_stopped=_is_off(domain))
+    if found.phase is Phase.PREPARE:
         return _take_back(host, journal, uuid, name)
     undo = rollbackjournal.undo_record(journal)
     settle = partial(swapping.settle, host, set_, undo, disks)
     stuck = None
-    if phase is not Phase.STARTED:
-        stuck = _go_on(host, journal, _record(host, journal, uuid, domain), domain, phase, settle)
+    if found.phase is not Phase.STARTED:
+        stuck = _go_on(host, journal, _record(host, journal, uuid, domain), domain, found, settle)
     settle()
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     if stuck is not None:
@@ -75,8 +77,8 @@ def _come_to_rest(
         record = _record(host, journal, uuid, domain)
         domain = _once_started(host, journal, record, domain)
         _require_whole(journal, record, domain)
-    elif domain is not None and phase is Phase.PREPARE:
-        _let_former_run(host, journal, domain)
+    elif domain is not None and phase in howfar.UNDECIDED:
+        domain = _former_let_run(host, journal, uuid, domain)
     return domain
 
 
@@ -84,20 +86,12 @@ def _is_off(domain: Domain | None) -> bool:
     return domain is None or domain.state is DomainState.SHUTOFF
 
 
-def _phase(report: Report, journal: dict[str, Any], name: str, *, was_stopped: bool) -> Phase:
-    """Return how far the rollback came, which may be further than was written down."""
-    phase = Phase(journal["phase"])
-    if phase is Phase.PREPARE and _is_past_return(report, journal, name, was_stopped=was_stopped):
-        return Phase.SWAPPED
-    return phase
-
-
 def _go_on(
     host: Host,
     journal: dict[str, Any],
     record: Record,
     domain: Domain | None,
-    phase: Phase,
+    found: Found,
     settle: Callable[[], object],
 ) -> StillFrozen | None:
     """Bring back what is not back yet: the disks, the domain, the system in its guest.
@@ -106,11 +100,15 @@ def _go_on(
     """
     target = domain or recordeddomain.vanished(record, journal.get("definition", ""))
     was_stopped = _is_off(domain)
-    is_renewed = phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
-    if phase is Phase.SWAPPED:
+    if found.is_spoiled:
+        journal = {**journal, _SPOILED: True}
+    is_renewed = found.phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
+    if found.is_used and not is_renewed:
+        _require_without_memory(host, record, settle)
+    if found.phase is Phase.SWAPPED:
         _restore_disks(host, journal, record, target, is_stopped=was_stopped)
     if was_stopped and not is_renewed:
-        _require_unused(host, journal, record, settle)
+        _require_same_boot(host, journal, record, settle)
     if was_stopped:
         _start(host, journal, record, target, settle)
     return _awaken(host, record, set_time=bool(journal.get("set_time", True)))
@@ -158,54 +156,66 @@ def _is_to_run(journal: dict[str, Any], record: Record) -> bool:
     return not journal["paused"] and record.state is DomainState.RUNNING
 
 
-def _let_former_run(host: Host, journal: dict[str, Any], domain: Domain) -> None:
+def _former_let_run(
+    host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain
+) -> Domain | None:
     """Let the domain that was frozen run before lvm is asked for anything, which may take long.
 
     It has its former disks open, whatever their names are.  A failure here is only logged, for the
-    domain may be ending; what becomes of the disks is decided afterwards in any case.
+    killed rollback may have had it ended, which libvirt or xl goes on with: then it is its end that
+    decides what becomes of the disks.  But that the rollback is taken back has to be known to
+    whoever finds the domain off later, should lvm fail now.  Returns it as it is then.
     """
     is_former = domain.run is not None and domain.run == str(journal.get("run"))
-    if not is_former or not journal["was_running"] or _is_new_boot(journal):
-        return
+    if not is_former or _is_off(domain) or howfar.is_new_boot(journal):
+        return domain
     try:
-        standing.let_run(host, domain)
+        if journal["was_running"]:
+            standing.let_run(host, domain)
+        found = standing.find(host, domain.name)
+        if not _is_off(found) and Phase(journal["phase"]) is not Phase.PREPARE:
+            turned = {**journal, "phase": Phase.PREPARE.value}
+            host.catalog.write_journal(uuid, Work.ROLLBACK, turned)
     except SnapvmError as error:
-        log.info("%s does not run yet: %s", domain.name, error)
+        log.info("%s does not run yet, or nobody can write that down: %s", domain.name, error)
+        return _once_ended(host, domain)
+    return found
 
 
-def _is_new_boot(journal: dict[str, Any]) -> bool:
-    """Tell whether the domain may have been started, and ended, on the disks it went back to."""
-    return hostid.is_rebooted(str(journal.get("boot_id", "")))
+def _once_ended(host: Host, domain: Domain) -> Domain | None:
+    """Return a domain that does not run when it has ended; one that does not end as it stands."""
+    limit = Deadline(_END_SECONDS)
+    found = standing.find(host, domain.name)
+    while found is not None and found.state in standing.STATES and limit.left_seconds:
+        time.sleep(_LOOK_SECONDS)
+        found = standing.find(host, domain.name)
+    return found
 
 
-def _require_unused(
+def _require_same_boot(
     host: Host, journal: dict[str, Any], record: Record, settle: Callable[[], object]
 ) -> None:
     """Raise ``LeftOff``, all else done, where memory would meet disks that may have been used."""
-    if record.memory is not None and _is_new_boot(journal):
-        settle()
-        host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
-        raise LeftOff(record.domain, record.id)
+    if record.memory is not None and howfar.is_new_boot(journal):
+        raise _left_off(host, record, settle, is_booted=True)
 
 
-def _is_past_return(
-    report: Report, journal: dict[str, Any], name: str, *, was_stopped: bool
-) -> bool:
-    """Tell whether the former domain is gone and its disks are kept, which no journal says yet.
+def _require_without_memory(host: Host, record: Record, settle: Callable[[], object]) -> None:
+    """Raise ``LeftOff``, all else done, where a domain with memory has run on these disks.
 
-    After a reboot that is never so with a thick disk: it is still the present one, and may have
-    been written since its undo snapshot was made.  Raises ``StartedTooSoon`` for a domain that was
-    started on some of the clones.
+    Its owner started it, or the killed rollback did, and he shut it off: what it has written is
+    nowhere else, and fits no memory of before.
     """
-    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
-    is_new_boot = _is_new_boot(journal)
-    if is_new_boot and was_stopped and rollbackjournal.has_thick(disks):
-        return False
-    moved = takingback.have_moved(report, set_, disks, is_new_boot=is_new_boot)
-    swapped = takingback.are_swapped(report, set_, disks)
-    if moved and not was_stopped and not swapped:
-        raise StartedTooSoon(name)
-    return swapped and (was_stopped or moved)
+    if record.memory is not None:
+        raise _left_off(host, record, settle, is_booted=False)
+
+
+def _left_off(
+    host: Host, record: Record, settle: Callable[[], object], *, is_booted: bool
+) -> LeftOff:
+    settle()
+    host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
+    return LeftOff(record.domain, record.id, is_booted)
 
 
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
@@ -218,7 +228,9 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
     takingback.put_names_back(host.lvm, set_, disks)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
     host.catalog.end_journal(uuid, Work.ROLLBACK)
-    return f"took back the unfinished rollback of {name} to {journal['record']}"
+    is_ended = journal["was_running"] and _is_off(standing.find(host, name))
+    off = "; somebody has ended it meanwhile, and it is off" if is_ended else ""
+    return f"took back the unfinished rollback of {name} to {journal['record']}{off}"
 
 
 def _given_back(
@@ -297,9 +309,13 @@ def _restore_disks(
         if is_stopped:
             undo_id = SnapshotId(journal["undo_record"]["id"])
             swapping.put_side_files_back(host, record, undo_id, domain)
+        # Of one that is on no memory is to be restored any more, should it be off by the next time.
+        phase = Phase.RESTORED if is_stopped else Phase.STARTED
+        reached = rollbackjournal.reached(journal, phase, host.lvm)
+        host.catalog.write_journal(uuid, Work.ROLLBACK, reached)
     except SnapvmError as error:
         if is_stopped and takingback.is_way_lost(host.lvm.report(), disks):
             raise _given_back(host, journal, record, domain, str(error)) from error
+        if not is_stopped:  # it is on, and not on its way
+            raise
         raise HalfBack(domain.name, record.id, str(error)) from error
-    reached = {**journal, "phase": Phase.RESTORED.value}
-    host.catalog.write_journal(uuid, Work.ROLLBACK, reached)

@@ -44,7 +44,7 @@ from snapvm.model import (
 )
 from snapvm.planning import TakePlan
 from snapvm.recordfolder import Work
-from snapvm.refusals import SnapshotExists
+from snapvm.refusals import HostLacks, SnapshotExists
 from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,9 @@ def disks_of(written: dict[str, Any]) -> tuple[LvRef, ...]:
     return tuple(recordfile.ref(disk) for disk in written.get("disks", []))
 
 
-def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
+def laid_out(
+    host: Host, plan: TakePlan, folder: Path, caught: Caught, progress: Progress
+) -> Caught:
     """Give the image the layout that restores fastest; the domain runs meanwhile.
 
     Raises ``CaptureFailed`` for one that nobody could restore.
@@ -207,8 +209,24 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
     path = folder / caught.memory.file
     free_bytes = imageroom.free_bytes(folder)
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
+    if why_not:
+        _require_restored_plain(host, plan, path, memory, why_not)
     told = f"; a sparse image is not possible: {why_not}" if why_not else ""
     return replace(caught, memory=memory, method=caught.method + told)
+
+
+def _require_restored_plain(
+    host: Host, plan: TakePlan, path: Path, memory: MemoryRecord, why_not: str
+) -> None:
+    """Raise ``CaptureFailed`` for an image that stayed plain where none of those is restored."""
+    try:
+        images.require_reader(path, memory, host.hypervisor.versions())
+    except HostLacks as lacks:
+        raise CaptureFailed(
+            domain=plan.domain.name,
+            why=f"its image could not be made sparse ({why_not}), and {lacks}; "
+            "take with --compress zstd",
+        ) from lacks
 
 
 def sealed(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:

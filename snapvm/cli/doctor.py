@@ -38,14 +38,15 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import diagnosis
+        from snapvm import diagnosis, recordfile
         from snapvm.cli import wiring
         from snapvm.refusals import NotReady
 
         host = wiring.open_host(session.settings(), session)
         found = diagnosis.look(host, domain)
         advice = diagnosis.advice(found, host.settings)
-        values = {**_as_values(found), "advice": list(advice)}
+        omitted = [recordfile.omitted_dict(each) for each in found.omitted]
+        values = {**_as_values(found), "omitted": omitted, "advice": list(advice)}
         if not as_json:
             output.say_findings((*_lines(found), *(f"advice: {text}" for text in advice)))
         if found.refusals:
@@ -128,7 +129,6 @@ def _as_values(found: Diagnosis) -> dict[str, Any]:
             }
             for disk in found.disks
         ],
-        "omitted": [{"target": drive.target, "why": drive.why} for drive in found.omitted],
         "free_bytes": found.free_bytes,
         "in_the_way": [
             {"message": refusal.message(), "hint": refusal.hint()} for refusal in found.refusals

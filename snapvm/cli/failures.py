@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +18,9 @@ from snapvm.cli.session import Session
 from snapvm.cli.words import plain
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.version import VERSION
+
+_LIBRARIES = ("typer", "rich", "sh", "tenacity", "numpy", "xxhash", "libvirt-python")
+"""What a bug may come from beside snapvm."""
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -109,7 +114,8 @@ def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
     words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     report = "\n".join(
         (
-            f"snapvm {VERSION}",
+            _about(),
+            *_libraries(),
             f"arguments: {shlex.join(arguments)}",
             "last commands:",
             *(f"  {line}" for line in session.last_commands),
@@ -125,6 +131,23 @@ def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:
         ExitStatus.BUG,
         as_json=session.json or wants_json(arguments),
     )
+
+
+def _about() -> str:
+    """Say which snapvm this is and what it runs on."""
+    system = os.uname()
+    python = ".".join(map(str, sys.version_info[:3]))
+    host = f"{system.sysname} {system.release} {system.machine}"
+    return f"snapvm {VERSION}, Python {python}, {host}"
+
+
+def _libraries() -> Iterator[str]:
+    # heavy: only a bug needs it
+    from importlib import metadata
+
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name)}"
 
 
 def _write_report(report: str, session: Session) -> Path | None:
@@ -166,3 +189,4 @@ def start_log(*, verbose: bool) -> None:
     root.handlers = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.WARNING)
     root.propagate = False
+    root.debug("%s", _about())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from snapvm.memory.finding import Finding, Report, Severity
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
 from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
+from snapvm.memory.xenformat import XL_MAGIC
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.model import MemoryRecord, Silent
 from snapvm.refusals import BadImage, NothingToLookInto, UnreadableFile, Unsound
@@ -89,6 +91,7 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
         libvirtimage.read_header(path)
         _tell_of_libvirts(text, "its header alone", as_json=as_json)
         return
+    _require_xls(place)
     report = verify_image(path)
     if not as_json:
         output.say_findings(map(_line, report.findings))
@@ -108,6 +111,19 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
             f"{text}: sound, {report.pages} pages, {report.tables} page tables, "
             f"{report.vcpus} vCPUs"
         )
+
+
+def _require_xls(place: _Place) -> None:
+    """Raise ``BadImage`` when a file that was named, and is not libvirt's, is not xl's either.
+
+    What is the matter with one that cannot be read, or is no file, whoever reads it says better.
+    """
+    if place.memory is not None or not place.path.is_file():
+        return
+    with suppress(OSError), place.path.open("rb") as file:
+        if file.read(len(XL_MAGIC)) != XL_MAGIC:
+            why = "it begins neither as an image of libvirt nor as one of `xl save`"
+            raise BadImage(path=str(place.path), offset_bytes=0, why=why)
 
 
 def _tell_of_libvirts(text: str, checked: str, *, as_json: bool) -> None:
@@ -162,9 +178,10 @@ def inspect(
 ) -> None:
     """Translate an address, or tell who maps a frame."""
     place = _place(session, text)
-    if place.is_libvirts:
+    if place.is_libvirts or libvirtimage.is_one(place.path):
         why = "its image is libvirt's, and `inspect` walks only page tables of Xen PV domains"
         raise NothingToLookInto(ref=text, why=why)
+    _require_xls(place)
     with survey(place.path) as image:
         root = _root(image) if cr3 is None else cr3
         wide = image.pv_info is None or image.pv_info.width_bytes == 8

@@ -46,9 +46,10 @@ MANUAL = Manual(
 )
 
 
-def _keep(unit: str) -> typer.models.OptionInfo:
+def _keep(unit: str, of_each: str) -> typer.models.OptionInfo:
+    help_ = f"Keep the newest of each of the last N {of_each}."
     option: typer.models.OptionInfo = typer.Option(
-        f"--keep-{unit}", metavar="N", min=0, help=f"Keep N {unit} ones.", show_default=False
+        f"--keep-{unit}", metavar="N", min=0, help=help_, show_default=False
     )
     return option
 
@@ -62,17 +63,17 @@ def prune(
             "--keep-last", metavar="N", min=0, help="Keep the newest N.", show_default=False
         ),
     ] = 0,
-    hourly: Annotated[int, _keep("hourly")] = 0,
-    daily: Annotated[int, _keep("daily")] = 0,
-    weekly: Annotated[int, _keep("weekly")] = 0,
-    monthly: Annotated[int, _keep("monthly")] = 0,
-    yearly: Annotated[int, _keep("yearly")] = 0,
+    hourly: Annotated[int, _keep("hourly", "hours")] = 0,
+    daily: Annotated[int, _keep("daily", "days")] = 0,
+    weekly: Annotated[int, _keep("weekly", "weeks")] = 0,
+    monthly: Annotated[int, _keep("monthly", "months")] = 0,
+    yearly: Annotated[int, _keep("yearly", "years")] = 0,
     named: Annotated[
-        bool, typer.Option("--include-named", help="Also snapshots with a --name.")
+        bool, typer.Option("--include-named", help="Delete also those with a --name.")
     ] = False,
     undo: Annotated[
         bool,
-        typer.Option("--include-undo", help="Also undo snapshots, from before rollbacks."),
+        typer.Option("--include-undo", help="Delete also what was current before a rollback."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")

@@ -16,7 +16,7 @@ from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import age, counted, local_time, milliseconds, size
 from snapvm.errors import IdleOption
-from snapvm.model import DomainState, Record, VolumeKind
+from snapvm.model import DomainState, OmittedDisk, Record, VolumeKind
 
 if TYPE_CHECKING:
     from snapvm.consistency import RollbackDone
@@ -26,15 +26,16 @@ MANUAL = Manual(
     prerequisites=(
         "The snapshot is whole and its volumes are there. Nobody but the domain uses its disks, "
         "and nothing of the host lies on them (kpartx, LVM). A disk that the domain no longer has "
-        "comes back only with a snapshot that has memory, and only while nobody uses it; a disk "
+        "comes back only with a snapshot that has memory, and only while nobody uses it. A disk "
         "that the domain has been given since has to be detached before a rollback to a snapshot "
         "without memory. libvirt keeps no memory of the domain for its next start (virsh "
-        "managedsave), and does not save, migrate or back it up. What else the domain is started "
-        "with is where it was, and answers: media in its drives, read-only disks, kernel, "
-        "firmware, devices of the host, ports to listen at. Memory finds the processor it ran on, "
-        "where libvirt can tell. On Xen the host has the memory that the image needs. "
-        "The state folder has 4 MiB free for what is written down. "
-        "All of this is checked before anything is touched."
+        "managedsave), and does not save, migrate or back it up. All else that the domain is "
+        "started with is where it was, and answers: media in its drives, read-only disks, kernel, "
+        "firmware, devices of the host, ports to listen at. For its memory the host has a "
+        "processor like that of then, as far as libvirt can tell, and on Xen enough memory. The "
+        "state folder has 4 MiB free for a journal. All of this is checked before anything is "
+        "touched. Nobody else starts the domain meanwhile: a cluster manager has to leave it "
+        "alone."
     ),
     success=(
         "Memory and disks are those of the snapshot and the domain goes on from that instant. "
@@ -43,11 +44,11 @@ MANUAL = Manual(
         "A snapshot without memory starts the domain afresh from its disks, as after a power cut; "
         "one of a domain that was shut off leaves it shut off, and so does one of a Xen domain "
         "that is off now, which xl cannot start from what it knows. A guest whose memory came back "
-        "has the clock of that instant; where its agent answers (libvirt: qemu-guest-agent), its "
+        "has the clock of that instant. Where its agent answers (libvirt: qemu-guest-agent), its "
         "clock is set, and file systems that `take --quiesce` had frozen go on. A clock that "
         "cannot be set is told of and fails nothing. UEFI variables and the state of an emulated "
-        "TPM come back with the disks; those there were are kept with the disks there were. "
-        "A thin disk has the size again that it had, larger or smaller; a thick one that has grown "
+        "TPM come back with the disks, and the present ones are kept with the present disks. "
+        "A thin disk has its former size again, larger or smaller. A thick one that has grown "
         "since stays as large, and the part behind its former end is not touched. A thick disk "
         "that has shrunk is refused."
     ),
@@ -159,7 +160,7 @@ class How:
 
 def _go_back(session: Session, record: Record, how: How) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-    from snapvm import consistency
+    from snapvm import consistency, recordfile
     from snapvm.cli import lookup
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
@@ -191,7 +192,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 "seconds": round(done.seconds, 3),
                 "undo": done.undo.ref,
                 "clock_set_by_seconds": done.guest.moved_seconds,
-                "left_out": [{"target": target, "why": why} for target, why in left_out.items()],
+                "left_out": [recordfile.omitted_dict(each) for each in left_out],
                 "notes": notes,
                 "record": lookup.as_values(record),
             }
@@ -199,8 +200,10 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     else:
         output.say(summary(done))
     # A user who was asked has read this before.
-    untold = left_out.items() if how.yes else ()
-    for note in (*notes, *(f"not of the snapshot: {target}, {why}" for target, why in untold)):
+    untold = left_out if how.yes else []
+    # A CD-ROM is no news every time: see `take`.
+    untold = [each for each in untold if session.verbose or not each.read_only]
+    for note in (*notes, *(f"not of the snapshot: {each.target}, {each.why}" for each in untold)):
         output.note(note)
 
 
@@ -214,7 +217,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
         *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
-        *(f"- Not of the snapshot: {target}, {why}." for target, why in _left_out(plan).items()),
+        *(f"- Not of the snapshot: {each.target}, {each.why}." for each in _left_out(plan)),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(plan, paused=paused)}",
     ]
@@ -235,11 +238,12 @@ def resized(plan: RollbackPlan) -> list[str]:
     return told
 
 
-def _left_out(plan: RollbackPlan) -> dict[str, str]:
-    """Return the parts of the domain that the rollback neither brings back nor keeps, and why."""
-    stays = dict.fromkeys(plan.others, "a disk that stays as it is")
-    then, now = ({each.target: each.why for each in of.omitted} for of in (plan.record, plan))
-    return {**then, **now, **stays}
+def _left_out(plan: RollbackPlan) -> list[OmittedDisk]:
+    """Return the parts of the domain that the rollback neither brings back nor keeps."""
+    why = "a disk that stays as it is"
+    stays = [OmittedDisk(target=target, why=why) for target in plan.others]
+    found = {each.target: each for each in (*plan.record.omitted, *plan.omitted, *stays)}
+    return list(found.values())
 
 
 def _losses(plan: RollbackPlan) -> list[str]:

@@ -39,11 +39,16 @@ MANUAL = Manual(
     success=(
         "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "
         "the time that is printed, and does again what it did before; one that its owner had "
-        "paused is still paused. Memory and disks fit together without --quiesce. With it the "
+        "paused is still paused. Of a libvirt domain memory is captured in one of four ways: "
+        "`background` writes it behind the running guest and has the shortest pause; `precopy` and "
+        "`libvirt` write it while the guest runs, and the last of it in the pause; `stop` writes "
+        "all of it in the pause. Memory and disks fit together without --quiesce. With it the "
         "disks can also be used without the memory, for a backup or to be booted, since what the "
         "guest had not yet written is on them; its programs cannot write from shortly before the "
         "pause to its end. The files of a libvirt domain's UEFI variables and emulated TPM are "
-        "copied in the same pause."
+        "copied in the same pause. Left out, and listed by `show`, are CD-ROMs, "
+        "read-only disks, and devices and folders of the host; a note tells of what DOM can write "
+        "to, and with --verbose of all."
     ),
     failure=(
         "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
@@ -61,7 +66,9 @@ def take(
     domain: Domain,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="Its id; a UTC time stamp when left out."),
+        typer.Option(
+            "--name", metavar="NAME", help="The id of the snapshot; the time in UTC when left out."
+        ),
     ] = None,
     note: Annotated[
         str,
@@ -78,7 +85,9 @@ def take(
     capture: Annotated[
         CaptureMethod | None,
         typer.Option(
-            "--capture", help="How memory is captured; the best that works when left out."
+            "--capture",
+            help="libvirt: how memory is captured; the one with the shortest pause that works "
+            "when left out.",
         ),
     ] = None,
     foreign_ptes: Annotated[
@@ -171,7 +180,7 @@ def take(
             output.out_json(lookup.as_values(record))
         else:
             output.say(summary(record, stopped=stop))
-        for remark in _remarks(record):
+        for remark in _remarks(record, all_of_them=session.verbose):
             output.note(remark)
 
     return Job(json=as_json, run=run)
@@ -189,12 +198,17 @@ def _refuse_idle(options: list[str]) -> None:
         raise typer.BadParameter(problem, param_hint=f"{options[0]} --disk-only")
 
 
-def _remarks(record: Record) -> Iterator[str]:
-    """Yield what the user should know about the new snapshot, beside its summary."""
+def _remarks(record: Record, *, all_of_them: bool) -> Iterator[str]:
+    """Yield what the user should know about the new snapshot, beside its summary.
+
+    A CD-ROM is told of only when ``all_of_them`` are wanted: a note in the mail of every night
+    would have its reader throw all notes away.
+    """
     if "not possible" in record.capture or "was stopped" in record.capture:
         yield record.capture
     for omitted in record.omitted:
-        yield f"{omitted.target} was left out: {omitted.why}"
+        if all_of_them or not omitted.read_only:
+            yield f"{omitted.target} was left out: {omitted.why}"
 
 
 def _as_compression(text: str | None) -> Compression | None:

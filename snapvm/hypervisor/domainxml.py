@@ -103,7 +103,8 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
     for drive in drives_of(definition):
         why = _unchanging(drive)
         if why:
-            omitted.append(OmittedDisk(target=drive.target, why=why))
+            fixed = drive.readonly or drive.device == "cdrom" or not drive.source
+            omitted.append(OmittedDisk(target=drive.target, why=why, read_only=fixed))
             continue
         _refuse(domain, drive)
         device = (
@@ -154,7 +155,7 @@ def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
                     remedy="move what is in it to a logical volume that is a <disk>, and take the "
                     f"<memory model='{model}'> out: virsh edit {shlex.quote(domain)}",
                 )
-            yield OmittedDisk(target=target, why="read-only")
+            yield OmittedDisk(target=target, why="read-only", read_only=True)
 
 
 def _of_the_host(definition: str) -> Iterator[OmittedDisk]:
@@ -167,7 +168,8 @@ def _of_the_host(definition: str) -> Iterator[OmittedDisk]:
         source = shared.find("source")
         folder = "" if source is None else source.get("dir", "")
         why = f"a folder of this host {folder}".strip()
-        yield OmittedDisk(target=f"filesystem{number}", why=why)
+        fixed = shared.find("readonly") is not None
+        yield OmittedDisk(target=f"filesystem{number}", why=why, read_only=fixed)
 
 
 def _unchanging(drive: Drive) -> str:

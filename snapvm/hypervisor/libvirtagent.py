@@ -124,7 +124,7 @@ class LibvirtAgent:
             begun = time.monotonic()
             self._ask(domain, "guest-set-time", RTC_SECONDS)
             moved = seconds() - before - (time.monotonic() - begun)
-        except (LibvirtFailed, TypeError, ValueError) as failure:
+        except (LibvirtFailed, TypeError, ValueError, OverflowError) as failure:
             raise ClockNotSet(domain=domain.name, why=str(failure)) from failure
         with suppress(LibvirtFailed):  # QEMU might send the timer interrupts that the guest missed
             if (handle := self._handle_of(domain)) is not None:
@@ -148,4 +148,7 @@ class LibvirtAgent:
                 math.ceil(limit_seconds),
                 0,
             )
-        return json.loads(reply).get("return")
+        try:
+            return json.loads(reply).get("return")
+        except (ValueError, RecursionError, AttributeError) as error:  # a guest says what it likes
+            raise LibvirtFailed("what it says cannot be read", 0) from error

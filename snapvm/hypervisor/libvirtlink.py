@@ -6,6 +6,8 @@ call in a thread, and the main thread still answers signals.
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -282,7 +284,8 @@ def open_link(uri: str) -> Link:
     if libvirt is None:
         raise HostLacks(
             what="Python's libvirt module",
-            remedy="apt install python3-libvirt (or pip install snapvm[libvirt])",
+            remedy="apt install python3-libvirt where snapvm runs with the system's Python; else "
+            f"{shlex.quote(sys.executable)} -m pip install libvirt-python",
         )
     return Link(uri)
 

@@ -126,7 +126,7 @@ def classify(domain: str, vbds: tuple[Vbd, ...]) -> Drives:
     for vbd in vbds:
         why = _unchanging(vbd)
         if why:
-            omitted.append(OmittedDisk(target=vbd.target, why=why))
+            omitted.append(OmittedDisk(target=vbd.target, why=why, read_only=True))
             continue
         _refuse(domain, vbd)
         disks.append(GuestDisk(target=vbd.target, device=vbd.device))

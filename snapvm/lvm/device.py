@@ -20,6 +20,10 @@ _LVM = re.compile(r"LVM-(?P<vg>\w{32})(?P<lv>\w{32})(?P<layer>-.+)?\Z")
 _GROUPS = (6, 4, 4, 4, 4, 4, 6)
 
 
+_WRITTEN, _DISCARDED = 6, 13
+"""Of the numbers in ``stat``, those that count sectors (linux, block/stat.rst)."""
+
+
 class NotAVolume(Exception):
     """A device that is no logical volume; the text says what it is instead."""
 
@@ -34,6 +38,22 @@ def dm_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> DmUuid:
         raise NotAVolume(f"{device} is no block device")
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return _uuid_of(device, sys_block / number)
+
+
+def written_sectors(device: Path | tuple[int, int], sys_block: Path = SYS_BLOCK) -> int | None:
+    """Return how much was ever written to a block device, or discarded; None when nobody says.
+
+    The kernel counts from when the device appears to when it goes, whatever names it has meanwhile.
+    """
+    try:
+        if isinstance(device, Path):
+            number = os.stat(device).st_rdev
+            device = os.major(number), os.minor(number)
+        text = (sys_block / f"{device[0]}:{device[1]}" / "stat").read_text()
+        counts = [int(word) for word in text.split()]
+        return counts[_WRITTEN] + sum(counts[_DISCARDED : _DISCARDED + 1])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _uuid_of(device: Path, entry: Path) -> DmUuid:

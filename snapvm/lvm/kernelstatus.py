@@ -14,7 +14,7 @@ from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume, Report
 
 _LINE = re.compile(r"(?P<name>\S+): \d+ \d+ snapshot (?P<told>.+)")
-_NUMBERS = re.compile(r"(?P<used>\d+)/(?P<total>\d+) \d+\s*\Z")
+_NUMBERS = re.compile(r"(?P<used>\d+)/(?P<total>\d+) (?P<metadata>\d+)\s*\Z")
 _SECTOR_BYTES = 512
 _INVALID = "I"
 """The fifth letter of lv_attr; see lvs(8)."""
@@ -42,6 +42,8 @@ def _as_told(snapshot: LogicalVolume, told: dict[str, str]) -> LogicalVolume:
     if numbers is None:
         lost = snapshot.attr[:4] + _INVALID + snapshot.attr[5:]
         return replace(snapshot, attr=lost, data_percent=None)
-    used, total = int(numbers["used"]), int(numbers["total"])
+    used, total, metadata = (int(numbers[name]) for name in ("used", "total", "metadata"))
+    # What has metadata alone is empty to LVM (lvm2, lib/snapshot/snapshot.c, _snap_target_percent).
+    percent = 100 * used / total if used != metadata else 0.0
     # dmeventd may have made the store larger meanwhile.
-    return replace(snapshot, size_bytes=total * _SECTOR_BYTES, data_percent=100 * used / total)
+    return replace(snapshot, size_bytes=total * _SECTOR_BYTES, data_percent=percent)

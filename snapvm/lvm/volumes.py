@@ -33,6 +33,8 @@ _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percen
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
 
+Number = tuple[int, int]
+"""Of a device: major and minor."""
 CopyBack = Callable[[Runner, LvRef, LvRef, Progress], None]
 """What brings a disk back to a thick snapshot of it; reads and writes devices."""
 
@@ -46,6 +48,7 @@ class Lvm:
         uuid_of_device: Callable[[Path], DmUuid] = device.dm_uuid,
         copy_back: CopyBack = copyback.copy_back,
         holders_of: Callable[[LogicalVolume], tuple[Holder, ...]] = holders.of,
+        written_sectors: Callable[[Path | Number], int | None] = device.written_sectors,
     ) -> None:
         self._runner = runner
         self._copy_back = copy_back
@@ -55,6 +58,8 @@ class Lvm:
         """Tells which volume a block device is; raises ``NotAVolume``."""
         self.holders_of = holders_of
         """Tells what of this host lies on a volume."""
+        self.written_sectors = written_sectors
+        """Tells how much was ever written to a device, by name or number; None: nobody says."""
 
     def report(self, limit_seconds: float = REPORT_LIMIT_SECONDS) -> Report:
         """Ask once for everything there is to know about all volumes.

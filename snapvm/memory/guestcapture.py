@@ -98,8 +98,8 @@ class GuestCapture:
         self._domain_ends = domain_ends
         self._is_precopied = False
         """Whether ordinary pages were written while the guest ran."""
-        self._is_spilled = False
-        """Whether memory did not hold what had changed, so that some was written in the pause."""
+        self._spilled = 0
+        """How many chunks were written in the pause, as memory did not hold what had changed."""
         self._changed = 0
         self._total = 0
 
@@ -185,11 +185,11 @@ class GuestCapture:
         """
         if not self._store.is_full:
             return
-        self._is_spilled = True  # logged after the pause: a terminal may be stopped
-        for chunk in chunks:
+        for chunk in chunks[self._spilled :]:
             self._store.require_wanted()
             caught.pages.write_kept(chunk)
             chunk.forget_kept()
+        self._spilled = len(chunks)
 
     def _begin_pages(self, p2m: P2m, is_owned: Marks, landmarks: Landmarks) -> StandingPages:
         max_mfn = self._reader.max_mfn
@@ -223,7 +223,7 @@ class GuestCapture:
             pages = caught.pages
             self._writer.finish(_tail(caught.standing, pages.frame_map))
             os.fsync(self._file.fileno())
-        if self._is_spilled:
+        if self._spilled:  # not said in the pause: a terminal may be stopped
             log.warning("it stood still for longer: more had changed than this host could spare")
         return WrittenImage(
             size_bytes=os.fstat(self._file.fileno()).st_size,

@@ -1,9 +1,9 @@
 """libvirt's save image: a header, the domain's XML, a cookie, and QEMU's migration stream.
 
-Layout of the header (libvirt, src/qemu/qemu_saveimage.h; integers in the writer's byte order, here
-little endian): 16 bytes of magic; then 32 bits each for the version, the length of XML and cookie,
-whether the domain was running, the format of the stream, and the offset of the cookie; then 56
-unused bytes.
+Layout of the header (libvirt, src/qemu/qemu_saveimage.h): 16 bytes of magic; then 32 bits each for
+the version, the length of XML and cookie, whether the domain was running, the format of the stream,
+and the offset of the cookie; then 56 unused bytes.  The integers have the writer's byte order: ours
+are little endian, and libvirt reads either.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from snapvm.refusals import BadImage
 MAGIC = b"LibvirtQemudSave"
 PARTIAL = b"LibvirtQemudPart"
 _HEADER = struct.Struct("<16s5I56x")
+_OTHER_HEADER = struct.Struct(">16s5I56x")
+_NUMBER, _OTHER_NUMBER = struct.Struct("<I"), struct.Struct(">I")
+_VERSION_OFFSET_BYTES = 16
 _RUNNING_OFFSET_BYTES = 24
 _FORMAT_OFFSET_BYTES = 28
 _VERSIONS = (1, 2)
@@ -45,6 +48,8 @@ class Header:
     was_running: bool
     format: int
     cookie_offset: int
+    number: struct.Struct
+    """How each of the numbers is written."""
 
     @property
     def stream_offset_bytes(self) -> int:
@@ -61,7 +66,9 @@ def read_header(path: Path) -> Header:
         raise BadImage(
             path=str(path), offset_bytes=len(text), why="the file ends within the header"
         )
-    magic, version, data_bytes, was_running, format_, cookie = _HEADER.unpack(text)
+    is_other = _OTHER_NUMBER.unpack_from(text, _VERSION_OFFSET_BYTES)[0] in _VERSIONS
+    layout, number = (_OTHER_HEADER, _OTHER_NUMBER) if is_other else (_HEADER, _NUMBER)
+    magic, version, data_bytes, was_running, format_, cookie = layout.unpack(text)
     if magic == PARTIAL:
         raise BadImage(path=str(path), offset_bytes=0, why="it was never written to its end")
     if magic != MAGIC:
@@ -73,6 +80,7 @@ def read_header(path: Path) -> Header:
         was_running=bool(was_running),
         format=format_,
         cookie_offset=cookie,
+        number=number,
     )
     if data_bytes > DATA_LIMIT_BYTES or header.stream_offset_bytes >= size_bytes:
         raise BadImage(
@@ -131,9 +139,9 @@ def check(path: Path, size_bytes: int) -> None:
 
 def set_running(path: Path, running: bool) -> None:
     """Set in the header whether a restore lets the domain run; libvirt's own snapshot says no."""
-    read_header(path)
+    number = read_header(path).number
     with _opened(path, os.O_WRONLY) as descriptor:
-        os.pwrite(descriptor, struct.pack("<I", running), _RUNNING_OFFSET_BYTES)
+        os.pwrite(descriptor, number.pack(running), _RUNNING_OFFSET_BYTES)
         os.fsync(descriptor)
 
 
@@ -146,7 +154,7 @@ def head_as(path: Path, format_: int) -> bytes:
     with _opened(path, os.O_RDONLY) as descriptor:
         head = bytearray(os.pread(descriptor, header.stream_offset_bytes, 0))
     head[: len(PARTIAL)] = PARTIAL
-    struct.pack_into("<I", head, _FORMAT_OFFSET_BYTES, format_)
+    header.number.pack_into(head, _FORMAT_OFFSET_BYTES, format_)
     return bytes(head)
 
 

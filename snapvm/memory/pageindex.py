@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
@@ -26,6 +27,7 @@ _BYTES_PER_INDEX_BYTE: Final = 8
 
 _TYPE_BITS: Final = np.uint64(4)
 _TYPE: Final = np.uint64(0xF)
+_MARK: Final = np.uint64(1 << 63)
 
 
 class PageIndex:
@@ -35,7 +37,8 @@ class PageIndex:
         """Make an empty index of PFNs up to and with ``end_pfn``; ``path`` is for errors."""
         self._path = path
         self._block_of = np.zeros((end_pfn >> _BLOCK_SHIFT) + 1, np.int32)
-        # An element is the offset of the data (0: none) above the type; block 0 is always empty.
+        # An element is the offset of the data (0: none) above the type, with a mark above it all;
+        # block 0 is always empty.
         self._blocks = np.full((2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
         self._used = 1
         self.pages = 0
@@ -61,7 +64,17 @@ class PageIndex:
 
     def offsets(self, pfns: Words) -> Words:
         """Return the file offsets of the data of PFNs, 0 where there is none."""
-        return self._look_up(pfns) >> _TYPE_BITS
+        return (self._look_up(pfns) & ~_MARK) >> _TYPE_BITS
+
+    def mark(self, pfns: Words) -> None:
+        """Mark PFNs, none of them beyond the last; one without an entry takes no mark."""
+        blocks = self._block_of[(pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)]
+        there = blocks > 0
+        self._blocks[blocks[there], _within(pfns[there])] |= _MARK
+
+    def marked(self, pfns: Words) -> npt.NDArray[np.bool_]:
+        """Tell which PFNs are marked."""
+        return np.asarray(self._look_up(pfns) & _MARK != 0)
 
     def of_types(self, wanted: set[PageType]) -> Iterator[Words]:
         """Yield the PFNs of some types, in ascending order, block by block."""

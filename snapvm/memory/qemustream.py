@@ -13,9 +13,10 @@ unread, except for their beginning and the description at their end.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from snapvm.memory.lookahead import Lookahead
 from snapvm.memory.qemuformat import (
@@ -42,6 +43,9 @@ from snapvm.memory.qemuformat import (
     Setup,
 )
 from snapvm.refusals import BadImage
+
+Words = npt.NDArray[np.uint64]
+_LOOKED_AT: Final = 16
 
 
 class QemuStream:
@@ -89,6 +93,7 @@ class QemuStream:
     def pages(self) -> Iterator[Pages]:
         """Yield the pages of all memory records."""
         setup = self._setup or self.setup()
+        has_pages = False
         while kind := self._ahead_of_devices():
             self._source.skip(1)
             if kind == Section.COMMAND:
@@ -99,6 +104,9 @@ class QemuStream:
                 raise self._source.bad(why, back_bytes=4)
             yield from self._record(setup.blocks)
             self._footer(setup.section)
+            has_pages = True
+        if not has_pages:  # they are behind it, and would be taken for its state
+            raise self._source.bad("no memory comes before the state of a device")
 
     def rest(self) -> Iterator[memoryview]:
         """Yield what follows the last memory record; each piece is good until the next one is read.
@@ -229,10 +237,8 @@ class QemuStream:
         if not count:
             self._source.read(record_bytes, f"a page of {block.name}")
         rows = ahead[: count * record_bytes].reshape(count, record_bytes)
-        words = rows[:, :WORD_BYTES].copy().view(">u8").reshape(-1)
-        others = np.flatnonzero(words & FLAG_BITS != flags)
-        if len(others):
-            rows, words = rows[: others[0]], words[: others[0]]
+        words = _leading(rows, flags)
+        rows = rows[: len(words)]
         offsets = words & np.uint64(~FLAG_BITS & (1 << 64) - 1)
         outside = np.flatnonzero(offsets >= block.length_bytes)
         if len(outside):
@@ -296,6 +302,22 @@ class QemuStream:
         if not text or not text.isascii() or not text.decode("ascii").isprintable():
             raise self._source.bad("a name cannot be read", back_bytes=count_bytes)
         return text.decode("ascii")
+
+
+def _leading(rows: npt.NDArray[np.uint8], flags: int) -> Words:
+    """Return the words of those records at the front that have these flags.
+
+    Few are looked at first: 100,000 zero pages fit what is read ahead, and mostly few come at once.
+    """
+    count = _LOOKED_AT
+    while True:
+        words = rows[:count, :WORD_BYTES].copy().view(">u8").reshape(-1)
+        others = np.flatnonzero(words & FLAG_BITS != flags)
+        if len(others):
+            return words[: others[0]]
+        if count >= len(rows):
+            return words
+        count *= _LOOKED_AT
 
 
 def _ends_with_description(tail: bytes) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,9 @@ KEEP_ZEROS_LIMIT_BYTES: Final = 64 << 20
 """QEMU does not load pages that are not in the bitmap, assuming that they are zero already.  That
 is true of memory.  But a block of at most this size may hold something from the start (firmware,
 flash, tables for the firmware), so its zero pages are in the bitmap, as holes."""
+_ZEROS: Final = bytes(1 << 20)
+_SHARED: Final = "shmmem-"
+"""So libvirt calls the memory of a <shmem> (qemu_command.c), which outlives the domain."""
 
 
 def convert(source: Path, target: Path, progress: Progress) -> int:
@@ -121,7 +125,7 @@ class SparseWriter:
         self._end = pages_at + block.length_bytes
         return _PlacedBlock(
             pages_at=pages_at,
-            keeps_zeros=block.length_bytes <= KEEP_ZEROS_LIMIT_BYTES,
+            keeps_zeros=block.length_bytes <= KEEP_ZEROS_LIMIT_BYTES or _SHARED in block.name,
             bitmap=_Bitmap(self._descriptor, bitmap_at, bitmap_bytes),
         )
 
@@ -130,11 +134,10 @@ class SparseWriter:
         first = offset_bytes // PAGE_BYTES
         was_written = block.bitmap.put(first, count, present=block.keeps_zeros)
         if was_written and block.keeps_zeros:
-            durable.rewrite(
-                self._descriptor,
-                memoryview(bytes(count * PAGE_BYTES)),
-                block.pages_at + offset_bytes,
-            )
+            begin, end = offset_bytes, offset_bytes + count * PAGE_BYTES
+            for at in range(begin, end, len(_ZEROS)):
+                some = memoryview(_ZEROS)[: end - at]
+                durable.rewrite(self._descriptor, some, block.pages_at + at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +177,7 @@ class _Bitmap:
     def flush(self) -> None:
         """Write the chunk that is in memory to the file."""
         if self._chunk >= 0:
-            packed = np.packbits(self._bits, bitorder="little")[: self._left_bytes()]
+            packed = _in_words(np.packbits(self._bits, bitorder="little"))[: self._left_bytes()]
             durable.rewrite(self._descriptor, packed.data, self._at + self._chunk * _CHUNK_BYTES)
 
     def _turn_to(self, chunk: int) -> None:
@@ -184,10 +187,18 @@ class _Bitmap:
         self._chunk = chunk
         at, count = self._at + chunk * _CHUNK_BYTES, self._left_bytes()
         found = os.pread(self._descriptor, count, at).ljust(_CHUNK_BYTES, b"\0")
-        self._bits = np.unpackbits(np.frombuffer(found, np.uint8), bitorder="little").view(np.bool_)
+        ordered = _in_words(np.frombuffer(found, np.uint8))
+        self._bits = np.unpackbits(ordered, bitorder="little").view(np.bool_)
 
     def _left_bytes(self) -> int:
         return min(_CHUNK_BYTES, self._size_bytes - self._chunk * _CHUNK_BYTES)
+
+
+def _in_words(bitmap: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Turn a bitmap of bytes into one of this host's words, as QEMU has it, or back."""
+    if sys.byteorder == "big":
+        return bitmap.view(np.uint64).byteswap().view(np.uint8)
+    return bitmap
 
 
 def _before_blocks(setup: Setup) -> bytes:

@@ -47,7 +47,8 @@ def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
 
     Returns the number of tables.
     """
-    reached = np.array(sorted(roots), np.uint64)
+    known = [root for root in roots if root <= image.end_pfn]
+    image.index.mark(np.array(known, np.uint64))
     tables = 0
     for pfns in _tables(image):
         tables += len(pfns)
@@ -57,10 +58,10 @@ def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
             rows = levels == level
             if rows.any():
                 led_to = _check_level(image, level, pfns[rows], entries[rows], findings)
-                reached = np.union1d(reached, led_to)
+                image.index.mark(led_to)
     for pfns in _tables(image):
         types = image.index.types(pfns)
-        unreached = ~TYPE_IS_PINNED[types] & ~np.isin(pfns, reached)
+        unreached = ~TYPE_IS_PINNED[types] & ~image.index.marked(pfns)
         findings.add_pages(Problem.UNREACHED_TABLE, pfns[unreached])
     return tables
 
@@ -138,7 +139,7 @@ def _check_descent(
     linear = (below == level) & ~writable
     wrong = present & ~lost & (below != level - 1) & ~linear
     findings.add_entries(Problem.WRONG_LEVEL, wrong, pfns, targets)
-    led_to: Words = np.unique(targets[present & ~lost & ~wrong])
+    led_to: Words = targets[present & ~lost & ~wrong]
     return led_to
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from snapvm.errors import ExitStatus
 from snapvm.model import RecordKind
+from snapvm.version import VERSION
 from tests.fakes.records import disks_only, make_record, put_many, put_record
 from tests.house.source import ROOT
 from tests.unit.memory.xen_builders import L1, Guest
@@ -141,7 +142,10 @@ def test_a_bug_is_one_line_and_a_file(environment: dict[str, str], tmp_path: Pat
     assert first == r"snapvm: a bug in snapvm: ZeroDivisionError: a b \x1b[31m"
     report = Path(second.split()[-1])
     assert report.parent == tmp_path
-    assert "Traceback" in report.read_text()
+    text = report.read_text()
+    assert "Traceback" in text and "arguments: list --json" in text
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert text.startswith(f"snapvm {VERSION}, Python {python}, Linux ") and "\ntyper 0." in text
     assert report.stat().st_mode & 0o077 == 0
     assert json.loads(done.stdout)["error"]["kind"] == "ZeroDivisionError"
 

@@ -86,6 +86,7 @@ class FakeHypervisor:
             machine.count += 1
             for volume in machine.held:
                 volume.data = str(machine.count)
+                volume.written += 1
             for place in machine.places:
                 path = place.path / "state" if place.is_folder else place.path
                 path.write_text(str(machine.count))

@@ -216,6 +216,7 @@ class FakeLvm(FakeGroups):
             raise StorageFailed(path=str(snapshot.path), why="the snapshot is lost")
         with crashpoint.around("copy back"):
             target.data = self.named(snapshot.vg, snapshot.lv).data
+            target.written += 1
 
     def _lvrename(self, words: list[str]) -> str:
         _, (vg, old, new) = parse(words)
@@ -251,6 +252,7 @@ class FakeLvm(FakeGroups):
             if not active and volume.opened:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
             volume.active = active
+            volume.written = volume.written if active else 0
             for other in self.volumes:
                 if (other.vg, other.origin) == (volume.vg, volume.name) and not other.pool:
                     other.active = active

@@ -84,7 +84,8 @@ def _status(volume: FakeVolume) -> str:
     if not volume.origin or volume.pool:
         return f"0 {volume.size_bytes // 512} linear"
     total = volume.size_bytes // 512
-    fill = f"{int(total * volume.data_percent / 100)}/{total} 16"
+    used = max(int(total * volume.data_percent / 100), 16)
+    fill = f"{used}/{total} 16"
     kind = "snapshot-merge" if volume.merging else "snapshot"
     return f"0 {volume.origin_bytes // 512} {kind} {'Invalid' if volume.invalid else fill}"
 

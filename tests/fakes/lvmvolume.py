@@ -46,6 +46,8 @@ class FakeVolume:
     has_fixed_minor: bool = False
     metadata_bytes: int = 64 << 20
     """Of a pool."""
+    written: int = 0
+    """How much, as the kernel counts it while there is a device."""
     data: str = ""
     """What is on it; a snapshot and a clone begin with the same."""
 

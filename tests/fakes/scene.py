@@ -111,6 +111,16 @@ def make_scene(
         """See ``holders.of``."""
         return tuple(lvm.named(volume.vg, volume.name).lies_on) if volume.is_active else ()
 
+    def written_sectors(device: Path | tuple[int, int]) -> int | None:
+        """See ``device.written_sectors``."""
+        if isinstance(device, tuple):
+            return next(v.written for v in lvm.volumes if v.active and v.minor == device[1])
+        try:
+            volume = lvm.under(device.parent.name, device.name)
+        except CommandFailed:
+            return None
+        return volume.written if volume.active else None
+
     hypervisor = FakeHypervisor(lvm)
     domain = Domain(
         name=DOMAIN,
@@ -125,7 +135,7 @@ def make_scene(
     settings = Settings(state_dir=folder / "state", run_dir=folder / "run")
     host = Host(
         hypervisor=hypervisor,
-        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back, holders_of),
+        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back, holders_of, written_sectors),
         catalog=Catalog(settings.state_dir, settings.run_dir),
         settings=settings,
         guarded=no_guard,

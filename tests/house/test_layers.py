@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("deleting",),
     ("repair", "checking", "rebuilding", "goingback"),
     ("rollbackrepair",),
+    ("howfar",),
     (
         "rollbackplan",
         "swapping",

@@ -22,9 +22,12 @@ FIRST_WORDS = {verb.split()[0] for verb in commands.VERBS}
 VERB = re.compile(r"(?<![\w/.-])snapvm (?:-[-a-z]+ )*([a-z][a-z-]*)")
 
 CALL = re.compile(
-    rf"(?<![\w/.-])snapvm (?P<verb>{'|'.join(commands.VERBS)})\b(?P<rest>[^\n`|;#)]*)"
+    rf"(?:(?<![\w/.-])|(?<=/bin/))snapvm (?P<verb>{'|'.join(commands.VERBS)})\b"
+    r"(?P<rest>[^\n`|;#)]*)"
 )
 """A command as it is typed, to the end of it."""
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+SCRIPT = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 OPTION = re.compile(r"(?<!\S)--?[a-z][-a-z]*")
 
 
@@ -72,12 +75,23 @@ def test_the_papers_name_verbs_that_exist() -> None:
 
 
 def test_the_papers_use_options_that_exist() -> None:
-    papers = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    papers = [ROOT / "README.md", *GUIDES]
     used = [CALL.finditer(paper.read_text()) for paper in papers]
     calls = [(call["verb"], OPTION.findall(call["rest"])) for found in used for call in found]
     assert len(calls) > 20
     for verb, options in calls:
         assert set(options) <= commands.options_of(verb), (verb, options)
+
+
+def test_the_scripts_in_the_papers_can_be_read_by_a_shell() -> None:
+    texts = [paper.read_text() for paper in (ROOT / "README.md", *GUIDES)]
+    blocks = [block for text in texts for block in SCRIPT.findall(text)]
+    assert len(blocks) > 8
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-n"], input=block, check=False, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, ""), block
 
 
 def test_no_message_names_a_verb_that_is_not_there() -> None:
@@ -102,10 +116,14 @@ def test_the_example_of_a_list_has_the_columns_of_a_list() -> None:
 
 
 def test_the_papers_link_to_files_that_exist() -> None:
-    for name in ("README.md", "ARCHITECTURE.md"):
-        text = (ROOT / name).read_text()
+    for paper in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *GUIDES):
+        text = paper.read_text()
         for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert (ROOT / target).exists(), f"{name} links to {target}"
+            assert (paper.parent / target).exists(), f"{paper.name} links to {target}"
+        titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+        for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+            assert anchor in anchors, f"{paper.name} links to #{anchor}"
 
 
 def test_the_architecture_names_files_that_exist() -> None:
@@ -138,6 +156,8 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^A-Za-z-]", line)[0] for line in project["dependencies"]}
     assert declared == {"typer", "rich", "sh", "tenacity", "numpy", "xxhash"}
+    for line in project["dependencies"]:
+        assert re.search(r">=[\d.]+,<[\d.]+$", line), f"{line}: from what to what was it tried?"
 
 
 def test_what_the_lab_needs_is_installed() -> None:

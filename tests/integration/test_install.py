@@ -39,6 +39,12 @@ def test_it_is_installed_runs_and_is_removed(tmp_path: Path) -> None:
     assert "rollback" in run(snapvm, "--help")
     inside = "import snapvm; print(snapvm.__file__)"
     assert run(prefix / "lib/snapvm/bin/python", "-c", inside).startswith(str(prefix))
+    inside = (
+        "from importlib import metadata; print(metadata.metadata('snapvm')['License-Expression'])"
+    )
+    assert run(prefix / "lib/snapvm/bin/python", "-c", inside) == "Apache-2.0\n"
+    inside = "import snapvm, pathlib; print(*pathlib.Path(snapvm.__file__).parent.glob('*.json'))"
+    assert "snapshot.schema.json" in run(prefix / "lib/snapvm/bin/python", "-c", inside)
     page = prefix / "share" / "man" / "man1" / "snapvm.1"
     assert page.read_bytes() == (ROOT / "man" / "snapvm.1").read_bytes()
     make("uninstall", prefix)

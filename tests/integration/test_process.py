@@ -146,6 +146,13 @@ def test_an_order_without_an_answer_is_remembered() -> None:
     assert "> hang now" in runner.recorder
 
 
+def test_what_is_asked_in_a_conversation_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """`--verbose` did not show the one command that a window is about: lvcreate."""
+    with caplog.at_level("DEBUG", "snapvm"), ShRunner().converse(ECHO) as talk:
+        talk.ask("lvcreate -s", is_done, limit_seconds=10)
+    assert caplog.messages == ["sh: > lvcreate -s", "sh: got lvcreate -s", "sh: done"]
+
+
 def test_a_conversation_answers_each_order_at_once() -> None:
     with ShRunner().converse(ECHO) as talk:
         for number in range(20):

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from tests.fakes.scene import Scene, make_scene
 
-settings.register_profile("unit", max_examples=30)
+settings.register_profile("unit", max_examples=30, deadline=None)  # no test is timed
 settings.load_profile("unit")
 
 

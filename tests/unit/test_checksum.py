@@ -32,7 +32,7 @@ def written(path: Path, size_bytes: int, places: list[int], *, sparse: bool) -> 
     return path
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 9 * MIB), st.lists(st.integers(0, 9 * MIB), max_size=4))
 def test_holes_are_zeros(
     tmp_path_factory: pytest.TempPathFactory, size_bytes: int, places: list[int]

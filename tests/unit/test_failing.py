@@ -251,3 +251,13 @@ def test_an_image_that_libvirt_mislabels_is_no_snapshot(
         take(scene)
     assert scene.ids() == [] and scene.lvm.names() == names
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_an_image_that_stays_plain_where_none_is_restored_is_no_snapshot(scene: Scene) -> None:
+    """It was recorded, and the rollback, weeks later, said that this host cannot restore it."""
+    names = scene.lvm.names()
+    scene.hypervisor.installed = {"libvirt": "11.3.0", "qemu": "11.0.1"}
+    with pytest.raises(CaptureFailed, match=r"made sparse \(.*libvirt 12\.1.*--compress zstd"):
+        take(scene)
+    assert scene.ids() == [] and scene.lvm.names() == names
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, diagnosis, repair, rollbackrepair
-from snapvm.attention import LeftBehind, NotStarted
+from snapvm.attention import LeftBehind, NotStarted, StuckPaused
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Interrupted, Locked
 from snapvm.failures import CommandTimedOut, DomainFailed
@@ -197,6 +197,47 @@ def test_the_domain_of_a_killed_rollback_runs_before_lvm_is_asked(scene: Scene, 
     with pytest.raises(LeftBehind):
         repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_an_end_that_a_killed_rollback_left_behind_decides(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt is ending the domain, which stands still for a while yet and does not run again."""
+    scene.count(3)
+    record = take(scene)
+    scene.count(4)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before stop 1")
+    resume, domain = scene.hypervisor.resume, scene.machine.domain
+
+    def too_late(_domain: Domain) -> None:
+        raise StuckPaused(domain=DOMAIN, why="it is being ended")
+
+    def end(_seconds: float) -> None:
+        scene.hypervisor.stop(domain)
+        monkeypatch.setattr(scene.hypervisor, "resume", resume)
+
+    monkeypatch.setattr(scene.hypervisor, "resume", too_late)
+    monkeypatch.setattr("snapvm.rollbackrepair.time.sleep", end)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.machine.count == 3 and scene.disk_data() == ["3", "3"]
+
+
+def test_one_that_neither_runs_nor_ends_needs_attention(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = take(scene)
+    assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before stop 1")
+
+    def refuse(_domain: Domain) -> None:
+        raise StuckPaused(domain=DOMAIN, why="because the test says so")
+
+    monkeypatch.setattr(rollbackrepair, "_END_SECONDS", 0.0)
+    monkeypatch.setattr(scene.hypervisor, "resume", refuse)
+    with pytest.raises(StuckPaused):
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.host.catalog.leftovers(UUID)
 
 
 def test_a_start_that_a_killed_rollback_left_behind_may_win(

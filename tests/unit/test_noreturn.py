@@ -12,7 +12,9 @@ from snapvm.attention import HalfBack, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import CommandFailed, HypervisorFailed
 from snapvm.model import DomainState, Record, Silent
-from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.fakes import mortal
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit import deeds
 from tests.unit.deeds import revive, take_at_five
 
 FULL = "No space left on device"
@@ -55,6 +57,27 @@ def test_a_journal_that_cannot_be_written(
         assert isinstance(failed, HalfBack) and failed.exit_status is ExitStatus.ATTENTION
         assert failed.hint().endswith(f"snapvm repair {DOMAIN}")
         assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    monkeypatch.setattr(durable, "write", write)
+    assert_mended(scene)
+
+
+def test_a_repair_that_cannot_write_its_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene)
+    point = "after write .rollback.json 3"
+    assert mortal.kill_at(scene, lambda dying: deeds.roll_back(dying, record), point)
+    write = durable.write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == ".rollback.json":
+            raise OSError(28, FULL)
+        write(path, data)
+
+    monkeypatch.setattr(durable, "write", full)
+    with pytest.raises(HalfBack, match=FULL):
+        repair.finish_pending(scene.host, UUID, DOMAIN)
     monkeypatch.setattr(durable, "write", write)
     assert_mended(scene)
 

@@ -70,7 +70,9 @@ records = st.builds(
         ),
         max_size=3,
     ).map(tuple),
-    omitted=st.lists(st.builds(OmittedDisk, target=texts, why=texts), max_size=2).map(tuple),
+    omitted=st.lists(
+        st.builds(OmittedDisk, target=texts, why=texts, read_only=st.booleans()), max_size=2
+    ).map(tuple),
     timing=st.builds(
         Timing,
         pause_ms=times,
@@ -85,7 +87,7 @@ records = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records)
 def test_a_record_comes_back_as_it_was(record: Record) -> None:
     assert recordfile.load(recordfile.dump(record).encode(), "x") == record
@@ -121,7 +123,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 WHOLE = recordfile.as_dict(make_record())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(paths(WHOLE)), json_values)
 def test_a_spoiled_record_is_read_or_refused_never_worse(path: tuple[Any, ...], value: Any) -> None:
     spoiled = json.loads(json.dumps(WHOLE))

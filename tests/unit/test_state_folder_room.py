@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from os import ST_RDONLY
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from snapvm import diagnosis
+from snapvm import diagnosis, durable
+from snapvm.attention import LeftBehind
 from snapvm.model import DomainState
 from snapvm.refusals import HostLacks, NoSpace
 from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import roll_back, take, with_settings
+from tests.unit.deeds import mend, roll_back, take, take_half, with_settings
 
 
 @pytest.fixture
@@ -87,6 +90,26 @@ def test_a_state_folder_that_is_filled_meanwhile_does_not_cost_the_memory(
     monkeypatch.setattr(os, "statvfs", statvfs)
     assert thick.lvm.names() == before and thick.ids() == ["x"]
     assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and thick.machine.count == 5
+
+
+def test_a_repair_that_has_no_room_says_what_is_wanted(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hint was that `snapvm repair` tries again, which it had just done."""
+    take_half(thick, "half")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        patch.setattr(durable, "write", full)
+        patch.setattr(shutil, "rmtree", full)
+        with pytest.raises(LeftBehind) as left:
+            mend(thick)
+    assert left.value.hint() == "make room there first; then `snapvm repair` tries again"
+    mend(thick)
+    assert thick.ids() == [] and thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
 @pytest.mark.parametrize("files", [0, 99])

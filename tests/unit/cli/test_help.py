@@ -38,3 +38,4 @@ def test_verbose_tells_the_steps(call: Call, scene: Scene) -> None:
     scene.lvm.before = lambda argv: log.debug("%s", " ".join(argv[:2]))
     plain, told = call("take", DOMAIN), call("-v", "take", DOMAIN)
     assert told.status == 0 and "debug: lvm lvcreate" in told.err and plain.err == ""
+    assert "debug: snapvm 0.1.0, Python 3." in told.err.splitlines()[0], "a maintainer asks"

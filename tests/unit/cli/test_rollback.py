@@ -122,6 +122,17 @@ def test_what_did_not_come_back_is_told_to_who_was_not_asked(call: Call, scene: 
     assert "note: not of the snapshot: sda, a CD-ROM cannot change\n" in done.err
 
 
+def test_a_drive_that_cannot_be_written_to_is_no_news_every_time(call: Call, scene: Scene) -> None:
+    """A test machine that is reset every night mailed its CD-ROM every night."""
+    scene.machine.omitted = (OmittedDisk(target="sda", why="a cdrom drive", read_only=True),)
+    assert call("take", DOMAIN, "--name", "a").err == ""
+    done = call("rollback", "demo@a", "--yes", "--json")
+    left_out = [{"target": "sda", "why": "a cdrom drive", "read_only": True}]
+    assert json.loads(done.out)["left_out"] == left_out and done.err == ""
+    verbose = call("--verbose", "rollback", "demo@a", "--yes")
+    assert "note: not of the snapshot: sda, a cdrom drive\n" in verbose.err
+
+
 @pytest.mark.parametrize(("vg", "told"), [("vg0", "vda, now 96"), ("vg1", "vdb stays 96")])
 def test_a_disk_that_has_grown_is_told_of(
     tmp_path: Path,

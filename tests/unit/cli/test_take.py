@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from snapvm.errors import ExitStatus
-from snapvm.model import DomainState, HypervisorKind
+from snapvm.model import DomainState, HypervisorKind, OmittedDisk
 from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
@@ -78,6 +78,21 @@ def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None
     left = call("rollback", "demo@a", "--yes", "--no-set-time")
     assert "clock" not in left.out and scene.machine.clock_behind_seconds
     assert json.loads(call("rollback", "demo@a", "-y", "--json").out)["clock_set_by_seconds"]
+
+
+def test_only_what_a_guest_can_write_to_is_told_of_every_night(call: Call, scene: Scene) -> None:
+    """cron mails what is on standard error: a CD-ROM in it every night had notes thrown away."""
+    drive = OmittedDisk(target="sda", why="a cdrom drive, empty", read_only=True)
+    scene.machine.omitted = (drive, OmittedDisk(target="nvram", why="it is elsewhere"))
+    assert call("take", DOMAIN, "--name", "a").err == "note: nvram was left out: it is elsewhere\n"
+    assert "note: sda was left out: a cdrom drive, empty\n" in call("-v", "take", DOMAIN).err
+    assert "left out: a cdrom drive, empty" in call("show", "demo@a").out
+    wanted = [
+        {"target": "sda", "why": "a cdrom drive, empty", "read_only": True},
+        {"target": "nvram", "why": "it is elsewhere"},
+    ]
+    assert json.loads(call("show", "demo@a", "--json").out)["omitted"] == wanted
+    assert json.loads(call("doctor", DOMAIN, "--json").out)["omitted"] == wanted
 
 
 @pytest.mark.parametrize("how", ["zero", "refuse"])

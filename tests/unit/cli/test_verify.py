@@ -76,8 +76,9 @@ def test_what_is_not_understood(image: Path, options: list[str]) -> None:
 def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "other"
     path.write_text("hello " * 100)
-    assert run(["verify", str(path)]) == 4
-    assert "not an image of `xl save`" in capsys.readouterr().err
+    for command in (["verify"], ["inspect", "--va", "0"]):
+        assert run([*command, str(path)]) == 4
+        assert "neither as an image of libvirt nor as one of `xl" in capsys.readouterr().err
     assert run(["verify", str(tmp_path / "missing")]) == 4
     told = capsys.readouterr().err
     assert (
@@ -122,6 +123,12 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path.write_bytes(image_bytes(7))
     assert run(["verify", str(path)]) == 0
     assert "a libvirt image: its header alone" in capsys.readouterr().out
+    assert run(["inspect", str(path), "--va", "0"]) == 4
+    assert "its image is libvirt's, and page tables are" in capsys.readouterr().err
+    path.write_bytes(b"\0" + image_bytes(7)[1:])
+    assert run(["verify", str(path)]) == 4
+    told = capsys.readouterr().err
+    assert "it begins neither as an image of libvirt nor as one of `xl save`" in told
     path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
     assert run(["verify", str(path), "--json"]) == 4
     assert "it was never written to its end" in capsys.readouterr().err

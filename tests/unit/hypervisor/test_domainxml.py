@@ -150,8 +150,10 @@ def test_what_is_the_hosts_is_told_of() -> None:
     found = drives(
         LV.format("")
         + "<hostdev mode='subsystem' type='scsi'/><hostdev mode='subsystem' type='pci'/>"
-        + "<filesystem type='mount'><source dir='/srv/web'/></filesystem><filesystem/>"
+        + "<filesystem type='mount'><source dir='/srv/web'/></filesystem>"
+        + "<filesystem><readonly/></filesystem>"
     )
+    assert [each.read_only for each in found.omitted] == [False, False, False, True]
     assert [f"{each.target}: {each.why}" for each in found.omitted] == [
         "hostdev0: a device of this host (scsi), with whatever is on it",
         "hostdev1: a device of this host (pci), with whatever is on it",
@@ -180,3 +182,22 @@ def test_memory_that_is_a_disk_is_refused_like_one_that_is_a_file(model: str) ->
 def test_memory_that_the_guest_only_reads_is_left_out() -> None:
     found = drives(LV.format("") + memory("dimm") + memory("nvdimm", "<readonly/>"))
     assert [(each.target, each.why) for each in found.omitted] == [("nvdimm0", "read-only")]
+    assert found.omitted[0].read_only
+
+
+@pytest.mark.parametrize(
+    ("device", "inside", "fixed"),
+    [
+        ("cdrom", "<source file='/a.iso'/>", True),
+        ("disk", "<source file='/a.img'/><readonly/>", True),
+        ("floppy", "", True),
+        ("floppy", "<source file='/a.img'/><readonly/>", True),
+        ("floppy", "<source file='/a.img'/>", False),
+    ],
+)
+def test_a_drive_that_the_guest_can_write_to_is_told_apart(
+    device: str, inside: str, fixed: bool
+) -> None:
+    drive = f"<disk type='file' device='{device}'>{inside}<target dev='sdx'/></disk>"
+    (left_out,) = drives(LV.format("") + drive).omitted
+    assert left_out.read_only is fixed

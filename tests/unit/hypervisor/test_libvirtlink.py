@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,3 +130,14 @@ def test_a_libvirt_of_another_host_is_refused(daemon: Daemon, uri: str) -> None:
     with pytest.raises(HostLacks, match="that one is on") as refused:
         Link(uri)
     assert "on the host where the domain runs" in refused.value.hint()
+
+
+def test_without_libvirts_module_the_hint_names_no_package_of_this_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is none of ours on PyPI: root was told to install whatever has the name there."""
+    monkeypatch.setattr(libvirtlink, "libvirt", None)
+    with pytest.raises(HostLacks) as lacking:
+        libvirtlink.open_link("qemu:///system")
+    assert "apt install python3-libvirt" in lacking.value.hint()
+    assert lacking.value.hint().endswith(f"{sys.executable} -m pip install libvirt-python")

@@ -33,6 +33,11 @@ def test_it_is_as_full_and_as_large_as_the_kernel_says(thick: Scene) -> None:
     assert found.size_bytes == 139264 * 512
 
 
+def test_one_that_holds_nothing_yet_is_as_empty_as_lvm_says(thick: Scene) -> None:
+    """The contract with the real thing found it: LVM does not count the store's own table."""
+    assert told(thick, "vg0-demo--d0.x: 0 131072 snapshot 32/8704 32\n").data_percent == 0.0
+
+
 @pytest.mark.parametrize("word", ["Invalid", "Merge failed", "Overflow"])
 def test_one_that_was_given_up_is_lost(thick: Scene, word: str) -> None:
     found = told(thick, f"vg0-demo--d0: 0 8 snapshot-origin\nvg0-demo--d0.x: 0 8 snapshot {word}\n")

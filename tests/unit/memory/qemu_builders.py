@@ -57,7 +57,7 @@ class Stream:
 
 def encoded(entries: Sequence[Entry], *, kind: int = 2) -> bytes:
     """Return a PART record."""
-    text = bytes([kind]) + struct.pack(">I", 2)
+    text = bytearray([kind]) + struct.pack(">I", 2)
     block = ""
     for entry in entries:
         flags = (DATA if entry.data else ZERO) | (CONTINUE if entry.block == block else 0)
@@ -65,7 +65,7 @@ def encoded(entries: Sequence[Entry], *, kind: int = 2) -> bytes:
         text += b"" if entry.block == block else named(entry.block)
         text += entry.data or b"\0"
         block = entry.block
-    return text + struct.pack(">Q", EOS) + footer(2)
+    return bytes(text + struct.pack(">Q", EOS) + footer(2))
 
 
 def named(name: str) -> bytes:
@@ -90,9 +90,11 @@ GOOD = Stream().having(
 )
 
 
-def save(path: Path, stream: bytes, format_: int = libvirtimage.FORMAT_RAW) -> Path:
+def save(
+    path: Path, stream: bytes, format_: int = libvirtimage.FORMAT_RAW, *, order: str = "<"
+) -> Path:
     """Write a libvirt save image around a stream."""
-    head = struct.pack("<16s5I56x", b"LibvirtQemudSave", 2, 100, 1, format_, 0)
+    head = struct.pack(f"{order}16s5I56x", b"LibvirtQemudSave", 2, 100, 1, format_, 0)
     path.write_bytes(head + b"<domain/>".ljust(100, b"\0") + stream)
     return path
 

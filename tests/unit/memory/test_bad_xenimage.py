@@ -101,7 +101,7 @@ def test_order_is_what_the_restorer_demands() -> None:
 SMALL = build.Guest(order=[1, 2, 595]).encode()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(SMALL) - 1))
 @example(0)
 @example(len(SMALL) - 1)
@@ -109,7 +109,7 @@ def test_a_truncated_image_ends_in_a_refusal(length: int) -> None:
     assert "it ends" in refusal(SMALL[:length]).why
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.integers(0, 8 * len(SMALL) - 1))
 def test_a_flipped_bit_is_refused_or_harmless(bit: int) -> None:
     data = bytearray(SMALL)
@@ -120,7 +120,7 @@ def test_a_flipped_bit_is_refused_or_harmless(bit: int) -> None:
         assert 0 <= refused.offset_bytes <= len(data)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=24) | st.integers(0, 20), max_size=12), st.integers(0, 7))
 def test_hostile_records_are_refused_or_read(parts: list[bytes | int], keep: int) -> None:
     pieces = build.Guest(order=[1]).before_pages()[:keep]

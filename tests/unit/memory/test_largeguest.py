@@ -13,6 +13,7 @@ import pytest
 from snapvm import durable, memoryroom, xxh64
 from snapvm.memory import framestore, precopy
 from snapvm.memory.guestimage import PvGuestImage
+from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.verify import verify_image
 from snapvm.memoryroom import Room
 from snapvm.model import Silent
@@ -101,6 +102,33 @@ def test_no_more_memory_is_taken_than_there_is(
     image.close()
     assert "more had changed than this host could spare" in caplog.text
     assert facts.changed_frames == len(ORDINARY) + TABLES
+    assert frames_of(tmp_path / "i") == expected(machine) | dict.fromkeys(ORDINARY, ONE)
+
+
+def test_what_has_been_written_while_it_stands_still_is_not_gone_through_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time memory was full all chunks so far were: twice the pause for one of 256 GiB."""
+    monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
+    monkeypatch.setattr(memoryroom, "LEAST_ROOM_BYTES", 0)
+    visited: list[framestore.Chunk] = []
+    write_kept = StandingPages.write_kept
+
+    def noting(pages: StandingPages, chunk: framestore.Chunk) -> None:
+        visited.append(chunk)
+        write_kept(pages, chunk)
+
+    monkeypatch.setattr(StandingPages, "write_kept", noting)
+    machine = Machine()
+    image = PvGuestImage(FixedMemory(LITTLE))
+    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    for pfn in ORDINARY:
+        machine.write(MFN_BASE + pfn, ONE)
+    image.rehearse(machine.shared_info())
+    image.catch(machine.standing())
+    assert len(visited) == len(set(map(id, visited))) > 10
+    image.write(Silent())
+    image.close()
     assert frames_of(tmp_path / "i") == expected(machine) | dict.fromkeys(ORDINARY, ONE)
 
 

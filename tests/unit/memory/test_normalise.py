@@ -110,7 +110,7 @@ def test_owned_frames_come_and_go_for_every_level_and_batch_size() -> None:
         max_size=40,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_exactly_the_foreign_entries_change_beyond_their_frame(
     written: list[tuple[int, int, int, bool]],
 ) -> None:

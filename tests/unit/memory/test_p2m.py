@@ -84,7 +84,7 @@ def roots(pfns: int, *, tree: int = 0, root: int = 0, vaddr: int = 0) -> P2mRoot
     st.integers(0, (1 << 30) - 1) | st.sampled_from([0, 510, 511, 262143]),
     st.lists(st.tuples(st.integers(0, 2999), st.integers(0, 600)), max_size=4),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_list_and_tree_give_what_was_put_there(
     pfns: int, page: int, holes: list[tuple[int, int]]
 ) -> None:

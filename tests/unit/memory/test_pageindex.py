@@ -26,7 +26,7 @@ def _batch(pfns: list[int], types: list[int], at: int = 4096) -> PageBatch:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.lists(

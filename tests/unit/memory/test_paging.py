@@ -124,7 +124,7 @@ def _physical(page: Mapping, va: int) -> Page:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_agrees_with_the_naive_walker(mode: PagingMode) -> None:
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(cases(mode))
     def run(case: Case) -> None:
         for va in case.addresses:
@@ -141,7 +141,7 @@ def test_agrees_with_the_naive_walker(mode: PagingMode) -> None:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_a_walk_covers_every_address_once_and_agrees_with_translate(mode: PagingMode) -> None:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(cases(mode))
     def run(case: Case) -> None:
         parts = list(walk(mode, case.cr3, case.tables.read))
@@ -164,7 +164,7 @@ def test_a_walk_covers_every_address_once_and_agrees_with_translate(mode: Paging
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_who_maps_finds_what_a_full_walk_finds(mode: PagingMode) -> None:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(cases(mode), st.integers(0, 7))
     def run(case: Case, frame: int) -> None:
         expected = []

@@ -259,9 +259,7 @@ def test_a_hostile_image_of_a_terabyte_stays_in_bounds(kind: str, tmp_path: Path
 SMALL = Guest(order=[*range(16), 590]).encode()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=6)
 )
