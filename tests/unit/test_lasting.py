@@ -63,7 +63,7 @@ def test_a_record_that_may_or_may_not_last_keeps_its_parts(
     request = TakeRequest(domain=DOMAIN, name="x", stop=stop)
     # The journal of a stop cannot be removed durably either.
     told = LeftBehind if stop else NameUnclear
-    with names_that_stick("x"), pytest.raises(told, match="could not be given its") as unclear:
+    with names_that_stick("x"), pytest.raises(told, match="could not be given back") as unclear:
         consistency.take(scene.host, request, Silent())
     assert unclear.value.exit_status is ExitStatus.REPAIR_NEEDED
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING

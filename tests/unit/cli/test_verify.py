@@ -124,7 +124,7 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run(["verify", str(path)]) == 0
     assert "a libvirt image: its header alone" in capsys.readouterr().out
     assert run(["inspect", str(path), "--va", "0"]) == 4
-    assert "its image is libvirt's, and page tables are" in capsys.readouterr().err
+    assert "its image is libvirt's, and `inspect` walks" in capsys.readouterr().err
     path.write_bytes(b"\0" + image_bytes(7)[1:])
     assert run(["verify", str(path)]) == 4
     told = capsys.readouterr().err
