@@ -21,6 +21,7 @@ from snapvm.consistency import TakeRequest
 from snapvm.model import DiskRecord, DomainState, Record, RecordKind, SideKind, SidePlace, Silent
 from tests.fakes.mortal import Command, interrupt_at, kill_at, points_of
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import use
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 KEPT = "kept"
@@ -171,7 +172,7 @@ def test_its_owner_may_use_it_before_that(tmp_path: Path, kind: str, deaths: int
     for number, point in enumerate(chosen):
         scene = begun(tmp_path / str(number), "rollback", kind)
         assert kill_at(scene, roll_back, point)
-        newest = _use(scene)
+        newest = use(scene)
         with suppress(LeftOff):
             repair(scene)
         state, data = scene.hypervisor.state_of(DOMAIN), scene.disk_data()
@@ -182,18 +183,6 @@ def test_its_owner_may_use_it_before_that(tmp_path: Path, kind: str, deaths: int
         if not is_half and [newest] * 2 not in (data, *kept):
             wrong.append(f"{point}: {newest} is nowhere, disks {data}")
     assert not wrong, "\n".join(wrong)
-
-
-def _use(scene: Scene) -> str:
-    """Have the domain run on, or start it; return what its disks hold when it is off again."""
-    state = scene.hypervisor.state_of(DOMAIN)
-    if state is DomainState.PAUSED:
-        scene.hypervisor.resume(scene.machine.domain)
-    elif state is DomainState.SHUTOFF:
-        scene.hypervisor.start(scene.machine.domain, paused=False)
-    scene.count(2)
-    scene.hypervisor.stop(scene.machine.domain)
-    return str(scene.machine.count)
 
 
 def _data(scene: Scene, disk: DiskRecord) -> str:

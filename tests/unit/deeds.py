@@ -13,7 +13,7 @@ from snapvm import consistency, diagnosis, repair
 from snapvm.attention import LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
-from snapvm.model import Record, Silent
+from snapvm.model import DomainState, Record, Silent
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 
@@ -42,6 +42,21 @@ def with_settings(scene: Scene, **changes: object) -> Scene:
 def advice(scene: Scene) -> tuple[str, ...]:
     """Return what ``doctor`` advises."""
     return diagnosis.advice(diagnosis.look(scene.host, DOMAIN), scene.host.settings)
+
+
+def use(scene: Scene) -> str:
+    """Have the domain run on, or start it, by its owner; return what its disks hold when it is off.
+
+    It runs for two steps.
+    """
+    state = scene.hypervisor.state_of(DOMAIN)
+    if state is DomainState.PAUSED:
+        scene.hypervisor.resume(scene.machine.domain)
+    elif state is DomainState.SHUTOFF:
+        scene.hypervisor.start(scene.machine.domain, paused=False)
+    scene.count(2)
+    scene.hypervisor.stop(scene.machine.domain)
+    return str(scene.machine.count)
 
 
 REFUSAL = CaptureFailed(domain=DOMAIN, why="a test wants it")

@@ -12,7 +12,7 @@ from snapvm.lvm import device
 from snapvm.model import DomainState, Record
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun, hang, mend, revive, roll_back
+from tests.unit.deeds import begun, hang, mend, revive, roll_back, use
 
 BOTH = ("vg0", "vg1")
 
@@ -21,17 +21,6 @@ def killed(folder: Path, point: str, *thick: str) -> tuple[Scene, Record]:
     scene, record = begun(folder, *thick)
     assert mortal.kill_at(scene, lambda dying: roll_back(dying, record), point)
     return scene, record
-
-
-def use(scene: Scene) -> None:
-    """Have the domain run, by whoever owns it, for two steps, and shut it off."""
-    state = scene.hypervisor.state_of(DOMAIN)
-    if state is DomainState.PAUSED:
-        scene.hypervisor.resume(scene.machine.domain)
-    elif state is DomainState.SHUTOFF:
-        scene.hypervisor.start(scene.machine.domain, paused=False)
-    scene.count(2)
-    scene.hypervisor.stop(scene.machine.domain)
 
 
 def assert_taken_back(scene: Scene, *data: str) -> None:
