@@ -81,9 +81,10 @@ def _zeroed(record: Record) -> str:
     foreign = {} if record.memory is None else record.memory.foreign
     if not foreign:
         return ""
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(foreign.items()))
-    entries = "entry" if sum(foreign.values()) == 1 else "entries"
-    return f"{sum(foreign.values())} page-table {entries} for frames not of the domain: {kinds}"
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(foreign.items()))
+    count = sum(foreign.values())
+    entries = "entry" if count == 1 else "entries"
+    return f"{count} page-table {entries} for frames that are not the domain's: {kinds}"
 
 
 _STATES = {

@@ -87,7 +87,7 @@ def test_ours_has_them_with_one_entry_zeroed_each(held: Lab) -> None:
     taken = json.loads(snapvm(held, "take", NAME, "--name", "kept", "--json").stdout)
     assert sum(taken["memory"]["foreign"].values()) == 2, taken["memory"]
     shown = snapvm(held, "show", f"{NAME}@kept").stdout
-    assert "2 page-table entries of frames not the domain's" in shown
+    assert "2 page-table entries for frames that are not the domain's" in shown
     report = json.loads(snapvm(held, "verify", f"{NAME}@kept", "--json").stdout)
     assert report["sound"] and not report["findings"], report
     said = ask(held, "t")
