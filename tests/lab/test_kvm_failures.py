@@ -14,18 +14,20 @@ from tests.lab.vm import Completed, Lab
 pytestmark = pytest.mark.lab
 
 FAULTY_LVM = """#!/bin/sh
-# An lvm on PATH whose second snapshot meets a volume of its name, made a moment before.
+# An lvm on PATH; a moment before its second snapshot somebody does something in that group.
 real=$(PATH=/usr/sbin:/sbin command -v lvm)
 [ $# -eq 0 ] || exec "$real" "$@"
 while read -r order; do
     case "$order" in
     lvcreate*--snapshot*fail-d1*)
         name=$(echo "$order" | sed 's/.*--name \\([^ ]*\\).*/\\1/')
-        "$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name" >/dev/null 2>&1 ;;
+        MEANWHILE >/dev/null 2>&1 ;;
     esac
     printf '%s\\n' "$order"
 done | "$real"
 """
+TAKE_NAME = '"$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name"'
+FILL_GROUP = '"$real" vgchange -qq -l $("$real" lvs --noheadings vg1 | wc -l) vg1'
 CATCHES_TERM = "^SigCgt:[[:space:]]*[0-9a-f]*[4-7c-f][0-9a-f]\\{3\\}$"
 """In proc(5)'s status of a process: how long Python takes to begin depends on the machine."""
 
@@ -54,14 +56,18 @@ def assert_untouched(guest: Guest) -> None:
     assert guest.wait_until(now.n + 5).state == "ok"
 
 
-def test_a_second_snapshot_whose_name_is_taken(guest: Guest) -> None:
-    """Status 6: the first snapshot is gone again, and what was in the way is not ours to remove."""
-    guest.lab.run(
+def put_faulty_lvm(lab: Lab, meanwhile: str) -> None:
+    lab.run(
         "mkdir -p /tmp/faulty && cat > /tmp/faulty/lvm && chmod 755 /tmp/faulty/lvm",
-        input=FAULTY_LVM,
+        input=FAULTY_LVM.replace("MEANWHILE", meanwhile),
         timeout_seconds=30,
         check=True,
     )
+
+
+def test_a_second_snapshot_whose_name_is_taken(guest: Guest) -> None:
+    """Status 6: the first snapshot is gone again, and what was in the way is not ours to remove."""
+    put_faulty_lvm(guest.lab, TAKE_NAME)
     done = run(guest.lab, "PATH=/tmp/faulty:$PATH snapvm take fail --name taken")
     assert done.status == 6, done.stdout + done.stderr
     assert "already exists" in done.stderr and "vdb" in done.stderr
@@ -71,13 +77,17 @@ def test_a_second_snapshot_whose_name_is_taken(guest: Guest) -> None:
 
 
 def test_a_second_snapshot_that_lvm_refuses(guest: Guest) -> None:
-    """Status 6: lvm itself says no, in the window, for the second group only."""
-    full = "vgchange -qq -l $(lvs --noheadings vg1 | wc -l) vg1"
-    assert run(guest.lab, full).status == 0
+    """Status 6: lvm itself says no, in the window, for the second group only.
+
+    It is refused beforehand, with status 4, where that can be known.
+    """
+    put_faulty_lvm(guest.lab, FILL_GROUP)
     try:
-        done = run(guest.lab, "snapvm take fail")
+        done = run(guest.lab, "PATH=/tmp/faulty:$PATH snapvm take fail")
         assert done.status == 6, done.stdout + done.stderr
         assert "Maximum number of logical volumes" in done.stderr and "vg1" in done.stderr
+        known = run(guest.lab, "snapvm take fail")
+        assert known.status == 4 and "vg1" in known.stderr, known.stdout + known.stderr
         assert_untouched(guest)
     finally:
         run(guest.lab, "vgchange -qq -l 0 vg1")
