@@ -160,7 +160,8 @@ class Chain:
         """
         own_sectors = GUEST_SECTORS if self.guest.state() == "running" else 0
         before = self.used_sectors(name)
-        snapvm(self.lab, "rollback", f"chain@{name}", "--yes", "--paused")
+        stands_still = ["--paused"] if name in self.full else []
+        snapvm(self.lab, "rollback", f"chain@{name}", "--yes", *stands_still)
         self.require(name)
         grown = [now - was for was, now in zip(before, self.used_sectors(name), strict=True)]
         assert max(grown) <= own_sectors, f"the chosen snapshot has grown: {grown}"
