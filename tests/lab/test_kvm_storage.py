@@ -255,13 +255,14 @@ def test_a_store_that_runs_full_when_a_rollback_has_begun(guest: Guest) -> None:
 
 SUMS = f"blockdev --flushbufs {DISK}; sha256sum <{DISK}"
 LOSE = f"""
-if [ ! -e /tmp/trouble/lost ]; then
-    touch /tmp/trouble/lost
+if [ -e /tmp/trouble/once ] && [ ! -e /tmp/trouble/twice ]; then
+    touch /tmp/trouble/twice
     ({SUMS}) >/tmp/trouble/present
     dd if=/dev/urandom of={DISK} bs=1M seek=2 count=16 oflag=direct status=none
 fi
+touch /tmp/trouble/once
 """
-"""LVM is asked for the next report when the domain has been ended: before that the kernel is."""
+"""The second report is asked for when the domain has been ended."""
 
 
 def test_a_store_that_is_lost_past_the_point_of_no_return(guest: Guest) -> None:
