@@ -301,10 +301,10 @@ class Record:
         return f"{self.domain}@{self.id}"
 
 
-def moment(created: str) -> datetime | None:
-    """Return the time that ``Record.created`` tells, in UTC; None when it tells none."""
+def moment(text: str) -> datetime | None:
+    """Return the time that ``Record.created`` or ``order`` tells, in UTC; None for no time."""
     try:
-        when = datetime.fromisoformat(created)
+        when = datetime.fromisoformat(text)
         return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from snapvm.catalog import Catalog
-from snapvm.model import DomainUuid
+from snapvm.model import DomainUuid, moment
 
 _STEP = timedelta(milliseconds=1)
 """What records tell times to."""
@@ -33,6 +33,6 @@ def order(catalog: Catalog, uuid: DomainUuid, name: str, now: datetime) -> str:
 def _places(catalog: Catalog, uuid: DomainUuid, name: str) -> Iterator[datetime]:
     for each in {uuid, *catalog.uuids_of(name)}:
         for record in catalog.records(each):
-            with suppress(ValueError, OverflowError):
-                place = datetime.fromisoformat(record.place[0])
-                yield place.replace(tzinfo=place.tzinfo or UTC).astimezone(UTC)
+            place = moment(record.place[0])
+            if place is not None:
+                yield place
