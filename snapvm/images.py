@@ -17,7 +17,7 @@ from snapvm.hypervisor.base import MemoryImage
 from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.memoryroom import HostMemory
-from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
+from snapvm.model import Domain, HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
 from snapvm.release import release
 
@@ -35,24 +35,27 @@ _CHANNELS_LIMIT = 16
 
 
 def new_image(
-    kind: HypervisorKind,
+    domain: Domain,
     run_dir: Path,
     how: Compression = compression.NONE,
     *,
     is_interim: bool = False,
     domain_ends: bool = False,
 ) -> MemoryImage:
-    """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
+    """Return what makes an image of a domain for its driver; only libvirt reads compressed ones.
 
     ``run_dir`` is where captures on this host tell each other what memory they use.
     An interim one is handed to `made_sparse` next, and not on the disk before that.  A domain that
     ends stands still until all is written.
     """
-    if kind is HypervisorKind.LIBVIRT:
+    if domain.hypervisor is HypervisorKind.LIBVIRT:
         return libvirtimage.Writer(how, is_interim=is_interim)
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory.guestimage import PvGuestImage
+    from snapvm.memory.streamframe import StreamFrame
 
+    if xenconfig.is_pvh(xenconfig.parse(domain.name, domain.definition)):
+        return StreamFrame()
     return PvGuestImage(HostMemory(run_dir), domain_ends=domain_ends)
 
 

@@ -103,7 +103,24 @@ class GuestImage(Protocol):
         """Give back memory and mappings; harmless at any time."""
 
 
-MemoryImage = ImageWriter | GuestImage
+@runtime_checkable
+class StreamImage(Protocol):
+    """Makes an image around a stream that Xen's own saver writes; ``consistency`` provides it.
+
+    Every method but ``close`` raises ``OSError`` when the file cannot be written.
+    """
+
+    def begin(self, path: Path, definition: str) -> int:
+        """Make the file; return a descriptor positioned where the stream is to begin."""
+
+    def end_stream(self) -> int:
+        """Bring the image to the disk as a whole; return its size in bytes."""
+
+    def close(self) -> None:
+        """Close the file; harmless at any time."""
+
+
+MemoryImage = ImageWriter | GuestImage | StreamImage
 """What makes a memory image; each driver uses the kind of its hypervisor."""
 
 

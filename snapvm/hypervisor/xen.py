@@ -23,15 +23,24 @@ from snapvm.hypervisor import (
     xendisks,
     xenkeeper,
     xenneighbours,
+    xenpvh,
     xenroom,
     xenxl,
 )
-from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage, Reliance
+from snapvm.hypervisor.base import (
+    Capture,
+    Drives,
+    GuestImage,
+    MemoryImage,
+    Reliance,
+    StreamImage,
+)
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
 from snapvm.hypervisor.xencontrol import XenControl, open_control
 from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.hypervisor.xenrequest import SuspendRequest
 from snapvm.hypervisor.xenstandstill import MEND, lift, unwatch
 from snapvm.hypervisor.xenstore import XenStore, open_store
@@ -111,8 +120,8 @@ class XenHypervisor:
         """See ``Hypervisor.relying``: xl makes no overlays, and keeps no memory by itself."""
         return ()
 
-    def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - PV has none
-        """See ``Hypervisor.side_places``: a PV domain has neither UEFI variables nor a TPM."""
+    def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - none has
+        """See ``Hypervisor.side_places``: PV and PVH have neither UEFI variables nor a TPM."""
         return ()
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
@@ -127,8 +136,9 @@ class XenHypervisor:
             xencfg.warn_of_no_way_back(domain.name, config)
 
     def foresee(self, domain: Domain) -> str:
-        """See ``Hypervisor.foresee``; it depends on how much memory this host can spare now."""
-        return xencapture.foreseen(domain)
+        """See ``Hypervisor.foresee``; of PV it depends on the memory this host can spare now."""
+        is_pvh = xenconfig.is_pvh(xenconfig.parse(domain.name, domain.definition))
+        return xenpvh.WAY if is_pvh else xencapture.foreseen(domain)
 
     @contextmanager
     def capture(
@@ -157,14 +167,14 @@ class XenHypervisor:
                 foreign_ptes=self._settings.foreign_ptes,
             )
         with ExitStack() as stack:
-            if isinstance(image, GuestImage):
-                capture = XenCapture(job, image)
-                progress.phase(f"copying the memory of {domain.name}")
-                with capturing(domain):
-                    stack.enter_context(capture.prepared())
-                yield capture
-            else:
+            capture = _with_memory(job, image)
+            if capture is None:
                 yield XenPauseCapture(job)
+                return
+            progress.phase(f"copying the memory of {domain.name}")
+            with capturing(domain):
+                stack.enter_context(capture.prepared())
+            yield capture
 
     def check_restore(
         self,
@@ -226,6 +236,8 @@ class XenHypervisor:
             info = self._domains.known(domain)
             if info is None:
                 return
+            if info.is_hvm:
+                self._control.forget_writes(info.domid)
             request = SuspendRequest(self._control, self._store, info.domid)
             if not request.is_noted:
                 return
@@ -310,6 +322,12 @@ class XenHypervisor:
         state = DomainState.SHUTOFF if info is None else state_of(info)
         if state is not wanted:
             raise XenFailed(f"it is {state} and not {wanted}")
+
+
+def _with_memory(job: XenJob, image: MemoryImage | None) -> XenCapture | XenPvhCapture | None:
+    if isinstance(image, StreamImage):
+        return XenPvhCapture(job, image)
+    return XenCapture(job, image) if isinstance(image, GuestImage) else None
 
 
 def _stuck(domain: Domain, why: str) -> StuckPaused:

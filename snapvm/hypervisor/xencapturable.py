@@ -36,20 +36,22 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
     Raises ``XenFailed`` too.
     """
     _require_settings(domain, settings)
-    device = xenconfig.passthrough(xenconfig.parse(domain.name, domain.definition))
+    config = xenconfig.parse(domain.name, domain.definition)
+    device = xenconfig.passthrough(config)
     if device:
         why = f"it has {device}, whose state cannot be captured"
         raise _refused(domain, why, f"detach it, or {_DISKS_ALONE}")
     if domain.state is DomainState.PAUSED:
         raise _refused(
             domain,
-            "it is paused, and a PV guest must suspend itself for its memory to be saved",
+            "it is paused, and a guest must suspend itself for its memory to be saved",
             f"let it run with `xl unpause {shlex.quote(domain.name)}`, or {_DISKS_ALONE}",
         )
     info = domains.get(domain)
-    if info.is_hvm:
-        raise _refused(domain, "it is not a PV domain (but HVM or PVH)", _DISKS_ALONE)
-    if control.guest_width(info.domid) != _WIDTH_BYTES:
+    if info.is_hvm and not xenconfig.is_pvh(config):
+        why = "it is an HVM domain, and a part of its state is in QEMU"
+        raise _refused(domain, why, _DISKS_ALONE)
+    if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
     client = domains.served_by(info.domid)
     if client:

@@ -1,4 +1,4 @@
-"""Translate a PV domain's configuration from libxl's JSON into xl's language, to boot the domain.
+"""Translate a PV or PVH domain's configuration from libxl's JSON into xl's language, to boot the domain.
 
 ``xl create`` reads only that language (xl.cfg(5); tools/xl/xl_parse.c), which cannot express all
 that libxl knows: a configuration that cannot be translated as a whole is refused.  libxl leaves
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from snapvm.hypervisor.xenconfig import AFFINITIES, DOMID, ON_EVENTS, Config, is_set
+from snapvm.hypervisor.xenconfig import AFFINITIES, DOMID, ON_EVENTS, TYPES, Config, is_set
 from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
 
 
 def tell(domain: str, config: Config) -> str:
-    """Return a PV domain's configuration in xl's language, or raise ``DomainRefused``."""
+    """Return a PV or PVH domain's configuration in xl's language, or raise ``DomainRefused``."""
     left = json.loads(json.dumps(config))
     lines: list[str] = []
 
@@ -35,12 +35,12 @@ def tell(domain: str, config: Config) -> str:
         take(c_info, key, key.removesuffix("_name"))
     if "pool_name" in config["c_info"]:
         c_info.pop("poolid", None)  # its number, which may be another by now
-    pv = b_info.pop("type.pv", {})
+    own = {key: value for kind in TYPES for key, value in b_info.pop(kind, {}).items()}
     b_info.pop("type", None)
     lines += [*_vcpus(domain, b_info), *_memory(b_info), *_lists(domain, b_info)]
     for key, word in _WORDS.items():
         take(b_info, key, word)
-        take(pv, key, word)
+        take(own, key, word)
     disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
     nics = [_nic(domain, nic) for nic in left.pop("nics", [])]
     lines += [f"disk = [{', '.join(disks)}]", f"vif = [{', '.join(nics)}]"]
@@ -48,7 +48,7 @@ def tell(domain: str, config: Config) -> str:
     for key in ON_EVENTS:
         if key in left:
             lines.append(f"{key} = {_quoted(domain, left.pop(key).replace('_', '-'))}")
-    for name, rest in (("c_info", c_info), ("b_info", b_info), ("pv", pv), ("", left)):
+    for name, rest in (("c_info", c_info), ("b_info", b_info), ("type", own), ("", left)):
         _require_nothing(domain, name, _without_defaults(rest))
     return "\n".join(lines) + "\n"
 

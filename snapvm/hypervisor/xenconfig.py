@@ -15,6 +15,8 @@ from snapvm.hypervisor.startfiles import StartFile
 from snapvm.refusals import DomainRefused
 
 DOMID = "domid"
+TYPES = ("type.pv", "type.pvh")
+"""Where ``b_info`` has what only a domain of this type has."""
 ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset")
 AFFINITIES = {"vcpu_hard_affinity": "cpus", "vcpu_soft_affinity": "cpus_soft"}
 """Fields with a list of host CPUs for each vCPU, and xl's names for them."""
@@ -70,7 +72,7 @@ def _require_shape(config: Config) -> None:
     b_info = config.get("b_info")
     shapes: list[tuple[Any, type]] = [(config.get("c_info"), dict), (b_info, dict)]
     if isinstance(b_info, dict):
-        shapes += [(b_info.get(key, {}), dict) for key in ("type.pv", "sched_params")]
+        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, "sched_params")]
         shapes.append((b_info.get("avail_vcpus", []), list))
         shapes += [(b_info.get(key, 0), int) for key in _SIZES]
         for key in AFFINITIES:
@@ -95,6 +97,11 @@ def _require_shape(config: Config) -> None:
 def _whole(text: str) -> int:
     """Refuse a number that is not whole: libxl writes none, and ``int()`` of infinity fails."""
     raise ValueError(f"{text} is not a whole number")
+
+
+def is_pvh(config: Config) -> bool:
+    """Tell whether it is of a PVH domain, and not of a PV or HVM domain."""
+    return bool(config["c_info"].get("type") == "pvh")
 
 
 def for_image(config: Config, total_pages: int) -> str:
@@ -131,7 +138,7 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
         if path.startswith("/") and not (is_captured or is_elsewhere):
             yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
     b_info = config["b_info"]
-    for place in (b_info, b_info.get("type.pv", {})) if boots else ():
+    for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if boots else ():
         for key in ("kernel", "ramdisk"):
             path = str(place.get(key, ""))
             if path.startswith("/"):

@@ -10,7 +10,7 @@ import ctypes
 import struct
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ctypes import byref, c_uint32, c_uint64, c_ulong, create_string_buffer
 from dataclasses import dataclass
 from typing import Self
@@ -33,6 +33,8 @@ _ROOT = slice(5008, 5016)
 """ctrlreg[3] in it (arch-x86/xen.h, struct vcpu_guest_context)."""
 _VCPU_INFO_BYTES = 24
 _DOMCTL_BYTES = 144
+_SHADOW_OP = 10
+_SHADOW_OP_OFF = 0
 _GET_EXT_VCPUCONTEXT = 43
 _GET_VCPUEXTSTATE = 63
 _GET_VCPU_MSRS = 72
@@ -144,6 +146,11 @@ class XenControl:
         """Let a domain that has suspended itself go on, as if the suspend had been cancelled."""
         guest = self.libraries.guest
         self._check(guest.xc_domain_resume(self._handle, domid, 1), "resuming")
+
+    def forget_writes(self, domid: int) -> None:
+        """Have Xen note no longer what an HVM or PVH guest writes, as it does for a saver."""
+        with suppress(XenFailed):  # it may not note that, and says so as it would of an error
+            self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_OFF, 0))
 
     def guest_width(self, domid: int) -> int:
         """Return the size of a PV guest's words, 4 or 8 bytes."""

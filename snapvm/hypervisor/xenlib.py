@@ -51,6 +51,10 @@ _CONTROL: Prototypes = {
 }
 _GUEST: Prototypes = {
     "xc_domain_resume": (c_int, (c_void_p, c_uint32, c_int)),
+    "xc_domain_save": (
+        c_int,
+        (c_void_p, c_int, c_uint32, c_uint32, c_void_p, c_int, c_int),
+    ),
     "xc_map_m2p": (c_void_p, (c_void_p, ctypes.c_ulong, c_int, c_void_p)),
     "xc_cpu_policy_init": (c_void_p, ()),
     "xc_cpu_policy_destroy": (None, (c_void_p,)),

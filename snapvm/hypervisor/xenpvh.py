@@ -1,0 +1,96 @@
+"""Capture a PVH domain by Xen's own saver, which writes its memory while it runs (`xensaver`).
+
+Such a guest has page tables of its own frame numbers, and Xen notes for the saver what it writes.
+So nothing has to be corrected, and none of the copies is needed that a PV guest costs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapvm import imageroom
+from snapvm.failures import WindowBroken
+from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor.base import StreamImage
+from snapvm.hypervisor.xencapture import XenJob
+from snapvm.hypervisor.xensaver import LiveSaver
+from snapvm.imageformats import XL_FILE, XL_SAVE
+from snapvm.model import MemoryRecord
+
+WAY = "precopy by Xen's own saver while it runs, the last of it while it stands still"
+
+
+class XenPvhCapture:
+    """Most of memory is written while the domain runs, the rest in the pause; see ``Capture``."""
+
+    method = WAY
+
+    def __init__(self, job: XenJob, image: StreamImage) -> None:
+        self._job = job
+        self._image = image
+        self._pages = 0
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Write what can be written before the pause; the end of the block ends the saver."""
+        job = self._job
+        job.standstill().require_unasked()
+        try:
+            with job.failing():
+                definition = xenconfig.for_image(job.config, job.info.total_pages)
+                self._fd = self._image.begin(job.folder / XL_FILE, definition)
+                self._rings = job.rings()
+            self._saver = LiveSaver(job.control.libraries, job.info.domid, self._fd, self._has_room)
+            with job.failing(), self._saver.copying(self._tell):
+                yield
+        finally:
+            self._image.close()
+
+    def _tell(self) -> None:
+        written_bytes = os.fstat(self._fd).st_size
+        memory_bytes = self._job.domain.memory_bytes
+        self._job.progress.advance(min(written_bytes, memory_bytes), memory_bytes)
+
+    def _has_room(self) -> bool:
+        """Tell whether the guest may change all of its memory again, and that can be written."""
+        free_bytes = imageroom.free_bytes(self._job.folder)
+        return free_bytes >= 2 * self._job.domain.memory_bytes + imageroom.SPARE_BYTES
+
+    @contextmanager
+    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+        """See ``Capture.window``."""
+        job = self._job
+        with job.failing():
+            job.flush()
+            self._saver.come_to_suspend()
+        with job.standstill().suspended(leave_standing=leave_standing):
+            with job.failing():
+                job.settle(self._rings)
+            self._pages = self._owned_pages()
+            yield
+
+    def arm(self) -> None:
+        """Write the memory that has changed since, and the state of the vCPUs."""
+        with self._job.clock.part("memory"), self._job.failing():
+            self._saver.finish()
+            # Pages of a domain that is being destroyed are not there, and nothing says so.
+            if self._owned_pages() != self._pages:
+                raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
+
+    def _owned_pages(self) -> int:
+        info = self._job.control.info(self._job.info.domid)
+        if info is None or info.is_dying:
+            raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
+        return info.total_pages
+
+    def give_up(self) -> None:
+        """See ``Capture.give_up``."""
+        self._saver.give_up()
+
+    def drain(self) -> MemoryRecord:
+        """See ``Capture.drain``: bring the image to the disk."""
+        with self._job.failing():
+            size_bytes = self._image.end_stream()
+        return MemoryRecord(file=XL_FILE, format=XL_SAVE, size_bytes=size_bytes)

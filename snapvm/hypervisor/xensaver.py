@@ -1,0 +1,180 @@
+"""Have Xen's own saver write a guest's memory while the guest runs, and end when it stands still.
+
+``xc_domain_save`` (tools/include/xenguest.h; tools/libs/guest/xg_sr_save.c) writes all of memory,
+then again what has changed, and asks after each pass whether to go on.  Here it waits when little
+is left, until the pause is near; then it writes what has changed since, and the last of it while
+the guest is suspended.  It runs in a thread of this process, and so ends when snapvm does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
+
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
+
+_LIVE = 1
+"""XCFLAGS_LIVE."""
+_PLAIN_STREAM = 0
+"""XC_STREAM_PLAIN."""
+_NO_ANSWERS = -1
+_ABORT, _GO_ON, _SUSPEND = -1, 0, 1
+"""XGS_POLICY_ABORT, XGS_POLICY_CONTINUE_PRECOPY, XGS_POLICY_STOP_AND_COPY."""
+_LITTLE_PAGES = 1024
+"""4 MiB; to write that takes less time than an LVM snapshot."""
+_MOST_PASSES = 6
+"""Before the saver waits; a guest that changes much faster than this is never done."""
+_LAST_PASSES = 3
+_LOOK_SECONDS = 0.2
+
+
+class _Statistics(Structure):
+    """struct precopy_stats."""
+
+    _fields_ = (("iteration", c_uint), ("total_written", c_ulong), ("dirty_count", c_long))
+
+
+_Suspend = CFUNCTYPE(c_int, c_void_p)
+_Policy = CFUNCTYPE(c_int, _Statistics, c_void_p)
+_LogWrites = CFUNCTYPE(c_int, c_uint, c_uint, c_void_p)
+
+
+class _Callbacks(Structure):
+    """struct save_callbacks; the three that are unused are for replication."""
+
+    _fields_ = (
+        ("suspend", _Suspend),
+        ("precopy_policy", _Policy),
+        ("unused", c_void_p * 3),
+        ("switch_qemu_logdirty", _LogWrites),
+        ("data", c_void_p),
+    )
+
+
+class LiveSaver:
+    """One run of the saver: `copying`, then `come_to_suspend`, then `finish`."""
+
+    def __init__(
+        self,
+        libraries: XenLibraries,
+        domid: int,
+        fd: int,
+        may_go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Write to ``fd``, of which nothing can be expected after ``give_up``.
+
+        ``may_go_on`` tells after each pass whether there is room for another.
+        """
+        self._libraries = libraries
+        self._domid = domid
+        self._fd = fd
+        self._may_go_on = may_go_on
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._waits = threading.Event()
+        """Set when most of memory is written, and it waits; or when it has ended."""
+        self._is_wanted = threading.Event()
+        """Set when the pause is near, and when the saver is to end."""
+        self._at_suspend = threading.Event()
+        """Set when it needs a guest that is suspended; or when it has ended."""
+        self._is_suspended = threading.Event()
+        self._is_given_up = False
+        self._last_passes = 0
+        self._failure: XenFailed | None = None
+
+    @contextmanager
+    def copying(self, tick: Callable[[], None]) -> Iterator[None]:
+        """Write what can be written before the pause; leaving the block ends the saver.
+
+        ``tick`` is called now and then.  Raises ``XenFailed``.
+        """
+        self._thread.start()
+        try:
+            while not self._waits.wait(_LOOK_SECONDS):
+                tick()
+            self._require_well()
+            yield
+        finally:
+            self.give_up()
+            self._thread.join()
+
+    def come_to_suspend(self) -> None:
+        """Write what has changed, and return when the guest has to suspend; raise ``XenFailed``."""
+        self._is_wanted.set()
+        self._at_suspend.wait()
+        self._require_well()
+
+    def finish(self) -> None:
+        """Write the rest of a guest that is suspended; raise ``XenFailed``."""
+        self._is_suspended.set()
+        self._thread.join()
+        self._require_well()
+
+    def give_up(self) -> None:
+        """Make the saver end soon, from any thread; harmless when it has ended."""
+        self._is_given_up = True
+        # It asks only after each pass, which may take long: so its next write fails.
+        if self._thread.is_alive():
+            with open("/dev/full", "wb", buffering=0) as full:
+                os.dup2(full.fileno(), self._fd, inheritable=False)
+        self._is_wanted.set()
+        self._is_suspended.set()
+
+    def _require_well(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        callbacks = _Callbacks(
+            suspend=_Suspend(self._suspend),
+            precopy_policy=_Policy(self._policy),
+            switch_qemu_logdirty=_LogWrites(lambda *_: 0),  # no QEMU writes to its memory
+        )
+        try:
+            # libxc keeps the reason of a failure with its handle, so this one is not shared.
+            with XenControl(self._libraries) as own:
+                self._save(own.handle, callbacks)
+        except XenFailed as failure:
+            self._failure = failure
+        finally:
+            self._waits.set()
+            self._at_suspend.set()
+
+    def _save(self, handle: int, callbacks: _Callbacks) -> None:
+        ctypes.set_errno(0)
+        save = self._libraries.guest.xc_domain_save
+        reference = byref(callbacks)
+        if save(handle, self._fd, self._domid, _LIVE, reference, _PLAIN_STREAM, _NO_ANSWERS):
+            raise failed("writing its memory by Xen's own saver")
+
+    def _policy(self, seen: _Statistics, _data: object) -> int:
+        """Decide what comes next; ``dirty_count`` is negative when nobody has counted yet."""
+        if self._is_wanted.is_set():
+            return self._last_of_it(seen)
+        if seen.iteration == 0 or seen.dirty_count < 0:
+            return _GO_ON
+        is_little = seen.dirty_count <= _LITTLE_PAGES
+        if is_little or seen.iteration >= _MOST_PASSES or not self._may_go_on():
+            self._waits.set()
+            self._is_wanted.wait()
+        return _ABORT if self._is_given_up else _GO_ON
+
+    def _last_of_it(self, seen: _Statistics) -> int:
+        if self._is_given_up:
+            return _ABORT
+        if seen.dirty_count < 0:
+            return _GO_ON
+        self._last_passes += 1
+        is_little = seen.dirty_count <= _LITTLE_PAGES
+        is_enough = is_little or self._last_passes >= _LAST_PASSES or not self._may_go_on()
+        return _SUSPEND if is_enough else _GO_ON
+
+    def _suspend(self, _data: object) -> int:
+        """Wait until the guest is suspended; return 0 to end the saver."""
+        self._at_suspend.set()
+        self._is_suspended.wait()
+        return int(not self._is_given_up)
