@@ -14,8 +14,6 @@ from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import (
-    startfiles,
-    xenbridges,
     xencapturable,
     xencapture,
     xencfg,
@@ -23,7 +21,7 @@ from snapvm.hypervisor import (
     xendisks,
     xenkeeper,
     xenneighbours,
-    xenroom,
+    xenrestorable,
     xenxl,
 )
 from snapvm.hypervisor.base import Capture, Drives, GuestImage, MemoryImage, Reliance
@@ -50,7 +48,10 @@ from snapvm.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_PAGE_BYTES = 4096
+_NO_MORE_LIBVIRTS = (
+    "%s is xl's now: libvirt, by which it was started, shows it shut off, and can start it again "
+    "when it has ended (xl shutdown)"
+)
 
 
 class XenHypervisor:
@@ -70,6 +71,8 @@ class XenHypervisor:
         self._domains = XenDomains(control, store)
         self._runner = runner
         self._settings = settings
+        self._libvirts: set[DomainUuid] = set()
+        """Domains that were libvirt's when they were ended here."""
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
@@ -82,7 +85,7 @@ class XenHypervisor:
             uuid=DomainUuid(info.uuid),
             hypervisor=self.kind,
             state=state_of(info),
-            memory_bytes=info.total_pages * _PAGE_BYTES,
+            memory_bytes=info.memory_bytes,
             vcpus=info.max_vcpu_id + 1,
             definition=self._listed(name, info.domid),
             run=str(info.domid),
@@ -177,21 +180,15 @@ class XenHypervisor:
     ) -> None:
         """Raise ``Refused`` when the configuration cannot be booted, or memory is too small."""
         with _refusing(domain.name):
-            self._domains.require_unique(domain)
-            if image is not None:
-                info = self._domains.known(domain)
-                xenroom.require(
-                    self._runner,
-                    self._control,
-                    domain.name,
-                    needed_bytes=memory_bytes,
-                    given_back_bytes=0 if info is None else info.total_pages * _PAGE_BYTES,
-                )
-        if image is None and starts:
-            config = xenconfig.parse(domain.name, domain.definition)
-            xencfg.tell(domain.name, config)
-            startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
-            xenbridges.require(domain.name, config)
+            xenrestorable.require(
+                domain,
+                image,
+                self._runner,
+                self._control,
+                self._domains,
+                memory_bytes=memory_bytes,
+                starts=starts,
+            )
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
@@ -241,6 +238,8 @@ class XenHypervisor:
             if info is None:
                 xenkeeper.let_go(xenkeeper.keepers(domain.name))  # somebody else ended the domain
                 return
+            if xenkeeper.is_libvirts(info.domid, info.uuid):
+                self._libvirts.add(domain.uuid)
             unwatch(self._control, self._store, info.domid)
             try:
                 xenxl.destroy(self._runner, info.domid)
@@ -310,6 +309,8 @@ class XenHypervisor:
         state = DomainState.SHUTOFF if info is None else state_of(info)
         if state is not wanted:
             raise XenFailed(f"it is {state} and not {wanted}")
+        if domain.uuid in self._libvirts:
+            log.warning(_NO_MORE_LIBVIRTS, domain.name)
 
 
 def _stuck(domain: Domain, why: str) -> StuckPaused:

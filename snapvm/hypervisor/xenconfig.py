@@ -119,7 +119,7 @@ def passthrough(config: Config) -> str:
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
-    """Yield what libxl opens besides the captured disks; a kernel only when the domain ``boots``.
+    """Yield what libxl opens besides the captured disks; kernels only when the domain ``boots``.
 
     libxl looks at each drive that the control domain serves without a script of the drive's own
     (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).
@@ -132,7 +132,7 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
             yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
     b_info = config["b_info"]
     for place in (b_info, b_info.get("type.pv", {})) if boots else ():
-        for key in ("kernel", "ramdisk"):
+        for key in ("kernel", "ramdisk", "bootloader"):
             path = str(place.get(key, ""))
             if path.startswith("/"):
                 yield StartFile(what=key, path=Path(path))

@@ -13,7 +13,7 @@ import pytest
 
 from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
-from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor import xenconfig, xenkeeper, xensaved
 from snapvm.model import DomainState
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.fakexen import CONFIG, UUID, Scene
@@ -119,6 +119,53 @@ def test_an_image_that_xl_does_not_take(scene: Scene) -> None:
         driver.restore(domain, Path("/bad"), paused=False)
 
 
+def test_one_that_libvirt_started_is_xls_afterwards(
+    scene: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`virsh list` showed it shut off, and nobody had said so when it went back."""
+    _, driver = scene
+    domain = driver.find("web")
+    monkeypatch.setattr(xenkeeper, "USERDATA", tmp_path)
+    note = tmp_path / f"userdata-d.5.{UUID}.libvirt-xml"
+    for is_libvirts in (False, True):
+        if is_libvirts:
+            note.touch()
+        driver.stop(domain)
+        note.unlink(missing_ok=True)  # as libxl does
+        assert "libvirt" not in caplog.text
+        driver.restore(domain, Path("/image"), paused=False)
+        assert ("web is xl's now: libvirt" in caplog.text) is is_libvirts
+
+
+@pytest.mark.parametrize(
+    ("place", "file", "remedy"),
+    [("XENDOMAINS", "web", "rm /"), ("LIBVIRT", "web.save", "virsh managedsave-remove web")],
+)
+def test_one_that_is_saved_for_its_next_start_does_not_go_back(
+    scene: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    file: str,
+    remedy: str,
+) -> None:
+    """The next boot of the host restored that memory upon the disks that had gone back."""
+    _, driver = scene
+    running = driver.find("web")
+    off = replace(running, state=DomainState.SHUTOFF)
+    monkeypatch.setattr(xensaved, place, tmp_path)
+    driver.check_restore(off, Path("/image"))
+    (tmp_path / file).touch()
+    driver.check_restore(running, Path("/image"))  # its memory fits its disks no more in any case
+    for image in (Path("/image"), None):
+        with pytest.raises(DomainRefused, match=f"its memory is kept for .*{tmp_path}") as refused:
+            driver.check_restore(off, image)
+        assert remedy in refused.value.hint()
+
+
 def drive(path: str, **others: object) -> dict[str, object]:
     return {"vdev": "xvdz", "format": "raw", "pdev_path": path, **others}
 
@@ -130,6 +177,7 @@ def drive(path: str, **others: object) -> dict[str, object]:
         ("drive xvdz", {"disks": [drive("/gone/a.img")]}),
         ("kernel", {"b_info": {"kernel": "/gone/vmlinuz"}}),
         ("ramdisk", {"b_info": {"type.pv": {"ramdisk": "/gone/initrd"}}}),
+        ("bootloader", {"b_info": {"bootloader": "/gone/pygrub"}}),
     ],
 )
 def test_nothing_is_ended_for_a_boot_that_would_miss_a_file(
