@@ -13,7 +13,7 @@ import pytest
 
 from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
-from snapvm.hypervisor import xenconfig, xenkeeper, xensaved
+from snapvm.hypervisor import xenbridges, xenconfig, xenkeeper, xensaved
 from snapvm.model import DomainState
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.fakexen import CONFIG, UUID, Scene
@@ -218,17 +218,30 @@ GONE_BRIDGE = {"mac": "00:16:3e:00:00:01", "bridge": "xenbr-gone", "script": "vi
         ({}, True),
         ({"script": "/etc/xen/scripts/vif-bridge", "bridge": "longer-than-any-name"}, True),
         ({"bridge": "lo"}, False),
-        ({"bridge": ""}, False),
+        ({"bridge": "lo", "script": ""}, False),
+        ({"script": ""}, True),
+        ({"bridge": ""}, True),
+        ({"bridge": "xenbr7"}, False),
+        ({"bridge": "xenbr8"}, True),
         ({"script": "/etc/xen/scripts/vif-openvswitch"}, False),
         ({"backend_domname": "net"}, False),
     ],
     ids=str,
 )
 def test_nothing_is_ended_for_a_start_without_its_bridge(
-    scene: Scene, changes: dict[str, Any], is_refused: bool
+    scene: Scene,
+    changes: dict[str, Any],
+    is_refused: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bridges were renamed since the snapshot: the domain was ended, and then not restored."""
+    """Bridges were renamed since the snapshot: the domain was ended, and then not restored.
+
+    It was so where its configuration names no script, as few do: then libxl does not tell of one.
+    """
     _, driver = scene
+    monkeypatch.setattr(xenbridges, "INTERFACES", tmp_path)
+    (tmp_path / "eth7" / "bridge").mkdir(parents=True)
     config = {**CONFIG, "nics": [{**GONE_BRIDGE, **changes}]}
     domain = replace(driver.find("web"), definition=json.dumps([{"config": config}]))
     refusing: AbstractContextManager[object] = (
