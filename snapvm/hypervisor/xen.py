@@ -175,18 +175,18 @@ class XenHypervisor:
         image: Path | None,
         *,
         memory_bytes: int = 0,
-        cookie: str = "",  # noqa: ARG002 - xl's images have none
+        cookie: str = "",
         starts: bool = True,
     ) -> None:
-        """Raise ``Refused`` when the configuration cannot be booted, or memory is too small."""
+        """Raise ``Refused`` when it could not be started; ``cookie`` is its configuration."""
         with _refusing(domain.name):
             xenrestorable.require(
                 domain,
                 image,
                 self._runner,
-                self._control,
                 self._domains,
                 memory_bytes=memory_bytes,
+                stored=cookie,
                 starts=starts,
             )
 

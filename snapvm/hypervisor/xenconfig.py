@@ -138,6 +138,14 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
                 yield StartFile(what=key, path=Path(path))
 
 
+def servers(config: Config) -> Iterator[str]:
+    """Yield the names of the domains that serve devices, where it is not the control domain."""
+    for kind in ("disks", "nics", "vfbs", "vkbs"):
+        for device in config.get(kind, []):
+            if device.get("backend_domname"):
+                yield str(device["backend_domname"])
+
+
 def is_set(value: Any) -> bool:
     """Tell whether a value is set; libxl writes its three-valued booleans as texts."""
     return bool(value) and value != "False"

@@ -19,6 +19,7 @@ from snapvm.refusals import DomainRefused
 
 _DOMAINS = "/local/domain"
 _BACKENDS = "/local/domain/0/backend"
+_POOLS = "/local/pool"
 _USUAL_WORDS = ("poweroff", "reboot")
 _GONE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
@@ -30,7 +31,7 @@ class XenDomains:
     """Looks at the domains of this host; every failure is ``XenFailed``."""
 
     def __init__(self, control: XenControl, store: XenStore) -> None:
-        self._control = control
+        self.control = control
         self._store = store
 
     def named(self, name: str) -> DomainInfo | None:
@@ -71,6 +72,12 @@ class XenDomains:
         found = self._of_uuid(uuid)
         return self._name(found[0].domid) or "" if found else ""
 
+    def pools(self) -> frozenset[str]:
+        """Return the names and the numbers of the host's CPU pools (libxl_utils.c)."""
+        numbers = self._store.names(_POOLS)
+        names = (self._store.read(f"{_POOLS}/{number}/name") for number in numbers)
+        return frozenset((*numbers, *(name for name in names if name)))
+
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of all domains that are not being destroyed."""
         return tuple(info.domid for info in self._alive())
@@ -98,7 +105,7 @@ class XenDomains:
 
     def is_going(self, domid: int) -> bool:
         """Tell whether a domain is being destroyed, or is gone."""
-        info = self._control.info(domid)
+        info = self.control.info(domid)
         return info is None or info.is_dying
 
     def wait_until_gone(self, domid: int) -> None:
@@ -124,7 +131,7 @@ class XenDomains:
 
         Xen calls it dying when all that can be freed is (xen.git common/domain.c, domain_kill).
         """
-        info = self._control.info(domid)
+        info = self.control.info(domid)
         is_freed = info is None or (info.is_dying and info.total_pages <= _ZOMBIE_PAGES)
         return 0 if info is None or is_freed else max(info.total_pages, 1)
 
@@ -132,7 +139,7 @@ class XenDomains:
         return [info for info in self._alive() if info.uuid == uuid]
 
     def _alive(self) -> Iterator[DomainInfo]:
-        return (info for info in self._control.domains() if not info.is_dying)
+        return (info for info in self.control.domains() if not info.is_dying)
 
     def _can(self, domid: int, word: str) -> bool:
         return self._store.read(f"{_DOMAINS}/{domid}/control/feature-{word}") == "1"

@@ -1,22 +1,17 @@
-"""A Xen domain ended, restored and started: what is waited for, and what is refused before."""
+"""A Xen domain ended, restored and started: what is waited for, and what is told."""
 
 from __future__ import annotations
 
-import json
-import re
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
-from snapvm.hypervisor import xenbridges, xenconfig, xenkeeper, xensaved
+from snapvm.hypervisor import xenkeeper
 from snapvm.model import DomainState
-from snapvm.refusals import DomainRefused
-from tests.unit.hypervisor.fakexen import CONFIG, UUID, Scene
+from tests.unit.hypervisor.fakexen import UUID, Scene
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -138,117 +133,3 @@ def test_one_that_libvirt_started_is_xls_afterwards(
         assert "libvirt" not in caplog.text
         driver.restore(domain, Path("/image"), paused=False)
         assert ("web is xl's now: libvirt" in caplog.text) is is_libvirts
-
-
-@pytest.mark.parametrize(
-    ("place", "file", "remedy"),
-    [("XENDOMAINS", "web", "rm /"), ("LIBVIRT", "web.save", "virsh managedsave-remove web")],
-)
-def test_one_that_is_saved_for_its_next_start_does_not_go_back(
-    scene: Scene,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: str,
-    file: str,
-    remedy: str,
-) -> None:
-    """The next boot of the host restored that memory upon the disks that had gone back."""
-    _, driver = scene
-    running = driver.find("web")
-    off = replace(running, state=DomainState.SHUTOFF)
-    monkeypatch.setattr(xensaved, place, tmp_path)
-    driver.check_restore(off, Path("/image"))
-    (tmp_path / file).touch()
-    driver.check_restore(running, Path("/image"))  # its memory fits its disks no more in any case
-    for image in (Path("/image"), None):
-        with pytest.raises(DomainRefused, match=f"its memory is kept for .*{tmp_path}") as refused:
-            driver.check_restore(off, image)
-        assert remedy in refused.value.hint()
-
-
-def drive(path: str, **others: object) -> dict[str, object]:
-    return {"vdev": "xvdz", "format": "raw", "pdev_path": path, **others}
-
-
-@pytest.mark.parametrize(
-    ("what", "place"),
-    [
-        ("drive xvdz", {"disks": [drive("/gone/a.iso", is_cdrom=1, readwrite=1)]}),
-        ("drive xvdz", {"disks": [drive("/gone/a.img")]}),
-        ("kernel", {"b_info": {"kernel": "/gone/vmlinuz"}}),
-        ("ramdisk", {"b_info": {"type.pv": {"ramdisk": "/gone/initrd"}}}),
-        ("bootloader", {"b_info": {"bootloader": "/gone/pygrub"}}),
-    ],
-)
-def test_nothing_is_ended_for_a_boot_that_would_miss_a_file(
-    scene: Scene, what: str, place: dict[str, Any]
-) -> None:
-    _, driver = scene
-    definition = json.dumps([{"config": {**CONFIG, **place}}])
-    domain = replace(driver.find("web"), definition=definition)
-    with pytest.raises(DomainRefused, match=rf"its {what} is not there \(/gone/") as refused:
-        driver.check_restore(domain, None)
-    assert refused.value.hint() == "put it back"
-    driver.check_restore(domain, None, starts=False)
-    driver.check_restore(domain, Path("/image"))
-    there = re.sub(r"/gone/[\w.]+", "/dev/null", definition)
-    driver.check_restore(replace(domain, definition=there), None)
-
-
-def test_some_drives_are_not_looked_for(scene: Scene) -> None:
-    """The disks are looked at elsewhere, and others are not this domain's to open."""
-    _, driver = scene
-    disks = [
-        drive("/gone/d0", readwrite=1),
-        drive("", is_cdrom=1, format="empty"),
-        drive("pool/image"),
-    ]
-    definition = json.dumps([{"config": {**CONFIG, "disks": disks}}])
-    driver.check_restore(replace(driver.find("web"), definition=definition), None)
-    served = {"disks": [drive("/gone/a", backend_domname="storage"), drive("/gone/b", script="x")]}
-    assert not list(xenconfig.start_files({**CONFIG, **served}, boots=True))
-
-
-GONE_BRIDGE = {"mac": "00:16:3e:00:00:01", "bridge": "xenbr-gone", "script": "vif-bridge"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "is_refused"),
-    [
-        ({}, True),
-        ({"script": "/etc/xen/scripts/vif-bridge", "bridge": "longer-than-any-name"}, True),
-        ({"bridge": "lo"}, False),
-        ({"bridge": "lo", "script": ""}, False),
-        ({"script": ""}, True),
-        ({"bridge": ""}, True),
-        ({"bridge": "xenbr7"}, False),
-        ({"bridge": "xenbr8"}, True),
-        ({"script": "/etc/xen/scripts/vif-openvswitch"}, False),
-        ({"backend_domname": "net"}, False),
-    ],
-    ids=str,
-)
-def test_nothing_is_ended_for_a_start_without_its_bridge(
-    scene: Scene,
-    changes: dict[str, Any],
-    is_refused: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Bridges were renamed since the snapshot: the domain was ended, and then not restored.
-
-    It was so where its configuration names no script, as few do: then libxl does not tell of one.
-    """
-    _, driver = scene
-    monkeypatch.setattr(xenbridges, "INTERFACES", tmp_path)
-    (tmp_path / "eth7" / "bridge").mkdir(parents=True)
-    config = {**CONFIG, "nics": [{**GONE_BRIDGE, **changes}]}
-    domain = replace(driver.find("web"), definition=json.dumps([{"config": config}]))
-    refusing: AbstractContextManager[object] = (
-        pytest.raises(DomainRefused, match=r"bridge .* of its network interface 00:16:3e")
-        if is_refused
-        else nullcontext()
-    )
-    with refusing:
-        driver.check_restore(domain, None)
-    driver.check_restore(domain, None, starts=False)
