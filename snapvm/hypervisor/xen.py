@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snapvm import crashpoint, retry
-from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
@@ -29,9 +28,10 @@ from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
 from snapvm.hypervisor.xencontrol import XenControl, open_control
 from snapvm.hypervisor.xendomains import XenDomains, state_of
+from snapvm.hypervisor.xenfailing import doing, refusing, stuck
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrequest import SuspendRequest
-from snapvm.hypervisor.xenstandstill import MEND, lift, unwatch
+from snapvm.hypervisor.xenstandstill import lift, unwatch
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import (
@@ -76,7 +76,7 @@ class XenHypervisor:
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
-        with _refusing(name):
+        with refusing(name):
             info = self._domains.named(name)
         if info is None:
             raise UnknownDomain(domain=name)
@@ -93,12 +93,12 @@ class XenHypervisor:
 
     def name_of(self, uuid: DomainUuid) -> str:
         """See ``Hypervisor.name_of``."""
-        with _refusing(uuid):
+        with refusing(uuid):
             return self._domains.name_of(uuid)
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
-        with _refusing(domain.name):
+        with refusing(domain.name):
             domid = self._domains.get(domain).domid
             vbds = xendisks.read_vbds(self._store, domid)
             found = xendisks.classify(domain.name, vbds)
@@ -121,7 +121,7 @@ class XenHypervisor:
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
         xencapturable.require_state(domain)
-        with _refusing(domain.name):
+        with refusing(domain.name):
             self._domains.require_unique(domain)
             if with_memory:
                 xencapturable.require(domain, self._settings, self._control, self._domains)
@@ -179,7 +179,7 @@ class XenHypervisor:
         starts: bool = True,
     ) -> None:
         """Raise ``Refused`` when it could not be started; ``cookie`` is its configuration."""
-        with _refusing(domain.name):
+        with refusing(domain.name):
             xenrestorable.require(
                 domain,
                 image,
@@ -198,11 +198,16 @@ class XenHypervisor:
         if domain.state is not DomainState.RUNNING:
             yield
             return
-        with _doing("suspended", domain):
-            domid = self._domains.get(domain).domid
+        with doing("suspended", domain):
+            info = self._domains.get(domain)
+            if not state_of(info).has_memory:
+                raise XenFailed(f"it is {state_of(info)} by now")
+        if info.is_paused:  # by its owner, since it was looked at: it stays so
+            yield
+            return
         try:
-            with _doing("suspended", domain), crashpoint.around("suspend"):
-                self._control.pause(domid)
+            with doing("suspended", domain), crashpoint.around("suspend"):
+                self._control.pause(info.domid)
             yield
         except BaseException:
             with shielded():
@@ -219,7 +224,7 @@ class XenHypervisor:
 
     def abandon(self, domain: Domain) -> None:
         """Withdraw a request to suspend; mappings and grants ended with the dead snapvm."""
-        with _doing("freed of what a killed snapvm left in it", domain):
+        with doing("freed of what a killed snapvm left in it", domain):
             info = self._domains.known(domain)
             if info is None:
                 return
@@ -233,7 +238,7 @@ class XenHypervisor:
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
-        with _doing("ended", domain):
+        with doing("ended", domain):
             info = self._domains.known(domain)
             if info is None:
                 xenkeeper.let_go(xenkeeper.keepers(domain.name))  # somebody else ended the domain
@@ -259,7 +264,7 @@ class XenHypervisor:
         channels: int = 1,  # noqa: ARG002 - xl reads an image in one go
     ) -> None:
         """Start the domain from a memory image."""
-        with _doing("restored", domain):
+        with doing("restored", domain):
             self._require_off(domain)
             xenxl.restore(self._runner, image, paused=paused)
             self._expect(domain, paused=paused)
@@ -268,7 +273,7 @@ class XenHypervisor:
         """Boot the domain from its disks and its recorded configuration."""
         config = xenconfig.parse(domain.name, domain.definition)
         text = xencfg.tell(domain.name, config)
-        with _doing("started", domain), xencfg.in_memory(text) as path:
+        with doing("started", domain), xencfg.in_memory(text) as path:
             self._require_off(domain)
             xenxl.create(self._runner, path, paused=paused, memory_bytes=domain.memory_bytes)
             self._expect(domain, paused=paused)
@@ -295,9 +300,9 @@ class XenHypervisor:
             request.end()
             now = self._domains.get(domain)
         except XenFailed as failure:
-            raise _stuck(domain, str(failure)) from failure
+            raise stuck(domain, str(failure)) from failure
         if state_of(now) is not DomainState.RUNNING:
-            raise _stuck(domain, f"it is {state_of(now)}")
+            raise stuck(domain, f"it is {state_of(now)}")
 
     def _require_off(self, domain: Domain) -> None:
         if self._domains.named(domain.name) is not None:
@@ -311,27 +316,6 @@ class XenHypervisor:
             raise XenFailed(f"it is {state} and not {wanted}")
         if domain.uuid in self._libvirts:
             log.warning(_NO_MORE_LIBVIRTS, domain.name)
-
-
-def _stuck(domain: Domain, why: str) -> StuckPaused:
-    return StuckPaused(domain=domain.name, why=why, command=MEND)
-
-
-@contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Turn a failure of Xen into a refusal: nothing has been touched yet."""
-    try:
-        yield
-    except XenFailed as failure:
-        raise DomainRefused(domain=name, why=str(failure)) from failure
-
-
-@contextmanager
-def _doing(deed: str, domain: Domain) -> Iterator[None]:
-    try:
-        yield
-    except (XenFailed, CommandFailed, CommandTimedOut) as failure:
-        raise DomainFailed(domain=domain.name, deed=deed, why=str(failure)) from failure
 
 
 def open_hypervisor(settings: Settings, runner: Runner) -> XenHypervisor:
