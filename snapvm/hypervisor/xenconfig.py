@@ -58,6 +58,13 @@ def _read(domain: str, text: str, within: Callable[[Any], Config], failing: str)
     try:
         config = within(json.loads(text, parse_float=_whole, parse_constant=_whole))
         _require_shape(config)
+    except IndexError:  # `xl list -l` ends well for a domain of which libxl has no notes
+        raise DomainRefused(
+            domain=domain,
+            why="xl has no configuration of it",
+            remedy="another toolstack may have made it, such as xapi, or what libxl keeps in "
+            "/var/lib/xen is lost: then start it anew with xl",
+        ) from None
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DomainRefused(domain=domain, why=f"{failing} its configuration ({error!r})") from None
     return dict(config)
