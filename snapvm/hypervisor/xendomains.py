@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
 from snapvm.hypervisor.xendisks import BACKENDS
@@ -17,6 +18,8 @@ from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 
+KERNELS = Path("/sys/bus/xen-backend/devices")
+"""The kernel's side of the devices that it serves, such as ``vif-5-0``."""
 _DOMAINS = "/local/domain"
 _BACKENDS = "/local/domain/0/backend"
 _POOLS = "/local/pool"
@@ -111,13 +114,16 @@ class XenDomains:
     def wait_until_gone(self, domid: int) -> None:
         """Wait until the backends have forgotten a destroyed domain, and its memory is free.
 
-        To free hundreds of GiB takes minutes, so the wait goes on while its memory shrinks.
+        The kernel gives devices back a little later than xl does: until then a disk is open, and
+        the next domain cannot have the name of a network interface (``vifname``).  To free
+        hundreds of GiB takes minutes, so the wait goes on while its memory shrinks.
         """
         backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in BACKENDS]
         deadline, least = 0.0, math.inf
         while True:
             pages = self._pages_left(domid)
-            if not pages and not any(map(self._store.names, backends)):
+            is_served = any(map(self._store.names, backends)) or any(KERNELS.glob(f"*-{domid}-*"))
+            if not pages and not is_served:
                 return
             now = time.monotonic()
             if pages < least:

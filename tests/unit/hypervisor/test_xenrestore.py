@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
-from snapvm.hypervisor import xenkeeper
+from snapvm.hypervisor import xendomains, xenkeeper
 from snapvm.model import DomainState
 from tests.unit.hypervisor.fakexen import UUID, Scene
 
@@ -56,6 +57,20 @@ def test_a_domain_whose_memory_is_not_free_yet_is_waited_for(
     monkeypatch.setattr("snapvm.hypervisor.xendomains._GONE_SECONDS", 0.1)
     with pytest.raises(DomainFailed, match=r"^web could not be ended: .* does not go"):
         driver.stop(domain)
+
+
+def test_what_the_kernel_serves_is_waited_for(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its network interface had its name (vifname) for a moment more: it was not restored then."""
+    _, driver = scene
+    domain = driver.find("web")
+    monkeypatch.setattr(xendomains, "KERNELS", tmp_path)
+    (tmp_path / "vif-15-5").mkdir()
+    (tmp_path / "vif-5-0").mkdir()
+    threading.Timer(0.2, (tmp_path / "vif-5-0").rmdir).start()
+    driver.stop(domain)
+    assert [path.name for path in tmp_path.iterdir()] == ["vif-15-5"]
 
 
 def test_a_large_domain_may_take_minutes_to_go(
