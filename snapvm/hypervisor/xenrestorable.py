@@ -54,7 +54,7 @@ def require(
 
 def _require_pool(name: str, config: Config, domains: XenDomains) -> None:
     """Raise ``DomainRefused`` when the domain's CPU pool is gone: a boot of the host ends all."""
-    pool = str(config["c_info"].get("pool_name", ""))
+    pool = str(config["c_info"].get("pool_name") or "")
     if pool and pool not in domains.pools():
         raise DomainRefused(
             domain=name,

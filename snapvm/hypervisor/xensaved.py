@@ -11,6 +11,7 @@ domain has been restored from it.
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Final
@@ -26,10 +27,10 @@ LIBVIRT: Final = Path("/var/lib/libvirt/libxl/save")
 def require_none(name: str) -> None:
     """Raise ``DomainRefused`` when memory of the domain, which is off, is kept."""
     path = XENDOMAINS / name
-    if path.is_file():
+    if os.path.isfile(path):
         raise _refused(name, path, "the next start of xendomains", f"rm {shlex.quote(str(path))}")
     path = LIBVIRT / f"{name}.save"
-    if path.is_file():
+    if os.path.isfile(path):
         remedy = f"virsh managedsave-remove {shlex.quote(name)}"
         raise _refused(name, path, "its next start by libvirt (managed save)", remedy)
 

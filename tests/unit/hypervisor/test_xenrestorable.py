@@ -49,6 +49,7 @@ def test_one_that_is_saved_for_its_next_start_does_not_go_back(
         with pytest.raises(DomainRefused, match=f"its memory is kept for .*{tmp_path}") as refused:
             driver.check_restore(off, image, cookie=STORED)
         assert remedy in refused.value.hint()
+    driver.check_restore(replace(off, name="w" * 255), IMAGE, cookie=STORED)
 
 
 def drive(path: str, **others: object) -> dict[str, object]:
