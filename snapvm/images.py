@@ -12,7 +12,7 @@ from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
-from snapvm.hypervisor import startfiles, xenbridges, xenconfig
+from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.base import MemoryImage
 from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
@@ -184,24 +184,17 @@ def check(path: Path, memory: MemoryRecord) -> None:
 
 
 def cookie(path: Path, memory: MemoryRecord) -> str:
-    """Return what libvirt keeps in an image beside its XML; raise ``BadImage``."""
-    return "" if memory.format == XL_SAVE else libvirtimage.read_cookie(path)
+    """Return what an image tells its driver: libvirt's cookie, or xl's configuration.
 
-
-def check_files(path: Path, memory: MemoryRecord, domain: str) -> None:
-    """Raise ``DomainRefused`` when a file or bridge that an image names is not there any more.
-
-    What is in one of libvirt's, libvirt is asked by its driver.
+    Raises ``BadImage``.
     """
     if memory.format != XL_SAVE:
-        return
+        return libvirtimage.read_cookie(path)
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory import xenimage
 
     with xenimage.open_image(path) as image:
-        config = xenconfig.parse_stored(domain, image.config)
-    startfiles.require(domain, xenconfig.start_files(config, boots=False))
-    xenbridges.require(domain, config)
+        return image.config
 
 
 def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None:

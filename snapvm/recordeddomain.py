@@ -8,6 +8,10 @@ from snapvm.host import Host
 from snapvm.model import Domain, DomainState, HypervisorKind, Record
 from snapvm.refusals import DomainRefused
 
+_OR_THE_SAME = {
+    HypervisorKind.XEN: "; one that was only created anew needs all the disks that it had then"
+}
+
 
 def find(host: Host, record: Record) -> Domain:
     """Return the domain as it is now; one with an image may have vanished meanwhile.
@@ -34,7 +38,7 @@ def find(host: Host, record: Record) -> Domain:
         raise DomainRefused(
             domain=domain.name,
             why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
-            remedy="rename one of the two",
+            remedy="rename one of the two" + _OR_THE_SAME.get(record.hypervisor, ""),
         )
     return domain
 
@@ -42,14 +46,15 @@ def find(host: Host, record: Record) -> Domain:
 def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
     """Tell whether a domain of xl's is the record's machine, created anew with another uuid.
 
-    libvirt keeps a uuid for as long as a domain is defined: another one means another domain.
+    It may have got more disks since.  libvirt keeps a uuid for as long as a domain is defined:
+    another one means another domain.
     """
     if record.hypervisor is not HypervisorKind.XEN:
         return False
     disks = host.hypervisor.drives(domain).disks
     volumes = planning.resolve(domain, disks, host.lvm.report(), host.lvm.uuid_of_device)
     used = {str(volume.ref) for volume in volumes.values()}
-    return used == {str(disk.volume) for disk in record.disks}
+    return used >= {str(disk.volume) for disk in record.disks}
 
 
 def vanished(record: Record, definition: str = "") -> Domain:

@@ -58,7 +58,6 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
         images.require_reader(image, record.memory, host.hypervisor.versions())
-        images.check_files(image, record.memory, domain.name)
         cookie = images.cookie(image, record.memory)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.folder(record.domain_uuid, record.id), side)

@@ -249,9 +249,10 @@ class Hypervisor(Protocol):
     ) -> None:
         """Raise ``Refused`` when the domain could not be restored; touch nothing.
 
-        ``memory_bytes`` is how much memory it had when the image was made, and ``cookie`` is what
-        the image says of the processor.  Without an image the domain is to be booted from its
-        disks or, unless it ``starts``, to be left off.
+        ``memory_bytes`` is how much memory it had when the image was made, and ``cookie`` what else
+        the image tells: libvirt's cookie names the processor, and of xl's it is the configuration.
+        Without an image the domain is to be booted from its disks or, unless it ``starts``, to be
+        left off.
         """
 
     def frozen(self, domain: Domain) -> AbstractContextManager[None]:

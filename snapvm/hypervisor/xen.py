@@ -9,40 +9,29 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from snapvm import crashpoint, retry
-from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
 from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
 from snapvm.hypervisor import (
-    startfiles,
-    xenbridges,
     xencapturable,
-    xencapture,
     xencfg,
     xenconfig,
     xendisks,
     xenkeeper,
     xenneighbours,
-    xenpvh,
-    xenroom,
+    xenrestorable,
+    xenways,
     xenxl,
 )
-from snapvm.hypervisor.base import (
-    Capture,
-    Drives,
-    GuestImage,
-    MemoryImage,
-    Reliance,
-    StreamImage,
-)
+from snapvm.hypervisor.base import Capture, Drives, MemoryImage, Reliance
 from snapvm.hypervisor.xenagent import NoAgent
-from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture, capturing
+from snapvm.hypervisor.xencapture import XenJob, XenPauseCapture, capturing
 from snapvm.hypervisor.xencontrol import XenControl, open_control
 from snapvm.hypervisor.xendomains import XenDomains, state_of
+from snapvm.hypervisor.xenfailing import doing, refusing, stuck
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.hypervisor.xenrequest import SuspendRequest
-from snapvm.hypervisor.xenstandstill import MEND, lift, unwatch
+from snapvm.hypervisor.xenstandstill import lift, unwatch
 from snapvm.hypervisor.xenstore import XenStore, open_store
 from snapvm.interrupt import shielded
 from snapvm.model import (
@@ -59,7 +48,10 @@ from snapvm.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_PAGE_BYTES = 4096
+_NO_MORE_LIBVIRTS = (
+    "%s is xl's now: libvirt, by which it was started, shows it shut off, and can start it again "
+    "when it has ended (xl shutdown)"
+)
 
 
 class XenHypervisor:
@@ -79,10 +71,12 @@ class XenHypervisor:
         self._domains = XenDomains(control, store)
         self._runner = runner
         self._settings = settings
+        self._libvirts: set[DomainUuid] = set()
+        """Domains that were libvirt's when they were ended here."""
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
-        with _refusing(name):
+        with refusing(name):
             info = self._domains.named(name)
         if info is None:
             raise UnknownDomain(domain=name)
@@ -91,7 +85,7 @@ class XenHypervisor:
             uuid=DomainUuid(info.uuid),
             hypervisor=self.kind,
             state=state_of(info),
-            memory_bytes=info.total_pages * _PAGE_BYTES,
+            memory_bytes=info.memory_bytes,
             vcpus=info.max_vcpu_id + 1,
             definition=self._listed(name, info.domid),
             run=str(info.domid),
@@ -99,12 +93,12 @@ class XenHypervisor:
 
     def name_of(self, uuid: DomainUuid) -> str:
         """See ``Hypervisor.name_of``."""
-        with _refusing(uuid):
+        with refusing(uuid):
             return self._domains.name_of(uuid)
 
     def drives(self, domain: Domain) -> Drives:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
-        with _refusing(domain.name):
+        with refusing(domain.name):
             domid = self._domains.get(domain).domid
             vbds = xendisks.read_vbds(self._store, domid)
             found = xendisks.classify(domain.name, vbds)
@@ -127,7 +121,7 @@ class XenHypervisor:
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
         xencapturable.require_state(domain)
-        with _refusing(domain.name):
+        with refusing(domain.name):
             self._domains.require_unique(domain)
             if with_memory:
                 xencapturable.require(domain, self._settings, self._control, self._domains)
@@ -137,8 +131,7 @@ class XenHypervisor:
 
     def foresee(self, domain: Domain) -> str:
         """See ``Hypervisor.foresee``; of PV it depends on the memory this host can spare now."""
-        is_pvh = xenconfig.is_pvh(xenconfig.parse(domain.name, domain.definition))
-        return xenpvh.WAY if is_pvh else xencapture.foreseen(domain)
+        return xenways.foreseen(domain)
 
     @contextmanager
     def capture(
@@ -167,7 +160,7 @@ class XenHypervisor:
                 foreign_ptes=self._settings.foreign_ptes,
             )
         with ExitStack() as stack:
-            capture = _with_memory(job, image)
+            capture = xenways.with_memory(job, image)
             if capture is None:
                 yield XenPauseCapture(job)
                 return
@@ -182,26 +175,20 @@ class XenHypervisor:
         image: Path | None,
         *,
         memory_bytes: int = 0,
-        cookie: str = "",  # noqa: ARG002 - xl's images have none
+        cookie: str = "",
         starts: bool = True,
     ) -> None:
-        """Raise ``Refused`` when the configuration cannot be booted, or memory is too small."""
-        with _refusing(domain.name):
-            self._domains.require_unique(domain)
-            if image is not None:
-                info = self._domains.known(domain)
-                xenroom.require(
-                    self._runner,
-                    self._control,
-                    domain.name,
-                    needed_bytes=memory_bytes,
-                    given_back_bytes=0 if info is None else info.total_pages * _PAGE_BYTES,
-                )
-        if image is None and starts:
-            config = xenconfig.parse(domain.name, domain.definition)
-            xencfg.tell(domain.name, config)
-            startfiles.require(domain.name, xenconfig.start_files(config, boots=True))
-            xenbridges.require(domain.name, config)
+        """Raise ``Refused`` when it could not be started; ``cookie`` is its configuration."""
+        with refusing(domain.name):
+            xenrestorable.require(
+                domain,
+                image,
+                self._runner,
+                self._domains,
+                memory_bytes=memory_bytes,
+                stored=cookie,
+                starts=starts,
+            )
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
@@ -211,11 +198,16 @@ class XenHypervisor:
         if domain.state is not DomainState.RUNNING:
             yield
             return
-        with _doing("suspended", domain):
-            domid = self._domains.get(domain).domid
+        with doing("suspended", domain):
+            info = self._domains.get(domain)
+            if not state_of(info).has_memory:
+                raise XenFailed(f"it is {state_of(info)} by now")
+        if info.is_paused:  # by its owner, since it was looked at: it stays so
+            yield
+            return
         try:
-            with _doing("suspended", domain), crashpoint.around("suspend"):
-                self._control.pause(domid)
+            with doing("suspended", domain), crashpoint.around("suspend"):
+                self._control.pause(info.domid)
             yield
         except BaseException:
             with shielded():
@@ -232,7 +224,7 @@ class XenHypervisor:
 
     def abandon(self, domain: Domain) -> None:
         """Withdraw a request to suspend; mappings and grants ended with the dead snapvm."""
-        with _doing("freed of what a killed snapvm left in it", domain):
+        with doing("freed of what a killed snapvm left in it", domain):
             info = self._domains.known(domain)
             if info is None:
                 return
@@ -248,11 +240,13 @@ class XenHypervisor:
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
-        with _doing("ended", domain):
+        with doing("ended", domain):
             info = self._domains.known(domain)
             if info is None:
                 xenkeeper.let_go(xenkeeper.keepers(domain.name))  # somebody else ended the domain
                 return
+            if xenkeeper.is_libvirts(info.domid, info.uuid):
+                self._libvirts.add(domain.uuid)
             unwatch(self._control, self._store, info.domid)
             try:
                 xenxl.destroy(self._runner, info.domid)
@@ -272,7 +266,7 @@ class XenHypervisor:
         channels: int = 1,  # noqa: ARG002 - xl reads an image in one go
     ) -> None:
         """Start the domain from a memory image."""
-        with _doing("restored", domain):
+        with doing("restored", domain):
             self._require_off(domain)
             xenxl.restore(self._runner, image, paused=paused)
             self._expect(domain, paused=paused)
@@ -281,7 +275,7 @@ class XenHypervisor:
         """Boot the domain from its disks and its recorded configuration."""
         config = xenconfig.parse(domain.name, domain.definition)
         text = xencfg.tell(domain.name, config)
-        with _doing("started", domain), xencfg.in_memory(text) as path:
+        with doing("started", domain), xencfg.in_memory(text) as path:
             self._require_off(domain)
             xenxl.create(self._runner, path, paused=paused, memory_bytes=domain.memory_bytes)
             self._expect(domain, paused=paused)
@@ -308,9 +302,9 @@ class XenHypervisor:
             request.end()
             now = self._domains.get(domain)
         except XenFailed as failure:
-            raise _stuck(domain, str(failure)) from failure
+            raise stuck(domain, str(failure)) from failure
         if state_of(now) is not DomainState.RUNNING:
-            raise _stuck(domain, f"it is {state_of(now)}")
+            raise stuck(domain, f"it is {state_of(now)}")
 
     def _require_off(self, domain: Domain) -> None:
         if self._domains.named(domain.name) is not None:
@@ -322,33 +316,8 @@ class XenHypervisor:
         state = DomainState.SHUTOFF if info is None else state_of(info)
         if state is not wanted:
             raise XenFailed(f"it is {state} and not {wanted}")
-
-
-def _with_memory(job: XenJob, image: MemoryImage | None) -> XenCapture | XenPvhCapture | None:
-    if isinstance(image, StreamImage):
-        return XenPvhCapture(job, image)
-    return XenCapture(job, image) if isinstance(image, GuestImage) else None
-
-
-def _stuck(domain: Domain, why: str) -> StuckPaused:
-    return StuckPaused(domain=domain.name, why=why, command=MEND)
-
-
-@contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Turn a failure of Xen into a refusal: nothing has been touched yet."""
-    try:
-        yield
-    except XenFailed as failure:
-        raise DomainRefused(domain=name, why=str(failure)) from failure
-
-
-@contextmanager
-def _doing(deed: str, domain: Domain) -> Iterator[None]:
-    try:
-        yield
-    except (XenFailed, CommandFailed, CommandTimedOut) as failure:
-        raise DomainFailed(domain=domain.name, deed=deed, why=str(failure)) from failure
+        if domain.uuid in self._libvirts:
+            log.warning(_NO_MORE_LIBVIRTS, domain.name)
 
 
 def open_hypervisor(settings: Settings, runner: Runner) -> XenHypervisor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from snapvm import durable, memoryroom
+from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
@@ -104,19 +104,6 @@ def capturing(domain: Domain) -> Iterator[None]:
         yield
     except XenFailed as failure:
         raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
-
-
-def foreseen(domain: Domain) -> str:
-    """Return how the memory of a domain that runs on would be captured, and why that way."""
-    room = memoryroom.room_now(domain.memory_bytes)
-    if room.holds_all:
-        return "precopy while it runs, then what has changed while it stands still"
-    if room.holds_digests:
-        return (
-            "precopy while it runs, told apart by digests, then what has changed while it "
-            f"stands still: {room}"
-        )
-    return f"in one pass, while it stands still until all of it is written: {room}"
 
 
 class XenCapture:

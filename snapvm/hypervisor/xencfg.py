@@ -1,4 +1,4 @@
-"""Translate a PV or PVH domain's configuration from libxl's JSON into xl's language, to boot the domain.
+"""Translate a PV or PVH domain's configuration from libxl's JSON into xl's language, to boot it.
 
 ``xl create`` reads only that language (xl.cfg(5); tools/xl/xl_parse.c), which cannot express all
 that libxl knows: a configuration that cannot be translated as a whole is refused.  libxl leaves
@@ -99,6 +99,8 @@ def _lists(domain: str, b_info: Config) -> Iterator[str]:
     for key, word in (("disable_migrate", "nomigrate"), ("localtime", "localtime")):
         if is_set(b_info.pop(key, "")):
             yield f"{word} = 1"
+    if "bootloader_restrict" in b_info:  # xl has a default for it that may be another
+        yield f"bootloader_restrict = {_number(b_info.pop('bootloader_restrict'))}"
 
 
 def _memory(b_info: Config) -> Iterator[str]:
@@ -113,6 +115,7 @@ _WORDS = {
     "ramdisk": "ramdisk",
     "cmdline": "cmdline",
     "bootloader": "bootloader",
+    "bootloader_user": "bootloader_user",
     "event_channels": "max_event_channels",
     "max_grant_frames": "max_grant_frames",
     "max_maptrack_frames": "max_maptrack_frames",
@@ -164,14 +167,24 @@ def _require_nothing(domain: str, name: str, rest: Config) -> None:
         )
 
 
-_DISK_WORDS = {"pdev_path", "vdev", "backend", "format", "readwrite", "is_cdrom", "removable"}
+_UNTRUSTED = "untrusted"
+"""The guest does not trust who serves the device, and copies what that is to have (XSA-403)."""
+_DISK_TOLD = {
+    "pdev_path",
+    "vdev",
+    "backend",
+    "format",
+    "readwrite",
+    "is_cdrom",
+    "removable",
+    "direct_io_safe",
+    "discard_enable",
+    "trusted",
+}
 
 
 def _disk(domain: str, disk: Config) -> str:
-    rest = {key: value for key, value in disk.items() if key not in _DISK_WORDS and is_set(value)}
-    rest.pop("discard_enable", None)
-    if disk.get("trusted", "True") != "False":
-        rest.pop("trusted", None)
+    rest = {key: value for key, value in disk.items() if key not in _DISK_TOLD and is_set(value)}
     _require_nothing(domain, "disk", rest)
     backend, path = disk.get("backend"), disk.get("pdev_path", "")
     words = [
@@ -182,6 +195,8 @@ def _disk(domain: str, disk: Config) -> str:
         *([f"backendtype={backend}"] if backend else []),
         *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
         *(["no-discard"] if disk.get("discard_enable") == "False" else []),
+        *(["direct-io-safe"] if is_set(disk.get("direct_io_safe")) else []),
+        *([_UNTRUSTED] if disk.get("trusted") == "False" else []),
         f"target={path}",  # takes the rest of the text, so it is the last
     ]
     return _quoted(domain, ",".join(words))
@@ -197,13 +212,12 @@ _NIC_WORDS = {
     "ifname": "vifname",
     "backend_domname": "backend",
 }
-_NIC_TOLD = {*_NIC_WORDS, "model", "nictype", "devid", "rate_bytes_per_interval"}
+_NIC_TOLD = {*_NIC_WORDS, "model", "nictype", "devid", "rate_bytes_per_interval", "trusted"}
 _DEFAULT_INTERVAL_USECS = 50_000
 
 
 def _nic(domain: str, nic: Config) -> str:
     rest = {key: value for key, value in nic.items() if key not in _NIC_TOLD and is_set(value)}
-    rest.pop("trusted", None)
     interval = rest.pop("rate_interval_usecs", 0) or _DEFAULT_INTERVAL_USECS
     if nic.get("backend_domname"):
         rest.pop("backend_domid", None)  # its number, which may be another by now
@@ -212,6 +226,7 @@ def _nic(domain: str, nic: Config) -> str:
     allowed = nic.get("rate_bytes_per_interval")
     if allowed:  # rounded up, because xl rounds down when it converts this back (libxlu_vif.c)
         words.append(f"rate={-(-allowed * 1_000_000 // interval)}B/s@{interval}us")
+    words += [_UNTRUSTED] if nic.get("trusted") == "False" else []
     return _quoted(domain, ",".join(words))
 
 

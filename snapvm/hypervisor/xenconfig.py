@@ -60,6 +60,13 @@ def _read(domain: str, text: str, within: Callable[[Any], Config], failing: str)
     try:
         config = within(json.loads(text, parse_float=_whole, parse_constant=_whole))
         _require_shape(config)
+    except IndexError:  # `xl list -l` ends well for a domain of which libxl has no notes
+        raise DomainRefused(
+            domain=domain,
+            why="xl has no configuration of it",
+            remedy="another toolstack may have made it, such as xapi, or what libxl keeps in "
+            "/var/lib/xen is lost: then start it anew with xl",
+        ) from None
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DomainRefused(domain=domain, why=f"{failing} its configuration ({error!r})") from None
     return dict(config)
@@ -126,7 +133,7 @@ def passthrough(config: Config) -> str:
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
-    """Yield what libxl opens besides the captured disks; a kernel only when the domain ``boots``.
+    """Yield what libxl opens besides the captured disks; kernels only when the domain ``boots``.
 
     libxl looks at each drive that the control domain serves without a script of the drive's own
     (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).
@@ -139,10 +146,18 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
             yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
     b_info = config["b_info"]
     for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if boots else ():
-        for key in ("kernel", "ramdisk"):
+        for key in ("kernel", "ramdisk", "bootloader"):
             path = str(place.get(key, ""))
             if path.startswith("/"):
                 yield StartFile(what=key, path=Path(path))
+
+
+def servers(config: Config) -> Iterator[str]:
+    """Yield the names of the domains that serve devices, where it is not the control domain."""
+    for kind in ("disks", "nics", "vfbs", "vkbs"):
+        for device in config.get(kind, []):
+            if device.get("backend_domname"):
+                yield str(device["backend_domname"])
 
 
 def is_set(value: Any) -> bool:

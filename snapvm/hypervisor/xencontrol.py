@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed, open_libraries
-from snapvm.xenguest import HostFacts, Standing, TscFacts, VcpuParts
+from snapvm.xenguest import FRAME_BYTES, HostFacts, Standing, TscFacts, VcpuParts
 
 _INFO = struct.Struct("<HHIQQQQQQQII4x16s")
 _INFO_BYTES = 112
@@ -53,6 +53,11 @@ class DomainInfo:
     shared_info_mfn: int
     vcpus: int
     max_vcpu_id: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory it has now."""
+        return self.total_pages * FRAME_BYTES
 
     @property
     def is_dying(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
 from snapvm.hypervisor.xendisks import BACKENDS
@@ -17,8 +18,11 @@ from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 
+KERNELS = Path("/sys/bus/xen-backend/devices")
+"""The kernel's side of the devices that it serves, such as ``vif-5-0``."""
 _DOMAINS = "/local/domain"
 _BACKENDS = "/local/domain/0/backend"
+_POOLS = "/local/pool"
 _USUAL_WORDS = ("poweroff", "reboot")
 _GONE_SECONDS = 60.0
 _LOOK_SECONDS = 0.02
@@ -30,7 +34,7 @@ class XenDomains:
     """Looks at the domains of this host; every failure is ``XenFailed``."""
 
     def __init__(self, control: XenControl, store: XenStore) -> None:
-        self._control = control
+        self.control = control
         self._store = store
 
     def named(self, name: str) -> DomainInfo | None:
@@ -71,6 +75,12 @@ class XenDomains:
         found = self._of_uuid(uuid)
         return self._name(found[0].domid) or "" if found else ""
 
+    def pools(self) -> frozenset[str]:
+        """Return the names and the numbers of the host's CPU pools (libxl_utils.c)."""
+        numbers = self._store.names(_POOLS)
+        names = (self._store.read(f"{_POOLS}/{number}/name") for number in numbers)
+        return frozenset((*numbers, *(name for name in names if name)))
+
     def numbers(self) -> tuple[int, ...]:
         """Return the numbers of all domains that are not being destroyed."""
         return tuple(info.domid for info in self._alive())
@@ -98,19 +108,22 @@ class XenDomains:
 
     def is_going(self, domid: int) -> bool:
         """Tell whether a domain is being destroyed, or is gone."""
-        info = self._control.info(domid)
+        info = self.control.info(domid)
         return info is None or info.is_dying
 
     def wait_until_gone(self, domid: int) -> None:
         """Wait until the backends have forgotten a destroyed domain, and its memory is free.
 
-        To free hundreds of GiB takes minutes, so the wait goes on while its memory shrinks.
+        The kernel gives devices back a little later than xl does: until then a disk is open, and
+        the next domain cannot have the name of a network interface (``vifname``).  To free
+        hundreds of GiB takes minutes, so the wait goes on while its memory shrinks.
         """
         backends = [f"{_BACKENDS}/{kind}/{domid}" for kind in BACKENDS]
         deadline, least = 0.0, math.inf
         while True:
             pages = self._pages_left(domid)
-            if not pages and not any(map(self._store.names, backends)):
+            is_served = any(map(self._store.names, backends)) or any(KERNELS.glob(f"*-{domid}-*"))
+            if not pages and not is_served:
                 return
             now = time.monotonic()
             if pages < least:
@@ -124,7 +137,7 @@ class XenDomains:
 
         Xen calls it dying when all that can be freed is (xen.git common/domain.c, domain_kill).
         """
-        info = self._control.info(domid)
+        info = self.control.info(domid)
         is_freed = info is None or (info.is_dying and info.total_pages <= _ZOMBIE_PAGES)
         return 0 if info is None or is_freed else max(info.total_pages, 1)
 
@@ -132,7 +145,7 @@ class XenDomains:
         return [info for info in self._alive() if info.uuid == uuid]
 
     def _alive(self) -> Iterator[DomainInfo]:
-        return (info for info in self._control.domains() if not info.is_dying)
+        return (info for info in self.control.domains() if not info.is_dying)
 
     def _can(self, domid: int, word: str) -> bool:
         return self._store.read(f"{_DOMAINS}/{domid}/control/feature-{word}") == "1"

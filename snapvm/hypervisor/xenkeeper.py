@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,11 +37,12 @@ _NAME = re.compile(r"""^\s*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
 def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
     """Return the processes that look after the domain of this name."""
     log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
-    return tuple(
-        int(folder.name)
-        for folder, output in _xls(processes)
-        if log.fullmatch(os.path.basename(output)) or name == _told(folder)
-    )
+    found = []
+    for folder in processes.iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            if _is_xl(folder) and (log.fullmatch(_output(folder)) or name == _told(folder)):
+                found.append(int(folder.name))
+    return tuple(found)
 
 
 def is_libvirts(domid: int, uuid: str) -> bool:
@@ -49,12 +50,13 @@ def is_libvirts(domid: int, uuid: str) -> bool:
     return (USERDATA / f"userdata-d.{domid}.{uuid}.libvirt-xml").exists()
 
 
-def _xls(processes: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder in /proc of each running xl, and where its standard output goes."""
-    for folder in processes.iterdir():
-        with suppress(OSError):  # it has ended meanwhile
-            if folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n":
-                yield folder, os.readlink(folder / _STDOUT)
+def _is_xl(folder: Path) -> bool:
+    return folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n"
+
+
+def _output(folder: Path) -> str:
+    """Return the name of the file to which a process writes."""
+    return os.path.basename(os.readlink(folder / _STDOUT))
 
 
 def _told(folder: Path) -> str | None:

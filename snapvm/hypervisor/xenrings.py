@@ -24,6 +24,9 @@ _POLL_SECONDS = 0.001
 _PROT_READ = 1
 _DIGITS = 10
 """A grant is a number of 32 bits."""
+_UNUSED = ("1", "6")
+"""States of a front end that has no ring, not yet or not any more: Initialising and Closed
+(public/io/xenbus.h).  A former grant stays in xenstore, and may be of another page by now."""
 _PRODUCERS = struct.Struct("<I4xI")
 """req_prod, req_event, rsp_prod, rsp_event."""
 
@@ -31,12 +34,14 @@ _PRODUCERS = struct.Struct("<I4xI")
 def ring_references(store: XenStore, domid: int, captured: Iterable[str]) -> dict[str, list[int]]:
     """Return the grant of the first page of every ring, by the number of the ``captured`` drive.
 
-    Drives that cannot change do not matter, and another domain may serve them.  Raises
-    ``XenFailed`` for a value that is not a grant.
+    Drives that cannot change do not matter, and another domain may serve them; a drive that the
+    guest has not connected has no ring.  Raises ``XenFailed`` for a value that is not a grant.
     """
     found: dict[str, list[int]] = {}
     for number in captured:
         folder = f"{front_folder(domid)}/{number}"
+        if store.read(f"{folder}/state") in _UNUSED:
+            continue
         queues = [name for name in store.names(folder) if name.startswith("queue-")]
         for place in [f"{folder}/{queue}" for queue in queues] or [folder]:
             reference = store.read(f"{place}/ring-ref") or store.read(f"{place}/ring-ref0")

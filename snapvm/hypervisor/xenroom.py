@@ -22,7 +22,6 @@ from snapvm.refusals import HostLacks
 
 XL_CONF = Path("/etc/xen/xl.conf")
 _MIB: Final = 1 << 20
-_PAGE_BYTES: Final = 4096
 _CONTROL_DOMID: Final = 0
 _LEAST_BYTES: Final = 128 * _MIB
 """How much memory libxl leaves the control domain (LIBXL_MIN_DOM0_MEM)."""
@@ -83,4 +82,4 @@ def _takes(command_line: str) -> bool:
 
 def _takeable_bytes(control: XenControl) -> int:
     info = control.info(_CONTROL_DOMID)
-    return 0 if info is None else max(0, info.total_pages * _PAGE_BYTES - _LEAST_BYTES)
+    return 0 if info is None else max(0, info.memory_bytes - _LEAST_BYTES)

@@ -33,14 +33,14 @@ _LAST_PASSES = 3
 _LOOK_SECONDS = 0.2
 
 
-class _Statistics(Structure):
+class Statistics(Structure):
     """struct precopy_stats."""
 
     _fields_ = (("iteration", c_uint), ("total_written", c_ulong), ("dirty_count", c_long))
 
 
 _Suspend = CFUNCTYPE(c_int, c_void_p)
-_Policy = CFUNCTYPE(c_int, _Statistics, c_void_p)
+_Policy = CFUNCTYPE(c_int, Statistics, c_void_p)
 _LogWrites = CFUNCTYPE(c_int, c_uint, c_uint, c_void_p)
 
 
@@ -151,7 +151,7 @@ class LiveSaver:
         if save(handle, self._fd, self._domid, _LIVE, reference, _PLAIN_STREAM, _NO_ANSWERS):
             raise failed("writing its memory by Xen's own saver")
 
-    def _policy(self, seen: _Statistics, _data: object) -> int:
+    def _policy(self, seen: Statistics, _data: object) -> int:
         """Decide what comes next; ``dirty_count`` is negative when nobody has counted yet."""
         if self._is_wanted.is_set():
             return self._last_of_it(seen)
@@ -163,7 +163,7 @@ class LiveSaver:
             self._is_wanted.wait()
         return _ABORT if self._is_given_up else _GO_ON
 
-    def _last_of_it(self, seen: _Statistics) -> int:
+    def _last_of_it(self, seen: Statistics) -> int:
         if self._is_given_up:
             return _ABORT
         if seen.dirty_count < 0:

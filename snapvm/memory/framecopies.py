@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+from ctypes import c_int, c_long, c_size_t, c_void_p
 from typing import Final
 
 import numpy as np
 
 from snapvm.memory.frameruns import Marks, Pages, Run
 
-# CDLL releases Python's lock during the call; PyDLL and mmap's own methods do not.
-_libc = ctypes.CDLL(None)
-_madvise = _libc.madvise
-_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+# CDLL releases Python's lock during the call; PyDLL and mmap's own methods do not.  Python's mmap
+# also keeps a descriptor open for each mapping: those of 64 GiB are more than a process may have.
+_libc = ctypes.CDLL(None, use_errno=True)
+_mmap, _munmap, _madvise = _libc.mmap, _libc.munmap, _libc.madvise
+_mmap.restype = c_void_p
+_mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
+_munmap.argtypes = [c_void_p, c_size_t]
+_madvise.argtypes = [c_void_p, c_size_t, c_int]
+_FAILED: Final = c_void_p(-1).value
 _POPULATE_READ: Final = 22
 """MADV_POPULATE_READ (linux/mman-common.h), since Linux 5.14."""
 
@@ -24,26 +31,29 @@ class FrameCopies:
     def __init__(self, image: int, start: int, stop: int) -> None:
         """Map the file ``image``, a descriptor, from offset ``start`` to ``stop``."""
         self._first = start - start % mmap.ALLOCATIONGRANULARITY
-        self._mapping = mmap.mmap(
-            image,
-            stop - self._first,
-            flags=mmap.MAP_SHARED,
-            prot=mmap.PROT_READ,
-            offset=self._first,
-        )
-        self._bytes = np.frombuffer(self._mapping, np.uint8)
+        self._size_bytes = stop - self._first
+        address = _mmap(None, self._size_bytes, mmap.PROT_READ, mmap.MAP_SHARED, image, self._first)
+        if address == _FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._address: int | None = address
+        memory = (ctypes.c_uint8 * self._size_bytes).from_address(address)
+        self._bytes = np.frombuffer(memoryview(memory).cast("B"), np.uint8)
+        self._bytes.flags.writeable = False  # to write to it would be a crash
 
     def populate(self) -> None:
         """Enter all pages in the page tables of this process now, not one by one on first use.
 
         An older kernel refuses that, which costs only time.
         """
-        _madvise(self._bytes.ctypes.data, len(self._bytes), _POPULATE_READ)
+        _madvise(self._address, self._size_bytes, _POPULATE_READ)
 
     def close(self) -> None:
-        """End the mapping."""
-        self._bytes = np.empty(0, np.uint8)  # an array over the mapping would keep it from closing
-        self._mapping.close()
+        """End the mapping; harmless when it has ended."""
+        self._bytes = np.empty(0, np.uint8)  # an array over the mapping must not outlive it
+        address, self._address = self._address, None
+        if address is not None:
+            _munmap(address, self._size_bytes)
 
     def pages(self, run: Run, live: Pages) -> Pages:
         """See ``Originals.pages``."""

@@ -227,7 +227,7 @@ def test_stop_and_restore(world: HypervisorWorld, tmp_path: Path, paused: bool) 
     assert memory is not None
     domain = find(world)
     image = tmp_path / memory.file
-    world.hypervisor.check_restore(domain, image)
+    world.hypervisor.check_restore(domain, image, cookie=images.cookie(image, memory))
     with pytest.raises(DomainFailed, match="could not be restored: "):
         world.hypervisor.restore(domain, image, paused=paused)
     world.hypervisor.stop(domain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from snapvm.model import Domain, GuestDisk, Record
 from snapvm.refusals import DiskRefused
 from tests.fakes.scene import UUID, Scene
@@ -41,3 +43,11 @@ def assert_untouched(scene: Scene, before: dict[str, tuple[str, str]], record: R
 def is_a_file(domain: Domain) -> object:
     """Tell of no drives, as libvirt's driver does."""
     raise DiskRefused(domain=domain.name, target="vdc", why="it is the file /x")
+
+
+def attach(scene: Scene) -> None:
+    """Give the domain a third disk."""
+    volume = scene.lvm.add_disk("vg0", "demo-d2", data="8")
+    scene.machine.disks += (GuestDisk(target="vdc", device=Path("/dev/vg0/demo-d2")),)
+    scene.machine.held.append(volume)
+    volume.opened = True

@@ -136,8 +136,9 @@ def test_another_machine_of_that_name_is_not(scene: Scene) -> None:
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
     scene.machine.disks = scene.machine.disks[:1]
-    with pytest.raises(DomainRefused, match="another domain"):
+    with pytest.raises(DomainRefused, match="another domain") as refused:
         roll_back(scene, record)
+    assert "needs all the disks" in refused.value.hint()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 

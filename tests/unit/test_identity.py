@@ -17,6 +17,7 @@ from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take, take_at_five
+from tests.unit.occupied import attach
 
 NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 
@@ -45,6 +46,15 @@ def test_a_second_snapvm_is_kept_out_whatever_uuid_it_has(
         else:
             consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [record.id] and scene.ids(NEW_UUID) == ["anew"]
+
+
+def test_it_goes_back_though_it_has_got_another_disk(tmp_path: Path) -> None:
+    """It was "another domain", and none of its snapshots of before could be gone back to."""
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    attach(scene)
+    scene.count(2)
+    roll_back(scene, record)
+    assert scene.machine.count == 5
 
 
 def test_another_domain_of_libvirts_is_not_waited_for(tmp_path: Path) -> None:

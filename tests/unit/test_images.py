@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Silent
-from snapvm.refusals import DomainRefused, HostLacks
+from snapvm.refusals import HostLacks
 from tests.fakes.storage import no_room
 from tests.unit.memory import qemu_builders as build
 from tests.unit.memory.xen_builders import Guest
@@ -136,50 +135,11 @@ def test_where_there_is_no_room_that_is_said(tmp_path: Path) -> None:
         libvirtimage.Writer().begin(tmp_path / "new.save", "<domain/>", "")
 
 
-def test_a_file_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> None:
-    """`xl restore` finds out when the domain that was there is gone; a kernel it does not open."""
+def test_what_an_image_tells_its_driver(tmp_path: Path) -> None:
+    """The cookie of libvirt's, the configuration of xl's."""
     path = tmp_path / "memory.xl"
+    path.write_bytes(Guest(config=b"{}  \0").encode())
     memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
-
-    def check(image: Path) -> None:
-        config = {
-            "c_info": {"type": "pv"},
-            "b_info": {"kernel": str(tmp_path / "gone")},
-            "disks": [
-                {"vdev": "xvda", "pdev_path": "/gone/d0", "readwrite": 1},
-                {"vdev": "xvdb", "pdev_path": str(image), "is_cdrom": 1},
-            ],
-        }
-        path.write_bytes(Guest(config=json.dumps(config).encode() + b"\0").encode())
-        images.check_files(path, memory, "demo")
-
-    check(path)
-    with pytest.raises(DomainRefused, match=r"its drive xvdb is not there \(.*/a\.iso\)"):
-        check(tmp_path / "a.iso")
-    with pytest.raises(DomainRefused, match="its drive xvdb is not there"):
-        check(Path("/what no file can be called\0"))
-    images.check_files(path, replace(memory, format=imageformats.LIBVIRT_SAVE), "demo")
-
-
-def test_an_image_whose_configuration_is_not_one(tmp_path: Path) -> None:
-    path = tmp_path / "memory.xl"
-    path.write_bytes(Guest(config=b"[]\0").encode())
-    memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
-    with pytest.raises(DomainRefused, match="the image does not tell its configuration"):
-        images.check_files(path, memory, "demo")
-
-
-def test_a_bridge_that_an_image_of_xls_names_has_to_be_there(tmp_path: Path) -> None:
-    """Renamed since: `xl restore` made the domain and ended it, when the one before was gone."""
-    path = tmp_path / "memory.xl"
-    memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
-
-    def check(bridge: str) -> None:
-        nic = {"bridge": bridge, "script": "/etc/xen/scripts/vif-bridge"}
-        config = {"c_info": {"type": "pv"}, "b_info": {}, "nics": [nic]}
-        path.write_bytes(Guest(config=json.dumps(config).encode() + b"\0").encode())
-        images.check_files(path, memory, "demo")
-
-    check("lo")
-    with pytest.raises(DomainRefused, match="the bridge xenbr-gone of its network interface"):
-        check("xenbr-gone")
+    assert images.cookie(path, memory) == "{}"
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    assert images.cookie(path, recorded(path)) == libvirtimage.read_cookie(path)

@@ -15,6 +15,7 @@ from tests.unit.deeds import roll_back, take_at_five
 from tests.unit.occupied import (
     KINDS,
     assert_untouched,
+    attach,
     detach,
     restore_brings,
     volumes,
@@ -37,14 +38,6 @@ def test_a_domain_is_not_started_without_a_disk_that_went_back(scene: Scene, is_
         roll_back(scene, record)
     assert "attach it" in refused.value.hint()
     assert_untouched(scene, before, record)
-
-
-def attach(scene: Scene) -> None:
-    """Give the domain a third disk."""
-    volume = scene.lvm.add_disk("vg0", "demo-d2", data="8")
-    scene.machine.disks += (GuestDisk(target="vdc", device=Path("/dev/vg0/demo-d2")),)
-    scene.machine.held.append(volume)
-    volume.opened = True
 
 
 @pytest.mark.parametrize("is_off", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency, images
+from snapvm import checking, consistency
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
@@ -175,18 +175,6 @@ def test_the_processor_that_it_ran_on_is_looked_for(tmp_path: Path) -> None:
     scene, record = begun(tmp_path)
     scene.hypervisor.lacks = COOKIE
     assert isinstance(refused(scene, record), HostLacks)
-
-
-def test_the_files_that_its_image_names_are_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene, record = begun(tmp_path)
-
-    def miss(_path: Path, _memory: object, domain: str) -> None:
-        raise DomainRefused(domain=domain, why="a file is gone")
-
-    monkeypatch.setattr(images, "check_files", miss)
-    assert "a file is gone" in str(refused(scene, record))
 
 
 def test_an_image_that_is_not_restored_here_ends_nobody(tmp_path: Path) -> None:

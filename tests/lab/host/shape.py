@@ -36,6 +36,9 @@ class DomainShape:
     backends: tuple[str, ...] = ("phy",)
     """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
 
+    guest_type: str = "pv"
+    """Xen: ``pv`` or ``pvh``."""
+
     agent: bool = False
     """It has the channel of a guest agent; ``pulse`` answers there."""
 
@@ -108,7 +111,7 @@ def libvirt_xml(shape: DomainShape, *, kvm: bool) -> str:
 
 
 def xl_config(shape: DomainShape) -> str:
-    """Return the domain's xl configuration (paravirtual)."""
+    """Return the domain's xl configuration."""
     backends = shape.backends
     disks = ", ".join(
         f"'format=raw,vdev=xvd{chr(ord('a') + number)},access=rw,"
@@ -116,7 +119,7 @@ def xl_config(shape: DomainShape) -> str:
         for number, path in enumerate(shape.paths)
     )
     return f"""name = '{shape.name}'
-type = 'pv'
+type = '{shape.guest_type}'
 memory = {shape.memory_mib}
 vcpus = {shape.vcpus}
 kernel = '{BOOT_FOLDER}/vmlinuz'

@@ -17,7 +17,12 @@ from tests.fakes.xenstored import FakeXenstored
 
 DYING = 1
 UUID = "11111111-2222-3333-4444-555555555555"
-CONFIG = {"c_info": {"type": "pv", "name": "web", "uuid": UUID}, "b_info": {"max_vcpus": 1}}
+CONFIG: dict[str, Any] = {
+    "c_info": {"type": "pv", "name": "web", "uuid": UUID},
+    "b_info": {"max_vcpus": 1},
+}
+STORED = json.dumps(CONFIG)
+"""The same as an image has it."""
 RUNNING = DomainInfo(
     domid=5,
     uuid=UUID,

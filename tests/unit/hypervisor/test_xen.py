@@ -246,6 +246,29 @@ def test_one_that_has_ended_is_not_resumed_in_vain(scene: Scene) -> None:
         pytest.fail("the block ran")
 
 
+def test_one_that_its_owner_has_paused_meanwhile_stays_paused(scene: Scene) -> None:
+    """Xen counts pauses: one was taken back in vain, again and again, which ended in status 8."""
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.flag(8)
+    with pytest.raises(ZeroDivisionError), driver.frozen(domain):
+        raise ZeroDivisionError
+    assert driver.find("web").state is DomainState.PAUSED
+
+
+def test_one_that_is_about_to_reboot_is_left_alone(scene: Scene) -> None:
+    """Its xl made it anew, upon disks that were just being exchanged."""
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.flag(4 | 1 << 16)
+    with (
+        pytest.raises(DomainFailed, match="could not be suspended: it is in transition by now"),
+        driver.frozen(domain),
+    ):
+        pytest.fail("the block ran")
+    assert xen.info_of[5].flags == 4 | 1 << 16
+
+
 def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:
     """Its name was asked for, and the domain left paused."""
     xen, driver = scene

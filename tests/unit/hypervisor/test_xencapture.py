@@ -13,102 +13,28 @@ from typing import Any
 import pytest
 
 from snapvm import durable
-from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenconfig, xendisks
-from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
+from snapvm.hypervisor.xencapture import XenCapture, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.model import Domain, DomainState, DomainUuid, ForeignPtes, HypervisorKind, Silent
 from snapvm.xenguest import WrittenImage
-from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor.fakedrives import DISK, FakeGrants
+from tests.unit.hypervisor.capturedxen import (
+    CDROM_NUMBER,
+    DISK_NUMBER,
+    DOMID,
+    NEW_NUMBER,
+    Scene,
+    add_drive,
+    captured,
+    connect,
+)
 from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING
-
-DOMID = RUNNING.domid
-DISK_NUMBER, CDROM_NUMBER, NEW_NUMBER = "51712", "51728", "51744"
-
-
-def add_drive(server: FakeXenstored, number: str, **changes: str) -> None:
-    """Have libxl attach a drive, to which the guest has not connected yet."""
-    back = f"/local/domain/0/backend/vbd/{DOMID}/{number}"
-    server.set(f"/libxl/{DOMID}/device/vbd/{number}/backend", back)
-    for name, value in {**DISK, "dev": f"xvd{number}", **changes}.items():
-        server.set(f"{back}/{name}", value)
-    server.set(f"/local/domain/{DOMID}/device/vbd/{number}/backend", back)
-
-
-def connect(server: FakeXenstored, number: str, reference: str) -> None:
-    """Have the guest say which page its ring is."""
-    server.set(f"/local/domain/{DOMID}/device/vbd/{number}/ring-ref", reference)
-
-
-class FakeXen:
-    """Stands for ``XenControl``, with a domain whose rings are at rest."""
-
-    def __init__(self) -> None:
-        self.libraries = SimpleNamespace(grants=FakeGrants(), logger=None, major=4, minor=20)
-        self.now = RUNNING
-        self.root_now = b"cr3"
-
-    def info(self, _domid: int) -> object:
-        return self.now
-
-    def root(self, _domid: int) -> bytes:
-        return self.root_now
-
-    def standing(self, *_: object) -> None:
-        """Have nothing to tell."""
-
-    def pause(self, _domid: int) -> None:
-        self.now = replace(self.now, flags=self.now.flags | 8)
-
-    def unpause(self, _domid: int) -> None:
-        self.now = replace(self.now, flags=self.now.flags & ~8)
-
-    def resume(self, _domid: int) -> None:
-        self.now = replace(self.now, flags=self.now.flags & 8)
-
-    def destroy(self) -> None:
-        """Begin to; Xen does not say so before it is done."""
-        self.root_now = bytes(8)
-
-
-Scene = tuple[FakeXenstored, XenJob]
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    server = FakeXenstored()
-    add_drive(server, DISK_NUMBER)
-    add_drive(server, CDROM_NUMBER, **{"device-type": "cdrom", "mode": "r"})
-    connect(server, DISK_NUMBER, "8")
-    connect(server, CDROM_NUMBER, "9")
-    control: Any = FakeXen()
-    domain = Domain(
-        name="web",
-        uuid=DomainUuid("u"),
-        hypervisor=HypervisorKind.XEN,
-        state=DomainState.RUNNING,
-        memory_bytes=1,
-        vcpus=1,
-        definition="",
-    )
-    with server.connected() as store:
-        yield (
-            server,
-            XenJob(
-                domain=domain,
-                config=CONFIG,
-                info=RUNNING,
-                vbds=xendisks.read_vbds(store, DOMID),
-                control=control,
-                store=store,
-                folder=tmp_path,
-                clock=WindowClock(),
-                progress=Silent(),
-                foreign_ptes=ForeignPtes.ZERO,
-            ),
-        )
+    with captured(tmp_path) as made:
+        yield made
 
 
 def test_what_a_guest_says_of_a_drive_that_is_left_out_does_not_matter(scene: Scene) -> None:
@@ -244,13 +170,8 @@ def test_what_a_server_has_in_its_cache_is_written_before_the_guest_stands_still
         written_in_window[0] += dirty[0] if control.now.is_paused else 0
         dirty[0] = 0
 
-    def answer(path: str, value: str) -> None:
-        if value == "suspend":
-            server.set(path, "")
-            control.now = replace(RUNNING, flags=4 | 2 << 16)
-
     monkeypatch.setattr(durable, "sync_device", sync)
-    server.on_write = answer
+    control.suspends(server)
     image: Any = SimpleNamespace(rehearse=lambda _: None)
     job = replace(job, vbds=xendisks.read_vbds(job.store, DOMID))
     capture: Any = XenCapture(job, image) if with_memory else XenPauseCapture(job)

@@ -104,6 +104,30 @@ def test_clock_and_boot_loader_are_told_to_xl() -> None:
     assert not [line for line in told(b_info={"disable_migrate": "False"}) if "nomig" in line]
 
 
+def test_whom_a_guest_does_not_trust_is_told_to_xl() -> None:
+    """It was left out in silence; and a disk that is safe for direct I/O could not be told."""
+    (disk,) = CONFIG["disks"]
+    nic = {"mac": "00:16:3e:00:00:01", "bridge": "br0"}
+    words = {"direct_io_safe": [False, True], "trusted": ["False", "True"]}
+    for is_safe, trusted in zip(*words.values(), strict=True):
+        lines = told(
+            disks=[{**disk, "direct_io_safe": is_safe, "trusted": trusted}],
+            nics=[{**nic, "trusted": trusted}],
+        )
+        (disk_line,) = (line for line in lines if line.startswith("disk"))
+        (nic_line,) = (line for line in lines if line.startswith("vif"))
+        assert (",direct-io-safe," in disk_line) is is_safe
+        assert {",untrusted," in disk_line, ",untrusted" in nic_line} == {trusted == "False"}
+
+
+@pytest.mark.parametrize(("value", "number"), [("True", 1), ("False", 0)])
+def test_how_a_boot_loader_is_confined_is_told_to_xl(value: str, number: int) -> None:
+    """Its disks alone could be taken back by hand only."""
+    lines = told(b_info={"bootloader_restrict": value, "bootloader_user": "xen-loader"})
+    assert {f"bootloader_restrict = {number}", 'bootloader_user = "xen-loader"'} <= set(lines)
+    assert not [line for line in told() if "bootloader" in line]
+
+
 @pytest.mark.parametrize(("allowed", "interval"), [(62500, 50000), (1, 50000), (7, 3), (9999, 0)])
 def test_how_fast_a_nic_may_be_is_told_to_xl(allowed: int, interval: int) -> None:
     nic = {"mac": "00:16:3e:00:00:01", "rate_bytes_per_interval": allowed}

@@ -19,6 +19,13 @@ def test_a_configuration_is_found_in_what_xl_lists() -> None:
             xenconfig.parse("demo", text)
 
 
+def test_one_of_another_toolstack_is_said_to_be() -> None:
+    """It was "IndexError('list index out of range')"."""
+    with pytest.raises(DomainRefused, match="xl has no configuration of it") as refused:
+        xenconfig.parse("demo", "[\n]\n\n")
+    assert "another toolstack" in refused.value.hint()
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -90,6 +90,20 @@ def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
         assert ring_references(store, 7, numbers[1:]) == {"51728": [9]}
 
 
+@pytest.mark.parametrize(
+    ("state", "has_ring"),
+    [("", True), ("3", True), ("4", True), ("5", True), ("6", False), ("1", False)],
+)
+def test_a_disk_that_the_guest_has_given_up_has_no_ring(state: str, has_ring: bool) -> None:
+    """Its former grant stayed in xenstore: every take failed in its window, some after 10 s."""
+    server = FakeXenstored()
+    server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "8"
+    if state:
+        server.values["/local/domain/7/device/vbd/51712/state"] = state
+    with server.connected() as store:
+        assert ring_references(store, 7, ["51712"]) == ({"51712": [8]} if has_ring else {})
+
+
 def test_a_ring_that_is_another_domains_is_not_waited_for() -> None:
     """An ISO served by a driver domain: its grants are not ours to map, and every take failed."""
     assert [vbd.is_captured for vbd in (*seen(), *seen(mode="r"))] == [True, False]

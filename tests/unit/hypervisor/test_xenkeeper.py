@@ -260,3 +260,15 @@ def test_whose_it_is_tells_its_log(tmp_path: Path, log: str, is_it: bool) -> Non
         (tmp_path / other).mkdir()
     (tmp_path / "9/comm").write_bytes("Datensicherungü".encode()[:15] + b"\n")
     assert xenkeeper.keepers("web", tmp_path) == ((7,) if is_it else ())
+
+
+@pytest.mark.parametrize("has_ended_before", ["comm", "fd/1", "cmdline"])
+def test_an_xl_that_ends_meanwhile_is_none(tmp_path: Path, has_ended_before: str) -> None:
+    """An `xl list` of a monitor's: that it was gone by then ended the take as a bug."""
+    folder = tmp_path / "7"
+    (folder / "fd").mkdir(parents=True)
+    (folder / "comm").write_text("xl\n")
+    (folder / "fd/1").symlink_to("/dev/null")
+    (folder / "cmdline").write_bytes(b"xl\0list\0")
+    (folder / has_ended_before).unlink()
+    assert xenkeeper.keepers("web", tmp_path) == ()

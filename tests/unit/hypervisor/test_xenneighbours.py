@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from snapvm.hypervisor import xendisks
+from snapvm.hypervisor import answers, xendisks
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.refusals import DiskRefused
 from snapvm.settings import Settings
@@ -19,6 +21,7 @@ from tests.unit.hypervisor.fakexen import DYING, RUNNING, FakeXen, Scene
 
 OTHER = 6
 NUMBERS = {"/dev/vg0/demo-d0": "fd:5", "/dev/mapper/vg0-demo--d0": "fd:5", "/dev/vg0/b": "fd:6"}
+NUMBERS["/srv/link-to-d0"] = "fd:5"
 
 
 def attach(server: FakeXenstored, domid: int, kind: str = "vbd", **changes: str) -> None:
@@ -56,6 +59,7 @@ ANY_NAME = {"params": "aio:/dev/mapper/vg0-demo--d0", "type": "qdisk"}
         ("vbd", {"physical_device": "FD:5", "params": "/dev/vg0/what-it-was-called"}),
         ("vbd", {"type": "file", "physical_device": "7:0"}),
         ("qdisk", ANY_NAME),
+        ("qdisk", {"params": "aio:/srv/link-to-d0", "type": "qdisk"}),
     ],
 )
 def test_a_disk_that_another_writes_is_refused(
@@ -88,6 +92,27 @@ def test_what_is_another_or_only_read_is_not(
     xen, driver = scene
     attach(xen.store, OTHER, kind, **changes)
     assert driver.drives(driver.find("web")).disks
+
+
+def test_an_image_of_another_on_a_server_that_is_gone_is_not_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel never answered, and every command hung, though its own domain was on volumes."""
+    xen, driver = scene
+    is_back = threading.Event()
+
+    def number_of(device: Path) -> str:
+        if device == Path("/srv/db.img"):
+            is_back.wait(20)
+        return NUMBERS.get(str(device), "")
+
+    monkeypatch.setattr(xendisks, "number_of", number_of)
+    monkeypatch.setattr(answers, "LIMIT_SECONDS", 0.05)
+    attach(xen.store, OTHER, type="file", params="/srv/db.img", physical_device="7:0")
+    begun = time.monotonic()
+    assert driver.drives(driver.find("web")).disks
+    assert time.monotonic() - begun < 10
+    is_back.set()
 
 
 def test_a_domain_that_has_the_disks_for_this_one_is_no_other(scene: Scene) -> None:

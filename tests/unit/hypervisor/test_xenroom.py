@@ -10,7 +10,7 @@ import pytest
 from snapvm.failures import CommandFailed
 from snapvm.hypervisor import xenroom
 from snapvm.refusals import HostLacks
-from tests.unit.hypervisor.fakexen import RUNNING, Scene
+from tests.unit.hypervisor.fakexen import RUNNING, STORED, Scene
 
 MIB = 1 << 20
 IMAGE = Path("/image")
@@ -27,8 +27,9 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def is_refused(scene: Scene, needed_mib: int) -> bool:
     _, driver = scene
+    needed_bytes = needed_mib * MIB
     try:
-        driver.check_restore(driver.find("web"), IMAGE, memory_bytes=needed_mib * MIB)
+        driver.check_restore(driver.find("web"), IMAGE, memory_bytes=needed_bytes, cookie=STORED)
     except HostLacks:
         return True
     return False
@@ -60,9 +61,9 @@ def test_one_that_does_not_run_gives_nothing_back(scene: Scene, conf: Path) -> N
     conf.write_text("autoballoon = 0")
     domain = driver.find("web")
     del xen.info_of[5]
-    driver.check_restore(domain, IMAGE, memory_bytes=101 * MIB)
+    driver.check_restore(domain, IMAGE, memory_bytes=101 * MIB, cookie=STORED)
     with pytest.raises(HostLacks):
-        driver.check_restore(domain, IMAGE, memory_bytes=102 * MIB)
+        driver.check_restore(domain, IMAGE, memory_bytes=102 * MIB, cookie=STORED)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +98,13 @@ def test_where_it_is_not_known_nothing_is_refused(
     small(scene)
     domain = driver.find("web")
     monkeypatch.setattr(xen, "free_mib", "nobody knows")
-    driver.check_restore(domain, IMAGE, memory_bytes=1 << 50)
+    driver.check_restore(domain, IMAGE, memory_bytes=1 << 50, cookie=STORED)
 
     def fail(*_arguments: object, **_options: object) -> None:
         raise CommandFailed(argv=("xl", "info"), status=1, stderr="")
 
     monkeypatch.setattr(xen, "run", fail)
-    driver.check_restore(domain, IMAGE, memory_bytes=1 << 50)
+    driver.check_restore(domain, IMAGE, memory_bytes=1 << 50, cookie=STORED)
 
 
 def test_one_that_is_booted_is_not_looked_at(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -154,3 +155,20 @@ def test_a_page_written_while_it_is_remembered_is_found(monkeypatch: pytest.Monk
         assert np.flatnonzero(found).tolist() == [600]
 
     within("digests", work)
+
+
+def test_what_is_compared_keeps_no_descriptors() -> None:
+    """A large control domain could not capture a guest of 64 GiB: "Too many open files"."""
+    with tempfile.TemporaryFile() as image:
+        image.write(bytes(4096) + b"web1" * 1024)
+        image.flush()
+        before = os.listdir("/proc/self/fd")
+        copies = [FrameCopies(image.fileno(), 4096, 8192) for _ in range(8)]
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        live = np.zeros((1, 4096), np.uint8)
+        for each in copies:
+            assert bytes(each.pages(Run(0, 1, 4096), live)) == b"web1" * 1024
+            each.close()
+            each.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        FrameCopies(-1, 4096, 8192)

@@ -1,0 +1,76 @@
+"""Decide whether a Xen domain could be restored, or booted, while its present one still runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from snapvm.errors import quoted
+from snapvm.hypervisor import startfiles, xenbridges, xencfg, xenconfig, xenroom, xensaved
+from snapvm.hypervisor.xenconfig import Config
+from snapvm.hypervisor.xendomains import XenDomains
+from snapvm.model import Domain, DomainState
+from snapvm.process import Runner
+from snapvm.refusals import DomainRefused
+
+
+def require(
+    domain: Domain,
+    image: Path | None,
+    runner: Runner,
+    domains: XenDomains,
+    *,
+    memory_bytes: int,
+    stored: str,
+    starts: bool,
+) -> None:
+    """Raise ``Refused`` when it could not; see ``Hypervisor.check_restore``.
+
+    ``stored`` is the configuration in the image.  Raises ``XenFailed`` too.
+    """
+    domains.require_unique(domain)
+    if domain.state is DomainState.SHUTOFF:
+        xensaved.require_none(domain.name)
+    if image is not None:
+        info = domains.known(domain)
+        xenroom.require(
+            runner,
+            domains.control,
+            domain.name,
+            needed_bytes=memory_bytes,
+            given_back_bytes=0 if info is None else info.memory_bytes,
+        )
+        config = xenconfig.parse_stored(domain.name, stored)
+    elif starts:
+        config = xenconfig.parse(domain.name, domain.definition)
+        xencfg.tell(domain.name, config)
+    else:
+        return
+    files = xenconfig.start_files(config, boots=image is None)
+    startfiles.require(domain.name, files)
+    xenbridges.require(domain.name, config)
+    _require_pool(domain.name, config, domains)
+    _require_backends(domain.name, config, domains)
+
+
+def _require_pool(name: str, config: Config, domains: XenDomains) -> None:
+    """Raise ``DomainRefused`` when the domain's CPU pool is gone: a boot of the host ends all."""
+    pool = str(config["c_info"].get("pool_name") or "")
+    if pool and pool not in domains.pools():
+        raise DomainRefused(
+            domain=name,
+            why=f"it would not start: its CPU pool {quoted(pool)} is not there",
+            remedy="make it (xl cpupool-create), or give another that name (xl cpupool-rename); "
+            "`xl cpupool-list` shows the existing ones",
+        )
+
+
+def _require_backends(name: str, config: Config, domains: XenDomains) -> None:
+    """Raise ``DomainRefused`` when a domain does not run that is to serve a device."""
+    for server in xenconfig.servers(config):
+        if not server.isdecimal() and domains.named(server) is None:
+            raise DomainRefused(
+                domain=name,
+                why=f"it would not start: {quoted(server)}, which serves a device of it, does not "
+                "run",
+                remedy="start that domain first",
+            )

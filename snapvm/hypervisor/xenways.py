@@ -1,0 +1,35 @@
+"""Decide which way the memory of a Xen domain is captured: that of PV, or that of PVH."""
+
+from __future__ import annotations
+
+from snapvm import memoryroom
+from snapvm.hypervisor import xenconfig, xenpvh
+from snapvm.hypervisor.base import GuestImage, MemoryImage, StreamImage
+from snapvm.hypervisor.xencapture import XenCapture, XenJob
+from snapvm.hypervisor.xenpvh import XenPvhCapture
+from snapvm.model import Domain
+
+
+def foreseen(domain: Domain) -> str:
+    """Return how the memory of a domain that runs on would be captured, and why that way.
+
+    Of a PV domain this depends on how much memory this host can spare now.
+    """
+    if xenconfig.is_pvh(xenconfig.parse(domain.name, domain.definition)):
+        return xenpvh.WAY
+    room = memoryroom.room_now(domain.memory_bytes)
+    if room.holds_all:
+        return "precopy while it runs, then what has changed while it stands still"
+    if room.holds_digests:
+        return (
+            "precopy while it runs, told apart by digests, then what has changed while it "
+            f"stands still: {room}"
+        )
+    return f"in one pass, while it stands still until all of it is written: {room}"
+
+
+def with_memory(job: XenJob, image: MemoryImage | None) -> XenCapture | XenPvhCapture | None:
+    """Return the capture that makes an image of this kind; None without one."""
+    if isinstance(image, StreamImage):
+        return XenPvhCapture(job, image)
+    return XenCapture(job, image) if isinstance(image, GuestImage) else None

@@ -1,0 +1,79 @@
+"""Stands for ``xc_domain_save``: the same order of questions and writes, and a failing write."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from snapvm.hypervisor.xensaver import Statistics
+
+ABORT, GO_ON = -1, 0
+
+
+class FakeSaver:
+    """A guest of ``pages`` pages that changes some of them between two questions."""
+
+    def __init__(self, pages: int = 4, changes: list[int] | None = None) -> None:
+        self.pages = pages
+        self.changes = changes if changes is not None else []
+        """How many pages are found changed each time, the last of them again and again."""
+        self.passes: list[int] = []
+        """How many pages were written in each pass, the one of the suspended guest last."""
+        self.is_suspended: Callable[[], bool] = lambda: True
+        self.is_ended = False
+
+    @property
+    def libraries(self) -> Any:
+        """What stands for ``XenLibraries``."""
+        opened = {"xc_interface_open": lambda *_: 1, "xc_interface_close": lambda _handle: 0}
+        return SimpleNamespace(
+            control=SimpleNamespace(**opened),
+            guest=SimpleNamespace(xc_domain_save=self.save),
+            logger=None,
+        )
+
+    def save(self, _handle: int, fd: int, _domid: int, flags: int, told: Any, *_: int) -> int:
+        """Write a guest, as xg_sr_save.c does it, live."""
+        assert flags == 1
+        try:
+            return self._save(fd, told._obj)
+        except OSError as failure:
+            ctypes.set_errno(failure.errno or errno.EIO)
+            return -1
+        finally:
+            self.is_ended = True
+
+    def _save(self, fd: int, callbacks: Any) -> int:
+        seen = Statistics(dirty_count=self.pages)
+        assert callbacks.switch_qemu_logdirty(5, 1, None) == 0
+        rounds = 0
+        while True:
+            answer = callbacks.precopy_policy(seen, None)
+            rounds += 1
+            if answer == ABORT:
+                return -1
+            self._write(fd, seen.dirty_count)
+            if answer != GO_ON:
+                break
+            seen.iteration, seen.dirty_count = rounds, -1
+            answer = callbacks.precopy_policy(seen, None)
+            if answer == ABORT:
+                return -1
+            if answer != GO_ON:
+                break
+            seen.dirty_count = self._changed()
+        if not callbacks.suspend(None) or not self.is_suspended():
+            return -1
+        self._write(fd, self._changed())
+        return 0
+
+    def _changed(self) -> int:
+        return self.changes.pop(0) if len(self.changes) > 1 else (self.changes or [0])[0]
+
+    def _write(self, fd: int, pages: int) -> None:
+        os.write(fd, bytes(8 * pages))
+        self.passes.append(pages)

@@ -1,0 +1,156 @@
+"""A capture of a PVH domain, whose memory Xen's own saver writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm import imageroom
+from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
+from snapvm.hypervisor.xencapture import XenJob
+from snapvm.hypervisor.xenpvh import XenPvhCapture
+from snapvm.memory.streamframe import StreamFrame
+from snapvm.model import Silent
+from tests.unit.hypervisor.capturedxen import Scene, captured
+from tests.unit.hypervisor.fakesaver import FakeSaver
+
+GUEST = 5
+LITTLE = 2
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with captured(tmp_path) as made:
+        server, job = made
+        control: Any = job.control
+        control.suspends(server)
+        yield made
+
+
+@pytest.fixture
+def saver(scene: Scene) -> FakeSaver:
+    """Give Xen a saver that refuses a guest which does not stand still, as libxenguest does."""
+    control: Any = scene[1].control
+    fake = FakeSaver(pages=GUEST, changes=[0, LITTLE])
+    fake.is_suspended = lambda: bool(control.now.is_suspended and control.now.is_paused)
+    libraries = {**vars(control.libraries), **vars(fake.libraries)}
+    control.libraries = SimpleNamespace(**libraries)
+    return fake
+
+
+@contextmanager
+def prepared(job: XenJob) -> Iterator[XenPvhCapture]:
+    capture = XenPvhCapture(job, StreamFrame())
+    with capture.prepared():
+        yield capture
+
+
+def test_most_is_written_while_it_runs_and_the_rest_while_it_stands_still(
+    scene: Scene, saver: FakeSaver
+) -> None:
+    _, job = scene
+    control: Any = job.control
+    with prepared(job) as capture:
+        assert sum(saver.passes) == GUEST and not control.now.is_suspended
+        with capture.window():
+            assert control.now.is_paused and control.now.is_suspended
+            capture.arm()
+        assert not control.now.is_paused and not control.now.is_suspended
+        record = capture.drain()
+    image = job.folder / record.file
+    assert record.size_bytes == image.stat().st_size
+    assert image.read_bytes().startswith(b"Xen saved domain")
+    assert saver.passes[-1] == LITTLE and record.foreign == {}
+
+
+def test_it_runs_on_when_the_saver_fails(scene: Scene, saver: FakeSaver) -> None:
+    _, job = scene
+    control: Any = job.control
+    saver.is_suspended = lambda: False
+    with (
+        pytest.raises(CaptureFailed, match="own saver"),
+        prepared(job) as capture,
+        capture.window(),
+    ):
+        capture.arm()
+    assert not control.now.is_paused and saver.is_ended
+
+
+def test_what_is_destroyed_while_it_is_written_is_no_snapshot(
+    scene: Scene, saver: FakeSaver
+) -> None:
+    """Its pages are gone one by one before Xen calls it dying, and the saver leaves them out."""
+    _, job = scene
+    control: Any = job.control
+    finish = saver.is_suspended
+
+    def destroyed() -> bool:
+        control.now = replace(control.now, total_pages=control.now.total_pages - 1)
+        return finish()
+
+    saver.is_suspended = destroyed
+    with pytest.raises(WindowBroken, match="destroyed"), prepared(job) as capture, capture.window():
+        capture.arm()
+
+
+def test_the_saver_ends_with_what_fails_beside_it(scene: Scene, saver: FakeSaver) -> None:
+    _, job = scene
+    with pytest.raises(RuntimeError, match="no store"), prepared(job):
+        raise RuntimeError("no store")
+    assert saver.is_ended
+
+
+def test_it_is_given_up_with_the_disks(scene: Scene, saver: FakeSaver) -> None:
+    _, job = scene
+    with pytest.raises(CaptureFailed), prepared(job) as capture, capture.window():
+        capture.give_up()
+        capture.arm()
+    assert saver.is_ended
+
+
+def test_changes_are_not_written_where_there_may_be_no_room_for_them(
+    scene: Scene, saver: FakeSaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, job = scene
+    saver.changes = [1 << 20]
+    monkeypatch.setattr(imageroom, "free_bytes", lambda _: 100 << 20)
+    job = replace(job, domain=replace(job.domain, memory_bytes=32 << 20))
+    with prepared(job):
+        assert saver.passes == [GUEST]
+
+
+def test_an_image_that_does_not_reach_the_disk_is_said(
+    scene: Scene, saver: FakeSaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, job = scene
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with prepared(job) as capture:
+        with capture.window():
+            capture.arm()
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(ImageNotWritten):
+            capture.drain()
+
+
+def test_how_much_is_written_is_told(scene: Scene, saver: FakeSaver) -> None:
+    _, job = scene
+    told: list[tuple[int, int]] = []
+
+    class Heard(Silent):
+        def advance(self, done_bytes: int, total_bytes: int) -> None:
+            told.append((done_bytes, total_bytes))
+
+    job = replace(job, progress=Heard())
+    with prepared(job) as capture:
+        capture._tell()
+    assert told == [(job.domain.memory_bytes, job.domain.memory_bytes)]

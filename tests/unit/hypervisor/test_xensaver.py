@@ -1,0 +1,109 @@
+"""Xen's own saver in a thread: when it waits, when it ends, and what it has written by then."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xensaver import LiveSaver
+from tests.unit.hypervisor.fakesaver import FakeSaver
+
+LITTLE, MUCH = 10, 100_000
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "image", os.O_CREAT | os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def nothing() -> None:
+    """Have no progress to tell."""
+
+
+def saver(fake: FakeSaver, fd: int, *, has_room: bool = True) -> LiveSaver:
+    return LiveSaver(fake.libraries, 5, fd, lambda: has_room)
+
+
+def test_what_changes_before_the_pause_is_written_before_it(image: int) -> None:
+    """Thick stores are made while it waits, and a busy guest has changed much by then."""
+    fake = FakeSaver(pages=MUCH, changes=[MUCH, LITTLE, MUCH // 2, LITTLE, 3])
+    live = saver(fake, image)
+    with live.copying(nothing):
+        assert fake.passes == [MUCH, MUCH]
+        live.come_to_suspend()
+        assert fake.passes == [MUCH, MUCH, LITTLE, MUCH // 2, LITTLE]
+        live.finish()
+    assert fake.passes[-1] == 3
+    assert os.fstat(image).st_size == 8 * sum(fake.passes)
+
+
+def test_one_that_changes_faster_than_it_is_written_is_suspended_all_the_same(image: int) -> None:
+    fake = FakeSaver(changes=[MUCH])
+    live = saver(fake, image)
+    with live.copying(nothing):
+        live.come_to_suspend()
+        live.finish()
+    assert len(fake.passes) < 12
+
+
+def test_without_room_for_another_pass_the_last_one_comes(image: int) -> None:
+    fake = FakeSaver(changes=[MUCH])
+    live = saver(fake, image, has_room=False)
+    with live.copying(nothing):
+        assert len(fake.passes) == 1
+        live.come_to_suspend()
+        live.finish()
+    assert len(fake.passes) < 5
+
+
+def test_one_that_is_given_up_ends(image: int) -> None:
+    fake = FakeSaver()
+    with saver(fake, image).copying(nothing):
+        assert not fake.is_ended
+    assert fake.is_ended
+
+
+def test_one_that_is_given_up_in_the_pause_fails(image: int) -> None:
+    fake = FakeSaver()
+    live = saver(fake, image)
+    with pytest.raises(XenFailed), live.copying(nothing):
+        live.come_to_suspend()
+        live.give_up()
+        live.finish()
+
+
+def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        live = saver(FakeSaver(), full.fileno())
+        with pytest.raises(XenFailed, match="No space left"), live.copying(nothing):
+            pytest.fail("it goes on")
+
+
+def test_a_guest_that_did_not_suspend_is_not_captured(image: int) -> None:
+    fake = FakeSaver()
+    fake.is_suspended = lambda: False
+    live = saver(fake, image)
+    with pytest.raises(XenFailed), live.copying(nothing):
+        live.come_to_suspend()
+        live.finish()
+
+
+def test_how_far_it_is_is_told(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snapvm.hypervisor.xensaver._LOOK_SECONDS", 0.01)
+    fake = FakeSaver()
+    write, told = fake._write, []
+
+    def slowly(fd: int, pages: int) -> None:
+        time.sleep(0.1)
+        write(fd, pages)
+
+    monkeypatch.setattr(fake, "_write", slowly)
+    with saver(fake, image).copying(lambda: told.append(1)):
+        assert told
