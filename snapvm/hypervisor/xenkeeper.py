@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +31,8 @@ STAYS_SINCE = (4, 20)
 PROCESSES = Path("/proc")
 USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"
-_NAME = re.compile(r"""^\s*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
+_UID = re.compile(r"^Uid:\t(\d+)", re.MULTILINE)
+_NAME = re.compile(r"""^[ \t]*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
 
 
 def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
@@ -39,8 +40,8 @@ def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
     log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
     return tuple(
         int(folder.name)
-        for folder, output in _xls(processes)
-        if log.fullmatch(os.path.basename(output)) or name == _told(folder)
+        for folder in processes.iterdir()
+        if folder.name.isdigit() and _looks_after(folder, name, log)
     )
 
 
@@ -49,12 +50,22 @@ def is_libvirts(domid: int, uuid: str) -> bool:
     return (USERDATA / f"userdata-d.{domid}.{uuid}.libvirt-xml").exists()
 
 
-def _xls(processes: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder in /proc of each running xl, and where its standard output goes."""
-    for folder in processes.iterdir():
-        with suppress(OSError):  # it has ended meanwhile
-            if folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n":
-                yield folder, os.readlink(folder / _STDOUT)
+def _looks_after(folder: Path, name: str, log: re.Pattern[str]) -> bool:
+    """Tell whether a process is an xl of ours with this log, or that was told to create ``name``.
+
+    Anybody may call a process xl, and have it name any file to read here.
+    """
+    with suppress(OSError):  # it has ended meanwhile
+        if (folder / "comm").read_bytes() == b"xl\n" and _owner(folder) == os.getuid():
+            output = os.path.basename(os.readlink(folder / _STDOUT))
+            return log.fullmatch(output) is not None or name == _told(folder)
+    return False
+
+
+def _owner(folder: Path) -> int | None:
+    """Return whose a process is; the owner of its folder may be another (proc(5), dumpable)."""
+    found = _UID.search((folder / "status").read_text(errors="replace"))
+    return None if found is None else int(found[1])
 
 
 def _told(folder: Path) -> str | None:
@@ -68,7 +79,7 @@ def _told(folder: Path) -> str | None:
     settings = []
     for word in words[words.index("create") + 1 :]:
         path = folder / "cwd" / word
-        is_file = not word.startswith("-") and path.is_file()
+        is_file = not word.startswith("-") and os.path.isfile(path)  # a setting may be a long word
         settings.append(path.read_text(errors="replace") if is_file else word)
     found = _NAME.findall("\n".join(settings))
     return found[-1][1] if found else None
