@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from snapvm.errors import ExitStatus
 from tests.fakes.records import disks_only
 from tests.fakes.scene import DOMAIN, Scene
@@ -39,3 +41,17 @@ def test_doctor_names_what_would_take_an_image_nobody_restores(call: Call, scene
     told = call("doctor", DOMAIN)
     assert told.status == ExitStatus.REFUSED
     assert told.out.count("in the way: ") == 1 and "libvirt 12.1" in told.out
+
+
+@pytest.mark.parametrize("folder", ["", "domains"])
+def test_doctor_tells_who_else_may_write_records(call: Call, scene: Scene, folder: str) -> None:
+    """A journal that somebody else wrote is acted upon by root's next command."""
+    state = scene.host.settings.state_dir
+    (state / "domains").mkdir(parents=True, exist_ok=True)
+    assert "advice" not in call("doctor", DOMAIN).out
+    (state / folder).chmod(0o777)
+    told = call("doctor", DOMAIN)
+    assert told.status == 0
+    assert f"advice: others than root may write to {state / folder}: " in told.out
+    (state / folder).chmod(0o1777)
+    assert "advice" not in call("doctor", DOMAIN).out
