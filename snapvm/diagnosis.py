@@ -116,18 +116,19 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
                     f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
                     "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
                 )
-    if place := _open_to_others(settings.state_dir):
-        quoted = shlex.quote(str(place))
-        said.append(
-            f"others than root may write to {place}: who can put records there is as good as root; "
-            f"`chown root:root {quoted}; chmod go-w {quoted}`, or move the state folder"
-        )
+    for what, folder in (("records", settings.state_dir / "domains"), ("locks", settings.run_dir)):
+        if place := _open_to_others(folder):
+            quoted = shlex.quote(str(place))
+            said.append(
+                f"others than root may write to {place}: who can put {what} there is as good as "
+                f"root; `chown root:root {quoted}; chmod go-w {quoted}`, or have them elsewhere"
+            )
     return tuple(said)
 
 
 def _open_to_others(folder: Path) -> Path | None:
-    """Return what is on the way to the records and can be replaced by others than root."""
-    for place in (folder / "domains", folder, *folder.parents):
+    """Return the first folder, of this and those above, in which others than root may put files."""
+    for place in (folder, *folder.parents):
         with suppress(OSError):  # it is not there yet
             status = place.stat()
             mode = status.st_mode

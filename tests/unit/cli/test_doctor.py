@@ -43,15 +43,18 @@ def test_doctor_names_what_would_take_an_image_nobody_restores(call: Call, scene
     assert told.out.count("in the way: ") == 1 and "libvirt 12.1" in told.out
 
 
-@pytest.mark.parametrize("folder", ["", "domains"])
-def test_doctor_tells_who_else_may_write_records(call: Call, scene: Scene, folder: str) -> None:
+@pytest.mark.parametrize("name", ["state", "state/domains", "run"])
+def test_doctor_tells_who_else_may_write_records(call: Call, scene: Scene, name: str) -> None:
     """A journal that somebody else wrote is acted upon by root's next command."""
-    state = scene.host.settings.state_dir
-    (state / "domains").mkdir(parents=True, exist_ok=True)
+    state, run = scene.host.settings.state_dir, scene.host.settings.run_dir
+    assert state.parent / "run" == run and state.name == "state"
+    for each in (state / "domains", run):
+        each.mkdir(parents=True, exist_ok=True)
+    folder = state.parent / name
     assert "advice" not in call("doctor", DOMAIN).out
-    (state / folder).chmod(0o777)
+    folder.chmod(0o777)
     told = call("doctor", DOMAIN)
     assert told.status == 0
-    assert f"advice: others than root may write to {state / folder}: " in told.out
-    (state / folder).chmod(0o1777)
+    assert f"advice: others than root may write to {folder}: " in told.out
+    folder.chmod(0o1777)
     assert "advice" not in call("doctor", DOMAIN).out
