@@ -6,7 +6,12 @@ hear whether it can be, and is set back at once (``Hypervisor.foresee``).
 
 from __future__ import annotations
 
+import os
+import shlex
+import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from snapvm import imageroom, images, occupancy, planning, sidefiles
 from snapvm.errors import SnapvmError, noting
@@ -111,7 +116,27 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
                     f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
                     "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
                 )
+    for what, folder in (("records", settings.state_dir / "domains"), ("locks", settings.run_dir)):
+        if place := _open_to_others(folder):
+            quoted = shlex.quote(str(place))
+            said.append(
+                f"others than root may write to {place}: who can put {what} there is as good as "
+                f"root; `chown root:root {quoted}; chmod go-w {quoted}`, or have them elsewhere"
+            )
     return tuple(said)
+
+
+def _open_to_others(folder: Path) -> Path | None:
+    """Return the first folder, of this and those above, in which others than root may put files."""
+    for place in (folder, *folder.parents):
+        with suppress(OSError):  # it is not there yet
+            status = place.stat()
+            mode = status.st_mode
+            by_group = bool(mode & stat.S_IWGRP) and status.st_gid not in (0, os.getegid())
+            is_open = (by_group or bool(mode & stat.S_IWOTH)) and not mode & stat.S_ISVTX
+            if is_open or status.st_uid not in (0, os.geteuid()):
+                return place
+    return None
 
 
 def _metadata_limit_percent(pool: LogicalVolume, settings: Settings) -> float:

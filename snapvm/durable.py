@@ -65,9 +65,17 @@ def rename(path: Path, new: Path) -> None:
 
 
 def create(path: Path) -> int:
-    """Open a new private file to write and read back; a link is never followed."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, _FILE_MODE)
+    """Open a new private file to write and read back; what has its name is removed.
+
+    Side files lie in folders of QEMU's and swtpm's, where that may be a pipe, or another name of
+    some other file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, _FILE_MODE)
+    except FileExistsError:
+        path.unlink(missing_ok=True)
+        return os.open(path, flags, _FILE_MODE)
 
 
 def no_link(path: str, flags: int) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +18,8 @@ from snapvm.model import Progress, Silent
 
 _PROCESSES: Final = Path("/proc")
 _LOOK_SECONDS: Final = 0.5
+_FIRST_SECONDS: Final = 1.0
+"""How long who has it open already is looked for: the domain is off meanwhile."""
 _POSITION: Final = "pos:"
 
 
@@ -38,8 +41,12 @@ def shown(progress: Progress, image: Path) -> Iterator[None]:
         return
     path, is_over = os.path.realpath(image), threading.Event()
     others: frozenset[_Opening] = frozenset()
+    until = time.monotonic() + _FIRST_SECONDS
     with suppress(OSError):
-        others = frozenset(_openings(path))  # a backup, say
+        others = frozenset(_openings(path, lambda: time.monotonic() > until))  # a backup, say
+    if time.monotonic() > until:  # anybody may have open as many files as he likes
+        yield
+        return
     watcher = threading.Thread(
         target=_watch, args=(progress, path, others, is_over), name="reading", daemon=True
     )
@@ -61,7 +68,8 @@ def _watch(
         size_bytes = os.stat(path).st_size
         while not is_over.wait(_LOOK_SECONDS):
             if reader is None:
-                reader = next((one for one in _openings(path) if one not in others), None)
+                opened = _openings(path, is_over.is_set)
+                reader = next((one for one in opened if one not in others), None)
             read_bytes = None if reader is None else _position(reader)
             if read_bytes is None:
                 reader = None  # it has handed the descriptor on, or is done
@@ -69,8 +77,8 @@ def _watch(
                 progress.advance(min(read_bytes, size_bytes), size_bytes)
 
 
-def _openings(path: str) -> Iterator[_Opening]:
-    """Give who has a file open, but for this process."""
+def _openings(path: str, is_enough: Callable[[], bool]) -> Iterator[_Opening]:
+    """Give who has a file open, but for this process, until it is enough."""
     own = str(os.getpid())
     for process in os.listdir(_PROCESSES):
         if not process.isdigit() or process == own:
@@ -78,6 +86,8 @@ def _openings(path: str) -> Iterator[_Opening]:
         folder = _PROCESSES / process / "fd"
         with suppress(OSError):  # it has ended meanwhile
             for number in os.listdir(folder):
+                if is_enough():
+                    return
                 with suppress(OSError):
                     if os.readlink(folder / number) == path:
                         yield _Opening(process, number)

@@ -285,11 +285,21 @@ def _put_together(
         side_files=side_files,
         order=whose.order,
     )
-    is_bare = not host.catalog.folder(record.domain_uuid, record.id).exists()
+    folder = host.catalog.folder(record.domain_uuid, record.id)
+    _require_readable(record, folder / RECORD_FILE)
+    is_bare = not folder.exists()
     unknown = _unknown(record, is_bare=is_bare)
     if any(belonging.is_of_another_host(volume.tags) for volume in lost.volumes):
         unknown += ("whether the catalog of the host that made it has it too",)
     return Rebuilt(record=record, unknown=unknown)
+
+
+def _require_readable(record: Record, path: Path) -> None:
+    """Raise ``_CannotBe`` for one that could not be read, as of an image with absurd numbers."""
+    try:
+        recordfile.load(recordfile.dump(record).encode(), str(path))
+    except RecordUnusable as error:
+        raise _CannotBe(f"what its image says cannot be: {error.why}") from error
 
 
 def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ def _record(data: dict[str, Any]) -> Record:
         created=_get(data, "created", str),
         named=_get(data, "named", bool),
         note=_get(data, "note", str),
-        domain=_get(domain, "name", str),
+        domain=_name(domain),
         domain_uuid=DomainUuid(_get(domain, "uuid", str)),
         hypervisor=_enum(domain, "hypervisor", HypervisorKind),
         state=_enum(domain, "state", DomainState),
@@ -219,6 +219,14 @@ def _record(data: dict[str, Any]) -> Record:
         side_files=_each(data, "side_files", _side_file) if "side_files" in data else (),
         order=_get(data, "order", str) if "order" in data else "",
     )
+
+
+def _name(data: dict[str, Any]) -> str:
+    """Read a domain's name; refuse a text that C or UTF-8 does not have: nobody can be asked."""
+    name = _get(data, "name", str)
+    if "\0" in name or name.encode(errors="replace").decode() != name:
+        raise _Wrong(f"no domain can have the name {name!r}")
+    return name
 
 
 def _memory(data: dict[str, Any]) -> MemoryRecord:

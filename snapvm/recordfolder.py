@@ -80,7 +80,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         if called and not recordfile.may_be_of(text, called):
             return None
         record = recordfile.load(text, path)
-        if record.id != name or not domain_folder.endswith(f"/{record.domain_uuid}"):
+        if record.id != name or record.domain_uuid != os.path.basename(domain_folder):
             raise RecordUnusable(path=path, why="it belongs to another place")
     except (NotADirectoryError, FileNotFoundError):
         if not os.path.isdir(folder):
@@ -147,10 +147,11 @@ def listed(folder: Path) -> list[str]:
 
 def name_in(folder: Path) -> str:
     """Return the name of the domain a folder is of; its uuid when nothing says it."""
-    try:
-        return durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
-    except (OSError, ValueError):
-        return _name_in_records(folder) or folder.name
+    said = ""
+    with suppress(OSError, ValueError):
+        said = durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
+    # No hypervisor can be asked for a text that C does not have.
+    return said if said and "\0" not in said else _name_in_records(folder) or folder.name
 
 
 def _name_in_records(folder: Path) -> str:

@@ -89,6 +89,9 @@ class GuestFrames(Protocol):
     def require_there(self) -> None:
         """Raise ``WindowBroken`` when the domain has shut down, crashed, or is being destroyed."""
 
+    def frame_count(self) -> int:
+        """Return how many frames the domain has now, as Xen counts them."""
+
     def map(self, mfns: memoryview) -> Mapping:
         """Map frames of the domain; those that are not there are said to be missing."""
 

@@ -25,8 +25,8 @@ MANUAL = Manual(
     success=(
         "What a `take` would do is printed: how memory is captured on this host and why that way, "
         "whether an agent answers in the guest, the volume under each disk, how full its pool is, "
-        "and the room for memory images; then advice about what makes the pause long or may soon "
-        "be refused; and last that nothing stands in the way."
+        "and the room for memory images; then advice about what makes the pause long, may soon be "
+        "refused, or is not safe; and last that nothing stands in the way."
     ),
     failure="Everything that stands in the way of a `take` is printed, with what to do about it.",
     example="snapvm doctor demo",

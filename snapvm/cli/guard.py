@@ -11,6 +11,7 @@ from functools import partial
 from snapvm import repair
 from snapvm.cli import wiring
 from snapvm.cli.session import Session
+from snapvm.cli.words import plain
 from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, Locked, SnapvmError
 from snapvm.guard import Post, standing_by
@@ -59,7 +60,8 @@ def _repair(host: Host, uuid: DomainUuid, name: str) -> None:
     while (failure := _failure_of_repair(host, uuid, name)) is not None:
         if failure.exit_status is ExitStatus.ATTENTION or not deadline.left_seconds:
             if not isinstance(failure, Locked):
-                syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {failure}; {failure.hint()}")
+                why = plain(f"{failure}; {failure.hint()}")
+                syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {why}")
             return
         time.sleep(_PAUSE_SECONDS)
 
@@ -68,7 +70,7 @@ def _failure_of_repair(host: Host, uuid: DomainUuid, name: str) -> SnapvmError |
     try:
         with host.catalog.locked(uuid, name):
             for done in repair.finish_pending(host, uuid, name):
-                syslog.syslog(syslog.LOG_WARNING, f"snapvm died: {done}")
+                syslog.syslog(syslog.LOG_WARNING, f"snapvm died: {plain(done)}")
     except SnapvmError as error:
         return error
     return None

@@ -13,6 +13,7 @@ from snapvm import checksum, imageformats, images, sidefiles
 from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
+from snapvm.errors import BadName, UnknownSnapshot
 from snapvm.memory import libvirtimage
 from snapvm.memory.finding import Finding, Report, Severity
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
@@ -21,7 +22,7 @@ from snapvm.memory.verify import verify_image
 from snapvm.memory.xenformat import XL_MAGIC
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.model import MemoryRecord, Silent
-from snapvm.refusals import BadImage, NothingToLookInto, UnreadableFile, Unsound
+from snapvm.refusals import BadImage, NotAllowed, NothingToLookInto, UnreadableFile, Unsound
 
 SHOWN_ADDRESSES = 256
 
@@ -50,13 +51,19 @@ class _Place:
 def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
     """Return the image that is meant, once a snapshot's image is known to be whole.
 
-    A text with a slash, or that names an existing file, is a path.  With ``deep`` all of a
-    snapshot's image is read and compared with its checksum.
+    A text with a slash, or without an @, is a path; so is one that names a file and no snapshot.
+    With ``deep`` all of a snapshot's image is read and compared with its checksum.
     """
-    if "/" in text or "@" not in text or os.path.isfile(text):
+    if "/" in text or "@" not in text:
         return _Place(_named(text))
     catalog = catalog_of(session)
-    record = find(catalog, text)
+    try:
+        record = find(catalog, text)
+    except (UnknownSnapshot, BadName, NotAllowed):
+        # Not before: anybody may have put a file of a snapshot's name where root happens to stand.
+        if not os.path.isfile(text):
+            raise
+        return _Place(_named(text))
     if record.memory is None:
         raise NothingToLookInto(ref=record.ref, why="it has disks only, no memory")
     path = catalog.path(record, record.memory.file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snapvm.cli.words import milliseconds, plain
+from snapvm.cli.words import milliseconds, plain, shortened
 from snapvm.model import Timing, WindowPart
 
 COLUMNS = 40
@@ -23,7 +23,7 @@ def timeline(timing: Timing, *, is_unicode: bool) -> list[str]:
         begin = min(part.start_ms for part in timing.parts)
         end = max(part.start_ms + part.duration_ms for part in timing.parts)
     parts = sorted(timing.parts, key=lambda part: part.start_ms)
-    names = [plain(part.name) for part in parts]
+    names = [shortened(plain(part.name), COLUMNS) for part in parts]
     indent = max(map(len, names))
     scale = _scale(begin, end, indent)
     bars = [

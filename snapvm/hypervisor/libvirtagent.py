@@ -124,6 +124,8 @@ class LibvirtAgent:
             begun = time.monotonic()
             self._ask(domain, "guest-set-time", RTC_SECONDS)
             moved = seconds() - before - (time.monotonic() - begun)
+            if not math.isfinite(moved):  # 1e999 is a number in JSON
+                raise ValueError("it says that there is no end of its time")
         except (LibvirtFailed, TypeError, ValueError, OverflowError) as failure:
             raise ClockNotSet(domain=domain.name, why=str(failure)) from failure
         with suppress(LibvirtFailed):  # QEMU might send the timer interrupts that the guest missed

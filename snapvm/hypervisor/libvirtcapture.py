@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from snapvm import imageroom
 from snapvm.clock import Deadline
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml, migrationstream
@@ -26,6 +27,9 @@ from snapvm.model import Domain, DomainState, MemoryRecord
 # Flags of virDomainSnapshotCreateXML (libvirt/libvirt-domain-snapshot.h).
 _NO_METADATA = 4
 _LIVE = 256
+_MOST_ROUNDS = 10
+"""The image is given up when it is this many times as long as the guest's memory."""
+_LEFT_BYTES = 32 << 20
 _MANUAL_SINCE = 8_002_000
 """From libvirt 8.2 on somebody else may capture the disks of a snapshot."""
 
@@ -114,10 +118,10 @@ class ExternalCapture:
                 job.handle.snapshotCreateXML(xml, flags)
 
         def tick() -> None:
-            if not deadline.left_seconds:
+            why = f"after {job.limit_seconds:g} s" if not deadline.left_seconds else self._excess()
+            if why:
                 raise job.failed(
-                    "the guest changes its memory faster than it can be written; "
-                    f"given up after {job.limit_seconds:g} s"
+                    f"the guest changes its memory faster than it can be written; given up {why}"
                 )
             job.pause.refuse_owners()
             self._tell()
@@ -127,6 +131,21 @@ class ExternalCapture:
                 wait_for(create, tick=tick, abort=self._abort)
         except LibvirtFailed as failure:
             raise job.failed(str(failure)) from failure
+
+    def _excess(self) -> str:
+        """Say when the image has become too long; it grows until the guest changes little.
+
+        The file system is not to be filled for that: others, the host perhaps, write to it.
+        """
+        job = self._job
+        free_bytes = imageroom.free_bytes(job.folder)
+        if free_bytes < _LEFT_BYTES:
+            return f"with {free_bytes >> 20} MiB left in the file system of its image"
+        with suppress(OSError):  # libvirt has not made it yet
+            rounds = job.image.stat().st_size // max(job.domain.memory_bytes, 1)
+            if rounds >= _MOST_ROUNDS:
+                return f"when it had been written {rounds} times"
+        return ""
 
     def _tell(self) -> None:
         with suppress(LibvirtFailed), spoken():

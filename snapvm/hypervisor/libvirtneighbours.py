@@ -33,6 +33,7 @@ class _Held:
     domain: str
     target: str
     image: Path
+    format: str
     is_saved: bool
     """Whether libvirt keeps memory that fits only this disk as it is."""
 
@@ -54,7 +55,7 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
         # A domain that has gone meanwhile relies on nothing.
         with suppress(LibvirtFailed):
             held |= dict.fromkeys(_held_by(link, handle, domain))
-    chains = overlays.chains(each.image for each in held)
+    chains = overlays.chains((each.image, each.format) for each in held)
     for each in held:
         chain = chains.get(each.image)
         if chain is None:
@@ -86,7 +87,15 @@ def _held_by(link: Link, handle: Any, domain: Domain) -> list[_Held]:
             continue
         image = _image(link, drive)
         if image is not None:
-            held.append(_Held(domain=name, target=drive.target, image=image, is_saved=is_saved))
+            held.append(
+                _Held(
+                    domain=name,
+                    target=drive.target,
+                    image=image,
+                    format=drive.format,
+                    is_saved=is_saved,
+                )
+            )
     return held
 
 

@@ -262,9 +262,10 @@ def _screen(domain: str, screen: Config) -> str:
     words |= {"keymap": screen.pop("keymap")} if "keymap" in screen else {}
     _require_nothing(domain, "vfb", {key: value for key, value in screen.items() if is_set(value)})
     told = [f"{word}={_number(value)}" for word, value in words.items()]
-    if any("," in text for text in told):
-        _require_nothing(domain, "", {"vfbs": told})
-    return _quoted(domain, ",".join(told))
+    joined = ",".join(told)
+    if any("," in text for text in told) or not _can_be_quoted(joined):
+        _require_nothing(domain, "", {"vfbs": told})  # which does not name the password
+    return _quoted(domain, joined)
 
 
 def _number(value: Any) -> Any:
@@ -272,9 +273,13 @@ def _number(value: Any) -> Any:
     return int(value == "True") if value in ("True", "False") else value
 
 
+def _can_be_quoted(text: str) -> bool:
+    return text.isprintable() and not ('"' in text and "'" in text)
+
+
 def _quoted(domain: str, value: Any) -> str:
     """Quote a value in xl's language, which has no escapes; refuse a text that would need one."""
     text = str(value)
-    if not text.isprintable() or ('"' in text and "'" in text):
+    if not _can_be_quoted(text):
         raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")
     return f"'{text}'" if '"' in text else f'"{text}"'

@@ -31,18 +31,18 @@ STAYS_SINCE = (4, 20)
 PROCESSES = Path("/proc")
 USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"
-_NAME = re.compile(r"""^\s*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
+_UID = re.compile(r"^Uid:\t(\d+)", re.MULTILINE)
+_NAME = re.compile(r"""^[ \t]*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
 
 
 def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
     """Return the processes that look after the domain of this name."""
     log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
-    found = []
-    for folder in processes.iterdir():
-        with suppress(OSError):  # it has ended meanwhile
-            if _is_xl(folder) and (log.fullmatch(_output(folder)) or name == _told(folder)):
-                found.append(int(folder.name))
-    return tuple(found)
+    return tuple(
+        int(folder.name)
+        for folder in processes.iterdir()
+        if folder.name.isdigit() and _looks_after(folder, name, log)
+    )
 
 
 def is_libvirts(domid: int, uuid: str) -> bool:
@@ -50,13 +50,22 @@ def is_libvirts(domid: int, uuid: str) -> bool:
     return (USERDATA / f"userdata-d.{domid}.{uuid}.libvirt-xml").exists()
 
 
-def _is_xl(folder: Path) -> bool:
-    return folder.name.isdigit() and (folder / "comm").read_bytes() == b"xl\n"
+def _looks_after(folder: Path, name: str, log: re.Pattern[str]) -> bool:
+    """Tell whether a process is an xl of ours with this log, or that was told to create ``name``.
+
+    Anybody may call a process xl, and have it name any file to read here.
+    """
+    with suppress(OSError):  # it has ended meanwhile
+        if (folder / "comm").read_bytes() == b"xl\n" and _owner(folder) == os.getuid():
+            output = os.path.basename(os.readlink(folder / _STDOUT))
+            return log.fullmatch(output) is not None or name == _told(folder)
+    return False
 
 
-def _output(folder: Path) -> str:
-    """Return the name of the file to which a process writes."""
-    return os.path.basename(os.readlink(folder / _STDOUT))
+def _owner(folder: Path) -> int | None:
+    """Return whose a process is; the owner of its folder may be another (proc(5), dumpable)."""
+    found = _UID.search((folder / "status").read_text(errors="replace"))
+    return None if found is None else int(found[1])
 
 
 def _told(folder: Path) -> str | None:
@@ -70,7 +79,7 @@ def _told(folder: Path) -> str | None:
     settings = []
     for word in words[words.index("create") + 1 :]:
         path = folder / "cwd" / word
-        is_file = not word.startswith("-") and path.is_file()
+        is_file = not word.startswith("-") and os.path.isfile(path)  # a setting may be a long word
         settings.append(path.read_text(errors="replace") if is_file else word)
     found = _NAME.findall("\n".join(settings))
     return found[-1][1] if found else None

@@ -14,7 +14,7 @@ from ctypes import c_int, c_uint64
 from typing import Self
 
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
 from snapvm.hypervisor.xenlib import XenFailed, failed
 from snapvm.xenguest import FRAME_BYTES, TYPES_AT_ONCE, Mapping
 
@@ -48,14 +48,13 @@ class XenFrames:
 
     def require_there(self) -> None:
         """See ``GuestFrames.require_there``."""
-        try:
-            info = self._control.info(self._domid)
-        except XenFailed as failure:
-            raise CaptureFailed(domain=self._name, why=str(failure)) from failure
-        if info is None or info.is_dying:
-            raise WindowBroken(domain=self._name, what="somebody destroyed it, or it rebooted")
+        info = self._info()
         if info.is_shut_down and not info.is_suspended:
             raise WindowBroken(domain=self._name, what="it shut down or crashed")
+
+    def frame_count(self) -> int:
+        """See ``GuestFrames.frame_count``."""
+        return self._info().total_pages
 
     def map(self, mfns: memoryview) -> Mapping:
         """See ``GuestFrames.map``."""
@@ -109,6 +108,15 @@ class XenFrames:
             return bytes(mapping.view)
         finally:
             mapping.close()
+
+    def _info(self) -> DomainInfo:
+        try:
+            info = self._control.info(self._domid)
+        except XenFailed as failure:
+            raise CaptureFailed(domain=self._name, why=str(failure)) from failure
+        if info is None or info.is_dying:
+            raise WindowBroken(domain=self._name, what="somebody destroyed it, or it rebooted")
+        return info
 
     def _failed(self, what: str) -> CaptureFailed:
         return CaptureFailed(domain=self._name, why=str(failed(what)))

@@ -18,7 +18,7 @@ from snapvm.errors import quoted
 from snapvm.hypervisor import xenkeeper
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.hypervisor.xenstore import XenStore
+from snapvm.hypervisor.xenstore import CONFLICT, StoreRefused, XenStore
 
 ACKNOWLEDGE_SECONDS = 60.0
 STOP_SECONDS = 60.0
@@ -142,8 +142,17 @@ class SuspendRequest:
             )
 
     def _withdraw(self) -> bool:
-        """Withdraw the request; return False when the guest has just accepted it."""
-        is_withdrawn = self._store.replace(self._path, _SUSPEND, "")
+        """Withdraw the request; return False when the guest has just accepted it.
+
+        Also for one that writes there all the time, of which nobody can tell whether it has.
+        """
+        try:
+            is_withdrawn = self._store.replace(self._path, _SUSPEND, "")
+        except StoreRefused as refused:
+            if refused.code != CONFLICT:
+                raise
+            self._store.write(self._path, "")
+            return False
         if is_withdrawn:
             self._let_noted_go()
             self._store.remove(self._note)

@@ -26,6 +26,9 @@ SOCKETS = (Path("/run/xenstored/socket"), Path("/var/run/xenstored/socket"))
 _HEADER = struct.Struct("<IIII")
 _LIMIT_BYTES = 4096
 _ANSWER_SECONDS = 30.0
+_CONFLICT_SECONDS = 10.0
+CONFLICT = "EAGAIN"
+"""How a transaction ends when somebody else has written what it has read."""
 
 
 class _Op(IntEnum):
@@ -104,7 +107,11 @@ class XenStore:
                 raise
 
     def replace(self, path: str, expected: str, value: str) -> bool:
-        """Replace ``expected`` by ``value`` atomically; return False for any other value."""
+        """Replace ``expected`` by ``value`` atomically; return False for any other value.
+
+        Raises ``StoreRefused`` (EAGAIN) when somebody writes there all the time, as a guest can.
+        """
+        deadline = Deadline(_CONFLICT_SECONDS)
         while True:
             number = int(
                 self._exchange(_Op.TRANSACTION_START, b"\0", 0, "transaction").strip(b"\0")
@@ -116,9 +123,9 @@ class XenStore:
                 word = b"T\0" if matches else b"F\0"
                 self._exchange(_Op.TRANSACTION_END, word, number, "transaction")
             except StoreRefused as refused:
-                if refused.code == "EAGAIN":  # somebody else wrote meanwhile: look again
-                    continue
-                raise
+                if refused.code != CONFLICT or not deadline.left_seconds:
+                    raise
+                continue  # somebody else wrote meanwhile: look again
             return matches
 
     @contextmanager

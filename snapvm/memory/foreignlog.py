@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Final
+
+import numpy as np
 
 from snapvm.memory.normalise import ForeignEntries, ForeignKind
 
@@ -20,19 +21,34 @@ _NAMES: Final = {
 }
 
 
-def count(logs: Iterable[ForeignEntries]) -> dict[str, int]:
-    """Return how many entries were zeroed for each kind of frame; log the first of them."""
-    counts: dict[str, int] = {}
-    for number, entry in enumerate(entry for entries in logs for entry in entries):
-        kind = _NAMES[ForeignKind(int(entry["kind"]))]
-        counts[kind] = counts.get(kind, 0) + 1
-        if number < _LOGGED:
+class ForeignLog:
+    """How many entries were zeroed, and the first of them.
+
+    A guest may fill half of its memory with such entries, of its shared_info page say; to keep them
+    all would take several times as much.
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(len(ForeignKind), np.int64)
+        self._first: list[ForeignEntries] = []
+
+    def add(self, entries: ForeignEntries) -> None:
+        """Count entries; of the first some are kept, for a log that is not written in the pause."""
+        self._counts += np.bincount(entries["kind"], minlength=len(ForeignKind))
+        room = _LOGGED - sum(map(len, self._first))
+        if room > 0 and len(entries):
+            self._first.append(entries[:room].copy())
+
+    def told(self) -> dict[str, int]:
+        """Log the first entries, and return how many there were of each kind of frame."""
+        for entry in (entry for entries in self._first for entry in entries):
             log.info(
                 "zeroed entry %d of table %#x: machine frame %#x, flags %#x, %s",
                 entry["index"],
                 entry["table_pfn"],
                 entry["mfn"],
                 entry["flags"],
-                kind,
+                _NAMES[ForeignKind(int(entry["kind"]))],
             )
-    return counts
+        counts = self._counts.tolist()
+        return {_NAMES[kind]: counts[kind] for kind in ForeignKind if counts[kind]}

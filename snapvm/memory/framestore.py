@@ -34,6 +34,8 @@ CHUNK_FRAMES: Final = 16384
 ORIGIN: Final = "the guest's memory"
 """The path in a ``BadImage`` about what is read here."""
 _MAX_THREADS: Final = 4
+_CLAIMED_MORE: Final = 1 << 16
+"""By so many frames a guest may claim more than twice as many as it has: 256 MiB."""
 _SPARE_PART: Final = 8
 """An eighth more memory is kept ready than a chunk needed last time."""
 
@@ -156,6 +158,17 @@ def map_chunk(frames: GuestFrames, pfns: Words, mfns: Words, *, stands_still: bo
     )
 
 
+def require_plausible(frames: GuestFrames, claimed: int) -> None:
+    """Raise ``BadImage`` for a guest that claims far more frames than Xen has given it.
+
+    Its p2m may name one frame at any number of PFNs, each of which would be a page of the image.
+    """
+    has = frames.frame_count()
+    if claimed > 2 * has + _CLAIMED_MORE:
+        why = f"its table of frames names {claimed} of them, and it has {has}"
+        raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
+
+
 def _require_not_owned(frames: GuestFrames, mfns: Words) -> None:
     own = mfns[TYPE_HAS_DATA[types_of(frames, mfns)]]
     if len(own):
@@ -193,7 +206,12 @@ class FrameStore:
         return 2 * sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes
 
     def add(self, pfns: Words, mfns: Words, *, stands_still: bool = False) -> Iterator[Chunk]:
-        """Map frames and keep them mapped; yield chunk by chunk.  Raises as `map_chunk` does."""
+        """Map frames and keep them mapped; yield chunk by chunk.
+
+        Raises as `require_plausible` and `map_chunk` do.
+        """
+        if len(pfns):
+            require_plausible(self._frames, len(pfns))
         for start in range(0, len(pfns), CHUNK_FRAMES):
             self.require_wanted()
             part = slice(start, start + CHUNK_FRAMES)

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from snapvm.memory import foreignlog, precopy
+from snapvm.memory import precopy
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
@@ -227,7 +227,7 @@ class GuestCapture:
             log.warning("it stood still for longer: more had changed than this host could spare")
         return WrittenImage(
             size_bytes=os.fstat(self._file.fileno()).st_size,
-            foreign=foreignlog.count(pages.foreign),
+            foreign=pages.foreign.told(),
             changed_frames=self._changed,
             frames=self._total,
             restored_frames=restored,

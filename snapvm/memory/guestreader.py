@@ -7,13 +7,18 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.memory.framestore import ORIGIN, words
+from snapvm import memoryroom
+from snapvm.memory.framestore import ORIGIN, require_plausible, words
 from snapvm.memory.normalise import FrameMap, Marks, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, Mapping
 
+_P2M_BYTES: Final = 64 << 20
+"""A p2m may take so much memory on any host: that of a guest of 32 GiB."""
+_P2M_PART: Final = 4
+"""A larger one may take one part in so many of what the host can spare."""
 _NO_WORDS: Final = np.empty(0, np.uint64)
 
 
@@ -26,6 +31,8 @@ class GuestReader:
         self._stack = ExitStack()
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._m2p = words(self._stack.enter_context(frames.machine_to_physical()))
+        # What there is now: in the pause the capture itself has taken of it.
+        self._most_bytes = max(_P2M_BYTES, memoryroom.available_bytes() // _P2M_PART)
 
     def close(self) -> None:
         """End all mappings; harmless when it was done before."""
@@ -45,9 +52,15 @@ class GuestReader:
         return self._frames.max_mfn
 
     def p2m(self, shared_info: bytes) -> P2m:
-        """Read the guest's p2m as it is now."""
+        """Read the guest's p2m as it is now, if this host can spare the memory for it."""
         roots = P2mRoots.of(shared_info)
-        return read_p2m(roots, self._p2m_frames, max_mfn=self.max_mfn, origin=ORIGIN)
+        return read_p2m(
+            roots,
+            self._p2m_frames,
+            max_mfn=self.max_mfn,
+            most_bytes=self._most_bytes,
+            origin=ORIGIN,
+        )
 
     def owned(self, p2m: P2m) -> Marks:
         """Ask Xen now which frames of a p2m the guest owns."""
@@ -58,8 +71,10 @@ class GuestReader:
         return FrameMap.build(p2m.entries, self._m2p, max_mfn=self.max_mfn)
 
     def pfns(self, p2m: P2m) -> Words:
-        """Return the PFNs that have a frame according to the guest."""
-        return np.flatnonzero(p2m.entries < np.uint64(self.max_mfn)).view(np.uint64)
+        """Return the PFNs that have a frame according to the guest, if it can have so many."""
+        pfns = np.flatnonzero(p2m.entries < np.uint64(self.max_mfn)).view(np.uint64)
+        require_plausible(self._frames, len(pfns))
+        return pfns
 
     def _p2m_frames(self, mfns: Words) -> Words:
         """Return frames of the p2m, which stay mapped: the pause will read the same ones."""

@@ -77,9 +77,13 @@ class P2m:
     """The frames that hold the entries; `FrameMap.pfns_of` returns their PFNs."""
 
 
-def read_p2m(roots: P2mRoots, fetch: FrameFetcher, *, max_mfn: int, origin: str) -> P2m:
+def read_p2m(
+    roots: P2mRoots, fetch: FrameFetcher, *, max_mfn: int, most_bytes: int, origin: str
+) -> P2m:
     """Read the p2m from the list or the tree; ``max_mfn`` is the number of machine frames.
 
+    It is refused when it takes more than ``most_bytes``: a guest of few frames may have a p2m of
+    2 GiB, all parts of which are one frame.
     Raises `BadImage`, with ``origin`` as its path and the offset of the wrong field in shared_info.
     """
     if not 0 < roots.pfns <= MAX_END_PFN + 1:
@@ -87,6 +91,10 @@ def read_p2m(roots: P2mRoots, fetch: FrameFetcher, *, max_mfn: int, origin: str)
     reader = _Reader(fetch=fetch, max_mfn=max_mfn, origin=origin)
     leaves = (roots.pfns - 1) // _PER_FRAME + 1
     found = reader.by_list(roots, leaves) if roots.cr3 else reader.by_tree(roots, leaves)
+    if len(found) * FRAME_BYTES > most_bytes:
+        size, most = len(found) * FRAME_BYTES >> 20, most_bytes >> 20
+        why = f"its p2m takes {size} MiB, and this host can spare {most} MiB for it"
+        raise _bad(origin, 0, why)
     pfns = min(roots.pfns, len(found) * _PER_FRAME)
     return P2m(
         end_pfn=pfns - 1,

@@ -11,9 +11,10 @@ from typing import BinaryIO
 import numpy as np
 
 from snapvm import durable
+from snapvm.memory.foreignlog import ForeignLog
 from snapvm.memory.frameruns import ABSENT, Pages, runs_of
 from snapvm.memory.framestore import Chunk
-from snapvm.memory.normalise import ForeignEntries, FrameMap, Normaliser
+from snapvm.memory.normalise import FrameMap, Normaliser
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import (
     PAGES_PER_BATCH,
@@ -36,7 +37,7 @@ class StandingPages:
         self._writer = writer
         self.frame_map = frame_map
         self._normaliser = Normaliser(frame_map, origin)
-        self.foreign: list[ForeignEntries] = []
+        self.foreign = ForeignLog()
         """The table entries that were zeroed."""
 
     def write_kept(self, chunk: Chunk) -> None:
@@ -71,8 +72,7 @@ class StandingPages:
                     own_pages = own_pages.copy()
                 tables = own_pages[rows].view(np.uint64)
                 found = self._normaliser.canonicalise(tables, levels[rows], own_pfns[rows])
-                if len(found):
-                    self.foreign.append(found)
+                self.foreign.add(found)
                 own_pages[rows] = tables.view(np.uint8)
             if len(own_pfns):
                 self._writer.pages(own_pfns, own_types, own_pages)

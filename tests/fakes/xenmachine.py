@@ -165,6 +165,9 @@ class Machine:
         if self.has_ended:
             raise WindowBroken(domain="web1", what="it ended")
 
+    def frame_count(self) -> int:
+        return sum(type_ != XTAB for type_ in self.type_of.values())
+
     def map(self, mfns: memoryview) -> Mapping:
         wanted = [int(mfn) for mfn in mfns]
         there = [mfn in self.pages and mfn not in self.unmappable for mfn in wanted]

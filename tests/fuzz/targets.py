@@ -13,11 +13,12 @@ from snapvm import compression, cowsize, recordfile, rollbackjournal, rollbackpl
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, lookup, words
 from snapvm.consistency import TakeRequest, repair_all, take
-from snapvm.hypervisor import domainxml, startfiles, xencfg, xenconfig
+from snapvm.hypervisor import domainxml, overlays, startfiles, xencfg, xenconfig
 from snapvm.lvm import exceptionstore, health, reading
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
 from tests.fakes.machine import image_bytes
+from tests.fakes.overlay import make_overlay
 from tests.fakes.records import UUID, make_record, put_record
 from tests.fakes.scene import DOMAIN, make_scene
 from tests.fakes.scene import UUID as SCENE_UUID
@@ -70,6 +71,12 @@ def _qemu_image(data: bytes, folder: Path) -> None:
     source = folder / "memory.save"
     source.write_bytes(data)
     sparseimage.convert(source, folder / "sparse", Silent())
+
+
+def _overlay(data: bytes, folder: Path) -> None:
+    path = folder / "image"
+    path.write_bytes(data)
+    assert path in overlays.chains([(path, "qcow2")]), "whoever looked at it came to grief"
 
 
 # --- what LVM and the kernel say ---
@@ -286,6 +293,7 @@ def all_targets(folder: Path) -> tuple[Target, ...]:
     journals = _scene_of_a_killed_rollback(folder)
     streams = (qemu_builders.GOOD.encode(), _LONG_STREAM.encode())
     saved = qemu_builders.save(folder / "memory.save", streams[0]).read_bytes()
+    over = make_overlay(folder / "over", "/dev/vg0/d0", format_below="raw").read_bytes()
     shutil.rmtree(folder, ignore_errors=True)
     fixtures = [path.read_bytes() for path in sorted(FIXTURES.glob("catalog/*/*.json"))]
     small = Guest(per_record=600)
@@ -296,6 +304,7 @@ def all_targets(folder: Path) -> tuple[Target, ...]:
         Target(name="libvirt image", seeds=(image_bytes(7),), read=_libvirt_image),
         Target(name="QEMU stream", seeds=streams, read=_qemu_stream),
         Target(name="libvirt image to sparse", seeds=(saved,), read=_qemu_image),
+        Target(name="overlay", seeds=(over,), read=_overlay),
         Target(name="lvs report", seeds=(lvs,), read=_lvs),
         Target(
             name="exception table",

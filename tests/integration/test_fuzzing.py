@@ -15,7 +15,7 @@ SLOW_INPUTS = 12
 """Of those that need a whole host of fakes, or an image of megabytes."""
 
 
-@pytest.mark.parametrize("which", range(17))
+@pytest.mark.parametrize("which", range(18))
 def test_spoiled_input_is_read_or_refused(tmp_path: Path, which: int) -> None:
     target = all_targets(tmp_path / "examples")[which]
     is_slow = target.name.startswith(("journal", "xl image"))
@@ -26,7 +26,7 @@ def test_spoiled_input_is_read_or_refused(tmp_path: Path, which: int) -> None:
     assert not tally.failures, tally.failures
 
 
-@pytest.mark.parametrize("which", range(17))
+@pytest.mark.parametrize("which", range(18))
 def test_what_is_spoiled_was_sound(tmp_path: Path, which: int) -> None:
     """Else every input is refused for the same reason, and nothing behind it is tried."""
     target = all_targets(tmp_path / "examples")[which]
@@ -37,7 +37,7 @@ def test_what_is_spoiled_was_sound(tmp_path: Path, which: int) -> None:
 
 
 def test_all_of_them_are_tried(tmp_path: Path) -> None:
-    assert len(all_targets(tmp_path)) == 17
+    assert len(all_targets(tmp_path)) == 18
 
 
 def test_what_fails_is_told(tmp_path: Path) -> None:

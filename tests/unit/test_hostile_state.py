@@ -16,7 +16,15 @@ from snapvm import checking, consistency, rebuilding, rollbackjournal, rollbackp
 from snapvm.attention import JournalUnusable, LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
-from snapvm.model import DomainState, DomainUuid, Record, Silent, SnapshotId
+from snapvm.model import (
+    DomainState,
+    DomainUuid,
+    Record,
+    SideKind,
+    SidePlace,
+    Silent,
+    SnapshotId,
+)
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import Phase
@@ -210,6 +218,45 @@ def test_no_link_is_followed(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(SnapvmError):
         roll_back(scene)
     assert elsewhere.exists()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_a_name_that_nobody_can_be_asked_for_is_that_of_the_records(
+    scene: Scene, name: str
+) -> None:
+    put(scene, ".name", name)
+    assert scene.host.catalog.domains() == ((UUID, DOMAIN),)
+    consistency.repair_all(scene.host, DOMAIN, Silent())
+
+
+def test_a_record_of_another_place_is_none(scene: Scene) -> None:
+    for uuid in (f"domains/{UUID}", "", "2"):
+        change(scene, "domain", "uuid", value=uuid)
+        (entry,) = scene.host.catalog.entries()
+        assert isinstance(entry, Damaged) and "another place" in entry.why
+
+
+def test_what_stands_at_the_name_of_a_new_side_file_is_not_written_to(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """Its folder is QEMU's or swtpm's: a pipe there kept a domain off, a link lost its file."""
+    nvram, tpm = tmp_path / "VARS.fd", tmp_path / "tpm2"
+    tpm.mkdir()
+    scene.machine.places = (
+        SidePlace(kind=SideKind.NVRAM, path=nvram, is_folder=False),
+        SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True),
+    )
+    scene.count(5)
+    request = TakeRequest(domain=DOMAIN, name="sides")
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(3)
+    precious = tmp_path / "precious"
+    precious.write_text("do not touch")
+    os.link(precious, nvram.with_name(".VARS.fd.new"))
+    os.mkfifo(tpm / ".state.new")
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert (nvram.read_text(), (tpm / "state").read_text()) == ("5", "5")
+    assert precious.read_text() == "do not touch"
 
 
 def test_all_is_private(scene: Scene) -> None:

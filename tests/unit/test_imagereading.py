@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,32 @@ def test_a_domain_is_restored_though_nothing_can_be_told(
     with imagereading.shown(Watched(), image):
         is_restored = True
     assert is_restored
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_host_with_files_without_end_keeps_no_domain_waiting(
+    image: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Any user may open as many as his limits allow, which is a million of each process."""
+    monkeypatch.setattr(imagereading, "_FIRST_SECONDS", 0.5)
+    listdir, is_looked_at = os.listdir, threading.Event()
+
+    def endless(folder: str) -> list[str]:
+        if not str(folder).endswith("/fd"):
+            return listdir(folder)
+        is_looked_at.set()
+        return ["1"] * 3_000_000
+
+    progress = Watched()
+    begun = time.monotonic()
+    if when == "before":
+        monkeypatch.setattr(os, "listdir", endless)
+    with imagereading.shown(progress, image):
+        if when == "meanwhile":
+            monkeypatch.setattr(os, "listdir", endless)
+            assert is_looked_at.wait(10)
+    assert time.monotonic() - begun < 5
+    assert progress.told == []
 
 
 def test_nobody_is_looked_for_when_nobody_watches(

@@ -159,6 +159,21 @@ def test_the_format_is_the_one_in_the_image(scene: Scene, number: int, format_: 
     assert memory is not None and memory.format == format_
 
 
+def test_what_an_image_says_that_cannot_be_makes_no_record(scene: Scene) -> None:
+    """It was made, could not be read, and was made anew as often as one liked."""
+    record = take(scene)
+    image = libvirtimage.Writer()
+    absurd = XML.replace("<memory>4096<", f"<memory>{10**30}<")
+    descriptor = image.begin(scene.host.catalog.path(record, "memory.save"), absurd, "")
+    os.write(descriptor, b"QEVM and so on")
+    os.close(descriptor)
+    image.end()
+    damage(scene, record, "")
+    (why,) = rebuild(scene)
+    assert "what its image says cannot be: 'memory_bytes' is out of range" in why
+    assert file_of(scene, record).read_text() == ""
+
+
 def test_a_rebuilt_one_is_gone_back_to(scene: Scene) -> None:
     scene.count(5)
     record = take(scene, with_memory=False)

@@ -43,7 +43,7 @@ records = st.builds(
     created=texts,
     named=st.booleans(),
     note=texts,
-    domain=texts,
+    domain=texts.filter(lambda text: "\0" not in text),
     domain_uuid=texts.map(DomainUuid),
     hypervisor=st.sampled_from(HypervisorKind),
     state=st.sampled_from(DomainState),
@@ -189,3 +189,14 @@ def test_no_record_of_a_domain_is_passed_over(name: str, other: str) -> None:
 
 def test_a_record_of_another_domain_is_passed_over() -> None:
     assert not recordfile.may_be_of(recordfile.dump(make_record()).encode(), "another")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a\udcffb"])
+def test_a_domain_that_nobody_can_be_asked_for_is_refused(name: str) -> None:
+    """libvirt's Python raised a ValueError, and that was a bug of snapvm's."""
+    data = recordfile.as_dict(make_record())
+    data["domain"]["name"] = name
+    with pytest.raises(RecordUnusable, match="no domain can have the name"):
+        recordfile.load(json.dumps(data).encode(), "x")
+    data["domain"]["name"] = "übung \U0001f600\x1b"
+    assert recordfile.load(json.dumps(data).encode(), "x").domain == data["domain"]["name"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from snapvm.errors import ExitStatus
 from tests.fakes.records import disks_only
 from tests.fakes.scene import DOMAIN, Scene
@@ -39,3 +41,20 @@ def test_doctor_names_what_would_take_an_image_nobody_restores(call: Call, scene
     told = call("doctor", DOMAIN)
     assert told.status == ExitStatus.REFUSED
     assert told.out.count("in the way: ") == 1 and "libvirt 12.1" in told.out
+
+
+@pytest.mark.parametrize("name", ["state", "state/domains", "run"])
+def test_doctor_tells_who_else_may_write_records(call: Call, scene: Scene, name: str) -> None:
+    """A journal that somebody else wrote is acted upon by root's next command."""
+    state, run = scene.host.settings.state_dir, scene.host.settings.run_dir
+    assert state.parent / "run" == run and state.name == "state"
+    for each in (state / "domains", run):
+        each.mkdir(parents=True, exist_ok=True)
+    folder = state.parent / name
+    assert "advice" not in call("doctor", DOMAIN).out
+    folder.chmod(0o777)
+    told = call("doctor", DOMAIN)
+    assert told.status == 0
+    assert f"advice: others than root may write to {folder}: " in told.out
+    folder.chmod(0o1777)
+    assert "advice" not in call("doctor", DOMAIN).out

@@ -39,6 +39,13 @@ def test_what_reaches_beyond_the_window_is_marked() -> None:
     assert f"<{'#' * COLUMNS}>" in line
 
 
+def test_a_name_without_end_makes_no_line_so_wide() -> None:
+    """Every line is as wide as the longest name: `show` of a damaged record took all memory."""
+    parts = [WindowPart(name=name, start_ms=1.0, duration_ms=1.0) for name in ("x" * 100_000, "y")]
+    drawn = timeline(Timing(pause_ms=9.0, total_ms=9.0, parts=tuple(parts)), is_unicode=False)
+    assert all(len(line) < 200 for line in drawn)
+
+
 def test_nothing_measured_draws_nothing() -> None:
     assert timeline(Timing(pause_ms=0.0, total_ms=1.0), is_unicode=True) == []
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from snapvm.cli.app import run
+from snapvm.model import SnapshotId
 from tests.fakes.machine import image_bytes
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.cli.conftest import Call
 from tests.unit.memory.xen_builders import L1, Guest
 
 
@@ -97,6 +100,22 @@ def test_a_name_that_no_file_can_have(
     assert "there is no snapshot x" in capsys.readouterr().err
     assert run([*command, ""]) == 4
     assert "'': No such file" in capsys.readouterr().err
+
+
+def test_a_file_with_a_snapshots_name_is_not_looked_into_in_its_place(
+    call: Call, scene: Scene, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may put a sound one into a folder in which root types that name."""
+    assert call("take", DOMAIN, "--name", "a").status == 0
+    record = scene.host.catalog.get(UUID, SnapshotId("a"))
+    assert record.memory is not None
+    scene.host.catalog.path(record, record.memory.file).unlink()
+    monkeypatch.chdir(image.parent)
+    for name in (f"{DOMAIN}@a", f"{DOMAIN}@b", "my_image@home.xl"):
+        (image.parent / name).write_bytes(image.read_bytes())
+    found = call("verify", f"{DOMAIN}@a")
+    assert found.status == 4 and "the memory image is gone" in found.err
+    assert call("verify", f"{DOMAIN}@b").status == call("verify", "my_image@home.xl").status == 0
 
 
 def test_a_folder_that_cannot_be_looked_into(

@@ -184,7 +184,9 @@ def test_what_a_guest_says_that_cannot_be_read_is_no_answer(
         agent.thaw(DOMAIN)
 
 
-def test_a_time_without_end_is_none(guest: Guest, agent: LibvirtAgent) -> None:
-    guest.answers = {"guest-get-time": b'{"return": 1' + b"0" * 400 + b"}", "guest-set-time": {}}
+@pytest.mark.parametrize("said", [b"1" + b"0" * 400, b"1e999", b"-1e999", b"NaN", b'"inf"'])
+def test_a_time_without_end_is_none(guest: Guest, agent: LibvirtAgent, said: bytes) -> None:
+    """A clock was set forward by inf s, which is no JSON either."""
+    guest.answers = {"guest-get-time": b'{"return": ' + said + b"}", "guest-set-time": {}}
     with pytest.raises(ClockNotSet):
         agent.set_clock(DOMAIN)

@@ -92,7 +92,8 @@ def relied_on(*domains: Neighbour, **volumes: Path) -> list[Reliance]:
 
 def of_pool(pool: str, volume: str) -> str:
     return (
-        f"<domain><devices><disk type='volume'><source pool='{pool}' volume='{volume}'/>"
+        f"<domain><devices><disk type='volume'><driver name='qemu' type='qcow2'/>"
+        f"<source pool='{pool}' volume='{volume}'/>"
         "<target dev='vda'/></disk></devices></domain>"
     )
 
@@ -117,6 +118,14 @@ def test_one_of_its_own_that_is_a_volume_of_a_pool(tmp_path: Path) -> None:
     (found,) = relied_on(Neighbour(of_pool("images", "clone"), uuid=OFF.uuid), clone=overlay)
     assert found.device == LV
     assert relied_on(Neighbour(of_pool("images", "d0"), uuid=OFF.uuid, is_saved=True), d0=LV) == []
+
+
+def test_what_another_guest_writes_into_its_disk_is_believed_by_nobody(tmp_path: Path) -> None:
+    """That it is an overlay on the disk of this one: no rollback was possible any more."""
+    disk = make_overlay(tmp_path / "disk", str(LV))
+    assert relied_on(Neighbour(disk_xml(disk, kind="block", format_="raw"))) == []
+    saved = Neighbour(disk_xml(disk, kind="block", format_="raw"), is_saved=True)
+    assert [each.device for each in relied_on(saved)] == [disk]
 
 
 def test_one_that_another_is_booted_with(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from tests.fakes.storage import unanswered
 from tests.unit.hypervisor.fakelibvirt import OFF
 
 
-def below(image: Path, *, kind: str = "file", device: str = "disk") -> list[str]:
+def below(
+    image: Path, *, kind: str = "file", device: str = "disk", format_: str = "qcow2"
+) -> list[str]:
     """Return what lies below the one drive of a domain."""
-    definition = disk_xml(image, kind=kind, device=device)
+    definition = disk_xml(image, kind=kind, device=device, format_=format_)
     found = list(overlays.bases(replace(OFF, definition=definition)))
     assert all(disk.target == "vda" for disk in found)
     return [str(disk.device) for disk in found]
@@ -41,6 +43,39 @@ def test_a_chain_of_them(tmp_path: Path) -> None:
     first = make_overlay(tmp_path / "first", "/dev/vg0/d0")
     second = make_overlay(tmp_path / "second", "first")
     assert below(second) == [str(first), "/dev/vg0/d0"]
+
+
+@pytest.mark.parametrize("kind", ["file", "block"])
+def test_what_a_guest_writes_into_a_raw_disk_says_nothing(tmp_path: Path, kind: str) -> None:
+    """It could say that it lies on the disk of another guest, which could not go back then."""
+    disk = make_overlay(tmp_path / "disk", "/dev/vg0/of-another")
+    assert below(disk, kind=kind, format_="raw") == []
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("told", ["raw", "qcow2", ""])
+def test_below_a_raw_disk_there_is_nothing(tmp_path: Path, told: str, version: int) -> None:
+    """A guest may have written such a header before it got a snapshot above."""
+    disk = make_overlay(tmp_path / "disk", "/dev/vg0/of-another")
+    over = make_overlay(tmp_path / "over", "disk", format_below=told, version=version)
+    assert below(over) == [str(disk)] + ["/dev/vg0/of-another"] * (told != "raw")
+
+
+def test_what_is_neither_file_nor_disk_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens /dev/watchdog, and lets go of it, has the host reset after a while."""
+    over = make_overlay(tmp_path / "over", "/dev/null")
+    opened: list[str] = []
+    open_ = os.open
+
+    def watched(path: Path, *rest: int) -> int:
+        opened.append(str(path))
+        return open_(path, *rest)
+
+    monkeypatch.setattr(os, "open", watched)
+    assert below(over) == ["/dev/null"]
+    assert opened == [str(over)]
 
 
 def test_a_ring_of_them_ends(tmp_path: Path) -> None:

@@ -161,8 +161,10 @@ def test_a_frame_buffer_is_told_to_xl() -> None:
         {"vfbs": [screen], "vkbs": [{"backend_type": "qemu", "feature_multi_touch": True}]},
         {"vfbs": [screen], "vkbs": [{"backend_type": "linux"}]},
         {"vfbs": [{"vnc": {"passwd": "a,b"}}]},
+        {"vfbs": [{"vnc": {"passwd": "geheim'\""}}]},
         {"vfbs": [{"backend_domid": 3}]},
     )
     for changed in refused:
-        with pytest.raises(DomainRefused, match="cannot be told"):
+        with pytest.raises(DomainRefused, match="cannot be told") as refusal:
             told(**changed)
+        assert "geheim" not in str(refusal.value)  # it is logged, and mailed by cron

@@ -46,6 +46,12 @@ def test_one_that_has_ended_is_not(flags: int | None, what: str) -> None:
         frames_of(lambda _: info).require_there()
 
 
+def test_how_many_frames_it_has_xen_says() -> None:
+    assert frames_of(lambda _: RUNNING).frame_count() == RUNNING.total_pages
+    with pytest.raises(WindowBroken):
+        frames_of(lambda _: None).frame_count()
+
+
 def test_a_xen_that_does_not_say_is_a_failure_of_the_capture() -> None:
     def refuse(_: int) -> None:
         raise XenFailed("asking about domain 5: no")

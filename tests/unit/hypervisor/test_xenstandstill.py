@@ -11,7 +11,7 @@ import pytest
 
 from snapvm.errors import Interrupted
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor import xenrequest
+from snapvm.hypervisor import xenrequest, xenstore
 from snapvm.hypervisor.xenstandstill import lift
 from snapvm.interrupt import watched
 from tests.unit.hypervisor import standingxen
@@ -46,6 +46,18 @@ def test_a_guest_that_does_not_answer_is_not_suspended_later(scene: Scene) -> No
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == ""
     assert "resume" not in scene.xen.deeds
+    assert runs(scene)
+
+
+def test_a_guest_that_writes_all_the_time_keeps_nobody_waiting(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither could the request be withdrawn, nor the command be interrupted."""
+    monkeypatch.setattr(xenstore, "_CONFLICT_SECONDS", 0.1)
+    scene.store.conflicts = 1 << 30
+    with pytest.raises(CaptureFailed, match="did not in"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert scene.store.values[REQUEST] == ""
     assert runs(scene)
 
 

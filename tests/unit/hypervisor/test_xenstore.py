@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from snapvm.hypervisor import xenstore
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import StoreRefused, XenStore
 from tests.fakes.xenstored import FakeXenstored
@@ -42,6 +43,21 @@ def test_a_value_is_replaced_only_where_the_expected_one_stands(served: Served) 
     assert server.values["/x"] == ""
     assert not store.replace("/x", "suspend", "other")
     assert server.values["/x"] == ""
+
+
+def test_one_that_writes_all_the_time_is_not_waited_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest may write to its own nodes without end: each try ended in a conflict."""
+    monkeypatch.setattr(xenstore, "_CONFLICT_SECONDS", 0.1)
+    server, store = served
+    server.values["/x"] = "suspend"
+    server.conflicts = 1 << 30
+    with pytest.raises(StoreRefused) as refused:
+        store.replace("/x", "suspend", "")
+    assert refused.value.code == xenstore.CONFLICT
+    server.conflicts = 0
+    assert store.replace("/x", "suspend", "")
 
 
 def test_a_watch_wakes_and_its_events_are_no_answers(served: Served) -> None:

@@ -159,3 +159,25 @@ def test_one_that_is_given_more_than_there_is_room_for_is_to_be_taken_again(
     make(tmp_path / "i", Machine(), meanwhile=lambda m: m.grow(1100, leaf_pfns=[16]))
     with pytest.raises(BadImage, match="changed its size"):
         make(tmp_path / "j", Machine(), meanwhile=lambda m: m.grow(1600, leaf_pfns=[16, 18]))
+
+
+@pytest.mark.parametrize("budget_bytes", [PLENTY, SOME, 0])
+@pytest.mark.parametrize("domain_ends", [False, True])
+def test_a_guest_that_claims_one_frame_over_and_over_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_bytes: int, domain_ends: bool
+) -> None:
+    """One of 64 MiB had an image of a TiB written, for hours, and could stand still meanwhile."""
+    monkeypatch.setattr("snapvm.memory.framestore._CLAIMED_MORE", 0)
+    machine = Machine()
+
+    def claim(machine: Machine) -> None:
+        machine.grow(5 * 512, leaf_pfns=[16, 18, 19])
+        for leaf in machine.leaves[2:]:
+            machine.write(leaf, (MFN_BASE + 100).to_bytes(8, "little") * 512)
+
+    claim(machine)
+    with pytest.raises(BadImage, match=f"names {OWNED + 3 * 512} of them, and it has {OWNED}"):
+        make(tmp_path / "i", machine, budget_bytes=budget_bytes, domain_ends=domain_ends)
+    assert (tmp_path / "i").stat().st_size < OWNED * 4096
+    with pytest.raises(BadImage, match="of them, and it has"):
+        make(tmp_path / "j", Machine(), meanwhile=claim, budget_bytes=budget_bytes)

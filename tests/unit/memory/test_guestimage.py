@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from snapvm.memory import framestore
+from snapvm.memory.foreignlog import ForeignLog
 from snapvm.memory.guestimage import PvGuestImage
+from snapvm.memory.normalise import ForeignEntries
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
 from snapvm.memory.xenimage import open_image
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
-from tests.fakes.xenmachine import FOREIGN_MFN, HOST, FixedMemory, Machine
+from tests.fakes.xenmachine import FOREIGN_MFN, HOST, SHARED_INFO_MFN, FixedMemory, Machine
 from tests.unit.memory.guestcapture import (
     ONE,
     PLENTY,
@@ -120,6 +122,31 @@ def test_a_foreign_entry_is_zeroed_and_counted(tmp_path: Path) -> None:
     assert facts.foreign == {"unknown": 1}
     assert int(np.frombuffer(frames_of(tmp_path / "i")[L1], "<u8")[100]) == 0
     assert verify_image(tmp_path / "i").is_sound
+
+
+def test_a_guest_full_of_foreign_entries_costs_no_memory_to_speak_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may map its shared_info wherever it likes; each such entry was kept, for a count."""
+    caplog.set_level("INFO", "snapvm")
+    machine = Machine()
+    for pfn in range(100, 500):
+        machine.write(MFN_BASE + pfn, (SHARED_INFO_MFN << 12 | 0x67).to_bytes(8, "little") * 512)
+        machine.type_of[MFN_BASE + pfn] = 1
+    kept = 0
+    add = ForeignLog.add
+
+    def counted(log: ForeignLog, entries: ForeignEntries) -> None:
+        nonlocal kept
+        add(log, entries)
+        kept = sum(part.nbytes for part in log._first)
+        assert all(part.base is None for part in log._first)
+
+    monkeypatch.setattr(ForeignLog, "add", counted)
+    facts, _ = make(tmp_path / "i", machine)
+    assert facts.foreign == {"shared info": 400 * 512}
+    assert 0 < kept < 4096
+    assert caplog.text.count("zeroed entry") == 64
 
 
 def test_a_foreign_entry_above_the_last_level_is_refused(tmp_path: Path) -> None:

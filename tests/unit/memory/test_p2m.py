@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapvm.memory.p2m import P2mRoots, read_p2m
+from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
 from snapvm.memory.pagingmode import Words
 from snapvm.refusals import BadImage
 
 HOLE = (1 << 64) - 1
 HOST_FRAMES = 1 << 20
+PLENTY = 1 << 40
 
 
 @dataclass
@@ -79,6 +80,11 @@ def roots(pfns: int, *, tree: int = 0, root: int = 0, vaddr: int = 0) -> P2mRoot
     return P2mRoots.of(bytes(page))
 
 
+def read(root: P2mRoots, machine: Machine, most_bytes: int = PLENTY) -> P2m:
+    """Read the p2m that the roots lead to."""
+    return read_p2m(root, machine.fetch, max_mfn=HOST_FRAMES, most_bytes=most_bytes, origin="web1")
+
+
 @given(
     st.integers(1, 3000),
     st.integers(0, (1 << 30) - 1) | st.sampled_from([0, 510, 511, 262143]),
@@ -97,7 +103,7 @@ def test_list_and_tree_give_what_was_put_there(
     linear = roots(pfns, root=machine.list_at(vaddr, leaves), vaddr=vaddr)
     tree = roots(pfns, tree=machine.tree(leaves))
     for root in (linear, tree):
-        found = read_p2m(root, machine.fetch, max_mfn=HOST_FRAMES, origin="web1")
+        found = read(root, machine)
         assert found.end_pfn == pfns - 1
         assert found.entries.tolist() == values
         assert found.leaf_mfns.tolist() == leaves
@@ -113,7 +119,7 @@ def test_a_huge_table_is_fetched_sparsely_and_ends_before_its_holes(start: int) 
     tree = roots(pfns, tree=machine.tree(leaves))
     for root in (linear, tree):
         machine.fetched.clear()
-        found = read_p2m(root, machine.fetch, max_mfn=HOST_FRAMES, origin="web1")
+        found = read(root, machine)
         assert found.end_pfn + 1 < pfns
         assert found.end_pfn + 1 == len(found.entries) == 512 * len(found.leaf_mfns)
         assert found.entries[:600].tolist() == list(range(1000, 1600))
@@ -141,7 +147,7 @@ def test_roots_that_lead_astray_are_named(name: str) -> None:
     if name == "tree too small":
         root = roots((1 << 27) + 1, tree=100)
     with pytest.raises(BadImage, match=words) as raised:
-        read_p2m(root, Machine().fetch, max_mfn=HOST_FRAMES, origin="web1")
+        read(root, Machine())
     assert raised.value.offset_bytes == offset
 
 
@@ -154,5 +160,25 @@ def test_an_entry_that_leads_nowhere_is_named() -> None:
             roots(1025, root=root, vaddr=vaddr),
             machine.fetch,
             max_mfn=HOST_FRAMES,
+            most_bytes=PLENTY,
             origin="web1",
         )
+
+
+@pytest.mark.parametrize("kind", ["list", "tree"])
+def test_a_table_of_nothing_but_one_frame_takes_no_endless_memory(kind: str) -> None:
+    """A guest of four frames could have 2 GiB of the host's, several times over."""
+    machine = Machine()
+    pfns = 1 << 26
+    one = machine.put([HOLE] * 512)
+    # Two tables in turn: what is the same to the end would be cut off.
+    tables = [machine.put([one << 12 | 0x67] * 511 + [one << 12 | flags]) for flags in (1, 3)]
+    if kind == "list":
+        found = [table << 12 | 0x67 for table in tables] * 256
+        root = machine.put([machine.put([machine.put(found) << 12 | 1]) << 12 | 1])
+        roots_ = roots(pfns, root=root, vaddr=0)
+    else:
+        lists = [machine.put([one] * 512) for _ in range(2)] * 256
+        roots_ = roots(pfns, tree=machine.put(lists))
+    with pytest.raises(BadImage, match="its p2m takes 512 MiB, and this host can spare 64 MiB"):
+        read(roots_, machine, most_bytes=64 << 20)

@@ -1,0 +1,101 @@
+"""When the writing of an image by libvirt itself is given up: it grows as long as a guest likes."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm.clock import WindowClock
+from snapvm.failures import CaptureFailed
+from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.libvirtcapture import ExternalCapture
+from snapvm.model import Silent
+from tests.unit.hypervisor.fakedomain import DOMAIN
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
+
+MEMORY = DOMAIN.memory_bytes
+
+
+class Writer:
+    """A libvirt that writes memory, again and again, until it is told to end."""
+
+    def __init__(self) -> None:
+        self.is_aborted = threading.Event()
+
+    def snapshotCreateXML(self, _xml: str, _flags: int) -> None:  # noqa: N802 - libvirt's name
+        if not self.is_aborted.wait(5):
+            raise AssertionError("nobody gives it up")
+        raise libvirtError("it was aborted", 1)
+
+    def jobStats(self) -> dict[str, int]:  # noqa: N802 - libvirt's name
+        return {}
+
+    def abortJob(self) -> None:  # noqa: N802 - libvirt's name
+        self.is_aborted.set()
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What there is left in the file system."""
+    left = [1 << 40]
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
+    monkeypatch.setattr(libvirtlink, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr("snapvm.imageroom.free_bytes", lambda _folder: left[0])
+    return left
+
+
+def capture(folder: Path, writer: Writer, limit_seconds: float = 3600) -> None:
+    pause: Any = SimpleNamespace(
+        ended_by_resume=lambda **_: nullcontext(),
+        owners_kept=nullcontext,
+        refuse_owners=lambda: None,
+        stopped_at=lambda: None,
+    )
+    nothing: Any = None
+    handle: Any = writer
+    job = CaptureJob(
+        domain=DOMAIN,
+        handle=handle,
+        lender=nothing,
+        run_dir=folder,
+        pause=pause,
+        folder=folder,
+        clock=WindowClock(),
+        progress=Silent(),
+        limit_seconds=limit_seconds,
+        window_limit_seconds=30,
+        precopy_limit_seconds=60,
+    )
+    with ExternalCapture(job, "").window():
+        pytest.fail("there is no window")
+
+
+def test_it_does_not_fill_the_file_system(tmp_path: Path, free: list[int]) -> None:
+    """A busy guest had it filled within the hour that a capture may take."""
+    free[0] = 20 << 20
+    writer = Writer()
+    with pytest.raises(CaptureFailed, match=r"faster than .* given up with 20 MiB left"):
+        capture(tmp_path, writer)
+    assert writer.is_aborted.is_set()
+
+
+@pytest.mark.usefixtures("free")
+def test_it_is_not_written_over_and_over(tmp_path: Path) -> None:
+    with open(tmp_path / "memory.save", "wb") as file:
+        file.truncate(11 * MEMORY)
+    writer = Writer()
+    with pytest.raises(CaptureFailed, match="given up when it had been written 11 times"):
+        capture(tmp_path, writer)
+    assert writer.is_aborted.is_set()
+
+
+@pytest.mark.usefixtures("free")
+def test_it_does_not_take_longer_than_it_may(tmp_path: Path) -> None:
+    with pytest.raises(CaptureFailed, match=r"given up after 0\.05 s"):
+        capture(tmp_path, Writer(), limit_seconds=0.05)
