@@ -223,7 +223,9 @@ class MigrationStream:
         A guest that QEMU had stopped for the stream runs again.
         """
         if not self._is_begun:
-            self._qmp.execute("closefd", {"fdname": STREAM_NAME})
+            # A descriptor that stays with QEMU must not keep the guest waiting.
+            with suppress(LibvirtFailed):
+                self._qmp.execute("closefd", {"fdname": STREAM_NAME})
         elif not self._is_ended:
             # QEMU is not kept by a full pipe when the rest is thrown away.
             self._pipe.discard()
