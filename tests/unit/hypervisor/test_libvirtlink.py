@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,8 +52,13 @@ class Daemon:
     is_up: bool = True
     uri: str = "qemu:///system"
     opened: list[Connection] = field(default_factory=list)
+    answers: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def open(self, _uri: str) -> Connection:
+        assert self.answers.wait(20), "it was waited for"
         if not self.is_up:
             raise libvirtError("Failed to connect socket", 38)
         self.opened.append(Connection(len(self.opened), uri=self.uri))
@@ -83,6 +89,18 @@ def test_without_a_daemon_there_is_no_link(daemon: Daemon) -> None:
     daemon.end()
     with pytest.raises(HostLacks, match="Failed to connect socket"):
         Link("qemu:///system")
+
+
+def test_one_that_hangs_is_not_waited_for_for_ever(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """snapvm sat there without a word, deaf to Ctrl-C, and so did each that cron began."""
+    daemon.answers.clear()
+    monkeypatch.setattr(libvirtlink, "OPEN_SECONDS", 0.1)
+    with pytest.raises(HostLacks, match="it has not for") as lacks:
+        Link("qemu:///system")
+    assert "systemctl restart " in lacks.value.hint()
+    daemon.answers.set()
 
 
 @pytest.mark.parametrize("trace", [None, 0, 1])
