@@ -99,7 +99,8 @@ class LibvirtHypervisor:
             raise DomainRefused(
                 domain=domain.name,
                 why=f"it is {domain.state}",
-                remedy="a domain is captured while it runs, is paused or is shut off",
+                remedy="a domain is captured while it runs, is paused or is shut off "
+                "(`virsh dompmwakeup` wakes one)",
             )
         if domain.state is DomainState.SHUTOFF:
             libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
@@ -166,6 +167,7 @@ class LibvirtHypervisor:
             )
             if isinstance(image, ImageWriter):
                 yield captureways.choose(stack, job, image, self._settings.capture)
+                libvirtimages.warn_unreadable(self._link.connection, domain, job.image)
             else:
                 yield DisksOnlyCapture(job)
 
