@@ -34,9 +34,22 @@ def find(host: Host, record: Record) -> Domain:
         raise DomainRefused(
             domain=domain.name,
             why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
-            remedy="rename one of the two",
+            remedy=_as_it_was(record),
         )
     return domain
+
+
+def _as_it_was(record: Record) -> str:
+    """Say how another domain of a record's name gets out of its way, or becomes its own."""
+    rename = "rename one of the two"
+    if record.hypervisor is HypervisorKind.XEN:
+        return rename
+    again = (
+        f"if it is the same machine, define it with the uuid {record.domain_uuid} again (virsh "
+        "dumpxml --security-info, virsh undefine --keep-nvram --keep-tpm, virsh define)"
+    )
+    # Without memory libvirt has to know the domain.
+    return again if record.memory is None else f"{again}; if not, {rename}"
 
 
 def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
