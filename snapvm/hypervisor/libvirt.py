@@ -20,6 +20,7 @@ from snapvm.hypervisor import (
     libvirtimages,
     libvirtneighbours,
     libvirtrestore,
+    libvirtstart,
     migrationstream,
     qemusettings,
     sidexml,
@@ -247,25 +248,23 @@ class LibvirtHypervisor:
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
         """Start the domain from a memory image; only libvirt 11.2 and later have channels."""
         flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
-        with doing("restored", domain):
-            with crashpoint.around("restore"):
-                if channels > 1:
-                    libvirtrestore.restore(self._link.connection, image, channels, flags)
-                else:
-                    self._link.connection.restoreFlags(str(image), None, flags)
-            self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+        watched = libvirtstart.watched(self._link, domain, "restored", paused=paused)
+        with watched, crashpoint.around("restore"):
+            if channels > 1:
+                libvirtrestore.restore(self._link.connection, image, channels, flags)
+            else:
+                self._link.connection.restoreFlags(str(image), None, flags)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks; a transient domain is created again."""
         flags = _START_PAUSED if paused else 0
-        with doing("started", domain):
-            with crashpoint.around("start"):
-                handle = self._handle_if_known(domain)
-                if handle is None:
-                    self._link.connection.createXML(domain.definition, flags)
-                else:
-                    handle.createWithFlags(flags)
-            self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+        watched = libvirtstart.watched(self._link, domain, "started", paused=paused)
+        with watched, crashpoint.around("start"):
+            handle = self._handle_if_known(domain)
+            if handle is None:
+                self._link.connection.createXML(domain.definition, flags)
+            else:
+                handle.createWithFlags(flags)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of libvirt and QEMU."""
@@ -321,11 +320,6 @@ class LibvirtHypervisor:
             raise StuckPaused(domain=domain.name, why=str(failure)) from failure
         if state in (DomainState.SHUTOFF, DomainState.CRASHED):
             raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")
-
-    def _expect(self, domain: Domain, state: DomainState) -> None:
-        now = self._state(self._handle(domain))
-        if now is not state:
-            raise LibvirtFailed(f"it is {now} and not {state}", 0)
 
     @contextmanager
     def _failing_as_capture(self, domain: Domain) -> Iterator[None]:

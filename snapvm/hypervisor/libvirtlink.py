@@ -229,6 +229,12 @@ class Link:
                 self._connection = libvirt.open(self.uri)
             return self._connection
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection was lost and is not made again yet; raise ``LibvirtFailed``."""
+        with spoken():
+            return not self._connection.isAlive()
+
     def domain(self, uuid: str) -> Handle:
         """Return a handle that outlives the connection; raise ``LibvirtFailed`` if none exists."""
         return Handle(self, uuid)

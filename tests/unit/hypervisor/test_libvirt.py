@@ -42,6 +42,8 @@ def make_driver(
     deed: Callable[..., Any],
     state: int = PAUSED,
     definition: str = DOMAIN.definition,
+    *,
+    is_lost: bool = False,
 ) -> LibvirtHypervisor:
     """Return a driver whose libvirt does ``deed`` for every deed; the domain stays as it is."""
     monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
@@ -56,7 +58,7 @@ def make_driver(
         createWithFlags=deed,
     )
     connection: Any = SimpleNamespace(restoreFlags=deed, lookupByUUIDString=lambda _uuid: handle)
-    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: handle)
+    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: handle, is_lost=is_lost)
     return LibvirtHypervisor(link, Settings())
 
 
@@ -98,6 +100,19 @@ def test_a_domain_that_is_not_as_it_should_be_was_not_started(
     with pytest.raises(DomainFailed) as failed:
         do(make_driver(monkeypatch, lambda *_: None))
     assert str(failed.value) == f"demo could not be {done}: it is paused and not running"
+
+
+@pytest.mark.parametrize(("done", "do"), [("restored", restore), ("started", start)])
+def test_a_start_whose_end_nobody_told_of_counts_if_the_domain_runs(
+    monkeypatch: pytest.MonkeyPatch, done: str, do: Callable[[LibvirtHypervisor], None]
+) -> None:
+    """libvirtd was restarted by an upgrade: a domain that ran was said to be off, and to be rolled
+    back once more."""
+    do(make_driver(monkeypatch, no, RUNNING, is_lost=True))
+    for state in (PAUSED, 5):
+        with pytest.raises(DomainFailed) as failed:
+            do(make_driver(monkeypatch, no, state, is_lost=True))
+        assert str(failed.value) == f"demo could not be {done}: it says no"
 
 
 def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,14 +120,16 @@ def test_what_is_started_is_the_daemon_that_is_there(
 
 
 def test_a_domain_is_found_again_on_a_new_connection(daemon: Daemon) -> None:
-    handle = Link("qemu:///system").domain(UUID)
-    assert handle.made_by == handle.made_by == 0
+    link = Link("qemu:///system")
+    handle = link.domain(UUID)
+    assert handle.made_by == handle.made_by == 0 and not link.is_lost
     daemon.end()
+    assert link.is_lost
     with pytest.raises(LibvirtFailed, match="Failed to connect socket"):
         _ = handle.made_by
     daemon.is_up = True
     assert handle.made_by == 1 and handle.connect().number == 1
-    assert len(daemon.opened) == 2
+    assert len(daemon.opened) == 2 and not link.is_lost
 
 
 def test_events_that_cannot_be_given_back_hide_nothing(daemon: Daemon) -> None:
