@@ -14,8 +14,9 @@ def find(host: Host, record: Record) -> Domain:
 
     So may any of xl's, which knows none that is off: without an image its owner starts it then.
 
-    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name, and for one
-    that was given another: its image would make a second one of its uuid.
+    Raises ``DomainRefused`` for one of libvirt's that has vanished and has no image, for another
+    domain of the name, and for one that was given another: its image would make a second one of
+    its uuid.
     """
     try:
         domain = host.hypervisor.find(record.domain)
@@ -28,7 +29,12 @@ def find(host: Host, record: Record) -> Domain:
                 remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
             ) from None
         if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
-            raise
+            raise DomainRefused(
+                domain=record.domain,
+                why=f"libvirt does not know it, and {record.ref} has no memory to start it from",
+                remedy="have libvirt know it first: `virsh define FILE`, or `virsh create FILE "
+                "--paused` for one that is transient",
+            ) from None
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
         raise DomainRefused(

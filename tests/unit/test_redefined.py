@@ -67,3 +67,15 @@ def test_one_that_was_defined_anew_gets_its_uuid_back(scene: Scene, with_memory:
     scene.machine.domain = domain
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
+
+
+def test_disks_alone_need_a_domain(scene: Scene) -> None:
+    """A transient one that was off was said not to exist, and how to make it exist was not."""
+    record = take_at_five(scene, with_memory=False)
+    scene.hypervisor.forget(DOMAIN)
+    with pytest.raises(
+        DomainRefused, match=f"{DOMAIN}@x has no memory to start it from"
+    ) as refused:
+        roll_back(scene, record)
+    assert "virsh create FILE --paused" in refused.value.hint()
+    assert scene.disk_data() == ["8", "8"]
