@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snapvm.errors import quoted
 from snapvm.hypervisor import domainxml, libvirtdrives, overlays
 from snapvm.hypervisor.base import Reliance
 from snapvm.hypervisor.domainxml import Drive
@@ -58,8 +59,9 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
         except LibvirtFailed as failure:
             if not failure.is_unknown_domain:  # one that has gone meanwhile relies on nothing
                 log.warning(
-                    "libvirt does not say what disks another domain has (%s): nobody knows whether "
-                    "it relies on a disk that goes back",
+                    "libvirt does not say what disks %s has (%s): nobody knows whether it relies "
+                    "on one that goes back",
+                    quoted(handle.name()),
                     failure,
                 )
     chains = overlays.chains(each.image for each in held)

@@ -155,7 +155,7 @@ def test_one_that_does_not_say_what_it_has_is_told_of(caplog: pytest.LogCaptureF
     """Since libvirt 11.0 who asks for its XML waits for its turn; it was taken for one that is
     gone."""
     assert relied_on(Neighbour(disk_xml(LV, kind="block"), is_busy=True)) == []
-    assert "what disks another domain has (cannot acquire state change lock)" in caplog.text
+    assert "what disks 'a clone' has (cannot acquire state change lock)" in caplog.text
     caplog.clear()
     assert relied_on(Neighbour("<domain/>", is_gone=True)) == [] and not caplog.text
 
