@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -267,12 +267,16 @@ class LibvirtHypervisor:
                 handle.createWithFlags(flags)
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of libvirt and QEMU."""
-        with spoken():
-            return {
-                "libvirt": _dotted(self._link.connection.getLibVersion()),
-                "qemu": _dotted(self._link.connection.getVersion()),
-            }
+        """Return the versions of libvirt and QEMU, as far as libvirt says them.
+
+        It knows none of a QEMU that stands elsewhere than it looks for one, and that only domains
+        name.
+        """
+        found = {}
+        for name, ask in (("libvirt", "getLibVersion"), ("qemu", "getVersion")):
+            with suppress(LibvirtFailed), spoken():
+                found[name] = _dotted(getattr(self._link.connection, ask)())
+        return found
 
     # --- inside ---
 

@@ -115,6 +115,18 @@ def test_a_start_whose_end_nobody_told_of_counts_if_the_domain_runs(
         assert str(failed.value) == f"demo could not be {done}: it says no"
 
 
+def test_a_qemu_that_libvirt_does_not_find_keeps_nothing_from_working(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One in /opt, which only the domain names: every `take` failed, and so did `doctor`."""
+    driver = make_driver(monkeypatch, no)
+    connection = SimpleNamespace(getLibVersion=lambda: 11_003_000, getVersion=no)
+    vars(driver)["_link"] = SimpleNamespace(connection=connection)
+    assert driver.versions() == {"libvirt": "11.3.0"}
+    connection.getVersion = lambda: 10_000_013
+    assert driver.versions() == {"libvirt": "11.3.0", "qemu": "10.0.13"}
+
+
 def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that are no UTF-8 ended in a traceback, and status 1."""
     driver = make_driver(monkeypatch, no)
