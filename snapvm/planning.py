@@ -15,7 +15,6 @@ from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     DmUuid,
     Domain,
-    DomainState,
     GuestDisk,
     HypervisorKind,
     LvRef,
@@ -139,7 +138,7 @@ def is_started(domain: Domain, record: Record) -> bool:
 
     One that slept, or whose guest had crashed, before a rollback of it was on too.
     """
-    return record.state is not DomainState.SHUTOFF and bool(record.memory or domain.definition)
+    return record.state.is_on and bool(record.memory or domain.definition)
 
 
 def resolve(

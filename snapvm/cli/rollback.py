@@ -167,7 +167,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
 
-    if how.paused and record.state is DomainState.SHUTOFF:
+    if how.paused and not record.state.is_on:
         why = f"the domain was shut off in {record.ref}, and is left so"
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
@@ -274,7 +274,7 @@ def _losses(plan: RollbackPlan) -> list[str]:
 
 def _afterwards(plan: RollbackPlan, *, paused: bool) -> str:
     record = plan.record
-    if record.state is DomainState.SHUTOFF:
+    if not record.state.is_on:
         return "It was shut off then, and is afterwards."
     if not plan.is_started:
         return "It is off and stays so: start it from its own configuration file afterwards."

@@ -19,7 +19,7 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
     return make_scene(tmp_path, thick=request.param)
 
 
-@pytest.mark.parametrize("state", [DomainState.SUSPENDED, DomainState.CRASHED, DomainState.OTHER])
+@pytest.mark.parametrize("state", [DomainState.SUSPENDED, DomainState.CRASHED])
 def test_undo_starts_one_that_was_on_and_did_not_run(scene: Scene, state: DomainState) -> None:
     """A Windows that had gone to sleep was left off, and called off beforehand."""
     record = take_at_five(scene)
@@ -29,6 +29,13 @@ def test_undo_starts_one_that_was_on_and_did_not_run(scene: Scene, state: Domain
     done = roll_back(scene, undo)
     assert done.plan.is_started and done.state is DomainState.RUNNING
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_undo_leaves_one_off_that_was_about_to_end(scene: Scene) -> None:
+    record = take_at_five(scene)
+    scene.machine.domain = replace(scene.machine.domain, state=DomainState.OTHER)
+    assert roll_back(scene, roll_back(scene, record).undo).state is DomainState.SHUTOFF
     assert scene.disk_data() == ["8", "8"]
 
 
