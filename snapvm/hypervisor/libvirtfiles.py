@@ -14,6 +14,7 @@ from snapvm.hypervisor.startfiles import StartFile
 _NAMED = (
     *((name, f"./os/{name}", "") for name in ("loader", "kernel", "initrd", "dtb", "shim")),
     ("ACPI table", "./os/acpi/table", ""),
+    ("device with limited I/O", "./blkiotune/device/path", ""),
     ("firmware's entry", "./sysinfo[@type='fwcfg']/entry", "file"),
     *(
         (f"{name} port", f"./devices/{name}[@type='dev']/source", "path")

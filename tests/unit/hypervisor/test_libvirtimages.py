@@ -143,6 +143,10 @@ FIRMWARE_FILE = (
     "<domain><sysinfo type='fwcfg'><entry name='opt/com.coreos/config' file='/gone/a.ign'/>"
     "</sysinfo><devices/></domain>"
 )
+LIMITED = (
+    "<domain><blkiotune><device><path>/gone/it</path><weight>300</weight></device></blkiotune>"
+    "<devices/></domain>"
+)
 ARGUMENTS = (
     ("-fw_cfg", "name=opt/com.coreos/config,file=/gone/a,,b.ign"),
     ("-fw_cfg", "opt/org.flatcar-linux/config,file=/gone/a.ign"),
@@ -171,6 +175,7 @@ def on_command_line(arguments: tuple[str, ...]) -> str:
         (boot_file("acpi", "<table type='slic'>/gone/it</table>"), "ACPI table"),
         *((device(*each), what) for what, *each in HOST_FILES),
         (FIRMWARE_FILE, "firmware's entry"),
+        (LIMITED, "device with limited I/O"),
         *((on_command_line(each), "file on QEMU's command line") for each in ARGUMENTS),
     ],
 )
