@@ -218,7 +218,7 @@ class LibvirtHypervisor:
 
     def resume(self, domain: Domain) -> None:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
-        retry.resume(lambda: self._resume(domain, self._handle(domain)))
+        retry.resume(lambda: self._resume(domain))
 
     def touched(self) -> tuple[DomainUuid, ...]:
         """See ``Hypervisor.touched``; a changed setting of the host has a note in such a domain."""
@@ -239,11 +239,7 @@ class LibvirtHypervisor:
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
-        with doing("ended", domain):
-            handle = self._handle_if_known(domain)
-            if handle is not None and handle.isActive():
-                with crashpoint.around("stop"):
-                    handle.destroy()
+        libvirtstart.end(self._link, domain)
 
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
         """Start the domain from a memory image; only libvirt 11.2 and later have channels."""
@@ -313,14 +309,17 @@ class LibvirtHypervisor:
             if now != witness.devices(domain.definition):
                 raise LibvirtFailed("its devices were changed meanwhile", 0)
 
-    def _resume(self, domain: Domain, handle: Any) -> None:
+    def _resume(self, domain: Domain) -> None:
         try:
             with spoken():
+                handle = self._handle(domain)
                 state = self._state(handle)
                 if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()
         except LibvirtFailed as failure:
+            if failure.is_unknown_domain:
+                raise
             raise StuckPaused(domain=domain.name, why=str(failure)) from failure
         if state in (DomainState.SHUTOFF, DomainState.CRASHED):
             raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")

@@ -1,7 +1,7 @@
-"""See whether a libvirt domain was started as it was asked for.
+"""Start and end a libvirt domain though libvirtd be restarted meanwhile.
 
-A libvirtd that is restarted meanwhile, perhaps by an upgrade of its package, does not answer any
-more, though it may have done what it was asked for.  Then the domain itself tells.
+It does not answer any more then, perhaps since its package was upgraded, and may have done all the
+same what it was asked for.  Then the domain itself tells.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from snapvm import retry
-from snapvm.hypervisor import libvirtdomain
+from snapvm import crashpoint, retry
+from snapvm.hypervisor import libvirtdomain, qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, spoken
 from snapvm.model import Domain, DomainState
 
@@ -33,6 +33,34 @@ def watched(link: Link, domain: Domain, deed: str, *, paused: bool) -> Iterator[
         now = _state(link, domain)
         if now is not wanted:
             raise LibvirtFailed(f"it is {now} and not {wanted}", 0)
+
+
+def end(link: Link, domain: Domain) -> None:
+    """End a domain at once; harmless when it is off.  Raises ``DomainFailed``.
+
+    Another libvirtd is asked once more, and ends no other run of the domain than the one there was.
+    """
+    with doing("ended", domain):
+        try:
+            _destroy(link, domain)
+        except LibvirtFailed:
+            if not link.is_lost:
+                raise
+            retry.libvirtd(lambda: link.connection)
+            _destroy(link, domain, run=domain.run)
+
+
+def _destroy(link: Link, domain: Domain, run: str | None = None) -> None:
+    try:
+        handle = link.domain(domain.uuid)
+    except LibvirtFailed as failure:
+        if failure.is_unknown_domain:
+            return
+        raise
+    with spoken():
+        if handle.isActive() and (run is None or qemurun.of(handle) == run):
+            with crashpoint.around("stop"):
+                handle.destroy()
 
 
 def _is_after_all(link: Link, domain: Domain, wanted: DomainState) -> bool:

@@ -14,6 +14,7 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.settings import Settings
 from tests.fakes.overlay import disk_xml
@@ -190,3 +191,58 @@ def test_one_that_was_shut_off_before_a_rollback_is_not_resumed_in_vain(
     driver = make_driver(monkeypatch, no, state=5)
     with pytest.raises(DomainFailed, match="it is shut off by now"), driver.frozen(DOMAIN):
         pytest.fail("the block ran")
+
+
+def test_one_is_resumed_though_libvirtd_is_away_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its look-up failed, and was not tried again: it stayed paused by a rollback that failed, and
+    that said that all was put back."""
+    resumed: list[str] = []
+    driver = make_driver(monkeypatch, lambda *_: resumed.append("resumed"))
+    handle, absences = vars(driver)["_link"].domain(DOMAIN.uuid), [1, 2]
+
+    def found(_uuid: str) -> object:
+        if absences:
+            absences.pop()
+            raise LibvirtFailed("Failed to connect socket", 38)
+        return handle
+
+    vars(driver)["_link"].domain = found
+    vars(driver)["_end_stream"] = lambda *_: None
+    driver.resume(DOMAIN)
+    assert resumed == ["resumed"]
+
+
+def test_one_that_is_gone_is_not_resumed_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = make_driver(monkeypatch, no)
+
+    def gone(_uuid: str) -> NoReturn:
+        raise LibvirtFailed("Domain not found", 42)
+
+    vars(driver)["_link"].domain = gone
+    with pytest.raises(LibvirtFailed, match="Domain not found"):
+        driver.resume(DOMAIN)
+
+
+@pytest.mark.parametrize(("run", "is_ended"), [("id 3", True), ("id 2", False), (None, True)])
+def test_another_libvirtd_ends_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, run: str | None, is_ended: bool
+) -> None:
+    """libvirtd was restarted when a rollback ended the domain: it was off, and that in vain."""
+    asked: list[str] = []
+
+    def destroy() -> None:
+        asked.append("destroy")
+        if len(asked) == 1:
+            raise libvirtError("End of file while reading data", 38)
+
+    driver = make_driver(monkeypatch, destroy, is_lost=True)
+    handle = vars(driver)["_link"].domain(DOMAIN.uuid)
+    handle.ID, handle.name = lambda: 3, lambda: "no such pid file"
+    driver.stop(replace(DOMAIN, run=run))
+    assert asked == ["destroy"] * (1 + is_ended)
+    vars(driver)["_link"].is_lost = False
+    asked.clear()
+    with pytest.raises(DomainFailed, match="could not be ended: End of file"):
+        driver.stop(DOMAIN)
