@@ -19,10 +19,12 @@ from snapvm.model import Domain, DomainState
 def watched(link: Link, domain: Domain, deed: str, *, paused: bool) -> Iterator[None]:
     """Run a block that starts a domain, and that may lose the connection while libvirt does it.
 
-    Raises ``DomainFailed`` when the block fails, or the domain is in another state afterwards.
+    A libvirtd that is away before is waited for.  Raises ``DomainFailed`` when the block fails, or
+    the domain is in another state afterwards.
     """
     wanted = DomainState.PAUSED if paused else DomainState.RUNNING
     with doing(deed, domain):
+        retry.libvirtd(lambda: link.connection)  # before it is asked for anything
         try:
             with spoken():
                 yield

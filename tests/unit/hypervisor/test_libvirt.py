@@ -246,3 +246,25 @@ def test_another_libvirtd_ends_the_same_run(
     asked.clear()
     with pytest.raises(DomainFailed, match="could not be ended: End of file"):
         driver.stop(DOMAIN)
+
+
+@pytest.mark.parametrize("do", [restore, start])
+def test_a_domain_is_started_when_libvirtd_is_back(
+    monkeypatch: pytest.MonkeyPatch, do: Callable[[LibvirtHypervisor], None]
+) -> None:
+    """It was restarted while thick disks were written back, and the domain stayed off."""
+    asked: list[object] = []
+    driver = make_driver(monkeypatch, lambda *_: asked.append(1), RUNNING)
+    link, absences = vars(driver)["_link"], [1, 2]
+
+    class Returning(SimpleNamespace):
+        @property
+        def connection(self) -> object:
+            if absences:
+                absences.pop()
+                raise LibvirtFailed("Failed to connect socket", 38)
+            return link.connection
+
+    vars(driver)["_link"] = Returning(domain=link.domain, is_lost=True)
+    do(driver)
+    assert asked == [1] and not absences
