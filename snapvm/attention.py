@@ -103,11 +103,15 @@ class NotStopped(SnapvmError):
     domain: str
     id: str
     why: str
+    is_standing: bool = False
+    """Nor could it be made to run again."""
 
     def message(self) -> str:
-        return (
-            f"{quoted(self.domain)}@{self.id} is whole, but the domain was not stopped: {self.why}"
-        )
+        what = "the domain stands still and" if self.is_standing else "the domain"
+        return f"{quoted(self.domain)}@{self.id} is whole, but {what} was not stopped: {self.why}"
+
+    def hint(self) -> str:
+        return f"`{typed('repair', self.domain)}` ends it" if self.is_standing else self.remedy
 
 
 @dataclass(eq=False)

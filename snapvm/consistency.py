@@ -184,19 +184,34 @@ def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[Non
 
 
 def _stop(host: Host, plan: TakePlan) -> None:
-    """End a domain whose record is whole; one that does not end runs on, and the record stays."""
+    """End a domain whose record is whole; one that does not end runs on, and the record stays.
+
+    The journal stays with one that cannot be let run either, so that the next command ends it.
+    """
     domain = plan.domain
     try:
         _require_standing(host, domain)
         host.hypervisor.stop(domain)
     except SnapvmError as error:
+        is_standing = not _goes_on(host, plan)
+        if not is_standing:
+            host.catalog.end_journal(domain.uuid, Work.STOP)
+        raise NotStopped(domain.name, plan.id, str(error), is_standing) from error
+    host.catalog.end_journal(domain.uuid, Work.STOP)
+
+
+def _goes_on(host: Host, plan: TakePlan) -> bool:
+    """Let a domain go on that was not ended; return False when it still stands for its capture."""
+    if plan.domain.state is not DomainState.RUNNING:
+        return True
+    try:
+        standing.run_again(host, plan.domain.name)
+    except SnapvmError:
+        return False
+    if plan.quiesce:
         with suppress(SnapvmError):
-            standing.run_again(host, domain.name)
-            if plan.quiesce:
-                host.hypervisor.agent.thaw(domain)
-        raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
-    finally:
-        host.catalog.end_journal(domain.uuid, Work.STOP)
+            host.hypervisor.agent.thaw(plan.domain)
+    return True
 
 
 def _require_standing(host: Host, domain: Domain) -> None:

@@ -199,7 +199,7 @@ class GoingBack:
         except SnapvmError as error:
             if error.exit_status is ExitStatus.ATTENTION:
                 raise
-            if record.state.has_memory and not self._is_known_on():
+            if record.state.is_on and not self._is_known_on():
                 raise swapping.not_started(
                     record, error, f"then: {swapping.repairing(name)}"
                 ) from error

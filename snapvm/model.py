@@ -41,6 +41,11 @@ class DomainState(StrEnum):
         """Whether there is memory that can be captured."""
         return self in (DomainState.RUNNING, DomainState.PAUSED)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it has neither ended nor is about to; it may sleep, or its guest have crashed."""
+        return self not in (DomainState.SHUTOFF, DomainState.OTHER)
+
 
 class CaptureMethod(StrEnum):
     """How the memory of a libvirt domain is captured; AUTO is the best that works."""

@@ -102,6 +102,25 @@ def others(
                 yield disk.target
 
 
+def unbooted(
+    hypervisor: Hypervisor,
+    booted: Domain,
+    volumes: Mapping[str, LogicalVolume],
+    uuid_of_device: Callable[[Path], DmUuid],
+) -> tuple[str, ...]:
+    """Return which of the volumes, by target, a libvirt domain is not booted with, if known.
+
+    Its owner may have moved a disk since, and given the definition another one in its place.
+    """
+    if booted.hypervisor is not HypervisorKind.LIBVIRT:
+        return ()  # what xl boots it from is not known
+    try:
+        defined = {uuid_of_device(disk.device) for disk in hypervisor.drives(booted).disks}
+    except (Refused, device.NotAVolume):
+        return ()
+    return tuple(target for target, each in volumes.items() if each.dm_uuid not in defined)
+
+
 def require_held(domain: Domain, volumes: Mapping[str, LogicalVolume]) -> None:
     """Raise ``DiskRefused`` for a domain that is on and does not run on the volume of that name.
 

@@ -16,6 +16,7 @@ from snapvm.model import (
     DmUuid,
     Domain,
     GuestDisk,
+    HypervisorKind,
     LvRef,
     OmittedDisk,
     Record,
@@ -112,6 +113,8 @@ class RollbackPlan:
     """Disks that the domain has besides, and that stay as they are."""
     omitted: tuple[OmittedDisk, ...] = ()
     """What else it has now, of which nothing is kept."""
+    unbooted: tuple[str, ...] = ()
+    """Disks that go back, and that its definition does not have by now."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -123,10 +126,19 @@ class RollbackPlan:
         """Whether the domain is started afterwards."""
         return is_started(self.domain, self.record)
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether libvirt does not know the domain, so that its image makes a transient one."""
+        is_known = bool(self.domain.definition)
+        return self.domain.hypervisor is HypervisorKind.LIBVIRT and not is_known
+
 
 def is_started(domain: Domain, record: Record) -> bool:
-    """Whether a rollback starts the domain: it was on, and there is an image or a description."""
-    return record.state.has_memory and bool(record.memory or domain.definition)
+    """Whether a rollback starts the domain: it was on, and there is an image or a description.
+
+    One that slept, or whose guest had crashed, before a rollback of it was on too.
+    """
+    return record.state.is_on and bool(record.memory or domain.definition)
 
 
 def resolve(

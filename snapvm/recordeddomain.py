@@ -8,18 +8,15 @@ from snapvm.host import Host
 from snapvm.model import Domain, DomainState, HypervisorKind, Record
 from snapvm.refusals import DomainRefused
 
-_OR_THE_SAME = {
-    HypervisorKind.XEN: "; one that was only created anew needs all the disks that it had then"
-}
-
 
 def find(host: Host, record: Record) -> Domain:
     """Return the domain as it is now; one with an image may have vanished meanwhile.
 
     So may any of xl's, which knows none that is off: without an image its owner starts it then.
 
-    Raises ``UnknownDomain``, and ``DomainRefused`` for another domain of the name, and for one
-    that was given another: its image would make a second one of its uuid.
+    Raises ``DomainRefused`` for one of libvirt's that has vanished and has no image, for another
+    domain of the name, and for one that was given another: its image would make a second one of
+    its uuid.
     """
     try:
         domain = host.hypervisor.find(record.domain)
@@ -32,15 +29,33 @@ def find(host: Host, record: Record) -> Domain:
                 remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
             ) from None
         if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
-            raise
+            raise DomainRefused(
+                domain=record.domain,
+                why=f"libvirt does not know it, and {record.ref} has no memory to start it from",
+                remedy="have libvirt know it first: `virsh define FILE`, or `virsh create FILE "
+                "--paused` for one that is transient",
+            ) from None
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
         raise DomainRefused(
             domain=domain.name,
             why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
-            remedy="rename one of the two" + _OR_THE_SAME.get(record.hypervisor, ""),
+            remedy=_as_it_was(record),
         )
     return domain
+
+
+def _as_it_was(record: Record) -> str:
+    """Say how another domain of a record's name gets out of its way, or becomes its own."""
+    rename = "rename one of the two"
+    if record.hypervisor is HypervisorKind.XEN:
+        return f"{rename}; one that was only created anew needs all the disks that it had then"
+    again = (
+        f"if it is the same machine, define it with the uuid {record.domain_uuid} again (virsh "
+        "dumpxml --security-info, virsh undefine --keep-nvram --keep-tpm, virsh define)"
+    )
+    # Without memory libvirt has to know the domain.
+    return again if record.memory is None else f"{again}; if not, {rename}"
 
 
 def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:

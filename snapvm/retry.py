@@ -80,6 +80,11 @@ def agent(attempt: Callable[[], T], *, limit_seconds: float) -> T:
     )(attempt)
 
 
+def libvirtd(attempt: Callable[[], T]) -> T:
+    """Connect to a libvirtd that is being restarted; for half a minute."""
+    return agent(attempt, limit_seconds=30)
+
+
 def moving(look: Callable[[], T]) -> T:
     """Look at the tables of a guest that runs, and may be in the midst of changing them.
 

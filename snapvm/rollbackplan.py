@@ -76,10 +76,11 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     occupancy.require_nothing_upon(record, relying, report, uuid_of_device)
     occupant = occupancy.of(host.hypervisor, domain, uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
-    current = [each for each in (report.lv_of(disk.current) for disk in disks) if each]
+    current = {disk.target: each for disk in disks if (each := report.lv_of(disk.current))}
     sources = [each for each in (report.lv_of(disk.snapshot) for disk in disks) if each]
-    others = _others(host, record, (domain, booted), {each.dm_uuid for each in current})
-    planning.check_pools(host.lvm, report, current, host.settings, sources=sources)
+    replaced = {each.dm_uuid for each in current.values()}
+    others = _others(host, record, (domain, booted), replaced)
+    planning.check_pools(host.lvm, report, current.values(), host.settings, sources=sources)
     return RollbackPlan(
         record=record,
         domain=domain,
@@ -89,6 +90,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         order=ordering.order(host.catalog, record.domain_uuid, record.domain, datetime.now(UTC)),
         others=others,
         omitted=occupant.omitted,
+        unbooted=occupancy.unbooted(host.hypervisor, booted, current, uuid_of_device),
     )
 
 
@@ -200,7 +202,7 @@ def _plan_swaps(
                 target=disk.target,
                 snapshot=snapshot.ref,
                 current=current.ref,
-                user_tags=_user_tags(current),
+                user_tags=tuple(sorted(tag for tag in current.tags if not is_ours(tag))),
                 read_ahead=current.read_ahead,
                 not_at_boot=current.dm_uuid in not_at_boot,
                 is_skipped=current.is_skipped,
@@ -338,7 +340,3 @@ def _store_bytes(
     # With larger chunks than the snapshot's it copies a whole one for each that is written back.
     widened = max(1, chunk_bytes // (snapshot.chunk_bytes or chunk_bytes))
     return min(whole, wanted + -(-snapshot.size_bytes // extent_bytes) * extent_bytes * widened)
-
-
-def _user_tags(volume: LogicalVolume) -> tuple[str, ...]:
-    return tuple(sorted(tag for tag in volume.tags if not is_ours(tag)))

@@ -62,7 +62,10 @@ def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
         try:
             if place.path.is_symlink() and not place.is_device:
                 why = f"its {place.kind} {place.path} is a link, which a rollback would replace"
-                raise DomainRefused(domain=domain, why=why)
+                remedy = (
+                    f"name what it leads to, {place.path.resolve()}, in the domain's definition"
+                )
+                raise DomainRefused(domain=domain, why=why, remedy=remedy)
             if not place.path.exists():
                 why = f"{place.path} is not there yet"
                 missing.append(OmittedDisk(target=place.kind.value, why=why))

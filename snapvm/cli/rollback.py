@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +51,8 @@ MANUAL = Manual(
         "TPM come back with the disks, and the present ones are kept with the present disks. "
         "A thin disk has its former size again, larger or smaller. A thick one that has grown "
         "since stays as large, and the part behind its former end is not touched. A thick disk "
-        "that has shrunk is refused."
+        "that has shrunk is refused. The definition from which libvirt starts the domain the next "
+        "time is left as it is: a note tells of a disk that is not in it, or that there is none."
     ),
     failure=(
         "A failure before the domain is ended puts everything back, and the domain runs on. If it "
@@ -165,7 +167,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
 
-    if how.paused and record.state is DomainState.SHUTOFF:
+    if how.paused and not record.state.is_on:
         why = f"the domain was shut off in {record.ref}, and is left so"
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
@@ -182,7 +184,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 set_time=how.set_time,
                 progress=progress,
             )
-    notes = [*done.guest.notes, *resized(done.plan)]
+    notes = [*done.guest.notes, *resized(done.plan), *foreseen(done.plan)]
     left_out = _left_out(done.plan)
     if how.as_json:
         output.out_json(
@@ -216,7 +218,7 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
     return [
         f"Back to {record.ref}: {what} of {when}.",
         *_losses(plan),
-        *(f"- {text[0].upper()}{text[1:]}." for text in resized(plan)),
+        *(f"- {text[0].upper()}{text[1:]}." for text in (*resized(plan), *foreseen(plan))),
         *(f"- Not of the snapshot: {each.target}, {each.why}." for each in _left_out(plan)),
         f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
         f"- {_afterwards(plan, paused=paused)}",
@@ -238,6 +240,21 @@ def resized(plan: RollbackPlan) -> list[str]:
     return told
 
 
+def foreseen(plan: RollbackPlan) -> list[str]:
+    """Say what the next start of the domain will not find as the rollback leaves it."""
+    name = shlex.quote(plan.domain.name)
+    if plan.is_forgotten:
+        keep = f"virsh dumpxml --security-info {name} >FILE; virsh define FILE"
+        told = "libvirt has no definition of the domain, and forgets it when it is shut off"
+        return [f"{told}; to keep it, when it runs: {keep}"]
+    disks = {disk.target: disk.current for disk in plan.disks}
+    return [
+        f"{disks[target]}, disk {target} of the snapshot, is not in the domain's definition: "
+        f"booted from that, the domain goes without it (virsh edit {name})"
+        for target in plan.unbooted
+    ]
+
+
 def _left_out(plan: RollbackPlan) -> list[OmittedDisk]:
     """Return the parts of the domain that the rollback neither brings back nor keeps."""
     why = "a disk that stays as it is"
@@ -247,15 +264,17 @@ def _left_out(plan: RollbackPlan) -> list[OmittedDisk]:
 
 
 def _losses(plan: RollbackPlan) -> list[str]:
+    if plan.is_forgotten:
+        return ["- libvirt does not know the domain now: it must not run on another host."]
     state = plan.domain.state
-    if not state.has_memory:
+    if state is DomainState.SHUTOFF:
         return [f"- The domain is {state.value} now."]
     return [f"- The domain is {state.value} now: what it has in memory is discarded."]
 
 
 def _afterwards(plan: RollbackPlan, *, paused: bool) -> str:
     record = plan.record
-    if record.state is DomainState.SHUTOFF:
+    if not record.state.is_on:
         return "It was shut off then, and is afterwards."
     if not plan.is_started:
         return "It is off and stays so: start it from its own configuration file afterwards."

@@ -204,7 +204,7 @@ class Hypervisor(Protocol):
         """Return the devices on which domains rely, also domains that are off.
 
         Of ``domain`` itself only what its definition alone does not tell is returned.  A device
-        that is simply a domain's disk does not count.  Raises ``DomainRefused``.
+        that is simply the disk of a domain that is off does not count.  Raises ``DomainRefused``.
         """
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from snapvm.hypervisor import domainxml
-from snapvm.model import Domain
+from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
 
 _PORTS = ("port", "tlsPort", "websocket")
@@ -31,7 +31,7 @@ def require(domain: Domain, definition: str, remedy: str) -> None:
 
     Ports on which the domain itself listens now will be free when it has ended.
     """
-    present = domain.definition if domain.state.has_memory else ""
+    present = "" if domain.state is DomainState.SHUTOFF else domain.definition
     own = {port for _, port in _places(present, with_chosen=True)}
     for address, port in _places(definition):
         number = _trouble(address, port)

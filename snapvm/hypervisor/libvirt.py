@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from snapvm.hypervisor import (
     libvirtimages,
     libvirtneighbours,
     libvirtrestore,
+    libvirtstart,
     migrationstream,
     qemusettings,
     sidexml,
@@ -99,7 +100,8 @@ class LibvirtHypervisor:
             raise DomainRefused(
                 domain=domain.name,
                 why=f"it is {domain.state}",
-                remedy="a domain is captured while it runs, is paused or is shut off",
+                remedy="a domain is captured while it runs, is paused or is shut off "
+                "(`virsh dompmwakeup` wakes one)",
             )
         if domain.state is DomainState.SHUTOFF:
             libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
@@ -166,6 +168,7 @@ class LibvirtHypervisor:
             )
             if isinstance(image, ImageWriter):
                 yield captureways.choose(stack, job, image, self._settings.capture)
+                libvirtimages.warn_unreadable(self._link.connection, domain, job.image)
             else:
                 yield DisksOnlyCapture(job)
 
@@ -215,7 +218,7 @@ class LibvirtHypervisor:
 
     def resume(self, domain: Domain) -> None:
         """Make a paused domain run; raise ``StuckPaused`` when it does not."""
-        retry.resume(lambda: self._resume(domain, self._handle(domain)))
+        retry.resume(lambda: self._resume(domain))
 
     def touched(self) -> tuple[DomainUuid, ...]:
         """See ``Hypervisor.touched``; a changed setting of the host has a note in such a domain."""
@@ -236,42 +239,40 @@ class LibvirtHypervisor:
 
     def stop(self, domain: Domain) -> None:
         """End the domain at once; harmless when it is off."""
-        with doing("ended", domain):
-            handle = self._handle_if_known(domain)
-            if handle is not None and handle.isActive():
-                with crashpoint.around("stop"):
-                    handle.destroy()
+        libvirtstart.end(self._link, domain)
 
     def restore(self, domain: Domain, image: Path, *, paused: bool, channels: int = 1) -> None:
         """Start the domain from a memory image; only libvirt 11.2 and later have channels."""
         flags = _RESTORE_PAUSED if paused else _RESTORE_RUNNING
-        with doing("restored", domain):
-            with crashpoint.around("restore"):
-                if channels > 1:
-                    libvirtrestore.restore(self._link.connection, image, channels, flags)
-                else:
-                    self._link.connection.restoreFlags(str(image), None, flags)
-            self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+        watched = libvirtstart.watched(self._link, domain, "restored", paused=paused)
+        with watched, crashpoint.around("restore"):
+            if channels > 1:
+                libvirtrestore.restore(self._link.connection, image, channels, flags)
+            else:
+                self._link.connection.restoreFlags(str(image), None, flags)
 
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks; a transient domain is created again."""
         flags = _START_PAUSED if paused else 0
-        with doing("started", domain):
-            with crashpoint.around("start"):
-                handle = self._handle_if_known(domain)
-                if handle is None:
-                    self._link.connection.createXML(domain.definition, flags)
-                else:
-                    handle.createWithFlags(flags)
-            self._expect(domain, DomainState.PAUSED if paused else DomainState.RUNNING)
+        watched = libvirtstart.watched(self._link, domain, "started", paused=paused)
+        with watched, crashpoint.around("start"):
+            handle = self._handle_if_known(domain)
+            if handle is None:
+                self._link.connection.createXML(domain.definition, flags)
+            else:
+                handle.createWithFlags(flags)
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of libvirt and QEMU."""
-        with spoken():
-            return {
-                "libvirt": _dotted(self._link.connection.getLibVersion()),
-                "qemu": _dotted(self._link.connection.getVersion()),
-            }
+        """Return the versions of libvirt and QEMU, as far as libvirt says them.
+
+        It knows none of a QEMU that stands elsewhere than it looks for one, and that only domains
+        name.
+        """
+        found = {}
+        for name, ask in (("libvirt", "getLibVersion"), ("qemu", "getVersion")):
+            with suppress(LibvirtFailed), spoken():
+                found[name] = _dotted(getattr(self._link.connection, ask)())
+        return found
 
     # --- inside ---
 
@@ -308,22 +309,20 @@ class LibvirtHypervisor:
             if now != witness.devices(domain.definition):
                 raise LibvirtFailed("its devices were changed meanwhile", 0)
 
-    def _resume(self, domain: Domain, handle: Any) -> None:
+    def _resume(self, domain: Domain) -> None:
         try:
             with spoken():
+                handle = self._handle(domain)
                 state = self._state(handle)
                 if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()
         except LibvirtFailed as failure:
+            if failure.is_unknown_domain:
+                raise
             raise StuckPaused(domain=domain.name, why=str(failure)) from failure
         if state in (DomainState.SHUTOFF, DomainState.CRASHED):
             raise StuckPaused(domain=domain.name, why=f"it is {state}", command="virsh start")
-
-    def _expect(self, domain: Domain, state: DomainState) -> None:
-        now = self._state(self._handle(domain))
-        if now is not state:
-            raise LibvirtFailed(f"it is {now} and not {state}", 0)
 
     @contextmanager
     def _failing_as_capture(self, domain: Domain) -> Iterator[None]:

@@ -97,15 +97,18 @@ class LibvirtAgent:
             raise NotFrozen(domain=domain.name, why="its agent finds none that it could freeze")
 
     def thaw(self, domain: Domain) -> None:
-        """See ``GuestAgent.thaw``; an agent that is still busy freezing is asked again."""
+        """See ``GuestAgent.thaw``.
+
+        An agent that is still busy freezing is asked again, and so is a libvirtd that is restarted.
+        """
 
         def attempt() -> None:
-            self._ask(domain, "guest-fsfreeze-thaw", self._limit_seconds)
+            if self._is_active(domain):
+                self._ask(domain, "guest-fsfreeze-thaw", self._limit_seconds)
 
         try:
             with crashpoint.around("thaw file systems"):
-                if self._is_active(domain):
-                    retry.agent(attempt, limit_seconds=self._limit_seconds)
+                retry.agent(attempt, limit_seconds=self._limit_seconds)
         except LibvirtFailed as failure:
             raise StillFrozen(domain=domain.name, why=str(failure)) from failure
 

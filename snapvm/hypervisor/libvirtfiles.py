@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, qemuarguments
 from snapvm.hypervisor.startfiles import StartFile
 
 _NAMED = (
-    *((name, f"./os/{name}", "") for name in ("loader", "kernel", "initrd", "dtb")),
+    *((name, f"./os/{name}", "") for name in ("loader", "kernel", "initrd", "dtb", "shim")),
     ("ACPI table", "./os/acpi/table", ""),
+    ("device with limited I/O", "./blkiotune/device/path", ""),
+    ("firmware's entry", "./sysinfo[@type='fwcfg']/entry", "file"),
     *(
         (f"{name} port", f"./devices/{name}[@type='dev']/source", "path")
         for name in ("serial", "parallel", "console", "channel")
@@ -53,6 +55,8 @@ def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
             path = element.get(attribute, "") if attribute else (element.text or "").strip()
             if path.startswith("/") and element.find("reconnect[@enabled='yes']") is None:
                 yield StartFile(what=what, path=Path(path))
+    for path in qemuarguments.files(root):
+        yield StartFile(what="file on QEMU's command line", path=Path(path))
 
 
 def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
@@ -62,4 +66,4 @@ def _is_dispensable(drive: domainxml.Drive, *, boots: bool) -> bool:
     """
     if drive.startup == "optional":
         return boots or drive.is_removable
-    return drive.startup == "requisite" and not boots
+    return drive.startup == "requisite" and not boots and drive.is_removable

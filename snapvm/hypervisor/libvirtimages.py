@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,12 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 
+log = logging.getLogger(__name__)
+
 _XML_INACTIVE = 2
+_SELINUX = "security.selinux"
+_RECORDS = "domains"
+"""The folder with all images, in the state folder."""
 _ZSTD_SINCE = 11_000_000
 """libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number."""
 
@@ -35,11 +42,12 @@ def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
     Raises ``DomainRefused`` when libvirt cannot use the image, or something is missing.
     """
     try:
-        with spoken():
-            definition = str(connection.saveImageGetXMLDesc(str(image), 0))
+        definition = _definition(connection, image)
     except LibvirtFailed as failure:
         raise DomainRefused(
-            domain=domain.name, why=f"libvirt cannot use the memory image: {failure}"
+            domain=domain.name,
+            why=f"libvirt cannot use the memory image: {failure}",
+            remedy=_labelling(image),
         ) from failure
     # --no-verify, because the edit changes the checksum of the image.
     edit = f"virsh save-image-edit {shlex.quote(str(image))}"
@@ -47,6 +55,44 @@ def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
     startfiles.require(domain.name, libvirtfiles.opened(definition, boots=False), remedy)
     _require(connection, domain, definition, remedy)
     libvirtprocessor.require(connection, domain, definition, cookie)
+
+
+def warn_unreadable(connection: Any, domain: Domain, image: Path) -> None:
+    """Log that libvirt cannot read an image that was just made: a rollback would be refused."""
+    try:
+        _definition(connection, image)
+    except LibvirtFailed as failure:
+        remedy = _labelling(image)
+        log.warning(
+            "libvirt cannot use the memory image of %s, and no rollback would before it can: %s%s",
+            domain.name,
+            failure,
+            f"; {remedy}" if remedy else "",
+        )
+
+
+def _definition(connection: Any, image: Path) -> str:
+    with spoken():
+        return str(connection.saveImageGetXMLDesc(str(image), 0))
+
+
+def _labelling(image: Path) -> str:
+    """Say how SELinux lets libvirt read the images; empty on a host without it.
+
+    A virtqemud with a policy of its own (Fedora, RHEL 10) may read what is labelled as an image.
+    """
+    try:
+        os.getxattr(image, _SELINUX)
+    except OSError:
+        return ""
+    records = (folder for folder in image.parents if folder.name == _RECORDS)
+    folder = next((each.parent for each in records), image.parent)
+    name = shlex.quote(str(folder))
+    rule = shlex.quote(f"{folder}(/.*)?")
+    return (
+        "if SELinux forbids it (`ausearch -m avc -ts recent`): semanage fcontext -a -t "
+        f"virt_image_t {rule}; restorecon -R {name}"
+    )
 
 
 def require_zstd(connection: Any, domain: Domain) -> None:

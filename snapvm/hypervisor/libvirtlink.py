@@ -28,11 +28,14 @@ except ImportError:  # Debian's python3-libvirt is not seen by a venv; open_link
 
 from snapvm.errors import Interrupted
 from snapvm.failures import DomainFailed, HypervisorFailed
+from snapvm.hypervisor import answers
 from snapvm.model import Domain
 from snapvm.refusals import HostLacks
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
+OPEN_SECONDS = 120.0
+"""A libvirtd that its socket has just started looks at each of its domains first."""
 DEVICE_ADDED = "DEVICE_ADDED"
 TRACES_OF_VIRTQEMUD = (
     Path("/run/libvirt/virtqemud-sock"),
@@ -166,6 +169,14 @@ class RunEvents:
             return tuple(self._events[since:])
 
 
+def _opened(uri: str) -> Any:
+    """Connect; raise ``LibvirtFailed`` or ``HostLacks``."""
+    with spoken():
+        connection = libvirt.open(uri)
+        _require_local(connection, uri)
+    return connection
+
+
 def _require_local(connection: Any, uri: str) -> None:
     """Raise ``HostLacks`` for a libvirt on another host, whose volumes are not here."""
     host = urlsplit(connection.getURI()).hostname
@@ -196,14 +207,19 @@ class Link:
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         try:
-            with spoken():
-                self._connection = libvirt.open(uri)
-                _require_local(self._connection, uri)
+            # In a thread: while libvirt blocks, the main thread would be deaf to Ctrl-C.
+            self._connection = answers.within(OPEN_SECONDS, partial(_opened, uri))
         except LibvirtFailed as failure:
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
                 remedy=f"start libvirt (systemctl start {_unit()}) and run snapvm as root",
             ) from failure
+        except TimeoutError:
+            unit = _unit().removesuffix(".socket")
+            raise HostLacks(
+                what=f"a libvirt that answers at {uri} (it has not for {OPEN_SECONDS:g} s)",
+                remedy=f"start libvirt anew, while its domains run on: systemctl restart {unit}",
+            ) from None
 
     @property
     def connection(self) -> Any:
@@ -212,6 +228,12 @@ class Link:
             if not self._connection.isAlive():
                 self._connection = libvirt.open(self.uri)
             return self._connection
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection was lost and is not made again yet; raise ``LibvirtFailed``."""
+        with spoken():
+            return not self._connection.isAlive()
 
     def domain(self, uuid: str) -> Handle:
         """Return a handle that outlives the connection; raise ``LibvirtFailed`` if none exists."""

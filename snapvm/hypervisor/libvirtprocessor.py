@@ -14,7 +14,7 @@ from typing import Any
 
 from snapvm.hypervisor import domainxml
 from snapvm.hypervisor.libvirtlink import denial
-from snapvm.model import Domain
+from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
     if not lacking:
         return
     why = f"its memory would not start on the processor of this host: {lacking}"
-    if not domain.state.has_memory:
+    if domain.state is DomainState.SHUTOFF:
         log.warning("%s: %s", domain.name, why)
         return
     raise DomainRefused(
@@ -71,7 +71,7 @@ def _of_cookie(cookie: str) -> str:
 
 
 def _is_present(cpu: str, domain: Domain) -> bool:
-    if not domain.state.has_memory:
+    if domain.state is DomainState.SHUTOFF:
         return False
     element = domainxml.cpu_element(domain.definition)
     return bool(element) and cpu == _text(domainxml.parse(element))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+from snapvm import retry
 from snapvm.clock import Deadline
 from snapvm.hypervisor import domainxml, qmp
 from snapvm.hypervisor.base import ImageWriter
@@ -147,13 +148,16 @@ class MigrationStream:
         setting: str = "capture_limit_seconds",
         poll_seconds: float = WINDOW_POLL_SECONDS,
         tick: Callable[[State], None] = lambda _state: None,
+        is_patient: bool = False,
     ) -> State:
         """Wait until ``is_there`` accepts the stream's state; call ``tick`` now and then.
 
-        ``setting`` names the setting of the limit.
+        ``setting`` names the setting of the limit.  With ``is_patient`` a libvirtd that is
+        restarted meanwhile is waited for: QEMU writes on.
         """
         deadline = Deadline(limit_seconds)
-        while not is_there(state := self._state()):
+        ask = self._state_after_all if is_patient else self._state
+        while not is_there(state := ask()):
             if state.get("status") in ("failed", "cancelled"):
                 raise self._job.failed(state.get("error-desc", f"the stream was {state['status']}"))
             if self._pipe.failure is not None:
@@ -200,6 +204,7 @@ class MigrationStream:
             limit_seconds=deadline.seconds,
             poll_seconds=DRAIN_POLL_SECONDS,
             tick=self.tell,
+            is_patient=True,
         )
         self._is_ended = True
         if "setup-time" in state:
@@ -223,7 +228,9 @@ class MigrationStream:
         A guest that QEMU had stopped for the stream runs again.
         """
         if not self._is_begun:
-            self._qmp.execute("closefd", {"fdname": STREAM_NAME})
+            # A descriptor that stays with QEMU must not keep the guest waiting.
+            with suppress(LibvirtFailed):
+                self._qmp.execute("closefd", {"fdname": STREAM_NAME})
         elif not self._is_ended:
             # QEMU is not kept by a full pipe when the rest is thrown away.
             self._pipe.discard()
@@ -237,6 +244,18 @@ class MigrationStream:
 
     def _state(self) -> State:
         return dict(self._execute("query-migrate"))
+
+    def _state_after_all(self) -> State:
+        try:
+            return dict(self._qmp.execute("query-migrate"))
+        except LibvirtFailed:
+            with suppress(LibvirtFailed), spoken():
+                retry.libvirtd(self._reached)
+            return self._state()
+
+    def _reached(self) -> object:
+        """Look the domain up again; raises ``LibvirtFailed`` while there is no libvirtd."""
+        return self._job.handle.connect()
 
     def _execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         try:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from itertools import pairwise
 
 _ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format("http://libvirt.org/schemas/domain/qemu/1.0")
 _DISK = re.compile(r"--?(drive|blockdev|hd[a-d]|sd|pflash|mtdblock)")
 _HAS_PROPERTIES = frozenset({"drive", "blockdev"})
 """The options whose value has properties; the value of the others is a file that QEMU writes to."""
+_READS = re.compile(r"--?(?:drive|fw_cfg|smbios|acpitable)")
+"""Options whose value may have a file that QEMU reads when it starts: an ISO, what Ignition is to
+do, tables of the firmware."""
 _READ_ONLY = ("readonly", "read-only")
 _TRUE = (True, "on", "yes", "true", "y")
 """What QEMU takes for true (QEMU, qapi/qobject-input-visitor.c and util/qemu-option.c)."""
@@ -36,6 +40,14 @@ def writable_disk(root: ET.Element) -> str:
         if found and not (found[1] in _HAS_PROPERTIES and _is_unchanging(value)):
             return f"{option} {value}".strip()
     return ""
+
+
+def files(root: ET.Element) -> Iterator[str]:
+    """Yield the paths of files that QEMU reads when it starts."""
+    for option, value in pairwise((*arguments(root), "")):
+        file = _properties(value).get("file") if _READS.fullmatch(option) else None
+        if isinstance(file, str) and file.startswith("/"):
+            yield file.replace("\0", ",")
 
 
 def _is_unchanging(value: str) -> bool:

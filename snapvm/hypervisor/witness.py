@@ -90,6 +90,9 @@ def devices(definition: str) -> tuple[str, ...]:
             # from an image (domain_conf.c, virDomainMemoryTargetDefParseXML).
             for current in target.findall("current"):
                 target.remove(current)
+        for mac in device.iterfind("mac[@currentAddress]"):
+            # The guest has given its interface another address, as a bond does (libvirt 11.2).
+            del mac.attrib["currentAddress"]
         found.append(ET.tostring(device, encoding="unicode").strip())
     return tuple(found)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from snapvm import consistency, hostid, repair
-from snapvm.attention import NotStopped
+from snapvm.attention import NotStopped, StuckPaused
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.model import DomainState, Record, Silent
 from snapvm.recordfolder import Work
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import fail_deed, roll_back, take
+from tests.unit.deeds import fail_deed, mend, roll_back, take
 
 LEFT_STANDING = "demo stands still, and is not known to be the run that was to be stopped"
 
@@ -54,6 +55,35 @@ def test_one_that_does_not_end_runs_on_and_its_snapshot_stays(scene: Scene) -> N
     with pytest.raises(NotStopped):
         take_and_stop(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_its_owner_had_paused_is_not_let_run_for_it(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, state=DomainState.PAUSED)
+    fail_deed(scene, "stop")
+    with pytest.raises(NotStopped):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_one_that_neither_ends_nor_runs_on_is_ended_by_the_next_command(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirtd was away: it stayed paused, which was not said, and no repair looked after it."""
+
+    def fail(_domain: object) -> NoReturn:
+        raise StuckPaused(domain=DOMAIN, why="no libvirtd answers")
+
+    fail_deed(scene, "stop")
+    with monkeypatch.context() as patch, pytest.raises(NotStopped, match="stands still") as stands:
+        patch.setattr(scene.hypervisor, "resume", fail)
+        take_and_stop(scene)
+    assert "`snapvm repair demo` ends it" in stands.value.hint()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED and scene.ids() == ["x"]
+    scene.hypervisor.before = lambda _deed: None
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from snapvm import recordeddomain
 from snapvm.cli import rollback
 from snapvm.cli.confirm import confirm
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.interrupt import watched
-from snapvm.model import DomainState, OmittedDisk
+from snapvm.model import DomainState, HypervisorKind, OmittedDisk
 from snapvm.planning import RollbackPlan
 from snapvm.refusals import NotConfirmed
 from tests.fakes.records import BEGIN, disks_only, make_record
@@ -53,6 +54,21 @@ def test_one_that_is_off_loses_none(plan: RollbackPlan) -> None:
     off = replace(plan, domain=replace(plan.domain, state=DomainState.SHUTOFF))
     assert "discarded" not in asked(off)
     assert "The domain is shut off now." in asked(off)
+
+
+def test_one_that_sleeps_loses_its_memory_too(plan: RollbackPlan) -> None:
+    asleep = replace(plan, domain=replace(plan.domain, state=DomainState.SUSPENDED))
+    assert "suspended by the guest now: what it has in memory is discarded" in asked(asleep)
+
+
+def test_one_that_nobody_knows_here_may_run_elsewhere(plan: RollbackPlan) -> None:
+    """It was migrated away: libvirt has forgotten it, and its disks are on a SAN."""
+    gone = recordeddomain.vanished(plan.record)
+    text = asked(replace(plan, domain=gone))
+    assert "libvirt does not know the domain now: it must not run on another host" in text
+    assert "Libvirt has no definition of the domain" in text
+    of_xl = replace(gone, hypervisor=HypervisorKind.XEN)
+    assert "libvirt" not in asked(replace(plan, domain=of_xl)).casefold()
 
 
 def test_disks_alone_start_afresh(plan: RollbackPlan) -> None:

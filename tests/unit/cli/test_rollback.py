@@ -133,6 +133,22 @@ def test_a_drive_that_cannot_be_written_to_is_no_news_every_time(call: Call, sce
     assert "note: not of the snapshot: sda, a cdrom drive\n" in verbose.err
 
 
+def test_what_the_next_start_of_the_domain_does_not_find_is_told(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    scene.machine.boot_disks = scene.machine.disks[:1]
+    (note,) = json.loads(call("rollback", "demo@a", "--yes", "--json").out)["notes"]
+    assert note.startswith(
+        "vg1/demo-d1, disk vdb of the snapshot, is not in the domain's definition"
+    )
+    assert "virsh edit demo" in note
+    scene.machine.boot_disks = None
+    assert call("rollback", "demo@a", "--yes").err == ""
+    scene.hypervisor.forget(DOMAIN)
+    done = call("rollback", "demo@a", "--yes")
+    assert done.status == 0 and "note: libvirt has no definition of the domain" in done.err
+    assert "virsh dumpxml --security-info demo >FILE; virsh define FILE" in done.err
+
+
 @pytest.mark.parametrize(("vg", "told"), [("vg0", "vda, now 96"), ("vg1", "vdb stays 96")])
 def test_a_disk_that_has_grown_is_told_of(
     tmp_path: Path,

@@ -25,6 +25,7 @@ DEFINITION = """<domain id='3'>
   </vcpus>
   <devices>
     <disk type='block' device='disk'><source dev='/dev/vg/d0'/><target dev='vda'/></disk>
+    <interface type='bridge'><mac address='52:54:00:00:00:01'/></interface>
     <channel type='unix'>
       <target type='virtio' name='org.qemu.guest_agent.0' state='connected'/>
     </channel>

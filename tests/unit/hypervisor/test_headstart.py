@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from snapvm.hypervisor import headstart, libvirtbackground, libvirtlink, qmp, us
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.headstart import Experience, seconds_ahead
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.hypervisor.pause import WatchedPause
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, Silent
@@ -110,6 +113,31 @@ def job(qemu: EagerQemu, monitor: fakemonitor.FakeQemu, tmp_path: Path) -> Captu
         window_limit_seconds=30,
         precopy_limit_seconds=30,
     )
+
+
+def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
+    job: CaptureJob, qemu: EagerQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU wrote on, and the snapshot was thrown away; nor did QEMU get its settings back."""
+    look, outages = qemu.look, [1, 2]
+
+    def lost(answer: Callable[[], Any]) -> Callable[[], Any]:
+        def ask() -> Any:
+            if outages:
+                outages.pop()
+                raise LibvirtFailed("client socket is closed", 38)
+            return answer()
+
+        return ask
+
+    capture = BackgroundCapture(job, "")
+    with capture.prepared(libvirtimage.Writer()):
+        with capture.window():
+            capture.arm()
+        monkeypatch.setattr(qemu, "look", lost(look))
+        monkeypatch.setattr(qemu, "connect", lost(lambda: qemu))
+        assert capture.drain().size_bytes
+    assert not outages
 
 
 def captured(job: CaptureJob) -> str:

@@ -129,8 +129,9 @@ def test_nor_for_one_that_could_not_listen(
     with pytest.raises(DomainRefused, match=f"127.0.0.1 port {taken}, and somebody") as refused:
         driver.check_restore(OFF, image)
     assert "`ss -ltnp`" in refused.value.hint()
-    itself = replace(OFF, state=DomainState.RUNNING, definition=connection.definition)
-    driver.check_restore(itself, image)
+    for state in (DomainState.RUNNING, DomainState.SUSPENDED, DomainState.CRASHED):
+        itself = replace(OFF, state=state, definition=connection.definition)
+        driver.check_restore(itself, image)
 
 
 def test_an_address_of_another_host(connection: Connection, driver: LibvirtHypervisor) -> None:

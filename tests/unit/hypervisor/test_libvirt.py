@@ -14,6 +14,7 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import DomainFailed
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.settings import Settings
 from tests.fakes.overlay import disk_xml
@@ -42,6 +43,8 @@ def make_driver(
     deed: Callable[..., Any],
     state: int = PAUSED,
     definition: str = DOMAIN.definition,
+    *,
+    is_lost: bool = False,
 ) -> LibvirtHypervisor:
     """Return a driver whose libvirt does ``deed`` for every deed; the domain stays as it is."""
     monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
@@ -56,7 +59,7 @@ def make_driver(
         createWithFlags=deed,
     )
     connection: Any = SimpleNamespace(restoreFlags=deed, lookupByUUIDString=lambda _uuid: handle)
-    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: handle)
+    link: Any = SimpleNamespace(connection=connection, domain=lambda _uuid: handle, is_lost=is_lost)
     return LibvirtHypervisor(link, Settings())
 
 
@@ -98,6 +101,31 @@ def test_a_domain_that_is_not_as_it_should_be_was_not_started(
     with pytest.raises(DomainFailed) as failed:
         do(make_driver(monkeypatch, lambda *_: None))
     assert str(failed.value) == f"demo could not be {done}: it is paused and not running"
+
+
+@pytest.mark.parametrize(("done", "do"), [("restored", restore), ("started", start)])
+def test_a_start_whose_end_nobody_told_of_counts_if_the_domain_runs(
+    monkeypatch: pytest.MonkeyPatch, done: str, do: Callable[[LibvirtHypervisor], None]
+) -> None:
+    """libvirtd was restarted by an upgrade: a domain that ran was said to be off, and to be rolled
+    back once more."""
+    do(make_driver(monkeypatch, no, RUNNING, is_lost=True))
+    for state in (PAUSED, 5):
+        with pytest.raises(DomainFailed) as failed:
+            do(make_driver(monkeypatch, no, state, is_lost=True))
+        assert str(failed.value) == f"demo could not be {done}: it says no"
+
+
+def test_a_qemu_that_libvirt_does_not_find_keeps_nothing_from_working(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One in /opt, which only the domain names: every `take` failed, and so did `doctor`."""
+    driver = make_driver(monkeypatch, no)
+    connection = SimpleNamespace(getLibVersion=lambda: 11_003_000, getVersion=no)
+    vars(driver)["_link"] = SimpleNamespace(connection=connection)
+    assert driver.versions() == {"libvirt": "11.3.0"}
+    connection.getVersion = lambda: 10_000_013
+    assert driver.versions() == {"libvirt": "11.3.0", "qemu": "10.0.13"}
 
 
 def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +191,80 @@ def test_one_that_was_shut_off_before_a_rollback_is_not_resumed_in_vain(
     driver = make_driver(monkeypatch, no, state=5)
     with pytest.raises(DomainFailed, match="it is shut off by now"), driver.frozen(DOMAIN):
         pytest.fail("the block ran")
+
+
+def test_one_is_resumed_though_libvirtd_is_away_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its look-up failed, and was not tried again: it stayed paused by a rollback that failed, and
+    that said that all was put back."""
+    resumed: list[str] = []
+    driver = make_driver(monkeypatch, lambda *_: resumed.append("resumed"))
+    handle, absences = vars(driver)["_link"].domain(DOMAIN.uuid), [1, 2]
+
+    def found(_uuid: str) -> object:
+        if absences:
+            absences.pop()
+            raise LibvirtFailed("Failed to connect socket", 38)
+        return handle
+
+    vars(driver)["_link"].domain = found
+    vars(driver)["_end_stream"] = lambda *_: None
+    driver.resume(DOMAIN)
+    assert resumed == ["resumed"]
+
+
+def test_one_that_is_gone_is_not_resumed_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = make_driver(monkeypatch, no)
+
+    def gone(_uuid: str) -> NoReturn:
+        raise LibvirtFailed("Domain not found", 42)
+
+    vars(driver)["_link"].domain = gone
+    with pytest.raises(LibvirtFailed, match="Domain not found"):
+        driver.resume(DOMAIN)
+
+
+@pytest.mark.parametrize(("run", "is_ended"), [("id 3", True), ("id 2", False), (None, True)])
+def test_another_libvirtd_ends_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, run: str | None, is_ended: bool
+) -> None:
+    """libvirtd was restarted when a rollback ended the domain: it was off, and that in vain."""
+    asked: list[str] = []
+
+    def destroy() -> None:
+        asked.append("destroy")
+        if len(asked) == 1:
+            raise libvirtError("End of file while reading data", 38)
+
+    driver = make_driver(monkeypatch, destroy, is_lost=True)
+    handle = vars(driver)["_link"].domain(DOMAIN.uuid)
+    handle.ID, handle.name = lambda: 3, lambda: "no such pid file"
+    driver.stop(replace(DOMAIN, run=run))
+    assert asked == ["destroy"] * (1 + is_ended)
+    vars(driver)["_link"].is_lost = False
+    asked.clear()
+    with pytest.raises(DomainFailed, match="could not be ended: End of file"):
+        driver.stop(DOMAIN)
+
+
+@pytest.mark.parametrize("do", [restore, start])
+def test_a_domain_is_started_when_libvirtd_is_back(
+    monkeypatch: pytest.MonkeyPatch, do: Callable[[LibvirtHypervisor], None]
+) -> None:
+    """It was restarted while thick disks were written back, and the domain stayed off."""
+    asked: list[object] = []
+    driver = make_driver(monkeypatch, lambda *_: asked.append(1), RUNNING)
+    link, absences = vars(driver)["_link"], [1, 2]
+
+    class Returning(SimpleNamespace):
+        @property
+        def connection(self) -> object:
+            if absences:
+                absences.pop()
+                raise LibvirtFailed("Failed to connect socket", 38)
+            return link.connection
+
+    vars(driver)["_link"] = Returning(domain=link.domain, is_lost=True)
+    do(driver)
+    assert asked == [1] and not absences

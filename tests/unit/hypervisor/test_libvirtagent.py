@@ -13,6 +13,7 @@ from snapvm.attention import StillFrozen
 from snapvm.failures import ClockNotSet, NotFrozen
 from snapvm.hypervisor import domainxml, libvirtagent, libvirtlink
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
@@ -190,3 +191,18 @@ def test_a_time_without_end_is_none(guest: Guest, agent: LibvirtAgent, said: byt
     guest.answers = {"guest-get-time": b'{"return": ' + said + b"}", "guest-set-time": {}}
     with pytest.raises(ClockNotSet):
         agent.set_clock(DOMAIN)
+
+
+def test_a_guest_is_thawed_though_libvirtd_is_away_for_a_moment(guest: Guest) -> None:
+    """It was restarted in the window: the guest's programs hung until somebody came."""
+    absences = [1]
+
+    def found(_domain: Domain) -> Guest:
+        if absences:
+            absences.pop()
+            raise LibvirtFailed("Failed to connect socket", 38)
+        return guest
+
+    guest.answers["guest-fsfreeze-thaw"] = 2
+    LibvirtAgent(found, limit_seconds=2).thaw(DOMAIN)
+    assert [command for command, _ in guest.asked] == ["guest-fsfreeze-thaw"]

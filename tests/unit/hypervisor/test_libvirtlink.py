@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,8 +52,13 @@ class Daemon:
     is_up: bool = True
     uri: str = "qemu:///system"
     opened: list[Connection] = field(default_factory=list)
+    answers: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def open(self, _uri: str) -> Connection:
+        assert self.answers.wait(20), "it was waited for"
         if not self.is_up:
             raise libvirtError("Failed to connect socket", 38)
         self.opened.append(Connection(len(self.opened), uri=self.uri))
@@ -85,6 +91,18 @@ def test_without_a_daemon_there_is_no_link(daemon: Daemon) -> None:
         Link("qemu:///system")
 
 
+def test_one_that_hangs_is_not_waited_for_for_ever(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """snapvm sat there without a word, deaf to Ctrl-C, and so did each that cron began."""
+    daemon.answers.clear()
+    monkeypatch.setattr(libvirtlink, "OPEN_SECONDS", 0.1)
+    with pytest.raises(HostLacks, match="it has not for") as lacks:
+        Link("qemu:///system")
+    assert "systemctl restart " in lacks.value.hint()
+    daemon.answers.set()
+
+
 @pytest.mark.parametrize("trace", [None, 0, 1])
 def test_what_is_started_is_the_daemon_that_is_there(
     daemon: Daemon, trace: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,14 +120,16 @@ def test_what_is_started_is_the_daemon_that_is_there(
 
 
 def test_a_domain_is_found_again_on_a_new_connection(daemon: Daemon) -> None:
-    handle = Link("qemu:///system").domain(UUID)
-    assert handle.made_by == handle.made_by == 0
+    link = Link("qemu:///system")
+    handle = link.domain(UUID)
+    assert handle.made_by == handle.made_by == 0 and not link.is_lost
     daemon.end()
+    assert link.is_lost
     with pytest.raises(LibvirtFailed, match="Failed to connect socket"):
         _ = handle.made_by
     daemon.is_up = True
     assert handle.made_by == 1 and handle.connect().number == 1
-    assert len(daemon.opened) == 2
+    assert len(daemon.opened) == 2 and not link.is_lost
 
 
 def test_events_that_cannot_be_given_back_hide_nothing(daemon: Daemon) -> None:

@@ -30,6 +30,8 @@ class Neighbour:
     """What it is defined as, if that is another; it runs then."""
     is_saved: bool = False
     is_gone: bool = False
+    is_busy: bool = False
+    """Libvirt waits in vain for an answer of its QEMU."""
 
     def UUIDString(self) -> str:  # noqa: N802 - libvirt's own name
         return self.uuid
@@ -50,6 +52,8 @@ class Neighbour:
     def XMLDesc(self, flags: int) -> str:  # noqa: N802 - libvirt's own name
         if self.is_gone:
             raise libvirtError("Domain not found", 42)
+        if self.is_busy:
+            raise libvirtError("cannot acquire state change lock", 68)
         return self.booted if flags == 2 else self.definition
 
 
@@ -131,8 +135,10 @@ def test_what_another_guest_writes_into_its_disk_is_believed_by_nobody(tmp_path:
 def test_one_that_another_is_booted_with(tmp_path: Path) -> None:
     overlay = disk_xml(make_overlay(tmp_path / "clone", str(LV)))
     plain = disk_xml(Path("/dev/vg0/d7"), kind="block")
-    assert [each.device for each in relied_on(Neighbour(plain, booted=overlay))] == [LV]
-    assert len(relied_on(Neighbour(overlay, booted=overlay))) == 1
+    found = relied_on(Neighbour(plain, booted=overlay))
+    assert [each.device for each in found if each.tie != "is"] == [LV]
+    twice = relied_on(Neighbour(overlay, booted=overlay))
+    assert [each.tie for each in twice] == ["is an overlay on", "is"]
 
 
 def test_memory_that_libvirt_keeps_goes_with_the_disk_as_it_is() -> None:
@@ -141,6 +147,26 @@ def test_memory_that_libvirt_keeps_goes_with_the_disk_as_it_is() -> None:
     assert (found.device, found.tie) == (LV, "is")
     assert "`virsh managedsave-remove 'a clone'`" in found.remedy
     assert relied_on(Neighbour(upon)) == [], "it is booted from whatever is there"
+
+
+def test_one_that_runs_with_the_disk() -> None:
+    """It was defined as a copy of the other.  Its disk went back below it, or it kept the former
+    one open, and every later command on the domain that had gone back failed."""
+    upon, besides = disk_xml(LV, kind="block"), disk_xml(Path("/dev/vg0/d7"), kind="block")
+    (found,) = (each for each in relied_on(Neighbour(upon, booted=besides)))
+    assert (found.domain, found.target, found.device, found.tie) == ("a clone", "vda", LV, "is")
+    assert "virsh detach-disk 'a clone' vda" in found.remedy
+    assert relied_on(Neighbour(besides, booted=upon))[0].device == Path("/dev/vg0/d7")
+    assert relied_on(Neighbour(upon, booted=upon, uuid=OFF.uuid)) == [], "it is its own"
+
+
+def test_one_that_does_not_say_what_it_has_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Since libvirt 11.0 who asks for its XML waits for its turn; it was taken for one that is
+    gone."""
+    assert relied_on(Neighbour(disk_xml(LV, kind="block"), is_busy=True)) == []
+    assert "what disks 'a clone' has (cannot acquire state change lock)" in caplog.text
+    caplog.clear()
+    assert relied_on(Neighbour("<domain/>", is_gone=True)) == [] and not caplog.text
 
 
 def test_who_relies_on_nothing(tmp_path: Path) -> None:

@@ -41,12 +41,13 @@ class FakeLibvirtQemu:
 
     takes: Callable[[int], object]
     said: list[str] = field(default_factory=list)
+    answer: str = '{"return": {}}'
 
     def qemuMonitorCommand(  # noqa: N802 - libvirt's own name
         self, _handle: object, line: str, _flags: int
     ) -> str:
         self.said.append(json.loads(line)["execute"])
-        return '{"return": {}}'
+        return self.answer
 
     def qemuMonitorCommandWithFiles(  # noqa: N802 - libvirt's own name
         self, _handle: object, line: str, descriptors: list[int], _flags: int
@@ -112,6 +113,20 @@ def test_without_selinux_nothing_is_labelled(
     job.domain = DOMAIN
     prepare(job)
     assert given == []
+
+
+@pytest.mark.usefixtures("given")
+def test_a_pipe_that_qemu_does_not_give_back_does_not_keep_the_guest_waiting(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was let go before each attempt to resume the guest, which was never tried then."""
+    qemu = FakeLibvirtQemu(os.fstat)
+    monkeypatch.setattr(qmp, "libvirt_qemu", qemu)
+    stream = MigrationStream(job)
+    with stream.prepared(libvirtimage.Writer()):
+        qemu.answer = '{"error": {"desc": "File descriptor named \'snapvm\' not found"}}'
+        stream.let_go()
+    assert qemu.said.count("closefd") == 1
 
 
 @pytest.mark.usefixtures("given")

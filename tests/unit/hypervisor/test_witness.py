@@ -69,12 +69,17 @@ def test_what_is_not_as_it_was(events: RunEvents, now: FakeHandle, what: str) ->
 def test_what_the_guest_does_by_itself_is_no_change() -> None:
     """Its agent opens and closes its channel; its balloon moves; the host places it elsewhere.
 
-    It takes memory that it was offered, piece by piece (virtio-mem).
+    It takes memory that it was offered, piece by piece (virtio-mem).  It gives its interface
+    another address, as a bond does (libvirt 11.2).
     """
     later = DEFINITION.replace("state='connected'", "state='disconnected'")
     later = later.replace("524288", "262144").replace("placement=", "cpuset='0-1' placement=")
     assert devices(later) == devices(DEFINITION) != devices(PLUGGED)
     assert devices(later.replace("2097152", "4194304")) != devices(DEFINITION)
+    moved = DEFINITION.replace(
+        "'/></interface>", "' currentAddress='52:54:00:00:00:02'/></interface>"
+    )
+    assert moved != DEFINITION and devices(moved) == devices(DEFINITION)
     assert processors(later) == processors(DEFINITION)
     assert devices(replace(DOMAIN, definition=PLUGGED).definition) == devices(PLUGGED)
 

@@ -1,0 +1,80 @@
+"""Start and end a libvirt domain though libvirtd be restarted meanwhile.
+
+It does not answer any more then, perhaps since its package was upgraded, and may have done all the
+same what it was asked for.  Then the domain itself tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapvm import crashpoint, retry
+from snapvm.hypervisor import libvirtdomain, qemurun
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, spoken
+from snapvm.model import Domain, DomainState
+
+
+@contextmanager
+def watched(link: Link, domain: Domain, deed: str, *, paused: bool) -> Iterator[None]:
+    """Run a block that starts a domain, and that may lose the connection while libvirt does it.
+
+    A libvirtd that is away before is waited for.  Raises ``DomainFailed`` when the block fails, or
+    the domain is in another state afterwards.
+    """
+    wanted = DomainState.PAUSED if paused else DomainState.RUNNING
+    with doing(deed, domain):
+        retry.libvirtd(lambda: link.connection)  # before it is asked for anything
+        try:
+            with spoken():
+                yield
+        except LibvirtFailed:
+            if not (link.is_lost and _is_after_all(link, domain, wanted)):
+                raise
+            return
+        now = _state(link, domain)
+        if now is not wanted:
+            raise LibvirtFailed(f"it is {now} and not {wanted}", 0)
+
+
+def end(link: Link, domain: Domain) -> None:
+    """End a domain at once; harmless when it is off.  Raises ``DomainFailed``.
+
+    Another libvirtd is asked once more, and ends no other run of the domain than the one there was.
+    """
+    with doing("ended", domain):
+        try:
+            _destroy(link, domain)
+        except LibvirtFailed:
+            if not link.is_lost:
+                raise
+            retry.libvirtd(lambda: link.connection)
+            _destroy(link, domain, run=domain.run)
+
+
+def _destroy(link: Link, domain: Domain, run: str | None = None) -> None:
+    try:
+        handle = link.domain(domain.uuid)
+    except LibvirtFailed as failure:
+        if failure.is_unknown_domain:
+            return
+        raise
+    with spoken():
+        if handle.isActive() and (run is None or qemurun.of(handle) == run):
+            with crashpoint.around("stop"):
+                handle.destroy()
+
+
+def _is_after_all(link: Link, domain: Domain, wanted: DomainState) -> bool:
+    """Tell whether libvirtd, when it answers again, has the domain in a state."""
+    try:
+        retry.libvirtd(lambda: link.connection)
+        return _state(link, domain) is wanted
+    except LibvirtFailed:
+        return False
+
+
+def _state(link: Link, domain: Domain) -> DomainState:
+    with spoken():
+        number = link.domain(domain.uuid).state()[0]
+    return libvirtdomain.STATES.get(number, DomainState.OTHER)

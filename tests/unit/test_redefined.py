@@ -1,0 +1,88 @@
+"""A rollback of a domain that is not what it was: asleep, forgotten, or defined anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm.model import DomainState, DomainUuid, GuestDisk
+from snapvm.refusals import DomainRefused
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import roll_back, take_at_five
+from tests.unit.occupied import KINDS, restore_brings
+
+
+@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
+    return make_scene(tmp_path, thick=request.param)
+
+
+@pytest.mark.parametrize("state", [DomainState.SUSPENDED, DomainState.CRASHED])
+def test_undo_starts_one_that_was_on_and_did_not_run(scene: Scene, state: DomainState) -> None:
+    """A Windows that had gone to sleep was left off, and called off beforehand."""
+    record = take_at_five(scene)
+    scene.machine.domain = replace(scene.machine.domain, state=state)
+    undo = roll_back(scene, record).undo
+    assert scene.machine.count == 5
+    done = roll_back(scene, undo)
+    assert done.plan.is_started and done.state is DomainState.RUNNING
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_undo_leaves_one_off_that_was_about_to_end(scene: Scene) -> None:
+    record = take_at_five(scene)
+    scene.machine.domain = replace(scene.machine.domain, state=DomainState.OTHER)
+    assert roll_back(scene, roll_back(scene, record).undo).state is DomainState.SHUTOFF
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_a_disk_that_is_not_in_its_definition_any_more_is_told_of(scene: Scene) -> None:
+    """It was moved to another volume: the next start finds that one, and not what went back."""
+    record = take_at_five(scene)
+    assert roll_back(scene, record).plan.unbooted == ()
+    scene.lvm.add_disk("vg0", "moved", data="8")
+    had = scene.machine.disks
+    scene.machine.boot_disks = (had[0], GuestDisk(target="vdb", device=Path("/dev/vg0/moved")))
+    done = roll_back(scene, record)
+    assert done.plan.unbooted == ("vdb",) and done.plan.others == ("vdb",)
+    restore_brings(scene, had)
+    scene.machine.boot_disks = (had[0], GuestDisk(target="vdb", device=Path("/no/volume")))
+    assert roll_back(scene, record).plan.unbooted == (), "nobody knows"
+
+
+def test_one_that_libvirt_does_not_know_any_more_is_told_of(scene: Scene) -> None:
+    record = take_at_five(scene)
+    assert not roll_back(scene, record).plan.is_forgotten
+    scene.hypervisor.forget(DOMAIN)
+    assert roll_back(scene, record).plan.is_forgotten
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_one_that_was_defined_anew_gets_its_uuid_back(scene: Scene, with_memory: bool) -> None:
+    """By Terraform, say.  Renaming it was the only way told, and is none for disks alone."""
+    record = take_at_five(scene, with_memory=with_memory)
+    domain = scene.machine.domain
+    scene.machine.domain = replace(domain, uuid=DomainUuid(UUID.replace("1", "9")))
+    with pytest.raises(DomainRefused, match="it is another domain") as refused:
+        roll_back(scene, record)
+    assert f"with the uuid {UUID} again" in refused.value.hint()
+    assert ("rename" in refused.value.hint()) is with_memory
+    scene.machine.domain = domain
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+def test_disks_alone_need_a_domain(scene: Scene) -> None:
+    """A transient one that was off was said not to exist, and how to make it exist was not."""
+    record = take_at_five(scene, with_memory=False)
+    scene.hypervisor.forget(DOMAIN)
+    with pytest.raises(
+        DomainRefused, match=f"{DOMAIN}@x has no memory to start it from"
+    ) as refused:
+        roll_back(scene, record)
+    assert "virsh create FILE --paused" in refused.value.hint()
+    assert scene.disk_data() == ["8", "8"]
