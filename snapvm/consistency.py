@@ -121,7 +121,7 @@ def _catch(
     """Prepare, freeze, snapshot, thaw, drain: the domain runs again before anything is undone."""
     settings = host.settings
     image = images.new_image(
-        plan.domain,
+        plan.domain.hypervisor,
         settings.run_dir,
         settings.compress,
         is_interim=plan.sparse,

@@ -12,12 +12,11 @@ from snapvm import checksum, compression, crashpoint, durable
 from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
-from snapvm.hypervisor import xenconfig
-from snapvm.hypervisor.base import MemoryImage
+from snapvm.hypervisor.base import GuestImage, MemoryImage, StreamImage
 from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.memoryroom import HostMemory
-from snapvm.model import Domain, HypervisorKind, ImageFormat, MemoryRecord, Progress
+from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
 from snapvm.release import release
 
@@ -35,28 +34,44 @@ _CHANNELS_LIMIT = 16
 
 
 def new_image(
-    domain: Domain,
+    kind: HypervisorKind,
     run_dir: Path,
     how: Compression = compression.NONE,
     *,
     is_interim: bool = False,
     domain_ends: bool = False,
 ) -> MemoryImage:
-    """Return what makes an image of a domain for its driver; only libvirt reads compressed ones.
+    """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
 
     ``run_dir`` is where captures on this host tell each other what memory they use.
     An interim one is handed to `made_sparse` next, and not on the disk before that.  A domain that
     ends stands still until all is written.
     """
-    if domain.hypervisor is HypervisorKind.LIBVIRT:
+    if kind is HypervisorKind.LIBVIRT:
         return libvirtimage.Writer(how, is_interim=is_interim)
-    # heavy: numpy, which libvirt's images do without
-    from snapvm.memory.guestimage import PvGuestImage
-    from snapvm.memory.streamframe import StreamFrame
+    return _XlImages(run_dir, domain_ends=domain_ends)
 
-    if xenconfig.is_pvh(xenconfig.parse(domain.name, domain.definition)):
+
+class _XlImages:
+    """Makes images for ``xl restore``; fulfils ``XenImages``."""
+
+    def __init__(self, run_dir: Path, *, domain_ends: bool) -> None:
+        self._run_dir = run_dir
+        self._domain_ends = domain_ends
+
+    def of_pages(self) -> GuestImage:
+        """See ``XenImages.of_pages``."""
+        # heavy: numpy, which libvirt's images do without
+        from snapvm.memory.guestimage import PvGuestImage
+
+        return PvGuestImage(HostMemory(self._run_dir), domain_ends=self._domain_ends)
+
+    def of_stream(self) -> StreamImage:
+        """See ``XenImages.of_stream``."""
+        # heavy: numpy, which libvirt's images do without
+        from snapvm.memory.streamframe import StreamFrame
+
         return StreamFrame()
-    return PvGuestImage(HostMemory(run_dir), domain_ends=domain_ends)
 
 
 def shall_be_sparse(

@@ -58,9 +58,8 @@ class ImageWriter(Protocol):
         """Mark the file as whole; return its size in bytes."""
 
 
-@runtime_checkable
 class GuestImage(Protocol):
-    """Makes an image of a Xen PV guest's memory; ``consistency`` provides it.
+    """Makes an image of a Xen PV guest's memory, page by page.
 
     Every method but ``close`` raises ``BadImage`` for a guest whose state is inconsistent, and
     ``OSError`` when the file cannot be written.
@@ -103,9 +102,8 @@ class GuestImage(Protocol):
         """Give back memory and mappings; harmless at any time."""
 
 
-@runtime_checkable
 class StreamImage(Protocol):
-    """Makes an image around a stream that Xen's own saver writes; ``consistency`` provides it.
+    """Makes an image around a stream that Xen's own saver writes.
 
     Every method but ``close`` raises ``OSError`` when the file cannot be written.
     """
@@ -120,7 +118,18 @@ class StreamImage(Protocol):
         """Close the file; harmless at any time."""
 
 
-MemoryImage = ImageWriter | GuestImage | StreamImage
+@runtime_checkable
+class XenImages(Protocol):
+    """Makes an image of a Xen domain in the way its type needs; ``consistency`` provides it."""
+
+    def of_pages(self) -> GuestImage:
+        """Return what makes one of a PV domain."""
+
+    def of_stream(self) -> StreamImage:
+        """Return what makes one of a PVH domain."""
+
+
+MemoryImage = ImageWriter | XenImages
 """What makes a memory image; each driver uses the kind of its hypervisor."""
 
 

@@ -23,7 +23,7 @@ from snapvm.hypervisor import (
     xenways,
     xenxl,
 )
-from snapvm.hypervisor.base import Capture, Drives, MemoryImage, Reliance
+from snapvm.hypervisor.base import Capture, Drives, MemoryImage, Reliance, XenImages
 from snapvm.hypervisor.xenagent import NoAgent
 from snapvm.hypervisor.xencapture import XenJob, XenPauseCapture, capturing
 from snapvm.hypervisor.xencontrol import XenControl, open_control
@@ -160,10 +160,10 @@ class XenHypervisor:
                 foreign_ptes=self._settings.foreign_ptes,
             )
         with ExitStack() as stack:
-            capture = xenways.with_memory(job, image)
-            if capture is None:
+            if not isinstance(image, XenImages):
                 yield XenPauseCapture(job)
                 return
+            capture = xenways.with_memory(job, image)
             progress.phase(f"copying the memory of {domain.name}")
             with capturing(domain):
                 stack.enter_context(capture.prepared())

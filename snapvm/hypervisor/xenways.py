@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snapvm import memoryroom
 from snapvm.hypervisor import xenconfig, xenpvh
-from snapvm.hypervisor.base import GuestImage, MemoryImage, StreamImage
+from snapvm.hypervisor.base import XenImages
 from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.model import Domain
@@ -28,8 +28,8 @@ def foreseen(domain: Domain) -> str:
     return f"in one pass, while it stands still until all of it is written: {room}"
 
 
-def with_memory(job: XenJob, image: MemoryImage | None) -> XenCapture | XenPvhCapture | None:
-    """Return the capture that makes an image of this kind; None without one."""
-    if isinstance(image, StreamImage):
-        return XenPvhCapture(job, image)
-    return XenCapture(job, image) if isinstance(image, GuestImage) else None
+def with_memory(job: XenJob, images: XenImages) -> XenCapture | XenPvhCapture:
+    """Return the capture of a domain with its memory."""
+    if xenconfig.is_pvh(job.config):
+        return XenPvhCapture(job, images.of_stream())
+    return XenCapture(job, images.of_pages())

@@ -53,7 +53,7 @@ def state_of(world: HypervisorWorld) -> DomainState:
 
 
 def new_image(world: HypervisorWorld) -> MemoryImage:
-    return images.new_image(find(world), Settings().run_dir)
+    return images.new_image(world.hypervisor.kind, Settings().run_dir)
 
 
 def capture(world: HypervisorWorld, folder: Path, clock: WindowClock) -> MemoryRecord | None:
