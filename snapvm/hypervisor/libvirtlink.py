@@ -28,11 +28,14 @@ except ImportError:  # Debian's python3-libvirt is not seen by a venv; open_link
 
 from snapvm.errors import Interrupted
 from snapvm.failures import DomainFailed, HypervisorFailed
+from snapvm.hypervisor import answers
 from snapvm.model import Domain
 from snapvm.refusals import HostLacks
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
+OPEN_SECONDS = 60.0
+"""How long a libvirtd may take to answer: one that is started looks at all of its domains first."""
 DEVICE_ADDED = "DEVICE_ADDED"
 TRACES_OF_VIRTQEMUD = (
     Path("/run/libvirt/virtqemud-sock"),
@@ -186,6 +189,19 @@ def _unit() -> str:
     return "virtqemud.socket" if is_split else "libvirtd"
 
 
+def _opened(uri: str) -> Any:
+    """Connect; raise ``LibvirtFailed``, and ``TimeoutError`` for a libvirtd that hangs.
+
+    libvirt itself would wait for ever, and the main thread could not be interrupted.
+    """
+
+    def ask() -> Any:
+        with spoken():
+            return libvirt.open(uri)
+
+    return answers.within(OPEN_SECONDS, ask)
+
+
 class Link:
     """A connection whose event loop runs in a thread; it is made again when it was lost."""
 
@@ -196,9 +212,15 @@ class Link:
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         try:
+            self._connection = _opened(uri)
             with spoken():
-                self._connection = libvirt.open(uri)
                 _require_local(self._connection, uri)
+        except TimeoutError:
+            unit = _unit().removesuffix(".socket")
+            raise HostLacks(
+                what=f"a libvirt that answers at {uri} (it has been silent for {OPEN_SECONDS:g} s)",
+                remedy=f"see `systemctl status {unit}`; domains run on while it is restarted",
+            ) from None
         except LibvirtFailed as failure:
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
@@ -210,7 +232,11 @@ class Link:
         """The connection, made again if libvirtd was restarted; raise ``LibvirtFailed``."""
         with self._renewing, spoken():
             if not self._connection.isAlive():
-                self._connection = libvirt.open(self.uri)
+                try:
+                    self._connection = _opened(self.uri)
+                except TimeoutError:
+                    silent = f"libvirt has been silent for {OPEN_SECONDS:g} s"
+                    raise LibvirtFailed(silent, 0) from None
             return self._connection
 
     def domain(self, uuid: str) -> Handle:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from snapvm.errors import Interrupted
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
+from snapvm.interrupt import watched
 from snapvm.refusals import HostLacks
 from tests.unit.hypervisor.fakelibvirt import libvirtError
 
@@ -141,3 +146,33 @@ def test_without_libvirts_module_the_hint_names_no_package_of_this_name(
         libvirtlink.open_link("qemu:///system")
     assert "apt install python3-libvirt" in lacking.value.hint()
     assert lacking.value.hint().endswith(f"{sys.executable} -m pip install libvirt-python")
+
+
+def test_one_that_hangs_is_not_waited_for_for_ever(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timer that waited for it never came again, and nobody was told."""
+    link = Link("qemu:///system")
+    daemon.end()
+    is_over = threading.Event()
+    monkeypatch.setattr(libvirtlink, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("snapvm.hypervisor.libvirtlink.libvirt.open", lambda _uri: is_over.wait())
+    with pytest.raises(HostLacks, match=r"silent for 0\.1 s"):
+        Link("qemu:///system")
+    with pytest.raises(LibvirtFailed, match=r"silent for 0\.1 s"):
+        link.domain(UUID)
+    is_over.set()
+
+
+def test_while_it_hangs_ctrl_c_is_heard(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.end()
+    is_over = threading.Event()
+
+    def hang(_uri: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        is_over.wait(20)
+
+    monkeypatch.setattr("snapvm.hypervisor.libvirtlink.libvirt.open", hang)
+    with pytest.raises(Interrupted), watched():
+        Link("qemu:///system")
+    is_over.set()
