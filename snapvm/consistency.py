@@ -73,7 +73,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     """
     progress.phase("checking")
     domain = host.hypervisor.find(request.domain)
-    with identity.locked(host.catalog, domain) as uuids, host.guarded(domain) as guard:
+    locked = identity.locked(host.catalog, domain, progress)
+    with locked as uuids, host.guarded(domain) as guard:
+        progress.phase("checking")
         repair.finish_all(host, uuids, domain.name)
         plan = taking.plan(host, _found_again(host, domain), request)
         clock = WindowClock()
@@ -234,7 +236,7 @@ def rollback(
     are back but the domain does not start.
     """
     begun = time.monotonic()
-    with identity.locked(host.catalog, record) as uuids:
+    with identity.locked(host.catalog, record, progress) as uuids:
         progress.phase("checking")
         repair.finish_all(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
