@@ -41,7 +41,12 @@ from snapvm.errors import SnapvmError, noting
 from snapvm.failures import DomainFailed, PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
-from snapvm.interrupt import nothing_is_left, undisturbed, unstoppable
+from snapvm.interrupt import (
+    nothing_is_left,
+    undisturbed,
+    unstoppable,
+    what_is_done_stays,
+)
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
@@ -278,14 +283,14 @@ def repair_all(
     failures: list[SnapvmError] = []
     for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
-        with noting(failures), host.catalog.locked(uuid, known):
+        with what_is_done_stays(), noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(
                 host, uuid, known, forget_missing=forget_missing, take_over=take_over
             )
             done += repair.correct_tags(host, uuid)
             done += repair.set_back(host, uuid, known)
     if name is None:
-        with noting(failures):
+        with what_is_done_stays(), noting(failures):
             done += repair.remove_orphans(host)
     if failures:
         raise bydomain.worst(failures)

@@ -14,6 +14,7 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from snapvm.errors import Interrupted, SnapvmError
@@ -125,6 +126,16 @@ def unstoppable() -> Iterator[None]:
         _gate.unstoppable -= 1
         if _gate.is_stop_waiting and not _gate.unstoppable:
             _gate.on_stop(_STOP, None)
+
+
+@contextmanager
+def what_is_done_stays() -> Iterator[None]:
+    """Have an interruption say so of a block that puts nothing back: it mends one after another."""
+    try:
+        yield
+    except Interrupted as interruption:
+        became = "what had been done by then stays, and nothing is half done"
+        raise replace(interruption, became=became) from interruption
 
 
 def nothing_is_left() -> None:

@@ -11,14 +11,23 @@ from typing import Any
 
 import pytest
 
-from snapvm import imagefacts, imageroom, images
+from snapvm import imagefacts, imageroom, images, rebuilding
 from snapvm.attention import StuckPaused
 from snapvm.cli import failures, progress
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.failures import CommandFailed
+from snapvm.host import Host
 from snapvm.interrupt import watched
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import Domain, DomainState, DomainUuid, Progress, Silent, SnapshotId
+from snapvm.model import (
+    Domain,
+    DomainState,
+    DomainUuid,
+    Progress,
+    Record,
+    Silent,
+    SnapshotId,
+)
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call, Ended
@@ -70,6 +79,26 @@ def test_a_rebuild_ends_and_calls_no_image_damaged(
         patch.setattr(imagefacts, "look", ctrl_c)
         done = call("catalog", "rebuild")
     assert done.status == ExitStatus.INTERRUPTED and "damaged" not in done.err
+
+
+def test_a_rebuild_that_ends_says_that_what_it_made_stays(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that everything was put back."""
+    for name in "ab":
+        call("take", DOMAIN, "--name", name, "--disk-only")
+        record = scene.host.catalog.get(UUID, SnapshotId(name))
+        scene.host.catalog.path(record, "snapshot.json").unlink()
+
+    def decided(_host: Host, record: Record) -> Record:
+        ctrl_c()
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuilding, "_decided_again", decided)
+        done = call("catalog", "rebuild")
+    assert done.status == ExitStatus.INTERRUPTED and len(scene.ids()) == 1
+    assert "what had been done by then stays" in done.err
 
 
 def interrupt_at(scene: Scene, verb: str, number: int) -> None:
@@ -296,5 +325,6 @@ def test_a_rollback_that_is_finished_for_a_dead_one_is_finished(
     revive(scene)
     assert done.status == ExitStatus.INTERRUPTED
     assert "finished the rollback of demo to a" in done.err
+    assert ("what had been done by then stays" in done.err) is (verb == "repair")
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.host.catalog.leftovers(UUID) == () and "a" in scene.ids()
