@@ -229,6 +229,7 @@ def rollback(
     progress: Progress,
     verify: bool = True,
     set_time: bool = True,
+    told: DomainState | None = None,
 ) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
@@ -236,6 +237,7 @@ def rollback(
     checks and the making of what replaces the disks: nothing that runs is touched before it is
     known to be right.
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
+    ``told`` is what the domain did when somebody was asked for a yes.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
     ``take`` does, ``SnapshotReplaced`` and ``UnknownSnapshot``, and ``NotStarted`` when the disks
     are back but the domain does not start.
@@ -254,9 +256,21 @@ def rollback(
             readback.being_read(image, memory, progress) as require_right,
         ):
             plan = rollbackplan.plan(host, record)
+            _require_as_told(plan.domain, told)
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
             done = going.carry_out(guard, require_right)
     return replace(done, seconds=time.monotonic() - begun)
+
+
+def _require_as_told(domain: Domain, told: DomainState | None) -> None:
+    """Raise ``DomainRefused`` for one that has memory by now, of which nobody said that it goes."""
+    if told is not None and domain.state.has_memory and not told.has_memory:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it was {told} when you were asked, and is {domain.state} now: what it has in "
+            "memory would be lost",
+            remedy="roll back again, and it is told",
+        )
 
 
 def repair_all(
