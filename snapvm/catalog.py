@@ -57,9 +57,10 @@ class Catalog:
         self._wait_seconds = wait_seconds
 
     @contextmanager
-    def locked(self, uuid: DomainUuid, name: str) -> Iterator[None]:
+    def locked(self, uuid: DomainUuid, name: str, *, waits: bool = True) -> Iterator[None]:
         """Hold the domain's lock for a block, and that of all hosts; see ``locking``.
 
+        Without ``waits`` at once or not at all, for who only looks whether somebody is at work.
         Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
         """
         with durable.failing_untouched(self._run):
@@ -70,7 +71,7 @@ class Catalog:
             durable.sync_folder(self._domains.parent)
         own = self._run / f"{_checked(uuid)}.lock"
         others = self._domains / f".{uuid}.lock"
-        limit = Deadline(self._wait_seconds)
+        limit = Deadline(self._wait_seconds if waits else 0.0)
         with (
             locking.locked(own, name, wait_seconds=limit.left_seconds),
             locking.shared(others, name, wait_seconds=limit.left_seconds),

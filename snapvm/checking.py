@@ -87,7 +87,7 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
     if not host.catalog.leftovers(uuid):
         return
     try:
-        with host.catalog.locked(uuid, name):
+        with host.catalog.locked(uuid, name, waits=False):
             leftovers = host.catalog.leftovers(uuid)
     except Locked:
         return

@@ -41,7 +41,12 @@ from snapvm.errors import SnapvmError, noting
 from snapvm.failures import DomainFailed, PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
-from snapvm.interrupt import nothing_is_left, undisturbed, unstoppable
+from snapvm.interrupt import (
+    nothing_is_left,
+    undisturbed,
+    unstoppable,
+    what_is_done_stays,
+)
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
@@ -73,7 +78,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     """
     progress.phase("checking")
     domain = host.hypervisor.find(request.domain)
-    with identity.locked(host.catalog, domain) as uuids, host.guarded(domain) as guard:
+    locked = identity.locked(host.catalog, domain, progress)
+    with locked as uuids, host.guarded(domain) as guard:
+        progress.phase("checking")
         repair.finish_all(host, uuids, domain.name)
         plan = taking.plan(host, _found_again(host, domain), request)
         clock = WindowClock()
@@ -237,6 +244,7 @@ def rollback(
     progress: Progress,
     verify: bool = True,
     set_time: bool = True,
+    told: DomainState | None = None,
 ) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
@@ -244,12 +252,13 @@ def rollback(
     checks and the making of what replaces the disks: nothing that runs is touched before it is
     known to be right.
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
+    ``told`` is what the domain did when somebody was asked for a yes.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
     ``take`` does, ``SnapshotReplaced`` and ``UnknownSnapshot``, and ``NotStarted`` when the disks
     are back but the domain does not start.
     """
     begun = time.monotonic()
-    with identity.locked(host.catalog, record) as uuids:
+    with identity.locked(host.catalog, record, progress) as uuids:
         progress.phase("checking")
         repair.finish_all(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
@@ -262,9 +271,21 @@ def rollback(
             readback.being_read(image, memory, progress) as require_right,
         ):
             plan = rollbackplan.plan(host, record)
+            _require_as_told(plan.domain, told)
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
             done = going.carry_out(guard, require_right)
     return replace(done, seconds=time.monotonic() - begun)
+
+
+def _require_as_told(domain: Domain, told: DomainState | None) -> None:
+    """Raise ``DomainRefused`` for one that has memory by now, of which nobody said that it goes."""
+    if told is not None and domain.state.has_memory and not told.has_memory:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it was {told} when you were asked, and is {domain.state} now: what it has in "
+            "memory would be lost",
+            remedy="roll back again, and it is told",
+        )
 
 
 def repair_all(
@@ -291,14 +312,14 @@ def repair_all(
     failures: list[SnapvmError] = []
     for uuid, known in domains.items():
         progress.phase(f"looking after {known}")
-        with noting(failures), host.catalog.locked(uuid, known):
+        with what_is_done_stays(), noting(failures), host.catalog.locked(uuid, known):
             done += repair.finish_pending(
                 host, uuid, known, forget_missing=forget_missing, take_over=take_over
             )
             done += repair.correct_tags(host, uuid)
             done += repair.set_back(host, uuid, known)
     if name is None:
-        with noting(failures):
+        with what_is_done_stays(), noting(failures):
             done += repair.remove_orphans(host)
     if failures:
         raise bydomain.worst(failures)

@@ -157,10 +157,10 @@ def _delete_all(
     """Delete records, and put each that is gone into ``deleted``."""
     seen: _Seen = {}
     if len(records) > 1:
-        progress.phase("checking")
-        _check_all(host, records, terms, seen)
+        _check_all(host, records, progress, terms, seen)
     for record in records:
-        with suppress(*terms.forgiven), identity.locked(host.catalog, record) as uuids:
+        locked = identity.locked(host.catalog, record, progress)
+        with suppress(*terms.forgiven), locked as uuids:
             repair.finish_all(host, uuids, record.domain)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
@@ -189,7 +189,9 @@ def _refs(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(record.ref for record in records)
 
 
-def _check_all(host: Host, records: Sequence[Record], terms: _Terms, seen: _Seen) -> None:
+def _check_all(
+    host: Host, records: Sequence[Record], progress: Progress, terms: _Terms, seen: _Seen
+) -> None:
     """Raise what would keep any of them from being deleted now.
 
     Each domain is looked at under its own lock, and what is pending of it is finished; several
@@ -199,7 +201,8 @@ def _check_all(host: Host, records: Sequence[Record], terms: _Terms, seen: _Seen
     for record in records:
         by_domain.setdefault((record.domain_uuid, record.domain), []).append(record)
     for (_, name), its in by_domain.items():
-        with identity.locked(host.catalog, its[0]) as uuids:
+        with identity.locked(host.catalog, its[0], progress) as uuids:
+            progress.phase("checking")
             repair.finish_all(host, uuids, name)
             report = host.lvm.explained(host.lvm.report(), _volumes(its))
             needed_by = _needed_by(_records(host, its[0].domain_uuid, seen), records)

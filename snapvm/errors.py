@@ -53,8 +53,8 @@ _MEANINGS = {
     ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
     "take, rollback, undo, delete or prune that works on the domain.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
-    ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, except for snapshots "
-    "that the message says are deleted.",
+    ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, except for what the "
+    "message says is deleted, or stays.",
 }
 
 
@@ -314,12 +314,11 @@ class Interrupted(SnapvmError):
 
     exit_status = ExitStatus.INTERRUPTED
     signal: str
-    is_begun: bool = field(default=True, kw_only=True)
-    """Whether work had begun, so that there may have been something to put back."""
+    became: str = field(default="everything was put back as it was", kw_only=True)
+    """What became of the work."""
 
     def message(self) -> str:
-        became = "everything was put back as it was" if self.is_begun else "nothing was done"
-        return f"interrupted by {self.signal}; {became}"
+        return f"interrupted by {self.signal}; {self.became}"
 
 
 @contextmanager

@@ -91,10 +91,11 @@ class GoingBack:
             require_right()
             known = writingback.known_before(self.host.lvm, self.plan)
             with undisturbed(), unstoppable():
-                self._exchange(warm, undo, known)
-                done = self._go_on()
-                nothing_is_left()
-                return done
+                try:
+                    self._exchange(warm, undo, known)
+                    return self._go_on()
+                finally:
+                    nothing_is_left()
 
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""

@@ -13,15 +13,17 @@ from contextlib import ExitStack, contextmanager
 from snapvm.catalog import Catalog
 from snapvm.errors import UnknownDomain
 from snapvm.hypervisor.base import Hypervisor
-from snapvm.model import Domain, DomainUuid, HypervisorKind, Record
+from snapvm.model import Domain, DomainUuid, HypervisorKind, Progress, Record
 from snapvm.refusals import DomainRefused
 
 
 @contextmanager
-def locked(catalog: Catalog, whose: Domain | Record) -> Iterator[tuple[DomainUuid, ...]]:
+def locked(
+    catalog: Catalog, whose: Domain | Record, progress: Progress
+) -> Iterator[tuple[DomainUuid, ...]]:
     """Hold the locks of a domain, or of a record's, for a block; yield its uuids.
 
-    Raises ``Locked``, and ``StorageFailed``.
+    Somebody who waits for them is told so.  Raises ``Locked``, and ``StorageFailed``.
     """
     uuid, name = (
         (whose.uuid, whose.name) if isinstance(whose, Domain) else (whose.domain_uuid, whose.domain)
@@ -29,6 +31,7 @@ def locked(catalog: Catalog, whose: Domain | Record) -> Iterator[tuple[DomainUui
     others = catalog.uuids_of(name) if whose.hypervisor is HypervisorKind.XEN else ()
     # In one order, so that no two wait for each other.
     uuids = tuple(sorted({uuid, *others}))
+    progress.phase(f"waiting until nobody works on {name}")
     with ExitStack() as stack:
         for each in uuids:
             stack.enter_context(catalog.locked(each, name))

@@ -14,6 +14,7 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from snapvm.errors import Interrupted, SnapvmError
@@ -32,14 +33,16 @@ class _Gate:
         self.waiting: signal.Signals | None = None
         self.unstoppable = 0
         self.is_stop_waiting = False
-        self.is_done = False
+        self.is_decided = False
+        """How the command ends is decided, by the first signal or by what it has done."""
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.is_done:
+        if self.is_decided:
             return
         if self.shields:
             self.waiting = signal.Signals(number)
             return
+        self.is_decided = True
         raise Interrupted(signal=signal.Signals(number).name)
 
     def on_stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -55,6 +58,7 @@ class _Gate:
         if self.shields:
             return None
         waiting, self.waiting = self.waiting, None
+        self.is_decided = self.is_decided or waiting is not None
         return waiting
 
 
@@ -63,19 +67,21 @@ _gate = _Gate()
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Raise ``Interrupted`` in the main thread when one of the signals arrives inside.
+    """Raise ``Interrupted`` in the main thread when the first of the signals arrives inside.
 
+    The command is given up then, and another signal, of somebody impatient, must not cut short how
+    that is done, nor be told in the place of what then fails.
     Not for one that whoever started us has us ignore, as nohup(1) does with SIGHUP.
     """
     handlers = {**dict.fromkeys(_ENDS, _gate.on_signal), _STOP: _gate.on_stop}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handlers[number]) for number in heeded}
     before[_OUTPUT] = signal.signal(_OUTPUT, signal.SIG_IGN)
-    _gate.is_done = False
+    _gate.is_decided = False
     try:
         yield
     finally:
-        _gate.is_done = False
+        _gate.is_decided = False
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -122,9 +128,30 @@ def unstoppable() -> Iterator[None]:
             _gate.on_stop(_STOP, None)
 
 
+@contextmanager
+def what_is_done_stays() -> Iterator[None]:
+    """Have an interruption say so of a block that puts nothing back: it mends one after another."""
+    try:
+        yield
+    except Interrupted as interruption:
+        became = "what had been done by then stays, and nothing is half done"
+        raise replace(interruption, became=became) from interruption
+
+
 def nothing_is_left() -> None:
-    """All that was asked for is done: who interrupts what is still said would be told a lie."""
-    _gate.is_done = True
+    """All is done, or given up: who interrupts what is still said would be told a lie."""
+    _gate.is_decided = True
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Have signals ignored for the block, in which the end of the command is told."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_for(descriptor: int) -> None:

@@ -159,7 +159,7 @@ def _locked(
 ) -> AbstractContextManager[None]:
     if uuid is None or uuid not in names:
         return nullcontext()
-    return host.catalog.locked(uuid, names[uuid])
+    return host.catalog.locked(uuid, names[uuid], waits=False)
 
 
 def _remove(host: Host, wanted: set[DmUuid]) -> list[LogicalVolume]:

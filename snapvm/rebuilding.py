@@ -18,6 +18,7 @@ from snapvm.errors import SnapvmError, noting
 from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
+from snapvm.interrupt import shielded, what_is_done_stays
 from snapvm.lvm import argv, belonging, device
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume, Report
@@ -104,7 +105,7 @@ def put_all(
     hopeless: list[Hopeless] = []
     for each in rebuilt:
         failures: list[SnapvmError] = []
-        with noting(failures):
+        with what_is_done_stays(), noting(failures):
             put(host, each)
             made.append(each)
         hopeless += (Hopeless(ref=each.record.ref, why=str(failure)) for failure in failures)
@@ -118,7 +119,8 @@ def put(host: Host, rebuilt: Rebuilt) -> None:
     made any more, for it was deleted meanwhile or its volumes changed; ``Locked``.
     """
     catalog = host.catalog
-    with catalog.locked(rebuilt.record.domain_uuid, rebuilt.record.domain):
+    whose = rebuilt.record
+    with catalog.locked(whose.domain_uuid, whose.domain), shielded():
         record = _decided_again(host, rebuilt.record)
         folder = catalog.folder(record.domain_uuid, record.id)
         if not folder.exists():

@@ -7,7 +7,8 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from snapvm import (
@@ -23,6 +24,7 @@ from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing
 from snapvm.host import Host
+from snapvm.interrupt import shielded, unstoppable
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
@@ -46,29 +48,35 @@ def finish_pending(
     journals are dealt with only with ``take_over``; ``WorkElsewhere`` is raised for one else.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
+    A signal waits for the end of each: in the midst of a rollback the domain is off.
     """
     done = []
     for leftover in host.catalog.leftovers(uuid):
         is_ours = take_over and isinstance(leftover.unusable, WorkElsewhere)
         if leftover.unusable is not None and not is_ours:
             raise leftover.unusable
-        try:
+        with shielded(), unstoppable(), _leaving_behind(leftover):
             done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
-        except (KeyError, TypeError, ValueError) as error:
-            why = f"its journal is damaged ({error!r})"
-            raise LeftBehind(leftovers=(str(leftover.path),), why=why) from error
-        except (GroupAway, DiskMissing, VolumeRefused) as error:
-            needed = f", and needs it: {error.hint()}" if error.hint() else ""
-            again = f"`snapvm repair` tries again{needed}"
-            left = (str(leftover.path),)
-            raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
-        except SnapvmError as error:
-            if error.exit_status in (ExitStatus.ATTENTION, ExitStatus.INTERRUPTED):
-                raise
-            raise LeftBehind(leftovers=(str(leftover.path),), why=str(error)) from error
-    for text in done:
-        log.warning("%s", text)
+            log.warning("%s", done[-1])
     return tuple(done)
+
+
+@contextmanager
+def _leaving_behind(leftover: Leftover) -> Iterator[None]:
+    """Turn what keeps the block from finishing something into ``LeftBehind``."""
+    left = (str(leftover.path),)
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error!r})") from error
+    except (GroupAway, DiskMissing, VolumeRefused) as error:
+        needed = f", and needs it: {error.hint()}" if error.hint() else ""
+        again = f"`snapvm repair` tries again{needed}"
+        raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
+    except SnapvmError as error:
+        if error.exit_status is ExitStatus.ATTENTION:
+            raise
+        raise LeftBehind(leftovers=left, why=str(error)) from error
 
 
 def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:

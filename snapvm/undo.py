@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from snapvm.attention import LeftBehind, NameUnclear
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.interrupt import undisturbed
+from snapvm.interrupt import nothing_is_left, undisturbed
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class Undo:
                     leftovers.append(f"{what} ({failure})")
                     if _needs_attention(failure):
                         needy = failure
+            nothing_is_left()
         return tuple(leftovers), needy
 
 

@@ -7,6 +7,7 @@ into a file.  What takes long to import is imported inside, under the same prote
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from snapvm.cli.hiding import hidden
 from snapvm.cli.session import Job, Session
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import StorageFailed
-from snapvm.interrupt import watched
+from snapvm.interrupt import unheard, watched
 
 
 def main() -> NoReturn:
@@ -25,6 +26,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         # It came before or after the work, which is watched: there is nothing to put back.
         status = ExitStatus.INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own end would show a traceback
     output.finish()
     sys.exit(status)
 
@@ -39,9 +41,11 @@ def run(arguments: list[str]) -> int:
     except output.ReaderLeft:
         return ExitStatus.DONE
     except SnapvmError as error:
-        return failures.tell(error, as_json=session.json or failures.wants_json(arguments))
+        with unheard():
+            return failures.tell(error, as_json=session.json or failures.wants_json(arguments))
     except Exception as error:
-        return failures.tell_bug(error, session, arguments)
+        with unheard():
+            return failures.tell_bug(error, session, arguments)
 
 
 def _run(arguments: list[str], session: Session) -> int:

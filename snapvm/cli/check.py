@@ -14,6 +14,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, plain
+from snapvm.interrupt import what_is_done_stays
 from snapvm.refusals import NotConfirmed
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def check(
         if fix and unnamed:
             if not yes:
                 _confirm(findings, as_json=as_json)
-            removed = orphans.remove(host, unnamed)
+            with what_is_done_stays():
+                removed = orphans.remove(host, unnamed)
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:

@@ -31,7 +31,7 @@ def confirm(explanation: list[str], what: str) -> None:
         answer = sys.stdin.readline()
     except Interrupted as interruption:
         output.err("")
-        raise replace(interruption, is_begun=False) from None
+        raise replace(interruption, became="nothing was done") from None
     if not answer.endswith("\n"):
         output.err("")
     if answer.strip().casefold() not in ("y", "yes"):

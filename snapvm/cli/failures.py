@@ -178,15 +178,13 @@ def start_log(*, verbose: bool) -> None:
     # heavy: 8 ms, and neither help nor completion logs anything
     import logging
 
-    class OneLine(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
             text = f"{record.levelname.lower()}: {plain(record.getMessage())}"
-            return f"{record.relativeCreated:7.0f} ms {text}" if verbose else text
+            output.err(f"{record.relativeCreated:7.0f} ms {text}" if verbose else text)
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine())
     root = logging.getLogger("snapvm")
-    root.handlers = [handler]
+    root.handlers = [Told()]
     root.setLevel(logging.DEBUG if verbose else logging.WARNING)
     root.propagate = False
     root.debug("%s", _about())

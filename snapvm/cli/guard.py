@@ -68,7 +68,7 @@ def _repair(host: Host, uuid: DomainUuid, name: str) -> None:
 
 def _failure_of_repair(host: Host, uuid: DomainUuid, name: str) -> SnapvmError | None:
     try:
-        with host.catalog.locked(uuid, name):
+        with host.catalog.locked(uuid, name, waits=False):  # see PATIENCE_SECONDS
             for done in repair.finish_pending(host, uuid, name):
                 syslog.syslog(syslog.LOG_WARNING, f"snapvm died: {plain(done)}")
     except SnapvmError as error:

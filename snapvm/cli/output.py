@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -18,6 +18,12 @@ _TOLD_CHARACTERS = 300
 
 class ReaderLeft(Exception):
     """Whoever read standard output has gone, as ``head`` does; this is not a failure."""
+
+
+class _Aside:
+    """What writes to standard error while a command works; None at any other time."""
+
+    write: Callable[[str], None] | None = None
 
 
 def prepare_streams() -> None:
@@ -94,11 +100,27 @@ def finish() -> None:
 
 def err(text: str) -> None:
     """Write a line for people to standard error; it does not matter when that fails."""
+    draw(f"{text}\n", sys.stderr)
+
+
+def draw(text: str, stream: TextIO) -> None:
+    """Write to ``stream``, which is standard error, as ``err`` does; ``rich`` may be before it."""
+    if _Aside.write is not None:
+        _Aside.write(text)
+        return
+    with suppress(OSError):
+        stream.write(text)
+        stream.flush()
+
+
+@contextmanager
+def told_by(write: Callable[[str], None] | None) -> Iterator[None]:
+    """Have something else write to standard error in the block; see ``snapvm.cli.aside``."""
+    _Aside.write = write
     try:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-    except OSError:
-        pass
+        yield
+    finally:
+        _Aside.write = None
 
 
 def say(text: str) -> None:

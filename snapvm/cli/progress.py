@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from snapvm.cli import aside, output
 from snapvm.model import Progress, Silent
 
 
@@ -14,13 +15,15 @@ from snapvm.model import Progress, Silent
 def shown(*, quiet: bool) -> Iterator[Progress]:
     """Yield a progress that is drawn on standard error, when that is a terminal.
 
-    With ``quiet`` it is not drawn, because a log goes to the same terminal.
+    With ``quiet`` it is not drawn, because a log goes to the same terminal.  In the block nobody
+    waits for whoever reads standard error.
     """
-    if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield Silent()
-        return
-    # heavy: rich is a seventh of what a command imports, and a script watches nothing
-    from snapvm.cli import render
+    with aside.writing(sys.stderr) as write, output.told_by(write):
+        if quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            yield Silent()
+            return
+        # heavy: rich is a seventh of what a command imports, and a script watches nothing
+        from snapvm.cli import render
 
-    with render.progress() as drawn:
-        yield drawn
+        with render.progress() as drawn:
+            yield drawn

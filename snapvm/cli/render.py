@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO, Any, TextIO, cast
 
 from rich import box
@@ -104,21 +104,18 @@ def progress() -> Iterator[Progress]:
 
 
 class _Screen:
-    """A terminal that may go away, as when ssh is cut off, without stopping the command."""
+    """A terminal that may go away, as when ssh is cut off, or stop, and the command goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write what can be written."""
-        with suppress(OSError):
-            self._stream.write(text)
+        output.draw(text, self._stream)
         return len(text)
 
     def flush(self) -> None:
-        """Flush what can be flushed."""
-        with suppress(OSError):
-            self._stream.flush()
+        """Do nothing: what is written is on its way."""
 
     def __getattr__(self, name: str) -> Any:
         """Take everything else from the stream."""

@@ -171,8 +171,10 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         why = f"the domain was shut off in {record.ref}, and is left so"
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
+        state = None
         if not how.yes:
             plan = consistency.plan_rollback(host, record)
+            state = plan.domain.state
             told = explanation(plan, datetime.now(UTC), paused=how.paused)
             confirm(told, f"rollback to {record.ref}")
         with shown(quiet=session.verbose) as progress:
@@ -182,6 +184,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 paused=how.paused,
                 verify=how.verify,
                 set_time=how.set_time,
+                told=state,
                 progress=progress,
             )
     notes = [*done.guest.notes, *resized(done.plan), *foreseen(done.plan)]

@@ -34,8 +34,8 @@ from snapvm.refusals import HostLacks
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
-OPEN_SECONDS = 120.0
-"""A libvirtd that its socket has just started looks at each of its domains first."""
+OPEN_SECONDS = 60.0
+"""How long a libvirtd may take to answer: one that is started looks at all of its domains first."""
 DEVICE_ADDED = "DEVICE_ADDED"
 TRACES_OF_VIRTQEMUD = (
     Path("/run/libvirt/virtqemud-sock"),
@@ -169,14 +169,6 @@ class RunEvents:
             return tuple(self._events[since:])
 
 
-def _opened(uri: str) -> Any:
-    """Connect; raise ``LibvirtFailed`` or ``HostLacks``."""
-    with spoken():
-        connection = libvirt.open(uri)
-        _require_local(connection, uri)
-    return connection
-
-
 def _require_local(connection: Any, uri: str) -> None:
     """Raise ``HostLacks`` for a libvirt on another host, whose volumes are not here."""
     host = urlsplit(connection.getURI()).hostname
@@ -197,6 +189,19 @@ def _unit() -> str:
     return "virtqemud.socket" if is_split else "libvirtd"
 
 
+def _opened(uri: str) -> Any:
+    """Connect; raise ``LibvirtFailed``, and ``TimeoutError`` for a libvirtd that hangs.
+
+    libvirt itself would wait for ever, and the main thread could not be interrupted.
+    """
+
+    def ask() -> Any:
+        with spoken():
+            return libvirt.open(uri)
+
+    return answers.within(OPEN_SECONDS, ask)
+
+
 class Link:
     """A connection whose event loop runs in a thread; it is made again when it was lost."""
 
@@ -207,26 +212,31 @@ class Link:
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
         try:
-            # In a thread: while libvirt blocks, the main thread would be deaf to Ctrl-C.
-            self._connection = answers.within(OPEN_SECONDS, partial(_opened, uri))
+            self._connection = _opened(uri)
+            with spoken():
+                _require_local(self._connection, uri)
+        except TimeoutError:
+            unit = _unit().removesuffix(".socket")
+            raise HostLacks(
+                what=f"a libvirt that answers at {uri} (it has been silent for {OPEN_SECONDS:g} s)",
+                remedy=f"see `systemctl status {unit}`; domains run on while it is restarted",
+            ) from None
         except LibvirtFailed as failure:
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
                 remedy=f"start libvirt (systemctl start {_unit()}) and run snapvm as root",
             ) from failure
-        except TimeoutError:
-            unit = _unit().removesuffix(".socket")
-            raise HostLacks(
-                what=f"a libvirt that answers at {uri} (it has not for {OPEN_SECONDS:g} s)",
-                remedy=f"start libvirt anew, while its domains run on: systemctl restart {unit}",
-            ) from None
 
     @property
     def connection(self) -> Any:
         """The connection, made again if libvirtd was restarted; raise ``LibvirtFailed``."""
         with self._renewing, spoken():
             if not self._connection.isAlive():
-                self._connection = libvirt.open(self.uri)
+                try:
+                    self._connection = _opened(self.uri)
+                except TimeoutError:
+                    silent = f"libvirt has been silent for {OPEN_SECONDS:g} s"
+                    raise LibvirtFailed(silent, 0) from None
             return self._connection
 
     @property

@@ -17,6 +17,7 @@ SCREEN_LINES = 50
 
 KEPT = {
     "collect_usage_pieces": "typer's, overridden",
+    "emit": "logging's, overridden",
     "format_epilog": "typer's, overridden",
     "format_options": "typer's, overridden",
 }

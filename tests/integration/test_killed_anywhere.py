@@ -221,3 +221,23 @@ def test_the_mending_may_be_killed_too(tmp_path: Path, verb: str, deaths: int) -
             repair(scene)
             wrong += [f"{point}, {second}: {problem}" for problem in problems(scene)]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("deaths", [2, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_mending_may_be_interrupted_too(tmp_path: Path, verb: str, deaths: int) -> None:
+    """Killed at a point, then Ctrl-C at each of the repair's own, which comes to its end."""
+    points = points_of(begun(tmp_path / "living", verb, "mixed"), VERBS[verb])
+    chosen = random.Random(verb).sample(points, min(deaths, len(points)))
+    wrong = []
+    for number, point in enumerate(chosen):
+        dead = begun(tmp_path / f"{number}", verb, "mixed")
+        assert kill_at(dead, VERBS[verb], point)
+        for again, second in enumerate(points_of(dead, repair)):
+            scene = begun(tmp_path / f"{number}-{again}", verb, "mixed")
+            kill_at(scene, VERBS[verb], point)
+            how = interrupt_at(scene, repair, second)
+            if how not in ("done", "interrupted"):
+                wrong.append(f"{point}, {second}: {how}")
+            wrong += [f"{point}, {second}, {how}: {problem}" for problem in problems(scene)]
+    assert not wrong, "\n".join(wrong)

@@ -26,19 +26,18 @@ from typing import Any
 
 import numpy as np
 
+from snapvm import images
 from snapvm.cli import wiring
 from snapvm.clock import WindowClock
 from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.memory import foreignlog
-from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.xenformat import RECORD_HEADER, LibxlRecord, PageType
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.memory.xenimage import open_image
 from snapvm.memory.xenrecord import PageBatch, SharedInfo, VcpuState
-from snapvm.memoryroom import HostMemory
-from snapvm.model import Silent
+from snapvm.model import HypervisorKind, Silent
 from snapvm.settings import load
 
 STREAM_MARK = b"\xff" * 8 + b"XENF"
@@ -173,7 +172,7 @@ def main(name: str, how: str = "") -> None:
     with TemporaryDirectory(dir="/var/tmp") as place, zeroed_tables() as zeroed:
         folder = Path(place)
         os.sync()
-        image = PvGuestImage(HostMemory(folder), domain_ends=domain_ends)
+        image = images.new_image(HypervisorKind.XEN, folder, domain_ends=domain_ends)
         capturing = driver.capture(
             domain, folder, image=image, clock=WindowClock(), progress=Silent()
         )

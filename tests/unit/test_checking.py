@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,3 +110,17 @@ def test_what_is_worked_on_from_another_state_folder_is_not_told_of(scene: Scene
     assert len(look(scene)) == 2
     with scene.host.catalog.locked(UUID, DOMAIN):
         assert look(scene) == ()
+
+
+def test_a_look_waits_for_nobody_who_is_at_work(scene: Scene) -> None:
+    """With lock_wait_seconds in the settings file a monitor hung for as long as a `take`."""
+    take(scene, "old")
+    shutil.rmtree(scene.host.catalog.folder(UUID, SnapshotId("old")))
+    settings = scene.host.settings
+    patient = Catalog(settings.state_dir, settings.run_dir, wait_seconds=30)
+    begun = time.monotonic()
+    with scene.host.catalog.locked(UUID, DOMAIN):
+        draft = scene.host.catalog.draft(UUID, SnapshotId("new"))
+        scene.host.catalog.begin(draft, DOMAIN, {"set": "0123456789ab"})
+        assert look(replace(scene, host=replace(scene.host, catalog=patient))) == ()
+    assert time.monotonic() - begun < 5

@@ -12,6 +12,7 @@ import pytest
 
 from snapvm import checking, consistency
 from snapvm.attention import StartedTooSoon
+from snapvm.consistency import TakeRequest
 from snapvm.errors import Locked, UnknownDomain
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
 from tests.fakes import mortal
@@ -55,6 +56,33 @@ def test_it_goes_back_though_it_has_got_another_disk(tmp_path: Path) -> None:
     scene.count(2)
     roll_back(scene, record)
     assert scene.machine.count == 5
+
+
+class Watched:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def advance(self, done_bytes: int, total_bytes: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("work", ["take", "rollback", "delete"])
+def test_who_waits_for_another_sees_it(scene: Scene, work: str) -> None:
+    """`--wait` showed that it was checking for ten minutes, and `delete --wait` nothing."""
+    record, progress = take_at_five(scene), Watched()
+    with scene.host.catalog.locked(UUID, DOMAIN), pytest.raises(Locked):
+        if work == "take":
+            consistency.take(scene.host, TakeRequest(domain=DOMAIN), progress)
+        elif work == "rollback":
+            consistency.rollback(scene.host, record, paused=False, progress=progress)
+        else:
+            consistency.delete(scene.host, [record], progress)
+    assert progress.phases[-1] == "waiting until nobody works on demo"
 
 
 def test_another_domain_of_libvirts_is_not_waited_for(tmp_path: Path) -> None:

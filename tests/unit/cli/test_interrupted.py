@@ -11,15 +11,27 @@ from typing import Any
 
 import pytest
 
-from snapvm import imagefacts, imageroom, images
-from snapvm.cli import progress
-from snapvm.errors import ExitStatus
+from snapvm import imagefacts, imageroom, images, rebuilding
+from snapvm.attention import StuckPaused
+from snapvm.cli import failures, progress
+from snapvm.errors import ExitStatus, Interrupted
 from snapvm.failures import CommandFailed
+from snapvm.host import Host
+from snapvm.interrupt import watched
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import DomainUuid, Progress, Silent, SnapshotId
+from snapvm.model import (
+    Domain,
+    DomainState,
+    DomainUuid,
+    Progress,
+    Record,
+    Silent,
+    SnapshotId,
+)
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call, Ended
+from tests.unit.deeds import die, fail_deed, revive
 
 
 def ctrl_c(*_: Any, **__: Any) -> None:
@@ -67,6 +79,26 @@ def test_a_rebuild_ends_and_calls_no_image_damaged(
         patch.setattr(imagefacts, "look", ctrl_c)
         done = call("catalog", "rebuild")
     assert done.status == ExitStatus.INTERRUPTED and "damaged" not in done.err
+
+
+def test_a_rebuild_that_ends_says_that_what_it_made_stays(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that everything was put back."""
+    for name in "ab":
+        call("take", DOMAIN, "--name", name, "--disk-only")
+        record = scene.host.catalog.get(UUID, SnapshotId(name))
+        scene.host.catalog.path(record, "snapshot.json").unlink()
+
+    def decided(_host: Host, record: Record) -> Record:
+        ctrl_c()
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuilding, "_decided_again", decided)
+        done = call("catalog", "rebuild")
+    assert done.status == ExitStatus.INTERRUPTED and len(scene.ids()) == 1
+    assert "what had been done by then stays" in done.err
 
 
 def interrupt_at(scene: Scene, verb: str, number: int) -> None:
@@ -212,3 +244,87 @@ def test_an_interruption_of_what_fails_keeps_the_other_domains(call: Call, scene
     scene.lvm.before = lambda _argv: None
     assert call("repair").status == 0
     assert len(ours(scene)) == 2 and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_what_the_first_one_began_a_second_one_does_not_cut_short() -> None:
+    """As of somebody who holds Ctrl-C down: QEMU's settings stayed changed, and nothing told it."""
+    put_back: list[str] = []
+    with pytest.raises(Interrupted), watched():
+        try:
+            ctrl_c()
+        finally:
+            ctrl_c()
+            put_back.append("all")
+    assert put_back == ["all"]
+
+
+@contextmanager
+def left_with_ctrl_c(*, quiet: bool) -> Iterator[Progress]:
+    """Show no progress, as ``progress.shown``; Ctrl-C comes when the work has ended or failed."""
+    assert not quiet
+    try:
+        yield Silent()
+    finally:
+        ctrl_c()
+
+
+def test_that_a_domain_stands_still_is_told_whatever_is_typed(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user read that everything was put back, and the status was 130."""
+
+    def resume(domain: Domain) -> None:
+        ctrl_c()
+        raise StuckPaused(domain=domain.name, why="it says no")
+
+    tell = failures.tell
+
+    def tell_late(*words: Any, **more: Any) -> int:
+        ctrl_c()
+        return tell(*words, **more)
+
+    fail_deed(scene, "arm")
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.hypervisor, "resume", resume)
+        patch.setattr(progress, "shown", left_with_ctrl_c)
+        patch.setattr(failures, "tell", tell_late)
+        done = call("take", DOMAIN, "--json")
+    assert done.status == ExitStatus.ATTENTION
+    assert json.loads(done.out)["error"]["kind"] == "StuckPaused"
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
+
+
+def test_so_is_that_one_is_off(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    call("take", DOMAIN, "--name", "a")
+    fail_deed(scene, "restore")
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "shown", left_with_ctrl_c)
+        done = call("rollback", f"{DOMAIN}@a", "--yes", "--json")
+    assert done.status == ExitStatus.ATTENTION
+    assert json.loads(done.out)["error"]["kind"] == "NotStarted"
+
+
+@pytest.mark.parametrize("verb", ["repair", "take"])
+@pytest.mark.parametrize("deed", ["restore", ""], ids=["restore", "everywhere"])
+def test_a_rollback_that_is_finished_for_a_dead_one_is_finished(
+    call: Call, scene: Scene, verb: str, deed: str
+) -> None:
+    """It was given up, and the domain stayed off: Ctrl-C was taken for why it does not start."""
+    call("take", DOMAIN, "--name", "a")
+    record = scene.host.catalog.get(UUID, SnapshotId("a"))
+    die(scene, record, "restore")
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+
+    def before(name: str | tuple[str, ...]) -> None:
+        if not deed or name == deed:
+            ctrl_c()
+
+    scene.hypervisor.before = before
+    scene.lvm.before = before
+    done = call(verb, DOMAIN, "--json")
+    revive(scene)
+    assert done.status == ExitStatus.INTERRUPTED
+    assert "finished the rollback of demo to a" in done.err
+    assert ("what had been done by then stays" in done.err) is (verb == "repair")
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.host.catalog.leftovers(UUID) == () and "a" in scene.ids()

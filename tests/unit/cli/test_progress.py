@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pty
 import subprocess
 import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from snapvm.cli import aside, failures
 from snapvm.cli.progress import shown
 from snapvm.model import Silent
 
@@ -64,3 +70,58 @@ def test_a_terminal_that_goes_away_ends_no_work(monkeypatch: pytest.MonkeyPatch)
         progress.advance(1, 2)
     with pytest.raises(OSError, match="Input/output error"):
         terminal.close()
+
+
+@contextmanager
+def stopped_terminal() -> Iterator[tuple[int, int]]:
+    """Yield the two ends of a terminal at which somebody has typed Ctrl-S; then he types Ctrl-Q."""
+    ours, its = pty.openpty()
+    termios.tcflow(its, termios.TCOOFF)
+    yield ours, its
+    termios.tcflow(its, termios.TCOON)
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """Yield the two ends of a pipe into which nothing more goes; then it is emptied."""
+    ours, its = os.pipe()
+    os.set_blocking(its, False)
+    size = 0
+    while True:
+        try:
+            size += os.write(its, bytes(4096))
+        except BlockingIOError:
+            break
+    os.set_blocking(its, True)
+    yield ours, its
+    while size:
+        size -= len(os.read(ours, size))
+
+
+@pytest.mark.parametrize(
+    ("where", "what"), [(stopped_terminal, b"making snapshots"), (full_pipe, b"it says no\n")]
+)
+def test_one_that_takes_nothing_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, where: object, what: bytes
+) -> None:
+    """A domain stood still until somebody typed Ctrl-Q, or left the copy mode of screen(1)."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(aside, "GOODBYE_SECONDS", 0.1)
+    log = logging.getLogger("snapvm.test")
+
+    def work() -> None:
+        failures.start_log(verbose=False)
+        with shown(quiet=False) as progress:
+            progress.phase("making snapshots")
+            log.warning("it says no")
+            progress.advance(1, 2)
+
+    with where() as (ours, its):  # type: ignore[operator]
+        monkeypatch.setattr(sys, "stderr", os.fdopen(its, "w", encoding="utf-8", closefd=False))
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(10)
+        assert not worker.is_alive()
+    told = b""
+    while not (what in told and b"it says no" in told):
+        told += os.read(ours, 4096)

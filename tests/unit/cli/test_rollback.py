@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.cli import app, wiring
+from snapvm.cli import app, rollback, wiring
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainState, OmittedDisk, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -167,3 +167,23 @@ def test_a_disk_that_has_grown_is_told_of(
     assert f"note: disk {told}" in capsys.readouterr().err
     if vg == "vg0":
         assert scene.lvm.named(vg, "demo-d0").size_bytes == 64 << 20
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+def test_a_yes_is_to_what_was_told(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch, is_started: bool
+) -> None:
+    """Who was told that the domain is off had not said that what it has in memory may go."""
+    call("take", DOMAIN, "--name", "a")
+    scene.hypervisor.stop(scene.machine.domain)
+
+    def confirm(lines: list[str], _what: str) -> None:
+        assert "- The domain is shut off now." in lines
+        if is_started:
+            scene.hypervisor.start(scene.machine.domain, paused=False)
+
+    monkeypatch.setattr(rollback, "confirm", confirm)
+    done = call("rollback", f"{DOMAIN}@a")
+    assert done.status == (ExitStatus.REFUSED if is_started else ExitStatus.DONE)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert ("it was shut off when you were asked, and is running now" in done.err) is is_started
