@@ -37,10 +37,10 @@ MANUAL = Manual(
     failure=(
         "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
         "as another snapvm at work on it, does not stop it on the others. Snapshots in use, as by "
-        "a backup that reads one, and those with volumes in a volume group that is missing (see "
-        "`delete`), are skipped, and the others of their domain are deleted. The exit status is "
-        "that of the worst failure, and 6 or more when any snapshot is gone; the message says "
-        "which were not touched."
+        "a backup that reads one, those whose volumes LVM moves or merges, and those with volumes "
+        "in a volume group that is missing (see `delete`), are skipped, and the others of their "
+        "domain are deleted. The exit status is that of the worst failure, and 6 or more when any "
+        "snapshot is gone; the message says which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )

@@ -222,6 +222,26 @@ def _check_volume(volume: LogicalVolume) -> None:
         )
 
 
+def check_removable(volume: LogicalVolume, whose: str) -> None:
+    """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
+
+    That may be so for hours, or until the next start of a domain; what has been begun to delete
+    would keep every other command from it so long.
+    """
+    if volume.is_locked:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"it belongs to {whose}, and LVM is moving it (pvmove)",
+            remedy=f"wait until it has moved (lvs -a {volume.vg}), or: pvmove --abort",
+        )
+    if volume.is_merging and not volume.is_lost:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"it belongs to {whose}, and LVM is merging it into its disk, or waits to",
+            remedy=f"delete when that has ended (lvs -a {volume.vg})",
+        )
+
+
 def check_replaceable(current: LogicalVolume) -> None:
     """What is current is written over, or made read-only itself, which LVM refuses then.
 
