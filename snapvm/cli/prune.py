@@ -20,6 +20,7 @@ from snapvm.pruning import Period, Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from snapvm.catalog import Catalog
+    from snapvm.cli.volumestates import Volumes
 
 MANUAL = Manual(
     prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
@@ -29,10 +30,11 @@ MANUAL = Manual(
         "ISO weeks, months or years that have any, in this host's time zone. A snapshot is kept "
         "when any rule wants it. Snapshots with a `--name` and undo snapshots are left alone and "
         "do not count; so are those whose record cannot be read, and those whose time is in the "
-        "future, as a wrong clock makes them. With `--include-undo` the rules hold for undo "
-        "snapshots too, which are counted by themselves. A snapshot that somebody else deletes "
-        "meanwhile is no failure and is not mentioned. With DOM only the snapshots that `list DOM` "
-        "shows are considered."
+        "future, as a wrong clock makes them. One that cannot be gone back to, for a volume of it "
+        "is gone or lost, counts as any other but takes the place of none that can. With "
+        "`--include-undo` the rules hold for undo snapshots too, which are counted by themselves. "
+        "A snapshot that somebody else deletes meanwhile is no failure and is not mentioned. With "
+        "DOM only the snapshots that `list DOM` shows are considered."
     ),
     failure=(
         "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
@@ -133,6 +135,7 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
+    from snapvm.cli.volumestates import Volumes
     from snapvm.errors import UnknownSnapshot
 
     records: dict[str, list[Record]] = {}
@@ -143,7 +146,23 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
     if domain is not None and not records and domain not in known:
         raise UnknownSnapshot(domain=domain, id="")
     now = datetime.now(UTC)
-    return [judge(its, rules, now=now) for _, its in sorted(records.items())]
+    volumes = Volumes()
+    judged = [_judged(its, rules, now, volumes) for _, its in sorted(records.items())]
+    volumes.tell_of_silence()
+    return judged
+
+
+def _judged(records: list[Record], rules: Rules, now: datetime, volumes: Volumes) -> list[Verdict]:
+    """Judge the records of a domain; LVM is asked only where one is to go.
+
+    What has lost its volumes does not stand in the place of what has them.
+    """
+    verdicts = judge(records, rules, now=now)
+    return (
+        judge(records, rules, now=now, is_useless=volumes.are_useless)
+        if _doomed(verdicts)
+        else verdicts
+    )
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:
@@ -161,6 +180,7 @@ def _lines(verdicts: list[Verdict]) -> list[str]:
     lines = []
     for ref, verdict in zip(_refs(verdicts), verdicts, strict=True):
         fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"
+        fate += "; it cannot be gone back to" if verdict.is_useless else ""
         lines.append(f"{plain(ref)} of {local_time(verdict.record.created)}: {fate}")
     return lines
 
