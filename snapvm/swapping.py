@@ -199,11 +199,13 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
-    journal is still there.
+    journal is still there.  Raises ``DiskMissing``: what LVM does not show just now is not gone.
     """
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
         report = host.lvm.report()
+        for disk in disks:
+            writingback.require_shown(report, disk)
         undo = replace(_keep_former(host.lvm, report, undo), side_files=sidefiles.stored_in(aside))
     host.catalog.put(undo, aside)
     _hand_over(host.lvm, report, set_, disks)
