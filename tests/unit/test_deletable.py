@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from snapvm import checking, consistency
 from snapvm.errors import ExitStatus
 from snapvm.failures import DeleteStopped, SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
+from snapvm.process import Completed
 from snapvm.refusals import VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import UUID, Scene, make_scene
@@ -46,6 +48,23 @@ def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[s
     with pytest.raises(SnapshotFailed):
         take(scene, "x")
     assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_lvm_may_take_long_to_discard_what_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With issue_discards=1: each delete ended with status 7, a prune of a domain after one."""
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    records = [take(scene, "x"), take(scene, "y")]
+    run = scene.lvm.run
+
+    def discarding(argv: Sequence[str], *, timeout_seconds: float, kill: bool = True) -> Completed:
+        scene.lvm.busy_seconds = 1800 if argv[1] == "lvremove" else 0
+        return run(argv, timeout_seconds=timeout_seconds, kill=kill)
+
+    monkeypatch.setattr(scene.lvm, "run", discarding)
+    assert consistency.prune(scene.host, [records], Silent()) == tuple(records)
+    assert scene.ids() == []
 
 
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
