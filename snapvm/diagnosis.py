@@ -84,6 +84,8 @@ def look(host: Host, name: str) -> Diagnosis:
                 _stand_on(host, found, disk)
         _check_stores(host, found)
     with noting(found.refusals):
+        _check_orders(host, found)
+    with noting(found.refusals):
         found.omitted += sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     return found
 
@@ -153,3 +155,9 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
 def _check_stores(host: Host, found: Diagnosis) -> None:
     volumes = [disk.volume for disk in found.disks]
     planning.check_stores(host.lvm.report(), volumes, host.settings)
+
+
+def _check_orders(host: Host, found: Diagnosis) -> None:
+    """Raise ``HostLacks`` for an lvm that takes no orders, as the one of the pause has to."""
+    with host.lvm.warmed(disk.volume.vg for disk in found.disks[:1]):
+        pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, diagnosis
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed, SnapshotFailed
 from snapvm.lvm import reading
@@ -84,6 +84,8 @@ def test_an_lvm_that_takes_no_orders_is_told_of(
         consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert scene.lvm.names() == before and scene.ids() == ["a"]
     assert scene.machine.domain.state is DomainState.RUNNING
+    (told,) = diagnosis.look(scene.host, DOMAIN).refusals
+    assert isinstance(told, HostLacks)
 
 
 def test_a_name_can_be_had_again_though_lvm_keeps_the_history_of_volumes(scene: Scene) -> None:
