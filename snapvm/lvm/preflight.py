@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
-from snapvm.lvm import thinpool
+from snapvm.lvm import away, thinpool
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import VolumeKind
 from snapvm.refusals import NoSpace, VolumeRefused
@@ -149,7 +149,11 @@ def _mib(size_bytes: float) -> str:
 def _check_group(volume: LogicalVolume, disks: int) -> None:
     group = f"volume group {volume.vg}"
     if volume.vg_missing_pvs or volume.vg_attr[3:4] == "p":
-        raise VolumeRefused(volume=str(volume.ref), why=f"{group} lacks physical volumes")
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{group} lacks physical volumes",
+            remedy=away.making_whole(volume.vg),
+        )
     if volume.vg_attr[2:3] == "x" or volume.vg_attr[0:1] != "w":
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} is exported or read-only")
     if volume.vg_metadata_free_bytes < disks * _DISK_METADATA_BYTES:
