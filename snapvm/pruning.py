@@ -75,7 +75,7 @@ def judge(
     they would stand in the place of all that was taken.  ``zone`` says when a day begins; the
     host's own when None.  What is newer than ``now`` was made when the clock was wrong, or is: it
     would stand in the place of all that is made in that hour or year, once it has come.  What
-    ``is_useless``, for its volumes are gone or lost, goes when its time has come, but stands in the
+    ``is_useless``, for a part of it is gone or lost, goes when its time has come, but stands in the
     place of none that can be gone back to.
     """
     newest_first = sorted(records, key=lambda record: record.place, reverse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,6 @@ from snapvm.pruning import Period, Rules, Verdict, judge
 
 if TYPE_CHECKING:
     from snapvm.catalog import Catalog
-    from snapvm.cli.volumestates import Volumes
 
 MANUAL = Manual(
     prerequisites="DOM or `--all`, and at least one `--keep-...` that keeps something.",
@@ -31,10 +30,10 @@ MANUAL = Manual(
         "when any rule wants it. Snapshots with a `--name` and undo snapshots are left alone and "
         "do not count; so are those whose record cannot be read, and those whose time is in the "
         "future, as a wrong clock makes them. One that cannot be gone back to, for a volume of it "
-        "is gone or lost, counts as any other but takes the place of none that can. With "
-        "`--include-undo` the rules hold for undo snapshots too, which are counted by themselves. "
-        "A snapshot that somebody else deletes meanwhile is no failure and is not mentioned. With "
-        "DOM only the snapshots that `list DOM` shows are considered."
+        "is gone or lost, or its image, counts as any other but takes the place of none that can. "
+        "With `--include-undo` the rules hold for undo snapshots too, which are counted by "
+        "themselves. A snapshot that somebody else deletes meanwhile is no failure and is not "
+        "mentioned. With DOM only the snapshots that `list DOM` shows are considered."
     ),
     failure=(
         "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
@@ -147,22 +146,34 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
         raise UnknownSnapshot(domain=domain, id="")
     now = datetime.now(UTC)
     volumes = Volumes()
-    judged = [_judged(its, rules, now, volumes) for _, its in sorted(records.items())]
+
+    def is_useless(record: Record) -> bool:
+        return volumes.are_useless(record) or not _has_memory(catalog, record)
+
+    judged = [_judged(its, rules, now, is_useless) for _, its in sorted(records.items())]
     volumes.tell_of_silence()
     return judged
 
 
-def _judged(records: list[Record], rules: Rules, now: datetime, volumes: Volumes) -> list[Verdict]:
-    """Judge the records of a domain; LVM is asked only where one is to go.
-
-    What has lost its volumes does not stand in the place of what has them.
-    """
+def _judged(
+    records: list[Record], rules: Rules, now: datetime, is_useless: Callable[[Record], bool]
+) -> list[Verdict]:
+    """Judge the records of a domain; LVM is asked only where one is to go."""
     verdicts = judge(records, rules, now=now)
-    return (
-        judge(records, rules, now=now, is_useless=volumes.are_useless)
-        if _doomed(verdicts)
-        else verdicts
-    )
+    if not _doomed(verdicts):
+        return verdicts
+    return judge(records, rules, now=now, is_useless=is_useless)
+
+
+def _has_memory(catalog: Catalog, record: Record) -> bool:
+    """Tell whether the image of a record, if it has one, is there and as long as it was."""
+    if record.memory is None:
+        return True
+    try:
+        length = catalog.path(record, record.memory.file).stat().st_size
+    except OSError:
+        return False
+    return length == record.memory.size_bytes
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:

@@ -87,6 +87,20 @@ def test_what_has_lost_its_volumes_does_not_drive_out_what_has_them(
     assert len(scene.ids()) == 2 and not {lost, last} & set(scene.ids())
 
 
+def test_nor_does_what_has_lost_its_memory(call: Call, scene: Scene) -> None:
+    """Somebody removed the large files of the newest by hand, to make room."""
+    for _ in range(4):
+        call("take", DOMAIN)
+    oldest, good, *emptied = scene.ids()
+    for id_ in emptied:
+        record = scene.host.catalog.get(UUID, SnapshotId(id_))
+        assert record.memory is not None
+        scene.host.catalog.path(record, record.memory.file).unlink()
+    done = json.loads(call("prune", DOMAIN, "--keep-last", "1", "--yes", "--json").out)
+    assert done["deleted"] == [f"demo@{emptied[0]}", f"demo@{oldest}"]
+    assert scene.ids() == [good, emptied[1]]
+
+
 def test_prune_asks_lvm_only_where_something_is_to_go(call: Call, scene: Scene) -> None:
     call("take", DOMAIN)
     asked: list[tuple[str, ...]] = []
