@@ -6,6 +6,7 @@ hear whether it can be, and is set back at once (``Hypervisor.foresee``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from snapvm import imageroom, images, occupancy, planning, sidefiles
@@ -14,7 +15,7 @@ from snapvm.host import Host
 from snapvm.lvm import thinpool
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
-from snapvm.refusals import DomainRefused
+from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings
 
 MANY_THICK_SNAPSHOTS = 5
@@ -82,7 +83,7 @@ def look(host: Host, name: str) -> Diagnosis:
         for disk in drives.disks:
             with noting(found.refusals):
                 _stand_on(host, found, disk)
-        _check_stores(host, found)
+        _check_together(host, found, drives.disks)
     with noting(found.refusals):
         _check_orders(host, found)
     with noting(found.refusals):
@@ -152,9 +153,14 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
     planning.check_pools(host.lvm, report, [volume], host.settings)
 
 
-def _check_stores(host: Host, found: Diagnosis) -> None:
-    volumes = [disk.volume for disk in found.disks]
-    planning.check_stores(host.lvm.report(), volumes, host.settings)
+def _check_together(host: Host, found: Diagnosis, disks: Iterable[GuestDisk]) -> None:
+    """Raise what keeps disks from being snapshotted together, when each alone might be."""
+    report, settings = host.lvm.report(), host.settings
+    with noting(found.refusals):
+        planning.check_stores(report, [disk.volume for disk in found.disks], settings)
+    if not any(isinstance(refused, DiskRefused | VolumeRefused) for refused in found.refusals):
+        volumes = planning.resolve(found.domain, disks, report, host.lvm.uuid_of_device)
+        planning.check_pools(host.lvm, report, volumes.values(), settings)
 
 
 def _check_orders(host: Host, found: Diagnosis) -> None:
