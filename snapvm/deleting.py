@@ -24,7 +24,7 @@ from snapvm.errors import (
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
 from snapvm.interrupt import nothing_is_left, shielded
-from snapvm.lvm import argv, away
+from snapvm.lvm import argv, away, preflight
 from snapvm.lvm.away import Absence
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DiskRecord, DomainUuid, LvRef, LvUuid, Progress, Record, SnapshotId
@@ -258,6 +258,7 @@ def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: 
                 remedy="when it is not the disk, give it another name with lvrename",
             )
         _require_ours(record, disk, volume)
+        preflight.check_removable(volume, record.ref)
         for above in report.snapshots_of(volume):
             raise VolumeRefused(
                 volume=name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from snapvm.host import Host
 from snapvm.lvm import thinpool
 from snapvm.lvm.report import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
-from snapvm.refusals import DomainRefused
+from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings
 
 MANY_THICK_SNAPSHOTS = 5
@@ -87,7 +88,9 @@ def look(host: Host, name: str) -> Diagnosis:
         for disk in drives.disks:
             with noting(found.refusals):
                 _stand_on(host, found, disk)
-        _check_stores(host, found)
+        _check_together(host, found, drives.disks)
+    with noting(found.refusals):
+        _check_orders(host, found)
     with noting(found.refusals):
         found.omitted += sidefiles.check(domain.name, host.hypervisor.side_places(domain))
     return found
@@ -175,6 +178,17 @@ def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
     planning.check_pools(host.lvm, report, [volume], host.settings)
 
 
-def _check_stores(host: Host, found: Diagnosis) -> None:
-    volumes = [disk.volume for disk in found.disks]
-    planning.check_stores(host.lvm.report(), volumes, host.settings)
+def _check_together(host: Host, found: Diagnosis, disks: Iterable[GuestDisk]) -> None:
+    """Raise what keeps disks from being snapshotted together, when each alone might be."""
+    report, settings = host.lvm.report(), host.settings
+    with noting(found.refusals):
+        planning.check_stores(report, [disk.volume for disk in found.disks], settings)
+    if not any(isinstance(refused, DiskRefused | VolumeRefused) for refused in found.refusals):
+        volumes = planning.resolve(found.domain, disks, report, host.lvm.uuid_of_device)
+        planning.check_pools(host.lvm, report, volumes.values(), settings)
+
+
+def _check_orders(host: Host, found: Diagnosis) -> None:
+    """Raise ``HostLacks`` for an lvm that takes no orders, as the one of the pause has to."""
+    with host.lvm.warmed(disk.volume.vg for disk in found.disks[:1]):
+        pass

@@ -20,6 +20,7 @@ from typing import Any
 from snapvm import (
     guestsystem,
     imageroom,
+    newdisks,
     rollbackjournal,
     rollbackplan,
     standing,
@@ -106,7 +107,8 @@ class GoingBack:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):
             undo.add(what, removal)
         swapping.prepare(host.lvm, warm, plan, self.former)
-        swapping.require_devices(host.lvm, plan)
+        newdisks.require_devices(host.lvm, plan)
+        newdisks.require_bare(host.lvm, plan)
         undo.add(
             "the names of the disks",
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
@@ -118,7 +120,7 @@ class GoingBack:
         with self.host.hypervisor.frozen(self.plan.domain):
             deadline = Deadline(self.host.settings.window_limit_seconds)
             swapping.exchange(warm, self.plan, deadline)
-            swapping.require_names(
+            newdisks.require_names(
                 self.host.lvm, self.plan.record, self.disks, deadline.left_seconds
             )
             writingback.require_kept(self.host.lvm, self.plan, known, deadline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from enum import StrEnum
@@ -57,17 +57,26 @@ class Verdict:
 
     record: Record
     kept_by: tuple[str, ...]
+    is_useless: bool = False
+    """It cannot be gone back to."""
 
 
 def judge(
-    records: Iterable[Record], rules: Rules, zone: tzinfo | None = None, *, now: datetime
+    records: Iterable[Record],
+    rules: Rules,
+    zone: tzinfo | None = None,
+    *,
+    now: datetime,
+    is_useless: Callable[[Record], bool] = lambda _: False,
 ) -> list[Verdict]:
     """Return what becomes of each record of one domain, the newest first.
 
     Those that may not go do not count.  Undo records count by themselves: after a few rollbacks
     they would stand in the place of all that was taken.  ``zone`` says when a day begins; the
     host's own when None.  What is newer than ``now`` was made when the clock was wrong, or is: it
-    would stand in the place of all that is made in that hour or year, once it has come.
+    would stand in the place of all that is made in that hour or year, once it has come.  What
+    ``is_useless``, for a part of it is gone or lost, goes when its time has come, but stands in the
+    place of none that can be gone back to.
     """
     newest_first = sorted(records, key=lambda record: record.place, reverse=True)
     reasons: dict[_Key, list[str]] = {_key(record): [] for record in newest_first}
@@ -79,13 +88,32 @@ def judge(
             reasons[_key(record)].append(shield)
         else:
             (undos if record.kind is RecordKind.UNDO else taken).append(record)
+    useless = {_key(record) for record in newest_first if is_useless(record)}
     for its in (taken, undos):
-        for record in its[: max(rules.last, 0)]:
-            reasons[_key(record)].append("last")
-        for period, count in rules.periods.items():
-            for record in _newest_of_each(its, period, zone)[: max(count, 0)]:
-                reasons[_key(record)].append(period.value)
-    return [Verdict(record=record, kept_by=tuple(reasons[_key(record)])) for record in newest_first]
+        useful = [record for record in its if _key(record) not in useless]
+        for counting in (its, useful):
+            for key, reason in _wanted(counting, rules, zone):
+                if reason not in reasons[key]:
+                    reasons[key].append(reason)
+    return [
+        Verdict(
+            record=record,
+            kept_by=tuple(reasons[_key(record)]),
+            is_useless=_key(record) in useless,
+        )
+        for record in newest_first
+    ]
+
+
+def _wanted(
+    newest_first: Sequence[Record], rules: Rules, zone: tzinfo | None
+) -> Iterator[tuple[_Key, str]]:
+    """Yield which of the records a rule wants to keep, and the name of the rule."""
+    for record in newest_first[: max(rules.last, 0)]:
+        yield _key(record), "last"
+    for period, count in rules.periods.items():
+        for record in _newest_of_each(newest_first, period, zone)[: max(count, 0)]:
+            yield _key(record), period.value
 
 
 def _key(record: Record) -> _Key:

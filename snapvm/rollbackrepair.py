@@ -15,6 +15,7 @@ from typing import Any
 from snapvm import (
     guestsystem,
     howfar,
+    newdisks,
     recordeddomain,
     rollbackjournal,
     standing,
@@ -268,7 +269,7 @@ def _start(
     try:
         disks = rollbackjournal.disks_of(journal)
         swapping.activate(host.lvm, disks)
-        swapping.require_names(host.lvm, record, disks)
+        newdisks.require_names(host.lvm, record, disks)
         swapping.start_again(host, domain, record, Silent(), paused=bool(journal["paused"]))
     except SnapvmError as error:
         started = standing.find(host, domain.name)

@@ -9,10 +9,8 @@ again.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from snapvm import (
@@ -20,7 +18,6 @@ from snapvm import (
     imagereading,
     images,
     planning,
-    retry,
     sidefiles,
     standing,
     writingback,
@@ -32,7 +29,6 @@ from snapvm.failures import RollbackFailed
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.crew import Crews
-from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
 from snapvm.lvm.warm import can_be_told
@@ -42,7 +38,6 @@ from snapvm.model import (
     DomainState,
     DomainUuid,
     LvRef,
-    LvUuid,
     Progress,
     Record,
     Role,
@@ -70,55 +65,6 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
     for disk in _thick(plan):
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
-
-
-def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
-    """Raise ``RollbackFailed`` when LVM made a clone and gave it no device; the domain still runs.
-
-    That is no failure to LVM where lvm.conf's activation/volume_list says so.
-    """
-    for disk in _thin(plan):
-        clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
-        try:
-            retry.named(partial(_require_another, lvm, clone))
-        except retry.NotYet as what:
-            raise RollbackFailed(
-                domain=plan.domain.name,
-                id=plan.record.id,
-                why=f"LVM gave the new volume of disk {disk.target} no device ({what}); "
-                "does activation/volume_list in lvm.conf leave it out, or is udev not at work?",
-            ) from None
-
-
-def require_names(
-    lvm: Lvm, record: Record, disks: Iterable[JournalDisk], limit_seconds: float = math.inf
-) -> None:
-    """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
-
-    udev moves it, and an lvm does not wait for that which has activation/udev_sync=0 or finds no
-    udevd: what is in memory would be restored upon a disk that is newer, and is to be kept.
-    """
-    for disk in disks:
-        if not disk.is_thick:
-            try:
-                retry.named(partial(_require_another, lvm, disk.former), limit_seconds)
-            except retry.NotYet as what:
-                raise RollbackFailed(
-                    domain=record.domain,
-                    id=record.id,
-                    why=f"{what}, which udev has not changed; is it at work "
-                    "(`udevadm settle`), and does LVM wait for it (activation/udev_sync)?",
-                ) from None
-
-
-def _require_another(lvm: Lvm, former: LvRef) -> None:
-    """Raise ``NotYet`` while the name of a volume is not there, or leads to this one."""
-    try:
-        found = lvm.uuid_of_device(former.path)
-    except NotAVolume as what:
-        raise retry.NotYet(str(what)) from None
-    if found.lv == former.uuid:
-        raise retry.NotYet(f"{former.path} still leads to the former disk")
 
 
 def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
@@ -199,11 +145,13 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
-    journal is still there.
+    journal is still there.  Raises ``DiskMissing``: what LVM does not show just now is not gone.
     """
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
         report = host.lvm.report()
+        for disk in disks:
+            writingback.require_shown(report, disk)
         undo = replace(_keep_former(host.lvm, report, undo), side_files=sidefiles.stored_in(aside))
     host.catalog.put(undo, aside)
     _hand_over(host.lvm, report, set_, disks)

@@ -52,9 +52,12 @@ def require_groups(report: Report, disks: Iterable[JournalDisk]) -> None:
 
 
 def is_way_lost(report: Report, disks: Iterable[JournalDisk]) -> bool:
-    """Tell whether a thick disk cannot be written back any more: its snapshot is gone for good."""
+    """Tell whether a thick disk cannot be written back any more: its snapshot is gone for good.
+
+    That is not said of one in a group that LVM does not show just now.
+    """
     for disk in disks:
-        if disk.is_thick:
+        if disk.is_thick and report.shows(disk.snapshot):
             snapshot = report.lv_of(disk.snapshot)
             if snapshot is None or snapshot.is_lost:
                 return True

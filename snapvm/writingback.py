@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from snapvm import occupancy, retry
 from snapvm.clock import Deadline
-from snapvm.failures import RollbackFailed
+from snapvm.failures import DiskMissing, RollbackFailed
 from snapvm.lvm import argv
 from snapvm.lvm.preflight import check_siblings
 from snapvm.lvm.report import LogicalVolume, Report
@@ -66,8 +66,8 @@ def _damage(report: Report, disk: SwapDisk) -> str:
 def copy_back(lvm: Lvm, disks: Iterable[JournalDisk], progress: Progress) -> None:
     """Write the contents of their snapshots onto the thick disks, which nobody uses.
 
-    May be done again from the start.  Raises ``StorageFailed``, ``RecordUnusable``, or
-    ``VolumeRefused`` for one that somebody uses.
+    May be done again from the start.  Raises ``StorageFailed``, ``RecordUnusable``,
+    ``DiskMissing``, or ``VolumeRefused`` for one that somebody uses.
     """
     thick = [disk for disk in disks if disk.is_thick]
     if not thick:
@@ -85,6 +85,7 @@ def write_back(
     progress: Progress,
 ) -> None:
     """Make a thick disk equal to a snapshot of it; see ``copy_back``."""
+    require_shown(report, disk)
     current = report.lv_of(disk.former)
     if snapshot is None or current is None or not snapshot.is_snapshot_of(current):
         raise snapshot_gone(disk)
@@ -94,6 +95,15 @@ def write_back(
         lvm.activate([current.ref])
     progress.phase(f"writing back {current.ref}")
     lvm.copy_back(snapshot.ref, current.ref, progress)
+
+
+def require_shown(report: Report, disk: JournalDisk) -> None:
+    """Raise ``DiskMissing`` while LVM shows nothing of a disk's group: nothing of it is gone then.
+
+    The path to a SAN may be down for a moment.
+    """
+    if not report.shows(disk.former):
+        raise DiskMissing(volume=str(disk), uuid=disk.current)
 
 
 def present_of(report: Report, set_: str, disk: LvRef) -> LogicalVolume | None:

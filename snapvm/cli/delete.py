@@ -14,8 +14,8 @@ from snapvm.model import Record
 
 MANUAL = Manual(
     prerequisites=(
-        "Every snapshot named exists, and nobody uses its volumes. With `--yes` each is named by "
-        "its whole id, or as `latest`."
+        "Every snapshot named exists, nobody uses its volumes, and LVM neither moves nor merges "
+        "any of them. With `--yes` each is named by its whole id, or as `latest`."
     ),
     success=(
         "The records, their memory images and their volumes are gone. The domain and its other "

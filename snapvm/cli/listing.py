@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, description, output
 from snapvm.cli.lookup import as_values, catalog_of, entries, find
 from snapvm.cli.session import Session
+from snapvm.cli.volumestates import Volumes
 from snapvm.cli.words import plain
 from snapvm.errors import quoted, typed
-from snapvm.failures import CommandFailed, CommandTimedOut
-from snapvm.lvm import health
-from snapvm.lvm.health import Health
-from snapvm.lvm.report import Report
 from snapvm.model import Record
 from snapvm.recordfolder import Damaged
-from snapvm.refusals import HostLacks
 from snapvm.settings import Settings
-
-if TYPE_CHECKING:
-    from snapvm.lvm.volumes import Lvm
 
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
@@ -35,7 +28,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     gc.disable()
     damaged: list[Damaged] = []
     catalog = catalog_of(session)
-    volumes = _Volumes()
+    volumes = Volumes()
     records = _records(catalog, domain, damaged)
     print_all = _print_json if as_json else _print_table
     if not print_all(records, volumes, damaged):
@@ -63,7 +56,7 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
     return sorted(damaged, key=lambda entry: (entry.domain, entry.id))
 
 
-def _print_json(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
+def _print_json(records: Iterator[Record], volumes: Volumes, damaged: list[Damaged]) -> bool:
     """Print a line of JSON for each record, and tell whether there is any."""
     by_age = sorted(records, key=lambda record: (record.domain, record.place))
     rows = (_with_health(record, volumes) for record in by_age)
@@ -82,7 +75,7 @@ def _as_damaged(entry: Damaged) -> dict[str, Any]:
     }
 
 
-def _print_table(records: Iterator[Record], volumes: _Volumes, damaged: list[Damaged]) -> bool:
+def _print_table(records: Iterator[Record], volumes: Volumes, damaged: list[Damaged]) -> bool:
     """Print a row for each record, and tell whether there is any."""
     # Each record becomes its row at once: for ten thousand that needs a third of the memory.
     rows = columns.sorted_rows((record, volumes.of(record)) for record in records)
@@ -111,53 +104,7 @@ def _no_snapshots(domain: str | None, state_dir: Path) -> str:
     return f"no snapshots{whose}{where} ({what})"
 
 
-class _Volumes:
-    """The present state of volumes.  LVM is asked once, and again about a group that it hides."""
-
-    def __init__(self) -> None:
-        self._lvm: Lvm | None = None
-        self._report: Report | None = None
-        self._silence = ""
-        """Why LVM does not answer; empty while it does."""
-
-    def tell_of_silence(self) -> None:
-        """Print why nothing is known about volumes, if LVM did not answer."""
-        if self._silence:
-            output.note(f"the state of the volumes is not known: {self._silence}")
-
-    def of(self, record: Record) -> list[Health]:
-        """Return the health of each disk's snapshot; it is unknown where LVM does not answer."""
-        # LVM is not asked before the first record: an empty catalog is listed without it.
-        if self._lvm is None:
-            self._lvm = _lvm()
-            self._report = self._answer(self._lvm.report)
-        if self._report is not None:
-            self._report = self._explained(self._lvm, self._report, record)
-        return [health.of_disk(disk, self._report) for disk in record.disks]
-
-    def _explained(self, lvm: Lvm, report: Report, record: Record) -> Report:
-        snapshots = [disk.snapshot for disk in record.disks]
-        known = self._answer(lambda: lvm.explained(report, snapshots))
-        return known or Report(report.volumes, groups=())
-
-    def _answer(self, ask: Callable[[], Report]) -> Report | None:
-        """Ask LVM; return None where it is not installed, or does not answer."""
-        try:
-            return ask()
-        except (HostLacks, CommandFailed, CommandTimedOut) as error:
-            self._silence = str(error)
-            return None
-
-
-def _lvm() -> Lvm:
-    # heavy: sh and its threads, which an empty catalog does without
-    from snapvm.lvm.volumes import Lvm
-    from snapvm.process import ShRunner
-
-    return Lvm(ShRunner())
-
-
-def _with_health(record: Record, volumes: _Volumes) -> dict[str, Any]:
+def _with_health(record: Record, volumes: Volumes) -> dict[str, Any]:
     """Return a record as JSON values, with the present health of its disks."""
     # asdict would take as long as all the rest, for ten thousand records.
     healths = [
@@ -171,7 +118,7 @@ def print_record(session: Session, reference: str, *, as_json: bool) -> None:
     """Print everything about one snapshot."""
     catalog = catalog_of(session)
     record = find(catalog, reference)
-    volumes = _Volumes()
+    volumes = Volumes()
     if as_json:
         output.out_json(_with_health(record, volumes))
         volumes.tell_of_silence()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,18 +29,19 @@ MANUAL = Manual(
         "ISO weeks, months or years that have any, in this host's time zone. A snapshot is kept "
         "when any rule wants it. Snapshots with a `--name` and undo snapshots are left alone and "
         "do not count; so are those whose record cannot be read, and those whose time is in the "
-        "future, as a wrong clock makes them. With `--include-undo` the rules hold for undo "
-        "snapshots too, which are counted by themselves. A snapshot that somebody else deletes "
-        "meanwhile is no failure and is not mentioned. With DOM only the snapshots that `list DOM` "
-        "shows are considered."
+        "future, as a wrong clock makes them. One that cannot be gone back to, for a volume of it "
+        "is gone or lost, or its image, counts as any other but takes the place of none that can. "
+        "With `--include-undo` the rules hold for undo snapshots too, which are counted by "
+        "themselves. A snapshot that somebody else deletes meanwhile is no failure and is not "
+        "mentioned. With DOM only the snapshots that `list DOM` shows are considered."
     ),
     failure=(
         "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
         "as another snapvm at work on it, does not stop it on the others. Snapshots in use, as by "
-        "a backup that reads one, and those with volumes in a volume group that is missing (see "
-        "`delete`), are skipped, and the others of their domain are deleted. The exit status is "
-        "that of the worst failure, and 6 or more when any snapshot is gone; the message says "
-        "which were not touched."
+        "a backup that reads one, those whose volumes LVM moves or merges, and those with volumes "
+        "in a volume group that is missing (see `delete`), are skipped, and the others of their "
+        "domain are deleted. The exit status is that of the worst failure, and 6 or more when any "
+        "snapshot is gone; the message says which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )
@@ -133,6 +134,7 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
+    from snapvm.cli.volumestates import Volumes
     from snapvm.errors import UnknownSnapshot
 
     records: dict[str, list[Record]] = {}
@@ -143,7 +145,35 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
     if domain is not None and not records and domain not in known:
         raise UnknownSnapshot(domain=domain, id="")
     now = datetime.now(UTC)
-    return [judge(its, rules, now=now) for _, its in sorted(records.items())]
+    volumes = Volumes()
+
+    def is_useless(record: Record) -> bool:
+        return volumes.are_useless(record) or not _has_memory(catalog, record)
+
+    judged = [_judged(its, rules, now, is_useless) for _, its in sorted(records.items())]
+    volumes.tell_of_silence()
+    return judged
+
+
+def _judged(
+    records: list[Record], rules: Rules, now: datetime, is_useless: Callable[[Record], bool]
+) -> list[Verdict]:
+    """Judge the records of a domain; LVM is asked only where one is to go."""
+    verdicts = judge(records, rules, now=now)
+    if not _doomed(verdicts):
+        return verdicts
+    return judge(records, rules, now=now, is_useless=is_useless)
+
+
+def _has_memory(catalog: Catalog, record: Record) -> bool:
+    """Tell whether the image of a record, if it has one, is there and as long as it was."""
+    if record.memory is None:
+        return True
+    try:
+        length = catalog.path(record, record.memory.file).stat().st_size
+    except OSError:
+        return False
+    return length == record.memory.size_bytes
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:
@@ -161,6 +191,7 @@ def _lines(verdicts: list[Verdict]) -> list[str]:
     lines = []
     for ref, verdict in zip(_refs(verdicts), verdicts, strict=True):
         fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"
+        fate += "; it cannot be gone back to" if verdict.is_useless else ""
         lines.append(f"{plain(ref)} of {local_time(verdict.record.created)}: {fate}")
     return lines
 

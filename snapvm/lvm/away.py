@@ -111,13 +111,24 @@ def _saying_so(ref: LvRef, heir: LogicalVolume) -> str:
 
 
 def _of_partial(volume: LogicalVolume) -> Absence | None:
+    """Return why a volume is out of reach that lacks a part, or is tied to one that does."""
     if volume.health != _PARTIAL:
         return None
-    return Absence(
-        group=volume.vg,
-        why="lacks physical volumes",
-        remedy="bring them back, then: vgextend --restoremissing; where they are lost for good: "
-        f"vgreduce --removemissing --force {volume.vg}",
+    return Absence(group=volume.vg, why="lacks physical volumes", remedy=making_whole(volume.vg))
+
+
+def making_whole(vg: str) -> str:
+    """Say what to do about a group that lacks physical volumes.
+
+    A disk counts as partial when a thick snapshot of it is, and every thin volume of a pool on a
+    RAID that lacks a leg.  `vgreduce --removemissing --force` removes all of those, though not a
+    byte of them need be lost (lvm2, metadata.c: _lv_each_dependency; vgreduce.c).
+    """
+    return (
+        "bring them back, then: vgextend --restoremissing; where they are lost for good, "
+        f"`lvs -a -o+devices {vg}` shows what had a part there ([unknown]): lvconvert --repair for "
+        "a RAID, lvremove for each of the others; then: vgreduce --removemissing "
+        f"{vg} (not with --force: that removes disks with them that have lost nothing)"
     )
 
 

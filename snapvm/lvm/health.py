@@ -30,6 +30,10 @@ class VolumeState(StrEnum):
     GONE = "gone"
 
 
+_USELESS = frozenset(
+    {VolumeState.MERGING, VolumeState.UNUSABLE, VolumeState.LOST, VolumeState.GONE}
+)
+"""In one of them a snapshot cannot be gone back to; of others that is not known, or not so."""
 _BADNESS = {state: number for number, state in enumerate(VolumeState)}
 
 
@@ -88,6 +92,11 @@ def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState
     )
     found = ((state, text) for is_so, state, text in troubles if is_so)
     return next(found, (VolumeState.OK, ""))
+
+
+def is_useless(healths: Iterable[Health]) -> bool:
+    """Tell whether no rollback to a snapshot is possible, for one of its volumes."""
+    return any(health.state in _USELESS for health in healths)
 
 
 def worst(healths: Iterable[Health]) -> Health | None:

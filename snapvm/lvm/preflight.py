@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
-from snapvm.lvm import thinpool
+from snapvm.lvm import away, thinpool
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import VolumeKind
 from snapvm.refusals import NoSpace, VolumeRefused
@@ -149,7 +149,11 @@ def _mib(size_bytes: float) -> str:
 def _check_group(volume: LogicalVolume, disks: int) -> None:
     group = f"volume group {volume.vg}"
     if volume.vg_missing_pvs or volume.vg_attr[3:4] == "p":
-        raise VolumeRefused(volume=str(volume.ref), why=f"{group} lacks physical volumes")
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"{group} lacks physical volumes",
+            remedy=away.making_whole(volume.vg),
+        )
     if volume.vg_attr[2:3] == "x" or volume.vg_attr[0:1] != "w":
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} is exported or read-only")
     if volume.vg_metadata_free_bytes < disks * _DISK_METADATA_BYTES:
@@ -219,6 +223,26 @@ def _check_volume(volume: LogicalVolume) -> None:
             volume=name,
             why=f"its device is not in order (lvs shows state {volume.state!r})",
             remedy=f"look at `lvs -a -o+lv_health_status {name}` and `dmsetup info`",
+        )
+
+
+def check_removable(volume: LogicalVolume, whose: str) -> None:
+    """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
+
+    That may be so for hours, or until the next start of a domain; what has been begun to delete
+    would keep every other command from it so long.
+    """
+    if volume.is_locked:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"it belongs to {whose}, and LVM is moving it (pvmove)",
+            remedy=f"wait until it has moved (lvs -a {volume.vg}), or: pvmove --abort",
+        )
+    if volume.is_merging and not volume.is_lost:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"it belongs to {whose}, and LVM is merging it into its disk, or waits to",
+            remedy=f"delete when that has ended (lvs -a {volume.vg})",
         )
 
 

@@ -28,6 +28,9 @@ from snapvm.process import Completed, Conversation, Runner
 log = logging.getLogger(__name__)
 
 EFFECT_LIMIT_SECONDS = 300.0
+DELETE_LIMIT_SECONDS = 3600.0
+"""With issue_discards=1 in lvm.conf LVM discards all of a volume first (lvm2, pv_manip.c), which
+takes minutes for a large one.  It is not for a dead path: LVM has just answered."""
 REPORT_LIMIT_SECONDS = 120.0
 _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 _LATE_SECONDS = 10.0
@@ -232,21 +235,21 @@ class Lvm:
             if volume is not None:
                 by_group.setdefault(volume.vg, []).append(volume.uuid)
         for vg, uuids in by_group.items():
-            self._remove(argv.remove_volumes(vg, uuids))
+            self._remove(argv.remove_volumes(vg, uuids), DELETE_LIMIT_SECONDS)
 
-    def _remove(self, command: argv.Argv) -> None:
+    def _remove(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> None:
         """Remove volumes, which may be what makes room for a copy of the metadata they are in.
 
         LVM writes one into /etc/lvm first, or does nothing, where memory images may have filled the
         file system: then no delete of them would come to its end.
         """
         try:
-            self._do(command)
+            self._do(command, limit_seconds)
         except CommandFailed as failure:
             if os.strerror(errno.ENOSPC) not in failure.stderr:
                 raise
             log.warning("LVM keeps no copy of its metadata, for there is no room: %s", failure)
-            self._do(argv.without_archive(command))
+            self._do(argv.without_archive(command), limit_seconds)
 
-    def _do(self, command: argv.Argv) -> Completed:
-        return self._runner.run(command, timeout_seconds=EFFECT_LIMIT_SECONDS, kill=False)
+    def _do(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> Completed:
+        return self._runner.run(command, timeout_seconds=limit_seconds, kill=False)

@@ -15,6 +15,7 @@ from snapvm.failures import CommandFailed
 from snapvm.lvm import argv
 from snapvm.model import LvRef
 from snapvm.process import Conversation
+from snapvm.refusals import HostLacks
 
 PROGRAM = ("lvm",)
 _MARK = "version"
@@ -27,6 +28,8 @@ _MOST_WORDS = 63
 _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configuration:")
 _PROMPT = "lvm> "
 """Where lvm has GNU readline, as on RHEL, it says each order back behind this."""
+_NO_SHELL = "Please supply an LVM command"
+"""What lvm says without one where it was built so, as for NixOS (lvm2, lvmcmdline.c)."""
 _TELLING = "--quiet"
 """Given once, it makes a command say that it is done, whatever log/silent and log/verbose are in
 lvm.conf; given twice it does not (lvm(8)).  ``--config log/silent=0`` has no effect: lvm2,
@@ -64,7 +67,16 @@ class WarmLvm:
         self._conversation = conversation
         self._is_behind = False
         """Whether the end of the last answer has not been heard yet."""
-        self._ask(_MARK, _READY_SECONDS)
+        try:
+            self._ask(_MARK, _READY_SECONDS)
+        except CommandFailed as failure:
+            if _NO_SHELL not in failure.stderr:
+                raise
+            raise HostLacks(
+                what="an lvm that takes its orders on standard input: this one was built with "
+                "neither readline nor libedit",
+                remedy="install an lvm2 that was configured with --enable-readline",
+            ) from failure
 
     def snapshot(
         self, origin: LvRef, name: str, tags: Iterable[str], *, limit_seconds: float

@@ -273,6 +273,12 @@ class FakeLvm(FakeGroups):
         for volume in selected:
             if volume.opened:
                 raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
+            if volume.moving:
+                raise self._failure((), f"Can't remove locked logical volume {volume.name}.")
+            if volume.merging and not volume.invalid:
+                raise self._failure(
+                    (), f"Can't remove merging snapshot logical volume {volume.name}."
+                )
             for gone in (volume, *self._overlays(volume)):
                 self.volumes.remove(gone)
                 if gone.pool and gone.origin and "--nohistory" not in options:

@@ -19,6 +19,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "rollbackplan",
         "swapping",
+        "newdisks",
         "takingback",
         "taking",
         "snapshotting",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snapvm import checking, consistency
-from snapvm.failures import SnapshotFailed
+from snapvm.errors import ExitStatus
+from snapvm.failures import DeleteStopped, SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
+from snapvm.process import Completed
 from snapvm.refusals import VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import UUID, Scene, make_scene
@@ -47,6 +50,23 @@ def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[s
     assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
 
 
+def test_lvm_may_take_long_to_discard_what_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With issue_discards=1: each delete ended with status 7, a prune of a domain after one."""
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    records = [take(scene, "x"), take(scene, "y")]
+    run = scene.lvm.run
+
+    def discarding(argv: Sequence[str], *, timeout_seconds: float, kill: bool = True) -> Completed:
+        scene.lvm.busy_seconds = 1800 if argv[1] == "lvremove" else 0
+        return run(argv, timeout_seconds=timeout_seconds, kill=kill)
+
+    monkeypatch.setattr(scene.lvm, "run", discarding)
+    assert consistency.prune(scene.host, [records], Silent()) == tuple(records)
+    assert scene.ids() == []
+
+
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
     """LVM would remove them with it."""
     scene = make_scene(tmp_path)
@@ -57,6 +77,27 @@ def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path)
     with pytest.raises(VolumeRefused, match=r"vg0/theirs.*need"):
         consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == ["x"]
+
+
+@pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
+@pytest.mark.parametrize("how", ["moving", "merging"])
+def test_what_lvm_does_not_remove_now_is_not_begun_to_delete(
+    tmp_path: Path, how: str, thick: tuple[str, ...]
+) -> None:
+    """LVM moves it for hours, or merges it at the next start: each command on the domain ended."""
+    scene = make_scene(tmp_path, thick=thick)
+    records = [take(scene, "x"), take(scene, "y")]
+    held = records[0].disks[1].snapshot
+    setattr(scene.lvm.named(held.vg, held.lv), how, True)
+    with pytest.raises(VolumeRefused, match=held.lv):
+        consistency.delete(scene.host, [records[0]], Silent())
+    with pytest.raises(DeleteStopped) as stopped:
+        consistency.prune(scene.host, [records], Silent())
+    assert stopped.value.deleted == ("demo@y",) and scene.ids() == ["x"]
+    assert stopped.value.exit_status is ExitStatus.FAILED
+    setattr(scene.lvm.named(held.vg, held.lv), how, False)
+    consistency.delete(scene.host, [records[0]], Silent())
+    assert scene.ids() == []
 
 
 def test_what_another_record_names_is_not_deleted(tmp_path: Path) -> None:

@@ -116,6 +116,17 @@ def test_a_prune_skips_what_has_volumes_there_and_goes_on(scene: Scene) -> None:
     assert scene.ids() == ["b"] and len(left_of(scene, records[1])) == 2
 
 
+def test_nobody_is_told_to_remove_what_has_lost_nothing(scene: Scene) -> None:
+    """A disk is partial as soon as a thick snapshot of it is: vgreduce --force removes both."""
+    record = take(scene, "a")
+    leave(scene, "partial")
+    with pytest.raises(GroupAway) as refused:
+        consistency.delete(scene.host, [record], Silent())
+    (finding,) = checking.look(scene.host, DOMAIN, Silent(), deep=False)
+    for told in (refused.value.hint(), finding.remedy):
+        assert "lvconvert --repair" in told and "vgreduce --removemissing vg1 (not with" in told
+
+
 def test_a_prune_that_has_to_skip_all_is_refused(scene: Scene) -> None:
     records = [take(scene, name) for name in "ab"]
     leave(scene)

@@ -12,6 +12,7 @@ from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
 from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
+from tests.fakes.lvm import UNSEEN
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import begun, die, mend, roll_back, take, take_at_five
@@ -264,3 +265,54 @@ def test_a_failure_in_the_window_is_no_traceback(tmp_path: Path) -> None:
     with pytest.raises(SnapvmError):
         consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize("thick", THICK, ids=KINDS)
+def test_what_lvm_does_not_show_for_a_moment_is_not_given_up(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """The path to a SAN goes while disks are written back, and comes again a moment later."""
+    scene, record = begun(tmp_path, *thick)
+    die(scene, record, "vg")
+
+    def strike(argv: tuple[str, ...]) -> None:
+        if argv[0] == "copy" and not looks:
+            scene.lvm.away[thick[-1]] = UNSEEN
+            raise CaptureFailed(domain=DOMAIN, why="Input/output error")
+        if argv[1] == "lvs" and scene.lvm.away:
+            looks.append(argv)
+            if len(looks) > 1:
+                scene.lvm.away.clear()
+
+    looks: list[tuple[str, ...]] = []
+    scene.lvm.before = strike
+    with pytest.raises(HalfBack, match="Input/output error"):
+        mend(scene)
+    scene.lvm.before = lambda _argv: None
+    scene.lvm.away.clear()
+    mend(scene)
+    assert scene.disk_data() == ["5", "5"] and scene.machine.count == 5
+
+
+@pytest.mark.parametrize("thick", THICK, ids=KINDS)
+def test_nor_is_what_was_current_when_its_group_goes_as_the_domain_is_started(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """The undo record said that it was gone, and no undo was possible once the group was back."""
+    scene, record = begun(tmp_path, *thick)
+    die(scene, record, "restore")
+
+    def strike(deed: str) -> None:
+        if deed == "restore":
+            scene.lvm.away[thick[-1]] = UNSEEN
+
+    scene.hypervisor.before = strike
+    with pytest.raises(LeftBehind, match="LVM does not report"):
+        mend(scene)
+    scene.hypervisor.before = lambda _deed: None
+    scene.lvm.away.clear()
+    mend(scene)
+    assert scene.host.catalog.leftovers(UUID) == ()
+    (undo,) = (each for each in scene.ids() if each != record.id)
+    roll_back(scene, scene.host.catalog.get(UUID, SnapshotId(undo)))
+    assert scene.disk_data() == ["8", "8"]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from snapvm.attention import LeftBehind
 from snapvm.lvm.holders import Holder
 from snapvm.model import DomainState, DomainUuid
 from snapvm.refusals import DomainRefused, VolumeRefused
+from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.machine import Machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take_at_five
@@ -80,6 +82,32 @@ def test_a_disk_that_the_host_has_mapped_is_refused(
     assert_untouched(scene, before, record)
     assert scene.hypervisor.state_of(DOMAIN) is state
     disk.lies_on, disk.opened = [], state is DomainState.RUNNING
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+def test_a_clone_that_the_host_has_taken_is_not_made_a_disk(tmp_path: Path) -> None:
+    """A guest has an array on its disk: udev lets mdadm have it as soon as there is a device."""
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene)
+    clones: list[FakeVolume] = []
+
+    def assemble(argv: tuple[str, ...]) -> None:
+        for volume in scene.lvm.volumes if argv[1] == "lvcreate" else ():
+            if ".roll." in volume.name and volume not in clones:
+                remedy = "mdadm --stop /dev/md127"
+                volume.lies_on = [Holder(device=Path("/dev/md127"), remedy=remedy)]
+                volume.opened = True
+                clones.append(volume)
+
+    scene.lvm.after = assemble
+    with pytest.raises(LeftBehind, match=r"/dev/md127 of this host.*AUTO -all.*mdadm --stop"):
+        roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.disk_data() == ["8", "8"] and len(clones) == 2
+    scene.lvm.after = lambda _argv: None
+    for clone in clones:
+        clone.lies_on, clone.opened = [], False
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
 

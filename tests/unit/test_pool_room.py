@@ -8,7 +8,7 @@ import pytest
 
 from snapvm import checking, consistency, diagnosis
 from snapvm.failures import SnapshotFailed
-from snapvm.model import DomainState, Record, Silent
+from snapvm.model import DomainState, GuestDisk, Record, Silent
 from snapvm.refusals import VolumeRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 from tests.unit.deeds import advice, begun, roll_back, take
@@ -93,6 +93,19 @@ def test_a_group_that_may_have_no_more_volumes_is_told_before_the_window(
     assert "vgchange --logicalvolume 0 vg0" in refused.hint()
     scene.lvm.max_volumes = 4
     take(scene, "y")
+
+
+def test_doctor_counts_the_disks_of_a_group_together(tmp_path: Path) -> None:
+    """A group with room for one volume more was well for each of two disks, but for no take."""
+    scene = make_scene(tmp_path)
+    scene.lvm.add_disk("vg0", "demo-d2").opened = True
+    second = GuestDisk(target="vdc", device=Path("/dev/vg0/demo-d2"))
+    scene.machine.disks += (second,)
+    scene.lvm.max_volumes = 4
+    with pytest.raises(VolumeRefused, match="may have 1 volumes more, and 2 are needed"):
+        take(scene, "x")
+    (told,) = diagnosis.look(scene.host, DOMAIN).refusals
+    assert "may have 1 volumes more, and 2 are needed" in str(told)
 
 
 def test_a_pool_that_pvmove_moves_is_told_before_the_window(tmp_path: Path) -> None:

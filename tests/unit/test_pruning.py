@@ -99,6 +99,22 @@ def test_an_undo_of_a_wrong_clock_does_not_stand_for_all_others(created: str) ->
     assert sorted(kept([undo, record(1), record(2)], chosen)) == ["h0", "h1"]
 
 
+def test_what_cannot_be_gone_back_to_goes_when_its_time_has_come() -> None:
+    """But it stands in the place of none that can, under no rule."""
+    records = [record(hours) for hours in (1, 2, 26, 27, 50, 51)]
+    chosen = rules(last=1, daily=2)
+    verdicts = judge(
+        records, chosen, UTC, now=NOON, is_useless=lambda r: r.id in ("h1", "h26", "h51")
+    )
+    assert {v.record.id: v.kept_by for v in verdicts if v.kept_by} == {
+        "h1": ("last", "daily"),
+        "h2": ("last", "daily"),
+        "h26": ("daily",),
+        "h27": ("daily",),
+    }
+    assert [v.record.id for v in verdicts if v.is_useless] == ["h1", "h26", "h51"]
+
+
 CATALOGS = st.lists(
     st.builds(
         lambda minutes, named: record(minutes / 60, named=named),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.cli import app, listing, wiring
+from snapvm.cli import app, volumestates, wiring
 from tests.fakes.scene import Scene, make_scene
 
 
@@ -31,7 +31,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(made.host.settings.state_dir))
     monkeypatch.setenv("SNAPVM_RUN_DIR", str(made.host.settings.run_dir))
     monkeypatch.setattr(wiring, "open_host", lambda *_: made.host)
-    monkeypatch.setattr(listing, "_lvm", lambda: made.host.lvm)
+    monkeypatch.setattr(volumestates, "_lvm", lambda: made.host.lvm)
     return made
 
 

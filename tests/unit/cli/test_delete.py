@@ -67,6 +67,48 @@ def test_of_many_that_nobody_confirmed_the_others_are_counted(call: Call, scene:
     assert "deleting demo@d1, demo@d2, demo@d3, demo@d4, demo@d5 and 2 more: not" in done.err
 
 
+def test_what_has_lost_its_volumes_does_not_drive_out_what_has_them(
+    call: Call, scene: Scene
+) -> None:
+    """The newest had overflowed: prune kept those, and deleted the last that was of use."""
+    for _ in range(5):
+        call("take", DOMAIN)
+    oldest, older, good, lost, last = scene.ids()
+    for id_ in (lost, last):
+        scene.lvm.volumes.remove(scene.lvm.named("vg1", f"demo-d1.{id_}"))
+    told = call("prune", DOMAIN, "--keep-last", "2", "--dry-run").out
+    assert told.count("keep   (last); it cannot be gone back to\n") == 2
+    done = json.loads(call("prune", DOMAIN, "--keep-last", "2", "--yes", "--json").out)
+    assert done["deleted"] == [f"demo@{oldest}"]
+    assert scene.ids() == [older, good, lost, last]
+    for _ in range(2):
+        call("take", DOMAIN)
+    call("prune", DOMAIN, "--keep-last", "2", "--yes")
+    assert len(scene.ids()) == 2 and not {lost, last} & set(scene.ids())
+
+
+def test_nor_does_what_has_lost_its_memory(call: Call, scene: Scene) -> None:
+    """Somebody removed the large files of the newest by hand, to make room."""
+    for _ in range(4):
+        call("take", DOMAIN)
+    oldest, good, *emptied = scene.ids()
+    for id_ in emptied:
+        record = scene.host.catalog.get(UUID, SnapshotId(id_))
+        assert record.memory is not None
+        scene.host.catalog.path(record, record.memory.file).unlink()
+    done = json.loads(call("prune", DOMAIN, "--keep-last", "1", "--yes", "--json").out)
+    assert done["deleted"] == [f"demo@{emptied[0]}", f"demo@{oldest}"]
+    assert scene.ids() == [good, emptied[1]]
+
+
+def test_prune_asks_lvm_only_where_something_is_to_go(call: Call, scene: Scene) -> None:
+    call("take", DOMAIN)
+    asked: list[tuple[str, ...]] = []
+    scene.lvm.before = asked.append
+    assert call("prune", DOMAIN, "--keep-last", "2", "--yes").status == 0
+    assert asked == []
+
+
 OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 
 

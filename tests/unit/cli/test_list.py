@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.cli import app, columns, listing, render, wiring
+from snapvm.cli import app, columns, listing, render, volumestates, wiring
 from snapvm.errors import ExitStatus
 from snapvm.failures import CommandFailed
 from tests.fakes.lvm import UNSEEN
@@ -121,7 +121,7 @@ def test_list_tells_how_the_worst_disk_is(
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
     monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
-    monkeypatch.setattr(listing, "_lvm", lambda: scene.host.lvm)
+    monkeypatch.setattr(volumestates, "_lvm", lambda: scene.host.lvm)
     for name in ("whole", "tight", "lost", "gone", "off"):
         assert app.run(["take", DOMAIN, "--name", name]) == 0
     tight = scene.lvm.named("vg1", "demo-d1.tight")
@@ -208,7 +208,7 @@ def test_what_a_group_has_that_is_away_is_not_called_gone(
     scene = make_scene(tmp_path)
     monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
     monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
-    monkeypatch.setattr(listing, "_lvm", lambda: scene.host.lvm)
+    monkeypatch.setattr(volumestates, "_lvm", lambda: scene.host.lvm)
     for name in "abc":
         assert app.run(["take", DOMAIN, "--name", name]) == 0
     scene.lvm.away["vg1"] = UNSEEN

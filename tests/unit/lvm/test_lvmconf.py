@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, diagnosis
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed, SnapshotFailed
 from snapvm.lvm import reading
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import Silent
+from snapvm.model import DomainState, Silent
+from snapvm.refusals import HostLacks
 from tests.fakes.lvm import FakeLvm
+from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 
@@ -62,6 +64,28 @@ def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> No
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     assert "lvm>" not in str(failed.value)
     assert scene.lvm.names() < before and scene.ids() == []
+
+
+def test_an_lvm_that_takes_no_orders_is_told_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of NixOS, built without readline: the answer was its list of commands."""
+    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    before = scene.lvm.names()
+
+    def refuse(*_: object, **__: object) -> tuple[str, ...]:
+        said = "  Please supply an LVM command.\n  Available lvm commands:"
+        raise CommandFailed(argv=("lvm", "version"), status=3, stderr=said)
+
+    monkeypatch.setattr(FakeConversation, "ask", refuse)
+    with pytest.raises(HostLacks, match="readline"):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="b"), Silent())
+    with pytest.raises(HostLacks, match="readline"):
+        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.lvm.names() == before and scene.ids() == ["a"]
+    assert scene.machine.domain.state is DomainState.RUNNING
+    (told,) = diagnosis.look(scene.host, DOMAIN).refusals
+    assert isinstance(told, HostLacks)
 
 
 def test_a_name_can_be_had_again_though_lvm_keeps_the_history_of_volumes(scene: Scene) -> None:

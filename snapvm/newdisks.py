@@ -1,0 +1,93 @@
+"""What a rollback makes thin disks of: has it devices and names, and is it the guest's alone?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+
+from snapvm import occupancy, retry
+from snapvm.failures import RollbackFailed
+from snapvm.lvm.device import NotAVolume
+from snapvm.lvm.volumes import Lvm
+from snapvm.model import LvRef, LvUuid, Record, VolumeKind
+from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.refusals import VolumeRefused
+from snapvm.rollbackjournal import JournalDisk
+
+
+def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
+    """Raise ``RollbackFailed`` when LVM made a clone and gave it no device; the domain still runs.
+
+    That is no failure to LVM where lvm.conf's activation/volume_list says so.
+    """
+    for disk in _thin(plan):
+        clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
+        try:
+            retry.named(partial(_require_another, lvm, clone))
+        except retry.NotYet as what:
+            raise RollbackFailed(
+                domain=plan.domain.name,
+                id=plan.record.id,
+                why=f"LVM gave the new volume of disk {disk.target} no device ({what}); "
+                "does activation/volume_list in lvm.conf leave it out, or is udev not at work?",
+            ) from None
+
+
+def require_bare(lvm: Lvm, plan: RollbackPlan) -> None:
+    """Raise ``RollbackFailed`` for a clone that something of this host lies on; the domain runs.
+
+    udev lets mdadm or LVM have whatever looks like theirs, and a guest has such things in its disk.
+    Its memory would be restored above an array that this host writes to.
+    """
+    thin = _thin(plan)
+    if not thin:
+        return
+    report = lvm.report()
+    for disk in thin:
+        clone = report.lv_from_name(disk.current.vg, disk.clone_name)
+        try:
+            if clone is not None:
+                occupancy.require_bare(clone, lvm.holders_of(clone))
+        except VolumeRefused as refused:
+            raise RollbackFailed(
+                domain=plan.domain.name,
+                id=plan.record.id,
+                why=f"{refused}; keep this host from it (mdadm.conf: AUTO -all; lvm.conf: "
+                f"devices/scan_lvs=0), and: {refused.hint()}",
+            ) from refused
+
+
+def require_names(
+    lvm: Lvm, record: Record, disks: Iterable[JournalDisk], limit_seconds: float = math.inf
+) -> None:
+    """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
+
+    udev moves it, and an lvm does not wait for that which has activation/udev_sync=0 or finds no
+    udevd: what is in memory would be restored upon a disk that is newer, and is to be kept.
+    """
+    for disk in disks:
+        if not disk.is_thick:
+            try:
+                retry.named(partial(_require_another, lvm, disk.former), limit_seconds)
+            except retry.NotYet as what:
+                raise RollbackFailed(
+                    domain=record.domain,
+                    id=record.id,
+                    why=f"{what}, which udev has not changed; is it at work "
+                    "(`udevadm settle`), and does LVM wait for it (activation/udev_sync)?",
+                ) from None
+
+
+def _require_another(lvm: Lvm, former: LvRef) -> None:
+    """Raise ``NotYet`` while the name of a volume is not there, or leads to this one."""
+    try:
+        found = lvm.uuid_of_device(former.path)
+    except NotAVolume as what:
+        raise retry.NotYet(str(what)) from None
+    if found.lv == former.uuid:
+        raise retry.NotYet(f"{former.path} still leads to the former disk")
+
+
+def _thin(plan: RollbackPlan) -> list[SwapDisk]:
+    return [disk for disk in plan.disks if disk.kind is VolumeKind.THIN]
