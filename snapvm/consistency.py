@@ -13,7 +13,7 @@ the same, each domain by itself (``snapvm.deleting``).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,10 +43,10 @@ from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import nothing_is_left, undisturbed, unstoppable
 from snapvm.lvm import crew
-from snapvm.model import Domain, DomainState, Progress, Record, Role
+from snapvm.model import Domain, DomainState, DomainUuid, Progress, Record, RecordKind, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.recordfolder import Work
-from snapvm.refusals import DomainRefused
+from snapvm.refusals import DomainRefused, UndoUnclear
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
@@ -194,9 +194,14 @@ def _stop(host: Host, plan: TakePlan) -> None:
             standing.run_again(host, domain.name)
             if plan.quiesce:
                 host.hypervisor.agent.thaw(domain)
+        with suppress(SnapvmError):  # the next command ends it; what the domain needs comes first
+            host.catalog.end_journal(domain.uuid, Work.STOP)
         raise NotStopped(domain=domain.name, id=plan.id, why=str(error)) from error
-    finally:
+    try:
         host.catalog.end_journal(domain.uuid, Work.STOP)
+    except SnapvmError as error:
+        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
+        raise LeftBehind(leftovers=(left,), why=str(error)) from error
 
 
 def _require_standing(host: Host, domain: Domain) -> None:
@@ -209,9 +214,13 @@ def _require_standing(host: Host, domain: Domain) -> None:
         raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
 
 
-def plan_rollback(host: Host, record: Record) -> RollbackPlan:
-    """Prove every precondition of a rollback; nothing is touched."""
-    return rollbackplan.plan(host, record)
+def plan_rollback(host: Host, record: Record, *, undoes: bool = False) -> RollbackPlan:
+    """Prove every precondition of a rollback; nothing is touched but what has to be mended first.
+
+    The disks of a domain may be without their names until then.  Raises as ``rollback`` does.
+    """
+    with _mended(host, record, undoes=undoes):
+        return rollbackplan.plan(host, record)
 
 
 def rollback(
@@ -222,6 +231,7 @@ def rollback(
     progress: Progress,
     verify: bool = True,
     set_time: bool = True,
+    undoes: bool = False,
 ) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
@@ -229,14 +239,14 @@ def rollback(
     checks and the making of what replaces the disks: nothing that runs is touched before it is
     known to be right.
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
+    One that ``undoes`` was asked for as what the last rollback kept: another may have ended since.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
-    ``take`` does, ``SnapshotReplaced`` and ``UnknownSnapshot``, and ``NotStarted`` when the disks
-    are back but the domain does not start.
+    ``take`` does, ``SnapshotReplaced``, ``UnknownSnapshot`` and ``UndoUnclear``, and ``NotStarted``
+    when the disks are back but the domain does not start.
     """
     begun = time.monotonic()
-    with identity.locked(host.catalog, record) as uuids:
-        progress.phase("checking")
-        repair.finish_all(host, uuids, record.domain)
+    progress.phase("checking")
+    with _mended(host, record, undoes=undoes):
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(recordeddomain.find(host, record), uuid=record.domain_uuid)
         record = host.catalog.again(record)
@@ -250,6 +260,28 @@ def rollback(
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
             done = going.carry_out(guard, require_right)
     return replace(done, seconds=time.monotonic() - begun)
+
+
+@contextmanager
+def _mended(host: Host, record: Record, *, undoes: bool) -> Iterator[None]:
+    """Hold the locks of a record's domain for a block, before which what is pending is finished."""
+    with identity.locked(host.catalog, record) as uuids:
+        is_unclear = undoes and _is_undo_unclear(host, record, uuids)
+        repair.finish_all(host, uuids, record.domain)
+        if is_unclear:
+            raise UndoUnclear(domain=record.domain, chosen=record.id)
+        yield
+
+
+def _is_undo_unclear(host: Host, record: Record, uuids: Iterable[DomainUuid]) -> bool:
+    """Tell whether a rollback has not ended that was killed, or has since a record was chosen."""
+    for uuid in uuids:
+        if any(left.work is Work.ROLLBACK for left in host.catalog.leftovers(uuid)):
+            return True
+        undos = (each for each in host.catalog.records(uuid) if each.kind is RecordKind.UNDO)
+        if any(each.place > record.place for each in undos):
+            return True
+    return False
 
 
 def repair_all(

@@ -62,7 +62,10 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     if stuck is not None:
         raise stuck
-    return f"finished the rollback of {name} to {journal['record']}"
+    has_booted = not _is_off(domain) and howfar.is_new_boot(journal)
+    is_afresh = has_booted and found.phase is not Phase.STARTED
+    how = "; the host was booted meanwhile, and it was started afresh" if is_afresh else ""
+    return f"finished the rollback of {name} to {journal['record']}{how}"
 
 
 def _come_to_rest(
@@ -220,8 +223,9 @@ def _left_off(
 
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     set_, disks = journal["set"], rollbackjournal.disks_of(journal)
-    if journal["was_running"]:
-        standing.run_again(host, name)  # first: it holds its disks open, and no name of theirs
+    domain = standing.find(host, name)
+    if journal["was_running"] and domain and not standing.is_other_run(domain, journal):
+        standing.let_run(host, domain)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)
     # An lvm of the killed rollback that waited for a group has had it by now, and renamed late.
@@ -229,7 +233,8 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     is_ended = journal["was_running"] and _is_off(standing.find(host, name))
-    off = "; somebody has ended it meanwhile, and it is off" if is_ended else ""
+    who = "the host was booted" if howfar.is_new_boot(journal) else "somebody has ended it"
+    off = f"; {who} meanwhile, and it is off" if is_ended else ""
     return f"took back the unfinished rollback of {name} to {journal['record']}{off}"
 
 
@@ -302,6 +307,11 @@ def _restore_disks(
     if not is_stopped:
         log.warning("%s was started afresh meanwhile, not from memory", domain.name)
     try:
+        if is_stopped:
+            # What is written from here on, and the names until all clones are anew, must not be
+            # taken for its owner's doing by a repair after this one.
+            swapped = rollbackjournal.reached(journal, Phase.SWAPPED, host.lvm)
+            host.catalog.write_journal(uuid, Work.ROLLBACK, swapped)
         if journal.get(_SPOILED):
             undo = rollbackjournal.undo_record(journal)
             takingback.renew_clones(host.lvm, journal["set"], disks, undo)

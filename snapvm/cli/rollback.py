@@ -72,7 +72,10 @@ UNDO_MANUAL = Manual(
         "that moment: the domain starts afresh from them, as after a power cut. What is current "
         "now is kept in turn, so that a second `undo` takes the first one back."
     ),
-    failure="As for `rollback`.",
+    failure=(
+        "As for `rollback`. A rollback that was killed is finished or taken back first, and `undo` "
+        "is refused then: what there is to go back to is another."
+    ),
     example="snapvm undo demo",
 )
 
@@ -142,7 +145,7 @@ def undo(
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
         record = lookup.newest_undo(lookup.catalog_of(session), domain)
-        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json))
+        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json, undoes=True))
 
     return Job(json=as_json, run=run)
 
@@ -156,6 +159,8 @@ class How:
     as_json: bool
     verify: bool = True
     set_time: bool = True
+    undoes: bool = False
+    """The record was not named, but is what the last rollback kept."""
 
 
 def _go_back(session: Session, record: Record, how: How) -> None:
@@ -170,7 +175,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
         if not how.yes:
-            plan = consistency.plan_rollback(host, record)
+            plan = consistency.plan_rollback(host, record, undoes=how.undoes)
             told = explanation(plan, datetime.now(UTC), paused=how.paused)
             confirm(told, f"rollback to {record.ref}")
         with shown(quiet=session.verbose) as progress:
@@ -180,6 +185,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 paused=how.paused,
                 verify=how.verify,
                 set_time=how.set_time,
+                undoes=how.undoes,
                 progress=progress,
             )
     notes = [*done.guest.notes, *resized(done.plan)]
