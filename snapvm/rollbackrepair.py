@@ -33,6 +33,8 @@ from snapvm.rollbackjournal import Phase
 
 _SPOILED = "spoiled"
 """In a journal: the domain has run on clones while thick disks were not written back."""
+_LEFT_OFF = "left_off"
+"""In a journal: nothing is to be started, and whether that is for a boot of the host."""
 _START_SECONDS = 30.0
 _SLOWEST_BYTES_PER_SECOND = 20e6
 """How long a start may take: what libvirt or xl need, and a slow disk for the image."""
@@ -55,8 +57,10 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         return _take_back(host, journal, uuid, name)
     undo = rollbackjournal.undo_record(journal)
     settle = partial(swapping.settle, host, set_, undo, disks)
-    stuck = None
-    if found.phase is not Phase.STARTED:
+    stuck: LeftOff | StillFrozen | None = None
+    if found.phase is Phase.STARTED:
+        stuck = _said_before(journal, name, domain)
+    else:
         stuck = _go_on(host, journal, _record(host, journal, uuid, domain), domain, found, settle)
     settle()
     host.catalog.end_journal(uuid, Work.ROLLBACK)
@@ -107,11 +111,11 @@ def _go_on(
         journal = {**journal, _SPOILED: True}
     is_renewed = found.phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
     if found.is_used and not is_renewed:
-        _require_without_memory(host, record, settle)
+        _require_without_memory(host, journal, record, settle, is_booted=False)
     if found.phase is Phase.SWAPPED:
         _restore_disks(host, journal, record, target, is_stopped=was_stopped)
-    if was_stopped and not is_renewed:
-        _require_same_boot(host, journal, record, settle)
+    if was_stopped and not is_renewed and howfar.is_new_boot(journal):
+        _require_without_memory(host, journal, record, settle, is_booted=True)
     if was_stopped:
         _start(host, journal, record, target, settle)
     return _awaken(host, record, set_time=bool(journal.get("set_time", True)))
@@ -195,30 +199,34 @@ def _once_ended(host: Host, domain: Domain) -> Domain | None:
     return found
 
 
-def _require_same_boot(
-    host: Host, journal: dict[str, Any], record: Record, settle: Callable[[], object]
+def _require_without_memory(
+    host: Host,
+    journal: dict[str, Any],
+    record: Record,
+    settle: Callable[[], object],
+    *,
+    is_booted: bool,
 ) -> None:
-    """Raise ``LeftOff``, all else done, where memory would meet disks that may have been used."""
-    if record.memory is not None and howfar.is_new_boot(journal):
-        raise _left_off(host, record, settle, is_booted=True)
+    """Raise ``LeftOff``, all else done, where memory would meet disks that were used, or may be.
 
-
-def _require_without_memory(host: Host, record: Record, settle: Callable[[], object]) -> None:
-    """Raise ``LeftOff``, all else done, where a domain with memory has run on these disks.
-
-    Its owner started it, or the killed rollback did, and he shut it off: what it has written is
-    nowhere else, and fits no memory of before.
+    The owner of the domain started it, or the killed rollback did, and he shut it off: what it has
+    written is nowhere else.  After a boot nobody knows.
     """
-    if record.memory is not None:
-        raise _left_off(host, record, settle, is_booted=False)
-
-
-def _left_off(
-    host: Host, record: Record, settle: Callable[[], object], *, is_booted: bool
-) -> LeftOff:
+    if record.memory is None:
+        return
+    # First: once all else is done nothing tells clones from any other disks.
+    decided = {**journal, "phase": Phase.STARTED.value, _LEFT_OFF: is_booted}
+    host.catalog.write_journal(record.domain_uuid, Work.ROLLBACK, decided)
     settle()
     host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
-    return LeftOff(record.domain, record.id, is_booted)
+    raise LeftOff(record.domain, record.id, is_booted)
+
+
+def _said_before(journal: dict[str, Any], name: str, domain: Domain | None) -> LeftOff | None:
+    """Return what a repair had decided that died before it said so, while it is still so."""
+    if _LEFT_OFF not in journal or not _is_off(domain):
+        return None
+    return LeftOff(name, journal["record"], bool(journal[_LEFT_OFF]))
 
 
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:

@@ -223,7 +223,9 @@ class Story:
         if tags & {"snapvm.st=new", "snapvm.st=roll"}:
             yield f"tags {tags}"
         folder = scene.host.settings.state_dir / "domains" / UUID
-        left = {path.name for path in folder.glob(".*")} - {".name"}
+        # The next journal takes the place of one that could be neither written nor removed.
+        new = {path.name for path in folder.glob("*.new") if path.is_file()}
+        left = {path.name for path in folder.glob(".*")} - {".name"} - new
         if left:
             yield f"files {left}"
 
@@ -331,7 +333,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollbackrepair, "_END_SECONDS", 0.0)
 
 
-@pytest.mark.parametrize("stories", [60, pytest.param(6000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stories", [40, pytest.param(4000, marks=pytest.mark.long)])
 def test_two_mishaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stories: int) -> None:
     wrong = []
     for number in range(stories):

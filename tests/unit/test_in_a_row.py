@@ -78,6 +78,22 @@ def test_what_a_repair_has_written_back_is_not_taken_for_its_owners(
     assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
 
 
+@pytest.mark.parametrize("point", ["before end .rollback.json 1", "before write snapshot.json 1"])
+def test_a_domain_that_is_left_off_is_told_of_by_the_next_repair_too(
+    tmp_path: Path, point: str
+) -> None:
+    """The clones were plain disks by then, and no repair ever came to its end."""
+    scene, record = begun(tmp_path)
+    kill_rollback(scene, record, "after stop 1")
+    meanwhile.use(scene)
+    assert mortal.kill_at(scene, mend, point)
+    with pytest.raises(LeftOff):
+        mend(scene)
+    assert scene.disk_data() == ["7", "7"] and len(scene.ids()) == 2
+    assert scene.host.catalog.leftovers(UUID) == ()
+    mend(scene)
+
+
 @pytest.fixture
 def with_variables(tmp_path: Path) -> tuple[Scene, Record]:
     scene = make_scene(tmp_path)
