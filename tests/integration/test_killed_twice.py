@@ -14,17 +14,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from snapvm import (
     checking,
     consistency,
-    diagnosis,
     hostid,
     naming,
-    rebuilding,
     retry,
     rollbackrepair,
 )
@@ -38,97 +35,21 @@ from tests.fakes.machine import FROZEN
 from tests.fakes.mishaps import attempt, befall
 from tests.fakes.mortal import Command
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.verbs import (
+    FIRST,
+    KEPT,
+    NEXT,
+    rebuild,
+    rebuild_damaged,
+    records,
+    repair,
+    roll_back,
+)
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 STATES = (DomainState.RUNNING, DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF)
-KEPT, KEPT_AT, NOW = "kept", 5, 8
+KEPT_AT, NOW = 5, 8
 ATTEMPTS = 4
-
-
-def take(scene: Scene) -> object:
-    return _take(scene, "dying")
-
-
-def take_disks(scene: Scene) -> object:
-    return _take(scene, "dying", with_memory=False)
-
-
-def take_and_stop(scene: Scene) -> object:
-    return _take(scene, "dying", stop=True, quiesce=True)
-
-
-def _take(scene: Scene, name: str, **asked: Any) -> object:
-    is_on = meanwhile.is_on(scene)
-    asked["quiesce"] = asked.get("quiesce", False) and is_on
-    request = TakeRequest(domain=DOMAIN, name=name, **asked)
-    return consistency.take(scene.host, request, Silent())
-
-
-def roll_back(scene: Scene) -> object:
-    return _go_back(scene, KEPT)
-
-
-def undo(scene: Scene) -> object:
-    undos = [id_ for id_ in scene.ids() if naming.is_undo(id_)]
-    return _go_back(scene, undos[-1]) if undos else None
-
-
-def _go_back(scene: Scene, id_: str) -> object:
-    record = next((record for record in records(scene) if record.id == id_), None)
-    if record is None:
-        return None
-    return consistency.rollback(scene.host, record, paused=False, progress=Silent())
-
-
-def delete(scene: Scene) -> object:
-    consistency.delete(scene.host, records(scene), Silent())
-    return None
-
-
-def doctor(scene: Scene) -> object:
-    return diagnosis.look(scene.host, DOMAIN)
-
-
-def repair(scene: Scene) -> object:
-    return consistency.repair_all(scene.host, None, Silent())
-
-
-def rebuild(scene: Scene) -> object:
-    return rebuilding.put_all(scene.host, rebuilding.look(scene.host)[0])
-
-
-def rebuild_damaged(scene: Scene) -> object:
-    """Of those without memory: the image of the fake tells nothing of its domain."""
-    for record in [each for each in records(scene) if each.memory is None][:1]:
-        scene.host.catalog.path(record, "snapshot.json").write_text("{")
-    return rebuild(scene)
-
-
-FIRST: dict[str, Command] = {
-    "take": take,
-    "take --disk-only": take_disks,
-    "take --stop": take_and_stop,
-    "rollback": roll_back,
-    "rollback again": roll_back,
-    "undo": undo,
-    "delete": delete,
-    "doctor": doctor,
-    "catalog rebuild": rebuild_damaged,
-}
-NEXT: dict[str, Command] = {
-    "repair": repair,
-    "repair again": repair,
-    "repair thrice": repair,
-    "take": take,
-    "rollback": roll_back,
-    "undo": undo,
-    "delete": delete,
-    "doctor": doctor,
-}
-
-
-def records(scene: Scene) -> list[Record]:
-    return [e for e in scene.host.catalog.entries(UUID) if isinstance(e, Record)]
 
 
 @dataclass
@@ -141,6 +62,9 @@ class Story:
     may_be_off: bool = False
     is_torn: bool = False
     """The owner had the domain run on disks that do not belong together."""
+    has_run: bool = False
+    newest: str = ""
+    """What its disks held when it began."""
     wrong: list[str] = field(default_factory=list)
     errors: list[SnapvmError] = field(default_factory=list)
 
@@ -165,6 +89,7 @@ class Story:
         self.told.append(deed.__name__)
         if deed in (meanwhile.let_run, meanwhile.use, meanwhile.hold, meanwhile.reboot_and_start):
             self.is_torn |= len(set(disks(self.scene))) != 1
+            self.has_run = True
         if deed not in (meanwhile.nothing, meanwhile.let_run, meanwhile.reboot_and_start):
             self.may_be_off = True
         deed(self.scene)
@@ -203,9 +128,19 @@ class Story:
         scene = self.scene
         for finding in checking.look(scene.host, None, Silent(), deep=True):
             yield f"check: {finding.subject}: {finding.problem}"
+        kept = [contents(scene, record) for record in records(scene)]
+        if (
+            not self.has_run
+            and "delete" not in self.told
+            and [self.newest] * 2
+            not in (
+                disks(scene),
+                *kept,
+            )
+        ):
+            yield f"{self.newest} is nowhere"
         yield from self._of_domain()
-        for record in records(scene):
-            found = [scene.lvm.named(d.snapshot.vg, d.snapshot.lv).data for d in record.disks]
+        for record, found in zip(records(scene), kept, strict=True):
             found += [
                 scene.host.catalog.path(record, s.file).read_text() for s in record.side_files
             ]
@@ -269,6 +204,10 @@ def in_short(failed: SnapvmError | None) -> str:
 Picture = tuple[object, ...]
 
 
+def contents(scene: Scene, record: Record) -> list[str]:
+    return [scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv).data for disk in record.disks]
+
+
 def picture(scene: Scene) -> Picture:
     return (
         sorted(scene.lvm.names()),
@@ -314,6 +253,7 @@ def tell(folder: Path, seed: str, monkeypatch: pytest.MonkeyPatch) -> Story:
     (place := folder / seed).mkdir()
     monkeypatch.setattr(hostid, "BOOT_PATH", place / "boot_id")
     story = begun(place, dice)
+    story.newest = disks(story.scene)[0]
     for commands in (FIRST, NEXT):
         verb = dice.choice(list(commands))
         story.told.append(verb)
