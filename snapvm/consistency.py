@@ -278,10 +278,8 @@ def _is_undo_unclear(host: Host, record: Record, uuids: Iterable[DomainUuid]) ->
     for uuid in uuids:
         if any(left.work is Work.ROLLBACK for left in host.catalog.leftovers(uuid)):
             return True
-        undos = (each for each in host.catalog.records(uuid) if each.kind is RecordKind.UNDO)
-        if any(each.place > record.place for each in undos):
-            return True
-    return False
+    known = host.catalog.records(record.domain_uuid)
+    return any(each.kind is RecordKind.UNDO and each.place > record.place for each in known)
 
 
 def repair_all(
