@@ -243,6 +243,15 @@ class Catalog:
         """End a delete: remove the folder of a hidden record."""
         self._remove(gone)
 
+    def settle_names(self, uuid: DomainUuid) -> None:
+        """Bring to the disk what is visible of a domain, and what is not, by now.
+
+        Whoever died when it had given a folder its name may not have come to it.  Raises
+        ``StorageFailed``.
+        """
+        with durable.failing_as_storage(self._folder(uuid)):
+            durable.sync_folder(self._folder(uuid))
+
     # --- journals ---
 
     def write_journal(self, uuid: DomainUuid, work: Work, intent: dict[str, Any]) -> None:
@@ -255,8 +264,9 @@ class Catalog:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
         path = self._folder(uuid) / f".{work}.json"
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
-            if os.path.lexists(path):  # where all is read-only, what is not there cannot go either
-                path.unlink(missing_ok=True)
+            for each in (path, durable.unfinished(path)):
+                if os.path.lexists(each):  # where all is read-only, what is not there cannot go
+                    each.unlink(missing_ok=True)
             if path.parent.exists():
                 durable.sync_folder(path.parent)
 
@@ -283,9 +293,10 @@ class Catalog:
 
     def _remove(self, folder: Path) -> None:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
-            if folder.exists():
-                shutil.rmtree(folder)
-                durable.sync_folder(folder.parent)
+            for each in (durable.unfinished(folder), folder):
+                if each.exists():
+                    shutil.rmtree(each)
+                    durable.sync_folder(each.parent)
 
 
 def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:

@@ -33,6 +33,7 @@ from snapvm import (
     standing,
     taking,
 )
+from snapvm.askedfor import Asked, mended
 from snapvm.attention import LeftBehind, NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
@@ -202,9 +203,14 @@ def _stop(host: Host, plan: TakePlan) -> None:
     except SnapvmError as error:
         is_standing = not _goes_on(host, plan)
         if not is_standing:
-            host.catalog.end_journal(domain.uuid, Work.STOP)
+            with suppress(SnapvmError):  # the next command ends it
+                host.catalog.end_journal(domain.uuid, Work.STOP)
         raise NotStopped(domain.name, plan.id, str(error), is_standing) from error
-    host.catalog.end_journal(domain.uuid, Work.STOP)
+    try:
+        host.catalog.end_journal(domain.uuid, Work.STOP)
+    except SnapvmError as error:
+        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
+        raise LeftBehind(leftovers=(left,), why=str(error)) from error
 
 
 def _goes_on(host: Host, plan: TakePlan) -> bool:
@@ -231,9 +237,15 @@ def _require_standing(host: Host, domain: Domain) -> None:
         raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
 
 
-def plan_rollback(host: Host, record: Record) -> RollbackPlan:
-    """Prove every precondition of a rollback; nothing is touched."""
-    return rollbackplan.plan(host, record)
+def plan_rollback(
+    host: Host, record: Record, progress: Progress, *, undoes: bool = False
+) -> RollbackPlan:
+    """Prove every precondition of a rollback; nothing is touched but what has to be mended first.
+
+    The disks of a domain may be without their names until then.  Raises as ``rollback`` does.
+    """
+    with mended(host, record, progress, undoes=undoes):
+        return rollbackplan.plan(host, record)
 
 
 def rollback(
@@ -244,7 +256,7 @@ def rollback(
     progress: Progress,
     verify: bool = True,
     set_time: bool = True,
-    told: DomainState | None = None,
+    asked: Asked = Asked(),  # noqa: B008 - it is frozen
 ) -> RollbackDone:
     """Bring a record's memory and disks back together; keep what is current as an undo record.
 
@@ -252,15 +264,14 @@ def rollback(
     checks and the making of what replaces the disks: nothing that runs is touched before it is
     known to be right.
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
-    ``told`` is what the domain did when somebody was asked for a yes.
+    ``asked`` is what it was asked for as.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
-    ``take`` does, ``SnapshotReplaced`` and ``UnknownSnapshot``, and ``NotStarted`` when the disks
-    are back but the domain does not start.
+    ``take`` does, ``SnapshotReplaced``, ``UnknownSnapshot`` and ``UndoUnclear``, and ``NotStarted``
+    when the disks are back but the domain does not start.
     """
     begun = time.monotonic()
-    with identity.locked(host.catalog, record, progress) as uuids:
+    with mended(host, record, progress, undoes=asked.undoes):
         progress.phase("checking")
-        repair.finish_all(host, uuids, record.domain)
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(recordeddomain.find(host, record), uuid=record.domain_uuid)
         record = host.catalog.again(record)
@@ -271,21 +282,10 @@ def rollback(
             readback.being_read(image, memory, progress) as require_right,
         ):
             plan = rollbackplan.plan(host, record)
-            _require_as_told(plan.domain, told)
+            asked.require_as_told(plan.domain)
             going = GoingBack.of(host, plan, progress, paused=paused, set_time=set_time)
             done = going.carry_out(guard, require_right)
     return replace(done, seconds=time.monotonic() - begun)
-
-
-def _require_as_told(domain: Domain, told: DomainState | None) -> None:
-    """Raise ``DomainRefused`` for one that has memory by now, of which nobody said that it goes."""
-    if told is not None and domain.state.has_memory and not told.has_memory:
-        raise DomainRefused(
-            domain=domain.name,
-            why=f"it was {told} when you were asked, and is {domain.state} now: what it has in "
-            "memory would be lost",
-            remedy="roll back again, and it is told",
-        )
 
 
 def repair_all(

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapvm import crashpoint
@@ -36,14 +36,24 @@ def write(path: Path, data: bytes, *, known_as: str = "") -> None:
 
     ``known_as`` names the crash point of a file whose own name is a new one each time.
     """
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = unfinished(path)
     with crashpoint.around(f"write {known_as or path.name}"):
-        with os.fdopen(create(fresh), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
+        try:
+            with os.fdopen(create(fresh), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(path)
+        except OSError:
+            with suppress(OSError):  # it has what room there was
+                fresh.unlink()
+            raise
         sync_folder(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Return the name that a file or folder has until it is complete."""
+    return path.with_name(f".{path.name}.new")
 
 
 def rename(path: Path, new: Path) -> None:

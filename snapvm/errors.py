@@ -209,6 +209,8 @@ class NothingToUndo(SnapvmError):
     exit_status = ExitStatus.NOT_FOUND
     remedy = "`snapvm list` shows the snapshots there are; `undo` goes back to one of kind undo"
     domain: str
+    is_pending: bool = False
+    """A rollback of it has not ended, and has kept nothing so far that could be gone back to."""
 
     def message(self) -> str:
         return f"there is nothing to undo for {quoted(self.domain)}: it has no undo snapshot"
@@ -216,6 +218,9 @@ class NothingToUndo(SnapvmError):
     def hint(self) -> str:
         if "@" in self.domain:
             return f"`{typed('rollback', self.domain)}` goes back to that snapshot"
+        if self.is_pending:
+            mending = typed("repair", self.domain)
+            return f"a rollback of it has not ended: `{mending}` finishes it or takes it back"
         return self.remedy
 
 

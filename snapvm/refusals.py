@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from snapvm.errors import ExitStatus, SnapvmError, quoted, some
+from snapvm.errors import ExitStatus, SnapvmError, quoted, some, typed
 
 
 class Refused(SnapvmError):
@@ -113,6 +113,25 @@ class NoSpace(Refused):
 
     def message(self) -> str:
         return f"not enough room in {self.where}: {self.needed} needed, {self.free} free"
+
+
+@dataclass(eq=False)
+class UndoUnclear(Refused):
+    """What a rollback kept that ended only now is newer than what was chosen to go back to."""
+
+    domain: str
+    chosen: str
+    """The id of what was to be gone back to."""
+
+    def message(self) -> str:
+        return (
+            f"a rollback of {quoted(self.domain)} had not ended when {self.chosen} was chosen to "
+            "go back to; by now it is finished or taken back"
+        )
+
+    def hint(self) -> str:
+        look = typed("list", self.domain)
+        return f"`{look}` tells which; then, if you still want it: {typed('undo', self.domain)}"
 
 
 @dataclass(eq=False)

@@ -57,8 +57,9 @@ def finish_pending(
             raise leftover.unusable
         with shielded(), unstoppable(), _leaving_behind(leftover):
             done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
-            log.warning("%s", done[-1])
-    return tuple(done)
+            if done[-1]:
+                log.warning("%s", done[-1])
+    return tuple(filter(None, done))
 
 
 @contextmanager
@@ -137,8 +138,15 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
 def _finish(
     host: Host, leftover: Leftover, uuid: DomainUuid, known: str, *, forget_missing: bool
 ) -> str:
+    """Return what was done; nothing for a folder that has no effects to take back.
+
+    Such is that of a record which a rollback or `catalog rebuild` was about to write.
+    """
+    if leftover.work is Work.TAKE and not leftover.intent:
+        host.catalog.forget(leftover.path)
+        return ""
     if leftover.work is Work.DELETE:
-        return _finish_delete(host, leftover, known, forget_missing=forget_missing)
+        return _finish_delete(host, leftover, uuid, known, forget_missing=forget_missing)
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
         return rollbackrepair.finish(host, leftover.intent, uuid, name)
@@ -156,29 +164,28 @@ def _take_back(
     Raises ``GroupAway`` while that may be where LVM shows nothing; what is elsewhere has gone.
     """
     intent = leftover.intent
-    if intent:
-        taking.check_intent(intent)
-        domain = standing.find(host, name)
-        if domain is not None:
-            ran = intent["was_running"] and not _is_other_run(domain, intent)
-            if ran:
-                standing.let_run(host, domain)
-            host.hypervisor.abandon(domain)
-            if ran:
-                # What was begun ahead of its pause may have stopped it only now.
-                standing.run_again(host, name)
-            if intent.get("quiesce"):
-                guestsystem.release(host, domain)
-        disks = taking.disks_of(intent)
-        report = host.lvm.explained(host.lvm.report(), disks)
-        # A group may have another name by now, and a copy of it has its own; its disks tell.
-        renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
-        named = [report.group_now(disk) for disk in disks] or intent["groups"]
-        groups = [*named, *renamed]
-        host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
-        absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
-        if absence is not None and not forget_missing:
-            raise absence.refusal([ref], forget=_forgetting(name))
+    taking.check_intent(intent)
+    domain = standing.find(host, name)
+    if domain is not None:
+        ran = intent["was_running"] and not standing.is_other_run(domain, intent)
+        if ran:
+            standing.let_run(host, domain)
+        host.hypervisor.abandon(domain)
+        if ran:
+            # What was begun ahead of its pause may have stopped it only now.
+            standing.run_again(host, name)
+        if intent.get("quiesce"):
+            guestsystem.release(host, domain)
+    disks = taking.disks_of(intent)
+    report = host.lvm.explained(host.lvm.report(), disks)
+    # A group may have another name by now, and a copy of it has its own; its disks tell.
+    renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
+    named = [report.group_now(disk) for disk in disks] or intent["groups"]
+    groups = [*named, *renamed]
+    host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
+    absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
+    if absence is not None and not forget_missing:
+        raise absence.refusal([ref], forget=_forgetting(name))
     host.catalog.forget(leftover.path)
 
 
@@ -193,6 +200,7 @@ def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
         is_due = is_due and domain.state in standing.STATES
         is_other = is_due and not _is_same_run(domain, journal)
         if is_due and not is_other:
+            host.catalog.settle_names(uuid)  # else a power cut takes the snapshot back
             host.hypervisor.stop(domain)
     host.catalog.end_journal(uuid, Work.STOP)
     if is_other:
@@ -211,17 +219,9 @@ def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
     return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
-def _is_other_run(domain: Domain, journal: dict[str, Any]) -> bool:
-    """Tell whether a domain is known to have been started since: it stands as its owner wants it.
-
-    One of which that is not known must not be left paused.
-    """
-    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
-    then = str(journal.get("run") or "")
-    return is_over or bool(then and domain.run and domain.run != then)
-
-
-def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing: bool) -> str:
+def _finish_delete(
+    host: Host, leftover: Leftover, uuid: DomainUuid, name: str, *, forget_missing: bool
+) -> str:
     if leftover.intent:
         record = recordfile.from_dict(leftover.intent, str(leftover.path))
         snapshots = [disk.snapshot for disk in record.disks]
@@ -229,6 +229,7 @@ def _finish_delete(host: Host, leftover: Leftover, name: str, *, forget_missing:
         absence = away.of_record(record, report)
         if absence is not None and not forget_missing:
             raise absence.refusal([f"{name}@{leftover.id}"], forget=_forgetting(name))
+        host.catalog.settle_names(uuid)  # else a power cut shows it again, without its volumes
         host.lvm.remove(away.within_reach(record, report), report)
     host.catalog.forget(leftover.path)
     return f"finished deleting {name}@{leftover.id}"

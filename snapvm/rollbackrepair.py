@@ -34,6 +34,8 @@ from snapvm.rollbackjournal import Phase
 
 _SPOILED = "spoiled"
 """In a journal: the domain has run on clones while thick disks were not written back."""
+_LEFT_OFF = "left_off"
+"""In a journal: nothing is to be started, and whether that is for a boot of the host."""
 _START_SECONDS = 30.0
 _SLOWEST_BYTES_PER_SECOND = 20e6
 """How long a start may take: what libvirt or xl need, and a slow disk for the image."""
@@ -56,14 +58,19 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         return _take_back(host, journal, uuid, name)
     undo = rollbackjournal.undo_record(journal)
     settle = partial(swapping.settle, host, set_, undo, disks)
-    stuck = None
-    if found.phase is not Phase.STARTED:
+    stuck: LeftOff | StillFrozen | None = None
+    if found.phase is Phase.STARTED:
+        stuck = _said_before(journal, name, domain)
+    else:
         stuck = _go_on(host, journal, _record(host, journal, uuid, domain), domain, found, settle)
     settle()
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     if stuck is not None:
         raise stuck
-    return f"finished the rollback of {name} to {journal['record']}"
+    has_booted = not _is_off(domain) and howfar.is_new_boot(journal)
+    is_afresh = has_booted and found.phase is not Phase.STARTED
+    how = "; the host was booted meanwhile, and it was started afresh" if is_afresh else ""
+    return f"finished the rollback of {name} to {journal['record']}{how}"
 
 
 def _come_to_rest(
@@ -105,11 +112,11 @@ def _go_on(
         journal = {**journal, _SPOILED: True}
     is_renewed = found.phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
     if found.is_used and not is_renewed:
-        _require_without_memory(host, record, settle)
+        _require_without_memory(host, journal, record, settle, is_booted=False)
     if found.phase is Phase.SWAPPED:
         _restore_disks(host, journal, record, target, is_stopped=was_stopped)
-    if was_stopped and not is_renewed:
-        _require_same_boot(host, journal, record, settle)
+    if was_stopped and not is_renewed and howfar.is_new_boot(journal):
+        _require_without_memory(host, journal, record, settle, is_booted=True)
     if was_stopped:
         _start(host, journal, record, target, settle)
     return _awaken(host, record, set_time=bool(journal.get("set_time", True)))
@@ -193,36 +200,41 @@ def _once_ended(host: Host, domain: Domain) -> Domain | None:
     return found
 
 
-def _require_same_boot(
-    host: Host, journal: dict[str, Any], record: Record, settle: Callable[[], object]
+def _require_without_memory(
+    host: Host,
+    journal: dict[str, Any],
+    record: Record,
+    settle: Callable[[], object],
+    *,
+    is_booted: bool,
 ) -> None:
-    """Raise ``LeftOff``, all else done, where memory would meet disks that may have been used."""
-    if record.memory is not None and howfar.is_new_boot(journal):
-        raise _left_off(host, record, settle, is_booted=True)
+    """Raise ``LeftOff``, all else done, where memory would meet disks that were used, or may be.
 
-
-def _require_without_memory(host: Host, record: Record, settle: Callable[[], object]) -> None:
-    """Raise ``LeftOff``, all else done, where a domain with memory has run on these disks.
-
-    Its owner started it, or the killed rollback did, and he shut it off: what it has written is
-    nowhere else, and fits no memory of before.
+    The owner of the domain started it, or the killed rollback did, and he shut it off: what it has
+    written is nowhere else.  After a boot nobody knows.
     """
-    if record.memory is not None:
-        raise _left_off(host, record, settle, is_booted=False)
-
-
-def _left_off(
-    host: Host, record: Record, settle: Callable[[], object], *, is_booted: bool
-) -> LeftOff:
+    if record.memory is None:
+        return
+    # First: once all else is done nothing tells clones from any other disks.
+    decided = {**journal, "phase": Phase.STARTED.value, _LEFT_OFF: is_booted}
+    host.catalog.write_journal(record.domain_uuid, Work.ROLLBACK, decided)
     settle()
     host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
-    return LeftOff(record.domain, record.id, is_booted)
+    raise LeftOff(record.domain, record.id, is_booted)
+
+
+def _said_before(journal: dict[str, Any], name: str, domain: Domain | None) -> LeftOff | None:
+    """Return what a repair had decided that died before it said so, while it is still so."""
+    if _LEFT_OFF not in journal or not _is_off(domain):
+        return None
+    return LeftOff(name, journal["record"], bool(journal[_LEFT_OFF]))
 
 
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     set_, disks = journal["set"], rollbackjournal.disks_of(journal)
-    if journal["was_running"]:
-        standing.run_again(host, name)  # first: it holds its disks open, and no name of theirs
+    domain = standing.find(host, name)
+    if journal["was_running"] and domain and not standing.is_other_run(domain, journal):
+        standing.let_run(host, domain)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)
     # An lvm of the killed rollback that waited for a group has had it by now, and renamed late.
@@ -230,7 +242,8 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     is_ended = journal["was_running"] and _is_off(standing.find(host, name))
-    off = "; somebody has ended it meanwhile, and it is off" if is_ended else ""
+    who = "the host was booted" if howfar.is_new_boot(journal) else "somebody has ended it"
+    off = f"; {who} meanwhile, and it is off" if is_ended else ""
     return f"took back the unfinished rollback of {name} to {journal['record']}{off}"
 
 
@@ -303,6 +316,11 @@ def _restore_disks(
     if not is_stopped:
         log.warning("%s was started afresh meanwhile, not from memory", domain.name)
     try:
+        if is_stopped:
+            # What is written from here on, and the names until all clones are anew, must not be
+            # taken for its owner's doing by a repair after this one.
+            swapped = rollbackjournal.reached(journal, Phase.SWAPPED, host.lvm)
+            host.catalog.write_journal(uuid, Work.ROLLBACK, swapped)
         if journal.get(_SPOILED):
             undo = rollbackjournal.undo_record(journal)
             takingback.renew_clones(host.lvm, journal["set"], disks, undo)

@@ -192,10 +192,12 @@ def set_aside(aside: Path, places: Iterable[SidePlace]) -> None:
 
     Raises ``StorageFailed``.
     """
-    if aside.exists():
-        return
-    fresh = aside.with_name(f"{aside.name}.new")
+    fresh = durable.unfinished(aside)
     with durable.failing_as_storage(aside), crashpoint.around("set side files aside"):
+        if aside.exists():
+            # Whoever died here may not have come to it, and what it holds is about to be replaced.
+            durable.sync_folder(aside.parent)
+            return
         shutil.rmtree(fresh, ignore_errors=True)
         durable.make_folder(fresh)
         store(fresh, read(places))

@@ -11,7 +11,7 @@ from snapvm.catalog import Catalog
 from snapvm.cli.session import Session
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId, moment
-from snapvm.recordfolder import Damaged
+from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable
 
 
@@ -63,8 +63,14 @@ def newest_undo(catalog: Catalog, domain: str) -> Record:
     """
     newest = _newest_of_all(catalog, domain, "", are_undos=True)
     if newest is None:
-        raise NothingToUndo(domain=domain)
+        raise NothingToUndo(domain=domain, is_pending=_is_rolled_back_now(catalog, domain))
     return newest
+
+
+def _is_rolled_back_now(catalog: Catalog, domain: str) -> bool:
+    uuids = [uuid for uuid, name in catalog.domains() if domain in (name, uuid)]
+    pending = (left for uuid in uuids for left in catalog.leftovers(uuid))
+    return any(left.work is Work.ROLLBACK for left in pending)
 
 
 def entries(catalog: Catalog, domain: str | None) -> Iterator[tuple[str, Record | Damaged]]:

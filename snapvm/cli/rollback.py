@@ -74,7 +74,10 @@ UNDO_MANUAL = Manual(
         "that moment: the domain starts afresh from them, as after a power cut. What is current "
         "now is kept in turn, so that a second `undo` takes the first one back."
     ),
-    failure="As for `rollback`.",
+    failure=(
+        "As for `rollback`. A rollback that was killed is finished or taken back first, and `undo` "
+        "is refused then: what there is to go back to is another."
+    ),
     example="snapvm undo demo",
 )
 
@@ -144,7 +147,7 @@ def undo(
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
         record = lookup.newest_undo(lookup.catalog_of(session), domain)
-        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json))
+        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json, undoes=True))
 
     return Job(json=as_json, run=run)
 
@@ -158,11 +161,14 @@ class How:
     as_json: bool
     verify: bool = True
     set_time: bool = True
+    undoes: bool = False
+    """The record was not named, but is what the last rollback kept."""
 
 
 def _go_back(session: Session, record: Record, how: How) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
     from snapvm import consistency, recordfile
+    from snapvm.askedfor import Asked
     from snapvm.cli import lookup
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
@@ -173,7 +179,8 @@ def _go_back(session: Session, record: Record, how: How) -> None:
     with guarded_host(session) as host:
         state = None
         if not how.yes:
-            plan = consistency.plan_rollback(host, record)
+            with shown(quiet=session.verbose) as progress:
+                plan = consistency.plan_rollback(host, record, progress, undoes=how.undoes)
             state = plan.domain.state
             told = explanation(plan, datetime.now(UTC), paused=how.paused)
             confirm(told, f"rollback to {record.ref}")
@@ -184,7 +191,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 paused=how.paused,
                 verify=how.verify,
                 set_time=how.set_time,
-                told=state,
+                asked=Asked(undoes=how.undoes, state=state),
                 progress=progress,
             )
     notes = [*done.guest.notes, *resized(done.plan), *foreseen(done.plan)]

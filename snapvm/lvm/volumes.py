@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from snapvm import retry
-from snapvm.failures import CommandFailed, StillAtWork
+from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
@@ -57,6 +57,8 @@ class Lvm:
         self._copy_back = copy_back
         self._late: dict[str, list[Conversation]] = {}
         """By group: the lvms that did not end when they were told to."""
+        self._given_up: set[str] = set()
+        """The groups in which an lvm of ours may yet make something, and nobody waits for it."""
         self.uuid_of_device = uuid_of_device
         """Tells which volume a block device is; raises ``NotAVolume``."""
         self.holders_of = holders_of
@@ -135,7 +137,7 @@ class Lvm:
 
     def make_store(self, vg: str, name: str, size_bytes: int, tags: Iterable[str]) -> None:
         """Make what a thick snapshot is going to keep its copies in, ready to be attached."""
-        self._do(argv.new_store(vg, name, size_bytes, tags))
+        self._make(vg, argv.new_store(vg, name, size_bytes, tags))
         made = [LvRef(vg=vg, lv=name, uuid=LvUuid(""))]
         self.deactivate(made)
         self._do(argv.read_only(made))
@@ -146,7 +148,7 @@ class Lvm:
 
     def clone(self, snapshot: LvRef, name: str, tags: Iterable[str], read_ahead: str) -> None:
         """Make a writable copy of a snapshot, with a device."""
-        self._do(argv.thin_clone(snapshot, name, tags, read_ahead))
+        self._make(snapshot.vg, argv.thin_clone(snapshot, name, tags, read_ahead))
 
     def rename(self, vg: str, old: str, new: str) -> None:
         """Give a volume another name."""
@@ -192,11 +194,11 @@ class Lvm:
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
         """Remove the volumes of a set that are in one of the roles; harmless when none is.
 
-        Raises ``StillAtWork`` when a warm lvm that was given up may yet make some.
+        Raises ``StillAtWork`` when an lvm that was given up may yet make some.
         """
         command = argv.remove_set(vg, set_, roles)
         self._remove(command)
-        if vg in self._late:
+        if vg in self._late or vg in self._given_up:
             self.outlast(vg)
             self._remove(command)
 
@@ -205,7 +207,8 @@ class Lvm:
 
         What a group holds is not to be judged before: it may change as they were told.
         """
-        if not all(talk.ended(_LATE_SECONDS) for talk in self._late.get(vg, ())):
+        have_ended = all(talk.ended(_LATE_SECONDS) for talk in self._late.get(vg, ()))
+        if not have_ended or vg in self._given_up:
             raise StillAtWork(group=vg)
         self._late.pop(vg, None)
 
@@ -250,6 +253,13 @@ class Lvm:
                 raise
             log.warning("LVM keeps no copy of its metadata, for there is no room: %s", failure)
             self._do(argv.without_archive(command), limit_seconds)
+
+    def _make(self, vg: str, command: argv.Argv) -> None:
+        try:
+            self._do(command)
+        except CommandTimedOut:
+            self._given_up.add(vg)
+            raise
 
     def _do(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> Completed:
         return self._runner.run(command, timeout_seconds=limit_seconds, kill=False)

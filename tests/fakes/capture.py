@@ -65,8 +65,7 @@ class FakeCapture:
                 self._own.suspend(name)
                 self._clock.stopped()
             if self._folder is not None:
-                with os.fdopen(durable.create(self._folder / LIBVIRT_FILE), "wb") as file:
-                    file.write(image_bytes(self._machine.count, frozen=self._machine.frozen))
+                self._write(self._folder / LIBVIRT_FILE)
             yield
             stays = leave_standing
         finally:
@@ -74,6 +73,13 @@ class FakeCapture:
                 with shielded():  # as the drivers do
                     self._own.resume(self._machine.domain)
                 self._clock.resumed()
+
+    def _write(self, image: Path) -> None:
+        with (
+            durable.failing_as_storage(image),
+            os.fdopen(durable.create(image), "wb") as file,
+        ):
+            file.write(image_bytes(self._machine.count, frozen=self._machine.frozen))
 
     def arm(self) -> None:
         self._own.before("arm")

@@ -34,25 +34,41 @@ def points_of(scene: Scene, command: Command) -> list[str]:
     return list(_in_child(work))
 
 
-def kill_at(scene: Scene, command: Command, point: str) -> bool:
-    """Kill a command at a point; the scene is what it left.  False when it never came there.
+def kill_at(scene: Scene, command: Command, point: str | int) -> bool:
+    """Kill a command at a point, or at the n-th; the scene is what it left.
 
-    A command that fails in one of our ways before it comes there has ended like any other.
+    False when it never came there.  A command that fails in one of our ways before it comes there
+    has ended like any other.
     """
+    passed = 0
 
-    def work(report: Callable[[object], None]) -> None:
+    def work(scene: Scene, die: Callable[[], None]) -> None:
         def die_there(name: str) -> None:
-            if name == point:
-                report((True, _state(scene)))
-                os._exit(0)
+            nonlocal passed
+            passed += 1
+            if point in (name, passed):
+                die()
 
         _watch(die_there)
+        command(scene)
+
+    return kill(scene, work)
+
+
+def kill(scene: Scene, command: Callable[[Scene, Callable[[], None]], object]) -> bool:
+    """Have a command die where it calls what it is handed; see ``kill_at``."""
+
+    def work(report: Callable[[object], None]) -> None:
+        def die() -> None:
+            report((True, _state(scene)))
+            os._exit(0)
+
         with suppress(SnapvmError):
-            command(scene)
+            command(scene, die)
         report((False, _state(scene)))
 
     was_killed, state = _in_child(work)
-    scene.lvm.volumes, scene.lvm._made, scene.hypervisor.machines = state
+    _become(scene, state)
     return bool(was_killed)
 
 
@@ -79,12 +95,24 @@ def interrupt_at(scene: Scene, command: Command, point: str) -> str:
         report((how, _state(scene)))
 
     how, state = _in_child(work)
-    scene.lvm.volumes, scene.lvm._made, scene.hypervisor.machines = state
+    _become(scene, state)
     return str(how)
 
 
-def _state(scene: Scene) -> tuple[Any, ...]:
-    return scene.lvm.volumes, scene.lvm._made, scene.hypervisor.machines
+_LVM = ("volumes", "_made")
+_HYPERVISOR = ("machines", "forgotten", "set_for_capture", "_runs")
+
+
+def _state(scene: Scene) -> tuple[dict[str, Any], ...]:
+    """Return what the fakes hold; at once, since a domain holds the very volumes that LVM has."""
+    owners = ((scene.lvm, _LVM), (scene.hypervisor, _HYPERVISOR))
+    return tuple({name: getattr(owner, name) for name in names} for owner, names in owners)
+
+
+def _become(scene: Scene, state: tuple[dict[str, Any], ...]) -> None:
+    for owner, held in zip((scene.lvm, scene.hypervisor), state, strict=True):
+        for name, value in held.items():
+            setattr(owner, name, value)
 
 
 def _watch(seen: Callable[[str], None]) -> None:

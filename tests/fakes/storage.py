@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,50 @@ def unanswered(monkeypatch: pytest.MonkeyPatch, path: Path) -> Iterator[None]:
         yield
     finally:
         is_over.set()
+
+
+CHANGES = ("open", "fsync", "rename", "unlink", "mkdir", "rmdir", "link")
+"""The calls by which a folder and what is in it change, or come to the disk."""
+_GROWING = ("open", "fsync", "mkdir", "link")
+"""Those that need room."""
+
+
+@contextmanager
+def failing(folder: Path, number: int, error: int, *, lasts: bool) -> Iterator[Callable[[], int]]:
+    """Let the n-th change below a folder fail, or all from there on, as a disk has them fail.
+
+    That is with one of ``ENOSPC``, ``EIO`` and ``EROFS``.  Yields what tells how many there were.
+    """
+    seen = 0
+    lock = threading.Lock()
+
+    def strike(name: str, path: str) -> None:
+        nonlocal seen
+        if not path.startswith(f"{folder}/") or (error == errno.ENOSPC and name not in _GROWING):
+            return
+        with lock:
+            seen += 1
+            is_due = seen >= number if lasts else seen == number
+        # What a cache holds is synced without a write where nothing may be written.
+        if is_due and not (error == errno.EROFS and name == "fsync"):
+            raise OSError(error, os.strerror(error), path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHANGES:
+            call = getattr(os, name)
+
+            def changing(of: Any, *rest: Any, name: str = name, call: Any = call, **kw: Any) -> Any:
+                is_change = name != "open" or bool(rest[0] & os.O_CREAT)
+                if is_change:
+                    strike(name, _path(of, kw.get("dir_fd")))
+                return call(of, *rest, **kw)
+
+            patch.setattr(os, name, changing)
+        yield lambda: seen
+
+
+def _path(of: Any, folder: int | None) -> str:
+    if isinstance(of, int):
+        return os.readlink(f"/proc/self/fd/{of}")
+    above = "" if folder is None else os.readlink(f"/proc/self/fd/{folder}")
+    return os.path.join(above, os.fspath(of))

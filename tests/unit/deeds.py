@@ -114,6 +114,7 @@ def revive(scene: Scene) -> None:
     """Let the next snapvm begin, with the domain as the dead one left it."""
     scene.lvm.before = scene.lvm.after = lambda _argv: None
     scene.hypervisor.before = lambda _deed: None
+    scene.host.lvm._given_up.clear()
 
 
 def fail_late(scene: Scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from snapvm.failures import CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.model import DomainState, Silent
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import roll_back, take
+from tests.unit.deeds import begun, revive, roll_back, take
 
 
 def test_an_lvm_that_hangs_for_good_is_left_to_repair(scene: Scene) -> None:
@@ -124,3 +125,28 @@ def test_repair_gives_a_name_back_that_a_killed_rollback_takes_late(scene: Scene
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert not orders and scene.lvm.names() == before
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("thick", [("vg1",), ("vg0", "vg1")], ids=["mixed", "thick"])
+@pytest.mark.parametrize("work", ["take", "rollback"])
+def test_a_store_that_is_made_late_is_not_forgotten(
+    tmp_path: Path, work: str, thick: tuple[str, ...]
+) -> None:
+    """All was said to be put back; then it came, as large as a disk, and nothing named it."""
+    scene, record = begun(tmp_path, *thick)
+    before = scene.lvm.names()
+    late: list[tuple[str, ...]] = []
+
+    def hang(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvcreate" and "--size" in argv:
+            late.append(argv)
+            raise CommandTimedOut(argv=argv, seconds=300)
+
+    scene.lvm.before = hang
+    with pytest.raises(LeftBehind, match="still at work in vg"):
+        take(scene) if work == "take" else roll_back(scene, record)
+    revive(scene)
+    scene.lvm.obey(late[0])
+    assert scene.lvm.names() > before
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()

@@ -64,7 +64,7 @@ def test_a_domain_does_not_stand_still_for_a_pool_that_was_not_extended(
         take(scene, "x")
     assert "lvextend --use-policies vg1/pool" in refused.value.hint()
     with pytest.raises(VolumeRefused):
-        consistency.plan_rollback(scene.host, record)
+        consistency.plan_rollback(scene.host, record, Silent())
     assert "window" not in deeds
 
 

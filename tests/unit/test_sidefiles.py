@@ -101,7 +101,7 @@ def test_a_copy_that_has_changed_is_found_and_not_put_back(scene: Scene, spoil: 
     (found,) = checking.look(scene.host, None, Silent(), deep=False)
     assert found.subject == "demo@a" and "its UEFI variables or vTPM: " in found.problem
     with pytest.raises(RecordUnusable):
-        consistency.plan_rollback(scene.host, record)
+        consistency.plan_rollback(scene.host, record, Silent())
     consistency.delete(scene.host, [record], Silent())
     assert not copy.parent.exists()
 

@@ -47,9 +47,9 @@ def test_a_sibling_with_larger_chunks_needs_more_room(
     sibling.size_bytes, sibling.chunk_bytes, sibling.data_percent = 32 << 20, chunk, 20.0
     if is_refused:
         with pytest.raises(VolumeRefused, match="vg0/theirs"):
-            consistency.plan_rollback(thick.host, record)
+            consistency.plan_rollback(thick.host, record, Silent())
     else:
-        consistency.plan_rollback(thick.host, record)
+        consistency.plan_rollback(thick.host, record, Silent())
 
 
 def test_many_thick_snapshots_are_advised_against(thick: Scene) -> None:

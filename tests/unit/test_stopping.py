@@ -9,14 +9,15 @@ from typing import NoReturn
 import pytest
 
 from snapvm import consistency, hostid, repair
-from snapvm.attention import NotStopped, StuckPaused
+from snapvm.attention import LeftBehind, NotStopped, StuckPaused
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
-from snapvm.model import DomainState, Record, Silent
+from snapvm.failures import StorageFailed
+from snapvm.model import DomainState, DomainUuid, Record, Silent
 from snapvm.recordfolder import Work
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import fail_deed, mend, roll_back, take
+from tests.unit.deeds import fail_deed, mend, revive, roll_back, take
 
 LEFT_STANDING = "demo stands still, and is not known to be the run that was to be stopped"
 
@@ -84,6 +85,29 @@ def test_one_that_neither_ends_nor_runs_on_is_ended_by_the_next_command(
     scene.hypervisor.before = lambda _deed: None
     mend(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+
+
+@pytest.mark.parametrize("deed", ["", "stop"])
+def test_a_journal_that_cannot_be_removed_is_told_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, deed: str
+) -> None:
+    """It said that all was put back: the domain was off, or had not ended, and the record there."""
+    end_journal = scene.host.catalog.end_journal
+
+    def wear_out(uuid: DomainUuid, work: Work) -> None:
+        if scene.ids():
+            raise StorageFailed(path=uuid, why="Read-only file system")
+        end_journal(uuid, work)
+
+    fail_deed(scene, deed)
+    with monkeypatch.context() as patch, pytest.raises(NotStopped if deed else LeftBehind) as told:
+        patch.setattr(scene.host.catalog, "end_journal", wear_out)
+        take_and_stop(scene)
+    assert "demo@x is whole" in str(told.value).replace(", which", "")
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    wanted = DomainState.RUNNING if deed else DomainState.SHUTOFF
+    assert scene.hypervisor.state_of(DOMAIN) is wanted
     assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
 
 

@@ -1,0 +1,58 @@
+"""What a rollback was asked for as, and whether that still holds when its turn comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from snapvm import identity, repair
+from snapvm.host import Host
+from snapvm.model import Domain, DomainState, DomainUuid, Progress, Record, RecordKind
+from snapvm.recordfolder import Work
+from snapvm.refusals import DomainRefused, UndoUnclear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a rollback was asked for as, and what whoever asked had been told."""
+
+    undoes: bool = False
+    """It goes back to what the last rollback kept; another rollback may have ended since."""
+    state: DomainState | None = None
+    """What the domain did when somebody was asked for a yes; None when nobody was."""
+
+    def require_as_told(self, domain: Domain) -> None:
+        """Raise ``DomainRefused`` for one that has memory by now, and nobody said that it goes."""
+        told = self.state
+        if told is not None and domain.state.has_memory and not told.has_memory:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"it was {told} when you were asked, and is {domain.state} now: what it has "
+                "in memory would be lost",
+                remedy="roll back again, and it is told",
+            )
+
+
+@contextmanager
+def mended(host: Host, record: Record, progress: Progress, *, undoes: bool) -> Iterator[None]:
+    """Hold the locks of a record's domain for a block, before which what is pending is finished.
+
+    Raises what ``repair.finish_all`` does, ``Locked``, and ``UndoUnclear`` when the record, which
+    was chosen as what the last rollback kept, may not be that.
+    """
+    with identity.locked(host.catalog, record, progress) as uuids:
+        is_unclear = undoes and _is_undo_unclear(host, record, uuids)
+        repair.finish_all(host, uuids, record.domain)
+        if is_unclear:
+            raise UndoUnclear(domain=record.domain, chosen=record.id)
+        yield
+
+
+def _is_undo_unclear(host: Host, record: Record, uuids: Iterable[DomainUuid]) -> bool:
+    """Tell whether a rollback has not ended that was killed, or has since a record was chosen."""
+    for uuid in uuids:
+        if any(left.work is Work.ROLLBACK for left in host.catalog.leftovers(uuid)):
+            return True
+    known = host.catalog.records(record.domain_uuid)
+    return any(each.kind is RecordKind.UNDO and each.place > record.place for each in known)
