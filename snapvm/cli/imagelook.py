@@ -19,7 +19,7 @@ from snapvm.memory.finding import Finding, Report, Severity
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
 from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
-from snapvm.memory.xenformat import XL_MAGIC
+from snapvm.memory.xenformat import XL_MAGIC, DomainType
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.model import MemoryRecord, Silent
 from snapvm.refusals import BadImage, NotAllowed, NothingToLookInto, UnreadableFile, Unsound
@@ -190,7 +190,7 @@ def inspect(
         raise NothingToLookInto(ref=text, why=why)
     _require_xls(place)
     with survey(place.path) as image:
-        root = _root(image) if cr3 is None else cr3
+        root = _root(text, image) if cr3 is None else cr3
         wide = image.pv_info is None or image.pv_info.width_bytes == 8
         mode = FOUR_LEVEL if wide else PAE_UNDER_XEN
         if va is not None:
@@ -209,8 +209,11 @@ def inspect(
         output.say(f"nothing maps frame {frame:#x}")
 
 
-def _root(image: Survey) -> int:
-    """Return the address of vCPU 0's root table."""
+def _root(ref: str, image: Survey) -> int:
+    """Return the address of vCPU 0's root table; raise ``NothingToLookInto`` without one."""
+    if image.header.domain_type is DomainType.HVM:
+        why = "an image of a PVH or HVM domain does not tell where its page tables are (--cr3 does)"
+        raise NothingToLookInto(ref=ref, why=why)
     if 0 not in image.vcpus:
         raise BadImage(path=str(image.path), offset_bytes=0, why="it holds no vCPU 0")
     return image.vcpus[0].root << FRAME_SHIFT

@@ -14,7 +14,7 @@ from snapvm.model import SnapshotId
 from tests.fakes.machine import image_bytes
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
-from tests.unit.memory.xen_builders import L1, Guest
+from tests.unit.memory.xen_builders import L1, Guest, hvm_image
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_what_is_only_odd_is_not_what_is_wrong(
     told = capsys.readouterr()
     assert "odd: bytes after the end" in told.out
     assert "2 problems, the first: the domain owns a page" in told.err
+
+
+def test_where_the_tables_of_a_pvh_domain_are_has_to_be_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "image.xl"
+    path.write_bytes(hvm_image())
+    assert run(["inspect", str(path), "--va", "0"]) == 4
+    assert "--cr3" in capsys.readouterr().err
+    assert run(["inspect", str(path), "--va", "0", "--cr3", "0x1000"]) == 0
 
 
 def test_an_address_is_translated(image: Path, capsys: pytest.CaptureFixture[str]) -> None:

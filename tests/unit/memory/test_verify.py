@@ -193,11 +193,8 @@ def test_findings_are_counted_but_not_all_kept(tmp_path: Path) -> None:
 
 
 def test_an_hvm_image_is_checked_for_its_format_only(tmp_path: Path) -> None:
-    head = Guest().before_pages()
-    domain = head[2][:24] + struct.pack("<IHHII", 2, 12, 0, 4, 20)
-    tail = [Guest(order=[1, 2]).page_records(), build.record(0), build.record(0)]
     path = tmp_path / "img"
-    path.write_bytes(b"".join([*head[:2], domain, head[4], *tail]))
+    path.write_bytes(build.hvm_image())
     assert verify_image(path) == Report(findings=(), counts={}, pages=2, tables=0, vcpus=0)
 
 

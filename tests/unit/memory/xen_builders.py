@@ -150,3 +150,11 @@ def uncanonicalise(tables: Words, p2m: Words) -> Words:
     pfns = np.where(present, (tables & np.uint64(FRAME)) >> np.uint64(12), 0)
     mfns = p2m[pfns] << np.uint64(12)
     return np.where(present, tables & ~np.uint64(FRAME) | mfns, tables)
+
+
+def hvm_image() -> bytes:
+    """Return an image of an HVM or PVH domain with two pages."""
+    head = Guest().before_pages()
+    domain = head[2][:24] + struct.pack("<IHHII", 2, 12, 0, 4, 20)
+    tail = [Guest(order=[1, 2]).page_records(), record(0), record(0)]
+    return b"".join([*head[:2], domain, head[4], *tail])
