@@ -88,8 +88,9 @@ def command_line(boot: Boot) -> list[str]:
 
 def _processor(boot: Boot) -> list[str]:
     # What was seen to work under emulation: EPYC shows SVM, so KVM runs inside; Xen boots dom0 on
-    # qemu64 and crashes early on "max".
-    emulated = {Flavour.KVM: "EPYC", Flavour.XEN: "qemu64"}[boot.flavour]
+    # qemu64 and crashes early on "max". A PVH guest needs nested paging, and dies of the RDTSCP
+    # that EPYC has.
+    emulated = {Flavour.KVM: "EPYC", Flavour.XEN: "qemu64,+npt"}[boot.flavour]
     hardware = boot.accelerator is Accelerator.KVM
     return [
         "-machine",
