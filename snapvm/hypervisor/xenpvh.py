@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from snapvm import imageroom
 from snapvm.failures import WindowBroken
@@ -37,16 +37,16 @@ class XenPvhCapture:
         """Write what can be written before the pause; the end of the block ends the saver."""
         job = self._job
         job.standstill().require_unasked()
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._image.close)
             with job.failing():
                 definition = xenconfig.for_image(job.config, job.info.total_pages)
                 self._fd = self._image.begin(job.folder / XL_FILE, definition)
                 self._rings = job.rings()
-            self._saver = LiveSaver(job.control.libraries, job.info.domid, self._fd, self._has_room)
-            with job.failing(), self._saver.copying(self._tell):
-                yield
-        finally:
-            self._image.close()
+                libraries, domid = job.control.libraries, job.info.domid
+                self._saver = LiveSaver(libraries, domid, self._fd, self._has_room)
+                stack.enter_context(self._saver.copying(self._tell))
+            yield
 
     def _tell(self) -> None:
         written_bytes = os.fstat(self._fd).st_size

@@ -101,9 +101,10 @@ def test_what_is_destroyed_while_it_is_written_is_no_snapshot(
 
 
 def test_the_saver_ends_with_what_fails_beside_it(scene: Scene, saver: FakeSaver) -> None:
+    """And a failure of something else is not called one of the image's."""
     _, job = scene
-    with pytest.raises(RuntimeError, match="no store"), prepared(job):
-        raise RuntimeError("no store")
+    with pytest.raises(OSError, match="no store"), prepared(job):
+        raise OSError("no store")
     assert saver.is_ended
 
 
