@@ -10,8 +10,8 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -102,7 +102,9 @@ def full_pipe() -> Iterator[tuple[int, int]]:
     ("where", "what"), [(stopped_terminal, b"making snapshots"), (full_pipe, b"it says no\n")]
 )
 def test_one_that_takes_nothing_holds_nobody_up(
-    monkeypatch: pytest.MonkeyPatch, where: object, what: bytes
+    monkeypatch: pytest.MonkeyPatch,
+    where: Callable[[], AbstractContextManager[tuple[int, int]]],
+    what: bytes,
 ) -> None:
     """A domain stood still until somebody typed Ctrl-Q, or left the copy mode of screen(1)."""
     monkeypatch.setenv("TERM", "xterm")
@@ -116,7 +118,7 @@ def test_one_that_takes_nothing_holds_nobody_up(
             log.warning("it says no")
             progress.advance(1, 2)
 
-    with where() as (ours, its):  # type: ignore[operator]
+    with where() as (ours, its):
         monkeypatch.setattr(sys, "stderr", os.fdopen(its, "w", encoding="utf-8", closefd=False))
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
