@@ -204,22 +204,28 @@ def test_interrupted_anywhere_it_puts_back_by_itself(tmp_path: Path, verb: str, 
     assert not wrong, "\n".join(wrong)
 
 
+def mendings(folder: Path, verb: str, deaths: int) -> Iterator[tuple[str, str, Scene]]:
+    """Yield where a verb died, a point of the repair that follows, and the scene before that."""
+    points = points_of(begun(folder / "living", verb, "mixed"), VERBS[verb])
+    chosen = random.Random(verb).sample(points, min(deaths, len(points)))
+    for number, point in enumerate(chosen):
+        dead = begun(folder / f"{number}", verb, "mixed")
+        assert kill_at(dead, VERBS[verb], point)
+        for again, second in enumerate(points_of(dead, repair)):
+            scene = begun(folder / f"{number}-{again}", verb, "mixed")
+            kill_at(scene, VERBS[verb], point)
+            yield f"{point}, {second}", second, scene
+
+
 @pytest.mark.parametrize("deaths", [2, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_mending_may_be_killed_too(tmp_path: Path, verb: str, deaths: int) -> None:
     """Killed at a point, then the repair at each of its own; the second repair finishes."""
-    points = points_of(begun(tmp_path / "living", verb, "mixed"), VERBS[verb])
-    chosen = random.Random(verb).sample(points, min(deaths, len(points)))
     wrong = []
-    for number, point in enumerate(chosen):
-        dead = begun(tmp_path / f"{number}", verb, "mixed")
-        assert kill_at(dead, VERBS[verb], point)
-        for again, second in enumerate(points_of(dead, repair)):
-            scene = begun(tmp_path / f"{number}-{again}", verb, "mixed")
-            kill_at(scene, VERBS[verb], point)
-            kill_at(scene, repair, second)
-            repair(scene)
-            wrong += [f"{point}, {second}: {problem}" for problem in problems(scene)]
+    for where, point, scene in mendings(tmp_path, verb, deaths):
+        kill_at(scene, repair, point)
+        repair(scene)
+        wrong += [f"{where}: {problem}" for problem in problems(scene)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -227,17 +233,10 @@ def test_the_mending_may_be_killed_too(tmp_path: Path, verb: str, deaths: int) -
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_mending_may_be_interrupted_too(tmp_path: Path, verb: str, deaths: int) -> None:
     """Killed at a point, then Ctrl-C at each of the repair's own, which comes to its end."""
-    points = points_of(begun(tmp_path / "living", verb, "mixed"), VERBS[verb])
-    chosen = random.Random(verb).sample(points, min(deaths, len(points)))
     wrong = []
-    for number, point in enumerate(chosen):
-        dead = begun(tmp_path / f"{number}", verb, "mixed")
-        assert kill_at(dead, VERBS[verb], point)
-        for again, second in enumerate(points_of(dead, repair)):
-            scene = begun(tmp_path / f"{number}-{again}", verb, "mixed")
-            kill_at(scene, VERBS[verb], point)
-            how = interrupt_at(scene, repair, second)
-            if how not in ("done", "interrupted"):
-                wrong.append(f"{point}, {second}: {how}")
-            wrong += [f"{point}, {second}, {how}: {problem}" for problem in problems(scene)]
+    for where, point, scene in mendings(tmp_path, verb, deaths):
+        how = interrupt_at(scene, repair, point)
+        if how not in ("done", "interrupted"):
+            wrong.append(f"{where}: {how}")
+        wrong += [f"{where}, {how}: {problem}" for problem in problems(scene)]
     assert not wrong, "\n".join(wrong)
