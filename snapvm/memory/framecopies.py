@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.memory.frameruns import Marks, Pages, Run
+from snapvm.memory.frameruns import Pages, Run
+from snapvm.memory.pagingmode import Marks
 
 # CDLL releases Python's lock during the call; PyDLL and mmap's own methods do not.  Python's mmap
 # also keeps a descriptor open for each mapping: those of 64 GiB are more than a process may have.

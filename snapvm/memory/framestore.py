@@ -23,8 +23,8 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from snapvm.memory.frameruns import ABSENT, FrameRuns, Marks, Offsets, Pages
-from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.frameruns import ABSENT, FrameRuns, Offsets, Pages
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.refusals import BadImage
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping

@@ -27,9 +27,9 @@ from snapvm.memory import precopy
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
-from snapvm.memory.normalise import FrameMap, Landmarks, Marks
+from snapvm.memory.normalise import FrameMap, Landmarks
 from snapvm.memory.p2m import P2m, P2mRoots
-from snapvm.memory.pagingmode import FRAME_BYTES
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.xenformat import RecordType
 from snapvm.memory.xenimage import ImageWriter, replace_config

@@ -9,9 +9,9 @@ import numpy as np
 
 from snapvm import memoryroom
 from snapvm.memory.framestore import ORIGIN, require_plausible, words
-from snapvm.memory.normalise import FrameMap, Marks, owned
+from snapvm.memory.normalise import FrameMap, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
-from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, Mapping
 

@@ -20,7 +20,15 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_BYTES, FRAME_SHIFT, Words, bit_span
+from snapvm.memory.normalise import ENTRIES, ROOT_LEVEL
+from snapvm.memory.pagingmode import (
+    FOUR_LEVEL,
+    FRAME_BYTES,
+    FRAME_SHIFT,
+    Words,
+    bit_span,
+    frame_numbers,
+)
 from snapvm.memory.xenstream import MAX_END_PFN
 from snapvm.refusals import BadImage
 
@@ -30,11 +38,8 @@ change them."""
 
 _ARCH: Final = Struct("<QQQQQQ")
 _ARCH_OFFSET: Final = 3088
-_PER_FRAME: Final = 512
 _INDEX_BITS: Final = 9
-_ROOT_LEVEL: Final = 4
 _TRIMMED_LEVEL: Final = 2
-_FRAME: Final = np.uint64(bit_span(0, 39))
 _XEN_START: Final = 0xFFFF800000000000
 _XEN_END: Final = 0xFFFF87FFFFFFFFFF
 _FETCHED_AT_ONCE: Final = 1024
@@ -89,13 +94,13 @@ def read_p2m(
     if not 0 < roots.pfns <= MAX_END_PFN + 1:
         raise _bad(origin, 0, f"the guest claims {roots.pfns} frames")
     reader = _Reader(fetch=fetch, max_mfn=max_mfn, origin=origin)
-    leaves = (roots.pfns - 1) // _PER_FRAME + 1
+    leaves = (roots.pfns - 1) // ENTRIES + 1
     found = reader.by_list(roots, leaves) if roots.cr3 else reader.by_tree(roots, leaves)
     if len(found) * FRAME_BYTES > most_bytes:
         size, most = len(found) * FRAME_BYTES >> 20, most_bytes >> 20
         why = f"its p2m takes {size} MiB, and this host can spare {most} MiB for it"
         raise _bad(origin, 0, why)
-    pfns = min(roots.pfns, len(found) * _PER_FRAME)
+    pfns = min(roots.pfns, len(found) * ENTRIES)
     return P2m(
         end_pfn=pfns - 1,
         entries=reader.frames(found).reshape(-1)[:pfns],
@@ -116,7 +121,7 @@ class _Reader:
     def frames(self, mfns: Words) -> Words:
         """Return a copy of frames, and fetch each distinct frame once."""
         distinct, places = np.unique(mfns, return_inverse=True)
-        entries = np.empty((len(mfns), _PER_FRAME), np.uint64)
+        entries = np.empty((len(mfns), ENTRIES), np.uint64)
         for start in range(0, len(distinct), _FETCHED_AT_ONCE):
             stop = start + _FETCHED_AT_ONCE
             rows = np.flatnonzero((places >= start) & (places < stop))
@@ -143,12 +148,12 @@ class _Reader:
         first, last = roots.vaddr & bit_span(0, 47), end & bit_span(0, 47)
         mfns = np.array([roots.cr3 >> FRAME_SHIFT], np.uint64)
         self.checked(mfns, 3, "root")
-        for level in range(_ROOT_LEVEL, 0, -1):
+        for level in range(ROOT_LEVEL, 0, -1):
             shift = FRAME_SHIFT + _INDEX_BITS * (level - 1)
-            start = first >> shift & _PER_FRAME - 1
+            start = first >> shift & ENTRIES - 1
             count = (last >> shift) - (first >> shift) + 1
             entries = self.frames(mfns).reshape(-1)[start : start + count]
-            mfns = self.checked(entries >> np.uint64(FRAME_SHIFT) & _FRAME, 3, f"L{level} entry")
+            mfns = self.checked(frame_numbers(entries), 3, f"L{level} entry")
             if level == _TRIMMED_LEVEL:
                 mfns = _trimmed(mfns)
                 tables_end = ((first >> shift) + len(mfns) << shift) - 1
@@ -157,8 +162,8 @@ class _Reader:
 
     def by_tree(self, roots: P2mRoots, leaves: int) -> Words:
         root = np.array([roots.frame_list_list_mfn], np.uint64)
-        lists = (leaves - 1) // _PER_FRAME + 1
-        if lists > _PER_FRAME:
+        lists = (leaves - 1) // ENTRIES + 1
+        if lists > ENTRIES:
             raise _bad(self.origin, 0, f"a tree has no room for {roots.pfns} frames")
         self.checked(root, 1, "root")
         mfns = self.checked(self.frames(root)[0, :lists], 1, "frame list")

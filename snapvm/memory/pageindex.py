@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.memory.xenrecord import PageBatch
 from snapvm.refusals import BadImage
@@ -72,7 +71,7 @@ class PageIndex:
         there = blocks > 0
         self._blocks[blocks[there], _within(pfns[there])] |= _MARK
 
-    def marked(self, pfns: Words) -> npt.NDArray[np.bool_]:
+    def marked(self, pfns: Words) -> Marks:
         """Tell which PFNs are marked."""
         return np.asarray(self._look_up(pfns) & _MARK != 0)
 

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from snapvm.memory.finding import Finding, Findings, Problem, Report
+from snapvm.memory.normalise import ROOT_LEVEL
 from snapvm.memory.verifytables import check_p2m, check_tables
 from snapvm.memory.xenformat import (
     TYPE_IS_PINNED,
@@ -26,7 +27,6 @@ from snapvm.memory.xenformat import (
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.memory.xenvcpu import GDT_MAX_ENTRIES, LAYOUTS, VcpuFrames
 
-_ROOT_LEVEL: Final = 4
 _WIDTH_BYTES: Final = 8
 
 
@@ -104,7 +104,7 @@ def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
         if root is None:
             continue
         type_ = _type(image, root)
-        if type_ is None or TYPE_LEVEL[type_] != _ROOT_LEVEL:
+        if type_ is None or TYPE_LEVEL[type_] != ROOT_LEVEL:
             refuse(root, f"{name} is not an L4 table ({_named(type_)})")
         elif not TYPE_IS_PINNED[type_]:
             detail = f"vCPU {vcpu.vcpu_id}: {name}"

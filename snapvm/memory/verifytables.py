@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from snapvm.memory.finding import Findings, Problem
-from snapvm.memory.normalise import XEN_SLOTS
+from snapvm.memory.normalise import ROOT_LEVEL, XEN_SLOTS
 from snapvm.memory.pagingmode import (
-    FRAME_SHIFT,
+    FRAME_NUMBER_MASK,
     PTE_LARGE,
     PTE_PRESENT,
     PTE_WRITABLE,
+    Marks,
     Words,
-    bit_span,
+    frame_numbers,
 )
 from snapvm.memory.xenformat import (
     TYPE_HAS_DATA,
@@ -34,12 +35,9 @@ from snapvm.memory.xenformat import (
 )
 from snapvm.memory.xenframes import Survey
 
-_FRAME: Final = np.uint64(bit_span(0, 39))
-_ROOT_LEVEL: Final = 4
 _TABLES_AT_ONCE: Final = 256
 _P2M_FRAMES_AT_ONCE: Final = 256
 _TABLE_TYPES: Final = {type_ for type_ in PageType if TYPE_LEVEL[type_]}
-Marks = npt.NDArray[np.bool_]
 
 
 def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
@@ -54,7 +52,7 @@ def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
         tables += len(pfns)
         levels = TYPE_LEVEL[image.index.types(pfns)]
         entries = image.read_tables(pfns)
-        for level in range(1, _ROOT_LEVEL + 1):
+        for level in range(1, ROOT_LEVEL + 1):
             rows = levels == level
             if rows.any():
                 led_to = _check_level(image, level, pfns[rows], entries[rows], findings)
@@ -98,8 +96,8 @@ def _check_level(
 ) -> Words:
     """Check the tables of one level, shape (n, 512); return the tables to which they lead."""
     present = np.asarray(entries & np.uint64(PTE_PRESENT) != 0)
-    targets = entries >> np.uint64(FRAME_SHIFT) & _FRAME
-    if level == _ROOT_LEVEL:
+    targets = frame_numbers(entries)
+    if level == ROOT_LEVEL:
         in_xen_slots = np.zeros_like(present)
         in_xen_slots[:, XEN_SLOTS] = entries[:, XEN_SLOTS] != 0
         findings.add_entries(Problem.XEN_SLOT, in_xen_slots, pfns, targets)
@@ -145,7 +143,7 @@ def _check_descent(
 
 def _owned(entries: Words) -> Marks:
     """Mark the p2m entries that are machine frames: without marks of Linux, not 0, not all ones."""
-    return np.asarray((entries != 0) & (entries <= _FRAME))
+    return np.asarray((entries != 0) & (entries <= FRAME_NUMBER_MASK))
 
 
 def _check_owned(
