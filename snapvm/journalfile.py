@@ -43,17 +43,23 @@ def load(path: Path) -> Journal:
         said = json.loads(durable.read(path, recordfile.SIZE_LIMIT_BYTES))
     except FileNotFoundError:
         return Journal(intent={})
-    except (OSError, ValueError, RecursionError) as error:
-        raise JournalUnusable(path=str(path), why=f"it cannot be read ({error})") from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from error
     if not isinstance(said, dict):
-        raise JournalUnusable(path=str(path), why="it cannot be read (no JSON object)")
+        raise _unreadable(path, "no JSON object")
     version = said.pop(_KEY, VERSION)
     if type(version) is not int or version < 1:
-        raise JournalUnusable(path=str(path), why="it cannot be read (no version)")
+        raise _unreadable(path, "no version")
     if version > VERSION:
         newer = f"it was written by a newer snapvm (journal {version}, this one knows {VERSION})"
         raise JournalUnusable(path=str(path), why=newer)
     return Journal(intent=said, elsewhere=_elsewhere(said.pop(_HOST, {})))
+
+
+def _unreadable(path: Path, why: str) -> JournalUnusable:
+    return JournalUnusable(path=str(path), why=f"it cannot be read ({why})")
 
 
 def _elsewhere(host: Any) -> str:

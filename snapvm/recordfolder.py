@@ -101,7 +101,9 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         why = "it has no snapshot.json"
     except RecordUnusable as error:
         why = error.why
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        why = error.strerror or str(error)
+    except ValueError as error:
         why = str(error)
     else:
         return record
