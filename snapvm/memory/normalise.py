@@ -15,7 +15,7 @@ Each entry is treated as in normalise_pagetable (xg_sr_save_x86_pv.c), with one 
 * a present **L1** entry with a frame that is not owned becomes 0 as a whole and is logged.  (Xen's
   saver silently drops the whole table instead.  To clear only the present bit would not do: Xen's
   L1TF check crashes a PV guest for an address left in an entry that is not present.)
-* above L1 a frame that is not owned is an error.
+* above L1, a present entry with a frame that is not owned is an error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ P2M_IDENTITY: Final = 1 << 62
 through a grant, and a frame of the host's I/O space.  No frame at all is all ones."""
 
 _FLAGS: Final = np.uint64(bit_span(0, 11) | bit_span(52, 63))
-_OWNED: Final = np.uint64(1)
+_OWNED: Final = np.uint64(PTE_PRESENT)
+"""The mark in a step of `FrameMap`; it is where an entry has its present bit."""
 _NORESERVE: Final = 0x4000
 """MAP_NORESERVE (asm-generic/mman.h), which Python's mmap has since 3.13."""
 _P2M_MARKS: Final = np.uint64(P2M_FOREIGN | P2M_IDENTITY)
@@ -146,7 +147,8 @@ class FrameMap:
         steps = _mostly_holes(max_mfn + 1)
         others: dict[int, list[Words]] = {P2M_FOREIGN: [], P2M_IDENTITY: []}
         for start in range(0, len(p2m), _BLOCK_PFNS):
-            entries, is_own = (all_[start : start + _BLOCK_PFNS] for all_ in (p2m, is_owned))
+            block = slice(start, start + _BLOCK_PFNS)
+            entries, is_own = p2m[block], is_owned[block]
             mfns = entries[is_own]
             pfns = np.flatnonzero(is_own).view(np.uint64) + np.uint64(start)
             steps[mfns] = (pfns - mfns) << np.uint64(FRAME_SHIFT) | _OWNED
@@ -281,6 +283,7 @@ class Normaliser:
     def _refuse_large_pages(
         self, tables: Words, levels: Levels, table_pfns: Words, high: npt.NDArray[np.intp]
     ) -> None:
+        """Raise `BadImage` for a large page in the tables that ``high`` says are above L1."""
         large = np.uint64(PTE_LARGE | PTE_PRESENT)
         rows, indexes = np.nonzero(tables[high] & large == large)
         if len(rows):

@@ -49,21 +49,26 @@ def verify_image(path: Path) -> Report:
 
 def _check_envelope(image: Survey, findings: Findings) -> None:
     """Check the configuration before the domain, and that nothing follows the domain."""
-    try:
-        config = json.loads(image.config)
-        domid = config["c_info"].get("domid", 0) if isinstance(config, dict) else None
-    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
-        domid = None
-    if domid is None:
-        detail = "it is not JSON with c_info; `xl restore` needs a configuration file"
-        findings.add(Finding(problem=Problem.CONFIG, detail=detail))
-    elif domid != 0:
-        detail = f"it demands to be domain {domid!r:.20}"
+    detail = _problem_of_config(image.config)
+    if detail:
         findings.add(Finding(problem=Problem.CONFIG, detail=detail))
     if image.end_offset_bytes < image.size_bytes:
         detail = f"{image.size_bytes - image.end_offset_bytes} bytes"
         at = image.end_offset_bytes
         findings.add(Finding(problem=Problem.TRAILING, offset_bytes=at, detail=detail))
+
+
+def _problem_of_config(text: str) -> str:
+    """Say why a restore cannot use a configuration; return nothing when it can."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        config = None
+    general = config.get("c_info") if isinstance(config, dict) else None
+    if not isinstance(general, dict):
+        return "it is not JSON with c_info; `xl restore` needs a configuration file"
+    domid = general.get("domid", 0)
+    return f"it demands to be domain {domid!r:.20}" if domid != 0 else ""
 
 
 def _check_domain(image: Survey, findings: Findings) -> int:
@@ -96,6 +101,8 @@ def _type(image: Survey, pfn: int) -> PageType | None:
 
 
 def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
+    """Check the root tables and the frames of the GDT of a vCPU."""
+
     def refuse(pfn: int | None, what: str) -> None:
         detail = f"vCPU {vcpu.vcpu_id}: {what}"
         findings.add(Finding(problem=Problem.VCPU, pfn=pfn, detail=detail))
@@ -119,6 +126,7 @@ def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
 
 
 def _check_start_info(image: Survey, pfn: int, findings: Findings) -> None:
+    """Check the page ``pfn``, start_info, and the rings that it names."""
     type_ = _type(image, pfn)
     page = image.read_frame(pfn) if type_ is PageType.NOTAB else None
     if page is None:
