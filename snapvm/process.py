@@ -284,9 +284,7 @@ class ShRunner:
             _out_bufsize=1,
             _done=talk.end,
         )
-        with suppress(
-            OSError
-        ):  # it is not permitted; or the program has ended, as ``ask`` will say
+        with suppress(OSError):  # not permitted, or the program has ended: ``ask`` will tell
             os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
         try:
             yield talk
