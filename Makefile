@@ -7,12 +7,12 @@ INSTALLED = $(PREFIX)/lib/snapvm
 MANUALS   = $(PREFIX)/share/man/man1
 VENV    := build/venv
 BIN     := $(VENV)/bin
+PYTEST   = $(BIN)/python -m pytest
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
 LAB_TESTS = $(PYTEST) tests/lab -m 'not long' --lab-minutes=62 --durations=12
 LAB_JUNIT = build/junit/lab.xml
 BOOKWORM_TESTS = $(addprefix tests/lab/test_, kvm_contract.py kvm_chain.py kvm_failures.py \
   kvm_consistency.py kvm_ways.py xen_consistency.py xen_keeper.py xen_large.py)
-PYTEST   = $(BIN)/python -m pytest
 
 # Compiled once, below build/ as everything: a quarter of the unit tests' time.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
@@ -80,7 +80,7 @@ format: $(VENV)/.stamp      ## Let ruff put the sources in order
 man: $(VENV)/.stamp         ## Write man/snapvm.1 anew from the command line
 	$(BIN)/python man/generate.py
 
-bench-%: $(VENV)/.stamp     ## Measure NAME, into build/bench/NAME.json (cli, ...)
+bench-%: $(VENV)/.stamp     ## Measure cli, lvm, kvm or xen, into build/bench/NAME.json
 	$(BIN)/python -m tests.bench.$*
 
 fuzz: $(VENV)/.stamp        ## A million spoiled inputs for everything that reads; build/fuzz.json
@@ -92,10 +92,10 @@ crash-sweep: $(VENV)/.stamp tools  ## Kill snapvm at every point of every comman
 demo: $(VENV)/.stamp tools  ## See it work: the lab, a take, damage, a rollback, the proof
 	$(BIN)/python -m tests.lab.demo
 
-# Debian lets pip install into a venv alone; this one sees Debian's modules, libvirt's above all.
+# Debian lets pip install only into a venv; this one sees Debian's modules, libvirt's above all.
 install:       ## Install below PREFIX (/usr/local), in a venv that uses what the system has
 	$(call make_venv,--system-site-packages $(INSTALLED))
-	@rm -rf build/lib build/bdist.*  # what setuptools finds there from before it would install too
+	@rm -rf build/lib build/bdist.*  # setuptools would install what an earlier build has left there
 	env -u PYTHONPYCACHEPREFIX $(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check .
 	@mkdir -p $(PREFIX)/bin $(MANUALS)
 	ln -sf ../lib/snapvm/bin/snapvm $(PREFIX)/bin/snapvm

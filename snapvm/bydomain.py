@@ -1,4 +1,4 @@
-"""Several domains each had their turn, and some failed: which failure the command ends with."""
+"""Which failure a command ends with when it has failed for several domains."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ log = logging.getLogger(__name__)
 
 
 def worst(failures: Sequence[SnapvmError]) -> SnapvmError:
-    """Return the failure to end with, and log the others; the highest exit status asks for most."""
+    """Return the failure with the highest exit status, which asks for most, and log the others."""
     ends = max(failures, key=lambda error: error.exit_status)
     log_all(error for error in failures if error is not ends)
     return ends
 
 
 def log_all(failures: Iterable[SnapvmError]) -> None:
-    """Tell of failures that something else stands above."""
+    """Log failures that are not what the command ends with."""
     for error in failures:
         log.warning("%s", f"{error}; {error.hint()}" if error.hint() else error)

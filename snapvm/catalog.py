@@ -58,14 +58,15 @@ class Catalog:
 
     @contextmanager
     def locked(self, uuid: DomainUuid, name: str, *, waits: bool = True) -> Iterator[None]:
-        """Hold the domain's lock for a block, and that of all hosts; see ``locking``.
+        """Hold the domain's lock for the block, and the one that all hosts see; see ``locking``.
 
-        Without ``waits`` at once or not at all, for who only looks whether somebody is at work.
-        Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
+        Without ``waits`` they are had at once or not at all: for those who only look whether
+        somebody is at work.  Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
         """
         with durable.failing_untouched(self._run):
             durable.make_folder(self._run)
-        # For the lock of all hosts; not the state folder itself, whose name may be mistyped.
+        # The lock of all hosts lies in it.  The state folder itself is not made: its name may be
+        # mistyped.
         with suppress(OSError):
             self._domains.mkdir(mode=0o700)
             durable.sync_folder(self._domains.parent)
@@ -103,8 +104,8 @@ class Catalog:
     def has(self, uuid: DomainUuid, id_: str) -> bool:
         """Tell whether an id is taken, by a record or by one that is being made or deleted."""
         folder = self._folder(uuid)
-        names = (id_, f".{id_}.draft", f".{id_}.gone")
-        return any((folder / name).exists() for name in names)
+        hidden = (recordfolder.hidden_folder(id_, work) for work in (Work.TAKE, Work.DELETE))
+        return any((folder / name).exists() for name in (id_, *hidden))
 
     def get(self, uuid: DomainUuid, id_: SnapshotId) -> Record:
         """Return one record; raise ``RecordUnusable`` or ``UnknownSnapshot``."""
@@ -116,7 +117,7 @@ class Catalog:
         return entry
 
     def again(self, record: Record) -> Record:
-        """Return the record as it is under the lock; it was chosen before; an id may be reused.
+        """Return the record as it is under the lock: since it was chosen its id may be another's.
 
         Raises ``SnapshotReplaced``, ``UnknownSnapshot`` and ``RecordUnusable``.
         """
@@ -129,7 +130,7 @@ class Catalog:
         return known
 
     def has_record(self, uuid: DomainUuid, id_: str, set_: str) -> bool:
-        """Tell whether the record is visible whose id and set these are."""
+        """Tell whether a record of this id is visible, and has this set."""
         entry = recordfolder.entry(str(self._folder(uuid)), id_) if naming.is_id(id_) else None
         return isinstance(entry, Record) and entry.set == set_
 
@@ -159,8 +160,9 @@ class Catalog:
     # --- writing ---
 
     def draft(self, uuid: DomainUuid, id_: SnapshotId) -> Draft:
-        """Say where a new snapshot would be made; nothing is."""
-        return Draft(domain_uuid=uuid, id=id_, folder=self._folder(uuid) / f".{id_}.draft")
+        """Say where a new snapshot would be made; nothing is made yet."""
+        folder = self._folder(uuid) / recordfolder.hidden_folder(id_, Work.TAKE)
+        return Draft(domain_uuid=uuid, id=id_, folder=folder)
 
     def begin(self, draft: Draft, name: str, intent: dict[str, Any]) -> None:
         """Make the folder of a new snapshot and write down, durably, what is intended.
@@ -198,12 +200,12 @@ class Catalog:
             durable.sync_folder(draft.folder)
             with crashpoint.around("commit"):
                 durable.rename(draft.folder, folder / draft.id)
-        # In a record it means nothing; the record is whole with it or without.
+        # In a visible record the intent means nothing: it may stay if it cannot be removed.
         with suppress(OSError):
             (folder / draft.id / INTENT_FILE).unlink()
 
     def put(self, record: Record, files: Path) -> None:
-        """Make a record visible whose files are in a folder, if it is there; then that goes.
+        """Make a record visible with the files of a folder, which may be missing, and remove that.
 
         Harmless when it was done already.
         """
@@ -226,13 +228,13 @@ class Catalog:
         self._remove(draft.folder)
 
     def hide(self, record: Record) -> Path:
-        """Begin to delete a record: it is not visible any more, its parts still exist.
+        """Begin to delete a record: it is not visible any more, but its parts still exist.
 
         When it fails, with ``StorageFailed``, it is visible; with ``NameUnclear`` it is not.
         """
         folder = self._folder(record.domain_uuid)
-        gone = folder / f".{record.id}.gone"
-        # For other hosts that see the folder.  A delete may be what makes room: it goes without.
+        gone = folder / recordfolder.hidden_folder(record.id, Work.DELETE)
+        # Tells other hosts who deletes.  A full disk must not stop a delete: it is what makes room.
         with suppress(OSError):
             durable.write(folder / record.id / INTENT_FILE, journalfile.dump({}))
         with durable.failing_as_storage(gone), crashpoint.around("hide"):
@@ -244,9 +246,9 @@ class Catalog:
         self._remove(gone)
 
     def settle_names(self, uuid: DomainUuid) -> None:
-        """Bring to the disk what is visible of a domain, and what is not, by now.
+        """Bring to the disk which records of a domain are visible now.
 
-        Whoever died when it had given a folder its name may not have come to it.  Raises
+        A snapvm that was killed may have renamed a folder and not yet synced that.  Raises
         ``StorageFailed``.
         """
         with durable.failing_as_storage(self._folder(uuid)):
@@ -256,16 +258,17 @@ class Catalog:
 
     def write_journal(self, uuid: DomainUuid, work: Work, intent: dict[str, Any]) -> None:
         """Write down, durably, how far the rollback or the stop of a domain is."""
-        path = self._folder(uuid) / f".{work}.json"
+        path = self._folder(uuid) / recordfolder.journal_file(work)
         with durable.failing_as_storage(path):
             durable.write(path, journalfile.dump(intent))
 
     def end_journal(self, uuid: DomainUuid, work: Work) -> None:
         """Remove the journal of what is done or was taken back; harmless when there is none."""
-        path = self._folder(uuid) / f".{work}.json"
+        path = self._folder(uuid) / recordfolder.journal_file(work)
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
             for each in (path, durable.unfinished(path)):
-                if os.path.lexists(each):  # where all is read-only, what is not there cannot go
+                # Of a read-only file system unlink(2) says EROFS even of what is not there.
+                if os.path.lexists(each):
                     each.unlink(missing_ok=True)
             if path.parent.exists():
                 durable.sync_folder(path.parent)
@@ -287,7 +290,7 @@ class Catalog:
 
     def _domain_folders(self) -> list[Path]:
         names = recordfolder.listed(self._domains)
-        if not names and _is_something_else(self._domains):
+        if not names and _is_blocked_by_file(self._domains):
             raise StorageFailed(path=str(self._domains), why="it is not a folder")
         return [self._domains / name for name in names if _UUID.match(name)]
 
@@ -300,7 +303,7 @@ class Catalog:
 
 
 def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:
-    """Yield what is in a domain's folder; of other names than ``called`` not all (``entry``)."""
+    """Yield the records in a domain's folder; for ``called`` see ``recordfolder.entry``."""
     domain_folder = str(folder)
     for name in filter(naming.is_id, recordfolder.listed(folder)):
         entry = recordfolder.entry(domain_folder, name, called)
@@ -308,8 +311,8 @@ def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:
             yield entry
 
 
-def _is_something_else(folder: Path) -> bool:
-    """Tell whether a folder that was not made yet cannot be: it, or what it is in, is a file."""
+def _is_blocked_by_file(folder: Path) -> bool:
+    """Tell whether there can be no such folder, because it, or a folder above it, is a file."""
     try:
         return not stat.S_ISDIR(folder.stat().st_mode)
     except NotADirectoryError:

@@ -1,8 +1,8 @@
 """Checksums of memory images: does a file still hold what was written to it?
 
-A file is cut into pieces of a MiB, which all cores read beside each other.  Of each that holds
-anything but zeros the XXH64 goes with its place into a digest by BLAKE2b (RFC 7693).  Holes are
-passed over, and a file has the same checksum whether its zeros are holes or not.  It tells of
+A file is cut into pieces of a MiB, which all cores read beside each other.  For each piece that is
+not all zeros, its place and its XXH64 go into a digest by BLAKE2b (RFC 7693).  So holes need not be
+read, and a file has the same checksum whether its zeros are holes or not.  A checksum tells of
 damage; it is no signature.
 """
 
@@ -24,40 +24,43 @@ from typing import Final
 from snapvm import durable, xxh64
 from snapvm.model import Progress
 
-_DIGEST_BYTES = 16
-_PIECE_BYTES = 1 << 20
-_ZEROS = bytes(_PIECE_BYTES)
+_DIGEST_BYTES: Final = 16
+_PIECE_BYTES: Final = 1 << 20
+_ZEROS: Final = bytes(_PIECE_BYTES)
+
+SumOf = Callable[[bytearray], bytes]
 
 _KIND: Final = "xxh64-pieces"
-_PACKED: Final = {
+_SUM_OF_PIECE: Final = {
     _KIND: lambda piece: struct.pack(">Q", xxh64.digest(piece)),
     "crc32-pieces": lambda piece: struct.pack(">I", zlib.crc32(piece)),
 }
-"""How the sum of a piece is made, by the kind; the second is in records of before."""
+"""How the sum of a piece is made, by the kind of checksum; the second is in older records."""
 _WHOLE_KIND: Final = "blake2b"
-"""Of the whole file in one go; in records of before too."""
+"""The digest of the whole file at once; it is in older records too."""
 
 
 def of_file(path: Path, progress: Progress) -> str:
     """Read a file and return the kind and 32 hexadecimal digits; raises ``OSError``."""
-    return f"{_KIND}:{_with_opened(path, progress, partial(_of_pieces, _PACKED[_KIND]))}"
+    return f"{_KIND}:{_with_opened(path, progress, partial(_of_pieces, _SUM_OF_PIECE[_KIND]))}"
 
 
 def is_right(path: Path, checksum: str, progress: Progress) -> bool:
-    """Read a file and tell whether this is its checksum; one of an unknown kind says nothing.
+    """Read a file and tell whether this is its checksum, as far as that can be told.
 
-    That is one of a newer snapvm, or none at all.
+    It is True as well, and nothing is read, for a checksum that is not known (`is_known`): that of
+    a newer snapvm, or none.  Raises ``OSError``.
     """
     if not is_known(checksum):
         return True
     kind, _, digest = checksum.partition(":")
-    how = _of_whole if kind == _WHOLE_KIND else partial(_of_pieces, _PACKED[kind])
+    how = _of_whole if kind == _WHOLE_KIND else partial(_of_pieces, _SUM_OF_PIECE[kind])
     return digest == _with_opened(path, progress, how)
 
 
 def is_known(checksum: str) -> bool:
     """Tell whether this snapvm can compute checksums of that kind."""
-    return checksum.partition(":")[0] in (_WHOLE_KIND, *_PACKED)
+    return checksum.partition(":")[0] in (_WHOLE_KIND, *_SUM_OF_PIECE)
 
 
 def _with_opened(path: Path, progress: Progress, how: Callable[[int, Progress], str]) -> str:
@@ -79,7 +82,7 @@ def _of_whole(descriptor: int, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _of_pieces(packed: Callable[[bytearray], bytes], descriptor: int, progress: Progress) -> str:
+def _of_pieces(sum_of: SumOf, descriptor: int, progress: Progress) -> str:
     total_bytes = os.fstat(descriptor).st_size
     digest = hashlib.blake2b(total_bytes.to_bytes(8, "big"), digest_size=_DIGEST_BYTES)
     workers = os.cpu_count() or 1
@@ -87,7 +90,7 @@ def _of_pieces(packed: Callable[[bytearray], bytes], descriptor: int, progress: 
     with ThreadPoolExecutor(workers) as pool:
         under_way: deque[Future[bytes]] = deque()
         for begin in _pieces_with_data(descriptor, total_bytes):
-            under_way.append(pool.submit(_of_piece, packed, buffers, descriptor, begin))
+            under_way.append(pool.submit(_of_piece, sum_of, buffers, descriptor, begin))
             if len(under_way) > 2 * workers:
                 digest.update(under_way.popleft().result())
                 progress.advance(begin, total_bytes)
@@ -97,25 +100,23 @@ def _of_pieces(packed: Callable[[bytearray], bytes], descriptor: int, progress: 
 
 
 class _Buffers(threading.local):
-    """A buffer for each thread: one made anew for each piece takes longer to map than to fill."""
+    """A buffer for each thread: a new one for each piece would take longer to map than to fill."""
 
     def __init__(self) -> None:
         self.own = bytearray(_PIECE_BYTES)
 
 
-def _of_piece(
-    packed: Callable[[bytearray], bytes], buffers: _Buffers, descriptor: int, begin: int
-) -> bytes:
-    """Return the place and the sum of a piece, nothing for zeros."""
+def _of_piece(sum_of: SumOf, buffers: _Buffers, descriptor: int, begin: int) -> bytes:
+    """Return the place and the sum of a piece; nothing when it is all zeros."""
     count = os.preadv(descriptor, [buffers.own], begin)
     piece = buffers.own if count == _PIECE_BYTES else buffers.own[:count]
     if piece == _ZEROS[:count]:
         return b""
-    return struct.pack(">Q", begin) + packed(piece)
+    return struct.pack(">Q", begin) + sum_of(piece)
 
 
 def _pieces_with_data(descriptor: int, total_bytes: int) -> Iterator[int]:
-    """Return where each piece begins that the file system does not know to be a hole."""
+    """Yield where each piece begins, without those that the file system knows to be holes."""
     begin = 0
     while begin < total_bytes:
         try:

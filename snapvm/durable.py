@@ -1,6 +1,6 @@
-"""Files that are either wholly there or not at all, for root's eyes only.
+"""Files that are either wholly there or not at all, and that only root can read.
 
-A rename is atomic but neither the file's bytes nor the folder's entry are on the disk until each
+A rename is atomic, but neither the file's bytes nor the folder's entry are on the disk until each
 has been fsynced (fsync(2): "Calling fsync() does not necessarily ensure that the entry in the
 directory containing the file has also reached disk").
 """
@@ -24,7 +24,7 @@ _FOLDER_MODE = 0o700
 
 
 def make_folder(path: Path) -> None:
-    """Make a private folder and those above it that are missing; one that exists is kept."""
+    """Make a private folder, and those above it that are missing; a folder that exists is kept."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
@@ -32,9 +32,9 @@ def make_folder(path: Path) -> None:
 
 
 def write(path: Path, data: bytes, *, known_as: str = "") -> None:
-    """Put ``data`` into the file ``path``, replacing it in one step, and on the disk.
+    """Replace the file ``path`` by one that holds ``data``, in one step, and durably.
 
-    ``known_as`` names the crash point of a file whose own name is a new one each time.
+    ``known_as`` names the crash point of a file that has another name each time.
     """
     fresh = unfinished(path)
     with crashpoint.around(f"write {known_as or path.name}"):
@@ -45,7 +45,7 @@ def write(path: Path, data: bytes, *, known_as: str = "") -> None:
                 os.fsync(file.fileno())
             fresh.rename(path)
         except OSError:
-            with suppress(OSError):  # it has what room there was
+            with suppress(OSError):  # what was written may have taken the last room there was
                 fresh.unlink()
             raise
         sync_folder(path.parent)
@@ -57,9 +57,10 @@ def unfinished(path: Path) -> Path:
 
 
 def rename(path: Path, new: Path) -> None:
-    """Give a file or folder a new name in the same folder, durably; the old one if that fails.
+    """Give a file or folder a new name in the same folder, durably.
 
-    Raises ``OSError``, and ``NameUnclear`` when the old name cannot be given back.
+    Raises ``OSError`` when it has its old name, still or again, and ``NameUnclear`` when it could
+    not be given that back.
     """
     path.rename(new)
     try:
@@ -75,10 +76,10 @@ def rename(path: Path, new: Path) -> None:
 
 
 def create(path: Path) -> int:
-    """Open a new private file to write and read back; what has its name is removed.
+    """Open a new private file, to write it and to read it back; what has its name is removed.
 
-    Side files lie in folders of QEMU's and swtpm's, where that may be a pipe, or another name of
-    some other file.
+    It is not written to: in the folders of QEMU and swtpm, where side files lie, it may be a pipe,
+    or a link to some other file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -89,13 +90,13 @@ def create(path: Path) -> int:
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file, but not what a link leads to: an ``opener`` for ``open``."""
+    """Open a file, but never through a link: an ``opener`` for ``open``."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def open_file(path: Path | str, access: int = os.O_RDONLY) -> int:
-    """Open a file that is there, and nothing else: ``OSError`` for a link, a pipe or a folder."""
-    # Without O_NONBLOCK to open a pipe would wait for its other end.
+    """Open a regular file that exists; raise ``OSError`` for a link, a pipe or a folder."""
+    # Without O_NONBLOCK, opening a pipe would wait for its other end.
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(path, access | flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -111,14 +112,14 @@ def read(path: Path | str, limit_bytes: int) -> bytes:
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes > limit_bytes:
             raise ValueError(f"it is larger than {limit_bytes} bytes")
-        # Its own size, not the limit: a buffer of megabytes for each record of a `list` is slow.
+        # Not the limit: to allocate megabytes for each record of a `list` is slow.
         return os.read(descriptor, size_bytes)
     finally:
         os.close(descriptor)
 
 
 def rewrite(descriptor: int, data: memoryview, offset_bytes: int) -> None:
-    """Put bytes at an offset, all of them: one call may write a part and not say why."""
+    """Put all bytes at an offset: a single pwrite(2) may write only a part of them, and succeed."""
     left = data.cast("B")
     while left:
         written_bytes = os.pwrite(descriptor, left, offset_bytes)
@@ -138,7 +139,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_device(path: Path) -> None:
-    """Bring to a block device what the page cache holds of it; the name may be a link."""
+    """Bring what the page cache holds of a block device to it; the name may be a link."""
     _sync(path, 0)
 
 
@@ -157,7 +158,10 @@ def _sync(path: Path, flags: int) -> None:
 
 @contextmanager
 def failing_as_storage(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the block, which works on ``path``, into ``StorageFailed``."""
+    """Turn an ``OSError`` of the block, which works on ``path``, into ``StorageFailed``.
+
+    It names the file of the error itself, where that has one.
+    """
     try:
         yield
     except OSError as error:
@@ -167,9 +171,9 @@ def failing_as_storage(path: Path) -> Iterator[None]:
 
 @contextmanager
 def failing_untouched(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the block, before which nothing was touched, into ``StorageFailed``.
+    """As `failing_as_storage`, for a block before which nothing was touched.
 
-    Whoever is not root, and may not do it, is refused: ``NotAllowed``.
+    Where only root may do what the block does, anybody else is refused by ``NotAllowed``.
     """
     try:
         with failing_as_storage(path):

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+_NAMED = 5  # how many names a message tells before it only counts
+
 
 class ExitStatus(IntEnum):
     """What ``snapvm`` tells its caller; the man page's EXIT STATUS is made from this."""
@@ -65,7 +67,7 @@ class SnapvmError(Exception):
     remedy: str = ""
     """What to do or type next: the same for the whole class, or given by whoever raises it."""
     signal_put_off: str = ""
-    """A signal that came while what failed could not be interrupted; the command must end now."""
+    """A signal that was put off while the work went on that failed; the command must end now."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""
@@ -95,9 +97,9 @@ def typed(verb: str, *names: str) -> str:
 
 
 def some(names: tuple[str, ...]) -> str:
-    """Name the first five, and count the others."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{', '.join(names[:5])}{more}"
+    """Name the first few, and count the others."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _domain_alone(text: str) -> str:
@@ -189,7 +191,7 @@ class UnknownSnapshot(SnapvmError):
     domain: str
     id: str
     begins: str = ""
-    """The snapshot whose id begins with ``id``, where only a whole id is accepted."""
+    """The id that begins with ``id``, where only a whole id is accepted."""
 
     def message(self) -> str:
         if not self.id:
@@ -210,7 +212,7 @@ class NothingToUndo(SnapvmError):
     remedy = "`snapvm list` shows the snapshots there are; `undo` goes back to one of kind undo"
     domain: str
     is_pending: bool = False
-    """A rollback of it has not ended, and has kept nothing so far that could be gone back to."""
+    """A rollback of the domain has not ended, and has made no record to go back to yet."""
 
     def message(self) -> str:
         return f"there is nothing to undo for {quoted(self.domain)}: it has no undo snapshot"
@@ -258,7 +260,7 @@ class AmbiguousDomain(SnapvmError):
 
     def hint(self) -> str:
         at = f"@{self.id}" if self.id else ""
-        told = " or ".join(f"{uuid}{at}" for uuid in self.uuids[:5])
+        told = " or ".join(f"{uuid}{at}" for uuid in self.uuids[:_NAMED])
         return f"name the domain by its uuid: {told}"
 
     def details(self) -> Mapping[str, Any]:
@@ -276,7 +278,7 @@ class Locked(SnapvmError):
     domain: str
     holder: str
     shared: str = ""
-    """The lock's file, where other hosts see it too."""
+    """The path of the lock file, if it is one that other hosts see too."""
     was_waited_for: bool = False
 
     def message(self) -> str:
@@ -296,7 +298,7 @@ class Locked(SnapvmError):
 
 @dataclass(eq=False)
 class WorkElsewhere(SnapvmError):
-    """A journal of another host that shares the state folder, and may still be at work."""
+    """A journal that another host has written, which shares the state folder and may be at work."""
 
     exit_status = ExitStatus.LOCKED
     remedy = (
@@ -330,7 +332,7 @@ class Interrupted(SnapvmError):
 def noting(failures: list[SnapvmError]) -> Iterator[None]:
     """Put a failure of the block into a list and go on behind the block.
 
-    An interruption is raised, also one that had to wait for the work that then failed.
+    An interruption is raised, and so is one that was put off until the work failed.
     """
     try:
         yield

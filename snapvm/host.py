@@ -1,4 +1,4 @@
-"""What a command works with, put together by ``snapvm.cli.wiring``."""
+"""What a command works with; ``snapvm.cli.wiring`` puts it together."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class Host:
     catalog: Catalog
     settings: Settings
     guarded: Guarded
-    """Has a guard watch a domain; see ``snapvm.guard``."""
+    """Makes a guard watch a domain during a block; see ``snapvm.guard``."""

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: turned into an error where that is safe, put off where it is not.
 
-Ctrl-Z likewise: a snapvm that is stopped in its window would leave the domain standing still.
+Ctrl-Z is put off likewise: a snapvm that is stopped in its window would leave the domain standing
+still.
 
 Python runs a signal handler between two instructions of the main thread, so an interruption may
 surface anywhere.  ``watched`` makes it an ``Interrupted``; ``shielded`` puts it off to the end of
@@ -22,21 +23,26 @@ from snapvm.errors import Interrupted, SnapvmError
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP = signal.SIGTSTP
 _OUTPUT = signal.SIGTTOU
-"""What a job in the background gets for its output, if the terminal is set so (stty tostop)."""
+"""What a job in the background gets when it writes to a terminal that forbids it (stty tostop)."""
 
 
 class _Gate:
-    """The process-wide state a signal handler needs: how many shields are up, what is waiting."""
+    """The process-wide state that the signal handlers need."""
 
     def __init__(self) -> None:
         self.shields = 0
+        """How many blocks are under way that no signal may interrupt."""
         self.waiting: signal.Signals | None = None
+        """The signal that is to be acted upon when the last of them ends."""
         self.unstoppable = 0
+        """How many blocks are under way in which Ctrl-Z may not stop the process."""
         self.is_stop_waiting = False
+        """Whether Ctrl-Z was typed in one of them."""
         self.is_decided = False
-        """How the command ends is decided, by the first signal or by what it has done."""
+        """Whether it is decided how the command ends: by a signal, or by what it has done."""
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Interrupt the main thread, now or when the last shield is lowered; only once."""
         if self.is_decided:
             return
         if self.shields:
@@ -46,6 +52,7 @@ class _Gate:
         raise Interrupted(signal=signal.Signals(number).name)
 
     def on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Stop the process, as Ctrl-Z does to any other, now or when it may be stopped."""
         if self.unstoppable:
             self.is_stop_waiting = True
             return
@@ -53,7 +60,7 @@ class _Gate:
         os.kill(os.getpid(), signal.SIGSTOP)  # what the terminal asked for; fg(1) goes on from here
 
     def lower(self) -> signal.Signals | None:
-        """Take one shield away; return the signal to act upon when it was the last one."""
+        """Lower one shield; when it was the last one, return the signal that was put off."""
         self.shields -= 1
         if self.shields:
             return None
@@ -69,9 +76,9 @@ _gate = _Gate()
 def watched() -> Iterator[None]:
     """Raise ``Interrupted`` in the main thread when the first of the signals arrives inside.
 
-    The command is given up then, and another signal, of somebody impatient, must not cut short how
-    that is done, nor be told in the place of what then fails.
-    Not for one that whoever started us has us ignore, as nohup(1) does with SIGHUP.
+    The command is given up then.  Another signal, of somebody impatient, does nothing: it must not
+    cut the giving up short, nor be told in place of what fails meanwhile.  A signal that snapvm was
+    started to ignore, as nohup(1) does with SIGHUP, stays ignored.
     """
     handlers = {**dict.fromkeys(_ENDS, _gate.on_signal), _STOP: _gate.on_stop}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -90,8 +97,8 @@ def watched() -> Iterator[None]:
 def shielded() -> Iterator[None]:
     """Finish the block whatever signal arrives; raise ``Interrupted`` after it, not inside.
 
-    When the block itself fails, its error is what the caller sees, and knows of the signal: the
-    work is being given up already, but there may be other work behind it.
+    When the block itself fails, the caller sees its error, in which the signal is noted
+    (``signal_put_off``): this work is given up anyway, but other work may have followed it.
     """
     _gate.shields += 1
     try:
@@ -130,7 +137,10 @@ def unstoppable() -> Iterator[None]:
 
 @contextmanager
 def what_is_done_stays() -> Iterator[None]:
-    """Have an interruption say so of a block that puts nothing back: it mends one after another."""
+    """Have an interruption of the block say that nothing was put back.
+
+    It is for blocks that mend one thing after another.
+    """
     try:
         yield
     except Interrupted as interruption:
@@ -139,13 +149,16 @@ def what_is_done_stays() -> Iterator[None]:
 
 
 def nothing_is_left() -> None:
-    """All is done, or given up: who interrupts what is still said would be told a lie."""
+    """Ignore signals from here on: all is done or given up, and there is only the outcome to tell.
+
+    An interruption of that would say that the work was put back.
+    """
     _gate.is_decided = True
 
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Have signals ignored for the block, in which the end of the command is told."""
+    """Ignore signals during the block, in which a command that has ended tells how."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDS}
     try:
         yield
@@ -157,8 +170,8 @@ def unheard() -> Iterator[None]:
 def wait_for(descriptor: int) -> None:
     """Wait until a descriptor has something to read, or an interruption ends the wait.
 
-    A signal that arrives just before a read only sets a mark for Python, and the read would wait
-    for a second one.  The byte that Python writes for each signal cannot be missed.
+    Python runs the handler of a signal that arrives just before a blocking read only after the
+    read.  The byte that it writes to a pipe for each signal at once ends ``select`` in any case.
     """
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

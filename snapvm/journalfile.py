@@ -24,7 +24,7 @@ class Journal:
 
     intent: dict[str, Any]
     elsewhere: str = ""
-    """The name of the host that wrote it; empty for this one, and where that is not known."""
+    """The name of the other host that wrote it; empty when this one did, or nobody knows."""
 
 
 def dump(intent: dict[str, Any]) -> bytes:
@@ -34,7 +34,7 @@ def dump(intent: dict[str, Any]) -> bytes:
 
 
 def load(path: Path) -> Journal:
-    """Return what a journal says: nothing when there is none.
+    """Return what a journal says; one that does not exist says nothing.
 
     Raises ``JournalUnusable`` for one that is damaged, or that a newer snapvm wrote: the work that
     it announces may have been begun.
@@ -43,18 +43,27 @@ def load(path: Path) -> Journal:
         said = json.loads(durable.read(path, recordfile.SIZE_LIMIT_BYTES))
     except FileNotFoundError:
         return Journal(intent={})
-    except (OSError, ValueError, RecursionError) as error:
-        raise JournalUnusable(path=str(path), why=f"it cannot be read ({error})") from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from error
     if not isinstance(said, dict):
-        raise JournalUnusable(path=str(path), why="it cannot be read (no JSON object)")
+        raise _unreadable(path, "no JSON object")
     version = said.pop(_KEY, VERSION)
-    if type(version) is not int or not 1 <= version <= VERSION:
+    if type(version) is not int or version < 1:
+        raise _unreadable(path, "no version")
+    if version > VERSION:
         newer = f"it was written by a newer snapvm (journal {version}, this one knows {VERSION})"
         raise JournalUnusable(path=str(path), why=newer)
     return Journal(intent=said, elsewhere=_elsewhere(said.pop(_HOST, {})))
 
 
+def _unreadable(path: Path, why: str) -> JournalUnusable:
+    return JournalUnusable(path=str(path), why=f"it cannot be read ({why})")
+
+
 def _elsewhere(host: Any) -> str:
+    """Return the name of the host that a journal names, unless it is this one."""
     if not isinstance(host, dict) or not hostid.is_another(str(host.get("id", ""))):
         return ""
     return str(host.get("name", "")) or "without a name"

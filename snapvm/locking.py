@@ -1,8 +1,8 @@
 """Who works on a domain: one process at a time, told to the others.
 
-Each host has its own lock files, which are always to be had.  Others beside the records exclude
-other hosts that see the same folder, as far as its file system can: NFS and those of clusters make
-of flock(2) a lock of all hosts (nfs(5), local_lock), which goes with the host that holds it.
+Each host has lock files of its own, which it can always make.  Others, beside the records, exclude
+other hosts that see the same folder, as far as its file system can do that: on NFS and on cluster
+file systems flock(2) locks for all hosts (nfs(5), local_lock), until the host that holds it dies.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pathlib import Path
 from snapvm import durable, hostid
 from snapvm.errors import Locked
 
+_HOLDER_LIMIT_BYTES = 100
+"""How much of what a lock file says of its holder is shown."""
+
 
 @contextmanager
 def locked(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
@@ -25,8 +28,7 @@ def locked(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
     ``StorageFailed`` or ``NotAllowed``.
     """
     with durable.failing_untouched(path):
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _opened(path)
     try:
         with durable.failing_as_storage(path):
             _lock(descriptor, name, wait_seconds)
@@ -38,39 +40,47 @@ def locked(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
 
 @contextmanager
 def shared(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
-    """Hold a lock file that other hosts see; without one where there can be none.
+    """Hold a lock file that other hosts see, if there can be one; if not, go on without it.
 
-    A delete may be what makes room for it, and not every file system has locks.  Raises ``Locked``.
+    A full disk has no room for the file, and a delete must be able to make room; and not every file
+    system has locks.  Raises ``Locked``.
     """
-    descriptor = -1
+    descriptor = None
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _opened(path)
     try:
-        if descriptor >= 0:
+        if descriptor is not None:
             with suppress(OSError):
                 _lock(descriptor, name, wait_seconds, shared=str(path))
             _sign(descriptor, f"process {os.getpid()} of host {hostid.name()}")
             with suppress(OSError):
-                os.fdatasync(descriptor)  # what only this host's cache has nobody else reads
+                os.fdatasync(descriptor)  # other hosts read what is on the disk, not our cache
         yield
     finally:
-        if descriptor >= 0:
+        if descriptor is not None:
             os.close(descriptor)
 
 
+def _opened(path: Path) -> int:
+    """Open a lock file, which is made when it is missing; raise ``OSError``."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def _sign(descriptor: int, who: str) -> None:
-    """Say who holds the lock; it is held without that too, and a full /run must not stop repair."""
+    """Write down who holds the lock, if there is room: a full /run must not stop a repair."""
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{who}\n".encode(), 0)
 
 
 def _lock(descriptor: int, name: str, wait_seconds: float, *, shared: str = "") -> None:
+    """Lock an open file; raise ``Locked`` when another process still holds it after the wait."""
+
     def attempt() -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip()
+            holder = os.pread(descriptor, _HOLDER_LIMIT_BYTES, 0).decode(errors="replace").strip()
             raise Locked(
                 domain=name, holder=holder or "it has not said which", shared=shared
             ) from None

@@ -43,7 +43,7 @@ class DomainState(StrEnum):
 
     @property
     def is_on(self) -> bool:
-        """Whether it has neither ended nor is about to; it may sleep, or its guest have crashed."""
+        """Whether it has not ended, and is not about to; it may sleep, or its guest has crashed."""
         return self not in (DomainState.SHUTOFF, DomainState.OTHER)
 
 
@@ -142,14 +142,14 @@ class OmittedDisk:
     """A part of the domain that is not captured, and why.
 
     It may be a drive that cannot change (a CD-ROM, a read-only disk), something that belongs to the
-    host or to somebody else (a device, a shared folder), or UEFI variables or a TPM that have no
-    file to copy.  An undo record also names the disks that the rollback left as they were.
+    host or to somebody else (a device, a shared folder), or UEFI variables or a TPM of which there
+    is no file to copy.  An undo record also names the disks that the rollback left as they were.
     """
 
     target: str
     why: str
     read_only: bool = False
-    """The domain cannot write to it, so nothing is lost: also a drive without a medium."""
+    """The domain cannot write to it, so nothing is lost.  A drive without a medium counts too."""
 
 
 class SideKind(StrEnum):
@@ -165,7 +165,7 @@ class SideKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidePlace:
-    """Where the host keeps such state: in a file, a folder of files, or a block device."""
+    """Where the host keeps state of a `SideKind`: in a file, a folder of files, or a device."""
 
     kind: SideKind
     path: Path
@@ -175,7 +175,7 @@ class SidePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideFile:
-    """A copy of such a file, in the folder of the record."""
+    """A copy of a file of a `SidePlace`, in the folder of the record."""
 
     kind: SideKind
     name: str
@@ -268,7 +268,7 @@ class Record:
     """Twelve hexadecimal digits that name this snapshot in LVM tags."""
     kind: RecordKind
     created: str
-    """UTC, ISO 8601, the instant of the window."""
+    """The instant of the window: UTC, ISO 8601."""
     named: bool
     """The user chose the id; `prune` leaves it alone."""
     note: str
@@ -288,12 +288,12 @@ class Record:
     written_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
     quiesced: bool = False
-    """The guest's file systems were frozen: the disks can be used alone, and the memory image
-    holds a guest that has to be thawed."""
+    """The guest's file systems were frozen: the disks can be used without the memory, and a guest
+    that is restored from memory has to be thawed."""
     side_files: tuple[SideFile, ...] = ()
     """UEFI variables and the state of a vTPM, of the same instant."""
     order: str = ""
-    """Sorts the record in place of ``created``, where the host's clock had been set back."""
+    """Sorts the record in place of ``created`` where the host's clock had been set back."""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -307,7 +307,7 @@ class Record:
 
 
 def moment(text: str) -> datetime | None:
-    """Return the time that ``Record.created`` or ``order`` tells, in UTC; None for no time."""
+    """Return the time, in UTC, that ``Record.created`` or ``order`` tells; None when none."""
     try:
         when = datetime.fromisoformat(text)
         return when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC)
@@ -316,7 +316,7 @@ def moment(text: str) -> datetime | None:
 
 
 class Progress(Protocol):
-    """How long work reports its progress; the CLI draws it, tests ignore it."""
+    """What long work tells its progress to; the CLI draws it, tests ignore it."""
 
     def phase(self, text: str) -> None:
         """Say that another step begins."""

@@ -12,7 +12,7 @@ from snapvm.model import SnapshotId
 
 LATEST = "latest"
 UNDO = "undo-"
-"""What the ids of records begin with that keep what was current before a rollback."""
+"""The beginning of the ids of undo records, which keep what was current before a rollback."""
 _STAMP = "%Y%m%dT%H%M%SZ"
 _STAMPED = re.compile(r"(?P<stamp>\d{8}T\d{6}Z)(-\d+)?\Z", re.ASCII)
 """A stamp, and what ``free_id`` puts behind it."""
@@ -28,13 +28,15 @@ _LVM_UUID = re.compile(r"[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}\Z")
 DM_NAME_LIMIT = 127
 """DM_NAME_LEN is 128 with the final NUL (linux/dm-ioctl.h); LVM doubles each hyphen there."""
 _LAYER_ROOM = len("-tpool--")
+"""Room for what LVM puts behind the names of the devices below a volume; -tpool is the longest."""
 
 
 def check_name(name: str) -> SnapshotId:
     """Return a user's ``--name`` as an id; raise ``BadName`` when it cannot be one.
 
-    One that says what an undo record's does is none: whoever finds it damaged has its id alone.
-    Nor is one that says what a snapshot's without a name does: made anew it would be one.
+    A name may not look like the id of an undo record, because of a damaged record nothing but its
+    id is known.  Nor may it look like the id of a snapshot without a name: a record that is made
+    anew from such an id would count as one without a name, which `prune` may delete.
     """
     if name.casefold() in RESERVED:
         raise BadName(text=name, why="this word is reserved", remedy=_NAMES)
@@ -57,9 +59,9 @@ def is_id(text: str) -> bool:
 
 
 def is_undo(id_: str) -> bool:
-    """Tell whether an id, which is all that is known, is that of an undo record.
+    """Tell by an id alone whether it is that of an undo record.
 
-    A user's ``--name`` may begin so too, but then no time follows.
+    A user's ``--name`` may begin with ``undo-`` too, but no time follows then.
     """
     return id_.startswith(UNDO) and moment(id_.removeprefix(UNDO)) is not None
 
@@ -80,7 +82,7 @@ def is_lvm_uuid(text: str) -> bool:
 
 
 def new_set() -> str:
-    """Return twelve hexadecimal digits nobody has used: what LVM tags name a snapshot by."""
+    """Return twelve hexadecimal digits that nobody has used, by which LVM tags name a snapshot."""
     # Not secrets.token_hex: the same bytes, but it imports OpenSSL, 5 ms of every command.
     return os.urandom(6).hex()
 
@@ -114,7 +116,7 @@ def free_id(wanted: str, is_taken: Callable[[str], bool]) -> SnapshotId:
 def split_reference(text: str) -> tuple[str, str]:
     """Split ``dom@id``; a domain's name may hold an @, an id may not.
 
-    Raises ``BadName`` when there is no @, no domain or an id that cannot be one.
+    Raises ``BadName`` when there is no @, no domain, or no id that can be one.
     """
     domain, at, id_ = text.rpartition("@")
     if not at or not domain:
@@ -125,7 +127,7 @@ def split_reference(text: str) -> tuple[str, str]:
 
 
 def choose(domain: str, wanted: str, ids: Sequence[SnapshotId]) -> SnapshotId:
-    """Return the id among those of a domain that is ``wanted``, or begins with it.
+    """Return the id, among those of a domain, that is ``wanted`` or begins with it.
 
     Raises ``UnknownSnapshot`` or ``AmbiguousSnapshot``.
     """
@@ -151,22 +153,21 @@ def snapshot_lv(origin_lv: str, id_: str, set_: str, vg: str, number: int) -> st
 def clone_lv(origin_lv: str, set_: str, vg: str, number: int) -> str:
     """Name the clone that a rollback is about to put in a volume's place.
 
-    Where a name as short as this fits so does that of ``snapshot_lv``: what can be taken can be
-    rolled back.
+    Its short name is as long as that of ``snapshot_lv``: what can be taken can be rolled back.
     """
     return _derived(origin_lv, f"roll.{set_}", f"{set_}r{number}", vg)
 
 
 def fits(vg: str, lv: str) -> bool:
-    """Tell whether device-mapper can have a volume of this name, and the layers below it."""
+    """Tell whether device-mapper can have a volume of this name, and the devices below it."""
     mapped = f"{vg}-{lv}".replace("-", "--")
     return len(mapped) + _LAYER_ROOM <= DM_NAME_LIMIT
 
 
 def _derived(origin_lv: str, suffix: str, short: str, vg: str) -> str:
-    """Put a suffix behind a volume's name, or the short one behind the beginning of it.
+    """Put ``suffix`` behind a volume's name; if that is too long, cut it and put ``short`` there.
 
-    What is cut off may be all that tells two disks apart, so the short one has to.
+    What is cut off may be all that tells two disks apart, so ``short`` has to tell them apart.
     """
     name = f"{origin_lv}.{suffix}"
     if fits(vg, name):

@@ -38,9 +38,9 @@ class PlannedDisk:
     size_bytes: int
     snapshot_name: str
     store_bytes: int = 0
-    """Of a thick snapshot: how large what it keeps may become."""
+    """Of a thick snapshot: the size of its store; 0 of a thin one."""
     chunk_bytes: int = 0
-    """Of a thick snapshot: how much it copies at a time."""
+    """Of a thick snapshot: how much it copies at a time; 0 of a thin one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +83,19 @@ class SwapDisk:
     user_tags: tuple[str, ...]
     read_ahead: str
     not_at_boot: bool
-    """LVM does not activate it of itself."""
+    """LVM does not activate it by itself (`lvchange --setautoactivation n`)."""
     is_skipped: bool
-    """LVM activates it only for who says so each time."""
+    """LVM activates it only when told to ignore its flag (`lvchange --setactivationskip y`)."""
     size_bytes: int
     kind: VolumeKind
     clone_name: str
-    """Thin: what is going to be the disk."""
+    """The name of the clone that is going to be the disk, if it is thin."""
     undo_name: str
+    """The name of the volume that keeps what is current."""
     store_bytes: int = 0
-    """Thick: how large the snapshot of what is current may become."""
+    """Of a thick disk: the size of the store of the snapshot of what is current."""
     chunk_bytes: int = 0
-    """Thick: how much it copies at a time."""
+    """Of a thick disk: how much that snapshot copies at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +111,11 @@ class RollbackPlan:
     order: str = ""
     """Of the undo record; see ``Record.order``."""
     others: tuple[str, ...] = ()
-    """Disks that the domain has besides, and that stay as they are."""
+    """The other disks of the domain, which stay as they are."""
     omitted: tuple[OmittedDisk, ...] = ()
-    """What else it has now, of which nothing is kept."""
+    """What else the domain has now; nothing of it is kept."""
     unbooted: tuple[str, ...] = ()
-    """Disks that go back, and that its definition does not have by now."""
+    """Disks that go back although the domain's definition does not have them any more."""
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -134,9 +135,9 @@ class RollbackPlan:
 
 
 def is_started(domain: Domain, record: Record) -> bool:
-    """Whether a rollback starts the domain: it was on, and there is an image or a description.
+    """Tell whether a rollback starts the domain: it was on, and there is an image or a definition.
 
-    One that slept, or whose guest had crashed, before a rollback of it was on too.
+    A domain that slept, or whose guest had crashed, when it was recorded was on too.
     """
     return record.state.is_on and bool(record.memory or domain.definition)
 
@@ -149,8 +150,9 @@ def resolve(
 ) -> dict[str, LogicalVolume]:
     """Return the volume under each disk, by target.
 
-    Raises ``DiskRefused`` for a device that is no volume, one named by identity (it would still
-    mean the old volume after a rollback has swapped names), and one used twice.
+    Raises ``DiskRefused`` for a device that is no volume, for one named by identity, which would
+    still mean the old volume after a rollback has swapped names, and for a volume that is used
+    twice.
     """
     found: dict[str, LogicalVolume] = {}
     for disk in disks:
@@ -204,9 +206,9 @@ def check_pools(
     *,
     sources: Iterable[LogicalVolume] | None = None,
 ) -> None:
-    """Raise ``VolumeRefused`` when a volume, or the pool of what is cloned, must not be built upon.
+    """Raise ``VolumeRefused`` for the first volume that must not be snapshotted, or kept, now.
 
-    The ``sources`` are what is cloned, where that is not the volumes themselves.
+    The pools of the ``sources`` get more volumes; when these are left out, they are the volumes.
     """
     check_volumes(
         report,
@@ -225,7 +227,7 @@ def plan_disks(
     set_: str,
     settings: Settings,
 ) -> tuple[PlannedDisk, ...]:
-    """Name the snapshot of every volume, and say how large a thick one may become.
+    """Name the snapshot of every volume, and choose the store and the chunk of a thick one.
 
     Raises ``VolumeRefused`` when a name is taken or too long, and ``NoSpace``.
     """
@@ -254,8 +256,8 @@ def plan_disks(
 def chunk_bytes(report: Report, volume: LogicalVolume, settings: Settings) -> int:
     """Return how much a snapshot of a volume is to copy at a time; 0 for a thin one.
 
-    As much as our other snapshots of the volume: when the disk is taken back to one of them, an
-    older one then has nothing to copy, since it already holds every chunk that is written.
+    It copies as much as our other snapshots of the volume.  When the disk is taken back to one of
+    them, an older one has nothing to copy then, since it already holds every chunk that is written.
     """
     if volume.kind is VolumeKind.THIN:
         return 0

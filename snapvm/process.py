@@ -31,15 +31,21 @@ log = logging.getLogger(__name__)
 REMEMBERED = 16
 """How many of the last commands the flight recorder keeps."""
 
+_RECORDED_CHARACTERS = 200
+"""How much of what a program said on its standard error it keeps."""
+
 GOODBYE_SECONDS = 10.0
 """How long a program may take to end when its input is closed."""
 
 _URGENT_NICENESS = -10
 
 _QUESTIONS = {("lvm", "lvs"), ("dmsetup", "status"), ("xl", "list"), ("xl", "info")}
-"""They change nothing, so it makes no difference whether snapvm dies before or after them."""
+"""Commands that change nothing: they need no crash point, since it makes no difference whether
+snapvm dies before or after them."""
 _ANY_STATUS = list(range(-64, 256))
+"""For sh, which would raise an error of its own for a status that is not listed as a good one."""
 _KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR")
+"""Variables that say where LVM's files are."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,12 +68,12 @@ class Conversation(Protocol):
     ) -> tuple[str, ...]:
         """Give it a line and return the lines it answers, up to the one that ``ends`` accepts.
 
-        Raises ``CommandTimedOut`` when that line does not come in time, the program being left
-        alone, and ``CommandFailed`` when the program ends before.
+        Raises ``CommandTimedOut`` when that line does not come in time, and leaves the program
+        alone; ``CommandFailed`` when the program ends before.
         """
 
     def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
-        """Return what it goes on to say without a new order; as ``ask``."""
+        """Return what it goes on to say without a new order; otherwise as ``ask``."""
 
     def ended(self, limit_seconds: float) -> bool:
         """Tell whether the program has ended, waiting that long for it."""
@@ -79,8 +85,8 @@ class Runner(Protocol):
     def converse(self, argv: Sequence[str]) -> AbstractContextManager[Conversation]:
         """Start a program that is given its orders later, and end it by closing its input.
 
-        What it says on both outputs is one stream of lines.  It has priority over other programs
-        where we may give it that, for a domain stands still while it works.
+        What it says on both outputs is one stream of lines.  It has priority over other programs,
+        if we may give it that: a domain stands still while it works.
         """
 
     def run(
@@ -88,8 +94,8 @@ class Runner(Protocol):
     ) -> Completed:
         """Run ``argv`` to its end.
 
-        ``kill`` says what becomes of a program that does not end in time: ended by force, or,
-        for one that must never be (lvm in its critical section), left alone.
+        A program that does not end in time is killed, or left alone without ``kill``: an lvm must
+        never be killed in its critical section.
 
         Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
         when there is no such program.
@@ -120,14 +126,16 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
 
 
 def _outlive_us() -> None:
-    """In the child: let neither what it says to nobody nor a signal meant for snapvm end it.
+    """In the child: ignore the signals of a pipe without a reader, and those meant for snapvm.
 
-    sh gives SIGPIPE its default action back, of which an ``xl restore`` died in the middle, and an
-    lvm would with volumes suspended.  systemd sends SIGTERM, and where it is told to SIGHUP, to
-    every process of a unit that it stops (systemd.kill(5)): what snapvm puts off, or puts back
-    because of it, its programs must not die of.  snapvm itself ends one only by SIGKILL.
-    An xl that stays behind with its domain keeps this; its QEMU, which libxl ends by SIGHUP, does
-    not (QEMU, os-posix.c, os_setup_signal_handling).
+    sh gives SIGPIPE its default action back.  An ``xl restore`` has died of that halfway, and an
+    lvm would die with volumes suspended.  systemd sends SIGTERM, and SIGHUP where it is told to, to
+    every process of a unit that it stops (systemd.kill(5)).  snapvm puts those off, or undoes its
+    work; the programs that it needs for this must not die of them.  snapvm itself ends a program
+    only by SIGKILL.
+
+    An xl that stays behind with its domain goes on ignoring them.  Its QEMU does not, which libxl
+    ends by SIGHUP (QEMU, os-posix.c, os_setup_signal_handling).
     """
     for number in (signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -188,9 +196,9 @@ class _ShConversation:
 def _wait(running: Any, limit_seconds: float) -> bool:
     """Wait for a program and all it said; tell whether it ended in time.
 
-    ``wait(timeout=…)`` of sh (2.2 to 2.4) polls every 100 ms and does not wait for the threads
-    that collect the output, so that output may be missing; ``wait()`` does both right, and a
-    thread bounds it.
+    ``wait(timeout=…)`` of sh (2.2 to 2.4) polls every 100 ms, and does not wait for the threads
+    that collect the output, so that output may be missing.  ``wait()`` does both right but has no
+    limit, so it is called in a thread.
     """
 
     def wait() -> None:
@@ -208,9 +216,9 @@ def clean_environment() -> dict[str, str]:
 
     The caller's PATH is kept, with the system folders behind it: a plain ``su`` on Debian lacks
     the sbin ones.  LVM's own variables are dropped, except where its files are
-    (lvm(8), ENVIRONMENT VARIABLES).  Nobody is at home: an lvm that is talked to writes a history
-    after each command, without HOME into the folder we stand in, through whatever link is there
-    (lvm2, tools/lvm.c, _hist_file).
+    (lvm(8), ENVIRONMENT VARIABLES).  HOME is where nothing can be written: an lvm that takes orders
+    writes a history after each command, and without HOME it writes it into the present folder,
+    through whatever link is there (lvm2, tools/lvm.c, _hist_file).
     """
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = os.environ.get("PATH", "")
@@ -276,7 +284,7 @@ class ShRunner:
             _out_bufsize=1,
             _done=talk.end,
         )
-        with suppress(OSError):  # not permitted, or gone already, which ``ask`` tells
+        with suppress(OSError):  # not permitted, or the program has ended: ``ask`` will tell
             os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
         try:
             yield talk
@@ -293,4 +301,4 @@ class ShRunner:
         line = f"{shlex.join(argv)} -> {end} in {seconds:.3f} s"
         log.debug("%s", line)
         said = " ".join(stderr.split())
-        self.recorder.append(f"{line}: {said[:200]}" if said else line)
+        self.recorder.append(f"{line}: {said[:_RECORDED_CHARACTERS]}" if said else line)

@@ -1,6 +1,8 @@
-"""Which domain is a record's, as it is now."""
+"""Find the domain of a record, as it is now."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from snapvm import planning
 from snapvm.errors import UnknownDomain, quoted
@@ -10,43 +12,50 @@ from snapvm.refusals import DomainRefused
 
 
 def find(host: Host, record: Record) -> Domain:
-    """Return the domain as it is now; one with an image may have vanished meanwhile.
+    """Return the domain as it is now; it is off when the hypervisor does not know it any more.
 
-    So may any of xl's, which knows none that is off: without an image its owner starts it then.
+    Raises ``DomainRefused`` for
 
-    Raises ``DomainRefused`` for one of libvirt's that has vanished and has no image, for another
-    domain of the name, and for one that was given another: its image would make a second one of
-    its uuid.
+    * a domain of libvirt's that is not known any more, where the record has no memory image to
+      start it from.  xl never knows a domain that is off: without an image its owner starts it;
+    * a domain that has another name now: the image would make a second domain of its uuid;
+    * another domain that has the name now.
     """
-    try:
+    domain = None
+    with suppress(UnknownDomain):
         domain = host.hypervisor.find(record.domain)
-    except UnknownDomain:
-        now = host.hypervisor.name_of(record.domain_uuid)
-        if now:
-            raise DomainRefused(
-                domain=record.domain,
-                why=f"its name is {quoted(now)} now, and another in {record.ref}",
-                remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
-            ) from None
-        if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
-            raise DomainRefused(
-                domain=record.domain,
-                why=f"libvirt does not know it, and {record.ref} has no memory to start it from",
-                remedy="have libvirt know it first: `virsh define FILE`, or `virsh create FILE "
-                "--paused` for one that is transient",
-            ) from None
+    if domain is None:
+        _require_restorable(host, record)
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
         raise DomainRefused(
             domain=domain.name,
             why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
-            remedy=_as_it_was(record),
+            remedy=_way_past_another(record),
         )
     return domain
 
 
-def _as_it_was(record: Record) -> str:
-    """Say how another domain of a record's name gets out of its way, or becomes its own."""
+def _require_restorable(host: Host, record: Record) -> None:
+    """Raise ``DomainRefused`` when nothing can bring back a domain whose name is not known."""
+    now = host.hypervisor.name_of(record.domain_uuid)
+    if now:
+        raise DomainRefused(
+            domain=record.domain,
+            why=f"its name is {quoted(now)} now, and another in {record.ref}",
+            remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
+        )
+    if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
+        raise DomainRefused(
+            domain=record.domain,
+            why=f"libvirt does not know it, and {record.ref} has no memory to start it from",
+            remedy="have libvirt know it first: `virsh define FILE`, or `virsh create FILE "
+            "--paused` for one that is transient",
+        )
+
+
+def _way_past_another(record: Record) -> str:
+    """Say what to do about another domain that has the record's name."""
     rename = "rename one of the two"
     if record.hypervisor is HypervisorKind.XEN:
         return f"{rename}; one that was only created anew needs all the disks that it had then"
@@ -54,15 +63,15 @@ def _as_it_was(record: Record) -> str:
         f"if it is the same machine, define it with the uuid {record.domain_uuid} again (virsh "
         "dumpxml --security-info, virsh undefine --keep-nvram --keep-tpm, virsh define)"
     )
-    # Without memory libvirt has to know the domain.
+    # Where there is no memory to start it from, libvirt has to know the domain.
     return again if record.memory is None else f"{again}; if not, {rename}"
 
 
 def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
     """Tell whether a domain of xl's is the record's machine, created anew with another uuid.
 
-    It may have got more disks since.  libvirt keeps a uuid for as long as a domain is defined:
-    another one means another domain.
+    It may have got more disks since.  libvirt keeps the uuid of a domain as long as that is
+    defined: another uuid means another domain.
     """
     if record.hypervisor is not HypervisorKind.XEN:
         return False
@@ -73,9 +82,9 @@ def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
 
 
 def vanished(record: Record, definition: str = "") -> Domain:
-    """Return the domain of a record that its hypervisor does not know any more.
+    """Return the domain of a record that its hypervisor does not know any more: it is off.
 
-    ``definition`` is what it was when it was last seen; without it only an image starts it.
+    ``definition`` is the one it had when it was last seen; without it only an image can start it.
     """
     return Domain(
         name=record.domain,

@@ -37,6 +37,9 @@ SCHEMA_VERSION = 1
 SIZE_LIMIT_BYTES = 4 << 20
 """No real record comes near this size; a larger file is not read."""
 
+_LIMIT_MS = 1e12
+"""About thirty years; no time in a record comes near it."""
+
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
@@ -187,6 +190,7 @@ def _record(data: dict[str, Any]) -> Record:
     domain = _get(data, "domain", dict)
     memory = data.get("memory")
     timing = _get(data, "timing", dict)
+    versions = _get(data, "versions", dict)
     id_ = _get(data, "id", str)
     set_ = _get(data, "set", str)
     if not naming.is_id(id_) or not naming.is_set(set_):
@@ -214,10 +218,10 @@ def _record(data: dict[str, Any]) -> Record:
             parts=_each(timing, "parts", _part),
         ),
         written_bytes=_count(data, "written_bytes"),
-        versions=_texts(data, "versions"),
-        quiesced="quiesced" in data and _get(data, "quiesced", bool),
+        versions={name: _get(versions, name, str) for name in versions},
+        quiesced=_get_or(data, "quiesced", default=False),
         side_files=_each(data, "side_files", _side_file) if "side_files" in data else (),
-        order=_get(data, "order", str) if "order" in data else "",
+        order=_get_or(data, "order", default=""),
     )
 
 
@@ -233,12 +237,12 @@ def _memory(data: dict[str, Any]) -> MemoryRecord:
     file = _get(data, "file", str)
     if "/" in file or file.startswith(".") or not file or not file.isprintable():
         raise _Wrong(f"its memory image {file!r} is not a plain file name")
-    foreign = _get(data, "foreign", dict) if "foreign" in data else {}
+    foreign: dict[str, Any] = _get_or(data, "foreign", default={})
     return MemoryRecord(
         file=file,
         format=_get(data, "format", str),
         size_bytes=_count(data, "size_bytes"),
-        checksum=_get(data, "checksum", str) if "checksum" in data else "",
+        checksum=_get_or(data, "checksum", default=""),
         foreign={kind: _count(foreign, kind) for kind in foreign},
     )
 
@@ -247,7 +251,7 @@ def _omitted(data: dict[str, Any]) -> OmittedDisk:
     return OmittedDisk(
         target=_get(data, "target", str),
         why=_get(data, "why", str),
-        read_only="read_only" in data and _get(data, "read_only", bool),
+        read_only=_get_or(data, "read_only", default=False),
     )
 
 
@@ -284,7 +288,7 @@ def ref(data: dict[str, Any]) -> LvRef:
     # The undo snapshot of a thick disk has no uuid until it is made.
     if uuid and not naming.is_lvm_uuid(uuid):
         raise _Wrong(f"{uuid!r} is not the uuid of a volume")
-    vg_uuid = _get(data, "vg_uuid", str) if "vg_uuid" in data else ""
+    vg_uuid = _get_or(data, "vg_uuid", default="")
     if vg_uuid and not naming.is_lvm_uuid(vg_uuid):
         raise _Wrong(f"{vg_uuid!r} is not the uuid of a volume group")
     return LvRef(vg=vg, lv=lv, uuid=LvUuid(uuid), vg_uuid=VgUuid(vg_uuid))
@@ -293,7 +297,7 @@ def ref(data: dict[str, Any]) -> LvRef:
 def _part(data: dict[str, Any]) -> WindowPart:
     return WindowPart(
         name=_get(data, "name", str),
-        start_ms=_milliseconds(data, "start_ms", least=-1e12),
+        start_ms=_milliseconds(data, "start_ms", least=-_LIMIT_MS),
         duration_ms=_milliseconds(data, "duration_ms"),
     )
 
@@ -303,6 +307,11 @@ def _get(data: dict[str, Any], key: str, kind: type[T]) -> T:
     if type(value) is not kind:
         raise _Wrong(f"{key!r} is missing or not a {kind.__name__}")
     return value
+
+
+def _get_or(data: dict[str, Any], key: str, *, default: T) -> T:
+    """Read what older versions of snapvm did not write; it has the type of the default."""
+    return _get(data, key, type(default)) if key in data else default
 
 
 def _enum(data: dict[str, Any], key: str, kind: type[E]) -> E:
@@ -322,7 +331,7 @@ def _count(data: dict[str, Any], key: str) -> int:
 
 def _milliseconds(data: dict[str, Any], key: str, *, least: float = 0.0) -> float:
     value = data.get(key)
-    if not isinstance(value, (int, float)) or not least <= value < 1e12:
+    if not isinstance(value, (int, float)) or not least <= value < _LIMIT_MS:
         raise _Wrong(f"{key!r} is missing or not a time in milliseconds")
     return float(value)
 
@@ -334,10 +343,3 @@ def _each(data: dict[str, Any], key: str, read: Callable[[dict[str, Any]], T]) -
             raise _Wrong(f"{key!r} holds something that is not an object")
     # A list first: a generator costs a `list` of ten thousand records 40 ms.
     return tuple([read(item) for item in items])
-
-
-def _texts(data: dict[str, Any], key: str) -> dict[str, str]:
-    value = _get(data, key, dict)
-    if not all(type(text) is str for text in value.values()):
-        raise _Wrong(f"{key!r} holds something that is not a text")
-    return dict(value)

@@ -22,9 +22,8 @@ from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
 NAME_FILE = ".name"
-_JOURNAL = re.compile(r"\.(?P<work>rollback|stop)\.json\Z")
-_DRAFT = re.compile(r"\.(?P<id>.+)\.draft\Z")
-_GONE = re.compile(r"\.(?P<id>.+)\.gone\Z")
+_HIDDEN_FOLDER = re.compile(r"\.(?P<id>.+)\.(?P<work>draft|gone)\Z")
+_JOURNAL_FILE = re.compile(r"\.(?P<work>rollback|stop)\.json\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +44,25 @@ class Damaged:
 
 
 class Work(StrEnum):
-    """What a journal is of; with the name of its folder or file in it."""
+    """What a journal is of; the value is a part of the name of its folder or file."""
 
     TAKE = "draft"
+    """In a hidden folder, like that of DELETE."""
     DELETE = "gone"
     ROLLBACK = "rollback"
+    """In a file of its own, like that of STOP."""
     STOP = "stop"
     """A domain that ends with its snapshot, once that is whole."""
+
+
+def hidden_folder(id_: str, work: Work) -> str:
+    """Return the name of the folder of a record that is being made or deleted."""
+    return f".{id_}.{work}"
+
+
+def journal_file(work: Work) -> str:
+    """Return the name of the journal of a rollback or a stop."""
+    return f".{work}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +78,11 @@ class Leftover:
 
 
 def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged | None:
-    """Read one record; None for something that is no folder, or vanished meanwhile.
+    """Read one record; return None for what is no folder, or has vanished meanwhile.
 
-    None, too, for one that cannot be of a domain ``called`` so: a `list` of one has others to read.
+    With ``called``, return None as well for a record that cannot be of a domain of that name: a
+    `list` of one domain need not parse the records of others.
+
     Paths are text here: making ten thousand ``Path`` objects would take a third of a `list`.
     """
     folder = f"{domain_folder}/{name}"
@@ -88,7 +101,9 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         why = "it has no snapshot.json"
     except RecordUnusable as error:
         why = error.why
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        why = error.strerror or str(error)
+    except ValueError as error:
         why = str(error)
     else:
         return record
@@ -106,29 +121,27 @@ def leftovers(folder: Path) -> tuple[Leftover, ...]:
     found: list[Leftover] = []
     for name in listed(folder):
         path = folder / name
-        if match := _DRAFT.match(name):
-            found.append(_leftover(Work.TAKE, match["id"], path, path / INTENT_FILE))
-        elif match := _GONE.match(name):
-            found.append(_leftover(Work.DELETE, match["id"], path, path / RECORD_FILE))
-        elif match := _JOURNAL.match(name):
+        if match := _HIDDEN_FOLDER.match(name):
+            work = Work(match["work"])
+            journal = INTENT_FILE if work is Work.TAKE else RECORD_FILE
+            found.append(_leftover(work, match["id"], path, path / journal))
+        elif match := _JOURNAL_FILE.match(name):
             found.append(_leftover(Work(match["work"]), "", path, path))
     return tuple(found)
 
 
 def _leftover(work: Work, id_: str, path: Path, journal: Path) -> Leftover:
-    unusable: JournalUnusable | WorkElsewhere | None = None
     try:
         said = journalfile.load(journal)
     except JournalUnusable as error:
         return Leftover(work=work, id=id_, path=path, intent={}, unusable=error)
     host = _deleting_host(path) if work is Work.DELETE else said.elsewhere
-    if host:
-        unusable = WorkElsewhere(path=str(path), host=host)
+    unusable = WorkElsewhere(path=str(path), host=host) if host else None
     return Leftover(work=work, id=id_, path=path, intent=said.intent, unusable=unusable)
 
 
 def _deleting_host(gone: Path) -> str:
-    """Return what is known of it: there may be no room to write down who begins a delete."""
+    """Return the other host that deletes a record, as far as it had room to write that down."""
     try:
         return journalfile.load(gone / INTENT_FILE).elsewhere
     except JournalUnusable:
@@ -146,16 +159,16 @@ def listed(folder: Path) -> list[str]:
 
 
 def name_in(folder: Path) -> str:
-    """Return the name of the domain a folder is of; its uuid when nothing says it."""
+    """Return the name of the domain that a folder is of; its uuid when nothing tells the name."""
     said = ""
     with suppress(OSError, ValueError):
         said = durable.read(folder / NAME_FILE, 4096).decode(errors="replace")
-    # No hypervisor can be asked for a text that C does not have.
+    # A text with a NUL in it is no name that a hypervisor could be asked for.
     return said if said and "\0" not in said else _name_in_records(folder) or folder.name
 
 
 def _name_in_records(folder: Path) -> str:
-    """Return what some record says, the newest where ids are stamps; empty without any."""
+    """Return the name in a record, in the newest where ids are stamps; empty without records."""
     for name in sorted(listed(folder), reverse=True):
         path = f"{folder}/{name}/{RECORD_FILE}"
         with suppress(OSError, ValueError, RecordUnusable):

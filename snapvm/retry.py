@@ -1,6 +1,6 @@
 """Trying again: the only importer of tenacity, one policy for each kind of passing trouble.
 
-Only work without effects, or work that may safely be done twice, is ever repeated.
+Only work that has no effects, or may safely be done twice, is ever repeated.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import signal
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,13 +22,18 @@ from snapvm.refusals import BadImage, VolumeRefused
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_LVM_CRASHED = 139
-"""lvm reports were seen to segfault and to work at once afterwards (Launchpad 1901783)."""
+_CRASHED = (-signal.SIGSEGV, 128 + signal.SIGSEGV)
+"""lvm reports were seen to segfault and to work at once afterwards (Launchpad 1901783).  The second
+is how a shell tells of it."""
 
 _UNREADABLE = 0
-"""No command fails with it but one whose report is not what it should be (``reading.parse``)."""
+"""Only a command whose report is not what it should be fails with this (``reading.parse``)."""
 
+_REPORTS = 3
 _SOON_SECONDS = 10.0
+_RESTART_SECONDS = 30.0
+"""How long a libvirtd that is restarted may need until it knows its domains again."""
+_RESUMES = 3
 _LOOKS = 8
 
 
@@ -35,19 +41,18 @@ class NotYet(Exception):
     """What is waited for has not come; the text says what there is instead."""
 
 
-def _is_passing(error: BaseException) -> bool:
-    passing = (_LVM_CRASHED, -11, _UNREADABLE)
-    return isinstance(error, CommandFailed) and error.status in passing
-
-
 def report(ask: Callable[[], T]) -> T:
     """Run a read-only query, up to three times when lvm crashed or printed what is no report."""
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_passing),
-        stop=tenacity.stop_after_attempt(3),
+        retry=tenacity.retry_if_exception(_has_no_report),
+        stop=tenacity.stop_after_attempt(_REPORTS),
         wait=tenacity.wait_fixed(0.2),
         reraise=True,
     )(ask)
+
+
+def _has_no_report(error: BaseException) -> bool:
+    return isinstance(error, CommandFailed) and error.status in (*_CRASHED, _UNREADABLE)
 
 
 def _tell_of_resuming(state: tenacity.RetryCallState) -> None:
@@ -56,14 +61,16 @@ def _tell_of_resuming(state: tenacity.RetryCallState) -> None:
 
 
 def resume(attempt: Callable[[], T]) -> T:
-    """Try to make a domain run again, for half a minute: giving up leaves it paused.
+    """Try to make a domain run again, for half a minute: to give up leaves it paused.
 
-    A libvirtd that is restarted needs seconds before it knows its domains again.  One that works
-    on a domain says no only after half a minute, and is asked three times at least.
+    A libvirtd that works on a domain for somebody else says no only after half a minute, so it is
+    asked three times at least.
     """
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StuckPaused),
-        stop=tenacity.stop_all(tenacity.stop_after_delay(30), tenacity.stop_after_attempt(3)),
+        stop=tenacity.stop_all(
+            tenacity.stop_after_delay(_RESTART_SECONDS), tenacity.stop_after_attempt(_RESUMES)
+        ),
         wait=tenacity.wait_exponential(multiplier=0.02, max=1),
         before_sleep=_tell_of_resuming,
         reraise=True,
@@ -72,17 +79,21 @@ def resume(attempt: Callable[[], T]) -> T:
 
 def agent(attempt: Callable[[], T], *, limit_seconds: float) -> T:
     """Ask a guest's agent: it may be busy, or about to be heard again after a restore."""
+    return _until_it_answers(attempt, limit_seconds)
+
+
+def libvirtd(attempt: Callable[[], T]) -> T:
+    """Connect to a libvirtd that is being restarted; for half a minute."""
+    return _until_it_answers(attempt, _RESTART_SECONDS)
+
+
+def _until_it_answers(attempt: Callable[[], T], limit_seconds: float) -> T:
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(HypervisorFailed),
         stop=tenacity.stop_after_delay(limit_seconds),
         wait=tenacity.wait_fixed(0.2),
         reraise=True,
     )(attempt)
-
-
-def libvirtd(attempt: Callable[[], T]) -> T:
-    """Connect to a libvirtd that is being restarted; for half a minute."""
-    return agent(attempt, limit_seconds=30)
 
 
 def moving(look: Callable[[], T]) -> T:
@@ -101,7 +112,7 @@ def moving(look: Callable[[], T]) -> T:
 def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
     """Look at what a name of a device leads to, which udev is about to make or to move.
 
-    For as long as ``device`` does, or for ``limit_seconds`` when that is less; raises the last
+    It is looked at for ten seconds, or for ``limit_seconds`` when that is less.  Raises the last
     ``NotYet``.
     """
     return _soon(look, lambda error: isinstance(error, NotYet), limit_seconds)
@@ -110,32 +121,32 @@ def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
 def device(attempt: Callable[[], T]) -> T:
     """Open a device that its last user may be about to leave, or udev about to name.
 
-    Ten seconds at the most; a snapshot is attached without waiting for udev.
+    It is tried for ten seconds: a snapshot is attached without waiting for udev.
     """
-    return _soon(attempt, _is_coming)
+    return _soon(attempt, _is_busy_or_nameless)
 
 
 def unused(attempt: Callable[[], T]) -> T:
-    """Ask for a volume that its last user may be about to leave; for as long as ``device`` does."""
+    """Ask for a volume that its last user may be about to leave; for ten seconds."""
     return _soon(attempt, lambda error: isinstance(error, VolumeRefused))
 
 
 def _soon(
     attempt: Callable[[], T],
-    is_coming: Callable[[BaseException], bool],
+    is_passing: Callable[[BaseException], bool],
     limit_seconds: float = math.inf,
 ) -> T:
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_coming),
+        retry=tenacity.retry_if_exception(is_passing),
         stop=tenacity.stop_after_delay(min(limit_seconds, _SOON_SECONDS)),
         wait=tenacity.wait_fixed(0.1),
         reraise=True,
     )(attempt)
 
 
-def _is_coming(error: BaseException) -> bool:
-    coming = (errno.EBUSY, errno.ENOENT, errno.ENXIO)
-    return isinstance(error, OSError) and error.errno in coming
+def _is_busy_or_nameless(error: BaseException) -> bool:
+    passing = (errno.EBUSY, errno.ENOENT, errno.ENXIO)
+    return isinstance(error, OSError) and error.errno in passing
 
 
 def lock(attempt: Callable[[], T], *, limit_seconds: float) -> T:

@@ -1,4 +1,4 @@
-"""Settings: the file, then SNAPVM_* variables, then flags; each later one wins."""
+"""Settings: from the file, from SNAPVM_* variables and from flags; each overrides those before."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def _path(value: Any) -> Path:
 
 
 def require_folder(path: Path) -> None:
-    """Raise ``ValueError`` when ``path`` or a parent is no folder; all of it may be missing."""
+    """Raise ``ValueError`` when ``path`` or a parent is no folder; any of them may be missing."""
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except NotADirectoryError:
         is_folder = False
     except OSError:
-        # Whoever uses the folder will report that it is missing, or may not be looked into.
+        # That it is missing, or may not be looked into, is told when it is used.
         return
     if not is_folder:
         raise ValueError("is not a folder")
@@ -246,7 +246,7 @@ def _near(word: str, known: Iterable[str]) -> str:
     # heavy: only a mistake needs it
     import difflib
 
-    # The prefix that all have in common would make all of them look alike.
+    # With the prefix, which all of them have, all of them would look alike.
     bare = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(word.removeprefix(PREFIX), bare, n=1)
     return f"; {bare[near[0]]!r} may be meant" if near else ""

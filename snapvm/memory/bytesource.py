@@ -1,7 +1,7 @@
 """Read a stream of bytes exactly, with errors that name the byte.
 
-No memory is allocated on the word of a header: `ByteSource.read` allocates as the bytes come, so a
-length of gigabytes in a file of a kilobyte costs a kilobyte.
+`ByteSource.read` does not believe a header: it allocates memory as the bytes come, so that a length
+of gigabytes in a file of a kilobyte costs a kilobyte.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapvm.failures import StorageFailed
+from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.refusals import BadImage
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -53,15 +54,15 @@ class ByteSource:
         return bytes(parts)
 
     def read_pages(self, pages: int, what: str) -> npt.NDArray[np.uint8]:
-        """Read pages of 4096 bytes into a new array, which is allocated whole."""
-        data = np.empty((pages, 4096), np.uint8)
+        """Read pages into a new array of the shape (n, 4096), which is allocated whole."""
+        data = np.empty((pages, FRAME_BYTES), np.uint8)
         view = data.reshape(-1).data
         done = 0
         while done < len(view):
             try:
                 count = self._stream.readinto(view[done:])  # type: ignore[attr-defined]
             except OSError as error:
-                raise StorageFailed(path=self._path, why=str(error)) from error
+                raise self._failed(error) from error
             if not count:
                 raise self._truncated(len(view) - done, what)
             done += count
@@ -86,12 +87,15 @@ class ByteSource:
         try:
             data = self._stream.read(count_bytes)
         except OSError as error:
-            raise StorageFailed(path=self._path, why=str(error)) from error
+            raise self._failed(error) from error
         self.offset_bytes += len(data)
         return data
 
     def _truncated(self, missing_bytes: int, what: str, *, at: int | None = None) -> BadImage:
         return self.bad(f"it ends {missing_bytes} bytes before the end of {what}", at=at)
+
+    def _failed(self, error: OSError) -> StorageFailed:
+        return StorageFailed(path=self._path, why=error.strerror or str(error))
 
 
 def _regular_size(stream: BinaryIO) -> int | None:

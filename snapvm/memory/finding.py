@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+
+from snapvm.memory.pagingmode import Marks, Words
 
 KEPT_PER_PROBLEM: Final = 64
 """How many findings of each problem are kept; further ones are only counted."""
@@ -110,38 +111,27 @@ class Findings:
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep it while there are few of its kind."""
-        count = self.counts.get(finding.problem, 0)
-        self.counts[finding.problem] = count + 1
-        if count < KEPT_PER_PROBLEM:
+        if self._count(finding.problem, 1):
             self.kept.append(finding)
 
-    def add_pages(
-        self, problem: Problem, pfns: npt.NDArray[np.uint64], *, offset_bytes: int | None = None
-    ) -> None:
+    def add_pages(self, problem: Problem, pfns: Words, *, offset_bytes: int | None = None) -> None:
         """Count one finding for each page, and keep the first few."""
-        before = self.counts.get(problem, 0)
-        if len(pfns):
-            self.counts[problem] = before + len(pfns)
-        for pfn in pfns[: max(0, KEPT_PER_PROBLEM - before)].tolist():
+        for pfn in pfns[: self._count(problem, len(pfns))].tolist():
             self.kept.append(Finding(problem=problem, pfn=pfn, offset_bytes=offset_bytes))
 
     def add_entries(
         self,
         problem: Problem,
-        wrong: npt.NDArray[np.bool_],
-        table_pfns: npt.NDArray[np.uint64],
-        targets: npt.NDArray[np.uint64],
+        wrong: Marks,
+        table_pfns: Words,
+        targets: Words,
     ) -> None:
         """Count the table entries that ``wrong`` marks, and keep the first few.
 
         ``wrong`` and ``targets`` have the shape (n, 512), for n tables.
         """
-        total = int(np.count_nonzero(wrong))
-        if not total:
-            return
-        before = self.counts.get(problem, 0)
-        self.counts[problem] = before + total
-        for place in np.flatnonzero(wrong)[: max(0, KEPT_PER_PROBLEM - before)].tolist():
+        places = np.flatnonzero(wrong)
+        for place in places[: self._count(problem, len(places))].tolist():
             row, index = divmod(place, wrong.shape[1])
             self.kept.append(
                 Finding(
@@ -151,3 +141,11 @@ class Findings:
                     target_pfn=int(targets[row, index]),
                 )
             )
+
+    def _count(self, problem: Problem, times: int) -> int:
+        """Count a problem so many times more; return how many of those findings are to be kept."""
+        if not times:
+            return 0
+        before = self.counts.get(problem, 0)
+        self.counts[problem] = before + times
+        return min(times, max(0, KEPT_PER_PROBLEM - before))

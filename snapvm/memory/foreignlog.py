@@ -12,6 +12,7 @@ from snapvm.memory.normalise import ForeignEntries, ForeignKind
 log = logging.getLogger(__name__)
 
 _LOGGED: Final = 64
+"""How many entries are logged one by one."""
 _NAMES: Final = {
     ForeignKind.UNKNOWN: "unknown",
     ForeignKind.OWN_GRANT: "own grant",
@@ -24,8 +25,8 @@ _NAMES: Final = {
 class ForeignLog:
     """How many entries were zeroed, and the first of them.
 
-    A guest may fill half of its memory with such entries, of its shared_info page say; to keep them
-    all would take several times as much.
+    Not all of them are kept: a guest may fill half of its memory with entries that map one page
+    shared with Xen, and the log of those would take several times as much.
     """
 
     def __init__(self) -> None:
@@ -33,14 +34,14 @@ class ForeignLog:
         self._first: list[ForeignEntries] = []
 
     def add(self, entries: ForeignEntries) -> None:
-        """Count entries; of the first some are kept, for a log that is not written in the pause."""
+        """Count entries, and keep the first: nothing is logged while the guest stands still."""
         self._counts += np.bincount(entries["kind"], minlength=len(ForeignKind))
         room = _LOGGED - sum(map(len, self._first))
         if room > 0 and len(entries):
             self._first.append(entries[:room].copy())
 
-    def told(self) -> dict[str, int]:
-        """Log the first entries, and return how many there were of each kind of frame."""
+    def write(self) -> None:
+        """Log the entries that were kept."""
         for entry in (entry for entries in self._first for entry in entries):
             log.info(
                 "zeroed entry %d of table %#x: machine frame %#x, flags %#x, %s",
@@ -50,5 +51,8 @@ class ForeignLog:
                 entry["flags"],
                 _NAMES[ForeignKind(int(entry["kind"]))],
             )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many entries there were of each kind of frame, by its name."""
         counts = self._counts.tolist()
         return {_NAMES[kind]: counts[kind] for kind in ForeignKind if counts[kind]}

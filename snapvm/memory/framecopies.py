@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from snapvm.memory.frameruns import Marks, Pages, Run
+from snapvm.memory.frameruns import Pages, Run
+from snapvm.memory.pagingmode import Marks
 
 # CDLL releases Python's lock during the call; PyDLL and mmap's own methods do not.  Python's mmap
 # also keeps a descriptor open for each mapping: those of 64 GiB are more than a process may have.
@@ -21,6 +22,7 @@ _mmap.argtypes = [c_void_p, c_size_t, c_int, c_int, c_int, c_long]
 _munmap.argtypes = [c_void_p, c_size_t]
 _madvise.argtypes = [c_void_p, c_size_t, c_int]
 _FAILED: Final = c_void_p(-1).value
+"""MAP_FAILED (mmap(2))."""
 _POPULATE_READ: Final = 22
 """MADV_POPULATE_READ (linux/mman-common.h), since Linux 5.14."""
 
@@ -50,7 +52,7 @@ class FrameCopies:
 
     def close(self) -> None:
         """End the mapping; harmless when it has ended."""
-        self._bytes = np.empty(0, np.uint8)  # an array over the mapping must not outlive it
+        self._bytes = np.empty(0, np.uint8)  # no array over the mapping may outlive it
         address, self._address = self._address, None
         if address is not None:
             _munmap(address, self._size_bytes)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snapvm import xxh64
-from snapvm.memory.pagingmode import FRAME_BYTES
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks
 
 ABSENT: Final = 0
 """Stands for the offset of a frame that has no page in the image."""
@@ -29,7 +29,6 @@ RUN_FRAMES: Final = 512
 Pages = npt.NDArray[np.uint8]
 """Shape (n, 4096)."""
 Offsets = npt.NDArray[np.int64]
-Marks = npt.NDArray[np.bool_]
 
 
 class Run(NamedTuple):

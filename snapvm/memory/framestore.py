@@ -23,8 +23,8 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from snapvm.memory.frameruns import ABSENT, FrameRuns, Marks, Offsets, Pages
-from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.frameruns import ABSENT, FrameRuns, Offsets, Pages
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.refusals import BadImage
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
@@ -35,7 +35,7 @@ ORIGIN: Final = "the guest's memory"
 """The path in a ``BadImage`` about what is read here."""
 _MAX_THREADS: Final = 4
 _CLAIMED_MORE: Final = 1 << 16
-"""By so many frames a guest may claim more than twice as many as it has: 256 MiB."""
+"""A guest may claim twice the frames that it has, and this many (256 MiB) besides."""
 _SPARE_PART: Final = 8
 """An eighth more memory is kept ready than a chunk needed last time."""
 
@@ -45,7 +45,8 @@ T = TypeVar("T")
 def room_for(frames: int) -> Pages:
     """Return memory for the pages of ``frames`` frames.
 
-    It is shared memory: in private memory each page's first write after a fork (of an lvm) faults.
+    It is shared memory: in private memory the first write to each page after a fork, such as that
+    of an lvm, would fault.
     """
     if not frames:
         return np.empty((0, FRAME_BYTES), np.uint8)
@@ -187,7 +188,7 @@ class FrameStore:
         self._frames = frames
         self.chunks: list[Chunk] = []
         self.given_up = threading.Event()
-        """When it is set, work on chunks ends before the next one, by ``BadImage``."""
+        """When it is set, work on chunks ends by ``BadImage`` before the next chunk."""
         self._gone: list[Words] = []
         """PFNs that have a page in the image and, at the last refresh, no frame any more."""
         self.room_bytes: int | None = None
@@ -200,10 +201,14 @@ class FrameStore:
 
     @property
     def is_full(self) -> bool:
-        """Whether kept pages have to be written or forgotten before more are kept."""
+        """Whether kept pages have to be written or forgotten before more are kept.
+
+        They may take half of the room.  The other half is for the chunks that are worked on at
+        once: before they are done nobody knows how many of their pages will be kept.
+        """
         if self.room_bytes is None:
             return False
-        return 2 * sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes
+        return sum(chunk.room.nbytes for chunk in self.chunks) > self.room_bytes // 2
 
     def add(self, pfns: Words, mfns: Words, *, stands_still: bool = False) -> Iterator[Chunk]:
         """Map frames and keep them mapped; yield chunk by chunk.
@@ -263,9 +268,10 @@ class FrameStore:
         return changed
 
     def count_restored(self, owned: Marks) -> int:
-        """Return how many PFNs get a frame in a restore: the ``owned`` ones, and former ones.
+        """Return how many PFNs a restore gives a frame: the ``owned`` ones, and former ones.
 
-        A former one has a page in the image, and behind it an entry that says it has none.
+        A PFN that has lost its frame still has a page in the image, before the entry that says so;
+        a restore that comes to the entry has given it a frame by then.
         """
         gone = np.unique(np.concatenate([np.empty(0, np.uint64), *self._gone]))
         inside = gone[gone < np.uint64(len(owned))]
@@ -283,7 +289,7 @@ class FrameStore:
             chunk.runs.remember(chunk.live, chunk.offsets, chunk.to_compare())
 
     def _each(self, work: Callable[[Chunk], T], seen: Seen | None = None) -> list[T]:
-        """Work on all chunks in threads, on no more at once than there is room for."""
+        """Work on all chunks in threads, on no more at once than half of the room can take."""
         results: list[T] = []
         chunks, at_once = self.chunks, max(1, len(self.chunks))
         if self.room_bytes is not None:

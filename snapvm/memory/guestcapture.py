@@ -27,9 +27,9 @@ from snapvm.memory import precopy
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
-from snapvm.memory.normalise import FrameMap, Landmarks, Marks
+from snapvm.memory.normalise import FrameMap, Landmarks
 from snapvm.memory.p2m import P2m, P2mRoots
-from snapvm.memory.pagingmode import FRAME_BYTES
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.xenformat import RecordType
 from snapvm.memory.xenimage import ImageWriter, replace_config
@@ -58,7 +58,7 @@ class Caught:
         owned: Marks,
         begin_pages: Callable[[P2m, Marks, Landmarks], StandingPages],
     ) -> None:
-        """``begin_pages`` makes the image's head true and returns what writes pages behind it."""
+        """``begin_pages`` is `GuestCapture._begin_pages`."""
         self.standing = standing
         self.p2m = p2m
         self.owned = owned
@@ -100,8 +100,10 @@ class GuestCapture:
         """Whether ordinary pages were written while the guest ran."""
         self._spilled = 0
         """How many chunks were written in the pause, as memory did not hold what had changed."""
-        self._changed = 0
         self._total = 0
+        """How many frames were captured."""
+        self._changed = 0
+        """How many of them while the guest stood still."""
 
     # --- while the guest runs ---
 
@@ -110,23 +112,27 @@ class GuestCapture:
     ) -> str:
         """Write ordinary pages, if possible; return how memory is captured, and why that way."""
         try:
-            digests = self._precopy(memory, shared_info, progress)
+            room = self._precopy(memory, shared_info, progress)
         except _NoPrecopy as why:
             if not self._domain_ends:
                 log.warning("it is going to stand still until all of it is written: %s", why)
             return f"one pass into the file while it stood still: {why}"
         self._is_precopied = True
-        return f"precopy while it ran{digests}, then what had changed while it stood still"
+        apart = "" if room.holds_all else f", told apart by digests ({room})"
+        return f"precopy while it ran{apart}, then what had changed while it stood still"
 
     def _precopy(
         self, memory: HostMemory, shared_info: Callable[[], bytes], progress: Progress
-    ) -> str:
-        """Map all frames and write the ordinary ones; say if digests tell which have changed."""
+    ) -> Room:
+        """Map all frames and write the ordinary ones; return what memory there was for that.
+
+        Raises ``_NoPrecopy`` when the guest cannot be written while it runs.
+        """
         if self._domain_ends:
             raise _NoPrecopy("it was to end with that")
-        begin = partial(self._begin, memory, shared_info)
+        begin = partial(self._write_early_head, memory, shared_info)
         try:
-            p2m, room = precopy.begun(begin, self._store.require_wanted, progress)
+            p2m, room = precopy.when_there_is_room(begin, self._store.require_wanted, progress)
         except BadImage as error:
             why = f"its table of frames could not be read while it ran ({error.why})"
             raise _NoPrecopy(why) from error
@@ -136,13 +142,17 @@ class GuestCapture:
         self._store.room_bytes = room.for_pages_bytes
         first = precopy.FirstPass(self._file, self._writer, keeps_pages=room.holds_all)
         first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
-        if room.holds_all:
-            return ""
-        precopy.write_again(self._store, self._file, progress)
-        return f", told apart by digests ({room})"
+        if not room.holds_all:
+            precopy.write_again(self._store, self._file, progress)
+        return room
 
-    def _begin(self, memory: HostMemory, shared_info: Callable[[], bytes]) -> tuple[P2m, Room]:
-        """Write the head, if there is room for the guest; ``BadImage`` leaves the file as it is."""
+    def _write_early_head(
+        self, memory: HostMemory, shared_info: Callable[[], bytes]
+    ) -> tuple[P2m, Room]:
+        """Write the head, if there is room for the guest; return its p2m, and the room.
+
+        Raises ``BadImage``, before it writes, for a p2m that the guest may be changing.
+        """
         page = shared_info()
         if P2mRoots.of(page).generation & 1:
             raise BadImage(path=ORIGIN, offset_bytes=0, why="it is changing it")
@@ -155,7 +165,7 @@ class GuestCapture:
     def rehearse(self, shared_info: bytes) -> None:
         """Do once what `catch` will do, so that memory is at hand and busy frames are known."""
         if self._is_precopied:
-            with suppress(BadImage):  # the guest may be in the midst of changing its p2m
+            with suppress(BadImage):  # the guest may be changing its p2m just now
                 p2m = self._reader.p2m(shared_info)
                 self._reader.owned(p2m)
                 self._store.rehearse(p2m.entries)
@@ -192,6 +202,7 @@ class GuestCapture:
         self._spilled = len(chunks)
 
     def _begin_pages(self, p2m: P2m, is_owned: Marks, landmarks: Landmarks) -> StandingPages:
+        """Make the image's head true; return what writes pages behind it."""
         max_mfn = self._reader.max_mfn
         frame_map = FrameMap.of(p2m.entries, is_owned, max_mfn=max_mfn, landmarks=landmarks)
         self._head.write_final(p2m, frame_map)
@@ -225,9 +236,10 @@ class GuestCapture:
             os.fsync(self._file.fileno())
         if self._spilled:  # not said in the pause: a terminal may be stopped
             log.warning("it stood still for longer: more had changed than this host could spare")
+        pages.foreign.write()
         return WrittenImage(
             size_bytes=os.fstat(self._file.fileno()).st_size,
-            foreign=pages.foreign.told(),
+            foreign=pages.foreign.counts(),
             changed_frames=self._changed,
             frames=self._total,
             restored_frames=restored,

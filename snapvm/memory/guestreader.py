@@ -9,16 +9,16 @@ import numpy as np
 
 from snapvm import memoryroom
 from snapvm.memory.framestore import ORIGIN, require_plausible, words
-from snapvm.memory.normalise import FrameMap, Marks, owned
+from snapvm.memory.normalise import FrameMap, owned
 from snapvm.memory.p2m import P2m, P2mRoots, read_p2m
-from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.refusals import BadImage
 from snapvm.xenguest import GuestFrames, Mapping
 
 _P2M_BYTES: Final = 64 << 20
-"""A p2m may take so much memory on any host: that of a guest of 32 GiB."""
+"""How much memory a p2m may take on any host; it is that of a guest of 32 GiB."""
 _P2M_PART: Final = 4
-"""A larger one may take one part in so many of what the host can spare."""
+"""A larger p2m may take a quarter of the memory that the host can spare."""
 _NO_WORDS: Final = np.empty(0, np.uint64)
 
 
@@ -31,7 +31,7 @@ class GuestReader:
         self._stack = ExitStack()
         self._p2m_mappings: dict[bytes, Mapping] = {}
         self._m2p = words(self._stack.enter_context(frames.machine_to_physical()))
-        # What there is now: in the pause the capture itself has taken of it.
+        # Asked now, and not in the pause: by then the capture has taken memory itself.
         self._most_bytes = max(_P2M_BYTES, memoryroom.available_bytes() // _P2M_PART)
 
     def close(self) -> None:
@@ -71,13 +71,13 @@ class GuestReader:
         return FrameMap.build(p2m.entries, self._m2p, max_mfn=self.max_mfn)
 
     def pfns(self, p2m: P2m) -> Words:
-        """Return the PFNs that have a frame according to the guest, if it can have so many."""
+        """Return the PFNs that have a frame, as the guest says; see `require_plausible`."""
         pfns = np.flatnonzero(p2m.entries < np.uint64(self.max_mfn)).view(np.uint64)
         require_plausible(self._frames, len(pfns))
         return pfns
 
     def _p2m_frames(self, mfns: Words) -> Words:
-        """Return frames of the p2m, which stay mapped: the pause will read the same ones."""
+        """Return frames of the p2m, which stay mapped: they are read again in the pause."""
         asked = np.ascontiguousarray(mfns)
         mapping = self._p2m_mappings.get(asked.tobytes())
         if mapping is None:

@@ -17,7 +17,7 @@ from snapvm.refusals import BadImage
 from snapvm.xenguest import HostFacts
 
 _P2M_ROOM: Final = 1 << 14
-"""By how many frames the p2m may grow while its guest is copied; one is for 2 MiB: 32 GiB."""
+"""How many frames the p2m may grow by while its guest is copied; they stand for 32 GiB."""
 
 
 class ImageHead:
@@ -29,7 +29,7 @@ class ImageHead:
         self._host = host
         self._written: DomainHead | None = None
         self._end = 0
-        """The offset behind the head, which ends with the record of the p2m's frames."""
+        """The offset behind the head.  The last thing in it is the record of the p2m's frames."""
 
     def write_early(self, p2m: P2m, frame_map: FrameMap) -> None:
         """Write the head while the guest runs, with room for a p2m that grows."""
@@ -67,7 +67,7 @@ class ImageHead:
 
 
 def _leaf_pfns(p2m: P2m, frame_map: FrameMap) -> Words:
-    """Return the PFNs of the p2m's own frames; raise ``BadImage`` when the guest owns one not."""
+    """Return the PFNs of the p2m's own frames; ``BadImage`` when one is not the guest's."""
     pfns, is_owned = frame_map.pfns_of(p2m.leaf_mfns)
     if not is_owned.all():
         mfn = int(p2m.leaf_mfns[np.argmin(is_owned)])

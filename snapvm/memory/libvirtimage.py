@@ -3,7 +3,7 @@
 Layout of the header (libvirt, src/qemu/qemu_saveimage.h): 16 bytes of magic; then 32 bits each for
 the version, the length of XML and cookie, whether the domain was running, the format of the stream,
 and the offset of the cookie; then 56 unused bytes.  The integers have the writer's byte order: ours
-are little endian, and libvirt reads either.
+are little endian, and libvirt reads both.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from snapvm import compression, durable
 from snapvm.compression import Compression
 from snapvm.refusals import BadImage
 
-MAGIC = b"LibvirtQemudSave"
-PARTIAL = b"LibvirtQemudPart"
-_HEADER = struct.Struct("<16s5I56x")
-_OTHER_HEADER = struct.Struct(">16s5I56x")
-_NUMBER, _OTHER_NUMBER = struct.Struct("<I"), struct.Struct(">I")
-_VERSION_OFFSET_BYTES = 16
-_RUNNING_OFFSET_BYTES = 24
-_FORMAT_OFFSET_BYTES = 28
-_VERSIONS = (1, 2)
-FORMAT_RAW = 0
-FORMAT_ZSTD = 5
+MAGIC: Final = b"LibvirtQemudSave"
+PARTIAL: Final = b"LibvirtQemudPart"
+_HEADER: Final = struct.Struct("<16s5I56x")
+_SWAPPED_HEADER: Final = struct.Struct(">16s5I56x")
+"""Of a writer whose byte order is big endian."""
+_NUMBER: Final = struct.Struct("<I")
+_SWAPPED_NUMBER: Final = struct.Struct(">I")
+_VERSION_OFFSET_BYTES: Final = 16
+_LENGTH_OFFSET_BYTES: Final = 20
+_RUNNING_OFFSET_BYTES: Final = 24
+FORMAT_OFFSET_BYTES: Final = 28
+_VERSIONS: Final = (1, 2)
+FORMAT_RAW: Final = 0
+FORMAT_ZSTD: Final = 5
 """libvirt passes the stream through `zstd -dc` (src/qemu/qemu_saveimage.c)."""
-FORMAT_SPARSE = 6
+FORMAT_SPARSE: Final = 6
 """QEMU's mapped-ram, each page at its own place in the file (libvirt 11.2)."""
-_ROOM_BYTES = 64 << 10
+_ROOM_BYTES: Final = 64 << 10
 """Room behind the XML, as libvirt leaves it: `virsh save-image-edit` may make the XML longer."""
-_ALIGNMENT = 4096
-DATA_LIMIT_BYTES = 16 << 20
+_ALIGNMENT_BYTES: Final = 4096
+_DATA_LIMIT_BYTES: Final = 16 << 20
 """No real image has more XML and cookie than this."""
 
 
@@ -47,9 +51,10 @@ class Header:
     data_bytes: int
     was_running: bool
     format: int
-    cookie_offset: int
+    cookie_offset_bytes: int
+    """Where the cookie begins in the data behind the header; 0 when there is none."""
     number: struct.Struct
-    """How each of the numbers is written."""
+    """How the writer of the image wrote each of the numbers."""
 
     @property
     def stream_offset_bytes(self) -> int:
@@ -63,30 +68,30 @@ def read_header(path: Path) -> Header:
         text = os.pread(descriptor, _HEADER.size, 0)
         size_bytes = os.fstat(descriptor).st_size
     if len(text) < _HEADER.size:
-        raise BadImage(
-            path=str(path), offset_bytes=len(text), why="the file ends within the header"
-        )
-    is_other = _OTHER_NUMBER.unpack_from(text, _VERSION_OFFSET_BYTES)[0] in _VERSIONS
-    layout, number = (_OTHER_HEADER, _OTHER_NUMBER) if is_other else (_HEADER, _NUMBER)
+        raise _bad(path, len(text), "the file ends within the header")
+    is_swapped = _SWAPPED_NUMBER.unpack_from(text, _VERSION_OFFSET_BYTES)[0] in _VERSIONS
+    layout, number = (_SWAPPED_HEADER, _SWAPPED_NUMBER) if is_swapped else (_HEADER, _NUMBER)
     magic, version, data_bytes, was_running, format_, cookie = layout.unpack(text)
     if magic == PARTIAL:
-        raise BadImage(path=str(path), offset_bytes=0, why="it was never written to its end")
+        raise _bad(path, 0, "it was never written to its end")
     if magic != MAGIC:
-        raise BadImage(path=str(path), offset_bytes=0, why="it is not a libvirt save image")
+        raise _bad(path, 0, "it is not a libvirt save image")
     if version not in _VERSIONS:
-        raise BadImage(path=str(path), offset_bytes=16, why=f"version {version} is not known")
+        raise _bad(path, _VERSION_OFFSET_BYTES, f"version {version} is not known")
     header = Header(
         data_bytes=data_bytes,
         was_running=bool(was_running),
         format=format_,
-        cookie_offset=cookie,
+        cookie_offset_bytes=cookie,
         number=number,
     )
-    if data_bytes > DATA_LIMIT_BYTES or header.stream_offset_bytes >= size_bytes:
-        raise BadImage(
-            path=str(path), offset_bytes=20, why=f"{data_bytes} bytes of XML do not fit the file"
-        )
+    if data_bytes > _DATA_LIMIT_BYTES or header.stream_offset_bytes >= size_bytes:
+        raise _bad(path, _LENGTH_OFFSET_BYTES, f"{data_bytes} bytes of XML do not fit the file")
     return header
+
+
+def _bad(path: Path, offset_bytes: int, why: str) -> BadImage:
+    return BadImage(path=str(path), offset_bytes=offset_bytes, why=why)
 
 
 def is_one(path: Path) -> bool:
@@ -108,8 +113,7 @@ def read_definition(path: Path) -> str:
     try:
         return text.partition(b"\0")[0].decode()
     except UnicodeDecodeError as error:
-        where = _HEADER.size + error.start
-        raise BadImage(path=str(path), offset_bytes=where, why="its XML is not UTF-8") from None
+        raise _bad(path, _HEADER.size + error.start, "its XML is not UTF-8") from None
 
 
 def read_cookie(path: Path) -> str:
@@ -118,23 +122,22 @@ def read_cookie(path: Path) -> str:
     Bytes that are not UTF-8 are replaced: a restore has libvirt itself judge the cookie.
     """
     header = read_header(path)
-    if not 0 < header.cookie_offset < header.data_bytes:
+    if not 0 < header.cookie_offset_bytes < header.data_bytes:
         return ""
     with _opened(path, os.O_RDONLY) as descriptor:
-        text = os.pread(descriptor, header.data_bytes, _HEADER.size)[header.cookie_offset :]
+        data = os.pread(descriptor, header.data_bytes, _HEADER.size)
+    text = data[header.cookie_offset_bytes :]
     return text.partition(b"\0")[0].decode(errors="replace")
 
 
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
     read_header(path)
-    found_bytes = path.stat().st_size
+    with durable.failing_as_storage(path):
+        found_bytes = path.stat().st_size
     if found_bytes != size_bytes:
-        raise BadImage(
-            path=str(path),
-            offset_bytes=min(found_bytes, size_bytes),
-            why=f"it has {found_bytes} bytes and {size_bytes} were recorded",
-        )
+        why = f"it has {found_bytes} bytes and {size_bytes} were recorded"
+        raise _bad(path, min(found_bytes, size_bytes), why)
 
 
 def set_running(path: Path, running: bool) -> None:
@@ -154,7 +157,7 @@ def head_as(path: Path, format_: int) -> bytes:
     with _opened(path, os.O_RDONLY) as descriptor:
         head = bytearray(os.pread(descriptor, header.stream_offset_bytes, 0))
     head[: len(PARTIAL)] = PARTIAL
-    header.number.pack_into(head, _FORMAT_OFFSET_BYTES, format_)
+    header.number.pack_into(head, FORMAT_OFFSET_BYTES, format_)
     return bytes(head)
 
 
@@ -187,10 +190,14 @@ class Writer:
         self._path = path
         xml = definition.encode() + b"\0"
         rest = cookie.encode() + b"\0" if cookie else b""
-        end = -(-(_HEADER.size + len(xml) + len(rest) + _ROOM_BYTES) // _ALIGNMENT) * _ALIGNMENT
-        offset = len(xml) if cookie else 0
+        end = _HEADER.size + len(xml) + len(rest) + _ROOM_BYTES
+        end += -end % _ALIGNMENT_BYTES
+        cookie_offset_bytes = len(xml) if cookie else 0
         format_ = FORMAT_ZSTD if self.filter_argv else FORMAT_RAW
-        header = _HEADER.pack(PARTIAL, 2, end - _HEADER.size, 0, format_, offset)
+        data_bytes, was_running = end - _HEADER.size, False
+        header = _HEADER.pack(
+            PARTIAL, _VERSIONS[-1], data_bytes, was_running, format_, cookie_offset_bytes
+        )
         with durable.failing_as_storage(path):
             descriptor = durable.create(path)
             try:

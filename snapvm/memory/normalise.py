@@ -15,7 +15,7 @@ Each entry is treated as in normalise_pagetable (xg_sr_save_x86_pv.c), with one 
 * a present **L1** entry with a frame that is not owned becomes 0 as a whole and is logged.  (Xen's
   saver silently drops the whole table instead.  To clear only the present bit would not do: Xen's
   L1TF check crashes a PV guest for an address left in an entry that is not present.)
-* above L1 a frame that is not owned is an error.
+* above L1, a present entry with a frame that is not owned is an error.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ import numpy.typing as npt
 
 from snapvm.memory.pagingmode import (
     FRAME_BYTES,
+    FRAME_NUMBER_MASK,
     FRAME_SHIFT,
     PTE_LARGE,
     PTE_PRESENT,
+    Marks,
     Words,
     bit_span,
+    frame_numbers,
 )
 from snapvm.refusals import BadImage
 
 ENTRIES: Final = 512
+ROOT_LEVEL: Final = 4
 XEN_SLOTS: Final = slice(256, 272)
 """The L4 entries Xen keeps for itself (ROOT_PAGETABLE_FIRST/LAST_XEN_SLOT, asm/config.h)."""
 
@@ -50,8 +54,8 @@ P2M_IDENTITY: Final = 1 << 62
 through a grant, and a frame of the host's I/O space.  No frame at all is all ones."""
 
 _FLAGS: Final = np.uint64(bit_span(0, 11) | bit_span(52, 63))
-_FRAME: Final = np.uint64(bit_span(0, 39))
-_OWNED: Final = np.uint64(1)
+_OWNED: Final = np.uint64(PTE_PRESENT)
+"""The mark in a step of `FrameMap`; it is where an entry has its present bit."""
 _NORESERVE: Final = 0x4000
 """MAP_NORESERVE (asm-generic/mman.h), which Python's mmap has since 3.13."""
 _P2M_MARKS: Final = np.uint64(P2M_FOREIGN | P2M_IDENTITY)
@@ -65,7 +69,6 @@ stay in a core's cache."""
 
 MachineToPhysical = Callable[[Words], Words]
 Levels = npt.NDArray[np.uint8]
-Marks = npt.NDArray[np.bool_]
 
 
 class ForeignKind(IntEnum):
@@ -144,7 +147,8 @@ class FrameMap:
         steps = _mostly_holes(max_mfn + 1)
         others: dict[int, list[Words]] = {P2M_FOREIGN: [], P2M_IDENTITY: []}
         for start in range(0, len(p2m), _BLOCK_PFNS):
-            entries, is_own = (all_[start : start + _BLOCK_PFNS] for all_ in (p2m, is_owned))
+            block = slice(start, start + _BLOCK_PFNS)
+            entries, is_own = p2m[block], is_owned[block]
             mfns = entries[is_own]
             pfns = np.flatnonzero(is_own).view(np.uint64) + np.uint64(start)
             steps[mfns] = (pfns - mfns) << np.uint64(FRAME_SHIFT) | _OWNED
@@ -159,7 +163,7 @@ class FrameMap:
             landmarks=landmarks or Landmarks(),
         )
 
-    def pfns_of(self, mfns: Words) -> tuple[Words, npt.NDArray[np.bool_]]:
+    def pfns_of(self, mfns: Words) -> tuple[Words, Marks]:
         """Return the PFNs of machine frames, and marks of those that the domain owns."""
         steps = self.steps[np.minimum(mfns, np.uint64(self.max_mfn))]
         pfns = mfns + (steps.view(np.int64) >> FRAME_SHIFT).view(np.uint64)
@@ -226,7 +230,7 @@ class Normaliser:
             raise ValueError(f"tables of the shape {tables.shape}, not rewritable in place")
         high = np.flatnonzero(levels > 1)
         if len(high):
-            tables[np.flatnonzero(levels == 4), XEN_SLOTS] = 0
+            tables[np.flatnonzero(levels == ROOT_LEVEL), XEN_SLOTS] = 0
             self._refuse_large_pages(tables, levels, table_pfns, high)
         foreign = []
         for start in range(0, len(tables), _BLOCK_TABLES):
@@ -243,7 +247,7 @@ class Normaliser:
         count = len(entries)
         mfns, present, steps = (scratch[:count] for scratch in self._scratch)
         np.right_shift(entries, FRAME_SHIFT, out=mfns)
-        np.bitwise_and(mfns, _FRAME, out=mfns)
+        np.bitwise_and(mfns, FRAME_NUMBER_MASK, out=mfns)
         # "clip" turns an index out of range into the last element, which is 0: not owned.
         np.take(self.frames.steps, mfns.view(np.int64), out=steps, mode="clip")
         np.bitwise_and(entries, PTE_PRESENT, out=present)
@@ -262,7 +266,7 @@ class Normaliser:
         rows, indexes = np.divmod(places, ENTRIES)
         above = np.flatnonzero(levels[rows] > 1)
         values = tables[rows, indexes]
-        mfns = values >> np.uint64(FRAME_SHIFT) & _FRAME
+        mfns = frame_numbers(values)
         if len(above):
             at = above[0]
             why = f"machine frame {mfns[at]:#x}, which the domain does not own"
@@ -279,6 +283,7 @@ class Normaliser:
     def _refuse_large_pages(
         self, tables: Words, levels: Levels, table_pfns: Words, high: npt.NDArray[np.intp]
     ) -> None:
+        """Raise `BadImage` for a large page in the tables that ``high`` says are above L1."""
         large = np.uint64(PTE_LARGE | PTE_PRESENT)
         rows, indexes = np.nonzero(tables[high] & large == large)
         if len(rows):

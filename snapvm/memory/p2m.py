@@ -15,12 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from struct import Struct
 from typing import Final
 
 import numpy as np
 
-from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_BYTES, FRAME_SHIFT, Words, bit_span
+from snapvm.memory.normalise import ENTRIES, ROOT_LEVEL
+from snapvm.memory.pagingmode import (
+    FOUR_LEVEL,
+    FRAME_BYTES,
+    FRAME_SHIFT,
+    Words,
+    bit_span,
+    frame_numbers,
+)
 from snapvm.memory.xenstream import MAX_END_PFN
 from snapvm.refusals import BadImage
 
@@ -30,14 +39,25 @@ change them."""
 
 _ARCH: Final = Struct("<QQQQQQ")
 _ARCH_OFFSET: Final = 3088
-_PER_FRAME: Final = 512
+"""Where struct arch_shared_info begins in the shared_info page of a 64-bit guest."""
 _INDEX_BITS: Final = 9
-_ROOT_LEVEL: Final = 4
 _TRIMMED_LEVEL: Final = 2
-_FRAME: Final = np.uint64(bit_span(0, 39))
+"""The level whose entries are the tables that a guest repeats where it has no frames."""
 _XEN_START: Final = 0xFFFF800000000000
 _XEN_END: Final = 0xFFFF87FFFFFFFFFF
+"""The addresses that Xen keeps for itself (tools/libs/guest/xg_core_x86.c: HYPERVISOR_VIRT_...)."""
+_TRANSLATED: Final = bit_span(0, FOUR_LEVEL.va_bits - 1)
+"""The bits of an address that the page tables translate."""
 _FETCHED_AT_ONCE: Final = 1024
+
+
+class _Field(IntEnum):
+    """The fields of struct arch_shared_info, by their places."""
+
+    MAX_PFN = 0
+    LIST_LIST = 1
+    CR3 = 3
+    VADDR = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +104,19 @@ def read_p2m(
 
     It is refused when it takes more than ``most_bytes``: a guest of few frames may have a p2m of
     2 GiB, all parts of which are one frame.
+
     Raises `BadImage`, with ``origin`` as its path and the offset of the wrong field in shared_info.
     """
     if not 0 < roots.pfns <= MAX_END_PFN + 1:
-        raise _bad(origin, 0, f"the guest claims {roots.pfns} frames")
+        raise _bad(origin, _Field.MAX_PFN, f"the guest claims {roots.pfns} frames")
     reader = _Reader(fetch=fetch, max_mfn=max_mfn, origin=origin)
-    leaves = (roots.pfns - 1) // _PER_FRAME + 1
+    leaves = (roots.pfns - 1) // ENTRIES + 1
     found = reader.by_list(roots, leaves) if roots.cr3 else reader.by_tree(roots, leaves)
     if len(found) * FRAME_BYTES > most_bytes:
         size, most = len(found) * FRAME_BYTES >> 20, most_bytes >> 20
         why = f"its p2m takes {size} MiB, and this host can spare {most} MiB for it"
-        raise _bad(origin, 0, why)
-    pfns = min(roots.pfns, len(found) * _PER_FRAME)
+        raise _bad(origin, _Field.MAX_PFN, why)
+    pfns = min(roots.pfns, len(found) * ENTRIES)
     return P2m(
         end_pfn=pfns - 1,
         entries=reader.frames(found).reshape(-1)[:pfns],
@@ -103,12 +124,14 @@ def read_p2m(
     )
 
 
-def _bad(origin: str, field: int, why: str) -> BadImage:
+def _bad(origin: str, field: _Field, why: str) -> BadImage:
     return BadImage(path=origin, offset_bytes=_ARCH_OFFSET + field * 8, why=why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reader:
+    """Finds the frames of a p2m, and reads them."""
+
     fetch: FrameFetcher
     max_mfn: int
     origin: str
@@ -116,14 +139,15 @@ class _Reader:
     def frames(self, mfns: Words) -> Words:
         """Return a copy of frames, and fetch each distinct frame once."""
         distinct, places = np.unique(mfns, return_inverse=True)
-        entries = np.empty((len(mfns), _PER_FRAME), np.uint64)
+        entries = np.empty((len(mfns), ENTRIES), np.uint64)
         for start in range(0, len(distinct), _FETCHED_AT_ONCE):
             stop = start + _FETCHED_AT_ONCE
             rows = np.flatnonzero((places >= start) & (places < stop))
             entries[rows] = self.fetch(distinct[start:stop])[places[rows] - start]
         return entries
 
-    def checked(self, mfns: Words, field: int, what: str) -> Words:
+    def checked(self, mfns: Words, field: _Field, what: str) -> Words:
+        """Return MFNs that were read from the guest, none of which may be beyond the host's."""
         wrong = (mfns == 0) | (mfns >= np.uint64(self.max_mfn))
         if wrong.any():
             at = int(np.argmax(wrong))
@@ -132,42 +156,51 @@ class _Reader:
         return mfns
 
     def by_list(self, roots: P2mRoots, leaves: int) -> Words:
-        end = roots.vaddr + leaves * FRAME_BYTES - 1
-        is_canonical = all(
-            va < 1 << 64 and FOUR_LEVEL.canonical(va & bit_span(0, 47)) == va
-            for va in (roots.vaddr, end)
-        )
-        crosses = roots.vaddr >> 63 != end >> 63
-        if not is_canonical or crosses or (roots.vaddr <= _XEN_END and end >= _XEN_START):
-            raise _bad(self.origin, 4, f"the p2m cannot be at {roots.vaddr:#x} to {end:#x}")
-        first, last = roots.vaddr & bit_span(0, 47), end & bit_span(0, 47)
+        """Return the leaves of a list: the frames that the guest's tables map where it lies."""
+        first, last = self._place_of_list(roots, leaves)
         mfns = np.array([roots.cr3 >> FRAME_SHIFT], np.uint64)
-        self.checked(mfns, 3, "root")
-        for level in range(_ROOT_LEVEL, 0, -1):
+        self.checked(mfns, _Field.CR3, "root")
+        for level in range(ROOT_LEVEL, 0, -1):
             shift = FRAME_SHIFT + _INDEX_BITS * (level - 1)
-            start = first >> shift & _PER_FRAME - 1
+            start = first >> shift & ENTRIES - 1
             count = (last >> shift) - (first >> shift) + 1
             entries = self.frames(mfns).reshape(-1)[start : start + count]
-            mfns = self.checked(entries >> np.uint64(FRAME_SHIFT) & _FRAME, 3, f"L{level} entry")
+            mfns = self.checked(frame_numbers(entries), _Field.CR3, f"L{level} entry")
             if level == _TRIMMED_LEVEL:
                 mfns = _trimmed(mfns)
                 tables_end = ((first >> shift) + len(mfns) << shift) - 1
                 last = min(last, tables_end)
         return mfns
 
+    def _place_of_list(self, roots: P2mRoots, leaves: int) -> tuple[int, int]:
+        """Return the first and last address of the list, as far as page tables translate them."""
+        end = roots.vaddr + leaves * FRAME_BYTES - 1
+        is_canonical = all(
+            va < 1 << 64 and FOUR_LEVEL.canonical(va & _TRANSLATED) == va
+            for va in (roots.vaddr, end)
+        )
+        crosses = roots.vaddr >> 63 != end >> 63
+        if not is_canonical or crosses or (roots.vaddr <= _XEN_END and end >= _XEN_START):
+            why = f"the p2m cannot be at {roots.vaddr:#x} to {end:#x}"
+            raise _bad(self.origin, _Field.VADDR, why)
+        return roots.vaddr & _TRANSLATED, end & _TRANSLATED
+
     def by_tree(self, roots: P2mRoots, leaves: int) -> Words:
+        """Return the leaves of a tree: a list of lists, which are linked by MFN."""
         root = np.array([roots.frame_list_list_mfn], np.uint64)
-        lists = (leaves - 1) // _PER_FRAME + 1
-        if lists > _PER_FRAME:
-            raise _bad(self.origin, 0, f"a tree has no room for {roots.pfns} frames")
-        self.checked(root, 1, "root")
-        mfns = self.checked(self.frames(root)[0, :lists], 1, "frame list")
+        lists = (leaves - 1) // ENTRIES + 1
+        if lists > ENTRIES:
+            why = f"a tree has no room for {roots.pfns} frames"
+            raise _bad(self.origin, _Field.MAX_PFN, why)
+        self.checked(root, _Field.LIST_LIST, "root")
+        mfns = self.checked(self.frames(root)[0, :lists], _Field.LIST_LIST, "frame list")
         mfns = _trimmed(mfns)
-        return self.checked(self.frames(mfns).reshape(-1)[:leaves], 1, "leaf")
+        found = self.frames(mfns).reshape(-1)[:leaves]
+        return self.checked(found, _Field.LIST_LIST, "leaf")
 
 
 def _trimmed(mfns: Words) -> Words:
-    """Cut off the repetitions of one table at the end, which has only PFNs without a frame."""
+    """Cut off the repetitions of one table at the end: it is that of the PFNs without a frame."""
     differs = np.flatnonzero(mfns != mfns[-1])
     keep = int(differs[-1]) + 1 if len(differs) else 0
     return mfns[:keep] if 0 < keep < len(mfns) - 1 else mfns

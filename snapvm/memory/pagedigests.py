@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from snapvm import xxh64
-from snapvm.memory.frameruns import Marks, Pages, Run
-from snapvm.memory.pagingmode import FRAME_BYTES
+from snapvm.memory.frameruns import Pages, Run
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks
 
 
 class PageDigests:

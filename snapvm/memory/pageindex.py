@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from snapvm.memory.pagingmode import FRAME_BYTES, Words
+from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.memory.xenrecord import PageBatch
 from snapvm.refusals import BadImage
@@ -22,12 +22,15 @@ _BLOCK_SHIFT: Final = 12
 _BLOCK: Final = 1 << _BLOCK_SHIFT
 _BLOCK_BYTES: Final = _BLOCK * 8
 _FREE_BYTES: Final = 16 << 20
+"""Any index may be as large as this, however little data the image has."""
 _BYTES_PER_INDEX_BYTE: Final = 8
 """The index of an ordinary image is a 512th of its data; here it may be an eighth."""
 
 _TYPE_BITS: Final = np.uint64(4)
 _TYPE: Final = np.uint64(0xF)
 _MARK: Final = np.uint64(1 << 63)
+
+Places = npt.NDArray[np.intp]
 
 
 class PageIndex:
@@ -37,8 +40,8 @@ class PageIndex:
         """Make an empty index of PFNs up to and with ``end_pfn``; ``path`` is for errors."""
         self._path = path
         self._block_of = np.zeros((end_pfn >> _BLOCK_SHIFT) + 1, np.int32)
-        # An element is the offset of the data (0: none) above the type, with a mark above it all;
-        # block 0 is always empty.
+        # An element holds, from its lowest bit up, the type, the offset of the data (0: none), and
+        # the mark.  Block 0 is always empty.
         self._blocks = np.full((2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
         self._used = 1
         self.pages = 0
@@ -51,7 +54,7 @@ class PageIndex:
         offsets = np.uint64(batch.data_offset_bytes) + rows * np.uint64(FRAME_BYTES)
         values = np.where(has_data, offsets << _TYPE_BITS, np.uint64(0)) | batch.types
         self.pages += int(has_data.sum())
-        places = (batch.pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)
+        places = _places(batch.pfns)
         self._make_blocks(places[batch.types != PageType.XTAB], batch.offset_bytes)
         # A PFN without a page gets no block for its own sake; where a block exists it is entered.
         blocks = self._block_of[places]
@@ -68,11 +71,11 @@ class PageIndex:
 
     def mark(self, pfns: Words) -> None:
         """Mark PFNs, none of them beyond the last; one without an entry takes no mark."""
-        blocks = self._block_of[(pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)]
+        blocks = self._block_of[_places(pfns)]
         there = blocks > 0
         self._blocks[blocks[there], _within(pfns[there])] |= _MARK
 
-    def marked(self, pfns: Words) -> npt.NDArray[np.bool_]:
+    def marked(self, pfns: Words) -> Marks:
         """Tell which PFNs are marked."""
         return np.asarray(self._look_up(pfns) & _MARK != 0)
 
@@ -86,17 +89,18 @@ class PageIndex:
                 yield (found + (place << _BLOCK_SHIFT)).astype(np.uint64)
 
     def _look_up(self, pfns: Words) -> Words:
-        blocks = self._block_of[(pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)]
+        blocks = self._block_of[_places(pfns)]
         found: Words = self._blocks[blocks, _within(pfns)]
         return found
 
-    def _make_blocks(self, places: np.ndarray[tuple[int], np.dtype[np.intp]], at: int) -> None:
+    def _make_blocks(self, places: Places, at_bytes: int) -> None:
+        """Make the blocks that are missing; ``at_bytes`` is the offset in an error."""
         new = np.unique(places[self._block_of[places] == 0])
         needed = self._used + len(new)
         allowed = _FREE_BYTES + self.pages * FRAME_BYTES // _BYTES_PER_INDEX_BYTE
         if needed * _BLOCK_BYTES > allowed:
             why = "its page frame numbers lie too far apart for the little data it has"
-            raise BadImage(path=self._path, offset_bytes=at, why=why)
+            raise BadImage(path=self._path, offset_bytes=at_bytes, why=why)
         if needed > len(self._blocks):
             grown = np.full((needed + needed // 2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
             grown[: self._used] = self._blocks[: self._used]
@@ -105,5 +109,11 @@ class PageIndex:
         self._used = needed
 
 
-def _within(pfns: Words) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _places(pfns: Words) -> Places:
+    """Return where in `PageIndex._block_of` the blocks of PFNs are."""
+    return (pfns >> np.uint64(_BLOCK_SHIFT)).astype(np.intp)
+
+
+def _within(pfns: Words) -> Places:
+    """Return where in their blocks PFNs are."""
     return (pfns & np.uint64(_BLOCK - 1)).astype(np.intp)

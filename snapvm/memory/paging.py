@@ -43,6 +43,7 @@ FrameReader = Callable[[int], bytes | bytearray | memoryview | None]
 
 _ALL_RIGHTS: Final = PTE_WRITABLE | PTE_USER
 _RIGHTS: Final = _ALL_RIGHTS | PTE_NX
+_NO_WORDS: Final = np.empty(0, np.uint64)
 
 
 class Why(Enum):
@@ -134,12 +135,10 @@ def walk(mode: PagingMode, cr3: int, read_frame: FrameReader) -> Iterator[Mappin
     """Yield every mapping and every hole, in ascending order, with neighbours joined."""
     last: Mapping | Hole | None = None
     for part in _walk(mode, _root(mode, cr3), read_frame):
-        if last is not None:
-            joined = _joined(last, part)
-            if joined is None:
-                yield last
-            part = joined or part  # noqa: PLW2901 - the run goes on growing
-        last = part
+        joined = None if last is None else _joined(last, part)
+        if last is not None and joined is None:
+            yield last
+        last = joined or part
     if last is not None:
         yield last
 
@@ -155,17 +154,16 @@ def who_maps(mode: PagingMode, cr3: int, frame: int, read_frame: FrameReader) ->
     Every table is decoded twice, however many paths lead to it.  After that only tables that lead
     to the frame are walked, lazily, because a table that is shared makes many addresses.
     """
-    nothing = np.array([], np.uint64)
-    hot = [nothing for _ in range(len(mode.levels) + 1)]
+    leading = [_NO_WORDS for _ in range(len(mode.levels) + 1)]  # for each level, and below the last
     for depth, reachable in reversed(list(enumerate(_reachable(mode, cr3, read_frame)))):
-        leading = []
+        found = []
         for address in reachable.tolist():
             table = read_table(mode, depth, address, read_frame)
-            if table is not None and len(_marks(mode, depth, table, frame, hot[depth + 1])):
-                leading.append(address)
-        hot[depth] = np.array(leading, np.uint64)
-    if len(hot[0]):
-        yield from _descend(mode, _root(mode, cr3), frame, hot, read_frame)
+            if table is not None and _leading(mode, depth, table, frame, leading[depth + 1]):
+                found.append(address)
+        leading[depth] = np.array(found, np.uint64)
+    if len(leading[0]):
+        yield from _descend(mode, _root(mode, cr3), frame, leading, read_frame)
 
 
 def _root(mode: PagingMode, cr3: int) -> _Spot:
@@ -247,6 +245,7 @@ def _gap(mode: PagingMode) -> Hole:
 
 
 def _walk(mode: PagingMode, spot: _Spot, read_frame: FrameReader) -> Iterator[Mapping | Hole]:
+    """Yield the mappings and holes of a table and of those below it, in ascending order."""
     table = read_table(mode, spot.depth, spot.address, read_frame)
     if table is None:
         yield from _unread(mode, spot)
@@ -299,7 +298,7 @@ def _reachable(mode: PagingMode, cr3: int, read_frame: FrameReader) -> list[Word
     """Return the addresses of the reachable tables of each level, each once."""
     found = [np.array([_root(mode, cr3).address], np.uint64)]
     for depth in range(len(mode.levels) - 1):
-        children = [np.array([], np.uint64)]
+        children = [_NO_WORDS]
         for address in found[depth]:
             table = read_table(mode, depth, int(address), read_frame)
             if table is not None:
@@ -308,25 +307,26 @@ def _reachable(mode: PagingMode, cr3: int, read_frame: FrameReader) -> list[Word
     return found
 
 
-def _marks(mode: PagingMode, depth: int, table: Table, frame: int, below: Words) -> Words:
-    """Return the entries that are a leaf over the frame, or lead to one of the tables ``below``."""
+def _leading(mode: PagingMode, depth: int, table: Table, frame: int, below: Words) -> list[int]:
+    """Return which entries are a leaf over the frame, or lead to one of the tables ``below``."""
     frames = np.uint64(mode.levels[depth].page_bytes >> FRAME_SHIFT)
     first = table.addresses >> np.uint64(FRAME_SHIFT)
     covers = (first <= np.uint64(frame)) & (np.uint64(frame) - first < frames)
-    marks = (table.kinds == Kind.LEAF) & covers
-    marks |= (table.kinds == Kind.TABLE) & np.isin(table.addresses, below)
-    return np.flatnonzero(marks).astype(np.uint64)
+    leads = (table.kinds == Kind.LEAF) & covers
+    leads |= (table.kinds == Kind.TABLE) & np.isin(table.addresses, below)
+    return list(np.flatnonzero(leads).tolist())
 
 
 def _descend(
-    mode: PagingMode, spot: _Spot, frame: int, hot: list[Words], read_frame: FrameReader
+    mode: PagingMode, spot: _Spot, frame: int, leading: list[Words], read_frame: FrameReader
 ) -> Iterator[Mapping]:
+    """Yield the pages of the frame below a table; ``leading`` are the tables that lead to one."""
     table = read_table(mode, spot.depth, spot.address, read_frame)
     if table is None:
         return
-    for index in _marks(mode, spot.depth, table, frame, hot[spot.depth + 1]).tolist():
+    for index in _leading(mode, spot.depth, table, frame, leading[spot.depth + 1]):
         if table.kinds[index] == Kind.TABLE:
             below = _below(mode, spot, table, index)
-            yield from _descend(mode, below, frame, hot, read_frame)
+            yield from _descend(mode, below, frame, leading, read_frame)
         else:
             yield _page(mode, spot, table, index, index + 1)

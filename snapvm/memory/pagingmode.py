@@ -29,11 +29,21 @@ PTE_LARGE: Final = 1 << 7
 PTE_NX: Final = 1 << 63
 
 Words = npt.NDArray[np.uint64]
+Marks = npt.NDArray[np.bool_]
 
 
 def bit_span(low: int, high: int) -> int:
     """Return the mask of bits ``low`` to ``high``, both included."""
     return (1 << high + 1) - (1 << low)
+
+
+FRAME_NUMBER_MASK: Final = np.uint64(bit_span(0, 39))
+"""What a frame number can be: an entry of PAE or long mode holds it in bits 12 to 51."""
+
+
+def frame_numbers(entries: Words) -> Words:
+    """Return the frame number in each entry of PAE or long mode, present or not."""
+    return entries >> np.uint64(FRAME_SHIFT) & FRAME_NUMBER_MASK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

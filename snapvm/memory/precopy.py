@@ -39,16 +39,19 @@ LITTLE_BYTES: Final = 16 << 20
 WAIT_SECONDS: Final = 1800.0
 """How long to wait for memory that another capture uses; one that hangs may never free it."""
 _LOOK_SECONDS: Final = 2.0
+_HARDLY_FEWER: Final = 0.75
+"""If more than this part of the changes is left after a pass, another one is not worth its time."""
 
 T = TypeVar("T")
 
 
-def begun(
+def when_there_is_room(
     begin: Callable[[], tuple[T, Room]], require_wanted: Callable[[], None], progress: Progress
 ) -> tuple[T, Room]:
-    """Call ``begin`` until there is room for the pages or waiting does not help; return its result.
+    """Call ``begin`` until it finds room, or waiting does not help; return its last result.
 
-    Without room the guest would stand still for minutes, only because another one is captured too.
+    Another capture may have the memory for now.  Without it this guest would stand still for
+    minutes.
     """
     deadline, is_told = Deadline(WAIT_SECONDS), False
     while True:
@@ -120,7 +123,7 @@ class FirstPass:
 
 def write_again(store: FrameStore, file: BinaryIO, progress: Progress) -> None:
     """Write pages that differ from their digest, until there are few, or hardly fewer."""
-    before = total = store.count
+    total = before = store.count
     for number in range(1, PASSES + 1):
         progress.phase(f"copying what has changed meanwhile, pass {number}")
         # In the pause there is no time to wait until memory is written to the disk.
@@ -133,13 +136,14 @@ def write_again(store: FrameStore, file: BinaryIO, progress: Progress) -> None:
             progress.advance(done * FRAME_BYTES, total * FRAME_BYTES)
         if changed * FRAME_BYTES <= LITTLE_BYTES:
             return
-        if changed > before * 3 // 4:
+        if changed > before * _HARDLY_FEWER:
             break
         before = changed
     durable.let_go(file.fileno())
 
 
 def _write_changed(chunk: Chunk, file: BinaryIO) -> int:
+    """Write the pages of a chunk that differ from their digest again; return how many."""
     if chunk.live is None or chunk.runs is None:
         return 0
     digests = chunk.runs.originals

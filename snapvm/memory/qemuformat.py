@@ -55,11 +55,11 @@ class Flag(IntFlag):
 
 
 FLAG_BITS: Final = PAGE_BYTES - 1
+"""Where the flags are in the word before a page; the rest of it is the page's offset."""
 DEVICE_NAME_AT: Final = 6
 """The offset of the name in the section of a device: behind its kind, number and name's length."""
 SWITCHOVER_START: Final = b"\0\x0b\0\0"
 """MIG_CMD_SWITCHOVER_START, without data (migration/savevm.h, since QEMU 10.0)."""
-FILLED: Final = "a page is filled with another byte than zero"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Setup:
 
     @property
     def ram_bytes(self) -> int:
-        """Return the length of all blocks together."""
+        """The length of all blocks together."""
         return sum(block.length_bytes for block in self.blocks)
 
 

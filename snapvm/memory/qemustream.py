@@ -23,7 +23,6 @@ from snapvm.memory.qemuformat import (
     BLOCKS_LIMIT,
     CAPABILITIES,
     DEVICE_NAME_AT,
-    FILLED,
     FLAG_BITS,
     MAGIC,
     NAME_LIMIT_BYTES,
@@ -46,6 +45,8 @@ from snapvm.refusals import BadImage
 
 Words = npt.NDArray[np.uint64]
 _LOOKED_AT: Final = 16
+"""How many records are looked at first, and how many times more each time after that."""
+_FILLED: Final = "a page is filled with another byte than zero"
 
 
 class QemuStream:
@@ -94,7 +95,7 @@ class QemuStream:
         """Yield the pages of all memory records."""
         setup = self._setup or self.setup()
         has_pages = False
-        while kind := self._ahead_of_devices():
+        while kind := self._next_before_devices():
             self._source.skip(1)
             if kind == Section.COMMAND:
                 self._command()
@@ -105,7 +106,7 @@ class QemuStream:
             yield from self._record(setup.blocks)
             self._footer(setup.section)
             has_pages = True
-        if not has_pages:  # they are behind it, and would be taken for its state
+        if not has_pages:  # memory behind a device would be taken for the state of that
             raise self._source.bad("no memory comes before the state of a device")
 
     def rest(self) -> Iterator[memoryview]:
@@ -131,13 +132,11 @@ class QemuStream:
         Every machine has devices, so that anything else means a damaged memory record.
         """
         ahead = bytes(self._source.peek()[: DEVICE_NAME_AT + NAME_LIMIT_BYTES])
-        name = (
-            ahead[DEVICE_NAME_AT:][: ahead[DEVICE_NAME_AT - 1]]
-            if len(ahead) > DEVICE_NAME_AT
-            else b""
-        )
-        is_device = ahead[:1] == bytes([Section.FULL]) and name.isascii()
-        if not is_device or not name or not name.decode("ascii").isprintable():
+        name = b""
+        if len(ahead) > DEVICE_NAME_AT and ahead[0] == Section.FULL:
+            length_bytes = ahead[DEVICE_NAME_AT - 1]
+            name = ahead[DEVICE_NAME_AT : DEVICE_NAME_AT + length_bytes]
+        if not _is_name(name):
             raise self._source.bad("the memory is not followed by the state of a device")
 
     # --- before the pages ---
@@ -184,15 +183,15 @@ class QemuStream:
 
     # --- the pages ---
 
-    def _ahead_of_devices(self) -> Section | None:
-        """Return the kind of the next record, or None when it is a device's."""
+    def _next_before_devices(self) -> Section | None:
+        """Return the kind of the next record; None when it is the first of a device."""
         ahead = self._source.peek(1)[:1]
         if ahead and ahead[0] in (Section.PART, Section.END, Section.COMMAND):
             return Section(ahead[0])
         return None
 
     def _command(self) -> None:
-        """Read a command; only the one is known that says that the guest stands still from here."""
+        """Read a command; the only one that is known says that the guest stands still from here."""
         text = self._source.read(4, "a command")
         number = int.from_bytes(text[:2], "big")
         if text != SWITCHOVER_START:
@@ -246,7 +245,7 @@ class QemuStream:
             raise self._outside(block, int(offsets[outside[0]]))
         body = rows[:, WORD_BYTES:]
         if kind == Flag.ZERO and body.any():
-            raise self._source.bad(FILLED)
+            raise self._source.bad(_FILLED)
         yield Pages(
             block=block,
             offsets_bytes=offsets.astype(np.int64),
@@ -261,7 +260,7 @@ class QemuStream:
         offsets = np.array([offset_bytes], np.int64)
         if kind == Flag.ZERO:
             if self._byte("a page"):
-                raise self._source.bad(FILLED, back_bytes=1)
+                raise self._source.bad(_FILLED, back_bytes=1)
             return Pages(block=block, offsets_bytes=offsets, data=None)
         page = self._source.read(PAGE_BYTES, f"a page of {block.name}")
         data = np.frombuffer(page, np.uint8).reshape(1, PAGE_BYTES)
@@ -299,9 +298,13 @@ class QemuStream:
 
     def _text(self, count_bytes: int) -> str:
         text = self._source.read(count_bytes, "a name")
-        if not text or not text.isascii() or not text.decode("ascii").isprintable():
+        if not _is_name(text):
             raise self._source.bad("a name cannot be read", back_bytes=count_bytes)
         return text.decode("ascii")
+
+
+def _is_name(text: bytes) -> bool:
+    return bool(text) and text.isascii() and text.decode("ascii").isprintable()
 
 
 def _leading(rows: npt.NDArray[np.uint8], flags: int) -> Words:

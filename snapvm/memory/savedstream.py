@@ -10,12 +10,13 @@ from typing import BinaryIO
 
 from snapvm import compression, durable
 from snapvm.memory import libvirtimage
-from snapvm.memory.libvirtimage import FORMAT_RAW, FORMAT_ZSTD
+from snapvm.memory.libvirtimage import FORMAT_OFFSET_BYTES, FORMAT_RAW, FORMAT_ZSTD
 from snapvm.memory.qemustream import QemuStream
 from snapvm.refusals import BadImage
 from snapvm.streamfilter import StreamFilter
 
 _END_SECONDS = 60.0
+"""How long the program that unpacks may take to end when all that it has said was read."""
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def opened(path: Path) -> Iterator[QemuStream]:
     begin = header.stream_offset_bytes
     if header.format not in (FORMAT_RAW, FORMAT_ZSTD):
         why = f"a stream of format {header.format} cannot be read here"
-        raise BadImage(path=str(path), offset_bytes=28, why=why)
+        raise BadImage(path=str(path), offset_bytes=FORMAT_OFFSET_BYTES, why=why)
     with durable.failing_as_storage(path):
         descriptor = durable.open_file(path)
     with open(descriptor, "rb", buffering=0) as file:

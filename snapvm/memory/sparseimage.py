@@ -21,8 +21,11 @@ import numpy.typing as npt
 from snapvm import durable
 from snapvm.memory import libvirtimage, savedstream
 from snapvm.memory.qemuformat import (
+    CAPABILITIES,
     MAGIC,
     PAGE_BYTES,
+    RAM,
+    RAM_VERSION,
     Flag,
     Pages,
     RamBlock,
@@ -37,6 +40,7 @@ _BLOCK_HEADER: Final = struct.Struct(">IQQQ")
 """Version, size of a page, offset of the bitmap, offset of the pages."""
 _PAGES_ALIGNMENT: Final = 1 << 20
 _BITMAP_WORD_PAGES: Final = 64
+"""QEMU keeps the bitmap in whole 64-bit words."""
 _CHUNK_BYTES: Final = 4096
 """How much of a bitmap is in memory at a time: it stands for 128 MiB of the guest."""
 _CHUNK_PAGES: Final = _CHUNK_BYTES * 8
@@ -44,6 +48,7 @@ KEEP_ZEROS_LIMIT_BYTES: Final = 64 << 20
 """QEMU does not load pages that are not in the bitmap, assuming that they are zero already.  That
 is true of memory.  But a block of at most this size may hold something from the start (firmware,
 flash, tables for the firmware), so its zero pages are in the bitmap, as holes."""
+_TRIED_EVERY_BYTES: Final = 512
 _ZEROS: Final = bytes(1 << 20)
 _SHARED: Final = "shmmem-"
 """So libvirt calls the memory of a <shmem> (qemu_command.c), which outlives the domain."""
@@ -205,10 +210,10 @@ def _before_blocks(setup: Setup) -> bytes:
     """Return the stream up to its list of blocks, with the capability of sparse images."""
     machine = setup.machine.encode("ascii")
     configuration = struct.pack(">BI", Section.CONFIGURATION, len(machine)) + machine
-    configuration += bytes([Section.SUBSECTION]) + _named(b"configuration/capabilities")
+    configuration += bytes([Section.SUBSECTION]) + _named(CAPABILITIES)
     configuration += struct.pack(">II", 1, 1) + _named(CAPABILITY)
-    ram = struct.pack(">BI", Section.START, setup.section) + _named(b"ram")
-    ram += struct.pack(">II", 0, 4)
+    ram = struct.pack(">BI", Section.START, setup.section) + _named(RAM)
+    ram += struct.pack(">II", 0, RAM_VERSION)
     return MAGIC + configuration + ram + struct.pack(">Q", setup.ram_bytes | Flag.MEM_SIZE)
 
 
@@ -226,7 +231,7 @@ def _runs(offsets: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def _are_zero(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Mark the rows that are zero; a few bytes of a row are enough to rule most others out."""
-    zero = np.asarray(~data[:, ::512].any(axis=1))
+    zero = np.asarray(~data[:, ::_TRIED_EVERY_BYTES].any(axis=1))
     for number in np.flatnonzero(zero):
         zero[number] = not data[number].any()
     return zero

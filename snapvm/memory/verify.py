@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from snapvm.memory.finding import Finding, Findings, Problem, Report
+from snapvm.memory.normalise import ROOT_LEVEL
 from snapvm.memory.verifytables import check_p2m, check_tables
 from snapvm.memory.xenformat import (
     TYPE_IS_PINNED,
@@ -26,7 +27,6 @@ from snapvm.memory.xenformat import (
 from snapvm.memory.xenframes import Survey, survey
 from snapvm.memory.xenvcpu import GDT_MAX_ENTRIES, LAYOUTS, VcpuFrames
 
-_ROOT_LEVEL: Final = 4
 _WIDTH_BYTES: Final = 8
 
 
@@ -49,21 +49,26 @@ def verify_image(path: Path) -> Report:
 
 def _check_envelope(image: Survey, findings: Findings) -> None:
     """Check the configuration before the domain, and that nothing follows the domain."""
-    try:
-        config = json.loads(image.config)
-        domid = config["c_info"].get("domid", 0) if isinstance(config, dict) else None
-    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
-        domid = None
-    if domid is None:
-        detail = "it is not JSON with c_info; `xl restore` needs a configuration file"
-        findings.add(Finding(problem=Problem.CONFIG, detail=detail))
-    elif domid != 0:
-        detail = f"it demands to be domain {domid!r:.20}"
+    detail = _problem_of_config(image.config)
+    if detail:
         findings.add(Finding(problem=Problem.CONFIG, detail=detail))
     if image.end_offset_bytes < image.size_bytes:
         detail = f"{image.size_bytes - image.end_offset_bytes} bytes"
         at = image.end_offset_bytes
         findings.add(Finding(problem=Problem.TRAILING, offset_bytes=at, detail=detail))
+
+
+def _problem_of_config(text: str) -> str:
+    """Say why a restore cannot use a configuration; return nothing when it can."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        config = None
+    general = config.get("c_info") if isinstance(config, dict) else None
+    if not isinstance(general, dict):
+        return "it is not JSON with c_info; `xl restore` needs a configuration file"
+    domid = general.get("domid", 0)
+    return f"it demands to be domain {domid!r:.20}" if domid != 0 else ""
 
 
 def _check_domain(image: Survey, findings: Findings) -> int:
@@ -96,6 +101,8 @@ def _type(image: Survey, pfn: int) -> PageType | None:
 
 
 def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
+    """Check the root tables and the frames of the GDT of a vCPU."""
+
     def refuse(pfn: int | None, what: str) -> None:
         detail = f"vCPU {vcpu.vcpu_id}: {what}"
         findings.add(Finding(problem=Problem.VCPU, pfn=pfn, detail=detail))
@@ -104,7 +111,7 @@ def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
         if root is None:
             continue
         type_ = _type(image, root)
-        if type_ is None or TYPE_LEVEL[type_] != _ROOT_LEVEL:
+        if type_ is None or TYPE_LEVEL[type_] != ROOT_LEVEL:
             refuse(root, f"{name} is not an L4 table ({_named(type_)})")
         elif not TYPE_IS_PINNED[type_]:
             detail = f"vCPU {vcpu.vcpu_id}: {name}"
@@ -119,6 +126,7 @@ def _check_vcpu(image: Survey, vcpu: VcpuFrames, findings: Findings) -> None:
 
 
 def _check_start_info(image: Survey, pfn: int, findings: Findings) -> None:
+    """Check the page ``pfn``, start_info, and the rings that it names."""
     type_ = _type(image, pfn)
     page = image.read_frame(pfn) if type_ is PageType.NOTAB else None
     if page is None:

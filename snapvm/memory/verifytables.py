@@ -9,20 +9,22 @@ and the guest's own p2m, whose frames are ordinary pages of the image and still 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from snapvm.memory.finding import Findings, Problem
-from snapvm.memory.normalise import XEN_SLOTS
+from snapvm.memory.normalise import ROOT_LEVEL, XEN_SLOTS
 from snapvm.memory.pagingmode import (
-    FRAME_SHIFT,
+    FRAME_NUMBER_MASK,
     PTE_LARGE,
     PTE_PRESENT,
     PTE_WRITABLE,
+    Marks,
     Words,
-    bit_span,
+    frame_numbers,
 )
 from snapvm.memory.xenformat import (
     TYPE_HAS_DATA,
@@ -34,12 +36,9 @@ from snapvm.memory.xenformat import (
 )
 from snapvm.memory.xenframes import Survey
 
-_FRAME: Final = np.uint64(bit_span(0, 39))
-_ROOT_LEVEL: Final = 4
 _TABLES_AT_ONCE: Final = 256
 _P2M_FRAMES_AT_ONCE: Final = 256
 _TABLE_TYPES: Final = {type_ for type_ in PageType if TYPE_LEVEL[type_]}
-Marks = npt.NDArray[np.bool_]
 
 
 def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
@@ -54,7 +53,7 @@ def check_tables(image: Survey, roots: set[int], findings: Findings) -> int:
         tables += len(pfns)
         levels = TYPE_LEVEL[image.index.types(pfns)]
         entries = image.read_tables(pfns)
-        for level in range(1, _ROOT_LEVEL + 1):
+        for level in range(1, ROOT_LEVEL + 1):
             rows = levels == level
             if rows.any():
                 led_to = _check_level(image, level, pfns[rows], entries[rows], findings)
@@ -93,13 +92,52 @@ def _tables(image: Survey) -> Iterator[Words]:
             yield pfns[start : start + _TABLES_AT_ONCE]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entries:
+    """The entries of n tables of one level: all arrays but the first have the shape (n, 512)."""
+
+    level: int
+    table_pfns: Words
+    """The page of each table."""
+    targets: Words
+    """The page that each entry refers to."""
+    usable: Marks
+    """Which entries are present, and refer to a page that there may be."""
+    writable: Marks
+    """Which of those allow to write."""
+    types: PageTypes
+    """The type of each page that a usable entry refers to."""
+
+
 def _check_level(
     image: Survey, level: int, pfns: Words, entries: Words, findings: Findings
 ) -> Words:
     """Check the tables of one level, shape (n, 512); return the tables to which they lead."""
+    targets = frame_numbers(entries)
+    usable = _check_form(image, level, pfns, entries, findings)
+    types = np.full(entries.shape, PageType.NOTAB, np.uint8)
+    types[usable] = image.index.types(targets[usable])
+    checked = _Entries(
+        level=level,
+        table_pfns=pfns,
+        targets=targets,
+        usable=usable,
+        writable=usable & (entries & np.uint64(PTE_WRITABLE) != 0),
+        types=types,
+    )
+    if level > 1:
+        return _check_descent(checked, findings)
+    _check_mappings(checked, findings)
+    return np.array([], np.uint64)
+
+
+def _check_form(
+    image: Survey, level: int, pfns: Words, entries: Words, findings: Findings
+) -> Marks:
+    """Report entries that no table of this level may have; mark the other present ones."""
+    targets = frame_numbers(entries)
     present = np.asarray(entries & np.uint64(PTE_PRESENT) != 0)
-    targets = entries >> np.uint64(FRAME_SHIFT) & _FRAME
-    if level == _ROOT_LEVEL:
+    if level == ROOT_LEVEL:
         in_xen_slots = np.zeros_like(present)
         in_xen_slots[:, XEN_SLOTS] = entries[:, XEN_SLOTS] != 0
         findings.add_entries(Problem.XEN_SLOT, in_xen_slots, pfns, targets)
@@ -110,47 +148,42 @@ def _check_level(
         present &= ~large
     beyond = present & (targets > np.uint64(image.end_pfn))
     findings.add_entries(Problem.BEYOND, beyond, pfns, targets)
-    present &= ~beyond
-    types = np.full(entries.shape, PageType.NOTAB, np.uint8)
-    types[present] = image.index.types(targets[present])
-    writable = present & (entries & np.uint64(PTE_WRITABLE) != 0)
-    if level == 1:
-        lost = present & ~TYPE_IS_POPULATED[types]
-        findings.add_entries(Problem.PAGE_LOST, lost, pfns, targets)
-        tables = writable & (TYPE_LEVEL[types] > 0)
-        findings.add_entries(Problem.WRITABLE_TABLE, tables, pfns, targets)
-        return np.array([], np.uint64)
-    return _check_descent(level, present, writable, types, pfns, targets, findings)
+    return present & ~beyond
 
 
-def _check_descent(
-    level: int,
-    present: Marks,
-    writable: Marks,
-    types: PageTypes,
-    pfns: Words,
-    targets: Words,
-    findings: Findings,
-) -> Words:
-    lost = present & ~TYPE_HAS_DATA[types]
-    findings.add_entries(Problem.TABLE_LOST, lost, pfns, targets)
-    below = TYPE_LEVEL[types]
+def _check_mappings(entries: _Entries, findings: Findings) -> None:
+    """Check the pages that L1 entries map."""
+    lost = entries.usable & ~TYPE_IS_POPULATED[entries.types]
+    findings.add_entries(Problem.PAGE_LOST, lost, entries.table_pfns, entries.targets)
+    tables = entries.writable & (TYPE_LEVEL[entries.types] > 0)
+    findings.add_entries(Problem.WRITABLE_TABLE, tables, entries.table_pfns, entries.targets)
+
+
+def _check_descent(entries: _Entries, findings: Findings) -> Words:
+    """Check the tables that entries above L1 lead to; return those that are what they should be."""
+    lost = entries.usable & ~TYPE_HAS_DATA[entries.types]
+    findings.add_entries(Problem.TABLE_LOST, lost, entries.table_pfns, entries.targets)
+    below = TYPE_LEVEL[entries.types]
     # A table may map itself, or another table of its level, read-only (CONFIG_PV_LINEAR_PT).
-    linear = (below == level) & ~writable
-    wrong = present & ~lost & (below != level - 1) & ~linear
-    findings.add_entries(Problem.WRONG_LEVEL, wrong, pfns, targets)
-    led_to: Words = targets[present & ~lost & ~wrong]
+    linear = (below == entries.level) & ~entries.writable
+    wrong = entries.usable & ~lost & (below != entries.level - 1) & ~linear
+    findings.add_entries(Problem.WRONG_LEVEL, wrong, entries.table_pfns, entries.targets)
+    led_to: Words = entries.targets[entries.usable & ~lost & ~wrong]
     return led_to
 
 
 def _owned(entries: Words) -> Marks:
     """Mark the p2m entries that are machine frames: without marks of Linux, not 0, not all ones."""
-    return np.asarray((entries != 0) & (entries <= _FRAME))
+    return np.asarray((entries != 0) & (entries <= FRAME_NUMBER_MASK))
 
 
 def _check_owned(
     image: Survey, places: npt.NDArray[np.intp], owned: Marks, findings: Findings
 ) -> None:
+    """Check that the image has the pages of the ``owned`` entries, shape (n, 512).
+
+    ``places`` says which frame of the p2m each of the n frames is.
+    """
     rows, indexes = np.nonzero(owned)
     pfns = (places[rows] * owned.shape[1] + indexes).astype(np.uint64)
     pfns = pfns[pfns <= np.uint64(image.end_pfn)]  # the last frame is longer than the p2m

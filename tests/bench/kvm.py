@@ -18,8 +18,8 @@ from tests.bench.kvmdeeds import (
     INSTALL,
     LARGE_MIB,
     SMALL_MIB,
+    FilledGuest,
     Sample,
-    filled,
     restore_by_script,
     roll_back,
     script,
@@ -43,12 +43,12 @@ def main() -> None:
         lab.run(INSTALL, timeout_seconds=120, check=True)
         for count in (4, 2):
             for mib in (SMALL_MIB, LARGE_MIB):
-                with filled(lab, f"b{count}", count, mib) as guest:
+                with FilledGuest(lab, f"b{count}", count, mib) as guest:
                     figures += against_script(guest)
-        with filled(lab, "small", 1, SMALL_MIB) as small:
+        with FilledGuest(lab, "small", 1, SMALL_MIB) as small:
             figures += against_script(small)
             figures += rollbacks(small)
-            with filled(lab, "large", 1, LARGE_MIB) as large:
+            with FilledGuest(lab, "large", 1, LARGE_MIB) as large:
                 figures += sizes(small, large)
                 figures += against_script(large)
                 figures += against_libvirt(large)
@@ -57,11 +57,11 @@ def main() -> None:
 
 
 def in_turn(runs: int = RUNS, **subjects: Callable[[], Sample]) -> dict[str, list[Sample]]:
-    """Measure the subjects in turn; what has to warm up has done so in ``filled``."""
+    """Measure the subjects in turn; what has to warm up has done so in `FilledGuest`."""
     return harness.alternate(runs, warm_up=0, **subjects)
 
 
-def against_script(guest: filled) -> list[Figure]:
+def against_script(guest: FilledGuest) -> list[Figure]:
     """Compare the pause with that of suspend, lvcreate -s, resume; idle, then dirtying."""
     name = f"{guest.disks}disk" + "s" * (guest.disks > 1) + "_2g" * (guest.memory_mib == LARGE_MIB)
     figures = script_figures(guest, name, RUNS if guest.memory_mib == SMALL_MIB else FEW)
@@ -69,7 +69,7 @@ def against_script(guest: filled) -> list[Figure]:
         return figures + script_figures(guest, f"{name}_dirty", FEW)
 
 
-def script_figures(guest: filled, name: str, runs: int) -> list[Figure]:
+def script_figures(guest: FilledGuest, name: str, runs: int) -> list[Figure]:
     measured = in_turn(runs, ours=lambda: take(guest), script=lambda: script(guest))
     return [
         compared(
@@ -85,7 +85,7 @@ def script_figures(guest: filled, name: str, runs: int) -> list[Figure]:
     ]
 
 
-def sizes(small: filled, large: filled) -> list[Figure]:
+def sizes(small: FilledGuest, large: FilledGuest) -> list[Figure]:
     """Compare the pause of a large guest with that of a small one, both idle."""
     measured = in_turn(FEW, large=lambda: take(large), small=lambda: take(small))
     peaks = [sample.peak_mb for sample in measured["large"] + measured["small"]]
@@ -111,7 +111,7 @@ def sizes(small: filled, large: filled) -> list[Figure]:
     ]
 
 
-def against_libvirt(guest: filled) -> list[Figure]:
+def against_libvirt(guest: FilledGuest) -> list[Figure]:
     """Compare the pause under dirtying with libvirt's own live snapshot."""
     with guest.dirtying():
         measured = in_turn(FEW, ours=lambda: take(guest), stock=lambda: stock(guest))
@@ -128,7 +128,7 @@ def against_libvirt(guest: filled) -> list[Figure]:
     ]
 
 
-def rollbacks(guest: filled) -> list[Figure]:
+def rollbacks(guest: FilledGuest) -> list[Figure]:
     """Compare a rollback with a script that does the same with the same plain image.
 
     Fast is a sparse image, which several threads read.  What a command takes to start is a large

@@ -21,6 +21,7 @@ DIRTY_MIB = 24
 """Written over and over while a guest is captured; with much more than that libvirt's own
 snapshot never ends under emulation."""
 CAPTURED_BEFORE = 2
+"""How often a guest is captured before anything is measured; see `FilledGuest`."""
 WATCH = "cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.host.qemustanding"
 STOCK_IMAGE = "/var/lib/libvirt/qemu/save/stock.save"
 SECONDS = 400
@@ -48,7 +49,7 @@ class Sample:
         return list(json.loads(self.said)["timing"]["parts"])
 
 
-class filled(Guest):  # noqa: N801 - reads as a state of the guest
+class FilledGuest(Guest):
     """A guest whose memory holds something, and that was captured before: all is warm.
 
     Twice, as any guest has been that is captured every night: snapvm knows by then how far ahead of
@@ -79,20 +80,20 @@ class filled(Guest):  # noqa: N801 - reads as a state of the guest
             self.say("dirty 0")
 
 
-def take(guest: filled) -> Sample:
+def take(guest: FilledGuest) -> Sample:
     """Take a snapshot and forget it."""
     sample = watched(guest, f"snapvm take {guest.name} --json")
     guest.lab.run(FORGET_SNAPSHOTS, timeout_seconds=120, check=True)
     return sample
 
 
-def script(guest: filled) -> Sample:
+def script(guest: FilledGuest) -> Sample:
     """Do it by hand, the memory left out."""
     lines = [f"virsh -q suspend {guest.name}", *snapshots(guest), f"virsh -q resume {guest.name}"]
     return by_hand(guest, lines)
 
 
-def stock(guest: filled) -> Sample:
+def stock(guest: FilledGuest) -> Sample:
     """Do it by hand with libvirt's memory snapshot."""
     disks = " ".join(f"--diskspec vd{chr(97 + n)},snapshot=manual" for n in range(guest.disks))
     memory = f"--memspec {STOCK_IMAGE},snapshot=external"
@@ -102,20 +103,20 @@ def stock(guest: filled) -> Sample:
     return sample
 
 
-def snapshots(guest: filled) -> list[str]:
+def snapshots(guest: FilledGuest) -> list[str]:
     return [
         f"lvcreate -qq -s -n {guest.name}-s{n} vg0/{guest.name}-d{n}" for n in range(guest.disks)
     ]
 
 
-def by_hand(guest: filled, lines: Sequence[str]) -> Sample:
+def by_hand(guest: FilledGuest, lines: Sequence[str]) -> Sample:
     sample = watched(guest, f"sh -ec {shlex.quote('; '.join(lines))}")
     gone = " ".join(f"vg0/{guest.name}-s{n}" for n in range(guest.disks))
     guest.lab.run(f"lvremove -qq -y {gone}", timeout_seconds=120, check=True)
     return sample
 
 
-def roll_back(guest: filled, id_: str) -> Sample:
+def roll_back(guest: FilledGuest, id_: str) -> Sample:
     """Roll back; what was current is forgotten afterwards."""
     sample = timed(guest, f"{INSTALLED} rollback --yes {guest.name}@{id_}")
     undo = f"$(snapvm list {guest.name} | grep -o '^{guest.name}@undo[^ ]*')"
@@ -123,7 +124,7 @@ def roll_back(guest: filled, id_: str) -> Sample:
     return sample
 
 
-def restore_by_script(guest: filled, image: PurePosixPath) -> Sample:
+def restore_by_script(guest: FilledGuest, image: PurePosixPath) -> Sample:
     """Do what a rollback does, by hand."""
     name = f"{guest.name}-d0"
     sample = timed(
@@ -136,7 +137,7 @@ def restore_by_script(guest: filled, image: PurePosixPath) -> Sample:
     return sample
 
 
-def timed(guest: filled, command: str) -> Sample:
+def timed(guest: FilledGuest, command: str) -> Sample:
     """Time a command that ends the domain: nothing can be listened to."""
     clock = (
         f"begun=$EPOCHREALTIME; ( set -e; {command} ) >/tmp/said 2>&1; status=$?;"
@@ -150,7 +151,7 @@ def timed(guest: filled, command: str) -> Sample:
     return Sample(pause_ms=0.0, seconds=ended - begun, peak_mb=0.0)
 
 
-def watched(guest: filled, command: str) -> Sample:
+def watched(guest: FilledGuest, command: str) -> Sample:
     """Run a command in the lab while the domain is watched."""
     done = guest.lab.run(f"{WATCH} {guest.name} {command}", timeout_seconds=SECONDS, check=True)
     seen = json.loads(done.stdout)

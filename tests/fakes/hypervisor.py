@@ -50,22 +50,23 @@ class FakeHypervisor:
         self.forgotten: dict[str, Machine] = {}
         """What ran and is not known any more; an image, or a definition, brings it back."""
         self.forgets = False
-        """A domain that ends is not known any more, as to xl."""
+        """Whether a domain that ends is forgotten, as xl forgets it."""
         self.before: Callable[[str], None] = lambda _deed: None
         """Called with the name of every deed first; a test makes it raise."""
         self.arming: Callable[[threading.Event], object] = lambda _given_up: None
         """How memory is armed in the window; the event says that it is given up."""
         self.room_bytes = 1 << 40
-        """What memory there is on this host for a domain that is restored."""
+        """How much memory this host has for a domain that is restored."""
         self.lacks: str | None = None
-        """The processor that this host has not, as an image says."""
+        """The cookie of an image whose processor this host lacks."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
         self.installed = {"fake": "1"}
-        """What it is made of, and the version of each."""
+        """The version of each program that it consists of."""
         self.set_for_capture: set[DomainUuid] = set()
+        """The domains whose hypervisor has settings of a capture that are not put back yet."""
         self.relied_on: list[Reliance] = []
-        """What domains have upon volumes."""
+        """How domains rely on volumes; see ``Hypervisor.relying``."""
         self._runs = 0
 
     # --- setting up and looking ---
@@ -108,7 +109,7 @@ class FakeHypervisor:
         self.machines[new] = machine
 
     def forget(self, name: str) -> None:
-        """End a domain and know it no more, as xl does, and libvirt with a transient one."""
+        """End a domain and forget it, as xl does, and libvirt does with a transient one."""
         forgets, self.forgets = self.forgets, True
         self.stop(self.machines[name].domain)
         self.forgets = forgets

@@ -37,9 +37,9 @@ class FakeLvm(FakeGroups):
         self.vg_free_bytes = 1 << 33
         """Of every group."""
         self.said_at_a_scan: list[str] = []
-        """What an lvs says of its scan, one a command, until there is no more."""
+        """What an lvs says of its scan: one text for each command, until there are no more."""
         self.hanging: list[str] | None = None
-        """A list: what a warm lvm is told it does not do, not yet."""
+        """When it is a list, a warm lvm does nothing that it is told, and it is listed here."""
         self.is_echoing = False
         """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
         self.away: dict[str, dict[str, str]] = {}
@@ -86,7 +86,7 @@ class FakeLvm(FakeGroups):
         options, _ = parse(list(command[2:]))
         is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
         if not self._lock.acquire(blocking=is_patient):
-            raise self._failure(command, "flock failed: Resource temporarily unavailable")
+            raise self._failure("flock failed: Resource temporarily unavailable", command)
         try:
             self.before(command)
             self._require_shown(command)
@@ -127,7 +127,7 @@ class FakeLvm(FakeGroups):
 
     def _tell_autoactivation(self) -> str:
         if self.is_old:
-            raise self._failure((), "Unrecognised field: lv_autoactivation")
+            raise self._failure("Unrecognised field: lv_autoactivation")
         rows = [
             {
                 "vg_uuid": self.vg_uuid(volume.vg),
@@ -161,7 +161,7 @@ class FakeLvm(FakeGroups):
         vg, _, origin_name = operands[0].partition("/")
         self._require_free(vg, options["--name"][0])
         if 0 < self.max_volumes <= self._count(vg):
-            raise self._failure((), f"Maximum number of logical volumes reached in {vg}")
+            raise self._failure(f"Maximum number of logical volumes reached in {vg}")
         if "--snapshot" not in options:
             self._add(
                 FakeVolume(
@@ -201,7 +201,7 @@ class FakeLvm(FakeGroups):
         vg, _, origin_name = operands[0].partition("/")
         origin, store = self.named(vg, origin_name), self.named(vg, operands[1])
         if store.origin or store.pool or origin.pool or store.active:
-            raise self._failure((), f"{vg}/{store.name} cannot become a snapshot of {origin.name}")
+            raise self._failure(f"{vg}/{store.name} cannot become a snapshot of {origin.name}")
         store.origin, store.origin_bytes = origin.name, origin.size_bytes
         store.active, store.data = origin.active, origin.data
         store.chunk_bytes = int(options["--chunksize"][0].removesuffix("b"))
@@ -245,12 +245,12 @@ class FakeLvm(FakeGroups):
         if "--permission" in options:
             writable = options["--permission"] == ["rw"]
             if writable == volume.writable:
-                raise self._failure((), f"Logical volume {volume.name} is already so")
+                raise self._failure(f"Logical volume {volume.name} is already so")
             volume.writable = writable
         if "--activate" in options:
             active = options["--activate"] == ["y"]
             if not active and volume.opened:
-                raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
+                raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
             volume.active = active
             volume.written = volume.written if active else 0
             for other in self.volumes:
@@ -260,25 +260,21 @@ class FakeLvm(FakeGroups):
     def _lvremove(self, words: list[str]) -> str:
         options, operands = parse(words)
         if not any(volume.vg == operands[0] for volume in self.volumes):
-            raise self._failure((), f'Volume group "{operands[0]}" not found')
+            raise self._failure(f'Volume group "{operands[0]}" not found')
         selected = [
             volume
             for volume in self.volumes
             if volume.vg == operands[0] and selects(options["--select"][0], volume)
         ]
         if selected and self.has_no_room and options.get("--autobackup") != ["n"]:
-            raise self._failure(
-                (), "/etc/lvm/archive/.lvm_x: close failed: No space left on device"
-            )
+            raise self._failure("/etc/lvm/archive/.lvm_x: close failed: No space left on device")
         for volume in selected:
             if volume.opened:
-                raise self._failure((), f"Logical volume {volume.vg}/{volume.name} in use.")
+                raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
             if volume.moving:
-                raise self._failure((), f"Can't remove locked logical volume {volume.name}.")
+                raise self._failure(f"Can't remove locked logical volume {volume.name}.")
             if volume.merging and not volume.invalid:
-                raise self._failure(
-                    (), f"Can't remove merging snapshot logical volume {volume.name}."
-                )
+                raise self._failure(f"Can't remove merging snapshot logical volume {volume.name}.")
             for gone in (volume, *self._overlays(volume)):
                 self.volumes.remove(gone)
                 if gone.pool and gone.origin and "--nohistory" not in options:
@@ -295,4 +291,4 @@ class FakeLvm(FakeGroups):
         """A group that is away is not found by name either; what may not be had is not done."""
         for word in command[2:]:
             if (vg := word.partition("/")[0]) in self.away:
-                raise self._failure(command, f'Volume group "{vg}" not found')
+                raise self._failure(f'Volume group "{vg}" not found', command)

@@ -24,9 +24,9 @@ class FakeGroups:
         self.history: set[str] = set()
         """VG/LV of thin snapshots that are gone, where metadata/record_lvs_history keeps them."""
         self.lags: dict[tuple[str, str], FakeVolume] | None = None
-        """A dict: names in /dev stay as they are, since udev is late and lvm does not wait for it.
+        """When it is a dict, udev is late, and lvm does not wait for it: names in /dev lag behind.
 
-        It holds what they lead to that have been given to others.
+        It holds the volumes that they still lead to, where those have other names by now.
         """
         self.group_tags: dict[str, set[str]] = {}
         self._made = 0
@@ -83,7 +83,7 @@ class FakeGroups:
         for volume in self.volumes:
             if (volume.vg, volume.name) == (vg, name):
                 return volume
-        raise self._failure((vg, name), f"Failed to find logical volume {vg}/{name}")
+        raise self._failure(f"Failed to find logical volume {vg}/{name}", (vg, name))
 
     def under(self, vg: str, name: str) -> FakeVolume:
         """Return the volume that /dev/VG/LV leads to; raises as ``named`` does."""
@@ -111,7 +111,7 @@ class FakeGroups:
 
     def _set_to(self, setting: str, profile: str, default: str) -> str:
         if profile and profile not in self.profiles:
-            raise self._failure((), f"Failed to load profile {profile}.")
+            raise self._failure(f"Failed to load profile {profile}.")
         return {**self.conf, **self.profiles.get(profile, {})}.get(setting, default)
 
     def _count(self, vg: str) -> int:
@@ -120,25 +120,25 @@ class FakeGroups:
     def _require_free(self, vg: str, name: str) -> None:
         if f"{vg}/{name}" in self.names() | self.history:
             text = f'Logical Volume "{name}" already exists in volume group "{vg}"'
-            raise self._failure((), text)
+            raise self._failure(text)
 
     def _require_pool_below_threshold(self, vg: str, name: str) -> None:
         """See thin_pool_below_threshold in lvm2's lib/metadata/thin_manip.c."""
         pool = self.named(vg, name)
         if pool.moving:
-            raise self._failure((), f"Cannot use locked pool volume {vg}/{name}.")
+            raise self._failure(f"Cannot use locked pool volume {vg}/{name}.")
         room_percent = min(25.0, 100 * (4 << 20) / pool.metadata_bytes)
         setting = "activation/thin_pool_autoextend_threshold"
         threshold = float(self._set_to(setting, pool.profile, "100"))
         fullest = max(pool.data_percent, pool.metadata_percent)
         if pool.metadata_percent >= 100 - room_percent or fullest > threshold:
             text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "
-            raise self._failure((), f"{text}threshold.")
+            raise self._failure(f"{text}threshold.")
 
     def _may_be_active(self, vg: str, tags: Sequence[str]) -> bool:
         """See lvm.conf(5), activation/volume_list; what it leaves out is made all the same."""
         listed = self.conf.get("activation/volume_list", vg).split(",")
         return vg in listed or any(f"@{tag}" in listed for tag in tags)
 
-    def _failure(self, argv: tuple[str, ...], text: str) -> CommandFailed:
+    def _failure(self, text: str, argv: tuple[str, ...] = ()) -> CommandFailed:
         return CommandFailed(argv=argv, status=5, stderr=text)

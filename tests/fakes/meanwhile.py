@@ -79,7 +79,7 @@ def reboot_and_start(scene: Scene) -> None:
     let_run(scene)
 
 
-DEEDS = (nothing, destroy, let_run, use, hold, undefine, reboot, reboot_and_start)
+DEEDS: tuple[Deed, ...] = (nothing, destroy, let_run, use, hold, undefine, reboot, reboot_and_start)
 
 
 def _start(scene: Scene, *, paused: bool) -> None:

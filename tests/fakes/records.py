@@ -23,6 +23,7 @@ from snapvm.model import (
     VolumeKind,
     WindowPart,
 )
+from tests.fakes.lvmwords import dashed
 
 UUID = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 BEGIN = datetime(2026, 11, 22, 20, 17, 55, 250000, tzinfo=UTC)
@@ -45,17 +46,11 @@ def make_disk(target: str, id_: str, number: int = 0) -> DiskRecord:
     lv = f"demo-{target}"
     return DiskRecord(
         target=target,
-        volume=LvRef(vg="vg0", lv=lv, uuid=_lv_uuid(2 * number)),
-        snapshot=LvRef(vg="vg0", lv=f"{lv}.{id_}", uuid=_lv_uuid(2 * number + 1)),
+        volume=LvRef(vg="vg0", lv=lv, uuid=LvUuid(dashed(2 * number))),
+        snapshot=LvRef(vg="vg0", lv=f"{lv}.{id_}", uuid=LvUuid(dashed(2 * number + 1))),
         kind=VolumeKind.THIN,
         size_bytes=1 << 30,
     )
-
-
-def _lv_uuid(number: int) -> LvUuid:
-    digits = f"{number:032d}"
-    middle = (digits[at : at + 4] for at in range(6, 26, 4))
-    return LvUuid("-".join((digits[:6], *middle, digits[26:])))
 
 
 def make_record(id_: str = "20261122T201755Z", **changes: object) -> Record:

@@ -59,8 +59,8 @@ class Scene:
 
     def ids(self, uuid: DomainUuid = UUID) -> list[str]:
         """Return the ids of all records, the oldest first."""
-        records = list(self.host.catalog.records(uuid))
-        return [each.id for each in sorted(records, key=lambda each: (each.created, each.id))]
+        records = self.host.catalog.records(uuid)
+        return [each.id for each in sorted(records, key=lambda each: each.place)]
 
 
 class NoGuard(Guard):

@@ -19,7 +19,7 @@ from snapvm.failures import WindowBroken
 from snapvm.memoryroom import HostMemory, Room
 from snapvm.xenguest import HostFacts, Mapping, Standing, TscFacts, VcpuParts
 from tests.unit.memory import xen_builders as built
-from tests.unit.memory.xen_builders import MFN_BASE, NOWHERE, OWNED, P2M, XTAB, Guest
+from tests.unit.memory.xen_builders import MFN_BASE, NOWHERE, P2M, XTAB, Guest
 
 
 class FixedMemory(HostMemory):
@@ -38,12 +38,18 @@ SHARED_INFO_MFN = 0x10
 FOREIGN_MFN = 0x20
 LIST_LIST, LIST = 30, 31
 """PFNs of the two upper levels of the guest's p2m tree."""
-_LEVELS = {1: 1, 2: 2, 3: 3, 4: 4, 0xC: 4}
+_TABLES = {1, 2, 3, 4, 0xC}
+"""The types of page tables that the guest has (xen_builders)."""
+_MAX_PFN_AT, _GENERATION_AT = 3088, 3128
+"""Where the first and the last field of struct arch_shared_info are in shared_info."""
+_FRAMES_AT = {616: 0, 4832: 0, 4992: 12, 5008: 12}
+"""Where struct vcpu_guest_context has frames (start_info, the first of the GDT, cr1, cr3), and by
+how many bits each is shifted."""
 
 
 @dataclass
 class Machine:
-    """See above; fulfils ``GuestFrames``."""
+    """The host's memory, and Xen's tables of it; fulfils ``GuestFrames``."""
 
     guest: Guest = field(default_factory=Guest)
     closed: int = 0
@@ -71,7 +77,7 @@ class Machine:
 
     def _raw(self, pfn: int, page: bytes) -> bytes:
         """Return a page as the guest has it: MFNs in tables."""
-        if self.guest.types[pfn] not in _LEVELS:
+        if self.guest.types[pfn] not in _TABLES:
             return page
         words = np.frombuffer(page, "<u8").copy()
         present = words & 1 != 0
@@ -81,14 +87,14 @@ class Machine:
     def shared_info(self, pfns: int | None = None, *, generation: int = 0) -> bytes:
         """Return the guest's shared_info page, with a p2m tree."""
         page = bytearray(4096)
-        struct.pack_into("<QQ", page, 3088, pfns or self.pfns, MFN_BASE + LIST_LIST)
-        struct.pack_into("<Q", page, 3128, generation)
+        struct.pack_into("<QQ", page, _MAX_PFN_AT, pfns or self.pfns, MFN_BASE + LIST_LIST)
+        struct.pack_into("<Q", page, _GENERATION_AT, generation)
         return bytes(page)
 
     def standing(self) -> Standing:
         """Return the guest's state with MFNs in its context."""
         context = bytearray(self.guest.vcpu)
-        for offset, shift in ((616, 0), (4832, 0), (4992, 12), (5008, 12)):
+        for offset, shift in _FRAMES_AT.items():
             (value,) = struct.unpack_from("<Q", context, offset)
             struct.pack_into("<Q", context, offset, value + (MFN_BASE << shift))
         vcpu = VcpuParts(vcpu_id=0, basic=bytes(context), extended=bytes(64), xsave=b"", msrs=b"")
@@ -202,5 +208,3 @@ class Machine:
 
 HOST = HostFacts(xen_major=4, xen_minor=20, cpuid_policy=bytes(48), msr_policy=bytes(32))
 Change = Callable[[Machine], None]
-
-__all__ = ["HOST", "MFN_BASE", "OWNED", "Machine"]

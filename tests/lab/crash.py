@@ -25,10 +25,11 @@ from tests.lab.xenguests import XenGuest
 RESULT: Final = REPOSITORY / "build" / "crash.json"
 INSIDE: Final = "cd /snapvm && exec python3 -m tests.lab.host.sweep"
 KINDS: Final = {"thin": "thin", "thick": "thick", "mixed": "thick,thin"}
-"""Of which kind the volumes of the domain's two disks are."""
+"""The kinds of the volumes of the domain's two disks, by the name of the pair."""
 ALL: Final = 1_000_000
+"""More cases than any command has."""
 DEATHS_LIMIT: Final = 3
-"""A lab may be lost so often in a sitting, which says nothing of snapvm."""
+"""How often a lab may be lost in a sitting, which says nothing of snapvm."""
 _GRACE_SECONDS: Final = 600
 """What the last case may take when the time is over."""
 
@@ -110,7 +111,7 @@ class _Hearing:
         self._of = (flavour, kind)
         self._pending = b""
         self.strange = ""
-        """What is no answer: a traceback."""
+        """What was said and is no answer, such as a traceback."""
 
     def take(self, data: bytes) -> None:
         """Take a piece of output."""

@@ -34,11 +34,12 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of the machine that is the lab; ``memory_mib`` is all of it, dom0 gets half in Xen."""
+    """Size of the machine that is the lab."""
 
     memory_mib: int = 4096
-    cpus: int | None = None
-    """As many as are known to work when it is left out."""
+    """With Xen half of it is dom0's."""
+    cpus: int = 2
+    """So many are known to work."""
     disks_gib: tuple[int, int] = (12, 4)
 
 
@@ -100,7 +101,7 @@ def _processor(boot: Boot) -> list[str]:
         "-cpu",
         "host" if hardware else emulated,
         "-smp",
-        str(boot.shape.cpus or 2),
+        str(boot.shape.cpus),
         "-m",
         str(boot.shape.memory_mib),
     ]

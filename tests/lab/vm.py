@@ -103,7 +103,7 @@ class Lab:
         self._machine = self._channel = None
 
     def close(self) -> None:
-        """End the machine and throw its disks away; the console log stays in build/lab."""
+        """End the machine and throw its disks away; the console's log stays in build/lab."""
         self.power_cut()
         if self.console.exists():
             shutil.copy(self.console, self.folder.parent / f"{self.flavour}-console.log")
@@ -200,26 +200,25 @@ class Lab:
     def _prepare(self) -> None:
         self._image = ensure_image()
         self._turn = wait_for_turn()
-        for stale in self.folder.parent.glob("*/overlay.qcow2"):
+        for stale in self.folder.parent.glob(f"*/{self._overlay.name}"):
             shutil.rmtree(stale.parent, ignore_errors=True)  # we have the turn: nobody uses it
         self.share.mkdir(parents=True, exist_ok=True)
         (self.folder / "initrd").write_bytes(initrd.lab_initrd(self._image))
         (self.share / "vmlinuz").write_bytes(self._image.kernel.read_bytes())
         (self.share / "pulse.initrd").write_bytes(initrd.pulse_initrd(self._image))
-        backing = ["-b", str(self._image.root), "-F", "raw"]
-        argv = [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            *backing,
-            str(self.folder / "overlay.qcow2"),
-        ]
-        subprocess.run(argv, check=True, timeout=60)
-        for number, size in enumerate(self.shape.disks_gib):
-            with (self.folder / f"disk{number}.raw").open("wb") as disk:
-                disk.truncate(size << 30)
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(self._image.root), "-F", "raw"]
+        subprocess.run([*argv, str(self._overlay)], check=True, timeout=60)
+        for path, size_gib in zip(self._disks, self.shape.disks_gib, strict=True):
+            with path.open("wb") as disk:
+                disk.truncate(size_gib << 30)
+
+    @property
+    def _overlay(self) -> Path:
+        return self.folder / "overlay.qcow2"
+
+    @property
+    def _disks(self) -> tuple[Path, ...]:
+        return tuple(self.folder / f"disk{n}.raw" for n in range(len(self.shape.disks_gib)))
 
     def _description(self, image: BaseImage, channel_fd: int) -> Boot:
         return Boot(
@@ -228,8 +227,8 @@ class Lab:
             image=image,
             shape=self.shape,
             initrd=self.folder / "initrd",
-            overlay=self.folder / "overlay.qcow2",
-            disks=tuple(self.folder / f"disk{n}.raw" for n in range(len(self.shape.disks_gib))),
+            overlay=self._overlay,
+            disks=self._disks,
             repository=REPOSITORY,
             share=self.share,
             console=self.console,

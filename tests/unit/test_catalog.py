@@ -303,6 +303,16 @@ def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
     assert catalog.leftovers(UUID) == ()
 
 
+def test_a_record_that_cannot_be_opened_is_damaged_in_plain_words(catalog: Catalog) -> None:
+    commit(catalog, make_record("a"))
+    path = catalog.folder(UUID, SnapshotId("a")) / "snapshot.json"
+    path.unlink()
+    path.symlink_to("elsewhere")
+    (damaged,) = catalog.entries(UUID)
+    assert isinstance(damaged, Damaged)
+    assert damaged.why == "Too many levels of symbolic links"
+
+
 def test_a_damaged_journal_is_still_a_leftover(catalog: Catalog) -> None:
     draft = begun(catalog, SnapshotId("a"), {"x": 1})
     (draft.folder / "intent.json").write_text("[1")

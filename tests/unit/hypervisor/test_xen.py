@@ -14,6 +14,7 @@ from snapvm.failures import DomainFailed
 from snapvm.model import CaptureMethod, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
+from tests.fakes.xenstored import Message
 from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING, UUID, Scene
 
 
@@ -273,6 +274,6 @@ def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:
     """Its name was asked for, and the domain left paused."""
     xen, driver = scene
     with pytest.raises(ZeroDivisionError), driver.frozen(driver.find("web")):
-        xen.store.refused.update(range(32))
+        xen.store.refused.update(Message)
         raise ZeroDivisionError
     assert xen.info_of[5].flags == 0

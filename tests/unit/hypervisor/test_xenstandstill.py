@@ -14,6 +14,7 @@ from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenrequest, xenstore
 from snapvm.hypervisor.xenstandstill import lift
 from snapvm.interrupt import watched
+from tests.fakes.xenstored import Message
 from tests.unit.hypervisor import standingxen
 from tests.unit.hypervisor.standingxen import DOMID, NOTE, REQUEST, SUSPENDED, Scene, runs
 
@@ -67,7 +68,7 @@ def test_a_store_that_goes_away_leaves_nobody_paused(
     """That the guest goes on is a matter of Xen; xenstored is only told of it."""
     scene.guest_suspends()
     with scene.standstill.suspended():
-        scene.store.refused.add(18)
+        scene.store.refused.add(Message.RESUME)
     assert (scene.xen.flags, scene.xen.pauses) == (0, 0)
     assert "xenstored could not be told" in caplog.text
 
@@ -83,7 +84,7 @@ def test_a_store_that_goes_away_when_the_guest_was_asked(
 
     def answer(path: str, value: str) -> None:
         if path == REQUEST and value == "suspend":
-            scene.store.refused.update(range(32))
+            scene.store.refused.update(Message)
             threading.Timer(0.1, suspend).start()
 
     scene.store.on_write = answer

@@ -12,7 +12,6 @@ from snapvm.lvm.exceptionstore import StoreLost, StoreUnreadable, read_table
 from tests.unit.lvm.store_builder import build_store
 
 DISK_BYTES = 64 << 20
-LARGEST_BYTES = 1 << 20
 
 
 def read(store: bytes, disk_bytes: int = DISK_BYTES) -> list[int]:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from snapvm import xxh64
 from snapvm.memory.framecopies import FrameCopies
-from snapvm.memory.frameruns import FrameRuns, Marks, Offsets, Originals, Pages, Run
+from snapvm.memory.frameruns import FrameRuns, Offsets, Originals, Pages, Run
 from snapvm.memory.pagedigests import PageDigests
+from snapvm.memory.pagingmode import Marks
 
 FRAMES = 1400
 GAP_AT = 700

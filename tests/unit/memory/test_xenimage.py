@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -89,6 +90,24 @@ def test_what_is_not_there_is_a_storage_failure(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(StorageFailed), open_image(path):
             pass
+
+
+class Broken(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, _count: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def readinto(self, _buffer: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_fails_is_told_of_without_its_number() -> None:
+    source = ByteSource(Broken(), "/images/a")
+    for attempt in (lambda: source.read(1, "a byte"), lambda: source.read_pages(1, "a page")):
+        with pytest.raises(StorageFailed) as failed:
+            attempt()
+        assert str(failed.value) == "/images/a: Input/output error"
 
 
 def test_optional_records_are_passed_over() -> None:
