@@ -227,8 +227,12 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str], read_ahead:
 
 
 def rename(vg: str, old: str, new: str) -> Argv:
-    """Give a volume another name; whoever holds it open keeps it (lvrename(8))."""
-    return ("lvm", "lvrename", vg, old, new, *_BRISK)
+    """Give a volume another name; whoever holds it open keeps it (lvrename(8)).
+
+    LVM archives no metadata first, which takes time and room in /etc/lvm, when the domain stands
+    still and a disk may be without its name.  The command that made the other volume has done so.
+    """
+    return ("lvm", "lvrename", vg, old, new, *_BRISK, "--autobackup", "n")
 
 
 def activate(volumes: Iterable[LvRef]) -> Argv:
@@ -289,7 +293,10 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
 
 
 def without_archive(command: Argv) -> Argv:
-    """Return a command that writes no backup of the group's metadata (vgcfgbackup(8))."""
+    """Return a command that writes no backup of the group's metadata (vgcfgbackup(8)).
+
+    Of those that take ``--autobackup``: lvchange, lvcreate, lvremove and lvrename.
+    """
     return (*command[:2], "--autobackup", "n", *command[2:])
 
 
