@@ -39,6 +39,7 @@ from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
 _DAMAGED_FILE = f"{RECORD_FILE}.damaged"
 """What was found in the place of a record, for whoever can read it."""
+_NONE = "no volume that LVM shows says that it belongs to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
 
 
@@ -68,6 +69,14 @@ class _Lost:
     targets: tuple[str, ...]
     """Of the volumes, in their order."""
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Domain and id of the record that they say they belong to."""
+        return str(self.whose.domain_uuid), str(self.whose.id)
+
+    def __str__(self) -> str:
+        return ", ".join(str(volume.ref) for volume in self.volumes)
+
 
 class _CannotBe(Exception):
     """Why a record is not made anew."""
@@ -79,20 +88,19 @@ def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hope
     damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
-    for lost in _lost_sets(host, report):
+    sets = list(_lost_sets(host, report))
+    entries = {lost.place: damaged.pop(lost.place, None) for lost in sets}
+    for lost in sets:
         if only not in ("", lost.set):
             continue
         name = _domain_name(host, lost.whose)
-        place = (str(lost.whose.domain_uuid), str(lost.whose.id))
-        entry = damaged.pop(place, None)
         try:
-            rebuilt.append(_rebuild(host, report, lost, name, entry))
+            _require_alone(lost, sets)
+            rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
     for entry in damaged.values():
-        why = (
-            "no volume that LVM shows says that it belongs to it" if not entry.is_newer else _NEWER
-        )
+        why = _NEWER if entry.is_newer else _NONE
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
 
@@ -200,11 +208,20 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
+def _require_alone(lost: _Lost, sets: Iterable[_Lost]) -> None:
+    """Raise ``_CannotBe`` where others say the same, as a guest's may on a LUN of its own."""
+    claims = [str(other) for other in sets if other.place == lost.place]
+    if len(claims) > 1:
+        raise _CannotBe(
+            f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "
+            "are not, or hide a guest's from this host's LVM (lvmdevices(8))"
+        )
+
+
 def _require_all(lost: _Lost) -> None:
     found = len(set(lost.targets))
     if found != lost.whose.disks or len(lost.volumes) != found:
-        there = ", ".join(str(volume.ref) for volume in lost.volumes)
-        raise _CannotBe(f"of {lost.whose.disks} disks {found} are there: {there}")
+        raise _CannotBe(f"of {lost.whose.disks} disks {found} are there: {lost}")
 
 
 def _image(host: Host, whose: Belonging) -> ImageFacts | None:
