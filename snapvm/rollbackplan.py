@@ -44,7 +44,7 @@ _LEFT_ALONE = "the rollback left it as it was"
 
 
 def plan(host: Host, record: Record) -> RollbackPlan:
-    """Prove every precondition and decide; nothing is touched.
+    """Prove every precondition and decide; nothing is touched, but what is lost is marked so.
 
     Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone, and
     ``GroupAway`` for one that need not be.
@@ -67,6 +67,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         domain, image, memory_bytes=memory_bytes, cookie=cookie, starts=starts
     )
     report = host.lvm.explained(host.lvm.report(), (disk.snapshot for disk in record.disks))
+    host.lvm.mark_lost(report)
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))

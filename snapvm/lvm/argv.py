@@ -8,6 +8,10 @@ from collections.abc import Collection, Iterable
 from snapvm.model import LvRef, LvUuid, Role, VgUuid
 
 TAG_OURS = "snapvm=1"
+TAG_LOST = "snapvm.lost=1"
+"""Of a thick snapshot that the kernel has given up.  It writes that into the store, or tries to: if
+it was because the store could not be written, the snapshot looks whole after the next boot, and
+lacks what changed since (linux, dm-snap-persistent.c, persistent_drop_snapshot)."""
 _DISK = "snapvm.disk="
 _GROUP = "snapvm.vg="
 

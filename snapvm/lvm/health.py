@@ -26,7 +26,7 @@ class VolumeState(StrEnum):
     UNUSABLE = "unusable"
     """It is not as it was recorded, or may not be; ``trouble`` says why."""
     LOST = "lost"
-    """Thick: more changed than it can keep, so the kernel gave it up."""
+    """Thick: the kernel gave it up, for more changed than it can keep, or it cannot be written."""
     GONE = "gone"
 
 

@@ -123,7 +123,10 @@ def loss(snapshot: LogicalVolume) -> str:
     """Say why the kernel has given a thick snapshot up; empty when it has not."""
     if not snapshot.is_lost:
         return ""
-    return f"more changed than its {_mib(snapshot.size_bytes)} can keep"
+    unwritten = "its store could not be written (the kernel's log tells more)"
+    if _cannot_overflow(snapshot):
+        return unwritten
+    return f"more changed than its {_mib(snapshot.size_bytes)} can keep, or {unwritten}"
 
 
 def is_nearly_full(volume: LogicalVolume) -> bool:

@@ -191,6 +191,19 @@ class Lvm:
         """Change the tags of volumes."""
         self._do_anyway(argv.retag(volumes, add=add, remove=remove))
 
+    def mark_lost(self, report: Report) -> None:
+        """Have the snapshots that are lost called so after a boot too; see ``argv.TAG_LOST``.
+
+        A failure is only logged.
+        """
+        lost = [volume.ref for volume in report.volumes if volume.is_newly_lost]
+        try:
+            if lost:
+                self.retag(lost, add=[argv.TAG_LOST])
+        except (CommandFailed, CommandTimedOut) as error:
+            names = ", ".join(map(str, lost))
+            log.warning("that %s is lost may not be known after a boot: %s", names, error)
+
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
         """Remove the volumes of a set that are in one of the roles; harmless when none is.
 
