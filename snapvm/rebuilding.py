@@ -248,15 +248,13 @@ def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskR
     plain = argv.disk_in(volume.tags)
     uuid = device.dashed(plain) if plain else LvUuid("")
     named = volume.name.removesuffix(f".{id_}")
-    origin = report.lv_of(replace(volume.ref, uuid=uuid))
-    # A rollback gives the disk's name to a clone: what the name says is worth more than the uuid.
-    if named != volume.name:
-        lv = named
-    elif origin is not None and origin.uuid != volume.uuid:
-        lv = origin.name
-    elif volume.origin:
-        lv = volume.origin
-    else:
+    lv = argv.name_in(volume.tags) or (named if named != volume.name else "")
+    if not lv:  # an older snapvm made it, and could not name it after its disk
+        origin = report.lv_of(replace(volume.ref, uuid=uuid))
+        upon = report.lv_from_name(volume.vg, volume.origin)
+        # One of ours is what a rollback has kept: it gave the disk's name to a clone.
+        lv = next((v.name for v in (origin, upon) if v and argv.TAG_OURS not in v.tags), "")
+    if not naming.is_lvm_name(lv):
         raise _CannotBe(f"nothing says which disk {volume.ref} is a snapshot of")
     return DiskRecord(
         target=target,

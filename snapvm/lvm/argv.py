@@ -14,6 +14,7 @@ it was because the store could not be written, the snapshot looks whole after th
 lacks what changed since (linux, dm-snap-persistent.c, persistent_drop_snapshot)."""
 _DISK = "snapvm.disk="
 _GROUP = "snapvm.vg="
+_NAME = "snapvm.lv="
 
 Argv = tuple[str, ...]
 
@@ -61,6 +62,14 @@ def disk_in(tags: Iterable[str]) -> str:
     return next((tag.removeprefix(_DISK) for tag in tags if tag.startswith(_DISK)), "")
 
 
+def name_in(tags: Iterable[str]) -> str:
+    """Return the name that the tags of a volume say its disk had; empty when they do not say.
+
+    A rollback gives the uuid that ``disk_tag`` names another name, and this one to a clone.
+    """
+    return next((tag.removeprefix(_NAME) for tag in tags if tag.startswith(_NAME)), "")
+
+
 def group_tag(vg_uuid: VgUuid) -> str:
     """Return the tag that names the group in which a volume is made; a copied group has it too."""
     return f"{_GROUP}{_plain(vg_uuid)}"
@@ -97,7 +106,8 @@ def role_tag(role: Role) -> str:
 def tags(set_: str, origin: LvRef, role: Role) -> tuple[str, ...]:
     """Return all tags that a volume of snapvm gets here."""
     group = (group_tag(origin.vg_uuid),) if origin.vg_uuid else ()
-    return (TAG_OURS, set_tag(set_), disk_tag(origin), *group, role_tag(role))
+    disk = (disk_tag(origin), f"{_NAME}{origin.lv}")
+    return (TAG_OURS, set_tag(set_), *disk, *group, role_tag(role))
 
 
 def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:

@@ -227,6 +227,8 @@ class FakeLvm(FakeGroups):
         self._require_free(vg, new)
         if self.lags is not None:
             self.lags.setdefault((vg, old), volume)
+        for upon in (v for v in self.volumes if (v.vg, v.origin) == (vg, old)):
+            upon.origin = new
         volume.name = new
         return ""
 
