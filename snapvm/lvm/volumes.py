@@ -32,6 +32,13 @@ DELETE_LIMIT_SECONDS = 3600.0
 """With issue_discards=1 in lvm.conf LVM discards all of a volume first (lvm2, pv_manip.c), which
 takes minutes for a large one.  It is not for a dead path: LVM has just answered."""
 REPORT_LIMIT_SECONDS = 120.0
+_UNARCHIVED = (
+    os.strerror(errno.ENOSPC),
+    "Couldn't create temporary archive name",
+    "Cannot archive volume group metadata",
+)
+"""What LVM says where it cannot write into /etc/lvm: of a file that cannot be made, as without an
+inode, not the reason; and of a file system that has become read-only (lvm2, lib/format_text)."""
 _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
@@ -262,9 +269,9 @@ class Lvm:
         try:
             self._do(command, limit_seconds)
         except CommandFailed as failure:
-            if os.strerror(errno.ENOSPC) not in failure.stderr:
+            if not any(said in failure.stderr for said in _UNARCHIVED):
                 raise
-            log.warning("LVM keeps no copy of its metadata, for there is no room: %s", failure)
+            log.warning("LVM keeps no copy of its metadata, for it cannot: %s", failure)
             self._do(argv.without_archive(command), limit_seconds)
 
     def _make(self, vg: str, command: argv.Argv) -> None:

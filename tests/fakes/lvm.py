@@ -48,6 +48,7 @@ class FakeLvm(FakeGroups):
         """Whether it is older than the property of autoactivation (2.03.12)."""
         self.has_no_room = False
         """Whether /etc/lvm/archive is on a file system that is full."""
+        self.says_without_room = "/etc/lvm/archive/.lvm_x: fclose failed: No space left on device"
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._lock = RLock()
@@ -295,8 +296,7 @@ class FakeLvm(FakeGroups):
     def _archive(self, options: dict[str, list[str]]) -> None:
         """Before it changes a group LVM keeps a copy of what there was, or does nothing."""
         if self.has_no_room and options.get("--autobackup") != ["n"]:
-            text = "/etc/lvm/archive/.lvm_x: close failed: No space left on device"
-            raise self._failure((), text)
+            raise self._failure((), self.says_without_room)
 
     def _record(self, gone: FakeVolume) -> None:
         if self.conf.get("metadata/record_lvs_history") == "1":

@@ -21,12 +21,25 @@ from tests.fakes.scene import UUID, Scene, make_scene
 from tests.unit.deeds import begun, die, fail_command, fail_deed, revive, roll_back, take
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "/etc/lvm/archive/.lvm_host_1_2: fclose failed: No space left on device",
+        "Couldn't create temporary archive name.",
+        "Cannot archive volume group metadata for vg0 to read-only filesystem.",
+    ],
+    ids=["no room", "no inode", "read-only"],
+)
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
 def test_a_delete_makes_room_where_lvm_has_none_for_its_own_files(
-    tmp_path: Path, thick: tuple[str, ...]
+    tmp_path: Path, thick: tuple[str, ...], said: str
 ) -> None:
-    """Memory images have filled the file system on which LVM archives its metadata."""
+    """Memory images have filled the file system on which LVM archives its metadata.
+
+    That no file can be made there LVM tells without the reason (lvm2, create_temp_name).
+    """
     scene = make_scene(tmp_path, thick=thick)
+    scene.lvm.says_without_room = said
     names = scene.lvm.names()
     record = take(scene, "x")
     scene.lvm.has_no_room = True
