@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from snapvm import (
     cowsize,
+    imagefacts,
     imageroom,
     images,
     naming,
@@ -73,13 +74,14 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     booted, uuid_of_device = host.hypervisor.boots_as(domain), host.lvm.uuid_of_device
     occupancy.require_no_overlay(record, (domain, booted), report, uuid_of_device)
-    relying = host.hypervisor.relying(domain)
-    occupancy.require_nothing_upon(record, relying, report, uuid_of_device)
+    occupancy.require_nothing_upon(record, host.hypervisor.relying(domain), report, uuid_of_device)
     occupant = occupancy.of(host.hypervisor, domain, uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = {disk.target: each for disk in disks if (each := report.lv_of(disk.current))}
     sources = [each for each in (report.lv_of(disk.snapshot) for disk in disks) if each]
     replaced = {each.dm_uuid for each in current.values()}
+    if image is not None:
+        occupancy.require_named(imagefacts.devices(image.parent), current, uuid_of_device)
     others = _others(host, record, (domain, booted), replaced)
     planning.check_pools(host.lvm, report, current.values(), host.settings, sources=sources)
     return RollbackPlan(
