@@ -241,7 +241,7 @@ def check_removable(volume: LogicalVolume, whose: str) -> None:
             why=f"it belongs to {whose}, and LVM is moving it (pvmove)",
             remedy=f"wait until it has moved (lvs -a {volume.vg}), or: pvmove --abort",
         )
-    if volume.is_merging and not volume.is_lost:
+    if volume.is_merging and not volume.is_given_up:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"it belongs to {whose}, and LVM is merging it into its disk, or waits to",

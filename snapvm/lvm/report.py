@@ -113,8 +113,13 @@ class LogicalVolume:
 
         Its store ran full, or could not be written.
         """
-        is_marked = argv.TAG_LOST in self.tags
-        return self.is_thick_snapshot and (is_marked or self.state in _LOST_STATES)
+        is_marked = self.is_thick_snapshot and argv.TAG_LOST in self.tags
+        return is_marked or self.is_given_up
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the kernel says so now, as far as it knows: no mark of ours counts."""
+        return self.is_thick_snapshot and self.state in _LOST_STATES
 
     @property
     def is_newly_lost(self) -> bool:
