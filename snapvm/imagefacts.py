@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from snapvm.failures import StorageFailed
 from snapvm.hypervisor import domainxml, sidexml
 from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_FILE, XL_SAVE
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, HypervisorKind, MemoryRecord, OmittedDisk
 from snapvm.refusals import BadImage, Refused
+
+log = logging.getLogger(__name__)
 
 _NOT_UNDERSTOOD: Final = (
     ValueError,
@@ -35,9 +40,14 @@ class ImageFacts:
     state: DomainState
     memory_bytes: int
     vcpus: int
-    targets: frozenset[str]
-    """The disks that the domain writes to; empty when that is not told."""
+    devices: Mapping[str, Path]
+    """The disks that the domain writes to, and how it names each; empty when that is not told."""
     omitted: tuple[OmittedDisk, ...] = ()
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """The disks alone."""
+        return frozenset(self.devices)
 
 
 def look(folder: Path) -> ImageFacts | None:
@@ -53,6 +63,19 @@ def look(folder: Path) -> ImageFacts | None:
         if path.name == XL_FILE:
             return _of_xl(path)
     return None
+
+
+def devices(folder: Path) -> Mapping[str, Path]:
+    """Return how the image in a snapshot's folder names the disks; nothing where it does not say.
+
+    Whether it can be restored is for others to tell.
+    """
+    try:
+        image = look(folder)
+    except (BadImage, StorageFailed) as error:
+        log.info("how an image names its disks is not known: %s", error)
+        return {}
+    return {} if image is None else image.devices
 
 
 def _of_libvirt(path: Path) -> ImageFacts:
@@ -73,7 +96,7 @@ def _of_libvirt(path: Path) -> ImageFacts:
         state=DomainState.RUNNING if header.was_running else DomainState.PAUSED,
         memory_bytes=_number(root.findtext("memory", "0")) << 10,  # libvirt tells KiB
         vcpus=_number(root.findtext("vcpu", "0")),
-        targets=frozenset(disk.target for disk in drives.disks),
+        devices={disk.target: disk.device for disk in drives.disks},
         omitted=omitted,
     )
 
@@ -96,7 +119,11 @@ def _of_xl(path: Path) -> ImageFacts:
             state=DomainState.RUNNING,
             memory_bytes=int(b_info.get("target_memkb", 0)) << 10,
             vcpus=int(b_info.get("max_vcpus", 0)),
-            targets=frozenset(str(disk["vdev"]) for disk in drives if not _unchanging(disk)),
+            devices={
+                str(disk["vdev"]): Path(str(disk.get("pdev_path", "")))
+                for disk in drives
+                if not _unchanging(disk)
+            },
             omitted=tuple(
                 OmittedDisk(target=str(disk["vdev"]), why=_unchanging(disk), read_only=True)
                 for disk in drives

@@ -179,6 +179,26 @@ def require_replaceable(
         )
 
 
+def require_named(
+    names: Mapping[str, Path],
+    volumes: Mapping[str, LogicalVolume],
+    uuid_of_device: Callable[[Path], DmUuid],
+) -> None:
+    """Raise ``VolumeRefused`` when memory names a disk otherwise than what goes back, by target.
+
+    A link that its image has may lead elsewhere by now, and a record that was made anew have what a
+    volume is called today: the memory would be restored upon another disk, or upon none.
+    """
+    for target, volume in volumes.items():
+        name = names.get(target)
+        if name is not None and name.is_absolute() and not _is(name, volume, uuid_of_device):
+            raise VolumeRefused(
+                volume=str(volume.ref),
+                why=f"it is disk {target}, which the memory image calls {name}, and that is not it",
+                remedy=f"let {name} lead to it, as it did when the snapshot was taken",
+            )
+
+
 def require_bare(volume: LogicalVolume, holders: Iterable[Holder]) -> None:
     """Raise ``VolumeRefused`` for a volume that something of this host lies on.
 

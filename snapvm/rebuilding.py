@@ -39,6 +39,7 @@ from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
 _DAMAGED_FILE = f"{RECORD_FILE}.damaged"
 """What was found in the place of a record, for whoever can read it."""
+_NONE = "no volume that LVM shows says that it belongs to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
 
 
@@ -68,6 +69,14 @@ class _Lost:
     targets: tuple[str, ...]
     """Of the volumes, in their order."""
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Domain and id of the record that they say they belong to."""
+        return str(self.whose.domain_uuid), str(self.whose.id)
+
+    def __str__(self) -> str:
+        return ", ".join(str(volume.ref) for volume in self.volumes)
+
 
 class _CannotBe(Exception):
     """Why a record is not made anew."""
@@ -79,20 +88,19 @@ def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hope
     damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
-    for lost in _lost_sets(host, report):
+    sets = list(_lost_sets(host, report))
+    entries = {lost.place: damaged.pop(lost.place, None) for lost in sets}
+    for lost in sets:
         if only not in ("", lost.set):
             continue
         name = _domain_name(host, lost.whose)
-        place = (str(lost.whose.domain_uuid), str(lost.whose.id))
-        entry = damaged.pop(place, None)
         try:
-            rebuilt.append(_rebuild(host, report, lost, name, entry))
+            _require_alone(lost, sets)
+            rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
     for entry in damaged.values():
-        why = (
-            "no volume that LVM shows says that it belongs to it" if not entry.is_newer else _NEWER
-        )
+        why = _NEWER if entry.is_newer else _NONE
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
 
@@ -200,11 +208,20 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
+def _require_alone(lost: _Lost, sets: Iterable[_Lost]) -> None:
+    """Raise ``_CannotBe`` where others say the same, as a guest's may on a LUN of its own."""
+    claims = [str(other) for other in sets if other.place == lost.place]
+    if len(claims) > 1:
+        raise _CannotBe(
+            f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "
+            "are not, or hide a guest's from this host's LVM (lvmdevices(8))"
+        )
+
+
 def _require_all(lost: _Lost) -> None:
     found = len(set(lost.targets))
     if found != lost.whose.disks or len(lost.volumes) != found:
-        there = ", ".join(str(volume.ref) for volume in lost.volumes)
-        raise _CannotBe(f"of {lost.whose.disks} disks {found} are there: {there}")
+        raise _CannotBe(f"of {lost.whose.disks} disks {found} are there: {lost}")
 
 
 def _image(host: Host, whose: Belonging) -> ImageFacts | None:
@@ -231,15 +248,13 @@ def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskR
     plain = argv.disk_in(volume.tags)
     uuid = device.dashed(plain) if plain else LvUuid("")
     named = volume.name.removesuffix(f".{id_}")
-    origin = report.lv_of(replace(volume.ref, uuid=uuid))
-    # A rollback gives the disk's name to a clone: what the name says is worth more than the uuid.
-    if named != volume.name:
-        lv = named
-    elif origin is not None and origin.uuid != volume.uuid:
-        lv = origin.name
-    elif volume.origin:
-        lv = volume.origin
-    else:
+    lv = argv.name_in(volume.tags) or (named if named != volume.name else "")
+    if not lv:  # an older snapvm made it, and could not name it after its disk
+        origin = report.lv_of(replace(volume.ref, uuid=uuid))
+        upon = report.lv_from_name(volume.vg, volume.origin)
+        # One of ours is what a rollback has kept: it gave the disk's name to a clone.
+        lv = next((v.name for v in (origin, upon) if v and argv.TAG_OURS not in v.tags), "")
+    if not naming.is_lvm_name(lv):
         raise _CannotBe(f"nothing says which disk {volume.ref} is a snapshot of")
     return DiskRecord(
         target=target,

@@ -87,8 +87,12 @@ def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
 
 
 def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
-    """Mark the volumes of visible records as complete, where a killed take did not come to it."""
+    """Mark the volumes of visible records as complete, where a killed take did not come to it.
+
+    And those as lost that are.
+    """
     report = host.lvm.report()
+    host.lvm.mark_lost(report)
     new = argv.role_tag(Role.NEW)
     done = []
     for record in host.catalog.entries(uuid):

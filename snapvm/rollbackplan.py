@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from snapvm import (
     cowsize,
+    imagefacts,
     imageroom,
     images,
     naming,
@@ -44,7 +45,7 @@ _LEFT_ALONE = "the rollback left it as it was"
 
 
 def plan(host: Host, record: Record) -> RollbackPlan:
-    """Prove every precondition and decide; nothing is touched.
+    """Prove every precondition and decide; nothing is touched, but what is lost is marked so.
 
     Raises the kinds of ``Refused``, among them ``RecordUnusable`` for a snapshot that is gone, and
     ``GroupAway`` for one that need not be.
@@ -67,18 +68,20 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         domain, image, memory_bytes=memory_bytes, cookie=cookie, starts=starts
     )
     report = host.lvm.explained(host.lvm.report(), (disk.snapshot for disk in record.disks))
+    host.lvm.mark_lost(report)
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
     undo_id = naming.free_id(wanted, lambda id_: host.catalog.has(record.domain_uuid, id_))
     booted, uuid_of_device = host.hypervisor.boots_as(domain), host.lvm.uuid_of_device
     occupancy.require_no_overlay(record, (domain, booted), report, uuid_of_device)
-    relying = host.hypervisor.relying(domain)
-    occupancy.require_nothing_upon(record, relying, report, uuid_of_device)
+    occupancy.require_nothing_upon(record, host.hypervisor.relying(domain), report, uuid_of_device)
     occupant = occupancy.of(host.hypervisor, domain, uuid_of_device)
     disks = _plan_swaps(record, occupant, report, set_, undo_id, host)
     current = {disk.target: each for disk in disks if (each := report.lv_of(disk.current))}
     sources = [each for each in (report.lv_of(disk.snapshot) for disk in disks) if each]
     replaced = {each.dm_uuid for each in current.values()}
+    if image is not None:
+        occupancy.require_named(imagefacts.devices(image.parent), current, uuid_of_device)
     others = _others(host, record, (domain, booted), replaced)
     planning.check_pools(host.lvm, report, current.values(), host.settings, sources=sources)
     return RollbackPlan(

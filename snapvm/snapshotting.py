@@ -114,6 +114,7 @@ def _failing_for(disk: PlannedDisk) -> Iterator[None]:
 def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
     """Return the disks of the record, each snapshot seen in LVM as it was asked for."""
     report = host.lvm.report()
+    host.lvm.mark_lost(report)
     disks = []
     for disk in plan.disks:
         made = report.lv_from_name(disk.volume.vg, disk.snapshot_name)

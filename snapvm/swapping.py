@@ -27,7 +27,7 @@ from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError, typed
 from snapvm.failures import RollbackFailed
 from snapvm.host import Host
-from snapvm.lvm import argv, belonging
+from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.crew import Crews
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import EFFECT_LIMIT_SECONDS, Lvm
@@ -150,6 +150,7 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
         report = host.lvm.report()
+        host.lvm.mark_lost(report)
         for disk in disks:
             writingback.require_shown(report, disk)
         undo = replace(_keep_former(host.lvm, report, undo), side_files=sidefiles.stored_in(aside))
@@ -191,6 +192,9 @@ def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRe
         what = "what disk %s was before the rollback is not kept: %s is gone"
         log.warning(what, disk.target, disk.snapshot)
         return disk
+    if kept.is_lost:
+        what = "what disk %s was before the rollback is lost: %s, %s"
+        log.warning(what, disk.target, kept.ref, preflight.loss(kept))
     rolling = argv.role_tag(Role.ROLL)
     if rolling in kept.tags:
         lvm.retag([kept.ref], add=[argv.role_tag(Role.UNDO)], remove=[rolling])

@@ -6,12 +6,14 @@ See ``snapvm.lvm.copyback`` for how; here is whether, and which.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from snapvm import occupancy, retry
 from snapvm.clock import Deadline
-from snapvm.failures import DiskMissing, RollbackFailed
+from snapvm.errors import SnapvmError
+from snapvm.failures import DiskMissing, RollbackFailed, StorageFailed
 from snapvm.lvm import argv
-from snapvm.lvm.preflight import check_siblings
+from snapvm.lvm.preflight import check_siblings, loss
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import LvRef, Progress, VolumeKind
@@ -94,7 +96,16 @@ def write_back(
     if not current.is_active:  # its snapshots have devices only together with it
         lvm.activate([current.ref])
     progress.phase(f"writing back {current.ref}")
-    lvm.copy_back(snapshot.ref, current.ref, progress)
+    try:
+        if snapshot.is_lost:
+            why = f"the snapshot is lost: {loss(snapshot)}"
+            raise StorageFailed(path=str(snapshot.ref), why=why)
+        lvm.copy_back(snapshot.ref, current.ref, progress)
+    except StorageFailed:
+        # A boot may be what follows, after which nobody else may know that it is lost.
+        with suppress(SnapvmError):
+            lvm.mark_lost(lvm.report())
+        raise
 
 
 def require_shown(report: Report, disk: JournalDisk) -> None:

@@ -8,8 +8,13 @@ from collections.abc import Collection, Iterable
 from snapvm.model import LvRef, LvUuid, Role, VgUuid
 
 TAG_OURS = "snapvm=1"
+TAG_LOST = "snapvm.lost=1"
+"""Of a thick snapshot that the kernel has given up.  It writes that into the store, or tries to: if
+it was because the store could not be written, the snapshot looks whole after the next boot, and
+lacks what changed since (linux, dm-snap-persistent.c, persistent_drop_snapshot)."""
 _DISK = "snapvm.disk="
 _GROUP = "snapvm.vg="
+_NAME = "snapvm.lv="
 
 Argv = tuple[str, ...]
 
@@ -57,6 +62,14 @@ def disk_in(tags: Iterable[str]) -> str:
     return next((tag.removeprefix(_DISK) for tag in tags if tag.startswith(_DISK)), "")
 
 
+def name_in(tags: Iterable[str]) -> str:
+    """Return the name that the tags of a volume say its disk had; empty when they do not say.
+
+    A rollback gives the uuid that ``disk_tag`` names another name, and this one to a clone.
+    """
+    return next((tag.removeprefix(_NAME) for tag in tags if tag.startswith(_NAME)), "")
+
+
 def group_tag(vg_uuid: VgUuid) -> str:
     """Return the tag that names the group in which a volume is made; a copied group has it too."""
     return f"{_GROUP}{_plain(vg_uuid)}"
@@ -93,7 +106,8 @@ def role_tag(role: Role) -> str:
 def tags(set_: str, origin: LvRef, role: Role) -> tuple[str, ...]:
     """Return all tags that a volume of snapvm gets here."""
     group = (group_tag(origin.vg_uuid),) if origin.vg_uuid else ()
-    return (TAG_OURS, set_tag(set_), disk_tag(origin), *group, role_tag(role))
+    disk = (disk_tag(origin), f"{_NAME}{origin.lv}")
+    return (TAG_OURS, set_tag(set_), *disk, *group, role_tag(role))
 
 
 def thin_snapshot(origin: LvRef, name: str, with_tags: Iterable[str]) -> Argv:
@@ -227,8 +241,12 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str], read_ahead:
 
 
 def rename(vg: str, old: str, new: str) -> Argv:
-    """Give a volume another name; whoever holds it open keeps it (lvrename(8))."""
-    return ("lvm", "lvrename", vg, old, new, *_BRISK)
+    """Give a volume another name; whoever holds it open keeps it (lvrename(8)).
+
+    LVM archives no metadata first, which takes time and room in /etc/lvm, when the domain stands
+    still and a disk may be without its name.  The command that made the other volume has done so.
+    """
+    return ("lvm", "lvrename", vg, old, new, *_BRISK, "--autobackup", "n")
 
 
 def activate(volumes: Iterable[LvRef]) -> Argv:
@@ -289,7 +307,10 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
 
 
 def without_archive(command: Argv) -> Argv:
-    """Return a command that writes no backup of the group's metadata (vgcfgbackup(8))."""
+    """Return a command that writes no backup of the group's metadata (vgcfgbackup(8)).
+
+    Of those that take ``--autobackup``: lvchange, lvcreate, lvremove and lvrename.
+    """
     return (*command[:2], "--autobackup", "n", *command[2:])
 
 

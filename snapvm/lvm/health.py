@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from snapvm.lvm import away, preflight
+from snapvm.lvm import argv, away, preflight
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DiskRecord, VolumeKind
 from snapvm.refusals import VolumeRefused
@@ -26,7 +26,7 @@ class VolumeState(StrEnum):
     UNUSABLE = "unusable"
     """It is not as it was recorded, or may not be; ``trouble`` says why."""
     LOST = "lost"
-    """Thick: more changed than it can keep, so the kernel gave it up."""
+    """Thick: the kernel gave it up, for more changed than it can keep, or it cannot be written."""
     GONE = "gone"
 
 
@@ -89,6 +89,7 @@ def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState
         (is_resized, unusable, "has another size than was recorded"),
         (volume.is_writable, unusable, "can be written to and may have changed"),
         (bool(volume.health), unusable, f"is not healthy: {volume.health}"),
+        (argv.TAG_OURS not in volume.tags, unusable, "does not carry its tags any more"),
     )
     found = ((state, text) for is_so, state, text in troubles if is_so)
     return next(found, (VolumeState.OK, ""))

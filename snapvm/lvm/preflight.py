@@ -123,7 +123,10 @@ def loss(snapshot: LogicalVolume) -> str:
     """Say why the kernel has given a thick snapshot up; empty when it has not."""
     if not snapshot.is_lost:
         return ""
-    return f"more changed than its {_mib(snapshot.size_bytes)} can keep"
+    unwritten = "its store could not be written (the kernel's log tells more)"
+    if _cannot_overflow(snapshot):
+        return unwritten
+    return f"more changed than its {_mib(snapshot.size_bytes)} can keep, or {unwritten}"
 
 
 def is_nearly_full(volume: LogicalVolume) -> bool:
@@ -238,7 +241,7 @@ def check_removable(volume: LogicalVolume, whose: str) -> None:
             why=f"it belongs to {whose}, and LVM is moving it (pvmove)",
             remedy=f"wait until it has moved (lvs -a {volume.vg}), or: pvmove --abort",
         )
-    if volume.is_merging and not volume.is_lost:
+    if volume.is_merging and not volume.is_given_up:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"it belongs to {whose}, and LVM is merging it into its disk, or waits to",

@@ -12,8 +12,10 @@ from snapvm.lvm import argv
 from snapvm.model import DmUuid, LvRef, LvUuid, VgUuid, VolumeKind
 from snapvm.refusals import VolumeRefused
 
-_LOST_STATES = frozenset("ISmM")
-"""Invalid, invalid and suspended, merge failed, the same and suspended."""
+_INVALID_STATES = frozenset("IS")
+"""Invalid, invalid and suspended."""
+_LOST_STATES = _INVALID_STATES | frozenset("mM")
+"""And merge failed, the same and suspended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +109,29 @@ class LogicalVolume:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the kernel has given this thick snapshot up: its store ran full (lvs(8))."""
+        """Whether the kernel has given this thick snapshot up, now or before a boot (lvs(8)).
+
+        Its store ran full, or could not be written.
+        """
+        is_marked = self.is_thick_snapshot and argv.TAG_LOST in self.tags
+        return is_marked or self.is_given_up
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the kernel says so now, as far as it knows: no mark of ours counts."""
         return self.is_thick_snapshot and self.state in _LOST_STATES
+
+    @property
+    def is_newly_lost(self) -> bool:
+        """Whether it is a thick snapshot of ours that is lost, and is not marked so yet."""
+        is_ours = argv.TAG_OURS in self.tags and not self.is_foreign
+        is_invalid = self.is_thick_snapshot and self.state in _INVALID_STATES
+        return is_ours and is_invalid and argv.TAG_LOST not in self.tags
 
     @property
     def is_known_whole(self) -> bool:
         """Whether the kernel has this thick snapshot, and says how full it is."""
-        return self.is_active and self.data_percent is not None
+        return self.is_active and self.data_percent is not None and not self.is_lost
 
     @property
     def is_merging(self) -> bool:

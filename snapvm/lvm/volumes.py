@@ -32,6 +32,13 @@ DELETE_LIMIT_SECONDS = 3600.0
 """With issue_discards=1 in lvm.conf LVM discards all of a volume first (lvm2, pv_manip.c), which
 takes minutes for a large one.  It is not for a dead path: LVM has just answered."""
 REPORT_LIMIT_SECONDS = 120.0
+_UNARCHIVED = (
+    os.strerror(errno.ENOSPC),
+    "Couldn't create temporary archive name",
+    "Cannot archive volume group metadata",
+)
+"""What LVM says where it cannot write into /etc/lvm: of a file that cannot be made, as without an
+inode, not the reason; and of a file system that has become read-only (lvm2, lib/format_text)."""
 _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
@@ -164,7 +171,7 @@ class Lvm:
 
     def shelve(self, volume: LvRef, tags: Iterable[str]) -> None:
         """Turn a former disk into something that is kept and not used."""
-        self._do(argv.shelve(volume, tags))
+        self._do_anyway(argv.shelve(volume, tags))
 
     def not_at_boot(self) -> frozenset[DmUuid]:
         """Ask which volumes LVM does not activate of itself, where it has that property."""
@@ -179,17 +186,30 @@ class Lvm:
 
     def keep_from_boot(self, volumes: Iterable[LvRef]) -> None:
         """Have LVM not activate volumes of itself; may be done again."""
-        self._do(argv.not_at_boot(volumes))
+        self._do_anyway(argv.not_at_boot(volumes))
 
     def skip_activation(self, volumes: Iterable[LvRef]) -> None:
         """Have LVM activate volumes only for who says so each time; may be done again."""
-        self._do(argv.skip_activation(volumes))
+        self._do_anyway(argv.skip_activation(volumes))
 
     def retag(
         self, volumes: Iterable[LvRef], *, add: Iterable[str] = (), remove: Iterable[str] = ()
     ) -> None:
         """Change the tags of volumes."""
-        self._do(argv.retag(volumes, add=add, remove=remove))
+        self._do_anyway(argv.retag(volumes, add=add, remove=remove))
+
+    def mark_lost(self, report: Report) -> None:
+        """Have the snapshots that are lost called so after a boot too; see ``argv.TAG_LOST``.
+
+        A failure is only logged.
+        """
+        lost = [volume.ref for volume in report.volumes if volume.is_newly_lost]
+        try:
+            if lost:
+                self.retag(lost, add=[argv.TAG_LOST])
+        except (CommandFailed, CommandTimedOut) as error:
+            names = ", ".join(map(str, lost))
+            log.warning("that %s is lost may not be known after a boot: %s", names, error)
 
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
         """Remove the volumes of a set that are in one of the roles; harmless when none is.
@@ -197,10 +217,10 @@ class Lvm:
         Raises ``StillAtWork`` when an lvm that was given up may yet make some.
         """
         command = argv.remove_set(vg, set_, roles)
-        self._remove(command)
+        self._do_anyway(command)
         if vg in self._late or vg in self._given_up:
             self.outlast(vg)
-            self._remove(command)
+            self._do_anyway(command)
 
     def outlast(self, vg: str) -> None:
         """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
@@ -238,20 +258,20 @@ class Lvm:
             if volume is not None:
                 by_group.setdefault(volume.vg, []).append(volume.uuid)
         for vg, uuids in by_group.items():
-            self._remove(argv.remove_volumes(vg, uuids), DELETE_LIMIT_SECONDS)
+            self._do_anyway(argv.remove_volumes(vg, uuids), DELETE_LIMIT_SECONDS)
 
-    def _remove(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> None:
-        """Remove volumes, which may be what makes room for a copy of the metadata they are in.
+    def _do_anyway(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> None:
+        """Remove volumes, or end what comes before a removal: also where LVM archives nothing.
 
-        LVM writes one into /etc/lvm first, or does nothing, where memory images may have filled the
-        file system: then no delete of them would come to its end.
+        It writes a copy of the group's metadata into /etc/lvm first, or does nothing, where memory
+        images may have filled the file system: then no delete of them would come to its end.
         """
         try:
             self._do(command, limit_seconds)
         except CommandFailed as failure:
-            if os.strerror(errno.ENOSPC) not in failure.stderr:
+            if not any(said in failure.stderr for said in _UNARCHIVED):
                 raise
-            log.warning("LVM keeps no copy of its metadata, for there is no room: %s", failure)
+            log.warning("LVM keeps no copy of its metadata, for it cannot: %s", failure)
             self._do(argv.without_archive(command), limit_seconds)
 
     def _make(self, vg: str, command: argv.Argv) -> None:

@@ -47,7 +47,8 @@ class FakeLvm(FakeGroups):
         self.is_old = False
         """Whether it is older than the property of autoactivation (2.03.12)."""
         self.has_no_room = False
-        """Whether /etc/lvm/archive is on a file system that is full, as far as lvremove goes."""
+        """Whether /etc/lvm/archive is on a file system that is full."""
+        self.says_without_room = "/etc/lvm/archive/.lvm_x: fclose failed: No space left on device"
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
         self._lock = RLock()
@@ -159,6 +160,7 @@ class FakeLvm(FakeGroups):
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = parse(words)
         vg, _, origin_name = operands[0].partition("/")
+        self._archive(options)
         self._require_free(vg, options["--name"][0])
         if 0 < self.max_volumes <= self._count(vg):
             raise self._failure(f"Maximum number of logical volumes reached in {vg}")
@@ -198,6 +200,7 @@ class FakeLvm(FakeGroups):
     def _lvconvert(self, words: list[str]) -> str:
         options, operands = parse(words)
         assert options["--type"] == ["snapshot"], words
+        self._archive(options)
         vg, _, origin_name = operands[0].partition("/")
         origin, store = self.named(vg, origin_name), self.named(vg, operands[1])
         if store.origin or store.pool or origin.pool or store.active:
@@ -219,16 +222,21 @@ class FakeLvm(FakeGroups):
             target.written += 1
 
     def _lvrename(self, words: list[str]) -> str:
-        _, (vg, old, new) = parse(words)
+        options, (vg, old, new) = parse(words)
+        self._archive(options)
         volume = self.named(vg, old)
         self._require_free(vg, new)
         if self.lags is not None:
             self.lags.setdefault((vg, old), volume)
+        for upon in (v for v in self.volumes if (v.vg, v.origin) == (vg, old)):
+            upon.origin = new
         volume.name = new
         return ""
 
     def _lvchange(self, words: list[str]) -> str:
         options, operands = parse(words)
+        if "--activate" not in options:
+            self._archive(options)
         for operand in operands:
             vg, _, name = operand.partition("/")
             self._change(self.named(vg, name), options)
@@ -266,8 +274,8 @@ class FakeLvm(FakeGroups):
             for volume in self.volumes
             if volume.vg == operands[0] and selects(options["--select"][0], volume)
         ]
-        if selected and self.has_no_room and options.get("--autobackup") != ["n"]:
-            raise self._failure("/etc/lvm/archive/.lvm_x: close failed: No space left on device")
+        if selected:
+            self._archive(options)
         for volume in selected:
             if volume.opened:
                 raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
@@ -282,6 +290,11 @@ class FakeLvm(FakeGroups):
         return ""
 
     # --- inside ---
+
+    def _archive(self, options: dict[str, list[str]]) -> None:
+        """Before it changes a group LVM keeps a copy of what there was, or does nothing."""
+        if self.has_no_room and options.get("--autobackup") != ["n"]:
+            raise self._failure(self.says_without_room)
 
     def _record(self, gone: FakeVolume) -> None:
         if self.conf.get("metadata/record_lvs_history") == "1":

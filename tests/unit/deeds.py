@@ -14,6 +14,7 @@ from snapvm.attention import LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.model import DomainState, Record, Silent
+from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 
@@ -140,6 +141,14 @@ def begun(folder: Path, *thick: str) -> tuple[Scene, Record]:
     """Make a scene with a snapshot of five, whose domain has counted on to eight."""
     scene = make_scene(folder, thick=thick)
     return scene, take_at_five(scene)
+
+
+def lose(scene: Scene, record: Record, vg: str) -> FakeVolume:
+    """Let the kernel give the thick snapshot of a group up."""
+    ref = next(disk.snapshot for disk in record.disks if disk.snapshot.vg == vg)
+    volume = scene.lvm.named(ref.vg, ref.lv)
+    volume.invalid = True
+    return volume
 
 
 class Down(BaseException):

@@ -12,21 +12,34 @@ import pytest
 
 from snapvm import checking, consistency
 from snapvm.errors import ExitStatus
-from snapvm.failures import DeleteStopped, SnapshotFailed
+from snapvm.failures import CaptureFailed, DeleteStopped, SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.process import Completed
 from snapvm.refusals import VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import UUID, Scene, make_scene
-from tests.unit.deeds import fail_command, take
+from tests.unit.deeds import begun, die, fail_command, fail_deed, revive, roll_back, take
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "/etc/lvm/archive/.lvm_host_1_2: fclose failed: No space left on device",
+        "Couldn't create temporary archive name.",
+        "Cannot archive volume group metadata for vg0 to read-only filesystem.",
+    ],
+    ids=["no room", "no inode", "read-only"],
+)
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
 def test_a_delete_makes_room_where_lvm_has_none_for_its_own_files(
-    tmp_path: Path, thick: tuple[str, ...]
+    tmp_path: Path, thick: tuple[str, ...], said: str
 ) -> None:
-    """Memory images have filled the file system on which LVM archives its metadata."""
+    """Memory images have filled the file system on which LVM archives its metadata.
+
+    That no file can be made there LVM tells without the reason (lvm2, create_temp_name).
+    """
     scene = make_scene(tmp_path, thick=thick)
+    scene.lvm.says_without_room = said
     names = scene.lvm.names()
     record = take(scene, "x")
     scene.lvm.has_no_room = True
@@ -48,6 +61,46 @@ def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[s
     with pytest.raises(SnapshotFailed):
         take(scene, "x")
     assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
+
+
+THICK = pytest.mark.parametrize("thick", [(), ("vg1",)], ids=["thin", "mixed"])
+
+
+@THICK
+def test_a_rollback_needs_none_for_the_names_of_the_disks(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """Another domain's image filled it meanwhile: the disks were left without their names."""
+    scene, record = begun(tmp_path, *thick)
+    names = scene.lvm.names()
+
+    def fill(argv: tuple[str, ...]) -> None:
+        scene.lvm.has_no_room = scene.lvm.has_no_room or argv[1] == "lvrename"
+
+    scene.lvm.before = fill
+    fail_deed(scene, "stop")
+    with pytest.raises(CaptureFailed):
+        roll_back(scene, record)
+    assert scene.lvm.names() == names and scene.disk_data() == ["8", "8"]
+    assert scene.host.catalog.leftovers(UUID) == ()
+    revive(scene)
+    scene.lvm.has_no_room = False
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+@THICK
+def test_nor_does_a_delete_after_a_rollback_that_was_killed(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """It finishes that first, and so could never make room."""
+    scene, record = begun(tmp_path, *thick)
+    other = take(scene, "y")
+    die(scene, record, "restore")
+    scene.lvm.has_no_room = True
+    consistency.delete(scene.host, [other], Silent())
+    assert scene.disk_data() == ["5", "5"] and scene.ids()[0] == "x"
+    assert "y" not in scene.ids() and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_lvm_may_take_long_to_discard_what_is_deleted(

@@ -12,6 +12,7 @@ import pytest
 
 from snapvm import checking, durable, repair
 from snapvm.attention import LeftBehind
+from snapvm.cowsize import CowSize
 from snapvm.errors import SnapvmError
 from snapvm.failures import (
     CaptureFailed,
@@ -25,7 +26,7 @@ from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, Silent
 from tests.fakes import machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, fail_command, fail_late, roll_back, take
+from tests.unit.deeds import begun, fail_command, fail_late, roll_back, take, with_settings
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 
@@ -170,7 +171,7 @@ def test_a_group_that_is_gone_keeps_nobody_from_work(scene: Scene) -> None:
 
 def test_a_store_that_runs_full_at_once_is_told_of(tmp_path: Path) -> None:
     """The domain writes more, while its memory is written, than its new snapshot can keep."""
-    scene = make_scene(tmp_path, thick=("vg1",))
+    scene = with_settings(make_scene(tmp_path, thick=("vg1",)), cow_size=CowSize(percent=20))
     before = scene.lvm.names()
 
     def overflow(deed: str) -> None:
@@ -178,7 +179,7 @@ def test_a_store_that_runs_full_at_once_is_told_of(tmp_path: Path) -> None:
             volume.invalid = deed == "drain" and bool(volume.origin and not volume.pool)
 
     scene.hypervisor.before = overflow
-    with pytest.raises(SnapshotFailed, match=r"vdb .*more changed than its 68 MiB can keep"):
+    with pytest.raises(SnapshotFailed, match=r"vdb .*more changed than its 16 MiB can keep"):
         take(scene)
     assert scene.lvm.names() == before and scene.ids() == []
 

@@ -20,7 +20,7 @@ def test_drives_that_cannot_change_are_known(tmp_path: Path) -> None:
         "c_info": {"type": "pv", "name": "demo", "uuid": "u-u"},
         "b_info": {"max_vcpus": 2, "target_memkb": 4096},
         "disks": [
-            {"vdev": "xvda", "readwrite": 1},
+            {"vdev": "xvda", "readwrite": 1, "pdev_path": "/dev/vg0/a"},
             {"vdev": "xvdb"},
             {"vdev": "xvdc", "is_cdrom": 1},
         ],
@@ -30,7 +30,8 @@ def test_drives_that_cannot_change_are_known(tmp_path: Path) -> None:
     facts = imagefacts.look(tmp_path)
     assert facts is not None
     assert (facts.domain, facts.vcpus, facts.memory_bytes) == ("demo", 2, 4 << 20)
-    assert facts.targets == {"xvda"}
+    assert facts.targets == {"xvda"} and imagefacts.devices(tmp_path) == facts.devices
+    assert facts.devices == {"xvda": Path("/dev/vg0/a")}
     assert facts.omitted == (
         OmittedDisk(target="xvdb", why="read-only", read_only=True),
         OmittedDisk(target="xvdc", why="a cdrom drive", read_only=True),
@@ -48,6 +49,7 @@ def test_a_configuration_that_is_no_sense_is_refused(tmp_path: Path, config: str
     (tmp_path / "memory.xl").write_bytes(Guest(config=config.encode() + b"\0").encode())
     with pytest.raises(BadImage, match="its configuration cannot be read"):
         imagefacts.look(tmp_path)
+    assert imagefacts.devices(tmp_path) == {}
 
 
 def test_a_number_without_end_is_none(tmp_path: Path) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, rebuilding
 from snapvm.consistency import TakeRequest
 from snapvm.lvm import newname
 from snapvm.model import GuestDisk, Silent
 from snapvm.refusals import VolumeRefused
-from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
 GROUP = "cinder-volumes-fast-ssd-a"
 STEM = "volume-8c8a2f0e-8a3b-4d6f-9e21-0c7a4b5d6e7f-web-frontend-root"
@@ -62,3 +63,43 @@ def test_two_volumes_never_get_one_name() -> None:
     newname.require_distinct([("vg0", "a"), ("vg1", "a"), ("vg0", "b")])
     with pytest.raises(VolumeRefused, match="vg0/a"):
         newname.require_distinct([("vg0", "a"), ("vg0", "b"), ("vg0", "a")])
+
+
+@pytest.mark.parametrize("thick", [False, True])
+def test_their_records_are_made_anew_after_a_rollback(tmp_path: Path, thick: bool) -> None:
+    """What keeps the former disk was called the disk, and to make it writable advised."""
+    scene = make_long(tmp_path, thick=thick)
+    request = TakeRequest(domain=DOMAIN, name="x" * 40, with_memory=False)
+    record = consistency.take(scene.host, request, Silent())
+    scene.count(4)
+    undo = consistency.rollback(scene.host, record, paused=False, progress=Silent()).undo
+    again = consistency.rollback(scene.host, record, paused=False, progress=Silent()).undo
+    shutil.rmtree(scene.host.settings.state_dir)
+    rebuilt, hopeless = rebuilding.look(scene.host)
+    assert hopeless == () and len(rebuilt) == 3
+    for each in rebuilt:
+        rebuilding.put(scene.host, each)
+    for known in (record, undo, again):
+        back = scene.host.catalog.get(UUID, known.id)
+        assert [disk.volume.lv for disk in back.disks] == [f"{STEM}-{end}" for end in "xy"]
+    consistency.rollback(scene.host, undo, paused=False, progress=Silent())
+    assert data(scene) == ["4", "4"]
+
+
+def test_what_keeps_a_former_disk_is_not_taken_for_the_disk(tmp_path: Path) -> None:
+    """An older snapvm did not write the name of the disk down."""
+    scene = make_long(tmp_path)
+    request = TakeRequest(domain=DOMAIN, name="x" * 40, with_memory=False)
+    record = consistency.take(scene.host, request, Silent())
+    for volume in scene.lvm.volumes:
+        volume.tags = {tag for tag in volume.tags if not tag.startswith("snapvm.lv=")}
+    file = scene.host.catalog.path(record, "snapshot.json")
+    good = file.read_text()
+    file.write_text("")
+    (back,), _ = rebuilding.look(scene.host)
+    assert back.record.disks == record.disks
+    file.write_text(good)
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    file.write_text("")
+    rebuilt, (hopeless,) = rebuilding.look(scene.host)
+    assert rebuilt == () and "nothing says which disk" in hopeless.why

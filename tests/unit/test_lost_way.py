@@ -11,22 +11,13 @@ from snapvm import checking, consistency, retry, sidefiles
 from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
-from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
+from snapvm.model import Domain, DomainState, SideKind, SidePlace, Silent, SnapshotId
 from tests.fakes.lvm import UNSEEN
-from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, die, mend, roll_back, take, take_at_five
+from tests.unit.deeds import begun, die, lose, mend, roll_back, take, take_at_five
 
 THICK = [("vg0", "vg1"), ("vg1",), ("vg0",)]
 KINDS = ["thick", "mixed", "mixed, the other way"]
-
-
-def lose(scene: Scene, record: Record, vg: str) -> FakeVolume:
-    """Let the kernel give the thick snapshot of a group up."""
-    ref = next(disk.snapshot for disk in record.disks if disk.snapshot.vg == vg)
-    volume = scene.lvm.named(ref.vg, ref.lv)
-    volume.invalid = True
-    return volume
 
 
 def assert_as_before(scene: Scene, names: set[str], state: DomainState) -> None:

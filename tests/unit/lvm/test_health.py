@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from snapvm.lvm import health
+from snapvm.lvm import argv, health
 from snapvm.lvm.health import VolumeState
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import DiskRecord, LvRef, LvUuid, VolumeKind
@@ -12,12 +12,18 @@ from tests.fakes.lvm import FakeLvm
 
 
 def judged(
-    kind: VolumeKind, *, invalid: bool = False, active: bool = True, writable: bool = False
+    kind: VolumeKind,
+    *,
+    invalid: bool = False,
+    active: bool = True,
+    writable: bool = False,
+    tags: frozenset[str] = frozenset({argv.TAG_OURS}),
 ) -> health.Health:
     fake = FakeLvm()
     pool = "pool" if kind is VolumeKind.THIN else ""
     snapshot = fake.add_disk("vg0", "disk.snap", pool=pool)
     snapshot.origin, snapshot.origin_bytes = "disk", 1 << 26
+    snapshot.tags = set(tags)
     snapshot.invalid, snapshot.active, snapshot.writable = invalid, active, writable
     ref = LvRef(vg="vg0", lv="disk.snap", uuid=LvUuid(snapshot.uuid))
     disk = DiskRecord(target="vda", volume=ref, snapshot=ref, kind=kind, size_bytes=1 << 26)
@@ -41,6 +47,12 @@ def test_one_the_kernel_gave_up_is_lost() -> None:
 def test_one_that_may_have_changed_is_not_called_well(kind: VolumeKind) -> None:
     found = judged(kind, writable=True)
     assert (found.state, found.fill_percent) == (VolumeState.UNUSABLE, None)
+
+
+@pytest.mark.parametrize("kind", VolumeKind)
+def test_one_without_its_tags_is_not_called_well(kind: VolumeKind) -> None:
+    """No rollback takes it; `check` found all in order, and `prune` deleted others for it."""
+    assert judged(kind, tags=frozenset()).state is VolumeState.UNUSABLE
 
 
 def test_what_is_not_told_is_not_good() -> None:
