@@ -144,8 +144,9 @@ def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, doma
 def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) -> Record:
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
-    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
-    journal is still there.  Raises ``DiskMissing``: what LVM does not show just now is not gone.
+    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog,
+    unless all of it was deleted since; the journal is still there.  Raises ``DiskMissing``: what
+    LVM does not show just now is not gone.
     """
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
@@ -153,7 +154,10 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
         for disk in disks:
             writingback.require_shown(report, disk)
         undo = replace(_keep_former(host.lvm, report, undo), side_files=sidefiles.stored_in(aside))
-    host.catalog.put(undo, aside)
+    if any(report.lv_of(disk.snapshot) is not None for disk in undo.disks):
+        host.catalog.put(undo, aside)
+    else:
+        host.catalog.forget(aside)
     _hand_over(host.lvm, report, set_, disks)
     return undo
 

@@ -18,6 +18,7 @@ from tests.unit.deeds import begun, delete, mend, roll_back, use
 
 NOT_BACK = ("prepare", "exchanged", "swapped")
 """The phases of a rollback whose disks are not all back."""
+BACK = ("restored", "started")
 THICK = {"thin": (), "mixed": ("vg1",), "thick": ("vg0", "vg1")}
 
 
@@ -109,7 +110,20 @@ def test_nor_does_one_whose_undo_was_deleted_since(
     assert scene.hypervisor.state_of(DOMAIN) is state and scene.ids() == ["x"]
 
 
-@pytest.mark.parametrize("phase", [*NOT_BACK, "restored", "started"])
+@pytest.mark.parametrize("phase", BACK)
+def test_nothing_comes_back_that_was_deleted_since(long_after: LongAfter, phase: str) -> None:
+    """An undo record without any volume was what `undo` wanted to go back to, and could not."""
+    scene = long_after.scene
+    (undo,) = set(scene.ids()) - {"x"}
+    delete(scene, scene.host.catalog.get(UUID, SnapshotId(undo)))
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    long_after.come_back(phase)
+    mend(scene)
+    assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
+    assert scene.disk_data() == ["7", "7"]
+
+
+@pytest.mark.parametrize("phase", [*NOT_BACK, *BACK])
 def test_what_the_catalog_lost_of_it_comes_back(long_after: LongAfter, phase: str) -> None:
     """The backup was made in the midst of it, before there was a record of what it kept."""
     scene = long_after.scene
