@@ -213,7 +213,7 @@ class Catalog:
             self.begin(draft, record.domain, {})
             with durable.failing_as_storage(files):
                 for path in files.iterdir() if files.exists() else ():
-                    os.link(path, draft.folder / path.name)
+                    _put(path, draft.folder / path.name)
             self.commit(draft, record)
         self._remove(files)
 
@@ -297,6 +297,17 @@ class Catalog:
                 if each.exists():
                     shutil.rmtree(each)
                     durable.sync_folder(each.parent)
+
+
+def _put(path: Path, new: Path) -> None:
+    """Give a file, a small one, another name too; copy it where the file system has one for each.
+
+    Those of CIFS and exFAT are such.
+    """
+    try:
+        os.link(path, new)
+    except OSError:
+        durable.write(new, path.read_bytes())
 
 
 def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:
