@@ -21,13 +21,7 @@ def find(host: Host, record: Record) -> Domain:
     try:
         domain = host.hypervisor.find(record.domain)
     except UnknownDomain:
-        now = host.hypervisor.name_of(record.domain_uuid)
-        if now:
-            raise DomainRefused(
-                domain=record.domain,
-                why=f"its name is {quoted(now)} now, and another in {record.ref}",
-                remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
-            ) from None
+        _require_not_renamed(host, record, "")
         if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
             raise DomainRefused(
                 domain=record.domain,
@@ -37,12 +31,28 @@ def find(host: Host, record: Record) -> Domain:
             ) from None
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
+        _require_not_renamed(host, record, "give the other one another, and ")
         raise DomainRefused(
             domain=domain.name,
             why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
             remedy=_as_it_was(record),
         )
     return domain
+
+
+def _require_not_renamed(host: Host, record: Record, before: str) -> None:
+    """Raise ``DomainRefused`` when a record's domain is there and has another name now.
+
+    ``before`` is what to do before it can have the one that its image and its disks go by.
+    """
+    now = host.hypervisor.name_of(record.domain_uuid)
+    if now:
+        back = "give it that name back for the rollback (`virsh domrename`, `xl rename`)"
+        raise DomainRefused(
+            domain=record.domain,
+            why=f"its name is {quoted(now)} now, and another in {record.ref}",
+            remedy=before + back,
+        )
 
 
 def _as_it_was(record: Record) -> str:
