@@ -204,26 +204,28 @@ def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRe
 def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDisk]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on.
 
-    In one command those that get the same tags: each has to read the groups.
+    The tags go last, for what has none of ours was handed over already, or is somebody else's.  In
+    one command those that get the same tags: each has to read the groups.
     """
-    removed: dict[tuple[str, ...], dict[str, None]] = {}
-    clones: dict[tuple[str, ...], list[LvRef]] = {}
-    for disk in disks:
-        if disk.is_thick:
-            continue
-        clone = report.lv_from_name(disk.vg, disk.name)
-        is_ours = clone is not None and argv.set_tag(set_) in clone.tags
-        whose = belonging.written(clone.tags) if clone is not None and is_ours else ()
-        tags = (*argv.tags(set_, disk.former, Role.ROLL), *whose)
-        removed.setdefault(disk.user_tags, {}).update(dict.fromkeys(tags))
-        clones.setdefault(disk.user_tags, []).append(disk.former)
-    for added, its in clones.items():
-        lvm.retag(its, add=added, remove=removed[added])
-    cloned = [disk for disk in disks if not disk.is_thick]
-    if kept := [disk.former for disk in cloned if disk.not_at_boot]:
+    clones = [
+        (disk, clone)
+        for disk in disks
+        if not disk.is_thick
+        and (clone := report.lv_from_name(disk.vg, disk.name)) is not None
+        and argv.set_tag(set_) in clone.tags
+    ]
+    if kept := [disk.former for disk, _ in clones if disk.not_at_boot]:
         lvm.keep_from_boot(kept)
-    if skipped := [disk.former for disk in cloned if disk.is_skipped]:
+    if skipped := [disk.former for disk, _ in clones if disk.is_skipped]:
         lvm.skip_activation(skipped)
+    removed: dict[tuple[str, ...], dict[str, None]] = {}
+    its: dict[tuple[str, ...], list[LvRef]] = {}
+    for disk, clone in clones:
+        tags = (*argv.tags(set_, disk.former, Role.ROLL), *belonging.written(clone.tags))
+        removed.setdefault(disk.user_tags, {}).update(dict.fromkeys(tags))
+        its.setdefault(disk.user_tags, []).append(disk.former)
+    for added, handed in its.items():
+        lvm.retag(handed, add=added, remove=removed[added])
 
 
 def start_again(

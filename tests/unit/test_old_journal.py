@@ -11,7 +11,7 @@ import pytest
 from snapvm import hostid
 from snapvm.attention import LeftBehind
 from snapvm.catalog import Catalog
-from snapvm.model import DomainState, DomainUuid, SnapshotId
+from snapvm.model import DomainState, DomainUuid, GuestDisk, SnapshotId
 from snapvm.recordfolder import Work
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import begun, delete, mend, roll_back, use
@@ -121,6 +121,22 @@ def test_nothing_comes_back_that_was_deleted_since(long_after: LongAfter, phase:
     mend(scene)
     assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
     assert scene.disk_data() == ["7", "7"]
+
+
+@pytest.mark.parametrize("phase", [*NOT_BACK, *BACK])
+def test_one_of_a_disk_that_has_another_name_by_now_ends_too(
+    long_after: LongAfter, phase: str
+) -> None:
+    """LVM was told to change the tags of a volume that is not there, each time again."""
+    scene = long_after.scene
+    scene.lvm.named("vg0", "demo-d0").name = "root"
+    disk = GuestDisk(target="vda", device=Path("/dev/vg0/root"))
+    scene.machine.disks = (disk, *scene.machine.disks[1:])
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    long_after.come_back(phase)
+    mend(scene)
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.lvm.named("vg0", "root").data == "7"
 
 
 @pytest.mark.parametrize("phase", [*NOT_BACK, *BACK])
