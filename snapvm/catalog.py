@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -240,7 +239,7 @@ class Catalog:
         return gone
 
     def forget(self, gone: Path) -> None:
-        """End a delete: remove the folder of a hidden record."""
+        """End a delete: remove the folder of a hidden record; see ``durable.remove_folder``."""
         self._remove(gone)
 
     def settle_names(self, uuid: DomainUuid) -> None:
@@ -295,8 +294,7 @@ class Catalog:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             for each in (durable.unfinished(folder), folder):
                 if each.exists():
-                    shutil.rmtree(each)
-                    durable.sync_folder(each.parent)
+                    durable.remove_folder(each)
 
 
 def _put(path: Path, new: Path) -> None:

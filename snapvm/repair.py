@@ -234,6 +234,8 @@ def _finish_delete(
         host.catalog.settle_names(uuid)  # else a power cut shows it again, without its volumes
         host.lvm.remove(away.within_reach(record, report), report)
     host.catalog.forget(leftover.path)
+    if leftover.path.exists():  # somebody reads its image yet
+        return ""
     return f"finished deleting {name}@{leftover.id}"
 
 
