@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -215,7 +214,7 @@ class Catalog:
             self.begin(draft, record.domain, {})
             with durable.failing_as_storage(files):
                 for path in files.iterdir() if files.exists() else ():
-                    os.link(path, draft.folder / path.name)
+                    _put(path, draft.folder / path.name)
             self.commit(draft, record)
         self._remove(files)
 
@@ -242,7 +241,7 @@ class Catalog:
         return gone
 
     def forget(self, gone: Path) -> None:
-        """End a delete: remove the folder of a hidden record."""
+        """End a delete: remove the folder of a hidden record; see ``durable.remove_folder``."""
         self._remove(gone)
 
     def settle_names(self, uuid: DomainUuid) -> None:
@@ -298,8 +297,18 @@ class Catalog:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             for each in (durable.unfinished(folder), folder):
                 if each.exists():
-                    shutil.rmtree(each)
-                    durable.sync_folder(each.parent)
+                    durable.remove_folder(each)
+
+
+def _put(path: Path, new: Path) -> None:
+    """Give a file, a small one, another name too; copy it where the file system has one for each.
+
+    Those of CIFS and exFAT are such.
+    """
+    try:
+        os.link(path, new)
+    except OSError:
+        durable.write(new, path.read_bytes())
 
 
 def _entries(folder: Path, called: str = "") -> Iterator[Record | Damaged]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from snapvm.attention import NameUnclear
 from snapvm.failures import StorageFailed
 from snapvm.refusals import NotAllowed
 
+_NFS_KEEPS = ".nfs"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 
@@ -73,6 +75,21 @@ def rename(path: Path, new: Path) -> None:
             why = f"{error.strerror or error}; {stuck.strerror or stuck}"
             raise NameUnclear(path=str(new), why=why) from error
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and all that is in it, durably, but what NFS keeps of it for a reader.
+
+    A file that is open has another name there until it is closed, and its folder stays so long
+    (Linux, fs/nfs/unlink.c): a backup may read an image that is deleted.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        names = os.listdir(path) if error.errno in (errno.ENOTEMPTY, errno.EBUSY) else []
+        if not names or not all(name.startswith(_NFS_KEEPS) for name in names):
+            raise
+    sync_folder(path.parent)
 
 
 def create(path: Path) -> int:

@@ -208,6 +208,22 @@ class DiskMissing(SnapvmError):
 
 
 @dataclass(eq=False)
+class OldJournal(SnapvmError):
+    """A journal of a rollback that the disks do not fit any more: they are newer."""
+
+    remedy = (
+        "move that file out of the state folder, and see that the domain is as it should be; if "
+        "it is not, roll back once more"
+    )
+    volume: str
+    why: str
+
+    def message(self) -> str:
+        is_old = "the journal of the rollback is older than that, as one from a backup is"
+        return f"disk {quoted(self.volume)}: {self.why}; {is_old}"
+
+
+@dataclass(eq=False)
 class DeleteInterrupted(Interrupted):
     """Ctrl-C or SIGTERM among several deletes: some snapshots are gone for good, others not."""
 

@@ -16,6 +16,8 @@ from snapvm.rollbackjournal import JournalDisk, Phase
 
 UNDECIDED = (Phase.PREPARE, Phase.EXCHANGED)
 """After these LVM and the domain tell whether there is a way back."""
+_BEFORE_ITS_END = (*UNDECIDED, Phase.SWAPPED)
+"""In these nothing has been made of what a rollback keeps and what it makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Found:
     has_thick: bool
     written: tuple[JournalDisk, ...]
     """The disks that somebody has written to since its journal was, while its domain is off."""
+    is_over: bool = False
+    """It was not killed, or was finished, and its journal is from before that."""
 
     @property
     def is_spoiled(self) -> bool:
@@ -49,9 +53,17 @@ def look(
 ) -> Found:
     """Find how far a rollback came, and whether its domain, which may be off, has run since.
 
-    Raises ``StartedTooSoon`` for a domain that was started on some of the clones.
+    Raises ``StartedTooSoon`` for a domain that was started on some of the clones, and
+    ``OldJournal`` for a journal that does not fit the disks.
     """
     phase, disks = Phase(journal["phase"]), rollbackjournal.disks_of(journal)
+    if phase in _BEFORE_ITS_END:
+        # A state folder that was restored from a backup may have a journal of months ago.
+        if takingback.is_settled(report, journal["set"], disks):
+            return Found(phase=Phase.STARTED, has_thick=False, written=(), is_over=True)
+        takingback.require_known(report, journal["set"], disks)
+    if phase is Phase.SWAPPED:
+        takingback.require_presents(report, journal["set"], disks)
     written = rollbackjournal.written_since(journal, lvm, report) if was_stopped else ()
     if phase in UNDECIDED:
         is_past = _is_past_return(report, journal, name, written, was_stopped=was_stopped)

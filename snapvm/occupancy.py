@@ -275,9 +275,17 @@ def require_nothing_upon(
 def _replaced(record: Record, report: Report) -> Iterator[tuple[DiskRecord, LogicalVolume]]:
     """Yield the disks of a record, each with what has its name now."""
     for disk in record.disks:
-        volume = report.lv_from_name(disk.volume.vg, disk.volume.lv)
+        group = group_now(disk, report.lv_of(disk.snapshot))
+        volume = report.lv_from_name(group, disk.volume.lv)
         if volume is not None:
             yield disk, volume
+
+
+def group_now(disk: DiskRecord, snapshot: LogicalVolume | None) -> str:
+    """Return the name that the group of a record's disk has now: its snapshot is in the same."""
+    if snapshot is None or not disk.volume.vg_uuid:
+        return disk.volume.vg
+    return snapshot.vg
 
 
 def _overlaid(

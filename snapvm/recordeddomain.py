@@ -25,9 +25,11 @@ def find(host: Host, record: Record) -> Domain:
     with suppress(UnknownDomain):
         domain = host.hypervisor.find(record.domain)
     if domain is None:
-        _require_restorable(host, record)
+        _require_not_renamed(host, record)
+        _require_startable(record)
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
+        _require_not_renamed(host, record, "give the other one another, and ")
         raise DomainRefused(
             domain=domain.name,
             why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
@@ -36,15 +38,23 @@ def find(host: Host, record: Record) -> Domain:
     return domain
 
 
-def _require_restorable(host: Host, record: Record) -> None:
-    """Raise ``DomainRefused`` when nothing can bring back a domain whose name is not known."""
+def _require_not_renamed(host: Host, record: Record, first: str = "") -> None:
+    """Raise ``DomainRefused`` when a record's domain is there and has another name now.
+
+    ``first`` is what to do before it can have the one that its image and its disks go by.
+    """
     now = host.hypervisor.name_of(record.domain_uuid)
     if now:
+        back = "give it that name back for the rollback (`virsh domrename`, `xl rename`)"
         raise DomainRefused(
             domain=record.domain,
             why=f"its name is {quoted(now)} now, and another in {record.ref}",
-            remedy="give it that name back for the rollback (`virsh domrename`, `xl rename`)",
+            remedy=first + back,
         )
+
+
+def _require_startable(record: Record) -> None:
+    """Raise ``DomainRefused`` when nothing can start a domain that is not known any more."""
     if record.memory is None and record.hypervisor is not HypervisorKind.XEN:
         raise DomainRefused(
             domain=record.domain,

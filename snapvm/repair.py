@@ -22,7 +22,7 @@ from snapvm import (
 )
 from snapvm.attention import LeftBehind
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
-from snapvm.failures import DiskMissing
+from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
 from snapvm.interrupt import shielded, unstoppable
 from snapvm.lvm import argv, away
@@ -74,6 +74,8 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
         needed = f", and needs it: {error.hint()}" if error.hint() else ""
         again = f"`snapvm repair` tries again{needed}"
         raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
+    except OldJournal as error:
+        raise LeftBehind(leftovers=left, why=str(error), remedy=error.hint()) from error
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION:
             raise
@@ -236,6 +238,8 @@ def _finish_delete(
         host.catalog.settle_names(uuid)  # else a power cut shows it again, without its volumes
         host.lvm.remove(away.within_reach(record, report), report)
     host.catalog.forget(leftover.path)
+    if leftover.path.exists():  # somebody reads its image yet
+        return ""
     return f"finished deleting {name}@{leftover.id}"
 
 

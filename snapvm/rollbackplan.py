@@ -255,14 +255,13 @@ def _current(
     In a group that was renamed it is looked for under the group's new name.  A record with memory
     is refused there, since its image names the disk by the old one.
     """
-    is_renamed = bool(disk.volume.vg_uuid) and snapshot.vg != disk.volume.vg
-    if is_renamed and record.memory is not None:
+    group = occupancy.group_now(disk, snapshot)
+    if group != disk.volume.vg and record.memory is not None:
         raise VolumeRefused(
             volume=str(snapshot.ref),
             why=f"its group was {disk.volume.vg}, and so the disk is named in the memory image",
             remedy=f"vgrename {snapshot.vg} {disk.volume.vg}",
         )
-    group = snapshot.vg if is_renamed else disk.volume.vg
     current = report.lv_from_name(group, disk.volume.lv)
     if current is None:
         raise VolumeRefused(

@@ -68,6 +68,10 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     if stuck is not None:
         raise stuck
     has_booted = not _is_off(domain) and howfar.is_new_boot(journal)
+    if found.is_over:
+        return (
+            f"the rollback of {name} to {journal['record']} had ended: its journal was an old one"
+        )
     is_afresh = has_booted and found.phase is not Phase.STARTED
     how = "; the host was booted meanwhile, and it was started afresh" if is_afresh else ""
     return f"finished the rollback of {name} to {journal['record']}{how}"

@@ -144,8 +144,9 @@ def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, doma
 def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) -> Record:
     """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
 
-    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog; the
-    journal is still there.  Raises ``DiskMissing``: what LVM does not show just now is not gone.
+    May be run again from wherever it stopped.  Returns the undo record as it is in the catalog,
+    unless all of it was deleted since; the journal is still there.  Raises ``DiskMissing``: what
+    LVM does not show just now is not gone.
     """
     aside = host.catalog.aside(undo.domain_uuid, undo.id)
     with durable.failing_as_storage(aside):
@@ -154,7 +155,10 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
         for disk in disks:
             writingback.require_shown(report, disk)
         undo = replace(_keep_former(host.lvm, report, undo), side_files=sidefiles.stored_in(aside))
-    host.catalog.put(undo, aside)
+    if any(report.lv_of(disk.snapshot) is not None for disk in undo.disks):
+        host.catalog.put(undo, aside)
+    else:
+        host.catalog.forget(aside)
     _hand_over(host.lvm, report, set_, disks)
     return undo
 
@@ -204,26 +208,28 @@ def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRe
 def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDisk]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on.
 
-    In one command those that get the same tags: each has to read the groups.
+    The tags go last, for what has none of ours was handed over already, or is somebody else's.  In
+    one command those that get the same tags: each has to read the groups.
     """
-    removed: dict[tuple[str, ...], dict[str, None]] = {}
-    clones: dict[tuple[str, ...], list[LvRef]] = {}
-    for disk in disks:
-        if disk.is_thick:
-            continue
-        clone = report.lv_from_name(disk.vg, disk.name)
-        is_ours = clone is not None and argv.set_tag(set_) in clone.tags
-        whose = belonging.written(clone.tags) if clone is not None and is_ours else ()
-        tags = (*argv.tags(set_, disk.former, Role.ROLL), *whose)
-        removed.setdefault(disk.user_tags, {}).update(dict.fromkeys(tags))
-        clones.setdefault(disk.user_tags, []).append(disk.former)
-    for added, its in clones.items():
-        lvm.retag(its, add=added, remove=removed[added])
-    cloned = [disk for disk in disks if not disk.is_thick]
-    if kept := [disk.former for disk in cloned if disk.not_at_boot]:
+    clones = [
+        (disk, clone)
+        for disk in disks
+        if not disk.is_thick
+        and (clone := report.lv_from_name(disk.vg, disk.name)) is not None
+        and argv.set_tag(set_) in clone.tags
+    ]
+    if kept := [disk.former for disk, _ in clones if disk.not_at_boot]:
         lvm.keep_from_boot(kept)
-    if skipped := [disk.former for disk in cloned if disk.is_skipped]:
+    if skipped := [disk.former for disk, _ in clones if disk.is_skipped]:
         lvm.skip_activation(skipped)
+    removed: dict[tuple[str, ...], dict[str, None]] = {}
+    its: dict[tuple[str, ...], list[LvRef]] = {}
+    for disk, clone in clones:
+        tags = (*argv.tags(set_, disk.former, Role.ROLL), *belonging.written(clone.tags))
+        removed.setdefault(disk.user_tags, {}).update(dict.fromkeys(tags))
+        its.setdefault(disk.user_tags, []).append(disk.former)
+    for added, handed in its.items():
+        lvm.retag(handed, add=added, remove=removed[added])
 
 
 def start_again(

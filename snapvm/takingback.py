@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from snapvm import writingback
-from snapvm.failures import DiskMissing
+from snapvm.failures import DiskMissing, OldJournal
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
@@ -81,6 +81,43 @@ def give_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], progress: Progr
 def are_swapped(report: Report, set_: str, disks: Iterable[JournalDisk]) -> bool:
     """Tell whether the present of every disk is kept, as ``swapping.exchange`` does it."""
     return all(_is_exchanged(report, set_, disk) for disk in disks)
+
+
+def is_settled(report: Report, set_: str, disks: Iterable[JournalDisk]) -> bool:
+    """Tell whether the bookkeeping after a rollback has begun: all of its disks were back by then.
+
+    What was current has become a snapshot like any other; see ``swapping.settle``.
+    """
+    kept = {argv.TAG_OURS, argv.set_tag(set_), argv.role_tag(Role.UNDO)}
+    for disk in disks:
+        former = report.lv_of(disk.former)
+        if disk.is_thick:
+            former = writingback.present_of(report, set_, disk.former)
+        if former is not None and kept <= former.tags:
+            return True
+    return False
+
+
+def require_known(report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
+    """Raise ``OldJournal`` for a disk that is none that a rollback leaves before it has an end.
+
+    Neither what it was is there under its name nor what it was to become: its present is newer.
+    """
+    for disk in disks:
+        holder = report.lv_from_name(disk.vg, disk.name)
+        is_former = holder is not None and holder.uuid == disk.current
+        if not (holder is None or is_former or _is_rolling(holder, set_)):
+            raise OldJournal(volume=str(disk), why="that has become another volume since")
+
+
+def require_presents(report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
+    """Raise ``OldJournal`` for a thick disk that nothing keeps the present of any more.
+
+    No rollback writes one back without: somebody has deleted that, as one does after its end.
+    """
+    for disk in disks:
+        if disk.is_thick and writingback.present_of(report, set_, disk.former) is None:
+            raise OldJournal(volume=str(disk), why="what kept it as it was before is gone")
 
 
 def have_moved(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain
-from snapvm.model import Record
+from snapvm.model import DomainUuid, Record
 from snapvm.pruning import Period, Rules, Verdict, judge
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ MANUAL = Manual(
         "future, as a wrong clock makes them. One that cannot be gone back to, for a volume of it "
         "is gone or lost, or its image, counts as any other but takes the place of none that can. "
         "With `--include-undo` the rules hold for undo snapshots too, which are counted by "
-        "themselves. A snapshot that somebody else deletes meanwhile is no failure and is not "
-        "mentioned. With DOM only the snapshots that `list DOM` shows are considered."
+        "themselves. Of domains that had one name in turn those are judged together that have the "
+        "same name now, or do not exist any more. A snapshot that somebody else deletes meanwhile "
+        "is no failure and is not mentioned. With DOM only the snapshots that `list DOM` shows are "
+        "considered."
     ),
     failure=(
         "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
@@ -100,14 +103,20 @@ def prune(
         from snapvm.cli.progress import shown
 
         session.override(lock_wait_seconds=wait)
-        judged = _verdicts(lookup.catalog_of(session), domain, rules)
+        opened = cache(lambda: wiring.open_host(session.settings(), session))
+
+        @cache
+        def name_of(uuid: DomainUuid) -> str:
+            return opened().hypervisor.name_of(uuid)
+
+        judged = _verdicts(lookup.catalog_of(session), domain, rules, name_of)
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
         gone = tuple(record for its in doomed for record in its)
         if gone and not dry_run:
             if not yes:
                 confirm(_lines(verdicts), f"deleting {counted(len(gone), 'snapshot')}")
-            host = wiring.open_host(session.settings(), session)
+            host = opened()
             with shown(quiet=session.verbose) as progress:
                 gone = consistency.prune(host, doomed, progress)
         if as_json:
@@ -126,11 +135,13 @@ def _doomed(verdicts: list[Verdict]) -> list[Record]:
     return [verdict.record for verdict in verdicts if not verdict.kept_by]
 
 
-def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[Verdict]]:
+def _verdicts(
+    catalog: Catalog, domain: str | None, rules: Rules, name_of: Callable[[DomainUuid], str]
+) -> list[list[Verdict]]:
     """Judge the records that `list` shows, those of each domain by themselves.
 
-    Domains of the same name count as one.  Raises ``UnknownSnapshot`` for a domain that the catalog
-    does not know.
+    Domains of the same name count as one (``_apart``).  Raises ``UnknownSnapshot`` for a domain
+    that the catalog does not know.
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
@@ -150,9 +161,26 @@ def _verdicts(catalog: Catalog, domain: str | None, rules: Rules) -> list[list[V
     def is_useless(record: Record) -> bool:
         return volumes.are_useless(record) or not _has_memory(catalog, record)
 
-    judged = [_judged(its, rules, now, is_useless) for _, its in sorted(records.items())]
+    groups = (each for name, its in sorted(records.items()) for each in _apart(name, its, name_of))
+    judged = [_judged(its, rules, now, is_useless) for its in groups]
     volumes.tell_of_silence()
     return judged
+
+
+def _apart(
+    name: str, records: list[Record], name_of: Callable[[DomainUuid], str]
+) -> Iterable[list[Record]]:
+    """Part the records of domains that the catalog has under one name by their names now.
+
+    One that was renamed has its former name there until its next `take`, and must not lose what it
+    has to another that got that name.  One that is gone was this one before it was defined anew.
+    """
+    if len({record.domain_uuid for record in records}) == 1:
+        return [records]
+    apart: dict[str, list[Record]] = {}
+    for record in records:
+        apart.setdefault(name_of(record.domain_uuid) or name, []).append(record)
+    return apart.values()
 
 
 def _judged(

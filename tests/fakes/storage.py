@@ -47,6 +47,29 @@ def unanswered(monkeypatch: pytest.MonkeyPatch, path: Path) -> Iterator[None]:
         is_over.set()
 
 
+@contextmanager
+def read_on_nfs(file: Path) -> Iterator[None]:
+    """Have a file open in the block, as NFS has it: removed it gets another name until the end."""
+    kept: list[Path] = []
+    unlink = os.unlink
+
+    def keeping(path: Any, *, dir_fd: int | None = None) -> None:
+        where = Path(_path(path, dir_fd))
+        if where in kept:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        if where.name != file.name:
+            unlink(path, dir_fd=dir_fd)
+            return
+        kept.append(where.with_name(f".nfs{len(kept):08x}"))
+        where.rename(kept[-1])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", keeping)
+        yield
+    for each in kept:
+        each.unlink()
+
+
 CHANGES = ("open", "fsync", "rename", "unlink", "mkdir", "rmdir", "link")
 """The calls by which a folder and what is in it change, or come to the disk."""
 _GROWING = ("open", "fsync", "mkdir", "link")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from snapvm.hypervisor.base import Reliance
+from snapvm.model import GuestDisk
 from snapvm.refusals import DomainRefused
 from tests.fakes.overlay import disk_xml, make_overlay
 from tests.fakes.scene import DOMAIN, Scene, make_scene
@@ -90,3 +91,27 @@ def test_nothing_goes_back_below_what_another_domain_has_upon_it(
     assert_untouched(scene, before, record)
     scene.hypervisor.relied_on = [replace(clone, device=Path("/dev/vg1/other"))]
     roll_back(scene, record)
+
+
+def test_nor_in_a_group_that_has_another_name_by_now(scene: Scene) -> None:
+    """Overlays were looked for upon the former name alone, and the disk below them went back."""
+    record = take_at_five(scene, with_memory=False)
+    scene.lvm.rename_group("vg1", "renamed")
+    moved = GuestDisk(target="vdb", device=Path("/dev/renamed/demo-d1"))
+    scene.machine.disks = (scene.machine.disks[0], moved)
+    clone = Reliance(
+        domain=OTHER,
+        target="sda",
+        device=moved.device,
+        tie="is an overlay on",
+        why="it would be spoilt",
+        remedy="give it up",
+    )
+    scene.hypervisor.relied_on = [clone]
+    before = volumes(scene)
+    with pytest.raises(DomainRefused, match="is an overlay on renamed/demo-d1"):
+        roll_back(scene, record)
+    assert_untouched(scene, before, record)
+    scene.hypervisor.relied_on = [replace(clone, device=Path("/dev/vg1/demo-d1"))]
+    roll_back(scene, record)
+    assert scene.lvm.named("renamed", "demo-d1").data == "5"

@@ -21,6 +21,7 @@ from snapvm.refusals import (
 )
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.storage import read_on_nfs
 from tests.unit.deeds import roll_back, take
 
 
@@ -31,6 +32,19 @@ def test_deleting_leaves_nothing_of_ours(scene: Scene) -> None:
     consistency.delete(scene.host, [record, undo], Silent())
     assert scene.lvm.names() == before
     assert scene.ids() == []
+
+
+def test_an_image_that_is_read_on_nfs_meanwhile_keeps_nobody_from_working(scene: Scene) -> None:
+    """Each `take` was refused for as long as a backup read what `prune` had deleted."""
+    record = take(scene, "a")
+    folder = scene.host.catalog.folder(UUID, record.id)
+    assert record.memory is not None
+    with read_on_nfs(folder / record.memory.file):
+        consistency.delete(scene.host, [record], Silent())
+        take(scene, "b")
+        assert scene.ids() == ["b"] and not any(".a" in name for name in scene.lvm.names())
+    take(scene, "c")
+    assert scene.ids() == ["b", "c"] and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_a_volume_in_use_is_not_deleted(scene: Scene) -> None:

@@ -76,6 +76,17 @@ def test_one_that_was_defined_anew_gets_its_uuid_back(scene: Scene, with_memory:
     assert scene.disk_data() == ["5", "5"]
 
 
+def test_one_that_was_renamed_for_another_is_told_by_its_name(scene: Scene) -> None:
+    """It was told to undefine the other one and to define that with a uuid that is taken."""
+    record = take_at_five(scene)
+    was = scene.machine.domain
+    scene.machine.domain = replace(was, uuid=DomainUuid(UUID.replace("1", "9")))
+    scene.hypervisor.add(replace(was, name="archive", state=DomainState.SHUTOFF), ())
+    with pytest.raises(DomainRefused, match="its name is archive now") as refused:
+        roll_back(scene, record)
+    assert "uuid" not in refused.value.hint() and "virsh domrename" in refused.value.hint()
+
+
 def test_disks_alone_need_a_domain(scene: Scene) -> None:
     """A transient one that was off was said not to exist, and how to make it exist was not."""
     record = take_at_five(scene, with_memory=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -166,6 +167,20 @@ def test_prune_takes_a_uuid_as_every_verb_does(call: Call, scene: Scene) -> None
     assert told["deleted"] == ["demo@d2", "demo@d1"]
     assert call("prune", UUID, "--keep-last", "1", "--yes").status == 0
     assert scene.ids() == ["d3"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_domain_loses_nothing_to_another_that_got_its_name(
+    call: Call, scene: Scene, is_there: bool
+) -> None:
+    """Renamed, to keep it and what it has; one that was only defined anew is the same still."""
+    put_days(scene, 2)
+    put_days_of(scene, DOMAIN, OTHER)
+    if is_there:
+        scene.hypervisor.add(replace(scene.machine.domain, name="archive", uuid=OTHER), ())
+    told = json.loads(call("prune", "--all", "--keep-last", "2", "--yes", "--json").out)
+    assert len(told["deleted"]) == (0 if is_there else 2)
+    assert len(scene.ids(OTHER)) + len(scene.ids()) == (4 if is_there else 2)
 
 
 def test_one_that_is_refused_when_others_are_gone_is_told_with_them(
