@@ -82,6 +82,56 @@ def test_a_repair_that_cannot_write_its_journal(
     assert_mended(scene)
 
 
+def refuse_lvm(scene: Scene) -> None:
+    """Let LVM say nothing about any volume, as when a lock of its own is held."""
+
+    def refuse(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvs":
+            raise CommandFailed(argv=argv, status=5, stderr="a lock is held")
+
+    scene.lvm.before = refuse
+
+
+@pytest.mark.parametrize(
+    ("point", "kind", "disks"),
+    [
+        ("after write .rollback.json 3", HalfBack, "do not belong together"),
+        ("after write .rollback.json 4", NotStarted, "are those of x, but it did not start"),
+    ],
+    ids=["swapped", "restored"],
+)
+def test_a_repair_that_lvm_does_not_answer_says_that_the_domain_is_off(
+    tmp_path: Path, point: str, kind: type[SnapvmError], disks: str
+) -> None:
+    """It ended with status 7, that of what only takes room, and whoever read that started it."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    record = take_at_five(scene)
+    assert mortal.kill_at(scene, lambda dying: deeds.roll_back(dying, record), point)
+    refuse_lvm(scene)
+    with pytest.raises(kind, match=disks) as told:
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert told.value.exit_status is ExitStatus.ATTENTION and "a lock is held" in str(told.value)
+    assert told.value.hint().endswith(f"mend the cause, then: snapvm repair {DOMAIN}")
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert_mended(scene)
+
+
+def test_nor_is_one_started_whose_disks_were_being_exchanged(tmp_path: Path) -> None:
+    """Its owner has ended it since, and the name of one disk leads to the clone."""
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene)
+    deeds.die(scene, record, "lvrename vg1")
+    scene.hypervisor.resume(scene.machine.domain)
+    scene.hypervisor.stop(scene.machine.domain)
+    refuse_lvm(scene)
+    with pytest.raises(HalfBack, match="may not belong together") as told:
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert told.value.hint().startswith("do not start it")
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.disk_data() == ["8", "8"] and scene.host.catalog.leftovers(UUID) == ()
+
+
 def refuse_restore(scene: Scene) -> None:
     """Let the hypervisor say no, as libvirt does of a transient domain that died at once."""
 
