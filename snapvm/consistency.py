@@ -238,13 +238,16 @@ def _require_standing(host: Host, domain: Domain) -> None:
 
 
 def plan_rollback(
-    host: Host, record: Record, progress: Progress, *, undoes: bool = False
+    host: Host,
+    record: Record,
+    progress: Progress,
+    asked: Asked = Asked(),  # noqa: B008 - it is frozen
 ) -> RollbackPlan:
     """Prove every precondition of a rollback; nothing is touched but what has to be mended first.
 
     The disks of a domain may be without their names until then.  Raises as ``rollback`` does.
     """
-    with mended(host, record, progress, undoes=undoes):
+    with mended(host, record, progress, asked):
         return rollbackplan.plan(host, record)
 
 
@@ -266,11 +269,11 @@ def rollback(
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
     ``asked`` is what it was asked for as.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
-    ``take`` does, ``SnapshotReplaced``, ``UnknownSnapshot`` and ``UndoUnclear``, and ``NotStarted``
-    when the disks are back but the domain does not start.
+    ``take`` does, ``SnapshotReplaced``, ``UnknownSnapshot``, ``UndoUnclear`` and ``MeansAnother``,
+    and ``NotStarted`` when the disks are back but the domain does not start.
     """
     begun = time.monotonic()
-    with mended(host, record, progress, undoes=asked.undoes):
+    with mended(host, record, progress, asked):
         progress.phase("checking")
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(recordeddomain.find(host, record), uuid=record.domain_uuid)

@@ -6,7 +6,7 @@ A record becomes invisible, then its volumes go, then its image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -50,20 +50,30 @@ class _Terms:
     """Why some were left out beforehand."""
     skipped: tuple[Record, ...] = ()
     """The records that were left out beforehand."""
+    require_meant: Callable[[Record], None] = lambda _record: None
+    """See ``delete``."""
 
 
 def delete(
-    host: Host, records: Sequence[Record], progress: Progress, *, forget_missing: bool = False
+    host: Host,
+    records: Sequence[Record],
+    progress: Progress,
+    *,
+    forget_missing: bool = False,
+    require_meant: Callable[[Record], None] = lambda _record: None,
 ) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
     Where a volume group is away its volumes are left behind with ``forget_missing``.
+    ``require_meant`` raises, under the lock, where a word by which one was chosen means another by
+    now.
     Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``GroupAway``,
     ``SnapshotReplaced``, ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind``
     for one that is only half gone.  ``DeleteStopped`` says that one failed after others were gone,
     ``DeleteInterrupted`` that a signal came before all were gone; none is half gone then.
     """
-    _delete_groups(host, [records], progress, _Terms(forget_missing=forget_missing))
+    terms = _Terms(forget_missing=forget_missing, require_meant=require_meant)
+    _delete_groups(host, [records], progress, terms)
 
 
 def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> tuple[Record, ...]:
@@ -162,6 +172,7 @@ def _delete_all(
         locked = identity.locked(host.catalog, record, progress)
         with suppress(*terms.forgiven), locked as uuids:
             repair.finish_all(host, uuids, record.domain)
+            terms.require_meant(record)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
             report = host.lvm.explained(host.lvm.report(), _volumes([known]))
@@ -208,6 +219,7 @@ def _check_all(
             needed_by = _needed_by(_records(host, its[0].domain_uuid, seen), records)
             for record in its:
                 with suppress(*terms.forgiven):
+                    terms.require_meant(record)
                     known = host.catalog.again(record)
                     if not terms.forget_missing:
                         _check_reach(known, report)
