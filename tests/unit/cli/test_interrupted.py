@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from snapvm import imagefacts, imageroom, images, rebuilding
 from snapvm.attention import StuckPaused
 from snapvm.cli import failures, progress
+from snapvm.cli.volumestates import Volumes
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.failures import CommandFailed
 from snapvm.host import Host
@@ -67,6 +69,32 @@ def test_a_look_ends(
     done = interrupted(where, what, words)
     assert done.status == ExitStatus.INTERRUPTED
     assert done.out == "" and done.err.startswith("snapvm: interrupted by SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("words", "deed", "number"),
+    [
+        (("list",), "of", 2),
+        (("list",), "tell_of_silence", 1),
+        (("show", f"{DOMAIN}@a"), "tell_of_silence", 1),
+    ],
+)
+def test_whoever_reads_json_gets_one_value(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], deed: str, number: int
+) -> None:
+    """It was half an array, or a whole value and a second one behind it."""
+    for name in "abc":
+        call("take", DOMAIN, "--name", name)
+    do, seen = getattr(Volumes, deed), count(1)
+
+    def interrupted_at(volumes: Volumes, *of: Record) -> object:
+        if next(seen) == number:
+            ctrl_c()
+        return do(volumes, *of)
+
+    monkeypatch.setattr(Volumes, deed, interrupted_at)
+    done = call(*words, "--json")
+    assert done.status == ExitStatus.INTERRUPTED and json.loads(done.out)
 
 
 def test_a_rebuild_ends_and_calls_no_image_damaged(
