@@ -307,23 +307,26 @@ def repair_all(
     What is wrong with one domain keeps none from being looked after; the worst of it is raised at
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
+    An interruption ends it, and is what is raised unless something is left to be seen to.
     """
     domains = dict(identity.chosen(host.catalog, host.hypervisor, name))
     if name is None:  # one without snapshots may have had a `doctor`
         domains = {uuid: uuid for uuid in host.hypervisor.touched()} | domains
     done: list[str] = []
     failures: list[SnapvmError] = []
-    for uuid, known in domains.items():
-        progress.phase(f"looking after {known}")
-        with what_is_done_stays(), noting(failures), host.catalog.locked(uuid, known):
-            done += repair.finish_pending(
-                host, uuid, known, forget_missing=forget_missing, take_over=take_over
-            )
-            done += repair.correct_tags(host, uuid)
-            done += repair.set_back(host, uuid, known)
-    if name is None:
-        with what_is_done_stays(), noting(failures):
-            done += repair.remove_orphans(host)
+    with bydomain.above_a_signal(failures), what_is_done_stays():
+        for uuid, known in domains.items():
+            progress.phase(f"looking after {known}")
+            with noting(failures), host.catalog.locked(uuid, known):
+                done += repair.finish_pending(
+                    host, uuid, known, forget_missing=forget_missing, take_over=take_over
+                )
+                done += repair.correct_tags(host, uuid)
+                done += repair.set_back(host, uuid, known)
+        if name is None:
+            with noting(failures):
+                done += repair.remove_orphans(host)
+    nothing_is_left()
     if failures:
         raise bydomain.worst(failures)
     return tuple(done)
