@@ -76,12 +76,19 @@ def delete(
     _delete_groups(host, [records], progress, terms)
 
 
-def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> tuple[Record, ...]:
+def prune(
+    host: Host,
+    groups: Sequence[Sequence[Record]],
+    progress: Progress,
+    *,
+    require_meant: Callable[[Record], None] = lambda _record: None,
+) -> tuple[Record, ...]:
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
     Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
     What has volumes where a volume group is away, or that somebody uses or has built upon, is left
     alone and keeps nothing else: a backup may read one of them every night.
+    ``require_meant`` raises, under the lock, where one may be to be kept by now.
     Returns those it deleted.  Otherwise raises as ``delete`` does: the worst of what failed, and
     logs the rest.  An interruption ends it, and is what is raised unless something has to be
     repaired.
@@ -105,6 +112,7 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
         forgiven=(UnknownSnapshot, SnapshotReplaced),
         refused=(*(_refusal(absence, records) for absence, records in absent.items()), *refused),
         skipped=tuple(skipped),
+        require_meant=require_meant,
     )
     reachable = [_not_in(skipped, records) for records in groups]
     return _delete_groups(host, reachable, progress, terms)
@@ -277,7 +285,7 @@ def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: 
                 why=f"its own snapshot {above.ref} needs it",
                 remedy=f"when nothing needs that one: lvremove {above.ref}",
             )
-        _require_no_overlay(volume, report)
+        preflight.check_no_overlay(volume, report)
 
 
 def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> None:
@@ -295,22 +303,6 @@ def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> No
             remedy=f"when it is to stay, take snapvm's tags off it: {untagging}; when it is not: "
             f"lvchange --permission r {volume.ref}",
         )
-
-
-def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:
-    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
-
-    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
-    """
-    if not volume.is_external_origin:
-        return
-    above = next(iter(report.overlays_of(volume)), None)
-    name = "another volume" if above is None else str(above.ref)
-    raise VolumeRefused(
-        volume=str(volume.ref),
-        why=f"it is the external origin of {name}, which would go with it",
-        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
-    )
 
 
 def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:

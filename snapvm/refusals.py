@@ -154,6 +154,21 @@ class MeansAnother(Refused):
 
 
 @dataclass(eq=False)
+class KeptIsGone(Refused):
+    """What was to be kept was deleted by somebody else before what was to go in its stead."""
+
+    remedy = "type the same again: it is decided anew"
+    snapshot: str
+    kept: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.snapshot)} may be to be kept: {quoted(self.kept)}, which was to be, was "
+            "deleted meanwhile"
+        )
+
+
+@dataclass(eq=False)
 class SnapshotExists(Refused):
     """The name asked for is taken."""
 

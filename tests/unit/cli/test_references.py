@@ -6,17 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from snapvm import locking, recordfile
+from snapvm import recordfile
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainUuid, SnapshotId
 from tests.fakes.records import make_record, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
-from tests.unit.deeds import take
 
 
 def test_snapshots_of_one_name_are_found_under_every_uuid(call: Call, scene: Scene) -> None:
@@ -292,49 +290,3 @@ def test_what_two_domains_call_alike_is_told_apart(call: Call, scene: Scene) -> 
     assert f"{UUID}@base of " in call("prune", "demo", *RULES, "--dry-run").out
     assert call("prune", "demo", *RULES, "--yes").status == 0
     assert shown(call, "demo@latest") == (OTHER, "demo@base") and refs(call) == ["demo@base"]
-
-
-def take_while_waiting(scene: Scene, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Have another snapvm end on the domain just before the lock is had: it took these."""
-    left, lock = list(names), locking._lock
-
-    def wait(*words: Any, **more: Any) -> None:
-        while left:
-            take(scene, left.pop(0))
-        lock(*words, **more)
-
-    monkeypatch.setattr(locking, "_lock", wait)
-
-
-@pytest.mark.parametrize("verb", ["delete", "rollback"])
-def test_a_latest_that_is_another_one_when_its_turn_comes_is_refused(
-    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
-    """It was chosen before the lock was waited for, and was no longer the latest."""
-    call("take", DOMAIN, "--name", "a")
-    scene.count(3)
-    take_while_waiting(scene, monkeypatch, "b")
-    done = call(verb, f"{DOMAIN}@latest", "--yes", "--wait", "60", "--json")
-    assert done.status == ExitStatus.REFUSED
-    assert json.loads(done.out)["error"]["kind"] == "MeansAnother"
-    assert "demo@latest was demo@a when this command began, and is demo@b by now\n" in done.err
-    assert done.err.endswith("say which: demo@a or demo@b\n")
-    assert scene.ids() == ["a", "b"] and scene.machine.count == 3
-    assert call(verb, f"{DOMAIN}@a", "--yes").status == 0
-
-
-def test_so_is_one_of_several(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in "ab":
-        call("take", DOMAIN, "--name", name)
-    take_while_waiting(scene, monkeypatch, "c")
-    words = ("delete", f"{DOMAIN}@a", f"{DOMAIN}@latest", "--yes")
-    assert call(*words).status == ExitStatus.REFUSED and scene.ids() == ["a", "b", "c"]
-    assert call(*words).out == "deleted demo@a, demo@c\n"
-
-
-def test_nobody_is_asked_about_a_latest_that_is_none_any_more(
-    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call("take", DOMAIN, "--name", "a")
-    take_while_waiting(scene, monkeypatch, "b")
-    assert "is demo@b by now" in call("rollback", f"{DOMAIN}@latest", "--wait", "60").err
