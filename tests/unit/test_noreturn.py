@@ -82,6 +82,28 @@ def test_a_repair_that_cannot_write_its_journal(
     assert_mended(scene)
 
 
+def test_names_that_cannot_be_put_back_are_not_called_harmless(tmp_path: Path) -> None:
+    """The domain has its own disks open; by the names it would get others, or none."""
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene)
+    seen = 0
+
+    def fail(argv: tuple[str, ...]) -> None:
+        nonlocal seen
+        seen += argv[1] == "lvrename"
+        if argv[1] == "lvremove" or (argv[1] == "lvrename" and seen > 2):
+            raise CommandFailed(argv=argv, status=5, stderr="in use")
+
+    scene.lvm.before = fail
+    failed = roll_back(scene, record)
+    assert isinstance(failed, LeftBehind) and scene.lvm.named("vg0", "demo-d0").data == "5"
+    assert "names of the disks, by which the domain must not be started until then" in str(failed)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.disk_data() == ["8", "8"] and scene.host.catalog.leftovers(UUID) == ()
+
+
 def refuse_lvm(scene: Scene) -> None:
     """Let LVM say nothing about any volume, as when a lock of its own is held."""
 
