@@ -97,7 +97,8 @@ def test_a_night_ends_with_what_wants_somebody(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "is_managed"), [(0, True), (4, True), (7, False), (8, False), (137, False)]
+    ("status", "is_managed"),
+    [(0, True), (4, True), (5, False), (7, False), (8, False), (137, False)],
 )
 def test_a_cluster_does_not_start_what_a_rollback_left_off(
     desk: Desk, status: int, is_managed: bool
