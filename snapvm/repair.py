@@ -104,13 +104,15 @@ def _not_started_by_mistake(
 
 
 def _is_off_amid(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> bool:
-    """Tell whether a domain is off, as far as is known, and not as its rollback is to leave it."""
+    """Tell whether a domain is known to be off, and not as its rollback is to leave it."""
     if journal["phase"] == Phase.STARTED:
         return False
-    with suppress(SnapvmError):
+    try:
         domain = standing.find(host, name)
-        if domain is not None and domain.state is not DomainState.SHUTOFF:
-            return False
+    except SnapvmError:
+        return False  # a hypervisor that is away for a moment has not ended it
+    if domain is not None and domain.state is not DomainState.SHUTOFF:
+        return False
     with suppress(SnapvmError):
         is_to_run = host.catalog.get(uuid, journal["record"]).state.is_on
         return is_to_run or journal["phase"] != Phase.RESTORED

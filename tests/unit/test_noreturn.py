@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from snapvm import consistency, durable, repair
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import CommandFailed, HypervisorFailed
-from snapvm.model import DomainState, Record, Silent
+from snapvm.model import Domain, DomainState, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit import deeds
@@ -152,6 +153,25 @@ def test_nor_is_one_started_whose_disks_were_being_exchanged(tmp_path: Path) -> 
     revive(scene)
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.disk_data() == ["8", "8"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_domain_that_cannot_be_asked_for_is_not_said_to_be_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(tmp_path)
+    deeds.die(scene, take_at_five(scene), "lvcreate")
+    find, answers = scene.hypervisor.find, count(1)
+
+    def away(name: str) -> Domain:
+        if next(answers) == 1:
+            return find(name)
+        raise HypervisorFailed("nobody answers")
+
+    with monkeypatch.context() as patch, pytest.raises(LeftBehind, match="nobody answers"):
+        patch.setattr(scene.hypervisor, "find", away)
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
 def refuse_restore(scene: Scene) -> None:
