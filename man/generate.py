@@ -48,10 +48,11 @@ NAMES = (
         "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
         "digit. Any beginning that only one snapshot of the domain has will do, but not where "
         "`delete` or `rollback` is told `--yes`. `latest` is the newest one that was taken; it is "
-        "refused while a record cannot be read that may be newer, and so is `undo`. A snapshot is "
-        "newer than all that its domain had when it was taken, whatever the clock said. `latest` "
-        "and `current` cannot be given as names, nor can what looks like the time stamp of a "
-        "snapshot without one."
+        "refused while a record cannot be read that may be newer, and so is `undo`. So is a "
+        "`latest` that is another one by the time `delete` or `rollback` has waited for another "
+        "snapvm, which took one. A snapshot is newer than all that its domain had when it was "
+        "taken, whatever the clock said. `latest` and `current` cannot be given as names, nor can "
+        "what looks like the time stamp of a snapshot without one."
     ),
     (
         "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,8 @@ class Asked:
     """It goes back to what the last rollback kept; another rollback may have ended since."""
     state: DomainState | None = None
     """What the domain did when somebody was asked for a yes; None when nobody was."""
+    require_meant: Callable[[Record], None] = lambda _record: None
+    """Raises where the record was chosen by a word that means another one by now."""
 
     def require_as_told(self, domain: Domain) -> None:
         """Raise ``DomainRefused`` for one that has memory by now, and nobody said that it goes."""
@@ -35,17 +37,18 @@ class Asked:
 
 
 @contextmanager
-def mended(host: Host, record: Record, progress: Progress, *, undoes: bool) -> Iterator[None]:
+def mended(host: Host, record: Record, progress: Progress, asked: Asked) -> Iterator[None]:
     """Hold the locks of a record's domain for a block, before which what is pending is finished.
 
-    Raises what ``repair.finish_all`` does, ``Locked``, and ``UndoUnclear`` when the record, which
-    was chosen as what the last rollback kept, may not be that.
+    Raises what ``repair.finish_all`` does, ``Locked``, ``UndoUnclear`` when the record, which was
+    chosen as what the last rollback kept, may not be that, and what ``asked.require_meant`` does.
     """
     with identity.locked(host.catalog, record, progress) as uuids:
-        is_unclear = undoes and _is_undo_unclear(host, record, uuids)
+        is_unclear = asked.undoes and _is_undo_unclear(host, record, uuids)
         repair.finish_all(host, uuids, record.domain)
         if is_unclear:
             raise UndoUnclear(domain=record.domain, chosen=record.id)
+        asked.require_meant(record)
         yield
 
 

@@ -158,13 +158,17 @@ class HalfBack(SnapvmError):
     domain: str
     id: str
     why: str
+    is_sure: bool = True
+    """Else it is not known how far the rollback had come."""
+    mending: str = "mend the cause"
 
     def message(self) -> str:
         half = f"{quoted(self.domain)} is off in the middle of a rollback to {self.id}"
-        return f"{half}, and its disks do not belong together: {self.why}"
+        disks = "do not" if self.is_sure else "may not"
+        return f"{half}, and its disks {disks} belong together: {self.why}"
 
     def hint(self) -> str:
-        return f"do not start it; mend the cause, then: {typed('repair', self.domain)}"
+        return f"do not start it; {self.mending}, then: {typed('repair', self.domain)}"
 
 
 @dataclass(eq=False)

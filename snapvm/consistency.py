@@ -238,13 +238,16 @@ def _require_standing(host: Host, domain: Domain) -> None:
 
 
 def plan_rollback(
-    host: Host, record: Record, progress: Progress, *, undoes: bool = False
+    host: Host,
+    record: Record,
+    progress: Progress,
+    asked: Asked = Asked(),  # noqa: B008 - it is frozen
 ) -> RollbackPlan:
     """Prove every precondition of a rollback; nothing is touched but what has to be mended first.
 
     The disks of a domain may be without their names until then.  Raises as ``rollback`` does.
     """
-    with mended(host, record, progress, undoes=undoes):
+    with mended(host, record, progress, asked):
         return rollbackplan.plan(host, record)
 
 
@@ -266,11 +269,11 @@ def rollback(
     With ``set_time`` the clock of a guest whose memory came back is set, where it has an agent.
     ``asked`` is what it was asked for as.
     Until the last rename is done a failure leaves the domain running as before.  Raises as
-    ``take`` does, ``SnapshotReplaced``, ``UnknownSnapshot`` and ``UndoUnclear``, and ``NotStarted``
-    when the disks are back but the domain does not start.
+    ``take`` does, ``SnapshotReplaced``, ``UnknownSnapshot``, ``UndoUnclear`` and ``MeansAnother``,
+    and ``NotStarted`` when the disks are back but the domain does not start.
     """
     begun = time.monotonic()
-    with mended(host, record, progress, undoes=asked.undoes):
+    with mended(host, record, progress, asked):
         progress.phase("checking")
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(recordeddomain.find(host, record), uuid=record.domain_uuid)
@@ -304,23 +307,26 @@ def repair_all(
     What is wrong with one domain keeps none from being looked after; the worst of it is raised at
     the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
+    An interruption ends it, and is what is raised unless something is left to be seen to.
     """
     domains = dict(identity.chosen(host.catalog, host.hypervisor, name))
     if name is None:  # one without snapshots may have had a `doctor`
         domains = {uuid: uuid for uuid in host.hypervisor.touched()} | domains
     done: list[str] = []
     failures: list[SnapvmError] = []
-    for uuid, known in domains.items():
-        progress.phase(f"looking after {known}")
-        with what_is_done_stays(), noting(failures), host.catalog.locked(uuid, known):
-            done += repair.finish_pending(
-                host, uuid, known, forget_missing=forget_missing, take_over=take_over
-            )
-            done += repair.correct_tags(host, uuid)
-            done += repair.set_back(host, uuid, known)
-    if name is None:
-        with what_is_done_stays(), noting(failures):
-            done += repair.remove_orphans(host)
+    with bydomain.above_a_signal(failures), what_is_done_stays():
+        for uuid, known in domains.items():
+            progress.phase(f"looking after {known}")
+            with noting(failures), host.catalog.locked(uuid, known):
+                done += repair.finish_pending(
+                    host, uuid, known, forget_missing=forget_missing, take_over=take_over
+                )
+                done += repair.correct_tags(host, uuid)
+                done += repair.set_back(host, uuid, known)
+        if name is None:
+            with noting(failures):
+                done += repair.remove_orphans(host)
+    nothing_is_left()
     if failures:
         raise bydomain.worst(failures)
     return tuple(done)

@@ -6,7 +6,7 @@ A record becomes invisible, then its volumes go, then its image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -50,28 +50,45 @@ class _Terms:
     """Why some were left out beforehand."""
     skipped: tuple[Record, ...] = ()
     """The records that were left out beforehand."""
+    require_meant: Callable[[Record], None] = lambda _record: None
+    """See ``delete``."""
 
 
 def delete(
-    host: Host, records: Sequence[Record], progress: Progress, *, forget_missing: bool = False
+    host: Host,
+    records: Sequence[Record],
+    progress: Progress,
+    *,
+    forget_missing: bool = False,
+    require_meant: Callable[[Record], None] = lambda _record: None,
 ) -> None:
     """Delete snapshots: each becomes invisible first, then its volumes and its image go.
 
     Where a volume group is away its volumes are left behind with ``forget_missing``.
+    ``require_meant`` raises, under the lock, where a word by which one was chosen means another by
+    now.
     Raises ``VolumeRefused`` for a volume in use or needed by what stays, ``GroupAway``,
     ``SnapshotReplaced``, ``UnknownSnapshot`` and ``Locked``, none of them touched; ``LeftBehind``
     for one that is only half gone.  ``DeleteStopped`` says that one failed after others were gone,
     ``DeleteInterrupted`` that a signal came before all were gone; none is half gone then.
     """
-    _delete_groups(host, [records], progress, _Terms(forget_missing=forget_missing))
+    terms = _Terms(forget_missing=forget_missing, require_meant=require_meant)
+    _delete_groups(host, [records], progress, terms)
 
 
-def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) -> tuple[Record, ...]:
+def prune(
+    host: Host,
+    groups: Sequence[Sequence[Record]],
+    progress: Progress,
+    *,
+    require_meant: Callable[[Record], None] = lambda _record: None,
+) -> tuple[Record, ...]:
     """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
 
     Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
     What has volumes where a volume group is away, or that somebody uses or has built upon, is left
     alone and keeps nothing else: a backup may read one of them every night.
+    ``require_meant`` raises, under the lock, where one may be to be kept by now.
     Returns those it deleted.  Otherwise raises as ``delete`` does: the worst of what failed, and
     logs the rest.  An interruption ends it, and is what is raised unless something has to be
     repaired.
@@ -95,6 +112,7 @@ def prune(host: Host, groups: Sequence[Sequence[Record]], progress: Progress) ->
         forgiven=(UnknownSnapshot, SnapshotReplaced),
         refused=(*(_refusal(absence, records) for absence, records in absent.items()), *refused),
         skipped=tuple(skipped),
+        require_meant=require_meant,
     )
     reachable = [_not_in(skipped, records) for records in groups]
     return _delete_groups(host, reachable, progress, terms)
@@ -162,6 +180,7 @@ def _delete_all(
         locked = identity.locked(host.catalog, record, progress)
         with suppress(*terms.forgiven), locked as uuids:
             repair.finish_all(host, uuids, record.domain)
+            terms.require_meant(record)
             progress.phase(f"deleting {record.ref}")
             known = host.catalog.again(record)
             report = host.lvm.explained(host.lvm.report(), _volumes([known]))
@@ -208,6 +227,7 @@ def _check_all(
             needed_by = _needed_by(_records(host, its[0].domain_uuid, seen), records)
             for record in its:
                 with suppress(*terms.forgiven):
+                    terms.require_meant(record)
                     known = host.catalog.again(record)
                     if not terms.forget_missing:
                         _check_reach(known, report)
@@ -265,7 +285,7 @@ def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: 
                 why=f"its own snapshot {above.ref} needs it",
                 remedy=f"when nothing needs that one: lvremove {above.ref}",
             )
-        _require_no_overlay(volume, report)
+        preflight.check_no_overlay(volume, report)
 
 
 def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> None:
@@ -283,22 +303,6 @@ def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> No
             remedy=f"when it is to stay, take snapvm's tags off it: {untagging}; when it is not: "
             f"lvchange --permission r {volume.ref}",
         )
-
-
-def _require_no_overlay(volume: LogicalVolume, report: Report) -> None:
-    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
-
-    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
-    """
-    if not volume.is_external_origin:
-        return
-    above = next(iter(report.overlays_of(volume)), None)
-    name = "another volume" if above is None else str(above.ref)
-    raise VolumeRefused(
-        volume=str(volume.ref),
-        why=f"it is the external origin of {name}, which would go with it",
-        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
-    )
 
 
 def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:

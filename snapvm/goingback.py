@@ -110,7 +110,7 @@ class GoingBack:
         newdisks.require_devices(host.lvm, plan)
         newdisks.require_bare(host.lvm, plan)
         undo.add(
-            "the names of the disks",
+            "the names of the disks, by which the domain must not be started until then",
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 
@@ -167,12 +167,11 @@ class GoingBack:
             if isinstance(started, SnapvmError):
                 given_up = swapping.give_up(host, record, journal, started, keeping.result)
                 raise given_up from started
-            self._reach(Phase.STARTED)
-            kept = keeping.result()
-            self._end_journal()
-        state, guest = started
-        if guest.stuck is not None:
-            raise guest.stuck
+            state, guest = started
+            with guestsystem.standing_above(guest.stuck):
+                self._reach(Phase.STARTED)
+                kept = keeping.result()
+                self._end_journal()
         return RollbackDone(plan=self.plan, undo=kept, state=state, guest=guest, seconds=0.0)
 
     def _restore_disks(self) -> None:

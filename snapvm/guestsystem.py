@@ -38,6 +38,22 @@ class Awakened:
 
 
 @contextmanager
+def standing_above(need: SnapvmError | None) -> Iterator[None]:
+    """Raise what a domain needs, if anything, behind a block: also where bookkeeping fails in it.
+
+    That is logged, and its journal tells the next command of it; of the domain nothing else does.
+    """
+    try:
+        yield
+    except SnapvmError as error:
+        if need is None:
+            raise
+        log.warning("%s; `snapvm repair` tries again", error)
+    if need is not None:
+        raise need
+
+
+@contextmanager
 def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[None]:
     """Have the guest's file systems frozen for the block, where the plan says so.
 

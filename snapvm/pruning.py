@@ -30,6 +30,9 @@ _FORMATS = {
     Period.YEAR: "%Y",
 }
 """What two moments of one period have in common.  Weeks are those of ISO 8601."""
+_LAST = "last"
+_RULES = frozenset({_LAST, *Period})
+"""What counts, by the words for it; what shields a record from every rule does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,11 @@ class Verdict:
     kept_by: tuple[str, ...]
     is_useless: bool = False
     """It cannot be gone back to."""
+
+    @property
+    def has_a_place(self) -> bool:
+        """Whether a rule would keep another one, were this one gone."""
+        return not self.is_useless and not _RULES.isdisjoint(self.kept_by)
 
 
 def judge(
@@ -110,7 +118,7 @@ def _wanted(
 ) -> Iterator[tuple[_Key, str]]:
     """Yield which of the records a rule wants to keep, and the name of the rule."""
     for record in newest_first[: max(rules.last, 0)]:
-        yield _key(record), "last"
+        yield _key(record), _LAST
     for period, count in rules.periods.items():
         for record in _newest_of_each(newest_first, period, zone)[: max(count, 0)]:
             yield _key(record), period.value

@@ -18,7 +18,7 @@ from snapvm.errors import SnapvmError, noting
 from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
-from snapvm.interrupt import shielded, what_is_done_stays
+from snapvm.interrupt import nothing_is_left, shielded, what_is_done_stays
 from snapvm.lvm import argv, belonging, device
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume, Report
@@ -117,6 +117,7 @@ def put_all(
             put(host, each)
             made.append(each)
         hopeless += (Hopeless(ref=each.record.ref, why=str(failure)) for failure in failures)
+    nothing_is_left()
     return tuple(made), tuple(hopeless)
 
 

@@ -135,6 +135,40 @@ class UndoUnclear(Refused):
 
 
 @dataclass(eq=False)
+class MeansAnother(Refused):
+    """By the time a command had its turn, a word such as ``latest`` meant another snapshot."""
+
+    reference: str
+    meant: str
+    means: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.reference)} was {quoted(self.meant)} when this command began, and is "
+            f"{quoted(self.means)} by now"
+        )
+
+    def hint(self) -> str:
+        which = " or ".join(map(shlex.quote, (self.meant, self.means)))
+        return f"nothing was done; say which: {which}"
+
+
+@dataclass(eq=False)
+class KeptIsGone(Refused):
+    """What was to be kept was deleted by somebody else before what was to go in its stead."""
+
+    remedy = "type the same again: it is decided anew"
+    snapshot: str
+    kept: str
+
+    def message(self) -> str:
+        return (
+            f"{quoted(self.snapshot)} may be to be kept: {quoted(self.kept)}, which was to be, was "
+            "deleted meanwhile"
+        )
+
+
+@dataclass(eq=False)
 class SnapshotExists(Refused):
     """The name asked for is taken."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from snapvm import (
@@ -20,7 +20,7 @@ from snapvm import (
     standing,
     taking,
 )
-from snapvm.attention import LeftBehind
+from snapvm.attention import HalfBack, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -29,6 +29,7 @@ from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
 from snapvm.refusals import GroupAway, VolumeRefused
+from snapvm.rollbackjournal import Phase
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,44 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
         if error.exit_status is ExitStatus.ATTENTION:
             raise
         raise LeftBehind(leftovers=left, why=str(error)) from error
+
+
+@contextmanager
+def _not_started_by_mistake(
+    host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str
+) -> Iterator[None]:
+    """Have a failure need attention that leaves a domain off in the middle of its rollback.
+
+    Whoever takes what is left for mere volumes, as after any other work, may start it: upon disks
+    of two times, or without the memory that is to come back.
+    """
+    try:
+        yield
+    except SnapvmError as error:
+        if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
+            raise
+        id_, mending = journal["record"], error.hint() or "mend the cause"
+        if journal["phase"] == Phase.RESTORED:
+            next_ = f"{mending}, then: {typed('repair', name)}"
+            raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error
+        is_sure = journal["phase"] == Phase.SWAPPED
+        raise HalfBack(name, id_, str(error), is_sure, mending) from error
+
+
+def _is_off_amid(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> bool:
+    """Tell whether a domain is known to be off, and not as its rollback is to leave it."""
+    if journal["phase"] == Phase.STARTED:
+        return False
+    try:
+        domain = standing.find(host, name)
+    except SnapvmError:
+        return False  # a hypervisor that is away for a moment has not ended it
+    if domain is not None and domain.state is not DomainState.SHUTOFF:
+        return False
+    with suppress(SnapvmError):
+        is_to_run = host.catalog.get(uuid, journal["record"]).state.is_on
+        return is_to_run or journal["phase"] != Phase.RESTORED
+    return True
 
 
 def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
@@ -155,7 +194,8 @@ def _finish(
         return _finish_delete(host, leftover, uuid, known, forget_missing=forget_missing)
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
-        return rollbackrepair.finish(host, leftover.intent, uuid, name)
+        with _not_started_by_mistake(host, leftover.intent, uuid, name):
+            return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.work is Work.STOP:
         return _finish_stop(host, leftover.intent, uuid, name)
     _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)

@@ -63,10 +63,9 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         stuck = _said_before(journal, name, domain)
     else:
         stuck = _go_on(host, journal, _record(host, journal, uuid, domain), domain, found, settle)
-    settle()
-    host.catalog.end_journal(uuid, Work.ROLLBACK)
-    if stuck is not None:
-        raise stuck
+    with guestsystem.standing_above(stuck):
+        settle()
+        host.catalog.end_journal(uuid, Work.ROLLBACK)
     has_booted = not _is_off(domain) and howfar.is_new_boot(journal)
     if found.is_over:
         return (

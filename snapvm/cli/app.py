@@ -14,9 +14,11 @@ from typing import NoReturn
 from snapvm.cli import failures, output
 from snapvm.cli.hiding import hidden
 from snapvm.cli.session import Job, Session
-from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.errors import ExitStatus, Interrupted, SnapvmError
 from snapvm.failures import StorageFailed
 from snapvm.interrupt import unheard, watched
+
+_TO_BE_SEEN_TO = (ExitStatus.REPAIR_NEEDED, ExitStatus.ATTENTION)
 
 
 def main() -> NoReturn:
@@ -42,10 +44,24 @@ def run(arguments: list[str]) -> int:
         return ExitStatus.DONE
     except SnapvmError as error:
         with unheard():
-            return failures.tell(error, as_json=session.json or failures.wants_json(arguments))
+            as_json = session.json or failures.wants_json(arguments)
+            return failures.tell(_to_be_told(error), as_json=as_json)
     except Exception as error:
         with unheard():
             return failures.tell_bug(error, session, arguments)
+
+
+def _to_be_told(error: SnapvmError) -> SnapvmError:
+    """Return what a command ends with: a signal hides nothing that somebody has to see to.
+
+    It may come when that is on its way here, as while the bar of progress is taken away.
+    """
+    before = error.__context__ if isinstance(error, Interrupted) else None
+    while before is not None:
+        if isinstance(before, SnapvmError) and before.exit_status in _TO_BE_SEEN_TO:
+            return before
+        before = before.__context__
+    return error
 
 
 def _run(arguments: list[str], session: Session) -> int:

@@ -14,7 +14,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, plain
-from snapvm.interrupt import what_is_done_stays
+from snapvm.interrupt import nothing_is_left, what_is_done_stays
 from snapvm.refusals import NotConfirmed
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def check(
                 _confirm(findings, as_json=as_json)
             with what_is_done_stays():
                 removed = orphans.remove(host, unnamed)
+            nothing_is_left()
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:

@@ -58,9 +58,27 @@ def delete(
             confirm(
                 explanation(records), f"deleting {some(tuple(record.ref for record in records))}"
             )
+        words = zip(found, references, strict=True)
+        # Who was asked has read which ones they are.
+        by_word = {
+            (record.domain_uuid, record.id): word
+            for record, word in words
+            if yes and not word.endswith(f"@{record.id}")
+        }
+
+        def require_meant(record: Record) -> None:
+            if word := by_word.get((record.domain_uuid, record.id)):
+                lookup.require_meant(catalog, word, record)
+
         host = wiring.open_host(session.settings(), session)
         with shown(quiet=session.verbose) as progress:
-            consistency.delete(host, records, progress, forget_missing=forget_missing)
+            consistency.delete(
+                host,
+                records,
+                progress,
+                forget_missing=forget_missing,
+                require_meant=require_meant,
+            )
         if as_json:
             output.out_json({"deleted": [record.ref for record in records]})
         else:

@@ -58,10 +58,12 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
 
 def _print_json(records: Iterator[Record], volumes: Volumes, damaged: list[Damaged]) -> bool:
     """Print a line of JSON for each record, and tell whether there is any."""
-    by_age = sorted(records, key=lambda record: (record.domain, record.place))
-    rows = (_with_health(record, volumes) for record in by_age)
+    by_age = sorted(records, key=lambda record: (record.domain, record.place), reverse=True)
+    is_any = bool(by_age or damaged)
+    # Of ten thousand each gives its memory to the text that it becomes.
+    rows = (_with_health(by_age.pop(), volumes) for _ in range(len(by_age)))
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
-    return bool(by_age or damaged)
+    return is_any
 
 
 def _as_damaged(entry: Damaged) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from snapvm.cli.session import Session
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId, moment
 from snapvm.recordfolder import Damaged, Work
-from snapvm.refusals import RecordUnusable
+from snapvm.refusals import MeansAnother, RecordUnusable
 
 
 def catalog_of(session: Session) -> Catalog:
@@ -54,6 +54,17 @@ def find(catalog: Catalog, reference: str, *, whole: bool = False) -> Record:
     if whole and newest.id != wanted:
         raise UnknownSnapshot(domain=domain, id=wanted, begins=newest.ref)
     return newest
+
+
+def require_meant(catalog: Catalog, reference: str, record: Record) -> None:
+    """Raise ``MeansAnother`` when a reference no longer means the record that was chosen by it.
+
+    Whoever was waited for may have taken another ``latest``, or deleted that one.  Raises as
+    ``find`` does.
+    """
+    now = find(catalog, reference)
+    if (now.domain_uuid, now.id) != (record.domain_uuid, record.id):
+        raise MeansAnother(reference=reference, meant=record.ref, means=now.ref)
 
 
 def newest_undo(catalog: Catalog, domain: str) -> Record:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from snapvm.cli.words import plain
+from snapvm.errors import Interrupted
 from snapvm.failures import StorageFailed
 
 _TOLD_CHARACTERS = 300
@@ -18,6 +19,13 @@ _TOLD_CHARACTERS = 300
 
 class ReaderLeft(Exception):
     """Whoever read standard output has gone, as ``head`` does; this is not a failure."""
+
+
+class _Stdout:
+    """What is known of standard output."""
+
+    has_value = False
+    """A JSON value has been begun there; after a second one a program could read neither."""
 
 
 class _Aside:
@@ -32,6 +40,7 @@ def prepare_streams() -> None:
     A closed one is opened on /dev/null: the next file opened would get its number, and a child's
     output would land in it.  Text a stream cannot encode is written as escapes.
     """
+    _Stdout.has_value = False
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
@@ -74,6 +83,9 @@ def _checked_stdout(result: str = "") -> Iterator[TextIO]:
         raise ReaderLeft from None
     except OSError as error:
         raise stdout_failed(error, result) from error
+    except Interrupted:
+        _drop(sys.stdout)  # the end of Python would wait, as this did, for whoever reads
+        raise
 
 
 def stdout_failed(error: OSError, result: str = "") -> StorageFailed:
@@ -146,15 +158,23 @@ def warn(text: str) -> None:
 
 
 def out_json(value: Any) -> None:
-    """Write one JSON value, in ASCII, which is the same in every locale."""
-    out(f"{json.dumps(value, indent=1)}\n", is_deed=True)
+    """Write one JSON value, in ASCII, which is the same in every locale; nothing behind another."""
+    text = f"{json.dumps(value, indent=1)}\n"
+    if not _Stdout.has_value:
+        _Stdout.has_value = True
+        out(text, is_deed=True)
 
 
 def out_json_rows(values: Iterable[Any]) -> None:
-    """Write a JSON array, one element a line, without holding all of it as text."""
+    """Write a JSON array, one element a line.
+
+    Nothing is written before the last element is there: what fails until then can still be told.
+    """
+    rows = [json.dumps(value) for value in values]
+    _Stdout.has_value = True
     with _checked_stdout() as stdout:
         before = "[\n"
-        for value in values:
-            stdout.write(f"{before}{json.dumps(value)}")
+        for row in rows:
+            stdout.write(f"{before}{row}")
             before = ",\n"
-        stdout.write("[]\n" if before == "[\n" else "\n]\n")
+        stdout.write("\n]\n" if rows else "[]\n")

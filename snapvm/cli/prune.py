@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,7 @@ from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain
 from snapvm.model import DomainUuid, Record
 from snapvm.pruning import Period, Rules, Verdict, judge
+from snapvm.refusals import KeptIsGone
 
 if TYPE_CHECKING:
     from snapvm.catalog import Catalog
@@ -35,8 +36,9 @@ MANUAL = Manual(
         "With `--include-undo` the rules hold for undo snapshots too, which are counted by "
         "themselves. Of domains that had one name in turn those are judged together that have the "
         "same name now, or do not exist any more. A snapshot that somebody else deletes meanwhile "
-        "is no failure and is not mentioned. With DOM only the snapshots that `list DOM` shows are "
-        "considered."
+        "is no failure and is not mentioned, unless it was to be kept: then what is left to delete "
+        "of its domain is refused, for it may be to be kept instead. With DOM only the snapshots "
+        "that `list DOM` shows are considered."
     ),
     failure=(
         "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
@@ -109,7 +111,8 @@ def prune(
         def name_of(uuid: DomainUuid) -> str:
             return opened().hypervisor.name_of(uuid)
 
-        judged = _verdicts(lookup.catalog_of(session), domain, rules, name_of)
+        catalog = lookup.catalog_of(session)
+        judged = _verdicts(catalog, domain, rules, name_of)
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
         gone = tuple(record for its in doomed for record in its)
@@ -118,7 +121,8 @@ def prune(
                 confirm(_lines(verdicts), f"deleting {counted(len(gone), 'snapshot')}")
             host = opened()
             with shown(quiet=session.verbose) as progress:
-                gone = consistency.prune(host, doomed, progress)
+                require_meant = partial(_require_kept, catalog, judged)
+                gone = consistency.prune(host, doomed, progress, require_meant=require_meant)
         if as_json:
             output.out_json(_as_values(verdicts, gone, dry_run=dry_run))
             return
@@ -129,6 +133,19 @@ def prune(
         output.say(f"{deed} {counted(len(gone), 'snapshot')}, kept {kept}")
 
     return Job(json=as_json, run=run)
+
+
+def _require_kept(catalog: Catalog, judged: list[list[Verdict]], doomed: Record) -> None:
+    """Raise ``KeptIsGone`` when a record may be to be kept in the place of another by now.
+
+    A delete that was waited for, or goes on beside, may have removed what was to be kept.
+    """
+    its = next(its for its in judged if any(each.record is doomed for each in its))
+    kept = [verdict.record for verdict in its if verdict.has_a_place]
+    there = {(uuid, id_) for uuid in {r.domain_uuid for r in kept} for id_ in catalog.ids(uuid)}
+    for record in kept:
+        if (record.domain_uuid, record.id) not in there:
+            raise KeptIsGone(snapshot=doomed.ref, kept=record.ref)
 
 
 def _doomed(verdicts: list[Verdict]) -> list[Record]:

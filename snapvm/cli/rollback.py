@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from snapvm.errors import IdleOption
 from snapvm.model import DomainState, OmittedDisk, Record, VolumeKind
 
 if TYPE_CHECKING:
+    from snapvm.askedfor import Asked
     from snapvm.consistency import RollbackDone
     from snapvm.planning import RollbackPlan
 
@@ -114,10 +116,12 @@ def rollback(
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm.askedfor import Asked
         from snapvm.cli import lookup
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
-        record = lookup.find(lookup.catalog_of(session), reference, whole=yes)
+        catalog = lookup.catalog_of(session)
+        record = lookup.find(catalog, reference, whole=yes)
         how = How(
             yes=yes,
             paused=paused,
@@ -125,7 +129,8 @@ def rollback(
             set_time=not no_set_time,
             as_json=as_json,
         )
-        _go_back(session, record, how)
+        asked = Asked(require_meant=partial(lookup.require_meant, catalog, reference))
+        _go_back(session, record, how, asked)
 
     return Job(json=as_json, run=run)
 
@@ -143,11 +148,12 @@ def undo(
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
+        from snapvm.askedfor import Asked
         from snapvm.cli import lookup
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
         record = lookup.newest_undo(lookup.catalog_of(session), domain)
-        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json, undoes=True))
+        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json), Asked(undoes=True))
 
     return Job(json=as_json, run=run)
 
@@ -161,11 +167,9 @@ class How:
     as_json: bool
     verify: bool = True
     set_time: bool = True
-    undoes: bool = False
-    """The record was not named, but is what the last rollback kept."""
 
 
-def _go_back(session: Session, record: Record, how: How) -> None:
+def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
     from snapvm import consistency, recordfile
     from snapvm.askedfor import Asked
@@ -177,13 +181,13 @@ def _go_back(session: Session, record: Record, how: How) -> None:
         why = f"the domain was shut off in {record.ref}, and is left so"
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
-        state = None
         if not how.yes:
             with shown(quiet=session.verbose) as progress:
-                plan = consistency.plan_rollback(host, record, progress, undoes=how.undoes)
-            state = plan.domain.state
+                plan = consistency.plan_rollback(host, record, progress, asked)
             told = explanation(plan, datetime.now(UTC), paused=how.paused)
             confirm(told, f"rollback to {record.ref}")
+            # Of what was typed nothing counts any more: who said yes has read which one it is.
+            asked = Asked(undoes=asked.undoes, state=plan.domain.state)
         with shown(quiet=session.verbose) as progress:
             done = consistency.rollback(
                 host,
@@ -191,7 +195,7 @@ def _go_back(session: Session, record: Record, how: How) -> None:
                 paused=how.paused,
                 verify=how.verify,
                 set_time=how.set_time,
-                asked=Asked(undoes=how.undoes, state=state),
+                asked=asked,
                 progress=progress,
             )
     notes = [*done.guest.notes, *resized(done.plan), *foreseen(done.plan)]

@@ -249,6 +249,22 @@ def check_removable(volume: LogicalVolume, whose: str) -> None:
         )
 
 
+def check_no_overlay(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
+
+    LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
+    """
+    if not volume.is_external_origin:
+        return
+    above = next(iter(report.overlays_of(volume)), None)
+    name = "another volume" if above is None else str(above.ref)
+    raise VolumeRefused(
+        volume=str(volume.ref),
+        why=f"it is the external origin of {name}, which would go with it",
+        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
+    )
+
+
 def check_replaceable(current: LogicalVolume) -> None:
     """What is current is written over, or made read-only itself, which LVM refuses then.
 

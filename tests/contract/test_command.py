@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -186,6 +188,23 @@ def test_an_interruption_is_130_and_quiet(
     assert process.returncode == 130
     assert err.startswith(f"snapvm: interrupted by {number.name}")
     assert "Traceback" not in err
+
+
+def test_a_list_that_nobody_reads_can_be_ended(environment: dict[str, str], tmp_path: Path) -> None:
+    """It wanted to tell of the signal in the same pipe, deaf to the next one."""
+    put_many(tmp_path, 200)
+    reading, writing = os.pipe()
+    argv = [*SNAPVM, "list", "--json"]
+    with open(reading, "rb") as pipe, subprocess.Popen(argv, env=environment, stdout=writing) as it:
+        while it.poll() is None and select.select([], [writing], [], 0)[1]:
+            time.sleep(0.05)
+        os.close(writing)
+        it.terminate()
+        try:
+            assert it.wait(timeout=20) == ExitStatus.INTERRUPTED
+        finally:
+            it.kill()
+        assert b'"error"' not in pipe.read()
 
 
 def test_a_signal_that_is_to_be_ignored_is(environment: dict[str, str]) -> None:

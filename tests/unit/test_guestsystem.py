@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, guestsystem, recordfile
+from snapvm import consistency, guestsystem, recordfile, repair
 from snapvm.attention import NotStopped, StillFrozen
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError
-from snapvm.failures import CaptureFailed, NotFrozen
+from snapvm.failures import CaptureFailed, CommandFailed, NotFrozen
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused
-from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import REFUSAL, fail_deed
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import REFUSAL, die, fail_deed
 
 
 @pytest.fixture
@@ -184,3 +184,25 @@ def test_a_guest_that_comes_back_frozen_needs_attention(scene: Scene) -> None:
         roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert [id_ for id_ in scene.ids() if id_.startswith("undo-")], "the rest of it is done"
+
+
+@pytest.mark.parametrize("is_repair", [False, True], ids=["rollback", "repair"])
+def test_so_it_does_where_the_bookkeeping_fails_too(scene: Scene, is_repair: bool) -> None:
+    """The status was 7, and nothing told of the guest, whose programs could not write."""
+    record = take(scene)
+    if is_repair:
+        die(scene, record, "restore")
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if "--deltag" in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="in use")
+
+    scene.machine.agent = False
+    scene.lvm.before = fail
+    with pytest.raises(StillFrozen):
+        repair.finish_pending(scene.host, UUID, DOMAIN) if is_repair else roll_back(scene, record)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.host.catalog.leftovers(UUID), "the rest is left to the next command"
+    scene.machine.agent, scene.lvm.before = True, lambda _argv: None
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.host.catalog.leftovers(UUID) == () and len(scene.ids()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from snapvm import consistency, durable, repair
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import CommandFailed, HypervisorFailed
-from snapvm.model import DomainState, Record, Silent
+from snapvm.model import Domain, DomainState, Record, Silent
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit import deeds
@@ -80,6 +81,97 @@ def test_a_repair_that_cannot_write_its_journal(
         repair.finish_pending(scene.host, UUID, DOMAIN)
     monkeypatch.setattr(durable, "write", write)
     assert_mended(scene)
+
+
+def test_names_that_cannot_be_put_back_are_not_called_harmless(tmp_path: Path) -> None:
+    """The domain has its own disks open; by the names it would get others, or none."""
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene)
+    seen = 0
+
+    def fail(argv: tuple[str, ...]) -> None:
+        nonlocal seen
+        seen += argv[1] == "lvrename"
+        if argv[1] == "lvremove" or (argv[1] == "lvrename" and seen > 2):
+            raise CommandFailed(argv=argv, status=5, stderr="in use")
+
+    scene.lvm.before = fail
+    failed = roll_back(scene, record)
+    assert isinstance(failed, LeftBehind) and scene.lvm.named("vg0", "demo-d0").data == "5"
+    assert "names of the disks, by which the domain must not be started until then" in str(failed)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.disk_data() == ["8", "8"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def refuse_lvm(scene: Scene) -> None:
+    """Let LVM say nothing about any volume, as when a lock of its own is held."""
+
+    def refuse(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvs":
+            raise CommandFailed(argv=argv, status=5, stderr="a lock is held")
+
+    scene.lvm.before = refuse
+
+
+@pytest.mark.parametrize(
+    ("point", "kind", "disks"),
+    [
+        ("after write .rollback.json 3", HalfBack, "do not belong together"),
+        ("after write .rollback.json 4", NotStarted, "are those of x, but it did not start"),
+    ],
+    ids=["swapped", "restored"],
+)
+def test_a_repair_that_lvm_does_not_answer_says_that_the_domain_is_off(
+    tmp_path: Path, point: str, kind: type[SnapvmError], disks: str
+) -> None:
+    """It ended with status 7, that of what only takes room, and whoever read that started it."""
+    scene = make_scene(tmp_path, thick=("vg1",))
+    record = take_at_five(scene)
+    assert mortal.kill_at(scene, lambda dying: deeds.roll_back(dying, record), point)
+    refuse_lvm(scene)
+    with pytest.raises(kind, match=disks) as told:
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert told.value.exit_status is ExitStatus.ATTENTION and "a lock is held" in str(told.value)
+    assert told.value.hint().endswith(f"mend the cause, then: snapvm repair {DOMAIN}")
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert_mended(scene)
+
+
+def test_nor_is_one_started_whose_disks_were_being_exchanged(tmp_path: Path) -> None:
+    """Its owner has ended it since, and the name of one disk leads to the clone."""
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene)
+    deeds.die(scene, record, "lvrename vg1")
+    scene.hypervisor.resume(scene.machine.domain)
+    scene.hypervisor.stop(scene.machine.domain)
+    refuse_lvm(scene)
+    with pytest.raises(HalfBack, match="may not belong together") as told:
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert told.value.hint().startswith("do not start it")
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.disk_data() == ["8", "8"] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_a_domain_that_cannot_be_asked_for_is_not_said_to_be_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_scene(tmp_path)
+    deeds.die(scene, take_at_five(scene), "lvcreate")
+    find, answers = scene.hypervisor.find, count(1)
+
+    def away(name: str) -> Domain:
+        if next(answers) == 1:
+            return find(name)
+        raise HypervisorFailed("nobody answers")
+
+    with monkeypatch.context() as patch, pytest.raises(LeftBehind, match="nobody answers"):
+        patch.setattr(scene.hypervisor, "find", away)
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
 def refuse_restore(scene: Scene) -> None:

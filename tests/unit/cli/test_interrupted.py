@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import count
 
 import pytest
 
 from snapvm import imagefacts, imageroom, images, rebuilding
-from snapvm.attention import StuckPaused
-from snapvm.cli import failures, progress
+from snapvm.cli import progress
+from snapvm.cli.volumestates import Volumes
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.failures import CommandFailed
 from snapvm.host import Host
 from snapvm.interrupt import watched
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
-    Domain,
     DomainState,
     DomainUuid,
     Progress,
@@ -31,11 +28,8 @@ from snapvm.model import (
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call, Ended
-from tests.unit.deeds import die, fail_deed, revive
-
-
-def ctrl_c(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+from tests.unit.cli.signals import ctrl_c
+from tests.unit.deeds import die, revive
 
 
 @pytest.fixture
@@ -67,6 +61,32 @@ def test_a_look_ends(
     done = interrupted(where, what, words)
     assert done.status == ExitStatus.INTERRUPTED
     assert done.out == "" and done.err.startswith("snapvm: interrupted by SIGINT")
+
+
+@pytest.mark.parametrize(
+    ("words", "deed", "number"),
+    [
+        (("list",), "of", 2),
+        (("list",), "tell_of_silence", 1),
+        (("show", f"{DOMAIN}@a"), "tell_of_silence", 1),
+    ],
+)
+def test_whoever_reads_json_gets_one_value(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], deed: str, number: int
+) -> None:
+    """It was half an array, or a whole value and a second one behind it."""
+    for name in "abc":
+        call("take", DOMAIN, "--name", name)
+    do, seen = getattr(Volumes, deed), count(1)
+
+    def interrupted_at(volumes: Volumes, *of: Record) -> object:
+        if next(seen) == number:
+            ctrl_c()
+        return do(volumes, *of)
+
+    monkeypatch.setattr(Volumes, deed, interrupted_at)
+    done = call(*words, "--json")
+    assert done.status == ExitStatus.INTERRUPTED and json.loads(done.out)
 
 
 def test_a_rebuild_ends_and_calls_no_image_damaged(
@@ -256,52 +276,6 @@ def test_what_the_first_one_began_a_second_one_does_not_cut_short() -> None:
             ctrl_c()
             put_back.append("all")
     assert put_back == ["all"]
-
-
-@contextmanager
-def left_with_ctrl_c(*, quiet: bool) -> Iterator[Progress]:
-    """Show no progress, as ``progress.shown``; Ctrl-C comes when the work has ended or failed."""
-    assert not quiet
-    try:
-        yield Silent()
-    finally:
-        ctrl_c()
-
-
-def test_that_a_domain_stands_still_is_told_whatever_is_typed(
-    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The user read that everything was put back, and the status was 130."""
-
-    def resume(domain: Domain) -> None:
-        ctrl_c()
-        raise StuckPaused(domain=domain.name, why="it says no")
-
-    tell = failures.tell
-
-    def tell_late(*words: Any, **more: Any) -> int:
-        ctrl_c()
-        return tell(*words, **more)
-
-    fail_deed(scene, "arm")
-    with monkeypatch.context() as patch:
-        patch.setattr(scene.hypervisor, "resume", resume)
-        patch.setattr(progress, "shown", left_with_ctrl_c)
-        patch.setattr(failures, "tell", tell_late)
-        done = call("take", DOMAIN, "--json")
-    assert done.status == ExitStatus.ATTENTION
-    assert json.loads(done.out)["error"]["kind"] == "StuckPaused"
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
-
-
-def test_so_is_that_one_is_off(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    call("take", DOMAIN, "--name", "a")
-    fail_deed(scene, "restore")
-    with monkeypatch.context() as patch:
-        patch.setattr(progress, "shown", left_with_ctrl_c)
-        done = call("rollback", f"{DOMAIN}@a", "--yes", "--json")
-    assert done.status == ExitStatus.ATTENTION
-    assert json.loads(done.out)["error"]["kind"] == "NotStarted"
 
 
 @pytest.mark.parametrize("verb", ["repair", "take"])
