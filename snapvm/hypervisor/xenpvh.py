@@ -55,7 +55,10 @@ class XenPvhCapture:
 
     def _has_room(self) -> bool:
         """Tell whether the guest may change all of its memory again, and that can be written."""
-        free_bytes = imageroom.free_bytes(self._job.folder)
+        try:
+            free_bytes = imageroom.free_bytes(self._job.folder)
+        except OSError:  # the next write will say why
+            return False
         return free_bytes >= 2 * self._job.domain.memory_bytes + imageroom.SPARE_BYTES
 
     @contextmanager

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
 
 from snapvm.hypervisor.xencontrol import XenControl
-from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
+from snapvm.hypervisor.xenlib import XenLibraries, failed
+from snapvm.interrupt import shielded
 
 _LIVE = 1
 """XCFLAGS_LIVE."""
@@ -84,7 +85,8 @@ class LiveSaver:
         self._is_suspended = threading.Event()
         self._is_given_up = False
         self._last_passes = 0
-        self._failure: XenFailed | None = None
+        self._failure: BaseException | None = None
+        """Why there is no whole stream, whatever it is: nobody else sees how a thread ends."""
 
     @contextmanager
     def copying(self, tick: Callable[[], None]) -> Iterator[None]:
@@ -99,8 +101,11 @@ class LiveSaver:
             self._require_well()
             yield
         finally:
-            self.give_up()
-            self._thread.join()
+            # An interruption in here would have the file closed below a thread that writes, and
+            # what is opened next would get the guest's memory.
+            with shielded():
+                self.give_up()
+                self._thread.join()
 
     def come_to_suspend(self) -> None:
         """Write what has changed, and return when the guest has to suspend; raise ``XenFailed``."""
@@ -117,34 +122,34 @@ class LiveSaver:
     def give_up(self) -> None:
         """Make the saver end soon, from any thread; harmless when it has ended."""
         self._is_given_up = True
+        self._is_wanted.set()
+        self._is_suspended.set()
         # It asks only after each pass, which may take long: so its next write fails.
         if self._thread.is_alive():
             with open("/dev/full", "wb", buffering=0) as full:
                 os.dup2(full.fileno(), self._fd, inheritable=False)
-        self._is_wanted.set()
-        self._is_suspended.set()
 
     def _require_well(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     def _run(self) -> None:
-        callbacks = _Callbacks(
-            suspend=_Suspend(self._suspend),
-            precopy_policy=_Policy(self._policy),
-            switch_qemu_logdirty=_LogWrites(lambda *_: 0),  # no QEMU writes to its memory
-        )
         try:
             # libxc keeps the reason of a failure with its handle, so this one is not shared.
             with XenControl(self._libraries) as own:
-                self._save(own.handle, callbacks)
-        except XenFailed as failure:
+                self._save(own.handle)
+        except BaseException as failure:
             self._failure = failure
         finally:
             self._waits.set()
             self._at_suspend.set()
 
-    def _save(self, handle: int, callbacks: _Callbacks) -> None:
+    def _save(self, handle: int) -> None:
+        callbacks = _Callbacks(
+            suspend=_Suspend(self._suspend),
+            precopy_policy=_Policy(self._policy),
+            switch_qemu_logdirty=_LogWrites(lambda *_: 0),  # no QEMU writes to its memory
+        )
         ctypes.set_errno(0)
         save = self._libraries.guest.xc_domain_save
         reference = byref(callbacks)

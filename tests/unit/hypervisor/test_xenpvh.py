@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +124,21 @@ def test_changes_are_not_written_where_there_may_be_no_room_for_them(
     saver.changes = [1 << 20]
     monkeypatch.setattr(imageroom, "free_bytes", lambda _: 100 << 20)
     job = replace(job, domain=replace(job.domain, memory_bytes=32 << 20))
+    with prepared(job):
+        assert saver.passes == [GUEST]
+
+
+def test_a_file_system_that_does_not_tell_its_room_is_taken_as_one_without(
+    scene: Scene, saver: FakeSaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libxenguest asks, and an error would only be printed, as a traceback."""
+    _, job = scene
+    saver.changes = [1 << 20]
+
+    def stale(_: Path) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(imageroom, "free_bytes", stale)
     with prepared(job):
         assert saver.passes == [GUEST]
 
