@@ -19,6 +19,7 @@ from snapvm.hypervisor import (
     xendisks,
     xenkeeper,
     xenneighbours,
+    xenothers,
     xenrestorable,
     xenways,
     xenxl,
@@ -228,7 +229,7 @@ class XenHypervisor:
             info = self._domains.known(domain)
             if info is None:
                 return
-            if info.is_hvm:
+            if info.is_hvm and not xenothers.save(info.domid):
                 self._control.forget_writes(info.domid)
             request = SuspendRequest(self._control, self._store, info.domid)
             if not request.is_noted:

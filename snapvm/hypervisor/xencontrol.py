@@ -7,6 +7,7 @@ domctl has a pointer must come from libxencall: other memory may be swapped out 
 from __future__ import annotations
 
 import ctypes
+import errno
 import struct
 import uuid
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _VCPU_INFO_BYTES = 24
 _DOMCTL_BYTES = 144
 _SHADOW_OP = 10
 _SHADOW_OP_OFF = 0
+_SHADOW_OP_ENABLE_LOGDIRTY = 2
 _GET_EXT_VCPUCONTEXT = 43
 _GET_VCPUEXTSTATE = 63
 _GET_VCPU_MSRS = 72
@@ -156,6 +158,16 @@ class XenControl:
         """Have Xen note no longer what an HVM or PVH guest writes, as it does for a saver."""
         with suppress(XenFailed):  # it may not note that, and says so as it would of an error
             self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_OFF, 0))
+
+    def notes_writes(self, domid: int) -> bool:
+        """Tell whether Xen notes what an HVM or PVH guest writes; from now on it does."""
+        try:
+            self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_ENABLE_LOGDIRTY, 0))
+        except XenFailed:
+            if ctypes.get_errno() == errno.EINVAL:  # it does so already
+                return True
+            raise
+        return False
 
     def guest_width(self, domid: int) -> int:
         """Return the size of a PV guest's words, 4 or 8 bytes."""

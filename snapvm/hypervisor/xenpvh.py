@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from snapvm import imageroom
 from snapvm.failures import WindowBroken
-from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor import xenconfig, xenothers
 from snapvm.hypervisor.base import StreamImage
 from snapvm.hypervisor.xencapture import XenJob
 from snapvm.hypervisor.xensaver import LiveSaver
@@ -81,6 +81,10 @@ class XenPvhCapture:
             # Pages of a domain that is being destroyed are not there, and nothing says so.
             if self._owned_pages() != self._pages:
                 raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
+            # That one may have been told of pages which our saver was not told of.
+            if xenothers.save(self._job.info.domid):
+                what = "somebody else saves or migrates it"
+                raise WindowBroken(domain=self._job.domain.name, what=what)
 
     def _owned_pages(self) -> int:
         info = self._job.control.info(self._job.info.domid)

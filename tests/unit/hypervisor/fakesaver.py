@@ -25,16 +25,22 @@ class FakeSaver:
         """How many pages were written in each pass, the one of the suspended guest last."""
         self.is_suspended: Callable[[], bool] = lambda: True
         self.is_ended = False
+        self.is_noting = True
+        """Whether Xen notes what the guest writes; another saver that ends switches it off."""
 
     @property
     def libraries(self) -> Any:
         """What stands for ``XenLibraries``."""
         opened = {"xc_interface_open": lambda *_: 1, "xc_interface_close": lambda _handle: 0}
         return SimpleNamespace(
-            control=SimpleNamespace(**opened),
+            control=SimpleNamespace(**opened, xc_domctl=self._note),
             guest=SimpleNamespace(xc_domain_save=self.save),
             logger=None,
         )
+
+    def _note(self, _handle: int, _block: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1 if self.is_noting else 0
 
     def save(self, _handle: int, fd: int, _domid: int, flags: int, told: Any, *_: int) -> int:
         """Write a guest, as xg_sr_save.c does it, live."""

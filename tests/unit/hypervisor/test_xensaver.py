@@ -156,6 +156,16 @@ def test_an_interruption_leaves_no_thread_that_writes(
     assert fake.is_ended
 
 
+def test_a_guest_that_somebody_else_has_saved_meanwhile_is_not_captured(image: int) -> None:
+    """That one switched off what notes the guest's writes: Xen says that there were none."""
+    fake = FakeSaver()
+    live = saver(fake, image)
+    with pytest.raises(XenFailed, match="somebody else"), live.copying(nothing):
+        live.come_to_suspend()
+        fake.is_noting = False
+        live.finish()
+
+
 def test_how_far_it_is_is_told(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("snapvm.hypervisor.xensaver._LOOK_SECONDS", 0.01)
     fake = FakeSaver()
