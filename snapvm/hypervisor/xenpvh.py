@@ -99,5 +99,10 @@ class XenPvhCapture:
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: bring the image to the disk."""
         with self._job.failing():
-            size_bytes = self._image.end_stream()
-        return MemoryRecord(file=XL_FILE, format=XL_SAVE, size_bytes=size_bytes)
+            written = self._image.end_stream()
+            if written.restored_frames > self._job.info.total_pages:
+                # It was given memory while it was written, or has other frames than it had; xl
+                # would not restore more of them than the configuration in the image allows.
+                definition = xenconfig.for_image(self._job.config, written.restored_frames)
+                self._image.redefine(definition)
+        return MemoryRecord(file=XL_FILE, format=XL_SAVE, size_bytes=written.size_bytes)

@@ -14,6 +14,7 @@ Sources (xen.git): tools/xl/xl.h, xl_saverestore.c (save_domain_core_writeconfig
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,6 +177,15 @@ def replace_config(path: Path, config: str) -> bool:
     except OSError as error:
         raise StorageFailed(path=str(path), why=str(error)) from error
     return True
+
+
+def redefine(path: Path, config: str) -> None:
+    """Replace the configuration in an image on the disk; raise `BadImage` when it has no room."""
+    if not replace_config(path, config):
+        why = "there is no room in it for the configuration as it is now"
+        raise BadImage(path=str(path), offset_bytes=0, why=why)
+    with open(path, "r+b", opener=durable.no_link) as stream:
+        os.fsync(stream.fileno())
 
 
 def _c_string(config: str, padding_bytes: int) -> bytes:

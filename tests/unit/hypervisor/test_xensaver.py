@@ -46,7 +46,7 @@ def test_what_changes_before_the_pause_is_written_before_it(image: int) -> None:
         assert fake.passes == [MUCH, MUCH, LITTLE, MUCH // 2, LITTLE]
         live.finish()
     assert fake.passes[-1] == 3
-    assert os.fstat(image).st_size == 8 * sum(fake.passes)
+    assert os.fstat(image).st_size > 8 * sum(fake.passes)
 
 
 def test_one_that_changes_faster_than_it_is_written_is_suspended_all_the_same(image: int) -> None:
