@@ -251,6 +251,12 @@ class Hypervisor(Protocol):
         unfit for anything else.
         """
 
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """Raise ``DomainRefused`` when the processor of an image is none of this host's.
+
+        ``cookie`` is what the image tells, and ``processor`` are the CPUID leaves in xl's.
+        """
+
     def check_restore(
         self,
         domain: Domain,

@@ -20,6 +20,7 @@ from snapvm.hypervisor import (
     xenkeeper,
     xenneighbours,
     xenothers,
+    xenprocessor,
     xenrestorable,
     xenways,
     xenxl,
@@ -169,6 +170,10 @@ class XenHypervisor:
             with capturing(domain):
                 stack.enter_context(capture.prepared())
             yield capture
+
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """See ``Hypervisor.check_processor``: Xen takes away in silence what it has not."""
+        xenprocessor.require(self._control, domain, cookie, processor)
 
     def check_restore(
         self,

@@ -11,11 +11,12 @@ import errno
 import struct
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from ctypes import byref, c_uint32, c_uint64, c_ulong, create_string_buffer
 from dataclasses import dataclass
 from typing import Self
 
+from snapvm.hypervisor import xenpolicy
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed, open_libraries
 from snapvm.xenguest import FRAME_BYTES, HostFacts, Standing, TscFacts, VcpuParts
 
@@ -40,7 +41,6 @@ _SHADOW_OP_ENABLE_LOGDIRTY = 2
 _GET_EXT_VCPUCONTEXT = 43
 _GET_VCPUEXTSTATE = 63
 _GET_VCPU_MSRS = 72
-_LEAF_BYTES = 24
 _MSR_BYTES = 16
 
 
@@ -187,28 +187,12 @@ class XenControl:
 
     def host_facts(self, domid: int) -> HostFacts:
         """Return what an image needs of the host: Xen's version and the domain's CPU policy."""
-        guest = self.libraries.guest
-        leaf_count, msr_count = c_uint32(0), c_uint32(0)
-        status = guest.xc_cpu_policy_get_size(self._handle, byref(leaf_count), byref(msr_count))
-        self._check(status, "asking for the size of the CPU policy")
-        leaves = create_string_buffer(leaf_count.value * _LEAF_BYTES)
-        msrs = create_string_buffer(msr_count.value * _MSR_BYTES)
-        with ExitStack() as stack:
-            policy = guest.xc_cpu_policy_init()
-            if not policy:
-                raise failed("making room for the CPU policy")
-            stack.callback(guest.xc_cpu_policy_destroy, policy)
-            status = guest.xc_cpu_policy_get_domain(self._handle, domid, policy)
-            self._check(status, "reading the CPU policy")
-            status = guest.xc_cpu_policy_serialise(
-                self._handle, policy, leaves, byref(leaf_count), msrs, byref(msr_count)
-            )
-            self._check(status, "packing the CPU policy")
+        leaves, msrs = xenpolicy.of_domain(self.libraries, self._handle, domid)
         return HostFacts(
             xen_major=self.libraries.major,
             xen_minor=self.libraries.minor,
-            cpuid_policy=leaves.raw[: leaf_count.value * _LEAF_BYTES],
-            msr_policy=msrs.raw[: msr_count.value * _MSR_BYTES],
+            cpuid_policy=leaves,
+            msr_policy=msrs,
         )
 
     def standing(self, info: DomainInfo, shared_info: bytes) -> Standing:

@@ -39,9 +39,10 @@ from snapvm.memory.xenformat import (
     XL_MAGIC,
     DomainType,
     LibxlRecord,
+    RecordType,
     XlFlag,
 )
-from snapvm.memory.xenrecord import Record, StreamHeader
+from snapvm.memory.xenrecord import Blob, PvInfo, Record, StreamHeader
 from snapvm.memory.xenstream import read_header, read_records
 from snapvm.memory.xenwriter import ByteSink, DomainTail, StreamWriter
 from snapvm.refusals import BadImage
@@ -120,6 +121,20 @@ def open_image(path: Path) -> Iterator[ImageReader]:
         descriptor = durable.open_file(path)
     with open(descriptor, "rb", buffering=1 << 16) as stream:
         yield ImageReader(ByteSource(stream, str(path)))
+
+
+def cpuid_policy(path: Path) -> bytes:
+    """Return the CPUID leaves (xen_cpuid_leaf_t) of an image's domain; none in an old image.
+
+    They come before the first page.  Raises `BadImage`.
+    """
+    with open_image(path) as image:
+        for record in image.records(with_pages=False):
+            if isinstance(record, Blob) and record.type is RecordType.X86_CPUID_POLICY:
+                return record.body
+            if not isinstance(record, (Blob, PvInfo)):
+                break
+    return b""
 
 
 def check(path: Path, size_bytes: int) -> None:

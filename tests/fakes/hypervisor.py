@@ -59,6 +59,8 @@ class FakeHypervisor:
         """What memory there is on this host for a domain that is restored."""
         self.lacks: str | None = None
         """The processor that this host has not, as an image says."""
+        self.lacks_leaves: bytes | None = None
+        """The same, as an image of Xen's says it."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
         self.installed = {"fake": "1"}
@@ -175,6 +177,11 @@ class FakeHypervisor:
         was_running = domain.state is DomainState.RUNNING
         folder_of_image = folder if image else None
         yield FakeCapture(self, machine, folder_of_image, clock, was_running=was_running)
+
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """See ``Hypervisor.check_processor``."""
+        if processor == self.lacks_leaves:
+            raise HostLacks(what="such a processor", remedy="")
 
     def check_restore(
         self,
