@@ -28,7 +28,7 @@ from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
 from snapvm.memory.normalise import FrameMap, Landmarks, Marks
-from snapvm.memory.p2m import P2m, P2mRoots
+from snapvm.memory.p2m import P2m, P2mRoots, require_published
 from snapvm.memory.pagingmode import FRAME_BYTES
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.xenformat import RecordType
@@ -108,7 +108,11 @@ class GuestCapture:
     def prepare(
         self, memory: HostMemory, shared_info: Callable[[], bytes], progress: Progress
     ) -> str:
-        """Write ordinary pages, if possible; return how memory is captured, and why that way."""
+        """Write ordinary pages, if possible; return how memory is captured, and why that way.
+
+        Raises ``BadImage`` for a guest that need not stand still to be found impossible to capture.
+        """
+        require_published(P2mRoots.of(shared_info()), origin=ORIGIN)
         try:
             digests = self._precopy(memory, shared_info, progress)
         except _NoPrecopy as why:
