@@ -234,7 +234,7 @@ class XenHypervisor:
             info = self._domains.known(domain)
             if info is None:
                 return
-            if info.is_hvm and not xenothers.save(info.domid):
+            if info.is_hvm and not xenothers.are_saving(info.domid):
                 self._control.forget_writes(info.domid)
             request = SuspendRequest(self._control, self._store, info.domid)
             if not request.is_noted:

@@ -53,7 +53,7 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         raise _refused(domain, why, _DISKS_ALONE)
     if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
-    if xenothers.save(info.domid):
+    if xenothers.are_saving(info.domid):
         why = "somebody saves or migrates it at the moment (libxl-save-helper)"
         raise _refused(domain, why, "let that end first")
     client = domains.served_by(info.domid)

@@ -19,7 +19,7 @@ _MODE: Final = b"--save-domain"
 _MODE_AT, _DOMID_AT = 1, 4
 
 
-def save(domid: int) -> bool:
+def are_saving(domid: int) -> bool:
     """Tell whether somebody else saves or migrates a domain."""
     return any(
         _saves(folder, domid) for folder in xenkeeper.PROCESSES.iterdir() if folder.name.isdigit()

@@ -82,7 +82,7 @@ class XenPvhCapture:
             if self._owned_pages() != self._pages:
                 raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
             # That one may have been told of pages which our saver was not told of.
-            if xenothers.save(self._job.info.domid):
+            if xenothers.are_saving(self._job.info.domid):
                 what = "somebody else saves or migrates it"
                 raise WindowBroken(domain=self._job.domain.name, what=what)
 

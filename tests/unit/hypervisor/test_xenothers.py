@@ -51,9 +51,9 @@ def save(processes: Path, domid: int, *, uid: int | None = None, mode: str = "sa
 def test_who_saves_a_domain_is_found(
     processes: Path, domid: int, owner: int, mode: str, *, is_found: bool
 ) -> None:
-    assert not xenothers.save(5)
+    assert not xenothers.are_saving(5)
     save(processes, domid, uid=os.getuid() + owner, mode=mode)
-    assert xenothers.save(5) is is_found
+    assert xenothers.are_saving(5) is is_found
 
 
 def test_a_domain_that_is_migrated_is_refused(scene: Scene, processes: Path) -> None:
