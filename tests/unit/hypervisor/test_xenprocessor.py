@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from snapvm.hypervisor import xenpolicy
 from snapvm.hypervisor.xen import XenHypervisor
+from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import DomainState
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.fakexen import STORED, Scene
@@ -49,6 +51,9 @@ class FakeGuestLibrary:
 
     def xc_cpu_policy_destroy(self, policy: int) -> None:
         assert policy == 77
+
+    def xc_cpu_policy_get_domain(self, _handle: int, domid: int, policy: int) -> int:
+        return self.xc_cpu_policy_get_system(0, domid, policy)
 
     def xc_cpu_policy_get_system(self, _handle: int, kind: int, policy: int) -> int:
         assert policy == 77
@@ -119,6 +124,13 @@ def test_one_that_is_off_has_nothing_to_lose(
 def test_pvh_can_have_something_else_than_pv(driver: XenHypervisor) -> None:
     with pytest.raises(DomainRefused, match="avx"):
         driver.check_processor(driver.find("web"), STORED.replace('"pv"', '"pvh"'), HERE)
+
+
+def test_what_a_domain_has_goes_into_its_image() -> None:
+    libraries: Any = SimpleNamespace(guest=FakeGuestLibrary({5: HERE}))
+    assert xenpolicy.of_domain(libraries, 1, 5) == (HERE, b"")
+    with pytest.raises(XenFailed, match="reading the CPU policy"):
+        xenpolicy.of_domain(libraries, 1, 6)
 
 
 def test_a_xen_that_does_not_tell_is_no_hindrance(scene: Scene) -> None:
