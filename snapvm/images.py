@@ -212,6 +212,19 @@ def cookie(path: Path, memory: MemoryRecord) -> str:
         return image.config
 
 
+def processor(path: Path, memory: MemoryRecord) -> bytes:
+    """Return the CPUID leaves that an xl image has of its domain's processor, if it has them.
+
+    libvirt tells of the processor in its cookie.  Raises ``BadImage``.
+    """
+    if memory.format != XL_SAVE:
+        return b""
+    # heavy: numpy, which libvirt's images do without
+    from snapvm.memory import xenimage
+
+    return xenimage.cpuid_policy(path)
+
+
 def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None:
     """Read all of the image; raise ``RecordUnusable`` when it is not what was written."""
     try:

@@ -35,8 +35,8 @@ MANUAL = Manual(
         "xendomains), and libvirt does not save, migrate or back it up. All else the domain is "
         "started with is where it was, and answers: media in its drives, read-only disks, kernel, "
         "firmware, devices of the host, ports to listen at. For its memory the host has a "
-        "processor like that of then, as far as libvirt can tell, and on Xen enough memory. The "
-        "state folder has 4 MiB free for a journal. All of this is checked before anything is "
+        "processor like that of then, as far as libvirt or Xen can tell, and on Xen enough memory. "
+        "The state folder has 4 MiB free for a journal. All of this is checked before anything is "
         "touched. Nobody else starts the domain meanwhile: a cluster manager has to leave it "
         "alone."
     ),

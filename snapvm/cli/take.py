@@ -34,7 +34,9 @@ MANUAL = Manual(
         "and libvirt keeps no memory of it for its next start (virsh managedsave). The memory of "
         "a libvirt domain that is paused can be captured only by `background`, unless --stop ends "
         "it: after any other way QEMU would not save it again before it has run. There is room "
-        "for the memory in the state folder and for the snapshots in the volume groups."
+        "for the memory in the state folder and for the snapshots in the volume groups. Nobody "
+        "begins to save or migrate the domain meanwhile: the take fails then, and a Xen PVH domain "
+        "would be damaged where it goes to, of which Xen does not tell."
     ),
     success=(
         "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "

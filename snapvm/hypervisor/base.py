@@ -105,17 +105,21 @@ class GuestImage(Protocol):
 class StreamImage(Protocol):
     """Makes an image around a stream that Xen's own saver writes.
 
-    Every method but ``close`` raises ``OSError`` when the file cannot be written.
+    Every method but ``close`` raises ``OSError`` when the file cannot be written, and the last two
+    ``BadImage``.
     """
 
     def begin(self, path: Path, definition: str) -> int:
         """Make the file; return a descriptor positioned where the stream is to begin."""
 
-    def end_stream(self) -> int:
-        """Bring the image to the disk as a whole; return its size in bytes."""
-
     def close(self) -> None:
         """Close the file; harmless at any time."""
+
+    def end_stream(self) -> WrittenImage:
+        """Bring the image to the disk as a whole; return its size, and what a restore needs."""
+
+    def redefine(self, definition: str) -> None:
+        """Put another definition into the image that was brought to the disk."""
 
 
 @runtime_checkable
@@ -245,6 +249,12 @@ class Hypervisor(Protocol):
         Without an ``image`` memory is not captured, and there is only the pause.  ``domain_ends``
         says that the domain will be stopped after its capture, so that the capture may leave it
         unfit for anything else.
+        """
+
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """Raise ``DomainRefused`` when the processor of an image is none of this host's.
+
+        ``cookie`` is what the image tells, and ``processor`` are the CPUID leaves in xl's.
         """
 
     def check_restore(

@@ -172,6 +172,9 @@ class LibvirtHypervisor:
             else:
                 yield DisksOnlyCapture(job)
 
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """See ``Hypervisor.check_processor``: `check_restore` does that."""
+
     def check_restore(
         self,
         domain: Domain,

@@ -19,6 +19,8 @@ from snapvm.hypervisor import (
     xendisks,
     xenkeeper,
     xenneighbours,
+    xenothers,
+    xenprocessor,
     xenrestorable,
     xenways,
     xenxl,
@@ -169,6 +171,10 @@ class XenHypervisor:
                 stack.enter_context(capture.prepared())
             yield capture
 
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """See ``Hypervisor.check_processor``: Xen takes away in silence what it has not."""
+        xenprocessor.require(self._control, domain, cookie, processor)
+
     def check_restore(
         self,
         domain: Domain,
@@ -228,7 +234,7 @@ class XenHypervisor:
             info = self._domains.known(domain)
             if info is None:
                 return
-            if info.is_hvm:
+            if info.is_hvm and not xenothers.are_saving(info.domid):
                 self._control.forget_writes(info.domid)
             request = SuspendRequest(self._control, self._store, info.domid)
             if not request.is_noted:

@@ -6,7 +6,7 @@ import shlex
 
 from snapvm import compression
 from snapvm.errors import quoted
-from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor import xenconfig, xenothers
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendomains import XenDomains
 from snapvm.model import CaptureMethod, Domain, DomainState
@@ -53,6 +53,9 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         raise _refused(domain, why, _DISKS_ALONE)
     if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
+    if xenothers.are_saving(info.domid):
+        why = "somebody saves or migrates it at the moment (libxl-save-helper)"
+        raise _refused(domain, why, "let that end first")
     client = domains.served_by(info.domid)
     if client:
         raise _refused(

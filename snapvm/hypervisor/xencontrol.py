@@ -7,14 +7,16 @@ domctl has a pointer must come from libxencall: other memory may be swapped out 
 from __future__ import annotations
 
 import ctypes
+import errno
 import struct
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from ctypes import byref, c_uint32, c_uint64, c_ulong, create_string_buffer
 from dataclasses import dataclass
 from typing import Self
 
+from snapvm.hypervisor import xenpolicy
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed, open_libraries
 from snapvm.xenguest import FRAME_BYTES, HostFacts, Standing, TscFacts, VcpuParts
 
@@ -35,10 +37,10 @@ _VCPU_INFO_BYTES = 24
 _DOMCTL_BYTES = 144
 _SHADOW_OP = 10
 _SHADOW_OP_OFF = 0
+_SHADOW_OP_ENABLE_LOGDIRTY = 2
 _GET_EXT_VCPUCONTEXT = 43
 _GET_VCPUEXTSTATE = 63
 _GET_VCPU_MSRS = 72
-_LEAF_BYTES = 24
 _MSR_BYTES = 16
 
 
@@ -157,6 +159,16 @@ class XenControl:
         with suppress(XenFailed):  # it may not note that, and says so as it would of an error
             self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_OFF, 0))
 
+    def notes_writes(self, domid: int) -> bool:
+        """Tell whether Xen notes what an HVM or PVH guest writes; from now on it does."""
+        try:
+            self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_ENABLE_LOGDIRTY, 0))
+        except XenFailed:
+            if ctypes.get_errno() == errno.EINVAL:  # it does so already
+                return True
+            raise
+        return False
+
     def guest_width(self, domid: int) -> int:
         """Return the size of a PV guest's words, 4 or 8 bytes."""
         width = ctypes.c_uint(0)
@@ -175,28 +187,12 @@ class XenControl:
 
     def host_facts(self, domid: int) -> HostFacts:
         """Return what an image needs of the host: Xen's version and the domain's CPU policy."""
-        guest = self.libraries.guest
-        leaf_count, msr_count = c_uint32(0), c_uint32(0)
-        status = guest.xc_cpu_policy_get_size(self._handle, byref(leaf_count), byref(msr_count))
-        self._check(status, "asking for the size of the CPU policy")
-        leaves = create_string_buffer(leaf_count.value * _LEAF_BYTES)
-        msrs = create_string_buffer(msr_count.value * _MSR_BYTES)
-        with ExitStack() as stack:
-            policy = guest.xc_cpu_policy_init()
-            if not policy:
-                raise failed("making room for the CPU policy")
-            stack.callback(guest.xc_cpu_policy_destroy, policy)
-            status = guest.xc_cpu_policy_get_domain(self._handle, domid, policy)
-            self._check(status, "reading the CPU policy")
-            status = guest.xc_cpu_policy_serialise(
-                self._handle, policy, leaves, byref(leaf_count), msrs, byref(msr_count)
-            )
-            self._check(status, "packing the CPU policy")
+        leaves, msrs = xenpolicy.of_domain(self.libraries, self._handle, domid)
         return HostFacts(
             xen_major=self.libraries.major,
             xen_minor=self.libraries.minor,
-            cpuid_policy=leaves.raw[: leaf_count.value * _LEAF_BYTES],
-            msr_policy=msrs.raw[: msr_count.value * _MSR_BYTES],
+            cpuid_policy=leaves,
+            msr_policy=msrs,
         )
 
     def standing(self, info: DomainInfo, shared_info: bytes) -> Standing:

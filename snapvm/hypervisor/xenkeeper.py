@@ -56,13 +56,13 @@ def _looks_after(folder: Path, name: str, log: re.Pattern[str]) -> bool:
     Anybody may call a process xl, and have it name any file to read here.
     """
     with suppress(OSError):  # it has ended meanwhile
-        if (folder / "comm").read_bytes() == b"xl\n" and _owner(folder) == os.getuid():
+        if (folder / "comm").read_bytes() == b"xl\n" and owner(folder) == os.getuid():
             output = os.path.basename(os.readlink(folder / _STDOUT))
             return log.fullmatch(output) is not None or name == _told(folder)
     return False
 
 
-def _owner(folder: Path) -> int | None:
+def owner(folder: Path) -> int | None:
     """Return whose a process is; the owner of its folder may be another (proc(5), dumpable)."""
     found = _UID.search((folder / "status").read_text(errors="replace"))
     return None if found is None else int(found[1])

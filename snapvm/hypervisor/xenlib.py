@@ -60,6 +60,7 @@ _GUEST: Prototypes = {
     "xc_cpu_policy_destroy": (None, (c_void_p,)),
     "xc_cpu_policy_get_size": (c_int, (c_void_p, c_void_p, c_void_p)),
     "xc_cpu_policy_get_domain": (c_int, (c_void_p, c_uint32, c_void_p)),
+    "xc_cpu_policy_get_system": (c_int, (c_void_p, c_uint, c_void_p)),
     "xc_cpu_policy_serialise": (
         c_int,
         (c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),

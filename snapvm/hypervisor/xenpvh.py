@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from snapvm import imageroom
 from snapvm.failures import WindowBroken
-from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor import xenconfig, xenothers
 from snapvm.hypervisor.base import StreamImage
 from snapvm.hypervisor.xencapture import XenJob
 from snapvm.hypervisor.xensaver import LiveSaver
@@ -55,7 +55,10 @@ class XenPvhCapture:
 
     def _has_room(self) -> bool:
         """Tell whether the guest may change all of its memory again, and that can be written."""
-        free_bytes = imageroom.free_bytes(self._job.folder)
+        try:
+            free_bytes = imageroom.free_bytes(self._job.folder)
+        except OSError:  # the next write will say why
+            return False
         return free_bytes >= 2 * self._job.domain.memory_bytes + imageroom.SPARE_BYTES
 
     @contextmanager
@@ -78,6 +81,10 @@ class XenPvhCapture:
             # Pages of a domain that is being destroyed are not there, and nothing says so.
             if self._owned_pages() != self._pages:
                 raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
+            # That one may have been told of pages which our saver was not told of.
+            if xenothers.are_saving(self._job.info.domid):
+                what = "somebody else saves or migrates it"
+                raise WindowBroken(domain=self._job.domain.name, what=what)
 
     def _owned_pages(self) -> int:
         info = self._job.control.info(self._job.info.domid)
@@ -92,5 +99,10 @@ class XenPvhCapture:
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: bring the image to the disk."""
         with self._job.failing():
-            size_bytes = self._image.end_stream()
-        return MemoryRecord(file=XL_FILE, format=XL_SAVE, size_bytes=size_bytes)
+            written = self._image.end_stream()
+            if written.restored_frames > self._job.info.total_pages:
+                # It was given memory while it was written, or has other frames than it had; xl
+                # would not restore more of them than the configuration in the image allows.
+                definition = xenconfig.for_image(self._job.config, written.restored_frames)
+                self._image.redefine(definition)
+        return MemoryRecord(file=XL_FILE, format=XL_SAVE, size_bytes=written.size_bytes)

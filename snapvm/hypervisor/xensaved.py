@@ -12,7 +12,10 @@ domain has been restored from it.
 from __future__ import annotations
 
 import os
+import re
 import shlex
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,18 +24,33 @@ from snapvm.refusals import DomainRefused
 
 XENDOMAINS: Final = Path("/var/lib/xen/save")
 """XENDOMAINS_SAVE in its settings, where nobody has changed it."""
+SETTINGS: Final = (Path("/etc/default/xendomains"), Path("/etc/sysconfig/xendomains"))
+"""They are shell; which of the two it is was chosen when Xen was built (m4/paths.m4)."""
+_SAVE: Final = re.compile(
+    r"""^[ \t]*(?:export[ \t]+)?XENDOMAINS_SAVE=(["']?)(/[^\s"'$`;]*)\1""", re.MULTILINE
+)
 LIBVIRT: Final = Path("/var/lib/libvirt/libxl/save")
 
 
 def require_none(name: str) -> None:
     """Raise ``DomainRefused`` when memory of the domain, which is off, is kept."""
-    path = XENDOMAINS / name
-    if os.path.isfile(path):
-        raise _refused(name, path, "the next start of xendomains", f"rm {shlex.quote(str(path))}")
+    for path in (folder / name for folder in _folders()):
+        if os.path.isfile(path):
+            remedy = f"rm {shlex.quote(str(path))}"
+            raise _refused(name, path, "the next start of xendomains", remedy)
     path = LIBVIRT / f"{name}.save"
     if os.path.isfile(path):
         remedy = f"virsh managedsave-remove {shlex.quote(name)}"
         raise _refused(name, path, "its next start by libvirt (managed save)", remedy)
+
+
+def _folders() -> Iterator[Path]:
+    """Yield where xendomains saves domains, or has saved them before its settings were changed."""
+    yield XENDOMAINS
+    for settings in SETTINGS:
+        with suppress(OSError):  # there is only one of them
+            for found in _SAVE.finditer(settings.read_text(errors="replace")):
+                yield Path(found[2])
 
 
 def _refused(name: str, path: Path, start: str, remedy: str) -> DomainRefused:

@@ -12,11 +12,14 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
+from functools import partial
 
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
+from snapvm.interrupt import shielded
 
 _LIVE = 1
 """XCFLAGS_LIVE."""
@@ -74,7 +77,8 @@ class LiveSaver:
         self._domid = domid
         self._fd = fd
         self._may_go_on = may_go_on
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._end: Future[None] = Future()
+        """How its thread ends."""
         self._waits = threading.Event()
         """Set when most of memory is written, and it waits; or when it has ended."""
         self._is_wanted = threading.Event()
@@ -85,6 +89,7 @@ class LiveSaver:
         self._is_given_up = False
         self._last_passes = 0
         self._failure: XenFailed | None = None
+        """What was found out when it asked, where nothing can be raised."""
 
     @contextmanager
     def copying(self, tick: Callable[[], None]) -> Iterator[None]:
@@ -92,15 +97,20 @@ class LiveSaver:
 
         ``tick`` is called now and then.  Raises ``XenFailed``.
         """
-        self._thread.start()
+        pool = ThreadPoolExecutor(max_workers=1)
         try:
+            self._end = pool.submit(self._run)
+            self._end.add_done_callback(self._wake)
             while not self._waits.wait(_LOOK_SECONDS):
                 tick()
             self._require_well()
             yield
         finally:
-            self.give_up()
-            self._thread.join()
+            # An interruption in here would have the file closed below a thread that writes, and
+            # what is opened next would get the guest's memory.
+            with shielded():
+                self.give_up()
+                pool.shutdown()
 
     def come_to_suspend(self) -> None:
         """Write what has changed, and return when the guest has to suspend; raise ``XenFailed``."""
@@ -111,44 +121,45 @@ class LiveSaver:
     def finish(self) -> None:
         """Write the rest of a guest that is suspended; raise ``XenFailed``."""
         self._is_suspended.set()
-        self._thread.join()
-        self._require_well()
+        self._end.result()
 
     def give_up(self) -> None:
         """Make the saver end soon, from any thread; harmless when it has ended."""
         self._is_given_up = True
-        # It asks only after each pass, which may take long: so its next write fails.
-        if self._thread.is_alive():
-            with open("/dev/full", "wb", buffering=0) as full:
-                os.dup2(full.fileno(), self._fd, inheritable=False)
         self._is_wanted.set()
         self._is_suspended.set()
+        # It asks only after each pass, which may take long: so its next write fails.
+        if not self._end.done():
+            with open("/dev/full", "wb", buffering=0) as full:
+                os.dup2(full.fileno(), self._fd, inheritable=False)
 
     def _require_well(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._end.done():
+            self._end.result()
+
+    def _wake(self, _end: Future[None]) -> None:
+        """Have nobody wait for a saver that has ended."""
+        self._waits.set()
+        self._at_suspend.set()
 
     def _run(self) -> None:
+        # libxc keeps the reason of a failure with its handle, so this one is not shared.
+        with XenControl(self._libraries) as own:
+            try:
+                self._save(own)
+            except XenFailed as failure:
+                raise self._failure or failure from None
+
+    def _save(self, own: XenControl) -> None:
         callbacks = _Callbacks(
-            suspend=_Suspend(self._suspend),
+            suspend=_Suspend(partial(self._suspend, own)),
             precopy_policy=_Policy(self._policy),
             switch_qemu_logdirty=_LogWrites(lambda *_: 0),  # no QEMU writes to its memory
         )
-        try:
-            # libxc keeps the reason of a failure with its handle, so this one is not shared.
-            with XenControl(self._libraries) as own:
-                self._save(own.handle, callbacks)
-        except XenFailed as failure:
-            self._failure = failure
-        finally:
-            self._waits.set()
-            self._at_suspend.set()
-
-    def _save(self, handle: int, callbacks: _Callbacks) -> None:
         ctypes.set_errno(0)
         save = self._libraries.guest.xc_domain_save
         reference = byref(callbacks)
-        if save(handle, self._fd, self._domid, _LIVE, reference, _PLAIN_STREAM, _NO_ANSWERS):
+        if save(own.handle, self._fd, self._domid, _LIVE, reference, _PLAIN_STREAM, _NO_ANSWERS):
             raise failed("writing its memory by Xen's own saver")
 
     def _policy(self, seen: Statistics, _data: object) -> int:
@@ -173,8 +184,24 @@ class LiveSaver:
         is_enough = is_little or self._last_passes >= _LAST_PASSES or not self._may_go_on()
         return _SUSPEND if is_enough else _GO_ON
 
-    def _suspend(self, _data: object) -> int:
+    def _suspend(self, own: XenControl, _data: object) -> int:
         """Wait until the guest is suspended; return 0 to end the saver."""
         self._at_suspend.set()
         self._is_suspended.wait()
-        return int(not self._is_given_up)
+        if not self._is_given_up:
+            try:
+                _require_noted(own, self._domid)
+            except XenFailed as failure:
+                self._failure = failure
+        return int(not self._is_given_up and self._failure is None)
+
+
+def _require_noted(own: XenControl, domid: int) -> None:
+    """Raise ``XenFailed`` when the saver would be told that nothing has changed; see `xenothers`.
+
+    To count what has changed succeeds even so (xen.git xen/arch/x86/mm/paging.c).
+    """
+    if not own.notes_writes(domid):
+        raise XenFailed(
+            "what it has written is not known, as somebody else saved or destroyed it meanwhile"
+        )

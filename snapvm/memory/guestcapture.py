@@ -23,16 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from snapvm.memory import precopy
+from snapvm.memory import precopy, xenimage
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
 from snapvm.memory.normalise import FrameMap, Landmarks
-from snapvm.memory.p2m import P2m, P2mRoots
+from snapvm.memory.p2m import P2m, P2mRoots, require_published
 from snapvm.memory.pagingmode import FRAME_BYTES, Marks
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.xenformat import RecordType
-from snapvm.memory.xenimage import ImageWriter, replace_config
+from snapvm.memory.xenimage import ImageWriter
 from snapvm.memory.xenrecord import TscInfo, VcpuState
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.memory.xenwriter import DomainTail
@@ -110,7 +110,11 @@ class GuestCapture:
     def prepare(
         self, memory: HostMemory, shared_info: Callable[[], bytes], progress: Progress
     ) -> str:
-        """Write ordinary pages, if possible; return how memory is captured, and why that way."""
+        """Write ordinary pages, if possible; return how memory is captured, and why that way.
+
+        Raises ``BadImage`` for a guest that need not stand still to be found impossible to capture.
+        """
+        require_published(P2mRoots.of(shared_info()), origin=ORIGIN)
         try:
             room = self._precopy(memory, shared_info, progress)
         except _NoPrecopy as why:
@@ -257,10 +261,7 @@ class GuestCapture:
 
     def redefine(self, definition: str) -> None:
         """Replace the configuration in a written image."""
-        if not replace_config(self._path, definition):
-            why = "there is no room in it for the configuration as it is now"
-            raise BadImage(path=str(self._path), offset_bytes=0, why=why)
-        os.fsync(self._file.fileno())
+        xenimage.redefine(self._path, definition)
 
 
 def _tail(standing: Standing, frame_map: FrameMap) -> DomainTail:

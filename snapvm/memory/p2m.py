@@ -49,6 +49,8 @@ _XEN_END: Final = 0xFFFF87FFFFFFFFFF
 _TRANSLATED: Final = bit_span(0, FOUR_LEVEL.va_bits - 1)
 """The bits of an address that the page tables translate."""
 _FETCHED_AT_ONCE: Final = 1024
+_NOWHERE: Final = (0, (1 << 64) - 1)
+"""In place of the tree: none yet, and none any more, as in Linux since 4.3."""
 
 
 class _Field(IntEnum):
@@ -109,6 +111,7 @@ def read_p2m(
     """
     if not 0 < roots.pfns <= MAX_END_PFN + 1:
         raise _bad(origin, _Field.MAX_PFN, f"the guest claims {roots.pfns} frames")
+    require_published(roots, origin=origin)
     reader = _Reader(fetch=fetch, max_mfn=max_mfn, origin=origin)
     leaves = (roots.pfns - 1) // ENTRIES + 1
     found = reader.by_list(roots, leaves) if roots.cr3 else reader.by_tree(roots, leaves)
@@ -122,6 +125,16 @@ def read_p2m(
         entries=reader.frames(found).reshape(-1)[:pfns],
         leaf_mfns=found,
     )
+
+
+def require_published(roots: P2mRoots, *, origin: str) -> None:
+    """Raise `BadImage` when the guest's kernel does not tell where its p2m is.
+
+    Such as one that is never to be saved, as of a unikernel, or one that boots.
+    """
+    if not roots.cr3 and roots.frame_list_list_mfn in _NOWHERE:
+        why = "the guest's kernel does not tell where its table of frames is"
+        raise _bad(origin, _Field.LIST_LIST, why)
 
 
 def _bad(origin: str, field: _Field, why: str) -> BadImage:

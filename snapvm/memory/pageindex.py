@@ -26,11 +26,18 @@ _FREE_BYTES: Final = 16 << 20
 _BYTES_PER_INDEX_BYTE: Final = 8
 """The index of an ordinary image is a 512th of its data; here it may be an eighth."""
 
+_PAGES_PER_INDEX_PAGE: Final = FRAME_BYTES // 8
+
 _TYPE_BITS: Final = np.uint64(4)
 _TYPE: Final = np.uint64(0xF)
 _MARK: Final = np.uint64(1 << 63)
 
 Places = npt.NDArray[np.intp]
+
+
+def needed_bytes(image_bytes: int) -> int:
+    """Return how much memory the index of an ordinary image takes, also while it grows."""
+    return image_bytes // _PAGES_PER_INDEX_PAGE * 3 // 2
 
 
 class PageIndex:
@@ -102,9 +109,10 @@ class PageIndex:
             why = "its page frame numbers lie too far apart for the little data it has"
             raise BadImage(path=self._path, offset_bytes=at_bytes, why=why)
         if needed > len(self._blocks):
-            grown = np.full((needed + needed // 2, _BLOCK), np.uint64(PageType.XTAB), np.uint64)
+            grown = np.empty((needed + needed // 2, _BLOCK), np.uint64)  # no memory before its use
             grown[: self._used] = self._blocks[: self._used]
             self._blocks = grown
+        self._blocks[self._used : needed] = np.uint64(PageType.XTAB)
         self._block_of[new] = np.arange(self._used, needed)
         self._used = needed
 

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from snapvm import durable
-from snapvm.memory.xenformat import RECORD_HEADER, LibxlRecord
+from snapvm.memory import xenimage
+from snapvm.memory.pagingmode import Words
+from snapvm.memory.xenformat import RECORD_HEADER, TYPE_IS_POPULATED, LibxlRecord
 from snapvm.memory.xenimage import ImageWriter
+from snapvm.memory.xenrecord import PageBatch
+from snapvm.xenguest import WrittenImage
+
+_BLOCK_SHIFT: Final = 12
 
 
 class StreamFrame:
@@ -23,21 +32,58 @@ class StreamFrame:
 
     def begin(self, path: Path, definition: str) -> int:
         """See ``StreamImage.begin``."""
+        self._path = path
         self._file = os.fdopen(durable.create(path), "w+b", buffering=0)
         ImageWriter(self._file, definition)
         return self._file.fileno()
 
-    def end_stream(self) -> int:
+    def end_stream(self) -> WrittenImage:
         """See ``StreamImage.end_stream``."""
         if self._file is None:
             raise RuntimeError("a stream ends that was not begun")
         self._file.seek(0, os.SEEK_END)
         self._file.write(RECORD_HEADER.pack(LibxlRecord.END, 0))
         os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
+        return WrittenImage(
+            size_bytes=os.fstat(self._file.fileno()).st_size,
+            restored_frames=_restored_frames(self._path),
+        )
+
+    def redefine(self, definition: str) -> None:
+        """See ``StreamImage.redefine``."""
+        xenimage.redefine(self._path, definition)
 
     def close(self) -> None:
         """See ``StreamImage.close``."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _restored_frames(path: Path) -> int:
+    """Return ``WrittenImage.restored_frames`` of an image; raise ``BadImage`` for half a one."""
+    seen = _Frames()
+    with xenimage.open_image(path) as image:
+        for record in image.records(with_pages=False):
+            if isinstance(record, PageBatch):
+                seen.add(record.pfns[TYPE_IS_POPULATED[record.types]])
+    return seen.count
+
+
+class _Frames:
+    """A set of frames, which may be anywhere, in blocks of a page of memory each."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, npt.NDArray[np.bool_]] = {}
+
+    @property
+    def count(self) -> int:
+        """How many frames are in it."""
+        return sum(int(np.count_nonzero(block)) for block in self._blocks.values())
+
+    def add(self, pfns: Words) -> None:
+        """Put frames in; those that are in it already stay."""
+        blocks = pfns >> np.uint64(_BLOCK_SHIFT)
+        for number in np.unique(blocks).tolist():
+            block = self._blocks.setdefault(number, np.zeros(1 << _BLOCK_SHIFT, np.bool_))
+            block[pfns[blocks == number] - np.uint64(number << _BLOCK_SHIFT)] = True

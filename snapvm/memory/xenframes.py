@@ -16,7 +16,9 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from snapvm import memoryroom
 from snapvm.failures import StorageFailed
+from snapvm.memory import pageindex
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
@@ -34,8 +36,9 @@ from snapvm.memory.xenrecord import (
 )
 from snapvm.memory.xenstream import MAX_GFN
 from snapvm.memory.xenvcpu import LAYOUTS, VcpuFrames, vcpu_frames
-from snapvm.refusals import BadImage, UnreadableFile
+from snapvm.refusals import BadImage, HostLacks, UnreadableFile
 
+_SMALL_BYTES: Final = 64 << 20
 _MAX_VCPUS: Final = 8192
 """MAX_VIRT_CPUS (arch-x86/xen.h)."""
 
@@ -92,9 +95,11 @@ class Survey:
 def survey(path: Path) -> Iterator[Survey]:
     """Read an image, which must be a regular file, and keep it open during the block.
 
-    Raises `BadImage` for anything that the format forbids.
+    Raises `BadImage` for anything that the format forbids, and ``HostLacks`` where there is not
+    the memory for an index of so large an image.
     """
     with _opened(path) as stream:
+        _require_room(os.fstat(stream.fileno()).st_size)
         image = ImageReader(ByteSource(stream, str(path)))
         found = Survey(
             path=path,
@@ -120,6 +125,17 @@ def _opened(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise UnreadableFile(path=str(path), why="it is not a regular file")
     return open(descriptor, "rb")
+
+
+def _require_room(image_bytes: int) -> None:
+    """Raise ``HostLacks`` for an image whose index might cost the host one of its daemons."""
+    needed_bytes, free_bytes = pageindex.needed_bytes(image_bytes), memoryroom.available_bytes()
+    if needed_bytes > max(free_bytes, _SMALL_BYTES):
+        raise HostLacks(
+            what=f"{needed_bytes >> 20} MiB of memory for an index of the image; it can spare "
+            f"{free_bytes >> 20} MiB",
+            remedy="give the control domain more (`xl mem-set 0`), or do it on another host",
+        )
 
 
 def _enter(found: Survey, record: Record | EmulatorRecord) -> None:

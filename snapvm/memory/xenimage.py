@@ -14,6 +14,7 @@ Sources (xen.git): tools/xl/xl.h, xl_saverestore.c (save_domain_core_writeconfig
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ from snapvm.memory.xenformat import (
     XL_MAGIC,
     DomainType,
     LibxlRecord,
+    RecordType,
     XlFlag,
 )
-from snapvm.memory.xenrecord import Record, StreamHeader
+from snapvm.memory.xenrecord import Blob, PvInfo, Record, StreamHeader
 from snapvm.memory.xenstream import read_header, read_records
 from snapvm.memory.xenwriter import ByteSink, DomainTail, StreamWriter
 from snapvm.refusals import BadImage
@@ -121,6 +123,20 @@ def open_image(path: Path) -> Iterator[ImageReader]:
         yield ImageReader(ByteSource(stream, str(path)))
 
 
+def cpuid_policy(path: Path) -> bytes:
+    """Return the CPUID leaves (xen_cpuid_leaf_t) of an image's domain; none in an old image.
+
+    They come before the first page.  Raises `BadImage`.
+    """
+    with open_image(path) as image:
+        for record in image.records(with_pages=False):
+            if isinstance(record, Blob) and record.type is RecordType.X86_CPUID_POLICY:
+                return record.body
+            if not isinstance(record, (Blob, PvInfo)):
+                break
+    return b""
+
+
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
     with open_image(path):
@@ -176,6 +192,15 @@ def replace_config(path: Path, config: str) -> bool:
     except OSError as error:
         raise StorageFailed(path=str(path), why=str(error)) from error
     return True
+
+
+def redefine(path: Path, config: str) -> None:
+    """Replace the configuration in an image on the disk; raise `BadImage` when it has no room."""
+    if not replace_config(path, config):
+        why = "there is no room in it for the configuration as it is now"
+        raise BadImage(path=str(path), offset_bytes=0, why=why)
+    with open(path, "r+b", opener=durable.no_link) as stream:
+        os.fsync(stream.fileno())
 
 
 def _c_string(config: str, padding_bytes: int) -> bytes:

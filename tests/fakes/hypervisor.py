@@ -59,6 +59,8 @@ class FakeHypervisor:
         """How much memory this host has for a domain that is restored."""
         self.lacks: str | None = None
         """The cookie of an image whose processor this host lacks."""
+        self.lacks_leaves: bytes | None = None
+        """The same, as an image of Xen's says it."""
         self.domain_ends = False
         """Whether the last capture was told that the domain is to be stopped."""
         self.installed = {"fake": "1"}
@@ -176,6 +178,11 @@ class FakeHypervisor:
         was_running = domain.state is DomainState.RUNNING
         folder_of_image = folder if image else None
         yield FakeCapture(self, machine, folder_of_image, clock, was_running=was_running)
+
+    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+        """See ``Hypervisor.check_processor``."""
+        if processor == self.lacks_leaves:
+            raise HostLacks(what="such a processor", remedy="")
 
     def check_restore(
         self,

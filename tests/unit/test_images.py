@@ -136,10 +136,12 @@ def test_where_there_is_no_room_that_is_said(tmp_path: Path) -> None:
 
 
 def test_what_an_image_tells_its_driver(tmp_path: Path) -> None:
-    """The cookie of libvirt's, the configuration of xl's."""
-    path = tmp_path / "memory.xl"
-    path.write_bytes(Guest(config=b"{}  \0").encode())
+    """The cookie of libvirt's; the configuration of xl's, and of what processor it is."""
+    path, guest = tmp_path / "memory.xl", Guest(config=b"{}  \0")
+    path.write_bytes(guest.encode())
     memory = MemoryRecord(file=path.name, format=imageformats.XL_SAVE, size_bytes=0)
     assert images.cookie(path, memory) == "{}"
+    assert images.processor(path, memory) == guest.cpuid != b""
     path = build.save(tmp_path / "memory.save", build.GOOD.encode())
     assert images.cookie(path, recorded(path)) == libvirtimage.read_cookie(path)
+    assert images.processor(path, recorded(path)) == b""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency
+from snapvm import checking, consistency, images
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
@@ -174,6 +174,15 @@ def test_memory_for_it_is_looked_for(tmp_path: Path) -> None:
 def test_the_processor_that_it_ran_on_is_looked_for(tmp_path: Path) -> None:
     scene, record = begun(tmp_path)
     scene.hypervisor.lacks = COOKIE
+    assert isinstance(refused(scene, record), HostLacks)
+
+
+def test_a_processor_of_which_xen_would_say_nothing_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, record = begun(tmp_path)
+    monkeypatch.setattr(images, "processor", lambda *_: b"leaves")
+    scene.hypervisor.lacks_leaves = b"leaves"
     assert isinstance(refused(scene, record), HostLacks)
 
 

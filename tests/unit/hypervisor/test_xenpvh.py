@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from snapvm import imageroom
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor.xencapture import XenJob
 from snapvm.hypervisor.xenpvh import XenPvhCapture
+from snapvm.memory import xenimage
 from snapvm.memory.streamframe import StreamFrame
 from snapvm.model import Silent
 from tests.unit.hypervisor.capturedxen import Scene, captured
@@ -127,6 +130,21 @@ def test_changes_are_not_written_where_there_may_be_no_room_for_them(
         assert saver.passes == [GUEST]
 
 
+def test_a_file_system_that_does_not_tell_its_room_is_taken_as_one_without(
+    scene: Scene, saver: FakeSaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libxenguest asks, and an error would only be printed, as a traceback."""
+    _, job = scene
+    saver.changes = [1 << 20]
+
+    def stale(_: Path) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(imageroom, "free_bytes", stale)
+    with prepared(job):
+        assert saver.passes == [GUEST]
+
+
 def test_an_image_that_does_not_reach_the_disk_is_said(
     scene: Scene, saver: FakeSaver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +159,20 @@ def test_an_image_that_does_not_reach_the_disk_is_said(
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(ImageNotWritten):
             capture.drain()
+
+
+def test_one_that_is_given_memory_meanwhile_can_be_restored(scene: Scene, saver: FakeSaver) -> None:
+    """xl allows no more than the configuration says, and finds that out with the domain gone."""
+    _, job = scene
+    saver.pages, saver.first_pfn, saver.changes = 256, 256, [512, LITTLE]
+    job = replace(job, config={**job.config, "b_info": {"target_memkb": 1024}})
+    with prepared(job) as capture:
+        with capture.window():
+            capture.arm()
+        record = capture.drain()
+    with xenimage.open_image(job.folder / record.file) as image:
+        allowed_kib = json.loads(image.config)["b_info"]["target_memkb"] + 1024
+    assert allowed_kib == (256 + 512) * 4
 
 
 def test_how_much_is_written_is_told(scene: Scene, saver: FakeSaver) -> None:

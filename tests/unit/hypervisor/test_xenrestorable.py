@@ -52,6 +52,30 @@ def test_one_that_is_saved_for_its_next_start_does_not_go_back(
     driver.check_restore(replace(off, name="w" * 255), IMAGE, cookie=STORED)
 
 
+@pytest.mark.parametrize(
+    ("line", "is_its"),
+    [
+        ("XENDOMAINS_SAVE={}", True),
+        ('XENDOMAINS_SAVE="{}"', True),
+        ("XENDOMAINS_SAVE='{}'\nXENDOMAINS_RESTORE=true", True),
+        ("#XENDOMAINS_SAVE={}", False),
+        ('XENDOMAINS_SAVE=""', False),
+    ],
+)
+def test_where_xendomains_saves_is_set_by_the_administrator(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, *, is_its: bool
+) -> None:
+    _, driver = scene
+    off = replace(driver.find("web"), state=DomainState.SHUTOFF)
+    settings, saved = tmp_path / "xendomains", tmp_path / "saved"
+    saved.mkdir()
+    (saved / "web").touch()
+    settings.write_text("XENDOMAINS_SYSRQ=\n" + line.format(saved) + "\n")
+    monkeypatch.setattr(xensaved, "SETTINGS", (tmp_path / "none", settings))
+    with refusing(f"xendomains.*{saved}" if is_its else ""):
+        driver.check_restore(off, IMAGE, cookie=STORED)
+
+
 def drive(path: str, **others: object) -> dict[str, object]:
     return {"vdev": "xvdz", "format": "raw", "pdev_path": path, **others}
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from snapvm.errors import Interrupted
+from snapvm.failures import SnapshotFailed
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xensaver import LiveSaver
+from snapvm.interrupt import watched
 from tests.unit.hypervisor.fakesaver import FakeSaver
 
 LITTLE, MUCH = 10, 100_000
@@ -41,7 +46,7 @@ def test_what_changes_before_the_pause_is_written_before_it(image: int) -> None:
         assert fake.passes == [MUCH, MUCH, LITTLE, MUCH // 2, LITTLE]
         live.finish()
     assert fake.passes[-1] == 3
-    assert os.fstat(image).st_size == 8 * sum(fake.passes)
+    assert os.fstat(image).st_size > 8 * sum(fake.passes)
 
 
 def test_one_that_changes_faster_than_it_is_written_is_suspended_all_the_same(image: int) -> None:
@@ -92,6 +97,72 @@ def test_a_guest_that_did_not_suspend_is_not_captured(image: int) -> None:
     live = saver(fake, image)
     with pytest.raises(XenFailed), live.copying(nothing):
         live.come_to_suspend()
+        live.finish()
+
+
+def test_a_saver_that_cannot_be_begun_is_not_waited_for(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where nothing may make memory that is written and then executed, which callbacks are."""
+
+    def refuse(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("snapvm.hypervisor.xensaver._Suspend", refuse)
+    with pytest.raises(MemoryError), saver(FakeSaver(), image).copying(nothing):
+        pytest.fail("it goes on")
+
+
+def test_what_fails_in_the_thread_is_no_whole_stream(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeSaver()
+    write = fake._write
+
+    def fail(fd: int, pages: int) -> None:
+        write(fd, pages)
+        if fake.passes[1:]:
+            raise MemoryError
+
+    monkeypatch.setattr(fake, "_write", fail)
+    live = saver(fake, image)
+    with pytest.raises(MemoryError), live.copying(nothing):
+        live.come_to_suspend()
+        live.finish()
+
+
+def test_an_interruption_leaves_no_thread_that_writes(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptor is closed next, and may be that of a record then."""
+    fake, begun = FakeSaver(changes=[LITTLE]), threading.Event()
+    write = fake._write
+
+    def slowly(fd: int, pages: int) -> None:
+        if len(fake.passes) == 3:
+            begun.set()
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        write(fd, pages)
+
+    monkeypatch.setattr(fake, "_write", slowly)
+    live = saver(fake, image)
+    with pytest.raises(Interrupted), watched(), live.copying(nothing):
+        live.come_to_suspend()
+        live._is_suspended.set()
+        begun.wait()
+        raise SnapshotFailed(target="xvda", volume="vg/web", why="the group is full")
+    assert fake.is_ended
+
+
+def test_a_guest_that_somebody_else_has_saved_meanwhile_is_not_captured(image: int) -> None:
+    """That one switched off what notes the guest's writes: Xen says that there were none."""
+    fake = FakeSaver()
+    live = saver(fake, image)
+    with pytest.raises(XenFailed, match="somebody else"), live.copying(nothing):
+        live.come_to_suspend()
+        fake.is_noting = False
         live.finish()
 
 

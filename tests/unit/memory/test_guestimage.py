@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,22 @@ def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
         assert found.config.startswith('{"longer":1,')
     assert (tmp_path / "i").stat().st_size == size_bytes
     assert frames_of(tmp_path / "i") == expected(machine)
+
+
+@pytest.mark.parametrize("domain_ends", [False, True])
+@pytest.mark.parametrize("tree", [0, (1 << 64) - 1])
+def test_a_kernel_that_does_not_tell_its_frames_is_not_made_stand_still(
+    tmp_path: Path, tree: int, *, domain_ends: bool
+) -> None:
+    """A unikernel: it was suspended first, and all was in vain."""
+    machine = Machine()
+    page = bytearray(machine.shared_info())
+    struct.pack_into("<Q", page, 3096, tree)
+    image = PvGuestImage(FixedMemory(PLENTY), domain_ends=domain_ends)
+    with pytest.raises(BadImage, match="does not tell"):
+        image.prepare(tmp_path / "image", CONFIG, HOST, machine, lambda: bytes(page), Silent())
+    image.close()
+    assert not machine.open_mappings
 
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snapvm import memoryroom
 from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Problem, Report, Severity
 from snapvm.memory.normalise import P2M_FOREIGN, P2M_IDENTITY, FrameMap, Normaliser
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenvcpu import canonicalise_context
-from snapvm.refusals import BadImage, UnreadableFile
+from snapvm.refusals import BadImage, HostLacks, UnreadableFile
 from tests.unit.memory import xen_builders as build
 from tests.unit.memory.xen_builders import RO, RW, XTAB, Guest, page, uncanonicalise
 
@@ -196,6 +197,23 @@ def test_an_hvm_image_is_checked_for_its_format_only(tmp_path: Path) -> None:
     path = tmp_path / "img"
     path.write_bytes(build.hvm_image())
     assert verify_image(path) == Report(findings=(), counts={}, pages=2, tables=0, vcpus=0)
+
+
+def test_an_image_too_large_for_the_memory_of_this_host_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would have ended one of the control domain's daemons."""
+    path = tmp_path / "img"
+    path.write_bytes(Guest().encode())
+    os.truncate(path, 1 << 40)
+    monkeypatch.setattr(memoryroom, "available_bytes", lambda: 3 << 30)
+    assert verify_image(path).counts[Problem.TRAILING] == 1
+    monkeypatch.setattr(memoryroom, "available_bytes", lambda: (3 << 30) - 1)
+    with pytest.raises(HostLacks, match="3072 MiB of memory for an index"):
+        verify_image(path)
+    os.truncate(path, 1 << 30)
+    monkeypatch.setattr(memoryroom, "available_bytes", lambda: 0)
+    assert verify_image(path).counts[Problem.TRAILING] == 1
 
 
 def test_only_a_regular_file_can_be_checked(tmp_path: Path) -> None:
