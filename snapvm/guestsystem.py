@@ -17,6 +17,7 @@ from functools import partial
 from snapvm.attention import StillFrozen, StuckPaused
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
+from snapvm.hypervisor.base import Freeze
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Record
 from snapvm.planning import TakePlan
@@ -38,33 +39,55 @@ class Awakened:
 
 
 @contextmanager
-def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[None]:
-    """Have the guest's file systems frozen for the block, where the plan says so.
+def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None]:
+    """Give the block what freezes the guest's file systems; None where the plan does not want it.
 
     They are thawed however the block ends; but one that is to be stopped stays as it is, with the
-    thaw left to ``undo``.  Raises ``NotFrozen`` when they cannot be frozen and ``StillFrozen``
-    when they cannot be thawed.
+    thaw left to ``undo``.
+    What is given raises ``NotFrozen`` when they cannot be frozen; raises ``StillFrozen`` when they
+    cannot be thawed.
     """
     if not plan.quiesce:
-        yield
+        yield None
         return
-    agent, domain = host.hypervisor.agent, plan.domain
-    if plan.stop:
-        undo.add(f"the file systems of {domain.name}", partial(agent.thaw, domain))
+    still = _HeldStill(host, plan, undo)
     try:
-        agent.freeze(domain)
-        yield
+        yield still.freeze
     except StuckPaused:
-        remedy = f"once it runs: virsh domfsthaw {shlex.quote(domain.name)}"
-        log.warning("the file systems of %s are frozen; %s", domain.name, remedy)
+        remedy = f"once it runs: virsh domfsthaw {shlex.quote(plan.domain.name)}"
+        log.warning("the file systems of %s are frozen; %s", plan.domain.name, remedy)
         raise
     except BaseException:
-        with shielded():
-            agent.thaw(domain)
+        still.thaw()
         raise
     if not plan.stop:
-        with shielded():
-            agent.thaw(domain)
+        still.thaw()
+
+
+class _HeldStill:
+    """The file systems of a guest that is being captured; nothing is thawed that was not frozen."""
+
+    def __init__(self, host: Host, plan: TakePlan, undo: Undo) -> None:
+        self._host = host
+        self._plan = plan
+        self._undo = undo
+        self._is_asked = False
+
+    def freeze(self) -> None:
+        """See ``Freeze``."""
+        if not self._is_asked:
+            self._is_asked = True
+            if self._plan.stop:
+                what = f"the file systems of {self._plan.domain.name}"
+                thaw = partial(self._host.hypervisor.agent.thaw, self._plan.domain)
+                self._undo.add(what, thaw)
+            self._host.hypervisor.agent.freeze(self._plan.domain)
+
+    def thaw(self) -> None:
+        """Thaw at once."""
+        if self._is_asked:
+            with shielded():
+                self._host.hypervisor.agent.thaw(self._plan.domain)
 
 
 def release(host: Host, domain: Domain) -> None:

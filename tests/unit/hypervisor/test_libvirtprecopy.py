@@ -1,4 +1,4 @@
-"""When precopy stops a guest: not in its first pass, and it is said rightly why."""
+"""When precopy freezes and stops a guest: late, and it is said rightly why it was stopped."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import PausedMeanwhile
+from snapvm.failures import CaptureFailed, NotFrozen, PausedMeanwhile
 from snapvm.hypervisor import libvirtprecopy
 from snapvm.hypervisor.capturejob import CaptureJob
-from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
+from snapvm.hypervisor.libvirtprecopy import SETTINGS, PrecopyCapture
 from snapvm.hypervisor.migrationstream import State
 from snapvm.model import Silent
 from tests.unit.hypervisor.fakedomain import DOMAIN
 
 MEMORY = DOMAIN.memory_bytes
 MB = 10**6
+BIG = 40_000 * MB
 PREFLIGHT = MEMORY // 20 + (64 << 20)
 """What there is at least beyond the size of memory, or no capture is begun."""
 
@@ -37,6 +38,8 @@ class Moment:
     written: int = 0
     is_paused: bool = False
     """By its owner."""
+    is_over: bool = False
+    """QEMU has stopped the guest, for the end of the stream."""
 
 
 @dataclass
@@ -46,6 +49,10 @@ class World:
     moments: list[Moment]
     now: Moment = field(init=False)
     stopped_at: list[float] = field(default_factory=list)
+    frozen_at: list[float] = field(default_factory=list)
+    freezing_fails: bool = False
+    parameters: dict[str, int] = field(default_factory=dict)
+    """What QEMU is set to."""
     how: str = ""
 
     def __post_init__(self) -> None:
@@ -60,6 +67,12 @@ class World:
     def suspend(self) -> None:
         self.stopped_at.append(self.now.at)
 
+    def freeze(self) -> None:
+        assert self.parameters["max-bandwidth"] <= 1000, "QEMU could stop the guest meanwhile"
+        if self.freezing_fails:
+            raise NotFrozen(domain="demo", why="nobody answers")
+        self.frozen_at.append(self.now.at)
+
     def refuse_owners(self) -> None:
         if self.now.is_paused:
             raise PausedMeanwhile(domain="demo")
@@ -69,6 +82,12 @@ class World:
     @property
     def written_bytes(self) -> int:
         return self.now.written
+
+    def set(self, parameters: dict[str, int]) -> None:
+        self.parameters |= parameters
+
+    def is_before_the_end(self) -> bool:
+        return not self.now.is_over
 
     def begin(self) -> None: ...
     def let_go(self) -> None: ...
@@ -80,6 +99,8 @@ class World:
         tick({"status": "setup"})
         for moment in self.moments:
             self.now = moment
+            if moment.is_over:
+                return
             ram = {"dirty-sync-count": self.now.syncs, "remaining": self.now.remaining}
             tick({"status": "active", "ram": ram})
 
@@ -91,8 +112,10 @@ Play = Callable[..., tuple[list[float], str]]
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
     """Capture while all this comes to pass; return when the guest was stopped, and the record."""
 
-    def played(*moments: Moment) -> tuple[list[float], str]:
-        world: Any = World(list(moments))
+    def played(
+        *moments: Moment, world: World | None = None, freezes: bool = False
+    ) -> tuple[list[float], str]:
+        world = World(list(moments)) if world is None else world
         pause: Any = SimpleNamespace(
             ended_by_resume=world.ended_by_resume,
             suspend=world.suspend,
@@ -102,7 +125,8 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
         )
         nothing: Any = None
         monkeypatch.setattr(libvirtprecopy, "MigrationStream", lambda _job: world)
-        monkeypatch.setattr(libvirtprecopy, "time", SimpleNamespace(monotonic=lambda: world.now.at))
+        clock = SimpleNamespace(monotonic=lambda: world.now.at, sleep=lambda _seconds: None)
+        monkeypatch.setattr(libvirtprecopy, "time", clock)
         monkeypatch.setattr(
             "os.statvfs", lambda _path: SimpleNamespace(f_bavail=world.now.free, f_frsize=1)
         )
@@ -120,7 +144,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             precopy_limit_seconds=60,
         )
         capture = PrecopyCapture(job, "")
-        with capture.window():
+        with capture.window(freeze=world.freeze if freezes else None):
             return world.stopped_at, capture.method.removeprefix(PrecopyCapture.way)
 
     return played
@@ -183,3 +207,49 @@ def test_one_that_its_owner_pauses_is_not_written_to_the_end(play: Play) -> None
     paused = Moment(2.0, 1, MEMORY // 2, 10 * MEMORY, is_paused=True)
     with pytest.raises(PausedMeanwhile):
         play(moment(1.0, 1, MEMORY), paused, moment(3.0, 2, 0))
+
+
+def test_file_systems_are_frozen_for_the_end_and_not_for_all_of_the_memory(play: Play) -> None:
+    """A guest of 300 s of first pass could not write for all of them."""
+    first_pass = [moment(float(at), 1, BIG - BIG * at // 300) for at in range(298)]
+    world = World([*first_pass, moment(299.5, 1, 100 * MB), moment(300.0, 2, 50 * MB)])
+    assert play(world=world, freezes=True) == ([], "")
+    assert world.frozen_at == [299.5]
+    assert world.parameters == SETTINGS.parameters, "QEMU goes on as fast as before"
+
+
+def test_until_it_is_frozen_qemu_does_not_stop_the_guest_by_itself(play: Play) -> None:
+    """But looks once more for what the guest has changed, which a limit of none would not do."""
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, BIG // 2)])
+    with pytest.raises(CaptureFailed):
+        play(world=world, freezes=True)
+    assert world.parameters == {"downtime-limit": 1}
+
+
+def test_a_frozen_guest_that_goes_on_changing_memory_is_stopped_soon(play: Play) -> None:
+    world = World([moment(0.0, 1, MB), *(moment(float(at), 2, 900 * MB) for at in range(1, 10))])
+    assert play(world=world, freezes=True) == (
+        [6.0],
+        "; the guest was stopped after 6 s of frozen file systems, with 900 MB to go",
+    )
+
+
+def test_one_that_has_to_be_stopped_is_frozen_before(play: Play) -> None:
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, BIG // 2, room=MEMORY)])
+    stopped, _ = play(world=world, freezes=True)
+    assert stopped == world.frozen_at == [1.0]
+
+
+def test_one_that_qemu_has_stopped_before_is_not_asked_to_freeze(play: Play) -> None:
+    """No agent answers then: it would stand still for as long as one may take."""
+    world = World([moment(0.0, 1, BIG), Moment(1.0, 1, 0, BIG, is_over=True)])
+    with pytest.raises(CaptureFailed, match="before its file systems were frozen: take again"):
+        play(world=world, freezes=True)
+    assert world.frozen_at == []
+
+
+def test_one_that_does_not_freeze_is_not_stopped(play: Play) -> None:
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, MB)], freezing_fails=True)
+    with pytest.raises(NotFrozen):
+        play(world=world, freezes=True)
+    assert world.stopped_at == []
