@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from snapvm import standing
 from snapvm.attention import StillFrozen, StuckPaused
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
@@ -43,7 +44,7 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
     """Give the block what freezes the guest's file systems; None where the plan does not want it.
 
     They are thawed however the block ends; but one that is to be stopped stays as it is, with the
-    thaw left to ``undo``.
+    thaw left to ``undo``, and so does one that could not be made to run, where no agent answers.
     What is given raises ``NotFrozen`` when they cannot be frozen; raises ``StillFrozen`` when they
     cannot be thawed.
     """
@@ -54,8 +55,7 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
     try:
         yield still.freeze
     except StuckPaused:
-        remedy = f"once it runs: virsh domfsthaw {shlex.quote(plan.domain.name)}"
-        log.warning("the file systems of %s are frozen; %s", plan.domain.name, remedy)
+        still.thaw_when_put_back()
         raise
     except BaseException:
         still.thaw()
@@ -72,15 +72,14 @@ class _HeldStill:
         self._plan = plan
         self._undo = undo
         self._is_asked = False
+        self._is_left_to_undo = False
 
     def freeze(self) -> None:
         """See ``Freeze``."""
         if not self._is_asked:
             self._is_asked = True
             if self._plan.stop:
-                what = f"the file systems of {self._plan.domain.name}"
-                thaw = partial(self._host.hypervisor.agent.thaw, self._plan.domain)
-                self._undo.add(what, thaw)
+                self.thaw_when_put_back()
             self._host.hypervisor.agent.freeze(self._plan.domain)
 
     def thaw(self) -> None:
@@ -88,6 +87,22 @@ class _HeldStill:
         if self._is_asked:
             with shielded():
                 self._host.hypervisor.agent.thaw(self._plan.domain)
+
+    def thaw_when_put_back(self) -> None:
+        """Thaw when all else is put back, and what was added later: the guest runs by then."""
+        if self._is_asked and not self._is_left_to_undo:
+            self._is_left_to_undo = True
+            what = f"the file systems of {self._plan.domain.name}"
+            self._undo.add(what, partial(_thaw_if_it_runs, self._host, self._plan.domain))
+
+
+def _thaw_if_it_runs(host: Host, domain: Domain) -> None:
+    now = standing.find(host, domain.name)
+    if now is not None and now.state is DomainState.RUNNING:
+        host.hypervisor.agent.thaw(domain)
+    elif now is not None and now.state in standing.STATES:
+        remedy = f"once it runs: virsh domfsthaw {shlex.quote(domain.name)}"
+        log.warning("the file systems of %s are frozen; %s", domain.name, remedy)
 
 
 def release(host: Host, domain: Domain) -> None:
