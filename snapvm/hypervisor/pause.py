@@ -16,13 +16,12 @@ from snapvm.failures import PausedMeanwhile, WindowBroken
 from snapvm.hypervisor.base import Freeze
 from snapvm.hypervisor.libvirtlink import (
     LibvirtFailed,
-    RunEvent,
-    RunEvents,
     doing,
     is_busy,
     spoken,
 )
 from snapvm.hypervisor.qmp import Qmp
+from snapvm.hypervisor.runevents import RunEvent, RunEvents
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState

@@ -15,6 +15,7 @@ import pytest
 from snapvm.errors import Interrupted
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
+from snapvm.hypervisor.runevents import DEVICE_ADDED
 from snapvm.interrupt import watched
 from snapvm.refusals import HostLacks
 from tests.unit.hypervisor.fakelibvirt import libvirtError
@@ -124,7 +125,7 @@ def test_events_that_cannot_be_given_back_hide_nothing(daemon: Daemon) -> None:
     handle = link.domain(UUID)
     with (
         pytest.raises(ZeroDivisionError),
-        link.run_events(handle, [libvirtlink.DEVICE_ADDED]),
+        link.run_events(handle, [DEVICE_ADDED]),
     ):
         daemon.end()
         raise ZeroDivisionError
