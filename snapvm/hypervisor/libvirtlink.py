@@ -36,6 +36,13 @@ T = TypeVar("T")
 TICK_SECONDS = 0.2
 OPEN_SECONDS = 60.0
 """How long a libvirtd may take to answer: one that is started looks at all of its domains first."""
+ALIVE_SECONDS = 20
+"""A libvirtd of which nothing is heard for so long is asked whether it is there."""
+ALIVE_COUNT = 5
+"""A libvirtd that hangs (its event loop, not a job) has lost the connection after 120 s: that is
+``ALIVE_SECONDS`` times one more than this.  Much longer than a busy host keeps it waiting, for what
+it was asked for it would still do when it goes on.
+"""
 TRACES_OF_VIRTQEMUD = (
     Path("/run/libvirt/virtqemud-sock"),
     Path("/usr/lib/systemd/system/virtqemud.socket"),
@@ -145,12 +152,17 @@ def _unit() -> str:
 def _opened(uri: str) -> Any:
     """Connect; raise ``LibvirtFailed``, and ``TimeoutError`` for a libvirtd that hangs.
 
-    libvirt itself would wait for ever, and the main thread could not be interrupted.
+    libvirt itself would wait for ever, and the main thread could not be interrupted.  So it would
+    with calls on the open connection, unless it sends messages that keep it alive; our event loop
+    has to run for that (libvirt-host.c, virConnectSetKeepAlive).
     """
 
     def ask() -> Any:
         with spoken():
-            return libvirt.open(uri)
+            connection = libvirt.open(uri)
+        with suppress(LibvirtFailed), spoken():  # it is no daemon that could hang
+            connection.setKeepAlive(ALIVE_SECONDS, ALIVE_COUNT)
+        return connection
 
     return answers.within(OPEN_SECONDS, ask)
 
