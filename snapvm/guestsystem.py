@@ -17,6 +17,7 @@ from functools import partial
 from snapvm import standing
 from snapvm.attention import StillFrozen, StuckPaused
 from snapvm.errors import SnapvmError
+from snapvm.failures import NotFrozen
 from snapvm.host import Host
 from snapvm.hypervisor.base import Freeze
 from snapvm.interrupt import shielded
@@ -45,8 +46,8 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
 
     They are thawed however the block ends; but one that is to be stopped stays as it is, with the
     thaw left to ``undo``, and so does one that could not be made to run, where no agent answers.
-    What is given raises ``NotFrozen`` when they cannot be frozen; raises ``StillFrozen`` when they
-    cannot be thawed.
+    What is given raises ``NotFrozen`` when they cannot be frozen.  Raises it too when they did not
+    stay so: Windows goes on after 10 s (VSS).  Raises ``StillFrozen`` when they cannot be thawed.
     """
     if not plan.quiesce:
         yield None
@@ -60,8 +61,9 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
     except BaseException:
         still.thaw()
         raise
-    if not plan.stop:
-        still.thaw()
+    if not plan.stop and not still.thaw():
+        why = "they went on by themselves, or somebody had them go on, before the end of the pause"
+        raise NotFrozen(domain=plan.domain.name, why=why)
 
 
 class _HeldStill:
@@ -82,11 +84,10 @@ class _HeldStill:
                 self.thaw_when_put_back()
             self._host.hypervisor.agent.freeze(self._plan.domain)
 
-    def thaw(self) -> None:
-        """Thaw at once."""
-        if self._is_asked:
-            with shielded():
-                self._host.hypervisor.agent.thaw(self._plan.domain)
+    def thaw(self) -> bool:
+        """Thaw at once; see ``GuestAgent.thaw`` for what is returned."""
+        with shielded():
+            return not self._is_asked or self._host.hypervisor.agent.thaw(self._plan.domain)
 
     def thaw_when_put_back(self) -> None:
         """Thaw when all else is put back, and what was added later: the guest runs by then."""

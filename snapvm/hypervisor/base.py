@@ -184,10 +184,11 @@ class GuestAgent(Protocol):
     def freeze(self, domain: Domain) -> None:
         """Have the guest flush its file systems and stop writing to them; raise ``NotFrozen``."""
 
-    def thaw(self, domain: Domain) -> None:
+    def thaw(self, domain: Domain) -> bool:
         """Undo ``freeze``; harmless when nothing is frozen or the domain is off.
 
-        Raises ``StillFrozen`` when the agent does not do it.
+        Returns False when the agent says that nothing was frozen any more.  Raises ``StillFrozen``
+        when it does not do it.
         """
 
     def set_clock(self, domain: Domain) -> float:

@@ -164,6 +164,19 @@ def test_an_agent_that_does_not_freeze_fails_the_take(scene: Scene) -> None:
     assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
+def test_one_that_does_not_stay_frozen_is_no_snapshot(scene: Scene) -> None:
+    """Windows goes on after 10 s: its disks were recorded as usable alone."""
+
+    def before(deed: str) -> None:
+        if deed == "arm":
+            scene.machine.frozen = False
+
+    scene.hypervisor.before = before
+    with pytest.raises(NotFrozen, match="went on by themselves"):
+        take(scene)
+    assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
 def test_a_guest_that_stays_frozen_needs_attention(scene: Scene) -> None:
     def before(deed: str) -> None:
         if deed == "arm":
