@@ -222,8 +222,7 @@ def _goes_on(host: Host, plan: TakePlan) -> bool:
     except SnapvmError:
         return False
     if plan.quiesce:
-        with suppress(SnapvmError):
-            host.hypervisor.agent.thaw(plan.domain)
+        guestsystem.release(host, plan.domain)
     return True
 
 

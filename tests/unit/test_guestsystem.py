@@ -146,6 +146,22 @@ def test_thawed_when_it_cannot_be_stopped(scene: Scene) -> None:
     assert not scene.machine.frozen and scene.ids() == ["a"]
 
 
+def test_one_that_cannot_be_stopped_nor_thawed_is_told(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ran on, its programs hung, and nothing was said of it."""
+
+    def before(deed: str) -> None:
+        if deed == "stop":
+            scene.machine.agent = False
+            raise CaptureFailed(domain=DOMAIN, why="a test")
+
+    scene.hypervisor.before = before
+    with pytest.raises(NotStopped):
+        take(scene, stop=True)
+    assert "virsh domfsthaw demo" in caplog.text
+
+
 def test_captured_stopped_and_gone_back_to(scene: Scene) -> None:
     record = take(scene, stop=True)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
