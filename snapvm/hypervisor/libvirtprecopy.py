@@ -44,8 +44,8 @@ _CRAWLING = {"max-bandwidth": 1000}
 """QEMU writes some ten pages a second; less than ten bytes per second would mean no limit."""
 _CALM_SECONDS = 0.1
 """QEMU, when it was just about to stop the guest, has done so by then."""
-_NEAR_END_BYTES = 256 << 20
-"""File systems are frozen when so much of the first pass is left: QEMU needs tens of milliseconds
+_NEAR_END_BYTES = 512 << 20
+"""File systems are frozen when so much of the first pass is left: QEMU needs at least some 50 ms
 for it, and is asked every few."""
 _FROZEN_SECONDS = 5.0
 """The guest is stopped when it has been frozen this long: its programs cannot write, and Windows
@@ -106,8 +106,7 @@ class PrecopyCapture:
         with ending:
             job.progress.phase(f"capturing memory of {job.domain.name}")
             with job.pause.owners_kept():
-                if freeze is not None:
-                    self._stream.set(_UNTIL_FROZEN)
+                self._prepare_freezing()
                 self._stream.begin()
                 self._stream.wait_for(
                     lambda state: state.get("status") == _HELD,
@@ -136,6 +135,15 @@ class PrecopyCapture:
             remaining_mb = ram.get("remaining", 0) / 1e6
             self._stopped = f"; the guest was stopped {why}, with {remaining_mb:.0f} MB to go"
             self._job.pause.suspend()
+
+    def _prepare_freezing(self) -> None:
+        if self._freeze is None:
+            return
+        if self._job.domain.memory_bytes > _NEAR_END_BYTES:
+            self._stream.set(_UNTIL_FROZEN)
+        else:  # QEMU may be through with so little before it is asked
+            self._freeze()
+            self._frozen_at = time.monotonic()
 
     @staticmethod
     def _is_near_end(state: State) -> bool:
