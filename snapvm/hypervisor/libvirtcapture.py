@@ -7,6 +7,7 @@ are made, and the domain is resumed.  Here are also the captures without memory.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken, wait_for
 from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import Domain, DomainState, MemoryRecord
+
+log = logging.getLogger(__name__)
 
 # Flags of virDomainSnapshotCreateXML (libvirt/libvirt-domain-snapshot.h).
 _NO_METADATA = 4
@@ -91,6 +94,12 @@ class ExternalCapture:
     ) -> Iterator[None]:
         """See ``Capture.window``; libvirt does not say beforehand when it pauses the domain."""
         job = self._job
+        if freeze is not None:
+            log.warning(
+                "the programs in %s cannot write for as long as its memory is written: this way to "
+                "capture freezes file systems for all of it",
+                job.domain.name,
+            )
         with job.pause.ended_by_resume(leave_standing=leave_standing, freeze=freeze):
             self._write_memory()
             stopped_at = job.pause.stopped_at()
