@@ -157,9 +157,10 @@ class PrecopyCapture:
         self._stream.set(_CRAWLING)
         time.sleep(_CALM_SECONDS)
         if self._stream.is_before_the_end():
+            self._job.pause.refuse_owners()
             self._freeze()
             self._frozen_at = time.monotonic()
-            self._stream.set(SETTINGS.parameters)
+        self._stream.set(SETTINGS.parameters)
 
     def _require_frozen(self) -> None:
         """Raise ``CaptureFailed`` when QEMU has stopped the guest before it was frozen."""

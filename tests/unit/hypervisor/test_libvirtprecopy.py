@@ -38,6 +38,8 @@ class Moment:
     written: int = 0
     is_paused: bool = False
     """By its owner."""
+    is_setting_up: bool = False
+    """QEMU has not begun to write."""
     is_over: bool = False
     """QEMU has stopped the guest, for the end of the stream."""
 
@@ -52,6 +54,7 @@ class World:
     frozen_at: list[float] = field(default_factory=list)
     freezing_fails: bool = False
     is_begun: bool = False
+    when_asked: Callable[[], None] = lambda: None
     parameters: dict[str, int] = field(default_factory=dict)
     """What QEMU is set to."""
     how: str = ""
@@ -89,7 +92,8 @@ class World:
         self.parameters |= parameters
 
     def is_before_the_end(self) -> bool:
-        return not self.now.is_over
+        self.when_asked()
+        return not (self.now.is_over or self.now.is_setting_up)
 
     def begin(self) -> None:
         self.is_begun = True
@@ -267,3 +271,23 @@ def test_one_that_is_small_is_frozen_before_all_of_it(play: Play) -> None:
     world = World([moment(7.0, 2, MB)])
     play(world=world, freezes=True, memory_bytes=128 << 20)
     assert world.frozen_at == [7.0] and world.parameters == {}
+
+
+def test_a_guest_that_is_stopped_at_once_does_not_wait_for_a_qemu_that_crawls(play: Play) -> None:
+    """It would stand still for the hour that a capture may take."""
+    world = World([Moment(0.0, 1, BIG, MEMORY, is_setting_up=True)])
+    with pytest.raises(CaptureFailed):
+        play(world=world, freezes=True)
+    assert world.parameters == SETTINGS.parameters
+
+
+def test_one_that_its_owner_pauses_in_that_moment_is_not_asked_to_freeze(play: Play) -> None:
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, MB)])
+
+    def pause() -> None:
+        world.now = replace(world.now, is_paused=world.now.at == 1.0)
+
+    world.when_asked = pause
+    with pytest.raises(PausedMeanwhile):
+        play(world=world, freezes=True)
+    assert world.frozen_at == []
