@@ -150,10 +150,10 @@ def _catch(
         snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
-            guestsystem.held_still(host, plan, undo),
             standing.tried_again(host, plan.domain, undo),
+            guestsystem.held_still(host, plan, undo) as freeze,
             standing.running_when_interrupted(host, plan.domain),
-            capture.window(leave_standing=plan.stop),
+            capture.window(leave_standing=plan.stop, freeze=freeze),
         ):
             if plan.stop and plan.domain.state is DomainState.RUNNING:
                 name = plan.domain.name
@@ -222,8 +222,7 @@ def _goes_on(host: Host, plan: TakePlan) -> bool:
     except SnapvmError:
         return False
     if plan.quiesce:
-        with suppress(SnapvmError):
-            host.hypervisor.agent.thaw(plan.domain)
+        guestsystem.release(host, plan.domain)
     return True
 
 

@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from snapvm import standing
 from snapvm.attention import StillFrozen, StuckPaused
 from snapvm.errors import SnapvmError
+from snapvm.failures import NotFrozen
 from snapvm.host import Host
+from snapvm.hypervisor.base import Freeze
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, Record
 from snapvm.planning import TakePlan
@@ -54,33 +57,69 @@ def standing_above(need: SnapvmError | None) -> Iterator[None]:
 
 
 @contextmanager
-def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[None]:
-    """Have the guest's file systems frozen for the block, where the plan says so.
+def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None]:
+    """Give the block what freezes the guest's file systems; None where the plan does not want it.
 
     They are thawed however the block ends; but one that is to be stopped stays as it is, with the
-    thaw left to ``undo``.  Raises ``NotFrozen`` when they cannot be frozen and ``StillFrozen``
-    when they cannot be thawed.
+    thaw left to ``undo``, and so does one that could not be made to run, where no agent answers.
+    What is given raises ``NotFrozen`` when they cannot be frozen.  Raises it too when they did not
+    stay so: Windows goes on after 10 s (VSS).  Raises ``StillFrozen`` when they cannot be thawed.
     """
     if not plan.quiesce:
-        yield
+        yield None
         return
-    agent, domain = host.hypervisor.agent, plan.domain
-    if plan.stop:
-        undo.add(f"the file systems of {domain.name}", partial(agent.thaw, domain))
+    still = _HeldStill(host, plan, undo)
     try:
-        agent.freeze(domain)
-        yield
+        yield still.freeze
     except StuckPaused:
-        remedy = f"once it runs: virsh domfsthaw {shlex.quote(domain.name)}"
-        log.warning("the file systems of %s are frozen; %s", domain.name, remedy)
+        still.thaw_when_put_back()
         raise
     except BaseException:
-        with shielded():
-            agent.thaw(domain)
+        still.thaw()
         raise
-    if not plan.stop:
+    if not plan.stop and not still.thaw():
+        why = "they went on by themselves, or somebody had them go on, before the end of the pause"
+        raise NotFrozen(domain=plan.domain.name, why=why)
+
+
+class _HeldStill:
+    """The file systems of a guest that is being captured; nothing is thawed that was not frozen."""
+
+    def __init__(self, host: Host, plan: TakePlan, undo: Undo) -> None:
+        self._host = host
+        self._plan = plan
+        self._undo = undo
+        self._is_asked = False
+        self._is_left_to_undo = False
+
+    def freeze(self) -> None:
+        """See ``Freeze``."""
+        if not self._is_asked:
+            self._is_asked = True
+            if self._plan.stop:
+                self.thaw_when_put_back()
+            self._host.hypervisor.agent.freeze(self._plan.domain)
+
+    def thaw(self) -> bool:
+        """Thaw at once; see ``GuestAgent.thaw`` for what is returned."""
         with shielded():
-            agent.thaw(domain)
+            return not self._is_asked or self._host.hypervisor.agent.thaw(self._plan.domain)
+
+    def thaw_when_put_back(self) -> None:
+        """Thaw when all else is put back, and what was added later: the guest runs by then."""
+        if self._is_asked and not self._is_left_to_undo:
+            self._is_left_to_undo = True
+            what = f"the file systems of {self._plan.domain.name}"
+            self._undo.add(what, partial(_thaw_if_it_runs, self._host, self._plan.domain))
+
+
+def _thaw_if_it_runs(host: Host, domain: Domain) -> None:
+    now = standing.find(host, domain.name)
+    if now is not None and now.state is DomainState.RUNNING:
+        host.hypervisor.agent.thaw(domain)
+    elif now is not None and now.state in standing.STATES:
+        remedy = f"once it runs: virsh domfsthaw {shlex.quote(domain.name)}"
+        log.warning("the file systems of %s are frozen; %s", domain.name, remedy)
 
 
 def release(host: Host, domain: Domain) -> None:

@@ -248,6 +248,8 @@ def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
         if is_due and not is_other:
             host.catalog.settle_names(uuid)  # else a power cut takes the snapshot back
             host.hypervisor.stop(domain)
+        elif domain.state is DomainState.RUNNING and journal.get("quiesce"):
+            guestsystem.release(host, domain)
     host.catalog.end_journal(uuid, Work.STOP)
     if is_other:
         return f"{name} stands still, and is not known to be the run that was to be stopped"

@@ -284,6 +284,7 @@ def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
         "set": plan.set,
         "boot_id": hostid.boot(),
         "run": plan.domain.run,
+        "quiesce": plan.quiesce,
     }
     host.catalog.write_journal(uuid, Work.STOP, intent)
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from snapvm import repair
+from snapvm import repair, standing
+from snapvm.attention import StuckPaused
 from snapvm.cli import wiring
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
@@ -21,7 +22,12 @@ from snapvm.settings import Settings
 
 PATIENCE_SECONDS = 5.0
 """How long the guard tries to repair: the dead command's lock may be freed after its pipe ends."""
+STANDING_PATIENCE_SECONDS = 300.0
+"""How long it tries while the domain stands still, or nobody says whether it does: a libvirtd that
+is being restarted, or hangs and is about to be."""
 _PAUSE_SECONDS = 0.05
+_LONG_PAUSE_SECONDS = 1.0
+"""Between attempts there has to be time for others that want the lock."""
 
 
 @contextmanager
@@ -56,14 +62,30 @@ def _repair(host: Host, uuid: DomainUuid, name: str) -> None:
     Another snapvm that holds the lock will repair.  And a program that the dead command had started
     may not have ended: a domain that is being destroyed is neither there nor off.
     """
-    deadline = Deadline(PATIENCE_SECONDS)
+    soon, late = Deadline(PATIENCE_SECONDS), Deadline(STANDING_PATIENCE_SECONDS)
     while (failure := _failure_of_repair(host, uuid, name)) is not None:
-        if failure.exit_status is ExitStatus.ATTENTION or not deadline.left_seconds:
-            if not isinstance(failure, Locked):
-                why = plain(f"{failure}; {failure.hint()}")
-                syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {why}")
+        is_stuck = isinstance(failure, StuckPaused)
+        is_final = failure.exit_status is ExitStatus.ATTENTION and not is_stuck
+        is_over = not (soon.left_seconds or (late.left_seconds and _may_stand_still(host, name)))
+        if is_final or is_over:
+            _tell(failure)
             return
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(_PAUSE_SECONDS if soon.left_seconds else _LONG_PAUSE_SECONDS)
+
+
+def _may_stand_still(host: Host, name: str) -> bool:
+    """Tell whether the domain stands still, or its hypervisor does not say."""
+    try:
+        domain = standing.find(host, name)
+    except SnapvmError:
+        return True
+    return domain is not None and domain.state in standing.STATES
+
+
+def _tell(failure: SnapvmError) -> None:
+    if not isinstance(failure, Locked):
+        why = plain(f"{failure}; {failure.hint()}")
+        syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {why}")
 
 
 def _failure_of_repair(host: Host, uuid: DomainUuid, name: str) -> SnapvmError | None:

@@ -137,6 +137,10 @@ MemoryImage = ImageWriter | XenImages
 """What makes a memory image; each driver uses the kind of its hypervisor."""
 
 
+Freeze = Callable[[], None]
+"""Has the guest's agent freeze its file systems, while it runs; only the first call counts."""
+
+
 class Capture(Protocol):
     """One capture of one domain, from when it is prepared."""
 
@@ -144,8 +148,13 @@ class Capture(Protocol):
     def method(self) -> str:
         """A text for the record: how memory is captured and, in parentheses, why that way."""
 
-    def window(self, *, leave_standing: bool = False) -> AbstractContextManager[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> AbstractContextManager[None]:
         """Pause the domain for the block, with its disks drained and flushed.
+
+        ``freeze`` is called before that, as late as the way of capturing allows: the guest's
+        programs cannot write from then on.  Whoever gave it has to see to the thaw.
 
         With ``leave_standing`` the domain stays paused after a block that ends well, because it is
         about to be stopped.  In every other case a domain that ran before runs again afterwards,
@@ -179,10 +188,11 @@ class GuestAgent(Protocol):
     def freeze(self, domain: Domain) -> None:
         """Have the guest flush its file systems and stop writing to them; raise ``NotFrozen``."""
 
-    def thaw(self, domain: Domain) -> None:
+    def thaw(self, domain: Domain) -> bool:
         """Undo ``freeze``; harmless when nothing is frozen or the domain is off.
 
-        Raises ``StillFrozen`` when the agent does not do it.
+        Returns False when the agent says that nothing was frozen any more.  Raises ``StillFrozen``
+        when it does not do it.
         """
 
     def set_clock(self, domain: Domain) -> float:

@@ -96,21 +96,27 @@ class LibvirtAgent:
         if not frozen:
             raise NotFrozen(domain=domain.name, why="its agent finds none that it could freeze")
 
-    def thaw(self, domain: Domain) -> None:
-        """See ``GuestAgent.thaw``.
+    def thaw(self, domain: Domain) -> bool:
+        """See ``GuestAgent.thaw``; the agent says how many file systems this call has thawed.
 
         An agent that is still busy freezing is asked again, and so is a libvirtd that is restarted.
+        The first call may have been carried out though its answer was not heard.
         """
+        calls = 0
 
-        def attempt() -> None:
-            if self._is_active(domain):
-                self._ask(domain, "guest-fsfreeze-thaw", self._limit_seconds)
+        def attempt() -> Any:
+            nonlocal calls
+            if not self._is_active(domain):
+                return None
+            calls += 1
+            return self._ask(domain, "guest-fsfreeze-thaw", self._limit_seconds)
 
         try:
             with crashpoint.around("thaw file systems"):
-                retry.agent(attempt, limit_seconds=self._limit_seconds)
+                thawed = retry.agent(attempt, limit_seconds=self._limit_seconds)
         except LibvirtFailed as failure:
             raise StillFrozen(domain=domain.name, why=str(failure)) from failure
+        return calls != 1 or thawed != 0
 
     def set_clock(self, domain: Domain) -> float:
         """See ``GuestAgent.set_clock``.

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from snapvm.hypervisor import domainxml, headstart, hugepages, migrationstream, userfault
-from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.base import Freeze, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.headstart import Experience
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
@@ -100,15 +100,18 @@ class BackgroundCapture:
             yield
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
         with ExitStack() as standing:
             try:
-                self._stand_still_ahead(standing, leave_standing=leave_standing)
+                self._stand_still_ahead(standing, leave_standing=leave_standing, freeze=freeze)
             except _Overtaken:
                 self._start_over()
             if not self._is_ahead:
-                standing.enter_context(self._pause.ended_by_resume(leave_standing=leave_standing))
+                pause = self._pause.ended_by_resume(leave_standing=leave_standing, freeze=freeze)
+                standing.enter_context(pause)
                 self._pause.suspend()
                 self._require_paused()
             # In the pause QEMU must not take processors from LVM.
@@ -120,7 +123,9 @@ class BackgroundCapture:
                 self._stream.release()
         self._permission.close()
 
-    def _stand_still_ahead(self, standing: ExitStack, *, leave_standing: bool) -> None:
+    def _stand_still_ahead(
+        self, standing: ExitStack, *, leave_standing: bool, freeze: Freeze | None
+    ) -> None:
         """Let QEMU begin, then pause the domain, for as long as ``standing`` lasts.
 
         Does nothing when it is not known how much earlier QEMU may begin.  Raises ``_Overtaken``,
@@ -134,7 +139,7 @@ class BackgroundCapture:
             return
         with ExitStack() as stack, self._job.clock.part("ahead"):
             pause = self._pause.ended_by_resume(
-                leave_standing=leave_standing, when_failed=self._break_off
+                leave_standing=leave_standing, freeze=freeze, when_failed=self._break_off
             )
             stack.enter_context(pause)
             self._stream.begin()

@@ -7,6 +7,7 @@ are made, and the domain is resumed.  Here are also the captures without memory.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,11 +19,13 @@ from snapvm import imageroom
 from snapvm.clock import Deadline
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml, migrationstream
-from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.base import Freeze, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken, wait_for
 from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import Domain, DomainState, MemoryRecord
+
+log = logging.getLogger(__name__)
 
 # Flags of virDomainSnapshotCreateXML (libvirt/libvirt-domain-snapshot.h).
 _NO_METADATA = 4
@@ -86,10 +89,18 @@ class ExternalCapture:
             yield
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
-        """See ``Capture.window``."""
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
+        """See ``Capture.window``; libvirt does not say beforehand when it pauses the domain."""
         job = self._job
-        with job.pause.ended_by_resume(leave_standing=leave_standing):
+        if freeze is not None:
+            log.warning(
+                "the programs in %s cannot write for as long as its memory is written: this way to "
+                "capture freezes file systems for all of it",
+                job.domain.name,
+            )
+        with job.pause.ended_by_resume(leave_standing=leave_standing, freeze=freeze):
             self._write_memory()
             stopped_at = job.pause.stopped_at()
             if stopped_at is not None:
@@ -167,9 +178,11 @@ class DisksOnlyCapture:
         self._job = job
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
-        with self._job.pause.ended_by_resume(leave_standing=leave_standing):
+        with self._job.pause.ended_by_resume(leave_standing=leave_standing, freeze=freeze):
             self._job.pause.suspend()
             yield
 
@@ -193,7 +206,12 @@ class OffCapture:
         self._handle = handle
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:  # noqa: ARG002 - is off
+    def window(
+        self,
+        *,
+        leave_standing: bool = False,  # noqa: ARG002 - it is off
+        freeze: Freeze | None = None,  # noqa: ARG002 - it is off
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
         yield
         with spoken():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,6 +28,7 @@ except ImportError:  # Debian's python3-libvirt is not seen by a venv; open_link
 from snapvm.errors import Interrupted
 from snapvm.failures import DomainFailed, HypervisorFailed
 from snapvm.hypervisor import answers
+from snapvm.hypervisor.runevents import DEVICE_ADDED, RunEvents
 from snapvm.model import Domain
 from snapvm.refusals import HostLacks
 
@@ -36,7 +36,13 @@ T = TypeVar("T")
 TICK_SECONDS = 0.2
 OPEN_SECONDS = 60.0
 """How long a libvirtd may take to answer: one that is started looks at all of its domains first."""
-DEVICE_ADDED = "DEVICE_ADDED"
+ALIVE_SECONDS = 20
+"""A libvirtd of which nothing is heard for so long is asked whether it is there."""
+ALIVE_COUNT = 5
+"""A libvirtd that hangs (its event loop, not a job) has lost the connection after 120 s: that is
+``ALIVE_SECONDS`` times one more than this.  Much longer than a busy host keeps it waiting, for what
+it was asked for it would still do when it goes on.
+"""
 TRACES_OF_VIRTQEMUD = (
     Path("/run/libvirt/virtqemud-sock"),
     Path("/usr/lib/systemd/system/virtqemud.socket"),
@@ -123,52 +129,6 @@ def raise_last_error(what: str) -> NoReturn:
     raise libvirt.libvirtError(what)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEvent:
-    """An event of a domain, with QEMU's name and its time by ``time.monotonic()``."""
-
-    name: str
-    at: float
-
-
-class RunEvents:
-    """The events of one domain, in the order in which they arrived."""
-
-    def __init__(self) -> None:
-        self._events: list[RunEvent] = []
-        self._changed = threading.Condition()
-
-    def on_event(
-        self, _link: Any, _dom: Any, name: str, seconds: int, micros: int, _details: Any, _own: Any
-    ) -> None:
-        """Add an event that libvirt delivers; its time is QEMU's, not that of the delivery."""
-        age_seconds = time.time() - (seconds + micros / 1e6)
-        self._add(RunEvent(name=name, at=time.monotonic() - age_seconds))
-
-    def on_device_added(self, _link: Any, _dom: Any, _alias: str, _own: Any) -> None:
-        """Add libvirt's own event for a new device, for which QEMU has none."""
-        self._add(RunEvent(name=DEVICE_ADDED, at=time.monotonic()))
-
-    def _add(self, event: RunEvent) -> None:
-        with self._changed:
-            self._events.append(event)
-            self._changed.notify_all()
-
-    def seen(self) -> tuple[RunEvent, ...]:
-        """Return the events that have arrived so far."""
-        with self._changed:
-            return tuple(self._events)
-
-    def wait_for(self, name: str, since: int, limit_seconds: float) -> tuple[RunEvent, ...]:
-        """Wait for an event ``name`` behind the first ``since`` events; return all behind those."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: any(event.name == name for event in self._events[since:]),
-                timeout=limit_seconds,
-            )
-            return tuple(self._events[since:])
-
-
 def _require_local(connection: Any, uri: str) -> None:
     """Raise ``HostLacks`` for a libvirt on another host, whose volumes are not here."""
     host = urlsplit(connection.getURI()).hostname
@@ -192,12 +152,17 @@ def _unit() -> str:
 def _opened(uri: str) -> Any:
     """Connect; raise ``LibvirtFailed``, and ``TimeoutError`` for a libvirtd that hangs.
 
-    libvirt itself would wait for ever, and the main thread could not be interrupted.
+    libvirt itself would wait for ever, and the main thread could not be interrupted.  So it would
+    with calls on the open connection, unless it sends messages that keep it alive; our event loop
+    has to run for that (libvirt-host.c, virConnectSetKeepAlive).
     """
 
     def ask() -> Any:
         with spoken():
-            return libvirt.open(uri)
+            connection = libvirt.open(uri)
+        with suppress(LibvirtFailed), spoken():  # it is no daemon that could hang
+            connection.setKeepAlive(ALIVE_SECONDS, ALIVE_COUNT)
+        return connection
 
     return answers.within(OPEN_SECONDS, ask)
 

@@ -7,6 +7,10 @@ migration/migration.c, migration_completion_precopy).
 
 A guest that changes its memory faster than QEMU writes it is stopped after a while, once all of
 memory was written: the rest is finite then, and is written in the pause.
+
+Where the guest's file systems are to be frozen, that is done near the end of the first pass: one
+that changes little is stopped just after it, and no agent answers then.  QEMU only crawls until
+they are frozen, so that it cannot come to that end meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 
 from snapvm import imageroom
 from snapvm.hypervisor import migrationstream
-from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.base import Freeze, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.hypervisor.migrationstream import MigrationStream, NotPossible, State
@@ -33,6 +37,19 @@ SETTINGS = MigrationSettings(
 """``downtime-limit`` is how many milliseconds the rest of memory may take in the pause, beside the
 LVM snapshots."""
 _HELD = "pre-switchover"
+_UNTIL_FROZEN = {"downtime-limit": 1}
+"""QEMU goes on for as long as it finds changes.  With 0 it would not look for any at the end of its
+first pass (QEMU 7.2, migration/ram.c, ram_save_pending)."""
+_CRAWLING = {"max-bandwidth": 1000}
+"""QEMU writes some ten pages a second; less than ten bytes per second would mean no limit."""
+_CALM_SECONDS = 0.1
+"""QEMU, when it was just about to stop the guest, has done so by then."""
+_NEAR_END_BYTES = 512 << 20
+"""File systems are frozen when so much of the first pass is left: QEMU needs at least some 50 ms
+for it, and is asked every few."""
+_FROZEN_SECONDS = 5.0
+"""The guest is stopped when it has been frozen this long: its programs cannot write, and Windows
+goes on by itself after 10 s (VSS)."""
 _MOST_ROUNDS = 3
 """The guest is stopped when the stream is this many times as long as its memory."""
 _FIRST_PASS = 1
@@ -52,6 +69,8 @@ class PrecopyCapture:
         self._why = why
         self._stream = MigrationStream(job)
         self._stopped = ""
+        self._freeze: Freeze | None = None
+        self._frozen_at: float | None = None
         self._changes_since: float | None = None
         """When QEMU had written all of memory once, and began to write changes only."""
 
@@ -74,9 +93,12 @@ class PrecopyCapture:
             yield
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
         """See ``Capture.window``; before it most of memory is written."""
         job = self._job
+        self._freeze = freeze
         # A guest that QEMU holds cannot be resumed before the stream is let go.
         ending = job.pause.ended_by_resume(
             leave_standing=leave_standing, when_failed=self._stream.let_go
@@ -84,12 +106,14 @@ class PrecopyCapture:
         with ending:
             job.progress.phase(f"capturing memory of {job.domain.name}")
             with job.pause.owners_kept():
+                self._prepare_freezing()
                 self._stream.begin()
                 self._stream.wait_for(
                     lambda state: state.get("status") == _HELD,
                     limit_seconds=job.limit_seconds,
                     tick=self._tick,
                 )
+            self._require_frozen()
             stopped_at = job.pause.stopped_at()
             if stopped_at is not None and not self._stopped:
                 job.clock.add_part("suspend", stopped_at, time.monotonic())
@@ -105,10 +129,46 @@ class PrecopyCapture:
         if self._changes_since is None and ram.get("dirty-sync-count", 0) > _FIRST_PASS:
             self._changes_since = time.monotonic()
         why = self._why_stop()
+        if why or self._is_near_end(state):
+            self._hold_files_still()
         if why:
             remaining_mb = ram.get("remaining", 0) / 1e6
             self._stopped = f"; the guest was stopped {why}, with {remaining_mb:.0f} MB to go"
             self._job.pause.suspend()
+
+    def _prepare_freezing(self) -> None:
+        if self._freeze is None:
+            return
+        if self._job.domain.memory_bytes > _NEAR_END_BYTES:
+            self._stream.set(_UNTIL_FROZEN)
+        else:  # QEMU may be through with so little before it is asked
+            self._freeze()
+            self._frozen_at = time.monotonic()
+
+    @staticmethod
+    def _is_near_end(state: State) -> bool:
+        left_bytes = state.get("ram", {}).get("remaining", _NEAR_END_BYTES)
+        return bool(state.get("status") == "active" and left_bytes < _NEAR_END_BYTES)
+
+    def _hold_files_still(self) -> None:
+        """Have file systems frozen, where that is wanted, and QEMU not stop the guest meanwhile."""
+        if self._freeze is None or self._frozen_at is not None:
+            return
+        self._stream.set(_CRAWLING)
+        time.sleep(_CALM_SECONDS)
+        if self._stream.is_before_the_end():
+            self._job.pause.refuse_owners()
+            self._freeze()
+            self._frozen_at = time.monotonic()
+        self._stream.set(SETTINGS.parameters)
+
+    def _require_frozen(self) -> None:
+        """Raise ``CaptureFailed`` when QEMU has stopped the guest before it was frozen."""
+        if self._freeze is not None and self._frozen_at is None:
+            raise self._job.failed(
+                "QEMU had stopped it before its file systems were frozen: take again, "
+                "or with `--capture stop`"
+            )
 
     def _why_stop(self) -> str:
         """Say why the guest has to be stopped; return an empty text when it may run on.
@@ -121,6 +181,10 @@ class PrecopyCapture:
         free_bytes = imageroom.free_bytes(self._job.folder)
         if free_bytes < memory_bytes + _SPARE_BYTES:
             return f"since there was room for {free_bytes / 1e6:.0f} MB more"
+        if self._frozen_at is not None:
+            frozen_seconds = time.monotonic() - self._frozen_at
+            if frozen_seconds > _FROZEN_SECONDS:
+                return f"after {frozen_seconds:.0f} s of frozen file systems"
         since = self._changes_since
         if since is None:
             return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from snapvm.hypervisor.base import ImageWriter
+from snapvm.hypervisor.base import Freeze, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtprecopy import UNLIMITED, is_completed, ready
 from snapvm.hypervisor.migrationstream import MigrationStream
@@ -48,10 +48,12 @@ class StopCapture:
             yield
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
         ending = self._job.pause.ended_by_resume(
-            leave_standing=leave_standing, when_failed=self._stream.let_go
+            leave_standing=leave_standing, freeze=freeze, when_failed=self._stream.let_go
         )
         with ending:
             self._job.pause.suspend()

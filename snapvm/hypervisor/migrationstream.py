@@ -170,6 +170,10 @@ class MigrationStream:
             time.sleep(poll_seconds)
         return state
 
+    def set(self, parameters: Mapping[str, int]) -> None:
+        """Change parameters that were borrowed (``qemusettings``), also while QEMU writes."""
+        self._execute("migrate-set-parameters", parameters)
+
     def give_up(self) -> None:
         """From another thread: make ``wait_for`` end by a failure."""
         self._is_given_up.set()
@@ -177,6 +181,10 @@ class MigrationStream:
     def is_setting_up(self) -> bool:
         """Tell whether QEMU is still in the state before the one in which it stops the guest."""
         return bool(self._state().get("status") == "setup")
+
+    def is_before_the_end(self) -> bool:
+        """Tell whether QEMU writes memory of a guest that it has not stopped for the end of it."""
+        return bool(self._state().get("status") == "active")
 
     def run_state(self) -> str:
         """Return QEMU's run state of the guest, after QEMU has done its scheduled work."""

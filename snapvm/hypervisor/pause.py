@@ -13,15 +13,15 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import SnapvmError
 from snapvm.failures import PausedMeanwhile, WindowBroken
+from snapvm.hypervisor.base import Freeze
 from snapvm.hypervisor.libvirtlink import (
     LibvirtFailed,
-    RunEvent,
-    RunEvents,
     doing,
     is_busy,
     spoken,
 )
 from snapvm.hypervisor.qmp import Qmp
+from snapvm.hypervisor.runevents import RunEvent, RunEvents
 from snapvm.hypervisor.witness import Witness
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
@@ -80,15 +80,23 @@ class WatchedPause:
 
     @contextmanager
     def ended_by_resume(
-        self, *, leave_standing: bool, when_failed: Callable[[], None] = lambda: None
+        self,
+        *,
+        leave_standing: bool,
+        freeze: Freeze | None = None,
+        when_failed: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """Run the block, which stops the domain; then resume the domain, whatever happened.
 
-        With ``leave_standing`` it is resumed only when the block fails.  ``when_failed`` is called
+        With ``leave_standing`` it is resumed only when the block fails.  ``freeze`` is called
+        before the block, but not of a domain that stands still already.  ``when_failed`` is called
         before each attempt to resume after a failed block.  Raises ``WindowBroken`` in place of the
         block, and leaves the domain alone, when it ran at the preparation but does not run now.
         """
         self._require_running()
+        if freeze is not None:
+            freeze()
+            self._require_running()
         self._first = len(self._events.seen())
         runs_again = self._was_running
         has_failed = True

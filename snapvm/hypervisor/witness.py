@@ -12,7 +12,8 @@ from typing import Any
 
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents, is_busy, looked_up_again, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, is_busy, looked_up_again, spoken
+from snapvm.hypervisor.runevents import RunEvents
 from snapvm.model import Domain
 
 _XML_SECURE = 1

@@ -26,8 +26,9 @@ class NoAgent:
         """See ``GuestAgent.freeze``."""
         self.check(domain)
 
-    def thaw(self, domain: Domain) -> None:
+    def thaw(self, domain: Domain) -> bool:  # noqa: ARG002 - as the protocol has it
         """See ``GuestAgent.thaw``: nothing is ever frozen."""
+        return False
 
     def set_clock(self, domain: Domain) -> float:
         """See ``GuestAgent.set_clock``."""

@@ -12,7 +12,7 @@ from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
-from snapvm.hypervisor.base import GuestImage
+from snapvm.hypervisor.base import Freeze, GuestImage
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
 from snapvm.hypervisor.xendisks import Vbd, read_vbds, vbd_numbers
@@ -139,7 +139,12 @@ class XenCapture:
                 self._image.close()
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self,
+        *,
+        leave_standing: bool = False,
+        freeze: Freeze | None = None,  # noqa: ARG002 - no agent
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
         job = self._job
         with job.failing():
@@ -209,7 +214,12 @@ class XenPauseCapture:
         self._job = job
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self,
+        *,
+        leave_standing: bool = False,
+        freeze: Freeze | None = None,  # noqa: ARG002 - no agent
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
         with self._job.failing():
             rings = self._job.rings()

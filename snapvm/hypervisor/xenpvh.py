@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from snapvm import imageroom
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import xenconfig, xenothers
-from snapvm.hypervisor.base import StreamImage
+from snapvm.hypervisor.base import Freeze, StreamImage
 from snapvm.hypervisor.xencapture import XenJob
 from snapvm.hypervisor.xensaver import LiveSaver
 from snapvm.imageformats import XL_FILE, XL_SAVE
@@ -62,7 +62,12 @@ class XenPvhCapture:
         return free_bytes >= 2 * self._job.domain.memory_bytes + imageroom.SPARE_BYTES
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self,
+        *,
+        leave_standing: bool = False,
+        freeze: Freeze | None = None,  # noqa: ARG002 - no agent
+    ) -> Iterator[None]:
         """See ``Capture.window``."""
         job = self._job
         with job.failing():

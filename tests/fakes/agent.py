@@ -45,15 +45,16 @@ class FakeAgent:
             self._own.machines[domain.name].frozen = True
         self._own.before("frozen file systems")
 
-    def thaw(self, domain: Domain) -> None:
+    def thaw(self, domain: Domain) -> bool:
         """See ``GuestAgent.thaw``."""
         machine = self._own.machines[domain.name]
         with crashpoint.around("thaw file systems"):
             if not machine.domain.state.has_memory:
-                return
+                return True
             if not self._answers(domain):
                 raise StillFrozen(domain=domain.name, why="nobody answers")
-            machine.frozen = False
+            was_frozen, machine.frozen = machine.frozen, False
+            return was_frozen
 
     def set_clock(self, domain: Domain) -> float:
         """See ``GuestAgent.set_clock``."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, PausedMeanwhile
+from snapvm.hypervisor.base import Freeze
 from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE
 from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState, MemoryRecord
@@ -53,12 +54,16 @@ class FakeCapture:
         self._was_running = was_running
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
         name = self._machine.domain.name
         was_running = self._was_running
         if was_running and self._own.state_of(name) is DomainState.PAUSED:
             raise PausedMeanwhile(domain=name)
         stays = False
+        if freeze is not None:
+            freeze()
         try:
             self._own.before("window")
             if was_running:

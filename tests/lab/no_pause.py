@@ -18,7 +18,7 @@ from snapvm.cli.session import Session
 from snapvm.consistency import TakeRequest
 from snapvm.failures import WindowBroken
 from snapvm.host import Host
-from snapvm.hypervisor.base import Capture
+from snapvm.hypervisor.base import Capture, Freeze
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.hypervisor.libvirtlink import open_link
 from snapvm.model import CaptureMethod, Domain, Silent
@@ -38,10 +38,12 @@ class NoPause:
         return getattr(self._capture, name)
 
     @contextmanager
-    def window(self, *, leave_standing: bool = False) -> Iterator[None]:
+    def window(
+        self, *, leave_standing: bool = False, freeze: Freeze | None = None
+    ) -> Iterator[None]:
         """Let the domain run in the window, and hide that it was noticed."""
         try:
-            with self._capture.window(leave_standing=leave_standing):
+            with self._capture.window(leave_standing=leave_standing, freeze=freeze):
                 self._handle.resume()
                 time.sleep(RUNNING_SECONDS)
                 yield

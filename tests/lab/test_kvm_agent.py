@@ -72,6 +72,19 @@ def test_frozen_in_the_image_and_never_outside_and_the_clock_is_set(guest: Guest
     assert guest.wait_until(guest.look().n + 10).state == "ok"
 
 
+def test_frozen_near_the_end_of_precopy(kvm_lab: Lab) -> None:
+    """QEMU has more to write than is left when one is frozen, and crawls meanwhile."""
+    with Guest(kvm_lab, "late", "--disks", "2", "--memory", "768", "--agent") as late:
+        late.wait_until(late.look().n + 10)
+        record = late.take("--quiesce", "--capture", "precopy")
+        assert record["quiesced"] is True and record["capture"].startswith("precopy:")
+        assert who(late)["frozen"] == 0
+        assert late.wait_until(late.look().n + 10).state == "ok"
+        late.roll_back(record["id"])
+        assert who(late)["frozen"] == 0
+        assert late.wait_until(late.look().n + 10).state == "ok"
+
+
 @pytest.mark.parametrize(
     "point",
     ["before freeze file systems 1", "after freeze file systems 1", "after suspend 1"],

@@ -46,8 +46,14 @@ def test_a_domain_that_stays_paused_is_made_to_run_by_the_next_command(scene: Sc
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_one_that_was_held_by_its_stream_runs_once_that_has_ended(scene: Scene) -> None:
-    """The window could not make it run; it is told all the same, for it stood still for long."""
+@pytest.mark.parametrize("stop", [False, True])
+def test_one_that_was_held_by_its_stream_runs_once_that_has_ended(scene: Scene, stop: bool) -> None:
+    """The window could not make it run; it is told all the same, for it stood still for long.
+
+    Its programs could not write, as nobody had its file systems thawed.
+    """
+    if stop:
+        fail_deed(scene, "arm")
     resume, tried = scene.hypervisor.resume, []
 
     def held(domain: Domain) -> None:
@@ -58,8 +64,9 @@ def test_one_that_was_held_by_its_stream_runs_once_that_has_ended(scene: Scene) 
 
     vars(scene.hypervisor)["resume"] = held
     with pytest.raises(StuckPaused):
-        consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN, quiesce=True, stop=stop), Silent())
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert not scene.machine.frozen
 
 
 @pytest.mark.parametrize("stop", [False, True])

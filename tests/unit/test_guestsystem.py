@@ -146,6 +146,22 @@ def test_thawed_when_it_cannot_be_stopped(scene: Scene) -> None:
     assert not scene.machine.frozen and scene.ids() == ["a"]
 
 
+def test_one_that_cannot_be_stopped_nor_thawed_is_told(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ran on, its programs hung, and nothing was said of it."""
+
+    def before(deed: str) -> None:
+        if deed == "stop":
+            scene.machine.agent = False
+            raise CaptureFailed(domain=DOMAIN, why="a test")
+
+    scene.hypervisor.before = before
+    with pytest.raises(NotStopped):
+        take(scene, stop=True)
+    assert "virsh domfsthaw demo" in caplog.text
+
+
 def test_captured_stopped_and_gone_back_to(scene: Scene) -> None:
     record = take(scene, stop=True)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
@@ -160,6 +176,19 @@ def test_an_agent_that_does_not_freeze_fails_the_take(scene: Scene) -> None:
 
     scene.hypervisor.before = before
     with pytest.raises((NotFrozen, StillFrozen)):
+        take(scene)
+    assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_one_that_does_not_stay_frozen_is_no_snapshot(scene: Scene) -> None:
+    """Windows goes on after 10 s: its disks were recorded as usable alone."""
+
+    def before(deed: str) -> None:
+        if deed == "arm":
+            scene.machine.frozen = False
+
+    scene.hypervisor.before = before
+    with pytest.raises(NotFrozen, match="went on by themselves"):
         take(scene)
     assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 

@@ -138,6 +138,21 @@ def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> N
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
+def test_one_that_runs_on_after_a_killed_stop_is_thawed(scene: Scene) -> None:
+    """Its owner had let it run, and its programs hung."""
+    request = TakeRequest(domain=DOMAIN, name="x", stop=True, quiesce=True)
+
+    def command(scene: Scene) -> Record:
+        return consistency.take(scene.host, request, Silent())
+
+    assert mortal.kill_at(scene, command, "before stop 1")
+    scene.hypervisor.resume(scene.machine.domain)
+    assert scene.machine.frozen
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert not scene.machine.frozen
+
+
 @pytest.mark.parametrize("older", [{}, {"run": 1}, {"run": None}], ids=["none", "id", "null"])
 def test_a_run_that_a_journal_does_not_tell_of_is_not_stopped(
     scene: Scene, older: dict[str, int | None]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
+from snapvm import clock
+from snapvm.attention import StuckPaused
 from snapvm.cli import guard as cli_guard
 from snapvm.failures import CommandFailed
 from snapvm.guard import Post
-from snapvm.model import DomainState
+from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import revive, take
@@ -44,6 +48,77 @@ def test_what_fails_at_first_is_tried_again(
     cli_guard.stand(scene.host.settings, post)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+@dataclass
+class Away:
+    """A hypervisor that does not answer for a while, and the clock by which the guard waits."""
+
+    scene: Scene
+    seconds: float
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._find, self._resume = self.scene.hypervisor.find, self.scene.hypervisor.resume
+
+    def find(self, name: str) -> Domain:
+        if self.now < self.seconds:
+            raise DomainRefused(domain=name, why="Failed to connect socket")
+        return self._find(name)
+
+    def resume(self, domain: Domain) -> None:
+        if self.now < self.seconds:
+            self.sleep(30)
+            raise StuckPaused(domain=domain.name, why="client socket is closed")
+        self._resume(domain)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def away(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Callable[[float, str], Away]:
+    def gone(seconds: float, deed: str) -> Away:
+        away = Away(scene, seconds)
+        monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: scene.host)
+        monkeypatch.setattr(scene.hypervisor, deed, getattr(away, deed))
+        monkeypatch.setattr(cli_guard, "time", away)
+        monkeypatch.setattr(clock, "time", away)
+        return away
+
+    return gone
+
+
+@pytest.mark.parametrize("deed", ["find", "resume"])
+def test_a_libvirtd_that_takes_long_to_restart_leaves_no_domain_paused(
+    scene: Scene, post: Post, away: Callable[[float, str], Away], deed: str
+) -> None:
+    """The guard gave up after 5 s, and the next command was perhaps that of tomorrow."""
+    assert mortal.kill_at(scene, take, "after suspend 1")
+    away(20, deed)
+    cli_guard.stand(scene.host.settings, post)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.host.catalog.leftovers(UUID) == ()
+
+
+@pytest.mark.parametrize("deed", ["find", "resume"])
+def test_one_that_never_answers_is_given_up(
+    scene: Scene,
+    post: Post,
+    away: Callable[[float, str], Away],
+    deed: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("syslog.syslog", lambda _priority, line: told.append(line))
+    assert mortal.kill_at(scene, take, "after suspend 1")
+    waited = away(1e9, deed)
+    cli_guard.stand(scene.host.settings, post)
+    assert 300 <= waited.now < 400
+    assert len(told) == 1 and "snapvm died, and" in told[0]
 
 
 def test_what_fails_for_good_is_told_once(

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Self
 
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, RunEvents
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.runevents import RunEvents
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 
 RUNNING, PAUSED, SHUT_OFF, CRASHED, ASLEEP = 1, 3, 5, 6, 7

@@ -181,6 +181,19 @@ def test_it_begins_ahead_of_the_pause_once_it_is_known(qemu: EagerQemu, job: Cap
     assert "ahead" in [part.name for part in job.clock.timing().parts]
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_it_begins_when_file_systems_are_frozen(
+    qemu: EagerQemu, job: CaptureJob, is_known: bool
+) -> None:
+    experience(job, *[0.06, 0.05][: 2 * is_known])
+    capture = BackgroundCapture(job, "")
+    with capture.prepared(libvirtimage.Writer()):
+        with capture.window(freeze=lambda: qemu.said.append("freeze")):
+            capture.arm()
+        capture.drain()
+    assert qemu.said[0] == "freeze" and qemu.said.count("freeze") == 1
+
+
 def test_one_that_its_owner_paused_is_not_waited_for(qemu: EagerQemu, job: CaptureJob) -> None:
     experience(job, 0.06, 0.05)
     qemu.state_now = PAUSED

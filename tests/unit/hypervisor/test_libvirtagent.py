@@ -122,11 +122,23 @@ def test_frozen_or_it_fails(guest: Guest, agent: LibvirtAgent, answer: object) -
 
 def test_an_agent_that_is_still_freezing_is_asked_again(guest: Guest, agent: LibvirtAgent) -> None:
     guest.answers["guest-fsfreeze-thaw"] = [libvirtError("busy", UNRESPONSIVE), 2]
-    agent.thaw(DOMAIN)
+    assert agent.thaw(DOMAIN)
     assert len(guest.asked) == 2
     guest.answers["guest-fsfreeze-thaw"] = libvirtError("busy", UNRESPONSIVE)
     with pytest.raises(StillFrozen, match="busy"):
         agent.thaw(DOMAIN)
+
+
+@pytest.mark.parametrize(
+    ("answers", "was_frozen"),
+    [([2], True), ([0], False), ([libvirtError("late", UNRESPONSIVE), 0], True)],
+    ids=["frozen", "not any more", "thawed by a call of which nothing was heard"],
+)
+def test_an_agent_tells_whether_it_was_frozen_until_then(
+    guest: Guest, agent: LibvirtAgent, answers: list[object], was_frozen: bool
+) -> None:
+    guest.answers["guest-fsfreeze-thaw"] = answers
+    assert agent.thaw(DOMAIN) is was_frozen
 
 
 def test_one_that_is_off_is_not_frozen(guest: Guest, agent: LibvirtAgent) -> None:

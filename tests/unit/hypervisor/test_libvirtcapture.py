@@ -13,6 +13,7 @@ import pytest
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor.base import Freeze
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtcapture import ExternalCapture
 from snapvm.model import Silent
@@ -50,7 +51,9 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-def capture(folder: Path, writer: Writer, limit_seconds: float = 3600) -> None:
+def capture(
+    folder: Path, writer: Writer, limit_seconds: float = 3600, freeze: Freeze | None = None
+) -> None:
     pause: Any = SimpleNamespace(
         ended_by_resume=lambda **_: nullcontext(),
         owners_kept=nullcontext,
@@ -72,7 +75,7 @@ def capture(folder: Path, writer: Writer, limit_seconds: float = 3600) -> None:
         window_limit_seconds=30,
         precopy_limit_seconds=60,
     )
-    with ExternalCapture(job, "").window():
+    with ExternalCapture(job, "").window(freeze=freeze):
         pytest.fail("there is no window")
 
 
@@ -99,3 +102,13 @@ def test_it_is_not_written_over_and_over(tmp_path: Path) -> None:
 def test_it_does_not_take_longer_than_it_may(tmp_path: Path) -> None:
     with pytest.raises(CaptureFailed, match=r"given up after 0\.05 s"):
         capture(tmp_path, Writer(), limit_seconds=0.05)
+
+
+@pytest.mark.usefixtures("free")
+def test_that_a_guest_is_frozen_for_all_of_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its programs hung for minutes, which nobody had chosen: other ways were not possible."""
+    with pytest.raises(CaptureFailed):
+        capture(tmp_path, Writer(), limit_seconds=0.05, freeze=lambda: None)
+    assert "cannot write for as long as its memory is written" in caplog.text

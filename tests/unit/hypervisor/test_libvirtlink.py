@@ -15,6 +15,7 @@ import pytest
 from snapvm.errors import Interrupted
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
+from snapvm.hypervisor.runevents import DEVICE_ADDED
 from snapvm.interrupt import watched
 from snapvm.refusals import HostLacks
 from tests.unit.hypervisor.fakelibvirt import libvirtError
@@ -27,6 +28,15 @@ class Connection:
     number: int
     is_alive: bool = True
     uri: str = "qemu:///system"
+    kept_alive_seconds: int | None = None
+    hangs: bool = False
+    """Whoever asks waits until the connection is lost, should it ever be."""
+
+    def setKeepAlive(self, interval: int, count: int) -> int:  # noqa: N802 - libvirt's own name
+        if self.uri.startswith("test:"):
+            raise libvirtError("not supported by the connection driver", 3)
+        self.kept_alive_seconds = interval * (count + 1)
+        return 0
 
     def getURI(self) -> str:  # noqa: N802 - libvirt's own name
         return self.uri
@@ -38,6 +48,10 @@ class Connection:
         assert uuid == UUID
         if not self.is_alive:
             raise libvirtError("client socket is closed", 38)
+        if self.hangs:
+            assert self.kept_alive_seconds is not None, "it is waited for, for ever"
+            self.is_alive = False
+            raise libvirtError("connection closed due to keepalive timeout", 1)
         return SimpleNamespace(made_by=self.number, connect=lambda: self)
 
     def domainEventRegisterAny(self, *_: object) -> int:  # noqa: N802 - libvirt's own name
@@ -124,7 +138,7 @@ def test_events_that_cannot_be_given_back_hide_nothing(daemon: Daemon) -> None:
     handle = link.domain(UUID)
     with (
         pytest.raises(ZeroDivisionError),
-        link.run_events(handle, [libvirtlink.DEVICE_ADDED]),
+        link.run_events(handle, [DEVICE_ADDED]),
     ):
         daemon.end()
         raise ZeroDivisionError
@@ -158,7 +172,12 @@ def test_one_that_hangs_is_not_waited_for_for_ever(
     daemon.end()
     is_over = threading.Event()
     monkeypatch.setattr(libvirtlink, "OPEN_SECONDS", 0.1)
-    monkeypatch.setattr("snapvm.hypervisor.libvirtlink.libvirt.open", lambda _uri: is_over.wait())
+
+    def hang(_uri: str) -> Connection:
+        is_over.wait(20)
+        return Connection(9)
+
+    monkeypatch.setattr("snapvm.hypervisor.libvirtlink.libvirt.open", hang)
     with pytest.raises(HostLacks, match=r"silent for 0\.1 s"):
         Link("qemu:///system")
     with pytest.raises(LibvirtFailed, match=r"silent for 0\.1 s"):
@@ -166,13 +185,29 @@ def test_one_that_hangs_is_not_waited_for_for_ever(
     is_over.set()
 
 
+def test_one_that_hangs_later_is_not_waited_for_for_ever_either(daemon: Daemon) -> None:
+    """A domain stood still meanwhile, and Ctrl-C was not heard."""
+    link = Link("qemu:///system")
+    daemon.opened[0].hangs = True
+    with pytest.raises(LibvirtFailed, match="keepalive timeout"):
+        link.domain(UUID)
+    assert link.is_lost
+    assert link.domain(UUID).made_by == 1, "it is restarted, and asked again"
+
+
+def test_one_that_is_no_daemon_is_not_kept_alive(daemon: Daemon) -> None:
+    daemon.uri = "test:///default"
+    assert Link(daemon.uri).domain(UUID).made_by == 0
+
+
 def test_while_it_hangs_ctrl_c_is_heard(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.end()
     is_over = threading.Event()
 
-    def hang(_uri: str) -> None:
+    def hang(_uri: str) -> Connection:
         os.kill(os.getpid(), signal.SIGINT)
         is_over.wait(20)
+        return Connection(9)
 
     monkeypatch.setattr("snapvm.hypervisor.libvirtlink.libvirt.open", hang)
     with pytest.raises(Interrupted), watched():

@@ -1,10 +1,10 @@
-"""When precopy stops a guest: not in its first pass, and it is said rightly why."""
+"""When precopy freezes and stops a guest: late, and it is said rightly why it was stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import PausedMeanwhile
+from snapvm.failures import CaptureFailed, NotFrozen, PausedMeanwhile
 from snapvm.hypervisor import libvirtprecopy
 from snapvm.hypervisor.capturejob import CaptureJob
-from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
+from snapvm.hypervisor.libvirtprecopy import SETTINGS, PrecopyCapture
 from snapvm.hypervisor.migrationstream import State
 from snapvm.model import Silent
 from tests.unit.hypervisor.fakedomain import DOMAIN
 
 MEMORY = DOMAIN.memory_bytes
 MB = 10**6
+BIG = 40_000 * MB
 PREFLIGHT = MEMORY // 20 + (64 << 20)
 """What there is at least beyond the size of memory, or no capture is begun."""
 
@@ -37,6 +38,10 @@ class Moment:
     written: int = 0
     is_paused: bool = False
     """By its owner."""
+    is_setting_up: bool = False
+    """QEMU has not begun to write."""
+    is_over: bool = False
+    """QEMU has stopped the guest, for the end of the stream."""
 
 
 @dataclass
@@ -46,6 +51,12 @@ class World:
     moments: list[Moment]
     now: Moment = field(init=False)
     stopped_at: list[float] = field(default_factory=list)
+    frozen_at: list[float] = field(default_factory=list)
+    freezing_fails: bool = False
+    is_begun: bool = False
+    when_asked: Callable[[], None] = lambda: None
+    parameters: dict[str, int] = field(default_factory=dict)
+    """What QEMU is set to."""
     how: str = ""
 
     def __post_init__(self) -> None:
@@ -60,6 +71,13 @@ class World:
     def suspend(self) -> None:
         self.stopped_at.append(self.now.at)
 
+    def freeze(self) -> None:
+        rate = self.parameters.get("max-bandwidth", 1 << 40)
+        assert rate <= 1000 or not self.is_begun, "QEMU could stop the guest meanwhile"
+        if self.freezing_fails:
+            raise NotFrozen(domain="demo", why="nobody answers")
+        self.frozen_at.append(self.now.at)
+
     def refuse_owners(self) -> None:
         if self.now.is_paused:
             raise PausedMeanwhile(domain="demo")
@@ -70,7 +88,16 @@ class World:
     def written_bytes(self) -> int:
         return self.now.written
 
-    def begin(self) -> None: ...
+    def set(self, parameters: dict[str, int]) -> None:
+        self.parameters |= parameters
+
+    def is_before_the_end(self) -> bool:
+        self.when_asked()
+        return not (self.now.is_over or self.now.is_setting_up)
+
+    def begin(self) -> None:
+        self.is_begun = True
+
     def let_go(self) -> None: ...
     def tell(self, _state: State) -> None: ...
 
@@ -80,6 +107,8 @@ class World:
         tick({"status": "setup"})
         for moment in self.moments:
             self.now = moment
+            if moment.is_over:
+                return
             ram = {"dirty-sync-count": self.now.syncs, "remaining": self.now.remaining}
             tick({"status": "active", "ram": ram})
 
@@ -91,8 +120,13 @@ Play = Callable[..., tuple[list[float], str]]
 def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
     """Capture while all this comes to pass; return when the guest was stopped, and the record."""
 
-    def played(*moments: Moment) -> tuple[list[float], str]:
-        world: Any = World(list(moments))
+    def played(
+        *moments: Moment,
+        world: World | None = None,
+        freezes: bool = False,
+        memory_bytes: int = 0,
+    ) -> tuple[list[float], str]:
+        world = World(list(moments)) if world is None else world
         pause: Any = SimpleNamespace(
             ended_by_resume=world.ended_by_resume,
             suspend=world.suspend,
@@ -102,12 +136,13 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
         )
         nothing: Any = None
         monkeypatch.setattr(libvirtprecopy, "MigrationStream", lambda _job: world)
-        monkeypatch.setattr(libvirtprecopy, "time", SimpleNamespace(monotonic=lambda: world.now.at))
+        clock = SimpleNamespace(monotonic=lambda: world.now.at, sleep=lambda _seconds: None)
+        monkeypatch.setattr(libvirtprecopy, "time", clock)
         monkeypatch.setattr(
             "os.statvfs", lambda _path: SimpleNamespace(f_bavail=world.now.free, f_frsize=1)
         )
         job = CaptureJob(
-            domain=DOMAIN,
+            domain=replace(DOMAIN, memory_bytes=memory_bytes or (BIG if freezes else MEMORY)),
             handle=nothing,
             lender=nothing,
             run_dir=tmp_path,
@@ -120,13 +155,13 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             precopy_limit_seconds=60,
         )
         capture = PrecopyCapture(job, "")
-        with capture.window():
+        with capture.window(freeze=world.freeze if freezes else None):
             return world.stopped_at, capture.method.removeprefix(PrecopyCapture.way)
 
     return played
 
 
-def moment(at: float, syncs: int, remaining: int, *, room: int = 10 * MEMORY) -> Moment:
+def moment(at: float, syncs: int, remaining: int, *, room: int = 10 * BIG) -> Moment:
     return Moment(at, syncs, remaining, room)
 
 
@@ -183,3 +218,76 @@ def test_one_that_its_owner_pauses_is_not_written_to_the_end(play: Play) -> None
     paused = Moment(2.0, 1, MEMORY // 2, 10 * MEMORY, is_paused=True)
     with pytest.raises(PausedMeanwhile):
         play(moment(1.0, 1, MEMORY), paused, moment(3.0, 2, 0))
+
+
+def test_file_systems_are_frozen_for_the_end_and_not_for_all_of_the_memory(play: Play) -> None:
+    """A guest of 300 s of first pass could not write for all of them."""
+    first_pass = [moment(float(at), 1, BIG - BIG * at // 300) for at in range(296)]
+    world = World([*first_pass, moment(299.5, 1, 100 * MB), moment(300.0, 2, 50 * MB)])
+    assert play(world=world, freezes=True) == ([], "")
+    assert world.frozen_at == [299.5]
+    assert world.parameters == SETTINGS.parameters, "QEMU goes on as fast as before"
+
+
+def test_until_it_is_frozen_qemu_does_not_stop_the_guest_by_itself(play: Play) -> None:
+    """But looks once more for what the guest has changed, which a limit of none would not do."""
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, BIG // 2)])
+    with pytest.raises(CaptureFailed):
+        play(world=world, freezes=True)
+    assert world.parameters == {"downtime-limit": 1}
+
+
+def test_a_frozen_guest_that_goes_on_changing_memory_is_stopped_soon(play: Play) -> None:
+    world = World([moment(0.0, 1, MB), *(moment(float(at), 2, 900 * MB) for at in range(1, 10))])
+    assert play(world=world, freezes=True) == (
+        [6.0],
+        "; the guest was stopped after 6 s of frozen file systems, with 900 MB to go",
+    )
+
+
+def test_one_that_has_to_be_stopped_is_frozen_before(play: Play) -> None:
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, BIG // 2, room=MEMORY)])
+    stopped, _ = play(world=world, freezes=True)
+    assert stopped == world.frozen_at == [1.0]
+
+
+def test_one_that_qemu_has_stopped_before_is_not_asked_to_freeze(play: Play) -> None:
+    """No agent answers then: it would stand still for as long as one may take."""
+    world = World([moment(0.0, 1, BIG), Moment(1.0, 1, 0, BIG, is_over=True)])
+    with pytest.raises(CaptureFailed, match="before its file systems were frozen: take again"):
+        play(world=world, freezes=True)
+    assert world.frozen_at == []
+
+
+def test_one_that_does_not_freeze_is_not_stopped(play: Play) -> None:
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, MB)], freezing_fails=True)
+    with pytest.raises(NotFrozen):
+        play(world=world, freezes=True)
+    assert world.stopped_at == []
+
+
+def test_one_that_is_small_is_frozen_before_all_of_it(play: Play) -> None:
+    """QEMU may be through with it before anybody has asked how far it is."""
+    world = World([moment(7.0, 2, MB)])
+    play(world=world, freezes=True, memory_bytes=128 << 20)
+    assert world.frozen_at == [7.0] and world.parameters == {}
+
+
+def test_a_guest_that_is_stopped_at_once_does_not_wait_for_a_qemu_that_crawls(play: Play) -> None:
+    """It would stand still for the hour that a capture may take."""
+    world = World([Moment(0.0, 1, BIG, MEMORY, is_setting_up=True)])
+    with pytest.raises(CaptureFailed):
+        play(world=world, freezes=True)
+    assert world.parameters == SETTINGS.parameters
+
+
+def test_one_that_its_owner_pauses_in_that_moment_is_not_asked_to_freeze(play: Play) -> None:
+    world = World([moment(0.0, 1, BIG), moment(1.0, 1, MB)])
+
+    def pause() -> None:
+        world.now = replace(world.now, is_paused=world.now.at == 1.0)
+
+    world.when_asked = pause
+    with pytest.raises(PausedMeanwhile):
+        play(world=world, freezes=True)
+    assert world.frozen_at == []

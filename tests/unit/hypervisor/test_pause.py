@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -102,9 +103,19 @@ def test_one_that_does_not_run_any_more_is_left_so(state: int | None) -> None:
     domain.suspend()
     domain.state_now = state
     kind = PausedMeanwhile if state == PAUSED else WindowBroken
-    with pytest.raises(kind), pause.ended_by_resume(leave_standing=False):
+    freeze = partial(pytest.fail, "no agent answers then")
+    with pytest.raises(kind), pause.ended_by_resume(leave_standing=False, freeze=freeze):
         pytest.fail("the block ran")
     assert domain.state_now == state
+
+
+def test_nor_is_one_let_run_that_is_paused_while_it_is_frozen() -> None:
+    domain = FakeDomain()
+    pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    window = pause.ended_by_resume(leave_standing=False, freeze=domain.suspend)
+    with pytest.raises(PausedMeanwhile), window:
+        pytest.fail("the block ran")
+    assert domain.state_now == PAUSED
 
 
 def test_one_that_was_paused_and_runs_again_before_its_window_is_captured() -> None:

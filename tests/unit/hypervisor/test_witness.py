@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from snapvm.failures import WindowBroken
-from snapvm.hypervisor.libvirtlink import RunEvents
+from snapvm.hypervisor.runevents import RunEvents
 from snapvm.hypervisor.witness import WATCHED, Witness, devices, processors
 from tests.unit.hypervisor.fakedomain import DEFINITION, DOMAIN, FakeHandle, happened
 
