@@ -42,6 +42,25 @@ def commit(catalog: Catalog, record: Record) -> None:
     catalog.commit(draft, record)
 
 
+def test_files_are_kept_where_each_has_one_name(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CIFS or exFAT a rollback of UEFI variables never ended, nor did any command after it."""
+
+    def no_links(path: Path, _new: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, "link", no_links)
+    record = make_record("a")
+    aside = catalog.aside(UUID, record.id)
+    aside.mkdir(parents=True)
+    (aside / "nvram.vars").write_bytes(b"x")
+    catalog.put(record, aside)
+    kept = catalog.folder(UUID, record.id) / "nvram.vars"
+    assert kept.read_bytes() == b"x" and stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert catalog.ids(UUID) == ["a"] and not aside.exists()
+
+
 def test_nothing_is_visible_before_the_commit(catalog: Catalog) -> None:
     record = make_record("a")
     draft = begun(catalog, record.id, {})

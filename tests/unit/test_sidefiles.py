@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -80,25 +79,6 @@ def test_they_come_back_and_what_was_current_is_kept(scene: Scene, with_memory: 
     assert held(scene) == ["8", "8"] and (tpm(scene) / "volatile").exists()
     left = {path.name for path in (scene.host.settings.state_dir / "domains" / UUID).iterdir()}
     assert not any("aside" in name for name in left)
-
-
-def test_they_are_kept_where_files_have_one_name_each(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On CIFS or exFAT the rollback never ended, nor any command after it."""
-    record = take(scene)
-    scene.count(3)
-    before = held(scene)
-
-    def no_links(path: Path, _new: Path) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(path))
-
-    monkeypatch.setattr(os, "link", no_links)
-    undo = roll_back(scene, record).undo
-    assert len(undo.side_files) == 2 and scene.host.catalog.leftovers(UUID) == ()
-    assert checking.look(scene.host, DOMAIN, Silent(), deep=True) == ()
-    roll_back(scene, undo)
-    assert held(scene) == before
 
 
 def test_the_record_tells_of_them(scene: Scene) -> None:
