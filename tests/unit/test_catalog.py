@@ -5,20 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
 
 from snapvm import durable
 from snapvm.catalog import Catalog, Draft
-from snapvm.errors import Locked, UnknownSnapshot
+from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.records import UUID, make_record, put_record
-from tests.fakes.storage import no_room
 
 OTHER = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70")
 
@@ -212,19 +210,6 @@ def test_a_uuid_from_outside_cannot_leave_the_folder(catalog: Catalog) -> None:
         catalog.ids(DomainUuid("../../etc"))
 
 
-def test_the_lock_is_held_where_nothing_can_be_written(catalog: Catalog) -> None:
-    """`snapvm repair` has to get a domain running on a host whose /run is full, too."""
-    with catalog.locked(UUID, "demo"), catalog.locked(OTHER, "other"):
-        pass
-    with (
-        no_room(),
-        catalog.locked(UUID, "demo"),
-        pytest.raises(Locked),
-        catalog.locked(UUID, "demo"),
-    ):
-        pytest.fail("locked twice")
-
-
 def test_a_record_that_hides_in_vain_stays(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,68 +233,6 @@ def test_what_is_left_of_the_intent_does_not_hinder_a_commit(
         patch.setattr(Path, "unlink", fail)
         commit(catalog, make_record("a"))
     assert catalog.ids(UUID) == ["a"] and catalog.leftovers(UUID) == ()
-
-
-def test_one_at_a_time(catalog: Catalog) -> None:
-    with catalog.locked(UUID, "demo"):
-        with pytest.raises(Locked, match=f"process {os.getpid()}"), catalog.locked(UUID, "demo"):
-            pytest.fail("locked twice")
-        with catalog.locked(OTHER, "other"):
-            pass
-    with catalog.locked(UUID, "demo"):
-        pass
-
-
-def test_one_waits_for_another_to_end(tmp_path: Path) -> None:
-    patient = Catalog(tmp_path / "state", tmp_path / "run", wait_seconds=30)
-    child = os.fork()
-    if child == 0:
-        try:
-            patient.locked(UUID, "demo").__enter__()
-            (tmp_path / "held").touch()
-            time.sleep(0.3)
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "held").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with patient.locked(UUID, "demo"):
-        assert os.waitpid(child, 0)[0] == child
-
-
-def test_its_patience_ends(tmp_path: Path) -> None:
-    patient = Catalog(tmp_path / "state", tmp_path / "run", wait_seconds=0.2)
-    with (
-        patient.locked(UUID, "demo"),
-        pytest.raises(Locked) as busy,
-        patient.locked(UUID, "demo"),
-    ):
-        pytest.fail("locked twice")
-    assert busy.value.hint() == "it did not end while it was waited for: try again when it has"
-
-
-def test_who_has_not_waited_is_told_that_one_can(catalog: Catalog) -> None:
-    """Who had waited for ten minutes was told so too."""
-    with (
-        catalog.locked(UUID, "demo"),
-        pytest.raises(Locked) as busy,
-        catalog.locked(UUID, "demo"),
-    ):
-        pytest.fail("locked twice")
-    assert busy.value.hint() == "wait for it to end, or give --wait SECONDS"
-
-
-def test_the_lock_goes_with_the_process(catalog: Catalog) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            catalog.locked(UUID, "demo").__enter__()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    with catalog.locked(UUID, "demo"):
-        pass
 
 
 def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
