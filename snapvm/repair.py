@@ -94,6 +94,8 @@ def _not_started_by_mistake(
     """
     try:
         yield
+    except OldJournal:  # that rollback had an end, and the domain is off for another reason
+        raise
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
