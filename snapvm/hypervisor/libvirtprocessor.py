@@ -7,17 +7,14 @@ features away, and another host may never have had them.
 
 from __future__ import annotations
 
-import logging
 import xml.etree.ElementTree as ET
 from functools import partial
 from typing import Any
 
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, processor
 from snapvm.hypervisor.libvirtlink import denial
 from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
-
-log = logging.getLogger(__name__)
 
 _INCOMPATIBLE = 91
 """VIR_ERR_CPU_INCOMPATIBLE (libvirt/virterror.h)."""
@@ -46,19 +43,10 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
         _SAY_WHY,
     )
     lacking = denial(partial(connection.compareHypervisorCPU, *wanted), _INCOMPATIBLE)
-    if not lacking:
-        return
-    why = f"its memory would not start on the processor of this host: {lacking}"
-    if domain.state is DomainState.SHUTOFF:
-        log.warning("%s: %s", domain.name, why)
-        return
-    raise DomainRefused(
-        domain=domain.name,
-        why=why,
-        remedy="go back on the host where it was taken; if that is this one, to the microcode, "
-        "BIOS, kernel and QEMU there were (`lscpu` shows what the processor has now), or to a "
-        "snapshot taken since, or one without memory; to try all the same, shut the domain off",
-    ) from lacking
+    if lacking:
+        why = f"its memory would not start on the processor of this host: {lacking}"
+        shown = "`lscpu` shows what the processor has now"
+        processor.refuse(domain, why, software="kernel and QEMU", how_to_look=shown)
 
 
 def _of_cookie(cookie: str) -> str:

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
-from snapvm.hypervisor import xenconfig, xenpolicy
+from snapvm.hypervisor import processor, xenconfig, xenpolicy
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.model import Domain, DomainState
-from snapvm.refusals import DomainRefused
+from snapvm.model import Domain
 
 log = logging.getLogger(__name__)
 
@@ -85,20 +84,12 @@ def require(control: XenControl, domain: Domain, stored: str, wanted: bytes) -> 
         log.debug("Xen does not tell what its guests can have: %s", failure)
         return
     lacking = ", ".join(_lacking(_registers(wanted), _registers(here)))
-    if not lacking:
-        return
-    why = f"its memory would not go on for long on the processor of this host, without {lacking}"
-    if domain.state is DomainState.SHUTOFF:
-        log.warning("%s: %s", domain.name, why)
-        return
-    raise DomainRefused(
-        domain=domain.name,
-        why=why,
-        remedy="go back on the host where it was taken; if that is this one, to the microcode, "
-        "BIOS, Xen and its command line there were (`xen-cpuid -p` shows what guests can have "
-        "now), or to a snapshot taken since, or one without memory; to try all the same, shut the "
-        "domain off",
-    )
+    if lacking:
+        why = (
+            f"its memory would not go on for long on the processor of this host, without {lacking}"
+        )
+        shown = "`xen-cpuid -p` shows what guests can have now"
+        processor.refuse(domain, why, software="Xen and its command line", how_to_look=shown)
 
 
 def _registers(leaves: bytes) -> Registers:

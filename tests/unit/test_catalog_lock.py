@@ -63,26 +63,25 @@ def test_one_waits_for_another_to_end(tmp_path: Path) -> None:
         assert os.waitpid(child, 0)[0] == child
 
 
-def test_its_patience_ends(tmp_path: Path) -> None:
-    patient = Catalog(tmp_path / "state", tmp_path / "run", wait_seconds=0.2)
-    with (
-        patient.locked(UUID, "demo"),
-        pytest.raises(Locked) as busy,
-        patient.locked(UUID, "demo"),
-    ):
-        pytest.fail("locked twice")
-    assert busy.value.hint() == "it did not end while it was waited for: try again when it has"
-
-
-def test_who_has_not_waited_is_told_that_one_can(catalog: Catalog) -> None:
+@pytest.mark.parametrize(
+    ("wait_seconds", "hint"),
+    [
+        (0.0, "wait for it to end, or give --wait SECONDS"),
+        (0.2, "it did not end while it was waited for: try again when it has"),
+    ],
+)
+def test_patience_ends_and_who_has_none_is_told_of_it(
+    tmp_path: Path, wait_seconds: float, hint: str
+) -> None:
     """Who had waited for ten minutes was told so too."""
+    catalog = Catalog(tmp_path / "state", tmp_path / "run", wait_seconds=wait_seconds)
     with (
         catalog.locked(UUID, "demo"),
         pytest.raises(Locked) as busy,
         catalog.locked(UUID, "demo"),
     ):
         pytest.fail("locked twice")
-    assert busy.value.hint() == "wait for it to end, or give --wait SECONDS"
+    assert busy.value.hint() == hint
 
 
 def test_the_lock_goes_with_the_process(catalog: Catalog) -> None:

@@ -1,0 +1,28 @@
+"""What follows when a memory image wants a processor that this host has not."""
+
+from __future__ import annotations
+
+import logging
+
+from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
+
+log = logging.getLogger(__name__)
+
+
+def refuse(domain: Domain, why: str, *, software: str, how_to_look: str) -> None:
+    """Raise ``DomainRefused``; for a domain that is off there is only a warning.
+
+    It has no memory to lose.  ``software`` names what, like the microcode, may have taken features
+    away, and ``how_to_look`` says what shows those there are.
+    """
+    if domain.state is DomainState.SHUTOFF:
+        log.warning("%s: %s", domain.name, why)
+        return
+    raise DomainRefused(
+        domain=domain.name,
+        why=why,
+        remedy="go back on the host where it was taken; if that is this one, to the microcode, "
+        f"BIOS, {software} there were ({how_to_look}), or to a snapshot taken since, or one "
+        "without memory; to try all the same, shut the domain off",
+    )
