@@ -6,6 +6,8 @@ cannot be put back.  Failures that somebody has to do something about are in ``a
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some
+
+_NO_ROOM = "make room there, then try again: df -h {folder}; df -i {folder}"
+_STORAGE_HINTS = {
+    os.strerror(errno.ENOSPC): _NO_ROOM,
+    os.strerror(errno.EDQUOT): _NO_ROOM,
+    os.strerror(errno.EROFS): "mount it writable, then try again: findmnt --target {folder}",
+    os.strerror(errno.EIO): "the kernel says more: dmesg; findmnt --target {folder}",
+}
+"""What to do about storage, by what the kernel says of it."""
 
 
 @dataclass(eq=False)
@@ -187,6 +198,15 @@ class StorageFailed(SnapvmError):
 
     def message(self) -> str:
         return f"{quoted(self.path)}: {self.why}"
+
+    def hint(self) -> str:
+        path = Path(self.path)
+        if not path.is_absolute():
+            return ""
+        folder = path.parent
+        if folder.name.startswith("."):  # of what was being made, and is gone by now
+            folder = folder.parent
+        return _STORAGE_HINTS.get(self.why, "").format(folder=shlex.quote(str(folder)))
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 from os import ST_RDONLY
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from snapvm import diagnosis, durable
 from snapvm.attention import LeftBehind
+from snapvm.failures import StorageFailed
 from snapvm.model import DomainState
 from snapvm.refusals import HostLacks, NoSpace
 from tests.fakes.scene import DOMAIN, Scene, make_scene
@@ -127,3 +129,20 @@ def test_so_much_of_the_file_system_stays_free_as_was_asked(tmp_path: Path) -> N
     with pytest.raises(NoSpace, match="image_limit_percent"):
         take(with_settings(scene, image_limit_percent=0.001), "x")
     assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errno.ENOSPC, "make room there, then try again: df -h {0}; df -i {0}"),
+        (errno.EROFS, "mount it writable, then try again: findmnt --target {0}"),
+    ],
+)
+def test_what_is_full_or_read_only_in_the_middle_is_told_with_what_to_do(
+    tmp_path: Path, error: int, told: str
+) -> None:
+    """Which folder it is in, not that of a draft, which is gone when it is read."""
+    folder = tmp_path / "a b"
+    failure = StorageFailed(path=str(folder / ".x.draft" / "y"), why=os.strerror(error))
+    assert failure.hint() == told.format(shlex.quote(str(folder)))
+    assert StorageFailed(path="stdout", why=os.strerror(error)).hint() == ""
