@@ -173,7 +173,9 @@ class XenHypervisor:
 
     def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
         """See ``Hypervisor.check_processor``: Xen takes away in silence what it has not."""
-        xenprocessor.require(self._control, domain, cookie, processor)
+        info = self._domains.known(domain)
+        domid = None if info is None else info.domid
+        xenprocessor.require(self._control, domain, domid, cookie, processor)
 
     def check_restore(
         self,

@@ -9,7 +9,7 @@ host may never have had them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Final
 
@@ -24,6 +24,9 @@ _LEAF: Final = Struct("<6I")
 _WITH_SUBLEAVES: Final = (0x7, 0xD)
 _REGISTERS: Final = ("eax", "ebx", "ecx", "edx")
 _ALL: Final = 0xFFFFFFFF
+_OF_LEAF_1: Final = 0x0183F3FF
+"""Bits of leaf 0x80000001 that repeat those of leaf 1: AMD's processors have them, and so have
+their guests, but not what a guest can have at the most (CPUID_COMMON_1D_FEATURES)."""
 _FEATURES: Final = (
     (0x1, 0, "ecx", _ALL),
     (0x1, 0, "edx", _ALL),
@@ -33,7 +36,7 @@ _FEATURES: Final = (
     (0x7, 1, "eax", _ALL),
     (0xD, 1, "eax", _ALL),
     (0x80000001, 0, "ecx", _ALL),
-    (0x80000001, 0, "edx", _ALL),
+    (0x80000001, 0, "edx", _ALL & ~_OF_LEAF_1),
     (0x80000008, 0, "ebx", _ALL),
 )
 """Where instructions, states and MSRs are told that a guest uses (public/arch-x86/
@@ -68,26 +71,28 @@ _NAMES: Final = {
 Registers = dict[tuple[int, int, str], int]
 
 
-def require(control: XenControl, domain: Domain, stored: str, wanted: bytes) -> None:
+def require(
+    control: XenControl, domain: Domain, domid: int | None, stored: str, wanted: bytes
+) -> None:
     """Raise ``DomainRefused`` for an image whose processor this host has not.
 
-    ``stored`` is the configuration in the image, and ``wanted`` the CPUID leaves of its domain;
-    images of Xen before 4.14 have none.  For a domain that is off there is only a warning: it has
-    no memory to lose.
+    ``domid`` is that of the domain, if it runs: what it has now needs no check.  ``stored`` is the
+    configuration in the image, and ``wanted`` the CPUID leaves of its domain; images of Xen before
+    4.14 have none.  For a domain that is off there is only a warning.
     """
     if not wanted:
         return
     is_pv = not xenconfig.is_pvh(xenconfig.parse_stored(domain.name, stored))
     try:
-        here = xenpolicy.of_host(control.libraries, control.handle, is_pv=is_pv)
+        here = [xenpolicy.of_host(control.libraries, control.handle, is_pv=is_pv)]
+        if domid is not None:
+            here.append(xenpolicy.of_domain(control.libraries, control.handle, domid)[0])
     except XenFailed as failure:
         log.debug("Xen does not tell what its guests can have: %s", failure)
         return
-    lacking = ", ".join(_lacking(_registers(wanted), _registers(here)))
+    lacking = ", ".join(_lacking(_registers(wanted), [_registers(leaves) for leaves in here]))
     if lacking:
-        why = (
-            f"its memory would not go on for long on the processor of this host, without {lacking}"
-        )
+        why = f"its memory would soon fail on the processor of this host, without {lacking}"
         shown = "`xen-cpuid -p` shows what guests can have now"
         processor.refuse(domain, why, software="Xen and its command line", how_to_look=shown)
 
@@ -101,10 +106,12 @@ def _registers(leaves: bytes) -> Registers:
     return found
 
 
-def _lacking(wanted: Registers, here: Registers) -> Iterator[str]:
+def _lacking(wanted: Registers, here: Iterable[Registers]) -> Iterator[str]:
     for leaf, subleaf, register, mask in _FEATURES:
         place = leaf, subleaf, register
-        bits = wanted.get(place, 0) & ~here.get(place, 0) & mask
+        bits = wanted.get(place, 0) & mask
+        for each in here:
+            bits &= ~each.get(place, 0)
         names = _NAMES.get((leaf, register), {}) if not subleaf else {}
         for bit in range(32):
             if bits >> bit & 1:

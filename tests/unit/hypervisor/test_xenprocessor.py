@@ -19,7 +19,7 @@ from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.fakexen import STORED, Scene
 
 NO_SUBLEAF = 0xFFFFFFFF
-PV_MAX, HVM_MAX = 2, 3
+PV_MAX, HVM_MAX, WEB = 2, 3, 5
 AVX2, RTM, FDP_EXCP_ONLY, AVX = 1 << 5, 1 << 11, 1 << 6, 1 << 28
 
 
@@ -36,7 +36,7 @@ HERE = leaves(ecx1=AVX, ebx7=AVX2, xsave=1)
 
 
 class FakeGuestLibrary:
-    """The calls of libxenguest that read a policy; Xen has one for PV and one for PVH."""
+    """The calls of libxenguest that read a policy; Xen has some for kinds, and one for a domain."""
 
     def __init__(self, of_kind: dict[int, bytes]) -> None:
         self._of_kind = of_kind
@@ -71,12 +71,16 @@ class FakeGuestLibrary:
         return 0
 
 
-@pytest.fixture
-def driver(scene: Scene) -> XenHypervisor:
+def with_policies(scene: Scene, of_kind: dict[int, bytes]) -> XenHypervisor:
     xen, driver = scene
-    xen.libraries = SimpleNamespace(guest=FakeGuestLibrary({PV_MAX: HERE, HVM_MAX: leaves()}))
+    xen.libraries = SimpleNamespace(guest=FakeGuestLibrary(of_kind))
     vars(xen)["handle"] = 1
     return driver
+
+
+@pytest.fixture
+def driver(scene: Scene) -> XenHypervisor:
+    return with_policies(scene, {PV_MAX: HERE, HVM_MAX: leaves(), WEB: leaves()})
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,7 @@ def driver(scene: Scene) -> XenHypervisor:
         leaves(ecx1=AVX),
         leaves(ecx1=AVX, ebx7=AVX2 | FDP_EXCP_ONLY),
         HERE + struct.pack("<6I", 0x80000007, NO_SUBLEAF, 0, 0, 0, 1 << 8),
+        HERE + struct.pack("<6I", 0x80000001, NO_SUBLEAF, 0, 0, 0, 0x0183C1F5),  # AMD's
     ],
 )
 def test_what_this_host_has_is_no_hindrance(driver: XenHypervisor, wanted: bytes) -> None:
@@ -127,15 +132,18 @@ def test_pvh_can_have_something_else_than_pv(driver: XenHypervisor) -> None:
 
 
 def test_what_a_domain_has_goes_into_its_image() -> None:
-    libraries: Any = SimpleNamespace(guest=FakeGuestLibrary({5: HERE}))
-    assert xenpolicy.of_domain(libraries, 1, 5) == (HERE, b"")
+    libraries: Any = SimpleNamespace(guest=FakeGuestLibrary({WEB: HERE}))
+    assert xenpolicy.of_domain(libraries, 1, WEB) == (HERE, b"")
     with pytest.raises(XenFailed, match="reading the CPU policy"):
-        xenpolicy.of_domain(libraries, 1, 6)
+        xenpolicy.of_domain(libraries, 1, WEB + 1)
+
+
+def test_what_the_domain_has_now_is_no_hindrance(scene: Scene) -> None:
+    driver = with_policies(scene, {PV_MAX: HERE, WEB: leaves(ebx7=RTM)})
+    driver.check_processor(driver.find("web"), STORED, leaves(ecx1=AVX, ebx7=AVX2 | RTM))
 
 
 def test_a_xen_that_does_not_tell_is_no_hindrance(scene: Scene) -> None:
     """One built without PV has nothing to tell of it."""
-    xen, driver = scene
-    xen.libraries = SimpleNamespace(guest=FakeGuestLibrary({}))
-    vars(xen)["handle"] = 1
+    driver = with_policies(scene, {})
     driver.check_processor(driver.find("web"), STORED, leaves(ebx7=RTM))
