@@ -35,6 +35,8 @@ _RESTART_SECONDS = 30.0
 """How long a libvirtd that is restarted may need until it knows its domains again."""
 _RESUMES = 3
 _LOOKS = 8
+_BOOT_SECONDS = 30.0
+"""How long the kernel of a guest may need until it has set its tables up."""
 
 
 class NotYet(Exception):
@@ -105,6 +107,16 @@ def moving(look: Callable[[], T]) -> T:
         retry=tenacity.retry_if_exception_type(BadImage),
         stop=tenacity.stop_after_attempt(_LOOKS),
         wait=tenacity.wait_exponential(multiplier=0.01, max=0.2),
+        reraise=True,
+    )(look)
+
+
+def booting(look: Callable[[], T]) -> T:
+    """Look at what the kernel of a guest sets up early, in one that may just have been started."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(BadImage),
+        stop=tenacity.stop_after_delay(_BOOT_SECONDS),
+        wait=tenacity.wait_fixed(0.1),
         reraise=True,
     )(look)
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from snapvm import retry
 from snapvm.memory import precopy, xenimage
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
@@ -112,9 +113,10 @@ class GuestCapture:
     ) -> str:
         """Write ordinary pages, if possible; return how memory is captured, and why that way.
 
-        Raises ``BadImage`` for a guest that need not stand still to be found impossible to capture.
+        Raises ``BadImage`` for a guest that need not stand still to be found impossible to capture,
+        which takes half a minute: it may only just begin to boot.
         """
-        require_published(P2mRoots.of(shared_info()), origin=ORIGIN)
+        retry.booting(lambda: require_published(P2mRoots.of(shared_info()), origin=ORIGIN))
         try:
             room = self._precopy(memory, shared_info, progress)
         except _NoPrecopy as why:

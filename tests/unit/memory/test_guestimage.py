@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snapvm import retry
 from snapvm.memory import framestore
 from snapvm.memory.foreignlog import ForeignLog
 from snapvm.memory.guestimage import PvGuestImage
@@ -195,9 +196,10 @@ def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
 @pytest.mark.parametrize("domain_ends", [False, True])
 @pytest.mark.parametrize("tree", [0, (1 << 64) - 1])
 def test_a_kernel_that_does_not_tell_its_frames_is_not_made_stand_still(
-    tmp_path: Path, tree: int, *, domain_ends: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: int, *, domain_ends: bool
 ) -> None:
     """A unikernel: it was suspended first, and all was in vain."""
+    monkeypatch.setattr(retry, "_BOOT_SECONDS", 0.0)
     machine = Machine()
     page = bytearray(machine.shared_info())
     struct.pack_into("<Q", page, 3096, tree)
@@ -206,6 +208,21 @@ def test_a_kernel_that_does_not_tell_its_frames_is_not_made_stand_still(
         image.prepare(tmp_path / "image", CONFIG, HOST, machine, lambda: bytes(page), Silent())
     image.close()
     assert not machine.open_mappings
+
+
+def test_a_guest_that_boots_is_waited_for(tmp_path: Path) -> None:
+    """One that had been started just before was refused."""
+    machine = Machine()
+    begins = bytearray(machine.shared_info())
+    struct.pack_into("<Q", begins, 3096, 0)
+    pages = iter([bytes(begins), bytes(begins)])
+    image = PvGuestImage(FixedMemory(PLENTY))
+
+    def shared_info() -> bytes:
+        return next(pages, machine.shared_info())
+
+    image.prepare(tmp_path / "image", CONFIG, HOST, machine, shared_info, Silent())
+    image.close()
 
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
