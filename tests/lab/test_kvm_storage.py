@@ -257,14 +257,13 @@ def test_a_store_that_runs_full_when_a_rollback_has_begun(guest: Guest) -> None:
 
 SUMS = f"blockdev --flushbufs {DISK}; sha256sum <{DISK}"
 LOSE = f"""
-if [ -e /tmp/trouble/once ] && [ ! -e /tmp/trouble/twice ]; then
-    touch /tmp/trouble/twice
+if [ ! -e /tmp/trouble/done ] && [ "$(virsh domstate hard)" = "shut off" ]; then
+    touch /tmp/trouble/done
     ({SUMS}) >/tmp/trouble/present
     dd if=/dev/urandom of={DISK} bs=1M seek=2 count=16 oflag=direct status=none
 fi
-touch /tmp/trouble/once
 """
-"""The second report is asked for when the domain has been ended."""
+"""A report is asked for when the domain has been ended."""
 
 
 def test_a_store_that_is_lost_past_the_point_of_no_return(guest: Guest) -> None:
