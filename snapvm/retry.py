@@ -90,12 +90,7 @@ def libvirtd(attempt: Callable[[], T]) -> T:
 
 
 def _until_it_answers(attempt: Callable[[], T], limit_seconds: float) -> T:
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(HypervisorFailed),
-        stop=tenacity.stop_after_delay(limit_seconds),
-        wait=tenacity.wait_fixed(0.2),
-        reraise=True,
-    )(attempt)
+    return _within(limit_seconds, attempt, _is(HypervisorFailed), pause_seconds=0.2)
 
 
 def moving(look: Callable[[], T]) -> T:
@@ -113,12 +108,7 @@ def moving(look: Callable[[], T]) -> T:
 
 def booting(look: Callable[[], T]) -> T:
     """Look at what the kernel of a guest sets up early, in one that may just have been started."""
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(BadImage),
-        stop=tenacity.stop_after_delay(_BOOT_SECONDS),
-        wait=tenacity.wait_fixed(0.1),
-        reraise=True,
-    )(look)
+    return _within(_BOOT_SECONDS, look, _is(BadImage))
 
 
 def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
@@ -127,7 +117,7 @@ def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
     It is looked at for ten seconds, or for ``limit_seconds`` when that is less.  Raises the last
     ``NotYet``.
     """
-    return _soon(look, lambda error: isinstance(error, NotYet), limit_seconds)
+    return _within(min(limit_seconds, _SOON_SECONDS), look, _is(NotYet))
 
 
 def device(attempt: Callable[[], T]) -> T:
@@ -135,25 +125,12 @@ def device(attempt: Callable[[], T]) -> T:
 
     It is tried for ten seconds: a snapshot is attached without waiting for udev.
     """
-    return _soon(attempt, _is_busy_or_nameless)
+    return _within(_SOON_SECONDS, attempt, _is_busy_or_nameless)
 
 
 def unused(attempt: Callable[[], T]) -> T:
     """Ask for a volume that its last user may be about to leave; for ten seconds."""
-    return _soon(attempt, lambda error: isinstance(error, VolumeRefused))
-
-
-def _soon(
-    attempt: Callable[[], T],
-    is_passing: Callable[[BaseException], bool],
-    limit_seconds: float = math.inf,
-) -> T:
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_passing),
-        stop=tenacity.stop_after_delay(min(limit_seconds, _SOON_SECONDS)),
-        wait=tenacity.wait_fixed(0.1),
-        reraise=True,
-    )(attempt)
+    return _within(_SOON_SECONDS, attempt, _is(VolumeRefused))
 
 
 def _is_busy_or_nameless(error: BaseException) -> bool:
@@ -163,9 +140,24 @@ def _is_busy_or_nameless(error: BaseException) -> bool:
 
 def lock(attempt: Callable[[], T], *, limit_seconds: float) -> T:
     """Try to get a lock until its holder is gone or the time is over."""
+    return _within(limit_seconds, attempt, _is(Locked))
+
+
+def _is(kind: type[Exception]) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, kind)
+
+
+def _within(
+    limit_seconds: float,
+    attempt: Callable[[], T],
+    is_passing: Callable[[BaseException], bool],
+    *,
+    pause_seconds: float = 0.1,
+) -> T:
+    """Try until it goes well or fails for another reason, or the time is over."""
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Locked),
+        retry=tenacity.retry_if_exception(is_passing),
         stop=tenacity.stop_after_delay(limit_seconds),
-        wait=tenacity.wait_fixed(0.1),
+        wait=tenacity.wait_fixed(pause_seconds),
         reraise=True,
     )(attempt)
