@@ -16,13 +16,14 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from snapvm import durable, xxh64
 from snapvm.model import Progress
+from snapvm.workers import workers
 
 _DIGEST_BYTES: Final = 16
 _PIECE_BYTES: Final = 1 << 20
@@ -85,13 +86,13 @@ def _of_whole(descriptor: int, progress: Progress) -> str:
 def _of_pieces(sum_of: SumOf, descriptor: int, progress: Progress) -> str:
     total_bytes = os.fstat(descriptor).st_size
     digest = hashlib.blake2b(total_bytes.to_bytes(8, "big"), digest_size=_DIGEST_BYTES)
-    workers = os.cpu_count() or 1
+    threads = os.cpu_count() or 1
     buffers = _Buffers()
-    with ThreadPoolExecutor(workers) as pool:
+    with workers(threads) as pool:
         under_way: deque[Future[bytes]] = deque()
         for begin in _pieces_with_data(descriptor, total_bytes):
             under_way.append(pool.submit(_of_piece, sum_of, buffers, descriptor, begin))
-            if len(under_way) > 2 * workers:
+            if len(under_way) > 2 * threads:
                 digest.update(under_way.popleft().result())
                 progress.advance(begin, total_bytes)
         while under_way:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +41,7 @@ from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import JournalDisk, Phase
 from snapvm.undo import Undo
+from snapvm.workers import workers
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class GoingBack:
         self._restore_disks()
         with self._no_return():
             self.progress.phase("starting the domain")
-            with ThreadPoolExecutor(max_workers=1) as beside:
+            with workers(1) as beside:
                 keeping = beside.submit(self._settle)
                 started = self._start()
             if isinstance(started, SnapvmError):

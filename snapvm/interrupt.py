@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -93,13 +94,21 @@ def watched() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def shielded() -> Iterator[None]:
     """Finish the block whatever signal arrives; raise ``Interrupted`` after it, not inside.
 
     When the block itself fails, the caller sees its error, in which the signal is noted
     (``signal_put_off``): this work is given up anyway, but other work may have followed it.
+    In any other thread than the main one the block is just run: no signal interrupts it.
     """
+    if not _is_main():
+        yield
+        return
     _gate.shields += 1
     try:
         yield
@@ -116,6 +125,9 @@ def shielded() -> Iterator[None]:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Finish the block and forget a signal that arrived: for clean-up after a failure."""
+    if not _is_main():
+        yield
+        return
     _gate.shields += 1
     try:
         yield

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from snapvm import images
 from snapvm.model import MemoryRecord, Progress
+from snapvm.workers import workers
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def being_read(
         yield lambda: None
         return
     watched = _Watched(progress)
-    with ThreadPoolExecutor(1) as pool:
+    with workers(1) as pool:
         reading = pool.submit(images.check_contents, path, memory, watched)
 
         def require_right() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
@@ -20,6 +20,7 @@ from snapvm.lvm.warm import WarmLvm
 from snapvm.model import DiskRecord, Role, VolumeKind
 from snapvm.planning import PlannedDisk, TakePlan
 from snapvm.sidefiles import Held
+from snapvm.workers import workers
 
 
 def make_stores(host: Host, plan: TakePlan) -> None:
@@ -47,7 +48,7 @@ def catch(
             _snapshot(plan, lvm, disk, deadline)
 
     jobs = crew.shared(lvms, [(disk.volume.vg, disk) for disk in plan.disks], snapshot)
-    with ThreadPoolExecutor(max_workers=len(jobs) + 2) as pool, ExitStack() as failing:
+    with workers(len(jobs) + 2) as pool, ExitStack() as failing:
         failing.callback(capture.give_up)  # before the pool waits for all of its threads
         work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
         held = pool.submit(_read_side_files, plan, clock, deadline)

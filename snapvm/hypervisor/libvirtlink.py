@@ -10,7 +10,7 @@ import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,10 @@ from snapvm.errors import Interrupted
 from snapvm.failures import DomainFailed, HypervisorFailed
 from snapvm.hypervisor import answers
 from snapvm.hypervisor.runevents import DEVICE_ADDED, RunEvents
+from snapvm.interrupt import shielded
 from snapvm.model import Domain
 from snapvm.refusals import HostLacks
+from snapvm.workers import workers
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
@@ -293,15 +295,18 @@ def wait_for(call: Callable[[], T], *, tick: Callable[[], None], abort: Callable
     When ``tick`` raises, or a signal interrupts, ``abort`` has to make the call end.  The call has
     ended in any case when this function returns or raises.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(call)
+    future: Future[T] | None = None
+    with workers(1) as pool:
         try:
+            with shielded():  # an interruption finds the call under way, so that it can be ended
+                future = pool.submit(call)
             while True:
                 try:
                     return future.result(timeout=TICK_SECONDS)
                 except TimeoutError:
                     tick()
         except (Interrupted, Exception):
-            if not future.done():
-                abort()
+            while future is not None and not future.done():
+                abort()  # once more should libvirt not have known of the call yet
+                wait([future], TICK_SECONDS)
             raise

@@ -12,7 +12,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
 from functools import partial
@@ -20,6 +20,7 @@ from functools import partial
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
 from snapvm.interrupt import shielded
+from snapvm.workers import workers
 
 _LIVE = 1
 """XCFLAGS_LIVE."""
@@ -97,20 +98,19 @@ class LiveSaver:
 
         ``tick`` is called now and then.  Raises ``XenFailed``.
         """
-        pool = ThreadPoolExecutor(max_workers=1)
-        try:
-            self._end = pool.submit(self._run)
-            self._end.add_done_callback(self._wake)
-            while not self._waits.wait(_LOOK_SECONDS):
-                tick()
-            self._require_well()
-            yield
-        finally:
-            # An interruption in here would have the file closed below a thread that writes, and
-            # what is opened next would get the guest's memory.
-            with shielded():
-                self.give_up()
-                pool.shutdown()
+        # The file is closed after this: were it closed below a thread that writes, what is opened
+        # next would get the guest's memory.
+        with workers(1) as pool:
+            try:
+                self._end = pool.submit(self._run)
+                self._end.add_done_callback(self._wake)
+                while not self._waits.wait(_LOOK_SECONDS):
+                    tick()
+                self._require_well()
+                yield
+            finally:
+                with shielded():
+                    self.give_up()
 
     def come_to_suspend(self) -> None:
         """Write what has changed, and return when the guest has to suspend; raise ``XenFailed``."""

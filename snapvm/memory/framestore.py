@@ -15,7 +15,6 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -27,6 +26,7 @@ from snapvm.memory.frameruns import ABSENT, FrameRuns, Offsets, Pages
 from snapvm.memory.pagingmode import FRAME_BYTES, Marks, Words
 from snapvm.memory.xenformat import TYPE_HAS_DATA, PageType, PageTypes
 from snapvm.refusals import BadImage
+from snapvm.workers import workers
 from snapvm.xenguest import TYPE_SHIFT, TYPES_AT_ONCE, GuestFrames, Mapping
 
 CHUNK_FRAMES: Final = 16384
@@ -294,7 +294,7 @@ class FrameStore:
         chunks, at_once = self.chunks, max(1, len(self.chunks))
         if self.room_bytes is not None:
             at_once = max(1, self.room_bytes // 2 // (CHUNK_FRAMES * FRAME_BYTES))
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        with workers(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             for at in range(0, len(chunks), at_once):
                 results += pool.map(work, chunks[at : at + at_once])
                 if seen is not None:
@@ -309,7 +309,7 @@ class FrameStore:
     @contextmanager
     def giving_back(self) -> Iterator[None]:
         """End all mappings, in a thread beside the block, which works on the kept frames."""
-        with ThreadPoolExecutor(max_workers=1) as beside:
+        with workers(1) as beside:
             ended = [beside.submit(chunk.give_back) for chunk in self.chunks]
             yield
         for one in ended:

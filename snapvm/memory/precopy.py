@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from snapvm.memory.xenimage import ImageWriter
 from snapvm.memory.xenwriter import LEAST_GAP_BYTES, head_bytes
 from snapvm.memoryroom import Room
 from snapvm.model import Progress
+from snapvm.workers import workers
 
 PASSES: Final = 6
 """The most passes after the first, over a guest whose pages are known by digests."""
@@ -76,7 +76,7 @@ class FirstPass:
     def write_all(self, chunks: Iterable[Chunk], progress: Progress, total_bytes: int) -> None:
         """Write the pages, and give each chunk the means to compare them later."""
         done_bytes = 0
-        with ThreadPoolExecutor(max_workers=1) as beside:
+        with workers(1) as beside:
             for chunk in chunks:
                 rows = np.flatnonzero(chunk.types == PageType.NOTAB)
                 if chunk.live is not None and len(rows):

@@ -35,7 +35,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
     ("locking", "streamfilter", "journalfile", "imageroom", "memoryroom", "checksum"),
-    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "xxh64"),
+    ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "workers", "xxh64"),
     (
         "naming",
         "bydomain",
@@ -81,6 +81,7 @@ CATCH_ALL = {
     "snapvm.lvm.crew",
     "snapvm.process",
     "snapvm.undo",
+    "snapvm.workers",
 }
 """Who may catch everything: to put back and raise again, or at the very top."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.errors import Interrupted
 from snapvm.failures import SnapshotFailed
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xensaver import LiveSaver
@@ -148,12 +147,13 @@ def test_an_interruption_leaves_no_thread_that_writes(
 
     monkeypatch.setattr(fake, "_write", slowly)
     live = saver(fake, image)
-    with pytest.raises(Interrupted), watched(), live.copying(nothing):
+    with pytest.raises(SnapshotFailed) as failed, watched(), live.copying(nothing):
         live.come_to_suspend()
         live._is_suspended.set()
         begun.wait()
         raise SnapshotFailed(target="xvda", volume="vg/web", why="the group is full")
     assert fake.is_ended
+    assert failed.value.signal_put_off == "SIGTERM"
 
 
 def test_a_guest_that_somebody_else_has_saved_meanwhile_is_not_captured(image: int) -> None:

@@ -1,0 +1,48 @@
+"""Threads beside the main one that have ended when their block has, whatever signal arrives.
+
+What follows such a block removes what the threads make, closes what they write to, or lets a domain
+run.  ``ThreadPoolExecutor`` alone does not promise it: an interruption while it starts a thread has
+it forget that thread, and one while it waits for its threads ends the wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from snapvm.interrupt import shielded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Workers(ThreadPoolExecutor):
+    """A pool that knows all of its threads and is left by none."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See ``Executor.submit``; an interruption is raised when the work is under way."""
+        with shielded():
+            return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See ``Executor.shutdown``; an interruption is raised after it."""
+        with shielded():
+            super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+@contextmanager
+def workers(most: int) -> Iterator[Executor]:
+    """Have up to ``most`` threads beside the block; at its end all that they were given is done.
+
+    A signal that arrives meanwhile raises ``Interrupted`` then; when the block failed it is noted
+    in the failure (``shielded``).
+    """
+    with _Workers(most) as pool:
+        try:
+            yield pool
+        except BaseException:
+            with shielded():
+                pool.shutdown()
+                raise
