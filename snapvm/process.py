@@ -23,7 +23,9 @@ from typing import Any, Protocol
 import sh
 
 from snapvm import crashpoint
+from snapvm.errors import Interrupted
 from snapvm.failures import CommandFailed, CommandTimedOut
+from snapvm.interrupt import shielded, undisturbed
 from snapvm.refusals import HostLacks
 
 log = logging.getLogger(__name__)
@@ -94,8 +96,10 @@ class Runner(Protocol):
     ) -> Completed:
         """Run ``argv`` to its end.
 
-        A program that does not end in time is killed, or left alone without ``kill``: an lvm must
-        never be killed in its critical section.
+        A program that does not end in time, or is interrupted, is killed.  Without ``kill`` it is
+        left alone, since an lvm must never be killed in its critical section; an interruption is
+        raised when it has ended, so that what undoes its work comes after it, or else it is a
+        ``CommandTimedOut`` in which the signal is noted.
 
         Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
         when there is no such program.
@@ -211,6 +215,15 @@ def _wait(running: Any, limit_seconds: float) -> bool:
     return not waiter.is_alive()
 
 
+def _outlast(running: Any, argv: Sequence[str], interruption: Interrupted) -> None:
+    """Give an interrupted program the time to end; raise ``CommandTimedOut`` when it does not."""
+    with undisturbed():
+        if not _wait(running, GOODBYE_SECONDS):
+            failure = CommandTimedOut(argv=tuple(argv), seconds=GOODBYE_SECONDS)
+            failure.signal_put_off = interruption.signal
+            raise failure from interruption
+
+
 def clean_environment() -> dict[str, str]:
     """Return the environment of every child: messages in English, only what programs need.
 
@@ -249,14 +262,20 @@ class ShRunner:
     def _run(self, argv: Sequence[str], timeout_seconds: float, *, kill: bool) -> Completed:
         begun = time.monotonic()
         environment = clean_environment()
-        running = _start(argv, environment, _out_bufsize=65536)
+        running: Any = None
         try:
+            with shielded():
+                running = _start(argv, environment, _out_bufsize=65536)
             if not _wait(running, timeout_seconds):
                 raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         except BaseException as error:
+            if running is None:
+                raise
             if kill:
                 with suppress(ProcessLookupError):  # it ended just now
                     running.kill_group()
+            elif isinstance(error, Interrupted):
+                _outlast(running, argv, error)
             self._remember(argv, f"no end ({type(error).__name__})", time.monotonic() - begun)
             raise
         done = Completed(
@@ -275,22 +294,24 @@ class ShRunner:
     def converse(self, argv: Sequence[str]) -> Iterator[Conversation]:
         """See ``Runner.converse``; a program that does not end by itself is left alone."""
         talk = _ShConversation(tuple(argv))
-        running = _start(
-            argv,
-            clean_environment(),
-            _in=talk.orders,
-            _out=talk.hear,
-            _err_to_out=True,
-            _out_bufsize=1,
-            _done=talk.end,
-        )
-        with suppress(OSError):  # not permitted, or the program has ended: ``ask`` will tell
-            os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
+        running: Any = None
         try:
+            with shielded():
+                running = _start(
+                    argv,
+                    clean_environment(),
+                    _in=talk.orders,
+                    _out=talk.hear,
+                    _err_to_out=True,
+                    _out_bufsize=1,
+                    _done=talk.end,
+                )
+            with suppress(OSError):  # not permitted, or the program has ended: ``ask`` will tell
+                os.setpriority(os.PRIO_PROCESS, running.pid, _URGENT_NICENESS)
             yield talk
         finally:
             talk.orders.put(None)
-            if _wait(running, GOODBYE_SECONDS):
+            if running is not None and _wait(running, GOODBYE_SECONDS):
                 talk.end(running, running.exit_code == 0, int(running.exit_code))
             said = tuple(talk.said)  # one that is left alone may go on talking
             self.recorder.extend(said)

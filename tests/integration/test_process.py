@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 
 from snapvm import process
+from snapvm.errors import Interrupted
 from snapvm.failures import CommandFailed, CommandTimedOut
+from snapvm.interrupt import watched
 from snapvm.process import ShRunner, clean_environment
 from snapvm.refusals import HostLacks
 from tests.contract.worlds import wait_until
+from tests.unit.cli.signals import ctrl_c
 
 ECHO = ("sh", "-c", 'while read -r line; do echo "got $line" >&2; echo done; done')
 
@@ -75,6 +79,23 @@ def test_a_program_that_takes_too_long_is_ended_or_left(tmp_path: Path) -> None:
         ShRunner().run(script, timeout_seconds=0.2)
     time.sleep(1.2)
     assert not mark.exists()
+
+
+def test_what_is_not_killed_has_ended_when_the_interruption_is_raised(tmp_path: Path) -> None:
+    """What an lvm makes is removed next: it must not be made after that."""
+    mark = tmp_path / "mark"
+    threading.Timer(0.2, ctrl_c).start()
+    with pytest.raises(Interrupted), watched():
+        ShRunner().run(["sh", "-c", f"sleep 1; touch {mark}"], kill=False)
+    assert mark.exists()
+
+
+def test_nor_is_it_waited_for_endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GOODBYE_SECONDS", 0.2)
+    threading.Timer(0.2, ctrl_c).start()
+    with pytest.raises(CommandTimedOut) as failed, watched():
+        ShRunner().run(["sleep", "2"], kill=False)
+    assert failed.value.signal_put_off == "SIGINT"
 
 
 def test_a_program_goes_on_when_we_are_killed_and_nobody_hears_it(tmp_path: Path) -> None:
