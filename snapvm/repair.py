@@ -49,17 +49,19 @@ def finish_pending(
     journals are dealt with only with ``take_over``; ``WorkElsewhere`` is raised for one else.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and as it is what says that the domain needs attention.
-    A signal waits for the end of each: in the midst of a rollback the domain is off.
+    A signal waits for the end of all of them: one that is dealt with may leave to the next what
+    there is to do about a domain that stands still, or is off in the midst of its rollback.
     """
     done = []
-    for leftover in host.catalog.leftovers(uuid):
-        is_ours = take_over and isinstance(leftover.unusable, WorkElsewhere)
-        if leftover.unusable is not None and not is_ours:
-            raise leftover.unusable
-        with shielded(), unstoppable(), _leaving_behind(leftover):
-            done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
-            if done[-1]:
-                log.warning("%s", done[-1])
+    with shielded(), unstoppable():
+        for leftover in host.catalog.leftovers(uuid):
+            is_ours = take_over and isinstance(leftover.unusable, WorkElsewhere)
+            if leftover.unusable is not None and not is_ours:
+                raise leftover.unusable
+            with _leaving_behind(leftover):
+                done.append(_finish(host, leftover, uuid, name, forget_missing=forget_missing))
+                if done[-1]:
+                    log.warning("%s", done[-1])
     return tuple(filter(None, done))
 
 

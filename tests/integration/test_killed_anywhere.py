@@ -240,3 +240,11 @@ def test_the_mending_may_be_interrupted_too(tmp_path: Path, verb: str, deaths: i
             wrong.append(f"{where}: {how}")
         wrong += [f"{where}, {how}: {problem}" for problem in problems(scene)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_repair_is_interrupted_behind_all_that_it_has_to_finish(tmp_path: Path) -> None:
+    """It was behind the first of two journals, and the domain stood still until the next repair."""
+    scene = begun(tmp_path, "take --stop --quiesce", "mixed")
+    assert kill_at(scene, take_and_stop, "before write snapshot.json 1")
+    assert interrupt_at(scene, repair, "after end .stop.json 1") == "interrupted"
+    assert not list(problems(scene))
