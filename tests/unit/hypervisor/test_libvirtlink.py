@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from snapvm.errors import Interrupted
+from snapvm.failures import WindowBroken
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
 from snapvm.hypervisor.runevents import DEVICE_ADDED
@@ -213,3 +215,19 @@ def test_while_it_hangs_ctrl_c_is_heard(daemon: Daemon, monkeypatch: pytest.Monk
     with pytest.raises(Interrupted), watched():
         Link("qemu:///system")
     is_over.set()
+
+
+def test_a_call_that_libvirt_did_not_know_of_yet_is_ended_all_the_same() -> None:
+    """An `abortJob` before the job has begun ends nothing."""
+    aborts, is_ended = count(1), threading.Event()
+
+    def abort() -> None:
+        if next(aborts) == 2:
+            is_ended.set()
+
+    def tick() -> None:
+        raise WindowBroken(domain="demo", what="somebody ran it")
+
+    with pytest.raises(WindowBroken):
+        libvirtlink.wait_for(lambda: is_ended.wait(5), tick=tick, abort=abort)
+    assert is_ended.is_set()
