@@ -10,11 +10,18 @@ from typing import BinaryIO
 
 from snapvm import compression, durable
 from snapvm.memory import libvirtimage
-from snapvm.memory.libvirtimage import FORMAT_OFFSET_BYTES, FORMAT_RAW, FORMAT_ZSTD
-from snapvm.memory.qemustream import QemuStream
+from snapvm.memory.libvirtimage import (
+    FORMAT_OFFSET_BYTES,
+    FORMAT_RAW,
+    FORMAT_SPARSE,
+    FORMAT_ZSTD,
+)
+from snapvm.memory.qemuformat import MAGIC, TAIL_BYTES, Section
+from snapvm.memory.qemustream import CUT_SHORT, QemuStream, ends_with_description
 from snapvm.refusals import BadImage
 from snapvm.streamfilter import StreamFilter
 
+_BEGIN = MAGIC + bytes([Section.CONFIGURATION])
 _END_SECONDS = 60.0
 """How long the program that unpacks may take to end when all that it has said was read."""
 
@@ -41,6 +48,28 @@ def opened(path: Path) -> Iterator[QemuStream]:
             return
         with _unpacked(descriptor, path) as stream:
             yield QemuStream(stream, str(path), offset_bytes=begin)
+
+
+def require_end(path: Path) -> None:
+    """Raise ``BadImage`` for an image whose stream ends before the description of its devices does.
+
+    It is not asked of a stream that is compressed, or that does not begin with the machine's
+    configuration: old kinds of machine have neither (QEMU, hw/core/machine.c, suppress_vmdesc).
+    """
+    header = libvirtimage.read_header(path)
+    if header.format not in (FORMAT_RAW, FORMAT_SPARSE):
+        return
+    with durable.failing_as_storage(path):
+        descriptor = durable.open_file(path)
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            begin = os.pread(descriptor, len(_BEGIN), header.stream_offset_bytes)
+            tail_at = max(header.stream_offset_bytes, size_bytes - TAIL_BYTES)
+            tail = os.pread(descriptor, TAIL_BYTES, tail_at)
+        finally:
+            os.close(descriptor)
+    if begin == _BEGIN and not ends_with_description(tail):
+        raise BadImage(path=str(path), offset_bytes=size_bytes, why=CUT_SHORT)
 
 
 @contextmanager

@@ -149,6 +149,13 @@ def check(path: Path, size_bytes: int) -> None:
         )
 
 
+def require_end(path: Path) -> None:
+    """Read every record of an image, without pages; raise ``BadImage`` when it ends too early."""
+    with open_image(path) as image:
+        for _ in image.records(with_pages=False):
+            pass
+
+
 class ImageWriter(StreamWriter):
     """Writes an image of a PV domain: `begin`, `pages`..., `finish`, as `StreamWriter` does."""
 
