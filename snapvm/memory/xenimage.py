@@ -139,7 +139,7 @@ def cpuid_policy(path: Path) -> bytes:
 
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
-    with open_image(path):
+    with open_image(path), durable.failing_as_storage(path):
         found_bytes = path.stat().st_size
     if found_bytes != size_bytes:
         raise BadImage(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from snapvm import compression, imageformats, images
+from snapvm import compression, durable, imageformats, images
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
@@ -161,6 +162,27 @@ def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
     assert build.read_sparse(path).pages["pc.ram", 6] == build.filled(6)
     assert list(tmp_path.iterdir()) == [path]
     assert images.channels(memory) >= images.channels(replace(memory, format="libvirt-save")) == 1
+
+
+@pytest.mark.parametrize("format_", [imageformats.LIBVIRT_SAVE, imageformats.XL_SAVE])
+def test_one_that_is_deleted_while_it_is_looked_at_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    path = tmp_path / "image"
+    build.save(path, build.GOOD.encode())
+    if format_ == imageformats.XL_SAVE:
+        path.write_bytes(Guest().encode())
+    memory = replace(recorded(path), format=format_)
+    open_file = durable.open_file
+
+    def opened(name: Path | str, access: int = os.O_RDONLY) -> int:
+        descriptor = open_file(name, access)
+        os.unlink(name)
+        return descriptor
+
+    monkeypatch.setattr(durable, "open_file", opened)
+    with pytest.raises(StorageFailed, match="No such file"):
+        images.check(path, memory)
 
 
 @pytest.mark.parametrize(("free_bytes", "why"), [(10, "no room"), (PLENTY, "migration stream")])
