@@ -53,16 +53,36 @@ class ImageFacts:
 def look(folder: Path) -> ImageFacts | None:
     """Return what the image in a snapshot's folder tells; None when there is none.
 
-    Raises ``BadImage`` for one that is not whole, and ``StorageFailed``.
+    Raises ``BadImage`` for one that is not whole, and ``StorageFailed``.  That one has been cut
+    short is seen except where it is compressed.
     """
+    path = _image_in(folder)
+    if path is None:
+        return None
+    _require_end(path)
+    return _told_by(path)
+
+
+def _image_in(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
-    for path in sorted(folder.iterdir()):
-        if path.name == LIBVIRT_FILE:
-            return _of_libvirt(path)
-        if path.name == XL_FILE:
-            return _of_xl(path)
-    return None
+    wanted = (LIBVIRT_FILE, XL_FILE)
+    return next((path for path in sorted(folder.iterdir()) if path.name in wanted), None)
+
+
+def _require_end(path: Path) -> None:
+    """Raise ``BadImage`` for an image that has been cut short."""
+    # heavy: numpy, which libvirt's images do without
+    from snapvm.memory import savedstream, xenimage
+
+    if path.name == XL_FILE:
+        xenimage.require_end(path)
+    else:
+        savedstream.require_end(path)
+
+
+def _told_by(path: Path) -> ImageFacts:
+    return _of_xl(path) if path.name == XL_FILE else _of_libvirt(path)
 
 
 def devices(folder: Path) -> Mapping[str, Path]:
@@ -71,11 +91,11 @@ def devices(folder: Path) -> Mapping[str, Path]:
     Whether it can be restored is for others to tell.
     """
     try:
-        image = look(folder)
+        path = _image_in(folder)
+        return {} if path is None else _told_by(path).devices
     except (BadImage, StorageFailed) as error:
         log.info("how an image names its disks is not known: %s", error)
         return {}
-    return {} if image is None else image.devices
 
 
 def _of_libvirt(path: Path) -> ImageFacts:

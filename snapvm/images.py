@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from snapvm import checksum, compression, crashpoint, durable
+from snapvm import checksum, compression, crashpoint, durable, streamfilter
 from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 
 _SPARSE_SINCE = {"libvirt": (11, 2), "qemu": (9, 0)}
 """Who reads sparse images (libvirt, NEWS 11.2.0; QEMU, docs/devel/migration/mapped-ram.rst)."""
+_READ_SINCE: Mapping[int, Mapping[str, tuple[int, int]]] = {
+    libvirtimage.FORMAT_ZSTD: {"libvirt": (10, 6)},
+    libvirtimage.FORMAT_SPARSE: _SPARSE_SINCE,
+}
+"""Who reads the formats that not every release does: an older host may have got the image."""
+_NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 _NO_PLAIN_FROM_QEMU, _PLAIN_AGAIN_SINCE = (11, 0), (12, 1)
 """QEMU 11.0 takes no file as ``fd:`` any more (docs/about/removed-features.rst), by which libvirt
 before 12.1 hands it a plain image; a compressed one comes through a pipe."""
@@ -106,12 +112,24 @@ def shall_be_sparse(
 
 
 def require_reader(path: Path, memory: MemoryRecord, versions: Mapping[str, str]) -> None:
-    """Raise ``HostLacks`` when libvirt and QEMU, as they are now, do not restore such an image."""
-    if memory.format != LIBVIRT_SAVE:
+    """Raise ``HostLacks`` when libvirt and QEMU, as they are now, do not restore such an image.
+
+    They would find that out when the domain has ended: libvirt reads no more of one before.
+    """
+    if memory.format not in (LIBVIRT_SAVE, LIBVIRT_SPARSE):
         return
-    is_plain = libvirtimage.read_header(path).format == libvirtimage.FORMAT_RAW
-    if is_plain and not _reads_plain(versions):
+    format_ = libvirtimage.read_header(path).format
+    if format_ == libvirtimage.FORMAT_RAW and not _reads_plain(versions):
         raise _no_plain(versions, "roll back with a QEMU before 11.0 installed")
+    for name, since in _READ_SINCE.get(format_, {}).items():
+        found = release(versions.get(name, ""))
+        if found and found < since:
+            what = f"{_NAMES[name]} {'.'.join(map(str, since))}, which restores such memory images"
+            raise HostLacks(what=f"{what} (it has {versions[name]})", remedy=f"update {name}")
+    program = libvirtimage.UNPACKED_BY.get(format_, "")
+    if program and not streamfilter.is_installed(program):
+        what = f"the program {program}, by which libvirt unpacks the memory image"
+        raise HostLacks(what=what, remedy=f"install {program}")
 
 
 def _reads_plain(versions: Mapping[str, str]) -> bool:

@@ -22,13 +22,18 @@ _SAID_BYTES = 2000
 _KILLED_SECONDS = 5.0
 
 
+def is_installed(program: str) -> bool:
+    """Tell whether this host has a program where those that run it look for it."""
+    return shutil.which(program, path=clean_environment()["PATH"]) is not None
+
+
 class StreamFilter:
     """A running zstd, or a program that runs it; its two descriptors stay the caller's."""
 
     def __init__(self, argv: Sequence[str], source: int, target: int) -> None:
         environment = clean_environment()
         for program in (argv[0], "zstd"):
-            if shutil.which(program, path=environment["PATH"]) is None:
+            if not is_installed(program):
                 raise HostLacks(
                     what=f"the program {program}",
                     remedy=f"install {program}, or leave --compress out",

@@ -14,7 +14,7 @@ from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.session import Session
 from snapvm.errors import BadName, UnknownSnapshot
-from snapvm.memory import libvirtimage
+from snapvm.memory import libvirtimage, savedstream
 from snapvm.memory.finding import Finding, Report, Severity
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
 from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
@@ -95,8 +95,9 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
         _tell_of_libvirts(text, place.checked, as_json=as_json)
         return
     if libvirtimage.is_one(path):
-        libvirtimage.read_header(path)
-        _tell_of_libvirts(text, "its header alone", as_json=as_json)
+        is_told = savedstream.require_end(path, unpacks=True)
+        checked = "its header and its end" if is_told else "its header alone"
+        _tell_of_libvirts(text, checked, as_json=as_json)
         return
     _require_xls(place)
     report = verify_image(path)

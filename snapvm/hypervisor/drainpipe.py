@@ -34,6 +34,9 @@ BUFFER_CHUNKS = 32
 HELD_LIMIT_SECONDS = 2.0
 STALL_LIMIT_SECONDS = 5.0
 """How long in all the file may keep a guest waiting."""
+PATIENT_LIMIT_SECONDS = 300.0
+"""The same for QEMU alone, while its guest runs: a disk that others keep busy may stand still for
+many seconds, and one over a slow network is slow all the time."""
 _USUAL_SECONDS = 0.1
 """A wait that does not count: disks are slower than memory, and a page waits for one chunk."""
 _STALL_FORGIVEN = 0.1
@@ -216,17 +219,32 @@ class Drainpipe:
             return False
         return True
 
+    def wait_at_most(self, stall_limit_seconds: float) -> None:
+        """Let the file keep QEMU waiting for so long in all, from now on."""
+        self._patience = Patience(stall_limit_seconds)
+
     def _hand_over(self, chunk: bytes) -> None:
-        if self._failure is not None:
-            return
-        begun = time.monotonic()
-        try:
-            self._buffer.put(chunk, timeout=_USUAL_SECONDS + max(0.0, self._patience.regain()))
-        except queue.Full:
-            self._failure = StalledError(
-                "it is written so slowly that the guest would stand still; its disk is too busy"
-            )
-        self._patience.use(time.monotonic() - begun)
+        patience: Patience | None = None
+        begun = deadline = time.monotonic()
+        while self._failure is None:
+            if patience is not self._patience:  # the guest may wait from now on
+                patience, begun = self._patience, time.monotonic()
+                deadline = begun + _USUAL_SECONDS + max(0.0, patience.regain())
+            left_seconds = max(0.0, deadline - time.monotonic())
+            try:
+                self._buffer.put(chunk, timeout=min(_USUAL_SECONDS, left_seconds))
+                break
+            except queue.Full:
+                if time.monotonic() >= deadline and patience is self._patience:
+                    self._failure = self._stalled()
+        if patience is not None:
+            patience.use(time.monotonic() - begun)
+
+    def _stalled(self) -> StalledError:
+        why = "its disk is too busy"
+        if self._filter_argv:
+            why += ", or the compression takes too long: take with a lower level of --compress"
+        return StalledError(f"it is written so slowly that the guest would stand still; {why}")
 
     def _fill(self) -> None:
         """Write the buffer to the file, or drop it once that has failed: the second thread."""

@@ -67,7 +67,7 @@ class PrecopyCapture:
     def __init__(self, job: CaptureJob, why: str) -> None:
         self._job = job
         self._why = why
-        self._stream = MigrationStream(job)
+        self._stream = MigrationStream(job, guest_waits=False)
         self._stopped = ""
         self._freeze: Freeze | None = None
         self._frozen_at: float | None = None
@@ -113,6 +113,7 @@ class PrecopyCapture:
                     limit_seconds=job.limit_seconds,
                     tick=self._tick,
                 )
+            self._stream.guest_waits()
             self._require_frozen()
             stopped_at = job.pause.stopped_at()
             if stopped_at is not None and not self._stopped:
@@ -134,6 +135,7 @@ class PrecopyCapture:
         if why:
             remaining_mb = ram.get("remaining", 0) / 1e6
             self._stopped = f"; the guest was stopped {why}, with {remaining_mb:.0f} MB to go"
+            self._stream.guest_waits()
             self._job.pause.suspend()
 
     def _prepare_freezing(self) -> None:

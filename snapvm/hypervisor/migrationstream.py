@@ -18,7 +18,11 @@ from snapvm.clock import Deadline
 from snapvm.hypervisor import domainxml, qmp
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
-from snapvm.hypervisor.drainpipe import Drainpipe
+from snapvm.hypervisor.drainpipe import (
+    PATIENT_LIMIT_SECONDS,
+    STALL_LIMIT_SECONDS,
+    Drainpipe,
+)
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
 from snapvm.hypervisor.qemusettings import Monitor
 from snapvm.hypervisor.qmp import QMP_ERROR, Qmp
@@ -77,8 +81,10 @@ def run_state(monitor: Monitor) -> str:
 class MigrationStream:
     """QEMU's stream of one capture; every method raises ``CaptureFailed``."""
 
-    def __init__(self, job: CaptureJob) -> None:
+    def __init__(self, job: CaptureJob, *, guest_waits: bool = True) -> None:
+        """``guest_waits`` says that a slow file would hold the guest up, as long as it lasts."""
         self._job = job
+        self._stall_limit_seconds = STALL_LIMIT_SECONDS if guest_waits else PATIENT_LIMIT_SECONDS
         self._qmp = Qmp(job.handle)
         self._is_begun = False
         self._is_ended = False
@@ -99,7 +105,10 @@ class MigrationStream:
             target = image.begin(self._job.image, self._definition(), self._cookie())
             # The stream is ended after the pipe is closed, so that QEMU can write nothing more.
             ending = stack.enter_context(ExitStack())
-            self._pipe = stack.enter_context(Drainpipe(target, image.filter_argv))
+            pipe = Drainpipe(
+                target, image.filter_argv, stall_limit_seconds=self._stall_limit_seconds
+            )
+            self._pipe = stack.enter_context(pipe)
             if image.filter_argv:
                 self.how = ", compressed by zstd"
             self._give_pipe()
@@ -173,6 +182,10 @@ class MigrationStream:
     def set(self, parameters: Mapping[str, int]) -> None:
         """Change parameters that were borrowed (``qemusettings``), also while QEMU writes."""
         self._execute("migrate-set-parameters", parameters)
+
+    def guest_waits(self) -> None:
+        """Give a slow file up from now on, since the guest stands still, or is about to."""
+        self._pipe.wait_at_most(STALL_LIMIT_SECONDS)
 
     def give_up(self) -> None:
         """From another thread: make ``wait_for`` end by a failure."""

@@ -27,6 +27,19 @@ _POPULATE_READ: Final = 22
 """MADV_POPULATE_READ (linux/mman-common.h), since Linux 5.14."""
 
 
+def why_not(image: int) -> str:
+    """Say why the beginning of the file ``image``, a descriptor, cannot be mapped; empty if it can.
+
+    File systems in user space may refuse to map a file that is written to (Linux, fs/fuse/file.c,
+    fuse_direct_mmap).
+    """
+    try:
+        FrameCopies(image, 0, mmap.ALLOCATIONGRANULARITY).close()
+    except OSError as error:
+        return str(error.strerror)
+    return ""
+
+
 class FrameCopies:
     """A written part of the image, mapped to be read; fulfils ``Originals``."""
 

@@ -8,9 +8,10 @@ tables, made canonical, behind them.  Nothing is decided by what was read while 
 the pause the p2m is read again, and a frame that has moved is written again.
 
 Pages are compared with the image, which is quick while the host's page cache holds it.  A host
-without memory for that keeps a digest of each page, and in `catch` writes to the file what has
-changed and does not fit into memory.  A host without memory even for digests writes all pages in
-`catch`.  All pages of a domain that ends with its capture are written in `write`.
+without memory for that, or whose file system maps no file, keeps a digest of each page, and in
+`catch` writes to the file what has changed and does not fit into memory.  A host without memory
+even for digests writes all pages in `catch`.  All pages of a domain that ends with its capture are
+written in `write`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from snapvm import retry
-from snapvm.memory import precopy, xenimage
+from snapvm.memory import framecopies, precopy, xenimage
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
@@ -118,19 +119,19 @@ class GuestCapture:
         """
         retry.booting(lambda: require_published(P2mRoots.of(shared_info()), origin=ORIGIN))
         try:
-            room = self._precopy(memory, shared_info, progress)
+            apart = self._precopy(memory, shared_info, progress)
         except _NoPrecopy as why:
             if not self._domain_ends:
                 log.warning("it is going to stand still until all of it is written: %s", why)
             return f"one pass into the file while it stood still: {why}"
         self._is_precopied = True
-        apart = "" if room.holds_all else f", told apart by digests ({room})"
+        apart = apart and f", told apart by digests ({apart})"
         return f"precopy while it ran{apart}, then what had changed while it stood still"
 
     def _precopy(
         self, memory: HostMemory, shared_info: Callable[[], bytes], progress: Progress
-    ) -> Room:
-        """Map all frames and write the ordinary ones; return what memory there was for that.
+    ) -> str:
+        """Map all frames and write the ordinary ones; return why digests stand for them, if so.
 
         Raises ``_NoPrecopy`` when the guest cannot be written while it runs.
         """
@@ -146,11 +147,15 @@ class GuestCapture:
             raise _NoPrecopy(str(room))
         pfns = self._reader.pfns(p2m)
         self._store.room_bytes = room.for_pages_bytes
-        first = precopy.FirstPass(self._file, self._writer, keeps_pages=room.holds_all)
+        why = framecopies.why_not(self._file.fileno()) if room.holds_all else ""
+        digests = (
+            f"its file cannot be mapped: {why}" if why else "" if room.holds_all else str(room)
+        )
+        first = precopy.FirstPass(self._file, self._writer, keeps_pages=not digests)
         first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
-        if not room.holds_all:
+        if digests:
             precopy.write_again(self._store, self._file, progress)
-        return room
+        return digests
 
     def _write_early_head(
         self, memory: HostMemory, shared_info: Callable[[], bytes]

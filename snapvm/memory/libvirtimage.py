@@ -37,6 +37,9 @@ FORMAT_ZSTD: Final = 5
 """libvirt passes the stream through `zstd -dc` (src/qemu/qemu_saveimage.c)."""
 FORMAT_SPARSE: Final = 6
 """QEMU's mapped-ram, each page at its own place in the file (libvirt 11.2)."""
+UNPACKED_BY: Final = {1: "gzip", 2: "bzip2", 3: "xz", 4: "lzop", FORMAT_ZSTD: "zstd"}
+"""The program through which libvirt passes a stream; it writes these itself if qemu.conf says so
+(``snapshot_image_format``)."""
 _ROOM_BYTES: Final = 64 << 10
 """Room behind the XML, as libvirt leaves it: `virsh save-image-edit` may make the XML longer."""
 _ALIGNMENT_BYTES: Final = 4096

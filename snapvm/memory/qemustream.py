@@ -46,6 +46,7 @@ from snapvm.refusals import BadImage
 Words = npt.NDArray[np.uint64]
 _LOOKED_AT: Final = 16
 """How many records are looked at first, and how many times more each time after that."""
+CUT_SHORT: Final = "it ends before the description of its devices does"
 _FILLED: Final = "a page is filled with another byte than zero"
 
 
@@ -123,8 +124,8 @@ class QemuStream:
             tail = (tail + piece)[-TAIL_BYTES:]
             yield piece
             source.skip(len(piece))
-        if not _ends_with_description(tail):
-            raise source.bad("it ends before the description of its devices does")
+        if not ends_with_description(tail):
+            raise source.bad(CUT_SHORT)
 
     def _require_device(self) -> None:
         """Raise ``BadImage`` unless the state of a device follows.
@@ -323,7 +324,7 @@ def _leading(rows: npt.NDArray[np.uint8], flags: int) -> Words:
         count *= _LOOKED_AT
 
 
-def _ends_with_description(tail: bytes) -> bool:
+def ends_with_description(tail: bytes) -> bool:
     """Tell whether the stream ends with an end mark and a description of the stated length."""
     mark = bytes([Section.END_OF_STREAM, Section.DESCRIPTION])
     at = len(tail)

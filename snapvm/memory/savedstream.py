@@ -10,11 +10,19 @@ from typing import BinaryIO
 
 from snapvm import compression, durable
 from snapvm.memory import libvirtimage
-from snapvm.memory.libvirtimage import FORMAT_OFFSET_BYTES, FORMAT_RAW, FORMAT_ZSTD
-from snapvm.memory.qemustream import QemuStream
+from snapvm.memory.libvirtimage import (
+    FORMAT_OFFSET_BYTES,
+    FORMAT_RAW,
+    FORMAT_SPARSE,
+    FORMAT_ZSTD,
+)
+from snapvm.memory.qemuformat import MAGIC, TAIL_BYTES, Section
+from snapvm.memory.qemustream import CUT_SHORT, QemuStream, ends_with_description
 from snapvm.refusals import BadImage
-from snapvm.streamfilter import StreamFilter
+from snapvm.streamfilter import StreamFilter, is_installed
 
+_BEGIN = MAGIC + bytes([Section.CONFIGURATION])
+_PIECE_BYTES = 1 << 20
 _END_SECONDS = 60.0
 """How long the program that unpacks may take to end when all that it has said was read."""
 
@@ -41,6 +49,46 @@ def opened(path: Path) -> Iterator[QemuStream]:
             return
         with _unpacked(descriptor, path) as stream:
             yield QemuStream(stream, str(path), offset_bytes=begin)
+
+
+def require_end(path: Path, *, unpacks: bool = False) -> bool:
+    """Raise ``BadImage`` for an image whose stream ends before the description of its devices does.
+
+    Returns whether that could be told.  One that is compressed is read only with ``unpacks``, which
+    takes as long as a restore.  One that does not begin with the machine's configuration is of a
+    kind of machine that has no description either (QEMU, hw/core/machine.c, suppress_vmdesc).
+    """
+    header = libvirtimage.read_header(path)
+    is_packed = header.format == FORMAT_ZSTD
+    if is_packed and not (unpacks and is_installed(compression.UNPACK_ARGV[0])):
+        return False
+    if header.format not in (FORMAT_RAW, FORMAT_SPARSE, FORMAT_ZSTD):
+        return False
+    with (
+        durable.failing_as_storage(path),
+        open(durable.open_file(path), "rb", buffering=0) as file,
+    ):
+        file.seek(header.stream_offset_bytes)
+        if is_packed:
+            with _unpacked(file.fileno(), path) as stream:
+                begin, tail = _ends_of(stream)
+        else:
+            begin, tail = _ends_of(file)
+        end_bytes = file.seek(0, os.SEEK_END)
+    if begin == _BEGIN and not ends_with_description(tail):
+        raise BadImage(path=str(path), offset_bytes=end_bytes, why=CUT_SHORT)
+    return begin == _BEGIN
+
+
+def _ends_of(stream: BinaryIO) -> tuple[bytes, bytes]:
+    """Return how a stream begins, and the last of it; what is between is skipped in a file."""
+    begin = tail = stream.read(len(_BEGIN))
+    if stream.seekable():
+        at = stream.tell()
+        stream.seek(max(at, stream.seek(0, os.SEEK_END) - TAIL_BYTES))
+    while piece := stream.read(_PIECE_BYTES):
+        tail = (tail + piece)[-TAIL_BYTES:]
+    return begin, tail
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 The format is checked while the image is read: what breaks it is `BadImage`.  What is well-formed
 and still wrong is a `Finding` in the `Report`: a condition that makes `xl restore` fail late
-(xg_sr_restore_x86_pv.c: process_start_info, process_vcpu_basic, update_guest_p2m), or memory that
-it would silently lose.
+(xg_sr_restore_x86_pv.c: process_start_info, process_vcpu_basic, update_guest_p2m;
+xg_sr_restore_x86_hvm.c: x86_hvm_stream_complete), or memory that it would silently lose.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from snapvm.memory import hvmcontext
 from snapvm.memory.finding import Finding, Findings, Problem, Report
 from snapvm.memory.normalise import ROOT_LEVEL
 from snapvm.memory.verifytables import check_p2m, check_tables
@@ -35,15 +36,16 @@ def verify_image(path: Path) -> Report:
     findings = Findings()
     with survey(path) as image:
         _check_envelope(image, findings)
-        tables = 0
         if image.header.domain_type is DomainType.PV:
-            tables = _check_domain(image, findings)
+            tables, vcpus = _check_domain(image, findings), len(image.vcpus)
+        else:
+            tables, vcpus = 0, _check_machine(image, findings)
         return Report(
             findings=tuple(findings.kept),
             counts=dict(findings.counts),
             pages=image.index.pages,
             tables=tables,
-            vcpus=len(image.vcpus),
+            vcpus=vcpus,
         )
 
 
@@ -69,6 +71,24 @@ def _problem_of_config(text: str) -> str:
         return "it is not JSON with c_info; `xl restore` needs a configuration file"
     domid = general.get("domid", 0)
     return f"it demands to be domain {domid!r:.20}" if domid != 0 else ""
+
+
+def _check_machine(image: Survey, findings: Findings) -> int:
+    """Check what an HVM or PVH domain has beside its pages; return the number of its vCPUs."""
+    vcpus: frozenset[int] = frozenset()
+    if not image.has_hvm_params:
+        findings.add(Finding(problem=Problem.RECORD, detail="HVM_PARAMS"))
+    if image.hvm_context is None:
+        findings.add(Finding(problem=Problem.RECORD, detail="HVM_CONTEXT"))
+        return 0
+    try:
+        vcpus = hvmcontext.vcpus(image.hvm_context)
+    except ValueError as error:
+        findings.add(Finding(problem=Problem.VCPU, detail=f"HVM_CONTEXT: {error}"))
+    else:
+        if 0 not in vcpus:
+            findings.add(Finding(problem=Problem.RECORD, detail="HVM_CONTEXT of vCPU 0"))
+    return len(vcpus)
 
 
 def _check_domain(image: Survey, findings: Findings) -> int:

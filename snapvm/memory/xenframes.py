@@ -25,6 +25,7 @@ from snapvm.memory.pagingmode import FRAME_BYTES, Words
 from snapvm.memory.xenformat import RecordType
 from snapvm.memory.xenimage import EmulatorRecord, ImageReader
 from snapvm.memory.xenrecord import (
+    Blob,
     P2mFrames,
     PageBatch,
     PvInfo,
@@ -59,6 +60,9 @@ class Survey:
     """vCPUs whose context has a wrong length: the offset of the record, and that length."""
     has_shared_info: bool = False
     has_tsc_info: bool = False
+    hvm_context: bytes | None = None
+    """The state of an HVM or PVH domain's machine."""
+    has_hvm_params: bool = False
     index: PageIndex = field(init=False)
     _descriptor: int = -1
 
@@ -151,6 +155,10 @@ def _enter(found: Survey, record: Record | EmulatorRecord) -> None:
             found.has_shared_info = True
         case TscInfo():
             found.has_tsc_info = True
+        case Blob(type=RecordType.HVM_CONTEXT):
+            found.hvm_context = record.body
+        case Blob(type=RecordType.HVM_PARAMS):
+            found.has_hvm_params = True
         case VcpuState(part=RecordType.X86_PV_VCPU_BASIC):
             _enter_vcpu(found, record)
 

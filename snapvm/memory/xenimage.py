@@ -139,7 +139,7 @@ def cpuid_policy(path: Path) -> bytes:
 
 def check(path: Path, size_bytes: int) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded."""
-    with open_image(path):
+    with open_image(path), durable.failing_as_storage(path):
         found_bytes = path.stat().st_size
     if found_bytes != size_bytes:
         raise BadImage(
@@ -147,6 +147,13 @@ def check(path: Path, size_bytes: int) -> None:
             offset_bytes=min(found_bytes, size_bytes),
             why=f"it has {found_bytes} bytes and {size_bytes} were recorded",
         )
+
+
+def require_end(path: Path) -> None:
+    """Read every record of an image, without pages; raise ``BadImage`` when it ends too early."""
+    with open_image(path) as image:
+        for _ in image.records(with_pages=False):
+            pass
 
 
 class ImageWriter(StreamWriter):

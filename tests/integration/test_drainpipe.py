@@ -125,6 +125,25 @@ def test_a_file_that_stays_slow_is_given_up_and_the_stream_goes_on() -> None:
     assert longest_seconds < 5
 
 
+def test_while_no_guest_waits_a_slow_file_is_waited_for() -> None:
+    """Once one does the same file is given up."""
+    sink = SlowSink(0.05)
+    with Drainpipe(sink.writer, stall_limit_seconds=60) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        for _ in range(drainpipe.BUFFER_CHUNKS + 3):
+            os.write(qemu, bytes(1 << 20))
+        assert pipe.failure is None
+        writing = threading.Thread(target=os.write, args=(qemu, bytes(4 << 20)))
+        writing.start()
+        time.sleep(0.5)
+        pipe.wait_at_most(0.1)
+        writing.join(10)
+        assert not writing.is_alive() and isinstance(pipe.failure, StalledError)
+        os.close(qemu)
+    sink.join()
+
+
 @pytest.mark.parametrize(
     "argv", [(), pytest.param(ZSTD, marks=needs_zstd)], ids=["plain", "filtered"]
 )
@@ -150,6 +169,7 @@ def test_a_file_that_hangs_does_not_hold_up_the_end(
         while pipe.failure is None and time.monotonic() < begun + 60:
             time.sleep(0.05)
     assert isinstance(pipe.failure, StalledError)
+    assert ("a lower level of --compress" in str(pipe.failure)) is bool(argv)
     assert qemu_was_told.wait(10)
     assert time.monotonic() < begun + 60
     os.close(sink)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from snapvm import compression, imageformats, images
+from snapvm import compression, durable, imageformats, images
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
@@ -99,9 +101,55 @@ def test_only_a_plain_image_needs_a_newer_libvirt(tmp_path: Path, format_: int, 
     with pytest.raises(HostLacks, match=r"libvirt 12\.1"):
         images.require_reader(path, memory, SKEWED)
     images.require_reader(path, memory, NEW)
+    memory = reformatted(path, format_)
+    assert memory.format == name
+    images.require_reader(path, memory, SKEWED)
+
+
+def reformatted(path: Path, format_: int) -> MemoryRecord:
+    """Have an image say that its stream has another format."""
     head = libvirtimage.MAGIC + libvirtimage.head_as(path, format_)[len(libvirtimage.MAGIC) :]
     path.write_bytes(head + path.read_bytes()[len(head) :])
-    images.require_reader(path, replace(memory, format=name), SKEWED)
+    is_sparse = format_ == libvirtimage.FORMAT_SPARSE
+    name = imageformats.LIBVIRT_SPARSE if is_sparse else imageformats.LIBVIRT_SAVE
+    return replace(recorded(path), format=name)
+
+
+@pytest.mark.parametrize(
+    ("format_", "program"), [(1, "gzip"), (2, "bzip2"), (3, "xz"), (4, "lzop"), (5, "zstd")]
+)
+def test_a_rollback_is_refused_where_nothing_unpacks_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: int, program: str
+) -> None:
+    """libvirt found that out when the domain had been ended for it."""
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    memory = reformatted(path, format_)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    images.require_reader(path, memory, NEW)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == program else name)
+    with pytest.raises(HostLacks, match=f"program {program}") as lacks:
+        images.require_reader(path, memory, NEW)
+    assert lacks.value.hint() == f"install {program}"
+
+
+@pytest.mark.parametrize(
+    ("format_", "older", "what"),
+    [
+        (libvirtimage.FORMAT_ZSTD, {"libvirt": "9.0.0", "qemu": "7.2.19"}, r"libvirt 10\.6"),
+        (libvirtimage.FORMAT_SPARSE, {"libvirt": "11.1.0", "qemu": "9.2.0"}, r"libvirt 11\.2"),
+        (libvirtimage.FORMAT_SPARSE, {"libvirt": "11.3.0", "qemu": "8.2.2"}, r"QEMU 9\.0"),
+    ],
+)
+def test_a_rollback_is_refused_where_the_image_is_of_a_newer_format(
+    tmp_path: Path, format_: int, older: dict[str, str], what: str
+) -> None:
+    """On a host with an older release; the domain was ended for it too."""
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    memory = reformatted(path, format_)
+    images.require_reader(path, memory, NEW)
+    images.require_reader(path, memory, {})
+    with pytest.raises(HostLacks, match=what):
+        images.require_reader(path, memory, older)
 
 
 def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
@@ -114,6 +162,27 @@ def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
     assert build.read_sparse(path).pages["pc.ram", 6] == build.filled(6)
     assert list(tmp_path.iterdir()) == [path]
     assert images.channels(memory) >= images.channels(replace(memory, format="libvirt-save")) == 1
+
+
+@pytest.mark.parametrize("format_", [imageformats.LIBVIRT_SAVE, imageformats.XL_SAVE])
+def test_one_that_is_deleted_while_it_is_looked_at_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    path = tmp_path / "image"
+    build.save(path, build.GOOD.encode())
+    if format_ == imageformats.XL_SAVE:
+        path.write_bytes(Guest().encode())
+    memory = replace(recorded(path), format=format_)
+    open_file = durable.open_file
+
+    def opened(name: Path | str, access: int = os.O_RDONLY) -> int:
+        descriptor = open_file(name, access)
+        os.unlink(name)
+        return descriptor
+
+    monkeypatch.setattr(durable, "open_file", opened)
+    with pytest.raises(StorageFailed, match="No such file"):
+        images.check(path, memory)
 
 
 @pytest.mark.parametrize(("free_bytes", "why"), [(10, "no room"), (PLENTY, "migration stream")])

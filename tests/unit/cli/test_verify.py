@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from snapvm.cli.app import run
+from snapvm.memory import libvirtimage
 from snapvm.model import SnapshotId
 from tests.fakes.machine import image_bytes
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
+from tests.unit.memory import qemu_builders
 from tests.unit.memory.xen_builders import L1, Guest, hvm_image
+
+ZSTD = ["zstd", "--quiet", "-1", "--stdout"]
 
 
 @pytest.fixture
@@ -161,6 +167,46 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
     assert run(["verify", str(path), "--json"]) == 4
     assert "it was never written to its end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost_bytes", [1, 3000])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["plain", "zstd"])
+def test_an_image_of_libvirts_that_was_cut_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lost_bytes: int, *, is_packed: bool
+) -> None:
+    """Half a copy of one was called whole."""
+    stream = qemu_builders.GOOD.encode()
+    if is_packed:
+        stream = subprocess.run(ZSTD, input=stream, capture_output=True, check=True).stdout
+    format_ = libvirtimage.FORMAT_ZSTD if is_packed else libvirtimage.FORMAT_RAW
+    path = qemu_builders.save(tmp_path / "memory.save", stream, format_)
+    assert run(["verify", str(path)]) == 0
+    assert "whole (a libvirt image: its header and its end)" in capsys.readouterr().out
+    os.truncate(path, path.stat().st_size - min(lost_bytes, len(stream) // 2))
+    assert run(["verify", str(path)]) == 4
+    assert "memory.save" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_in_what_zstd_has_packed_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = qemu_builders.GOOD.encode()
+    packed = subprocess.run(ZSTD, input=stream, capture_output=True, check=True).stdout
+    path = qemu_builders.save(tmp_path / "memory.save", packed, libvirtimage.FORMAT_ZSTD)
+    data = bytearray(path.read_bytes())
+    data[-len(packed) // 2] ^= 1
+    path.write_bytes(data)
+    assert run(["verify", str(path)]) == 4
+    assert "unpacking it" in capsys.readouterr().err
+
+
+def test_where_zstd_is_not_installed_the_header_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = qemu_builders.save(tmp_path / "memory.save", b"packed", libvirtimage.FORMAT_ZSTD)
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_kwargs: None)
+    assert run(["verify", str(path)]) == 0
+    assert "its header alone" in capsys.readouterr().out
 
 
 def test_a_link_that_the_user_names_is_followed(

@@ -58,6 +58,8 @@ class World:
     parameters: dict[str, int] = field(default_factory=dict)
     """What QEMU is set to."""
     how: str = ""
+    is_waited_for: bool = True
+    """A file that is written slowly is given up, for the guest waits for it."""
 
     def __post_init__(self) -> None:
         self.now = self.moments[0]
@@ -69,6 +71,7 @@ class World:
         yield
 
     def suspend(self) -> None:
+        assert self.is_waited_for, "a slow file could keep the guest standing still"
         self.stopped_at.append(self.now.at)
 
     def freeze(self) -> None:
@@ -96,7 +99,11 @@ class World:
         return not (self.now.is_over or self.now.is_setting_up)
 
     def begin(self) -> None:
+        assert not self.is_waited_for, "a slow file would be given up though nobody waits"
         self.is_begun = True
+
+    def guest_waits(self) -> None:
+        self.is_waited_for = True
 
     def let_go(self) -> None: ...
     def tell(self, _state: State) -> None: ...
@@ -135,7 +142,12 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             owners_kept=nullcontext,
         )
         nothing: Any = None
-        monkeypatch.setattr(libvirtprecopy, "MigrationStream", lambda _job: world)
+
+        def stream(_job: object, *, guest_waits: bool = True) -> World:
+            world.is_waited_for = guest_waits
+            return world
+
+        monkeypatch.setattr(libvirtprecopy, "MigrationStream", stream)
         clock = SimpleNamespace(monotonic=lambda: world.now.at, sleep=lambda _seconds: None)
         monkeypatch.setattr(libvirtprecopy, "time", clock)
         monkeypatch.setattr(
@@ -156,6 +168,7 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
         )
         capture = PrecopyCapture(job, "")
         with capture.window(freeze=world.freeze if freezes else None):
+            assert world.is_waited_for
             return world.stopped_at, capture.method.removeprefix(PrecopyCapture.way)
 
     return played

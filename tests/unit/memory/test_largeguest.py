@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from snapvm import durable, memoryroom, xxh64
-from snapvm.memory import framestore, precopy
+from snapvm.memory import framecopies, framestore, precopy
 from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.verify import verify_image
@@ -66,6 +68,22 @@ def test_whatever_memory_there_is_the_image_is_the_same(
         report = verify_image(path)
         images.append((frames_of(path), report.tables))
     assert images[0] == images[1] == images[2] == images[3]
+
+
+def test_a_file_that_cannot_be_mapped_is_told_apart_by_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mergerfs, and other file systems in user space, refuse that; the guest was not captured."""
+    make(tmp_path / "mapped", Machine(), meanwhile=changing(0))
+
+    def refused(*_args: object) -> int | None:
+        ctypes.set_errno(errno.ENODEV)
+        return ctypes.c_void_p(-1).value
+
+    monkeypatch.setattr(framecopies, "_mmap", refused)
+    _, method = make(tmp_path / "not", Machine(), meanwhile=changing(0))
+    assert "digests (its file cannot be mapped: No such device)" in method
+    assert frames_of(tmp_path / "not") == frames_of(tmp_path / "mapped")
 
 
 @pytest.mark.parametrize("for_copies_bytes", [0, OWNED * 4096 * 65 // 64])

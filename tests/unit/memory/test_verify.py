@@ -193,10 +193,35 @@ def test_findings_are_counted_but_not_all_kept(tmp_path: Path) -> None:
     assert len(report.findings) == KEPT_PER_PROBLEM
 
 
-def test_an_hvm_image_is_checked_for_its_format_only(tmp_path: Path) -> None:
+def test_the_vcpus_of_an_hvm_image_are_counted(tmp_path: Path) -> None:
+    """It was said to have none."""
     path = tmp_path / "img"
     path.write_bytes(build.hvm_image())
-    assert verify_image(path) == Report(findings=(), counts={}, pages=2, tables=0, vcpus=0)
+    assert verify_image(path) == Report(findings=(), counts={}, pages=2, tables=0, vcpus=2)
+
+
+CONTEXT = build.hvm_context(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("records", "problem", "detail"),
+    [
+        ([build.HVM_PARAMS], Problem.RECORD, "HVM_CONTEXT"),
+        ([build.record(9, CONTEXT)], Problem.RECORD, "HVM_PARAMS"),
+        ([build.record(9, build.hvm_context(1)), build.HVM_PARAMS], Problem.RECORD, "of vCPU 0"),
+        ([build.record(9, CONTEXT[:-8]), build.HVM_PARAMS], Problem.VCPU, "HVM_CONTEXT"),
+        ([build.record(9, CONTEXT[:-20]), build.HVM_PARAMS], Problem.VCPU, "HVM_CONTEXT"),
+        ([build.record(9, CONTEXT[48:]), build.HVM_PARAMS], Problem.VCPU, "HVM_CONTEXT"),
+    ],
+)
+def test_an_hvm_image_without_the_state_of_its_machine_is_not_sound(
+    tmp_path: Path, records: list[bytes], problem: Problem, detail: str
+) -> None:
+    path = tmp_path / "img"
+    path.write_bytes(build.hvm_image(*records))
+    report = verify_image(path)
+    assert not report.is_sound
+    assert any(f.problem is problem and detail in f.detail for f in report.findings)
 
 
 def test_an_image_too_large_for_the_memory_of_this_host_ends_nobody(

@@ -152,9 +152,19 @@ def uncanonicalise(tables: Words, p2m: Words) -> Words:
     return np.where(present, tables & ~np.uint64(FRAME) | mfns, tables)
 
 
-def hvm_image() -> bytes:
-    """Return an image of an HVM or PVH domain with two pages."""
+def hvm_context(*vcpus: int) -> bytes:
+    """The state of an HVM domain's machine, with so many bytes for each part as you like."""
+    parts = [(1, 0, bytes(40)), *((2, vcpu, bytes(100)) for vcpu in vcpus), (0, 0, b"")]
+    return b"".join(struct.pack("<HHI", kind, n, len(body)) + body for kind, n, body in parts)
+
+
+HVM_PARAMS = record(0xA, struct.pack("<IIQQ", 1, 0, 1, 2))
+
+
+def hvm_image(*records: bytes) -> bytes:
+    """Return an image of an HVM or PVH domain with two pages; it has two vCPUs if not told else."""
     head = Guest().before_pages()
     domain = head[2][:24] + struct.pack("<IHHII", 2, 12, 0, 4, 20)
-    tail = [Guest(order=[1, 2]).page_records(), record(0), record(0)]
+    state = records or (record(9, hvm_context(0, 1)), HVM_PARAMS)
+    tail = [Guest(order=[1, 2]).page_records(), *state, record(0), record(0)]
     return b"".join([*head[:2], domain, head[4], *tail])
