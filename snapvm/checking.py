@@ -166,6 +166,10 @@ def _of_stray(stray: Stray) -> Finding:
             problem = "it was made by snapvm, and no snapshot has it"
             remedy = f"{back}snapvm check --fix removes it"
             orphan = volume
+        case Kind.HELD:
+            why, needed = (stray.held.why, stray.held.hint()) if stray.held else ("", "")
+            problem = f"it was made by snapvm, no snapshot has it, and it stays: {why}"
+            remedy = f"{back}{needed and f'{needed}; then: '}snapvm check --fix"
         case Kind.ELSEWHERE:
             problem = "it was made by snapvm, and this catalog does not know its domain"
             remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "

@@ -29,7 +29,8 @@ MANUAL = Manual(
         "snapshot and no pool that holds snapshots is about to run full. With `--deep` every "
         "memory image was read and compared with its checksum. With `--fix` volumes without a "
         "snapshot were removed, after asking. A volume stays that is of a domain which the catalog "
-        "does not know, that another host made, or that somebody has made writable."
+        "does not know, that another host made, that somebody uses, has made writable or has built "
+        "upon, or that LVM moves or merges."
     ),
     failure="What was found is printed, a line each, with what to do about it.",
     example="snapvm check --deep",

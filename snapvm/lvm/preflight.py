@@ -249,19 +249,25 @@ def check_removable(volume: LogicalVolume, whose: str) -> None:
         )
 
 
-def check_no_overlay(volume: LogicalVolume, report: Report) -> None:
-    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
+def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` for what has snapshots, or thin volumes of another pool read from.
 
     LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
     """
+    for above in report.snapshots_of(volume):
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"its own snapshot {above.ref} needs it",
+            remedy=f"when nothing needs that one: lvremove {above.ref}",
+        )
     if not volume.is_external_origin:
         return
-    above = next(iter(report.overlays_of(volume)), None)
-    name = "another volume" if above is None else str(above.ref)
+    overlay = next(iter(report.overlays_of(volume)), None)
+    name = "another volume" if overlay is None else str(overlay.ref)
     raise VolumeRefused(
         volume=str(volume.ref),
         why=f"it is the external origin of {name}, which would go with it",
-        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
+        remedy=f"when nothing needs that one: lvremove {overlay.ref}" if overlay else "",
     )
 
 
