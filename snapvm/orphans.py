@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from snapvm import naming
-from snapvm.errors import Locked
+from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.report import LogicalVolume, Report
@@ -98,18 +98,21 @@ def is_clone(volume: LogicalVolume) -> bool:
     return _ROLL in volume.tags and volume.is_thin_volume
 
 
-def remove(host: Host, volumes: Sequence[LogicalVolume]) -> tuple[LogicalVolume, ...]:
+def remove(
+    host: Host, volumes: Sequence[LogicalVolume], failures: list[SnapvmError]
+) -> tuple[LogicalVolume, ...]:
     """Remove those of the volumes that still nothing names and nobody uses; return them.
 
     Each under the lock of its domain, and none of one that somebody works on: only the lock tells
-    of a take that writes its journal in another state folder.
+    of a take that writes its journal in another state folder.  What LVM says of those that it does
+    not remove goes into ``failures``, and keeps none of the others.
     """
     names = dict(host.catalog.domains())
     gone: list[LogicalVolume] = []
     for uuid, wanted in _by_domain(volumes):
         try:
             with _locked(host, uuid, names):
-                gone += _remove(host, wanted)
+                gone += _remove(host, wanted, failures)
         except Locked as busy:
             log.info("left alone: %s", busy)
     return tuple(gone)
@@ -188,11 +191,18 @@ def _locked(
     return host.catalog.locked(uuid, names[uuid], waits=False)
 
 
-def _remove(host: Host, wanted: set[DmUuid]) -> list[LogicalVolume]:
+def _remove(host: Host, wanted: set[DmUuid], failures: list[SnapvmError]) -> list[LogicalVolume]:
     report = host.lvm.report()
-    still = [v for v in of(host, report) if v.dm_uuid in wanted]
-    host.lvm.remove([volume.ref for volume in still], report)
-    return still
+    still = [volume for volume in of(host, report) if volume.dm_uuid in wanted]
+    known = len(failures)
+    for group in dict.fromkeys(volume.vg_uuid for volume in still):
+        with noting(failures):
+            host.lvm.remove([v.ref for v in still if v.vg_uuid == group], report)
+    if len(failures) == known:
+        return still
+    # Of several in a group LVM removes those that it can.
+    left = host.lvm.report()
+    return [volume for volume in still if left.lv_from_dm_uuid(volume.dm_uuid) is None]
 
 
 def _known_sets(host: Host) -> set[str] | None:

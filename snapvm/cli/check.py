@@ -19,6 +19,7 @@ from snapvm.refusals import NotConfirmed
 
 if TYPE_CHECKING:
     from snapvm.checking import Finding
+    from snapvm.errors import SnapvmError
     from snapvm.lvm.report import LogicalVolume
 
 MANUAL = Manual(
@@ -52,7 +53,7 @@ def check(
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import checking, orphans
+        from snapvm import bydomain, checking, orphans
         from snapvm.cli import wiring
         from snapvm.cli.progress import shown
         from snapvm.refusals import Found
@@ -62,12 +63,14 @@ def check(
             findings = checking.look(host, domain, progress, deep=deep)
         unnamed = [finding.orphan for finding in findings if finding.orphan is not None]
         removed: tuple[LogicalVolume, ...] = ()
+        failures: list[SnapvmError] = []
         if fix and unnamed:
             if not yes:
                 _confirm(findings, as_json=as_json)
             with what_is_done_stays():
-                removed = orphans.remove(host, unnamed)
+                removed = orphans.remove(host, unnamed, failures)
             nothing_is_left()
+            bydomain.log_all(failures)
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:

@@ -42,7 +42,7 @@ def look(host: Host) -> dict[str, Finding]:
 def remove_all(host: Host) -> None:
     """Do what `repair` and `check --fix` do."""
     consistency.repair_all(host, None, Silent())
-    orphans.remove(host, [found.orphan for found in look(host).values() if found.orphan])
+    orphans.remove(host, [found.orphan for found in look(host).values() if found.orphan], [])
 
 
 def elsewhere(scene: Scene, name: str = "elsewhere") -> Host:
@@ -143,7 +143,7 @@ def test_what_is_worked_on_from_another_state_folder_is_left_alone(
 
     def meanwhile(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
         left = orphans.of(other, other.lvm.report())
-        seen.append((len(left), repair.remove_orphans(other), orphans.remove(other, left)))
+        seen.append((len(left), repair.remove_orphans(other), orphans.remove(other, left, [])))
         return sealed(plan, folder, caught, progress)
 
     monkeypatch.setattr(taking, "sealed", meanwhile)

@@ -13,6 +13,7 @@ import pytest
 
 from snapvm.catalog import Catalog
 from snapvm.errors import ExitStatus, Locked
+from snapvm.failures import CommandFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -118,6 +119,32 @@ def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:
     assert len(told["removed"]) == 2 and told["findings"] == []
     told = json.loads(call("check", "--fix", "--yes", "--json").out)
     assert told == {"removed": [], "findings": []}
+
+
+@pytest.mark.parametrize("vg", ["vg0", "vg1"])
+def test_what_lvm_does_not_remove_hides_nothing_else(call: Call, scene: Scene, vg: str) -> None:
+    """The others stayed, or were removed without a word, and what was found was not told."""
+    call("take", DOMAIN, "--name", "a")
+    call("take", DOMAIN, "--name", "b")
+    lost, kept = (scene.host.catalog.get(UUID, SnapshotId(id_)) for id_ in "ab")
+    shutil.rmtree(scene.host.catalog.path(lost, ""))
+    shorten_image(scene, kept)
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove" and argv[-1] == vg:
+            raise CommandFailed(argv=argv, status=5, stderr=f"Cannot change VG {vg}")
+
+    scene.lvm.before = fail
+    ids = {"vg0": "vg0/demo-d0.a", "vg1": "vg1/demo-d1.a"}
+    stays = ids.pop(vg)
+    done = call("check", "--fix", "--yes", "--json")
+    told = json.loads(done.out)
+    assert told["error"]["kind"] == "Found" and done.status == ExitStatus.REFUSED
+    assert told["removed"] == list(ids.values())
+    assert [found["subject"] for found in told["findings"]] == ["demo@b", stays]
+    assert f"Cannot change VG {vg}" in done.err
+    as_text = call("check", "--fix", "--yes")
+    assert "removed no volumes" in as_text.out and stays in as_text.out
 
 
 def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
