@@ -1,24 +1,22 @@
-"""Records that are lost or damaged, made anew from what LVM's tags and memory images say.
+"""Records that are lost or damaged, put together from what LVM's tags and memory images say.
 
-What neither says stays unknown and is told: the note, the pause, the checksum of the image.  A
-record that would lack a disk is not made: memory and all disks, or nothing.
+``snapvm.remaking`` writes them.  What neither says stays unknown and is told: the note, the pause,
+the checksum of the image.  A record that would lack a disk is not made: memory and all disks, or
+nothing.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
-from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
-from snapvm.errors import SnapvmError, noting
+from snapvm import imagefacts, naming, orphans, recordfile, sidefiles
 from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
-from snapvm.interrupt import nothing_is_left, shielded, what_is_done_stays
 from snapvm.lvm import argv, belonging, device
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume, Report
@@ -34,11 +32,9 @@ from snapvm.model import (
     Timing,
 )
 from snapvm.recordfolder import RECORD_FILE, Damaged
-from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
+from snapvm.refusals import BadImage, RecordUnusable
 
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
-_DAMAGED_FILE = f"{RECORD_FILE}.damaged"
-"""What was found in the place of a record, for whoever can read it."""
 _NONE = "no volume that LVM shows says that it belongs to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
 
@@ -103,57 +99,6 @@ def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hope
         why = _NEWER if entry.is_newer else _NONE
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
-
-
-def put_all(
-    host: Host, rebuilt: Iterable[Rebuilt]
-) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
-    """Write records that can be made anew; return those that were, and why the others were not."""
-    made: list[Rebuilt] = []
-    hopeless: list[Hopeless] = []
-    for each in rebuilt:
-        failures: list[SnapvmError] = []
-        with what_is_done_stays(), noting(failures):
-            put(host, each)
-            made.append(each)
-        hopeless += (Hopeless(ref=each.record.ref, why=str(failure)) for failure in failures)
-    nothing_is_left()
-    return tuple(made), tuple(hopeless)
-
-
-def put(host: Host, rebuilt: Rebuilt) -> None:
-    """Write a record that can be made anew, as it is decided once more under the lock.
-
-    Raises ``SnapshotExists`` when a good one is there, and ``RecordUnusable`` when it cannot be
-    made any more, for it was deleted meanwhile or its volumes changed; ``Locked``.
-    """
-    catalog = host.catalog
-    whose = rebuilt.record
-    with catalog.locked(whose.domain_uuid, whose.domain), shielded():
-        record = _decided_again(host, rebuilt.record)
-        folder = catalog.folder(record.domain_uuid, record.id)
-        if not folder.exists():
-            catalog.put(record, catalog.aside(record.domain_uuid, record.id))
-            return
-        path = folder / RECORD_FILE
-        with durable.failing_as_storage(path):
-            if os.path.lexists(path):
-                # Not copied: it may be a pipe.  A folder without a record can be made anew as well.
-                durable.rename(path, folder / _DAMAGED_FILE)
-            durable.write(path, recordfile.dump(record).encode())
-
-
-def _decided_again(host: Host, record: Record) -> Record:
-    """Return it as it would be made now: a delete or a take may have ended since it was chosen."""
-    if any(known.id == record.id for known in host.catalog.records(record.domain_uuid)):
-        raise SnapshotExists(domain=record.domain, id=record.id)
-    rebuilt, hopeless = look(host, only=record.set)
-    for each in rebuilt:
-        if (each.record.domain_uuid, each.record.id) == (record.domain_uuid, record.id):
-            return each.record
-    why = next((lost.why for lost in hopeless if lost.ref == record.ref), "its volumes are gone")
-    path = host.catalog.folder(record.domain_uuid, record.id) / RECORD_FILE
-    raise RecordUnusable(path=str(path), why=f"it cannot be made anew any more: {why}")
 
 
 def _damaged(host: Host) -> Iterator[Damaged]:

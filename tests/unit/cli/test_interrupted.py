@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from snapvm import imagefacts, imageroom, images, rebuilding
+from snapvm import imagefacts, imageroom, images, remaking
 from snapvm.cli import progress
 from snapvm.cli.volumestates import Volumes
 from snapvm.errors import ExitStatus, Interrupted
@@ -115,7 +115,7 @@ def test_a_rebuild_that_ends_says_that_what_it_made_stays(
         return record
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuilding, "_decided_again", decided)
+        patch.setattr(remaking, "_decided_again", decided)
         done = call("catalog", "rebuild")
     assert done.status == ExitStatus.INTERRUPTED and len(scene.ids()) == 1
     assert "what had been done by then stays" in done.err
