@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -78,20 +78,27 @@ class _CannotBe(Exception):
     """Why a record is not made anew."""
 
 
-def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
-    """Decide what can be made anew, of one set or of all, and what cannot; nothing is changed."""
+def look(
+    host: Host, *, only: Collection[str] | None = None
+) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
+    """Decide what can be made anew, of some sets or of all, and what cannot; nothing is changed."""
     report = host.lvm.report()
     damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
     sets = list(_lost_sets(host, report))
     entries = {lost.place: damaged.pop(lost.place, None) for lost in sets}
+    claims: dict[tuple[str, str], list[str]] = {}
     for lost in sets:
-        if only not in ("", lost.set):
+        claims.setdefault(lost.place, []).append(str(lost))
+    names = dict(host.catalog.domains())
+    for lost in sets:
+        if only is not None and lost.set not in only:
             continue
-        name = _domain_name(host, lost.whose)
+        whose = lost.whose
+        name = whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
         try:
-            _require_alone(lost, sets)
+            _require_alone(claims[lost.place])
             rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
@@ -126,11 +133,6 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
             yield _Lost(set=set_, volumes=tuple(volumes), whose=whose[0], targets=targets)
 
 
-def _domain_name(host: Host, whose: Belonging) -> str:
-    names = dict(host.catalog.domains())
-    return whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
-
-
 def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged | None) -> Rebuilt:
     """Put a record together; raise ``_CannotBe``."""
     whose = lost.whose
@@ -154,9 +156,8 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
-def _require_alone(lost: _Lost, sets: Iterable[_Lost]) -> None:
-    """Raise ``_CannotBe`` where others say the same, as a guest's may on a LUN of its own."""
-    claims = [str(other) for other in sets if other.place == lost.place]
+def _require_alone(claims: Sequence[str]) -> None:
+    """Raise ``_CannotBe`` where several say the same, as a guest's may on a LUN of its own."""
     if len(claims) > 1:
         raise _CannotBe(
             f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "

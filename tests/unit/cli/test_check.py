@@ -174,6 +174,13 @@ def test_what_another_snapvm_is_at_keeps_no_other_record_from_being_made_anew(
         call("take", DOMAIN, "--name", name, "--disk-only")
         damage = scene.host.catalog.folder(UUID, SnapshotId(name)) / "snapshot.json"
         damage.write_text("{")
+    other = DomainUuid(UUID.replace("1", "2"))
+    for volume in scene.lvm.volumes:
+        if volume.name.endswith(".b"):
+            volume.tags = {tag.replace(UUID, other) for tag in volume.tags}
+    damaged = scene.host.catalog.folder(other, SnapshotId("b"))
+    damaged.parent.mkdir()
+    scene.host.catalog.folder(UUID, SnapshotId("b")).rename(damaged)
     locked = Catalog.locked
     tries: list[str] = []
 

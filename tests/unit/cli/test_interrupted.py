@@ -110,7 +110,7 @@ def test_a_rebuild_that_ends_says_that_what_it_made_stays(
         record = scene.host.catalog.get(UUID, SnapshotId(name))
         scene.host.catalog.path(record, "snapshot.json").unlink()
 
-    def decided(_host: Host, record: Record) -> Record:
+    def decided(_host: Host, record: Record, _now: object) -> Record:
         ctrl_c()
         return record
 
