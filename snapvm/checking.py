@@ -18,7 +18,7 @@ from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
-from snapvm.refusals import VolumeRefused
+from snapvm.refusals import Refused, VolumeRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,7 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
 
 def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> Iterator[Finding]:
     of_memory: list[SnapvmError] = []
+    delete = typed("delete", record.ref)
     with noting(of_memory):
         if record.memory is not None:
             path = host.catalog.path(record, record.memory.file)
@@ -117,7 +118,10 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
             sidefiles.require_whole(folder, side)
     for what, failures in (("memory", of_memory), ("UEFI variables or vTPM", of_sides)):
         for error in failures:
-            yield Finding(subject=record.ref, problem=f"its {what}: {error}")
+            remedy = f"it cannot be gone back to; when no backup has that file: {delete}"
+            if not isinstance(error, Refused):  # the file may be as it was, and the disk is not
+                remedy = error.hint()
+            yield Finding(subject=record.ref, problem=f"its {what}: {error}", remedy=remedy)
 
 
 def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:

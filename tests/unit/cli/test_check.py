@@ -57,6 +57,7 @@ def test_check_finds_what_is_not_in_order(
     assert words in done.out and "not in order" in done.err
     told = json.loads(call("check", "--deep", "--json").out)
     assert told["findings"] and told["error"]["kind"] == "Found"
+    assert all(found["remedy"] for found in told["findings"])
 
 
 def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> None:
