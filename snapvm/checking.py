@@ -58,6 +58,7 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
     if name is None:
         found += [_of_stray(stray) for stray in orphans.lasting(host, report)]
         found += _of_pools(host, report)
+        found += _of_groups(report)
     return tuple(found)
 
 
@@ -213,3 +214,18 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
             )
         except VolumeRefused as refused:
             yield Finding(subject=str(pool.ref), problem=refused.why, remedy=refused.hint())
+
+
+def _of_groups(report: Report) -> Iterator[Finding]:
+    """Yield the groups with snapshots in which LVM soon makes no more volumes."""
+    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
+    free = {volume.vg: volume.vg_metadata_free_bytes for volume in ours}
+    for vg, free_bytes in sorted(free.items()):
+        if preflight.is_short_of_metadata(free_bytes):
+            yield Finding(
+                subject=vg,
+                problem=f"the volume group has room for {free_bytes >> 10} KiB of metadata more, "
+                "near 1 KiB for each volume, and each take will be refused without",
+                remedy="delete snapshots of any domain, or volumes, that nothing needs: LVM cannot "
+                f"enlarge it (vgs -o +vg_mda_free {vg})",
+            )

@@ -27,11 +27,12 @@ MANUAL = Manual(
     success=(
         "Every snapshot has its memory image and its volumes as they were recorded, no work was "
         "left unfinished, and, when no domain was named, no volume of snapvm's is without its "
-        "snapshot and no pool that holds snapshots is about to run full. With `--deep` every "
-        "memory image was read and compared with its checksum. With `--fix` volumes without a "
-        "snapshot were removed, after asking. A volume stays that is of a domain which the catalog "
-        "does not know, that another host made, that somebody uses, has made writable or has built "
-        "upon, or that LVM moves or merges."
+        "snapshot, no pool that holds snapshots is about to run full, and no volume group with "
+        "snapshots about to have no room for the metadata of more. With `--deep` every memory "
+        "image was read and compared with its checksum. With `--fix` volumes without a snapshot "
+        "were removed, after asking. A volume stays that is of a domain which the catalog does not "
+        "know, that another host made, that somebody uses, has made writable or has built upon, or "
+        "that LVM moves or merges."
     ),
     failure="What was found is printed, a line each, with what to do about it.",
     example="snapvm check --deep",
