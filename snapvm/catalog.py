@@ -203,15 +203,16 @@ class Catalog:
         with suppress(OSError):
             (folder / draft.id / INTENT_FILE).unlink()
 
-    def put(self, record: Record, files: Path) -> None:
+    def put(self, record: Record, files: Path, *, name: str = "") -> None:
         """Make a record visible with the files of a folder, which may be missing, and remove that.
 
-        Harmless when it was done already.
+        Its domain is called as in the record from now on, or ``name``.  Harmless when it was done
+        already.
         """
         if not (self._folder(record.domain_uuid) / record.id).exists():
             draft = self.draft(record.domain_uuid, record.id)
             self.discard(draft)
-            self.begin(draft, record.domain, {})
+            self.begin(draft, name or record.domain, {})
             with durable.failing_as_storage(files):
                 for path in files.iterdir() if files.exists() else ():
                     _put(path, draft.folder / path.name)

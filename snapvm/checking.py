@@ -18,7 +18,7 @@ from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
-from snapvm.refusals import VolumeRefused
+from snapvm.refusals import Refused, VolumeRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +58,7 @@ def look(host: Host, name: str | None, progress: Progress, *, deep: bool) -> tup
     if name is None:
         found += [_of_stray(stray) for stray in orphans.lasting(host, report)]
         found += _of_pools(host, report)
+        found += _of_groups(report)
     return tuple(found)
 
 
@@ -104,6 +105,7 @@ def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
 
 def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> Iterator[Finding]:
     of_memory: list[SnapvmError] = []
+    delete = typed("delete", record.ref)
     with noting(of_memory):
         if record.memory is not None:
             path = host.catalog.path(record, record.memory.file)
@@ -117,7 +119,10 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
             sidefiles.require_whole(folder, side)
     for what, failures in (("memory", of_memory), ("UEFI variables or vTPM", of_sides)):
         for error in failures:
-            yield Finding(subject=record.ref, problem=f"its {what}: {error}")
+            remedy = f"it cannot be gone back to; when no backup has that file: {delete}"
+            if not isinstance(error, Refused):  # the file may be as it was, and the disk is not
+                remedy = error.hint()
+            yield Finding(subject=record.ref, problem=f"its {what}: {error}", remedy=remedy)
 
 
 def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
@@ -166,6 +171,10 @@ def _of_stray(stray: Stray) -> Finding:
             problem = "it was made by snapvm, and no snapshot has it"
             remedy = f"{back}snapvm check --fix removes it"
             orphan = volume
+        case Kind.HELD:
+            why, needed = (stray.held.why, stray.held.hint()) if stray.held else ("", "")
+            problem = f"it was made by snapvm, no snapshot has it, and it stays: {why}"
+            remedy = f"{back}{needed and f'{needed}; then: '}snapvm check --fix"
         case Kind.ELSEWHERE:
             problem = "it was made by snapvm, and this catalog does not know its domain"
             remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "
@@ -205,3 +214,18 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
             )
         except VolumeRefused as refused:
             yield Finding(subject=str(pool.ref), problem=refused.why, remedy=refused.hint())
+
+
+def _of_groups(report: Report) -> Iterator[Finding]:
+    """Yield the groups with snapshots in which LVM soon makes no more volumes."""
+    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
+    free = {volume.vg: volume.vg_metadata_free_bytes for volume in ours}
+    for vg, free_bytes in sorted(free.items()):
+        if preflight.is_short_of_metadata(free_bytes):
+            yield Finding(
+                subject=vg,
+                problem=f"the volume group has room for {free_bytes >> 10} KiB of metadata more, "
+                "near 1 KiB for each volume, and each take will be refused without",
+                remedy="delete snapshots of any domain, or volumes, that nothing needs: LVM cannot "
+                f"enlarge it (vgs -o +vg_mda_free {vg})",
+            )

@@ -279,13 +279,7 @@ def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: 
             )
         _require_ours(record, disk, volume)
         preflight.check_removable(volume, record.ref)
-        for above in report.snapshots_of(volume):
-            raise VolumeRefused(
-                volume=name,
-                why=f"its own snapshot {above.ref} needs it",
-                remedy=f"when nothing needs that one: lvremove {above.ref}",
-            )
-        preflight.check_no_overlay(volume, report)
+        preflight.check_nothing_above(volume, report)
 
 
 def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> None:

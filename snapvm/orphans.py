@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from snapvm import naming
-from snapvm.errors import Locked
+from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
-from snapvm.lvm import argv, belonging
+from snapvm.lvm import argv, belonging, preflight
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.model import DmUuid, DomainUuid, Record, Role
+from snapvm.refusals import VolumeRefused
 
 UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
 _ROLL = argv.role_tag(Role.ROLL)
@@ -29,6 +30,8 @@ class Kind(Enum):
 
     ORPHAN = "orphan"
     """Left over; it may go."""
+    HELD = "held"
+    """Left over, and in use, or built upon by somebody, or not to be had from LVM now."""
     TAKEN = "taken"
     """A snapshot, as such read-only, that somebody made writable: it may be a disk by now."""
     DISK = "disk"
@@ -47,6 +50,8 @@ class Stray:
 
     volume: LogicalVolume
     kind: Kind
+    held: VolumeRefused | None = None
+    """What keeps one that is left over from being removed."""
 
 
 def strays(host: Host, report: Report) -> tuple[Stray, ...]:
@@ -64,7 +69,7 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     made = (v for v in ours if any(map(naming.is_set, argv.sets_in(v.tags))))
     nameless = sorted((v for v in made if not v.tags & tags), key=lambda v: str(v.ref))
     domains = {uuid for uuid, _ in host.catalog.domains()}
-    return tuple(Stray(volume=volume, kind=_kind(volume, domains)) for volume in nameless)
+    return tuple(_stray(volume, _kind(volume, domains), report) for volume in nameless)
 
 
 def lasting(host: Host, report: Report) -> tuple[Stray, ...]:
@@ -93,21 +98,45 @@ def is_clone(volume: LogicalVolume) -> bool:
     return _ROLL in volume.tags and volume.is_thin_volume
 
 
-def remove(host: Host, volumes: Sequence[LogicalVolume]) -> tuple[LogicalVolume, ...]:
+def remove(
+    host: Host, volumes: Sequence[LogicalVolume], failures: list[SnapvmError]
+) -> tuple[LogicalVolume, ...]:
     """Remove those of the volumes that still nothing names and nobody uses; return them.
 
     Each under the lock of its domain, and none of one that somebody works on: only the lock tells
-    of a take that writes its journal in another state folder.
+    of a take that writes its journal in another state folder.  What LVM says of those that it does
+    not remove goes into ``failures``, and keeps none of the others.
     """
     names = dict(host.catalog.domains())
     gone: list[LogicalVolume] = []
     for uuid, wanted in _by_domain(volumes):
         try:
             with _locked(host, uuid, names):
-                gone += _remove(host, wanted)
+                gone += _remove(host, wanted, failures)
         except Locked as busy:
             log.info("left alone: %s", busy)
     return tuple(gone)
+
+
+def _stray(volume: LogicalVolume, kind: Kind, report: Report) -> Stray:
+    if kind is Kind.ORPHAN:
+        try:
+            _check_unneeded(volume, report)
+        except VolumeRefused as held:
+            return Stray(volume=volume, kind=Kind.HELD, held=held)
+    return Stray(volume=volume, kind=kind)
+
+
+def _check_unneeded(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` when something uses a volume or is built upon it, or LVM holds it."""
+    if volume.is_open:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why="it is in use",
+            remedy=f"look for its user with `lsblk {volume.ref.path}`",
+        )
+    preflight.check_removable(volume, "no snapshot")
+    preflight.check_nothing_above(volume, report)
 
 
 def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
@@ -162,11 +191,18 @@ def _locked(
     return host.catalog.locked(uuid, names[uuid], waits=False)
 
 
-def _remove(host: Host, wanted: set[DmUuid]) -> list[LogicalVolume]:
+def _remove(host: Host, wanted: set[DmUuid], failures: list[SnapvmError]) -> list[LogicalVolume]:
     report = host.lvm.report()
-    still = [v for v in of(host, report) if v.dm_uuid in wanted and not v.is_open]
-    host.lvm.remove([volume.ref for volume in still], report)
-    return still
+    still = [volume for volume in of(host, report) if volume.dm_uuid in wanted]
+    known = len(failures)
+    for group in dict.fromkeys(volume.vg_uuid for volume in still):
+        with noting(failures):
+            host.lvm.remove([v.ref for v in still if v.vg_uuid == group], report)
+    if len(failures) == known:
+        return still
+    # Of several in a group LVM removes those that it can.
+    left = host.lvm.report()
+    return [volume for volume in still if left.lv_from_dm_uuid(volume.dm_uuid) is None]
 
 
 def _known_sets(host: Host) -> set[str] | None:

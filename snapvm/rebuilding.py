@@ -1,24 +1,22 @@
-"""Records that are lost or damaged, made anew from what LVM's tags and memory images say.
+"""Records that are lost or damaged, put together from what LVM's tags and memory images say.
 
-What neither says stays unknown and is told: the note, the pause, the checksum of the image.  A
-record that would lack a disk is not made: memory and all disks, or nothing.
+``snapvm.remaking`` writes them.  What neither says stays unknown and is told: the note, the pause,
+the checksum of the image.  A record that would lack a disk is not made: memory and all disks, or
+nothing.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
-from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
-from snapvm.errors import SnapvmError, noting
+from snapvm import imagefacts, naming, orphans, recordfile, sidefiles
 from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
-from snapvm.interrupt import nothing_is_left, shielded, what_is_done_stays
 from snapvm.lvm import argv, belonging, device
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.report import LogicalVolume, Report
@@ -34,11 +32,9 @@ from snapvm.model import (
     Timing,
 )
 from snapvm.recordfolder import RECORD_FILE, Damaged
-from snapvm.refusals import BadImage, RecordUnusable, SnapshotExists
+from snapvm.refusals import BadImage, RecordUnusable
 
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
-_DAMAGED_FILE = f"{RECORD_FILE}.damaged"
-"""What was found in the place of a record, for whoever can read it."""
 _NONE = "no volume that LVM shows says that it belongs to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
 
@@ -82,20 +78,27 @@ class _CannotBe(Exception):
     """Why a record is not made anew."""
 
 
-def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
-    """Decide what can be made anew, of one set or of all, and what cannot; nothing is changed."""
+def look(
+    host: Host, *, only: Collection[str] | None = None
+) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
+    """Decide what can be made anew, of some sets or of all, and what cannot; nothing is changed."""
     report = host.lvm.report()
     damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
     sets = list(_lost_sets(host, report))
     entries = {lost.place: damaged.pop(lost.place, None) for lost in sets}
+    claims: dict[tuple[str, str], list[str]] = {}
     for lost in sets:
-        if only not in ("", lost.set):
+        claims.setdefault(lost.place, []).append(str(lost))
+    names = dict(host.catalog.domains())
+    for lost in sets:
+        if only is not None and lost.set not in only:
             continue
-        name = _domain_name(host, lost.whose)
+        whose = lost.whose
+        name = whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
         try:
-            _require_alone(lost, sets)
+            _require_alone(claims[lost.place])
             rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
@@ -103,57 +106,6 @@ def look(host: Host, *, only: str = "") -> tuple[tuple[Rebuilt, ...], tuple[Hope
         why = _NEWER if entry.is_newer else _NONE
         hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
     return tuple(rebuilt), tuple(hopeless)
-
-
-def put_all(
-    host: Host, rebuilt: Iterable[Rebuilt]
-) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
-    """Write records that can be made anew; return those that were, and why the others were not."""
-    made: list[Rebuilt] = []
-    hopeless: list[Hopeless] = []
-    for each in rebuilt:
-        failures: list[SnapvmError] = []
-        with what_is_done_stays(), noting(failures):
-            put(host, each)
-            made.append(each)
-        hopeless += (Hopeless(ref=each.record.ref, why=str(failure)) for failure in failures)
-    nothing_is_left()
-    return tuple(made), tuple(hopeless)
-
-
-def put(host: Host, rebuilt: Rebuilt) -> None:
-    """Write a record that can be made anew, as it is decided once more under the lock.
-
-    Raises ``SnapshotExists`` when a good one is there, and ``RecordUnusable`` when it cannot be
-    made any more, for it was deleted meanwhile or its volumes changed; ``Locked``.
-    """
-    catalog = host.catalog
-    whose = rebuilt.record
-    with catalog.locked(whose.domain_uuid, whose.domain), shielded():
-        record = _decided_again(host, rebuilt.record)
-        folder = catalog.folder(record.domain_uuid, record.id)
-        if not folder.exists():
-            catalog.put(record, catalog.aside(record.domain_uuid, record.id))
-            return
-        path = folder / RECORD_FILE
-        with durable.failing_as_storage(path):
-            if os.path.lexists(path):
-                # Not copied: it may be a pipe.  A folder without a record can be made anew as well.
-                durable.rename(path, folder / _DAMAGED_FILE)
-            durable.write(path, recordfile.dump(record).encode())
-
-
-def _decided_again(host: Host, record: Record) -> Record:
-    """Return it as it would be made now: a delete or a take may have ended since it was chosen."""
-    if any(known.id == record.id for known in host.catalog.records(record.domain_uuid)):
-        raise SnapshotExists(domain=record.domain, id=record.id)
-    rebuilt, hopeless = look(host, only=record.set)
-    for each in rebuilt:
-        if (each.record.domain_uuid, each.record.id) == (record.domain_uuid, record.id):
-            return each.record
-    why = next((lost.why for lost in hopeless if lost.ref == record.ref), "its volumes are gone")
-    path = host.catalog.folder(record.domain_uuid, record.id) / RECORD_FILE
-    raise RecordUnusable(path=str(path), why=f"it cannot be made anew any more: {why}")
 
 
 def _damaged(host: Host) -> Iterator[Damaged]:
@@ -181,11 +133,6 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
             yield _Lost(set=set_, volumes=tuple(volumes), whose=whose[0], targets=targets)
 
 
-def _domain_name(host: Host, whose: Belonging) -> str:
-    names = dict(host.catalog.domains())
-    return whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
-
-
 def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged | None) -> Rebuilt:
     """Put a record together; raise ``_CannotBe``."""
     whose = lost.whose
@@ -209,9 +156,8 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
-def _require_alone(lost: _Lost, sets: Iterable[_Lost]) -> None:
-    """Raise ``_CannotBe`` where others say the same, as a guest's may on a LUN of its own."""
-    claims = [str(other) for other in sets if other.place == lost.place]
+def _require_alone(claims: Sequence[str]) -> None:
+    """Raise ``_CannotBe`` where several say the same, as a guest's may on a LUN of its own."""
     if len(claims) > 1:
         raise _CannotBe(
             f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "

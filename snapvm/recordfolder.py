@@ -168,11 +168,12 @@ def name_in(folder: Path) -> str:
 
 
 def _name_in_records(folder: Path) -> str:
-    """Return the name in a record, in the newest where ids are stamps; empty without records."""
-    for name in sorted(listed(folder), reverse=True):
+    """Return the name in the newest record: a domain may have been renamed; empty without any."""
+    records: list[Record] = []
+    for name in filter(naming.is_id, listed(folder)):
         path = f"{folder}/{name}/{RECORD_FILE}"
         with suppress(OSError, ValueError, RecordUnusable):
-            if naming.is_id(name):
-                record = recordfile.load(durable.read(path, recordfile.SIZE_LIMIT_BYTES), path)
-                return record.domain
-    return ""
+            text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
+            records.append(recordfile.load(text, path))
+    newest = max(records, key=lambda record: record.place, default=None)
+    return "" if newest is None else newest.domain

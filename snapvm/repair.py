@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from snapvm import (
+    bydomain,
     guestsystem,
     hostid,
     orphans,
@@ -180,7 +181,11 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     Only what carries our tags, has not become part of a record, and is named by no journal.
     """
     left = orphans.of(host, host.lvm.report())
-    gone = orphans.remove(host, [volume for volume in left if volume.tags & orphans.UNFINISHED])
+    late = [volume for volume in left if volume.tags & orphans.UNFINISHED]
+    failures: list[SnapvmError] = []
+    gone = orphans.remove(host, late, failures)
+    if failures:
+        raise bydomain.worst(failures)
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 

@@ -48,14 +48,14 @@ def rebuild(
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import rebuilding
+        from snapvm import rebuilding, remaking
         from snapvm.cli import wiring
         from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
         rebuilt, hopeless = rebuilding.look(host)
         if not dry_run:
-            rebuilt, failed = rebuilding.put_all(host, rebuilt)
+            rebuilt, failed = remaking.put_all(host, rebuilt)
             hopeless += failed
         if not as_json:
             deed = "would make" if dry_run else "made"

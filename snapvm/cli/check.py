@@ -19,6 +19,7 @@ from snapvm.refusals import NotConfirmed
 
 if TYPE_CHECKING:
     from snapvm.checking import Finding
+    from snapvm.errors import SnapvmError
     from snapvm.lvm.report import LogicalVolume
 
 MANUAL = Manual(
@@ -26,10 +27,12 @@ MANUAL = Manual(
     success=(
         "Every snapshot has its memory image and its volumes as they were recorded, no work was "
         "left unfinished, and, when no domain was named, no volume of snapvm's is without its "
-        "snapshot and no pool that holds snapshots is about to run full. With `--deep` every "
-        "memory image was read and compared with its checksum. With `--fix` volumes without a "
-        "snapshot were removed, after asking. A volume stays that is of a domain which the catalog "
-        "does not know, that another host made, or that somebody has made writable."
+        "snapshot, no pool that holds snapshots is about to run full, and no volume group with "
+        "snapshots about to have no room for the metadata of more. With `--deep` every memory "
+        "image was read and compared with its checksum. With `--fix` volumes without a snapshot "
+        "were removed, after asking. A volume stays that is of a domain which the catalog does not "
+        "know, that another host made, that somebody uses, has made writable or has built upon, or "
+        "that LVM moves or merges."
     ),
     failure="What was found is printed, a line each, with what to do about it.",
     example="snapvm check --deep",
@@ -51,7 +54,7 @@ def check(
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import checking, orphans
+        from snapvm import bydomain, checking, orphans
         from snapvm.cli import wiring
         from snapvm.cli.progress import shown
         from snapvm.refusals import Found
@@ -61,12 +64,14 @@ def check(
             findings = checking.look(host, domain, progress, deep=deep)
         unnamed = [finding.orphan for finding in findings if finding.orphan is not None]
         removed: tuple[LogicalVolume, ...] = ()
+        failures: list[SnapvmError] = []
         if fix and unnamed:
             if not yes:
                 _confirm(findings, as_json=as_json)
             with what_is_done_stays():
-                removed = orphans.remove(host, unnamed)
+                removed = orphans.remove(host, unnamed, failures)
             nothing_is_left()
+            bydomain.log_all(failures)
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:

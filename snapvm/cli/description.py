@@ -99,6 +99,8 @@ _STATES = {
 
 def _disk(disk: DiskRecord, health: Health) -> str:
     text = f"{size(disk.size_bytes)}, {disk.volume}, {disk.kind.value} snapshot {disk.snapshot}"
+    if health.volume and health.volume != str(disk.snapshot):
+        text += f", which is {health.volume} now"
     if health.state in _STATES:
         return text + _STATES[health.state]
     if health.fill_percent is None:

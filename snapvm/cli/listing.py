@@ -110,7 +110,12 @@ def _with_health(record: Record, volumes: Volumes) -> dict[str, Any]:
     """Return a record as JSON values, with the present health of its disks."""
     # asdict would take as long as all the rest, for ten thousand records.
     healths = [
-        {"target": each.target, "state": each.state.value, "fill_percent": each.fill_percent}
+        {
+            "target": each.target,
+            "state": each.state.value,
+            "fill_percent": each.fill_percent,
+            "volume": each.volume or None,
+        }
         for each in volumes.of(record)
     ]
     return {**as_values(record), "health": healths}

@@ -32,7 +32,8 @@ SHOW_MANUAL = Manual(
         "stood still. `--json` prints the record as in `snapshot.json`, with its `ref` and the "
         "`health` of each disk: `ok`, `nearly full`, `merging`, `unusable` (`snapvm check` says "
         "why), `lost`, `gone`, `no group` (LVM does not show the volume group now, so the volume "
-        "may still exist) or `unknown`."
+        "may still exist) or `unknown`; `volume` is the name that it has now, or null. `disks` has "
+        "names as they were when it was taken."
     ),
     failure="Nothing is changed.",
     example="snapvm show demo@latest",

@@ -45,6 +45,8 @@ class Health:
     state: VolumeState
     fill_percent: float | None = None
     """Of thick snapshots whose disk is active; None otherwise."""
+    volume: str = ""
+    """The name that its volume has now; empty when it is not there, or that is not known."""
 
 
 def trouble(disk: DiskRecord, volume: LogicalVolume | None) -> str:
@@ -67,12 +69,15 @@ def of_disk(disk: DiskRecord, report: Report | None) -> Health:
     except VolumeRefused:  # it may be one of two
         return Health(target=disk.target, state=VolumeState.UNKNOWN)
     state, text = _judged(disk, volume)
-    if volume is None or text or disk.kind is VolumeKind.THIN:
-        return Health(target=disk.target, state=state)
-    if not volume.is_known_whole:
-        return Health(target=disk.target, state=VolumeState.UNKNOWN)
-    state = VolumeState.NEARLY_FULL if preflight.is_nearly_full(volume) else VolumeState.OK
-    return Health(target=disk.target, state=state, fill_percent=volume.data_percent)
+    fill_percent = None
+    if volume is not None and not text and disk.kind is VolumeKind.THICK:
+        if not volume.is_known_whole:
+            state = VolumeState.UNKNOWN
+        else:
+            fill_percent = volume.data_percent
+            state = VolumeState.NEARLY_FULL if preflight.is_nearly_full(volume) else state
+    name = "" if volume is None else f"{volume.vg}/{volume.name}"
+    return Health(target=disk.target, state=state, fill_percent=fill_percent, volume=name)
 
 
 def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState, str]:

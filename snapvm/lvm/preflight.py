@@ -22,6 +22,8 @@ _FULL_SOON_PERCENT = 80.0
 _DISK_METADATA_BYTES = 8 << 10
 """For each disk, in its group's own metadata: a volume of ours is 600 bytes to 1 KiB of text there,
 and a rollback makes two of a disk at times.  The usual 1 MiB is full with some 800 of them."""
+_FEW_METADATA_BYTES = 64 << 10
+"""As much as a night of takes on a busy host may need."""
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
@@ -134,6 +136,11 @@ def is_nearly_full(volume: LogicalVolume) -> bool:
     if not volume.is_thick_snapshot or (volume.data_percent or 0) < _FULL_SOON_PERCENT:
         return False
     return not _cannot_overflow(volume)
+
+
+def is_short_of_metadata(free_bytes: int) -> bool:
+    """Tell whether takes will soon be refused for want of room in a group's own metadata."""
+    return free_bytes < _FEW_METADATA_BYTES
 
 
 def _cannot_overflow(snapshot: LogicalVolume) -> bool:
@@ -249,19 +256,25 @@ def check_removable(volume: LogicalVolume, whose: str) -> None:
         )
 
 
-def check_no_overlay(volume: LogicalVolume, report: Report) -> None:
-    """Raise ``VolumeRefused`` for what thin volumes of another pool read from.
+def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
+    """Raise ``VolumeRefused`` for what has snapshots, or thin volumes of another pool read from.
 
     LVM would remove all of them with it, for it is told yes to everything (lvmthin(7)).
     """
+    for above in report.snapshots_of(volume):
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"its own snapshot {above.ref} needs it",
+            remedy=f"when nothing needs that one: lvremove {above.ref}",
+        )
     if not volume.is_external_origin:
         return
-    above = next(iter(report.overlays_of(volume)), None)
-    name = "another volume" if above is None else str(above.ref)
+    overlay = next(iter(report.overlays_of(volume)), None)
+    name = "another volume" if overlay is None else str(overlay.ref)
     raise VolumeRefused(
         volume=str(volume.ref),
         why=f"it is the external origin of {name}, which would go with it",
-        remedy=f"when nothing needs that one: lvremove {above.ref}" if above else "",
+        remedy=f"when nothing needs that one: lvremove {overlay.ref}" if overlay else "",
     )
 
 

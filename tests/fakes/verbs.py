@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snapvm import consistency, diagnosis, naming, rebuilding
+from snapvm import consistency, diagnosis, naming, rebuilding, remaking
 from snapvm.consistency import TakeRequest
 from snapvm.model import Record, Silent
 from tests.fakes import meanwhile
@@ -64,7 +64,7 @@ def repair(scene: Scene) -> object:
 
 
 def rebuild(scene: Scene) -> object:
-    return rebuilding.put_all(scene.host, rebuilding.look(scene.host)[0])
+    return remaking.put_all(scene.host, rebuilding.look(scene.host)[0])
 
 
 def rebuild_damaged(scene: Scene) -> object:

@@ -12,7 +12,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("consistency",),
-    ("deleting", "askedfor"),
+    ("deleting", "askedfor", "remaking"),
     ("repair", "checking", "rebuilding", "goingback"),
     ("rollbackrepair",),
     ("howfar",),

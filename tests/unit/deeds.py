@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency, diagnosis, repair
+from snapvm import consistency, diagnosis, remaking, repair
 from snapvm.attention import LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.model import DomainState, Record, Silent
+from snapvm.rebuilding import Rebuilt
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -33,6 +34,12 @@ def delete(scene: Scene, record: Record) -> None:
 def mend(scene: Scene) -> None:
     """Finish or take back what a dead snapvm has left, as the next command does."""
     repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+def make_anew(scene: Scene, rebuilt: Rebuilt) -> str:
+    """Write a record that can be made anew; return why it was not."""
+    _, hopeless = remaking.put_all(scene.host, [rebuilt])
+    return "; ".join(lost.why for lost in hopeless)
 
 
 def with_settings(scene: Scene, **changes: object) -> Scene:

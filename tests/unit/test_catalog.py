@@ -114,6 +114,22 @@ def test_ids_are_in_their_order(catalog: Catalog) -> None:
     assert catalog.ids(UUID) == ["a", "b", "z"]
 
 
+def test_a_domain_whose_name_is_not_written_has_that_of_its_newest_record(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    """As out of a backup without hidden files: `latest` of its former name was another's.
+
+    An id that somebody chose sorts behind those that are times.
+    """
+    commit(catalog, make_record("upgrade", created="2026-01-01T00:00:00+00:00", domain="web"))
+    commit(catalog, make_record("20261122T201755Z", domain="web2"))
+    late = {"created": "2026-11-01T00:00:00+00:00", "order": "2026-11-22T20:17:55.251+00:00"}
+    commit(catalog, make_record("20261101T000000Z", domain="web3", **late))
+    (name,) = tmp_path.rglob(".name")
+    name.unlink()
+    assert catalog.names() == ("web3",)
+
+
 def test_a_domain_is_found_by_its_name(catalog: Catalog) -> None:
     commit(catalog, make_record("a"))
     assert catalog.uuids_of("demo") == (UUID,)

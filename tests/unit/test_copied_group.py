@@ -160,7 +160,7 @@ def test_of_orphans_only_those_that_were_looked_at_go(tmp_path: Path) -> None:
     scene.lvm.import_copy("vg0", "vg0copy")
     seen = orphans.of(scene.host, scene.host.lvm.report())
     assert {str(volume.ref) for volume in seen} == {"vg0/left", "vg0copy/left"}
-    orphans.remove(scene.host, [volume for volume in seen if volume.vg == "vg0copy"])
+    orphans.remove(scene.host, [volume for volume in seen if volume.vg == "vg0copy"], [])
     assert "vg0/left" in scene.lvm.names() and "vg0copy/left" not in scene.lvm.names()
 
 

@@ -9,6 +9,7 @@ from snapvm.consistency import TakeRequest
 from snapvm.model import Silent
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene
+from tests.unit.deeds import make_anew
 
 
 def make_like(scene: Scene, vg: str) -> list[FakeVolume]:
@@ -38,5 +39,5 @@ def test_of_two_sets_that_claim_a_record_none_is_believed(scene: Scene, is_first
         assert "guest/demo-d0.x" in lost.why and "vg0/demo-d0.x" in lost.why
     scene.lvm.volumes = known
     (right,), _ = rebuilding.look(scene.host)
-    rebuilding.put(scene.host, right)
+    assert make_anew(scene, right) == ""
     assert scene.host.catalog.get(UUID, record.id).disks == record.disks

@@ -29,6 +29,7 @@ from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import Phase
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import make_anew
 
 JOURNALS = (".rollback.json", ".stop.json", ".x.draft/intent.json", ".x.gone/snapshot.json")
 PRECIOUS = "precious"
@@ -292,7 +293,7 @@ def test_a_pipe_is_no_record_and_nobody_waits_for_it(scene: Scene) -> None:
     (folder / "memory.save").unlink()
     rebuilt, hopeless = rebuilding.look(scene.host)
     for each in rebuilt:
-        rebuilding.put(scene.host, each)
+        assert make_anew(scene, each) == ""
     assert hopeless == () and record_of(scene).id == "kept"
 
 

@@ -13,6 +13,7 @@ from snapvm.lvm import newname
 from snapvm.model import GuestDisk, Silent
 from snapvm.refusals import VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import make_anew
 
 GROUP = "cinder-volumes-fast-ssd-a"
 STEM = "volume-8c8a2f0e-8a3b-4d6f-9e21-0c7a4b5d6e7f-web-frontend-root"
@@ -78,7 +79,7 @@ def test_their_records_are_made_anew_after_a_rollback(tmp_path: Path, thick: boo
     rebuilt, hopeless = rebuilding.look(scene.host)
     assert hopeless == () and len(rebuilt) == 3
     for each in rebuilt:
-        rebuilding.put(scene.host, each)
+        assert make_anew(scene, each) == ""
     for known in (record, undo, again):
         back = scene.host.catalog.get(UUID, known.id)
         assert [disk.volume.lv for disk in back.disks] == [f"{STEM}-{end}" for end in "xy"]

@@ -12,7 +12,7 @@ from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, GuestDisk, Record
 from snapvm.refusals import VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import roll_back, take_at_five
+from tests.unit.deeds import make_anew, roll_back, take_at_five
 
 NAMES = ("/dev/vg0/demo-d0", "/dev/vg1/demo-d1")
 DISK = "<disk type='block' device='disk'><source dev='{}'/><target dev='vd{}'/></disk>"
@@ -33,7 +33,7 @@ def made_anew(scene: Scene, record: Record, names: tuple[str, ...] = NAMES) -> R
     image.end()
     scene.host.catalog.path(record, "snapshot.json").unlink()
     (rebuilt,), _ = rebuilding.look(scene.host)
-    rebuilding.put(scene.host, rebuilt)
+    assert make_anew(scene, rebuilt) == ""
     return scene.host.catalog.get(UUID, record.id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def look(host: Host) -> dict[str, Finding]:
 def remove_all(host: Host) -> None:
     """Do what `repair` and `check --fix` do."""
     consistency.repair_all(host, None, Silent())
-    orphans.remove(host, [found.orphan for found in look(host).values() if found.orphan])
+    orphans.remove(host, [found.orphan for found in look(host).values() if found.orphan], [])
 
 
 def elsewhere(scene: Scene, name: str = "elsewhere") -> Host:
@@ -142,7 +143,7 @@ def test_what_is_worked_on_from_another_state_folder_is_left_alone(
 
     def meanwhile(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
         left = orphans.of(other, other.lvm.report())
-        seen.append((len(left), repair.remove_orphans(other), orphans.remove(other, left)))
+        seen.append((len(left), repair.remove_orphans(other), orphans.remove(other, left, [])))
         return sealed(plan, folder, caught, progress)
 
     monkeypatch.setattr(taking, "sealed", meanwhile)
@@ -215,3 +216,38 @@ def test_a_tag_of_a_user_s_own_is_none_of_ours(scene: Scene, tag: str) -> None:
     disk.tags = {tag}
     remove_all(scene.host)
     assert disk in scene.lvm.volumes and look(scene.host) == {}
+
+
+@pytest.mark.parametrize("pool", ["", "theirs"], ids=["snapshot", "overlay"])
+def test_an_orphan_stays_below_what_somebody_has_built_upon_it(scene: Scene, pool: str) -> None:
+    """LVM removes that with it, and asks nobody who has said yes to everything."""
+    record = take(scene, "x")
+    take(scene, "y")
+    shutil.rmtree(scene.host.catalog.path(record, ""))
+    below = record.disks[0].snapshot
+    theirs = scene.lvm.add_disk(below.vg, "theirs", pool=pool, data="precious")
+    theirs.origin, theirs.origin_bytes = below.lv, 1 << 26
+    found = look(scene.host)
+    assert found["vg1/demo-d1.x"].orphan is not None
+    told = found[str(below)]
+    assert told.orphan is None and "vg0/theirs" in told.problem
+    assert "lvremove vg0/theirs" in told.remedy
+    remove_all(scene.host)
+    assert theirs in scene.lvm.volumes and str(below) in scene.lvm.names()
+    assert "vg1/demo-d1.x" not in scene.lvm.names()
+
+
+@pytest.mark.parametrize("how", ["moving", "merging"])
+def test_an_orphan_that_lvm_does_not_remove_now_keeps_no_other(scene: Scene, how: str) -> None:
+    """`check --fix` ended with what LVM said of it, and told of nothing that it had found."""
+    record = take(scene, "x")
+    take(scene, "y")
+    shutil.rmtree(scene.host.catalog.path(record, ""))
+    held = record.disks[0].snapshot
+    setattr(scene.lvm.named(held.vg, held.lv), how, True)
+    remove_all(scene.host)
+    assert "vg1/demo-d1.x" not in scene.lvm.names()
+    assert set(look(scene.host)) == {str(held)}
+    setattr(scene.lvm.named(held.vg, held.lv), how, False)
+    remove_all(scene.host)
+    assert look(scene.host) == {}

@@ -30,8 +30,8 @@ from snapvm.model import (
     Silent,
     SnapshotId,
 )
-from snapvm.refusals import RecordUnusable, SnapshotExists
 from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import make_anew
 
 XML = f"""<domain><name>{DOMAIN}</name><uuid>{UUID}</uuid><memory>4096</memory>
 <vcpu>3</vcpu><devices>
@@ -59,7 +59,7 @@ def rebuild(scene: Scene) -> list[str]:
     """Make anew what can be; return what cannot."""
     rebuilt, hopeless = rebuilding.look(scene.host)
     for each in rebuilt:
-        rebuilding.put(scene.host, each)
+        assert make_anew(scene, each) == ""
     return [lost.why for lost in hopeless]
 
 
@@ -113,7 +113,7 @@ def test_what_lies_beside_the_image_belongs_to_it(
     damage(scene, record, "")
     (rebuilt,), _ = rebuilding.look(scene.host)
     assert "whether its UEFI variables or vTPM state changed since" in rebuilt.unknown
-    rebuilding.put(scene.host, rebuilt)
+    assert make_anew(scene, rebuilt) == ""
     assert scene.host.catalog.get(UUID, record.id).side_files == record.side_files != ()
     if not with_memory:
         scene.count(4)
@@ -197,9 +197,8 @@ def test_what_is_good_is_never_touched(scene: Scene) -> None:
     record = take(scene)
     before = file_of(scene, record).read_bytes()
     assert rebuilding.look(scene.host) == ((), ())
-    with pytest.raises(SnapshotExists):
-        another = rebuilding.Rebuilt(record=replace(record, note="another"), unknown=())
-        rebuilding.put(scene.host, another)
+    another = rebuilding.Rebuilt(record=replace(record, note="another"), unknown=())
+    assert "exists already" in make_anew(scene, another)
     newer = json.dumps({"schema": 99}).encode()
     file_of(scene, record).write_bytes(newer)
     assert [why for why in rebuild(scene) if "newer snapvm" in why]
@@ -215,11 +214,10 @@ def test_what_was_deleted_since_it_was_chosen_is_not_made(scene: Scene, is_bare:
     else:
         damage(scene, record, "")
     (chosen,), _ = rebuilding.look(scene.host)
-    rebuilding.put(scene.host, chosen)
+    assert make_anew(scene, chosen) == ""
     back = scene.host.catalog.get(UUID, record.id)
     consistency.delete(scene.host, [back], Silent())
-    with pytest.raises(RecordUnusable, match="its volumes are gone"):
-        rebuilding.put(scene.host, chosen)
+    assert "its volumes are gone" in make_anew(scene, chosen)
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
 
 
@@ -228,8 +226,7 @@ def test_what_lost_a_disk_since_it_was_chosen_is_not_made(scene: Scene) -> None:
     damage(scene, record, None)
     (chosen,), _ = rebuilding.look(scene.host)
     scene.lvm.volumes.remove(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
-    with pytest.raises(RecordUnusable, match="of 2 disks 1 are there"):
-        rebuilding.put(scene.host, chosen)
+    assert "of 2 disks 1 are there" in make_anew(scene, chosen)
     assert not file_of(scene, record).exists()
 
 
@@ -239,7 +236,7 @@ def test_what_was_renamed_since_it_was_chosen_is_made_as_it_is(scene: Scene) -> 
     (chosen,), _ = rebuilding.look(scene.host)
     for disk in record.disks:
         scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv).name += "-other"
-    rebuilding.put(scene.host, chosen)
+    assert make_anew(scene, chosen) == ""
     names = {disk.snapshot.lv for disk in scene.host.catalog.get(UUID, record.id).disks}
     assert names == {f"{disk.snapshot.lv}-other" for disk in record.disks}
 

@@ -13,6 +13,7 @@ import pytest
 
 from snapvm.catalog import Catalog
 from snapvm.errors import ExitStatus, Locked
+from snapvm.failures import CommandFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -56,6 +57,7 @@ def test_check_finds_what_is_not_in_order(
     assert words in done.out and "not in order" in done.err
     told = json.loads(call("check", "--deep", "--json").out)
     assert told["findings"] and told["error"]["kind"] == "Found"
+    assert all(found["remedy"] for found in told["findings"])
 
 
 def test_check_removes_volumes_without_a_snapshot(call: Call, scene: Scene) -> None:
@@ -120,6 +122,32 @@ def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:
     assert told == {"removed": [], "findings": []}
 
 
+@pytest.mark.parametrize("vg", ["vg0", "vg1"])
+def test_what_lvm_does_not_remove_hides_nothing_else(call: Call, scene: Scene, vg: str) -> None:
+    """The others stayed, or were removed without a word, and what was found was not told."""
+    call("take", DOMAIN, "--name", "a")
+    call("take", DOMAIN, "--name", "b")
+    lost, kept = (scene.host.catalog.get(UUID, SnapshotId(id_)) for id_ in "ab")
+    shutil.rmtree(scene.host.catalog.path(lost, ""))
+    shorten_image(scene, kept)
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove" and argv[-1] == vg:
+            raise CommandFailed(argv=argv, status=5, stderr=f"Cannot change VG {vg}")
+
+    scene.lvm.before = fail
+    ids = {"vg0": "vg0/demo-d0.a", "vg1": "vg1/demo-d1.a"}
+    stays = ids.pop(vg)
+    done = call("check", "--fix", "--yes", "--json")
+    told = json.loads(done.out)
+    assert told["error"]["kind"] == "Found" and done.status == ExitStatus.REFUSED
+    assert told["removed"] == list(ids.values())
+    assert [found["subject"] for found in told["findings"]] == ["demo@b", stays]
+    assert f"Cannot change VG {vg}" in done.err
+    as_text = call("check", "--fix", "--yes")
+    assert "removed no volumes" in as_text.out and stays in as_text.out
+
+
 def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a", "--disk-only")
     assert call("catalog", "rebuild").out == "every snapshot has its record\n"
@@ -147,6 +175,13 @@ def test_what_another_snapvm_is_at_keeps_no_other_record_from_being_made_anew(
         call("take", DOMAIN, "--name", name, "--disk-only")
         damage = scene.host.catalog.folder(UUID, SnapshotId(name)) / "snapshot.json"
         damage.write_text("{")
+    other = DomainUuid(UUID.replace("1", "2"))
+    for volume in scene.lvm.volumes:
+        if volume.name.endswith(".b"):
+            volume.tags = {tag.replace(UUID, other) for tag in volume.tags}
+    damaged = scene.host.catalog.folder(other, SnapshotId("b"))
+    damaged.parent.mkdir()
+    scene.host.catalog.folder(UUID, SnapshotId("b")).rename(damaged)
     locked = Catalog.locked
     tries: list[str] = []
 

@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from snapvm import imagefacts, imageroom, images, rebuilding
+from snapvm import imagefacts, imageroom, images, remaking
 from snapvm.cli import progress
 from snapvm.cli.volumestates import Volumes
 from snapvm.errors import ExitStatus, Interrupted
@@ -110,12 +110,12 @@ def test_a_rebuild_that_ends_says_that_what_it_made_stays(
         record = scene.host.catalog.get(UUID, SnapshotId(name))
         scene.host.catalog.path(record, "snapshot.json").unlink()
 
-    def decided(_host: Host, record: Record) -> Record:
+    def decided(_host: Host, record: Record, _now: object) -> Record:
         ctrl_c()
         return record
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuilding, "_decided_again", decided)
+        patch.setattr(remaking, "_decided_again", decided)
         done = call("catalog", "rebuild")
     assert done.status == ExitStatus.INTERRUPTED and len(scene.ids()) == 1
     assert "what had been done by then stays" in done.err

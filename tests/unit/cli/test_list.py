@@ -138,7 +138,8 @@ def test_list_tells_how_the_worst_disk_is(
     assert app.run(["list", "--json"]) == 0
     health = {each["id"]: each["health"][1] for each in json.loads(capsys.readouterr().out)}
     wanted = {"target": "vdb", "state": "nearly full", "fill_percent": 85.0}
-    assert health["tight"] == wanted and health["lost"]["state"] == "lost"
+    assert health["tight"] == {**wanted, "volume": "vg1/demo-d1.tight"}
+    assert health["lost"]["state"] == "lost"
 
 
 @pytest.mark.parametrize("verb", [["list"], ["list", "--json"], ["show", "demo@a"]])
@@ -227,3 +228,21 @@ def test_what_a_group_has_that_is_away_is_not_called_gone(
     scene.lvm.volumes = [volume for volume in scene.lvm.volumes if volume.vg != "vg1"]
     assert app.run(["list"]) == 0
     assert capsys.readouterr().out.count(" gone ") == 3, "the group is there, and empty"
+
+
+def test_a_volume_is_told_by_the_name_that_it_has(call: Call, scene: Scene) -> None:
+    """After vgrename or lvrename; another may have the one that was recorded, to be mounted."""
+    call("take", DOMAIN, "--name", "a")
+    scene.lvm.rename_group("vg0", "renamed")
+    scene.lvm.named("vg1", "demo-d1.a").name = "kept"
+    scene.lvm.add_disk("vg1", "demo-d1.a", data="another's")
+    told = json.loads(call("show", "demo@a", "--json").out)
+    assert [each["volume"] for each in told["health"]] == ["renamed/demo-d0.a", "vg1/kept"]
+    assert told["disks"][0]["snapshot"]["vg"] == "vg0", "the record is as it was written"
+    text = call("show", "demo@a").out
+    assert "snapshot vg0/demo-d0.a, which is renamed/demo-d0.a now" in text
+    assert "snapshot vg1/demo-d1.a, which is vg1/kept now" in text
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", "kept"))
+    told = json.loads(call("list", "--json").out)[0]
+    assert [each["volume"] for each in told["health"]] == ["renamed/demo-d0.a", None]
+    assert "now" not in call("show", "demo@a").out.partition("vdb")[2]
