@@ -123,9 +123,9 @@ def test_a_qemu_that_libvirt_does_not_find_keeps_nothing_from_working(
     driver = make_driver(monkeypatch, no)
     connection = SimpleNamespace(getLibVersion=lambda: 11_003_000, getVersion=no)
     vars(driver)["_link"] = SimpleNamespace(connection=connection)
-    assert driver.versions() == {"libvirt": "11.3.0"}
+    assert driver.versions(DOMAIN) == {"libvirt": "11.3.0"}
     connection.getVersion = lambda: 10_000_013
-    assert driver.versions() == {"libvirt": "11.3.0", "qemu": "10.0.13"}
+    assert driver.versions(DOMAIN) == {"libvirt": "11.3.0", "qemu": "10.0.13"}
 
 
 def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
