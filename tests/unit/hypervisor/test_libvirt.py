@@ -128,6 +128,40 @@ def test_a_qemu_that_libvirt_does_not_find_keeps_nothing_from_working(
     assert driver.versions(DOMAIN) == {"libvirt": "11.3.0", "qemu": "10.0.13"}
 
 
+OFFERED = """<domain><devices>
+  <memory model='virtio-mem'><target>
+    <size unit='KiB'>67108864</size><node>0</node><block unit='KiB'>2048</block>
+    <requested unit='KiB'>1048576</requested>{}
+  </target></memory>
+  <memory model='dimm'><target><size unit='KiB'>1048576</size><node>0</node></target></memory>
+</devices></domain>"""
+"""A guest of 4 GiB, with a DIMM of 1 and up to 64 more, of which it is offered one."""
+
+
+@pytest.mark.parametrize(("current", "gib"), [("", 6), ("1048576", 6), ("0", 6), ("2097152", 7)])
+def test_memory_that_the_guest_is_not_offered_needs_no_room(
+    monkeypatch: pytest.MonkeyPatch, current: str, gib: int
+) -> None:
+    """libvirt counts all that a virtio-mem may ever offer: every `take` wanted room for that.
+
+    A guest may take some time to give back what it is to have no more.
+    """
+    text = OFFERED.format(f"<current unit='KiB'>{current}</current>" if current else "")
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
+    handle = SimpleNamespace(
+        info=lambda: [RUNNING, 69 << 20, 69 << 20, 2, 0],
+        name=lambda: "demo",
+        UUIDString=lambda: DOMAIN.uuid,
+        XMLDesc=lambda _flags: text,
+        ID=lambda: -1,
+    )
+    driver = make_driver(monkeypatch, no)
+    vars(driver)["_link"] = SimpleNamespace(
+        connection=SimpleNamespace(lookupByName=lambda _name: handle)
+    )
+    assert driver.find("demo").memory_bytes == gib << 30
+
+
 def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that are no UTF-8 ended in a traceback, and status 1."""
     driver = make_driver(monkeypatch, no)
