@@ -236,6 +236,12 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def nvme_disk(definition: str) -> str:
+    """Return the target of the first disk on an NVMe controller of QEMU's; empty without one."""
+    target = parse(definition).find("./devices/disk/target[@bus='nvme']")
+    return "" if target is None else target.get("dev", "?")
+
+
 def cpu_element(definition: str) -> str:
     """Return the ``<cpu>`` of a live domain, without its NUMA cells; empty when it has none."""
     cpu = parse(definition).find("cpu")
