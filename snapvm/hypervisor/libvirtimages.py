@@ -37,8 +37,9 @@ _RECORDS = "domains"
 """The folder with all images, in the state folder."""
 _MAY_SAVE_NVME_SINCE = (11, 0)
 """Older versions of QEMU surely do not (hw/nvme/ctrl.c), and say so only when they are to begin."""
-_ZSTD_SINCE = 11_000_000
-"""libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number."""
+_ZSTD_SINCE = 10_006_000
+"""libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number (libvirt,
+NEWS 10.4.0, qemu_saveimage.h)."""
 
 
 def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:

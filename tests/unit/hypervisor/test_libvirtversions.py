@@ -1,4 +1,4 @@
-"""Which QEMU will restore a domain's memory: libvirt's own, or one that the domain names."""
+"""What will restore a domain's memory: which libvirt, and its own QEMU or one of the domain's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from snapvm import compression
 from snapvm.hypervisor import libvirtlink, qmp
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import Domain, DomainState
+from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
-from tests.unit.hypervisor.fakelibvirt import LIBVIRT, OFF, libvirtError
+from tests.unit.hypervisor.fakelibvirt import LIBVIRT, OFF, Connection, libvirtError
 
 OWN = {"major": 11, "minor": 0, "micro": 1}
 
@@ -109,3 +111,18 @@ def test_one_that_has_gone_meanwhile_keeps_nothing_from_working(
 ) -> None:
     monkeypatch.setattr(qmp, "libvirt_qemu", Qemu(is_gone=True))
     assert told("own") == "10.0.13"
+
+
+@pytest.mark.parametrize(("libvirt", "reads"), [(10_005_000, False), (10_006_000, True)])
+def test_what_zstd_has_compressed_is_read_since_10_6(
+    connection: Connection, driver: LibvirtHypervisor, libvirt: int, *, reads: bool
+) -> None:
+    """That of Red Hat 9 (10.10) was refused."""
+    vars(driver)["_settings"] = Settings(compress=compression.parse("zstd"))
+    connection.version = libvirt
+    running = replace(OFF, state=DomainState.RUNNING)
+    if reads:
+        driver.check_capture(running, with_memory=True)
+    else:
+        with pytest.raises(DomainRefused, match="compressed by zstd"):
+            driver.check_capture(running, with_memory=True)
