@@ -117,6 +117,7 @@ class LibvirtHypervisor:
                 why=f"it has {devices[0]}, whose state cannot be captured",
                 remedy="detach it, or take the disks alone with --disk-only",
             )
+        libvirtimages.refuse_confidential(domain)
         libvirtimages.refuse_nvme(self._link, domain)
         if self._settings.compress.argv:
             libvirtimages.require_zstd(self._link.connection, domain)

@@ -35,6 +35,8 @@ _XML_INACTIVE = 2
 _SELINUX = "security.selinux"
 _RECORDS = "domains"
 """The folder with all images, in the state folder."""
+_CONFIDENTIAL = frozenset({"sev", "sev-snp", "tdx"})
+"""A guest of IBM's Secure Execution (s390-pv) may run without it; if not, QEMU refuses."""
 _MAY_SAVE_NVME_SINCE = (11, 0)
 """Older versions of QEMU surely do not (hw/nvme/ctrl.c), and say so only when they are to begin."""
 _ZSTD_SINCE = 10_006_000
@@ -110,6 +112,21 @@ def require_zstd(connection: Any, domain: Domain) -> None:
                 why="this libvirt may not read images compressed by zstd",
                 remedy="leave --compress out, and `compress` in the settings",
             )
+
+
+def refuse_confidential(domain: Domain) -> None:
+    """Raise ``DomainRefused`` for a domain whose memory QEMU cannot read.
+
+    QEMU itself refuses to save some of them, and for others writes an image without their pages.
+    """
+    security = domainxml.parse(domain.definition).find("./launchSecurity")
+    kind = "" if security is None else security.get("type", "")
+    if kind in _CONFIDENTIAL:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it keeps its memory from this host (launchSecurity {kind})",
+            remedy="shut it off, or take the disks alone with --disk-only",
+        )
 
 
 def refuse_nvme(link: Link, domain: Domain) -> None:
