@@ -65,7 +65,7 @@ class Diagnosis:
 def look(host: Host, name: str) -> Diagnosis:
     """Ask everything a `take` asks, and go on after a refusal; raise ``UnknownDomain``."""
     domain = host.hypervisor.find(name)
-    found = Diagnosis(domain=domain, versions=host.hypervisor.versions())
+    found = Diagnosis(domain=domain, versions=host.hypervisor.versions(domain))
     found.free_bytes = imageroom.free_bytes(host.settings.state_dir)
     with noting(found.refusals):
         imageroom.require_writable(host.settings)

@@ -58,7 +58,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         memory_bytes = min(record.memory_bytes, record.memory.size_bytes)
         image = host.catalog.path(record, record.memory.file)
         images.check(image, record.memory)
-        images.require_reader(image, record.memory, host.hypervisor.versions())
+        images.require_reader(image, record.memory, host.hypervisor.versions(domain))
         cookie = images.cookie(image, record.memory)
         host.hypervisor.check_processor(domain, cookie, images.processor(image, record.memory))
     for side in record.side_files:

@@ -24,8 +24,9 @@ from snapvm.hypervisor import answers, startfiles
 from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 
-LIMIT_BYTES = 64 << 20
-"""Of all of them together, since they are read into memory; UEFI variables of a PC are 528 KiB."""
+LIMIT_BYTES = 128 << 20
+"""Of all of them together, since they are read into memory.  UEFI variables of a PC are 528 KiB,
+those of an ARM board 64 MiB."""
 
 IS_DEVICE = stat.S_ISBLK
 _LABEL = "security.selinux"

@@ -99,7 +99,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
     with_memory = request.with_memory and domain.state.has_memory
     if with_memory:
         imageroom.check(host.settings, domain.memory_bytes)
-    settings, versions = host.settings, host.hypervisor.versions()
+    settings, versions = host.settings, host.hypervisor.versions(domain)
     sparse = with_memory and images.shall_be_sparse(
         domain.hypervisor, settings.image_format, settings.compress, versions
     )
@@ -220,7 +220,7 @@ def _require_restored_plain(
 ) -> None:
     """Raise ``CaptureFailed`` for an image that stayed plain where none of those is restored."""
     try:
-        images.require_reader(path, memory, host.hypervisor.versions())
+        images.require_reader(path, memory, host.hypervisor.versions(plan.domain))
     except HostLacks as lacks:
         raise CaptureFailed(
             domain=plan.domain.name,
@@ -265,7 +265,7 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
         omitted=plan.omitted,
         timing=clock.timing(),
         written_bytes=caught.written_bytes,
-        versions=host.hypervisor.versions(),
+        versions=host.hypervisor.versions(domain),
         quiesced=plan.quiesce,
         side_files=caught.side_files,
         order=plan.order,

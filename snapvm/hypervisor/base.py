@@ -316,5 +316,5 @@ class Hypervisor(Protocol):
     def start(self, domain: Domain, *, paused: bool) -> None:
         """Boot the domain from its disks; raise ``DomainFailed`` when that fails."""
 
-    def versions(self) -> dict[str, str]:
-        """Return the versions that matter for a later restore."""
+    def versions(self, domain: Domain) -> dict[str, str]:
+        """Return the versions that matter for a later restore of a domain."""

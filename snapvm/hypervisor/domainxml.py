@@ -236,6 +236,12 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def nvme_disk(definition: str) -> str:
+    """Return the target of the first disk on an NVMe controller of QEMU's; empty without one."""
+    target = parse(definition).find("./devices/disk/target[@bus='nvme']")
+    return "" if target is None else target.get("dev", "?")
+
+
 def cpu_element(definition: str) -> str:
     """Return the ``<cpu>`` of a live domain, without its NUMA cells; empty when it has none."""
     cpu = parse(definition).find("cpu")
@@ -245,6 +251,24 @@ def cpu_element(definition: str) -> str:
         cpu.remove(numa)
     cpu.tail = None
     return ET.tostring(cpu, encoding="unicode")
+
+
+def withheld_kib(definition: str) -> int:
+    """Return how much of a domain's memory its guest is not offered, nor has: of a virtio-mem.
+
+    libvirt counts it as the domain's.  QEMU neither reserves nor saves it, and its guest takes it
+    when it is offered more.
+    """
+    withheld = 0
+    if "virtio-mem" not in definition:
+        return withheld
+    for target in parse(definition).iterfind("./devices/memory[@model='virtio-mem']/target"):
+        size, requested, current = (
+            int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
+            for text in (target.findtext(n, "").strip() for n in ("size", "requested", "current"))
+        )
+        withheld += max(0, size - max(requested, current))
+    return withheld
 
 
 def image_label(definition: str) -> str:

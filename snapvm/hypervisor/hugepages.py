@@ -66,7 +66,7 @@ def require_room(domain: Domain, definition: str) -> None:
 
 
 def _wholly_kib(definition: str) -> int:
-    """Return the size of a memory that is wholly in huge pages of one size; else 0."""
+    """Return how much of a memory is needed that is wholly in huge pages of one size; else 0."""
     if not definition:
         return 0
     root = domainxml.parse(definition)
@@ -75,7 +75,8 @@ def _wholly_kib(definition: str) -> int:
     if root.find("./memoryBacking/hugepages") is None or not is_whole:
         return 0
     text = root.findtext("memory", "").strip()  # in libvirt's XML it is always in KiB
-    return int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
+    total_kib = int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
+    return max(0, total_kib - domainxml.withheld_kib(definition))
 
 
 def _free_pages(pool: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from snapvm.hypervisor import (
     libvirtneighbours,
     libvirtrestore,
     libvirtstart,
+    libvirtversions,
     migrationstream,
     qemusettings,
     sidexml,
@@ -116,6 +117,8 @@ class LibvirtHypervisor:
                 why=f"it has {devices[0]}, whose state cannot be captured",
                 remedy="detach it, or take the disks alone with --disk-only",
             )
+        libvirtimages.refuse_confidential(domain)
+        libvirtimages.refuse_nvme(self._link, domain)
         if self._settings.compress.argv:
             libvirtimages.require_zstd(self._link.connection, domain)
 
@@ -265,17 +268,9 @@ class LibvirtHypervisor:
             else:
                 handle.createWithFlags(flags)
 
-    def versions(self) -> dict[str, str]:
-        """Return the versions of libvirt and QEMU, as far as libvirt says them.
-
-        It knows none of a QEMU that stands elsewhere than it looks for one, and that only domains
-        name.
-        """
-        found = {}
-        for name, ask in (("libvirt", "getLibVersion"), ("qemu", "getVersion")):
-            with suppress(LibvirtFailed), spoken():
-                found[name] = _dotted(getattr(self._link.connection, ask)())
-        return found
+    def versions(self, domain: Domain) -> dict[str, str]:
+        """See ``Hypervisor.versions``."""
+        return libvirtversions.of(self._link, domain)
 
     # --- inside ---
 
@@ -334,10 +329,6 @@ class LibvirtHypervisor:
                 yield
         except LibvirtFailed as failure:
             raise CaptureFailed(domain=domain.name, why=str(failure)) from failure
-
-
-def _dotted(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def open_hypervisor(settings: Settings) -> LibvirtHypervisor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from snapvm.refusals import DomainRefused
 
 _UNLABELLED = frozenset({"none", "dac"})
 """Kinds of security labels that every host supports."""
+_MINDS_NO_UNCONFINED_SINCE = 12_003_000
+"""libvirt, NEWS 12.3.0."""
 _DEVICES = (
     ("screen", "./devices/graphics", "graphics", "type", frozenset({"spice", "vnc", "sdl"})),
     ("graphics card", "./devices/video/model", "video", "modelType", frozenset({"qxl", "virtio"})),
@@ -47,12 +50,22 @@ def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
 
 
 def _unknown_labels(connection: Any, root: ET.Element) -> list[str]:
-    wanted = {label.get("model", "") for label in root.iterfind(".//seclabel[@model]")}
-    said = _said(connection.getCapabilities) if wanted - _UNLABELLED else None
+    labels = [label.attrib for label in root.iterfind(".//seclabel[@model]")]
+    wanted = {label["model"] for label in labels} - _UNLABELLED
+    said = _said(connection.getCapabilities) if wanted else None
     if said is None:
         return []
-    used = {model.text for model in said.iterfind("./host/secmodel/model")}
-    return sorted(wanted - _UNLABELLED - used)
+    unknown = wanted - {model.text for model in said.iterfind("./host/secmodel/model")}
+    if unknown and _minds_no_unconfined(connection):
+        unknown &= {label["model"] for label in labels if label.get("type") != "none"}
+    return sorted(unknown)
+
+
+def _minds_no_unconfined(connection: Any) -> bool:
+    """Tell whether a domain may start whose label of a model that is not there says "none"."""
+    with suppress(LibvirtFailed), spoken():
+        return bool(connection.getLibVersion() >= _MINDS_NO_UNCONFINED_SINCE)
+    return False
 
 
 def _lacking(connection: Any, root: ET.Element) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snapvm.hypervisor import qemurun
+from snapvm.hypervisor import domainxml, qemurun
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 
 STATES = {
@@ -21,14 +21,15 @@ _XML_SECURE = 1
 
 def of(handle: Any) -> Domain:
     """Return the domain of a virDomain handle; raises libvirt's own exception."""
-    info = handle.info()
+    info, definition = handle.info(), handle.XMLDesc(_XML_SECURE)
+    memory_kib = max(0, info[1] - domainxml.withheld_kib(definition))
     return Domain(
         name=handle.name(),
         uuid=DomainUuid(handle.UUIDString()),
         hypervisor=HypervisorKind.LIBVIRT,
         state=STATES.get(info[0], DomainState.OTHER),
-        memory_bytes=info[1] * 1024,
+        memory_bytes=memory_kib * 1024,
         vcpus=info[3],
-        definition=handle.XMLDesc(_XML_SECURE),
+        definition=definition,
         run=qemurun.of(handle),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import (
+    domainxml,
     hostdevices,
     hostports,
     hugepages,
@@ -18,13 +19,15 @@ from snapvm.hypervisor import (
     libvirtneeds,
     libvirtprocessor,
     libvirtsecrets,
+    libvirtversions,
     libvirtvsock,
     sidexml,
     startfiles,
 )
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
+from snapvm.release import release
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,13 @@ _XML_INACTIVE = 2
 _SELINUX = "security.selinux"
 _RECORDS = "domains"
 """The folder with all images, in the state folder."""
-_ZSTD_SINCE = 11_000_000
-"""libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number."""
+_CONFIDENTIAL = frozenset({"sev", "sev-snp", "tdx"})
+"""A guest of IBM's Secure Execution (s390-pv) may run without it; if not, QEMU refuses."""
+_MAY_SAVE_NVME_SINCE = (11, 0)
+"""Older versions of QEMU surely do not (hw/nvme/ctrl.c), and say so only when they are to begin."""
+_ZSTD_SINCE = 10_006_000
+"""libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number (libvirt,
+NEWS 10.4.0, qemu_saveimage.h)."""
 
 
 def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
@@ -104,6 +112,33 @@ def require_zstd(connection: Any, domain: Domain) -> None:
                 why="this libvirt may not read images compressed by zstd",
                 remedy="leave --compress out, and `compress` in the settings",
             )
+
+
+def refuse_confidential(domain: Domain) -> None:
+    """Raise ``DomainRefused`` for a domain whose memory QEMU cannot read.
+
+    QEMU itself refuses to save some of them, and for others writes an image without their pages.
+    """
+    security = domainxml.parse(domain.definition).find("./launchSecurity")
+    kind = "" if security is None else security.get("type", "")
+    if kind in _CONFIDENTIAL:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it keeps its memory from this host (launchSecurity {kind})",
+            remedy="shut it off, or take the disks alone with --disk-only",
+        )
+
+
+def refuse_nvme(link: Link, domain: Domain) -> None:
+    """Raise ``DomainRefused`` for a domain with an NVMe controller that its QEMU does not save."""
+    target = domainxml.nvme_disk(domain.definition)
+    qemu = libvirtversions.of(link, domain).get("qemu", "") if target else ""
+    if qemu and release(qemu) < _MAY_SAVE_NVME_SINCE:
+        raise DomainRefused(
+            domain=domain.name,
+            why=f"it has an emulated NVMe disk, {target}, whose controller QEMU does not save",
+            remedy="give the disk another bus, or take the disks alone with --disk-only",
+        )
 
 
 def as_booted(domain: Domain, handle: Any | None) -> Domain:

@@ -6,6 +6,7 @@ call in a thread, and the main thread still answers signals.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import threading
@@ -45,12 +46,17 @@ ALIVE_COUNT = 5
 ``ALIVE_SECONDS`` times one more than this.  Much longer than a busy host keeps it waiting, for what
 it was asked for it would still do when it goes on.
 """
-TRACES_OF_VIRTQEMUD = (
-    Path("/run/libvirt/virtqemud-sock"),
+SOCKET_OF_VIRTQEMUD = Path("/run/libvirt/virtqemud-sock")
+"""It exists where libvirt's daemon for each driver is in use: RHEL 9, Fedora."""
+UNITS_OF_VIRTQEMUD = (
     Path("/usr/lib/systemd/system/virtqemud.socket"),
     Path("/etc/systemd/system/virtqemud.socket"),
 )
-"""One of these exists where libvirt has a daemon for each driver: RHEL 9, Fedora."""
+LIBVIRTD_ENABLED = (
+    Path("/etc/systemd/system/sockets.target.wants/libvirtd.socket"),
+    Path("/etc/systemd/system/multi-user.target.wants/libvirtd.service"),
+)
+"""Links that `systemctl enable` makes: Arch Linux has the units of both, and so has SUSE."""
 _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 _NO_JOB = 0
@@ -147,8 +153,11 @@ def _unit() -> str:
     Where virtqemud has taken the place of libvirtd, starting libvirtd would end it (libvirt,
     docs/daemons; src/qemu/virtqemud.service.extra.in).
     """
-    is_split = any(trace.exists() for trace in TRACES_OF_VIRTQEMUD)
-    return "virtqemud.socket" if is_split else "libvirtd"
+    is_split = any(os.path.lexists(unit) for unit in UNITS_OF_VIRTQEMUD)
+    if any(os.path.lexists(link) for link in LIBVIRTD_ENABLED):
+        is_split = False
+    in_use = os.path.lexists(SOCKET_OF_VIRTQEMUD)
+    return "virtqemud.socket" if is_split or in_use else "libvirtd"
 
 
 def _opened(uri: str) -> Any:

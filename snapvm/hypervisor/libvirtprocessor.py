@@ -8,16 +8,22 @@ features away, and another host may never have had them.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from snapvm.hypervisor import domainxml, processor
-from snapvm.hypervisor.libvirtlink import denial
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, denial, spoken
 from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
 
 _INCOMPATIBLE = 91
 """VIR_ERR_CPU_INCOMPATIBLE (libvirt/virterror.h)."""
+_HT = "./feature[@name='ht']"
+_HT_ON = "./feature[@name='ht'][@policy='require']"
+_KNOWS_HT_SINCE = 11_010_000
+_IN_A_PROCESSOR = ("dies", "clusters", "modules", "cores", "threads")
+"""What there may be several of in a socket (libvirt, docs/formatdomain, `topology`)."""
 _SAY_WHY = 1
 """VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE: an error that names what is missing."""
 
@@ -34,6 +40,7 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
     kind = root.find("./os/type")
     if not cpu or kind is None or root.get("type") != "kvm" or _is_present(cpu, domain):
         return
+    _refuse_threads(connection, domain, cpu)
     wanted = (
         root.findtext("./devices/emulator", "").strip() or None,
         kind.get("arch"),
@@ -47,6 +54,32 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
         why = f"its memory would not start on the processor of this host: {lacking}"
         shown = "`lscpu` shows what the processor has now"
         processor.refuse(domain, why, software="kernel and QEMU", how_to_look=shown)
+
+
+def _refuse_threads(connection: Any, domain: Domain, cpu: str) -> None:
+    """Raise ``DomainRefused`` for an older QEMU's guest of which a processor has several threads.
+
+    Since 10.0 QEMU tells that such a processor has the feature ``ht``, which it had all along, and
+    libvirt before 11.10 takes it for another one ("extra features: ht"; libvirt, NEWS 11.10.0).
+    Whether this QEMU tells so is seen of the domain that runs now.
+    """
+    then = domainxml.parse(cpu)
+    topology = then.find("topology")
+    counts = () if topology is None else (topology.get(part, "1") for part in _IN_A_PROCESSOR)
+    if all(count == "1" for count in counts) or then.get("check") != "full":
+        return
+    now = "" if domain.state is DomainState.SHUTOFF else domainxml.cpu_element(domain.definition)
+    if then.find(_HT) is not None or not now or domainxml.parse(now).find(_HT_ON) is None:
+        return
+    with suppress(LibvirtFailed), spoken():
+        if connection.getLibVersion() < _KNOWS_HT_SINCE:
+            raise DomainRefused(
+                domain=domain.name,
+                why="libvirt before 11.10 takes its processor, of several threads, for another "
+                "than that of its memory, which an older QEMU had (ht)",
+                remedy="update libvirt, or go back to a snapshot taken since QEMU was updated, or "
+                "one without memory; to try all the same, shut the domain off",
+            )
 
 
 def _of_cookie(cookie: str) -> str:

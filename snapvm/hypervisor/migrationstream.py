@@ -38,6 +38,9 @@ _XML_SECURE = 1
 _XML_MIGRATABLE = 8
 _ENDED = ("completed", "failed", "cancelled")
 _NONE = "none"
+_UNSAVED_DEVICE = "non-migratable device"
+"""So QEMU calls one whose state it does not save (migration/savevm.c); it is no blocker of which it
+would tell before."""
 
 State = Mapping[str, Any]
 """What ``query-migrate`` returns."""
@@ -143,7 +146,9 @@ class MigrationStream:
         except LibvirtFailed as why:
             # If QEMU itself refused, a stream that goes on is somebody else's.
             self._is_begun = why.code != QMP_ERROR
-            raise self._job.failed(str(why)) from why
+            helps = "; take the device from it, or its disks alone with --disk-only"
+            is_device = _UNSAVED_DEVICE in str(why)
+            raise self._job.failed(f"{why}{helps if is_device else ''}") from why
 
     def go_on(self, status: str) -> None:
         """Let a stream go on that waits in the state ``status``."""

@@ -288,7 +288,7 @@ class XenHypervisor:
             xenxl.create(self._runner, path, paused=paused, memory_bytes=domain.memory_bytes)
             self._expect(domain, paused=paused)
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, domain: Domain) -> dict[str, str]:  # noqa: ARG002 - of all domains
         """Return the versions of Xen and of this control domain's kernel."""
         libraries = self._control.libraries
         return {"xen": f"{libraries.major}.{libraries.minor}", "dom0": os.uname().release}

@@ -75,7 +75,7 @@ def test_a_domain_is_found_by_name(world: HypervisorWorld) -> None:
     assert domain.memory_bytes > 0 and domain.vcpus > 0
     with pytest.raises(UnknownDomain):
         world.hypervisor.find("no-such-domain")
-    assert world.hypervisor.versions()
+    assert world.hypervisor.versions(domain)
 
 
 def test_its_name_is_known_by_its_uuid(world: HypervisorWorld) -> None:

@@ -273,7 +273,7 @@ class FakeHypervisor:
             machine.frozen = False
             machine.count = max(int(volume.data or 0) for volume in machine.held)
 
-    def versions(self) -> dict[str, str]:
+    def versions(self, domain: Domain) -> dict[str, str]:
         """See ``Hypervisor.versions``."""
         return dict(self.installed)
 

@@ -288,8 +288,8 @@ def test_a_device_that_is_not_there_is_made_by_nobody(scene: Scene, on_device: P
 def test_a_device_that_is_none_or_too_large_is_refused(
     scene: Scene, on_device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    os.truncate(on_device, (64 << 20) + 1)
-    with pytest.raises(DomainRefused, match="64 MiB can be captured"):
+    os.truncate(on_device, (128 << 20) + 1)
+    with pytest.raises(DomainRefused, match="128 MiB can be captured"):
         take(scene)
     monkeypatch.setattr(sidefiles, "IS_DEVICE", stat.S_ISBLK)
     with pytest.raises(DomainRefused, match="it is no block device"):

@@ -16,6 +16,7 @@ from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
+from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 from tests.fakes.overlay import disk_xml
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
@@ -123,9 +124,67 @@ def test_a_qemu_that_libvirt_does_not_find_keeps_nothing_from_working(
     driver = make_driver(monkeypatch, no)
     connection = SimpleNamespace(getLibVersion=lambda: 11_003_000, getVersion=no)
     vars(driver)["_link"] = SimpleNamespace(connection=connection)
-    assert driver.versions() == {"libvirt": "11.3.0"}
+    assert driver.versions(DOMAIN) == {"libvirt": "11.3.0"}
     connection.getVersion = lambda: 10_000_013
-    assert driver.versions() == {"libvirt": "11.3.0", "qemu": "10.0.13"}
+    assert driver.versions(DOMAIN) == {"libvirt": "11.3.0", "qemu": "10.0.13"}
+
+
+def test_a_controller_that_qemu_does_not_save_pauses_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """QEMU does not tell of it beforehand: each `take` paused the guest for a capture that failed,
+    and `doctor` found nothing in the way."""
+    disk = "<disk type='block'><source dev='/dev/vg/d0'/><target dev='{}' bus='{}'/></disk>"
+    nvme = f"<domain><devices>{disk.format('nvme0n1', 'nvme')}</devices></domain>"
+    driver = make_driver(monkeypatch, no)
+    connection: Any = vars(vars(driver)["_link"])["connection"]
+    connection.getLibVersion = lambda: 11_006_000
+
+    def check(definition: str, qemu: int, *, with_memory: bool = True) -> None:
+        connection.getVersion = lambda: qemu
+        domain = replace(DOMAIN, definition=definition)
+        driver.check_capture(domain, with_memory=with_memory)
+
+    with pytest.raises(DomainRefused, match="it has an emulated NVMe disk, nvme0n1") as refused:
+        check(nvme, 10_002_000)
+    assert "--disk-only" in refused.value.hint()
+    check(nvme, 10_002_000, with_memory=False)
+    check(nvme.replace("'nvme'", "'virtio'"), 10_002_000)
+    check(nvme, 11_000_000)
+
+
+OFFERED = """<domain><devices>
+  <memory model='virtio-mem'><target>
+    <size unit='KiB'>67108864</size><node>0</node><block unit='KiB'>2048</block>
+    <requested unit='KiB'>1048576</requested>{}
+  </target></memory>
+  <memory model='dimm'><target><size unit='KiB'>1048576</size><node>0</node></target></memory>
+</devices></domain>"""
+"""A guest of 4 GiB, with a DIMM of 1 and up to 64 more, of which it is offered one."""
+
+
+@pytest.mark.parametrize(("current", "gib"), [("", 6), ("1048576", 6), ("0", 6), ("2097152", 7)])
+def test_memory_that_the_guest_is_not_offered_needs_no_room(
+    monkeypatch: pytest.MonkeyPatch, current: str, gib: int
+) -> None:
+    """libvirt counts all that a virtio-mem may ever offer: every `take` wanted room for that.
+
+    A guest may take some time to give back what it is to have no more.
+    """
+    text = OFFERED.format(f"<current unit='KiB'>{current}</current>" if current else "")
+    monkeypatch.setattr(libvirtlink, "libvirt", LIBVIRT)
+    handle = SimpleNamespace(
+        info=lambda: [RUNNING, 69 << 20, 69 << 20, 2, 0],
+        name=lambda: "demo",
+        UUIDString=lambda: DOMAIN.uuid,
+        XMLDesc=lambda _flags: text,
+        ID=lambda: -1,
+    )
+    driver = make_driver(monkeypatch, no)
+    vars(driver)["_link"] = SimpleNamespace(
+        connection=SimpleNamespace(lookupByName=lambda _name: handle)
+    )
+    assert driver.find("demo").memory_bytes == gib << 30
 
 
 def test_a_name_that_libvirt_cannot_have_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

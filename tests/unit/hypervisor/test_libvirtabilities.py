@@ -61,6 +61,20 @@ def test_what_is_there_or_not_said_is_not_in_the_way(
     driver.check_restore(OFF, IMAGE)
 
 
+def test_whom_nothing_confines_needs_no_labels(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
+    """Of a model that is not there libvirt minds that no more (NEWS 12.3.0): it was refused."""
+    connection.definition = having(outside="<seclabel type='none' model='selinux'/>")
+    with pytest.raises(DomainRefused, match="labelled for selinux"):
+        driver.check_restore(OFF, IMAGE)
+    connection.version = 12_003_000
+    driver.check_restore(OFF, IMAGE)
+    connection.definition = LABELLED
+    with pytest.raises(DomainRefused, match="labelled for selinux"):
+        driver.check_restore(OFF, IMAGE)
+
+
 @pytest.mark.parametrize("definition", [LABELLED, SPICE])
 def test_nor_is_a_libvirt_that_cannot_say(
     connection: Connection, driver: LibvirtHypervisor, definition: str

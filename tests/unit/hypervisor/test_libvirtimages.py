@@ -41,6 +41,21 @@ def test_nor_is_it_captured_as_if_it_had_none(
     assert "`virsh start 'my web'`" in refused.value.hint()
 
 
+@pytest.mark.parametrize("kind", ["sev", "sev-snp", "tdx"])
+def test_memory_that_is_kept_from_the_host_is_not_captured(
+    driver: LibvirtHypervisor, kind: str
+) -> None:
+    """QEMU blocks no capture of a TDX guest, whose pages it cannot read: none would come back."""
+    security = f"<domain><launchSecurity type='{kind}'/><devices/></domain>"
+    running = replace(OFF, state=DomainState.RUNNING, definition=security)
+    with pytest.raises(DomainRefused, match=f"keeps its memory from this host .*{kind}") as refused:
+        driver.check_capture(running, with_memory=True)
+    assert "--disk-only" in refused.value.hint()
+    driver.check_capture(running, with_memory=False)
+    plain = replace(running, definition=security.replace(kind, "s390-pv"))
+    driver.check_capture(plain, with_memory=True)
+
+
 def test_one_that_is_just_off_is_both(connection: Connection, driver: LibvirtHypervisor) -> None:
     driver.check_capture(OFF, with_memory=True)
     driver.check_restore(OFF, None)

@@ -106,19 +106,31 @@ def test_without_a_daemon_there_is_no_link(daemon: Daemon) -> None:
         Link("qemu:///system")
 
 
-@pytest.mark.parametrize("trace", [None, 0, 1])
+@pytest.mark.parametrize(
+    ("there", "unit"),
+    [
+        ("", "libvirtd"),
+        ("virtqemud-sock", "virtqemud.socket"),
+        ("virtqemud.socket", "virtqemud.socket"),
+        ("virtqemud.socket libvirtd.socket", "libvirtd"),
+        ("virtqemud-sock libvirtd.socket", "virtqemud.socket"),
+    ],
+)
 def test_what_is_started_is_the_daemon_that_is_there(
-    daemon: Daemon, trace: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, there: str, unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Starting libvirtd where virtqemud is the daemon ends the one that has the domains."""
-    traces = tmp_path / "virtqemud-sock", tmp_path / "virtqemud.socket"
-    monkeypatch.setattr(libvirtlink, "TRACES_OF_VIRTQEMUD", traces)
-    if trace is not None:
-        traces[trace].touch()
+    """Starting libvirtd where virtqemud is the daemon ends the one that has the domains.
+
+    Arch Linux and SUSE have the units of both, and its owner may have enabled libvirtd.
+    """
+    monkeypatch.setattr(libvirtlink, "SOCKET_OF_VIRTQEMUD", tmp_path / "virtqemud-sock")
+    monkeypatch.setattr(libvirtlink, "UNITS_OF_VIRTQEMUD", (tmp_path / "virtqemud.socket",))
+    monkeypatch.setattr(libvirtlink, "LIBVIRTD_ENABLED", (tmp_path / "libvirtd.socket",))
+    for name in there.split():
+        (tmp_path / name).symlink_to("../unit")
     daemon.end()
     with pytest.raises(HostLacks) as lacks:
         Link("qemu:///system")
-    unit = "libvirtd" if trace is None else "virtqemud.socket"
     assert f"(systemctl start {unit})" in lacks.value.hint()
 
 

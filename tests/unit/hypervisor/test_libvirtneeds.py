@@ -240,6 +240,22 @@ def test_nothing_is_ended_for_a_start_without_huge_pages(
         driver.check_restore(replace(running, definition=huge(4, "<page size='1048576'/>")), image)
 
 
+def test_huge_pages_that_a_guest_is_not_offered_are_not_missed(
+    connection: Connection, driver: LibvirtHypervisor, pool: Path
+) -> None:
+    """QEMU does not reserve those of a virtio-mem: a domain was refused that would start."""
+    assert pool.is_dir()
+    target = "<target><size unit='KiB'>{}</size><requested unit='KiB'>{}</requested></target>"
+    offers = f"<memory model='virtio-mem'>{target}</memory>"
+    whole = huge(32 + 1024).replace("<devices/>", f"<devices>{offers}</devices>")
+    connection.definition = whole.format(1024 << 10, 16 << 10)
+    driver.check_restore(OFF, IMAGE)
+    driver.check_restore(OFF, None)
+    connection.definition = whole.format(1024 << 10, 20 << 10)
+    with pytest.raises(DomainRefused, match=r"its memory is 52 MiB in huge pages"):
+        driver.check_restore(OFF, None)
+
+
 @pytest.mark.parametrize(
     "definition",
     [

@@ -65,6 +65,46 @@ def test_what_the_domain_runs_on_now_is_there_whatever_libvirt_calls_it(
         driver.check_restore(other, IMAGE, cookie=COOKIE)
 
 
+CORES = CPU.replace(
+    "</cpu>", "<topology sockets='1' dies='1' clusters='1' cores='2' threads='1'/></cpu>"
+)
+"""Of a QEMU before 10.0."""
+WITH_HT = CORES.replace("</cpu>", "<feature policy='require' name='ht'/></cpu>")
+
+
+def test_cores_of_a_qemu_before_10_end_nobody(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
+    """Debian 12 was upgraded to 13: "extra features: ht", said libvirt, and the domain was gone."""
+    connection.features = frozenset({"avx512f", "ht"})
+    running = replace(OFF, state=DomainState.RUNNING, definition=f"<domain>{WITH_HT}</domain>")
+    with pytest.raises(DomainRefused, match=r"libvirt before 11\.10 .* \(ht\)") as refused:
+        driver.check_restore(running, IMAGE, cookie=f"<cookie>{CORES}</cookie>")
+    assert "update libvirt" in refused.value.hint() and "without memory" in refused.value.hint()
+    connection.version = 11_010_000
+    driver.check_restore(running, IMAGE, cookie=f"<cookie>{CORES}</cookie>")
+
+
+@pytest.mark.parametrize(
+    ("now", "cookie"),
+    [
+        (WITH_HT, WITH_HT),
+        (CORES.replace("avx512f", "avx2"), CORES),
+        (WITH_HT, CPU),
+        (WITH_HT, CORES.replace("cores='2'", "cores='1'")),
+        (WITH_HT, CORES.replace("check='full'", "check='partial'")),
+        (WITH_HT, CORES.replace("</cpu>", "<feature policy='disable' name='ht'/></cpu>")),
+    ],
+)
+def test_any_other_cores_may_be_restored(
+    connection: Connection, driver: LibvirtHypervisor, now: str, cookie: str
+) -> None:
+    connection.features = frozenset({"avx512f", "ht"})
+    running = replace(OFF, state=DomainState.RUNNING, definition=f"<domain>{now}</domain>")
+    driver.check_restore(running, IMAGE, cookie=f"<cookie>{cookie}</cookie>")
+    driver.check_restore(OFF, IMAGE, cookie=f"<cookie>{cookie}</cookie>")
+
+
 @pytest.mark.parametrize("cookie", ["", HOST, "<cookie/>", "<cookie><cpu"])
 def test_what_says_nothing_of_features_is_left_to_libvirt(
     driver: LibvirtHypervisor, cookie: str

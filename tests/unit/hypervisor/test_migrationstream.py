@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import pytest
 
+from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import captureways, hugepages, libvirtlink, qmp, userfault
 from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
@@ -127,6 +128,30 @@ def test_a_pipe_that_qemu_does_not_give_back_does_not_keep_the_guest_waiting(
         qemu.answer = '{"error": {"desc": "File descriptor named \'snapvm\' not found"}}'
         stream.let_go()
     assert qemu.said.count("closefd") == 1
+
+
+@pytest.mark.usefixtures("given")
+@pytest.mark.parametrize(
+    ("said", "helps"),
+    [
+        ("State blocked by non-migratable device '0000:00:07.0/virtio-crypto'", True),
+        ("There's a migration process in progress", False),
+    ],
+)
+def test_a_device_that_qemu_does_not_save_is_told_with_what_helps(
+    job: Any, monkeypatch: pytest.MonkeyPatch, said: str, *, helps: bool
+) -> None:
+    """QEMU tells of it no sooner, and each `take` fails."""
+    qemu = FakeLibvirtQemu(os.fstat)
+    monkeypatch.setattr(qmp, "libvirt_qemu", qemu)
+    job.failed = lambda why: CaptureFailed(domain="demo", why=why)
+    stream = MigrationStream(job)
+    with stream.prepared(libvirtimage.Writer()):
+        qemu.answer = json.dumps({"error": {"desc": said}})
+        with pytest.raises(CaptureFailed) as failed:
+            stream.begin()
+    assert f"QEMU: {said}" in str(failed.value)
+    assert ("take the device from it, or its disks alone" in str(failed.value)) is helps
 
 
 @pytest.mark.usefixtures("given")
