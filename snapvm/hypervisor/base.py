@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from snapvm.clock import WindowClock
 from snapvm.model import (
@@ -19,7 +19,9 @@ from snapvm.model import (
     Progress,
     SidePlace,
 )
-from snapvm.xenguest import GuestFrames, HostFacts, Standing, WrittenImage
+
+if TYPE_CHECKING:
+    from snapvm.xenguest import GuestFrames, HostFacts, Standing, WrittenImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from snapvm import imageroom
 from snapvm.clock import Deadline
@@ -42,16 +42,12 @@ def snapshot_xml(definition: str, image: Path) -> str:
 
     Every drive has to be listed: for others libvirt would make external files.
     """
-    drives = "".join(
-        f"<disk name={quoteattr(drive.target)} snapshot='{_wanted(drive)}'/>"
-        for drive in domainxml.drives_of(definition)
-    )
-    return (
-        "<domainsnapshot>"
-        f"<memory snapshot='external' file={quoteattr(str(image))}/>"
-        f"<disks>{drives}</disks>"
-        "</domainsnapshot>"
-    )
+    root = ET.Element("domainsnapshot")
+    ET.SubElement(root, "memory", snapshot="external", file=str(image))
+    disks = ET.SubElement(root, "disks")
+    for drive in domainxml.drives_of(definition):
+        ET.SubElement(disks, "disk", name=drive.target, snapshot=_wanted(drive))
+    return ET.tostring(root, encoding="unicode")
 
 
 def _wanted(drive: domainxml.Drive) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import xml.etree.ElementTree as ET
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.base import Freeze
 from snapvm.hypervisor.capturejob import CaptureJob
-from snapvm.hypervisor.libvirtcapture import ExternalCapture
+from snapvm.hypervisor.libvirtcapture import ExternalCapture, snapshot_xml
 from snapvm.model import Silent
 from tests.unit.hypervisor.fakedomain import DOMAIN
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
@@ -112,3 +113,18 @@ def test_that_a_guest_is_frozen_for_all_of_it_is_told(
     with pytest.raises(CaptureFailed):
         capture(tmp_path, Writer(), limit_seconds=0.05, freeze=lambda: None)
     assert "cannot write for as long as its memory is written" in caplog.text
+
+
+def test_every_drive_is_named_to_libvirt_and_none_is_its_to_capture() -> None:
+    """A folder of the administrator's may have any name."""
+    drives = (
+        "<disk type='block' device='disk'><source dev='/dev/vg/a'/><target dev='vda'/></disk>"
+        "<disk type='file' device='cdrom'><target dev='sda'/><readonly/></disk>"
+    )
+    image = Path('/srv/a & "b" <c>/memory.save')
+    root = ET.fromstring(snapshot_xml(f"<domain><devices>{drives}</devices></domain>", image))
+    memory = root.find("memory")
+    assert memory is not None
+    assert memory.attrib == {"snapshot": "external", "file": str(image)}
+    disks = {disk.get("name"): disk.get("snapshot") for disk in root.iterfind("./disks/disk")}
+    assert disks == {"vda": "manual", "sda": "no"}
