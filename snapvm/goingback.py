@@ -123,6 +123,7 @@ class GoingBack:
             newdisks.require_names(
                 self.host.lvm, self.plan.record, self.disks, deadline.left_seconds
             )
+            newdisks.require_bare(self.host.lvm, self.plan, is_exchanged=True)
             writingback.require_kept(self.host.lvm, self.plan, known, deadline)
             self._set_files_aside(undo)
             imageroom.require_writable(self.host.settings)  # reading an image may have taken long

@@ -34,21 +34,19 @@ def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
             ) from None
 
 
-def require_bare(lvm: Lvm, plan: RollbackPlan) -> None:
-    """Raise ``RollbackFailed`` for a clone that something of this host lies on; the domain runs.
+def require_bare(lvm: Lvm, plan: RollbackPlan, *, is_exchanged: bool = False) -> None:
+    """Raise ``RollbackFailed`` for a clone that something of this host lies on; the domain is on.
 
     udev lets mdadm or LVM have whatever looks like theirs, and a guest has such things in its disk.
-    Its memory would be restored above an array that this host writes to.
+    Its memory would be restored above an array that this host writes to.  So it is looked at as
+    soon as there is a clone and, for LVM may come late, when that ``is_exchanged`` and has the
+    disk's name.  Only the kernel is asked, which is quick: the domain stands still then.
     """
-    thin = _thin(plan)
-    if not thin:
-        return
-    report = lvm.report()
-    for disk in thin:
-        clone = report.lv_from_name(disk.current.vg, disk.clone_name)
+    for disk in _thin(plan):
+        name = disk.current.lv if is_exchanged else disk.clone_name
+        clone = LvRef(vg=disk.current.vg, lv=name, uuid=LvUuid(""))
         try:
-            if clone is not None:
-                occupancy.require_bare(clone, lvm.holders_of(clone))
+            occupancy.require_bare(clone, lvm.holders_of(clone, None))
         except VolumeRefused as refused:
             raise RollbackFailed(
                 domain=plan.domain.name,

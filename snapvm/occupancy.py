@@ -23,6 +23,7 @@ from snapvm.model import (
     DomainState,
     GuestDisk,
     HypervisorKind,
+    LvRef,
     OmittedDisk,
     Record,
     VolumeKind,
@@ -199,7 +200,7 @@ def require_named(
             )
 
 
-def require_bare(volume: LogicalVolume, holders: Iterable[Holder]) -> None:
+def require_bare(volume: LvRef, holders: Iterable[Holder]) -> None:
     """Raise ``VolumeRefused`` for a volume that something of this host lies on.
 
     A rollback would leave that on the former thin disk, or have a thick one change below it.
@@ -209,7 +210,7 @@ def require_bare(volume: LogicalVolume, holders: Iterable[Holder]) -> None:
         lying = ", ".join(str(holder.device) for holder in found)
         remedies = dict.fromkeys(holder.remedy for holder in found)
         raise VolumeRefused(
-            volume=str(volume.ref),
+            volume=str(volume),
             why=f"{lying} of this host lies on it, and would not go back with it",
             remedy="unmount what is mounted of that, then: " + "; ".join(remedies),
         )

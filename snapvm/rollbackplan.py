@@ -68,7 +68,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     host.hypervisor.check_restore(
         domain, image, memory_bytes=memory_bytes, cookie=cookie, starts=starts
     )
-    report = host.lvm.explained(host.lvm.report(), (disk.snapshot for disk in record.disks))
+    report = host.lvm.explained(host.lvm.full_report(), (disk.snapshot for disk in record.disks))
     host.lvm.mark_lost(report)
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
@@ -186,13 +186,12 @@ def _plan_swaps(
     ``VolumeRefused`` for a disk that is missing or used by something else, and ``NoSpace``.
     """
     settings = host.settings
-    not_at_boot = host.lvm.not_at_boot()
     swaps = []
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
         current = _current(record, disk, snapshot, report)
         check_replaceable(current)
-        occupancy.require_bare(current, host.lvm.holders_of(current))
+        occupancy.require_bare(current.ref, host.lvm.holders_of(current.ref, current.device))
         occupancy.require_replaceable(record, disk, current, occupant)
         _check_kind(record, disk, snapshot, current)
         if snapshot.kind is VolumeKind.THICK:
@@ -208,7 +207,7 @@ def _plan_swaps(
                 current=current.ref,
                 user_tags=tuple(sorted(tag for tag in current.tags if not is_ours(tag))),
                 read_ahead=current.read_ahead,
-                not_at_boot=current.dm_uuid in not_at_boot,
+                not_at_boot=current.not_at_boot,
                 is_skipped=current.is_skipped,
                 size_bytes=current.disk_bytes,
                 kind=snapshot.kind,

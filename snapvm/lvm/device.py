@@ -24,6 +24,10 @@ _WRITTEN, _DISCARDED = 6, 13
 """Of the numbers in ``stat``, those that count sectors (linux, block/stat.rst)."""
 
 
+Number = tuple[int, int]
+"""Of a device: major and minor."""
+
+
 class NotAVolume(Exception):
     """A device that is no logical volume; the text says what it is instead."""
 
@@ -36,19 +40,30 @@ def dm_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> DmUuid:
         raise NotAVolume(f"{device}: {error.strerror}") from None
     if not stat.S_ISBLK(status.st_mode):
         raise NotAVolume(f"{device} is no block device")
-    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    return _uuid_of(device, sys_block / number)
+    entry = sys_block / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return _uuid_of(device, entry)
 
 
-def written_sectors(device: Path | tuple[int, int], sys_block: Path = SYS_BLOCK) -> int | None:
+def number(device: Path) -> Number | None:
+    """Return the number of the device that a name leads to; None where it leads to none."""
+    try:
+        status = os.stat(device)
+    except OSError:
+        return None
+    if not stat.S_ISBLK(status.st_mode):
+        return None
+    return os.major(status.st_rdev), os.minor(status.st_rdev)
+
+
+def written_sectors(device: Path | Number, sys_block: Path = SYS_BLOCK) -> int | None:
     """Return how much was ever written to a block device, or discarded; None when nobody says.
 
     The kernel counts from when the device appears to when it goes, whatever names it has meanwhile.
     """
     try:
         if isinstance(device, Path):
-            number = os.stat(device).st_rdev
-            device = os.major(number), os.minor(number)
+            status = os.stat(device)
+            device = os.major(status.st_rdev), os.minor(status.st_rdev)
         text = (sys_block / f"{device[0]}:{device[1]}" / "stat").read_text()
         counts = [int(word) for word in text.split()]
         return counts[_WRITTEN] + sum(counts[_DISCARDED : _DISCARDED + 1])

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm.lvm import device
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.device import Number
+from snapvm.model import LvRef
 
 _PARTITION = re.compile(r"part\d+-")
 """kpartx/devmapper.c of multipath-tools, UUID_PREFIX."""
@@ -31,12 +32,17 @@ class Holder:
     remedy: str
 
 
-def of(volume: LogicalVolume, sys_block: Path = device.SYS_BLOCK) -> tuple[Holder, ...]:
-    """Return what lies on a volume; on one that is not active there is nothing."""
-    if volume.device is None:
+def of(
+    volume: LvRef, number: Number | None, sys_block: Path = device.SYS_BLOCK
+) -> tuple[Holder, ...]:
+    """Return what lies on a volume; on one that is not active there is nothing.
+
+    ``number`` is that of its device, where LVM has told it: else its name leads there.
+    """
+    number = number or device.number(volume.path)
+    if number is None:
         return ()
-    major, minor = volume.device
-    entry = sys_block / f"{major}:{minor}"
+    entry = sys_block / f"{number[0]}:{number[1]}"
     group = _group_uuid(_told(entry, "uuid"))
     try:
         above = sorted((entry / "holders").iterdir())
@@ -59,7 +65,7 @@ def _group_uuid(dm_uuid: str) -> str:
     return "" if match is None else match["vg"]
 
 
-def _holder(entry: Path, volume: LogicalVolume) -> Holder:
+def _holder(entry: Path, volume: LvRef) -> Holder:
     name, dm_uuid = _told(entry, "name"), _told(entry, "uuid")
     if not name:
         path = Path("/dev", entry.name)
@@ -67,7 +73,7 @@ def _holder(entry: Path, volume: LogicalVolume) -> Holder:
         return Holder(device=path, remedy=f"mdadm --stop {path}" if is_md else "lsblk")
     group = _GROUP.match(name)
     if _PARTITION.match(dm_uuid):
-        remedy = f"kpartx -d {volume.ref.path}"
+        remedy = f"kpartx -d {volume.path}"
     elif _LVM.match(dm_uuid) and group is not None:
         remedy = f"vgchange -an {group['vg'].replace('--', '-')}"
     elif dm_uuid.startswith("CRYPT-"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from snapvm.failures import CommandFailed
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
-from snapvm.model import DmUuid, LvUuid, VgUuid
+from snapvm.model import LvUuid, VgUuid
 
 _SECTOR_BYTES = 512
 
@@ -51,8 +51,9 @@ FIELDS = (
     "chunk_size",
     "lv_read_ahead",
 )
-
-AUTOACTIVATION_FIELDS = ("vg_uuid", "lv_uuid", "lv_autoactivation")
+_AUTOACTIVATION = "lv_autoactivation"
+FULL_FIELDS = (*FIELDS, _AUTOACTIVATION)
+"""An LVM before 2.03.12 does not know the last one, and then tells nothing at all."""
 
 GROUP_FIELDS = ("vg_name", "vg_uuid", "vg_attr", "vg_systemid", "vg_lock_type", "lv_count")
 
@@ -83,17 +84,7 @@ ARGV = (
 )
 """Plain json and not json_std: the latter needs a newer LVM and has locale troubles (WHATS_NEW)."""
 
-AUTOACTIVATION_ARGV = (
-    "lvm",
-    "lvs",
-    "--config",
-    _AS_EXPECTED,
-    "--reportformat",
-    "json",
-    "--options",
-    ",".join(AUTOACTIVATION_FIELDS),
-)
-"""For itself, since an LVM before 2.03.12 does not know the field and would tell nothing at all."""
+FULL_ARGV = (*ARGV[:-1], ",".join(FULL_FIELDS))
 
 GROUPS_ARGV = (
     "lvm",
@@ -112,7 +103,7 @@ other hosts (lvm2, tools/toollib.c: _ignore_vg)."""
 
 
 def parse(text: str) -> Report:
-    """Read the output of ``ARGV``.
+    """Read the output of ``ARGV``, or of ``FULL_ARGV``.
 
     Raises ``CommandFailed`` when it is not the JSON that lvs(8) promises: a report cut short by a
     crash must not look like a host with fewer volumes.
@@ -136,16 +127,6 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
                 volumes=int(row["lv_count"]),
             )
             for row in _rows(text, "vg")
-        )
-
-
-def parse_not_at_boot(text: str) -> frozenset[DmUuid]:
-    """Read the output of ``AUTOACTIVATION_ARGV``: what is not activated; raises as ``parse``."""
-    with _failing_as(AUTOACTIVATION_ARGV):
-        return frozenset(
-            DmUuid(vg=VgUuid(row["vg_uuid"]), lv=LvUuid(row["lv_uuid"]))
-            for row in _rows(text, "lv")
-            if row["lv_autoactivation"] in ("", "0")
         )
 
 
@@ -206,6 +187,7 @@ def _volume(row: dict[str, Any]) -> LogicalVolume:
         vg_lock_type=row["vg_lock_type"],
         profile=row["lv_profile"] or row["vg_profile"],
         read_ahead=_read_ahead(row["lv_read_ahead"]),
+        not_at_boot=row.get(_AUTOACTIVATION) in ("", "0"),
     )
 
 

@@ -60,6 +60,8 @@ class LogicalVolume:
     """What may have settings of its own for this volume, or for all of its group."""
     read_ahead: str
     """How many sectors, or `auto`, as LVM is told."""
+    not_at_boot: bool = False
+    """LVM does not activate it of itself; only a full report tells (``Lvm.full_report``)."""
 
     @property
     def ref(self) -> LvRef:

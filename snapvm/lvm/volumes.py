@@ -19,6 +19,7 @@ from pathlib import Path
 from snapvm import retry
 from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
+from snapvm.lvm.device import Number
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
@@ -43,8 +44,6 @@ _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percen
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
 
-Number = tuple[int, int]
-"""Of a device: major and minor."""
 CopyBack = Callable[[Runner, LvRef, LvRef, Progress], None]
 """What brings a disk back to a thick snapshot of it; reads and writes devices."""
 
@@ -57,7 +56,7 @@ class Lvm:
         runner: Runner,
         uuid_of_device: Callable[[Path], DmUuid] = device.dm_uuid,
         copy_back: CopyBack = copyback.copy_back,
-        holders_of: Callable[[LogicalVolume], tuple[Holder, ...]] = holders.of,
+        holders_of: Callable[[LvRef, Number | None], tuple[Holder, ...]] = holders.of,
         written_sectors: Callable[[Path | Number], int | None] = device.written_sectors,
     ) -> None:
         self._runner = runner
@@ -69,7 +68,7 @@ class Lvm:
         self.uuid_of_device = uuid_of_device
         """Tells which volume a block device is; raises ``NotAVolume``."""
         self.holders_of = holders_of
-        """Tells what of this host lies on a volume."""
+        """Tells what of this host lies on a volume, by the number of its device or by its name."""
         self.written_sectors = written_sectors
         """Tells how much was ever written to a device, by name or number; None: nobody says."""
 
@@ -78,9 +77,22 @@ class Lvm:
 
         It waits for whoever changes a group, which a discard of all of a large volume makes long.
         """
+        return self._told(reading.ARGV, limit_seconds)
 
+    def full_report(self) -> Report:
+        """Tell of each volume, too, whether LVM activates it of itself, where it has that property.
+
+        In one command: each reads all groups.
+        """
+        try:
+            return self._told(reading.FULL_ARGV, REPORT_LIMIT_SECONDS)
+        except CommandFailed as error:
+            log.info("that a volume is not activated of itself is not known: %s", error)
+            return self.report()
+
+    def _told(self, command: argv.Argv, limit_seconds: float) -> Report:
         def ask() -> Report:
-            done = self._runner.run(reading.ARGV, timeout_seconds=limit_seconds)
+            done = self._runner.run(command, timeout_seconds=limit_seconds)
             return reading.parse(done.stdout)
 
         return retry.report(ask)
@@ -172,17 +184,6 @@ class Lvm:
     def shelve(self, volume: LvRef, tags: Iterable[str]) -> None:
         """Turn a former disk into something that is kept and not used."""
         self._do_anyway(argv.shelve(volume, tags))
-
-    def not_at_boot(self) -> frozenset[DmUuid]:
-        """Ask which volumes LVM does not activate of itself, where it has that property."""
-        try:
-            done = self._runner.run(
-                reading.AUTOACTIVATION_ARGV, timeout_seconds=REPORT_LIMIT_SECONDS
-            )
-        except CommandFailed as error:
-            log.info("that a volume is not activated of itself is not known: %s", error)
-            return frozenset()
-        return reading.parse_not_at_boot(done.stdout)
 
     def keep_from_boot(self, volumes: Iterable[LvRef]) -> None:
         """Have LVM not activate volumes of itself; may be done again."""

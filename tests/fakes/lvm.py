@@ -13,7 +13,7 @@ from threading import RLock
 
 from snapvm import crashpoint
 from snapvm.failures import CommandTimedOut, StorageFailed
-from snapvm.lvm.reading import AUTOACTIVATION_FIELDS, FIELDS, GROUP_FIELDS
+from snapvm.lvm.reading import FIELDS, FULL_FIELDS, GROUP_FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
 from tests.fakes import lvmreport
@@ -107,9 +107,10 @@ class FakeLvm(FakeGroups):
 
     def _lvs(self, words: list[str]) -> str:
         options, _ = parse(words)
-        if options["--options"] == [",".join(AUTOACTIVATION_FIELDS)]:
-            return self._tell_autoactivation()
-        assert options["--options"] == [",".join(FIELDS)]
+        is_full = options["--options"] == [",".join(FULL_FIELDS)]
+        assert is_full or options["--options"] == [",".join(FIELDS)]
+        if is_full and self.is_old:
+            raise self._failure("Unrecognised field: lv_autoactivation")
         said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
         rows = [
             lvmreport.row(
@@ -121,23 +122,11 @@ class FakeLvm(FakeGroups):
                 max_volumes=self.max_volumes,
                 is_external_origin=bool(self._overlays(volume)),
             )
+            | ({"lv_autoactivation": "enabled" * volume.autoactivated} if is_full else {})
             for volume in self.volumes
             if volume.vg not in self.away
         ]
         return lvmreport.report("lv", rows, {**self.conf, **configured(options)}, said)
-
-    def _tell_autoactivation(self) -> str:
-        if self.is_old:
-            raise self._failure("Unrecognised field: lv_autoactivation")
-        rows = [
-            {
-                "vg_uuid": self.vg_uuid(volume.vg),
-                "lv_uuid": volume.uuid,
-                "lv_autoactivation": "enabled" if volume.autoactivated else "",
-            }
-            for volume in self.volumes
-        ]
-        return lvmreport.report("lv", rows, {}, [])
 
     def _vgs(self, words: list[str]) -> str:
         assert {"--foreign", "--shared", ",".join(GROUP_FIELDS)} <= set(words), words

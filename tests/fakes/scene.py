@@ -11,9 +11,8 @@ from snapvm.catalog import Catalog
 from snapvm.failures import CommandFailed
 from snapvm.guard import Guard
 from snapvm.host import Host
-from snapvm.lvm.device import NotAVolume
+from snapvm.lvm.device import NotAVolume, Number
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     DmUuid,
@@ -22,6 +21,7 @@ from snapvm.model import (
     DomainUuid,
     GuestDisk,
     HypervisorKind,
+    LvRef,
     LvUuid,
     VgUuid,
 )
@@ -107,9 +107,10 @@ def make_scene(
             raise NotAVolume(f"{path}: No such file or directory")
         return DmUuid(vg=VgUuid(lvm.vg_uuid(volume.vg)), lv=LvUuid(volume.uuid))
 
-    def holders_of(volume: LogicalVolume) -> tuple[Holder, ...]:
+    def holders_of(volume: LvRef, _number: Number | None) -> tuple[Holder, ...]:
         """See ``holders.of``."""
-        return tuple(lvm.named(volume.vg, volume.name).lies_on) if volume.is_active else ()
+        found = lvm.named(volume.vg, volume.lv)
+        return tuple(found.lies_on) if found.active else ()
 
     def written_sectors(device: Path | tuple[int, int]) -> int | None:
         """See ``device.written_sectors``."""

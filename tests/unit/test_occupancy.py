@@ -86,14 +86,18 @@ def test_a_disk_that_the_host_has_mapped_is_refused(
     assert scene.disk_data() == ["5", "5"]
 
 
-def test_a_clone_that_the_host_has_taken_is_not_made_a_disk(tmp_path: Path) -> None:
-    """A guest has an array on its disk: udev lets mdadm have it as soon as there is a device."""
+@pytest.mark.parametrize("verb", ["lvcreate", "lvrename"])
+def test_a_clone_that_the_host_has_taken_is_not_made_a_disk(tmp_path: Path, verb: str) -> None:
+    """A guest has an array on its disk: udev lets mdadm have it as soon as there is a device.
+
+    It may also be that something else has it somewhat later.
+    """
     scene = make_scene(tmp_path)
     record = take_at_five(scene)
     clones: list[FakeVolume] = []
 
     def assemble(argv: tuple[str, ...]) -> None:
-        for volume in scene.lvm.volumes if argv[1] == "lvcreate" else ():
+        for volume in scene.lvm.volumes if argv[1] == verb else ():
             if ".roll." in volume.name and volume not in clones:
                 remedy = "mdadm --stop /dev/md127"
                 volume.lies_on = [Holder(device=Path("/dev/md127"), remedy=remedy)]

@@ -76,6 +76,16 @@ def test_an_lvm_without_the_property_is_not_told_of_it(tmp_path: Path) -> None:
     assert scene.disk_data() == ["5", "5"]
 
 
+def test_lvm_is_asked_once_before_the_domain_is_ended(tmp_path: Path) -> None:
+    """A report takes half of a second where a host has many volumes, and more."""
+    scene, record = begun(tmp_path)
+    done: list[str] = []
+    scene.lvm.before = lambda argv: done.append(argv[1])
+    scene.hypervisor.before = done.append
+    roll_back(scene, record)
+    assert done[: done.index("stop")].count("lvs") == 1
+
+
 @pytest.mark.parametrize("thick", [(), GROUPS], ids=["thin", "thick"])
 def test_one_that_is_read_only_is_left_as_it_is(tmp_path: Path, thick: tuple[str, ...]) -> None:
     """A thick one could not be written; LVM does not make one read-only that is."""

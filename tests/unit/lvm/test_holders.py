@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from snapvm.lvm import holders
+from snapvm.lvm.holders import Holder
 from snapvm.lvm.report import LogicalVolume
 from snapvm.lvm.volumes import Lvm
 from tests.fakes.lvm import FakeLvm
@@ -20,6 +21,10 @@ def disk(*, active: bool = True) -> LogicalVolume:
     return volume
 
 
+def of(volume: LogicalVolume, sys: Path) -> tuple[Holder, ...]:
+    return holders.of(volume.ref, volume.device, sys)
+
+
 def told(sys: Path, *above: tuple[str, str, str]) -> dict[str, str]:
     """Return what lies on a disk, and its remedy, when these do: their kernel's names, uuids."""
     entry = sys / "253:1"
@@ -28,7 +33,7 @@ def told(sys: Path, *above: tuple[str, str, str]) -> dict[str, str]:
     for kernel, name, dm_uuid in above:
         put(sys / "devices" / kernel, name, dm_uuid)
         (entry / "holders" / kernel).symlink_to(sys / "devices" / kernel)
-    return {str(each.device): each.remedy for each in holders.of(disk(), sys)}
+    return {str(each.device): each.remedy for each in of(disk(), sys)}
 
 
 def put(entry: Path, name: str, dm_uuid: str) -> None:
@@ -41,8 +46,8 @@ def put(entry: Path, name: str, dm_uuid: str) -> None:
 
 def test_nothing_lies_on_it(tmp_path: Path) -> None:
     assert told(tmp_path) == {}
-    assert holders.of(disk(), tmp_path / "other") == ()
-    assert holders.of(disk(active=False), tmp_path) == ()
+    assert of(disk(), tmp_path / "other") == ()
+    assert of(disk(active=False), tmp_path) == ()
 
 
 def test_each_is_named_with_what_takes_it_away(tmp_path: Path) -> None:
