@@ -17,6 +17,7 @@ from snapvm.clock import Deadline
 from snapvm.errors import ExitStatus, Locked, SnapvmError
 from snapvm.guard import Post, standing_by
 from snapvm.host import Host
+from snapvm.hypervisor.detect import load_driver
 from snapvm.model import DomainUuid
 from snapvm.settings import Settings
 
@@ -34,9 +35,11 @@ _LONG_PAUSE_SECONDS = 1.0
 def guarded_host(session: Session) -> Iterator[Host]:
     """Open the host as ``wiring.open_host`` does, with a guard for the domain of the command.
 
-    The guard is made before anything is opened.  Raises ``HostLacks``.
+    The guard is made before anything is opened, but has what both of them import.  Raises
+    ``HostLacks``.
     """
     settings = session.settings()
+    load_driver()
     with standing_by(partial(stand, settings)) as guard:
         yield wiring.open_host(settings, session, guard.watching)
 

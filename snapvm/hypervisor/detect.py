@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from snapvm.hypervisor.base import Hypervisor
@@ -19,14 +20,19 @@ def is_xen_host(capabilities: Path = XEN_CAPABILITIES) -> bool:
         return False
 
 
-def open_driver(settings: Settings, runner: Runner) -> Hypervisor:
-    """Return the driver of this host; raise ``HostLacks`` when no driver works."""
+def load_driver() -> Callable[[Settings, Runner], Hypervisor]:
+    """Import the driver of this host and return what opens it; contacts nobody."""
     if is_xen_host():
         # heavy: a fifth of what a command imports, and a host needs only one of the two drivers
         from snapvm.hypervisor import xen
 
-        return xen.open_hypervisor(settings, runner)
+        return xen.open_hypervisor
     # heavy: for the same reason
     from snapvm.hypervisor import libvirt
 
-    return libvirt.open_hypervisor(settings)
+    return lambda settings, _runner: libvirt.open_hypervisor(settings)
+
+
+def open_driver(settings: Settings, runner: Runner) -> Hypervisor:
+    """Return the driver of this host; raise ``HostLacks`` when no driver works."""
+    return load_driver()(settings, runner)

@@ -6,13 +6,17 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from snapvm import clock
 from snapvm.attention import StuckPaused
 from snapvm.cli import guard as cli_guard
+from snapvm.cli.session import Session
 from snapvm.failures import CommandFailed
 from snapvm.guard import Post
 from snapvm.model import Domain, DomainState
@@ -28,6 +32,22 @@ def post() -> Iterator[Post]:
     answers = os.open(os.devnull, os.O_WRONLY)
     yield Post(io.StringIO(json.dumps([UUID, DOMAIN]) + "\n"), answers)
     os.close(answers)
+
+
+def test_it_has_its_driver_from_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is needed most when both of them would import it at the same time."""
+    done: list[str] = []
+
+    @contextmanager
+    def standing_by(_stand: Callable[[Post], None]) -> Iterator[Any]:
+        done.append("fork")
+        yield SimpleNamespace(watching=None)
+
+    monkeypatch.setattr(cli_guard, "load_driver", lambda: done.append("import"))
+    monkeypatch.setattr(cli_guard, "standing_by", standing_by)
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda *_: done.append("open"))
+    with cli_guard.guarded_host(Session()):
+        assert done == ["import", "fork", "open"]
 
 
 def test_what_fails_at_first_is_tried_again(
