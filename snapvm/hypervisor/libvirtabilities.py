@@ -7,9 +7,8 @@ would notice only after the running domain has been ended.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from snapvm.hypervisor import domainxml
@@ -28,10 +27,11 @@ _DEVICES = (
 has (docs/formatdomaincaps), and the kinds that are in a module or that some builds leave out."""
 
 
-def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
+def require(connection: Any, domain: str, definition: str, remedy: str, capabilities: str) -> None:
     """Raise ``DomainRefused`` for the first thing that this host does not support.
 
-    What libvirt does not say is taken as supported.  ``remedy`` says how to change the definition.
+    What libvirt does not say is taken as supported.  ``remedy`` says how to change the definition,
+    and ``capabilities`` are those of its emulator (``libvirtneeds.require``).
     """
     root = domainxml.parse(definition)
     for model in _unknown_labels(connection, root):
@@ -41,7 +41,7 @@ def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
             remedy="have it do so again (the kernel's command line, and security_driver in "
             f"qemu.conf), or {remedy}, or none",
         )
-    for what, kind in _lacking(connection, root):
+    for what, kind in _lacking(capabilities, root):
         raise DomainRefused(
             domain=domain,
             why=f"it would not start: its {what} is {kind}, which QEMU does not have here",
@@ -52,8 +52,12 @@ def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
 def _unknown_labels(connection: Any, root: ET.Element) -> list[str]:
     labels = [label.attrib for label in root.iterfind(".//seclabel[@model]")]
     wanted = {label["model"] for label in labels} - _UNLABELLED
-    said = _said(connection.getCapabilities) if wanted else None
-    if said is None:
+    if not wanted:
+        return []
+    try:
+        with spoken():
+            said = domainxml.parse(connection.getCapabilities())
+    except LibvirtFailed:
         return []
     unknown = wanted - {model.text for model in said.iterfind("./host/secmodel/model")}
     if unknown and _minds_no_unconfined(connection):
@@ -68,15 +72,10 @@ def _minds_no_unconfined(connection: Any) -> bool:
     return False
 
 
-def _lacking(connection: Any, root: ET.Element) -> Iterator[tuple[str, str]]:
-    kind = root.find("./os/type")
-    if kind is None:
+def _lacking(capabilities: str, root: ET.Element) -> Iterator[tuple[str, str]]:
+    if not capabilities:
         return
-    emulator = root.findtext("./devices/emulator", "").strip() or None
-    machine = (emulator, kind.get("arch"), kind.get("machine"), root.get("type"), 0)
-    said = _said(partial(connection.getDomainCapabilities, *machine))
-    if said is None:
-        return
+    said = domainxml.parse(capabilities)
     for what, where, listed, named, optional in _DEVICES:
         values = said.iterfind(f"./devices/{listed}/enum[@name='{named}']/value")
         there = {value.text for value in values}
@@ -84,11 +83,3 @@ def _lacking(connection: Any, root: ET.Element) -> Iterator[tuple[str, str]]:
             wanted = device.get("type", "")
             if there and wanted in optional - there:
                 yield what, wanted
-
-
-def _said(ask: Callable[[], str]) -> ET.Element | None:
-    try:
-        with spoken():
-            return domainxml.parse(ask())
-    except LibvirtFailed:
-        return None

@@ -167,8 +167,8 @@ def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
 
 
 def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
-    libvirtneeds.require(connection, domain.name, definition, remedy)
-    libvirtabilities.require(connection, domain.name, definition, remedy)
+    capabilities = libvirtneeds.require(connection, domain.name, definition, remedy)
+    libvirtabilities.require(connection, domain.name, definition, remedy, capabilities)
     libvirtsecrets.require(connection, domain.name, definition)
     libvirtvsock.require(connection, domain, definition, remedy)
     if not libvirtneeds.has_hook():

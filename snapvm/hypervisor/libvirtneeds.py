@@ -31,17 +31,20 @@ _HOST_DEVICES = (("bridge", "bridge"), ("direct", "dev"))
 """
 
 
-def require(connection: Any, domain: str, definition: str, remedy: str) -> None:
+def require(connection: Any, domain: str, definition: str, remedy: str) -> str:
     """Raise ``DomainRefused`` when libvirt lacks something that a definition needs.
 
-    ``remedy`` says how to name another emulator, network, bridge, pool or filter in it.
+    ``remedy`` says how to name another emulator, network, bridge, pool or filter in it.  Returns
+    what libvirt says that its emulator can do (docs/formatdomaincaps), which is long; nothing where
+    it does not say.
     """
-    _require_emulator(connection, domain, definition, remedy)
+    capabilities = _require_emulator(connection, domain, definition, remedy)
     _require_active(connection, domain, _NETWORK, _networks(definition), remedy)
     _require_active(connection, domain, _POOL, (pool for pool, _ in _volumes(definition)), remedy)
     _require_volumes(connection, domain, _volumes(definition), remedy)
     _require_filters(connection, domain, definition, remedy)
     _require_host_devices(domain, _host_devices(definition), remedy)
+    return capabilities
 
 
 def has_hook() -> bool:
@@ -49,15 +52,18 @@ def has_hook() -> bool:
     return any(hook.exists() for hook in HOOKS)
 
 
-def _require_emulator(connection: Any, domain: str, definition: str, remedy: str) -> None:
+def _require_emulator(connection: Any, domain: str, definition: str, remedy: str) -> str:
     root = domainxml.parse(definition)
     kind = root.find("./os/type")
     if kind is None:
-        return
+        return ""
     emulator = root.findtext("./devices/emulator", "").strip()
     machine = kind.get("machine")
     wanted = (emulator or None, kind.get("arch"), machine, root.get("type"), 0)
-    unknown = denial(partial(connection.getDomainCapabilities, *wanted), *_NOT_SUCH_AN_EMULATOR)
+    said = []
+    unknown = denial(
+        lambda: said.append(connection.getDomainCapabilities(*wanted)), *_NOT_SUCH_AN_EMULATOR
+    )
     if unknown:
         raise DomainRefused(
             domain=domain,
@@ -65,6 +71,7 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
             remedy="install a QEMU that has its machine type "
             f"({machine or 'none is named'}) where it was, or {remedy}",
         ) from unknown
+    return "".join(said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,20 @@ def test_nor_is_a_libvirt_that_cannot_say(
 ) -> None:
     connection.definition, connection.fails = definition, 3
     driver.check_restore(OFF, IMAGE)
+
+
+def test_libvirt_is_asked_once_what_an_emulator_can_do(
+    connection: Connection, driver: LibvirtHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is some 50 KB of XML, made anew each time."""
+    connection.definition = having("<graphics type='vnc' port='-1'/>")
+    asked: list[object] = []
+    tell = connection.getDomainCapabilities
+
+    def count(*machine: Any) -> str:
+        asked.append(machine)
+        return tell(*machine)
+
+    monkeypatch.setattr(connection, "getDomainCapabilities", count)
+    driver.check_restore(OFF, IMAGE)
+    assert len(asked) == 1
