@@ -31,7 +31,7 @@ def points_of(scene: Scene, command: Command) -> list[str]:
         command(scene)
         report(passed)
 
-    return list(_in_child(work))
+    return list(in_child(work))
 
 
 def kill_at(scene: Scene, command: Command, point: str | int) -> bool:
@@ -67,7 +67,7 @@ def kill(scene: Scene, command: Callable[[Scene, Callable[[], None]], object]) -
             command(scene, die)
         report((False, _state(scene)))
 
-    was_killed, state = _in_child(work)
+    was_killed, state = in_child(work)
     _become(scene, state)
     return bool(was_killed)
 
@@ -94,7 +94,7 @@ def interrupt_at(scene: Scene, command: Command, point: str) -> str:
             how = f"{type(error).__name__}: {error}"
         report((how, _state(scene)))
 
-    how, state = _in_child(work)
+    how, state = in_child(work)
     _become(scene, state)
     return str(how)
 
@@ -122,7 +122,7 @@ def _watch(seen: Callable[[str], None]) -> None:
     setattr(crashpoint, "_pass", seen)  # noqa: B010 - a function of the module is replaced
 
 
-def _in_child(work: Callable[[Callable[[object], None]], None]) -> Any:
+def in_child(work: Callable[[Callable[[object], None]], None]) -> Any:
     """Run ``work`` in a child, which reports one value; return that."""
     reader, writer = os.pipe()
     child = os.fork()
