@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from snapvm.interrupt import shielded
+from snapvm.refusals import HostLacks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,9 +23,16 @@ class _Workers(ThreadPoolExecutor):
     """A pool that knows all of its threads."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """See ``Executor.submit``; an interruption is raised when the work is under way."""
+        """See ``Executor.submit``; an interruption is raised when the work is under way.
+
+        Raises ``HostLacks`` when there can be no thread for it; another may do it all the same.
+        """
         with shielded():
-            return super().submit(fn, *args, **kwargs)
+            try:
+                return super().submit(fn, *args, **kwargs)
+            except RuntimeError as error:  # of `threading`
+                what = f"room for one more thread ({error})"
+                raise HostLacks(what=what, remedy="try again when it has") from error
 
 
 @contextmanager
