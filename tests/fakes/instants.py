@@ -132,9 +132,9 @@ def interrupted_at(
             how = "interrupted"
         except SnapvmError as error:
             how = f"{type(error).__name__}: {error}"
-        threads = threading.enumerate()
-        if len(threads) > 1:
-            how += f", with {threads[1:]}"
+        threads = [each for each in threading.enumerate()[1:] if not each.daemon]
+        if threads:
+            how += f", with {threads}"
         report((how, left()))
 
     how, state = in_child(child)
