@@ -87,9 +87,11 @@ def _traced(work: Work, modules: Collection[str], pass_: Pass) -> None:
         called_from.discard(id(frame))
         if not is_wanted(frame) or _is_in_fake(frame):
             return None
+        frame.f_trace = local  # Python 3.13 wants it first
         frame.f_trace_opcodes = True
         return local
 
+    sys._getframe().f_trace_opcodes = True  # without any Python 3.12 tells of no opcodes
     sys.settrace(begun)
     try:
         work()
