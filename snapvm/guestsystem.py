@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,12 +72,18 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
     try:
         yield still.freeze
     except StuckPaused:
-        still.thaw_when_put_back()
-        raise
+        with shielded():
+            still.thaw_when_put_back()
+            raise
     except BaseException:
-        still.thaw()
-        raise
-    if not plan.stop and not still.thaw():
+        # One that is to be stopped may stand still: its step in `undo` comes when it runs.
+        with shielded():
+            with suppress(StillFrozen) if plan.stop else nullcontext():
+                still.thaw()
+            raise
+    with shielded():
+        was_still = plan.stop or still.thaw()
+    if not was_still:
         why = "they went on by themselves, or somebody had them go on, before the end of the pause"
         raise NotFrozen(domain=plan.domain.name, why=why)
 
@@ -102,8 +108,7 @@ class _HeldStill:
 
     def thaw(self) -> bool:
         """Thaw at once; see ``GuestAgent.thaw`` for what is returned."""
-        with shielded():
-            return not self._is_asked or self._host.hypervisor.agent.thaw(self._plan.domain)
+        return not self._is_asked or self._host.hypervisor.agent.thaw(self._plan.domain)
 
     def thaw_when_put_back(self) -> None:
         """Thaw when all else is put back, and what was added later: the guest runs by then."""

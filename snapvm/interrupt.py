@@ -6,14 +6,20 @@ still.
 Python runs a signal handler between two instructions of the main thread, so an interruption may
 surface anywhere.  ``watched`` makes it an ``Interrupted``; ``shielded`` puts it off to the end of
 a block that has to be finished, such as resuming a domain or undoing half-made work.
+
+Anywhere is also where a lock has just been taken that nobody else gives back, as at the end of
+``Condition.__enter__``, so that a thread waits for it for ever; or where a ``with`` begins or ends,
+and what it stands for is not done.  There a signal is heard a moment later.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,10 +33,32 @@ _OUTPUT = signal.SIGTTOU
 """What a job in the background gets when it writes to a terminal that forbids it (stty tostop)."""
 
 
+_MOMENT_SECONDS = 0.001
+_BOOKKEEPERS = frozenset(
+    {
+        "concurrent.futures._base",
+        "concurrent.futures.thread",
+        "contextlib",
+        "logging",
+        "queue",
+        "threading",
+        __name__,
+    }
+)
+"""Modules that are not to be interrupted unless they wait for something."""
+_OF_WITH = ("__enter__", "__exit__")
+
+
 class _Gate:
     """The process-wide state that the signal handlers need."""
 
     def __init__(self) -> None:
+        self.watch: object = None
+        """The block in which signals are heard, if any."""
+        self.amid: tuple[int, int] | None = None
+        """Where something was half done when a signal came last: which frame, and instruction."""
+        self.is_to_come_again = False
+        """Whether that one is under way once more."""
         self.shields = 0
         """How many blocks are under way that no signal may interrupt."""
         self.waiting: signal.Signals | None = None
@@ -42,15 +70,48 @@ class _Gate:
         self.is_decided = False
         """Whether it is decided how the command ends: by a signal, or by what it has done."""
 
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the main thread, now or when the last shield is lowered; only once."""
         if self.is_decided:
             return
         if self.shields:
             self.waiting = signal.Signals(number)
             return
+        if self.is_to_come_again:
+            return
+        if frame is not None and self._is_amid(frame) and self._can_come_again(number):
+            return
         self.is_decided = True
         raise Interrupted(signal=signal.Signals(number).name)
+
+    def _is_amid(self, frame: FrameType) -> bool:
+        """Tell whether what the main thread is at would be left half done; not where it waits.
+
+        It waits where it is still at the same instruction a moment later.
+        """
+        is_bookkeeper = frame.f_globals.get("__name__") in _BOOKKEEPERS
+        is_half_done = is_bookkeeper or frame.f_code.co_name in _OF_WITH
+        if not is_half_done or frame.f_code is wait_for.__code__:
+            return False
+        before, self.amid = self.amid, (id(frame), frame.f_lasti)
+        return self.amid != before
+
+    def _can_come_again(self, number: int) -> bool:
+        """Have a signal come again in a moment; return False when there can be no thread for it."""
+        watch, main = self.watch, threading.get_ident()
+
+        def send() -> None:
+            time.sleep(_MOMENT_SECONDS)
+            if self.watch is watch:
+                self.is_to_come_again = False
+                signal.pthread_kill(main, number)
+
+        self.is_to_come_again = True
+        try:
+            _thread.start_new_thread(send, ())  # `threading` may be what was interrupted
+        except RuntimeError:
+            self.is_to_come_again = False
+        return self.is_to_come_again
 
     def on_stop(self, _number: int, _frame: FrameType | None) -> None:
         """Stop the process, as Ctrl-Z does to any other, now or when it may be stopped."""
@@ -85,11 +146,11 @@ def watched() -> Iterator[None]:
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handlers[number]) for number in heeded}
     before[_OUTPUT] = signal.signal(_OUTPUT, signal.SIG_IGN)
-    _gate.is_decided = False
+    _gate.is_decided, _gate.is_to_come_again, _gate.watch = False, False, object()
     try:
         yield
     finally:
-        _gate.is_decided = False
+        _gate.is_decided, _gate.watch = False, None
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -102,31 +102,39 @@ class Runner(Protocol):
         ``CommandTimedOut`` in which the signal is noted.
 
         Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
-        when there is no such program.
+        when there is no such program, or no room for it.
         """
 
 
 def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> Any:
-    """Start a program in the background; raise ``HostLacks`` when there is none."""
+    """Start a program in the background; raise ``HostLacks`` when there is none, or no room for it.
+
+    A host without memory, or a unit that has all of its tasks (systemd.resource-control(5)), has no
+    process more.
+    """
     try:
         program = sh.Command(argv[0], search_paths=environment["PATH"].split(":"))
     except sh.CommandNotFound:
         raise HostLacks(
             what=f"the program {argv[0]}", remedy=f"install the package that has {argv[0]}"
         ) from None
-    return program(
-        *argv[1:],
-        _bg=True,
-        _bg_exc=False,
-        _return_cmd=True,
-        _env=environment,
-        _new_session=True,
-        _preexec_fn=_outlive_us,
-        _tty_out=False,
-        _ok_code=_ANY_STATUS,
-        _truncate_exc=False,
-        **streams,
-    )
+    try:
+        return program(
+            *argv[1:],
+            _bg=True,
+            _bg_exc=False,
+            _return_cmd=True,
+            _env=environment,
+            _new_session=True,
+            _preexec_fn=_outlive_us,
+            _tty_out=False,
+            _ok_code=_ANY_STATUS,
+            _truncate_exc=False,
+            **streams,
+        )
+    except OSError as error:
+        what = f"room for {argv[0]} to run in ({error.strerror})"
+        raise HostLacks(what=what, remedy="try again when it has") from error
 
 
 def _outlive_us() -> None:

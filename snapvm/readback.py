@@ -25,14 +25,14 @@ def being_read(
         return
     watched = _Watched(progress)
     with workers(1) as pool:
-        reading = pool.submit(images.check_contents, path, memory, watched)
-
-        def require_right() -> None:
-            watched.is_shown = True
-            progress.phase("reading the memory image")
-            reading.result()
-
         try:
+            reading = pool.submit(images.check_contents, path, memory, watched)
+
+            def require_right() -> None:
+                watched.is_shown = True
+                progress.phase("reading the memory image")
+                reading.result()
+
             yield require_right
         finally:
             watched.is_wanted = False

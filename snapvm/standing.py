@@ -11,7 +11,7 @@ from snapvm import hostid
 from snapvm.attention import StuckPaused
 from snapvm.errors import Interrupted, UnknownDomain
 from snapvm.host import Host
-from snapvm.interrupt import undisturbed
+from snapvm.interrupt import shielded, undisturbed
 from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.undo import Undo
 
@@ -86,5 +86,6 @@ def tried_again(host: Host, domain: Domain, undo: Undo) -> Iterator[None]:
     try:
         yield
     except StuckPaused:
-        undo.add(f"the running of {domain.name}", partial(run_again, host, domain.name))
-        raise
+        with shielded():
+            undo.add(f"the running of {domain.name}", partial(run_again, host, domain.name))
+            raise

@@ -64,10 +64,9 @@ class Undo:
     ) -> None:
         if error is None:
             return
-        is_unclear = isinstance(error, NameUnclear)
-        if is_unclear:
-            self._steps = [step for step in self._steps if not step.is_part]
-        leftovers, needy = self._put_back(keeps_journal=is_unclear or _needs_attention(error))
+        with undisturbed():
+            leftovers, needy = self._put_back(error)
+            nothing_is_left()
         if _needs_attention(error):
             return
         if needy is not None:
@@ -75,23 +74,25 @@ class Undo:
         if leftovers:
             raise LeftBehind(leftovers=leftovers, why=str(error) or type(error).__name__) from error
 
-    def _put_back(self, *, keeps_journal: bool) -> tuple[tuple[str, ...], Exception | None]:
+    def _put_back(self, error: BaseException) -> tuple[tuple[str, ...], Exception | None]:
         """Run the steps; return what could not be put back, and the failure the domain needs."""
+        is_unclear = isinstance(error, NameUnclear)
+        if is_unclear:
+            self._steps = [step for step in self._steps if not step.is_part]
+        keeps_journal = is_unclear or _needs_attention(error)
         leftovers: list[str] = []
         needy: Exception | None = None
-        with undisturbed():
-            while self._steps:
-                what, step, is_journal, _ = self._steps.pop()
-                if is_journal and (leftovers or keeps_journal):
-                    continue
-                try:
-                    step()
-                except Exception as failure:
-                    log.warning("could not put back %s: %s", what, failure)
-                    leftovers.append(f"{what} ({failure})")
-                    if _needs_attention(failure):
-                        needy = failure
-            nothing_is_left()
+        while self._steps:
+            what, step, is_journal, _ = self._steps.pop()
+            if is_journal and (leftovers or keeps_journal):
+                continue
+            try:
+                step()
+            except Exception as failure:
+                log.warning("could not put back %s: %s", what, failure)
+                leftovers.append(f"{what} ({failure})")
+                if _needs_attention(failure):
+                    needy = failure
         return tuple(leftovers), needy
 
 

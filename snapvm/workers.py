@@ -13,23 +13,26 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from snapvm.interrupt import shielded
+from snapvm.refusals import HostLacks
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class _Workers(ThreadPoolExecutor):
-    """A pool that knows all of its threads and is left by none."""
+    """A pool that knows all of its threads."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """See ``Executor.submit``; an interruption is raised when the work is under way."""
-        with shielded():
-            return super().submit(fn, *args, **kwargs)
+        """See ``Executor.submit``; an interruption is raised when the work is under way.
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See ``Executor.shutdown``; an interruption is raised after it."""
+        Raises ``HostLacks`` when there can be no thread for it; another may do it all the same.
+        """
         with shielded():
-            super().shutdown(wait, cancel_futures=cancel_futures)
+            try:
+                return super().submit(fn, *args, **kwargs)
+            except RuntimeError as error:  # of `threading`
+                what = f"room for one more thread ({error})"
+                raise HostLacks(what=what, remedy="try again when it has") from error
 
 
 @contextmanager
@@ -39,10 +42,12 @@ def workers(most: int) -> Iterator[Executor]:
     A signal that arrives meanwhile raises ``Interrupted`` then; when the block failed it is noted
     in the failure (``shielded``).
     """
-    with _Workers(most) as pool:
-        try:
-            yield pool
-        except BaseException:
-            with shielded():
-                pool.shutdown()
-                raise
+    pool = _Workers(most)
+    try:
+        yield pool
+    except BaseException:
+        with shielded():
+            pool.shutdown()
+            raise
+    with shielded():
+        pool.shutdown()

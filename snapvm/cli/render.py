@@ -27,6 +27,7 @@ from rich.text import Text
 from snapvm.cli import columns, output
 from snapvm.cli.columns import DAMAGED, HEADERS, KIND, RIGHT, Row
 from snapvm.cli.words import plain, shortened
+from snapvm.interrupt import shielded
 from snapvm.model import Progress, RecordKind
 
 _STYLES = {
@@ -99,8 +100,13 @@ def progress() -> Iterator[Progress]:
         # The bar vanishes when the command ends; only the line of result stays.
         transient=True,
     )
-    with bars:
+    try:
+        with shielded():  # it hides the cursor
+            bars.start()
         yield _Drawn(bars)
+    finally:
+        with shielded():
+            bars.stop()
 
 
 class _Screen:

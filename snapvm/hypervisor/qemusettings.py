@@ -18,6 +18,7 @@ from snapvm import durable, locking
 from snapvm.hypervisor import qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, looked_up_again, spoken
 from snapvm.hypervisor.qmp import Qmp
+from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainUuid
 
 FILE_ENDING = ".qemu"
@@ -66,8 +67,9 @@ class Lender:
         durable.make_folder(self.file.parent)
         with self._alone():
             self._put_back_if_noted()
-            before = self._remembered(wanted)
+            before = self._asked(wanted)
             with self._putting_back(before):
+                self._note_down(before)
                 first()
                 self._set(self._only(before, wanted.capabilities), wanted.parameters)
                 yield
@@ -82,15 +84,16 @@ class Lender:
             with self._alone():
                 self._put_back_if_noted()
 
-    def _remembered(self, wanted: MigrationSettings) -> dict[str, Any]:
-        """Return the present settings, after writing them to the file."""
-        before = {
+    def _asked(self, wanted: MigrationSettings) -> dict[str, Any]:
+        """Return the present settings."""
+        return {
             "run": self.run,
             "capabilities": self._capabilities(),
             "parameters": self._parameters(wanted.parameters),
         }
+
+    def _note_down(self, before: Mapping[str, Any]) -> None:
         durable.write(self.file, json.dumps(before).encode(), known_as="settings of QEMU")
-        return before
 
     @staticmethod
     def _only(before: Mapping[str, Any], names: Sequence[str]) -> dict[str, bool]:
@@ -108,13 +111,14 @@ class Lender:
             yield
             has_failed = False
         finally:
-            try:
-                self._put_back(before)
-            except LibvirtFailed:
-                if self.is_over():
-                    self.file.unlink(missing_ok=True)
-                if not has_failed:
-                    raise
+            with shielded():
+                try:
+                    self._put_back(before)
+                except LibvirtFailed:
+                    if self.is_over():
+                        self.file.unlink(missing_ok=True)
+                    if not has_failed:
+                        raise
 
     def _put_back_if_noted(self) -> None:
         before = self._note()

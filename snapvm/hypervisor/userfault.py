@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from snapvm import durable
+from snapvm.interrupt import shielded
 
 SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 FILE = "userfaultfd.was"
@@ -32,15 +33,17 @@ def allowed(folder: Path, sysctl: Path = SYSCTL) -> Iterator[None]:
     Raises ``OSError`` when this kernel has no userfaultfd, or the setting cannot be changed.
     """
     durable.make_folder(folder)
+    is_lent = False
     with _opened(folder / FILE) as holders:
-        with _alone(folder):
-            is_lent = _lend(holders, sysctl)
         try:
+            with _alone(folder), shielded():
+                is_lent = _lend(holders, sysctl)
             yield
         finally:
-            if is_lent:
-                with _alone(folder):
-                    _put_back_if_last(holders, sysctl)
+            with shielded():
+                if is_lent:
+                    with _alone(folder):
+                        _put_back_if_last(holders, sysctl)
 
 
 def put_back(folder: Path, sysctl: Path = SYSCTL) -> None:

@@ -31,7 +31,7 @@ def points_of(scene: Scene, command: Command) -> list[str]:
         command(scene)
         report(passed)
 
-    return list(_in_child(work))
+    return list(in_child(work))
 
 
 def kill_at(scene: Scene, command: Command, point: str | int) -> bool:
@@ -60,15 +60,15 @@ def kill(scene: Scene, command: Callable[[Scene, Callable[[], None]], object]) -
 
     def work(report: Callable[[object], None]) -> None:
         def die() -> None:
-            report((True, _state(scene)))
+            report((True, state_of(scene)))
             os._exit(0)
 
         with suppress(SnapvmError):
             command(scene, die)
-        report((False, _state(scene)))
+        report((False, state_of(scene)))
 
-    was_killed, state = _in_child(work)
-    _become(scene, state)
+    was_killed, state = in_child(work)
+    become(scene, state)
     return bool(was_killed)
 
 
@@ -92,10 +92,10 @@ def interrupt_at(scene: Scene, command: Command, point: str) -> str:
             how = "interrupted"
         except SnapvmError as error:
             how = f"{type(error).__name__}: {error}"
-        report((how, _state(scene)))
+        report((how, state_of(scene)))
 
-    how, state = _in_child(work)
-    _become(scene, state)
+    how, state = in_child(work)
+    become(scene, state)
     return str(how)
 
 
@@ -103,13 +103,13 @@ _LVM = ("volumes", "_made")
 _HYPERVISOR = ("machines", "forgotten", "set_for_capture", "_runs")
 
 
-def _state(scene: Scene) -> tuple[dict[str, Any], ...]:
+def state_of(scene: Scene) -> tuple[dict[str, Any], ...]:
     """Return what the fakes hold; at once, since a domain holds the very volumes that LVM has."""
     owners = ((scene.lvm, _LVM), (scene.hypervisor, _HYPERVISOR))
     return tuple({name: getattr(owner, name) for name in names} for owner, names in owners)
 
 
-def _become(scene: Scene, state: tuple[dict[str, Any], ...]) -> None:
+def become(scene: Scene, state: tuple[dict[str, Any], ...]) -> None:
     for owner, held in zip((scene.lvm, scene.hypervisor), state, strict=True):
         for name, value in held.items():
             setattr(owner, name, value)
@@ -122,7 +122,7 @@ def _watch(seen: Callable[[str], None]) -> None:
     setattr(crashpoint, "_pass", seen)  # noqa: B010 - a function of the module is replaced
 
 
-def _in_child(work: Callable[[Callable[[object], None]], None]) -> Any:
+def in_child(work: Callable[[Callable[[object], None]], None]) -> Any:
     """Run ``work`` in a child, which reports one value; return that."""
     reader, writer = os.pipe()
     child = os.fork()

@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from snapvm import checking, consistency
 from snapvm.attention import LeftOff
 from snapvm.consistency import TakeRequest
 from snapvm.model import DiskRecord, DomainState, Record, RecordKind, SideKind, SidePlace, Silent
-from tests.fakes.mortal import Command, interrupt_at, kill_at, points_of
+from tests.fakes.instants import Instant, instants_of, interrupted_at
+from tests.fakes.mortal import Command, become, interrupt_at, kill_at, points_of, state_of
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import use
 
@@ -248,3 +250,34 @@ def test_a_repair_is_interrupted_behind_all_that_it_has_to_finish(tmp_path: Path
     assert kill_at(scene, take_and_stop, "before write snapshot.json 1")
     assert interrupt_at(scene, repair, "after end .stop.json 1") == "interrupted"
     assert not list(problems(scene))
+
+
+SOME = 10
+"""How many instants of each verb are tried; all of them take an hour."""
+TRIED = [
+    *((verb, ("snapvm", "contextlib"), SOME) for verb in VERBS),
+    ("take --quiesce", ("snapvm.guestsystem",), 1000),
+    ("take --stop --quiesce", ("snapvm.guestsystem",), 1000),
+]
+
+
+@pytest.mark.parametrize(("verb", "modules", "most"), TRIED)
+def test_interrupted_between_any_two_instructions(
+    tmp_path: Path, verb: str, modules: tuple[str, ...], most: int
+) -> None:
+    """Ctrl-C where Python hears it, at some of the places that a verb comes to."""
+    living = begun(tmp_path / "living", verb, "mixed")
+    places: dict[tuple[object, ...], Instant] = {}
+    for instant in instants_of(partial(VERBS[verb], living), modules):
+        places.setdefault(instant[:-1], instant)
+    chosen = random.Random(verb).sample([*places.values()], min(most, len(places)))
+    wrong = []
+    for number, instant in enumerate(chosen):
+        scene = begun(tmp_path / str(number), verb, "mixed")
+        left = partial(state_of, scene)
+        how, state = interrupted_at(partial(VERBS[verb], scene), modules, instant, left)
+        become(scene, state)
+        if how not in ("done", "interrupted"):
+            wrong.append(f"{instant}: {how}")
+        wrong += [f"{instant}, {how}: {problem}" for problem in problems(scene)]
+    assert not wrong, "\n".join(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -119,6 +120,21 @@ def test_a_signal_for_all_of_a_unit_does_not_end_a_program_in_the_middle(name: s
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(HostLacks, match="no-such-program"):
         ShRunner().run(["no-such-program"])
+
+
+def test_that_there_is_no_room_for_one_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of memory, or of what a unit of systemd may have: the guard ended of it, and a rollback
+    said nothing of the domain that was off.
+    """
+
+    def no_fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", no_fork)
+    with pytest.raises(HostLacks, match=r"room for sh to run in \(Resource temporarily"):
+        ShRunner().run(["sh", "-c", "true"])
+    with pytest.raises(HostLacks, match="room"), ShRunner().converse(ECHO):
+        pytest.fail("it was begun")
 
 
 def test_the_last_commands_are_remembered() -> None:

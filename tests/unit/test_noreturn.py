@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from itertools import count
 from pathlib import Path
 
@@ -59,6 +60,26 @@ def test_a_journal_that_cannot_be_written(
         assert failed.hint().endswith(f"snapvm repair {DOMAIN}")
         assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     monkeypatch.setattr(durable, "write", write)
+    assert_mended(scene)
+
+
+def test_a_host_that_has_no_thread_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was called a bug, and the domain, which was off, not mentioned."""
+    record = take_at_five(scene)
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+
+        def before(deed: str) -> None:
+            if deed == "stop":
+                patch.setattr(threading.Thread, "start", no_thread)
+
+        scene.hypervisor.before = before
+        failed = roll_back(scene, record)
+    assert isinstance(failed, NotStarted) and "one more thread" in str(failed)
+    assert failed.hint().endswith(f"snapvm repair {DOMAIN}")
     assert_mended(scene)
 
 

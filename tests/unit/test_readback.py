@@ -9,8 +9,11 @@ from typing import ClassVar
 import pytest
 
 from snapvm import checksum, readback
+from snapvm.errors import Interrupted
+from snapvm.interrupt import watched
 from snapvm.model import MemoryRecord, Progress, Silent
 from snapvm.refusals import RecordUnusable
+from tests.unit.cli.signals import ctrl_c
 
 
 class Noting(Silent):
@@ -53,6 +56,7 @@ class Held(readback._Watched):
     """Holds the reading at its first piece until the block is over; counts the pieces."""
 
     instances: ClassVar[list[Held]] = []
+    limit_seconds = 10
 
     def __init__(self, shown: Progress) -> None:
         self.begun, self.left = threading.Event(), threading.Event()
@@ -69,7 +73,7 @@ class Held(readback._Watched):
         self.told += 1
         if not self.begun.is_set():
             self.begun.set()
-            self.left.wait(10)
+            self.left.wait(self.limit_seconds)
         super().advance(done_bytes, total_bytes)
 
 
@@ -83,11 +87,33 @@ def test_a_block_that_fails_ends_the_reading(
     monkeypatch.setattr(Held, "instances", [])
     monkeypatch.setattr(readback, "_Watched", Held)
     with pytest.raises(ZeroDivisionError), readback.being_read(path, memory, Silent()):
-        (watched,) = Held.instances
-        assert watched.begun.wait(10)
+        (held,) = Held.instances
+        assert held.begun.wait(10)
         raise ZeroDivisionError
-    assert watched.told == 1
+    assert held.told == 1
     assert threading.active_count() == 1
+
+
+def test_so_does_ctrl_c_in_the_instant_in_which_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of an image was read, for minutes, and no signal heard."""
+    path = tmp_path / "image"
+    memory = recorded(path)
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        start(thread)
+        ctrl_c()
+
+    monkeypatch.setattr(Held, "instances", [])
+    monkeypatch.setattr(Held, "limit_seconds", 1)
+    monkeypatch.setattr(readback, "_Watched", Held)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(Interrupted), watched(), readback.being_read(path, memory, Silent()):
+        pytest.fail("nothing was interrupted")
+    assert sum(each.told for each in Held.instances) <= 1
 
 
 def test_without_memory_there_is_nothing_to_wait_for() -> None:

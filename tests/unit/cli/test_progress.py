@@ -18,6 +18,7 @@ import pytest
 from snapvm.cli import aside, failures
 from snapvm.cli.progress import shown
 from snapvm.model import Silent
+from tests.fakes.instants import instants_of, interrupted_at
 
 _SCRIPT = """
 import sys
@@ -53,6 +54,26 @@ def test_it_is_drawn_at_a_terminal(
         progress.phase("reading")
         assert isinstance(progress, Silent) is not is_drawn
     assert ("reading" in screen.getvalue()) is is_drawn
+
+
+def test_the_cursor_comes_back_whatever_the_instant_of_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The shell behind it had none."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def draw() -> None:
+        with shown(quiet=False) as progress:
+            progress.phase("reading")
+
+    modules = ("rich.live", "snapvm.cli.render")
+    places = {instant[:-1]: instant for instant in instants_of(draw, modules)}
+    for instant in places.values():
+        how, drawn = interrupted_at(draw, modules, instant, screen.getvalue)
+        assert how in ("done", "interrupted"), instant
+        assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h"), instant
 
 
 def test_a_terminal_that_goes_away_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.hypervisor.qemusettings import MigrationSettings
+from tests.fakes.instants import instants_of, interrupted_at
 from tests.unit.hypervisor.fakemonitor import WANTED, FakeQemu, killed, lender
 
 
@@ -93,3 +94,21 @@ def test_one_that_does_not_answer_is_put_back_later(qemu: FakeQemu, tmp_path: Pa
     assert vars(qemu) != before
     lender(qemu, tmp_path).put_back()
     assert vars(qemu) == before
+
+
+def test_put_back_whatever_the_instant_of_an_interruption(qemu: FakeQemu, tmp_path: Path) -> None:
+    """They stayed until the next command on the domain, and `virsh save` of it failed."""
+    before = copy.deepcopy(vars(qemu))
+    whole = lender(qemu, tmp_path)
+
+    def lend() -> None:
+        with whole.lent(WANTED):
+            pass
+
+    def left() -> tuple[object, bool]:
+        return vars(qemu), whole.is_lent()
+
+    modules = ("snapvm.hypervisor.qemusettings", "snapvm.durable")
+    for instant in instants_of(lend, modules):
+        how, now = interrupted_at(lend, modules, instant, left)
+        assert how in ("done", "interrupted") and now == (before, False), instant

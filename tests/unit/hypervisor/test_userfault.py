@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from snapvm.hypervisor import userfault
+from tests.fakes.instants import instants_of, interrupted_at
 
 
 @pytest.fixture
@@ -60,3 +61,22 @@ def test_a_kernel_without_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), userfault.allowed(tmp_path, tmp_path / "none"):
         pass
     userfault.put_back(tmp_path, tmp_path / "none")
+
+
+def test_it_is_taken_back_whatever_the_instant_of_an_interruption(
+    tmp_path: Path, sysctl: Path
+) -> None:
+    def allow() -> None:
+        with userfault.allowed(tmp_path, sysctl):
+            pass
+
+    def left() -> str:
+        now = sysctl.read_text().strip()
+        sysctl.write_text("0\n")
+        (tmp_path / userfault.FILE).unlink(missing_ok=True)
+        return now
+
+    modules = ("snapvm.hypervisor.userfault",)
+    for instant in instants_of(allow, modules):
+        how, now = interrupted_at(allow, modules, instant, left)
+        assert how in ("done", "interrupted") and now == "0", instant
