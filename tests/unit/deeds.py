@@ -162,8 +162,8 @@ class Down(BaseException):
     """The power is gone: nothing of snapvm runs after it."""
 
 
-def die(scene: Scene, record: Record, where: str) -> None:
-    """Lose snapvm alone there."""
+def die(scene: Scene, record: Record, where: str | tuple[str, ...]) -> None:
+    """Lose snapvm alone there, or at the first of several places."""
     is_down = False
 
     def strike(what: str | tuple[str, ...]) -> None:

@@ -219,15 +219,15 @@ def test_a_guest_that_comes_back_frozen_needs_attention(scene: Scene) -> None:
 def test_so_it_does_where_the_bookkeeping_fails_too(scene: Scene, is_repair: bool) -> None:
     """The status was 7, and nothing told of the guest, whose programs could not write."""
     record = take(scene)
+    if is_repair:
+        die(scene, record, ("restore", "lvchange --deltag"))  # they are done beside each other
 
     def fail(argv: tuple[str, ...]) -> None:
         if "--deltag" in argv:
             raise CommandFailed(argv=argv, status=5, stderr="in use")
 
-    scene.lvm.before = fail  # before the death too, or a thread may have done it by then
-    if is_repair:
-        die(scene, record, "restore")
     scene.machine.agent = False
+    scene.lvm.before = fail
     with pytest.raises(StillFrozen):
         repair.finish_pending(scene.host, UUID, DOMAIN) if is_repair else roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
