@@ -147,10 +147,9 @@ class GuestCapture:
             raise _NoPrecopy(str(room))
         pfns = self._reader.pfns(p2m)
         self._store.room_bytes = room.for_pages_bytes
-        why = framecopies.why_not(self._file.fileno()) if room.holds_all else ""
-        digests = (
-            f"its file cannot be mapped: {why}" if why else "" if room.holds_all else str(room)
-        )
+        digests = "" if room.holds_all else str(room)
+        if not digests and (why := framecopies.why_not(self._file.fileno())):
+            digests = f"its file cannot be mapped: {why}"
         first = precopy.FirstPass(self._file, self._writer, keeps_pages=not digests)
         first.write_all(self._store.add(pfns, p2m.entries[pfns]), progress, room.needed_bytes)
         if digests:
