@@ -93,10 +93,10 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
             )
             host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
-            caught = taking.laid_out(host, plan, draft.folder, caught, progress)
+            caught = taking.laid_out(plan, draft.folder, caught, progress)
             caught = taking.sealed(plan, draft.folder, caught, progress)
             with undisturbed():
-                record = taking.record(host, plan, caught, clock)
+                record = taking.record(plan, caught, clock)
                 if plan.stop:
                     taking.intend_to_stop(host, plan, undo)
                 host.catalog.commit(draft, record)

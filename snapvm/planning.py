@@ -65,6 +65,8 @@ class TakePlan:
     """Where its UEFI variables and its vTPM are."""
     disks: tuple[PlannedDisk, ...]
     omitted: tuple[OmittedDisk, ...]
+    versions: dict[str, str]
+    """See ``Hypervisor.versions``."""
 
     @property
     def groups(self) -> tuple[str, ...]:

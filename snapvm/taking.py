@@ -120,6 +120,7 @@ def plan(host: Host, domain: Domain, request: TakeRequest) -> TakePlan:
         disks=planning.plan_disks(volumes, report, id_, set_, host.settings),
         omitted=drives.omitted + missing,
         side_places=places,
+        versions=versions,
     )
 
 
@@ -188,9 +189,7 @@ def disks_of(written: dict[str, Any]) -> tuple[LvRef, ...]:
     return tuple(recordfile.ref(disk) for disk in written.get("disks", []))
 
 
-def laid_out(
-    host: Host, plan: TakePlan, folder: Path, caught: Caught, progress: Progress
-) -> Caught:
+def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
     """Give the image the layout that restores fastest; the domain runs meanwhile.
 
     Raises ``CaptureFailed`` for one that nobody could restore.
@@ -210,17 +209,15 @@ def laid_out(
     free_bytes = imageroom.free_bytes(folder)
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
     if why_not:
-        _require_restored_plain(host, plan, path, memory, why_not)
+        _require_restored_plain(plan, path, memory, why_not)
     told = f"; a sparse image is not possible: {why_not}" if why_not else ""
     return replace(caught, memory=memory, method=caught.method + told)
 
 
-def _require_restored_plain(
-    host: Host, plan: TakePlan, path: Path, memory: MemoryRecord, why_not: str
-) -> None:
+def _require_restored_plain(plan: TakePlan, path: Path, memory: MemoryRecord, why_not: str) -> None:
     """Raise ``CaptureFailed`` for an image that stayed plain where none of those is restored."""
     try:
-        images.require_reader(path, memory, host.hypervisor.versions(plan.domain))
+        images.require_reader(path, memory, plan.versions)
     except HostLacks as lacks:
         raise CaptureFailed(
             domain=plan.domain.name,
@@ -242,7 +239,7 @@ def sealed(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> 
     return replace(caught, memory=memory, written_bytes=written_bytes)
 
 
-def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Record:
+def record(plan: TakePlan, caught: Caught, clock: WindowClock) -> Record:
     """Put the record of a take together."""
     domain = plan.domain
     memory = caught.memory
@@ -265,7 +262,7 @@ def record(host: Host, plan: TakePlan, caught: Caught, clock: WindowClock) -> Re
         omitted=plan.omitted,
         timing=clock.timing(),
         written_bytes=caught.written_bytes,
-        versions=host.hypervisor.versions(domain),
+        versions=plan.versions,
         quiesced=plan.quiesce,
         side_files=caught.side_files,
         order=plan.order,
