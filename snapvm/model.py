@@ -287,6 +287,7 @@ class Record:
     timing: Timing
     written_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
+    """Of the hypervisor's parts, by their names; what else the memory depends on is beside them."""
     quiesced: bool = False
     """The guest's file systems were frozen: the disks can be used without the memory, and a guest
     that is restored from memory has to be thawed."""

@@ -60,7 +60,8 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         images.check(image, record.memory)
         images.require_reader(image, record.memory, host.hypervisor.versions(domain))
         cookie = images.cookie(image, record.memory)
-        host.hypervisor.check_processor(domain, cookie, images.processor(image, record.memory))
+        leaves = images.processor(image, record.memory)
+        host.hypervisor.check_processor(domain, cookie, leaves, record.versions)
     for side in record.side_files:
         sidefiles.require_whole(host.catalog.folder(record.domain_uuid, record.id), side)
     sidefiles.check(domain.name, host.hypervisor.side_places(domain))

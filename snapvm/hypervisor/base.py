@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,10 +263,13 @@ class Hypervisor(Protocol):
         unfit for anything else.
         """
 
-    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+    def check_processor(
+        self, domain: Domain, cookie: str, processor: bytes, versions: Mapping[str, str]
+    ) -> None:
         """Raise ``DomainRefused`` when the processor of an image is none of this host's.
 
-        ``cookie`` is what the image tells, and ``processor`` are the CPUID leaves in xl's.
+        ``cookie`` is what the image tells, and ``processor`` are the CPUID leaves in xl's;
+        ``versions`` were those of its domain.
         """
 
     def check_restore(
@@ -319,4 +322,4 @@ class Hypervisor(Protocol):
         """Boot the domain from its disks; raise ``DomainFailed`` when that fails."""
 
     def versions(self, domain: Domain) -> dict[str, str]:
-        """Return the versions that matter for a later restore of a domain."""
+        """Return the versions, and what else matters for a later restore of a domain."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import (
     captureways,
     domainxml,
+    hostprocessor,
     libvirtdomain,
     libvirtdrives,
     libvirtimages,
@@ -175,8 +176,15 @@ class LibvirtHypervisor:
             else:
                 yield DisksOnlyCapture(job)
 
-    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
-        """See ``Hypervisor.check_processor``: `check_restore` does that."""
+    def check_processor(
+        self,
+        domain: Domain,
+        cookie: str,  # noqa: ARG002 - `check_restore` has libvirt judge it
+        processor: bytes,  # noqa: ARG002 - of xl's images
+        versions: Mapping[str, str],
+    ) -> None:
+        """See ``Hypervisor.check_processor``: of what libvirt knows nothing about."""
+        hostprocessor.require(domain, versions.get(libvirtversions.PROCESSOR, ""))
 
     def check_restore(
         self,

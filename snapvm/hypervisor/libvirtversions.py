@@ -1,4 +1,4 @@
-"""Tell which libvirt and which QEMU will have to restore a domain's memory.
+"""Tell which libvirt, which QEMU and, perhaps, which processor will have to restore a memory.
 
 libvirt says the version of the QEMU that it looks for by itself.  A domain may name another, in
 ``/opt`` perhaps, that can restore other images.
@@ -10,14 +10,19 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from snapvm.hypervisor import domainxml
+from snapvm.hypervisor import domainxml, hostprocessor
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.model import Domain
 
+PROCESSOR = "processor"
+"""Beside the versions in a record: what `hostprocessor` tells, if it does."""
+
 
 def of(link: Link, domain: Domain) -> dict[str, str]:
     """Return the versions of libvirt and of a domain's QEMU, as far as somebody says them.
+
+    And what a domain sees of the processor of this host, where it sees all of it.
 
     One that only the domain names is asked itself, which it answers only while the domain is on.
     """
@@ -29,6 +34,8 @@ def of(link: Link, domain: Domain) -> dict[str, str]:
         if domain.state.has_memory and _has_own_qemu(link.connection, domain):
             version = Qmp(link.domain(domain.uuid)).execute("query-version")["qemu"]
             found["qemu"] = ".".join(str(version[part]) for part in ("major", "minor", "micro"))
+    if processor := hostprocessor.of_guest(domain):
+        found[PROCESSOR] = processor
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -171,7 +171,13 @@ class XenHypervisor:
                 stack.enter_context(capture.prepared())
             yield capture
 
-    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+    def check_processor(
+        self,
+        domain: Domain,
+        cookie: str,
+        processor: bytes,
+        versions: Mapping[str, str],  # noqa: ARG002 - the image has it all
+    ) -> None:
         """See ``Hypervisor.check_processor``: Xen takes away in silence what it has not."""
         info = self._domains.known(domain)
         domid = None if info is None else info.domid

@@ -7,7 +7,7 @@ devices it holds open, by volume and not by name, as QEMU does.  It passes ``tes
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +179,9 @@ class FakeHypervisor:
         folder_of_image = folder if image else None
         yield FakeCapture(self, machine, folder_of_image, clock, was_running=was_running)
 
-    def check_processor(self, domain: Domain, cookie: str, processor: bytes) -> None:
+    def check_processor(
+        self, domain: Domain, cookie: str, processor: bytes, versions: Mapping[str, str]
+    ) -> None:
         """See ``Hypervisor.check_processor``."""
         if processor == self.lacks_leaves:
             raise HostLacks(what="such a processor", remedy="")

@@ -95,7 +95,7 @@ def driver(scene: Scene) -> XenHypervisor:
     ],
 )
 def test_what_this_host_has_is_no_hindrance(driver: XenHypervisor, wanted: bytes) -> None:
-    driver.check_processor(driver.find("web"), STORED, wanted)
+    driver.check_processor(driver.find("web"), STORED, wanted, {})
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ def test_what_xen_would_take_away_in_silence_is_told_before(
     """A new microcode or Xen has less: the guest that ran was ended, and this one dies of it."""
     domain = driver.find("web")
     with pytest.raises(DomainRefused, match=f"without {lacking}"):
-        driver.check_processor(domain, STORED, wanted)
+        driver.check_processor(domain, STORED, wanted, {})
 
 
 def test_one_that_is_off_has_nothing_to_lose(
     driver: XenHypervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     off = replace(driver.find("web"), state=DomainState.SHUTOFF)
-    driver.check_processor(off, STORED, leaves(ebx7=RTM))
+    driver.check_processor(off, STORED, leaves(ebx7=RTM), {})
     assert "rtm" in caplog.text
 
 
 def test_pvh_can_have_something_else_than_pv(driver: XenHypervisor) -> None:
     with pytest.raises(DomainRefused, match="avx"):
-        driver.check_processor(driver.find("web"), STORED.replace('"pv"', '"pvh"'), HERE)
+        driver.check_processor(driver.find("web"), STORED.replace('"pv"', '"pvh"'), HERE, {})
 
 
 def test_what_a_domain_has_goes_into_its_image() -> None:
@@ -140,10 +140,10 @@ def test_what_a_domain_has_goes_into_its_image() -> None:
 
 def test_what_the_domain_has_now_is_no_hindrance(scene: Scene) -> None:
     driver = with_policies(scene, {PV_MAX: HERE, WEB: leaves(ebx7=RTM)})
-    driver.check_processor(driver.find("web"), STORED, leaves(ecx1=AVX, ebx7=AVX2 | RTM))
+    driver.check_processor(driver.find("web"), STORED, leaves(ecx1=AVX, ebx7=AVX2 | RTM), {})
 
 
 def test_a_xen_that_does_not_tell_is_no_hindrance(scene: Scene) -> None:
     """One built without PV has nothing to tell of it."""
     driver = with_policies(scene, {})
-    driver.check_processor(driver.find("web"), STORED, leaves(ebx7=RTM))
+    driver.check_processor(driver.find("web"), STORED, leaves(ebx7=RTM), {})

@@ -1,0 +1,88 @@
+"""Check what a guest has seen of this host's processor, where it is given all of it.
+
+Of a domain with ``<cpu mode='host-passthrough'>`` neither libvirt nor QEMU knows what that was:
+nothing of it is in a memory image, and whatever there is now is taken in silence.  The guest has
+looked long ago, and uses what a new microcode, kernel or BIOS may have taken away.  So a record
+tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from snapvm.hypervisor import domainxml, processor
+from snapvm.model import Domain
+
+CPUINFO = Path("/proc/cpuinfo")
+_VENDOR: Final = frozenset({"vendor_id", "CPU implementer"})
+_FEATURES: Final = frozenset({"flags", "Features"})
+"""Of x86 and of ARM (arch/x86/kernel/cpu/proc.c, arch/arm64/kernel/cpuinfo.c)."""
+_NAMES: Final = (
+    "3dnow 3dnowext abm adx aes amx_bf16 amx_complex amx_fp16 amx_int8 amx_tile avx avx2 "
+    "avx512bw avx512cd avx512dq avx512er avx512f avx512ifma avx512pf avx512vbmi avx512_4fmaps "
+    "avx512_4vnniw avx512_bf16 avx512_bitalg avx512_fp16 avx512_vbmi2 avx512_vnni "
+    "avx512_vp2intersect avx512_vpopcntdq avx512vl avx_ifma avx_ne_convert avx_vnni "
+    "avx_vnni_int16 avx_vnni_int8 bmi1 bmi2 clflush clflushopt clwb clzero cmpccxadd cx16 f16c "
+    "fma fma4 fsgsbase fxsr gfni hle invpcid la57 mmx mmxext movbe movdir64b movdiri msr pcid "
+    "pclmulqdq pdpe1gb pku pni popcnt raoint rdpid rdrand rdseed rdtscp rtm serialize sha512 "
+    "sha_ni sm3 sm4 smap smep sse sse2 sse4_1 sse4_2 sse4a ssse3 tbm umip vaes vpclmulqdq "
+    "waitpkg wbnoinvd xop xsave xsavec xsaveopt xsaves"
+)
+"""The instructions, states and MSRs of x86 that a guest uses, as the kernel names them (arch/x86/
+include/asm/cpufeatures.h).  Other flags tell how the host protects itself, of what KVM does by
+itself, or of speed alone."""
+_USED: Final = frozenset(_NAMES.split())
+_BETWEEN_WORDS: Final = str.maketrans(".-", "__")
+
+
+def of_guest(domain: Domain) -> str:
+    """Return the vendor and the features that a domain sees, between spaces; empty if not all.
+
+    libvirt itself knows of any other domain what its processor has (`libvirtprocessor`).
+    """
+    root = domainxml.parse(domain.definition)
+    cpu = root.find("./cpu[@mode='host-passthrough']")
+    if cpu is None or root.get("type") != "kvm":
+        return ""
+    off = (
+        feature.get("name", "").translate(_BETWEEN_WORDS)
+        for feature in cpu.findall("feature")
+        if feature.get("policy") in {"disable", "forbid"}
+    )
+    return " ".join(sorted(_here().difference(off)))
+
+
+def require(domain: Domain, then: str) -> None:
+    """Raise ``DomainRefused`` when a guest has seen ``then`` what the processor here has not.
+
+    Empty, as in records of older versions, it is not checked, nor where the kernel does not tell.
+    """
+    here = _here()
+    lacking = sorted(set(then.split()) - here)
+    if lacking and here:
+        why = f"its guest uses what the processor of this host has not: {' '.join(lacking)}"
+        shown = "`lscpu` shows what the processor has now"
+        processor.refuse(domain, why, software="kernel and QEMU", how_to_look=shown)
+
+
+def _here() -> frozenset[str]:
+    """Return the vendor and the features of the first processor, as the kernel tells them."""
+    return frozenset(_words())
+
+
+def _words() -> Iterator[str]:
+    try:
+        with CPUINFO.open(encoding="ascii", errors="replace") as told:
+            for line in iter(told.readline, "\n"):
+                if not line:
+                    return
+                name, _, value = (part.strip() for part in line.partition(":"))
+                if name in _VENDOR:
+                    yield value
+                elif name in _FEATURES:
+                    words = value.split()
+                    yield from words if name == "Features" else _USED.intersection(words)
+    except OSError:
+        return
