@@ -66,7 +66,7 @@ def test_an_idle_guest_is_written_as_it_is(
 def offsets_of_ordinary_pages(path: Path) -> npt.NDArray[np.int64]:
     with survey(path) as found:
         pfns = np.arange(OWNED, dtype=np.uint64)
-        ordinary = found.index.offsets(pfns)[found.index.types(pfns) == 0]
+        ordinary: npt.NDArray[np.int64] = found.index.offsets(pfns)[found.index.types(pfns) == 0]
     assert len(ordinary) == OWNED - TABLES
     return ordinary
 
