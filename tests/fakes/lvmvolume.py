@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from snapvm.lvm.holders import Holder
 
+_HEALTH_LETTERS = {"failed": "F", "out_of_data": "D", "metadata_read_only": "M"}
+"""What the ninth letter of ``lv_attr`` says of a thin pool; see lvs(8)."""
+
 
 @dataclass
 class FakeVolume:
@@ -27,7 +30,7 @@ class FakeVolume:
     moving: bool = False
     """It, or what it is made of, is in a pvmove."""
     health: str = ""
-    """As LVM tells it of one that lacks a part."""
+    """As LVM tells it of one that lacks a part, and of a pool (`lv_health_status`)."""
     tags: set[str] = field(default_factory=set)
     writable: bool = True
     active: bool = True
@@ -63,7 +66,8 @@ class FakeVolume:
                 "m" if self.has_fixed_minor else "-",
                 "I" if self.invalid else "a" if self.active else "-",
                 "o" if self.opened else "-",
-                "tz-",
+                "tz",
+                _HEALTH_LETTERS.get(self.health, "-"),
                 "k" if self.skipped else "-",
             )
         )

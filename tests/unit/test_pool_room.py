@@ -82,6 +82,24 @@ def refused_before_the_window(scene: Scene, record: Record) -> VolumeRefused:
     return refused.value
 
 
+@pytest.mark.parametrize(
+    ("health", "why"),
+    [
+        ("failed", "has failed"),
+        ("metadata_read_only", "metadata is read-only"),
+        ("out_of_data", "out of data space"),
+        ("check_needed", "needs thin_check"),
+    ],
+)
+def test_a_domain_does_not_stand_still_for_a_pool_in_trouble(
+    tmp_path: Path, health: str, why: str
+) -> None:
+    scene, record = begun(tmp_path)
+    scene.lvm.named("vg1", "pool").health = health
+    refused = refused_before_the_window(scene, record)
+    assert why in refused.why and "lvs -a vg1" in refused.hint()
+
+
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
 def test_a_group_that_may_have_no_more_volumes_is_told_before_the_window(
     tmp_path: Path, thick: tuple[str, ...]

@@ -29,11 +29,12 @@ def make(
     after: Change = NOTHING,
     budget_bytes: int = PLENTY,
     domain_ends: bool = False,
+    definition: str = CONFIG,
 ) -> tuple[WrittenImage, str]:
     """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
     image = PvGuestImage(FixedMemory(budget_bytes), domain_ends=domain_ends)
     try:
-        method = image.prepare(path, CONFIG, HOST, machine, machine.shared_info, Silent())
+        method = image.prepare(path, definition, HOST, machine, machine.shared_info, Silent())
         image.rehearse(machine.shared_info())
         meanwhile(machine)
         image.catch(machine.standing())

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from snapvm import retry
@@ -16,6 +17,8 @@ from snapvm.memory.normalise import ForeignEntries
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
 from snapvm.memory.xenimage import open_image
+from snapvm.memory.xenrecord import PageBatch
+from snapvm.memory.xenwriter import head_bytes
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
 from tests.fakes.xenmachine import FOREIGN_MFN, HOST, SHARED_INFO_MFN, FixedMemory, Machine
@@ -60,6 +63,14 @@ def test_an_idle_guest_is_written_as_it_is(
     assert report.is_sound, report.findings
 
 
+def offsets_of_ordinary_pages(path: Path) -> npt.NDArray[np.int64]:
+    with survey(path) as found:
+        pfns = np.arange(OWNED, dtype=np.uint64)
+        ordinary: npt.NDArray[np.int64] = found.index.offsets(pfns)[found.index.types(pfns) == 0]
+    assert len(ordinary) == OWNED - TABLES
+    return ordinary
+
+
 @pytest.mark.parametrize("length_bytes", range(len(CONFIG), len(CONFIG) + 8))
 def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int) -> None:
     """Written over it was two halves, each of which was read from the disk before."""
@@ -71,11 +82,32 @@ def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int
     image.write(Silent())
     image.close()
     assert frames_of(tmp_path / "i") == expected(machine)
-    with survey(tmp_path / "i") as found:
-        pfns = np.arange(OWNED, dtype=np.uint64)
-        ordinary = found.index.offsets(pfns)[found.index.types(pfns) == 0]
-    assert len(ordinary) == OWNED - TABLES
-    assert not (ordinary % 4096).any()
+    assert not (offsets_of_ordinary_pages(tmp_path / "i") % 4096).any()
+
+
+def gap_before_the_pages(path: Path) -> int:
+    """Return the length of the record before the first one that has pages."""
+    with open_image(path) as image:
+        heads = []
+        for batch in image.records():
+            if isinstance(batch, PageBatch):
+                if batch.has_data.any():
+                    break
+                heads.append(head_bytes(len(batch.pfns)))
+    return heads[-1]
+
+
+@pytest.mark.parametrize("too_small_bytes", [8, 16])
+def test_so_is_one_where_no_record_fits_before_it(tmp_path: Path, too_small_bytes: int) -> None:
+    """What is left of a page of the file may be less than the smallest record needs."""
+    make(tmp_path / "i", Machine())
+    fewer_bytes = gap_before_the_pages(tmp_path / "i") - too_small_bytes
+    assert 0 < fewer_bytes < 4096
+    make(tmp_path / "j", Machine(), definition=CONFIG.ljust(len(CONFIG) + fewer_bytes))
+    assert gap_before_the_pages(tmp_path / "j") == 4096 + too_small_bytes
+    assert not (offsets_of_ordinary_pages(tmp_path / "j") % 4096).any()
+    assert frames_of(tmp_path / "j") == expected(Machine())
+    assert verify_image(tmp_path / "j").is_sound
 
 
 @pytest.mark.parametrize("budget_bytes", [PLENTY, SOME])

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snapvm import memoryroom
-from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Problem, Report, Severity
+from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Findings, Problem, Report, Severity
 from snapvm.memory.normalise import P2M_FOREIGN, P2M_IDENTITY, FrameMap, Normaliser
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenvcpu import canonicalise_context
@@ -191,6 +191,16 @@ def test_findings_are_counted_but_not_all_kept(tmp_path: Path) -> None:
     report = check(guest, tmp_path)
     assert report.counts == {Problem.BEYOND: 1024}
     assert len(report.findings) == KEPT_PER_PROBLEM
+
+
+def test_nor_are_those_that_are_found_one_by_one() -> None:
+    """An image of nothing but damage must not fill the memory of whoever looks at it."""
+    findings = Findings()
+    for pfn in range(3 * KEPT_PER_PROBLEM):
+        findings.add(Finding(problem=Problem.PAGE_LOST, pfn=pfn))
+        findings.add_pages(Problem.BEYOND, np.array([pfn], np.uint64))
+    assert set(findings.counts.values()) == {3 * KEPT_PER_PROBLEM}
+    assert len(findings.kept) == 2 * KEPT_PER_PROBLEM
 
 
 def test_the_vcpus_of_an_hvm_image_are_counted(tmp_path: Path) -> None:
