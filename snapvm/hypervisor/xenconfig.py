@@ -79,12 +79,14 @@ def _require_shape(config: Config) -> None:
     b_info = config.get("b_info")
     shapes: list[tuple[Any, type]] = [(config.get("c_info"), dict), (b_info, dict)]
     if isinstance(b_info, dict):
-        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, "sched_params")]
+        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, "sched_params", "arch_x86")]
         shapes.append((b_info.get("avail_vcpus", []), list))
         shapes += [(b_info.get(key, 0), int) for key in _SIZES]
         for key in AFFINITIES:
             numbers = [number for cpus in b_info.get(key, []) for number in cpus]
             shapes += [(number, int) for number in numbers]
+        quota = b_info.get("xenstore_quota", {}).get("quota", [])
+        shapes += [(quota, list), *((each, dict) for each in quota)]
         words = b_info.get("bootloader_args", [])
         shapes += [(words, list), *((word, str) for word in words)]
     shapes += [(config.get(key, ""), str) for key in ON_EVENTS]
