@@ -292,7 +292,7 @@ def _screen(domain: str, screen: Config) -> str:
     _require_nothing(domain, "vfb", {key: value for key, value in screen.items() if is_set(value)})
     told = [f"{word}={_number(value)}" for word, value in words.items()]
     joined = ",".join(told)
-    if any("," in text for text in told) or not _can_be_quoted(joined):
+    if any("," in text for text in told) or not joined.isprintable():
         _require_nothing(domain, "", {"vfbs": told})  # which does not name the password
     return _quoted(domain, joined)
 
@@ -302,13 +302,10 @@ def _number(value: Any) -> Any:
     return int(value == "True") if value in ("True", "False") else value
 
 
-def _can_be_quoted(text: str) -> bool:
-    return text.isprintable() and not ('"' in text and "'" in text)
-
-
 def _quoted(domain: str, value: Any) -> str:
-    """Quote a value in xl's language, which has no escapes; refuse a text that would need one."""
+    """Quote a value in xl's language, with its escapes (libxlu_cfg.c, xlu__cfgl_dequote)."""
     text = str(value)
-    if not _can_be_quoted(text):
+    if not text.isprintable():
         raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")
-    return f"'{text}'" if '"' in text else f'"{text}"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -161,10 +161,26 @@ def test_a_frame_buffer_is_told_to_xl() -> None:
         {"vfbs": [screen], "vkbs": [{"backend_type": "qemu", "feature_multi_touch": True}]},
         {"vfbs": [screen], "vkbs": [{"backend_type": "linux"}]},
         {"vfbs": [{"vnc": {"passwd": "a,b"}}]},
-        {"vfbs": [{"vnc": {"passwd": "geheim'\""}}]},
+        {"vfbs": [{"vnc": {"passwd": "geheim\n"}}]},
         {"vfbs": [{"backend_domid": 3}]},
     )
     for changed in refused:
         with pytest.raises(DomainRefused, match="cannot be told") as refusal:
             told(**changed)
         assert "geheim" not in str(refusal.value)  # it is logged, and mailed by cron
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "line"),
+    [
+        (r"match=a\.b sep=\n", r'cmdline = "match=a\\.b sep=\\n"'),
+        ("""dyndbg="file a.c +p" x='1'""", r'''cmdline = "dyndbg=\"file a.c +p\" x='1'"'''),
+        ("ends\\", r'cmdline = "ends\\"'),
+    ],
+)
+def test_a_text_is_told_with_the_escapes_of_xl(cmdline: str, line: str) -> None:
+    r"""xl took `\n` for a new line, and refused `\.` when the domain had been ended; a text with
+    both kinds of quotes was refused."""
+    assert line in told(b_info={"cmdline": cmdline})
+    with pytest.raises(DomainRefused, match="cannot be told"):
+        told(b_info={"cmdline": "two\nlines"})
