@@ -238,6 +238,7 @@ _NIC_WORDS = {
     "ip": "ip",
     "script": "script",
     "mtu": "mtu",
+    "vlan": "vlan",
     "ifname": "vifname",
     "backend_domname": "backend",
 }
@@ -253,10 +254,20 @@ def _nic(domain: str, nic: Config) -> str:
     _require_nothing(domain, "vif", rest)
     words = [f"{word}={nic[key]}" for key, word in _NIC_WORDS.items() if nic.get(key)]
     allowed = nic.get("rate_bytes_per_interval")
-    if allowed:  # rounded up, because xl rounds down when it converts this back (libxlu_vif.c)
-        words.append(f"rate={-(-allowed * 1_000_000 // interval)}B/s@{interval}us")
+    if allowed:
+        words.append(f"rate={_rate(allowed, interval)}@{interval}us")
     words += [_UNTRUSTED] if nic.get("trusted") == "False" else []
     return _quoted(domain, ",".join(words))
+
+
+def _rate(allowed: int, interval: int) -> str:
+    """Tell a number of bytes in so many microseconds as bytes a second.
+
+    It is rounded up, because xl rounds down when it converts it back, and takes no number of more
+    than 32 bits, but a unit (libxlu_vif.c).
+    """
+    rate = -(-allowed * 1_000_000 // interval)
+    return f"{rate}B/s" if rate < 1 << 32 else f"{-(-rate // 1000)}KB/s"
 
 
 _VNC_WORDS = {

@@ -143,6 +143,18 @@ def test_how_fast_a_nic_may_be_is_told_to_xl(allowed: int, interval: int) -> Non
     assert a_second * usecs // 1_000_000 == allowed  # libxlu_vif.c, xlu_vif_parse_rate
 
 
+def test_a_very_fast_nic_is_told_to_xl() -> None:
+    """xl takes no number of more than 32 bits: the domain was ended, and not started again."""
+    forty_gbit = {"mac": "00:16:3e:00:00:01", "rate_bytes_per_interval": 250_000_000}
+    assert any("rate=5000000KB/s@50000us" in line for line in told(nics=[forty_gbit]))
+
+
+def test_a_vlan_is_told_to_xl() -> None:
+    """xl has it since Xen 4.19; an `undo` was refused."""
+    nic = {"mac": "00:16:3e:00:00:01", "bridge": "br0", "vlan": "10/20p"}
+    assert any("vlan=10/20p" in line for line in told(nics=[nic]))
+
+
 def test_a_driver_domain_is_told_by_its_name() -> None:
     nic = {"mac": "00:16:3e:00:00:01", "backend_domid": 3, "backend_domname": "net"}
     assert any("backend=net" in line for line in told(nics=[nic]))
