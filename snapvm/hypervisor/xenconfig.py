@@ -138,12 +138,13 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
     """Yield what libxl opens besides the captured disks; kernels only when the domain ``boots``.
 
     libxl looks at each drive that the control domain serves without a script of the drive's own
-    (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).
+    (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).  One that is empty may name a
+    file that libxl had made for it, and makes again (libxl_disk.c, LIBXL_STUBDOM_EMPTY_CDROM).
     """
     for disk in config.get("disks", []):
         is_captured = is_set(disk.get("readwrite")) and not is_set(disk.get("is_cdrom"))
         is_elsewhere = any(map(disk.get, ("backend_domid", "backend_domname", "script")))
-        path = str(disk.get("pdev_path", ""))
+        path = "" if disk.get("format") == "empty" else str(disk.get("pdev_path", ""))
         if path.startswith("/") and not (is_captured or is_elsewhere):
             yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
     b_info = config["b_info"]
