@@ -135,7 +135,7 @@ def passthrough(config: Config) -> str:
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
-    """Yield what libxl opens besides the captured disks; kernels only when the domain ``boots``.
+    """Yield what a start needs besides the captured disks; kernels only when the domain ``boots``.
 
     libxl looks at each drive that the control domain serves without a script of the drive's own
     (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).  One that is empty may name a
@@ -147,6 +147,11 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
         path = "" if disk.get("format") == "empty" else str(disk.get("pdev_path", ""))
         if path.startswith("/") and not (is_captured or is_elsewhere):
             yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
+    for nic in config.get("nics", []):
+        script = str(nic.get("script", ""))
+        if script.startswith("/") and not any(map(nic.get, ("backend_domid", "backend_domname"))):
+            what = f"script of the network interface {nic.get('mac', '?')}"
+            yield StartFile(what=what, path=Path(script))
     b_info = config["b_info"]
     for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if boots else ():
         for key in ("kernel", "ramdisk", "bootloader"):
