@@ -24,9 +24,17 @@ from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
 
+_OFF_FIRST = (
+    "shut it off first (xl shutdown): snapvm brings back the disks of one that is off, and leaves "
+    "it to you to start it from its own file (xl create)"
+)
+
 
 def tell(domain: str, config: Config) -> str:
     """Return a PV or PVH domain's configuration in xl's language, or raise ``DomainRefused``."""
+    if config["c_info"].get("type") == "hvm":
+        why = "it is an HVM domain, whose configuration is not told to `xl create`"
+        raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
     left = json.loads(json.dumps(config))
     lines: list[str] = []
 
@@ -73,7 +81,7 @@ def warn_of_no_way_back(domain: str, config: Config) -> None:
     try:
         tell(domain, config)
     except DomainRefused as refused:
-        log.warning("a rollback to these disks is possible only by hand: %s", refused)
+        log.warning("a rollback to these disks is possible only while it is off: %s", refused)
 
 
 def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
@@ -187,8 +195,7 @@ def _require_nothing(domain: str, name: str, rest: Config) -> None:
         raise DomainRefused(
             domain=domain,
             why=f"its configuration has what cannot be told to `xl create`: {name} {what}".rstrip(),
-            remedy="go back by hand: shut it off, give writable snapshots of the snapshots "
-            "(lvcreate -s, lvrename) its disks' names, and start it from its own file",
+            remedy=_OFF_FIRST,
         )
 
 
@@ -317,6 +324,7 @@ def _quoted(domain: str, value: Any) -> str:
     """Quote a value in xl's language, with its escapes (libxlu_cfg.c, xlu__cfgl_dequote)."""
     text = str(value)
     if not text.isprintable():
-        raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")
+        why = f"{text!r} cannot be told to `xl create`"
+        raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
