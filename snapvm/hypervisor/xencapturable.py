@@ -12,6 +12,7 @@ from snapvm.hypervisor.xendomains import XenDomains
 from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
+from snapvm.xenguest import FRAME_BYTES
 
 _CONTROL_DOMAIN = "0"
 """When it suspends, Xen reboots the machine (xen.git common/shutdown.c, hwdom_shutdown)."""
@@ -51,6 +52,15 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
     if info.is_hvm and not xenconfig.is_pvh(config):
         why = "it is an HVM domain, and a part of its state is in QEMU"
         raise _refused(domain, why, _DISKS_ALONE)
+    lacking_bytes = control.lacking_pages(info.domid) * FRAME_BYTES if info.is_hvm else 0
+    if lacking_bytes:
+        raise _refused(
+            domain,
+            f"it lacks {lacking_bytes >> 10} KiB of the memory that its kernel counts on (populate "
+            "on demand), and Xen would crash it when that is read",
+            "let its balloon driver give that back first, as it does at the end of a boot; or give "
+            f"the guest all of its `maxmem` (xl mem-set); or {_DISKS_ALONE}",
+        )
     if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
     if xenothers.are_saving(info.domid):

@@ -1,8 +1,13 @@
 """Translate a PV or PVH domain's configuration from libxl's JSON into xl's language, to boot it.
 
 ``xl create`` reads only that language (xl.cfg(5); tools/xl/xl_parse.c), which cannot express all
-that libxl knows: a configuration that cannot be translated as a whole is refused.  libxl leaves
-defaults out of its JSON (tools/libs/light/libxl_types.idl), so what is there was asked for.
+that libxl knows: a configuration that cannot be translated as a whole is refused.
+
+libxl leaves out of its JSON what nobody has set (tools/libs/light/libxl_types.idl).  But it sets
+its own defaults, in the same place, before xl takes memory from the control domain ("autoballoon"),
+and when it creates a domain, which xl does again from there when the guest reboots (libxl_mem.c,
+libxl_domain_need_memory; xl_vmcontrol.c, create_domain).  So they are there on many hosts, and are
+told as if they had been asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +24,17 @@ from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
 
+_OFF_FIRST = (
+    "shut it off first (xl shutdown): snapvm brings back the disks of one that is off, and leaves "
+    "it to you to start it from its own file (xl create)"
+)
+
 
 def tell(domain: str, config: Config) -> str:
     """Return a PV or PVH domain's configuration in xl's language, or raise ``DomainRefused``."""
+    if config["c_info"].get("type") == "hvm":
+        why = "it is an HVM domain, whose configuration is not told to `xl create`"
+        raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
     left = json.loads(json.dumps(config))
     lines: list[str] = []
 
@@ -31,7 +44,7 @@ def tell(domain: str, config: Config) -> str:
 
     c_info, b_info = left.pop("c_info"), left.pop("b_info")
     c_info.pop(DOMID, None)
-    for key in ("type", "name", "uuid", "pool_name"):
+    for key in ("type", "name", "uuid", "pool_name", "passthrough"):
         take(c_info, key, key.removesuffix("_name"))
     if "pool_name" in config["c_info"]:
         c_info.pop("poolid", None)  # its number, which may be another by now
@@ -41,6 +54,7 @@ def tell(domain: str, config: Config) -> str:
     for key, word in _WORDS.items():
         take(b_info, key, word)
         take(own, key, word)
+    lines += [line for place in (c_info, b_info, own) for line in _switches(place)]
     disks = [_disk(domain, disk) for disk in left.pop("disks", [])]
     nics = [_nic(domain, nic) for nic in left.pop("nics", [])]
     lines += [f"disk = [{', '.join(disks)}]", f"vif = [{', '.join(nics)}]"]
@@ -67,7 +81,7 @@ def warn_of_no_way_back(domain: str, config: Config) -> None:
     try:
         tell(domain, config)
     except DomainRefused as refused:
-        log.warning("a rollback to these disks is possible only by hand: %s", refused)
+        log.warning("a rollback to these disks is possible only while it is off: %s", refused)
 
 
 def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
@@ -86,21 +100,28 @@ def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
 
 
 def _lists(domain: str, b_info: Config) -> Iterator[str]:
-    """Translate where each vCPU may run, and how the boot loader is called."""
+    """Translate where each vCPU may run, what xenstored allows, how the boot loader is called."""
     for key, word in AFFINITIES.items():
         if b_info.get(key):
             cpus = [",".join(map(str, numbers)) for numbers in b_info.pop(key)]
             if not all(cpus):
                 _require_nothing(domain, "b_info", {key: cpus})
             yield f"{word} = [{', '.join(_quoted(domain, each) for each in cpus)}]"
+    quota = b_info.pop("xenstore_quota", {}).get("quota", [])  # since Xen 4.22
+    quotas = [f"{each.get('name', '')}={each.get('val', 0)}" for each in quota]
     words = b_info.pop("bootloader_args", [])
-    if words:
-        yield f"bootloader_args = [{', '.join(_quoted(domain, word) for word in words)}]"
-    for key, word in (("disable_migrate", "nomigrate"), ("localtime", "localtime")):
-        if is_set(b_info.pop(key, "")):
-            yield f"{word} = 1"
-    if "bootloader_restrict" in b_info:  # xl has a default for it that may be another
-        yield f"bootloader_restrict = {_number(b_info.pop('bootloader_restrict'))}"
+    for word, texts in (("xenstore_quota", quotas), ("bootloader_args", words)):
+        if texts:
+            yield f"{word} = [{', '.join(_quoted(domain, text) for text in texts)}]"
+
+
+def _switches(place: Config) -> Iterator[str]:
+    """Translate what is on or off; a default of libxl's may be another by now, so both are told."""
+    for key, word in _SWITCHES.items():
+        if key in place:
+            yield f"{word} = {_number(place.pop(key))}"
+    if is_set(place.get("arch_x86", {}).get("msr_relaxed")):  # xl warns of the word itself
+        yield "msr_relaxed = 1"
 
 
 def _memory(b_info: Config) -> Iterator[str]:
@@ -121,9 +142,26 @@ _WORDS = {
     "max_maptrack_frames": "max_maptrack_frames",
     "max_grant_version": "max_grant_version",
     "tsc_mode": "tsc_mode",
+    "timer_mode": "timer_mode",
     "rtc_timeoffset": "rtc_timeoffset",
+    "altp2m": "altp2m",
+    "altp2m_count": "altp2m_count",
+    "vmtrace_buf_kb": "vmtrace_buf_kb",
 }
 """xl's names for those fields of ``b_info`` that are a single value."""
+_SWITCHES = {
+    "hap": "hap",
+    "oos": "oos",
+    "driver_domain": "driver_domain",
+    "acpi": "acpi",
+    "nested_hvm": "nestedhvm",
+    "vpmu": "vpmu",
+    "disable_migrate": "nomigrate",
+    "localtime": "localtime",
+    "bootloader_restrict": "bootloader_restrict",
+    "e820_host": "e820_host",
+}
+"""xl's names for fields that are on or off."""
 _HARMLESS = {
     "shadow_memkb",
     "video_memkb",
@@ -132,24 +170,19 @@ _HARMLESS = {
     "arch_x86",
     "iommu_memkb",
     "paging_mempool",
-    "nested_hvm",
     "apic",
-    "altp2m",
-    "vpmu",
-    "passthrough",
     "device_model_version",
     "run_hotplug_scripts",
     "slack_memkb",
     "pvh",
-    "hap",
-    "oos",
     "ssidref",
     "xend_suspend_evtchn_compat",
     "tee",
-    "vmtrace_buf_kb",
     "numa_placement",
+    "nodemap",
+    "blkdev_start",
 }
-"""Fields that libxl computes, or defaults that it writes: they are made again at the next boot."""
+"""Fields that libxl computes, or that are of the host: they are made again at the next boot."""
 
 
 def _without_defaults(place: Config) -> Config:
@@ -162,13 +195,14 @@ def _require_nothing(domain: str, name: str, rest: Config) -> None:
         raise DomainRefused(
             domain=domain,
             why=f"its configuration has what cannot be told to `xl create`: {name} {what}".rstrip(),
-            remedy="go back by hand: shut it off, give writable snapshots of the snapshots "
-            "(lvcreate -s, lvrename) its disks' names, and start it from its own file",
+            remedy=_OFF_FIRST,
         )
 
 
 _UNTRUSTED = "untrusted"
 """The guest does not trust who serves the device, and copies what that is to have (XSA-403)."""
+_PV_DISK = "xen"
+"""What a disk is that xl is not told more of, and not a disk of virtio."""
 _DISK_TOLD = {
     "pdev_path",
     "vdev",
@@ -185,6 +219,8 @@ _DISK_TOLD = {
 
 def _disk(domain: str, disk: Config) -> str:
     rest = {key: value for key, value in disk.items() if key not in _DISK_TOLD and is_set(value)}
+    if rest.get("specification") == _PV_DISK:
+        del rest["specification"]
     _require_nothing(domain, "disk", rest)
     backend, path = disk.get("backend"), disk.get("pdev_path", "")
     words = [
@@ -209,6 +245,7 @@ _NIC_WORDS = {
     "ip": "ip",
     "script": "script",
     "mtu": "mtu",
+    "vlan": "vlan",
     "ifname": "vifname",
     "backend_domname": "backend",
 }
@@ -224,10 +261,20 @@ def _nic(domain: str, nic: Config) -> str:
     _require_nothing(domain, "vif", rest)
     words = [f"{word}={nic[key]}" for key, word in _NIC_WORDS.items() if nic.get(key)]
     allowed = nic.get("rate_bytes_per_interval")
-    if allowed:  # rounded up, because xl rounds down when it converts this back (libxlu_vif.c)
-        words.append(f"rate={-(-allowed * 1_000_000 // interval)}B/s@{interval}us")
+    if allowed:
+        words.append(f"rate={_rate(allowed, interval)}@{interval}us")
     words += [_UNTRUSTED] if nic.get("trusted") == "False" else []
     return _quoted(domain, ",".join(words))
+
+
+def _rate(allowed: int, interval: int) -> str:
+    """Tell a number of bytes in so many microseconds as bytes a second.
+
+    It is rounded up, because xl rounds down when it converts it back, and takes no number of more
+    than 32 bits, but a unit (libxlu_vif.c).
+    """
+    rate = -(-allowed * 1_000_000 // interval)
+    return f"{rate}B/s" if rate < 1 << 32 else f"{-(-rate // 1000)}KB/s"
 
 
 _VNC_WORDS = {
@@ -263,7 +310,7 @@ def _screen(domain: str, screen: Config) -> str:
     _require_nothing(domain, "vfb", {key: value for key, value in screen.items() if is_set(value)})
     told = [f"{word}={_number(value)}" for word, value in words.items()]
     joined = ",".join(told)
-    if any("," in text for text in told) or not _can_be_quoted(joined):
+    if any("," in text for text in told) or not joined.isprintable():
         _require_nothing(domain, "", {"vfbs": told})  # which does not name the password
     return _quoted(domain, joined)
 
@@ -273,13 +320,11 @@ def _number(value: Any) -> Any:
     return int(value == "True") if value in ("True", "False") else value
 
 
-def _can_be_quoted(text: str) -> bool:
-    return text.isprintable() and not ('"' in text and "'" in text)
-
-
 def _quoted(domain: str, value: Any) -> str:
-    """Quote a value in xl's language, which has no escapes; refuse a text that would need one."""
+    """Quote a value in xl's language, with its escapes (libxlu_cfg.c, xlu__cfgl_dequote)."""
     text = str(value)
-    if not _can_be_quoted(text):
-        raise DomainRefused(domain=domain, why=f"{text!r} cannot be told to `xl create`")
-    return f"'{text}'" if '"' in text else f'"{text}"'
+    if not text.isprintable():
+        why = f"{text!r} cannot be told to `xl create`"
+        raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

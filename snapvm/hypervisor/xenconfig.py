@@ -79,12 +79,14 @@ def _require_shape(config: Config) -> None:
     b_info = config.get("b_info")
     shapes: list[tuple[Any, type]] = [(config.get("c_info"), dict), (b_info, dict)]
     if isinstance(b_info, dict):
-        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, "sched_params")]
+        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, "sched_params", "arch_x86")]
         shapes.append((b_info.get("avail_vcpus", []), list))
         shapes += [(b_info.get(key, 0), int) for key in _SIZES]
         for key in AFFINITIES:
             numbers = [number for cpus in b_info.get(key, []) for number in cpus]
             shapes += [(number, int) for number in numbers]
+        quota = b_info.get("xenstore_quota", {}).get("quota", [])
+        shapes += [(quota, list), *((each, dict) for each in quota)]
         words = b_info.get("bootloader_args", [])
         shapes += [(words, list), *((word, str) for word in words)]
     shapes += [(config.get(key, ""), str) for key in ON_EVENTS]
@@ -133,17 +135,23 @@ def passthrough(config: Config) -> str:
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
-    """Yield what libxl opens besides the captured disks; kernels only when the domain ``boots``.
+    """Yield what a start needs besides the captured disks; kernels only when the domain ``boots``.
 
     libxl looks at each drive that the control domain serves without a script of the drive's own
-    (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).
+    (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).  One that is empty may name a
+    file that libxl had made for it, and makes again (libxl_disk.c, LIBXL_STUBDOM_EMPTY_CDROM).
     """
     for disk in config.get("disks", []):
         is_captured = is_set(disk.get("readwrite")) and not is_set(disk.get("is_cdrom"))
         is_elsewhere = any(map(disk.get, ("backend_domid", "backend_domname", "script")))
-        path = str(disk.get("pdev_path", ""))
+        path = "" if disk.get("format") == "empty" else str(disk.get("pdev_path", ""))
         if path.startswith("/") and not (is_captured or is_elsewhere):
             yield StartFile(what=f"drive {disk.get('vdev', '?')}", path=Path(path))
+    for nic in config.get("nics", []):
+        script = str(nic.get("script", ""))
+        if script.startswith("/") and not any(map(nic.get, ("backend_domid", "backend_domname"))):
+            what = f"script of the network interface {nic.get('mac', '?')}"
+            yield StartFile(what=what, path=Path(script))
     b_info = config["b_info"]
     for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if boots else ():
         for key in ("kernel", "ramdisk", "bootloader"):

@@ -169,6 +169,19 @@ class XenControl:
             raise
         return False
 
+    def lacking_pages(self, domid: int) -> int:
+        """Return how many pages Xen owes an HVM or PVH guest "on demand" and has not.
+
+        When one is read that is not there, by whomever, Xen crashes the guest (xen.git
+        xen/arch/x86/mm/p2m-pod.c, p2m_pod_demand_populate).
+        """
+        total, cached, owed = c_uint64(0), c_uint64(0), c_uint64(0)
+        status = self._library.xc_domain_get_pod_target(
+            self._handle, domid, byref(total), byref(cached), byref(owed)
+        )
+        self._check(status, "asking for memory that is there on demand")
+        return max(0, owed.value - cached.value)
+
     def guest_width(self, domid: int) -> int:
         """Return the size of a PV guest's words, 4 or 8 bytes."""
         width = ctypes.c_uint(0)

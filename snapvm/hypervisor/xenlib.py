@@ -43,6 +43,7 @@ _CONTROL: Prototypes = {
         c_int,
         (c_void_p, c_uint32, c_void_p, c_void_p, c_void_p, c_void_p),
     ),
+    "xc_domain_get_pod_target": (c_int, (c_void_p, c_uint32, c_void_p, c_void_p, c_void_p)),
     "xc_maximum_ram_page": (c_int, (c_void_p, c_void_p)),
     "xc_get_pfn_type_batch": (c_int, (c_void_p, c_uint32, c_uint, c_void_p)),
     "xc_vcpu_getinfo": (c_int, (c_void_p, c_uint32, c_uint32, c_void_p)),

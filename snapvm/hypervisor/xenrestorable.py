@@ -65,12 +65,17 @@ def _require_pool(name: str, config: Config, domains: XenDomains) -> None:
 
 
 def _require_backends(name: str, config: Config, domains: XenDomains) -> None:
-    """Raise ``DomainRefused`` when a domain does not run that is to serve a device."""
+    """Raise ``DomainRefused`` when a domain does not run that is to serve a device.
+
+    One that was restarted since has another number, by which the configuration may know it.
+    """
+    numbers = set(map(str, domains.numbers()))
     for server in xenconfig.servers(config):
-        if not server.isdecimal() and domains.named(server) is None:
+        is_there = server in numbers if server.isdecimal() else domains.named(server) is not None
+        if not is_there:
             raise DomainRefused(
                 domain=name,
-                why=f"it would not start: {quoted(server)}, which serves a device of it, does not "
-                "run",
+                why=f"it would not start: domain {quoted(server)}, which serves a device of it, "
+                "does not run",
                 remedy="start that domain first",
             )

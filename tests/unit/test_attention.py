@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from snapvm import consistency
 from snapvm.attention import NotStarted, StillFrozen, StuckPaused
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CommandFailed
-from snapvm.model import Domain, DomainState, Silent, SnapshotId
+from snapvm.model import Domain, DomainState, HypervisorKind, Silent, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import fail_deed, mend, revive, roll_back, take_at_five
 
@@ -157,6 +159,16 @@ def test_or_until_its_owner_has_started_it(forgotten: Scene) -> None:
     mend(forgotten)
     assert forgotten.machine.count == 6 and forgotten.disk_data() == ["6", "6"]
     assert len(forgotten.ids()) == 2 and forgotten.host.catalog.leftovers(UUID) == ()
+
+
+def test_disks_alone_go_back_to_a_domain_of_xls_that_is_off(scene: Scene) -> None:
+    """It is the way past a configuration that cannot be told to xl; its owner starts it then."""
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    record = take_at_five(scene, with_memory=False)
+    scene.hypervisor.forget(DOMAIN)
+    done = roll_back(scene, record)
+    assert not done.plan.is_started and DOMAIN not in scene.hypervisor.machines
+    assert scene.disk_data() == ["5", "5"] and len(scene.ids()) == 2
 
 
 def test_one_with_memory_needs_no_definition(scene: Scene) -> None:

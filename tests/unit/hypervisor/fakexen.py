@@ -41,6 +41,8 @@ class FakeXen:
     store: FakeXenstored
     info_of: dict[int, DomainInfo] = field(default_factory=dict)
     width: int = 8
+    lacks: int = 0
+    """How many pages the guest counts on and has not."""
     libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
     ran: list[list[str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -69,6 +71,9 @@ class FakeXen:
                 self.freed_at_once = 0
                 self.gone()
         return found
+
+    def lacking_pages(self, _domid: int) -> int:
+        return self.lacks
 
     def guest_width(self, _domid: int) -> int:
         return self.width

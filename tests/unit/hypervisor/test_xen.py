@@ -145,6 +145,21 @@ def test_the_control_domain_is_refused(scene: Scene, with_memory: bool) -> None:
         driver.check_capture(driver.find("Domain-0"), with_memory=with_memory)
 
 
+def test_a_guest_that_xen_would_crash_is_not_read(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PVH guest that boots with less memory than `maxmem` has not given the rest back yet."""
+    xen, driver = scene
+    monkeypatch.setitem(CONFIG, "c_info", {**CONFIG["c_info"], "type": "pvh"})
+    xen.flag(2)
+    driver.check_capture(driver.find("web"), with_memory=True)
+    xen.lacks = 3
+    with pytest.raises(DomainRefused, match="lacks 12 KiB") as refused:
+        driver.check_capture(driver.find("web"), with_memory=True)
+    assert "balloon driver" in refused.value.hint()
+    driver.check_capture(driver.find("web"), with_memory=False)
+
+
 def test_disks_that_no_rollback_could_bring_back_are_told_of(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,7 +169,7 @@ def test_disks_that_no_rollback_could_bring_back_are_told_of(
     assert caplog.text == ""
     monkeypatch.setitem(CONFIG, "b_info", {"max_vcpus": 1, "numa_nodes": [0]})
     driver.check_capture(driver.find("web"), with_memory=False)
-    assert "only by hand" in caplog.text and "numa_nodes" in caplog.text
+    assert "only while it is off" in caplog.text and "numa_nodes" in caplog.text
 
 
 def test_a_way_of_libvirts_cannot_be_asked_for(scene: Scene) -> None:

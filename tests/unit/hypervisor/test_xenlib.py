@@ -7,6 +7,7 @@ import glob
 import struct
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,3 +138,17 @@ def test_what_xen_says_of_a_domain_is_read_where_it_stands() -> None:
     assert (info.domid, info.uuid, info.total_pages) == (7, str(handle), 0x8000)
     assert (info.shared_info_mfn, info.vcpus, info.max_vcpu_id) == (0x12345, 2, 3)
     assert info.is_paused and info.is_suspended and not info.is_hvm and not info.is_dying
+
+
+def test_what_xen_owes_a_guest_is_counted() -> None:
+    """xc_domain_get_pod_target: all pages, those kept ready, and those that are owed."""
+
+    def get_pod_target(_handle: int, domid: int, *places: Any) -> int:
+        for place, count in zip(places, (4096, 100, {5: 130, 6: 100, 7: 0}[domid]), strict=True):
+            place._obj.value = count
+        return 0
+
+    control: Any = object.__new__(xencontrol.XenControl)
+    control._handle = 1
+    control._library = SimpleNamespace(xc_domain_get_pod_target=get_pod_target)
+    assert [control.lacking_pages(domid) for domid in (5, 6, 7)] == [30, 0, 0]

@@ -85,6 +85,7 @@ def drive(path: str, **others: object) -> dict[str, object]:
     [
         ("drive xvdz", {"disks": [drive("/gone/a.iso", is_cdrom=1, readwrite=1)]}, False),
         ("drive xvdz", {"disks": [drive("/gone/a.img")]}, False),
+        ("script of the network interface [?]", {"nics": [{"script": "/gone/vif.sh"}]}, False),
         ("kernel", {"b_info": {"kernel": "/gone/vmlinuz"}}, True),
         ("ramdisk", {"b_info": {"type.pv": {"ramdisk": "/gone/initrd"}}}, True),
         ("bootloader", {"b_info": {"bootloader": "/gone/pygrub"}}, True),
@@ -120,6 +121,9 @@ def test_some_drives_are_not_looked_for(scene: Scene) -> None:
     driver.check_restore(replace(driver.find("web"), definition=definition), None)
     served = {"disks": [drive("/gone/a", backend_domname="storage"), drive("/gone/b", script="x")]}
     assert not list(xenconfig.start_files({**CONFIG, **served}, boots=True))
+    # Since Xen 4.19, when the guest had rebooted: the file was of a run of the domain before.
+    empty = {"disks": [drive("/run/xen/empty-cdrom.4", format="empty")]}
+    assert not list(xenconfig.start_files({**CONFIG, **empty}, boots=True))
 
 
 GONE_BRIDGE = {"mac": "00:16:3e:00:00:01", "bridge": "xenbr-gone", "script": "vif-bridge"}
@@ -157,12 +161,15 @@ def test_nothing_is_ended_for_a_start_without_its_bridge(
     xen.store.values["/local/domain/7/name"] = "net"
     monkeypatch.setattr(xenbridges, "INTERFACES", tmp_path)
     (tmp_path / "eth7" / "bridge").mkdir(parents=True)
+    for script in ("vif-bridge", "vif-openvswitch"):
+        (tmp_path / script).touch()
     config = {**CONFIG, "nics": [{**GONE_BRIDGE, **changes}]}
-    domain = replace(driver.find("web"), definition=json.dumps([{"config": config}]))
+    stored = json.dumps(config).replace("/etc/xen/scripts", str(tmp_path))
+    domain = replace(driver.find("web"), definition=f'[{{"config": {stored}}}]')
     why = r"bridge .* of its network interface 00:16:3e" if is_refused else ""
     for image in (IMAGE, None):
         with refusing(why):
-            driver.check_restore(domain, image, cookie=json.dumps(config))
+            driver.check_restore(domain, image, cookie=stored)
     driver.check_restore(domain, None, starts=False)
 
 
@@ -177,6 +184,8 @@ POOLS = {"/local/pool/0/name": "Pool-0", "/local/pool/3/name": "fast"}
         ({"c_info": {**CONFIG["c_info"], "pool_name": "slow"}}, "its CPU pool slow is not there"),
         ({"nics": [{"backend_domname": "net"}]}, ""),
         ({"nics": [{"backend_domname": "7"}]}, ""),
+        ({"nics": [{"backend_domname": "0"}]}, ""),
+        ({"nics": [{"backend_domname": "6"}]}, "domain 6, which serves a device of it"),
         ({"nics": [{"backend_domname": "firewall"}]}, "firewall, which serves a device of it"),
         ({"vfbs": [{"backend_domname": "screens"}]}, "screens, which serves a device of it"),
     ],
@@ -187,7 +196,7 @@ def test_nothing_is_ended_for_a_start_without_its_pool_or_a_server(
     """It had been moved out of a pool that was given up; its driver domain was just restarted."""
     xen, driver = scene
     xen.store.values |= POOLS
-    xen.info_of[7] = replace(RUNNING, domid=7, uuid="7")
+    xen.info_of |= {domid: replace(RUNNING, domid=domid, uuid=str(domid)) for domid in (0, 7)}
     xen.store.values["/local/domain/7/name"] = "net"
     config = {**CONFIG, **changes}
     with refusing(why):
