@@ -292,6 +292,8 @@ class Catalog:
         names = recordfolder.listed(self._domains)
         if not names and _is_blocked_by_file(self._domains):
             raise StorageFailed(path=str(self._domains), why="it is not a folder")
+        if not names:
+            durable.require_no_dead_link(self._domains)
         return [self._domains / name for name in names if _UUID.match(name)]
 
     def _remove(self, folder: Path) -> None:
