@@ -97,7 +97,7 @@ class Catalog:
 
     def ids(self, uuid: DomainUuid) -> list[SnapshotId]:
         """Return the ids of a domain's records, damaged ones too, sorted; none of them is read."""
-        names = sorted(filter(naming.is_id, recordfolder.listed(self._folder(uuid))))
+        names = filter(naming.is_id, recordfolder.listed(self._folder(uuid)))
         return [SnapshotId(name) for name in names]
 
     def has(self, uuid: DomainUuid, id_: str) -> bool:
