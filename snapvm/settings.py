@@ -106,9 +106,9 @@ def _text(value: Any) -> str:
 
 
 def _percent(value: Any) -> float:
-    number = _positive(value)
-    if number > 100:
-        raise ValueError("must be a percentage from 0 to 100")
+    number = _number(value)
+    if not 0 < number <= 100:
+        raise ValueError("must be a percentage above 0, and at most 100")
     return number
 
 
