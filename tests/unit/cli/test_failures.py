@@ -125,6 +125,8 @@ def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
         (["restore", "demo@a"], "snapvm rollback"),
         (["-v", "--state-dir", "save", "snapshot", "demo"], "snapvm take"),
         (["rm", "demo@a"], "snapvm delete"),
+        (["snapshot-revert", "demo", "a"], "snapvm rollback"),
+        (["listsnapshot", "100"], "snapvm list"),
         (["version"], "snapvm --version"),
         (["help"], "snapvm --help"),
         (["help", "catalog", "rebuild"], "snapvm catalog rebuild --help"),
