@@ -302,6 +302,8 @@ def _settings() -> Iterator[tuple[str, str]]:
     for field in fields(Settings):
         default = getattr(defaults, field.name)
         shown = f"{default:g}" if isinstance(default, float) else str(default)
+        if isinstance(default, int):  # a size, which the settings file wants as a text
+            shown = f"{default >> 10}K"
         yield f"SNAPVM_{field.name.upper()}", f"{texts[field.name]} The default is {shown}."
 
 

@@ -97,7 +97,7 @@ class Catalog:
 
     def ids(self, uuid: DomainUuid) -> list[SnapshotId]:
         """Return the ids of a domain's records, damaged ones too, sorted; none of them is read."""
-        names = sorted(filter(naming.is_id, recordfolder.listed(self._folder(uuid))))
+        names = filter(naming.is_id, recordfolder.listed(self._folder(uuid)))
         return [SnapshotId(name) for name in names]
 
     def has(self, uuid: DomainUuid, id_: str) -> bool:
@@ -292,6 +292,8 @@ class Catalog:
         names = recordfolder.listed(self._domains)
         if not names and _is_blocked_by_file(self._domains):
             raise StorageFailed(path=str(self._domains), why="it is not a folder")
+        if not names:
+            durable.require_no_dead_link(self._domains)
         return [self._domains / name for name in names if _UUID.match(name)]
 
     def _remove(self, folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from pathlib import Path
 
 from snapvm import crashpoint
 from snapvm.attention import NameUnclear
+from snapvm.errors import quoted
 from snapvm.failures import StorageFailed
-from snapvm.refusals import NotAllowed
+from snapvm.refusals import HostLacks, NotAllowed
 
 _NFS_KEEPS = ".nfs"
 _FILE_MODE = 0o600
@@ -31,6 +33,21 @@ def make_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
         sync_folder(folder.parent)
+
+
+def require_no_dead_link(path: Path) -> None:
+    """Raise ``HostLacks`` when a folder, or one above it, is a link to nothing.
+
+    As that of snapvm's state is which lies on a disk that is not mounted.
+    """
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            target = shlex.quote(os.path.realpath(place))
+            raise HostLacks(
+                what=f"the folder {quoted(str(path))}: {quoted(str(place))} is a link to {target}, "
+                "which is not there",
+                remedy=f"is the disk mounted that it is on? if there is none: mkdir -p {target}",
+            )
 
 
 def write(path: Path, data: bytes, *, known_as: str = "") -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
+from snapvm import durable
 from snapvm.refusals import HostLacks, NoSpace
 from snapvm.settings import Settings
 
@@ -34,6 +35,7 @@ def require_writable(settings: Settings) -> None:
     A rollback writes down how far it is when the domain has ended, too: without room for that it
     would be off, and its memory lost.
     """
+    durable.require_no_dead_link(settings.state_dir)
     status = _file_system(settings.state_dir)
     if status.f_flag & os.ST_RDONLY:
         raise HostLacks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from enum import StrEnum
@@ -91,7 +92,7 @@ def judge(
     taken: list[Record] = []
     undos: list[Record] = []
     for record in newest_first:
-        shield = _shield(record, rules, now)
+        shield = _shield(record, rules, now, zone)
         if shield:
             reasons[_key(record)].append(shield)
         else:
@@ -129,16 +130,24 @@ def _key(record: Record) -> _Key:
     return record.domain_uuid, record.id
 
 
-def _shield(record: Record, rules: Rules, now: datetime) -> str:
+def _shield(record: Record, rules: Rules, now: datetime, zone: tzinfo | None) -> str:
     """Say what keeps a record whatever its age; empty when nothing does."""
     if record.kind is RecordKind.UNDO and not rules.with_undo:
         return "undo"
     if record.named and not rules.with_named:
         return "named"
     when = moment(record.created)
-    if when is None:
+    if when is None or _here(record, zone) is None:
         return "of unknown age"
     return "in the future" if when > now else ""
+
+
+def _here(record: Record, zone: tzinfo | None) -> datetime | None:
+    """Return when a record was made on the clock of ``zone``; None where that has no such time."""
+    when = moment(record.created)
+    with suppress(OverflowError, OSError):
+        return None if when is None else when.astimezone(zone)
+    return None
 
 
 def _newest_of_each(
@@ -146,7 +155,7 @@ def _newest_of_each(
 ) -> list[Record]:
     found: dict[str, Record] = {}
     for record in newest_first:
-        when = moment(record.created)
+        when = _here(record, zone)
         if when is not None:
-            found.setdefault(when.astimezone(zone).strftime(_FORMATS[period]), record)
+            found.setdefault(when.strftime(_FORMATS[period]), record)
     return list(found.values())

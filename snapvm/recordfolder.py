@@ -149,12 +149,12 @@ def _deleting_host(gone: Path) -> str:
 
 
 def listed(folder: Path) -> list[str]:
-    """Return the names in a folder; none when it is not there.
+    """Return the names in a folder, sorted; none when it is not there.
 
     Raises ``StorageFailed`` and ``NotAllowed``.
     """
     with durable.failing_untouched(folder), suppress(FileNotFoundError, NotADirectoryError):
-        return os.listdir(folder)
+        return sorted(os.listdir(folder))
     return []
 
 

@@ -106,9 +106,9 @@ def _text(value: Any) -> str:
 
 
 def _percent(value: Any) -> float:
-    number = _positive(value)
-    if number > 100:
-        raise ValueError("must be a percentage from 0 to 100")
+    number = _number(value)
+    if not 0 < number <= 100:
+        raise ValueError("must be a percentage above 0, and at most 100")
     return number
 
 
@@ -210,7 +210,8 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
             text = file.read(_FILE_LIMIT_BYTES + 1)
         if len(text) > _FILE_LIMIT_BYTES:
             raise BadSetting(where=str(path), why=f"it is larger than {_FILE_LIMIT_BYTES} bytes")
-        return tomllib.loads(text.decode())
+        # Some editors begin a file with a mark that tomllib takes for a statement.
+        return tomllib.loads(text.decode("utf-8-sig"))
     except FileNotFoundError:
         if must_exist:
             why = f"there is no file {str(path)!r}"

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     except SnapvmError as error:
         with unheard():
             as_json = session.json or failures.wants_json(arguments)
-            return failures.tell(_to_be_told(error), as_json=as_json)
+            return failures.tell(_to_be_told(error), as_json=as_json, state_dir=session.state_dir)
     except Exception as error:
         with unheard():
             return failures.tell_bug(error, session, arguments)

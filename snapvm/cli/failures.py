@@ -29,12 +29,35 @@ def wants_json(arguments: list[str]) -> bool:
     return "--json" in options
 
 
-def tell(error: SnapvmError, *, as_json: bool) -> int:
-    """Report a failure that snapvm expects; return its exit status."""
+def tell(error: SnapvmError, *, as_json: bool, state_dir: Path | None = None) -> int:
+    """Report a failure that snapvm expects; return its exit status.
+
+    ``state_dir`` is the folder that the command line named, if it named one.
+    """
     kind = type(error).__name__
     details = error.details()
-    message, hint, status = error.message(), _needs_root(error) or error.hint(), error.exit_status
+    hint = _needs_root(error) or error.hint()
+    # What `check` found has its commands in the details.
+    if state_dir is not None and _has_command(f"{hint} {details}"):
+        hint = "; ".join(filter(None, (hint, _there_too(state_dir))))
+    message, status = error.message(), error.exit_status
     return _tell(kind, message, hint, status, as_json=as_json, details=details)
+
+
+def _has_command(text: str) -> bool:
+    """Tell whether a text names a command of snapvm's."""
+    # heavy: the verbs and Typer, which have been imported where there was a command line
+    from snapvm.cli import commands
+
+    return any(f"snapvm {verb}" in text for verb in commands.VERBS)
+
+
+def _there_too(state_dir: Path) -> str:
+    """Say that what is to be typed needs ``--state-dir`` too.
+
+    `snapvm repair` without it looks after another folder, and finds nothing to repair.
+    """
+    return f"type `snapvm --state-dir {shlex.quote(str(state_dir))}` there, as here"
 
 
 def _needs_root(error: SnapvmError) -> str:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 # Ambiguous words are left out: `destroy` ends a domain elsewhere, `recover` is vague.
 _VERBS = {
-    "take": ("backup", "checkpoint", "create", "save", "snap", "snapshot"),
-    "list": ("ls",),
-    "show": ("describe", "info"),
-    "rollback": ("restore", "revert"),
-    "delete": ("del", "remove", "rm"),
+    "take": (
+        "backup",
+        "checkpoint",
+        "create",
+        "save",
+        "snap",
+        "snapshot",
+        "snapshot-create",
+        "snapshot-create-as",
+    ),
+    "list": ("listsnapshot", "ls", "snapshot-list"),
+    "show": ("describe", "info", "snapshot-info"),
+    "rollback": ("restore", "revert", "snapshot-revert"),
+    "delete": ("del", "delsnapshot", "remove", "rm", "snapshot-delete"),
     "prune": ("expire", "gc", "purge"),
     "check": ("fsck",),
 }

@@ -38,7 +38,7 @@ def prepare_streams() -> None:
     """Make standard input, output and error usable, whatever the caller handed over.
 
     A closed one is opened on /dev/null: the next file opened would get its number, and a child's
-    output would land in it.  Text a stream cannot encode is written as escapes.
+    output would land in it.  What a stream cannot encode or decode becomes escapes.
     """
     _Stdout.has_value = False
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -49,7 +49,7 @@ def prepare_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
             stream = os.fdopen(descriptor, mode, closefd=False)
             setattr(sys, name, stream)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")

@@ -84,6 +84,16 @@ def test_what_nobody_may_take_away_does_not_count(changes: dict[str, object], re
     assert {v.record.id: v.kept_by for v in verdicts} == {"shielded": (reason,), "h1": ("last",)}
 
 
+def test_a_time_that_no_clock_shows_here_keeps_none_from_being_judged() -> None:
+    """West of Greenwich the year 1 began in no year: `prune --all` ended as a bug of snapvm's."""
+    first = make_record("first", created="0001-01-01T00:00:00+00:00")
+    verdicts = judge([first, record(1)], rules(daily=2), ZoneInfo("America/Lima"), now=NOON)
+    assert {v.record.id: v.kept_by for v in verdicts} == {
+        "first": ("of unknown age",),
+        "h1": ("daily",),
+    }
+
+
 def test_they_go_when_that_is_asked_for() -> None:
     named = record(2, named=True)
     undos = [record(hours, kind=RecordKind.UNDO, memory=None) for hours in (3, 4)]

@@ -8,6 +8,7 @@ import pytest
 
 from snapvm import settings
 from snapvm.errors import BadSetting
+from snapvm.model import CaptureMethod
 from snapvm.settings import Settings
 
 
@@ -90,6 +91,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         ("colour = 1", "there is no setting 'colour'"),
         ("[snapvm]\nstate_dir = '/x'", "there is no table [snapvm]"),
         ("cow_size = 20", "20 must be a text, in quotes"),
+        ("group_limit_percent = 0", "0 must be a percentage above 0, and at most 100"),
         ("libvirt_uri = ''", "'' must be a text on one line, and not empty"),
     ],
 )
@@ -99,6 +101,12 @@ def test_a_mistake_in_the_file_is_told_with_what_was_meant(
     with pytest.raises(BadSetting) as refused:
         settings.load(write(tmp_path, text))
     assert why in refused.value.message()
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """The first line, which looks well, was called an invalid statement."""
+    environment = write(tmp_path, "\ufeffcapture = 'stop'\r\n")
+    assert settings.load(environment).capture is CaptureMethod.STOP
 
 
 def test_a_file_without_end_is_refused() -> None:

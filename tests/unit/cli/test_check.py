@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -103,6 +104,17 @@ def test_what_is_found_has_one_order_whatever_that_of_lvm(call: Call, scene: Sce
         found = json.loads(call("check", "--json").out)["findings"]
         told.append([each["subject"] for each in found])
     assert told == [["vg0/demo-d0.a", "vg1/demo-d1.a"]] * 2
+
+
+def test_nor_that_of_the_folder(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many snapshots that is anything, and another one after each `take`."""
+    for id_ in "ab":
+        call("take", DOMAIN, "--name", id_)
+        shorten_image(scene, scene.host.catalog.get(UUID, SnapshotId(id_)))
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: sorted(listdir(folder), reverse=True))
+    found = json.loads(call("check", "--json").out)["findings"]
+    assert [each["subject"] for each in found] == ["demo@a", "demo@b"]
 
 
 def test_check_tells_programs_what_it_removed(call: Call, scene: Scene) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import recordeddomain
-from snapvm.cli import rollback
+from snapvm.cli import output, rollback
 from snapvm.cli.confirm import confirm
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.interrupt import watched
@@ -138,6 +138,15 @@ def test_an_answer_is_read(typed: bytes, is_yes: bool) -> None:
     assert refused is None or refused.value.hint() == "", (
         "whoever has said no wants no way to say yes"
     )
+
+
+@pytest.mark.parametrize("typed", [b"\xff\n", b"j\xe4\n"])
+def test_an_answer_in_another_encoding_is_a_no(typed: bytes) -> None:
+    """It was a bug of snapvm's, except in the C locale."""
+    with terminal() as user, pytest.raises(NotConfirmed):
+        output.prepare_streams()
+        os.write(user, typed)
+        confirm([], "it")
 
 
 def test_one_ctrl_c_is_enough_however_early() -> None:

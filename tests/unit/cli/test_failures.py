@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 
 from snapvm.cli import commands, otherwords
 from snapvm.errors import ExitStatus
-from tests.fakes.scene import DOMAIN, Scene
+from snapvm.model import SnapshotId
+from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
+from tests.unit.cli.harms import lose_volume
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,25 @@ def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hi
     assert f"no such option: {words[0]}\nhint: {hint}\n" in done.err
 
 
+def test_what_to_type_next_has_the_folder_of_this_command(
+    call: Call, scene: Scene, tmp_path: Path
+) -> None:
+    """As it was told, it looked after the usual folder: nothing to repair, with status 0."""
+    call("take", DOMAIN, "--name", "a")
+    there = "type `snapvm --state-dir {}` there, as here"
+    other = call("--state-dir", f"{tmp_path}/my disk", "show", "demo@a")
+    shown = f"hint: `snapvm list` shows the snapshots there are; {there}\n"
+    assert other.err.endswith(shown.format(shlex.quote(f"{tmp_path}/my disk"))), other
+    lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
+    folder = str(scene.host.settings.state_dir)
+    found = call("--state-dir", folder, "check")
+    assert "snapvm delete demo@a" in found.out
+    assert found.err.endswith(f"hint: {there.format(folder)}\n"), found
+    assert "as here" not in call("show", "demo@b").err + call("check").err
+    assert "as here" not in call("--state-dir", folder, "take", "nobody").err
+    assert "as here" not in call("--state-dir", folder, "take", "demo", "--name", "a").err
+
+
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
     assert "hint: --state-dir stands before the verb: snapvm --state-dir DIR list ..." in done.err
@@ -103,6 +125,8 @@ def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
         (["restore", "demo@a"], "snapvm rollback"),
         (["-v", "--state-dir", "save", "snapshot", "demo"], "snapvm take"),
         (["rm", "demo@a"], "snapvm delete"),
+        (["snapshot-revert", "demo", "a"], "snapvm rollback"),
+        (["listsnapshot", "100"], "snapvm list"),
         (["version"], "snapvm --version"),
         (["help"], "snapvm --help"),
         (["help", "catalog", "rebuild"], "snapvm catalog rebuild --help"),

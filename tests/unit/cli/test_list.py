@@ -76,6 +76,21 @@ def test_a_file_in_the_place_of_the_domains_is_told(call: Call, scene: Scene) ->
         assert done.status == ExitStatus.FAILED and "domains: it is not a folder" in done.err
 
 
+def test_a_link_to_a_disk_that_is_not_mounted_is_not_called_empty(
+    call: Call, scene: Scene, tmp_path: Path
+) -> None:
+    """`list` saw no snapshots and `check` nothing amiss; a `take` ended with: File exists."""
+    scene.host.settings.state_dir.symlink_to(tmp_path / "mnt")
+    told = f"{scene.host.settings.state_dir} is a link to {tmp_path}/mnt, which is not there"
+    prune = ["prune", "--all", "--keep-last", "1"]
+    take, doctor = ["take", DOMAIN], ["doctor", DOMAIN]
+    for verb in (["list"], ["show", "demo@a"], ["check"], ["repair"], prune, take, doctor):
+        done = call(*verb)
+        said = done.out + done.err
+        assert done.status == ExitStatus.REFUSED and told in said, done
+        assert f"mkdir -p {tmp_path}/mnt" in said
+
+
 def test_a_snapshot_is_no_domain(call: Call, scene: Scene) -> None:
     scene.host.settings.state_dir.mkdir()
     done = call("list", "demo@a")
