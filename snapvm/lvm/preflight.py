@@ -63,6 +63,7 @@ def check_volumes(
         _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
         _check_volume(volume)
+        _check_images(report, volume)
     for volume in volumes if sources is None else sources:
         if volume.kind is VolumeKind.THICK:
             continue
@@ -233,6 +234,25 @@ def _check_volume(volume: LogicalVolume) -> None:
             volume=name,
             why=f"its device is not in order (lvs shows state {volume.state!r})",
             remedy=f"look at `lvs -a -o+lv_health_status {name}` and `dmsetup info`",
+        )
+
+
+def _check_images(report: Report, volume: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
+
+    It says so when the domain stands still (lvm2, snapshot_manip.c, validate_snapshot_origin), and
+    reports the layer as the layout of the hidden images.  What is thin may lie upon one.
+    """
+    if "raid" in volume.layout and any(
+        "integrity" in image.layout
+        for image in report.volumes
+        if image.vg_uuid == volume.vg_uuid and image.name.startswith(f"{volume.name}_rimage_")
+    ):
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why="it is a RAID with dm-integrity, and LVM makes no snapshots of such a volume",
+            remedy=f"take the checksums away: lvconvert --raidintegrity n {volume.ref}; or keep the "
+            "disk in a thin pool upon such a RAID",
         )
 
 
