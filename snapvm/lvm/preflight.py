@@ -191,8 +191,7 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
 def _check_group_name(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for one of two groups of a name, as a guest's may be on a LUN.
 
-    LVM obeys no command on either, in the window least of all (lvm2, tools/toollib.c,
-    _resolve_duplicate_vgnames).
+    LVM obeys no command on either (lvm2, tools/toollib.c, _resolve_duplicate_vgnames).
     """
     uuids = {other.vg_uuid for other in report.volumes if other.vg == volume.vg}
     if len(uuids) > 1:
@@ -256,12 +255,13 @@ def _check_images(report: Report, volume: LogicalVolume) -> None:
         )
 
 
-def check_removable(volume: LogicalVolume, whose: str) -> None:
+def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
 
     That may be so for hours, or until the next start of a domain; what has been begun to delete
     would keep every other command from it so long.
     """
+    _check_group_name(report, volume)
     if volume.is_locked:
         raise VolumeRefused(
             volume=str(volume.ref),

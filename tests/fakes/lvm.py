@@ -115,7 +115,7 @@ class FakeLvm(FakeGroups):
         rows = [
             lvmreport.row(
                 volume,
-                vg_uuid=self.vg_uuid(volume.vg),
+                vg_uuid=volume.namesake or self.vg_uuid(volume.vg),
                 vg_tags=self.group_tags.get(volume.vg, set()),
                 vg_free_bytes=self.vg_free_bytes,
                 vg_volumes=self._count(volume.vg),
@@ -294,3 +294,6 @@ class FakeLvm(FakeGroups):
         for word in command[2:]:
             if (vg := word.partition("/")[0]) in self.away:
                 raise self._failure(f'Volume group "{vg}" not found', command)
+            if any(volume.namesake for volume in self.volumes if volume.vg == vg):
+                text = f"Multiple VGs found with the same name: skipping {vg}"
+                raise self._failure(text, command)
