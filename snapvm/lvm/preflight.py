@@ -226,7 +226,7 @@ def _check_volume(volume: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=name,
             why="it is not active, and LVM activates it only on demand, as it does a snapshot",
-            remedy=f"when it is the disk: lvchange -ay --ignoreactivationskip {name}",
+            remedy=f"when it is the disk: {activating(volume)}",
         )
     if volume.state not in ("a", "-"):
         raise VolumeRefused(
@@ -234,6 +234,12 @@ def _check_volume(volume: LogicalVolume) -> None:
             why=f"its device is not in order (lvs shows state {volume.state!r})",
             remedy=f"look at `lvs -a -o+lv_health_status {name}` and `dmsetup info`",
         )
+
+
+def activating(volume: LogicalVolume) -> str:
+    """Return what to type to give a volume a device."""
+    skipped = " --ignoreactivationskip" if volume.is_skipped else ""
+    return f"lvchange -ay{skipped} {volume.ref}"
 
 
 def _check_images(report: Report, volume: LogicalVolume) -> None:
