@@ -193,7 +193,7 @@ def _check_group_name(report: Report, volume: LogicalVolume) -> None:
 
     LVM obeys no command on either (lvm2, tools/toollib.c, _resolve_duplicate_vgnames).
     """
-    uuids = {other.vg_uuid for other in report.volumes if other.vg == volume.vg}
+    uuids = report.groups_named(volume.vg)
     if len(uuids) > 1:
         raise VolumeRefused(
             volume=str(volume.ref),
@@ -246,7 +246,7 @@ def _check_images(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
 
     It says so when the domain stands still (lvm2, snapshot_manip.c, validate_snapshot_origin), and
-    reports the layer as the layout of the hidden images.  What is thin may lie upon one.
+    reports the layer as the layout of the hidden images.
     """
     if "raid" in volume.layout and any(
         "integrity" in image.layout
@@ -256,8 +256,7 @@ def _check_images(report: Report, volume: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why="it is a RAID with dm-integrity, and LVM makes no snapshots of such a volume",
-            remedy=f"take the checksums away: lvconvert --raidintegrity n {volume.ref}; or keep the "
-            "disk in a thin pool upon such a RAID",
+            remedy=f"take the checksums away: lvconvert --raidintegrity n {volume.ref}",
         )
 
 
