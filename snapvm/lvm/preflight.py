@@ -303,10 +303,11 @@ def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
     )
 
 
-def check_replaceable(current: LogicalVolume) -> None:
-    """What is current is written over, or made read-only itself, which LVM refuses then.
+def check_replaceable(report: Report, current: LogicalVolume) -> None:
+    """What is current is written over, or made read-only and inactive itself.
 
-    Raises ``VolumeRefused``; what is lost that nobody can have again below a domain is logged.
+    Raises ``VolumeRefused`` where LVM would refuse that; what is lost that nobody can have again
+    below a domain is logged.
     """
     if not current.is_writable:
         raise VolumeRefused(
@@ -315,7 +316,16 @@ def check_replaceable(current: LogicalVolume) -> None:
             remedy=f"lvchange --permission rw {current.ref} (or see read_only_volume_list in "
             "lvm.conf)",
         )
-    if current.has_fixed_number and current.kind is VolumeKind.THIN:
+    is_thin = current.kind is VolumeKind.THIN
+    above = next((each for each in report.snapshots_of(current) if each.is_open), None)
+    if is_thin and above is not None:  # lvm2, activate.c, _lv_has_open_snapshots
+        raise VolumeRefused(
+            volume=str(above.ref),
+            why=f"it is in use, and a snapshot of {current.ref}, which is out of use when another "
+            "is the disk",
+            remedy=f"end what uses it: `lsblk {above.ref.path}`",
+        )
+    if current.has_fixed_number and is_thin:
         minor = "N" if current.device is None else current.device[1]
         log.warning(
             "%s has a fixed device number, and what replaces it has none; to give it one while the "

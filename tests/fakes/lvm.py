@@ -246,13 +246,14 @@ class FakeLvm(FakeGroups):
             volume.writable = writable
         if "--activate" in options:
             active = options["--activate"] == ["y"]
-            if not active and volume.opened:
+            stores = [v for v in self.volumes if v.origin and not v.pool]
+            upon = [v for v in stores if (v.vg, v.origin) == (volume.vg, volume.name)]
+            if not active and any(v.opened for v in (volume, *upon)):
                 raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
             volume.active = active
             volume.written = volume.written if active else 0
-            for other in self.volumes:
-                if (other.vg, other.origin) == (volume.vg, volume.name) and not other.pool:
-                    other.active = active
+            for other in upon:
+                other.active = active
 
     def _lvremove(self, words: list[str]) -> str:
         options, operands = parse(words)
