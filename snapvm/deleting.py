@@ -278,7 +278,7 @@ def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: 
                 remedy="when it is not the disk, give it another name with lvrename",
             )
         _require_ours(record, disk, volume)
-        preflight.check_removable(volume, record.ref)
+        preflight.check_removable(report, volume, record.ref)
         preflight.check_nothing_above(volume, report)
 
 

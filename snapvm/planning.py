@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from snapvm import cowsize, naming
 from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
-from snapvm.lvm.preflight import check_room, check_volumes
+from snapvm.lvm.preflight import activating, check_room, check_volumes
 from snapvm.lvm.report import LogicalVolume, Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
@@ -179,16 +180,19 @@ def _volume_under(
     try:
         uuid = uuid_of_device(disk.device)
     except device.NotAVolume as what:
+        why, remedy = str(what), "snapvm captures disks that are whole logical volumes of this host"
+        if idle := _idle(disk.device, report):
+            why, remedy = f"{idle.ref} is not active", activating(idle)
+        raise DiskRefused(domain=domain.name, target=disk.target, why=why, remedy=remedy) from None
+    volume = report.lv_from_dm_uuid(uuid)
+    if volume is None:
+        path = shlex.quote(str(disk.device))
         raise DiskRefused(
             domain=domain.name,
             target=disk.target,
-            why=str(what),
-            remedy="snapvm captures disks that are whole logical volumes of this host",
-        ) from None
-    volume = report.lv_from_dm_uuid(uuid)
-    if volume is None:
-        raise DiskRefused(
-            domain=domain.name, target=disk.target, why=f"LVM does not report the volume {uuid.lv}"
+            why=f"LVM does not report the volume {uuid.lv}",
+            remedy=f"`lvs {path}` says why, as when its group has another system ID; if it finds "
+            "no such group: is the device in `lvmdevices`, or does a filter in lvm.conf hide it?",
         )
     if not devicename.goes_with(disk.device, volume.ref):
         raise DiskRefused(
@@ -198,6 +202,12 @@ def _volume_under(
             remedy=devicename.remedy(volume.ref),
         )
     return volume
+
+
+def _idle(device: Path, report: Report) -> LogicalVolume | None:
+    """Return the volume that a name is of, and that has no device now: its domain is off."""
+    idle = (volume for volume in report.volumes if not volume.is_mapped)
+    return next((each for each in idle if devicename.goes_with(device, each.ref)), None)
 
 
 def check_pools(

@@ -191,7 +191,7 @@ def _plan_swaps(
     for number, disk in enumerate(record.disks):
         snapshot = _usable_snapshot(record, disk, report)
         current = _current(record, disk, snapshot, report)
-        check_replaceable(current)
+        check_replaceable(report, current)
         occupancy.require_bare(current.ref, host.lvm.holders_of(current.ref, current.device))
         occupancy.require_replaceable(record, disk, current, occupant)
         _check_kind(record, disk, snapshot, current)

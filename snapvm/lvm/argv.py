@@ -306,6 +306,16 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
     return (*_REMOVE, "--select", f"{ours} && ({role})", vg)
 
 
+def patient(command: Argv) -> Argv:
+    """Return a command that waits for who works on the group, as lvm.conf may have it otherwise.
+
+    With global/wait_for_locks=0 it would fail beside one that works for another domain.
+    """
+    if "--config" in command:  # of ``_BRISK``, which says so
+        return command
+    return (*command[:2], "--config", "global/wait_for_locks=1", *command[2:])
+
+
 def without_archive(command: Argv) -> Argv:
     """Return a command that writes no backup of the group's metadata (vgcfgbackup(8)).
 

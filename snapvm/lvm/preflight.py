@@ -63,6 +63,7 @@ def check_volumes(
         _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
         _check_volume(volume)
+        _check_images(report, volume)
     for volume in volumes if sources is None else sources:
         if volume.kind is VolumeKind.THICK:
             continue
@@ -190,10 +191,9 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
 def _check_group_name(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for one of two groups of a name, as a guest's may be on a LUN.
 
-    LVM obeys no command on either, in the window least of all (lvm2, tools/toollib.c,
-    _resolve_duplicate_vgnames).
+    LVM obeys no command on either (lvm2, tools/toollib.c, _resolve_duplicate_vgnames).
     """
-    uuids = {other.vg_uuid for other in report.volumes if other.vg == volume.vg}
+    uuids = report.groups_named(volume.vg)
     if len(uuids) > 1:
         raise VolumeRefused(
             volume=str(volume.ref),
@@ -226,7 +226,7 @@ def _check_volume(volume: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=name,
             why="it is not active, and LVM activates it only on demand, as it does a snapshot",
-            remedy=f"when it is the disk: lvchange -ay --ignoreactivationskip {name}",
+            remedy=f"when it is the disk: {activating(volume)}",
         )
     if volume.state not in ("a", "-"):
         raise VolumeRefused(
@@ -236,12 +236,37 @@ def _check_volume(volume: LogicalVolume) -> None:
         )
 
 
-def check_removable(volume: LogicalVolume, whose: str) -> None:
+def activating(volume: LogicalVolume) -> str:
+    """Return what to type to give a volume a device."""
+    skipped = " --ignoreactivationskip" if volume.is_skipped else ""
+    return f"lvchange -ay{skipped} {volume.ref}"
+
+
+def _check_images(report: Report, volume: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
+
+    It says so when the domain stands still (lvm2, snapshot_manip.c, validate_snapshot_origin), and
+    reports the layer as the layout of the hidden images.
+    """
+    if "raid" in volume.layout and any(
+        "integrity" in image.layout
+        for image in report.volumes
+        if image.vg_uuid == volume.vg_uuid and image.name.startswith(f"{volume.name}_rimage_")
+    ):
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why="it is a RAID with dm-integrity, and LVM makes no snapshots of such a volume",
+            remedy=f"take the checksums away: lvconvert --raidintegrity n {volume.ref}",
+        )
+
+
+def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
 
     That may be so for hours, or until the next start of a domain; what has been begun to delete
     would keep every other command from it so long.
     """
+    _check_group_name(report, volume)
     if volume.is_locked:
         raise VolumeRefused(
             volume=str(volume.ref),
@@ -278,10 +303,11 @@ def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
     )
 
 
-def check_replaceable(current: LogicalVolume) -> None:
-    """What is current is written over, or made read-only itself, which LVM refuses then.
+def check_replaceable(report: Report, current: LogicalVolume) -> None:
+    """What is current is written over, or made read-only and inactive itself.
 
-    Raises ``VolumeRefused``; what is lost that nobody can have again below a domain is logged.
+    Raises ``VolumeRefused`` where LVM would refuse that; what is lost that nobody can have again
+    below a domain is logged.
     """
     if not current.is_writable:
         raise VolumeRefused(
@@ -290,7 +316,16 @@ def check_replaceable(current: LogicalVolume) -> None:
             remedy=f"lvchange --permission rw {current.ref} (or see read_only_volume_list in "
             "lvm.conf)",
         )
-    if current.has_fixed_number and current.kind is VolumeKind.THIN:
+    is_thin = current.kind is VolumeKind.THIN
+    above = next((each for each in report.snapshots_of(current) if each.is_open), None)
+    if is_thin and above is not None:  # lvm2, activate.c, _lv_has_open_snapshots
+        raise VolumeRefused(
+            volume=str(above.ref),
+            why=f"it is in use, and a snapshot of {current.ref}, which is out of use when another "
+            "is the disk",
+            remedy=f"end what uses it: `lsblk {above.ref.path}`",
+        )
+    if current.has_fixed_number and is_thin:
         minor = "N" if current.device is None else current.device[1]
         log.warning(
             "%s has a fixed device number, and what replaces it has none; to give it one while the "

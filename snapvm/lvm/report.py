@@ -215,6 +215,9 @@ class Report:
         for volume in self.volumes:
             self._by_uuid.setdefault(volume.uuid, []).append(volume)
         self._by_name = {(volume.vg, volume.name): volume for volume in self.volumes}
+        self._named: dict[str, set[VgUuid]] = {}
+        for volume in self.volumes:
+            self._named.setdefault(volume.vg, set()).add(volume.vg_uuid)
         self._upon: dict[tuple[str, str], list[LogicalVolume]] = {}
         """By group and name: what a volume of that name is the origin of."""
         for volume in self.volumes:
@@ -297,6 +300,10 @@ class Report:
     def shows(self, ref: LvRef) -> bool:
         """Tell whether there are volumes of its group in it, which are all of them then."""
         return (ref.vg_uuid or ref.vg) in self._shown
+
+    def groups_named(self, vg: str) -> frozenset[VgUuid]:
+        """Return the groups of a name that have volumes in it; there may be two of a name."""
+        return frozenset(self._named.get(vg, ()))
 
     def _copies_of(self, volume: LogicalVolume) -> dict[VgUuid, str]:
         """Return all groups that share uuids with a volume's, and their names; its own too."""

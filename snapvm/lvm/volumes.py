@@ -283,4 +283,4 @@ class Lvm:
             raise
 
     def _do(self, command: argv.Argv, limit_seconds: float = EFFECT_LIMIT_SECONDS) -> Completed:
-        return self._runner.run(command, timeout_seconds=limit_seconds, kill=False)
+        return self._runner.run(argv.patient(command), timeout_seconds=limit_seconds, kill=False)

@@ -115,7 +115,7 @@ class FakeLvm(FakeGroups):
         rows = [
             lvmreport.row(
                 volume,
-                vg_uuid=self.vg_uuid(volume.vg),
+                vg_uuid=volume.namesake or self.vg_uuid(volume.vg),
                 vg_tags=self.group_tags.get(volume.vg, set()),
                 vg_free_bytes=self.vg_free_bytes,
                 vg_volumes=self._count(volume.vg),
@@ -246,13 +246,14 @@ class FakeLvm(FakeGroups):
             volume.writable = writable
         if "--activate" in options:
             active = options["--activate"] == ["y"]
-            if not active and volume.opened:
+            stores = [v for v in self.volumes if v.origin and not v.pool]
+            upon = [v for v in stores if (v.vg, v.origin) == (volume.vg, volume.name)]
+            if not active and any(v.opened for v in (volume, *upon)):
                 raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
             volume.active = active
             volume.written = volume.written if active else 0
-            for other in self.volumes:
-                if (other.vg, other.origin) == (volume.vg, volume.name) and not other.pool:
-                    other.active = active
+            for other in upon:
+                other.active = active
 
     def _lvremove(self, words: list[str]) -> str:
         options, operands = parse(words)
@@ -294,3 +295,6 @@ class FakeLvm(FakeGroups):
         for word in command[2:]:
             if (vg := word.partition("/")[0]) in self.away:
                 raise self._failure(f'Volume group "{vg}" not found', command)
+            if any(volume.namesake for volume in self.volumes if volume.vg == vg):
+                text = f"Multiple VGs found with the same name: skipping {vg}"
+                raise self._failure(text, command)

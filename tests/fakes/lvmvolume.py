@@ -29,6 +29,8 @@ class FakeVolume:
     """Somebody has said `lvconvert --merge` of this snapshot."""
     moving: bool = False
     """It, or what it is made of, is in a pvmove."""
+    namesake: str = ""
+    """The uuid of the group that it is in, when that is another one of the same name."""
     health: str = ""
     """As LVM tells it of one that lacks a part, and of a pool (`lv_health_status`)."""
     tags: set[str] = field(default_factory=set)

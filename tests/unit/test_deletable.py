@@ -153,6 +153,23 @@ def test_what_lvm_does_not_remove_now_is_not_begun_to_delete(
     assert scene.ids() == []
 
 
+def test_what_is_in_one_of_two_groups_of_a_name_is_not_begun_to_delete(tmp_path: Path) -> None:
+    """LVM takes no command on either; the records were gone, their volumes and status 7 stayed."""
+    scene = make_scene(tmp_path)
+    records = [take(scene, "x"), take(scene, "y")]
+    theirs = scene.lvm.add_disk("vg1", "root", pool="")
+    theirs.namesake = "guests-uuid"
+    with pytest.raises(VolumeRefused, match="2 volume groups of the name vg1") as refused:
+        consistency.delete(scene.host, [records[0]], Silent())
+    assert "vgrename guests-uuid" in refused.value.hint()
+    with pytest.raises(VolumeRefused):
+        consistency.prune(scene.host, [records], Silent())
+    assert sorted(scene.ids()) == ["x", "y"] and scene.host.catalog.leftovers(UUID) == ()
+    theirs.vg = "guest"
+    consistency.delete(scene.host, records, Silent())
+    assert scene.ids() == []
+
+
 def test_what_another_record_names_is_not_deleted(tmp_path: Path) -> None:
     scene = make_scene(tmp_path)
     record = take(scene, "x")

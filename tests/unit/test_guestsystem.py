@@ -220,7 +220,8 @@ def test_so_it_does_where_the_bookkeeping_fails_too(scene: Scene, is_repair: boo
     """The status was 7, and nothing told of the guest, whose programs could not write."""
     record = take(scene)
     if is_repair:
-        die(scene, record, ("restore", "lvchange --deltag"))  # they are done beside each other
+        # they are done beside each other
+        die(scene, record, ("restore", "lvchange --config global/wait_for_locks=1 --deltag"))
 
     def fail(argv: tuple[str, ...]) -> None:
         if "--deltag" in argv:

@@ -57,6 +57,19 @@ def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
+def test_somebodys_thick_snapshot_of_a_thin_disk_that_is_in_use(tmp_path: Path) -> None:
+    """A backup reads it; LVM does not deactivate what was the disk: status 7 for as long."""
+    scene, record = begun(tmp_path)
+    theirs = scene.lvm.add_disk("vg0", "backup", pool="")
+    theirs.origin, theirs.origin_bytes, theirs.opened = "demo-d0", 1 << 26, True
+    told = refused(scene, record)
+    assert isinstance(told, VolumeRefused) and told.volume == "vg0/backup"
+    assert "lsblk /dev/vg0/backup" in told.hint()
+    theirs.opened = False
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    assert scene.disk_data() == ["5", "5"] and theirs in scene.lvm.volumes
+
+
 def test_a_disk_that_was_removed_comes_back(tmp_path: Path) -> None:
     """By somebody's lvremove; its thin snapshot does not go with it."""
     scene, record = begun(tmp_path)

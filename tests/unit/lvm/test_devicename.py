@@ -9,7 +9,7 @@ import pytest
 from snapvm import planning
 from snapvm.consistency import TakeRequest, rollback, take
 from snapvm.lvm import devicename
-from snapvm.model import Domain, GuestDisk, LvRef, LvUuid, Silent
+from snapvm.model import Domain, DomainState, GuestDisk, LvRef, LvUuid, Silent
 from snapvm.refusals import DiskRefused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -113,6 +113,28 @@ def test_it_is_not_taken(scene: Scene) -> None:
     with pytest.raises(DiskRefused):
         take(scene.host, TakeRequest(domain=DOMAIN), Silent())
     assert scene.ids() == ["x"]
+
+
+@pytest.mark.parametrize("is_skipped", [False, True])
+def test_a_disk_without_a_device_is_called_inactive(tmp_path: Path, is_skipped: bool) -> None:
+    """A domain that is off, on a host that activates its volumes when it is started."""
+    scene = make_scene(tmp_path, state=DomainState.SHUTOFF)
+    volume = scene.lvm.named("vg0", "demo-d0")
+    volume.active, volume.skipped = False, is_skipped
+    with pytest.raises(DiskRefused, match="vg0/demo-d0 is not active") as refused:
+        take(scene.host, TakeRequest(domain=DOMAIN), Silent())
+    flag = " --ignoreactivationskip" if is_skipped else ""
+    assert refused.value.hint() == f"lvchange -ay{flag} vg0/demo-d0"
+
+
+def test_a_disk_that_lvm_does_not_see_comes_with_where_to_look(tmp_path: Path) -> None:
+    """The kernel has it, and the devices file of LVM lacks the device below it."""
+    scene = make_scene(tmp_path)
+    scene.lvm.away["vg1"] = {}
+    with pytest.raises(DiskRefused, match="does not report") as refused:
+        take(scene.host, TakeRequest(domain=DOMAIN), Silent())
+    assert "lvs /dev/vg1/demo-d1" in refused.value.hint()
+    assert "lvmdevices" in refused.value.hint()
 
 
 def test_it_is_not_started_on_what_would_be_the_disk_of_before(scene: Scene) -> None:

@@ -17,6 +17,7 @@ from snapvm.model import DomainState, Silent
 from snapvm.refusals import HostLacks
 from tests.fakes.lvm import FakeLvm
 from tests.fakes.lvmtalk import FakeConversation
+from tests.fakes.lvmwords import configured, parse
 from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 
@@ -121,6 +122,23 @@ def test_the_lvms_of_the_window_wait_for_each_other(scene: Scene) -> None:
     scene.lvm.before = take_long
     consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     assert scene.ids() == ["a"]
+
+
+def test_no_lvm_fails_beside_one_that_works_for_another_domain(scene: Scene) -> None:
+    """With wait_for_locks=0 in lvm.conf a delete was half done, with status 7."""
+    hasty: list[tuple[str, ...]] = []
+
+    def note(argv: tuple[str, ...]) -> None:
+        if argv[0] == "lvm" and argv[1] != "lvmconfig":  # which takes no lock
+            options, _ = parse(list(argv[2:]))
+            if configured(options).get("global/wait_for_locks") != "1":
+                hasty.append(argv)
+
+    scene.lvm.before = note
+    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    consistency.delete(scene.host, [record], Silent())
+    assert hasty == []
 
 
 OF_2_03_16 = """\

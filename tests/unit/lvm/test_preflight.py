@@ -22,15 +22,19 @@ def disk(tmp_path: Path) -> LogicalVolume:
     return disk
 
 
+def check(volume: LogicalVolume, *others: LogicalVolume) -> None:
+    preflight.check_volumes(
+        Report([volume, *others]),
+        [volume],
+        data_limit_percent=80,
+        metadata_limit_percent=80,
+        extend_threshold_percent=lambda _profile: 100.0,
+    )
+
+
 def refusal(volume: LogicalVolume) -> VolumeRefused:
     with pytest.raises(VolumeRefused) as refused:
-        preflight.check_volumes(
-            Report([volume]),
-            [volume],
-            data_limit_percent=80,
-            metadata_limit_percent=80,
-            extend_threshold_percent=lambda _profile: 100.0,
-        )
+        check(volume)
     return refused.value
 
 
@@ -51,17 +55,29 @@ def test_a_volume_of_another_kind_is_called_what_it_is(
     assert "moving or converting" not in refused.why
 
 
+def test_a_raid_with_checksums_is_refused_before_the_window(disk: LogicalVolume) -> None:
+    """LVM makes no snapshot of it; that shows in the images below it alone (lvs -a)."""
+    raid = replace(disk, layout=frozenset({"raid", "raid1"}), attr="rwi-aor---")
+    image = replace(
+        raid,
+        name=f"{raid.name}_rimage_0",
+        uuid=LvUuid("image"),
+        layout=frozenset({"linear"}),
+        roles=frozenset({"private", "raid", "image"}),
+    )
+    check(raid, image)
+    checked = replace(image, layout=frozenset({"integrity"}))
+    check(raid, replace(checked, name="other_rimage_0"))
+    with pytest.raises(VolumeRefused, match="dm-integrity") as refused:
+        check(raid, checked)
+    assert "lvconvert --raidintegrity n vg0/demo-d0" in refused.value.hint()
+
+
 def test_one_of_two_groups_of_a_name_is_refused_before_the_window(disk: LogicalVolume) -> None:
     """A guest's own group on a LUN may be called as the host's; lvm then refuses either."""
     other = replace(disk, vg_uuid=VgUuid("guest-uuid"), uuid=LvUuid("other"), name="root")
     with pytest.raises(VolumeRefused) as refused:
-        preflight.check_volumes(
-            Report([disk, other]),
-            [disk],
-            data_limit_percent=80,
-            metadata_limit_percent=80,
-            extend_threshold_percent=lambda _profile: 100.0,
-        )
+        check(disk, other)
     assert "2 volume groups of the name vg0" in refused.value.why
     assert "vgrename guest-uuid" in refused.value.hint()
 
