@@ -51,12 +51,12 @@ class JournalUnusable(SnapvmError):
     """A journal does not say what was under way, so nothing can be finished or undone."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
-    remedy = (
+    path: str
+    why: str
+    remedy: str = (
         "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
         "move it out of the state folder, and do what `snapvm check` then says of each volume"
     )
-    path: str
-    why: str
 
     def message(self) -> str:
         return f"the journal {quoted(self.path)} is of no use: {self.why}"

@@ -104,7 +104,8 @@ class Catalog:
         """Tell whether an id is taken, by a record or by one that is being made or deleted."""
         folder = self._folder(uuid)
         hidden = (recordfolder.hidden_folder(id_, work) for work in (Work.TAKE, Work.DELETE))
-        return any((folder / name).exists() for name in (id_, *hidden))
+        with durable.failing_untouched(folder):
+            return any(durable.is_there(folder / name) for name in (id_, *hidden))
 
     def get(self, uuid: DomainUuid, id_: SnapshotId) -> Record:
         """Return one record; raise ``RecordUnusable`` or ``UnknownSnapshot``."""
@@ -173,7 +174,7 @@ class Catalog:
         folder = self._folder(draft.domain_uuid)
         with durable.failing_as_storage(draft.folder):
             durable.make_folder(folder)
-            if recordfolder.name_in(folder) != name or not (folder / NAME_FILE).exists():
+            if recordfolder.name_in(folder) != name or not durable.is_there(folder / NAME_FILE):
                 durable.write(folder / NAME_FILE, name.encode())
             durable.make_folder(draft.folder)
             durable.write(draft.folder / INTENT_FILE, journalfile.dump(intent))
@@ -182,7 +183,7 @@ class Catalog:
         """Write down, durably, what is intended by now; harmless when the folder is gone."""
         path = draft.folder / INTENT_FILE
         with durable.failing_as_storage(path):
-            if path.exists():
+            if durable.is_there(path):
                 durable.write(path, journalfile.dump(intent))
 
     def commit(self, draft: Draft, record: Record) -> None:
@@ -209,12 +210,15 @@ class Catalog:
         Its domain is called as in the record from now on, or ``name``.  Harmless when it was done
         already.
         """
-        if not (self._folder(record.domain_uuid) / record.id).exists():
+        folder = self._folder(record.domain_uuid) / record.id
+        with durable.failing_as_storage(folder):
+            is_visible = durable.is_there(folder)
+        if not is_visible:
             draft = self.draft(record.domain_uuid, record.id)
             self.discard(draft)
             self.begin(draft, name or record.domain, {})
             with durable.failing_as_storage(files):
-                for path in files.iterdir() if files.exists() else ():
+                for path in files.iterdir() if durable.is_there(files) else ():
                     _put(path, draft.folder / path.name)
             self.commit(draft, record)
         self._remove(files)
@@ -268,9 +272,9 @@ class Catalog:
         with durable.failing_as_storage(path), crashpoint.around(f"end {path.name}"):
             for each in (path, durable.unfinished(path)):
                 # Of a read-only file system unlink(2) says EROFS even of what is not there.
-                if os.path.lexists(each):
+                if durable.is_there(each):
                     each.unlink(missing_ok=True)
-            if path.parent.exists():
+            if durable.is_there(path.parent):
                 durable.sync_folder(path.parent)
 
     def leftovers(self, uuid: DomainUuid) -> tuple[Leftover, ...]:
@@ -299,7 +303,7 @@ class Catalog:
     def _remove(self, folder: Path) -> None:
         with durable.failing_as_storage(folder), crashpoint.around("remove a folder"):
             for each in (durable.unfinished(folder), folder):
-                if each.exists():
+                if durable.is_there(each):
                     durable.remove_folder(each)
 
 

@@ -27,9 +27,22 @@ _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether there is such a file or folder; raise ``OSError`` where that cannot be told.
+
+    ``os.path.exists`` says no then, and ``Path.exists`` from Python 3.14 on: what a server or a
+    disk does not show just now would be taken for what is gone.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def make_folder(path: Path) -> None:
     """Make a private folder, and those above it that are missing; a folder that exists is kept."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = [folder for folder in (path, *path.parents) if not is_there(folder)]
     for folder in reversed(missing):
         folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
         sync_folder(folder.parent)
@@ -139,6 +152,14 @@ def open_file(path: Path | str, access: int = os.O_RDONLY) -> int:
     return descriptor
 
 
+def is_of_file(error: OSError) -> bool:
+    """Tell whether the file itself is why it could not be read: it is no file, or its disk is bad.
+
+    Too many open files, an NFS server that lost it or SELinux say nothing of what is in it.
+    """
+    return error.errno in (errno.EIO, errno.EINVAL, errno.ELOOP)
+
+
 def read(path: Path | str, limit_bytes: int) -> bytes:
     """Return a file's bytes; raises as ``open_file``, and ``ValueError`` when it is too large."""
     descriptor = open_file(path)
@@ -199,7 +220,9 @@ def failing_as_storage(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = error.filename or path
+        named = error.filename
+        if not (isinstance(named, str) and os.path.isabs(named)):
+            named = path  # shutil.rmtree works with descriptors, and with names below them
         raise StorageFailed(path=str(named), why=error.strerror or str(error)) from error
 
 

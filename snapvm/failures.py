@@ -22,6 +22,13 @@ _STORAGE_HINTS = {
     os.strerror(errno.EDQUOT): _NO_ROOM,
     os.strerror(errno.EROFS): "mount it writable, then try again: findmnt --target {folder}",
     os.strerror(errno.EIO): "the kernel says more: dmesg; findmnt --target {folder}",
+    os.strerror(errno.ESTALE): "its server has lost it; mount it anew: findmnt --target {folder}",
+    os.strerror(errno.EACCES): "SELinux, AppArmor or a server denies it: ls -dZ {folder}; "
+    "findmnt --target {folder}",
+    os.strerror(errno.EMFILE): "allow snapvm more open files (ulimit -n; LimitNOFILE= of its unit)",
+    os.strerror(errno.ENFILE): "the host has too many open files: sysctl fs.file-nr fs.file-max",
+    os.strerror(errno.ENOLCK): "its file system, or its server, gives no more locks: "
+    "findmnt --target {folder}",
 }
 """What to do about storage, by what the kernel says of it."""
 

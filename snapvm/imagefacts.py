@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from snapvm import recordfolder
 from snapvm.failures import StorageFailed
 from snapvm.hypervisor import domainxml, sidexml
 from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_FILE, XL_SAVE
@@ -64,10 +65,8 @@ def look(folder: Path) -> ImageFacts | None:
 
 
 def _image_in(folder: Path) -> Path | None:
-    if not folder.is_dir():
-        return None
-    wanted = (LIBVIRT_FILE, XL_FILE)
-    return next((path for path in sorted(folder.iterdir()) if path.name in wanted), None)
+    names = recordfolder.listed(folder)
+    return next((folder / name for name in (LIBVIRT_FILE, XL_FILE) if name in names), None)
 
 
 def _require_end(path: Path) -> None:

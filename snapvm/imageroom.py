@@ -26,7 +26,8 @@ def free_bytes(folder: Path) -> int:
 
 
 def _file_system(folder: Path) -> os.statvfs_result:
-    return os.statvfs(next(place for place in (folder, *folder.parents) if place.exists()))
+    with durable.failing_untouched(folder):
+        return os.statvfs(next(filter(durable.is_there, (folder, *folder.parents))))
 
 
 def require_writable(settings: Settings) -> None:

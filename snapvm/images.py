@@ -164,7 +164,8 @@ def made_sparse(
             size_bytes = sparseimage.convert(path, fresh, progress)
     except (BadImage, StorageFailed) as why:
         log.warning("the image is not converted: %s", why)
-        fresh.unlink(missing_ok=True)
+        with durable.failing_as_storage(fresh):
+            fresh.unlink(missing_ok=True)
         _keep(path)
         return memory, str(why)
     with crashpoint.around("replace the image"), durable.failing_as_storage(path):
@@ -202,7 +203,9 @@ def check(path: Path, memory: MemoryRecord) -> None:
 
     Raises ``RecordUnusable`` for one that is gone, or of an unknown format.
     """
-    if not os.path.lexists(path):
+    with durable.failing_untouched(path):
+        is_there = durable.is_there(path)
+    if not is_there:
         raise RecordUnusable(path=str(path), why="the memory image is gone")
     if memory.format in (LIBVIRT_SAVE, LIBVIRT_SPARSE):
         libvirtimage.check(path, memory.size_bytes)

@@ -16,6 +16,7 @@ from snapvm.attention import JournalUnusable
 VERSION = 1
 _KEY = "journal"
 _HOST = "host"
+_UNREAD = "leave it where it is; see to what keeps it from being read, then: snapvm repair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,10 @@ def load(path: Path) -> Journal:
     except FileNotFoundError:
         return Journal(intent={})
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
+        failure = _unreadable(path, error.strerror or str(error))
+        if not durable.is_of_file(error):
+            failure.remedy = _UNREAD
+        raise failure from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(said, dict):

@@ -80,10 +80,11 @@ def _lock(descriptor: int, name: str, wait_seconds: float, *, shared: str = "") 
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, _HOLDER_LIMIT_BYTES, 0).decode(errors="replace").strip()
-            raise Locked(
-                domain=name, holder=holder or "it has not said which", shared=shared
-            ) from None
+            holder = b""
+            with suppress(OSError):  # it is held, whatever can be read of who holds it
+                holder = os.pread(descriptor, _HOLDER_LIMIT_BYTES, 0)
+            said = holder.decode(errors="replace").strip() or "it has not said which"
+            raise Locked(domain=name, holder=said, shared=shared) from None
 
     if not wait_seconds:
         attempt()

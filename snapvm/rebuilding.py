@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 
-from snapvm import imagefacts, naming, orphans, recordfile, sidefiles
+from snapvm import durable, imagefacts, naming, orphans, recordfile, sidefiles
 from snapvm.failures import StorageFailed
 from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
@@ -102,10 +102,17 @@ def look(
             rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
         except _CannotBe as error:
             hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
-    for entry in damaged.values():
-        why = _NEWER if entry.is_newer else _NONE
-        hopeless.append(Hopeless(ref=f"{entry.domain}@{entry.id}", why=why))
+    hopeless += [
+        Hopeless(ref=f"{each.domain}@{each.id}", why=_why_kept(each)) for each in damaged.values()
+    ]
     return tuple(rebuilt), tuple(hopeless)
+
+
+def _why_kept(entry: Damaged) -> str:
+    """Say why a record stays as it is that cannot be read."""
+    if entry.is_unread:
+        return f"it may be whole, and cannot be read now: {entry.why}"
+    return _NEWER if entry.is_newer else _NONE
 
 
 def _damaged(host: Host) -> Iterator[Damaged]:
@@ -138,8 +145,8 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     whose = lost.whose
     if entry is None and host.catalog.has(whose.domain_uuid, whose.id):
         raise _CannotBe("another record has its id, or is being made or deleted")
-    if entry is not None and entry.is_newer:
-        raise _CannotBe(_NEWER)
+    if entry is not None and (entry.is_newer or entry.is_unread):
+        raise _CannotBe(_why_kept(entry))
     if entry is None and not all(volume.tags & _WHOLE for volume in lost.volumes):
         raise _CannotBe("its volumes are of a take that never ended; `snapvm repair` removes them")
     _require_all(lost)
@@ -182,9 +189,9 @@ def _image(host: Host, whose: Belonging) -> ImageFacts | None:
 def _side_files(host: Host, whose: Belonging) -> tuple[SideFile, ...]:
     """Return those that are there; the ones of a rollback's undo record may still wait aside."""
     folder = host.catalog.folder(whose.domain_uuid, whose.id)
-    if not folder.exists():
-        folder = host.catalog.aside(whose.domain_uuid, whose.id)
     try:
+        if not durable.is_there(folder):
+            folder = host.catalog.aside(whose.domain_uuid, whose.id)
         return sidefiles.stored_in(folder)
     except OSError as error:
         why = f"its UEFI variables or vTPM state cannot be read ({error})"
@@ -251,7 +258,8 @@ def _put_together(
     )
     folder = host.catalog.folder(record.domain_uuid, record.id)
     _require_readable(record, folder / RECORD_FILE)
-    is_bare = not folder.exists()
+    with durable.failing_untouched(folder):
+        is_bare = not durable.is_there(folder)
     unknown = _unknown(record, is_bare=is_bare)
     if any(belonging.is_of_another_host(volume.tags) for volume in lost.volumes):
         unknown += ("whether the catalog of the host that made it has it too",)

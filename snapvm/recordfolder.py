@@ -17,7 +17,7 @@ from snapvm import durable, journalfile, naming, recordfile
 from snapvm.attention import JournalUnusable
 from snapvm.errors import WorkElsewhere
 from snapvm.model import Record
-from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnusable
+from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnread, RecordUnusable
 
 RECORD_FILE = "snapshot.json"
 INTENT_FILE = "intent.json"
@@ -36,11 +36,13 @@ class Damaged:
     why: str
     is_newer: bool
     """It is whole, and a newer snapvm can read it."""
+    is_unread: bool = False
+    """It may be whole, and the host does not let it be read now."""
 
     def trouble(self) -> RecordUnusable:
         """Return what to raise when somebody needs it; its hint is what to do."""
         kind = RecordNewer if self.is_newer else RecordDamaged
-        return kind(path=str(self.path), why=self.why)
+        return (RecordUnread if self.is_unread else kind)(path=str(self.path), why=self.why)
 
 
 class Work(StrEnum):
@@ -87,7 +89,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
     """
     folder = f"{domain_folder}/{name}"
     path = f"{folder}/{RECORD_FILE}"
-    text = b""
+    text, is_unread = b"", False
     try:
         text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
         if called and not recordfile.may_be_of(text, called):
@@ -102,7 +104,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
     except RecordUnusable as error:
         why = error.why
     except OSError as error:
-        why = error.strerror or str(error)
+        why, is_unread = error.strerror or str(error), not durable.is_of_file(error)
     except ValueError as error:
         why = str(error)
     else:
@@ -113,6 +115,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         id=name,
         why=why,
         is_newer=recordfile.is_newer(text),
+        is_unread=is_unread,
     )
 
 

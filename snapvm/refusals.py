@@ -228,6 +228,13 @@ class RecordNewer(RecordUnusable):
 
 
 @dataclass(eq=False)
+class RecordUnread(RecordUnusable):
+    """A record that may be whole, and that the host does not let be read now."""
+
+    remedy = "leave it where it is; see to what keeps it from being read, then try again"
+
+
+@dataclass(eq=False)
 class NotConfirmed(Refused):
     """The user said no, or could not be asked."""
 

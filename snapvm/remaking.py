@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -70,13 +69,15 @@ def _put(host: Host, record: Record) -> None:
     """Write a record where there is none, or a damaged one, which is kept beside it."""
     catalog = host.catalog
     folder = catalog.folder(record.domain_uuid, record.id)
-    if not folder.exists():
+    with durable.failing_untouched(folder):
+        is_bare = not durable.is_there(folder)
+    if is_bare:
         aside = catalog.aside(record.domain_uuid, record.id)
         catalog.put(record, aside, name=_domain_name(host, record))
         return
     path = folder / RECORD_FILE
     with durable.failing_as_storage(path):
-        if os.path.lexists(path):
+        if durable.is_there(path):
             # Not copied: it may be a pipe.  A folder without a record can be made anew as well.
             durable.rename(path, folder / _DAMAGED_FILE)
         durable.write(path, recordfile.dump(record).encode())
@@ -106,7 +107,9 @@ def _domain_name(host: Host, record: Record) -> str:
     What it says stays; where it says nothing, its newest record tells.
     """
     folder = host.catalog.folder(record.domain_uuid, record.id).parent
-    if (folder / NAME_FILE).exists():
+    with durable.failing_untouched(folder):
+        says_it = durable.is_there(folder / NAME_FILE)
+    if says_it:
         return recordfolder.name_in(folder)
     records = host.catalog.records(record.domain_uuid)
     return max([record, *records], key=lambda each: each.place).domain

@@ -13,6 +13,7 @@ from typing import Any
 
 from snapvm import (
     bydomain,
+    durable,
     guestsystem,
     hostid,
     orphans,
@@ -289,7 +290,9 @@ def _finish_delete(
         host.catalog.settle_names(uuid)  # else a power cut shows it again, without its volumes
         host.lvm.remove(away.within_reach(record, report), report)
     host.catalog.forget(leftover.path)
-    if leftover.path.exists():  # somebody reads its image yet
+    with durable.failing_as_storage(leftover.path):
+        is_read = durable.is_there(leftover.path)  # by somebody who has its image open yet
+    if is_read:
         return ""
     return f"finished deleting {name}@{leftover.id}"
 

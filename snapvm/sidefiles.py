@@ -67,13 +67,14 @@ def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
                     f"name what it leads to, {place.path.resolve()}, in the domain's definition"
                 )
                 raise DomainRefused(domain=domain, why=why, remedy=remedy)
-            if not place.path.exists():
+            if not durable.is_there(place.path):
                 why = f"{place.path} is not there yet"
                 missing.append(OmittedDisk(target=place.kind.value, why=why))
             total_bytes += sum(_size_bytes(place, path) for path in _files(place))
         except OSError as error:
             why = f"its {place.kind} cannot be read ({error})"
-            raise DomainRefused(domain=domain, why=why) from error
+            mending = StorageFailed(path=str(place.path), why=error.strerror or "").hint()
+            raise DomainRefused(domain=domain, why=why, remedy=mending) from error
     if total_bytes > LIMIT_BYTES:
         most = f"{LIMIT_BYTES >> 20} MiB"
         why = f"its UEFI variables and vTPM hold {total_bytes >> 20} MiB; {most} can be captured"
@@ -141,14 +142,16 @@ def _device(path: Path, access: int) -> Iterator[int]:
 
 def _files(place: SidePlace) -> Iterator[Path]:
     """Yield the files of a place that are there; swtpm's lock is no state."""
-    if not place.path.exists():
+    if not durable.is_there(place.path):
         return
     if not place.is_folder:
         yield place.path
         return
     for path in sorted(place.path.iterdir()):
-        if not path.name.startswith(".") and path.is_file() and not path.is_symlink():
-            yield path
+        # swtpm gives a new state its name when it is whole: what was listed may be gone.
+        with suppress(FileNotFoundError):
+            if not path.name.startswith(".") and stat.S_ISREG(path.lstat().st_mode):
+                yield path
 
 
 def store(folder: Path, held: Iterable[Held]) -> tuple[SideFile, ...]:
@@ -162,7 +165,7 @@ def store(folder: Path, held: Iterable[Held]) -> tuple[SideFile, ...]:
 def stored_in(folder: Path) -> tuple[SideFile, ...]:
     """Return what ``store`` wrote into a folder; nothing for one that is not there."""
     sides = []
-    for path in sorted(folder.iterdir()) if folder.exists() else ():
+    for path in sorted(folder.iterdir()) if durable.is_there(folder) else ():
         kind, _, name = path.name.partition(".")
         if kind in set(SideKind):
             side = SideFile(
@@ -195,7 +198,7 @@ def set_aside(aside: Path, places: Iterable[SidePlace]) -> None:
     """
     fresh = durable.unfinished(aside)
     with durable.failing_as_storage(aside), crashpoint.around("set side files aside"):
-        if aside.exists():
+        if durable.is_there(aside):
             # Whoever died here may not have come to it, and what it holds is about to be replaced.
             durable.sync_folder(aside.parent)
             return
@@ -216,8 +219,9 @@ def put_back(folder: Path, sides: Iterable[SideFile], places: Iterable[SidePlace
     for place in places:
         own = [side for side in kept if side.kind is place.kind]
         where = place.path if place.is_folder else place.path.parent
-        if not own or not where.is_dir() or (place.is_device and not place.path.exists()):
-            continue
+        with durable.failing_as_storage(place.path):
+            if not own or not durable.is_there(place.path if place.is_device else where):
+                continue
         contents = {side.name: require_whole(folder, side) for side in own}
         with durable.failing_as_storage(place.path), crashpoint.around(f"put {place.kind} back"):
             put = _overwrite if place.is_device else _replace
@@ -242,7 +246,7 @@ def _replace(path: Path, content: bytes) -> None:
     Where there is none it gets the owner of its folder, whose program it is for.
     """
     fresh = path.with_name(f".{path.name}.new")
-    model = path if path.exists() else path.parent
+    model = path if durable.is_there(path) else path.parent
     status = model.stat()
     with os.fdopen(durable.create(fresh), "wb") as file:
         os.fchown(file.fileno(), status.st_uid, status.st_gid)

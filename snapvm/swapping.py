@@ -134,9 +134,9 @@ def put_side_files_back(host: Host, record: Record, undo_id: SnapshotId, domain:
 def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, domain: Domain) -> None:
     """Give a domain that is off its own again, where ``put_side_files_back`` put them aside."""
     aside = host.catalog.aside(uuid, undo_id)
-    if aside.exists():
-        with durable.failing_as_storage(aside):
-            kept = sidefiles.stored_in(aside)
+    with durable.failing_as_storage(aside):
+        kept = sidefiles.stored_in(aside) if durable.is_there(aside) else None
+    if kept is not None:
         sidefiles.put_back(aside, kept, host.hypervisor.side_places(domain))
         host.catalog.forget(aside)
 

@@ -25,7 +25,8 @@ from snapvm import (
     sidefiles,
 )
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
+from snapvm.errors import SnapvmError
+from snapvm.failures import CaptureFailed
 from snapvm.host import Host
 from snapvm.lvm import argv
 from snapvm.lvm.report import LogicalVolume
@@ -294,5 +295,5 @@ def mark_complete(host: Host, record: Record) -> None:
             add=[argv.role_tag(Role.OK)],
             remove=[argv.role_tag(Role.NEW)],
         )
-    except (CommandFailed, CommandTimedOut) as error:
+    except SnapvmError as error:  # a host without room for one more process lacks it
         log.warning("the volumes of %s keep the tags of a take under way: %s", record.ref, error)

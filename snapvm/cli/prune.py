@@ -211,14 +211,18 @@ def _judged(
 
 
 def _has_memory(catalog: Catalog, record: Record) -> bool:
-    """Tell whether the image of a record, if it has one, is there and as long as it was."""
+    """Tell whether the image of a record, if it has one, is there and as long as it was.
+
+    Raises ``StorageFailed`` and ``NotAllowed`` where that cannot be told.
+    """
     if record.memory is None:
         return True
-    try:
-        length = catalog.path(record, record.memory.file).stat().st_size
-    except OSError:
-        return False
-    return length == record.memory.size_bytes
+    # heavy: as above
+    from snapvm import durable
+
+    path = catalog.path(record, record.memory.file)
+    with durable.failing_untouched(path):  # what a server does not show now is not gone
+        return durable.is_there(path) and path.stat().st_size == record.memory.size_bytes
 
 
 def _refs(verdicts: list[Verdict]) -> list[str]:

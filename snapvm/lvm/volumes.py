@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from snapvm import retry
+from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.device import Number
@@ -208,7 +209,7 @@ class Lvm:
         try:
             if lost:
                 self.retag(lost, add=[argv.TAG_LOST])
-        except (CommandFailed, CommandTimedOut) as error:
+        except SnapvmError as error:
             names = ", ".join(map(str, lost))
             log.warning("that %s is lost may not be known after a boot: %s", names, error)
 

@@ -14,7 +14,6 @@ Sources (xen.git): tools/xl/xl.h, xl_saverestore.c (save_domain_core_writeconfig
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def replace_config(path: Path, config: str) -> bool:
                 return False
             stream.write(_c_string(config, padding_bytes))
     except OSError as error:
-        raise StorageFailed(path=str(path), why=str(error)) from error
+        raise StorageFailed(path=str(path), why=error.strerror or str(error)) from error
     return True
 
 
@@ -206,8 +205,8 @@ def redefine(path: Path, config: str) -> None:
     if not replace_config(path, config):
         why = "there is no room in it for the configuration as it is now"
         raise BadImage(path=str(path), offset_bytes=0, why=why)
-    with open(path, "r+b", opener=durable.no_link) as stream:
-        os.fsync(stream.fileno())
+    with durable.failing_as_storage(path):
+        durable.sync_file(path)
 
 
 def _c_string(config: str, padding_bytes: int) -> bytes:

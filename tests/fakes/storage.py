@@ -54,7 +54,7 @@ def read_on_nfs(file: Path) -> Iterator[None]:
     unlink = os.unlink
 
     def keeping(path: Any, *, dir_fd: int | None = None) -> None:
-        where = Path(_path(path, dir_fd))
+        where = Path(path_of(path, dir_fd))
         if where in kept:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
         if where.name != file.name:
@@ -103,14 +103,15 @@ def failing(folder: Path, number: int, error: int, *, lasts: bool) -> Iterator[C
             def changing(of: Any, *rest: Any, name: str = name, call: Any = call, **kw: Any) -> Any:
                 is_change = name != "open" or bool(rest[0] & os.O_CREAT)
                 if is_change:
-                    strike(name, _path(of, kw.get("dir_fd")))
+                    strike(name, path_of(of, kw.get("dir_fd")))
                 return call(of, *rest, **kw)
 
             patch.setattr(os, name, changing)
         yield lambda: seen
 
 
-def _path(of: Any, folder: int | None) -> str:
+def path_of(of: Any, folder: int | None) -> str:
+    """Return the path that a call is about: of a descriptor, or of a name in a folder's."""
     if isinstance(of, int):
         return os.readlink(f"/proc/self/fd/{of}")
     above = "" if folder is None else os.readlink(f"/proc/self/fd/{folder}")

@@ -28,12 +28,13 @@ from snapvm import (
 from snapvm.attention import StartedTooSoon
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import CommandFailed, DeleteStopped
+from snapvm.failures import DeleteStopped
 from snapvm.model import DomainState, Record, SideKind, SidePlace, Silent
 from tests.fakes import meanwhile
 from tests.fakes.machine import FROZEN
 from tests.fakes.mishaps import attempt, befall
 from tests.fakes.mortal import Command
+from tests.fakes.picture import Picture, disks, picture
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.fakes.verbs import (
     FIRST,
@@ -186,36 +187,12 @@ class Story:
             yield f"memory {expected}, disks {disks(scene)}, {state}"
 
 
-def disks(scene: Scene) -> list[str]:
-    """Return what is on the disks; of one whose name nothing has that there is none."""
-    found = []
-    for vg, name in (("vg0", "demo-d0"), ("vg1", "demo-d1")):
-        try:
-            found.append(scene.lvm.named(vg, name).data)
-        except CommandFailed:
-            found.append(f"none of {vg}")
-    return found
-
-
 def in_short(failed: SnapvmError | None) -> str:
     return "ok" if failed is None else f"{type(failed).__name__}: {str(failed)[:70]}"
 
 
-Picture = tuple[object, ...]
-
-
 def contents(scene: Scene, record: Record) -> list[str]:
     return [scene.lvm.named(disk.snapshot.vg, disk.snapshot.lv).data for disk in record.disks]
-
-
-def picture(scene: Scene) -> Picture:
-    return (
-        sorted(scene.lvm.names()),
-        sorted(scene.ids()),
-        [str(left.path.name) for left in scene.host.catalog.leftovers(UUID)],
-        scene.hypervisor.state_of(DOMAIN),
-        disks(scene),
-    )
 
 
 def begun(folder: Path, dice: random.Random) -> Story:

@@ -206,7 +206,8 @@ def test_who_is_root_and_may_not_is_not_refused(
     monkeypatch.setattr(os, "listdir", denied)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     done = call("list")
-    assert done.status == ExitStatus.FAILED and "hint" not in done.err
+    assert done.status == ExitStatus.FAILED and "as root" not in done.err
+    assert "findmnt --target" in done.err
 
 
 def test_who_may_not_lock_a_domain_is_refused(
