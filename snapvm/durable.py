@@ -51,10 +51,13 @@ def make_folder(path: Path) -> None:
 def require_no_dead_link(path: Path) -> None:
     """Raise ``HostLacks`` when a folder, or one above it, is a link to nothing.
 
-    As that of snapvm's state is which lies on a disk that is not mounted.
+    As that of snapvm's state is which lies on a disk that is not mounted.  Raises ``StorageFailed``
+    and ``NotAllowed`` where that cannot be told.
     """
     for place in (path, *path.parents):
-        if place.is_symlink() and not place.exists():
+        with failing_untouched(place):
+            leads_nowhere = place.is_symlink() and not is_there(place)
+        if leads_nowhere:
             target = shlex.quote(os.path.realpath(place))
             raise HostLacks(
                 what=f"the folder {quoted(str(path))}: {quoted(str(place))} is a link to {target}, "
