@@ -59,6 +59,8 @@ class _Gate:
         """Where something was half done when a signal came last: which frame, and instruction."""
         self.is_to_come_again = False
         """Whether that one is under way once more."""
+        self.sending = threading.Lock()
+        """Held by who sends it, and where the watch ends, behind which nobody would heed it."""
         self.shields = 0
         """How many blocks are under way that no signal may interrupt."""
         self.waiting: signal.Signals | None = None
@@ -102,9 +104,10 @@ class _Gate:
 
         def send() -> None:
             time.sleep(_MOMENT_SECONDS)
-            if self.watch is watch:
-                self.is_to_come_again = False
-                signal.pthread_kill(main, number)
+            with self.sending:
+                if self.watch is watch:
+                    self.is_to_come_again = False
+                    signal.pthread_kill(main, number)
 
         self.is_to_come_again = True
         try:
@@ -150,9 +153,12 @@ def watched() -> Iterator[None]:
     try:
         yield
     finally:
-        _gate.is_decided, _gate.watch = False, None
+        _gate.is_decided = True
+        with _gate.sending:
+            _gate.watch = None
         for number, handler in before.items():
             signal.signal(number, handler)
+        _gate.is_decided = False
 
 
 def _is_main() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -136,11 +137,15 @@ def in_child(work: Callable[[Callable[[object], None]], None]) -> Any:
 
         try:
             work(report)
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         told = pipe.read()
-    os.waitpid(child, 0)
-    assert told, "the child told nothing: it failed in a way of its own, or hung"
+    _, status = os.waitpid(child, 0)
+    is_hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
+    assert told, "the child told nothing: " + ("it hung" if is_hung else "it failed, as told above")
     return pickle.loads(told)

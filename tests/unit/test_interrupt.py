@@ -1,0 +1,44 @@
+"""A signal that is put off comes again while somebody heeds it, or not at all."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm.interrupt import watched
+
+MOMENT_SECONDS = 0.2
+AMID: Any = SimpleNamespace(
+    f_globals={"__name__": "threading"}, f_code=SimpleNamespace(co_name="acquire"), f_lasti=0
+)
+"""A frame of the standard library in which a signal is put off."""
+
+
+def test_one_that_comes_again_does_not_come_when_the_command_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was a traceback of Python's own: nobody heeded it any more."""
+    is_about_to, came = threading.Event(), []
+    kill = signal.pthread_kill
+
+    def late(thread: int, number: int) -> None:
+        is_about_to.set()
+        time.sleep(MOMENT_SECONDS)  # the command ends
+        kill(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", late)
+    before = signal.signal(signal.SIGINT, lambda *_: came.append("outside"))
+    try:
+        with watched():
+            handler: Any = signal.getsignal(signal.SIGINT)
+            handler(signal.SIGINT, AMID)
+            assert is_about_to.wait(30)
+        time.sleep(2 * MOMENT_SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not came
