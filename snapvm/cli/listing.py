@@ -21,6 +21,11 @@ from snapvm.model import Record
 from snapvm.recordfolder import Damaged
 from snapvm.settings import Settings
 
+_ANEW = (
+    "`snapvm catalog rebuild --dry-run` tells what can be made anew, and `snapvm check` what to do "
+    "with the rest"
+)
+
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     """Print the snapshots of one domain, or of all when it is None."""
@@ -34,13 +39,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     if not print_all(records, volumes, damaged):
         output.err(_no_snapshots(domain, session.settings().state_dir))
     volumes.tell_of_silence()
-    for entry in _in_order(damaged):
-        output.warn(f"{entry.domain}@{entry.id} is damaged: {entry.why}")
-    if damaged:
-        output.err(
-            "hint: `snapvm catalog rebuild --dry-run` tells what can be made anew, and "
-            "`snapvm check` what to do with the rest"
-        )
+    _tell_of(_in_order(damaged))
 
 
 def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> Iterator[Record]:
@@ -50,6 +49,21 @@ def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> It
             yield entry
         else:
             damaged.append(entry)
+
+
+def _tell_of(damaged: list[Damaged]) -> None:
+    """Say why records cannot be read, and what to do about it: not of all it is to make them anew.
+
+    Of each kind the hint is given once.
+    """
+    hints: dict[str, None] = {}
+    for entry in damaged:
+        is_whole = entry.is_newer or entry.is_unread
+        how = "cannot be read" if is_whole else "is damaged"
+        output.warn(f"{entry.domain}@{entry.id} {how}: {entry.why}")
+        hints[entry.trouble().hint() if is_whole else _ANEW] = None
+    for hint in hints:
+        output.err(f"hint: {hint}")
 
 
 def _in_order(damaged: list[Damaged]) -> list[Damaged]:

@@ -14,7 +14,7 @@ from snapvm import rebuilding, repair
 from snapvm.attention import HalfBack, JournalUnusable, LeftBehind
 from snapvm.errors import ExitStatus, Locked
 from snapvm.failures import StorageFailed
-from snapvm.model import DomainState, Record, SideKind, SidePlace
+from snapvm.model import DomainState, Record, SideKind, SidePlace, SnapshotId
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import HostLacks, RecordUnread
 from tests.fakes.faults import Faults, Place, failing_at
@@ -64,6 +64,25 @@ def test_one_with_a_bad_block_may_be_made_anew(scene: Scene) -> None:
     with lost("x/snapshot.json", errno.EIO, "open"):
         (entry,) = scene.host.catalog.entries(UUID)
     assert isinstance(entry, Damaged) and "catalog rebuild" in entry.trouble().hint()
+
+
+def test_the_list_advises_to_make_only_those_anew_that_are_damaged(
+    call: Call, scene: Scene
+) -> None:
+    """A record of a newer snapvm, or one that is just not let be read, was called damaged."""
+    for name in "abc":
+        take(scene, name)
+    folder = scene.host.catalog.folder(UUID, SnapshotId("a")).parent
+    (folder / "b" / "snapshot.json").write_text('{"schema": 99}')
+    with lost("c/snapshot.json", errno.EACCES, "open"):
+        told = call("list").err.splitlines()
+    assert len(told) == 4 and not any("damaged" in line for line in told)
+    assert told[0].startswith("warning: demo@b cannot be read: ")
+    assert told[1] == f"warning: demo@c cannot be read: {os.strerror(errno.EACCES)}"
+    assert "use the snapvm that wrote it" in told[2] and "see to what keeps it" in told[3]
+    (folder / "a" / "snapshot.json").write_text("{")
+    told = call("list").err.splitlines()
+    assert told[0].startswith("warning: demo@a is damaged: ") and "rebuild" in told[2]
 
 
 def test_a_journal_that_cannot_be_read_now_is_to_stay(scene: Scene) -> None:
