@@ -12,6 +12,7 @@ from typing import Any
 from snapvm import checksum, imageformats, images, sidefiles
 from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
+from snapvm.cli.progress import shown
 from snapvm.cli.session import Session
 from snapvm.errors import BadName, UnknownSnapshot
 from snapvm.memory import libvirtimage, savedstream
@@ -21,7 +22,7 @@ from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenformat import XL_MAGIC, DomainType
 from snapvm.memory.xenframes import Survey, survey
-from snapvm.model import MemoryRecord, Silent
+from snapvm.model import MemoryRecord, Progress
 from snapvm.refusals import BadImage, NotAllowed, NothingToLookInto, UnreadableFile, Unsound
 
 SHOWN_ADDRESSES = 256
@@ -37,22 +38,28 @@ class _Place:
 
     @property
     def is_libvirts(self) -> bool:
-        """Whether it is the image of a snapshot of a libvirt domain."""
-        return self.memory is not None and self.memory.format != imageformats.XL_SAVE
+        """Whether it is the image of a libvirt domain."""
+        if self.memory is None:
+            return libvirtimage.is_one(self.path)
+        return self.memory.format != imageformats.XL_SAVE
 
-    @property
     def checked(self) -> str:
-        """Say which parts of a snapshot's image were compared with its record."""
+        """Say what is known to be right of an image of libvirt's, which is read where it must be.
+
+        Raises ``BadImage`` for one that was cut short.
+        """
         if self.memory is not None and checksum.is_known(self.memory.checksum):
             return "header, length and checksum"
-        return "header and length; its record has no checksum"
+        is_told = savedstream.require_end(self.path, unpacks=True)
+        end = "its header and its end" if is_told else "its header alone"
+        return end if self.memory is None else f"{end}, its record has no checksum"
 
 
-def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
+def _place(session: Session, text: str, progress: Progress | None = None) -> _Place:
     """Return the image that is meant, once a snapshot's image is known to be whole.
 
     A text with a slash, or without an @, is a path; so is one that names a file and no snapshot.
-    With ``deep`` all of a snapshot's image is read and compared with its checksum.
+    With a ``progress`` all of a snapshot's image is read and compared with its checksum.
     """
     if "/" in text or "@" not in text:
         return _Place(_named(text))
@@ -68,8 +75,9 @@ def _place(session: Session, text: str, *, deep: bool = False) -> _Place:
         raise NothingToLookInto(ref=record.ref, why="it has disks only, no memory")
     path = catalog.path(record, record.memory.file)
     images.check(path, record.memory)
-    if deep:
-        images.check_contents(path, record.memory, Silent())
+    if progress is not None:
+        progress.phase("reading the memory image")
+        images.check_contents(path, record.memory, progress)
         for side in record.side_files:
             sidefiles.require_whole(path.parent, side)
     return _Place(path, record.memory)
@@ -89,18 +97,19 @@ def _named(text: str) -> Path:
 
 def verify(session: Session, text: str, *, as_json: bool) -> None:
     """Check an image and print the result; raise ``Unsound`` when a restore would fail or lose."""
-    place = _place(session, text, deep=True)
-    path = place.path
-    if place.is_libvirts:
-        _tell_of_libvirts(text, place.checked, as_json=as_json)
-        return
-    if libvirtimage.is_one(path):
-        is_told = savedstream.require_end(path, unpacks=True)
-        checked = "its header and its end" if is_told else "its header alone"
-        _tell_of_libvirts(text, checked, as_json=as_json)
-        return
-    _require_xls(place)
-    report = verify_image(path)
+    with shown(quiet=session.verbose) as progress:
+        place = _place(session, text, progress)
+        progress.phase("looking into the memory image")
+        if not place.is_libvirts:
+            _require_xls(place)
+        found = place.checked() if place.is_libvirts else verify_image(place.path)
+    if isinstance(found, str):
+        _tell_of_libvirts(text, found, as_json=as_json)
+    else:
+        _tell_of_xls(text, place.path, found, as_json=as_json)
+
+
+def _tell_of_xls(text: str, path: Path, report: Report, *, as_json: bool) -> None:
     if not as_json:
         output.say_findings(map(_line, report.findings))
     if not report.is_sound:
@@ -186,7 +195,7 @@ def inspect(
 ) -> None:
     """Translate an address, or tell who maps a frame."""
     place = _place(session, text)
-    if place.is_libvirts or libvirtimage.is_one(place.path):
+    if place.is_libvirts:
         why = "its image is libvirt's, and `inspect` walks only page tables of Xen PV domains"
         raise NothingToLookInto(ref=text, why=why)
     _require_xls(place)

@@ -14,8 +14,8 @@ from snapvm.cli.session import Job, Session
 VERIFY_MANUAL = Manual(
     prerequisites=(
         "None: an image of `xl save` or of snapvm is checked on any machine. Of a libvirt image "
-        "the header, the length and the checksum are checked; of one that is named as a file the "
-        "header and the end."
+        "the header, the length and the checksum are checked; of one that is named as a file, or "
+        "has no checksum in its record, the header and the end."
     ),
     success=(
         "The image restores, and the domain is then what it was: every page that it owns is in the "
