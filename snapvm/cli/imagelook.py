@@ -100,9 +100,12 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
     with shown(quiet=session.verbose) as progress:
         place = _place(session, text, progress)
         progress.phase("looking into the memory image")
-        if not place.is_libvirts:
+        found: str | Report
+        if place.is_libvirts:
+            found = place.checked()
+        else:
             _require_xls(place)
-        found = place.checked() if place.is_libvirts else verify_image(place.path)
+            found = verify_image(place.path)
     if isinstance(found, str):
         _tell_of_libvirts(text, found, as_json=as_json)
     else:
