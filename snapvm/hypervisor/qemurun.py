@@ -32,11 +32,19 @@ def of(handle: Any) -> str | None:
     return _process(handle.name()) or f"id {number}"
 
 
+def pid_of(name: str) -> int | None:
+    """Return the number of a domain's process; None when there is no pid file of libvirt's."""
+    try:
+        return int((PID_FILES / f"{name}.pid").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def _process(name: str) -> str:
     """Return a text that identifies a domain's process; empty when it is not found."""
+    pid = pid_of(name)
     try:
-        pid = int((PID_FILES / f"{name}.pid").read_text())
         stat = (PROC / f"{pid}/stat").read_text(errors="replace")
-    except (OSError, ValueError):
+    except OSError:
         return ""
     return f"process {pid} since {stat.rpartition(')')[2].split()[_BEGAN]}"

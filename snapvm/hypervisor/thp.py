@@ -1,0 +1,145 @@
+"""Put the memory of a guest into transparent huge pages again, which its capture has split.
+
+QEMU lets the guest write a page of 4 KiB as soon as that page is in the stream, and for that the
+kernel splits the huge page it is in (Linux, mm/mprotect.c, change_pmd_range).  So after a capture
+all memory is in small pages: the guest is slower, and in the pause of the next capture there are
+512 times as many entries to protect.  The kernel's own khugepaged needs hours for a large guest: it
+looks at 16 MiB every ten seconds (Linux, Documentation/admin-guide/mm/transhuge.rst).
+
+``process_madvise`` with ``MADV_COLLAPSE`` (Linux 6.1, root) does it at once, while the guest runs.
+Only what is wholly there is joined, so that the guest needs no more of the host's memory than
+before: what is empty, swapped out, or shared with another process or by KSM stays as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+PROC = Path("/proc")
+SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+LEFT_TO_KERNEL_BYTES = 512 << 20
+"""khugepaged joins as much by itself in some five minutes."""
+_PROCESS_MADVISE = 440
+"""The same number on all architectures that have libvirt (Linux, scripts/syscall.tbl)."""
+_MADV_COLLAPSE = 25
+_ENTRY_BYTES = 8
+"""Of a page in ``pagemap`` (Linux, Documentation/admin-guide/mm/pagemap.rst)."""
+_OWN_PAGE = b"\x81"
+"""The highest byte of such an entry: present, mapped only here, neither in a file nor protected."""
+_SLICE_BYTES = 128 << 20
+"""So much is asked for at once: a signal is heard in between."""
+_PASSING = (errno.EAGAIN, errno.EINVAL)
+"""Why a piece is left out, and others may do: pages that are in use just now, or are gone."""
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ 0 ")
+"""The first line of an anonymous mapping in ``smaps`` (proc_pid_smaps(5))."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mapping:
+    """An anonymous mapping for which huge pages are advised, as QEMU does for a guest's memory."""
+
+    start: int
+    end: int
+    split_bytes: int
+    """How much of it is there in small pages."""
+
+
+class _Range(ctypes.Structure):
+    """struct iovec (readv(2))."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def join(pid: int, left_bytes: int = LEFT_TO_KERNEL_BYTES) -> None:
+    """Join what can be joined of a process; do nothing when at most ``left_bytes`` are split.
+
+    It is only for speed: nothing is raised when it cannot be done or the process has ended.
+    """
+    if _is_wanted():
+        with suppress(OSError):
+            mappings = _mappings((PROC / f"{pid}/smaps").read_text(errors="replace"))
+            if sum(mapping.split_bytes for mapping in mappings) > left_bytes:
+                _join_each(pid, mappings)
+
+
+def _is_wanted() -> bool:
+    """Tell whether this host has huge pages, and its administrator wants them."""
+    try:
+        return "[never]" not in (SETTINGS / "enabled").read_text()
+    except OSError:
+        return False
+
+
+def _mappings(smaps: str) -> list[_Mapping]:
+    """Return the mappings that QEMU wants in huge pages (``hg`` among their flags)."""
+    found = []
+    for text in re.split(r"^(?=[0-9a-f]+-)", smaps, flags=re.MULTILINE):
+        place = _MAPPING.match(text)
+        flags = re.search(r"^VmFlags:.* hg\b", text, re.MULTILINE)
+        if place and flags:
+            split_bytes = _kib(text, "Anonymous") - _kib(text, "AnonHugePages") << 10
+            start, end = (int(address, 16) for address in place.groups())
+            found.append(_Mapping(start=start, end=end, split_bytes=split_bytes))
+    return found
+
+
+def _kib(text: str, name: str) -> int:
+    value = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(value[1]) if value else 0
+
+
+def _join_each(pid: int, mappings: list[_Mapping]) -> None:
+    """Join what is whole in each mapping; raises ``OSError`` when no more is possible."""
+    huge_bytes = int((SETTINGS / "hpage_pmd_size").read_text())
+    process = os.pidfd_open(pid)
+    try:
+        with (PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
+            for mapping in mappings:
+                for start, length in _whole(pagemap.fileno(), mapping, huge_bytes):
+                    _collapse(process, start, length)
+    finally:
+        os.close(process)
+
+
+def _whole(pagemap: int, mapping: _Mapping, huge_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the address and length of each run of places for huge pages that have all their pages.
+
+    A run ends at the latest with its slice.
+    """
+    slice_bytes = max(_SLICE_BYTES, huge_bytes)
+    entries_bytes = huge_bytes // mmap.PAGESIZE * _ENTRY_BYTES
+    whole_place = _OWN_PAGE * (huge_bytes // mmap.PAGESIZE)
+    first = -(-mapping.start // huge_bytes) * huge_bytes
+    for start in range(first, mapping.end, slice_bytes):
+        places = (min(start + slice_bytes, mapping.end) - start) // huge_bytes
+        offset = start // mmap.PAGESIZE * _ENTRY_BYTES
+        entries = os.pread(pagemap, places * entries_bytes, offset)
+        highest_bytes = entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]
+        is_whole = [
+            highest_bytes[at : at + len(whole_place)] == whole_place
+            for at in range(0, len(highest_bytes), len(whole_place))
+        ]
+        for whole, run in groupby(range(len(is_whole)), key=is_whole.__getitem__):
+            numbers = list(run)
+            if whole:
+                yield start + numbers[0] * huge_bytes, len(numbers) * huge_bytes
+
+
+def _collapse(process: int, start: int, length: int) -> None:
+    """Have the kernel join a range of a process; raises ``OSError`` when more is in vain."""
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    place = ctypes.byref(_Range(start, length))
+    number, one = ctypes.c_long(_PROCESS_MADVISE), ctypes.c_size_t(1)
+    done = call(number, process, place, one, _MADV_COLLAPSE, 0)
+    if done < 0 and ctypes.get_errno() not in _PASSING:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
