@@ -15,6 +15,11 @@ from snapvm.model import OmittedDisk, SideKind, SidePlace
 
 SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 """Where the system's libvirt keeps emulated TPMs, unless the domain names another folder."""
+NVRAM_FOLDER = Path("/var/lib/libvirt/qemu/nvram")
+"""Where it keeps UEFI variables, in ``NAME_VARS.fd``, of domains for which it chooses the firmware.
+
+Before 9.2 (Debian 12) it does so at each start, and the definition of one that is off has no path.
+"""
 
 _ONLY_MEMORY = "only memory brings it back"
 """The stream of a domain's memory has a copy of its flash, and of the state of a swtpm."""
@@ -67,6 +72,8 @@ def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
     if source is None:
         writable = root.findtext("./os/loader[@type='pflash'][@readonly='no']", "")
         device, file = "", root.findtext("./os/nvram", writable).strip()
+        if not file and _is_firmware_open(root):
+            file = str(NVRAM_FOLDER / f"{root.findtext('name', '')}_VARS.fd")
     else:
         device, file = source.get("dev", ""), source.get("file", "")
     path = device or file
@@ -74,6 +81,13 @@ def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
         yield SidePlace(
             kind=SideKind.NVRAM, path=Path(path), is_folder=False, is_device=bool(device)
         )
+
+
+def _is_firmware_open(root: ET.Element) -> bool:
+    """Tell whether libvirt has yet to choose UEFI firmware, and a file for its variables."""
+    is_stateless = root.find("./os/loader[@stateless='yes']") is not None
+    is_chosen = is_stateless or bool(root.findtext("./os/loader", "").strip())
+    return root.find("./os[@firmware='efi']") is not None and not is_chosen
 
 
 def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:
