@@ -21,6 +21,7 @@ NVRAM_FOLDER = Path("/var/lib/libvirt/qemu/nvram")
 Before 9.2 (Debian 12) it does so at each start, and the definition of one that is off has no path.
 """
 
+_DEVICES = Path("/dev")
 _ONLY_MEMORY = "only memory brings it back"
 """The stream of a domain's memory has a copy of its flash, and of the state of a swtpm."""
 
@@ -93,7 +94,9 @@ def _is_firmware_open(root: ET.Element) -> bool:
 def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:
     source = backend.find("source")
     if source is not None and source.get("path", "").startswith("/"):
-        is_folder = source.get("type") == "dir"
-        return SidePlace(kind=SideKind.TPM, path=Path(source.attrib["path"]), is_folder=is_folder)
+        path, is_folder = Path(source.attrib["path"]), source.get("type") == "dir"
+        # In a `file` swtpm takes a block device, too.
+        is_device = not is_folder and _DEVICES in path.parents
+        return SidePlace(kind=SideKind.TPM, path=path, is_folder=is_folder, is_device=is_device)
     version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
     return SidePlace(kind=SideKind.TPM, path=SWTPM_FOLDER / uuid / version, is_folder=True)
