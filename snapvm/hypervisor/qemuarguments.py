@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 _ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format("http://libvirt.org/schemas/domain/qemu/1.0")
+_DEVICE = re.compile("--?device")
 _DISK = re.compile(r"--?(drive|blockdev|hd[a-d]|sd|pflash|mtdblock)")
 _HAS_PROPERTIES = frozenset({"drive", "blockdev"})
 """The options whose value has properties; the value of the others is a file that QEMU writes to."""
+_SERVED_DISK = re.compile(r"vhost-(?:user-blk|user-scsi|scsi)(?:-\w+)*")
+"""Devices that are disks and have no drive: another process (SPDK) or the kernel serves them."""
 _READS = re.compile(r"--?(?:drive|fw_cfg|smbios|acpitable)")
 """Options whose value may have a file that QEMU reads when it starts: an ISO, what Ignition is to
 do, tables of the firmware."""
@@ -37,9 +40,16 @@ def writable_disk(root: ET.Element) -> str:
     given = arguments(root)
     for option, value in pairwise((*given, "")):
         found = _DISK.fullmatch(option)
-        if found and not (found[1] in _HAS_PROPERTIES and _is_unchanging(value)):
+        is_disk = found and not (found[1] in _HAS_PROPERTIES and _is_unchanging(value))
+        if is_disk or (_DEVICE.fullmatch(option) and _SERVED_DISK.fullmatch(_model(value))):
             return f"{option} {value}".strip()
     return ""
+
+
+def _model(device: str) -> str:
+    """Return what kind of device one is; its name may be left out when it comes first."""
+    properties = _properties(device)
+    return str(properties.get("driver") or next(iter(properties), ""))
 
 
 def files(root: ET.Element) -> Iterator[str]:

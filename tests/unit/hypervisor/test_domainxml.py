@@ -93,6 +93,9 @@ def drives(devices: str, *arguments: str) -> Drives:
         ("-pflash", "/vars.fd"),
         ("-mtdblock", "/data.img"),
         ("-drive", ""),
+        ("-device", "vhost-user-blk-pci,chardev=spdk0,num-queues=4"),
+        ("--device", "id=scsi9,driver=vhost-user-scsi-pci,chardev=spdk1"),
+        ("-device", '{"driver":"vhost-scsi-pci","wwpn":"naa.5001405","id":"lun"}'),
     ],
 )
 def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: str) -> None:
@@ -115,6 +118,9 @@ def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: st
         ("-blockdev", json.dumps({"driver": "file", "filename": "/d", "read-only": True})),
         ("-cdrom", "/a.iso"),
         ("-device", "virtio-rng-pci"),
+        ("-device", "virtio-blk-pci,drive=vhost-user-blk"),
+        ("-device", "vhost-user-fs-pci,chardev=c,tag=shared"),
+        ("-chardev", "socket,id=vhost-user-blk,path=/var/tmp/vhost.0"),
         ("-display", "sdl"),
         (),
     ],
