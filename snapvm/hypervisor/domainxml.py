@@ -29,6 +29,18 @@ _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
 _REMOVABLE = frozenset({"cdrom", "floppy"})
 _MEMORY_FILES = ("nvdimm", "virtio-pmem")
 """Models of memory that keep their contents, as a disk does."""
+_UNSAVED = (
+    ("an emulated NVMe disk", "disk/target[@bus='nvme']", (11, 0)),
+    ("a sound card on USB", "sound[@model='usb']", (11, 0)),
+    ("a virtio sound card", "sound[@model='virtio']", (11, 0)),
+    ("a network card on USB", "interface/model[@type='usb-net']", (11, 0)),
+    ("a serial port on USB", "serial/target[@type='usb-serial']", (11, 0)),
+    ("a virtio crypto device", "crypto", (11, 0)),
+    ("an input device of this host (passthrough)", "input[@type='passthrough']", (11, 0)),
+    ("an AMD IOMMU", "iommu[@model='amd']", (10, 1)),
+)
+"""What QEMU does not save, where libvirt's XML has it, and the release since which QEMU may: older
+ones surely do not (`unmigratable` in its hw/), and say so only when they are to begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,10 +248,12 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def nvme_disk(definition: str) -> str:
-    """Return the target of the first disk on an NVMe controller of QEMU's; empty without one."""
-    target = parse(definition).find("./devices/disk/target[@bus='nvme']")
-    return "" if target is None else target.get("dev", "?")
+def unsaved_devices(definition: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the devices that QEMU does not save, and the release since which it may do so."""
+    root = parse(definition)
+    for what, where, since in _UNSAVED:
+        if root.find(f"./devices/{where}") is not None:
+            yield what, since
 
 
 def cpu_element(definition: str) -> str:
