@@ -58,6 +58,8 @@ class Drive:
     transient: bool
     job: str
     chained: bool
+    sliced: bool
+    """Only a part of the source is the disk (``slice``)."""
     startup: str
     """What libvirt does when the source is missing (``startupPolicy``); empty: refuse to start."""
 
@@ -100,6 +102,7 @@ def _drive(disk: ET.Element) -> Drive:
         transient=disk.find("transient") is not None,
         job="" if mirror is None else mirror.get("job", "copy"),
         chained=backing is not None and backing.find("source") is not None,
+        sliced=source is not None and source.find("slices/slice") is not None,
         startup=attributes.get("startupPolicy", ""),
     )
 
@@ -227,6 +230,11 @@ def _refuse(domain: str, drive: Drive) -> None:
         raise refused(
             f"its source is of type {drive.type!r}, not a logical volume of this host",
             "move it to a logical volume, or take the other disks by other means",
+        )
+    if drive.sliced:
+        raise refused(
+            "it is a slice of its volume, and the rest of that would go back with it",
+            "move it to a volume of its own",
         )
     if drive.format != "raw":
         raise refused(

@@ -151,6 +151,19 @@ def test_an_external_snapshot_is_called_so(kind: str, attribute: str) -> None:
     assert "virsh blockcommit 'my web' vda --active --pivot" in refused.value.hint()
 
 
+def test_a_slice_of_a_volume_is_not_captured_with_the_rest_of_it() -> None:
+    """A rollback wrote over the rest too, which may be the disk of a domain that is off."""
+    sliced = (
+        "<disk type='block' device='disk'><driver name='qemu' type='raw'/>"
+        "<source dev='/dev/vg/shared' index='1'>"
+        "<slices><slice type='storage' offset='1048576' size='10737418240'/></slices>"
+        "</source><target dev='vda' bus='virtio'/></disk>"
+    )
+    with pytest.raises(DiskRefused, match="it is a slice of its volume") as refused:
+        drives(sliced)
+    assert "a volume of its own" in refused.value.hint()
+
+
 def test_what_is_the_hosts_is_told_of() -> None:
     """A disk that is passed through is in no snapshot, and was in no list of what is left out."""
     found = drives(
