@@ -96,6 +96,8 @@ def drives(devices: str, *arguments: str) -> Drives:
         ("-device", "vhost-user-blk-pci,chardev=spdk0,num-queues=4"),
         ("--device", "id=scsi9,driver=vhost-user-scsi-pci,chardev=spdk1"),
         ("-device", '{"driver":"vhost-scsi-pci","wwpn":"naa.5001405","id":"lun"}'),
+        ("-device", "nvdimm,id=nv1,memdev=mem1"),
+        ("-device", "virtio-pmem-pci,memdev=mem2"),
     ],
 )
 def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: str) -> None:
@@ -120,6 +122,7 @@ def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: st
         ("-device", "virtio-rng-pci"),
         ("-device", "virtio-blk-pci,drive=vhost-user-blk"),
         ("-device", "vhost-user-fs-pci,chardev=c,tag=shared"),
+        ("-device", "nvdimm,id=nv1,memdev=mem1,unarmed=on"),
         ("-chardev", "socket,id=vhost-user-blk,path=/var/tmp/vhost.0"),
         ("-display", "sdl"),
         (),
