@@ -29,6 +29,18 @@ _PAST_QEMU = re.compile(r"[\w-]*(?:vhost-?user|vdpa|virtiofs)[\w-]*")
 _REMOVABLE = frozenset({"cdrom", "floppy"})
 _MEMORY_FILES = ("nvdimm", "virtio-pmem")
 """Models of memory that keep their contents, as a disk does."""
+_UNSAVED = (
+    ("an emulated NVMe disk", "disk/target[@bus='nvme']", (11, 0)),
+    ("a sound card on USB", "sound[@model='usb']", (11, 0)),
+    ("a virtio sound card", "sound[@model='virtio']", (11, 0)),
+    ("a network card on USB", "interface/model[@type='usb-net']", (11, 0)),
+    ("a serial port on USB", "serial/target[@type='usb-serial']", (11, 0)),
+    ("a virtio crypto device", "crypto", (11, 0)),
+    ("an input device of this host (passthrough)", "input[@type='passthrough']", (11, 0)),
+    ("an AMD IOMMU", "iommu[@model='amd']", (10, 1)),
+)
+"""What QEMU does not save, where libvirt's XML has it, and the release since which QEMU may: older
+ones surely do not (`unmigratable` in its hw/), and say so only when they are to begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +58,8 @@ class Drive:
     transient: bool
     job: str
     chained: bool
+    sliced: bool
+    """Only a part of the source is the disk (``slice``)."""
     startup: str
     """What libvirt does when the source is missing (``startupPolicy``); empty: refuse to start."""
 
@@ -88,6 +102,7 @@ def _drive(disk: ET.Element) -> Drive:
         transient=disk.find("transient") is not None,
         job="" if mirror is None else mirror.get("job", "copy"),
         chained=backing is not None and backing.find("source") is not None,
+        sliced=source is not None and source.find("slices/slice") is not None,
         startup=attributes.get("startupPolicy", ""),
     )
 
@@ -216,6 +231,11 @@ def _refuse(domain: str, drive: Drive) -> None:
             f"its source is of type {drive.type!r}, not a logical volume of this host",
             "move it to a logical volume, or take the other disks by other means",
         )
+    if drive.sliced:
+        raise refused(
+            "it is a slice of its volume, and the rest of that would go back with it",
+            "move it to a volume of its own",
+        )
     if drive.format != "raw":
         raise refused(
             f"its volume holds a {drive.format} image",
@@ -236,10 +256,12 @@ def passthrough_devices(definition: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def nvme_disk(definition: str) -> str:
-    """Return the target of the first disk on an NVMe controller of QEMU's; empty without one."""
-    target = parse(definition).find("./devices/disk/target[@bus='nvme']")
-    return "" if target is None else target.get("dev", "?")
+def unsaved_devices(definition: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the devices that QEMU does not save, and the release since which it may do so."""
+    root = parse(definition)
+    for what, where, since in _UNSAVED:
+        if root.find(f"./devices/{where}") is not None:
+            yield what, since
 
 
 def cpu_element(definition: str) -> str:

@@ -119,7 +119,7 @@ class LibvirtHypervisor:
                 remedy="detach it, or take the disks alone with --disk-only",
             )
         libvirtimages.refuse_confidential(domain)
-        libvirtimages.refuse_nvme(self._link, domain)
+        libvirtimages.refuse_unsaved(self._link, domain)
         if self._settings.compress.argv:
             libvirtimages.require_zstd(self._link.connection, domain)
 

@@ -23,6 +23,9 @@ _NAMED = (
     ("source of random numbers", "./devices/rng/backend[@model='random']", ""),
     *(("input device", "./devices/input/source", name) for name in ("dev", "evdev")),
     ("memory", "./devices/memory/source/path", ""),
+    ("device's ROM", "./devices/*/rom", "file"),
+    ("screen's graphics card", "./devices/graphics/gl", "rendernode"),
+    ("network's device", "./devices/interface[@type='vdpa']/source", "dev"),
     ("TPM", "./devices/tpm/backend[@type='passthrough']/device", "path"),
     ("shared folder", "./devices/filesystem/source", "dir"),
     # Sockets at which somebody else has to be listening.

@@ -37,8 +37,6 @@ _RECORDS = "domains"
 """The folder with all images, in the state folder."""
 _CONFIDENTIAL = frozenset({"sev", "sev-snp", "tdx"})
 """A guest of IBM's Secure Execution (s390-pv) may run without it; if not, QEMU refuses."""
-_MAY_SAVE_NVME_SINCE = (11, 0)
-"""Older versions of QEMU surely do not (hw/nvme/ctrl.c), and say so only when they are to begin."""
 _ZSTD_SINCE = 10_006_000
 """libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number (libvirt,
 NEWS 10.4.0, qemu_saveimage.h)."""
@@ -129,16 +127,18 @@ def refuse_confidential(domain: Domain) -> None:
         )
 
 
-def refuse_nvme(link: Link, domain: Domain) -> None:
-    """Raise ``DomainRefused`` for a domain with an NVMe controller that its QEMU does not save."""
-    target = domainxml.nvme_disk(domain.definition)
-    qemu = libvirtversions.of(link, domain).get("qemu", "") if target else ""
-    if qemu and release(qemu) < _MAY_SAVE_NVME_SINCE:
-        raise DomainRefused(
-            domain=domain.name,
-            why=f"it has an emulated NVMe disk, {target}, whose controller QEMU does not save",
-            remedy="give the disk another bus, or take the disks alone with --disk-only",
-        )
+def refuse_unsaved(link: Link, domain: Domain) -> None:
+    """Raise ``DomainRefused`` for a domain with a device that its QEMU does not save."""
+    found = tuple(domainxml.unsaved_devices(domain.definition))
+    qemu = release(libvirtversions.of(link, domain).get("qemu", "")) if found else ()
+    for what, since in found:
+        if qemu and qemu < since:
+            raise DomainRefused(
+                domain=domain.name,
+                why=f"it has {what}, which QEMU does not save",
+                remedy="have another kind of it or none (virsh edit "
+                f"{shlex.quote(domain.name)}), or take the disks alone with --disk-only",
+            )
 
 
 def as_booted(domain: Domain, handle: Any | None) -> Domain:

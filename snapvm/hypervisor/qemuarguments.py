@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 _ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format("http://libvirt.org/schemas/domain/qemu/1.0")
+_DEVICE = re.compile("--?device")
 _DISK = re.compile(r"--?(drive|blockdev|hd[a-d]|sd|pflash|mtdblock)")
 _HAS_PROPERTIES = frozenset({"drive", "blockdev"})
 """The options whose value has properties; the value of the others is a file that QEMU writes to."""
+_DRIVELESS = re.compile(r"(?:vhost-(?:user-blk|user-scsi|scsi)|nvdimm|virtio-pmem)(?:-\w+)*")
+"""Devices that are disks and have no drive: another process (SPDK) or the kernel serves them, or
+they are memory in a file."""
 _READS = re.compile(r"--?(?:drive|fw_cfg|smbios|acpitable)")
 """Options whose value may have a file that QEMU reads when it starts: an ISO, what Ignition is to
 do, tables of the firmware."""
-_READ_ONLY = ("readonly", "read-only")
+_READ_ONLY = ("readonly", "read-only", "unarmed")
 _TRUE = (True, "on", "yes", "true", "y")
 """What QEMU takes for true (QEMU, qapi/qobject-input-visitor.c and util/qemu-option.c)."""
 
@@ -32,14 +36,22 @@ def arguments(root: ET.Element) -> tuple[str, ...]:
 def writable_disk(root: ET.Element) -> str:
     """Return the option and value that give the domain a writable disk; empty when none does.
 
-    A disk that is clearly read-only, or a cdrom, does not count.
+    One that is clearly read-only, or a cdrom, does not count.
     """
     given = arguments(root)
     for option, value in pairwise((*given, "")):
         found = _DISK.fullmatch(option)
-        if found and not (found[1] in _HAS_PROPERTIES and _is_unchanging(value)):
+        is_file = found is not None and found[1] not in _HAS_PROPERTIES
+        is_driveless = _DEVICE.fullmatch(option) and _DRIVELESS.fullmatch(_model(value))
+        if is_file or ((found or is_driveless) and not _is_unchanging(value)):
             return f"{option} {value}".strip()
     return ""
+
+
+def _model(device: str) -> str:
+    """Return what kind of device one is; its name may be left out when it comes first."""
+    properties = _properties(device)
+    return str(properties.get("driver") or next(iter(properties), ""))
 
 
 def files(root: ET.Element) -> Iterator[str]:

@@ -15,7 +15,13 @@ from snapvm.model import OmittedDisk, SideKind, SidePlace
 
 SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 """Where the system's libvirt keeps emulated TPMs, unless the domain names another folder."""
+NVRAM_FOLDER = Path("/var/lib/libvirt/qemu/nvram")
+"""Where it keeps UEFI variables, in ``NAME_VARS.fd``, of domains for which it chooses the firmware.
 
+Before 9.2 (Debian 12) it does so at each start, and the definition of one that is off has no path.
+"""
+
+_DEVICES = Path("/dev")
 _ONLY_MEMORY = "only memory brings it back"
 """The stream of a domain's memory has a copy of its flash, and of the state of a swtpm."""
 
@@ -67,6 +73,8 @@ def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
     if source is None:
         writable = root.findtext("./os/loader[@type='pflash'][@readonly='no']", "")
         device, file = "", root.findtext("./os/nvram", writable).strip()
+        if not file and _is_firmware_open(root):
+            file = str(NVRAM_FOLDER / f"{root.findtext('name', '')}_VARS.fd")
     else:
         device, file = source.get("dev", ""), source.get("file", "")
     path = device or file
@@ -76,10 +84,19 @@ def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
         )
 
 
+def _is_firmware_open(root: ET.Element) -> bool:
+    """Tell whether libvirt has yet to choose UEFI firmware, and a file for its variables."""
+    is_stateless = root.find("./os/loader[@stateless='yes']") is not None
+    is_chosen = is_stateless or bool(root.findtext("./os/loader", "").strip())
+    return root.find("./os[@firmware='efi']") is not None and not is_chosen
+
+
 def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:
     source = backend.find("source")
     if source is not None and source.get("path", "").startswith("/"):
-        is_folder = source.get("type") == "dir"
-        return SidePlace(kind=SideKind.TPM, path=Path(source.attrib["path"]), is_folder=is_folder)
+        path, is_folder = Path(source.attrib["path"]), source.get("type") == "dir"
+        # In a `file` swtpm takes a block device, too.
+        is_device = not is_folder and _DEVICES in path.parents
+        return SidePlace(kind=SideKind.TPM, path=path, is_folder=is_folder, is_device=is_device)
     version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
     return SidePlace(kind=SideKind.TPM, path=SWTPM_FOLDER / uuid / version, is_folder=True)

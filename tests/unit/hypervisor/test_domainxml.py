@@ -93,6 +93,11 @@ def drives(devices: str, *arguments: str) -> Drives:
         ("-pflash", "/vars.fd"),
         ("-mtdblock", "/data.img"),
         ("-drive", ""),
+        ("-device", "vhost-user-blk-pci,chardev=spdk0,num-queues=4"),
+        ("--device", "id=scsi9,driver=vhost-user-scsi-pci,chardev=spdk1"),
+        ("-device", '{"driver":"vhost-scsi-pci","wwpn":"naa.5001405","id":"lun"}'),
+        ("-device", "nvdimm,id=nv1,memdev=mem1"),
+        ("-device", "virtio-pmem-pci,memdev=mem2"),
     ],
 )
 def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: str) -> None:
@@ -115,6 +120,10 @@ def test_a_disk_that_only_qemu_knows_of_is_not_overlooked(option: str, value: st
         ("-blockdev", json.dumps({"driver": "file", "filename": "/d", "read-only": True})),
         ("-cdrom", "/a.iso"),
         ("-device", "virtio-rng-pci"),
+        ("-device", "virtio-blk-pci,drive=vhost-user-blk"),
+        ("-device", "vhost-user-fs-pci,chardev=c,tag=shared"),
+        ("-device", "nvdimm,id=nv1,memdev=mem1,unarmed=on"),
+        ("-chardev", "socket,id=vhost-user-blk,path=/var/tmp/vhost.0"),
         ("-display", "sdl"),
         (),
     ],
@@ -143,6 +152,19 @@ def test_an_external_snapshot_is_called_so(kind: str, attribute: str) -> None:
     with pytest.raises(DiskRefused, match=r"an overlay \(/d0.snap\)") as refused:
         drives(overlay)
     assert "virsh blockcommit 'my web' vda --active --pivot" in refused.value.hint()
+
+
+def test_a_slice_of_a_volume_is_not_captured_with_the_rest_of_it() -> None:
+    """A rollback wrote over the rest too, which may be the disk of a domain that is off."""
+    sliced = (
+        "<disk type='block' device='disk'><driver name='qemu' type='raw'/>"
+        "<source dev='/dev/vg/shared' index='1'>"
+        "<slices><slice type='storage' offset='1048576' size='10737418240'/></slices>"
+        "</source><target dev='vda' bus='virtio'/></disk>"
+    )
+    with pytest.raises(DiskRefused, match="it is a slice of its volume") as refused:
+        drives(sliced)
+    assert "a volume of its own" in refused.value.hint()
 
 
 def test_what_is_the_hosts_is_told_of() -> None:

@@ -16,7 +16,6 @@ from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
-from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 from tests.fakes.overlay import disk_xml
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
@@ -127,30 +126,6 @@ def test_a_qemu_that_libvirt_does_not_find_keeps_nothing_from_working(
     assert driver.versions(DOMAIN) == {"libvirt": "11.3.0"}
     connection.getVersion = lambda: 10_000_013
     assert driver.versions(DOMAIN) == {"libvirt": "11.3.0", "qemu": "10.0.13"}
-
-
-def test_a_controller_that_qemu_does_not_save_pauses_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """QEMU does not tell of it beforehand: each `take` paused the guest for a capture that failed,
-    and `doctor` found nothing in the way."""
-    disk = "<disk type='block'><source dev='/dev/vg/d0'/><target dev='{}' bus='{}'/></disk>"
-    nvme = f"<domain><devices>{disk.format('nvme0n1', 'nvme')}</devices></domain>"
-    driver = make_driver(monkeypatch, no)
-    connection: Any = vars(vars(driver)["_link"])["connection"]
-    connection.getLibVersion = lambda: 11_006_000
-
-    def check(definition: str, qemu: int, *, with_memory: bool = True) -> None:
-        connection.getVersion = lambda: qemu
-        domain = replace(DOMAIN, definition=definition)
-        driver.check_capture(domain, with_memory=with_memory)
-
-    with pytest.raises(DomainRefused, match="it has an emulated NVMe disk, nvme0n1") as refused:
-        check(nvme, 10_002_000)
-    assert "--disk-only" in refused.value.hint()
-    check(nvme, 10_002_000, with_memory=False)
-    check(nvme.replace("'nvme'", "'virtio'"), 10_002_000)
-    check(nvme, 11_000_000)
 
 
 OFFERED = """<domain><devices>

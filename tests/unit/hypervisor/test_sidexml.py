@@ -8,7 +8,7 @@ import pytest
 
 from snapvm.hypervisor import sidexml
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
-from snapvm.model import DomainState
+from snapvm.model import DomainState, SidePlace
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import UUID
 from tests.unit.hypervisor.fakelibvirt import OFF
@@ -54,6 +54,55 @@ def test_where_libvirt_keeps_them() -> None:
     assert places("", own) == [("tpm", "/tpm", True)]
     passed = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"
     assert places("", passed) == [] and sidexml.places("", UUID) == ()
+
+
+def test_a_vtpm_may_be_on_a_volume() -> None:
+    """Such a domain could not be captured at all: its link was not to be replaced, and what it led
+    to would have been, by a file."""
+
+    def found(kind: str, path: str) -> SidePlace:
+        source = f"<source type='{kind}' path='{path}'/>"
+        tpm = f"<tpm><backend type='emulator' version='2.0'>{source}</backend></tpm>"
+        (place,) = sidexml.places(defined("", tpm), UUID)
+        return place
+
+    for path in ("/dev/vg/web1-tpm", "/dev/mapper/vg-web1--tpm"):
+        assert found("file", path).is_device and not found("file", path).is_folder
+    assert not found("file", "/srv/tpm/web1").is_device
+    assert found("dir", "/dev/shm/web1").is_folder and not found("dir", "/dev/shm/web1").is_device
+
+
+# What virt-install --boot uefi defines (libvirt 9.0, Debian 12), as `virsh dumpxml` has it while
+# the domain is off, and while it is on.
+LEFT_TO_LIBVIRT = """<domain type='kvm'>
+  <name>web 1</name>
+  <os firmware='efi'>
+    <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
+    <firmware><feature enabled='yes' name='secure-boot'/></firmware>
+    <loader secure='yes'{}/>
+    {}
+    <boot dev='hd'/>
+  </os>
+</domain>"""
+CHOSEN = LEFT_TO_LIBVIRT.replace(
+    "<loader secure='yes'{}/>",
+    "<loader readonly='yes' secure='yes' type='{}'>/usr/share/OVMF/OVMF_CODE.fd</loader>",
+)
+DEFAULT_PATH = "/var/lib/libvirt/qemu/nvram/web 1_VARS.fd"
+
+
+def test_where_the_variables_are_while_libvirt_has_yet_to_choose_the_firmware() -> None:
+    """Before 9.2 it does at each start: a take of a domain that is off said nothing of them."""
+
+    def paths(definition: str, *inside: str) -> list[str]:
+        return [str(place.path) for place in sidexml.places(definition.format(*inside), UUID)]
+
+    assert paths(LEFT_TO_LIBVIRT, "", "") == [DEFAULT_PATH]
+    assert paths(LEFT_TO_LIBVIRT, "", "<nvram template='/t.fd'/>") == [DEFAULT_PATH]
+    assert paths(CHOSEN, "pflash", f"<nvram>{DEFAULT_PATH}</nvram>") == [DEFAULT_PATH]
+    assert paths(LEFT_TO_LIBVIRT, "", "<nvram>/n.fd</nvram>") == ["/n.fd"]
+    assert paths(LEFT_TO_LIBVIRT, " stateless='yes'", "") == paths(CHOSEN, "rom", "") == []
+    assert paths(LEFT_TO_LIBVIRT.replace("'efi'", "'bios'"), "", "") == []
 
 
 @pytest.mark.parametrize(
