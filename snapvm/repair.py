@@ -15,7 +15,6 @@ from snapvm import (
     bydomain,
     durable,
     guestsystem,
-    hostid,
     orphans,
     recordfile,
     rollbackrepair,
@@ -23,6 +22,7 @@ from snapvm import (
     taking,
 )
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
+from snapvm.domainrun import DomainRun
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -223,7 +223,7 @@ def _take_back(
     taking.check_intent(intent)
     domain = standing.find(host, name)
     if domain is not None:
-        ran = intent["was_running"] and not standing.is_other_run(domain, intent)
+        ran = intent["was_running"] and not DomainRun.of_journal(intent).is_over(domain)
         if ran:
             standing.let_run(host, domain)
         host.hypervisor.abandon(domain)
@@ -254,7 +254,7 @@ def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
     if domain is not None and is_on:
         # One that runs has gone on from what was captured, whoever let it.
         is_due = is_due and domain.state in standing.STATES
-        is_other = is_due and not _is_same_run(domain, journal)
+        is_other = is_due and not DomainRun.of_journal(journal).is_of(domain)
         if is_due and not is_other:
             host.catalog.settle_names(uuid)  # else a power cut takes the snapshot back
             host.hypervisor.stop(domain)
@@ -266,15 +266,6 @@ def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
     if not is_due:
         return f"{name} is not to be stopped any more"
     return f"finished stopping {name}" if is_on else f"{name} was to be stopped, and is off already"
-
-
-def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
-    """Tell whether a domain that is on is known to be the one a journal is about.
-
-    An older snapvm wrote the id, of libvirt's domains too: a later run may have that.
-    """
-    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
-    return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
 def _finish_delete(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from snapvm import hostid, naming, recordfile
+from snapvm import domainrun, naming, recordfile
+from snapvm.domainrun import DomainRun
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import DomainState, LvRef, LvUuid, Record, VgUuid, VolumeKind
@@ -127,7 +128,7 @@ def written_since(journal: dict[str, Any], lvm: Lvm, report: Report) -> tuple[Jo
     Before the exchange is written down that can be said of the clones alone, which nobody writes to
     before a domain is started on them.  One whose device was taken away may have been written to.
     """
-    if hostid.is_rebooted(str(journal.get("boot_id", ""))):
+    if DomainRun.of_journal(journal).is_before_boot:
         return ()
     disks = disks_of(journal)
     counts = journal.get(_WRITTEN, [None if disk.is_thick else 0 for disk in disks])
@@ -154,11 +155,10 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "phase": Phase.PREPARE.value,
         "record": plan.record.id,
         "set": plan.set,
-        "boot_id": hostid.boot(),
+        **domainrun.as_dict(plan.domain),
         "paused": paused,
         "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,
-        "run": plan.domain.run,
         "definition": plan.domain.definition,
         "disks": [
             {

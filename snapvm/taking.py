@@ -12,8 +12,8 @@ from typing import Any
 
 from snapvm import (
     checksum,
+    domainrun,
     durable,
-    hostid,
     imageroom,
     images,
     naming,
@@ -164,8 +164,7 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
-        "boot_id": hostid.boot(),
-        "run": plan.domain.run,
+        **domainrun.as_dict(plan.domain),
         "quiesce": plan.quiesce,
     }
 
@@ -280,8 +279,7 @@ def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
     intent = {
         "record": plan.id,
         "set": plan.set,
-        "boot_id": hostid.boot(),
-        "run": plan.domain.run,
+        **domainrun.as_dict(plan.domain),
         "quiesce": plan.quiesce,
     }
     host.catalog.write_journal(uuid, Work.STOP, intent)
