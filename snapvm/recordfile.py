@@ -31,7 +31,7 @@ from snapvm.model import (
     VolumeKind,
     WindowPart,
 )
-from snapvm.refusals import RecordUnusable
+from snapvm.refusals import RecordNewer, RecordUnusable
 
 SCHEMA_VERSION = 1
 SIZE_LIMIT_BYTES = 4 << 20
@@ -133,8 +133,8 @@ def ref_dict(ref: LvRef) -> dict[str, str]:
 def load(text: bytes, path: str) -> Record:
     """Read the text of a ``snapshot.json``; ``path`` is only named in the error.
 
-    Raises ``RecordUnusable`` for a text that is not JSON, of a newer schema, or in which
-    anything is missing or of the wrong type.
+    Raises ``RecordNewer`` for a text of a newer schema, and ``RecordUnusable`` for one that is not
+    JSON, or in which anything is missing or of the wrong type.
     """
     try:
         data = json.loads(text)
@@ -151,20 +151,13 @@ def may_be_of(text: bytes, domain: str) -> bool:
     return b"\\" in text or domain.encode(errors="surrogatepass") in text
 
 
-def is_newer(text: bytes) -> bool:
-    """Tell whether a text that cannot be read is a record of a newer snapvm."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    version = data.get("schema") if isinstance(data, dict) else None
-    return type(version) is int and version > SCHEMA_VERSION
-
-
 def from_dict(data: Any, path: str) -> Record:
     """Read a record from plain JSON values; see ``load``."""
     try:
-        _check_version(data)
+        version = _version(data)
+        if version > SCHEMA_VERSION:
+            why = f"(schema {version}, this one knows {SCHEMA_VERSION})"
+            raise RecordNewer(path=path, why=f"it was written by a newer snapvm {why}")
         return _record(data)
     except _Wrong as wrong:
         raise RecordUnusable(path=path, why=str(wrong)) from None
@@ -174,16 +167,13 @@ class _Wrong(ValueError):
     """What is wrong with a record; ``from_dict`` adds the path."""
 
 
-def _check_version(data: Any) -> None:
+def _version(data: Any) -> int:
     if not isinstance(data, dict):
         raise _Wrong("it is not a JSON object")
     version = data.get("schema")
     if type(version) is not int or version < 1:
         raise _Wrong("it has no schema number")
-    if version > SCHEMA_VERSION:
-        raise _Wrong(
-            f"it was written by a newer snapvm (schema {version}, this one knows {SCHEMA_VERSION})"
-        )
+    return version
 
 
 def _record(data: dict[str, Any]) -> Record:
