@@ -27,6 +27,7 @@ from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
 from snapvm.interrupt import shielded, unstoppable
+from snapvm.jsonvalues import Wrong
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
@@ -73,6 +74,8 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
     left = (str(leftover.path),)
     try:
         yield
+    except Wrong as error:
+        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error})") from error
     except (KeyError, TypeError, ValueError) as error:
         raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error!r})") from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:

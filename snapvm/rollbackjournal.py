@@ -9,6 +9,7 @@ from typing import Any
 
 from snapvm import domainrun, naming, recordfile
 from snapvm.domainrun import DomainRun
+from snapvm.jsonvalues import lv_uuid, lvm_name, vg_uuid
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import DomainState, LvRef, LvUuid, Record, VgUuid, VolumeKind
@@ -92,24 +93,15 @@ def disks_of(written: dict[str, Any]) -> tuple[JournalDisk, ...]:
 
 
 def _disk(written: dict[str, Any]) -> JournalDisk:
-    for key in ("vg", "disk", "clone", "undo"):
-        if not naming.is_lvm_name(written[key]):
-            raise ValueError(f"no volume can have the name {written[key]!r}")
-    for key in ("snapshot", "current"):
-        if not naming.is_lvm_uuid(written[key]):
-            raise ValueError(f"{written[key]!r} is not the uuid of a volume")
-    vg_uuid = written.get("vg_uuid", "")
-    if vg_uuid and not naming.is_lvm_uuid(vg_uuid):
-        raise ValueError(f"{vg_uuid!r} is not the uuid of a volume group")
     return JournalDisk(
-        vg=written["vg"],
-        vg_uuid=VgUuid(vg_uuid),
-        name=written["disk"],
+        vg=lvm_name(written, "vg"),
+        vg_uuid=vg_uuid(written, "vg_uuid"),
+        name=lvm_name(written, "disk"),
         is_thick=written.get("kind") == VolumeKind.THICK.value,
-        snapshot_uuid=LvUuid(written["snapshot"]),
-        current=LvUuid(written["current"]),
-        clone_name=written["clone"],
-        undo_name=written["undo"],
+        snapshot_uuid=lv_uuid(written, "snapshot"),
+        current=lv_uuid(written, "current"),
+        clone_name=lvm_name(written, "clone"),
+        undo_name=lvm_name(written, "undo"),
         user_tags=tuple(written["tags"]),
         not_at_boot=bool(written.get("not_at_boot")),
         is_skipped=bool(written.get("skipped")),

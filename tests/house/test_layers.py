@@ -34,8 +34,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
-    ("locking", "streamfilter", "journalfile", "domainrun", "imageroom", "memoryroom", "checksum"),
+    ("locking", "streamfilter", "journalfile", "imageroom", "memoryroom", "checksum"),
     ("recordfile", "durable", "retry", "undo", "clock", "settings", "process", "workers", "xxh64"),
+    ("jsonvalues", "domainrun"),
     (
         "naming",
         "bydomain",
