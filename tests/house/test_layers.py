@@ -28,7 +28,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "diagnosis",
         "guestsystem",
     ),
-    ("writingback", "recordeddomain", "standing"),
+    ("writingback", "recordeddomain", "standing", "swapplan"),
     ("rollbackjournal",),
     ("host", "planning", "imagefacts", "occupancy", "identity", "ordering"),
     ("images", "sidefiles"),
