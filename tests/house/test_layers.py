@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("writingback", "recordeddomain", "standing", "swapplan"),
     ("rollbackjournal",),
-    ("host", "planning", "imagefacts", "occupancy", "identity", "ordering"),
+    ("host", "planning", "imagefacts", "occupancy", "identity", "ordering", "deletable"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
     ("recordfolder",),
