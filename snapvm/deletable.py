@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from snapvm.errors import typed
 from snapvm.lvm import argv, away, preflight
 from snapvm.lvm.away import Absence
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import DiskRecord, LvUuid, Record
 from snapvm.refusals import GroupAway, VolumeRefused
 

@@ -18,7 +18,7 @@ from snapvm import imageroom, images, occupancy, planning, sidefiles
 from snapvm.errors import SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import thinpool
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings

@@ -15,7 +15,8 @@ from snapvm.hypervisor import overlays
 from snapvm.hypervisor.base import Hypervisor, Reliance
 from snapvm.lvm import device, devicename
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import (
     DiskRecord,
     DmUuid,

@@ -15,7 +15,8 @@ from snapvm import naming
 from snapvm.errors import Locked, SnapvmError, noting
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, preflight
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import DmUuid, DomainUuid, Record, Role
 from snapvm.refusals import VolumeRefused
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from snapvm import cowsize, naming
 from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.preflight import activating, check_room, check_volumes
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     DmUuid,

@@ -19,7 +19,8 @@ from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
 from snapvm.lvm.belonging import Belonging
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import (
     DiskRecord,
     DomainState,

@@ -15,7 +15,8 @@ from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv, belonging, crew, preflight, thinpool
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import DiskRecord, Role, VolumeKind
 from snapvm.planning import PlannedDisk, TakePlan

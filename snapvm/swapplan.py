@@ -6,8 +6,9 @@ from snapvm import cowsize, naming, occupancy, planning
 from snapvm.host import Host
 from snapvm.lvm import away, health, newname
 from snapvm.lvm.argv import TAG_OURS, is_ours, set_tag
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.preflight import check_replaceable, check_room, check_siblings
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import Report
 from snapvm.model import DiskRecord, Record, SnapshotId, VolumeKind
 from snapvm.occupancy import Occupant
 from snapvm.planning import SwapDisk

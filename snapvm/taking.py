@@ -29,7 +29,7 @@ from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.model import (
     DiskRecord,
     Domain,

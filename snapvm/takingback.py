@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from snapvm import writingback
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.lvm import argv, belonging
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Progress, Record, Role
 from snapvm.rollbackjournal import JournalDisk

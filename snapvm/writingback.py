@@ -13,8 +13,9 @@ from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
 from snapvm.failures import DiskMissing, RollbackFailed, StorageFailed
 from snapvm.lvm import argv
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.preflight import check_siblings, loss
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import LvRef, Progress, VolumeKind
 from snapvm.planning import RollbackPlan, SwapDisk

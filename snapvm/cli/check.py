@@ -20,7 +20,7 @@ from snapvm.refusals import NotConfirmed
 if TYPE_CHECKING:
     from snapvm.checking import Finding
     from snapvm.errors import SnapvmError
-    from snapvm.lvm.report import LogicalVolume
+    from snapvm.lvm.logicalvolume import LogicalVolume
 
 MANUAL = Manual(
     prerequisites="None; no domain and no snapshot is changed, except by `--fix`.",

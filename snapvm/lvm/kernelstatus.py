@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from snapvm.lvm import argv
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 
 _LINE = re.compile(r"(?P<name>\S+): \d+ \d+ snapshot (?P<told>.+)")
 _NUMBERS = re.compile(r"(?P<used>\d+)/(?P<total>\d+) (?P<metadata>\d+)\s*\Z")

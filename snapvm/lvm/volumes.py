@@ -22,7 +22,8 @@ from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.device import Number
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
