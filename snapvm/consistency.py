@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from snapvm import (
-    bydomain,
     guestsystem,
     identity,
     images,
@@ -28,6 +27,7 @@ from snapvm import (
     recordeddomain,
     repair,
     rollbackplan,
+    severalfailures,
     sidefiles,
     snapshotting,
     standing,
@@ -38,7 +38,7 @@ from snapvm.attention import LeftBehind, NotStopped
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
-from snapvm.errors import SnapvmError, noting
+from snapvm.errors import SnapvmError
 from snapvm.failures import DomainFailed, PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
@@ -53,6 +53,7 @@ from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused
+from snapvm.severalfailures import noting
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Undo
 
@@ -313,7 +314,7 @@ def repair_all(
         domains = {uuid: uuid for uuid in host.hypervisor.touched()} | domains
     done: list[str] = []
     failures: list[SnapvmError] = []
-    with bydomain.above_a_signal(failures), what_is_done_stays():
+    with severalfailures.above_a_signal(failures), what_is_done_stays():
         for uuid, known in domains.items():
             progress.phase(f"looking after {known}")
             with noting(failures), host.catalog.locked(uuid, known):
@@ -327,5 +328,5 @@ def repair_all(
                 done += repair.remove_orphans(host)
     nothing_is_left()
     if failures:
-        raise bydomain.worst(failures)
+        raise severalfailures.worst(failures)
     return tuple(done)

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, starmap
 
-from snapvm import bydomain, deletable, identity, repair
+from snapvm import deletable, identity, repair, severalfailures
 from snapvm.attention import LeftBehind
 from snapvm.catalog import Catalog
-from snapvm.errors import ExitStatus, Interrupted, SnapvmError, UnknownSnapshot, noting
+from snapvm.errors import Interrupted, SnapvmError, UnknownSnapshot
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
 from snapvm.interrupt import nothing_is_left, shielded
@@ -23,6 +23,7 @@ from snapvm.lvm.away import Absence
 from snapvm.lvm.report import Report
 from snapvm.model import DomainUuid, LvRef, LvUuid, Progress, Record, SnapshotId
 from snapvm.refusals import RecordUnusable, SnapshotReplaced, VolumeRefused
+from snapvm.severalfailures import noting
 
 log = logging.getLogger(__name__)
 
@@ -131,14 +132,14 @@ class _Deletion:
         except Interrupted as error:
             signal = error.signal
         left = _not_in(self.deleted, [*chain.from_iterable(groups), *self.terms.skipped])
-        is_mendable = all(error.exit_status <= ExitStatus.FAILED for error in failures)
-        if signal and left and is_mendable:
-            bydomain.log_all(failures)
+        is_work_left = any(error.exit_status.leaves_work for error in failures)
+        if signal and left and not is_work_left:
+            severalfailures.log_all(failures)
             raise DeleteInterrupted(signal, _refs(self.deleted), self._untouched(left))
         if not failures:
             nothing_is_left()
             return tuple(self.deleted)
-        worst = bydomain.worst(failures)
+        worst = severalfailures.worst(failures)
         if not self.deleted and not signal:
             raise worst
         gone, untouched = _refs(self.deleted), self._untouched(left)

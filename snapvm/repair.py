@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from snapvm import (
-    bydomain,
     durable,
     guestsystem,
     orphans,
     recordfile,
     rollbackrepair,
+    severalfailures,
     standing,
     taking,
 )
@@ -189,7 +189,7 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     failures: list[SnapvmError] = []
     gone = orphans.remove(host, late, failures)
     if failures:
-        raise bydomain.worst(failures)
+        raise severalfailures.worst(failures)
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 

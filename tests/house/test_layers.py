@@ -39,7 +39,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("jsonvalues", "domainrun"),
     (
         "naming",
-        "bydomain",
+        "severalfailures",
         "hostid",
         "imageformats",
         "compression",
