@@ -55,7 +55,7 @@ from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused
 from snapvm.severalfailures import noting
 from snapvm.taking import Caught, TakeRequest
-from snapvm.undo import Undo
+from snapvm.undo import Removes, Undo
 
 __all__ = [
     "Host",
@@ -90,7 +90,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
         with _noting_who_stands(host, plan, draft), Undo() as undo:
             guard.wait_until_ready()
             undo.add(
-                f"the folder of {plan.id}", lambda: host.catalog.discard(draft), is_journal=True
+                f"the folder of {plan.id}",
+                partial(host.catalog.discard, draft),
+                removes=Removes.JOURNAL,
             )
             host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
@@ -147,7 +149,7 @@ def _catch(
     # A guest whose memory is on its way out waits for pages that nobody takes.
     with unstoppable(), capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
-            undo.add(what, removal, is_part=True)
+            undo.add(what, removal, removes=Removes.PART)
         snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
