@@ -31,15 +31,16 @@ from snapvm import (
     sidefiles,
     snapshotting,
     standing,
+    stopping,
     taking,
 )
 from snapvm.askedfor import Asked, mended
-from snapvm.attention import LeftBehind, NotStopped
+from snapvm.attention import LeftBehind
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
 from snapvm.errors import SnapvmError
-from snapvm.failures import DomainFailed, PausedMeanwhile
+from snapvm.failures import PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import (
@@ -51,7 +52,6 @@ from snapvm.interrupt import (
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
-from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused
 from snapvm.severalfailures import noting
 from snapvm.taking import Caught, TakeRequest
@@ -101,12 +101,12 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
             with undisturbed():
                 record = taking.record(plan, caught, clock)
                 if plan.stop:
-                    taking.intend_to_stop(host, plan, undo)
+                    stopping.intend(host, plan, undo)
                 host.catalog.commit(draft, record)
                 undo.disarm()
                 taking.mark_complete(host, record)
                 if plan.stop:
-                    _stop(host, plan)
+                    stopping.carry_out(host, plan)
                 nothing_is_left()
     return record
 
@@ -192,51 +192,6 @@ def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[Non
             if is_owners or domain is None or domain.state not in standing.STATES:
                 host.catalog.amend(draft, taking.intent_when_let_go(plan))
         raise
-
-
-def _stop(host: Host, plan: TakePlan) -> None:
-    """End a domain whose record is whole; one that does not end runs on, and the record stays.
-
-    The journal stays with one that cannot be let run either, so that the next command ends it.
-    """
-    domain = plan.domain
-    try:
-        _require_standing(host, domain)
-        host.hypervisor.stop(domain)
-    except SnapvmError as error:
-        is_standing = not _goes_on(host, plan)
-        if not is_standing:
-            with suppress(SnapvmError):  # the next command ends it
-                host.catalog.end_journal(domain.uuid, Work.STOP)
-        raise NotStopped(domain.name, plan.id, str(error), is_standing) from error
-    try:
-        host.catalog.end_journal(domain.uuid, Work.STOP)
-    except SnapvmError as error:
-        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
-        raise LeftBehind(leftovers=(left,), why=str(error)) from error
-
-
-def _goes_on(host: Host, plan: TakePlan) -> bool:
-    """Let a domain go on that was not ended; return False when it still stands for its capture."""
-    if plan.domain.state is not DomainState.RUNNING:
-        return True
-    try:
-        standing.run_again(host, plan.domain.name)
-    except SnapvmError:
-        return False
-    if plan.quiesce:
-        guestsystem.release(host, plan.domain)
-    return True
-
-
-def _require_standing(host: Host, domain: Domain) -> None:
-    """Raise ``DomainFailed`` for one that has gone on from what was captured, whoever let it.
-
-    Writing its memory takes minutes, and it is seen to be paused meanwhile.
-    """
-    now = standing.find(host, domain.name)
-    if now is not None and now.state is DomainState.RUNNING:
-        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
 
 
 def plan_rollback(

@@ -19,6 +19,7 @@ from snapvm import (
     rollbackrepair,
     severalfailures,
     standing,
+    stopping,
     taking,
 )
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
@@ -210,7 +211,7 @@ def _finish(
         with _not_started_by_mistake(host, leftover.intent, uuid, name):
             return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.work is Work.STOP:
-        return _finish_stop(host, leftover.intent, uuid, name)
+        return stopping.finish(host, leftover.intent, uuid, name)
     _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
 
@@ -246,29 +247,6 @@ def _take_back(
     if absence is not None and not forget_missing:
         raise absence.refusal([ref], forget=_forgetting(name))
     host.catalog.forget(leftover.path)
-
-
-def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
-    """End a domain whose snapshot became whole; it may have been started again since."""
-    domain = standing.find(host, name)
-    is_on = domain is not None and domain.state is not DomainState.SHUTOFF
-    is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
-    is_other = False
-    if domain is not None and is_on:
-        # One that runs has gone on from what was captured, whoever let it.
-        is_due = is_due and domain.state in standing.STATES
-        is_other = is_due and not DomainRun.of_journal(journal).is_of(domain)
-        if is_due and not is_other:
-            host.catalog.settle_names(uuid)  # else a power cut takes the snapshot back
-            host.hypervisor.stop(domain)
-        elif domain.state is DomainState.RUNNING and journal.get("quiesce"):
-            guestsystem.release(host, domain)
-    host.catalog.end_journal(uuid, Work.STOP)
-    if is_other:
-        return f"{name} stands still, and is not known to be the run that was to be stopped"
-    if not is_due:
-        return f"{name} is not to be stopped any more"
-    return f"finished stopping {name}" if is_on else f"{name} was to be stopped, and is off already"
 
 
 def _finish_delete(

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,7 @@ from snapvm.model import (
     SnapshotId,
 )
 from snapvm.planning import TakePlan
-from snapvm.recordfolder import Work
 from snapvm.refusals import HostLacks, SnapshotExists
-from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
 
@@ -267,22 +264,6 @@ def record(plan: TakePlan, caught: Caught, clock: WindowClock) -> Record:
         side_files=caught.side_files,
         order=plan.order,
     )
-
-
-def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
-    """Write down, before the record is visible, that the domain ends once it is.
-
-    This run of it, and none that may come: the journal can stay unread for long.
-    """
-    uuid = plan.domain.uuid
-    undo.add("the journal", partial(host.catalog.end_journal, uuid, Work.STOP))
-    intent = {
-        "record": plan.id,
-        "set": plan.set,
-        **domainrun.as_dict(plan.domain),
-        "quiesce": plan.quiesce,
-    }
-    host.catalog.write_journal(uuid, Work.STOP, intent)
 
 
 def mark_complete(host: Host, record: Record) -> None:

@@ -14,7 +14,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("consistency",),
     ("deleting", "askedfor", "remaking"),
     ("repair", "checking", "rebuilding", "goingback"),
-    ("rollbackrepair",),
+    ("rollbackrepair", "stopping"),
     ("howfar",),
     (
         "rollbackplan",
