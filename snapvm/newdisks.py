@@ -10,8 +10,8 @@ from snapvm import occupancy, retry
 from snapvm.failures import RollbackFailed
 from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, LvUuid, Record, VolumeKind
-from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.model import LvRef, LvUuid, Record
+from snapvm.planning import RollbackPlan
 from snapvm.refusals import VolumeRefused
 from snapvm.rollbackjournal import JournalDisk
 
@@ -21,7 +21,7 @@ def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
 
     That is no failure to LVM where lvm.conf's activation/volume_list says so.
     """
-    for disk in _thin(plan):
+    for disk in plan.thin_disks:
         clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
         try:
             retry.named(partial(_require_another, lvm, clone))
@@ -42,7 +42,7 @@ def require_bare(lvm: Lvm, plan: RollbackPlan, *, is_exchanged: bool = False) ->
     soon as there is a clone and, for LVM may come late, when that ``is_exchanged`` and has the
     disk's name.  Only the kernel is asked, which is quick: the domain stands still then.
     """
-    for disk in _thin(plan):
+    for disk in plan.thin_disks:
         name = disk.current.lv if is_exchanged else disk.clone_name
         clone = LvRef(vg=disk.current.vg, lv=name, uuid=LvUuid(""))
         try:
@@ -85,7 +85,3 @@ def _require_another(lvm: Lvm, former: LvRef) -> None:
         raise retry.NotYet(str(what)) from None
     if found.lv == former.uuid:
         raise retry.NotYet(f"{former.path} still leads to the former disk")
-
-
-def _thin(plan: RollbackPlan) -> list[SwapDisk]:
-    return [disk for disk in plan.disks if disk.kind is VolumeKind.THIN]
