@@ -23,6 +23,7 @@ from snapvm import (
     retry,
     sidefiles,
 )
+from snapvm.capturewords import IS_NOT_POSSIBLE
 from snapvm.clock import WindowClock
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed
@@ -207,7 +208,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
     if why_not:
         _require_restored_plain(plan, path, memory, why_not)
-    told = f"; a sparse image is not possible: {why_not}" if why_not else ""
+    told = f"; a sparse image {IS_NOT_POSSIBLE}: {why_not}" if why_not else ""
     return replace(caught, memory=memory, method=caught.method + told)
 
 

@@ -40,6 +40,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "naming",
         "severalfailures",
+        "capturewords",
         "hostid",
         "imageformats",
         "compression",
