@@ -181,7 +181,7 @@ def _catch(
 def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[None]:
     """Have a journal that outlives a failure say when the domain is as its owner wants it.
 
-    What he does with it later is none of the next command's, which only removes what was left.
+    The next command must not undo what he does with it later, but only remove what was left.
     """
     try:
         yield

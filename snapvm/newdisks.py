@@ -1,4 +1,4 @@
-"""What a rollback makes thin disks of: has it devices and names, and is it the guest's alone?"""
+"""The clones that become disks: do they have devices and names, and has nobody else got them?"""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def require_bare(lvm: Lvm, plan: RollbackPlan, *, is_exchanged: bool = False) ->
     """Raise ``RollbackFailed`` for a clone that something of this host lies on; the domain is on.
 
     udev lets mdadm or LVM have whatever looks like theirs, and a guest has such things in its disk.
-    Its memory would be restored above an array that this host writes to.  So it is looked at as
-    soon as there is a clone and, for LVM may come late, when that ``is_exchanged`` and has the
+    Its memory would be restored above an array that this host writes to.  So a clone is looked at
+    as soon as it exists and, because LVM may come late, again once it ``is_exchanged`` and has the
     disk's name.  Only the kernel is asked, which is quick: the domain stands still then.
     """
     for disk in plan.thin_disks:
@@ -61,8 +61,8 @@ def require_names(
 ) -> None:
     """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
 
-    udev moves it, and an lvm does not wait for that which has activation/udev_sync=0 or finds no
-    udevd: what is in memory would be restored upon a disk that is newer, and is to be kept.
+    udev moves the name, and an lvm that has activation/udev_sync=0, or finds no udevd, does not
+    wait for that.  Memory would then be restored upon the newer disk, which is to be kept.
     """
     for disk in disks:
         if not disk.is_thick:

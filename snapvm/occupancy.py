@@ -156,10 +156,11 @@ def require_replaceable(
 ) -> None:
     """Raise ``VolumeRefused`` when what has a disk's name now is, or may be, somebody else's.
 
-    One that the domain does not have any more may only be replaced while nobody uses it, and for
-    a record with memory, in whose image the domain has it again: any other would be started
-    without it, and what another domain has got meanwhile would change for nothing.  A domain that
-    names the disk by a uuid or a number is refused too: it would be started on the former volume.
+    A disk that the domain does not have any more may be replaced only while nobody uses it, and
+    only for a record with memory, in whose image the domain has it again.  With any other record
+    the domain would be started without it, and a volume that another domain has got meanwhile would
+    be changed in vain.  A domain that names the disk by a uuid or a number is refused as well: it
+    would be started on the former volume.
     """
     if occupant.is_off:
         require_unused(current)

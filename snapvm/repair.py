@@ -50,9 +50,9 @@ def finish_pending(
 
     ``name`` is what the catalog knows it by.  While a volume group is away the journals of what has
     volumes in it stay; with ``forget_missing`` those volumes are left behind.  Another host's
-    journals are dealt with only with ``take_over``; ``WorkElsewhere`` is raised for one else.
+    journals are dealt with only with ``take_over``; without it they raise ``WorkElsewhere``.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
-    does not say what there is to do, and as it is what says that the domain needs attention.
+    does not say what there is to do, and any failure that says that the domain needs attention.
     A signal waits for the end of all of them: one that is dealt with may leave to the next what
     there is to do about a domain that stands still, or is off in the midst of its rollback.
     """
@@ -138,9 +138,9 @@ def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
 
 
 def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
-    """Mark the volumes of visible records as complete, where a killed take did not come to it.
+    """Mark the volumes of visible records as complete where a killed take did not get that far.
 
-    And those as lost that are.
+    Mark lost ones as lost, too.
     """
     report = host.lvm.report()
     host.lvm.mark_lost(report)
@@ -160,7 +160,8 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Set back what a domain is still set to for a capture: by a `doctor`, which has no journal.
 
-    Comes after all that has one.  Of a domain that nobody knows any more the host is still set.
+    It comes after everything that has one.  Even for a domain that nobody knows any more, what was
+    set in the host itself is set back.
     """
     if uuid not in host.hypervisor.touched():
         return ()

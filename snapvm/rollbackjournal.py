@@ -51,9 +51,9 @@ class JournalDisk:
     undo_name: str
     user_tags: tuple[str, ...]
     not_at_boot: bool
-    """LVM does not activate the disk of itself."""
+    """LVM does not activate the disk by itself."""
     is_skipped: bool
-    """LVM activates the disk only for who says so each time."""
+    """LVM activates the disk only when told so explicitly each time."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.name}"

@@ -84,7 +84,7 @@ def _snapshot(plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk, deadline: Deadlin
 
 @contextmanager
 def _of_the_whole(deadline: Deadline) -> Iterator[None]:
-    """Let a command whose time was over name the limit that is set, not what was left of it."""
+    """Have a command that ran out of time name the limit that is set, not what was left of it."""
     try:
         yield
     except CommandTimedOut as error:

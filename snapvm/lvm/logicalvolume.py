@@ -61,7 +61,7 @@ class LogicalVolume:
     read_ahead: str
     """How many sectors, or `auto`, as LVM is told."""
     not_at_boot: bool = False
-    """LVM does not activate it of itself; only a full report tells (``Lvm.full_report``)."""
+    """LVM does not activate it by itself; only a full report tells (``Lvm.full_report``)."""
 
     @property
     def ref(self) -> LvRef:
@@ -167,7 +167,7 @@ class LogicalVolume:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether it is activated only for who says so each time (lvchange(8), -K)."""
+        """Whether LVM activates it only when told so explicitly each time (lvchange(8), -K)."""
         return self.attr[9:10] == "k"
 
     @property

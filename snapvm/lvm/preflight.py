@@ -246,8 +246,8 @@ def activating(volume: LogicalVolume) -> str:
 def _check_images(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
 
-    It says so when the domain stands still (lvm2, snapshot_manip.c, validate_snapshot_origin), and
-    reports the layer as the layout of the hidden images.
+    LVM would say so only while the domain stands still (lvm2, snapshot_manip.c,
+    validate_snapshot_origin).  It reports the layer as the layout of the hidden images.
     """
     if "raid" in volume.layout and any(
         "integrity" in image.layout
