@@ -5,12 +5,13 @@ The ten letters of ``lv_attr`` are explained in lvs(8), NOTES, and those of ``vg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from snapvm.lvm import argv
 from snapvm.model import DmUuid, LvRef, LvUuid, VgUuid, VolumeKind
 
-_INVALID_STATES = frozenset("IS")
+_INVALID = "I"
+_INVALID_STATES = frozenset((_INVALID, "S"))
 """Invalid, invalid and suspended."""
 _LOST_STATES = _INVALID_STATES | frozenset("mM")
 """And merge failed, the same and suspended."""
@@ -189,6 +190,21 @@ class LogicalVolume:
     def is_open(self) -> bool:
         """Whether something holds its device open."""
         return self.attr[5:6] == "o"
+
+    @property
+    def needs_check(self) -> bool:
+        """Whether the kernel wants thin_check to look at the metadata of this thin pool."""
+        return self.state in ("c", "C") or self.health == "check_needed"
+
+    @property
+    def health_letter(self) -> str:
+        """Ninth letter of lv_attr: what is wrong with it, such as D, F or M; `-` for nothing."""
+        return self.attr[8:9]
+
+    def given_up(self) -> LogicalVolume:
+        """Return it as LVM would report it once the kernel has given this snapshot up."""
+        attr = f"{self.attr[:4]}{_INVALID}{self.attr[5:]}"
+        return replace(self, attr=attr, data_percent=None)
 
     @property
     def is_group_whole(self) -> bool:
