@@ -38,8 +38,8 @@ def check_reach(record: Record, report: Report) -> None:
         raise refusal(absent, [record])
 
 
-def needed_by(known: Iterable[Record], doomed: Iterable[Record]) -> dict[LvUuid, Record]:
-    """Return the snapshots that are needed, and by which of the records ``known`` of a domain.
+def who_needs(known: Iterable[Record], doomed: Iterable[Record]) -> dict[LvUuid, Record]:
+    """Return which of a domain's ``known`` records needs a snapshot, by the snapshot's uuid.
 
     Those that are ``doomed`` go together, and need nothing.
     """

@@ -158,7 +158,7 @@ class _Deletion:
                 present = host.catalog.again(record)
                 report = host.lvm.explained(host.lvm.report(), _volumes([present]))
                 its = known.of(record.domain_uuid)
-                self._check(present, deletable.needed_by(its, records), report)
+                self._check(present, deletable.who_needs(its, records), report)
                 with shielded():
                     _delete(host, present, report)
                     self.deleted.append(record)
@@ -178,7 +178,7 @@ class _Deletion:
                 self.progress.phase("checking")
                 repair.finish_all(host, uuids, name)
                 report = host.lvm.explained(host.lvm.report(), _volumes(its))
-                needed_by = deletable.needed_by(known.of(uuid), records)
+                needed_by = deletable.who_needs(known.of(uuid), records)
                 for record in its:
                     with suppress(*self.terms.forgiven):
                         self.terms.require_meant(record)
