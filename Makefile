@@ -1,4 +1,4 @@
-# snapvm: `make test` and `make demo` set up what they need; `make help` names the rest.
+# snapvm: `make test` and `make demo` set up what they need; `make help` lists the rest.
 # Everything made is below build/.
 
 PYTHON3 ?= python3

@@ -207,8 +207,8 @@ class Catalog:
     def put(self, record: Record, files: Path, *, name: str = "") -> None:
         """Make a record visible with the files of a folder, which may be missing, and remove that.
 
-        Its domain is called as in the record from now on, or ``name``.  Harmless when it was done
-        already.
+        From now on its domain goes by the name in the record, or by ``name``.  Harmless when all
+        of this has been done before.
         """
         folder = self._folder(record.domain_uuid) / record.id
         with durable.failing_as_storage(folder):

@@ -11,14 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from snapvm import identity, images, orphans, sidefiles
-from snapvm.errors import Locked, SnapvmError, noting, typed
+from snapvm.errors import Locked, SnapvmError, typed
 from snapvm.host import Host
 from snapvm.lvm import argv, away, belonging, health, preflight, thinpool
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
 from snapvm.refusals import Refused, VolumeRefused
+from snapvm.severalfailures import noting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from snapvm import (
-    bydomain,
     guestsystem,
     identity,
     images,
@@ -28,18 +27,20 @@ from snapvm import (
     recordeddomain,
     repair,
     rollbackplan,
+    severalfailures,
     sidefiles,
     snapshotting,
     standing,
+    stopping,
     taking,
 )
 from snapvm.askedfor import Asked, mended
-from snapvm.attention import LeftBehind, NotStopped
+from snapvm.attention import LeftBehind
 from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
-from snapvm.errors import SnapvmError, noting
-from snapvm.failures import DomainFailed, PausedMeanwhile
+from snapvm.errors import SnapvmError
+from snapvm.failures import PausedMeanwhile
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import (
@@ -51,10 +52,10 @@ from snapvm.interrupt import (
 from snapvm.lvm import crew
 from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
-from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused
+from snapvm.severalfailures import noting
 from snapvm.taking import Caught, TakeRequest
-from snapvm.undo import Undo
+from snapvm.undo import Removes, Undo
 
 __all__ = [
     "Host",
@@ -89,7 +90,9 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
         with _noting_who_stands(host, plan, draft), Undo() as undo:
             guard.wait_until_ready()
             undo.add(
-                f"the folder of {plan.id}", lambda: host.catalog.discard(draft), is_journal=True
+                f"the folder of {plan.id}",
+                partial(host.catalog.discard, draft),
+                removes=Removes.JOURNAL,
             )
             host.catalog.begin(draft, domain.name, taking.intent(plan))
             caught = _catch(host, plan, draft, undo, clock, progress)
@@ -98,12 +101,12 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
             with undisturbed():
                 record = taking.record(plan, caught, clock)
                 if plan.stop:
-                    taking.intend_to_stop(host, plan, undo)
+                    stopping.intend(host, plan, undo)
                 host.catalog.commit(draft, record)
                 undo.disarm()
                 taking.mark_complete(host, record)
                 if plan.stop:
-                    _stop(host, plan)
+                    stopping.carry_out(host, plan)
                 nothing_is_left()
     return record
 
@@ -146,7 +149,7 @@ def _catch(
     # A guest whose memory is on its way out waits for pages that nobody takes.
     with unstoppable(), capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
-            undo.add(what, removal, is_part=True)
+            undo.add(what, removal, removes=Removes.PART)
         snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
@@ -178,7 +181,7 @@ def _catch(
 def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[None]:
     """Have a journal that outlives a failure say when the domain is as its owner wants it.
 
-    What he does with it later is none of the next command's, which only removes what was left.
+    The next command must not undo what he does with it later, but only remove what was left.
     """
     try:
         yield
@@ -189,51 +192,6 @@ def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[Non
             if is_owners or domain is None or domain.state not in standing.STATES:
                 host.catalog.amend(draft, taking.intent_when_let_go(plan))
         raise
-
-
-def _stop(host: Host, plan: TakePlan) -> None:
-    """End a domain whose record is whole; one that does not end runs on, and the record stays.
-
-    The journal stays with one that cannot be let run either, so that the next command ends it.
-    """
-    domain = plan.domain
-    try:
-        _require_standing(host, domain)
-        host.hypervisor.stop(domain)
-    except SnapvmError as error:
-        is_standing = not _goes_on(host, plan)
-        if not is_standing:
-            with suppress(SnapvmError):  # the next command ends it
-                host.catalog.end_journal(domain.uuid, Work.STOP)
-        raise NotStopped(domain.name, plan.id, str(error), is_standing) from error
-    try:
-        host.catalog.end_journal(domain.uuid, Work.STOP)
-    except SnapvmError as error:
-        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
-        raise LeftBehind(leftovers=(left,), why=str(error)) from error
-
-
-def _goes_on(host: Host, plan: TakePlan) -> bool:
-    """Let a domain go on that was not ended; return False when it still stands for its capture."""
-    if plan.domain.state is not DomainState.RUNNING:
-        return True
-    try:
-        standing.run_again(host, plan.domain.name)
-    except SnapvmError:
-        return False
-    if plan.quiesce:
-        guestsystem.release(host, plan.domain)
-    return True
-
-
-def _require_standing(host: Host, domain: Domain) -> None:
-    """Raise ``DomainFailed`` for one that has gone on from what was captured, whoever let it.
-
-    Writing its memory takes minutes, and it is seen to be paused meanwhile.
-    """
-    now = standing.find(host, domain.name)
-    if now is not None and now.state is DomainState.RUNNING:
-        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
 
 
 def plan_rollback(
@@ -313,7 +271,7 @@ def repair_all(
         domains = {uuid: uuid for uuid in host.hypervisor.touched()} | domains
     done: list[str] = []
     failures: list[SnapvmError] = []
-    with bydomain.above_a_signal(failures), what_is_done_stays():
+    with severalfailures.above_a_signal(failures), what_is_done_stays():
         for uuid, known in domains.items():
             progress.phase(f"looking after {known}")
             with noting(failures), host.catalog.locked(uuid, known):
@@ -327,5 +285,5 @@ def repair_all(
                 done += repair.remove_orphans(host)
     nothing_is_left()
     if failures:
-        raise bydomain.worst(failures)
+        raise severalfailures.worst(failures)
     return tuple(done)

@@ -8,34 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, starmap
 
-from snapvm import bydomain, identity, repair
+from snapvm import deletable, identity, repair, severalfailures
 from snapvm.attention import LeftBehind
-from snapvm.errors import (
-    ExitStatus,
-    Interrupted,
-    SnapvmError,
-    UnknownSnapshot,
-    noting,
-    typed,
-)
+from snapvm.catalog import Catalog
+from snapvm.errors import Interrupted, SnapvmError, UnknownSnapshot
 from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.host import Host
 from snapvm.interrupt import nothing_is_left, shielded
-from snapvm.lvm import argv, away, preflight
+from snapvm.lvm import away
 from snapvm.lvm.away import Absence
-from snapvm.lvm.report import LogicalVolume, Report
-from snapvm.model import DiskRecord, DomainUuid, LvRef, LvUuid, Progress, Record, SnapshotId
-from snapvm.refusals import GroupAway, RecordUnusable, SnapshotReplaced, VolumeRefused
-
-_NAMED = 5
-"""Of many snapshots, in what is to be typed."""
+from snapvm.lvm.report import Report
+from snapvm.model import DomainUuid, LvRef, LvUuid, Progress, Record, SnapshotId
+from snapvm.refusals import RecordUnusable, SnapshotReplaced, VolumeRefused
+from snapvm.severalfailures import noting
 
 log = logging.getLogger(__name__)
-
-_Seen = dict[tuple[DomainUuid, SnapshotId], Record]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +63,7 @@ def delete(
     ``DeleteInterrupted`` that a signal came before all were gone; none is half gone then.
     """
     terms = _Terms(forget_missing=forget_missing, require_meant=require_meant)
-    _delete_groups(host, [records], progress, terms)
+    _Deletion(host=host, progress=progress, terms=terms).carry_out([records])
 
 
 def prune(
@@ -98,99 +88,133 @@ def prune(
     refused: list[SnapvmError] = []
     skipped: list[Record] = []
     for record in chain.from_iterable(groups):
-        absence = _absence(record, report)
+        absence = deletable.absence(record, report)
         if absence is not None:
             absent.setdefault(absence, []).append(record)
             skipped.append(record)
             continue
         try:
-            _check_unneeded(record, {}, report)
+            deletable.check_unneeded(record, {}, report)
         except VolumeRefused as error:
             refused.append(error)
             skipped.append(record)
     terms = _Terms(
         forgiven=(UnknownSnapshot, SnapshotReplaced),
-        refused=(*(_refusal(absence, records) for absence, records in absent.items()), *refused),
+        refused=(*starmap(deletable.refusal, absent.items()), *refused),
         skipped=tuple(skipped),
         require_meant=require_meant,
     )
     reachable = [_not_in(skipped, records) for records in groups]
-    return _delete_groups(host, reachable, progress, terms)
-
-
-def _absence(record: Record, report: Report) -> Absence | None:
-    """Return why its volumes are out of reach; what is unclear is for the check to tell."""
-    try:
-        return away.of_record(record, report)
-    except VolumeRefused:
-        return None
-
-
-def _refusal(absence: Absence, records: Sequence[Record]) -> GroupAway:
-    refs = _refs(records)
-    forget = typed("delete --forget-missing", *refs[:_NAMED])
-    return absence.refusal(refs, forget=forget)
+    return _Deletion(host=host, progress=progress, terms=terms).carry_out(reachable)
 
 
 def _volumes(records: Iterable[Record]) -> Iterator[LvRef]:
     return (disk.snapshot for record in records for disk in record.disks)
 
 
-def _delete_groups(
-    host: Host,
-    groups: Sequence[Sequence[Record]],
-    progress: Progress,
-    terms: _Terms,
-) -> tuple[Record, ...]:
-    deleted: list[Record] = []
-    failures: list[SnapvmError] = [*terms.refused]
-    signal = ""
-    try:
-        for records in groups:
-            with noting(failures):
-                _delete_all(host, records, progress, terms, deleted)
-    except Interrupted as error:
-        signal = error.signal
-    left = _not_in(deleted, [*chain.from_iterable(groups), *terms.skipped])
-    is_mendable = all(error.exit_status <= ExitStatus.FAILED for error in failures)
-    if signal and left and is_mendable:
-        bydomain.log_all(failures)
-        raise DeleteInterrupted(signal, _refs(deleted), _untouched(host, left))
-    if not failures:
-        nothing_is_left()
-        return tuple(deleted)
-    worst = bydomain.worst(failures)
-    if not deleted and not signal:
-        raise worst
-    raise DeleteStopped(worst, _refs(deleted), _untouched(host, left), signal) from worst
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Deletion:
+    """Deletes groups of records on its terms, and knows which are gone however it ends."""
+
+    host: Host
+    progress: Progress
+    terms: _Terms
+    deleted: list[Record] = field(default_factory=list)
+
+    def carry_out(self, groups: Sequence[Sequence[Record]]) -> tuple[Record, ...]:
+        """Delete the groups, one after the other; return the records that are gone."""
+        failures: list[SnapvmError] = [*self.terms.refused]
+        signal = ""
+        try:
+            for records in groups:
+                with noting(failures):
+                    self._delete_all(records)
+        except Interrupted as error:
+            signal = error.signal
+        left = _not_in(self.deleted, [*chain.from_iterable(groups), *self.terms.skipped])
+        is_work_left = any(error.exit_status.leaves_work for error in failures)
+        if signal and left and not is_work_left:
+            severalfailures.log_all(failures)
+            raise DeleteInterrupted(signal, _refs(self.deleted), self._untouched(left))
+        if not failures:
+            nothing_is_left()
+            return tuple(self.deleted)
+        worst = severalfailures.worst(failures)
+        if not self.deleted and not signal:
+            raise worst
+        gone, untouched = _refs(self.deleted), self._untouched(left)
+        raise DeleteStopped(worst, gone, untouched, signal) from worst
+
+    def _delete_all(self, records: Sequence[Record]) -> None:
+        host, known = self.host, _Known(self.host.catalog)
+        if len(records) > 1:
+            self._check_all(records, known)
+        for record in records:
+            locked = identity.locked(host.catalog, record, self.progress)
+            with suppress(*self.terms.forgiven), locked as uuids:
+                repair.finish_all(host, uuids, record.domain)
+                self.terms.require_meant(record)
+                self.progress.phase(f"deleting {record.ref}")
+                present = host.catalog.again(record)
+                report = host.lvm.explained(host.lvm.report(), _volumes([present]))
+                its = known.of(record.domain_uuid)
+                self._check(present, deletable.who_needs(its, records), report)
+                with shielded():
+                    _delete(host, present, report)
+                    self.deleted.append(record)
+
+    def _check_all(self, records: Sequence[Record], known: _Known) -> None:
+        """Raise what would keep any of them from being deleted now.
+
+        Each domain is looked at under its own lock, and what is pending of it is finished; several
+        locks at once might wait for another snapvm's.
+        """
+        host = self.host
+        by_domain: dict[tuple[DomainUuid, str], list[Record]] = {}
+        for record in records:
+            by_domain.setdefault((record.domain_uuid, record.domain), []).append(record)
+        for (uuid, name), its in by_domain.items():
+            with identity.locked(host.catalog, its[0], self.progress) as uuids:
+                self.progress.phase("checking")
+                repair.finish_all(host, uuids, name)
+                report = host.lvm.explained(host.lvm.report(), _volumes(its))
+                needed_by = deletable.who_needs(known.of(uuid), records)
+                for record in its:
+                    with suppress(*self.terms.forgiven):
+                        self.terms.require_meant(record)
+                        self._check(host.catalog.again(record), needed_by, report)
+
+    def _check(self, record: Record, needed_by: Mapping[LvUuid, Record], report: Report) -> None:
+        """Raise what keeps a record from being deleted now."""
+        if not self.terms.forget_missing:
+            deletable.check_reach(record, report)
+        deletable.check_unneeded(record, needed_by, report)
+
+    def _untouched(self, left: Sequence[Record]) -> tuple[str, ...]:
+        """Tell which of those that are left are whole: one may be half gone, or be another's."""
+        has = self.host.catalog.has_record
+        return _refs([record for record in left if has(record.domain_uuid, record.id, record.set)])
 
 
-def _delete_all(
-    host: Host,
-    records: Sequence[Record],
-    progress: Progress,
-    terms: _Terms,
-    deleted: list[Record],
-) -> None:
-    """Delete records, and put each that is gone into ``deleted``."""
-    seen: _Seen = {}
-    if len(records) > 1:
-        _check_all(host, records, progress, terms, seen)
-    for record in records:
-        locked = identity.locked(host.catalog, record, progress)
-        with suppress(*terms.forgiven), locked as uuids:
-            repair.finish_all(host, uuids, record.domain)
-            terms.require_meant(record)
-            progress.phase(f"deleting {record.ref}")
-            known = host.catalog.again(record)
-            report = host.lvm.explained(host.lvm.report(), _volumes([known]))
-            if not terms.forget_missing:
-                _check_reach(known, report)
-            others = _records(host, record.domain_uuid, seen)
-            _check_unneeded(known, _needed_by(others, records), report)
-            with shielded():
-                _delete(host, known, report)
-                deleted.append(record)
+class _Known:
+    """The records of domains, each of which is read once.
+
+    One of a thousand cannot read all the others again; none is ever changed, and one that takes
+    the id of another later needs no volume of before.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._read: dict[tuple[DomainUuid, SnapshotId], Record] = {}
+
+    def of(self, uuid: DomainUuid) -> list[Record]:
+        """Return the records that a domain has now and that can be read."""
+        listed = [(uuid, id_) for id_ in self._catalog.ids(uuid)]
+        for key in listed:
+            if key not in self._read:
+                with suppress(UnknownSnapshot, RecordUnusable):
+                    self._read[key] = self._catalog.get(*key)
+        return [self._read[key] for key in listed if key in self._read]
 
 
 def _not_in(deleted: Sequence[Record], everything: Iterable[Record]) -> list[Record]:
@@ -198,119 +222,8 @@ def _not_in(deleted: Sequence[Record], everything: Iterable[Record]) -> list[Rec
     return [record for record in everything if (record.domain_uuid, record.id) not in gone]
 
 
-def _untouched(host: Host, left: Sequence[Record]) -> tuple[str, ...]:
-    """Tell which of those that are left are whole: one may be half gone, or another's by now."""
-    has = host.catalog.has_record
-    return _refs([record for record in left if has(record.domain_uuid, record.id, record.set)])
-
-
 def _refs(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(record.ref for record in records)
-
-
-def _check_all(
-    host: Host, records: Sequence[Record], progress: Progress, terms: _Terms, seen: _Seen
-) -> None:
-    """Raise what would keep any of them from being deleted now.
-
-    Each domain is looked at under its own lock, and what is pending of it is finished; several
-    locks at once might wait for another snapvm's.
-    """
-    by_domain: dict[tuple[DomainUuid, str], list[Record]] = {}
-    for record in records:
-        by_domain.setdefault((record.domain_uuid, record.domain), []).append(record)
-    for (_, name), its in by_domain.items():
-        with identity.locked(host.catalog, its[0], progress) as uuids:
-            progress.phase("checking")
-            repair.finish_all(host, uuids, name)
-            report = host.lvm.explained(host.lvm.report(), _volumes(its))
-            needed_by = _needed_by(_records(host, its[0].domain_uuid, seen), records)
-            for record in its:
-                with suppress(*terms.forgiven):
-                    terms.require_meant(record)
-                    known = host.catalog.again(record)
-                    if not terms.forget_missing:
-                        _check_reach(known, report)
-                    _check_unneeded(known, needed_by, report)
-
-
-def _check_reach(record: Record, report: Report) -> None:
-    """Raise ``GroupAway`` when volumes of a record may exist that cannot be removed now."""
-    absence = away.of_record(record, report)
-    if absence is not None:
-        raise _refusal(absence, [record])
-
-
-def _needed_by(known: Iterable[Record], doomed: Iterable[Record]) -> dict[LvUuid, Record]:
-    """Return the snapshots that are needed, and by which of the records ``known`` of a domain.
-
-    Those that are ``doomed`` go together, and need nothing.
-    """
-    going = {(other.domain_uuid, other.id) for other in doomed}
-    staying = (other for other in known if (other.domain_uuid, other.id) not in going)
-    return {disk.snapshot.uuid: other for other in staying for disk in other.disks}
-
-
-def _check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: Report) -> None:
-    """Raise ``VolumeRefused`` when something uses a volume of a record, or is built upon it."""
-    for disk in record.disks:
-        volume = report.lv_of(disk.snapshot)
-        if volume is None:
-            continue
-        name = str(volume.ref)
-        if volume.is_open:
-            raise VolumeRefused(
-                volume=name,
-                why=f"it belongs to {record.ref} and is in use",
-                remedy=f"look for its user with `lsblk {volume.ref.path}`",
-            )
-        if volume.uuid in needed_by:
-            other = needed_by[volume.uuid].ref
-            raise VolumeRefused(
-                volume=name,
-                why=f"{other} needs it too",
-                remedy=typed("delete", other),
-            )
-        if volume.name == disk.volume.lv:
-            raise VolumeRefused(
-                volume=name,
-                why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
-                remedy="when it is not the disk, give it another name with lvrename",
-            )
-        _require_ours(record, disk, volume)
-        preflight.check_removable(report, volume, record.ref)
-        preflight.check_nothing_above(volume, report)
-
-
-def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> None:
-    """Raise ``VolumeRefused`` for a snapshot of which somebody has made a disk by hand.
-
-    As long as it has our tags; without them it is left as it is.
-    """
-    is_renamed = volume.name != disk.snapshot.lv
-    if is_renamed and volume.is_writable and argv.TAG_OURS in volume.tags:
-        untagging = argv.untagging(volume.ref, volume.tags)
-        raise VolumeRefused(
-            volume=str(volume.ref),
-            why=f"it was {disk.snapshot.lv} of {record.ref}, and somebody gave it this name and "
-            "made it writable",
-            remedy=f"when it is to stay, take snapvm's tags off it: {untagging}; when it is not: "
-            f"lvchange --permission r {volume.ref}",
-        )
-
-
-def _records(host: Host, uuid: DomainUuid, seen: _Seen) -> list[Record]:
-    """Return the records of a domain that can be read, each read once and put into ``seen``.
-
-    One of a thousand cannot read all the others again; none is ever changed, and one that takes
-    the id of another later needs no volume of before.
-    """
-    listed = [(uuid, id_) for id_ in host.catalog.ids(uuid)]
-    for key in listed:
-        if key not in seen:
-            with suppress(UnknownSnapshot, RecordUnusable):
-                seen[key] = host.catalog.get(*key)
-    return [seen[key] for key in listed if key in seen]
 
 
 def _delete(host: Host, record: Record, report: Report) -> None:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapvm import imageroom, images, occupancy, planning, sidefiles
-from snapvm.errors import SnapvmError, noting
+from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import thinpool
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.model import Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings
+from snapvm.severalfailures import noting
 
 MANY_THICK_SNAPSHOTS = 5
 """Of one disk: from so many on `doctor` advises against more."""

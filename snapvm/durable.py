@@ -111,7 +111,7 @@ def rename(path: Path, new: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder and all that is in it, durably, but what NFS keeps of it for a reader.
+    """Remove a folder and all that is in it, durably, except for what NFS keeps for a reader.
 
     A file that is open has another name there until it is closed, and its folder stays so long
     (Linux, fs/nfs/unlink.c): a backup may read an image that is deleted.

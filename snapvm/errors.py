@@ -12,8 +12,7 @@ the three modules beside this one, and only ``snapvm.cli.failures`` prints it.  
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -39,6 +38,11 @@ class ExitStatus(IntEnum):
     def meaning(self) -> str:
         """One sentence for people."""
         return _MEANINGS[self]
+
+    @property
+    def leaves_work(self) -> bool:
+        """Whether somebody has to see to something: it was not all done, nor all put back."""
+        return self in (ExitStatus.REPAIR_NEEDED, ExitStatus.ATTENTION)
 
 
 _MEANINGS = {
@@ -326,19 +330,3 @@ class Interrupted(SnapvmError):
 
     def message(self) -> str:
         return f"interrupted by {self.signal}; {self.became}"
-
-
-@contextmanager
-def noting(failures: list[SnapvmError]) -> Iterator[None]:
-    """Put a failure of the block into a list and go on behind the block.
-
-    An interruption is raised, and so is one that was put off until the work failed.
-    """
-    try:
-        yield
-    except Interrupted:
-        raise
-    except SnapvmError as failure:
-        failures.append(failure)
-        if failure.signal_put_off:
-            raise Interrupted(signal=failure.signal_put_off) from failure

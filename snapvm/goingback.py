@@ -40,7 +40,7 @@ from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import JournalDisk, Phase
-from snapvm.undo import Undo
+from snapvm.undo import Removes, Undo
 from snapvm.workers import workers
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class GoingBack:
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""
         host, plan = self.host, self.plan
-        undo.add("the journal", self._end_journal, is_journal=True)
+        undo.add("the journal", self._end_journal, removes=Removes.JOURNAL)
         self._write_down(self.journal)
         self.progress.phase("preparing the disks")
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.ROLL):

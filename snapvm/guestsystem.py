@@ -1,8 +1,8 @@
-"""What is asked of the system inside a guest; when, those know who take, roll back and repair.
+"""What is asked of the system inside a guest; `take`, `rollback` and `repair` know when to ask it.
 
-Its file systems are held still for a capture whose disks shall be usable alone.  After a rollback
-they go on, should they have been still when the memory was captured, and its clock, which was
-left behind at that instant, is set.
+Its file systems are frozen for a capture whose disks are to be usable alone.  After a rollback they
+are thawed if they were frozen when the memory was captured, and the clock, which stayed behind at
+that instant, is set.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from snapvm import hostid, rollbackjournal, takingback
+from snapvm import rollbackjournal, takingback
 from snapvm.attention import StartedTooSoon
+from snapvm.domainrun import DomainRun
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.rollbackjournal import JournalDisk, Phase
@@ -73,7 +74,7 @@ def look(
 
 def is_new_boot(journal: dict[str, Any]) -> bool:
     """Tell whether the domain may have been started, and ended, on the disks it went back to."""
-    return hostid.is_rebooted(str(journal.get("boot_id", "")))
+    return DomainRun.of_journal(journal).is_before_boot
 
 
 def _is_past_return(

@@ -13,7 +13,7 @@ from snapvm.compression import Compression
 from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.hypervisor.base import GuestImage, MemoryImage, StreamImage
-from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE
+from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE, ZSTD_SINCE
 from snapvm.memory import libvirtimage
 from snapvm.memoryroom import HostMemory
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _SPARSE_SINCE = {"libvirt": (11, 2), "qemu": (9, 0)}
 """Who reads sparse images (libvirt, NEWS 11.2.0; QEMU, docs/devel/migration/mapped-ram.rst)."""
 _READ_SINCE: Mapping[int, Mapping[str, tuple[int, int]]] = {
-    libvirtimage.FORMAT_ZSTD: {"libvirt": (10, 6)},
+    libvirtimage.FORMAT_ZSTD: {"libvirt": ZSTD_SINCE},
     libvirtimage.FORMAT_SPARSE: _SPARSE_SINCE,
 }
 """Who reads the formats that not every release does: an older host may have got the image."""
@@ -94,21 +94,32 @@ def shall_be_sparse(
             raise BadSetting(where="image_format", why=why)
         return False
     can = all(release(versions.get(name, "")) >= since for name, since in _SPARSE_SINCE.items())
-    if wanted is not ImageFormat.SPARSE:
-        if how.argv or _reads_plain(versions):
-            return False
-        if wanted is ImageFormat.AUTO and can:
-            return True
-        raise _no_plain(versions, "take with --image-format sparse or --compress zstd")
+    if wanted is ImageFormat.SPARSE:
+        _require_sparse(how, can=can)
+        return True
+    if how.argv or _reads_plain(versions):
+        return False
+    if wanted is ImageFormat.AUTO and can:
+        return True
+    raise _no_plain(versions, "take with --image-format sparse or --compress zstd")
+
+
+def _require_sparse(how: Compression, *, can: bool) -> None:
+    """Raise what keeps an image from being made sparse that shall be so."""
     if how.argv:
         why = "a sparse image is not compressed; leave one of the two out"
         raise BadSetting(where="image_format and compress", why=why)
     if not can:
+        readers = " and ".join(_named(name, since) for name, since in _SPARSE_SINCE.items())
         raise HostLacks(
-            what="libvirt 11.2 and QEMU 9.0, which restore sparse images",
+            what=f"{readers}, which restore sparse images",
             remedy="leave --image-format out, and `image_format` in the settings",
         )
-    return True
+
+
+def _named(name: str, since: tuple[int, int]) -> str:
+    """Return a program and its release as people write them: ``QEMU 9.0``."""
+    return f"{_NAMES[name]} {since[0]}.{since[1]}"
 
 
 def require_reader(path: Path, memory: MemoryRecord, versions: Mapping[str, str]) -> None:
@@ -124,7 +135,7 @@ def require_reader(path: Path, memory: MemoryRecord, versions: Mapping[str, str]
     for name, since in _READ_SINCE.get(format_, {}).items():
         found = release(versions.get(name, ""))
         if found and found < since:
-            what = f"{_NAMES[name]} {'.'.join(map(str, since))}, which restores such memory images"
+            what = f"{_named(name, since)}, which restores such memory images"
             raise HostLacks(what=f"{what} (it has {versions[name]})", remedy=f"update {name}")
     program = libvirtimage.UNPACKED_BY.get(format_, "")
     if program and not streamfilter.is_installed(program):
@@ -139,8 +150,8 @@ def _reads_plain(versions: Mapping[str, str]) -> bool:
 
 def _no_plain(versions: Mapping[str, str], otherwise: str) -> HostLacks:
     return HostLacks(
-        what=f"libvirt 12.1, without which QEMU {versions['qemu']} restores no plain memory "
-        f"image (libvirt is {versions.get('libvirt', 'unknown')})",
+        what=f"{_named('libvirt', _PLAIN_AGAIN_SINCE)}, without which QEMU {versions['qemu']} "
+        f"restores no plain memory image (libvirt is {versions.get('libvirt', 'unknown')})",
         remedy=f"update libvirt, or {otherwise}",
     )
 

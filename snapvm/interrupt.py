@@ -7,9 +7,9 @@ Python runs a signal handler between two instructions of the main thread, so an 
 surface anywhere.  ``watched`` makes it an ``Interrupted``; ``shielded`` puts it off to the end of
 a block that has to be finished, such as resuming a domain or undoing half-made work.
 
-Anywhere is also where a lock has just been taken that nobody else gives back, as at the end of
-``Condition.__enter__``, so that a thread waits for it for ever; or where a ``with`` begins or ends,
-and what it stands for is not done.  There a signal is heard a moment later.
+That may be just behind the taking of a lock that nobody else would give back (at the end of
+``Condition.__enter__``), so that a thread would wait for it for ever; or where a ``with`` begins or
+ends, so that what it stands for would not be done.  There a signal is heard a moment later.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Gate:
         self.is_to_come_again = False
         """Whether that one is under way once more."""
         self.sending = threading.Lock()
-        """Held by who sends it, and where the watch ends, behind which nobody would heed it."""
+        """Held while it is sent, and while the watch ends, after which nobody would heed it."""
         self.shields = 0
         """How many blocks are under way that no signal may interrupt."""
         self.waiting: signal.Signals | None = None

@@ -1,4 +1,4 @@
-"""What a rollback makes thin disks of: has it devices and names, and is it the guest's alone?"""
+"""The clones that become disks: do they have devices and names, and has nobody else got them?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from snapvm import occupancy, retry
 from snapvm.failures import RollbackFailed
 from snapvm.lvm.device import NotAVolume
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, LvUuid, Record, VolumeKind
-from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.model import LvRef, LvUuid, Record
+from snapvm.planning import RollbackPlan
 from snapvm.refusals import VolumeRefused
 from snapvm.rollbackjournal import JournalDisk
 
@@ -21,7 +21,7 @@ def require_devices(lvm: Lvm, plan: RollbackPlan) -> None:
 
     That is no failure to LVM where lvm.conf's activation/volume_list says so.
     """
-    for disk in _thin(plan):
+    for disk in plan.thin_disks:
         clone = LvRef(vg=disk.current.vg, lv=disk.clone_name, uuid=LvUuid(""))
         try:
             retry.named(partial(_require_another, lvm, clone))
@@ -38,11 +38,11 @@ def require_bare(lvm: Lvm, plan: RollbackPlan, *, is_exchanged: bool = False) ->
     """Raise ``RollbackFailed`` for a clone that something of this host lies on; the domain is on.
 
     udev lets mdadm or LVM have whatever looks like theirs, and a guest has such things in its disk.
-    Its memory would be restored above an array that this host writes to.  So it is looked at as
-    soon as there is a clone and, for LVM may come late, when that ``is_exchanged`` and has the
+    Its memory would be restored above an array that this host writes to.  So a clone is looked at
+    as soon as it exists and, because LVM may come late, again once it ``is_exchanged`` and has the
     disk's name.  Only the kernel is asked, which is quick: the domain stands still then.
     """
-    for disk in _thin(plan):
+    for disk in plan.thin_disks:
         name = disk.current.lv if is_exchanged else disk.clone_name
         clone = LvRef(vg=disk.current.vg, lv=name, uuid=LvUuid(""))
         try:
@@ -61,8 +61,8 @@ def require_names(
 ) -> None:
     """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
 
-    udev moves it, and an lvm does not wait for that which has activation/udev_sync=0 or finds no
-    udevd: what is in memory would be restored upon a disk that is newer, and is to be kept.
+    udev moves the name, and an lvm that has activation/udev_sync=0, or finds no udevd, does not
+    wait for that.  Memory would then be restored upon the newer disk, which is to be kept.
     """
     for disk in disks:
         if not disk.is_thick:
@@ -85,7 +85,3 @@ def _require_another(lvm: Lvm, former: LvRef) -> None:
         raise retry.NotYet(str(what)) from None
     if found.lv == former.uuid:
         raise retry.NotYet(f"{former.path} still leads to the former disk")
-
-
-def _thin(plan: RollbackPlan) -> list[SwapDisk]:
-    return [disk for disk in plan.disks if disk.kind is VolumeKind.THIN]

@@ -15,7 +15,8 @@ from snapvm.hypervisor import overlays
 from snapvm.hypervisor.base import Hypervisor, Reliance
 from snapvm.lvm import device, devicename
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import (
     DiskRecord,
     DmUuid,
@@ -155,10 +156,11 @@ def require_replaceable(
 ) -> None:
     """Raise ``VolumeRefused`` when what has a disk's name now is, or may be, somebody else's.
 
-    One that the domain does not have any more may only be replaced while nobody uses it, and for
-    a record with memory, in whose image the domain has it again: any other would be started
-    without it, and what another domain has got meanwhile would change for nothing.  A domain that
-    names the disk by a uuid or a number is refused too: it would be started on the former volume.
+    A disk that the domain does not have any more may be replaced only while nobody uses it, and
+    only for a record with memory, in whose image the domain has it again.  With any other record
+    the domain would be started without it, and a volume that another domain has got meanwhile would
+    be changed in vain.  A domain that names the disk by a uuid or a number is refused as well: it
+    would be started on the former volume.
     """
     if occupant.is_off:
         require_unused(current)

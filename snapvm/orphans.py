@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from snapvm import naming
-from snapvm.errors import Locked, SnapvmError, noting
+from snapvm.errors import Locked, SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import argv, belonging, preflight
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import DmUuid, DomainUuid, Record, Role
 from snapvm.refusals import VolumeRefused
+from snapvm.severalfailures import noting
 
 UNFINISHED = frozenset({argv.role_tag(Role.NEW), argv.role_tag(Role.ROLL)})
 _ROLL = argv.role_tag(Role.ROLL)

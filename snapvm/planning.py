@@ -10,8 +10,9 @@ from pathlib import Path
 from snapvm import cowsize, naming
 from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.preflight import activating, check_room, check_volumes
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
     DmUuid,
@@ -77,7 +78,7 @@ class TakePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapDisk:
-    """A disk that is going to be replaced by a clone of its snapshot."""
+    """A disk that goes back: a thin one is replaced by a clone, a thick one is written back."""
 
     target: str
     snapshot: LvRef
@@ -124,6 +125,16 @@ class RollbackPlan:
     def groups(self) -> tuple[str, ...]:
         """The volume groups touched, each once."""
         return tuple(dict.fromkeys(disk.current.vg for disk in self.disks))
+
+    @property
+    def thin_disks(self) -> tuple[SwapDisk, ...]:
+        """The disks that are exchanged for clones."""
+        return tuple(disk for disk in self.disks if disk.kind is VolumeKind.THIN)
+
+    @property
+    def thick_disks(self) -> tuple[SwapDisk, ...]:
+        """The disks that are written back in place."""
+        return tuple(disk for disk in self.disks if disk.kind is VolumeKind.THICK)
 
     @property
     def is_started(self) -> bool:

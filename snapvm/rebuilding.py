@@ -19,7 +19,8 @@ from snapvm.host import Host
 from snapvm.imagefacts import ImageFacts
 from snapvm.lvm import argv, belonging, device
 from snapvm.lvm.belonging import Belonging
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import (
     DiskRecord,
     DomainState,
@@ -31,7 +32,7 @@ from snapvm.model import (
     SideFile,
     Timing,
 )
-from snapvm.recordfolder import RECORD_FILE, Damaged
+from snapvm.recordfolder import RECORD_FILE, Damaged, Fault
 from snapvm.refusals import BadImage, RecordUnusable
 
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
@@ -110,9 +111,13 @@ def look(
 
 def _why_kept(entry: Damaged) -> str:
     """Say why a record stays as it is that cannot be read."""
-    if entry.is_unread:
-        return f"it may be whole, and cannot be read now: {entry.why}"
-    return _NEWER if entry.is_newer else _NONE
+    match entry.fault:
+        case Fault.UNREAD:
+            return f"it may be whole, and cannot be read now: {entry.why}"
+        case Fault.NEWER:
+            return _NEWER
+        case Fault.DAMAGED:
+            return _NONE
 
 
 def _damaged(host: Host) -> Iterator[Damaged]:
@@ -145,7 +150,7 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     whose = lost.whose
     if entry is None and host.catalog.has(whose.domain_uuid, whose.id):
         raise _CannotBe("another record has its id, or is being made or deleted")
-    if entry is not None and (entry.is_newer or entry.is_unread):
+    if entry is not None and entry.may_be_whole:
         raise _CannotBe(_why_kept(entry))
     if entry is None and not all(volume.tags & _WHOLE for volume in lost.volumes):
         raise _CannotBe("its volumes are of a take that never ended; `snapvm repair` removes them")

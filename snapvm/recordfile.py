@@ -7,18 +7,27 @@ the two together.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from snapvm import naming
+from snapvm.jsonvalues import (
+    Wrong,
+    count,
+    each,
+    lv_uuid,
+    lvm_name,
+    milliseconds,
+    one_of,
+    optional,
+    required,
+    vg_uuid,
+)
 from snapvm.model import (
     DiskRecord,
     DomainState,
     DomainUuid,
     HypervisorKind,
     LvRef,
-    LvUuid,
     MemoryRecord,
     OmittedDisk,
     Record,
@@ -27,21 +36,14 @@ from snapvm.model import (
     SideKind,
     SnapshotId,
     Timing,
-    VgUuid,
     VolumeKind,
     WindowPart,
 )
-from snapvm.refusals import RecordUnusable
+from snapvm.refusals import RecordNewer, RecordUnusable
 
 SCHEMA_VERSION = 1
 SIZE_LIMIT_BYTES = 4 << 20
 """No real record comes near this size; a larger file is not read."""
-
-_LIMIT_MS = 1e12
-"""About thirty years; no time in a record comes near it."""
-
-E = TypeVar("E", bound=StrEnum)
-T = TypeVar("T")
 
 
 def dump(record: Record) -> str:
@@ -133,8 +135,8 @@ def ref_dict(ref: LvRef) -> dict[str, str]:
 def load(text: bytes, path: str) -> Record:
     """Read the text of a ``snapshot.json``; ``path`` is only named in the error.
 
-    Raises ``RecordUnusable`` for a text that is not JSON, of a newer schema, or in which
-    anything is missing or of the wrong type.
+    Raises ``RecordNewer`` for a text of a newer schema, and ``RecordUnusable`` for one that is not
+    JSON, or in which anything is missing or of the wrong type.
     """
     try:
         data = json.loads(text)
@@ -151,195 +153,135 @@ def may_be_of(text: bytes, domain: str) -> bool:
     return b"\\" in text or domain.encode(errors="surrogatepass") in text
 
 
-def is_newer(text: bytes) -> bool:
-    """Tell whether a text that cannot be read is a record of a newer snapvm."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    version = data.get("schema") if isinstance(data, dict) else None
-    return type(version) is int and version > SCHEMA_VERSION
-
-
 def from_dict(data: Any, path: str) -> Record:
     """Read a record from plain JSON values; see ``load``."""
     try:
-        _check_version(data)
+        version = _version(data)
+        if version > SCHEMA_VERSION:
+            why = f"(schema {version}, this one knows {SCHEMA_VERSION})"
+            raise RecordNewer(path=path, why=f"it was written by a newer snapvm {why}")
         return _record(data)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         raise RecordUnusable(path=path, why=str(wrong)) from None
 
 
-class _Wrong(ValueError):
-    """What is wrong with a record; ``from_dict`` adds the path."""
-
-
-def _check_version(data: Any) -> None:
+def _version(data: Any) -> int:
     if not isinstance(data, dict):
-        raise _Wrong("it is not a JSON object")
+        raise Wrong("it is not a JSON object")
     version = data.get("schema")
     if type(version) is not int or version < 1:
-        raise _Wrong("it has no schema number")
-    if version > SCHEMA_VERSION:
-        raise _Wrong(
-            f"it was written by a newer snapvm (schema {version}, this one knows {SCHEMA_VERSION})"
-        )
+        raise Wrong("it has no schema number")
+    return version
 
 
 def _record(data: dict[str, Any]) -> Record:
-    domain = _get(data, "domain", dict)
+    domain = required(data, "domain", dict)
     memory = data.get("memory")
-    timing = _get(data, "timing", dict)
-    versions = _get(data, "versions", dict)
-    id_ = _get(data, "id", str)
-    set_ = _get(data, "set", str)
+    timing = required(data, "timing", dict)
+    versions = required(data, "versions", dict)
+    id_ = required(data, "id", str)
+    set_ = required(data, "set", str)
     if not naming.is_id(id_) or not naming.is_set(set_):
-        raise _Wrong("its id or set is malformed")
+        raise Wrong("its id or set is malformed")
     return Record(
         id=SnapshotId(id_),
         set=set_,
-        kind=_enum(data, "kind", RecordKind),
-        created=_get(data, "created", str),
-        named=_get(data, "named", bool),
-        note=_get(data, "note", str),
+        kind=one_of(data, "kind", RecordKind),
+        created=required(data, "created", str),
+        named=required(data, "named", bool),
+        note=required(data, "note", str),
         domain=_name(domain),
-        domain_uuid=DomainUuid(_get(domain, "uuid", str)),
-        hypervisor=_enum(domain, "hypervisor", HypervisorKind),
-        state=_enum(domain, "state", DomainState),
-        memory_bytes=_count(domain, "memory_bytes"),
-        vcpus=_count(domain, "vcpus"),
-        capture=_get(data, "capture", str),
-        memory=None if memory is None else _memory(_get(data, "memory", dict)),
-        disks=_each(data, "disks", _disk),
-        omitted=_each(data, "omitted", _omitted),
+        domain_uuid=DomainUuid(required(domain, "uuid", str)),
+        hypervisor=one_of(domain, "hypervisor", HypervisorKind),
+        state=one_of(domain, "state", DomainState),
+        memory_bytes=count(domain, "memory_bytes"),
+        vcpus=count(domain, "vcpus"),
+        capture=required(data, "capture", str),
+        memory=None if memory is None else _memory(required(data, "memory", dict)),
+        disks=each(data, "disks", _disk),
+        omitted=each(data, "omitted", _omitted),
         timing=Timing(
-            pause_ms=_milliseconds(timing, "pause_ms"),
-            total_ms=_milliseconds(timing, "total_ms"),
-            parts=_each(timing, "parts", _part),
+            pause_ms=milliseconds(timing, "pause_ms"),
+            total_ms=milliseconds(timing, "total_ms"),
+            parts=each(timing, "parts", _part),
         ),
-        written_bytes=_count(data, "written_bytes"),
-        versions={name: _get(versions, name, str) for name in versions},
-        quiesced=_get_or(data, "quiesced", default=False),
-        side_files=_each(data, "side_files", _side_file) if "side_files" in data else (),
-        order=_get_or(data, "order", default=""),
+        written_bytes=count(data, "written_bytes"),
+        versions={name: required(versions, name, str) for name in versions},
+        quiesced=optional(data, "quiesced", default=False),
+        side_files=each(data, "side_files", _side_file) if "side_files" in data else (),
+        order=optional(data, "order", default=""),
     )
 
 
 def _name(data: dict[str, Any]) -> str:
     """Read a domain's name; refuse a text that C or UTF-8 does not have: nobody can be asked."""
-    name = _get(data, "name", str)
+    name = required(data, "name", str)
     if "\0" in name or name.encode(errors="replace").decode() != name:
-        raise _Wrong(f"no domain can have the name {name!r}")
+        raise Wrong(f"no domain can have the name {name!r}")
     return name
 
 
 def _memory(data: dict[str, Any]) -> MemoryRecord:
-    file = _get(data, "file", str)
+    file = required(data, "file", str)
     if "/" in file or file.startswith(".") or not file or not file.isprintable():
-        raise _Wrong(f"its memory image {file!r} is not a plain file name")
-    foreign: dict[str, Any] = _get_or(data, "foreign", default={})
+        raise Wrong(f"its memory image {file!r} is not a plain file name")
+    foreign: dict[str, Any] = optional(data, "foreign", default={})
     return MemoryRecord(
         file=file,
-        format=_get(data, "format", str),
-        size_bytes=_count(data, "size_bytes"),
-        checksum=_get_or(data, "checksum", default=""),
-        foreign={kind: _count(foreign, kind) for kind in foreign},
+        format=required(data, "format", str),
+        size_bytes=count(data, "size_bytes"),
+        checksum=optional(data, "checksum", default=""),
+        foreign={kind: count(foreign, kind) for kind in foreign},
     )
 
 
 def _omitted(data: dict[str, Any]) -> OmittedDisk:
     return OmittedDisk(
-        target=_get(data, "target", str),
-        why=_get(data, "why", str),
-        read_only=_get_or(data, "read_only", default=False),
+        target=required(data, "target", str),
+        why=required(data, "why", str),
+        read_only=optional(data, "read_only", default=False),
     )
 
 
 def _side_file(data: dict[str, Any]) -> SideFile:
-    name = _get(data, "name", str)
+    name = required(data, "name", str)
     if "/" in name or "\0" in name or name.startswith(".") or not name:
-        raise _Wrong(f"its side file {name!r} is not a plain file name")
+        raise Wrong(f"its side file {name!r} is not a plain file name")
     return SideFile(
-        kind=_enum(data, "kind", SideKind),
+        kind=one_of(data, "kind", SideKind),
         name=name,
-        size_bytes=_count(data, "size_bytes"),
-        checksum=_get(data, "checksum", str),
+        size_bytes=count(data, "size_bytes"),
+        checksum=required(data, "checksum", str),
     )
 
 
 def _disk(data: dict[str, Any]) -> DiskRecord:
     return DiskRecord(
-        target=_get(data, "target", str),
-        kind=_enum(data, "kind", VolumeKind),
-        size_bytes=_count(data, "size_bytes"),
-        volume=ref(_get(data, "volume", dict)),
-        snapshot=ref(_get(data, "snapshot", dict)),
+        target=required(data, "target", str),
+        kind=one_of(data, "kind", VolumeKind),
+        size_bytes=count(data, "size_bytes"),
+        volume=ref(required(data, "volume", dict)),
+        snapshot=ref(required(data, "snapshot", dict)),
     )
 
 
 def ref(data: dict[str, Any]) -> LvRef:
     """Read a volume; refuse a name that LVM could take for something else, such as an option.
 
-    Raises ``ValueError``.
+    Raises ``Wrong``.
     """
-    vg, lv, uuid = _get(data, "vg", str), _get(data, "lv", str), _get(data, "uuid", str)
-    if not naming.is_lvm_name(vg) or not naming.is_lvm_name(lv):
-        raise _Wrong(f"no volume can have the name {f'{vg}/{lv}'!r}")
-    # The undo snapshot of a thick disk has no uuid until it is made.
-    if uuid and not naming.is_lvm_uuid(uuid):
-        raise _Wrong(f"{uuid!r} is not the uuid of a volume")
-    vg_uuid = _get_or(data, "vg_uuid", default="")
-    if vg_uuid and not naming.is_lvm_uuid(vg_uuid):
-        raise _Wrong(f"{vg_uuid!r} is not the uuid of a volume group")
-    return LvRef(vg=vg, lv=lv, uuid=LvUuid(uuid), vg_uuid=VgUuid(vg_uuid))
+    return LvRef(
+        vg=lvm_name(data, "vg"),
+        lv=lvm_name(data, "lv"),
+        # The undo snapshot of a thick disk has no uuid until it is made.
+        uuid=lv_uuid(data, "uuid", may_be_empty=True),
+        vg_uuid=vg_uuid(data, "vg_uuid"),
+    )
 
 
 def _part(data: dict[str, Any]) -> WindowPart:
     return WindowPart(
-        name=_get(data, "name", str),
-        start_ms=_milliseconds(data, "start_ms", least=-_LIMIT_MS),
-        duration_ms=_milliseconds(data, "duration_ms"),
+        name=required(data, "name", str),
+        start_ms=milliseconds(data, "start_ms", may_be_negative=True),
+        duration_ms=milliseconds(data, "duration_ms"),
     )
-
-
-def _get(data: dict[str, Any], key: str, kind: type[T]) -> T:
-    value = data.get(key)
-    if type(value) is not kind:
-        raise _Wrong(f"{key!r} is missing or not a {kind.__name__}")
-    return value
-
-
-def _get_or(data: dict[str, Any], key: str, *, default: T) -> T:
-    """Read what older versions of snapvm did not write; it has the type of the default."""
-    return _get(data, key, type(default)) if key in data else default
-
-
-def _enum(data: dict[str, Any], key: str, kind: type[E]) -> E:
-    text = _get(data, key, str)
-    try:
-        return kind(text)
-    except ValueError:
-        raise _Wrong(f"{key!r} is {text!r}, which this snapvm does not know") from None
-
-
-def _count(data: dict[str, Any], key: str) -> int:
-    value = _get(data, key, int)
-    if not 0 <= value < 1 << 63:
-        raise _Wrong(f"{key!r} is out of range")
-    return value
-
-
-def _milliseconds(data: dict[str, Any], key: str, *, least: float = 0.0) -> float:
-    value = data.get(key)
-    if not isinstance(value, (int, float)) or not least <= value < _LIMIT_MS:
-        raise _Wrong(f"{key!r} is missing or not a time in milliseconds")
-    return float(value)
-
-
-def _each(data: dict[str, Any], key: str, read: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
-    items = _get(data, key, list)
-    for item in items:
-        if type(item) is not dict:
-            raise _Wrong(f"{key!r} holds something that is not an object")
-    # A list first: a generator costs a `list` of ten thousand records 40 ms.
-    return tuple([read(item) for item in items])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,23 @@ _HIDDEN_FOLDER = re.compile(r"\.(?P<id>.+)\.(?P<work>draft|gone)\Z")
 _JOURNAL_FILE = re.compile(r"\.(?P<work>rollback|stop)\.json\Z")
 
 
+class Fault(Enum):
+    """Why a record cannot be read."""
+
+    DAMAGED = auto()
+    NEWER = auto()
+    """It is whole, and a newer snapvm can read it."""
+    UNREAD = auto()
+    """It may be whole, and the host does not let it be read now."""
+
+
+_TROUBLES: Mapping[Fault, type[RecordUnusable]] = {
+    Fault.DAMAGED: RecordDamaged,
+    Fault.NEWER: RecordNewer,
+    Fault.UNREAD: RecordUnread,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damaged:
     """A record that cannot be read; the others are not affected."""
@@ -34,15 +52,16 @@ class Damaged:
     domain: str
     id: str
     why: str
-    is_newer: bool
-    """It is whole, and a newer snapvm can read it."""
-    is_unread: bool = False
-    """It may be whole, and the host does not let it be read now."""
+    fault: Fault
+
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether it must not be called damaged, nor be made anew in its place."""
+        return self.fault is not Fault.DAMAGED
 
     def trouble(self) -> RecordUnusable:
         """Return what to raise when somebody needs it; its hint is what to do."""
-        kind = RecordNewer if self.is_newer else RecordDamaged
-        return (RecordUnread if self.is_unread else kind)(path=str(self.path), why=self.why)
+        return _TROUBLES[self.fault](path=str(self.path), why=self.why)
 
 
 class Work(StrEnum):
@@ -89,7 +108,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
     """
     folder = f"{domain_folder}/{name}"
     path = f"{folder}/{RECORD_FILE}"
-    text, is_unread = b"", False
+    fault = Fault.DAMAGED
     try:
         text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
         if called and not recordfile.may_be_of(text, called):
@@ -101,10 +120,13 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         if not os.path.isdir(folder):
             return None
         why = "it has no snapshot.json"
+    except RecordNewer as error:
+        why, fault = error.why, Fault.NEWER
     except RecordUnusable as error:
         why = error.why
     except OSError as error:
-        why, is_unread = error.strerror or str(error), not durable.is_of_file(error)
+        why = error.strerror or str(error)
+        fault = Fault.DAMAGED if durable.is_of_file(error) else Fault.UNREAD
     except ValueError as error:
         why = str(error)
     else:
@@ -114,8 +136,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         domain=name_in(Path(domain_folder)),
         id=name,
         why=why,
-        is_newer=recordfile.is_newer(text),
-        is_unread=is_unread,
+        fault=fault,
     )
 
 

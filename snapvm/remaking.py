@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from snapvm import durable, rebuilding, recordfile, recordfolder
-from snapvm.errors import SnapvmError, UnknownSnapshot, noting
+from snapvm.errors import SnapvmError, UnknownSnapshot
 from snapvm.host import Host
 from snapvm.interrupt import nothing_is_left, shielded, what_is_done_stays
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.rebuilding import Hopeless, Rebuilt
 from snapvm.recordfolder import NAME_FILE, RECORD_FILE
 from snapvm.refusals import RecordUnusable, SnapshotExists
+from snapvm.severalfailures import noting
 
 _DAMAGED_FILE = f"{RECORD_FILE}.damaged"
 """What was found in the place of a record, for whoever can read it."""

@@ -12,21 +12,23 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from snapvm import (
-    bydomain,
     durable,
     guestsystem,
-    hostid,
     orphans,
     recordfile,
     rollbackrepair,
+    severalfailures,
     standing,
+    stopping,
     taking,
 )
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
+from snapvm.domainrun import DomainRun
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
 from snapvm.interrupt import shielded, unstoppable
+from snapvm.jsonvalues import Wrong
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
@@ -48,9 +50,9 @@ def finish_pending(
 
     ``name`` is what the catalog knows it by.  While a volume group is away the journals of what has
     volumes in it stay; with ``forget_missing`` those volumes are left behind.  Another host's
-    journals are dealt with only with ``take_over``; ``WorkElsewhere`` is raised for one else.
+    journals are dealt with only with ``take_over``; without it they raise ``WorkElsewhere``.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
-    does not say what there is to do, and as it is what says that the domain needs attention.
+    does not say what there is to do, and any failure that says that the domain needs attention.
     A signal waits for the end of all of them: one that is dealt with may leave to the next what
     there is to do about a domain that stands still, or is off in the midst of its rollback.
     """
@@ -73,6 +75,8 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
     left = (str(leftover.path),)
     try:
         yield
+    except Wrong as error:
+        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error})") from error
     except (KeyError, TypeError, ValueError) as error:
         raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error!r})") from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:
@@ -134,9 +138,9 @@ def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
 
 
 def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
-    """Mark the volumes of visible records as complete, where a killed take did not come to it.
+    """Mark the volumes of visible records as complete where a killed take did not get that far.
 
-    And those as lost that are.
+    Mark lost ones as lost, too.
     """
     report = host.lvm.report()
     host.lvm.mark_lost(report)
@@ -156,7 +160,8 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
     """Set back what a domain is still set to for a capture: by a `doctor`, which has no journal.
 
-    Comes after all that has one.  Of a domain that nobody knows any more the host is still set.
+    It comes after everything that has one.  Even for a domain that nobody knows any more, what was
+    set in the host itself is set back.
     """
     if uuid not in host.hypervisor.touched():
         return ()
@@ -186,7 +191,7 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
     failures: list[SnapvmError] = []
     gone = orphans.remove(host, late, failures)
     if failures:
-        raise bydomain.worst(failures)
+        raise severalfailures.worst(failures)
     return tuple(f"removed the orphan {volume.ref}" for volume in gone)
 
 
@@ -207,7 +212,7 @@ def _finish(
         with _not_started_by_mistake(host, leftover.intent, uuid, name):
             return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.work is Work.STOP:
-        return _finish_stop(host, leftover.intent, uuid, name)
+        return stopping.finish(host, leftover.intent, uuid, name)
     _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
 
@@ -223,7 +228,7 @@ def _take_back(
     taking.check_intent(intent)
     domain = standing.find(host, name)
     if domain is not None:
-        ran = intent["was_running"] and not standing.is_other_run(domain, intent)
+        ran = intent["was_running"] and not DomainRun.of_journal(intent).is_over(domain)
         if ran:
             standing.let_run(host, domain)
         host.hypervisor.abandon(domain)
@@ -243,38 +248,6 @@ def _take_back(
     if absence is not None and not forget_missing:
         raise absence.refusal([ref], forget=_forgetting(name))
     host.catalog.forget(leftover.path)
-
-
-def _finish_stop(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
-    """End a domain whose snapshot became whole; it may have been started again since."""
-    domain = standing.find(host, name)
-    is_on = domain is not None and domain.state is not DomainState.SHUTOFF
-    is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
-    is_other = False
-    if domain is not None and is_on:
-        # One that runs has gone on from what was captured, whoever let it.
-        is_due = is_due and domain.state in standing.STATES
-        is_other = is_due and not _is_same_run(domain, journal)
-        if is_due and not is_other:
-            host.catalog.settle_names(uuid)  # else a power cut takes the snapshot back
-            host.hypervisor.stop(domain)
-        elif domain.state is DomainState.RUNNING and journal.get("quiesce"):
-            guestsystem.release(host, domain)
-    host.catalog.end_journal(uuid, Work.STOP)
-    if is_other:
-        return f"{name} stands still, and is not known to be the run that was to be stopped"
-    if not is_due:
-        return f"{name} is not to be stopped any more"
-    return f"finished stopping {name}" if is_on else f"{name} was to be stopped, and is off already"
-
-
-def _is_same_run(domain: Domain, journal: dict[str, Any]) -> bool:
-    """Tell whether a domain that is on is known to be the one a journal is about.
-
-    An older snapvm wrote the id, of libvirt's domains too: a later run may have that.
-    """
-    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
-    return not is_over and domain.run is not None and domain.run == str(journal.get("run"))
 
 
 def _finish_delete(

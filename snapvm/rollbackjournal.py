@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from snapvm import hostid, naming, recordfile
+from snapvm import domainrun, naming, recordfile
+from snapvm.domainrun import DomainRun
+from snapvm.jsonvalues import lv_uuid, lvm_name, vg_uuid
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import DomainState, LvRef, LvUuid, Record, VgUuid, VolumeKind
@@ -49,9 +51,9 @@ class JournalDisk:
     undo_name: str
     user_tags: tuple[str, ...]
     not_at_boot: bool
-    """LVM does not activate the disk of itself."""
+    """LVM does not activate the disk by itself."""
     is_skipped: bool
-    """LVM activates the disk only for who says so each time."""
+    """LVM activates the disk only when told so explicitly each time."""
 
     def __str__(self) -> str:
         return f"{self.vg}/{self.name}"
@@ -91,24 +93,15 @@ def disks_of(written: dict[str, Any]) -> tuple[JournalDisk, ...]:
 
 
 def _disk(written: dict[str, Any]) -> JournalDisk:
-    for key in ("vg", "disk", "clone", "undo"):
-        if not naming.is_lvm_name(written[key]):
-            raise ValueError(f"no volume can have the name {written[key]!r}")
-    for key in ("snapshot", "current"):
-        if not naming.is_lvm_uuid(written[key]):
-            raise ValueError(f"{written[key]!r} is not the uuid of a volume")
-    vg_uuid = written.get("vg_uuid", "")
-    if vg_uuid and not naming.is_lvm_uuid(vg_uuid):
-        raise ValueError(f"{vg_uuid!r} is not the uuid of a volume group")
     return JournalDisk(
-        vg=written["vg"],
-        vg_uuid=VgUuid(vg_uuid),
-        name=written["disk"],
+        vg=lvm_name(written, "vg"),
+        vg_uuid=vg_uuid(written, "vg_uuid"),
+        name=lvm_name(written, "disk"),
         is_thick=written.get("kind") == VolumeKind.THICK.value,
-        snapshot_uuid=LvUuid(written["snapshot"]),
-        current=LvUuid(written["current"]),
-        clone_name=written["clone"],
-        undo_name=written["undo"],
+        snapshot_uuid=lv_uuid(written, "snapshot"),
+        current=lv_uuid(written, "current"),
+        clone_name=lvm_name(written, "clone"),
+        undo_name=lvm_name(written, "undo"),
         user_tags=tuple(written["tags"]),
         not_at_boot=bool(written.get("not_at_boot")),
         is_skipped=bool(written.get("skipped")),
@@ -127,7 +120,7 @@ def written_since(journal: dict[str, Any], lvm: Lvm, report: Report) -> tuple[Jo
     Before the exchange is written down that can be said of the clones alone, which nobody writes to
     before a domain is started on them.  One whose device was taken away may have been written to.
     """
-    if hostid.is_rebooted(str(journal.get("boot_id", ""))):
+    if DomainRun.of_journal(journal).is_before_boot:
         return ()
     disks = disks_of(journal)
     counts = journal.get(_WRITTEN, [None if disk.is_thick else 0 for disk in disks])
@@ -154,11 +147,10 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "phase": Phase.PREPARE.value,
         "record": plan.record.id,
         "set": plan.set,
-        "boot_id": hostid.boot(),
+        **domainrun.as_dict(plan.domain),
         "paused": paused,
         "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,
-        "run": plan.domain.run,
         "definition": plan.domain.definition,
         "disks": [
             {

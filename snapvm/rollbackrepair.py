@@ -25,6 +25,7 @@ from snapvm import (
 )
 from snapvm.attention import GivenBack, HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
 from snapvm.clock import Deadline
+from snapvm.domainrun import DomainRun
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.howfar import Found
@@ -177,8 +178,7 @@ def _former_let_run(
     decides what becomes of the disks.  But that the rollback is taken back has to be known to
     whoever finds the domain off later, should lvm fail now.  Returns it as it is then.
     """
-    is_former = domain.run is not None and domain.run == str(journal.get("run"))
-    if not is_former or _is_off(domain) or howfar.is_new_boot(journal):
+    if _is_off(domain) or not DomainRun.of_journal(journal).is_of(domain):
         return domain
     try:
         if journal["was_running"]:
@@ -236,7 +236,8 @@ def _said_before(journal: dict[str, Any], name: str, domain: Domain | None) -> L
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     set_, disks = journal["set"], rollbackjournal.disks_of(journal)
     domain = standing.find(host, name)
-    if journal["was_running"] and domain and not standing.is_other_run(domain, journal):
+    run = DomainRun.of_journal(journal)
+    if journal["was_running"] and domain is not None and not run.is_over(domain):
         standing.let_run(host, domain)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)

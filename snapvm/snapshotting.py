@@ -15,7 +15,8 @@ from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv, belonging, crew, preflight, thinpool
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import DiskRecord, Role, VolumeKind
 from snapvm.planning import PlannedDisk, TakePlan
@@ -83,7 +84,7 @@ def _snapshot(plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk, deadline: Deadlin
 
 @contextmanager
 def _of_the_whole(deadline: Deadline) -> Iterator[None]:
-    """Let a command whose time was over name the limit that is set, not what was left of it."""
+    """Have a command that ran out of time name the limit that is set, not what was left of it."""
     try:
         yield
     except CommandTimedOut as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
-from snapvm import hostid
 from snapvm.attention import StuckPaused
 from snapvm.errors import Interrupted, UnknownDomain
 from snapvm.host import Host
@@ -49,16 +47,6 @@ def let_run(host: Host, domain: Domain) -> None:
     """Make a domain run that stands still, as it was just looked up."""
     if domain.state in STATES:
         host.hypervisor.resume(domain)
-
-
-def is_other_run(domain: Domain, journal: dict[str, Any]) -> bool:
-    """Tell whether a domain is known to have been started since a journal: it is its owner's now.
-
-    One of which that is not known must not be left paused.
-    """
-    is_over = hostid.is_rebooted(str(journal.get("boot_id", "")))
-    then = str(journal.get("run") or "")
-    return is_over or bool(then and domain.run and domain.run != then)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ from snapvm.model import (
     SnapshotId,
     VolumeKind,
 )
-from snapvm.planning import RollbackPlan, SwapDisk
+from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
 from snapvm.rollbackjournal import JournalDisk
 
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
     """Make what is going to be a thin disk, with a device, and what a thick one's present needs."""
-    for disk in _thin(plan):
+    for disk in plan.thin_disks:
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         tags += disk.user_tags  # lvm.conf's volume_list may give a device to what has them alone
         what = (disk.snapshot, disk.clone_name, tags, disk.read_ahead)
@@ -62,7 +62,7 @@ def prepare(lvm: Lvm, warm: Crews, plan: RollbackPlan, undo: Record) -> None:
             warm[disk.current.vg][0].clone(*what, limit_seconds=EFFECT_LIMIT_SECONDS)
         else:
             lvm.clone(*what)
-    for disk in _thick(plan):
+    for disk in plan.thick_disks:
         tags = belonging.tags(plan.set, disk.current, Role.ROLL, belonging.of(undo, disk.target))
         lvm.make_store(disk.current.vg, disk.undo_name, disk.store_bytes, tags)
 
@@ -73,12 +73,12 @@ def exchange(warm: Crews, plan: RollbackPlan, deadline: Deadline) -> None:
     Raises ``RollbackFailed`` when the time is over before all of it is done: the domain stands
     still meanwhile.
     """
-    for disk in _thick(plan):
+    for disk in plan.thick_disks:
         limit_seconds = _left(deadline, plan)
         warm[disk.current.vg][0].attach(
             disk.current, disk.undo_name, disk.chunk_bytes, limit_seconds=limit_seconds
         )
-    for disk in _thin(plan):
+    for disk in plan.thin_disks:
         vg, name = disk.current.vg, disk.current.lv
         for old, new in ((name, disk.undo_name), (disk.clone_name, name)):
             warm[vg][0].rename(vg, old, new, limit_seconds=_left(deadline, plan))
@@ -89,14 +89,6 @@ def _left(deadline: Deadline, plan: RollbackPlan) -> float:
         why = f"LVM took longer than {deadline.seconds:g} s while it stood still"
         raise RollbackFailed(domain=plan.domain.name, id=plan.record.id, why=why)
     return deadline.left_seconds
-
-
-def _thin(plan: RollbackPlan) -> Iterator[SwapDisk]:
-    return (disk for disk in plan.disks if disk.kind is VolumeKind.THIN)
-
-
-def _thick(plan: RollbackPlan) -> Iterator[SwapDisk]:
-    return (disk for disk in plan.disks if disk.kind is VolumeKind.THICK)
 
 
 def activate(lvm: Lvm, disks: Iterable[JournalDisk]) -> None:

@@ -6,14 +6,13 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from snapvm import (
     checksum,
+    domainrun,
     durable,
-    hostid,
     imageroom,
     images,
     naming,
@@ -24,12 +23,13 @@ from snapvm import (
     retry,
     sidefiles,
 )
+from snapvm.capturewords import IS_NOT_POSSIBLE
 from snapvm.clock import WindowClock
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed
 from snapvm.host import Host
 from snapvm.lvm import argv
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.model import (
     DiskRecord,
     Domain,
@@ -44,9 +44,7 @@ from snapvm.model import (
     SnapshotId,
 )
 from snapvm.planning import TakePlan
-from snapvm.recordfolder import Work
 from snapvm.refusals import HostLacks, SnapshotExists
-from snapvm.undo import Undo
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +162,7 @@ def intent(plan: TakePlan) -> dict[str, Any]:
         "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
         "domain": plan.domain.name,
         "was_running": plan.domain.state is DomainState.RUNNING,
-        "boot_id": hostid.boot(),
-        "run": plan.domain.run,
+        **domainrun.as_dict(plan.domain),
         "quiesce": plan.quiesce,
     }
 
@@ -211,7 +208,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
     if why_not:
         _require_restored_plain(plan, path, memory, why_not)
-    told = f"; a sparse image is not possible: {why_not}" if why_not else ""
+    told = f"; a sparse image {IS_NOT_POSSIBLE}: {why_not}" if why_not else ""
     return replace(caught, memory=memory, method=caught.method + told)
 
 
@@ -268,23 +265,6 @@ def record(plan: TakePlan, caught: Caught, clock: WindowClock) -> Record:
         side_files=caught.side_files,
         order=plan.order,
     )
-
-
-def intend_to_stop(host: Host, plan: TakePlan, undo: Undo) -> None:
-    """Write down, before the record is visible, that the domain ends once it is.
-
-    This run of it, and none that may come: the journal can stay unread for long.
-    """
-    uuid = plan.domain.uuid
-    undo.add("the journal", partial(host.catalog.end_journal, uuid, Work.STOP))
-    intent = {
-        "record": plan.id,
-        "set": plan.set,
-        "boot_id": hostid.boot(),
-        "run": plan.domain.run,
-        "quiesce": plan.quiesce,
-    }
-    host.catalog.write_journal(uuid, Work.STOP, intent)
 
 
 def mark_complete(host: Host, record: Record) -> None:

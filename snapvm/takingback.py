@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from snapvm import writingback
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.lvm import argv, belonging
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Progress, Record, Role
 from snapvm.rollbackjournal import JournalDisk
@@ -99,9 +100,9 @@ def is_settled(report: Report, set_: str, disks: Iterable[JournalDisk]) -> bool:
 
 
 def require_known(report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
-    """Raise ``OldJournal`` for a disk that is none that a rollback leaves before it has an end.
+    """Raise ``OldJournal`` for a disk in a state in which no unfinished rollback leaves one.
 
-    Neither what it was is there under its name nor what it was to become: its present is newer.
+    The volume that has its name is neither what it was nor what it was to become: it is newer.
     """
     for disk in disks:
         holder = report.lv_from_name(disk.vg, disk.name)

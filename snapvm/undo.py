@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from enum import Enum, auto
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -14,13 +15,19 @@ from snapvm.interrupt import nothing_is_left, undisturbed
 log = logging.getLogger(__name__)
 
 
-class _Step(NamedTuple):
-    """A step, and whether it removes the journal, or a part of what would become visible."""
+class Removes(Enum):
+    """What a step removes, where that must not always go; see ``Undo``."""
 
+    JOURNAL = auto()
+    PART = auto()
+    """A part of what would have become visible."""
+    ANYTHING_ELSE = auto()
+
+
+class _Step(NamedTuple):
     what: str
     step: Callable[[], None]
-    is_journal: bool
-    is_part: bool
+    removes: Removes
 
 
 class Undo:
@@ -39,15 +46,10 @@ class Undo:
         self._steps: list[_Step] = []
 
     def add(
-        self,
-        what: str,
-        step: Callable[[], None],
-        *,
-        is_journal: bool = False,
-        is_part: bool = False,
+        self, what: str, step: Callable[[], None], *, removes: Removes = Removes.ANYTHING_ELSE
     ) -> None:
         """Remember ``step``, which takes back the deed named ``what``."""
-        self._steps.append(_Step(what, step, is_journal, is_part))
+        self._steps.append(_Step(what, step, removes))
 
     def disarm(self) -> None:
         """Forget all steps: the work is complete."""
@@ -78,13 +80,13 @@ class Undo:
         """Run the steps; return what could not be put back, and the failure the domain needs."""
         is_unclear = isinstance(error, NameUnclear)
         if is_unclear:
-            self._steps = [step for step in self._steps if not step.is_part]
+            self._steps = [step for step in self._steps if step.removes is not Removes.PART]
         keeps_journal = is_unclear or _needs_attention(error)
         leftovers: list[str] = []
         needy: Exception | None = None
         while self._steps:
-            what, step, is_journal, _ = self._steps.pop()
-            if is_journal and (leftovers or keeps_journal):
+            what, step, removes = self._steps.pop()
+            if removes is Removes.JOURNAL and (leftovers or keeps_journal):
                 continue
             try:
                 step()

@@ -13,10 +13,11 @@ from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
 from snapvm.failures import DiskMissing, RollbackFailed, StorageFailed
 from snapvm.lvm import argv
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.preflight import check_siblings, loss
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvRef, Progress, VolumeKind
+from snapvm.model import LvRef, Progress
 from snapvm.planning import RollbackPlan, SwapDisk
 from snapvm.refusals import RecordUnusable, VolumeRefused
 from snapvm.rollbackjournal import JournalDisk
@@ -27,7 +28,7 @@ _LOOK_SECONDS = 1.0
 
 def known_before(lvm: Lvm, plan: RollbackPlan) -> Report:
     """Return what LVM has of the thick disks, asked while the domain runs; nothing without any."""
-    return lvm.report() if _thick(plan) else Report(())
+    return lvm.report() if plan.thick_disks else Report(())
 
 
 def require_kept(lvm: Lvm, plan: RollbackPlan, known: Report, deadline: Deadline) -> None:
@@ -37,7 +38,7 @@ def require_kept(lvm: Lvm, plan: RollbackPlan, known: Report, deadline: Deadline
     else was ``known_before``: thousands of volumes take LVM seconds, and it waits for its locks.
     Raises ``RollbackFailed``, and ``CommandTimedOut`` when that is not said in time.
     """
-    thick = _thick(plan)
+    thick = plan.thick_disks
     if not thick:
         return
     disks = [volume for volume in (known.lv_of(disk.current) for disk in thick) if volume]
@@ -46,10 +47,6 @@ def require_kept(lvm: Lvm, plan: RollbackPlan, known: Report, deadline: Deadline
         why = _damage(report, disk)
         if why:
             raise RollbackFailed(domain=plan.domain.name, id=plan.record.id, why=why)
-
-
-def _thick(plan: RollbackPlan) -> list[SwapDisk]:
-    return [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
 
 
 def _damage(report: Report, disk: SwapDisk) -> str:

@@ -18,8 +18,6 @@ from snapvm.errors import ExitStatus, Interrupted, SnapvmError
 from snapvm.failures import StorageFailed
 from snapvm.interrupt import unheard, watched
 
-_TO_BE_SEEN_TO = (ExitStatus.REPAIR_NEEDED, ExitStatus.ATTENTION)
-
 
 def main() -> NoReturn:
     """Run ``snapvm`` with the process's arguments and end the process."""
@@ -58,7 +56,7 @@ def _to_be_told(error: SnapvmError) -> SnapvmError:
     """
     before = error.__context__ if isinstance(error, Interrupted) else None
     while before is not None:
-        if isinstance(before, SnapvmError) and before.exit_status in _TO_BE_SEEN_TO:
+        if isinstance(before, SnapvmError) and before.exit_status.leaves_work:
             return before
         before = before.__context__
     return error

@@ -20,7 +20,7 @@ from snapvm.refusals import NotConfirmed
 if TYPE_CHECKING:
     from snapvm.checking import Finding
     from snapvm.errors import SnapvmError
-    from snapvm.lvm.report import LogicalVolume
+    from snapvm.lvm.logicalvolume import LogicalVolume
 
 MANUAL = Manual(
     prerequisites="None; no domain and no snapshot is changed, except by `--fix`.",
@@ -54,7 +54,7 @@ def check(
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-        from snapvm import bydomain, checking, orphans
+        from snapvm import checking, orphans, severalfailures
         from snapvm.cli import wiring
         from snapvm.cli.progress import shown
         from snapvm.refusals import Found
@@ -71,7 +71,7 @@ def check(
             with what_is_done_stays():
                 removed = orphans.remove(host, unnamed, failures)
             nothing_is_left()
-            bydomain.log_all(failures)
+            severalfailures.log_all(failures)
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:

@@ -13,7 +13,7 @@ from snapvm.cli.words import counted, plain, size
 
 if TYPE_CHECKING:
     from snapvm.diagnosis import Diagnosis, Footing
-    from snapvm.lvm.report import LogicalVolume
+    from snapvm.lvm.logicalvolume import LogicalVolume
 
 MANUAL = Manual(
     prerequisites=(

@@ -58,10 +58,9 @@ def _tell_of(damaged: list[Damaged]) -> None:
     """
     hints: dict[str, None] = {}
     for entry in damaged:
-        is_whole = entry.is_newer or entry.is_unread
-        how = "cannot be read" if is_whole else "is damaged"
+        how = "cannot be read" if entry.may_be_whole else "is damaged"
         output.warn(f"{entry.domain}@{entry.id} {how}: {entry.why}")
-        hints[entry.trouble().hint() if is_whole else _ANEW] = None
+        hints[entry.trouble().hint() if entry.may_be_whole else _ANEW] = None
     for hint in hints:
         output.err(f"hint: {hint}")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from snapvm import compression, naming
+from snapvm import capturewords, compression, naming
 from snapvm.cli import output
 from snapvm.cli.arguments import AsJson, CowSizeOption, Domain, Wait, as_cow_size
 from snapvm.cli.manual import Manual
@@ -208,7 +208,7 @@ def _remarks(record: Record, *, all_of_them: bool) -> Iterator[str]:
     A CD-ROM is told of only when ``all_of_them`` are wanted: a note in the mail of every night
     would have its reader throw all notes away.
     """
-    if "not possible" in record.capture or "was stopped" in record.capture:
+    if capturewords.tells_of_worse(record.capture):
         yield record.capture
     for omitted in record.omitted:
         if all_of_them or not omitted.read_only:

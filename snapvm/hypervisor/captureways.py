@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
+from snapvm.capturewords import IS_NOT_POSSIBLE
 from snapvm.hypervisor.base import Capture, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
@@ -100,7 +101,7 @@ def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: _Attempt) ->
         try:
             attempt(WAYS[method], f" ({why})" if why else "")
         except NotPossible as why_not:
-            reasons.append(f"{method} is not possible: {why_not}")
+            reasons.append(f"{method} {IS_NOT_POSSIBLE}: {why_not}")
         else:
             return
     if left_out:

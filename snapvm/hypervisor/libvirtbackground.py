@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from snapvm.capturewords import WAS_STOPPED
 from snapvm.hypervisor import (
     domainxml,
     headstart,
@@ -178,7 +179,7 @@ class BackgroundCapture:
 
     def _start_over(self) -> None:
         """Prepare another stream and another pause, in place of those that were overtaken."""
-        self._overtaken = "; the guest stood still twice, as it was stopped before its time"
+        self._overtaken = f"; the guest stood still twice, as it {WAS_STOPPED} before its time"
         self._stream = MigrationStream(self._job)
         try:
             self._prepared_stream.enter_context(self._stream.prepared(self._image))

@@ -25,6 +25,7 @@ from snapvm.hypervisor import (
     startfiles,
 )
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
+from snapvm.imageformats import ZSTD_SINCE
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 from snapvm.release import release
@@ -37,9 +38,6 @@ _RECORDS = "domains"
 """The folder with all images, in the state folder."""
 _CONFIDENTIAL = frozenset({"sev", "sev-snp", "tdx"})
 """A guest of IBM's Secure Execution (s390-pv) may run without it; if not, QEMU refuses."""
-_ZSTD_SINCE = 10_006_000
-"""libvirt 11.3 has been seen to restore zstd images; before 10.6 the format had no number (libvirt,
-NEWS 10.4.0, qemu_saveimage.h)."""
 
 
 def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
@@ -104,7 +102,7 @@ def _labelling(image: Path) -> str:
 def require_zstd(connection: Any, domain: Domain) -> None:
     """Raise ``DomainRefused`` for a libvirt that may not restore what zstd has compressed."""
     with spoken():
-        if connection.getLibVersion() < _ZSTD_SINCE:
+        if libvirtversions.release_of(connection) < ZSTD_SINCE:
             raise DomainRefused(
                 domain=domain.name,
                 why="this libvirt may not read images compressed by zstd",

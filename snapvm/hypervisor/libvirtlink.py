@@ -6,7 +6,6 @@ call in a thread, and the main thread still answers signals.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import threading
@@ -15,7 +14,6 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,7 +26,7 @@ except ImportError:  # Debian's python3-libvirt is not seen by a venv; open_link
 
 from snapvm.errors import Interrupted
 from snapvm.failures import DomainFailed, HypervisorFailed
-from snapvm.hypervisor import answers
+from snapvm.hypervisor import answers, libvirtunit
 from snapvm.hypervisor.runevents import DEVICE_ADDED, RunEvents
 from snapvm.interrupt import shielded
 from snapvm.model import Domain
@@ -46,17 +44,6 @@ ALIVE_COUNT = 5
 ``ALIVE_SECONDS`` times one more than this.  Much longer than a busy host keeps it waiting, for what
 it was asked for it would still do when it goes on.
 """
-SOCKET_OF_VIRTQEMUD = Path("/run/libvirt/virtqemud-sock")
-"""It exists where libvirt's daemon for each driver is in use: RHEL 9, Fedora."""
-UNITS_OF_VIRTQEMUD = (
-    Path("/usr/lib/systemd/system/virtqemud.socket"),
-    Path("/etc/systemd/system/virtqemud.socket"),
-)
-LIBVIRTD_ENABLED = (
-    Path("/etc/systemd/system/sockets.target.wants/libvirtd.socket"),
-    Path("/etc/systemd/system/multi-user.target.wants/libvirtd.service"),
-)
-"""Links that `systemctl enable` makes: Arch Linux has the units of both, and so has SUSE."""
 _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 _NO_JOB = 0
@@ -147,19 +134,6 @@ def _require_local(connection: Any, uri: str) -> None:
         )
 
 
-def _unit() -> str:
-    """Return the systemd unit that starts libvirt here.
-
-    Where virtqemud has taken the place of libvirtd, starting libvirtd would end it (libvirt,
-    docs/daemons; src/qemu/virtqemud.service.extra.in).
-    """
-    is_split = any(os.path.lexists(unit) for unit in UNITS_OF_VIRTQEMUD)
-    if any(os.path.lexists(link) for link in LIBVIRTD_ENABLED):
-        is_split = False
-    in_use = os.path.lexists(SOCKET_OF_VIRTQEMUD)
-    return "virtqemud.socket" if is_split or in_use else "libvirtd"
-
-
 def _opened(uri: str) -> Any:
     """Connect; raise ``LibvirtFailed``, and ``TimeoutError`` for a libvirtd that hangs.
 
@@ -192,15 +166,16 @@ class Link:
             with spoken():
                 _require_local(self._connection, uri)
         except TimeoutError:
-            unit = _unit().removesuffix(".socket")
+            unit = libvirtunit.working()
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} (it has been silent for {OPEN_SECONDS:g} s)",
                 remedy=f"see `systemctl status {unit}`; domains run on while it is restarted",
             ) from None
         except LibvirtFailed as failure:
+            unit = libvirtunit.starting()
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
-                remedy=f"start libvirt (systemctl start {_unit()}) and run snapvm as root",
+                remedy=f"start libvirt (systemctl start {unit}) and run snapvm as root",
             ) from failure
 
     @property

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from snapvm import imageroom
+from snapvm.capturewords import WAS_STOPPED
 from snapvm.hypervisor import migrationstream
 from snapvm.hypervisor.base import Freeze, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
@@ -134,7 +135,7 @@ class PrecopyCapture:
             self._hold_files_still()
         if why:
             remaining_mb = ram.get("remaining", 0) / 1e6
-            self._stopped = f"; the guest was stopped {why}, with {remaining_mb:.0f} MB to go"
+            self._stopped = f"; the guest {WAS_STOPPED} {why}, with {remaining_mb:.0f} MB to go"
             self._stream.guest_waits()
             self._job.pause.suspend()
 

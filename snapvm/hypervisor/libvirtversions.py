@@ -14,6 +14,7 @@ from snapvm.hypervisor import domainxml, hostprocessor
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.model import Domain
+from snapvm.release import release
 
 PROCESSOR = "processor"
 """Beside the versions in a record: what `hostprocessor` tells, if it does."""
@@ -37,6 +38,11 @@ def of(link: Link, domain: Domain) -> dict[str, str]:
     if processor := hostprocessor.of_guest(domain):
         found[PROCESSOR] = processor
     return found
+
+
+def release_of(connection: Any) -> tuple[int, ...]:
+    """Return the release of libvirt, such as (11, 2); raise libvirt's error."""
+    return release(_dotted(connection.getLibVersion()))
 
 
 def _has_own_qemu(connection: Any, domain: Domain) -> bool:

@@ -243,7 +243,7 @@ class XenHypervisor:
             if info is None:
                 return
             if info.is_hvm and not xenothers.are_saving(info.domid):
-                self._control.forget_writes(info.domid)
+                self._control.stop_noting_writes(info.domid)
             request = SuspendRequest(self._control, self._store, info.domid)
             if not request.is_noted:
                 return

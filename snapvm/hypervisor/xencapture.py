@@ -14,8 +14,9 @@ from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.base import Freeze, GuestImage
 from snapvm.hypervisor.xenconfig import Config
-from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
+from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendisks import Vbd, read_vbds, vbd_numbers
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenmemory import XenFrames
 from snapvm.hypervisor.xenrings import Rings, ring_references

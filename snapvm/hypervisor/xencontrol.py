@@ -9,31 +9,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ctypes import byref, c_uint32, c_uint64, c_ulong, create_string_buffer
-from dataclasses import dataclass
 from typing import Self
 
 from snapvm.hypervisor import xenpolicy
+from snapvm.hypervisor.xendomaininfo import INFO_BYTES, DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed, open_libraries
-from snapvm.xenguest import FRAME_BYTES, HostFacts, Standing, TscFacts, VcpuParts
+from snapvm.xenguest import HostFacts, Standing, TscFacts, VcpuParts
 
-_INFO = struct.Struct("<HHIQQQQQQQII4x16s")
-_INFO_BYTES = 112
 _LISTED_AT_ONCE = 256
-_FLAG_DYING = 1
-_FLAG_HVM = 2
-_FLAG_SHUTDOWN = 4
-_FLAG_PAUSED = 8
-_SHUTDOWN_SUSPEND = 2
-_SHUTDOWN_CRASH = 3
-
 _CONTEXT_BYTES = 5168
 _ROOT = slice(5008, 5016)
 """ctrlreg[3] in it (arch-x86/xen.h, struct vcpu_guest_context)."""
-_VCPU_INFO_BYTES = 24
+_VCPUINFO_BYTES = 24
 _DOMCTL_BYTES = 144
 _SHADOW_OP = 10
 _SHADOW_OP_OFF = 0
@@ -42,54 +32,6 @@ _GET_EXT_VCPUCONTEXT = 43
 _GET_VCPUEXTSTATE = 63
 _GET_VCPU_MSRS = 72
 _MSR_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainInfo:
-    """What Xen says of a domain (xc_domaininfo_t)."""
-
-    domid: int
-    uuid: str
-    flags: int
-    total_pages: int
-    shared_info_mfn: int
-    vcpus: int
-    max_vcpu_id: int
-
-    @property
-    def memory_bytes(self) -> int:
-        """How much memory it has now."""
-        return self.total_pages * FRAME_BYTES
-
-    @property
-    def is_dying(self) -> bool:
-        """Whether it is being destroyed."""
-        return bool(self.flags & _FLAG_DYING)
-
-    @property
-    def is_hvm(self) -> bool:
-        """Whether it is an HVM or PVH domain, not a PV domain."""
-        return bool(self.flags & _FLAG_HVM)
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the toolstack has paused it."""
-        return bool(self.flags & _FLAG_PAUSED)
-
-    @property
-    def is_shut_down(self) -> bool:
-        """Whether it has stopped itself: it is off, crashed, or suspended."""
-        return bool(self.flags & _FLAG_SHUTDOWN)
-
-    @property
-    def is_suspended(self) -> bool:
-        """Whether it has suspended itself, to be saved."""
-        return self.is_shut_down and self.flags >> 16 & 255 == _SHUTDOWN_SUSPEND
-
-    @property
-    def is_crashed(self) -> bool:
-        """Whether it has crashed and was kept."""
-        return self.is_shut_down and self.flags >> 16 & 255 == _SHUTDOWN_CRASH
 
 
 class XenControl:
@@ -120,25 +62,25 @@ class XenControl:
         found: list[DomainInfo] = []
         first = 0
         while True:
-            buffer = create_string_buffer(_INFO_BYTES * _LISTED_AT_ONCE)
+            buffer = create_string_buffer(INFO_BYTES * _LISTED_AT_ONCE)
             count = self._library.xc_domain_getinfolist(
                 self._handle, first, _LISTED_AT_ONCE, buffer
             )
             if count < 0:
                 raise failed("listing domains")
-            found += [_info(buffer.raw[n * _INFO_BYTES :]) for n in range(count)]
+            found += [DomainInfo.unpacked(buffer.raw[n * INFO_BYTES :]) for n in range(count)]
             if count < _LISTED_AT_ONCE:
                 return tuple(found)
             first = found[-1].domid + 1
 
     def info(self, domid: int) -> DomainInfo | None:
         """Return the state of a domain; None when it does not exist."""
-        buffer = create_string_buffer(_INFO_BYTES)
+        buffer = create_string_buffer(INFO_BYTES)
         count = self._library.xc_domain_getinfolist(self._handle, domid, 1, buffer)
         if count < 0:
             raise failed(f"asking about domain {domid}")
         # When no domain has this number, Xen returns the next one.
-        found = _info(buffer.raw) if count else None
+        found = DomainInfo.unpacked(buffer.raw) if count else None
         return found if found is not None and found.domid == domid else None
 
     def pause(self, domid: int) -> None:
@@ -154,17 +96,17 @@ class XenControl:
         guest = self.libraries.guest
         self._check(guest.xc_domain_resume(self._handle, domid, 1), "resuming")
 
-    def forget_writes(self, domid: int) -> None:
-        """Have Xen note no longer what an HVM or PVH guest writes, as it does for a saver."""
-        with suppress(XenFailed):  # it may not note that, and says so as it would of an error
+    def stop_noting_writes(self, domid: int) -> None:
+        """Have Xen no longer note what an HVM or PVH guest writes, as it does for a saver."""
+        with suppress(XenFailed):  # it may not be noting, which it calls an error as well
             self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_OFF, 0))
 
-    def notes_writes(self, domid: int) -> bool:
-        """Tell whether Xen notes what an HVM or PVH guest writes; from now on it does."""
+    def note_writes(self, domid: int) -> bool:
+        """Have Xen note what an HVM or PVH guest writes; tell whether it did so already."""
         try:
             self._domctl(_SHADOW_OP, domid, struct.pack("<II", _SHADOW_OP_ENABLE_LOGDIRTY, 0))
-        except XenFailed:
-            if ctypes.get_errno() == errno.EINVAL:  # it does so already
+        except XenFailed as failure:
+            if failure.number == errno.EINVAL:
                 return True
             raise
         return False
@@ -242,7 +184,7 @@ class XenControl:
         )
 
     def _is_online(self, domid: int, vcpu_id: int) -> bool:
-        buffer = create_string_buffer(_VCPU_INFO_BYTES)
+        buffer = create_string_buffer(_VCPUINFO_BYTES)
         status = self._library.xc_vcpu_getinfo(self._handle, domid, vcpu_id, buffer)
         self._check(status, f"asking about vCPU {vcpu_id}")
         return buffer.raw[4] != 0
@@ -316,25 +258,6 @@ class XenControl:
             raise failed(what)
 
 
-def _info(data: bytes) -> DomainInfo:
-    fields = _INFO.unpack_from(data)
-    domid, _, flags, total_pages, _, _, _, _, shared_info_mfn, _, vcpus, max_vcpu_id, handle = (
-        fields
-    )
-    return DomainInfo(
-        domid=domid,
-        uuid=str(uuid.UUID(bytes=handle)),
-        flags=flags,
-        total_pages=total_pages,
-        shared_info_mfn=shared_info_mfn,
-        vcpus=vcpus,
-        max_vcpu_id=max_vcpu_id,
-    )
-
-
 def open_control() -> XenControl:
     """Connect to Xen; raise ``HostLacks`` without libraries and ``XenFailed`` without rights."""
     return XenControl(open_libraries())
-
-
-__all__ = ["DomainInfo", "XenControl", "XenFailed", "open_control"]

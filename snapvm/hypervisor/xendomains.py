@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
+from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendisks import BACKENDS
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import Domain, DomainState, DomainUuid

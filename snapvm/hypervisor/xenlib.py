@@ -92,6 +92,11 @@ _LIBC: Prototypes = {"munmap": (c_int, (c_void_p, c_size_t)), "getpagesize": (c_
 class XenFailed(Exception):
     """A call that Xen refused; the text says which, and why."""
 
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(text)
+        self.number = number
+        """The errno of the call; 0 where it had none, or there was no call."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XenLibraries:
@@ -171,4 +176,4 @@ def _declared(library: Any, prototypes: Prototypes) -> Any:
 def failed(what: str) -> XenFailed:
     """Return the failure of a call that has just failed, with the text of its errno."""
     number = ctypes.get_errno()
-    return XenFailed(f"{what}: {os.strerror(number) if number else 'no reason given'}")
+    return XenFailed(f"{what}: {os.strerror(number) if number else 'no reason given'}", number)

@@ -14,7 +14,8 @@ from ctypes import c_int, c_uint64
 from typing import Self
 
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor.xencontrol import DomainInfo, XenControl
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed, failed
 from snapvm.xenguest import FRAME_BYTES, TYPES_AT_ONCE, Mapping
 

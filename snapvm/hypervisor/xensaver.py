@@ -201,7 +201,7 @@ def _require_noted(own: XenControl, domid: int) -> None:
 
     To count what has changed succeeds even so (xen.git xen/arch/x86/mm/paging.c).
     """
-    if not own.notes_writes(domid):
+    if not own.note_writes(domid):
         raise XenFailed(
             "what it has written is not known, as somebody else saved or destroyed it meanwhile"
         )

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from snapvm.lvm import argv
-from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report, VolumeGroup
 from snapvm.model import DiskRecord, LvRef, Record
 from snapvm.refusals import GroupAway
 
@@ -137,7 +138,7 @@ def _of_silent(group: VolumeGroup) -> Absence:
     why, remedy = "hides its volumes", f"`lvs {group.name}` says why"
     if group.is_exported:
         why, remedy = "is exported", f"vgimport {group.name}"
-    elif group.lock_type not in ("", "none"):
+    elif group.is_shared:
         why = f"is shared with other hosts ({group.lock_type}), and is not locked here"
         remedy = f"vgchange --lockstart {group.name}"
     elif group.system_id:

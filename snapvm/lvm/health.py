@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from snapvm.lvm import argv, away, preflight
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import DiskRecord, VolumeKind
 from snapvm.refusals import VolumeRefused
 

@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from snapvm.lvm import argv
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 
 _LINE = re.compile(r"(?P<name>\S+): \d+ \d+ snapshot (?P<told>.+)")
 _NUMBERS = re.compile(r"(?P<used>\d+)/(?P<total>\d+) (?P<metadata>\d+)\s*\Z")
 _SECTOR_BYTES = 512
-_INVALID = "I"
-"""The fifth letter of lv_attr; see lvs(8)."""
 
 
 def around(report: Report, disks: Iterable[LogicalVolume]) -> tuple[LogicalVolume, ...]:
@@ -40,8 +39,7 @@ def _as_told(snapshot: LogicalVolume, told: dict[str, str]) -> LogicalVolume:
         return replace(snapshot, data_percent=None)
     numbers = _NUMBERS.match(said)
     if numbers is None:
-        lost = snapshot.attr[:4] + _INVALID + snapshot.attr[5:]
-        return replace(snapshot, attr=lost, data_percent=None)
+        return snapshot.given_up()
     used, total, metadata = (int(numbers[name]) for name in ("used", "total", "metadata"))
     # What has metadata alone is empty to LVM (lvm2, lib/snapshot/snapshot.c, _snap_target_percent).
     percent = 100 * used / total if used != metadata else 0.0

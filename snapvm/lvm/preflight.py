@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
 from snapvm.lvm import away, thinpool
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import VolumeKind
 from snapvm.refusals import NoSpace, VolumeRefused
 
@@ -159,13 +160,13 @@ def _mib(size_bytes: float) -> str:
 
 def _check_group(volume: LogicalVolume, disks: int) -> None:
     group = f"volume group {volume.vg}"
-    if volume.vg_missing_pvs or volume.vg_attr[3:4] == "p":
+    if not volume.is_group_whole:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{group} lacks physical volumes",
             remedy=away.making_whole(volume.vg),
         )
-    if volume.vg_attr[2:3] == "x" or volume.vg_attr[0:1] != "w":
+    if not volume.is_group_writable:
         raise VolumeRefused(volume=str(volume.ref), why=f"{group} is exported or read-only")
     if volume.vg_metadata_free_bytes < disks * _DISK_METADATA_BYTES:
         raise VolumeRefused(
@@ -181,7 +182,7 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
             remedy=f"let it have any number: vgchange --logicalvolume 0 {volume.vg}; or delete "
             "snapshots",
         )
-    if volume.vg_lock_type not in ("", "none"):
+    if volume.is_group_shared:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{group} is shared with other hosts ({volume.vg_lock_type}), whose writes go on",
@@ -220,7 +221,7 @@ def _check_volume(volume: LogicalVolume) -> None:
             raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
     if "pvmove" in volume.layout or volume.is_locked:
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
-    if volume.attr[0:1] in ("O", "S"):
+    if volume.has_merging_snapshot:
         raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
     if volume.is_skipped and not volume.is_active:
         raise VolumeRefused(
@@ -245,8 +246,8 @@ def activating(volume: LogicalVolume) -> str:
 def _check_images(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
 
-    It says so when the domain stands still (lvm2, snapshot_manip.c, validate_snapshot_origin), and
-    reports the layer as the layout of the hidden images.
+    LVM would say so only while the domain stands still (lvm2, snapshot_manip.c,
+    validate_snapshot_origin).  It reports the layer as the layout of the hidden images.
     """
     if "raid" in volume.layout and any(
         "integrity" in image.layout

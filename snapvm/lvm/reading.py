@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from snapvm.failures import CommandFailed
-from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report, VolumeGroup
 from snapvm.model import LvUuid, VgUuid
 
 _SECTOR_BYTES = 512

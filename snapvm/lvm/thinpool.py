@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.refusals import VolumeRefused
 
 _METADATA_ROOM_BYTES = 4 << 20
@@ -20,13 +20,13 @@ _TROUBLES = {
     "E": "the thin pool has failed",
     "X": "the thin pool's health cannot be read",
 }
-"""By the ninth letter of lv_attr; see lvs(8)."""
+"""By ``LogicalVolume.health_letter``; see lvs(8)."""
 
 
 def trouble_of(pool: LogicalVolume) -> str:
     """Say why a thin pool can take no more writes; empty when it can."""
-    trouble = _TROUBLES.get(pool.attr[8:9], "")
-    if not trouble and (pool.state in ("c", "C") or pool.health == "check_needed"):
+    trouble = _TROUBLES.get(pool.health_letter, "")
+    if not trouble and pool.needs_check:
         trouble = "the thin pool needs thin_check"
     for what, percent in (("data", pool.data_percent), ("metadata", pool.metadata_percent)):
         if percent is not None and percent >= 100:

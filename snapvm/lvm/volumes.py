@@ -22,7 +22,8 @@ from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.device import Number
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume, Report, VolumeGroup
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
 from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
@@ -81,9 +82,9 @@ class Lvm:
         return self._told(reading.ARGV, limit_seconds)
 
     def full_report(self) -> Report:
-        """Tell of each volume, too, whether LVM activates it of itself, where it has that property.
+        """Return a report that also tells which volumes LVM activates by itself, if it can tell.
 
-        In one command: each reads all groups.
+        It is one command, because each command reads all groups.
         """
         try:
             return self._told(reading.FULL_ARGV, REPORT_LIMIT_SECONDS)
@@ -114,9 +115,10 @@ class Lvm:
         return kernelstatus.applied(report, said)
 
     def explained(self, report: Report, refs: Iterable[LvRef]) -> Report:
-        """Return a report that tells of these volumes, too, why they are not in it.
+        """Return a report that can also tell why one of these volumes is not in it.
 
-        That LVM is asked only where it shows nothing of a group, which is seldom.
+        LVM is asked about its groups for that, but only where it shows nothing of one, which is
+        seldom.
         """
         if report.groups is not None or all(map(report.decides, refs)):
             return report
@@ -187,11 +189,11 @@ class Lvm:
         self._do_anyway(argv.shelve(volume, tags))
 
     def keep_from_boot(self, volumes: Iterable[LvRef]) -> None:
-        """Have LVM not activate volumes of itself; may be done again."""
+        """Keep LVM from activating volumes by itself; may be done again."""
         self._do_anyway(argv.not_at_boot(volumes))
 
     def skip_activation(self, volumes: Iterable[LvRef]) -> None:
-        """Have LVM activate volumes only for who says so each time; may be done again."""
+        """Have LVM activate volumes only when told so explicitly; may be done again."""
         self._do_anyway(argv.skip_activation(volumes))
 
     def retag(

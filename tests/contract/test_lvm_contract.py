@@ -9,7 +9,7 @@ import pytest
 
 from snapvm.failures import CommandFailed
 from snapvm.lvm import argv, away
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.model import LvRef, LvUuid, Role, Silent, VgUuid, VolumeKind
 from tests.contract.worlds import DISK, VG, LvmWorld, lvm_world
 

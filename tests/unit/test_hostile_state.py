@@ -140,6 +140,15 @@ def test_a_journal_cannot_have_foreign_volumes_removed(scene: Scene, how: str) -
     assert everything(scene)[0] == volumes
 
 
+def test_what_is_wrong_in_a_journal_is_said_in_words(scene: Scene) -> None:
+    """It was told as `_Wrong("...")`, in the words of Python."""
+    intent = {"was_running": True, **FOREIGN_INTENTS["a selection instead of a disk"]}
+    put(scene, ".x.draft/intent.json", json.dumps(intent))
+    with pytest.raises(LeftBehind) as refused:
+        consistency.repair_all(scene.host, DOMAIN, Silent())
+    assert "is damaged ('x || lv_name={precious' is not the uuid of a volume)" in str(refused.value)
+
+
 def change(scene: Scene, *keys: str | int, value: object) -> None:
     """Write another value into the record on the disk."""
     path = folder_of(scene) / "kept" / "snapshot.json"

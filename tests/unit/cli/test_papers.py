@@ -111,7 +111,7 @@ def typed(heading: str) -> list[list[str]]:
 
 
 def test_what_the_readme_has_a_reader_type_is_done(call: Call, scene: Scene) -> None:
-    first, more = typed("The first snapshot"), typed("More of it")
+    first, more = typed("The first snapshot"), typed("More commands")
     assert len(first) > 6 and len(more) > 11
     for words in first:
         sure = ["--yes"] if words[0] in ASKS else []

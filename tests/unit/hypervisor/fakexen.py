@@ -11,7 +11,7 @@ from typing import Any
 
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.hypervisor.xen import XenHypervisor
-from snapvm.hypervisor.xencontrol import DomainInfo
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.process import Completed
 from tests.fakes.xenstored import FakeXenstored
 
@@ -29,7 +29,6 @@ RUNNING = DomainInfo(
     flags=0x20,
     total_pages=256,
     shared_info_mfn=1,
-    vcpus=1,
     max_vcpu_id=1,
 )
 

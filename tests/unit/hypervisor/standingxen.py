@@ -11,7 +11,7 @@ import pytest
 
 from snapvm.clock import WindowClock
 from snapvm.hypervisor import xenrequest
-from snapvm.hypervisor.xencontrol import DomainInfo
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
@@ -46,7 +46,6 @@ class FakeXen:
             flags=self.flags | (8 if self.pauses else 0),
             total_pages=1,
             shared_info_mfn=1,
-            vcpus=1,
             max_vcpu_id=0,
         )
 

@@ -15,7 +15,7 @@ import pytest
 
 from snapvm.errors import Interrupted
 from snapvm.failures import WindowBroken
-from snapvm.hypervisor import libvirtlink
+from snapvm.hypervisor import libvirtlink, libvirtunit
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link
 from snapvm.hypervisor.runevents import DEVICE_ADDED
 from snapvm.interrupt import watched
@@ -123,9 +123,9 @@ def test_what_is_started_is_the_daemon_that_is_there(
 
     Arch Linux and SUSE have the units of both, and its owner may have enabled libvirtd.
     """
-    monkeypatch.setattr(libvirtlink, "SOCKET_OF_VIRTQEMUD", tmp_path / "virtqemud-sock")
-    monkeypatch.setattr(libvirtlink, "UNITS_OF_VIRTQEMUD", (tmp_path / "virtqemud.socket",))
-    monkeypatch.setattr(libvirtlink, "LIBVIRTD_ENABLED", (tmp_path / "libvirtd.socket",))
+    monkeypatch.setattr(libvirtunit, "SOCKET_OF_VIRTQEMUD", tmp_path / "virtqemud-sock")
+    monkeypatch.setattr(libvirtunit, "UNITS_OF_VIRTQEMUD", (tmp_path / "virtqemud.socket",))
+    monkeypatch.setattr(libvirtunit, "LIBVIRTD_ENABLED", (tmp_path / "libvirtd.socket",))
     for name in there.split():
         (tmp_path / name).symlink_to("../unit")
     daemon.end()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from snapvm.hypervisor import xencontrol, xenlib
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.refusals import HostLacks
 
 RELEASES = [(4, 17), (4, 18), (4, 19), (4, 20)]
@@ -134,9 +135,9 @@ def test_what_xen_says_of_a_domain_is_read_where_it_stands() -> None:
     struct.pack_into("<Q", said, 48, 0x12345)
     struct.pack_into("<II", said, 64, 2, 3)
     said[76:92] = handle.bytes
-    info = xencontrol._info(bytes(said))
+    info = DomainInfo.unpacked(bytes(said))
     assert (info.domid, info.uuid, info.total_pages) == (7, str(handle), 0x8000)
-    assert (info.shared_info_mfn, info.vcpus, info.max_vcpu_id) == (0x12345, 2, 3)
+    assert (info.shared_info_mfn, info.max_vcpu_id) == (0x12345, 3)
     assert info.is_paused and info.is_suspended and not info.is_hvm and not info.is_dying
 
 

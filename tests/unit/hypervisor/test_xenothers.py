@@ -68,7 +68,7 @@ def test_a_domain_that_is_migrated_is_refused(scene: Scene, processes: Path) -> 
 def test_a_repair_does_not_disturb_who_migrates_it(scene: Scene, processes: Path) -> None:
     xen, driver = scene
     forgotten: list[int] = []
-    vars(xen)["forget_writes"] = forgotten.append
+    vars(xen)["stop_noting_writes"] = forgotten.append
     xen.info_of[5] = replace(RUNNING, flags=2)
     driver.abandon(driver.find("web"))
     assert forgotten == [5]

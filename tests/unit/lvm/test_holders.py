@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snapvm.lvm import holders
 from snapvm.lvm.holders import Holder
-from snapvm.lvm.report import LogicalVolume
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.volumes import Lvm
 from tests.fakes.lvm import FakeLvm
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from snapvm.lvm import kernelstatus
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from tests.fakes.scene import Scene, make_scene
 from tests.unit.deeds import take
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from snapvm.lvm import preflight
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import LvUuid, VgUuid
 from snapvm.refusals import VolumeRefused
 from tests.fakes.scene import make_scene

@@ -9,7 +9,8 @@ from types import FrameType
 
 import pytest
 
-from snapvm.lvm.report import LogicalVolume, Report
+from snapvm.lvm.logicalvolume import LogicalVolume
+from snapvm.lvm.report import Report
 from snapvm.model import LvRef, LvUuid
 from tests.fakes.scene import make_scene
 

@@ -1,4 +1,7 @@
-"""Which failure a command ends with when it has failed for several domains."""
+"""A command that goes on after a failure: what it notes of each, and which one it ends with.
+
+So do those that work on several domains or snapshots, or that look for all that is wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from snapvm.errors import ExitStatus, Interrupted, SnapvmError
+from snapvm.errors import Interrupted, SnapvmError
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +22,28 @@ def worst(failures: Sequence[SnapvmError]) -> SnapvmError:
 
 
 @contextmanager
+def noting(failures: list[SnapvmError]) -> Iterator[None]:
+    """Put a failure of the block into a list and go on behind the block.
+
+    An interruption is raised, and so is one that was put off until the work failed.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except SnapvmError as failure:
+        failures.append(failure)
+        if failure.signal_put_off:
+            raise Interrupted(signal=failure.signal_put_off) from failure
+
+
+@contextmanager
 def above_a_signal(failures: Sequence[SnapvmError]) -> Iterator[None]:
     """Let an interruption of the block pass, unless failures noted by then are to be seen to."""
     try:
         yield
     except Interrupted:
-        if all(error.exit_status <= ExitStatus.FAILED for error in failures):
+        if not any(error.exit_status.leaves_work for error in failures):
             log_all(failures)
             raise
 

@@ -1,0 +1,104 @@
+"""A domain that ends with its snapshot (`take --stop`): intended, carried out, and finished later.
+
+The journal of it is written before the record is visible and ends when the domain has.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from snapvm import domainrun, guestsystem, standing
+from snapvm.attention import LeftBehind, NotStopped
+from snapvm.domainrun import DomainRun
+from snapvm.errors import SnapvmError
+from snapvm.failures import DomainFailed
+from snapvm.host import Host
+from snapvm.model import Domain, DomainState, DomainUuid
+from snapvm.planning import TakePlan
+from snapvm.recordfolder import Work
+from snapvm.undo import Undo
+
+
+def intend(host: Host, plan: TakePlan, undo: Undo) -> None:
+    """Write down, before the record is visible, that the domain ends once it is.
+
+    This run of it, and none that may come: the journal can stay unread for long.
+    """
+    uuid = plan.domain.uuid
+    undo.add("the journal", partial(host.catalog.end_journal, uuid, Work.STOP))
+    journal = {
+        "record": plan.id,
+        "set": plan.set,
+        **domainrun.as_dict(plan.domain),
+        "quiesce": plan.quiesce,
+    }
+    host.catalog.write_journal(uuid, Work.STOP, journal)
+
+
+def carry_out(host: Host, plan: TakePlan) -> None:
+    """End a domain whose record is whole; one that does not end runs on, and the record stays.
+
+    The journal stays with one that cannot be let run either, so that the next command ends it.
+    """
+    domain = plan.domain
+    try:
+        _require_standing(host, domain)
+        host.hypervisor.stop(domain)
+    except SnapvmError as error:
+        is_standing = not _goes_on(host, plan)
+        if not is_standing:
+            with suppress(SnapvmError):  # the next command ends it
+                host.catalog.end_journal(domain.uuid, Work.STOP)
+        raise NotStopped(domain.name, plan.id, str(error), is_standing) from error
+    try:
+        host.catalog.end_journal(domain.uuid, Work.STOP)
+    except SnapvmError as error:
+        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
+        raise LeftBehind(leftovers=(left,), why=str(error)) from error
+
+
+def _goes_on(host: Host, plan: TakePlan) -> bool:
+    """Let a domain go on that was not ended; return False when it still stands for its capture."""
+    if plan.domain.state is not DomainState.RUNNING:
+        return True
+    try:
+        standing.run_again(host, plan.domain.name)
+    except SnapvmError:
+        return False
+    if plan.quiesce:
+        guestsystem.release(host, plan.domain)
+    return True
+
+
+def _require_standing(host: Host, domain: Domain) -> None:
+    """Raise ``DomainFailed`` for one that has gone on from what was captured, whoever let it.
+
+    Writing its memory takes minutes, and it is seen to be paused meanwhile.
+    """
+    now = standing.find(host, domain.name)
+    if now is not None and now.state is DomainState.RUNNING:
+        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
+
+
+def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
+    """End a domain whose snapshot became whole; it may have been started again since."""
+    domain = standing.find(host, name)
+    is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
+    said = f"{name} is not to be stopped any more"
+    if domain is None or domain.state is DomainState.SHUTOFF:
+        if is_due:
+            said = f"{name} was to be stopped, and is off already"
+    elif not is_due or domain.state not in standing.STATES:
+        # One that runs has gone on from what was captured, whoever let it.
+        if domain.state is DomainState.RUNNING and journal.get("quiesce"):
+            guestsystem.release(host, domain)
+    elif DomainRun.of_journal(journal).is_of(domain):
+        host.catalog.settle_names(uuid)  # else a power cut takes the snapshot back
+        host.hypervisor.stop(domain)
+        said = f"finished stopping {name}"
+    else:
+        said = f"{name} stands still, and is not known to be the run that was to be stopped"
+    host.catalog.end_journal(uuid, Work.STOP)
+    return said
