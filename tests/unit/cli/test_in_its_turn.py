@@ -74,6 +74,26 @@ def test_a_prune_does_not_go_on_when_what_it_keeps_is_gone(
     assert call(*words).status == 0 and scene.ids() == ["b"]
 
 
+def test_a_prune_leaves_the_newest_when_what_it_keeps_goes_on_the_way(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deleted the newest of them first: what was to be kept in the place of `d` was gone."""
+    for name in "abcd":
+        call("take", DOMAIN, "--name", name)
+    lock = locking._lock
+
+    def wait(*words: Any, **more: Any) -> None:
+        if len(scene.ids()) == 3:
+            monkeypatch.setattr(locking, "_lock", lock)
+            delete(scene, scene.host.catalog.get(UUID, SnapshotId("d")))
+        lock(*words, **more)
+
+    monkeypatch.setattr(locking, "_lock", wait)
+    done = call("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes", "--json")
+    assert done.status == ExitStatus.FAILED and scene.ids() == ["b", "c"]
+    assert json.loads(done.out)["deleted"] == ["demo@a"]
+
+
 def test_nobody_is_asked_about_a_latest_that_is_none_any_more(
     call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
