@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -44,6 +44,8 @@ class _Terms:
 
     forgiven: tuple[type[SnapvmError], ...] = ()
     """What keeps none from being deleted, and is not told."""
+    spared: tuple[type[SnapvmError], ...] = ()
+    """What keeps one from being deleted, and none of the others."""
     forget_missing: bool = False
     """Volumes in a group that is away are left behind."""
     refused: tuple[SnapvmError, ...] = ()
@@ -110,6 +112,7 @@ def prune(
             skipped.append(record)
     terms = _Terms(
         forgiven=(UnknownSnapshot, SnapshotReplaced),
+        spared=(VolumeRefused, GroupAway),
         refused=(*(_refusal(absence, records) for absence, records in absent.items()), *refused),
         skipped=tuple(skipped),
         require_meant=require_meant,
@@ -148,7 +151,7 @@ def _delete_groups(
     try:
         for records in groups:
             with noting(failures):
-                _delete_all(host, records, progress, terms, deleted)
+                _delete_all(host, records, progress, terms, deleted, failures)
     except Interrupted as error:
         signal = error.signal
     left = _not_in(deleted, [*chain.from_iterable(groups), *terms.skipped])
@@ -171,14 +174,16 @@ def _delete_all(
     progress: Progress,
     terms: _Terms,
     deleted: list[Record],
+    failures: list[SnapvmError],
 ) -> None:
-    """Delete records, and put each that is gone into ``deleted``."""
+    """Delete records; put each that is gone into ``deleted``, why one stays into ``failures``."""
+    going = list(records)
     seen: _Seen = {}
     if len(records) > 1:
         _check_all(host, records, progress, terms, seen)
     for record in records:
         locked = identity.locked(host.catalog, record, progress)
-        with suppress(*terms.forgiven), locked as uuids:
+        with suppress(*terms.forgiven), _sparing(record, going, terms, failures), locked as uuids:
             repair.finish_all(host, uuids, record.domain)
             terms.require_meant(record)
             progress.phase(f"deleting {record.ref}")
@@ -187,10 +192,22 @@ def _delete_all(
             if not terms.forget_missing:
                 _check_reach(known, report)
             others = _records(host, record.domain_uuid, seen)
-            _check_unneeded(known, _needed_by(others, records), report)
+            _check_unneeded(known, _needed_by(others, going), report)
             with shielded():
                 _delete(host, known, report)
                 deleted.append(record)
+
+
+@contextmanager
+def _sparing(
+    record: Record, going: list[Record], terms: _Terms, failures: list[SnapvmError]
+) -> Iterator[None]:
+    """Leave a record alone that may not be deleted now: it is not ``going`` any more."""
+    try:
+        yield
+    except terms.spared as refusal:
+        failures.append(refusal)
+        going.remove(record)
 
 
 def _not_in(deleted: Sequence[Record], everything: Iterable[Record]) -> list[Record]:
@@ -226,7 +243,7 @@ def _check_all(
             report = host.lvm.explained(host.lvm.report(), _volumes(its))
             needed_by = _needed_by(_records(host, its[0].domain_uuid, seen), records)
             for record in its:
-                with suppress(*terms.forgiven):
+                with suppress(*terms.forgiven, *terms.spared):  # these are met again
                     terms.require_meant(record)
                     known = host.catalog.again(record)
                     if not terms.forget_missing:
