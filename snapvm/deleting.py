@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, starmap
 
@@ -22,7 +22,7 @@ from snapvm.lvm import away
 from snapvm.lvm.away import Absence
 from snapvm.lvm.report import Report
 from snapvm.model import DomainUuid, LvRef, LvUuid, Progress, Record, SnapshotId
-from snapvm.refusals import RecordUnusable, SnapshotReplaced, VolumeRefused
+from snapvm.refusals import GroupAway, RecordUnusable, SnapshotReplaced, VolumeRefused
 from snapvm.severalfailures import noting
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class _Terms:
 
     forgiven: tuple[type[SnapvmError], ...] = ()
     """What keeps none from being deleted, and is not told."""
+    spared: tuple[type[SnapvmError], ...] = ()
+    """What keeps one from being deleted, and none of the others."""
     forget_missing: bool = False
     """Volumes in a group that is away are left behind."""
     refused: tuple[SnapvmError, ...] = ()
@@ -100,6 +102,7 @@ def prune(
             skipped.append(record)
     terms = _Terms(
         forgiven=(UnknownSnapshot, SnapshotReplaced),
+        spared=(VolumeRefused, GroupAway),
         refused=(*starmap(deletable.refusal, absent.items()), *refused),
         skipped=tuple(skipped),
         require_meant=require_meant,
@@ -114,16 +117,18 @@ def _volumes(records: Iterable[Record]) -> Iterator[LvRef]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Deletion:
-    """Deletes groups of records on its terms, and knows which are gone however it ends."""
+    """Deletes groups of records on its terms; knows how far it is, however it ends."""
 
     host: Host
     progress: Progress
     terms: _Terms
     deleted: list[Record] = field(default_factory=list)
+    failures: list[SnapvmError] = field(default_factory=list)
 
     def carry_out(self, groups: Sequence[Sequence[Record]]) -> tuple[Record, ...]:
         """Delete the groups, one after the other; return the records that are gone."""
-        failures: list[SnapvmError] = [*self.terms.refused]
+        failures = self.failures
+        failures += self.terms.refused
         signal = ""
         try:
             for records in groups:
@@ -147,21 +152,31 @@ class _Deletion:
 
     def _delete_all(self, records: Sequence[Record]) -> None:
         host, known = self.host, _Known(self.host.catalog)
+        going = list(records)
         if len(records) > 1:
             self._check_all(records, known)
         for record in records:
             locked = identity.locked(host.catalog, record, self.progress)
-            with suppress(*self.terms.forgiven), locked as uuids:
+            with suppress(*self.terms.forgiven), self._sparing(record, going), locked as uuids:
                 repair.finish_all(host, uuids, record.domain)
                 self.terms.require_meant(record)
                 self.progress.phase(f"deleting {record.ref}")
                 present = host.catalog.again(record)
                 report = host.lvm.explained(host.lvm.report(), _volumes([present]))
                 its = known.of(record.domain_uuid)
-                self._check(present, deletable.who_needs(its, records), report)
+                self._check(present, deletable.who_needs(its, going), report)
                 with shielded():
                     _delete(host, present, report)
                     self.deleted.append(record)
+
+    @contextmanager
+    def _sparing(self, record: Record, going: list[Record]) -> Iterator[None]:
+        """Leave a record alone that may not be deleted now: it is not ``going`` any more."""
+        try:
+            yield
+        except self.terms.spared as refusal:
+            self.failures.append(refusal)
+            going.remove(record)
 
     def _check_all(self, records: Sequence[Record], known: _Known) -> None:
         """Raise what would keep any of them from being deleted now.
@@ -180,7 +195,7 @@ class _Deletion:
                 report = host.lvm.explained(host.lvm.report(), _volumes(its))
                 needed_by = deletable.who_needs(known.of(uuid), records)
                 for record in its:
-                    with suppress(*self.terms.forgiven):
+                    with suppress(*self.terms.forgiven, *self.terms.spared):  # met again later
                         self.terms.require_meant(record)
                         self._check(host.catalog.again(record), needed_by, report)
 

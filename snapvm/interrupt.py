@@ -143,12 +143,15 @@ def watched() -> Iterator[None]:
 
     The command is given up then.  Another signal, of somebody impatient, does nothing: it must not
     cut the giving up short, nor be told in place of what fails meanwhile.  A signal that snapvm was
-    started to ignore, as nohup(1) does with SIGHUP, stays ignored.
+    started to ignore, as nohup(1) does with SIGHUP, stays ignored.  That its children end it must
+    not ignore, as some daemons do, from which it is inherited: nobody would learn how they ended
+    (waitpid(2), NOTES).
     """
     handlers = {**dict.fromkeys(_ENDS, _gate.on_signal), _STOP: _gate.on_stop}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handlers[number]) for number in heeded}
     before[_OUTPUT] = signal.signal(_OUTPUT, signal.SIG_IGN)
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _gate.is_decided, _gate.is_to_come_again, _gate.watch = False, False, object()
     try:
         yield

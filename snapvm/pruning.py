@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from enum import StrEnum
@@ -143,11 +142,18 @@ def _shield(record: Record, rules: Rules, now: datetime, zone: tzinfo | None) ->
 
 
 def _here(record: Record, zone: tzinfo | None) -> datetime | None:
-    """Return when a record was made on the clock of ``zone``; None where that has no such time."""
+    """Return when a record was made on the clock of ``zone``; None where that has no such time.
+
+    Where TZ says a day or more, as libc reads GMT+0530, Python has no such clock: it is UTC's then,
+    as for any TZ that means nothing.
+    """
     when = moment(record.created)
-    with suppress(OverflowError, OSError):
+    try:
         return None if when is None else when.astimezone(zone)
-    return None
+    except (OverflowError, OSError):
+        return None
+    except ValueError:
+        return when
 
 
 def _newest_of_each(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,8 +23,15 @@ from snapvm.memory.pagingmode import FOUR_LEVEL, FRAME_SHIFT, PAE_UNDER_XEN
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenformat import XL_MAGIC, DomainType
 from snapvm.memory.xenframes import Survey, survey
-from snapvm.model import MemoryRecord, Progress
-from snapvm.refusals import BadImage, NotAllowed, NothingToLookInto, UnreadableFile, Unsound
+from snapvm.model import MemoryRecord, Progress, Record
+from snapvm.refusals import (
+    BadImage,
+    NotAllowed,
+    NothingToLookInto,
+    Refused,
+    UnreadableFile,
+    Unsound,
+)
 
 SHOWN_ADDRESSES = 256
 
@@ -55,32 +63,49 @@ class _Place:
         return end if self.memory is None else f"{end}, its record has no checksum"
 
 
-def _place(session: Session, text: str, progress: Progress | None = None) -> _Place:
-    """Return the image that is meant, once a snapshot's image is known to be whole.
+@contextmanager
+def _placed(session: Session, text: str, progress: Progress | None = None) -> Iterator[_Place]:
+    """Yield the image that is meant, once a snapshot's image is known to be whole.
+
+    With a ``progress`` all of a snapshot's image is read and compared with its checksum.  Raises
+    ``UnknownSnapshot`` where the snapshot is deleted before the end of the block: its image, or
+    what lies beside it, would be called lost.
+    """
+    record = _record(session, text)
+    if record is None:
+        yield _Place(_named(text))
+        return
+    if record.memory is None:
+        raise NothingToLookInto(ref=record.ref, why="it has disks only, no memory")
+    catalog = catalog_of(session)
+    path = catalog.path(record, record.memory.file)
+    try:
+        images.check(path, record.memory)
+        if progress is not None:
+            progress.phase("reading the memory image")
+            images.check_contents(path, record.memory, progress)
+            for side in record.side_files:
+                sidefiles.require_whole(path.parent, side)
+        yield _Place(path, record.memory)
+    except Refused:
+        catalog.again(record)
+        raise
+
+
+def _record(session: Session, text: str) -> Record | None:
+    """Return the snapshot that is meant; None where it is a file.
 
     A text with a slash, or without an @, is a path; so is one that names a file and no snapshot.
-    With a ``progress`` all of a snapshot's image is read and compared with its checksum.
     """
     if "/" in text or "@" not in text:
-        return _Place(_named(text))
-    catalog = catalog_of(session)
+        return None
     try:
-        record = find(catalog, text)
+        return find(catalog_of(session), text)
     except (UnknownSnapshot, BadName, NotAllowed):
         # Not before: anybody may have put a file of a snapshot's name where root happens to stand.
         if not os.path.isfile(text):
             raise
-        return _Place(_named(text))
-    if record.memory is None:
-        raise NothingToLookInto(ref=record.ref, why="it has disks only, no memory")
-    path = catalog.path(record, record.memory.file)
-    images.check(path, record.memory)
-    if progress is not None:
-        progress.phase("reading the memory image")
-        images.check_contents(path, record.memory, progress)
-        for side in record.side_files:
-            sidefiles.require_whole(path.parent, side)
-    return _Place(path, record.memory)
+        return None
 
 
 def _named(text: str) -> Path:
@@ -97,8 +122,10 @@ def _named(text: str) -> Path:
 
 def verify(session: Session, text: str, *, as_json: bool) -> None:
     """Check an image and print the result; raise ``Unsound`` when a restore would fail or lose."""
-    with shown(quiet=session.verbose) as progress:
-        place = _place(session, text, progress)
+    with (
+        shown(quiet=session.verbose) as progress,
+        _placed(session, text, progress) as place,
+    ):
         progress.phase("looking into the memory image")
         found: str | Report
         if place.is_libvirts:
@@ -197,12 +224,7 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Translate an address, or tell who maps a frame."""
-    place = _place(session, text)
-    if place.is_libvirts:
-        why = "its image is libvirt's, and `inspect` walks only page tables of Xen PV domains"
-        raise NothingToLookInto(ref=text, why=why)
-    _require_xls(place)
-    with survey(place.path) as image:
+    with _placed(session, text) as place, _surveyed(text, place) as image:
         root = _root(text, image) if cr3 is None else cr3
         wide = image.pv_info is None or image.pv_info.width_bytes == 8
         mode = FOUR_LEVEL if wide else PAE_UNDER_XEN
@@ -220,6 +242,15 @@ def inspect(
         output.say(_told(part, va))
     if not found:
         output.say(f"nothing maps frame {frame:#x}")
+
+
+def _surveyed(ref: str, place: _Place) -> AbstractContextManager[Survey]:
+    """Open an image of xl's; raise ``NothingToLookInto`` for one of libvirt's."""
+    if place.is_libvirts:
+        why = "its image is libvirt's, and `inspect` walks only page tables of Xen PV domains"
+        raise NothingToLookInto(ref=ref, why=why)
+    _require_xls(place)
+    return survey(place.path)
 
 
 def _root(ref: str, image: Survey) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from snapvm.cli.session import Session
 from snapvm.cli.volumestates import Volumes
 from snapvm.cli.words import plain
 from snapvm.errors import quoted, typed
+from snapvm.lvm.health import Health, is_useless
 from snapvm.model import Record
 from snapvm.recordfolder import Damaged
 from snapvm.settings import Settings
@@ -25,6 +27,9 @@ _ANEW = (
     "`snapvm catalog rebuild --dry-run` tells what can be made anew, and `snapvm check` what to do "
     "with the rest"
 )
+
+_Judged = tuple[Record, list[Health]]
+_Judge = Callable[[Iterable[Record]], Iterator[_Judged]]
 
 
 def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
@@ -36,7 +41,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     volumes = Volumes()
     records = _records(catalog, domain, damaged)
     print_all = _print_json if as_json else _print_table
-    if not print_all(records, volumes, damaged):
+    if not print_all(records, partial(_judged, catalog, volumes), damaged):
         output.err(_no_snapshots(domain, session.settings().state_dir))
     volumes.tell_of_silence()
     _tell_of(_in_order(damaged))
@@ -49,6 +54,17 @@ def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> It
             yield entry
         else:
             damaged.append(entry)
+
+
+def _judged(catalog: Catalog, volumes: Volumes, records: Iterable[Record]) -> Iterator[_Judged]:
+    """Yield records with the health of their disks, but none that has been deleted meanwhile.
+
+    LVM is asked when they have been read: the volumes of such a one would be called gone.
+    """
+    for record in records:
+        healths = volumes.of(record)
+        if not is_useless(healths) or catalog.has_record(record.domain_uuid, record.id, record.set):
+            yield record, healths
 
 
 def _tell_of(damaged: list[Damaged]) -> None:
@@ -69,12 +85,12 @@ def _in_order(damaged: list[Damaged]) -> list[Damaged]:
     return sorted(damaged, key=lambda entry: (entry.domain, entry.id))
 
 
-def _print_json(records: Iterator[Record], volumes: Volumes, damaged: list[Damaged]) -> bool:
+def _print_json(records: Iterator[Record], judged: _Judge, damaged: list[Damaged]) -> bool:
     """Print a line of JSON for each record, and tell whether there is any."""
     by_age = sorted(records, key=lambda record: (record.domain, record.place), reverse=True)
     is_any = bool(by_age or damaged)
     # Of ten thousand each gives its memory to the text that it becomes.
-    rows = (_with_health(by_age.pop(), volumes) for _ in range(len(by_age)))
+    rows = (_with_health(*each) for each in judged(by_age.pop() for _ in range(len(by_age))))
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
     return is_any
 
@@ -90,10 +106,10 @@ def _as_damaged(entry: Damaged) -> dict[str, Any]:
     }
 
 
-def _print_table(records: Iterator[Record], volumes: Volumes, damaged: list[Damaged]) -> bool:
+def _print_table(records: Iterator[Record], judged: _Judge, damaged: list[Damaged]) -> bool:
     """Print a row for each record, and tell whether there is any."""
     # Each record becomes its row at once: for ten thousand that needs a third of the memory.
-    rows = columns.sorted_rows((record, volumes.of(record)) for record in records)
+    rows = columns.sorted_rows(judged(records))
     rows += columns.damaged_rows(_in_order(damaged))
     if not rows:
         return False
@@ -119,19 +135,19 @@ def _no_snapshots(domain: str | None, state_dir: Path) -> str:
     return f"no snapshots{whose}{where} ({what})"
 
 
-def _with_health(record: Record, volumes: Volumes) -> dict[str, Any]:
+def _with_health(record: Record, healths: list[Health]) -> dict[str, Any]:
     """Return a record as JSON values, with the present health of its disks."""
     # asdict would take as long as all the rest, for ten thousand records.
-    healths = [
+    values = [
         {
             "target": each.target,
             "state": each.state.value,
             "fill_percent": each.fill_percent,
             "volume": each.volume or None,
         }
-        for each in volumes.of(record)
+        for each in healths
     ]
-    return {**as_values(record), "health": healths}
+    return {**as_values(record), "health": values}
 
 
 def print_record(session: Session, reference: str, *, as_json: bool) -> None:
@@ -139,11 +155,13 @@ def print_record(session: Session, reference: str, *, as_json: bool) -> None:
     catalog = catalog_of(session)
     record = find(catalog, reference)
     volumes = Volumes()
+    healths = volumes.of(record)
+    if is_useless(healths):
+        record = catalog.again(record)  # it may have been deleted when LVM was asked
     if as_json:
-        output.out_json(_with_health(record, volumes))
+        output.out_json(_with_health(record, healths))
         volumes.tell_of_silence()
         return
-    healths = volumes.of(record)
     now, is_unicode = datetime.now(UTC), output.is_unicode(sys.stdout)
     lines = description.lines(record, healths, catalog, now, is_unicode=is_unicode)
     output.out("\n".join(lines) + "\n")

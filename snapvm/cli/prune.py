@@ -149,7 +149,8 @@ def _require_kept(catalog: Catalog, judged: list[list[Verdict]], doomed: Record)
 
 
 def _doomed(verdicts: list[Verdict]) -> list[Record]:
-    return [verdict.record for verdict in verdicts if not verdict.kept_by]
+    """Return what is to go, the oldest first: the newer ones are left by what ends it halfway."""
+    return [verdict.record for verdict in reversed(verdicts) if not verdict.kept_by]
 
 
 def _verdicts(

@@ -70,7 +70,7 @@ def local_time(created: str, *, precise: bool = False) -> str:
         return plain(created)
     try:
         return when.astimezone().strftime("%Y-%m-%d %H:%M:%S" if precise else "%Y-%m-%d %H:%M")
-    except (OverflowError, OSError):
+    except (OverflowError, OSError, ValueError):  # the last: a TZ of a day or more
         return plain(created)
 
 

@@ -20,6 +20,8 @@ from snapvm.interrupt import watched
 from snapvm.process import ShRunner, clean_environment
 from snapvm.refusals import HostLacks
 from tests.contract.worlds import wait_until
+from tests.fakes.records import make_record, put_record
+from tests.house.source import ROOT
 from tests.unit.cli.signals import ctrl_c
 
 ECHO = ("sh", "-c", 'while read -r line; do echo "got $line" >&2; echo done; done')
@@ -241,3 +243,25 @@ def test_a_conversation_whose_program_ends_says_so() -> None:
         assert failed.value.status == 3
         with pytest.raises(CommandFailed):
             talk.ask("still there", is_done, limit_seconds=10)
+
+
+def test_a_caller_that_ignores_its_children_harms_nobody(tmp_path: Path) -> None:
+    """A daemon's ``SIG_IGN`` of SIGCHLD is inherited, and the kernel told no status of an lvm."""
+    put_record(tmp_path, make_record())
+    (tmp_path / "lvm").write_text("#!/bin/sh\necho no such thing >&2\nexit 5\n")
+    (tmp_path / "lvm").chmod(0o700)
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'snapvm', 'list'])"
+    )
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "SNAPVM_STATE_DIR": str(tmp_path),
+    }
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=20, env=environment
+    )
+    assert done.returncode == 0
+    assert "ended with status 5: no such thing" in done.stderr

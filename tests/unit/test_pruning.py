@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -156,6 +157,18 @@ def test_no_rule_keeps_more_than_it_says(records: list[Record], chosen: Rules) -
     unnamed = [v for v in verdicts if not v.record.named]
     if unnamed and chosen.keep_something:
         assert unnamed[0].kept_by, "the newest one survives every rule"
+
+
+def test_a_zone_that_cannot_be_used_is_that_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes no zone a day from UTC, as which libc reads this; each `prune` was a bug."""
+    monkeypatch.setenv("TZ", "GMT+0530")
+    time.tzset()
+    try:
+        judged = judge([record(1), record(5), record(13)], rules(daily=2), now=NOON)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [v.record.id for v in judged if v.kept_by] == ["h1", "h13"]
 
 
 def test_two_domains_may_have_given_one_id() -> None:

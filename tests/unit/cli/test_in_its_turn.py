@@ -74,9 +74,52 @@ def test_a_prune_does_not_go_on_when_what_it_keeps_is_gone(
     assert call(*words).status == 0 and scene.ids() == ["b"]
 
 
+def test_a_prune_leaves_the_newest_when_what_it_keeps_goes_on_the_way(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deleted the newest of them first: what was to be kept in the place of `d` was gone."""
+    for name in "abcd":
+        call("take", DOMAIN, "--name", name)
+    lock = locking._lock
+
+    def wait(*words: Any, **more: Any) -> None:
+        if len(scene.ids()) == 3:
+            monkeypatch.setattr(locking, "_lock", lock)
+            delete(scene, scene.host.catalog.get(UUID, SnapshotId("d")))
+        lock(*words, **more)
+
+    monkeypatch.setattr(locking, "_lock", wait)
+    done = call("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes", "--json")
+    assert done.status == ExitStatus.FAILED and scene.ids() == ["b", "c"]
+    assert json.loads(done.out)["deleted"] == ["demo@a"]
+
+
 def test_nobody_is_asked_about_a_latest_that_is_none_any_more(
     call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call("take", DOMAIN, "--name", "a")
     take_while_waiting(scene, monkeypatch, "b")
     assert "is demo@b by now" in call("rollback", f"{DOMAIN}@latest", "--wait", "60").err
+
+
+@pytest.mark.parametrize("left", [4, 3])
+def test_a_backup_that_begins_on_the_way_keeps_no_other_from_being_pruned(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """It was looked for once, before the lock was waited for; then it ended all."""
+    for name in "abcd":
+        call("take", DOMAIN, "--name", name)
+    lock = locking._lock
+
+    def wait(*words: Any, **more: Any) -> None:
+        if len(scene.ids()) == left:
+            scene.lvm.named("vg0", "demo-d0.b").opened = True
+        lock(*words, **more)
+
+    monkeypatch.setattr(locking, "_lock", wait)
+    words = ("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes", "--json")
+    done = call(*words)
+    told = json.loads(done.out)
+    assert done.status == ExitStatus.FAILED and scene.ids() == ["b", "d"]
+    assert (told["deleted"], told["not_touched"]) == (["demo@a", "demo@c"], ["demo@b"])
+    assert "demo@b and is in use" in told["error"]["message"]

@@ -11,10 +11,12 @@ import pytest
 from snapvm.cli import app, columns, listing, render, volumestates, wiring
 from snapvm.errors import ExitStatus
 from snapvm.failures import CommandFailed
+from snapvm.model import SnapshotId
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, make_record, put_record
-from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.cli.conftest import Call
+from tests.unit.deeds import delete
 
 
 def test_list_is_quiet_about_nothing(call: Call, scene: Scene) -> None:
@@ -261,3 +263,37 @@ def test_a_volume_is_told_by_the_name_that_it_has(call: Call, scene: Scene) -> N
     told = json.loads(call("list", "--json").out)[0]
     assert [each["volume"] for each in told["health"]] == ["renamed/demo-d0.a", None]
     assert "now" not in call("show", "demo@a").out.partition("vdb")[2]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_is_deleted_meanwhile_is_not_called_gone(
+    call: Call, scene: Scene, options: tuple[str, ...]
+) -> None:
+    """A monitor that met a `prune` was told of snapshots whose volumes are gone."""
+    for name in "abc":
+        call("take", DOMAIN, "--name", name)
+    delete_when_lvm_is_asked(scene, "a")
+    done = call("list", *options)
+    assert (done.status, done.err) == (0, "")
+    assert "demo@b" in done.out and "demo@c" in done.out
+    assert "gone" not in done.out and "demo@a" not in done.out
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_is_deleted_meanwhile_is_not_shown(
+    call: Call, scene: Scene, options: tuple[str, ...]
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    delete_when_lvm_is_asked(scene, "a")
+    done = call("show", "demo@a", *options)
+    assert done.status == ExitStatus.NOT_FOUND and "there is no snapshot demo@a\n" in done.err
+
+
+def delete_when_lvm_is_asked(scene: Scene, id_: str) -> None:
+    """Have another snapvm delete a snapshot before LVM is first asked, and after it was read."""
+
+    def before(_argv: tuple[str, ...]) -> None:
+        scene.lvm.before = lambda _argv: None
+        delete(scene, scene.host.catalog.get(UUID, SnapshotId(id_)))
+
+    scene.lvm.before = before

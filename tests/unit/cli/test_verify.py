@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from snapvm import images
 from snapvm.cli.app import run
+from snapvm.errors import ExitStatus
 from snapvm.memory import libvirtimage
-from snapvm.model import SnapshotId
+from snapvm.model import MemoryRecord, Progress, SideKind, SidePlace, SnapshotId
 from tests.fakes.machine import image_bytes
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
+from tests.unit.deeds import delete, take
 from tests.unit.memory import qemu_builders
 from tests.unit.memory.xen_builders import L1, Guest, hvm_image
 
@@ -233,3 +236,37 @@ def test_a_link_that_the_user_names_is_followed(
     for link in links:
         link.symlink_to(tmp_path / link.name.replace("link", "image"))
         assert run(["verify", str(link)]) == 0, capsys.readouterr().err
+
+
+def test_what_is_deleted_meanwhile_is_not_called_damaged(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nightly `verify` of all that `list` has shown met a `prune`, and told of lost memory."""
+    record = take(scene, "a")
+    check = images.check
+
+    def late(path: Path, memory: MemoryRecord) -> None:
+        delete(scene, record)
+        check(path, memory)
+
+    monkeypatch.setattr(images, "check", late)
+    done = call("verify", "demo@a", "--json")
+    assert done.status == ExitStatus.NOT_FOUND
+    assert "there is no snapshot demo@a\n" in done.err
+
+
+def test_nor_are_its_uefi_variables(
+    call: Call, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd", is_folder=False)
+    scene.machine.places = (nvram,)
+    scene.count(1)
+    record = take(scene, "a")
+    check = images.check_contents
+
+    def late(path: Path, memory: MemoryRecord, progress: Progress) -> None:
+        check(path, memory, progress)
+        delete(scene, record)
+
+    monkeypatch.setattr(images, "check_contents", late)
+    assert call("verify", "demo@a").status == ExitStatus.NOT_FOUND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -88,3 +89,14 @@ def test_shortened_fits(text: str, columns: int) -> None:
 
 def test_counted() -> None:
     assert [words.counted(n, "disk") for n in (0, 1, 2)] == ["no disks", "1 disk", "2 disks"]
+
+
+def test_a_time_on_a_clock_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python takes no zone a day from UTC, as which libc reads this."""
+    monkeypatch.setenv("TZ", "GMT+0530")
+    time.tzset()
+    try:
+        assert words.local_time("2026-11-22T20:17:55+00:00") == "2026-11-22T20:17:55+00:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
