@@ -203,7 +203,9 @@ _UNTRUSTED = "untrusted"
 """The guest does not trust who serves the device, and copies what that is to have (XSA-403)."""
 _PV_DISK = "xen"
 """What a disk is that xl is not told more of, and not a disk of virtio."""
+_DISK_WORDS = {"backend_domname": "backend", "script": "script"}
 _DISK_TOLD = {
+    *_DISK_WORDS,
     "pdev_path",
     "vdev",
     "backend",
@@ -221,6 +223,8 @@ def _disk(domain: str, disk: Config) -> str:
     rest = {key: value for key, value in disk.items() if key not in _DISK_TOLD and is_set(value)}
     if rest.get("specification") == _PV_DISK:
         del rest["specification"]
+    if disk.get("backend_domname"):
+        rest.pop("backend_domid", None)  # its number, which may be another by now
     _require_nothing(domain, "disk", rest)
     backend, path = disk.get("backend"), disk.get("pdev_path", "")
     words = [
@@ -229,6 +233,7 @@ def _disk(domain: str, disk: Config) -> str:
         f"access={'rw' if disk.get('readwrite') else 'ro'}",
         # Without a backend libxl chooses one, as it did when the domain was made.
         *([f"backendtype={backend}"] if backend else []),
+        *(f"{word}={disk[key]}" for key, word in _DISK_WORDS.items() if disk.get(key)),
         *(["devtype=cdrom"] if disk.get("is_cdrom") else []),
         *(["no-discard"] if disk.get("discard_enable") == "False" else []),
         *(["direct-io-safe"] if is_set(disk.get("direct_io_safe")) else []),

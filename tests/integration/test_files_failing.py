@@ -10,66 +10,19 @@ import errno
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency, hostid, rollbackrepair
-from snapvm.consistency import TakeRequest
-from snapvm.errors import ExitStatus, SnapvmError
-from snapvm.failures import DeleteStopped
-from snapvm.model import DomainState, SideKind, SidePlace, Silent
-from tests.fakes import meanwhile, verbs
+from snapvm import hostid, rollbackrepair
+from snapvm.errors import SnapvmError
 from tests.fakes.faults import ERRORS, Place, failing_at
 from tests.fakes.mishaps import attempt
-from tests.fakes.mortal import Command, kill_at
-from tests.fakes.picture import Picture, disks, picture
-from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.picture import picture
+from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, mended_wrongly
 
-KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 LASTING = (errno.ENOSPC, errno.EROFS, errno.EMFILE)
-Deed = Callable[[Scene], object]
-
-
-def killed(command: Command, point: str) -> Deed:
-    return lambda scene: kill_at(scene, command, point)
-
-
-def check(scene: Scene) -> object:
-    return checking.look(scene.host, None, Silent(), deep=True)
-
-
-CASES: dict[str, tuple[Deed, Command]] = {
-    "take": (meanwhile.nothing, verbs.take),
-    "take --disk-only": (meanwhile.nothing, verbs.take_disks),
-    "take --stop": (meanwhile.nothing, verbs.take_and_stop),
-    "rollback": (meanwhile.nothing, verbs.roll_back),
-    "undo": (verbs.roll_back, verbs.undo),
-    "delete": (meanwhile.nothing, verbs.delete),
-    "doctor": (meanwhile.nothing, verbs.doctor),
-    "check": (meanwhile.nothing, check),
-    "catalog rebuild": (meanwhile.nothing, verbs.rebuild_damaged),
-    "repair of a take": (killed(verbs.take, "before commit 1"), verbs.repair),
-    "repair of a stop": (killed(verbs.take_and_stop, "before stop 1"), verbs.repair),
-    "repair of a delete": (killed(verbs.delete, "after hide 1"), verbs.repair),
-    "repair at its pause": (killed(verbs.roll_back, "after suspend 1"), verbs.repair),
-    "repair at its end": (killed(verbs.roll_back, "after stop 1"), verbs.repair),
-    "repair of a start": (killed(verbs.roll_back, "after restore 1"), verbs.repair),
-}
-
-
-def begun(folder: Path, kind: str, case: str) -> Scene:
-    folder.mkdir()
-    scene = make_scene(folder, thick=KINDS[kind])
-    hostid.BOOT_PATH = meanwhile.first_boot(scene)
-    variables = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd", is_folder=False)
-    scene.machine.places = (variables,)
-    scene.count(5)
-    consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=verbs.KEPT), Silent())
-    scene.count(3)
-    CASES[case][0](scene)
-    return scene
 
 
 def numbers_of(seen: list[Place]) -> list[int]:
@@ -107,12 +60,7 @@ def wrong_of(folder: Path, case: str, kind: str, way: tuple[int, int, bool]) -> 
     if failed is not None:
         wrong += told_wrongly(failed, error)
         wrong += claimed_wrongly(failed, before, picture(scene), command)
-    after = attempt(scene, verbs.repair)
-    if after is not None and after.exit_status is not ExitStatus.ATTENTION:
-        wrong.append(f"the repair failed: {after}")
-    verbs.rebuild(scene)
-    was_told = any(e is not None and e.exit_status is ExitStatus.ATTENTION for e in (failed, after))
-    wrong += left_wrong(scene, may_be_off=was_told or "stop" in case)
+    wrong += mended_wrongly(scene, case, failed)
     shutil.rmtree(folder)
     where = seen.struck[0] if seen.struck else ""
     return [f"{case}, {kind}, {where}, {errno.errorcode[error]}: {each}" for each in wrong]
@@ -122,26 +70,6 @@ def told_wrongly(failed: SnapvmError, error: int) -> Iterator[str]:
     said = failed.message()
     if os.strerror(error) not in said or "/" not in said or not failed.hint():
         yield f"it says: {said}; hint: {failed.hint()}"
-
-
-def claimed_wrongly(
-    failed: SnapvmError, before: Picture, after: Picture, command: Command
-) -> Iterator[str]:
-    is_partial = isinstance(failed, DeleteStopped) or command is verbs.rebuild_damaged or before[2]
-    if failed.exit_status <= ExitStatus.FAILED and not is_partial and before != after:
-        yield f"all was put back, it says ({failed}): {before} became {after}"
-
-
-def left_wrong(scene: Scene, *, may_be_off: bool) -> Iterator[str]:
-    for each in checking.look(scene.host, None, Silent(), deep=True):
-        yield f"check: {each.subject}: {each.problem}"
-    state = scene.hypervisor.state_of(DOMAIN)
-    if state is DomainState.PAUSED or (state is DomainState.SHUTOFF and not may_be_off):
-        yield f"the domain is {state}"
-    if state is DomainState.RUNNING:
-        scene.count(1)
-        if set(disks(scene)) != {str(scene.machine.count)}:
-            yield f"memory {scene.machine.count}, disks {disks(scene)}"
 
 
 @pytest.fixture(autouse=True)

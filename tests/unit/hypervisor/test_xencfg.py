@@ -166,6 +166,22 @@ def test_a_driver_domain_is_told_by_its_name() -> None:
         told(nics=[{"backend_domid": 3}])
 
 
+def test_who_sets_a_drive_up_is_told_to_xl() -> None:
+    """As of an ISO image that a storage domain or iSCSI has; an `undo` was refused."""
+    (disk,) = CONFIG["disks"]
+    iso = {"pdev_path": "iqn=a,b", "vdev": "xvdc", "format": "raw", "is_cdrom": 1}
+    served = {"backend_domid": 3, "backend_domname": "storage"}
+    (line,) = (
+        line
+        for line in told(disks=[disk, iso | served, iso | {"script": "block-iscsi"}])
+        if line.startswith("disk")
+    )
+    assert ["backend=storage" in each for each in line.split('", "')] == [False, True, False]
+    assert ["script=block-iscsi" in each for each in line.split('", "')] == [False, False, True]
+    with pytest.raises(DomainRefused, match="backend_domid"):
+        told(disks=[disk, iso | {"backend_domid": 3}])
+
+
 def test_a_frame_buffer_is_told_to_xl() -> None:
     vnc = {"enable": "True", "listen": "127.0.0.1", "display": 2, "findunused": "False"}
     screen = {"devid": 0, "vnc": vnc, "sdl": {"enable": "False"}, "keymap": "de"}
