@@ -135,6 +135,9 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
     except OSError as error:
         what = f"room for {argv[0]} to run in ({error.strerror})"
         raise HostLacks(what=what, remedy="try again when it has") from error
+    except RuntimeError as error:  # of `threading`: sh listens to a program in threads
+        what = f"room for one more thread, for {argv[0]} ({error})"
+        raise HostLacks(what=what, remedy="try again when it has") from error
 
 
 def _outlive_us() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Thread
 from typing import ParamSpec, TypeVar
 
 from snapvm.interrupt import shielded
@@ -17,6 +18,21 @@ from snapvm.refusals import HostLacks
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@contextmanager
+def _no_thread_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of `threading`
+        what = f"room for one more thread ({error})"
+        raise HostLacks(what=what, remedy="try again when it has") from error
+
+
+def start(thread: Thread) -> None:
+    """Start a thread for which nobody waits here; raise ``HostLacks`` when there can be none."""
+    with _no_thread_told():
+        thread.start()
 
 
 class _Workers(ThreadPoolExecutor):
@@ -27,12 +43,8 @@ class _Workers(ThreadPoolExecutor):
 
         Raises ``HostLacks`` when there can be no thread for it; another may do it all the same.
         """
-        with shielded():
-            try:
-                return super().submit(fn, *args, **kwargs)
-            except RuntimeError as error:  # of `threading`
-                what = f"room for one more thread ({error})"
-                raise HostLacks(what=what, remedy="try again when it has") from error
+        with shielded(), _no_thread_told():
+            return super().submit(fn, *args, **kwargs)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from snapvm.clock import Deadline
 from snapvm.errors import SnapvmError
+from snapvm.workers import start
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ def within(limit_seconds: float, ask: Callable[[], T]) -> T:
     """Call ``ask`` in a thread; return what it returns, or raise the ``SnapvmError`` it raises.
 
     Raises ``TimeoutError`` when it takes longer; the thread may go on, and nobody waits for it.
+    Raises ``HostLacks`` when there can be no thread.
     """
     answer: Future[T] = Future()
 
@@ -34,14 +36,14 @@ def within(limit_seconds: float, ask: Callable[[], T]) -> T:
         except SnapvmError as error:
             answer.set_exception(error)
 
-    threading.Thread(target=run, name="asking a file", daemon=True).start()
+    start(threading.Thread(target=run, name="asking a file", daemon=True))
     return answer.result(timeout=limit_seconds)
 
 
 def asked(look: Callable[[Path], T], paths: Iterable[Path]) -> Mapping[Path, T]:
     """Call ``look`` for all paths at once; leave out a path that does not answer in time.
 
-    ``look`` must not raise anything.
+    ``look`` must not raise anything.  Raises ``HostLacks`` when there can be no thread.
     """
     found: dict[Path, T] = {}
 
@@ -53,7 +55,7 @@ def asked(look: Callable[[Path], T], paths: Iterable[Path]) -> Mapping[Path, T]:
         for path in dict.fromkeys(paths)
     ]
     for thread in threads:
-        thread.start()
+        start(thread)
     deadline = Deadline(LIMIT_SECONDS)
     for thread in threads:
         thread.join(deadline.left_seconds)

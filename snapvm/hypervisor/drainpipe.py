@@ -25,7 +25,9 @@ from contextlib import suppress
 from typing import Self
 
 from snapvm.clock import Deadline
+from snapvm.refusals import HostLacks
 from snapvm.streamfilter import StreamFilter
+from snapvm.workers import start
 
 PIPE_BYTES = 1 << 20
 """The most an unprivileged pipe may hold (pipe(7), /proc/sys/fs/pipe-max-size)."""
@@ -102,7 +104,7 @@ class Drainpipe:
         ]
 
     def __enter__(self) -> Self:
-        """Begin to empty the pipe; raise ``HostLacks`` when the filter cannot be run."""
+        """Begin to empty the pipe; raise ``HostLacks`` when the filter or a thread cannot run."""
         if self._filter_argv:
             inlet, outlet = os.pipe2(os.O_CLOEXEC)
             try:
@@ -110,8 +112,12 @@ class Drainpipe:
                 self._target = outlet
             finally:
                 os.close(inlet)
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                start(thread)
+        except HostLacks:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -119,13 +125,13 @@ class Drainpipe:
         self.close_writer()
         self.discard()
         os.close(self._give_up)
-        self._emptying.join()
+        _join(self._emptying)
         for descriptor in (self._given_up, self._reader):
             os.close(descriptor)
-        self._filling.join(_GOODBYE_SECONDS)
+        _join(self._filling, _GOODBYE_SECONDS)
         if self._filter is not None:
             self._filter.close()
-            self._filling.join(_GOODBYE_SECONDS)
+            _join(self._filling, _GOODBYE_SECONDS)
         if self._filling.is_alive():
             return  # the hanging write still uses the descriptor: another file must not get it
         self._end_filter_input()
@@ -279,3 +285,9 @@ class Drainpipe:
         """
         readable, _, _ = select.select([self._reader, self._given_up], [], [])
         return self._given_up not in readable
+
+
+def _join(thread: threading.Thread, limit_seconds: float | None = None) -> None:
+    """Wait for a thread that may not have been started."""
+    if thread.ident is not None:
+        thread.join(limit_seconds)

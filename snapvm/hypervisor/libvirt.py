@@ -172,7 +172,7 @@ class LibvirtHypervisor:
             )
             if isinstance(image, ImageWriter):
                 yield captureways.choose(stack, job, image, self._settings.capture)
-                libvirtimages.warn_unreadable(self._link.connection, domain, job.image)
+                libvirtimages.warn_unreadable(self._link, domain, job.image)
             else:
                 yield DisksOnlyCapture(job)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from snapvm import retry
 from snapvm.hypervisor import (
     domainxml,
     hostdevices,
@@ -61,10 +62,14 @@ def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
     libvirtprocessor.require(connection, domain, definition, cookie)
 
 
-def warn_unreadable(connection: Any, domain: Domain, image: Path) -> None:
-    """Log that libvirt cannot read an image that was just made: a rollback would be refused."""
+def warn_unreadable(link: Link, domain: Domain, image: Path) -> None:
+    """Log that libvirt cannot read an image that was just made: a rollback would be refused.
+
+    A libvirtd that is just restarted is waited for.
+    """
     try:
-        _definition(connection, image)
+        retry.libvirtd(lambda: link.connection)
+        _definition(link.connection, image)
     except LibvirtFailed as failure:
         remedy = _labelling(image)
         log.warning(

@@ -31,7 +31,7 @@ from snapvm.hypervisor.runevents import DEVICE_ADDED, RunEvents
 from snapvm.interrupt import shielded
 from snapvm.model import Domain
 from snapvm.refusals import HostLacks
-from snapvm.workers import workers
+from snapvm.workers import start, workers
 
 T = TypeVar("T")
 TICK_SECONDS = 0.2
@@ -160,7 +160,7 @@ class Link:
         self._renewing = threading.Lock()
         libvirt.registerErrorHandler(lambda *_: None, None)
         libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+        start(threading.Thread(target=_run_events, name="libvirt-events", daemon=True))
         try:
             self._connection = _opened(uri)
             with spoken():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from snapvm import durable, locking
+from snapvm import durable, locking, retry
 from snapvm.hypervisor import qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, looked_up_again, spoken
 from snapvm.hypervisor.qmp import Qmp
@@ -105,7 +105,10 @@ class Lender:
 
     @contextmanager
     def _putting_back(self, before: Mapping[str, Any]) -> Iterator[None]:
-        """Put the settings back at the end; if QEMU is gone, the failure of the block is raised."""
+        """Put the settings back at the end; if QEMU is gone, the failure of the block is raised.
+
+        What the block has made is not given up for a libvirtd that is just restarted.
+        """
         has_failed = True
         try:
             yield
@@ -117,8 +120,10 @@ class Lender:
                 except LibvirtFailed:
                     if self.is_over():
                         self.file.unlink(missing_ok=True)
-                    if not has_failed:
-                        raise
+                        if not has_failed:
+                            raise
+                    elif not has_failed:
+                        retry.libvirtd(lambda: self._put_back(before))
 
     def _put_back_if_noted(self) -> None:
         before = self._note()

@@ -58,4 +58,6 @@ def _returned(reply: str) -> Any:
     answer = json.loads(reply)
     if "error" in answer:
         raise LibvirtFailed(f"QEMU: {answer['error'].get('desc', 'no reason given')}", QMP_ERROR)
-    return answer.get("return")
+    if "return" not in answer:
+        raise LibvirtFailed("QEMU says neither what it returns nor what is wrong", QMP_ERROR)
+    return answer["return"]

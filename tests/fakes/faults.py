@@ -89,7 +89,7 @@ class Faults:
 
         The failure has the name that the file was called by, which may be one in a folder.
         """
-        where = _caller(sys._getframe(2))
+        where = caller(sys._getframe(2))
         if not where:
             return
         place = Place(name, where, path)
@@ -106,7 +106,7 @@ class Faults:
         raise OSError(code, os.strerror(code), called)
 
 
-def _caller(frame: FrameType | None) -> str:
+def caller(frame: FrameType | None) -> str:
     """Return from where in snapvm an operation is called; empty when somebody else calls it."""
     while frame is not None:
         file = frame.f_code.co_filename

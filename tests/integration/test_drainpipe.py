@@ -244,3 +244,26 @@ def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
     pipe = Drainpipe(opened(tmp_path / "image"), ("no-such-filter",))
     with pytest.raises(HostLacks, match="no-such-filter"):
         pipe.__enter__()
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_host_without_room_for_a_thread_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """It was called a bug, and what had begun to empty the pipe did so for ever."""
+    start, before = threading.Thread.start, threading.active_count()
+    opened = len(os.listdir("/proc/self/fd"))
+    asked: list[threading.Thread] = []
+
+    def start_fewer(thread: threading.Thread) -> None:
+        asked.append(thread)
+        if len(asked) >= nth:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_fewer)
+    target = os.open(tmp_path / "image", os.O_WRONLY | os.O_CREAT)
+    with pytest.raises(HostLacks, match="one more thread"), Drainpipe(target):
+        pass
+    assert threading.active_count() == before
+    assert len(os.listdir("/proc/self/fd")) == opened

@@ -265,3 +265,22 @@ def test_a_caller_that_ignores_its_children_harms_nobody(tmp_path: Path) -> None
     )
     assert done.returncode == 0
     assert "ended with status 5: no such thing" in done.stderr
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_host_without_room_for_a_thread_is_called_so(
+    monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """It was called a bug: sh listens to a program in threads."""
+    start = threading.Thread.start
+    asked: list[threading.Thread] = []
+
+    def start_fewer(thread: threading.Thread) -> None:
+        asked.append(thread)
+        if len(asked) >= nth:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_fewer)
+    with pytest.raises(HostLacks, match="one more thread, for true"):
+        ShRunner().run(["true"])

@@ -105,11 +105,11 @@ def test_an_image_that_libvirt_may_not_read_is_told_of_when_it_is_made(
         return b"system_u:object_r:var_lib_t:s0\0"
 
     image = Path("/s/domains/u/a/memory.save")
-    libvirtimages.warn_unreadable(connection, OFF, image)
+    libvirtimages.warn_unreadable(driver._link, OFF, image)
     assert not caplog.text
     monkeypatch.setattr(connection, "saveImageGetXMLDesc", deny)
     monkeypatch.setattr(os, "getxattr", labelled)
-    libvirtimages.warn_unreadable(connection, OFF, image)
+    libvirtimages.warn_unreadable(driver._link, OFF, image)
     with pytest.raises(DomainRefused, match="Permission denied") as refused:
         driver.check_restore(OFF, image)
     assert "libvirt cannot use the memory image of my web" in caplog.text
