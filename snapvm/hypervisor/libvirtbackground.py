@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from snapvm.capturewords import WAS_STOPPED
+from snapvm.clock import Deadline
 from snapvm.hypervisor import (
     domainxml,
     headstart,
@@ -224,18 +225,19 @@ class BackgroundCapture:
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: wait for the end of the stream."""
+        begun = time.monotonic()
         record = self._stream.finish()
         if self._stream.setup_seconds is not None:
             self._experience.note(self._stream.setup_seconds, was_running=self._is_ahead)
-        self._join_memory()
+        self._join_memory(time.monotonic() - begun)
         return record
 
-    def _join_memory(self) -> None:
+    def _join_memory(self, limit_seconds: float) -> None:
         """Give a guest that runs on its huge pages back; they shorten the next pause, too."""
         pid = qemurun.pid_of(self._job.domain.name)
         if pid is not None and not self._job.domain_ends:
             self._job.progress.phase(f"joining the memory of {self._job.domain.name}")
-            thp.join(pid)
+            thp.join(pid, Deadline(limit_seconds))
 
 
 def _require_stoppable(monitor: Monitor) -> None:

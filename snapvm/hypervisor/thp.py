@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from snapvm.clock import Deadline
+
 PROC = Path("/proc")
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 LEFT_TO_KERNEL_BYTES = 512 << 20
@@ -59,8 +61,8 @@ class _Range(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-def join(pid: int, left_bytes: int = LEFT_TO_KERNEL_BYTES) -> None:
-    """Join what can be joined of a process; do nothing when at most ``left_bytes`` are split.
+def join(pid: int, deadline: Deadline, left_bytes: int = LEFT_TO_KERNEL_BYTES) -> None:
+    """Join what can be joined of a process in time; nothing when at most ``left_bytes`` are split.
 
     It is only for speed: nothing is raised when it cannot be done or the process has ended.
     """
@@ -68,7 +70,7 @@ def join(pid: int, left_bytes: int = LEFT_TO_KERNEL_BYTES) -> None:
         with suppress(OSError):
             mappings = _mappings((PROC / f"{pid}/smaps").read_text(errors="replace"))
             if sum(mapping.split_bytes for mapping in mappings) > left_bytes:
-                _join_each(pid, mappings)
+                _join_each(pid, mappings, deadline)
 
 
 def _is_wanted() -> bool:
@@ -97,7 +99,7 @@ def _kib(text: str, name: str) -> int:
     return int(value[1]) if value else 0
 
 
-def _join_each(pid: int, mappings: list[_Mapping]) -> None:
+def _join_each(pid: int, mappings: list[_Mapping], deadline: Deadline) -> None:
     """Join what is whole in each mapping; raises ``OSError`` when no more is possible."""
     huge_bytes = int((SETTINGS / "hpage_pmd_size").read_text())
     process = os.pidfd_open(pid)
@@ -105,6 +107,8 @@ def _join_each(pid: int, mappings: list[_Mapping]) -> None:
         with (PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
             for mapping in mappings:
                 for start, length in _whole(pagemap.fileno(), mapping, huge_bytes):
+                    if not deadline.left_seconds:
+                        return
                     _collapse(process, start, length)
     finally:
         os.close(process)

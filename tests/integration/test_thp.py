@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm.clock import Deadline
 from snapvm.hypervisor import thp
 
 HUGE_BYTES = 2 << 20
@@ -82,7 +83,7 @@ def test_whole_places_become_huge_pages_and_others_need_no_more_than_before(
     assert memory.read(70) == [0] * PAGES
     memory.advise()
     before_mib = memory.mib("Rss")
-    thp.join(os.getpid(), left_bytes=0)
+    thp.join(os.getpid(), Deadline(60), left_bytes=0)
     assert memory.mib("AnonHugePages") == 2 * (PLACES - 2)
     assert memory.mib("Rss") == before_mib
     for place in range(PLACES):
@@ -91,20 +92,26 @@ def test_whole_places_become_huge_pages_and_others_need_no_more_than_before(
 
 
 def test_what_is_not_to_be_in_huge_pages_stays_as_it_is(memory: Memory) -> None:
-    thp.join(os.getpid(), left_bytes=0)
+    thp.join(os.getpid(), Deadline(60), left_bytes=0)
     assert memory.mib("AnonHugePages") == 0
 
 
 def test_little_is_left_to_the_kernel(memory: Memory) -> None:
     memory.advise()
-    thp.join(os.getpid())
+    thp.join(os.getpid(), Deadline(60))
+    assert memory.mib("AnonHugePages") == 0
+
+
+def test_when_the_time_is_over_the_rest_stays_as_it_is(memory: Memory) -> None:
+    memory.advise()
+    thp.join(os.getpid(), Deadline(0), left_bytes=0)
     assert memory.mib("AnonHugePages") == 0
 
 
 def test_nothing_is_joined_where_the_host_wants_no_huge_pages(memory: Memory) -> None:
     memory.advise()
     (thp.SETTINGS / "enabled").write_text("always madvise [never]\n")
-    thp.join(os.getpid(), left_bytes=0)
+    thp.join(os.getpid(), Deadline(60), left_bytes=0)
     assert memory.mib("AnonHugePages") == 0
 
 
@@ -114,12 +121,12 @@ def test_a_process_that_has_ended_is_no_failure(memory: Memory) -> None:
     if not child:
         os._exit(0)
     os.waitpid(child, 0)
-    thp.join(child, left_bytes=0)
+    thp.join(child, Deadline(60), left_bytes=0)
 
 
 @pytest.mark.parametrize("lacking", ["enabled", "hpage_pmd_size"])
 def test_a_kernel_without_huge_pages_is_no_failure(memory: Memory, lacking: str) -> None:
     memory.advise()
     (thp.SETTINGS / lacking).unlink()
-    thp.join(os.getpid(), left_bytes=0)
+    thp.join(os.getpid(), Deadline(60), left_bytes=0)
     assert memory.mib("AnonHugePages") == 0
