@@ -15,6 +15,8 @@ from pathlib import PurePosixPath
 from tests.bench import harness
 from tests.bench.harness import Figure
 from tests.bench.kvmdeeds import (
+    CHANNELS,
+    IMPORTS,
     INSTALL,
     LARGE_MIB,
     SMALL_MIB,
@@ -132,29 +134,48 @@ def rollbacks(guest: FilledGuest) -> list[Figure]:
     """Compare a rollback with a script that does the same with the same plain image.
 
     Fast is a sparse image, which several threads read.  What a command takes to start is a large
-    part of it when the guest is small, above all under emulation.
+    part of it when the guest is small, above all under emulation.  How large tells the script with
+    the mere import of the libraries before it: no program with them can be faster than that.
     """
     suffix = "_2g" * (guest.memory_mib == LARGE_MIB)
-    plainly = guest.take("--name", "plain", "--image-format", "plain")
-    folder = PurePosixPath("/var/lib/snapvm/domains", plainly["domain"]["uuid"], "plain")
-    image = folder / plainly["memory"]["file"]
-    guest.take("--name", "fast", "--image-format", "sparse")
+    image = kept_image(guest, "plain")
+    sparse_image = kept_image(guest, "sparse")
     measured = in_turn(
         FEW,
         plain=lambda: roll_back(guest, "plain"),
-        fast=lambda: roll_back(guest, "fast"),
+        fast=lambda: roll_back(guest, "sparse"),
         script=lambda: restore_by_script(guest, image),
+        least=lambda: restore_by_script(guest, image, ahead=IMPORTS),
+        fast_least=lambda: restore_by_script(guest, sparse_image, ahead=IMPORTS, options=CHANNELS),
     )
     seconds = {name: [sample.seconds for sample in them] for name, them in measured.items()}
     guest.lab.run(FORGET_ALL, timeout_seconds=120)
     by_hand = "virsh destroy; LV swap; virsh restore"
+    with_imports = "the script; ours: the script with the import of the libraries before"
     return [
         compared(f"rollback_vs_script{suffix}", seconds["plain"], seconds["script"], by_hand, 1.2),
         compared(
             f"rollback_fast_vs_script{suffix}", seconds["fast"], seconds["script"], by_hand, 1.0
         ),
+        compared(
+            f"rollback_least{suffix}", seconds["least"], seconds["script"], with_imports, None
+        ),
+        compared(
+            f"rollback_fast_least{suffix}",
+            seconds["fast_least"],
+            seconds["script"],
+            with_imports,
+            None,
+        ),
         *(plain(f"rollback_{how}_seconds{suffix}", "s", them) for how, them in seconds.items()),
     ]
+
+
+def kept_image(guest: FilledGuest, form: str) -> PurePosixPath:
+    """Take a snapshot with an image of this form, named after it; return where the image is."""
+    record = guest.take("--name", form, "--image-format", form)
+    uuid, file = record["domain"]["uuid"], record["memory"]["file"]
+    return PurePosixPath("/var/lib/snapvm/domains", uuid, form, file)
 
 
 def pauses(samples: Sequence[Sample]) -> list[float]:

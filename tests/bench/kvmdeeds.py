@@ -23,6 +23,12 @@ snapshot never ends under emulation."""
 CAPTURED_BEFORE = 2
 """How often a guest is captured before anything is measured; see `FilledGuest`."""
 WATCH = "cd /snapvm && PYTHONPATH=/snapvm python3 -m tests.lab.host.qemustanding"
+IMPORTS = (
+    'python3 -P -c \'import sys; sys.modules["rich"] = None;'
+    " import typer, sh, tenacity, libvirt, xxhash'"
+)
+"""What any Python with the libraries that snapvm is built upon does first."""
+CHANNELS = "--parallel-channels 2"
 STOCK_IMAGE = "/var/lib/libvirt/qemu/save/stock.save"
 SECONDS = 400
 INSTALLED = "/usr/local/bin/snapvm"
@@ -124,14 +130,16 @@ def roll_back(guest: FilledGuest, id_: str) -> Sample:
     return sample
 
 
-def restore_by_script(guest: FilledGuest, image: PurePosixPath) -> Sample:
-    """Do what a rollback does, by hand."""
+def restore_by_script(
+    guest: FilledGuest, image: PurePosixPath, *, ahead: str = "true", options: str = ""
+) -> Sample:
+    """Do what a rollback does, by hand; ``ahead`` is typed before."""
     name = f"{guest.name}-d0"
     sample = timed(
         guest,
-        f"virsh -q destroy {guest.name}; lvrename -qq vg0/{name} vg0/old-{name};"
-        f" lvcreate -qq -s -kn -prw -n {name} vg0/{name}.plain; lvchange -qq -ay -K vg0/{name};"
-        f" virsh -q restore {image}",
+        f"{ahead}; virsh -q destroy {guest.name}; lvrename -qq vg0/{name} vg0/old-{name};"
+        f" lvcreate -qq -s -kn -prw -n {name} vg0/{name}.{image.parent.name};"
+        f" lvchange -qq -ay -K vg0/{name}; virsh -q restore {image} {options}",
     )
     guest.lab.run(f"lvremove -qq -y vg0/old-{name}", timeout_seconds=120, check=True)
     return sample
