@@ -204,8 +204,7 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
 
     One that has no device fills up no further, and nothing is known of it.
     """
-    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
-    used = {(volume.vg, volume.pool) for volume in ours if volume.pool}
+    used = {(volume.vg, volume.pool) for volume in report.ours() if volume.pool}
     pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
     for pool in (pool for pool in pools if pool is not None and pool.is_mapped):
         try:
@@ -220,8 +219,7 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
 
 def _of_groups(report: Report) -> Iterator[Finding]:
     """Yield the groups with snapshots in which LVM soon makes no more volumes."""
-    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
-    free = {volume.vg: volume.vg_metadata_free_bytes for volume in ours}
+    free = {volume.vg: volume.vg_metadata_free_bytes for volume in report.ours()}
     for vg, free_bytes in sorted(free.items()):
         if preflight.is_short_of_metadata(free_bytes):
             yield Finding(

@@ -132,8 +132,7 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
         known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
     known |= {record.set for record in host.catalog.entries() if isinstance(record, Record)}
     sets: dict[str, list[LogicalVolume]] = {}
-    ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
-    for volume in (v for v in ours if not orphans.is_clone(v)):
+    for volume in (v for v in report.ours() if not orphans.is_clone(v)):
         for set_ in argv.sets_in(volume.tags):
             sets.setdefault(set_, []).append(volume)
     for set_, volumes in sets.items():
