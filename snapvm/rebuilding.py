@@ -38,6 +38,8 @@ from snapvm.refusals import BadImage, RecordUnusable
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
 _NONE = "no volume that LVM shows says that it belongs to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
+_Place = tuple[str, str]
+"""The uuid of a record's domain, and its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +69,9 @@ class _Lost:
     """Of the volumes, in their order."""
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Domain and id of the record that they say they belong to."""
-        return str(self.whose.domain_uuid), str(self.whose.id)
+    def place(self) -> _Place:
+        """Of the record that they say they belong to."""
+        return self.whose.domain_uuid, self.whose.id
 
     def __str__(self) -> str:
         return ", ".join(str(volume.ref) for volume in self.volumes)
@@ -84,27 +86,28 @@ def look(
 ) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
     """Decide what can be made anew, of some sets or of all, and what cannot; nothing is changed."""
     report = host.lvm.report()
-    damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
+    damaged: dict[_Place, Damaged] = {(e.domain_uuid, e.id): e for e in _damaged(host)}
+    claims: dict[_Place, list[_Lost]] = {}
+    for lost in _lost_sets(host, report):
+        claims.setdefault(lost.place, []).append(lost)
+    names = dict(host.catalog.domains())
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
-    sets = list(_lost_sets(host, report))
-    entries = {lost.place: damaged.pop(lost.place, None) for lost in sets}
-    claims: dict[tuple[str, str], list[str]] = {}
-    for lost in sets:
-        claims.setdefault(lost.place, []).append(str(lost))
-    names = dict(host.catalog.domains())
-    for lost in sets:
-        if only is not None and lost.set not in only:
-            continue
-        whose = lost.whose
-        name = whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
-        try:
-            _require_alone(claims[lost.place])
-            rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
-        except _CannotBe as error:
-            hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
+    for place, claimants in claims.items():
+        for lost in claimants:
+            if only is not None and lost.set not in only:
+                continue
+            whose = lost.whose
+            name = whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
+            try:
+                _require_alone(claimants)
+                rebuilt.append(_rebuild(host, report, lost, name, damaged.get(place)))
+            except _CannotBe as error:
+                hopeless.append(Hopeless(ref=f"{name}@{whose.id}", why=str(error)))
     hopeless += [
-        Hopeless(ref=f"{each.domain}@{each.id}", why=_why_kept(each)) for each in damaged.values()
+        Hopeless(ref=f"{each.domain}@{each.id}", why=_why_kept(each))
+        for place, each in damaged.items()
+        if place not in claims
     ]
     return tuple(rebuilt), tuple(hopeless)
 
@@ -167,11 +170,12 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
     return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
-def _require_alone(claims: Sequence[str]) -> None:
+def _require_alone(claimants: Sequence[_Lost]) -> None:
     """Raise ``_CannotBe`` where several say the same, as a guest's may on a LUN of its own."""
-    if len(claims) > 1:
+    if len(claimants) > 1:
+        claims = "; ".join(map(str, claimants))
         raise _CannotBe(
-            f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "
+            f"several sets of volumes say that they are it: {claims}; remove those that "
             "are not, or hide a guest's from this host's LVM (lvmdevices(8))"
         )
 
