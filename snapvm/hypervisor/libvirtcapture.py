@@ -51,7 +51,7 @@ def snapshot_xml(definition: str, image: Path) -> str:
 
 
 def _wanted(drive: domainxml.Drive) -> str:
-    return "no" if drive.readonly or drive.device in ("cdrom", "floppy") else "manual"
+    return "manual" if drive.is_captured else "no"
 
 
 class ExternalCapture:
