@@ -14,8 +14,8 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import (
     captureways,
-    domainxml,
     hostprocessor,
+    libvirtcapturable,
     libvirtdomain,
     libvirtdrives,
     libvirtimages,
@@ -98,30 +98,10 @@ class LibvirtHypervisor:
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
-        if domain.state not in (DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF):
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it is {domain.state}",
-                remedy="a domain is captured while it runs, is paused or is shut off "
-                "(`virsh dompmwakeup` wakes one)",
-            )
-        if domain.state is DomainState.SHUTOFF:
-            libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
-        if domain.state.has_memory:
-            refuse_busy(domain, self._handle(domain))
-        if not with_memory or not domain.state.has_memory:
-            return
-        devices = domainxml.passthrough_devices(domain.definition)
-        if devices:
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it has {devices[0]}, whose state cannot be captured",
-                remedy="detach it, or take the disks alone with --disk-only",
-            )
-        libvirtimages.refuse_confidential(domain)
-        libvirtimages.refuse_unsaved(self._link, domain)
-        if self._settings.compress.argv:
-            libvirtimages.require_zstd(self._link.connection, domain)
+        libvirtcapturable.require(self._link, domain)
+        if with_memory and domain.state.has_memory:
+            is_compressed = bool(self._settings.compress.argv)
+            libvirtcapturable.require_memory(self._link, domain, is_compressed=is_compressed)
 
     def foresee(self, domain: Domain) -> str:
         """See ``Hypervisor.foresee``; QEMU is asked what it can do."""
