@@ -111,7 +111,11 @@ class ExternalCapture:
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: libvirt has closed the image."""
-        return self._job.record(self._job.image.stat().st_size)
+        try:
+            size_bytes = self._job.image.stat().st_size
+        except OSError as why:
+            raise self._job.not_written(why) from why
+        return self._job.record(size_bytes)
 
     def _write_memory(self) -> None:
         job = self._job
