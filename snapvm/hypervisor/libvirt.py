@@ -32,7 +32,7 @@ from snapvm.hypervisor import (
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage, Reliance
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
-from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
+from snapvm.hypervisor.libvirtdisksonly import DisksOnlyCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, is_busy, open_link, spoken
 from snapvm.hypervisor.pause import WatchedPause, refuse_busy, require_resumable
 from snapvm.hypervisor.qemusettings import Lender
