@@ -193,7 +193,7 @@ class LibvirtHypervisor:
         """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
             handle = self._handle_if_known(domain)
-            state = DomainState.SHUTOFF if handle is None else self._state(handle)
+            state = DomainState.SHUTOFF if handle is None else libvirtdomain.state_of(handle)
             if state.has_memory is not domain.state.has_memory:
                 raise LibvirtFailed(f"it is {state} by now", 0)
             self._require_unchanged(domain, handle)
@@ -281,10 +281,6 @@ class LibvirtHypervisor:
         if self._lender(domain, handle).is_lent() and not is_busy(handle):
             migrationstream.cancel(Qmp(handle))
 
-    def _state(self, handle: Any) -> DomainState:
-        with spoken():
-            return libvirtdomain.STATES.get(handle.state()[0], DomainState.OTHER)
-
     def _require_unchanged(self, domain: Domain, handle: Any | None) -> None:
         """Raise ``LibvirtFailed`` when the domain's devices have changed since they were checked.
 
@@ -299,7 +295,7 @@ class LibvirtHypervisor:
         try:
             with spoken():
                 handle = self._handle(domain)
-                state = self._state(handle)
+                state = libvirtdomain.state_of(handle)
                 if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()
