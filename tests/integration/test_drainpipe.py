@@ -240,10 +240,12 @@ def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> N
             pipe.finish(30)
 
 
-def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_filter_that_is_not_there_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     pipe = Drainpipe(opened(tmp_path / "image"), ("no-such-filter",))
-    with pytest.raises(HostLacks, match="no-such-filter"):
-        pipe.__enter__()
+    with pytest.raises(HostLacks, match="no-such-filter"), pipe:
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("nth", [1, 2])
