@@ -16,7 +16,7 @@ from snapvm.host import Host
 from snapvm.lvm import argv, away, belonging, health, preflight, thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
-from snapvm.model import DomainUuid, Progress, Record
+from snapvm.model import DiskRecord, DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
 from snapvm.refusals import Refused, VolumeRefused
@@ -128,35 +128,34 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
 
 
 def _of_volumes(record: Record, report: Report) -> Iterator[Finding]:
-    for disk in record.disks:
-        try:
-            volume, absence = report.lv_of(disk.snapshot), away.of_disk(disk, report)
-        except VolumeRefused as unclear:
-            problem = f"disk {disk.target}: {unclear}"
-            yield Finding(subject=record.ref, problem=problem, remedy=unclear.hint())
-            continue
-        if absence is not None:
-            named = disk.snapshot if volume is None else volume.ref
-            problem = f"disk {disk.target}: its volume {named} is out of reach: volume group "
-            problem += f"{absence.group} {absence.why}"
-            yield Finding(subject=record.ref, problem=problem, remedy=absence.remedy)
-            continue
-        problem = health.trouble(disk, volume)
-        if volume is not None and not problem and preflight.is_nearly_full(volume):
-            fill = f"{volume.data_percent:.0f} % of what it can keep has changed"
-            yield Finding(
-                subject=record.ref,
-                problem=f"disk {disk.target}: its volume {volume.ref} will be lost soon: {fill}",
-                remedy="take another with a larger --cow-size, and delete this one",
-            )
-        if problem:
-            named = disk.snapshot if volume is None else volume.ref
-            when = "when that has ended: " if volume is not None and volume.is_merging else ""
-            yield Finding(
-                subject=record.ref,
-                problem=f"disk {disk.target}: its volume {named} {problem}",
-                remedy=f"it cannot be gone back to; {when}{typed('delete', record.ref)}",
-            )
+    yield from filter(None, (_of_volume(record, disk, report) for disk in record.disks))
+
+
+def _of_volume(record: Record, disk: DiskRecord, report: Report) -> Finding | None:
+    """Tell what is wrong with the snapshot of a disk, or will soon be; None when nothing is."""
+
+    def found(problem: str, remedy: str) -> Finding:
+        problem = f"disk {disk.target}: {problem}"
+        return Finding(subject=record.ref, problem=problem, remedy=remedy)
+
+    try:
+        volume, absence = report.lv_of(disk.snapshot), away.of_disk(disk, report)
+    except VolumeRefused as unclear:
+        return found(str(unclear), unclear.hint())
+    it = f"its volume {disk.snapshot if volume is None else volume.ref}"
+    if absence is not None:
+        why = f"volume group {absence.group} {absence.why}"
+        return found(f"{it} is out of reach: {why}", absence.remedy)
+    trouble = health.trouble(disk, volume)
+    if trouble:
+        when = "when that has ended: " if volume is not None and volume.is_merging else ""
+        delete = typed("delete", record.ref)
+        return found(f"{it} {trouble}", f"it cannot be gone back to; {when}{delete}")
+    if volume is not None and preflight.is_nearly_full(volume):
+        fill = f"{volume.data_percent:.0f} % of what it can keep has changed"
+        remedy = "take another with a larger --cow-size, and delete this one"
+        return found(f"{it} will be lost soon: {fill}", remedy)
+    return None
 
 
 def _of_stray(stray: Stray) -> Finding:
@@ -204,8 +203,7 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
 
     One that has no device fills up no further, and nothing is known of it.
     """
-    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
-    used = {(volume.vg, volume.pool) for volume in ours if volume.pool}
+    used = {(volume.vg, volume.pool) for volume in report.ours() if volume.pool}
     pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
     for pool in (pool for pool in pools if pool is not None and pool.is_mapped):
         try:
@@ -220,8 +218,7 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
 
 def _of_groups(report: Report) -> Iterator[Finding]:
     """Yield the groups with snapshots in which LVM soon makes no more volumes."""
-    ours = (volume for volume in report.tagged(argv.TAG_OURS) if not volume.is_foreign)
-    free = {volume.vg: volume.vg_metadata_free_bytes for volume in ours}
+    free = {volume.vg: volume.vg_metadata_free_bytes for volume in report.ours()}
     for vg, free_bytes in sorted(free.items()):
         if preflight.is_short_of_metadata(free_bytes):
             yield Finding(

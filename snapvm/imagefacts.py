@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from snapvm import recordfolder
+from snapvm import durable, recordfolder
 from snapvm.failures import StorageFailed
 from snapvm.hypervisor import domainxml, sidexml
 from snapvm.imageformats import LIBVIRT_FILE, LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_FILE, XL_SAVE
@@ -162,7 +162,9 @@ def _unchanging(disk: dict[str, Any]) -> str:
 
 
 def _memory(path: Path, format_: str) -> MemoryRecord:
-    return MemoryRecord(file=path.name, format=format_, size_bytes=path.stat().st_size)
+    with durable.failing_as_storage(path):
+        size_bytes = path.stat().st_size
+    return MemoryRecord(file=path.name, format=format_, size_bytes=size_bytes)
 
 
 def _number(text: str) -> int:

@@ -163,14 +163,22 @@ class SideKind(StrEnum):
     """The state of an emulated TPM."""
 
 
+class SideShape(StrEnum):
+    """What there is at a `SidePlace`."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    """Of files."""
+    DEVICE = "device"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SidePlace:
-    """Where the host keeps state of a `SideKind`: in a file, a folder of files, or a device."""
+    """Where the host keeps state of a `SideKind`."""
 
     kind: SideKind
     path: Path
-    is_folder: bool
-    is_device: bool = False
+    shape: SideShape = SideShape.FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ Pure questions but for one: which volumes the domain has now.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from snapvm.errors import quoted
 from snapvm.hypervisor import overlays
 from snapvm.hypervisor.base import Hypervisor, Reliance
 from snapvm.lvm import device, devicename
+from snapvm.lvm.device import UuidOfDevice
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
@@ -62,9 +63,7 @@ class Occupant:
         return None if devicename.goes_with(name, volume.ref) else name
 
 
-def of(
-    hypervisor: Hypervisor, domain: Domain, uuid_of_device: Callable[[Path], DmUuid]
-) -> Occupant:
+def of(hypervisor: Hypervisor, domain: Domain, uuid_of_device: UuidOfDevice) -> Occupant:
     """Look which volumes a domain has; raise ``DomainRefused`` when one that is on hides that."""
     is_off = domain.state is DomainState.SHUTOFF
     volumes: dict[DmUuid, Path] = {}
@@ -90,7 +89,7 @@ def of(
 def others(
     disks: Iterable[GuestDisk],
     replaced: Collection[DmUuid],
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
     *,
     is_off: bool,
 ) -> Iterator[str]:
@@ -108,7 +107,7 @@ def unbooted(
     hypervisor: Hypervisor,
     booted: Domain,
     volumes: Mapping[str, LogicalVolume],
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
 ) -> tuple[str, ...]:
     """Return which of the volumes, by target, a libvirt domain is not booted with, if known.
 
@@ -185,7 +184,7 @@ def require_replaceable(
 def require_named(
     names: Mapping[str, Path],
     volumes: Mapping[str, LogicalVolume],
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
 ) -> None:
     """Raise ``VolumeRefused`` when memory names a disk otherwise than what goes back, by target.
 
@@ -240,7 +239,7 @@ def require_no_overlay(
     record: Record,
     forms: Iterable[Domain],
     report: Report,
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
 ) -> None:
     """Raise ``DomainRefused`` for one that has, or is booted with, an overlay on what is replaced.
 
@@ -260,7 +259,7 @@ def require_nothing_upon(
     record: Record,
     reliances: Iterable[Reliance],
     report: Report,
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
 ) -> None:
     """Raise ``DomainRefused`` when what some domain has goes with what is replaced."""
     upon = list(reliances)
@@ -306,7 +305,7 @@ def _overlaid(
     )
 
 
-def _is(name: Path, volume: LogicalVolume, uuid_of_device: Callable[[Path], DmUuid]) -> bool:
+def _is(name: Path, volume: LogicalVolume, uuid_of_device: UuidOfDevice) -> bool:
     """Tell whether a name means a volume, which need not have a device."""
     try:
         return uuid_of_device(name) == volume.dm_uuid

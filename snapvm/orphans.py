@@ -65,10 +65,8 @@ def strays(host: Host, report: Report) -> tuple[Stray, ...]:
     if known is None:
         return ()
     tags = {argv.set_tag(set_) for set_ in known}
-    # What was made in another group is somebody's copy of it, as of a snapshot of a SAN.
-    ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
     # One without a set is a user's, who gave it such a tag.
-    made = (v for v in ours if any(map(naming.is_set, argv.sets_in(v.tags))))
+    made = (v for v in report.ours() if any(map(naming.is_set, argv.sets_in(v.tags))))
     nameless = sorted((v for v in made if not v.tags & tags), key=lambda v: str(v.ref))
     domains = {uuid for uuid, _ in host.catalog.domains()}
     return tuple(_stray(volume, _kind(volume, domains), report) for volume in nameless)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import cowsize, naming
 from snapvm.lvm import device, devicename, newname
 from snapvm.lvm.argv import TAG_OURS
+from snapvm.lvm.device import UuidOfDevice
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.preflight import activating, check_room, check_volumes
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import (
-    DmUuid,
     Domain,
     GuestDisk,
     HypervisorKind,
@@ -160,7 +160,7 @@ def resolve(
     domain: Domain,
     disks: Iterable[GuestDisk],
     report: Report,
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
 ) -> dict[str, LogicalVolume]:
     """Return the volume under each disk, by target.
 
@@ -186,7 +186,7 @@ def _volume_under(
     domain: Domain,
     disk: GuestDisk,
     report: Report,
-    uuid_of_device: Callable[[Path], DmUuid],
+    uuid_of_device: UuidOfDevice,
 ) -> LogicalVolume:
     try:
         uuid = uuid_of_device(disk.device)

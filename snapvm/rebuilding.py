@@ -38,6 +38,8 @@ from snapvm.refusals import BadImage, RecordUnusable
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
 _NONE = "no volume that LVM shows says that it belongs to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
+_Place = tuple[str, str]
+"""The uuid of a record's domain, and its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +69,9 @@ class _Lost:
     """Of the volumes, in their order."""
 
     @property
-    def place(self) -> tuple[str, str]:
-        """Domain and id of the record that they say they belong to."""
-        return str(self.whose.domain_uuid), str(self.whose.id)
+    def place(self) -> _Place:
+        """Of the record that they say they belong to."""
+        return self.whose.domain_uuid, self.whose.id
 
     def __str__(self) -> str:
         return ", ".join(str(volume.ref) for volume in self.volumes)
@@ -84,27 +86,28 @@ def look(
 ) -> tuple[tuple[Rebuilt, ...], tuple[Hopeless, ...]]:
     """Decide what can be made anew, of some sets or of all, and what cannot; nothing is changed."""
     report = host.lvm.report()
-    damaged = {(e.path.parent.parent.name, e.id): e for e in _damaged(host)}
+    damaged: dict[_Place, Damaged] = {(e.domain_uuid, e.id): e for e in _damaged(host)}
+    claims: dict[_Place, list[_Lost]] = {}
+    for lost in _lost_sets(host, report):
+        claims.setdefault(lost.place, []).append(lost)
+    names = dict(host.catalog.domains())
     rebuilt: list[Rebuilt] = []
     hopeless: list[Hopeless] = []
-    sets = list(_lost_sets(host, report))
-    entries = {lost.place: damaged.pop(lost.place, None) for lost in sets}
-    claims: dict[tuple[str, str], list[str]] = {}
-    for lost in sets:
-        claims.setdefault(lost.place, []).append(str(lost))
-    names = dict(host.catalog.domains())
-    for lost in sets:
-        if only is not None and lost.set not in only:
-            continue
-        whose = lost.whose
-        name = whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
-        try:
-            _require_alone(claims[lost.place])
-            rebuilt.append(_rebuild(host, report, lost, name, entries[lost.place]))
-        except _CannotBe as error:
-            hopeless.append(Hopeless(ref=f"{name}@{lost.whose.id}", why=str(error)))
+    for place, claimants in claims.items():
+        for lost in claimants:
+            if only is not None and lost.set not in only:
+                continue
+            whose = lost.whose
+            name = whose.domain or names.get(whose.domain_uuid, whose.domain_uuid)
+            try:
+                _require_alone(claimants)
+                rebuilt.append(_rebuild(host, report, lost, name, damaged.get(place)))
+            except _CannotBe as error:
+                hopeless.append(Hopeless(ref=f"{name}@{whose.id}", why=str(error)))
     hopeless += [
-        Hopeless(ref=f"{each.domain}@{each.id}", why=_why_kept(each)) for each in damaged.values()
+        Hopeless(ref=f"{each.domain}@{each.id}", why=_why_kept(each))
+        for place, each in damaged.items()
+        if place not in claims
     ]
     return tuple(rebuilt), tuple(hopeless)
 
@@ -132,8 +135,7 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
         known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
     known |= {record.set for record in host.catalog.entries() if isinstance(record, Record)}
     sets: dict[str, list[LogicalVolume]] = {}
-    ours = (v for v in report.tagged(argv.TAG_OURS) if not v.is_foreign)
-    for volume in (v for v in ours if not orphans.is_clone(v)):
+    for volume in (v for v in report.ours() if not orphans.is_clone(v)):
         for set_ in argv.sets_in(volume.tags):
             sets.setdefault(set_, []).append(volume)
     for set_, volumes in sets.items():
@@ -147,32 +149,41 @@ def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
 
 def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged | None) -> Rebuilt:
     """Put a record together; raise ``_CannotBe``."""
-    whose = lost.whose
-    if entry is None and host.catalog.has(whose.domain_uuid, whose.id):
+    _require_place(host, lost, entry)
+    _require_all(lost)
+    image = _image(host, lost.whose)
+    if image is not None and image.targets - set(lost.targets):
+        missing = ", ".join(sorted(image.targets - set(lost.targets)))
+        raise _CannotBe(f"its image has disks without a volume: {missing}")
+    record = _of_tags(host, report, lost, name)
+    if image is not None:
+        record = _with_memory(record, image)
+    folder = host.catalog.folder(record.domain_uuid, record.id)
+    _require_readable(record, folder / RECORD_FILE)
+    with durable.failing_untouched(folder):
+        is_bare = not durable.is_there(folder)
+    unknown = _unknown(record, is_bare=is_bare)
+    if any(belonging.is_of_another_host(volume.tags) for volume in lost.volumes):
+        unknown += ("whether the catalog of the host that made it has it too",)
+    return Rebuilt(record=record, unknown=unknown)
+
+
+def _require_place(host: Host, lost: _Lost, entry: Damaged | None) -> None:
+    """Raise ``_CannotBe`` when there is a record, or may be, or there was never to be one."""
+    if entry is None and host.catalog.has(lost.whose.domain_uuid, lost.whose.id):
         raise _CannotBe("another record has its id, or is being made or deleted")
     if entry is not None and entry.may_be_whole:
         raise _CannotBe(_why_kept(entry))
     if entry is None and not all(volume.tags & _WHOLE for volume in lost.volumes):
         raise _CannotBe("its volumes are of a take that never ended; `snapvm repair` removes them")
-    _require_all(lost)
-    image = _image(host, whose)
-    if image is not None and image.targets - set(lost.targets):
-        missing = ", ".join(sorted(image.targets - set(lost.targets)))
-        raise _CannotBe(f"its image has disks without a volume: {missing}")
-    disks = tuple(
-        _disk(report, volume, target, whose.id)
-        for volume, target in sorted(
-            zip(lost.volumes, lost.targets, strict=True), key=itemgetter(1)
-        )
-    )
-    return _put_together(lost, name, image, disks, _side_files(host, whose), host)
 
 
-def _require_alone(claims: Sequence[str]) -> None:
+def _require_alone(claimants: Sequence[_Lost]) -> None:
     """Raise ``_CannotBe`` where several say the same, as a guest's may on a LUN of its own."""
-    if len(claims) > 1:
+    if len(claimants) > 1:
+        claims = "; ".join(map(str, claimants))
         raise _CannotBe(
-            f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "
+            f"several sets of volumes say that they are it: {claims}; remove those that "
             "are not, or hide a guest's from this host's LVM (lvmdevices(8))"
         )
 
@@ -184,7 +195,7 @@ def _require_all(lost: _Lost) -> None:
 
 
 def _image(host: Host, whose: Belonging) -> ImageFacts | None:
-    folder: Path = host.catalog.folder(whose.domain_uuid, whose.id)
+    folder = host.catalog.folder(whose.domain_uuid, whose.id)
     try:
         return imagefacts.look(folder)
     except (BadImage, StorageFailed) as error:
@@ -224,51 +235,50 @@ def _disk(report: Report, volume: LogicalVolume, target: str, id_: str) -> DiskR
     )
 
 
-def _put_together(
-    lost: _Lost,
-    name: str,
-    image: ImageFacts | None,
-    disks: tuple[DiskRecord, ...],
-    side_files: tuple[SideFile, ...],
-    host: Host,
-) -> Rebuilt:
+def _of_tags(host: Host, report: Report, lost: _Lost, name: str) -> Record:
+    """Return the record of the disks alone, as what their volumes say is all there is."""
     whose = lost.whose
     is_undo = any(argv.role_tag(Role.UNDO) in volume.tags for volume in lost.volumes)
-    if image is not None:
-        kind = RecordKind.FULL
-    else:
-        kind = RecordKind.UNDO if is_undo else RecordKind.DISKS
-    record = Record(
+    by_target = sorted(zip(lost.volumes, lost.targets, strict=True), key=itemgetter(1))
+    return Record(
         id=whose.id,
         set=lost.set,
-        kind=kind,
+        kind=RecordKind.UNDO if is_undo else RecordKind.DISKS,
         created=whose.created.isoformat(timespec="milliseconds"),
         named=not is_undo and naming.moment(whose.id) is None,
         note="made anew by `snapvm catalog rebuild`",
-        domain=image.domain if image is not None else name,
+        domain=name,
         domain_uuid=whose.domain_uuid,
-        hypervisor=host.hypervisor.kind if image is None else image.hypervisor,
-        state=DomainState.SHUTOFF if image is None else image.state,
-        memory_bytes=0 if image is None else image.memory_bytes,
-        vcpus=0 if image is None else image.vcpus,
-        capture="unknown: made anew from LVM's tags"
-        + (" and the memory image" if image is not None else ""),
-        memory=None if image is None else image.memory,
-        disks=disks,
-        omitted=() if image is None else image.omitted,
+        hypervisor=host.hypervisor.kind,
+        state=DomainState.SHUTOFF,
+        memory_bytes=0,
+        vcpus=0,
+        capture="unknown: made anew from LVM's tags",
+        memory=None,
+        disks=tuple(_disk(report, volume, target, whose.id) for volume, target in by_target),
+        omitted=(),
         timing=Timing(pause_ms=0, total_ms=0),
-        written_bytes=0 if image is None else image.memory.size_bytes,
-        side_files=side_files,
+        written_bytes=0,
+        side_files=_side_files(host, whose),
         order=whose.order,
     )
-    folder = host.catalog.folder(record.domain_uuid, record.id)
-    _require_readable(record, folder / RECORD_FILE)
-    with durable.failing_untouched(folder):
-        is_bare = not durable.is_there(folder)
-    unknown = _unknown(record, is_bare=is_bare)
-    if any(belonging.is_of_another_host(volume.tags) for volume in lost.volumes):
-        unknown += ("whether the catalog of the host that made it has it too",)
-    return Rebuilt(record=record, unknown=unknown)
+
+
+def _with_memory(record: Record, image: ImageFacts) -> Record:
+    """Return a record of disks with the image that belongs to them, and what that says besides."""
+    return replace(
+        record,
+        kind=RecordKind.FULL,
+        domain=image.domain,
+        hypervisor=image.hypervisor,
+        state=image.state,
+        memory_bytes=image.memory_bytes,
+        vcpus=image.vcpus,
+        capture=f"{record.capture} and the memory image",
+        memory=image.memory,
+        omitted=image.omitted,
+        written_bytes=image.memory.size_bytes,
+    )
 
 
 def _require_readable(record: Record, path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from snapvm import durable, journalfile, naming, recordfile
 from snapvm.attention import JournalUnusable
 from snapvm.errors import WorkElsewhere
-from snapvm.model import Record
+from snapvm.model import DomainUuid, Record
 from snapvm.refusals import RecordDamaged, RecordNewer, RecordUnread, RecordUnusable
 
 RECORD_FILE = "snapshot.json"
@@ -53,6 +53,11 @@ class Damaged:
     id: str
     why: str
     fault: Fault
+
+    @property
+    def domain_uuid(self) -> DomainUuid:
+        """The uuid of its domain, whose folder has that name."""
+        return DomainUuid(self.path.parent.parent.name)
 
     @property
     def may_be_whole(self) -> bool:

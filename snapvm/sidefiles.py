@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from pathlib import Path
 from snapvm import checksum, crashpoint, durable
 from snapvm.failures import StorageFailed
 from snapvm.hypervisor import answers, startfiles
-from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, Silent
+from snapvm.model import OmittedDisk, SideFile, SideKind, SidePlace, SideShape, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 
 LIMIT_BYTES = 128 << 20
@@ -61,7 +61,7 @@ def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     total_bytes, missing = 0, []
     for place in places:
         try:
-            if place.path.is_symlink() and not place.is_device:
+            if place.path.is_symlink() and place.shape is not SideShape.DEVICE:
                 why = f"its {place.kind} {place.path} is a link, which a rollback would replace"
                 remedy = (
                     f"name what it leads to, {place.path.resolve()}, in the domain's definition"
@@ -101,9 +101,10 @@ def read(places: Iterable[SidePlace], limit_seconds: float | None = None) -> tup
 def _read_all(places: Iterable[SidePlace]) -> tuple[Held, ...]:
     held = []
     for place in places:
+        read_one = _read_device if place.shape is SideShape.DEVICE else _read
         with durable.failing_as_storage(place.path):
             for path in _files(place):
-                content = _read_device(path) if place.is_device else _read(path)
+                content = read_one(path)
                 held.append(Held(kind=place.kind, name=path.name, content=content))
     return tuple(held)
 
@@ -122,7 +123,7 @@ def _read_device(path: Path) -> bytes:
 
 
 def _size_bytes(place: SidePlace, path: Path) -> int:
-    if not place.is_device:
+    if place.shape is not SideShape.DEVICE:
         return path.stat().st_size
     with _device(path, os.O_RDONLY) as descriptor:
         return os.lseek(descriptor, 0, os.SEEK_END)
@@ -144,7 +145,7 @@ def _files(place: SidePlace) -> Iterator[Path]:
     """Yield the files of a place that are there; swtpm's lock is no state."""
     if not durable.is_there(place.path):
         return
-    if not place.is_folder:
+    if place.shape is not SideShape.FOLDER:
         yield place.path
         return
     for path in sorted(place.path.iterdir()):
@@ -218,19 +219,36 @@ def put_back(folder: Path, sides: Iterable[SideFile], places: Iterable[SidePlace
     kept = tuple(sides)
     for place in places:
         own = [side for side in kept if side.kind is place.kind]
-        where = place.path if place.is_folder else place.path.parent
         with durable.failing_as_storage(place.path):
-            if not own or not durable.is_there(place.path if place.is_device else where):
+            if not own or not durable.is_there(_needed(place)):
                 continue
         contents = {side.name: require_whole(folder, side) for side in own}
         with durable.failing_as_storage(place.path), crashpoint.around(f"put {place.kind} back"):
-            put = _overwrite if place.is_device else _replace
+            _put(place, contents)
+
+
+def _needed(place: SidePlace) -> Path:
+    """Return what has to be there already: a device or a folder is made by nobody here."""
+    return place.path.parent if place.shape is SideShape.FILE else place.path
+
+
+def _put(place: SidePlace, contents: Mapping[str, bytes]) -> None:
+    """Make what is at a place just these files; a file and a device are one, of any name."""
+    match place.shape:
+        case SideShape.DEVICE:
+            for content in contents.values():
+                _overwrite(place.path, content)
+        case SideShape.FILE:
+            for content in contents.values():
+                _replace(place.path, content)
+            durable.sync_folder(place.path.parent)
+        case SideShape.FOLDER:
             for name, content in contents.items():
-                put(where / name if place.is_folder else place.path, content)
-            for path in _files(place) if place.is_folder else ():
+                _replace(place.path / name, content)
+            for path in _files(place):
                 if path.name not in contents:
                     path.unlink()
-            durable.sync_folder(where)
+            durable.sync_folder(place.path)
 
 
 def _overwrite(path: Path, content: bytes) -> None:

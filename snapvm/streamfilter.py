@@ -28,7 +28,10 @@ def is_installed(program: str) -> bool:
 
 
 class StreamFilter:
-    """A running zstd, or a program that runs it; its two descriptors stay the caller's."""
+    """A running zstd, or a program that runs it; its two descriptors stay the caller's.
+
+    Raises ``HostLacks`` when there is none, or no room for it.
+    """
 
     def __init__(self, argv: Sequence[str], source: int, target: int) -> None:
         environment = clean_environment()
@@ -46,7 +49,14 @@ class StreamFilter:
             (os.POSIX_SPAWN_DUP2, self._errors, 2),
         ]
         path = shutil.which(argv[0], path=environment["PATH"]) or argv[0]
-        self._pid = os.posix_spawn(path, list(argv), environment, file_actions=actions, setsid=True)
+        try:
+            self._pid = os.posix_spawn(
+                path, list(argv), environment, file_actions=actions, setsid=True
+            )
+        except OSError as error:  # as where a unit has all of its tasks
+            os.close(self._errors)
+            what = f"room for zstd to run in ({error.strerror})"
+            raise HostLacks(what=what, remedy="try again when it has") from error
         self._status: int | None = None
 
     def wait(self, limit_seconds: float) -> None:

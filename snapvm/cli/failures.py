@@ -104,29 +104,37 @@ class Places:
 
 def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
     """Report what is wrong with the command line, in the form of every other failure."""
-    message = str(problem.format_message()).strip().rstrip(".")
-    # The newest versions of Typer check values by pydantic, whose words are for programmers.
-    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
-    message = message.partition(", unable to parse")[0]
-    message = message[:1].lower() + message[1:]
     context = getattr(problem, "ctx", None)
     option: str = getattr(problem, "option_name", None) or ""
     # Some problems do not say where they arose.
     path = "snapvm" if option in places.before else f"snapvm {places.verb}".rstrip()
     if context is not None:
         path = context.command_path
-    if places.instead and message.startswith("no such command"):
-        message = message.partition(". ")[0]  # without Typer's guess, which goes by spelling
-        hint = f"`{places.instead}` does that here"
-    elif option in places.before and path != "snapvm":
-        verb = path.removeprefix("snapvm ")
-        hint = f"{option} stands before the verb: snapvm {places.before[option]} {verb} ..."
-    elif option in places.behind and path == "snapvm":
-        message = message.partition(" (")[0]  # without Typer's guess among the options before it
-        hint = f"{option} stands behind the verb: snapvm {places.verb} {option} ..."
-    else:
-        hint = f"`{path} --help` shows what it understands"
+    message, hint = _with_hint(_in_our_words(problem), option, path, places)
     return _tell("Usage", message, hint, ExitStatus.USAGE, as_json=wants_json(arguments))
+
+
+def _in_our_words(problem: Any) -> str:
+    """Return what Typer says is wrong as our own failures say it."""
+    message = str(problem.format_message()).strip().rstrip(".")
+    # The newest versions of Typer check values by pydantic, whose words are for programmers.
+    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
+    message = message.partition(", unable to parse")[0]
+    return message[:1].lower() + message[1:]
+
+
+def _with_hint(message: str, option: str, path: str, places: Places) -> tuple[str, str]:
+    """Return what is wrong, without a guess of Typer's where more is known, and what to do."""
+    if places.instead and message.startswith("no such command"):
+        return message.partition(". ")[0], f"`{places.instead}` does that here"
+    if option in places.before and path != "snapvm":
+        verb = path.removeprefix("snapvm ")
+        typed = f"snapvm {places.before[option]} {verb} ..."
+        return message, f"{option} stands before the verb: {typed}"
+    if option in places.behind and path == "snapvm":
+        typed = f"snapvm {places.verb} {option} ..."
+        return message.partition(" (")[0], f"{option} stands behind the verb: {typed}"
+    return message, f"`{path} --help` shows what it understands"
 
 
 def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:

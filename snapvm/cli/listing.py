@@ -101,7 +101,7 @@ def _as_damaged(entry: Damaged) -> dict[str, Any]:
         "ref": f"{entry.domain}@{entry.id}",
         "id": entry.id,
         "kind": columns.DAMAGED,
-        "domain": {"name": entry.domain, "uuid": entry.path.parent.parent.name},
+        "domain": {"name": entry.domain, "uuid": entry.domain_uuid},
         "problem": entry.why,
     }
 

@@ -171,9 +171,8 @@ class How:
 
 def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
     # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
-    from snapvm import consistency, recordfile
+    from snapvm import consistency
     from snapvm.askedfor import Asked
-    from snapvm.cli import lookup
     from snapvm.cli.guard import guarded_host
     from snapvm.cli.progress import shown
 
@@ -198,19 +197,28 @@ def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
                 asked=asked,
                 progress=progress,
             )
+    _tell(done, how, verbose=session.verbose)
+
+
+def _tell(done: RollbackDone, how: How, *, verbose: bool) -> None:
+    """Tell what a rollback did, and what its user should know besides and has not read before."""
+    # heavy: as above
+    from snapvm import recordfile
+    from snapvm.cli import lookup
+
     notes = [*done.guest.notes, *resized(done.plan), *foreseen(done.plan)]
     left_out = _left_out(done.plan)
     if how.as_json:
         output.out_json(
             {
-                "ref": record.ref,
+                "ref": done.plan.record.ref,
                 "state": done.state.value,
                 "seconds": round(done.seconds, 3),
                 "undo": done.undo.ref,
                 "clock_set_by_seconds": done.guest.moved_seconds,
                 "left_out": [recordfile.omitted_dict(each) for each in left_out],
                 "notes": notes,
-                "record": lookup.as_values(record),
+                "record": lookup.as_values(done.plan.record),
             }
         )
     else:
@@ -218,7 +226,7 @@ def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
     # A user who was asked has read this before.
     untold = left_out if how.yes else []
     # A CD-ROM is no news every time: see `take`.
-    untold = [each for each in untold if session.verbose or not each.read_only]
+    untold = [each for each in untold if verbose or not each.read_only]
     for note in (*notes, *(f"not of the snapshot: {each.target}, {each.why}" for each in untold)):
         output.note(note)
 

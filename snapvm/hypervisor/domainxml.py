@@ -68,6 +68,11 @@ class Drive:
         """Whether it is a drive with a medium that can be taken out."""
         return self.device in _REMOVABLE
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether it is captured, or its domain is refused; a medium in a drive is left out."""
+        return not (self.is_removable or self.readonly)
+
 
 def parse(definition: str) -> ET.Element:
     """Read a domain's XML; raise ``DomainRefused`` when it cannot be parsed."""
@@ -79,7 +84,11 @@ def parse(definition: str) -> ET.Element:
 
 def drives_of(definition: str) -> tuple[Drive, ...]:
     """Return all drives of a domain, in the order of its XML."""
-    return tuple(_drive(disk) for disk in parse(definition).iterfind("./devices/disk"))
+    return tuple(_drives(parse(definition)))
+
+
+def _drives(root: ET.Element) -> Iterator[Drive]:
+    return map(_drive, root.iterfind("./devices/disk"))
 
 
 def _drive(disk: ET.Element) -> Drive:
@@ -115,20 +124,20 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
     """
     disks: list[GuestDisk] = []
     omitted: list[OmittedDisk] = []
-    for drive in drives_of(definition):
-        why = _unchanging(drive)
-        if why:
+    root = parse(definition)
+    for drive in _drives(root):
+        if not drive.is_captured:
             fixed = drive.readonly or drive.device == "cdrom" or not drive.source
-            omitted.append(OmittedDisk(target=drive.target, why=why, read_only=fixed))
+            omitted.append(OmittedDisk(target=drive.target, why=_why_not(drive), read_only=fixed))
             continue
         _refuse(domain, drive)
         device = (
             volume_path(drive.pool, drive.source) if drive.type == "volume" else Path(drive.source)
         )
         disks.append(GuestDisk(target=drive.target, device=device))
-    _refuse_hidden(domain, definition)
-    omitted += _unchanging_memory(domain, definition)
-    omitted += _of_the_host(definition)
+    _refuse_hidden(domain, root)
+    omitted += _unchanging_memory(domain, root)
+    omitted += _of_the_host(root)
     if not disks:
         raise DomainRefused(
             domain=domain,
@@ -138,9 +147,9 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
     return Drives(disks=tuple(disks), omitted=tuple(omitted))
 
 
-def _refuse_hidden(domain: str, definition: str) -> None:
+def _refuse_hidden(domain: str, root: ET.Element) -> None:
     """Raise ``DomainRefused`` for a disk that libvirt does not know."""
-    hidden = qemuarguments.writable_disk(parse(definition))
+    hidden = qemuarguments.writable_disk(root)
     if hidden:
         raise DomainRefused(
             domain=domain,
@@ -150,16 +159,15 @@ def _refuse_hidden(domain: str, definition: str) -> None:
         )
 
 
-def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
+def _unchanging_memory(domain: str, root: ET.Element) -> Iterator[OmittedDisk]:
     """Yield the memory devices in files of the host that the domain cannot write to.
 
     Raises ``DiskRefused`` for a writable one, which is a disk to the guest: the snapshot would not
     have its file, and a restore of old memory would overwrite it.
     """
     for model in _MEMORY_FILES:
-        for number, memory in enumerate(
-            parse(definition).iterfind(f"./devices/memory[@model='{model}']")
-        ):
+        found = root.iterfind(f"./devices/memory[@model='{model}']")
+        for number, memory in enumerate(found):
             target = f"{model}{number}"
             if memory.find("target/readonly") is None:
                 path = memory.findtext("source/path", "").strip() or "(none)"
@@ -173,9 +181,8 @@ def _unchanging_memory(domain: str, definition: str) -> Iterator[OmittedDisk]:
             yield OmittedDisk(target=target, why="read-only", read_only=True)
 
 
-def _of_the_host(definition: str) -> Iterator[OmittedDisk]:
+def _of_the_host(root: ET.Element) -> Iterator[OmittedDisk]:
     """Yield the devices and folders of the host on which the domain may keep data."""
-    root = parse(definition)
     for number, device in enumerate(root.iterfind("./devices/hostdev")):
         why = f"a device of this host ({device.get('type', '?')}), with whatever is on it"
         yield OmittedDisk(target=f"hostdev{number}", why=why)
@@ -187,10 +194,11 @@ def _of_the_host(definition: str) -> Iterator[OmittedDisk]:
         yield OmittedDisk(target=f"filesystem{number}", why=why, read_only=fixed)
 
 
-def _unchanging(drive: Drive) -> str:
-    if drive.device in _REMOVABLE:
+def _why_not(drive: Drive) -> str:
+    """Say why a drive is not captured."""
+    if drive.is_removable:
         return f"a {drive.device} drive" + (f" with {drive.source}" if drive.source else ", empty")
-    return "read-only" if drive.readonly else ""
+    return "read-only"
 
 
 def _refuse(domain: str, drive: Drive) -> None:

@@ -21,11 +21,10 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Self
 
 from snapvm.clock import Deadline
-from snapvm.refusals import HostLacks
 from snapvm.streamfilter import StreamFilter
 from snapvm.workers import start
 
@@ -105,20 +104,22 @@ class Drainpipe:
 
     def __enter__(self) -> Self:
         """Begin to empty the pipe; raise ``HostLacks`` when the filter or a thread cannot run."""
-        if self._filter_argv:
-            inlet, outlet = os.pipe2(os.O_CLOEXEC)
-            try:
-                self._filter = StreamFilter(self._filter_argv, inlet, self._file)
-                self._target = outlet
-            finally:
-                os.close(inlet)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.__exit__)
+            if self._filter_argv:
+                self._begin_filter()
             for thread in self._threads:
                 start(thread)
-        except HostLacks:
-            self.__exit__()
-            raise
+            undo.pop_all()
         return self
+
+    def _begin_filter(self) -> None:
+        """Have the filter stand between the stream and the file."""
+        inlet, self._target = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._filter = StreamFilter(self._filter_argv, inlet, self._file)
+        finally:
+            os.close(inlet)
 
     def __exit__(self, *_error: object) -> None:
         """End it in bounded time; what is still in the pipe is lost, and QEMU's writes fail."""

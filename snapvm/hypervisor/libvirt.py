@@ -14,8 +14,8 @@ from snapvm.errors import UnknownDomain
 from snapvm.failures import CaptureFailed
 from snapvm.hypervisor import (
     captureways,
-    domainxml,
     hostprocessor,
+    libvirtcapturable,
     libvirtdomain,
     libvirtdrives,
     libvirtimages,
@@ -32,7 +32,7 @@ from snapvm.hypervisor import (
 from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage, Reliance
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
-from snapvm.hypervisor.libvirtcapture import DisksOnlyCapture, OffCapture
+from snapvm.hypervisor.libvirtdisksonly import DisksOnlyCapture, OffCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, is_busy, open_link, spoken
 from snapvm.hypervisor.pause import WatchedPause, refuse_busy, require_resumable
 from snapvm.hypervisor.qemusettings import Lender
@@ -98,30 +98,10 @@ class LibvirtHypervisor:
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
         """Raise ``DomainRefused`` when the domain cannot be captured now."""
-        if domain.state not in (DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF):
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it is {domain.state}",
-                remedy="a domain is captured while it runs, is paused or is shut off "
-                "(`virsh dompmwakeup` wakes one)",
-            )
-        if domain.state is DomainState.SHUTOFF:
-            libvirtimages.refuse_saved(domain, self._handle(domain), "and would not be captured")
-        if domain.state.has_memory:
-            refuse_busy(domain, self._handle(domain))
-        if not with_memory or not domain.state.has_memory:
-            return
-        devices = domainxml.passthrough_devices(domain.definition)
-        if devices:
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it has {devices[0]}, whose state cannot be captured",
-                remedy="detach it, or take the disks alone with --disk-only",
-            )
-        libvirtimages.refuse_confidential(domain)
-        libvirtimages.refuse_unsaved(self._link, domain)
-        if self._settings.compress.argv:
-            libvirtimages.require_zstd(self._link.connection, domain)
+        libvirtcapturable.require(self._link, domain)
+        if with_memory and domain.state.has_memory:
+            is_compressed = bool(self._settings.compress.argv)
+            libvirtcapturable.require_memory(self._link, domain, is_compressed=is_compressed)
 
     def foresee(self, domain: Domain) -> str:
         """See ``Hypervisor.foresee``; QEMU is asked what it can do."""
@@ -213,7 +193,7 @@ class LibvirtHypervisor:
         """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
             handle = self._handle_if_known(domain)
-            state = DomainState.SHUTOFF if handle is None else self._state(handle)
+            state = DomainState.SHUTOFF if handle is None else libvirtdomain.state_of(handle)
             if state.has_memory is not domain.state.has_memory:
                 raise LibvirtFailed(f"it is {state} by now", 0)
             self._require_unchanged(domain, handle)
@@ -301,10 +281,6 @@ class LibvirtHypervisor:
         if self._lender(domain, handle).is_lent() and not is_busy(handle):
             migrationstream.cancel(Qmp(handle))
 
-    def _state(self, handle: Any) -> DomainState:
-        with spoken():
-            return libvirtdomain.STATES.get(handle.state()[0], DomainState.OTHER)
-
     def _require_unchanged(self, domain: Domain, handle: Any | None) -> None:
         """Raise ``LibvirtFailed`` when the domain's devices have changed since they were checked.
 
@@ -319,7 +295,7 @@ class LibvirtHypervisor:
         try:
             with spoken():
                 handle = self._handle(domain)
-                state = self._state(handle)
+                state = libvirtdomain.state_of(handle)
                 if state is DomainState.PAUSED:
                     self._end_stream(domain, handle)
                     handle.resume()

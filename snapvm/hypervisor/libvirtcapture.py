@@ -2,7 +2,7 @@
 
 ``snapshot='manual'`` (libvirt 8.2) makes libvirt write the memory while the guest runs, and leave
 the domain paused with its disks drained and flushed (docs/formatsnapshot).  Then the LVM snapshots
-are made, and the domain is resumed.  Here are also the captures without memory.
+are made, and the domain is resumed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from snapvm import imageroom
 from snapvm.clock import Deadline
-from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml, migrationstream
 from snapvm.hypervisor.base import Freeze, ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken, wait_for
 from snapvm.hypervisor.migrationstream import NotPossible
-from snapvm.model import Domain, DomainState, MemoryRecord
+from snapvm.model import DomainState, MemoryRecord
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ def snapshot_xml(definition: str, image: Path) -> str:
 
 
 def _wanted(drive: domainxml.Drive) -> str:
-    return "no" if drive.readonly or drive.device in ("cdrom", "floppy") else "manual"
+    return "manual" if drive.is_captured else "no"
 
 
 class ExternalCapture:
@@ -111,7 +109,11 @@ class ExternalCapture:
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: libvirt has closed the image."""
-        return self._job.record(self._job.image.stat().st_size)
+        try:
+            size_bytes = self._job.image.stat().st_size
+        except OSError as why:
+            raise self._job.not_written(why) from why
+        return self._job.record(size_bytes)
 
     def _write_memory(self) -> None:
         job = self._job
@@ -163,62 +165,3 @@ class ExternalCapture:
     def _abort(self) -> None:
         with suppress(LibvirtFailed), spoken():
             self._job.handle.abortJob()
-
-
-class DisksOnlyCapture:
-    """A capture without memory: the domain is only paused for its disks."""
-
-    method = "none: disks only"
-
-    def __init__(self, job: CaptureJob) -> None:
-        self._job = job
-
-    @contextmanager
-    def window(
-        self, *, leave_standing: bool = False, freeze: Freeze | None = None
-    ) -> Iterator[None]:
-        """See ``Capture.window``."""
-        with self._job.pause.ended_by_resume(leave_standing=leave_standing, freeze=freeze):
-            self._job.pause.suspend()
-            yield
-
-    def arm(self) -> None:
-        """There is no memory to arm for."""
-
-    def give_up(self) -> None:
-        """There is nothing to end."""
-
-    def drain(self) -> None:
-        """There is no memory."""
-
-
-class OffCapture:
-    """A capture of a domain that is off: it must only not be started meanwhile."""
-
-    method = "none: the domain was shut off"
-
-    def __init__(self, domain: Domain, handle: Any) -> None:
-        self._domain = domain
-        self._handle = handle
-
-    @contextmanager
-    def window(
-        self,
-        *,
-        leave_standing: bool = False,  # noqa: ARG002 - it is off
-        freeze: Freeze | None = None,  # noqa: ARG002 - it is off
-    ) -> Iterator[None]:
-        """See ``Capture.window``."""
-        yield
-        with spoken():
-            if self._handle.isActive():
-                raise WindowBroken(domain=self._domain.name, what="somebody started it")
-
-    def arm(self) -> None:
-        """There is no memory to arm for."""
-
-    def give_up(self) -> None:
-        """There is nothing to end."""
-
-    def drain(self) -> None:
-        """There is no memory."""

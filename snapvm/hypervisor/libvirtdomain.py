@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from snapvm.hypervisor import domainxml, qemurun
+from snapvm.hypervisor.libvirtlink import spoken
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 
-STATES = {
+_STATES = {
     1: DomainState.RUNNING,
     2: DomainState.RUNNING,  # VIR_DOMAIN_BLOCKED
     3: DomainState.PAUSED,
@@ -27,9 +28,15 @@ def of(handle: Any) -> Domain:
         name=handle.name(),
         uuid=DomainUuid(handle.UUIDString()),
         hypervisor=HypervisorKind.LIBVIRT,
-        state=STATES.get(info[0], DomainState.OTHER),
+        state=_STATES.get(info[0], DomainState.OTHER),
         memory_bytes=memory_kib * 1024,
         vcpus=info[3],
         definition=definition,
         run=qemurun.of(handle),
     )
+
+
+def state_of(handle: Any) -> DomainState:
+    """Return what the domain of a virDomain handle does now; raise ``LibvirtFailed``."""
+    with spoken():
+        return _STATES.get(handle.state()[0], DomainState.OTHER)

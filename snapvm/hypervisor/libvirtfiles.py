@@ -47,9 +47,8 @@ def opened(definition: str, *, boots: bool) -> Iterator[StartFile]:
     A socket that QEMU tries again until somebody serves it is not needed for a start.
     """
     for drive in domainxml.drives_of(definition):
-        is_ours = not (drive.is_removable or drive.readonly)
         is_local = drive.type in ("file", "block") and drive.source.startswith("/")
-        if is_local and not is_ours and not _is_dispensable(drive, boots=boots):
+        if is_local and not drive.is_captured and not _is_dispensable(drive, boots=boots):
             what = f"{drive.device} {drive.target}"
             yield StartFile(what=what, path=Path(drive.source))
     root = domainxml.parse(definition)

@@ -11,7 +11,6 @@ from typing import Any
 
 from snapvm import retry
 from snapvm.hypervisor import (
-    domainxml,
     hostdevices,
     hostports,
     hugepages,
@@ -20,16 +19,13 @@ from snapvm.hypervisor import (
     libvirtneeds,
     libvirtprocessor,
     libvirtsecrets,
-    libvirtversions,
     libvirtvsock,
     sidexml,
     startfiles,
 )
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
-from snapvm.imageformats import ZSTD_SINCE
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
-from snapvm.release import release
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +33,6 @@ _XML_INACTIVE = 2
 _SELINUX = "security.selinux"
 _RECORDS = "domains"
 """The folder with all images, in the state folder."""
-_CONFIDENTIAL = frozenset({"sev", "sev-snp", "tdx"})
-"""A guest of IBM's Secure Execution (s390-pv) may run without it; if not, QEMU refuses."""
 
 
 def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
@@ -102,46 +96,6 @@ def _labelling(image: Path) -> str:
         "if SELinux forbids it (`ausearch -m avc -ts recent`): semanage fcontext -a -t "
         f"virt_image_t {rule}; restorecon -R {name}"
     )
-
-
-def require_zstd(connection: Any, domain: Domain) -> None:
-    """Raise ``DomainRefused`` for a libvirt that may not restore what zstd has compressed."""
-    with spoken():
-        if libvirtversions.release_of(connection) < ZSTD_SINCE:
-            raise DomainRefused(
-                domain=domain.name,
-                why="this libvirt may not read images compressed by zstd",
-                remedy="leave --compress out, and `compress` in the settings",
-            )
-
-
-def refuse_confidential(domain: Domain) -> None:
-    """Raise ``DomainRefused`` for a domain whose memory QEMU cannot read.
-
-    QEMU itself refuses to save some of them, and for others writes an image without their pages.
-    """
-    security = domainxml.parse(domain.definition).find("./launchSecurity")
-    kind = "" if security is None else security.get("type", "")
-    if kind in _CONFIDENTIAL:
-        raise DomainRefused(
-            domain=domain.name,
-            why=f"it keeps its memory from this host (launchSecurity {kind})",
-            remedy="shut it off, or take the disks alone with --disk-only",
-        )
-
-
-def refuse_unsaved(link: Link, domain: Domain) -> None:
-    """Raise ``DomainRefused`` for a domain with a device that its QEMU does not save."""
-    found = tuple(domainxml.unsaved_devices(domain.definition))
-    qemu = release(libvirtversions.of(link, domain).get("qemu", "")) if found else ()
-    for what, since in found:
-        if qemu and qemu < since:
-            raise DomainRefused(
-                domain=domain.name,
-                why=f"it has {what}, which QEMU does not save",
-                remedy="have another kind of it or none (virsh edit "
-                f"{shlex.quote(domain.name)}), or take the disks alone with --disk-only",
-            )
 
 
 def as_booted(domain: Domain, handle: Any | None) -> Domain:

@@ -75,6 +75,4 @@ def _is_after_all(link: Link, domain: Domain, wanted: DomainState) -> bool:
 
 
 def _state(link: Link, domain: Domain) -> DomainState:
-    with spoken():
-        number = link.domain(domain.uuid).state()[0]
-    return libvirtdomain.STATES.get(number, DomainState.OTHER)
+    return libvirtdomain.state_of(link.domain(domain.uuid))

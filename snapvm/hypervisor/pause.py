@@ -13,6 +13,7 @@ from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
 from snapvm.errors import SnapvmError
 from snapvm.failures import PausedMeanwhile, WindowBroken
+from snapvm.hypervisor import libvirtdomain
 from snapvm.hypervisor.base import Freeze
 from snapvm.hypervisor.libvirtlink import (
     LibvirtFailed,
@@ -29,12 +30,7 @@ from snapvm.refusals import DomainRefused
 
 EVENT_LIMIT_SECONDS = 5.0
 
-_STATE_RUNNING = 1
-_STATE_PAUSED = 3
-_STATE_ASLEEP = 7
-"""Suspended to memory by the guest; libvirt neither suspends nor resumes it then."""
-_STATES_ENDED = (5, 6)
-"""Shut off and crashed (libvirt/libvirt-domain.h, virDomainState)."""
+_ENDED = (DomainState.SHUTOFF, DomainState.CRASHED)
 _STOPPED = "paused"
 """QEMU's name for a guest that it was told to stop (QAPI, RunState)."""
 
@@ -180,13 +176,13 @@ class WatchedPause:
                 if first is not None:
                     first()
                 why_not = self._let_run()
-                state = self._handle.state()[0]
+                state = libvirtdomain.state_of(self._handle)
         except LibvirtFailed as failure:
             if self._has_ended():
                 raise self._ended() from failure
             raise StuckPaused(domain=self._domain.name, why=str(failure)) from failure
         self._require_awake(state)
-        if state != _STATE_RUNNING:
+        if state is not DomainState.RUNNING:
             raise StuckPaused(
                 domain=self._domain.name, why=why_not or "libvirt does not show it running"
             )
@@ -196,27 +192,25 @@ class WatchedPause:
         if not self._was_running:
             return
         try:
-            with spoken():
-                state = self._handle.state()[0]
+            state = libvirtdomain.state_of(self._handle)
         except LibvirtFailed as failure:
             if failure.is_unknown_domain:
                 raise self._ended() from failure
             raise
         self._require_awake(state)
-        if state == _STATE_PAUSED:
+        if state is DomainState.PAUSED:
             raise PausedMeanwhile(domain=self._domain.name)
 
-    def _require_awake(self, state: int) -> None:
-        if state in _STATES_ENDED:
+    def _require_awake(self, state: DomainState) -> None:
+        if state in _ENDED:
             raise self._ended()
-        if state == _STATE_ASLEEP:
+        if state is DomainState.SUSPENDED:  # libvirt neither suspends nor resumes it then
             raise self._broken("its guest went to sleep")
 
     def _has_ended(self) -> bool:
         """Tell whether the domain has ended; libvirt forgets a transient one then."""
         try:
-            with spoken():
-                return self._handle.state()[0] in _STATES_ENDED
+            return libvirtdomain.state_of(self._handle) in _ENDED
         except LibvirtFailed as failure:
             return failure.is_unknown_domain
 

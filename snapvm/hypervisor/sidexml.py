@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from snapvm.hypervisor import domainxml
-from snapvm.model import OmittedDisk, SideKind, SidePlace
+from snapvm.model import OmittedDisk, SideKind, SidePlace, SideShape
 
 SWTPM_FOLDER = Path("/var/lib/libvirt/swtpm")
 """Where the system's libvirt keeps emulated TPMs, unless the domain names another folder."""
@@ -36,7 +36,7 @@ def places(definition: str, uuid: str) -> tuple[SidePlace, ...]:
     varstore = root.find("./os/varstore[@path]")  # libvirt 12, for QEMU's device uefi-vars
     if varstore is not None:
         path = varstore.get("path", "")
-        found.append(SidePlace(kind=SideKind.VARSTORE, path=Path(path), is_folder=False))
+        found.append(SidePlace(kind=SideKind.VARSTORE, path=Path(path)))
     backend = root.find("./devices/tpm/backend[@type='emulator']")
     if backend is not None:
         found.append(_tpm_place(backend, uuid))
@@ -79,9 +79,8 @@ def _nvram_places(root: ET.Element) -> Iterator[SidePlace]:
         device, file = source.get("dev", ""), source.get("file", "")
     path = device or file
     if path.startswith("/"):
-        yield SidePlace(
-            kind=SideKind.NVRAM, path=Path(path), is_folder=False, is_device=bool(device)
-        )
+        shape = SideShape.DEVICE if device else SideShape.FILE
+        yield SidePlace(kind=SideKind.NVRAM, path=Path(path), shape=shape)
 
 
 def _is_firmware_open(root: ET.Element) -> bool:
@@ -92,11 +91,11 @@ def _is_firmware_open(root: ET.Element) -> bool:
 
 
 def _tpm_place(backend: ET.Element, uuid: str) -> SidePlace:
+    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
+    path, shape = SWTPM_FOLDER / uuid / version, SideShape.FOLDER
     source = backend.find("source")
     if source is not None and source.get("path", "").startswith("/"):
-        path, is_folder = Path(source.attrib["path"]), source.get("type") == "dir"
-        # In a `file` swtpm takes a block device, too.
-        is_device = not is_folder and _DEVICES in path.parents
-        return SidePlace(kind=SideKind.TPM, path=path, is_folder=is_folder, is_device=is_device)
-    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
-    return SidePlace(kind=SideKind.TPM, path=SWTPM_FOLDER / uuid / version, is_folder=True)
+        path = Path(source.attrib["path"])
+        if source.get("type") != "dir":  # in a `file` swtpm takes a block device, too
+            shape = SideShape.DEVICE if _DEVICES in path.parents else SideShape.FILE
+    return SidePlace(kind=SideKind.TPM, path=path, shape=shape)

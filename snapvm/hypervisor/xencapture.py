@@ -13,6 +13,7 @@ from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
 from snapvm.hypervisor.base import Freeze, GuestImage
+from snapvm.hypervisor.memoryless import Memoryless
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendisks import Vbd, read_vbds, vbd_numbers
@@ -206,7 +207,7 @@ class XenCapture:
         )
 
 
-class XenPauseCapture:
+class XenPauseCapture(Memoryless):
     """A capture without memory: the domain is only paused for its disks."""
 
     method = "none: disks only"
@@ -229,12 +230,3 @@ class XenPauseCapture:
             with self._job.failing():
                 self._job.settle(rings)
             yield
-
-    def arm(self) -> None:
-        """There is no memory to arm for."""
-
-    def give_up(self) -> None:
-        """There is nothing to end."""
-
-    def drain(self) -> None:
-        """There is no memory."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from snapvm.model import DmUuid, LvUuid, VgUuid
@@ -18,11 +19,8 @@ from snapvm.model import DmUuid, LvUuid, VgUuid
 SYS_BLOCK = Path("/sys/dev/block")
 _LVM = re.compile(r"LVM-(?P<vg>\w{32})(?P<lv>\w{32})(?P<layer>-.+)?\Z")
 _GROUPS = (6, 4, 4, 4, 4, 4, 6)
-
-
 _WRITTEN, _DISCARDED = 6, 13
 """Of the numbers in ``stat``, those that count sectors (linux, block/stat.rst)."""
-
 
 Number = tuple[int, int]
 """Of a device: major and minor."""
@@ -30,6 +28,10 @@ Number = tuple[int, int]
 
 class NotAVolume(Exception):
     """A device that is no logical volume; the text says what it is instead."""
+
+
+UuidOfDevice = Callable[[Path], DmUuid]
+"""Tells which volume a block device is, by any name of it; raises ``NotAVolume``."""
 
 
 def dm_uuid(device: Path, sys_block: Path = SYS_BLOCK) -> DmUuid:

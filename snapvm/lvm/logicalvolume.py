@@ -75,9 +75,14 @@ class LogicalVolume:
         return DmUuid(vg=self.vg_uuid, lv=self.uuid)
 
     @property
-    def is_foreign(self) -> bool:
-        """Whether its tags say that it was made in another group, as those of a copy do."""
-        return argv.is_foreign(self.tags, self.vg_uuid, self.vg_tags)
+    def is_ours(self) -> bool:
+        """Whether snapvm made it, in this group.
+
+        What its tags say was made in another one is somebody's copy, as of a snapshot of a SAN.
+        """
+        if argv.TAG_OURS not in self.tags:
+            return False
+        return not argv.is_foreign(self.tags, self.vg_uuid, self.vg_tags)
 
     @property
     def kind(self) -> VolumeKind:
@@ -127,9 +132,8 @@ class LogicalVolume:
     @property
     def is_newly_lost(self) -> bool:
         """Whether it is a thick snapshot of ours that is lost, and is not marked so yet."""
-        is_ours = argv.TAG_OURS in self.tags and not self.is_foreign
         is_invalid = self.is_thick_snapshot and self.state in _INVALID_STATES
-        return is_ours and is_invalid and argv.TAG_LOST not in self.tags
+        return self.is_ours and is_invalid and argv.TAG_LOST not in self.tags
 
     @property
     def is_known_whole(self) -> bool:

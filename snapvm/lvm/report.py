@@ -155,6 +155,6 @@ class Report:
         upon = self._upon.get((origin.vg, origin.name), ())
         return tuple(v for v in upon if v.is_thin_volume and v.pool != origin.pool)
 
-    def tagged(self, tag: str) -> tuple[LogicalVolume, ...]:
-        """Return every volume that carries a tag."""
-        return tuple(volume for volume in self.volumes if tag in volume.tags)
+    def ours(self) -> tuple[LogicalVolume, ...]:
+        """Return every volume that snapvm made, and no copy of one (``LogicalVolume.is_ours``)."""
+        return tuple(volume for volume in self.volumes if volume.is_ours)

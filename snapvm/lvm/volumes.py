@@ -20,12 +20,12 @@ from snapvm import retry
 from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
-from snapvm.lvm.device import Number
+from snapvm.lvm.device import Number, UuidOfDevice
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report, VolumeGroup
 from snapvm.lvm.warm import PROGRAM, WarmLvm
-from snapvm.model import DmUuid, LvRef, LvUuid, Progress, Role
+from snapvm.model import LvRef, LvUuid, Progress, Role
 from snapvm.process import Completed, Conversation, Runner
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Lvm:
     def __init__(
         self,
         runner: Runner,
-        uuid_of_device: Callable[[Path], DmUuid] = device.dm_uuid,
+        uuid_of_device: UuidOfDevice = device.dm_uuid,
         copy_back: CopyBack = copyback.copy_back,
         holders_of: Callable[[LvRef, Number | None], tuple[Holder, ...]] = holders.of,
         written_sectors: Callable[[Path | Number], int | None] = device.written_sectors,
@@ -68,7 +68,6 @@ class Lvm:
         self._given_up: set[str] = set()
         """The groups in which an lvm of ours may yet make something, and nobody waits for it."""
         self.uuid_of_device = uuid_of_device
-        """Tells which volume a block device is; raises ``NotAVolume``."""
         self.holders_of = holders_of
         """Tells what of this host lies on a volume, by the number of its device or by its name."""
         self.written_sectors = written_sectors

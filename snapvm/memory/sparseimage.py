@@ -61,8 +61,8 @@ def convert(source: Path, target: Path, progress: Progress) -> int:
     the caller removes ``target`` then.  It uses a few megabytes of memory.
     """
     head = libvirtimage.head_as(source, libvirtimage.FORMAT_SPARSE)
-    size_bytes = source.stat().st_size
     with savedstream.opened(source) as stream, durable.failing_as_storage(target):
+        size_bytes = source.stat().st_size
         setup = stream.setup()
         if setup.capabilities:
             raise stream.bad(f"its capability {setup.capabilities[0]} is not understood")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench import harness
-from tests.bench.harness import Figure, Usage
+from tests.bench.harness import Figure, Usage, proportion
 from tests.fakes.records import put_many
 
 RUNS = 11
@@ -64,17 +64,14 @@ def figures(measured: dict[str, list[Usage]]) -> list[Figure]:
         timed("show_latest_of_500_seconds", "show", "one of 500 of its domain"),
         timed("python_pass_seconds", "python", "the interpreter alone"),
         timed("import_typer_seconds", "typer", "the interpreter and Typer"),
-        Figure(
-            name="help_per_python",
-            unit="times",
-            samples=harness.ratios(seconds("help"), seconds("python")),
-            against="python -c pass, pairwise",
+        proportion(
+            "help_per_python", seconds("help"), seconds("python"), "python -c pass, pairwise"
         ),
-        Figure(
-            name="help_per_typer",
-            unit="times",
-            samples=harness.ratios(seconds("help"), seconds("typer")),
-            against="python -c 'import typer', pairwise",
+        proportion(
+            "help_per_typer",
+            seconds("help"),
+            seconds("typer"),
+            "python -c 'import typer', pairwise",
         ),
     ]
 

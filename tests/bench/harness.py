@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -102,6 +102,23 @@ def alternate(runs: int, *, warm_up: int = 1, **subjects: Callable[[], T]) -> di
 def ratios(samples: Sequence[float], base: Sequence[float]) -> tuple[float, ...]:
     """Return each sample divided by the one of the base that was taken beside it."""
     return tuple(one / other for one, other in zip(samples, base, strict=True))
+
+
+def plain(name: str, unit: str, samples: Iterable[float], against: str = "") -> Figure:
+    """Return a figure that has no limit."""
+    return Figure(name=name, unit=unit, samples=tuple(samples), against=against)
+
+
+def proportion(
+    name: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    against: str,
+    limit: float | None = None,
+) -> Figure:
+    """Return what ours takes as a multiple of what was measured beside it."""
+    aim = against if limit is None else f"{against}: at most {limit:g}"
+    return Figure(name=name, unit="times", samples=ratios(ours, theirs), against=aim, limit=limit)
 
 
 def environment() -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from tests.bench import harness
-from tests.bench.harness import Figure
+from tests.bench.harness import Figure, plain, proportion
 from tests.bench.kvmdeeds import (
     CHANNELS,
     IMPORTS,
@@ -74,7 +74,7 @@ def against_script(guest: FilledGuest) -> list[Figure]:
 def script_figures(guest: FilledGuest, name: str, runs: int) -> list[Figure]:
     measured = in_turn(runs, ours=lambda: take(guest), script=lambda: script(guest))
     return [
-        compared(
+        proportion(
             f"pause_vs_script_{name}",
             pauses(measured["ours"]),
             pauses(measured["script"]),
@@ -92,7 +92,7 @@ def sizes(small: FilledGuest, large: FilledGuest) -> list[Figure]:
     measured = in_turn(FEW, large=lambda: take(large), small=lambda: take(small))
     peaks = [sample.peak_mb for sample in measured["large"] + measured["small"]]
     return [
-        compared(
+        proportion(
             "pause_2g_over_512m",
             pauses(measured["large"]),
             pauses(measured["small"]),
@@ -118,7 +118,7 @@ def against_libvirt(guest: FilledGuest) -> list[Figure]:
     with guest.dirtying():
         measured = in_turn(FEW, ours=lambda: take(guest), stock=lambda: stock(guest))
     return [
-        compared(
+        proportion(
             "pause_vs_libvirt_2g_dirty",
             pauses(measured["ours"]),
             pauses(measured["stock"]),
@@ -153,8 +153,10 @@ def rollbacks(guest: FilledGuest) -> list[Figure]:
     by_hand = "virsh destroy; LV swap; virsh restore"
     with_imports = "the script; ours: the script with the import of the libraries before"
     return [
-        compared(f"rollback_vs_script{suffix}", seconds["plain"], seconds["script"], by_hand, 1.2),
-        compared(
+        proportion(
+            f"rollback_vs_script{suffix}", seconds["plain"], seconds["script"], by_hand, 1.2
+        ),
+        proportion(
             f"rollback_fast_vs_script{suffix}", seconds["fast"], seconds["script"], by_hand, 1.0
         ),
         compared(
@@ -196,19 +198,6 @@ def within(name: str, samples: Sequence[Sample]) -> list[Figure]:
         )
         for kind in kinds
     ]
-
-
-def compared(
-    name: str, ours: Sequence[float], theirs: Sequence[float], against: str, limit: float | None
-) -> Figure:
-    aim = against if limit is None else f"{against}: at most {limit:g}"
-    return Figure(
-        name=name, unit="times", samples=harness.ratios(ours, theirs), against=aim, limit=limit
-    )
-
-
-def plain(name: str, unit: str, samples: Sequence[float]) -> Figure:
-    return Figure(name=name, unit=unit, samples=tuple(samples))
 
 
 if __name__ == "__main__":

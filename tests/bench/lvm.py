@@ -10,7 +10,7 @@ import json
 
 from snapvm.diagnosis import DEARER_BY_EACH_PERCENT
 from tests.bench import harness
-from tests.bench.harness import Figure
+from tests.bench.harness import Figure, plain, proportion
 from tests.lab.vm import Lab
 
 RUNS = 5
@@ -44,20 +44,11 @@ def compared(
     )
     seconds = json.loads(lab.run(script, timeout_seconds=900, check=True).stdout)
     name = f"{kind}_{count}" + (f"_siblings_{siblings}" if siblings else "")
-    against = "lvcreate -s" if limit is None else f"lvcreate -s: at most {limit:g}"
-
-    def plain(what: str) -> Figure:
-        samples = tuple(value * 1000 for value in seconds[what])
-        return Figure(name=f"{name}_{what}_ms", unit="ms", samples=samples)
-
-    ratio = Figure(
-        name=name,
-        unit="times",
-        samples=harness.ratios(seconds["ours"], seconds["plain"]),
-        against=against,
-        limit=limit,
-    )
-    return [ratio, plain("ours"), plain("plain")]
+    in_ms = {what: [value * 1000 for value in values] for what, values in seconds.items()}
+    return [
+        proportion(name, seconds["ours"], seconds["plain"], "lvcreate -s", limit),
+        *(plain(f"{name}_{what}_ms", "ms", in_ms[what]) for what in ("ours", "plain")),
+    ]
 
 
 def growth(figures: list[Figure], siblings: int) -> Figure:
@@ -65,12 +56,9 @@ def growth(figures: list[Figure], siblings: int) -> Figure:
     samples = {figure.name: figure.samples for figure in figures}
     name = f"thick_1_siblings_{siblings}"
     told = 1 + siblings * DEARER_BY_EACH_PERCENT / 100
-    return Figure(
-        name=f"{name}_growth",
-        unit="times",
-        samples=harness.ratios(samples[f"{name}_ours_ms"], samples["thick_1_ours_ms"]),
-        against=f"none of them: `snapvm doctor` says {told:.2g}",
-    )
+    against = f"none of them: `snapvm doctor` says {told:.2g}"
+    first = samples["thick_1_ours_ms"]
+    return proportion(f"{name}_growth", samples[f"{name}_ours_ms"], first, against)
 
 
 if __name__ == "__main__":

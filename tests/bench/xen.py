@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench import harness
-from tests.bench.harness import Figure
+from tests.bench.harness import Figure, plain, proportion
 from tests.lab.guests import FORGET_ALL
 from tests.lab.vm import Lab, Shape
 from tests.lab.xenguests import XenGuest
@@ -68,25 +68,19 @@ def compared(guest: XenGuest, size_mib: int, *, is_dirty: bool) -> list[Figure]:
     stock_ms = [sample.pause_ms for sample in theirs]
     is_large = size_mib == 1024 and not is_dirty
 
-    def ratio(what: str, values: list[float], limit: float) -> Figure:
-        return Figure(
-            name=f"{what}_vs_xl_save_{name}",
-            unit="times",
-            samples=harness.ratios(values, stock_ms),
-            against=f"at most {limit:g}",
-            limit=limit,
-        )
+    def against_save(what: str, values: list[float], limit: float) -> Figure:
+        return proportion(f"{what}_vs_xl_save_{name}", values, stock_ms, "xl save -c", limit)
 
     return [
-        ratio("pause_memory", [s.memory_ms for s in mine], 0.25 if is_large else 1.0),
-        ratio("pause_total", [s.pause_ms for s in mine], 0.5 if is_large else 1.0),
+        against_save("pause_memory", [s.memory_ms for s in mine], 0.25 if is_large else 1.0),
+        against_save("pause_total", [s.pause_ms for s in mine], 0.5 if is_large else 1.0),
         plain(f"pause_ms_{name}", "ms", [s.pause_ms for s in mine], "with 2 LVM snapshots"),
         plain(f"xl_save_pause_ms_{name}", "ms", stock_ms, "without any"),
         plain(f"take_peak_rss_mb_{name}", "MB", [s.peak_mb for s in mine], f"guest {size_mib} MiB"),
-        plain(
+        proportion(
             f"take_vs_xl_save_seconds_{name}",
-            "times",
-            list(harness.ratios([s.seconds for s in mine], [s.seconds for s in theirs])),
+            [s.seconds for s in mine],
+            [s.seconds for s in theirs],
             "all of the command",
         ),
     ]
@@ -140,10 +134,6 @@ def normaliser() -> Figure:
         against="at least 1, natively",
         limit=1.0,
     )
-
-
-def plain(name: str, unit: str, samples: list[float], against: str) -> Figure:
-    return Figure(name=name, unit=unit, samples=tuple(samples), against=against)
 
 
 def watched(guest: XenGuest, command: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from snapvm.model import (
     HypervisorKind,
     Progress,
     SidePlace,
+    SideShape,
 )
 from snapvm.refusals import DomainRefused, HostLacks
 from tests.fakes.agent import FakeAgent
@@ -91,7 +92,7 @@ class FakeHypervisor:
                 volume.data = str(machine.count)
                 volume.written += 1
             for place in machine.places:
-                path = place.path / "state" if place.is_folder else place.path
+                path = place.path / "state" if place.shape is SideShape.FOLDER else place.path
                 path.write_text(str(machine.count))
 
     def state_of(self, name: str) -> DomainState:

@@ -53,7 +53,7 @@ def begun(folder: Path, kind: str, case: str) -> Scene:
     folder.mkdir()
     scene = make_scene(folder, thick=KINDS[kind])
     hostid.BOOT_PATH = meanwhile.first_boot(scene)
-    variables = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd", is_folder=False)
+    variables = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd")
     scene.machine.places = (variables,)
     scene.count(5)
     consistency.take(scene.host, TakeRequest(domain=DOMAIN, name=verbs.KEPT), Silent())

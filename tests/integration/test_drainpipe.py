@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import compression
+from snapvm import compression, streamfilter
 from snapvm.hypervisor import drainpipe
 from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
 from snapvm.refusals import HostLacks
@@ -240,10 +241,29 @@ def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> N
             pipe.finish(30)
 
 
-def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_filter_that_is_not_there_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     pipe = Drainpipe(opened(tmp_path / "image"), ("no-such-filter",))
-    with pytest.raises(HostLacks, match="no-such-filter"):
-        pipe.__enter__()
+    with pytest.raises(HostLacks, match="no-such-filter"), pipe:
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_host_without_room_for_a_filter_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was called a bug, as where the unit of a cron job has all of its tasks."""
+
+    def full(*_: object, **_how: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(streamfilter, "is_installed", lambda _program: True)
+    monkeypatch.setattr(os, "posix_spawn", full)
+    before = len(os.listdir("/proc/self/fd"))
+    pipe = Drainpipe(opened(tmp_path / "image"), ZSTD)
+    with pytest.raises(HostLacks, match="room for zstd to run in"), pipe:
+        pass
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("nth", [1, 2])

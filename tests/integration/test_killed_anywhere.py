@@ -92,7 +92,7 @@ def _records(scene: Scene) -> list[Record]:
 def begun(folder: Path, verb: str, kind: str) -> Scene:
     """A running domain with one snapshot; for ``undo`` it was rolled back once."""
     scene = make_scene(folder, thick=KINDS[kind])
-    nvram = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd", is_folder=False)
+    nvram = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd")
     scene.machine.places = (nvram,)
     folder.mkdir(parents=True, exist_ok=True)
     scene.count(KEPT_AT)

@@ -202,7 +202,7 @@ def begun(folder: Path, dice: random.Random) -> Story:
     meanwhile.first_boot(scene)
     state, forgets = dice.choice(STATES), dice.choice((False, False, True))
     if not forgets:
-        nvram = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd", is_folder=False)
+        nvram = SidePlace(kind=SideKind.NVRAM, path=folder / "demo_VARS.fd")
         scene.machine.places = (nvram,)
     scene.count(KEPT_AT)
     has_memory = dice.choice((True, True, False))

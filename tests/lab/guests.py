@@ -83,6 +83,11 @@ class Guest:
         listed = snapvm(self.lab, "list", self.name, "--json").stdout
         return [record["id"] for record in json.loads(listed)]
 
+    def delete_all(self) -> None:
+        """Delete every snapshot of the guest, if it has any."""
+        if refs := [f"{self.name}@{id_}" for id_ in self.ids()]:
+            snapvm(self.lab, "delete", "--yes", *refs)
+
 
 def snapvm(lab: Lab, *arguments: str, status: int = 0) -> Completed:
     """Run snapvm in the lab as a user would; it has to end with ``status``."""

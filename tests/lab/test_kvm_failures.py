@@ -145,7 +145,7 @@ def test_a_medium_that_has_gone_since(guest: Guest) -> None:
     assert guest.wait_until(guest.look().n + 3).state == "ok"
 
     run(guest.lab, f"virsh -q detach-disk fail vdx --live; sleep 2; rm {medium}")
-    snapvm(guest.lab, "delete", "--yes", *(f"fail@{id_}" for id_ in guest.ids()))
+    guest.delete_all()
     assert_untouched(guest)
 
 
@@ -167,7 +167,7 @@ def test_a_disk_that_it_has_got_since(guest: Guest) -> None:
     assert "vdx" not in run(guest.lab, "virsh domblklist fail").stdout
     assert guest.wait_until(guest.look().n + 3).state == "ok"
     assert run(guest.lab, "lvremove -qq -y vg0/since").status == 0
-    snapvm(guest.lab, "delete", "--yes", *(f"fail@{id_}" for id_ in guest.ids()))
+    guest.delete_all()
     assert_untouched(guest)
 
 
@@ -233,6 +233,5 @@ def test_interrupted_anywhere(guest: Guest, signal: str, times: int) -> None:
         snapvm(guest.lab, "repair")
         ids = guest.ids()
         assert len(ids) == (1 if status == 0 else len(ids)), (delay, ids)
-        if ids:
-            snapvm(guest.lab, "delete", "--yes", *(f"fail@{id_}" for id_ in ids))
+        guest.delete_all()
         assert_untouched(guest)

@@ -50,8 +50,7 @@ def guest(kvm_lab: Lab) -> Iterator[Guest]:
 @pytest.fixture(autouse=True)
 def _no_records_of_another_test(guest: Guest) -> Iterator[None]:
     yield
-    if left := [f"{guest.name}@{id_}" for id_ in guest.ids()]:
-        snapvm(guest.lab, "delete", "--yes", *left)
+    guest.delete_all()
 
 
 def run(lab: Lab, script: str) -> Completed:

@@ -57,7 +57,7 @@ def test_takes_each_rolled_back(guest: XenGuest, rounds: int) -> None:
         assert back.state == "ok", back
         assert back.n >= before.n
         assert guest.wait_until(back.n + 5).state == "ok"
-        snapvm(guest.lab, "delete", "--yes", *(f"{guest.name}@{id_}" for id_ in guest.ids()))
+        guest.delete_all()
     assert volumes(guest.lab) == set()
 
 

@@ -32,5 +32,5 @@ def test_memory_and_disks_are_of_one_instant(xen_lab: Lab) -> None:
         back = guest.look()
         assert back.state == "ok" and back.n >= before.n, back
         assert guest.wait_until(back.n + 5).state == "ok"
-        snapvm(xen_lab, "delete", "--yes", *(f"pvh@{id_}" for id_ in guest.ids()))
+        guest.delete_all()
     assert volumes(xen_lab) == set()

@@ -22,6 +22,7 @@ from snapvm.model import (
     Record,
     SideKind,
     SidePlace,
+    SideShape,
     Silent,
     SnapshotId,
 )
@@ -254,8 +255,8 @@ def test_what_stands_at_the_name_of_a_new_side_file_is_not_written_to(
     nvram, tpm = tmp_path / "VARS.fd", tmp_path / "tpm2"
     tpm.mkdir()
     scene.machine.places = (
-        SidePlace(kind=SideKind.NVRAM, path=nvram, is_folder=False),
-        SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True),
+        SidePlace(kind=SideKind.NVRAM, path=nvram),
+        SidePlace(kind=SideKind.TPM, path=tpm, shape=SideShape.FOLDER),
     )
     scene.count(5)
     request = TakeRequest(domain=DOMAIN, name="sides")

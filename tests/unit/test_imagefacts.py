@@ -115,3 +115,19 @@ def test_a_number_without_end_is_none(tmp_path: Path) -> None:
     path.write_bytes(head + xml.encode() + b".")
     facts = imagefacts.look(tmp_path)
     assert facts is not None and facts.memory_bytes == 0
+
+
+def test_an_image_that_goes_while_it_is_looked_at_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted meanwhile, or lost by its server: a rollback ended as a bug of snapvm."""
+    path, read = saved(tmp_path, b"stream"), libvirtimage.read_definition
+
+    def gone(image: Path) -> str:
+        definition = read(image)
+        image.unlink()
+        return definition
+
+    monkeypatch.setattr(libvirtimage, "read_definition", gone)
+    assert imagefacts.devices(tmp_path) == {}
+    assert not path.exists()

@@ -185,6 +185,24 @@ def test_one_that_is_deleted_while_it_is_looked_at_is_no_bug(
         images.check(path, memory)
 
 
+def test_one_that_goes_while_it_is_converted_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a server that has lost it: the next look ended the `take` as a bug of snapvm."""
+    path = build.save(tmp_path / "memory.save", build.GOOD.encode())
+    memory, head_as = recorded(path), libvirtimage.head_as
+
+    def gone(source: Path, format_: int) -> bytes:
+        head = head_as(source, format_)
+        source.unlink()
+        return head
+
+    monkeypatch.setattr(libvirtimage, "head_as", gone)
+    with pytest.raises(StorageFailed, match="No such file"):
+        images.made_sparse(path, memory, PLENTY, Silent())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("free_bytes", "why"), [(10, "no room"), (PLENTY, "migration stream")])
 def test_one_that_cannot_be_converted_stays(tmp_path: Path, free_bytes: int, why: str) -> None:
     path = build.save(tmp_path / "memory.save", b"another hypervisor's")

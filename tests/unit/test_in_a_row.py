@@ -98,7 +98,7 @@ def test_a_domain_that_is_left_off_is_told_of_by_the_next_repair_too(
 def make_with_variables(folder: Path) -> tuple[Scene, Record]:
     scene = make_scene(folder)
     path = folder / "demo_VARS.fd"
-    scene.machine.places = (SidePlace(kind=SideKind.NVRAM, path=path, is_folder=False),)
+    scene.machine.places = (SidePlace(kind=SideKind.NVRAM, path=path),)
     return scene, take_at_five(scene)
 
 

@@ -151,7 +151,7 @@ def test_its_uefi_variables_go_back_with_its_disks(
     nvram = tmp_path / "nvram"
     nvram.mkdir()
     scene, _ = begun(tmp_path, "vg0", "vg1")
-    place = SidePlace(kind=SideKind.NVRAM, path=nvram / "vars.fd", is_folder=False)
+    place = SidePlace(kind=SideKind.NVRAM, path=nvram / "vars.fd")
     place.path.write_text("then")
     scene.machine.places = (place,)
     record = take(scene, "y")

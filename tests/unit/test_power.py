@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency
-from snapvm.model import SideKind, SidePlace, Silent
+from snapvm.model import SideKind, SidePlace, SideShape, Silent
 from snapvm.recordfolder import INTENT_FILE
 from tests.fakes.power import Disk
 from tests.fakes.scene import Scene
@@ -20,8 +20,8 @@ def scene(tmp_path: Path, scene: Scene) -> Scene:
     for folder in ("nvram", "tpm2"):
         (tmp_path / folder).mkdir()
     scene.machine.places = (
-        SidePlace(kind=SideKind.NVRAM, path=tmp_path / "nvram" / "VARS.fd", is_folder=False),
-        SidePlace(kind=SideKind.TPM, path=tmp_path / "tpm2", is_folder=True),
+        SidePlace(kind=SideKind.NVRAM, path=tmp_path / "nvram" / "VARS.fd"),
+        SidePlace(kind=SideKind.TPM, path=tmp_path / "tpm2", shape=SideShape.FOLDER),
     )
     scene.count(2)
     return scene

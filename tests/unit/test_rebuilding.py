@@ -27,6 +27,7 @@ from snapvm.model import (
     RecordKind,
     SideKind,
     SidePlace,
+    SideShape,
     Silent,
     SnapshotId,
 )
@@ -106,8 +107,8 @@ def test_what_lies_beside_the_image_belongs_to_it(
 ) -> None:
     tpm = tmp_path / "tpm2"
     tpm.mkdir()
-    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd", is_folder=False)
-    scene.machine.places = (nvram, SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True))
+    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd")
+    scene.machine.places = (nvram, SidePlace(kind=SideKind.TPM, path=tpm, shape=SideShape.FOLDER))
     scene.count(5)
     record = take(scene, with_memory=with_memory)
     damage(scene, record, "")

@@ -15,7 +15,7 @@ import pytest
 from snapvm import checking, consistency, diagnosis, recordfile, sidefiles
 from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, StorageFailed
-from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, Silent, SnapshotId
+from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, SideShape, Silent
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.fakes.storage import unanswered
@@ -32,8 +32,8 @@ def scene(tmp_path: Path) -> Scene:
     tpm.mkdir(parents=True)
     (tpm / ".lock").touch()
     scene.machine.places = (
-        SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd", is_folder=False),
-        SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True),
+        SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd"),
+        SidePlace(kind=SideKind.TPM, path=tpm, shape=SideShape.FOLDER),
     )
     scene.count(5)
     os.chmod(nvram(scene), MODE)
@@ -214,7 +214,7 @@ def test_nothing_is_left_aside_by_a_rollback_that_is_put_back(scene: Scene) -> N
     revive(scene)
     die(scene, record, "stop")
     (leftover,) = scene.host.catalog.leftovers(UUID)
-    undo_id = SnapshotId(leftover.intent["undo_record"]["id"])
+    undo_id = leftover.intent["undo_record"]["id"]
     scene.host.catalog.aside(UUID, undo_id).mkdir()  # as one leaves it that is killed here
     mend(scene)
     assert not list(scene.host.settings.state_dir.rglob("*.aside"))
@@ -238,7 +238,7 @@ def test_variables_of_one_firmware_are_not_given_to_another(scene: Scene, tmp_pa
     record = take(scene)
     store = tmp_path / "demo.json"
     store.write_text("its own")
-    place = SidePlace(kind=SideKind.VARSTORE, path=store, is_folder=False)
+    place = SidePlace(kind=SideKind.VARSTORE, path=store)
     scene.machine.places = (place,)
     roll_back(scene, record)
     assert store.read_text() == "its own"
@@ -256,7 +256,7 @@ def on_device(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (device := tmp_path / "dm-7").write_text("5")
     (tmp_path / "vg").mkdir()
     (link := tmp_path / "vg" / "vars").symlink_to(device)
-    place = SidePlace(kind=SideKind.NVRAM, path=link, is_folder=False, is_device=True)
+    place = SidePlace(kind=SideKind.NVRAM, path=link, shape=SideShape.DEVICE)
     scene.machine.places = (place, scene.machine.places[1])
     return device
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from snapvm import sidefiles
-from snapvm.model import SideKind, SidePlace
+from snapvm.model import SideKind, SidePlace, SideShape
 
 
 def test_the_flash_of_an_arm_board_is_not_too_large_beside_a_tpm(tmp_path: Path) -> None:
@@ -17,8 +17,8 @@ def test_the_flash_of_an_arm_board_is_not_too_large_beside_a_tpm(tmp_path: Path)
     tpm.mkdir()
     (tpm / "tpm2-00.permall").write_bytes(bytes(6000))
     places = (
-        SidePlace(kind=SideKind.NVRAM, path=flash, is_folder=False),
-        SidePlace(kind=SideKind.TPM, path=tpm, is_folder=True),
+        SidePlace(kind=SideKind.NVRAM, path=flash),
+        SidePlace(kind=SideKind.TPM, path=tpm, shape=SideShape.FOLDER),
     )
     assert sidefiles.check("demo", places) == ()
     assert [len(held.content) for held in sidefiles.read(places)] == [64 << 20, 6000]

@@ -107,7 +107,7 @@ def with_variables(tmp_path: Path, scene: Scene) -> tuple[Scene, Record]:
     path = tmp_path / "nvram" / "demo_VARS.fd"
     path.parent.mkdir()
     path.write_text("0")
-    scene.machine.places = (SidePlace(kind=SideKind.NVRAM, path=path, is_folder=False),)
+    scene.machine.places = (SidePlace(kind=SideKind.NVRAM, path=path),)
     scene.count(5)
     record = take(scene, "x")
     scene.count(3)

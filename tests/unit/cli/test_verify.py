@@ -258,7 +258,7 @@ def test_what_is_deleted_meanwhile_is_not_called_damaged(
 def test_nor_are_its_uefi_variables(
     call: Call, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd", is_folder=False)
+    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd")
     scene.machine.places = (nvram,)
     scene.count(1)
     record = take(scene, "a")

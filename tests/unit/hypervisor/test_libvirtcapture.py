@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from snapvm.clock import WindowClock
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, ImageNotWritten
 from snapvm.hypervisor import libvirtlink
 from snapvm.hypervisor.base import Freeze
 from snapvm.hypervisor.capturejob import CaptureJob
@@ -52,9 +52,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-def capture(
-    folder: Path, writer: Writer, limit_seconds: float = 3600, freeze: Freeze | None = None
-) -> None:
+def job_in(folder: Path, writer: Writer, limit_seconds: float = 3600) -> CaptureJob:
     pause: Any = SimpleNamespace(
         ended_by_resume=lambda **_: nullcontext(),
         owners_kept=nullcontext,
@@ -63,7 +61,7 @@ def capture(
     )
     nothing: Any = None
     handle: Any = writer
-    job = CaptureJob(
+    return CaptureJob(
         domain=DOMAIN,
         handle=handle,
         lender=nothing,
@@ -76,8 +74,20 @@ def capture(
         window_limit_seconds=30,
         precopy_limit_seconds=60,
     )
+
+
+def capture(
+    folder: Path, writer: Writer, limit_seconds: float = 3600, freeze: Freeze | None = None
+) -> None:
+    job = job_in(folder, writer, limit_seconds)
     with ExternalCapture(job, "").window(freeze=freeze):
         pytest.fail("there is no window")
+
+
+def test_an_image_that_cannot_be_looked_at_is_no_bug(tmp_path: Path) -> None:
+    """Its file system has failed since libvirt has closed it: the snapshot is not made."""
+    with pytest.raises(ImageNotWritten, match="No such file"):
+        ExternalCapture(job_in(tmp_path, Writer()), "").drain()
 
 
 def test_it_does_not_fill_the_file_system(tmp_path: Path, free: list[int]) -> None:

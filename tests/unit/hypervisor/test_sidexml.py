@@ -8,7 +8,7 @@ import pytest
 
 from snapvm.hypervisor import sidexml
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
-from snapvm.model import DomainState, SidePlace
+from snapvm.model import DomainState, SideShape
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import UUID
 from tests.unit.hypervisor.fakelibvirt import OFF
@@ -23,35 +23,33 @@ def defined(inside: str, devices: str = "") -> str:
 
 
 def test_where_libvirt_keeps_them() -> None:
-    def places(inside: str, devices: str = "") -> list[tuple[str, str, bool]]:
+    def places(inside: str, devices: str = "") -> list[tuple[str, str, str]]:
         definition = f"<domain><os>{inside}</os><devices>{devices}</devices></domain>"
         found = sidexml.places(definition, UUID)
-        return [(place.kind.value, str(place.path), place.is_folder) for place in found]
+        return [(place.kind.value, str(place.path), place.shape.value) for place in found]
 
     old = "<nvram template='/t.fd'>/var/lib/libvirt/qemu/nvram/demo_VARS.fd</nvram>"
-    assert places(old) == [("nvram", "/var/lib/libvirt/qemu/nvram/demo_VARS.fd", False)]
+    assert places(old) == [("nvram", "/var/lib/libvirt/qemu/nvram/demo_VARS.fd", "file")]
     assert places("<nvram type='file'><source file='/n.fd'/></nvram>") == [
-        ("nvram", "/n.fd", False)
+        ("nvram", "/n.fd", "file")
     ]
     loader = "<loader readonly='{}' type='{}'>/fw.fd</loader>"
-    assert places(loader.format("no", "pflash")) == [("nvram", "/fw.fd", False)]
+    assert places(loader.format("no", "pflash")) == [("nvram", "/fw.fd", "file")]
     assert places(loader.format("yes", "pflash")) == places(loader.format("no", "rom")) == []
     assert [path for _, path, _ in places(loader.format("no", "pflash") + old)] == [
         "/var/lib/libvirt/qemu/nvram/demo_VARS.fd"
     ]
     json_store = "<varstore template='/t.json' path='/var/lib/libvirt/qemu/varstore/demo.json'/>"
-    assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", False)]
+    assert places(json_store) == [("varstore", "/var/lib/libvirt/qemu/varstore/demo.json", "file")]
     assert places("<varstore template='/t.json'/>") == []
     block = "<nvram type='block'><source dev='/dev/vg/n'/></nvram>"
-    assert places(block) == [("nvram", "/dev/vg/n", False)]
-    assert sidexml.places(defined(block), UUID)[0].is_device
-    assert not sidexml.places(defined(old), UUID)[0].is_device
+    assert places(block) == [("nvram", "/dev/vg/n", "device")]
     tpm = "<tpm model='tpm-crb'><backend type='emulator' version='{}'>{}</backend></tpm>"
     swtpm = f"/var/lib/libvirt/swtpm/{UUID}"
-    assert places("", tpm.format("2.0", "")) == [("tpm", f"{swtpm}/tpm2", True)]
-    assert places("", tpm.format("1.2", "")) == [("tpm", f"{swtpm}/tpm1.2", True)]
+    assert places("", tpm.format("2.0", "")) == [("tpm", f"{swtpm}/tpm2", "folder")]
+    assert places("", tpm.format("1.2", "")) == [("tpm", f"{swtpm}/tpm1.2", "folder")]
     own = tpm.format("2.0", "<source type='dir' path='/tpm'/>")
-    assert places("", own) == [("tpm", "/tpm", True)]
+    assert places("", own) == [("tpm", "/tpm", "folder")]
     passed = "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>"
     assert places("", passed) == [] and sidexml.places("", UUID) == ()
 
@@ -60,16 +58,16 @@ def test_a_vtpm_may_be_on_a_volume() -> None:
     """Such a domain could not be captured at all: its link was not to be replaced, and what it led
     to would have been, by a file."""
 
-    def found(kind: str, path: str) -> SidePlace:
+    def shape(kind: str, path: str) -> SideShape:
         source = f"<source type='{kind}' path='{path}'/>"
         tpm = f"<tpm><backend type='emulator' version='2.0'>{source}</backend></tpm>"
         (place,) = sidexml.places(defined("", tpm), UUID)
-        return place
+        return place.shape
 
     for path in ("/dev/vg/web1-tpm", "/dev/mapper/vg-web1--tpm"):
-        assert found("file", path).is_device and not found("file", path).is_folder
-    assert not found("file", "/srv/tpm/web1").is_device
-    assert found("dir", "/dev/shm/web1").is_folder and not found("dir", "/dev/shm/web1").is_device
+        assert shape("file", path) is SideShape.DEVICE
+    assert shape("file", "/srv/tpm/web1") is SideShape.FILE
+    assert shape("dir", "/dev/shm/web1") is SideShape.FOLDER
 
 
 # What virt-install --boot uefi defines (libvirt 9.0, Debian 12), as `virsh dumpxml` has it while
