@@ -54,7 +54,7 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
         if as_json:
             output.out_json(values)
         else:
-            output.say(f"nothing stands in the way of a take of {found.domain.name}")
+            output.say(f"nothing stands in the way of taking a snapshot of {found.domain.name}")
 
     return Job(json=as_json, run=run)
 

@@ -68,7 +68,7 @@ def test_what_is_whole_and_cannot_be_looked_into_is_not_called_damaged(call: Cal
     for done in (of_disks, of_libvirt):
         assert done.status == ExitStatus.REFUSED
         assert json.loads(done.out)["error"]["kind"] == "NothingToLookInto"
-    assert "demo@disks cannot be looked into: it has disks only, no memory" in of_disks.err
+    assert "demo@disks cannot be examined: it has disks only, no memory" in of_disks.err
     assert "image is libvirt's" in of_libvirt.err and "the record" not in of_libvirt.err
 
 
