@@ -107,7 +107,7 @@ def _not_started_by_mistake(
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
-        id_, mending = journal["record"], error.hint() or "mend the cause"
+        id_, mending = journal["record"], error.hint() or "fix the cause"
         if journal["phase"] == Phase.RESTORED:
             next_ = f"{mending}, then: {typed('repair', name)}"
             raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error

@@ -55,7 +55,7 @@ def carry_out(host: Host, plan: TakePlan) -> None:
     try:
         host.catalog.end_journal(domain.uuid, Work.STOP)
     except SnapvmError as error:
-        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
+        left = f"the journal of {domain.name}@{plan.id}, which is complete; the domain is off"
         raise LeftBehind(leftovers=(left,), why=str(error)) from error
 
 

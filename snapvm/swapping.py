@@ -281,5 +281,5 @@ def not_started(record: Record, error: SnapvmError, next_: str) -> NotStarted:
         domain=record.domain,
         id=record.id,
         why=str(error),
-        remedy=f"mend the cause, {next_}",
+        remedy=f"fix the cause, {next_}",
     )

@@ -280,7 +280,7 @@ def test_a_store_that_is_lost_past_the_point_of_no_return(guest: Guest) -> None:
     assert done.status == 8 and "snapvm repair hard" in done.stderr, done.stdout + done.stderr
     assert guest.state() == "shut off"
     told = snapvm(lab, "repair", "hard", status=8).stderr
-    assert "cannot go back to tight any more" in told
+    assert "can no longer be rolled back to tight" in told
     assert "its disks are again what they were before" in told
     assert run(lab, SUMS).stdout == run(lab, "cat /tmp/trouble/present").stdout
     assert_but_for_a_mark(before, volumes(lab))

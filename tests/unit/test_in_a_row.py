@@ -241,4 +241,4 @@ def test_a_boot_in_a_rollback_of_a_domain_that_starts_by_itself_is_told(
     kill_rollback(scene, record, "before restore 1")
     meanwhile.reboot_and_start(scene)
     (said,) = consistency.repair_all(scene.host, None, Silent())
-    assert said.endswith("the host was booted meanwhile, and it was started afresh")
+    assert said.endswith("the host was rebooted meanwhile, and the domain started afresh")

@@ -103,7 +103,7 @@ def test_a_journal_that_cannot_be_removed_is_told_of(
     with monkeypatch.context() as patch, pytest.raises(NotStopped if deed else LeftBehind) as told:
         patch.setattr(scene.host.catalog, "end_journal", wear_out)
         take_and_stop(scene)
-    assert "demo@x is whole" in str(told.value).replace(", which", "")
+    assert "demo@x is complete" in str(told.value).replace(", which", "")
     revive(scene)
     repair.finish_pending(scene.host, UUID, DOMAIN)
     wanted = DomainState.RUNNING if deed else DomainState.SHUTOFF
