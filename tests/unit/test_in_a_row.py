@@ -214,7 +214,7 @@ def test_one_that_has_nothing_to_undo_yet_is_told_why(scene: Scene) -> None:
     kill_rollback(scene, record, "after stop 1")
     with pytest.raises(NothingToUndo) as told:
         lookup.newest_undo(scene.host.catalog, DOMAIN)
-    assert "a rollback of it has not ended: `snapvm repair demo`" in told.value.hint()
+    assert "a rollback of it is unfinished: `snapvm repair demo`" in told.value.hint()
 
 
 def undo(scene: Scene, record: Record) -> None:

@@ -101,7 +101,7 @@ def test_what_to_type_next_has_the_folder_of_this_command(
     call("take", DOMAIN, "--name", "a")
     there = "type `snapvm --state-dir {}` there, as here"
     other = call("--state-dir", f"{tmp_path}/my disk", "show", "demo@a")
-    shown = f"hint: `snapvm list` shows the snapshots there are; {there}\n"
+    shown = f"hint: `snapvm list` shows the existing snapshots; {there}\n"
     assert other.err.endswith(shown.format(shlex.quote(f"{tmp_path}/my disk"))), other
     lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
     folder = str(scene.host.settings.state_dir)

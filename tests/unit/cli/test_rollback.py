@@ -89,7 +89,7 @@ def test_what_was_shut_off_is_not_left_paused(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a")
     before = scene.lvm.names()
     done = call("rollback", "demo@a", "--yes", "--paused")
-    assert done.status == ExitStatus.USAGE and "--paused would do nothing" in done.err
+    assert done.status == ExitStatus.USAGE and "--paused would have no effect" in done.err
     assert "hint: leave --paused out" in done.err
     assert scene.lvm.names() == before
     assert call("rollback", "demo@a", "--yes").status == 0

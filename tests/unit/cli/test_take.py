@@ -101,7 +101,7 @@ def test_what_is_about_xens_guests_is_not_ignored(call: Call, scene: Scene, how:
     assert done.status == ExitStatus.USAGE and "libvirt has no Xen guests" in done.err
     assert scene.ids() == []
     scene.hypervisor.kind = HypervisorKind.XEN
-    assert "would do nothing" not in call("take", DOMAIN, "--foreign-ptes", how).err
+    assert "would have no effect" not in call("take", DOMAIN, "--foreign-ptes", how).err
 
 
 def test_quiesce_without_an_agent_is_refused(call: Call, scene: Scene) -> None:
