@@ -18,7 +18,7 @@ from tests.unit.cli.conftest import Call
 def test_take_says_what_it_made(call: Call, scene: Scene) -> None:
     done = call("take", DOMAIN, "--name", "before", "--note", "a note")
     assert done.status == 0
-    expected = r"demo@before: memory \S+ \w+ and 2 disks captured at one instant; paused .+ in all\n"
+    expected = r"demo@before: memory \S+ \w+ and 2 disks captured at one instant; paused .+ all\n"
     assert re.fullmatch(expected, done.out)
     assert done.err == ""
     assert scene.ids() == ["before"]
