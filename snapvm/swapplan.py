@@ -80,7 +80,7 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
         why = f"its snapshot {named} of {disk.target} {trouble}"
         raise RecordUnusable(path=record.ref, why=why)
     if not {TAG_OURS, set_tag(record.set)} <= snapshot.tags:
-        why = f"{snapshot.ref} does not carry its tags any more"
+        why = f"{snapshot.ref} no longer has its tags"
         raise RecordUnusable(path=record.ref, why=why)
     if snapshot.is_thick_snapshot and not snapshot.is_known_whole:
         raise VolumeRefused(

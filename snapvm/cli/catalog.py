@@ -40,11 +40,11 @@ MANUAL = Manual(
 
 def rebuild(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only say what would be made anew.")
+        bool, typer.Option("--dry-run", "-n", help="Only show what would be rebuilt.")
     ] = False,
     as_json: AsJson = False,
 ) -> Job:
-    """Make lost or damaged records anew, from LVM tags and images."""
+    """Rebuild lost or damaged records from LVM tags and memory images."""
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
@@ -58,10 +58,10 @@ def rebuild(
             rebuilt, failed = remaking.put_all(host, rebuilt)
             hopeless += failed
         if not as_json:
-            deed = "would make" if dry_run else "made"
+            deed = "would rebuild" if dry_run else "rebuilt"
             output.say_findings(f"{deed} {_in_words(each)}" for each in rebuilt)
             output.say_findings(
-                f"{plain(lost.ref)}: cannot be made anew: {plain(lost.why)}" for lost in hopeless
+                f"{plain(lost.ref)}: cannot be rebuilt: {plain(lost.why)}" for lost in hopeless
             )
         if hopeless:
             findings = tuple({"subject": lost.ref, "problem": lost.why} for lost in hopeless)
@@ -82,7 +82,7 @@ def _in_words(rebuilt: Rebuilt) -> str:
     memory = "no memory" if record.memory is None else f"memory {size(record.memory.size_bytes)}"
     when = local_time(record.created)
     unknown = ", ".join(map(plain, rebuilt.unknown))
-    return f"{plain(record.ref)} of {when}: {disks}, {memory}; not known: {unknown}"
+    return f"{plain(record.ref)} of {when}: {disks}, {memory}; unknown: {unknown}"
 
 
 def _as_values(rebuilt: tuple[Rebuilt, ...], *, dry_run: bool) -> dict[str, Any]:

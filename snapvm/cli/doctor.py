@@ -34,7 +34,7 @@ MANUAL = Manual(
 
 
 def doctor(domain: Domain, as_json: AsJson = False) -> Job:
-    """Tell how a domain would be captured, and what stands in the way."""
+    """Show how a domain would be captured, and what stands in the way."""
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them

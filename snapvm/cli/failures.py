@@ -120,12 +120,12 @@ def tell_usage(problem: Any, arguments: list[str], places: Places) -> int:
         hint = f"`{places.instead}` does that here"
     elif option in places.before and path != "snapvm":
         verb = path.removeprefix("snapvm ")
-        hint = f"{option} stands before the verb: snapvm {places.before[option]} {verb} ..."
+        hint = f"{option} goes before the verb: snapvm {places.before[option]} {verb} ..."
     elif option in places.behind and path == "snapvm":
         message = message.partition(" (")[0]  # without Typer's guess among the options before it
-        hint = f"{option} stands behind the verb: snapvm {places.verb} {option} ..."
+        hint = f"{option} goes after the verb: snapvm {places.verb} {option} ..."
     else:
-        hint = f"`{path} --help` shows what it understands"
+        hint = f"`{path} --help` shows its options"
     return _tell("Usage", message, hint, ExitStatus.USAGE, as_json=wants_json(arguments))
 
 

@@ -75,14 +75,14 @@ def prune(
     monthly: Annotated[int, _keep("monthly", "months")] = 0,
     yearly: Annotated[int, _keep("yearly", "years")] = 0,
     named: Annotated[
-        bool, typer.Option("--include-named", help="Delete also those with a --name.")
+        bool, typer.Option("--include-named", help="Also delete snapshots with a --name.")
     ] = False,
     undo: Annotated[
         bool,
-        typer.Option("--include-undo", help="Delete also what was current before a rollback."),
+        typer.Option("--include-undo", help="Also delete undo snapshots, which rollbacks leave."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")
+        bool, typer.Option("--dry-run", "-n", help="Only show what would be deleted.")
     ] = False,
     yes: Yes = False,
     wait: Wait = None,
@@ -93,7 +93,7 @@ def prune(
     periods = dict(zip(Period, counts, strict=True))
     rules = Rules(last=last, periods=periods, with_named=named, with_undo=undo)
     if (domain is None) is not everyone:
-        raise typer.BadParameter("give a domain or --all, one of the two", param_hint="DOM")
+        raise typer.BadParameter("give either a domain or --all", param_hint="DOM")
     if not rules.keep_something:
         problem = "say what to keep: one of --keep-last, --keep-daily and so on"
         raise typer.BadParameter(problem, param_hint="--keep-...")
@@ -241,7 +241,7 @@ def _lines(verdicts: list[Verdict]) -> list[str]:
     lines = []
     for ref, verdict in zip(_refs(verdicts), verdicts, strict=True):
         fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"
-        fate += "; it cannot be gone back to" if verdict.is_useless else ""
+        fate += "; it cannot be rolled back to" if verdict.is_useless else ""
         lines.append(f"{plain(ref)} of {local_time(verdict.record.created)}: {fate}")
     return lines
 

@@ -39,7 +39,8 @@ def repair(
     take_over: Annotated[
         bool,
         typer.Option(
-            "--take-over", help="Also the work of another host that is dead for good; needs DOM."
+            "--take-over",
+            help="Also finish the work of another host that is permanently down; needs DOM.",
         ),
     ] = False,
     wait: Wait = None,

@@ -67,7 +67,7 @@ def inspect(
     va: Annotated[
         str | None,
         typer.Option(
-            "--va", metavar="ADDRESS", help="Tell where this address leads.", show_default=False
+            "--va", metavar="ADDRESS", help="Show what this address maps to.", show_default=False
         ),
     ] = None,
     frame: Annotated[
@@ -75,7 +75,7 @@ def inspect(
         typer.Option(
             "--frame",
             metavar="PFN",
-            help="Tell which addresses lead to this frame.",
+            help="Show which addresses map to this frame.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,7 @@ def inspect(
         typer.Option(
             "--cr3",
             metavar="ADDRESS",
-            help="The root of the page tables; that of vCPU 0 when left out.",
+            help="The root of the page tables; by default that of vCPU 0.",
             show_default=False,
         ),
     ] = None,

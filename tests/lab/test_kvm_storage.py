@@ -299,7 +299,7 @@ def test_a_record_that_is_damaged_is_made_anew(guest: Guest) -> None:
     guest.wait_until(guest.look().n + 30)
     run(guest.lab, "truncate -s 100 /var/lib/snapvm/domains/*/hurt/snapshot.json")
     said = snapvm(guest.lab, "catalog", "rebuild").stdout
-    assert "made hard@hurt" in said and "checksum" in said
+    assert "rebuilt hard@hurt" in said and "checksum" in said
     record = json.loads(snapvm(guest.lab, "show", "hard@hurt", "--json").stdout)
     same = ("id", "set", "kind", "disks", "domain")
     assert {key: record[key] for key in same} == {key: taken[key] for key in same}
@@ -317,8 +317,8 @@ def test_a_catalog_that_is_lost_is_made_anew(guest: Guest) -> None:
     overwrite(guest.lab, 4)
     run(guest.lab, "rm -rf /var/lib/snapvm")
     assert "catalog rebuild" in snapvm(guest.lab, "check", status=4).stdout
-    assert "would make hard@kept" in snapvm(guest.lab, "catalog", "rebuild", "--dry-run").stdout
-    assert "made hard@kept" in snapvm(guest.lab, "catalog", "rebuild").stdout
+    assert "would rebuild hard@kept" in snapvm(guest.lab, "catalog", "rebuild", "--dry-run").stdout
+    assert "rebuilt hard@kept" in snapvm(guest.lab, "catalog", "rebuild").stdout
     assert run(guest.lab, sums).stdout == then
     guest.roll_back("kept", "--paused")
     now = run(guest.lab, f"blockdev --flushbufs {DISK}; sha256sum <{DISK}").stdout

@@ -166,7 +166,7 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path.write_bytes(b"\0" + image_bytes(7)[1:])
     assert run(["verify", str(path)]) == 4
     told = capsys.readouterr().err
-    assert "it begins neither as an image of libvirt nor as one of `xl save`" in told
+    assert "it is neither an image of libvirt nor one of `xl save`" in told
     path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
     assert run(["verify", str(path), "--json"]) == 4
     assert "it was never written to its end" in capsys.readouterr().err
