@@ -250,4 +250,4 @@ def _near(word: str, known: Iterable[str]) -> str:
     # With the prefix, which all of them have, all of them would look alike.
     bare = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(word.removeprefix(PREFIX), bare, n=1)
-    return f"; {bare[near[0]]!r} may be meant" if near else ""
+    return f"; did you mean {bare[near[0]]!r}?" if near else ""

@@ -253,7 +253,7 @@ def test_a_variable_that_nobody_heeds_is_told(call: Call, monkeypatch: pytest.Mo
     done = call("list")
     assert done.status == 0 and done.err == (
         "warning: SNAPVM_STATEDIR in the environment is not a setting; "
-        "'SNAPVM_STATE_DIR' may be meant\n"
+        "did you mean 'SNAPVM_STATE_DIR'?\n"
         f"warning: SNAPVM_ZZZ in the environment is not a setting\n{known}"
     )
 
