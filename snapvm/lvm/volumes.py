@@ -213,7 +213,7 @@ class Lvm:
                 self.retag(lost, add=[argv.TAG_LOST])
         except SnapvmError as error:
             names = ", ".join(map(str, lost))
-            log.warning("that %s is lost may not be known after a boot: %s", names, error)
+            log.warning("after a reboot LVM may not know that %s is lost: %s", names, error)
 
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
         """Remove the volumes of a set that are in one of the roles; harmless when none is.

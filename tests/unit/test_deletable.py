@@ -159,7 +159,7 @@ def test_what_is_in_one_of_two_groups_of_a_name_is_not_begun_to_delete(tmp_path:
     records = [take(scene, "x"), take(scene, "y")]
     theirs = scene.lvm.add_disk("vg1", "root", pool="")
     theirs.namesake = "guests-uuid"
-    with pytest.raises(VolumeRefused, match="2 volume groups of the name vg1") as refused:
+    with pytest.raises(VolumeRefused, match="2 volume groups named vg1") as refused:
         consistency.delete(scene.host, [records[0]], Silent())
     assert "vgrename guests-uuid" in refused.value.hint()
     with pytest.raises(VolumeRefused):

@@ -24,7 +24,7 @@ SEEN = {
 """What vgs says of a group that lvs does not show."""
 
 TOLD = {
-    "unseen": ("vg1 is not there as far as LVM sees, and demo@a has volumes in it", "iscsiadm"),
+    "unseen": ("vg1 is not visible to LVM, and demo@a has volumes in it", "iscsiadm"),
     "exported": ("vg1 is exported", "vgimport vg1"),
     "foreign": ("another host (system ID host2)", "lvmsystemid(7)"),
     "shared": ("with other hosts (sanlock)", "vgchange --lockstart vg1"),

@@ -59,7 +59,7 @@ def test_a_copy_is_not_taken_for_the_group_that_is_away(
     scene, record = begun(tmp_path, *thick)
     take_away(scene, leaving=name)
     before, names = contents(scene, name), scene.lvm.names()
-    with pytest.raises(GroupAway, match="vg1 is not there as far as LVM sees"):
+    with pytest.raises(GroupAway, match="vg1 is not visible to LVM"):
         DEEDS[deed](scene, record)
     assert contents(scene, name) == before and scene.lvm.names() == names
     assert scene.ids() == [record.id]
