@@ -206,7 +206,7 @@ class GoingBack:
                 raise swapping.not_started(
                     record, error, f"then: {swapping.repairing(name)}"
                 ) from error
-            left = (f"what comes after the rollback of {name} to {record.id}",)
+            left = (f"the last steps of the rollback of {name} to {record.id}",)
             raise LeftBehind(leftovers=left, why=str(error)) from error
 
     def _is_known_on(self) -> bool:

@@ -84,7 +84,7 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
     with shielded():
         was_still = plan.stop or still.thaw()
     if not was_still:
-        why = "they went on by themselves, or somebody had them go on, before the end of the pause"
+        why = "they were thawed, by themselves or by somebody, before the end of the pause"
         raise NotFrozen(domain=plan.domain.name, why=why)
 
 

@@ -36,7 +36,7 @@ from snapvm.recordfolder import RECORD_FILE, Damaged, Fault
 from snapvm.refusals import BadImage, RecordUnusable
 
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
-_NONE = "no volume that LVM shows says that it belongs to it"
+_NONE = "none of the volumes that LVM shows is tagged as belonging to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
 
 
@@ -113,7 +113,7 @@ def _why_kept(entry: Damaged) -> str:
     """Say why a record stays as it is that cannot be read."""
     match entry.fault:
         case Fault.UNREAD:
-            return f"it may be whole, and cannot be read now: {entry.why}"
+            return f"it may be whole, but cannot be read now: {entry.why}"
         case Fault.NEWER:
             return _NEWER
         case Fault.DAMAGED:
@@ -172,7 +172,7 @@ def _require_alone(claims: Sequence[str]) -> None:
     """Raise ``_CannotBe`` where several say the same, as a guest's may on a LUN of its own."""
     if len(claims) > 1:
         raise _CannotBe(
-            f"several sets of volumes say that they are it: {'; '.join(claims)}; remove those that "
+            f"several sets of volumes claim to be it: {'; '.join(claims)}; remove those that "
             "are not, or hide a guest's from this host's LVM (lvmdevices(8))"
         )
 
@@ -276,7 +276,7 @@ def _require_readable(record: Record, path: Path) -> None:
     try:
         recordfile.load(recordfile.dump(record).encode(), str(path))
     except RecordUnusable as error:
-        raise _CannotBe(f"what its image says cannot be: {error.why}") from error
+        raise _CannotBe(f"what its image says is not possible: {error.why}") from error
 
 
 def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:

@@ -157,8 +157,8 @@ def _require_whole(journal: dict[str, Any], record: Record, domain: Domain | Non
         raise NotStarted(
             domain=record.domain,
             id=record.id,
-            why="it stands still, and its start does not end",
-            remedy="let it run if somebody paused it, else end it (`virsh destroy`, `xl destroy`); "
+            why="it is paused, and its start does not finish",
+            remedy="resume it if somebody paused it, else end it (`virsh destroy`, `xl destroy`); "
             f"then: {swapping.repairing(record.domain)}",
         )
 

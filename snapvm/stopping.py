@@ -79,7 +79,7 @@ def _require_standing(host: Host, domain: Domain) -> None:
     """
     now = standing.find(host, domain.name)
     if now is not None and now.state is DomainState.RUNNING:
-        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
+        raise DomainFailed(domain=domain.name, deed="ended", why="somebody resumed it")
 
 
 def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:

@@ -202,7 +202,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
         )
     if caught.memory is None or not plan.sparse:
         return caught
-    progress.phase("laying the image out for a fast restore")
+    progress.phase("converting the image for a fast restore")
     path = folder / caught.memory.file
     free_bytes = imageroom.free_bytes(folder)
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
@@ -220,7 +220,7 @@ def _require_restored_plain(plan: TakePlan, path: Path, memory: MemoryRecord, wh
         raise CaptureFailed(
             domain=plan.domain.name,
             why=f"its image could not be made sparse ({why_not}), and {lacks}; "
-            "take with --compress zstd",
+            "take the snapshot with --compress zstd",
         ) from lacks
 
 

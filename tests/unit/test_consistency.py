@@ -163,7 +163,7 @@ def test_a_domain_defined_anew_while_its_lock_is_waited_for_is_refused(
     with monkeypatch.context() as patch, pytest.raises(DomainRefused, match="anew") as refused:
         patch.setattr(scene.host.catalog, "locked", waited)
         take(scene, "a")
-    assert "take again" in refused.value.hint()
+    assert "take the snapshot again" in refused.value.hint()
     assert scene.lvm.names() == before and scene.host.catalog.domains() == ()
     assert take(scene, "a").domain_uuid == NEW_UUID
 

@@ -283,7 +283,7 @@ def test_a_damaged_record_without_volumes_is_told_of(scene: Scene) -> None:
     record = take(scene)
     damage(scene, record, "")
     scene.host.lvm.remove([disk.snapshot for disk in record.disks])
-    assert rebuild(scene) == ["no volume that LVM shows says that it belongs to it"]
+    assert rebuild(scene) == ["none of the volumes that LVM shows is tagged as belonging to it"]
 
 
 def test_an_image_that_is_not_whole_is_not_believed(scene: Scene) -> None:

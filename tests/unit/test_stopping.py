@@ -119,7 +119,7 @@ def test_one_that_its_owner_let_run_on_meanwhile_is_not_ended(scene: Scene) -> N
             scene.hypervisor.resume(scene.machine.domain)
 
     scene.hypervisor.before = resume
-    with pytest.raises(NotStopped, match="somebody let it run on"):
+    with pytest.raises(NotStopped, match="somebody resumed it"):
         take_and_stop(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
