@@ -236,7 +236,7 @@ class BackgroundCapture:
         """Give a guest that runs on its huge pages back; they shorten the next pause, too."""
         pid = qemurun.pid_of(self._job.domain.name)
         if pid is not None and not self._job.domain_ends:
-            self._job.progress.phase(f"joining the memory of {self._job.domain.name}")
+            self._job.progress.phase(f"restoring the huge pages of {self._job.domain.name}")
             thp.join(pid, Deadline(limit_seconds))
 
 

@@ -140,7 +140,7 @@ def refuse_lvm(scene: Scene) -> None:
     ("point", "kind", "disks"),
     [
         ("after write .rollback.json 3", HalfBack, "do not belong together"),
-        ("after write .rollback.json 4", NotStarted, "are those of x, but the domain did not start"),
+        ("after write .rollback.json 4", NotStarted, "of x, but the domain did not start"),
     ],
     ids=["swapped", "restored"],
 )
