@@ -110,7 +110,7 @@ def test_an_interruption_between_question_and_answer_leaves_nobody_paused(scene:
 
 def test_a_guest_that_answers_and_does_not_suspend(scene: Scene) -> None:
     scene.guest_suspends(flags=0)
-    with pytest.raises(CaptureFailed, match="took the request"), scene.standstill.suspended():
+    with pytest.raises(CaptureFailed, match="accepted the request"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert runs(scene)
 
@@ -151,7 +151,7 @@ def test_a_zombie_is_not_waited_for(
 
 def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     scene.store.values[REQUEST] = "poweroff"
-    words = rf"asked to poweroff: .* take that back with `xenstore-write {REQUEST} \"\"`"
+    words = rf"asked to poweroff: .* withdraw that with `xenstore-write {REQUEST} \"\"`"
     with pytest.raises(CaptureFailed, match=words), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == "poweroff"
