@@ -266,7 +266,7 @@ def test_half_a_domain_that_a_killed_start_left_is_told_of(
     record = take(scene)
     assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before restore 1")
     scene.hypervisor.start(scene.hypervisor.find(DOMAIN), paused=True)
-    with pytest.raises(NotStarted, match="its start does not end"):
+    with pytest.raises(NotStarted, match="its start does not finish"):
         repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.host.catalog.leftovers(UUID)
     scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))

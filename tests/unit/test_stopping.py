@@ -77,7 +77,7 @@ def test_one_that_neither_ends_nor_runs_on_is_ended_by_the_next_command(
         raise StuckPaused(domain=DOMAIN, why="no libvirtd answers")
 
     fail_deed(scene, "stop")
-    with monkeypatch.context() as patch, pytest.raises(NotStopped, match="stands still") as stands:
+    with monkeypatch.context() as patch, pytest.raises(NotStopped, match="is paused") as stands:
         patch.setattr(scene.hypervisor, "resume", fail)
         take_and_stop(scene)
     assert "`snapvm repair demo` ends it" in stands.value.hint()

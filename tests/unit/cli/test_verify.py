@@ -100,7 +100,7 @@ def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("hello " * 100)
     for command in (["verify"], ["inspect", "--va", "0"]):
         assert run([*command, str(path)]) == 4
-        assert "neither as an image of libvirt nor as one of `xl" in capsys.readouterr().err
+        assert "neither an image of libvirt nor one of `xl" in capsys.readouterr().err
     assert run(["verify", str(tmp_path / "missing")]) == 4
     told = capsys.readouterr().err
     assert (

@@ -56,7 +56,7 @@ def test_a_guest_that_writes_all_the_time_keeps_nobody_waiting(
     """Neither could the request be withdrawn, nor the command be interrupted."""
     monkeypatch.setattr(xenstore, "_CONFLICT_SECONDS", 0.1)
     scene.store.conflicts = 1 << 30
-    with pytest.raises(CaptureFailed, match="did not in"), scene.standstill.suspended():
+    with pytest.raises(CaptureFailed, match="did not within"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == ""
     assert runs(scene)
