@@ -150,7 +150,7 @@ class GoingBack:
         except SnapvmError as error:
             if self._state() is not DomainState.SHUTOFF:
                 raise
-            log.warning("%s is off, but not all of it has ended: %s", self.plan.domain.name, error)
+            log.warning("%s is off, but has not ended entirely: %s", self.plan.domain.name, error)
 
     def _go_on(self) -> RollbackDone:
         """Past the point of no return: the disks; then the domain, and beside it the bookkeeping.

@@ -132,7 +132,7 @@ def release(host: Host, domain: Domain) -> None:
     try:
         host.hypervisor.agent.thaw(domain)
     except StillFrozen as error:
-        log.warning("%s; should it hang: %s", error, error.hint())
+        log.warning("%s; if it hangs: %s", error, error.hint())
 
 
 def awaken(host: Host, record: Record, *, set_time: bool) -> Awakened:

@@ -287,7 +287,7 @@ def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:
         if record.hypervisor is HypervisorKind.LIBVIRT:
             # Nothing is thawed on a guess: the agent may be one that does not answer.
             unknown.append(
-                "whether the guest's file systems were frozen (should it hang after a rollback: "
+                "whether the guest's file systems were frozen (if it hangs after a rollback: "
                 f"virsh domfsthaw {shlex.quote(record.domain)})"
             )
     else:

@@ -276,4 +276,4 @@ def mark_complete(host: Host, record: Record) -> None:
             remove=[argv.role_tag(Role.NEW)],
         )
     except SnapvmError as error:  # a host without room for one more process lacks it
-        log.warning("the volumes of %s keep the tags of a take under way: %s", record.ref, error)
+        log.warning("the volumes of %s are still tagged as unfinished: %s", record.ref, error)

@@ -81,7 +81,7 @@ def warn_of_no_way_back(domain: str, config: Config) -> None:
     try:
         tell(domain, config)
     except DomainRefused as refused:
-        log.warning("a rollback to these disks is possible only while it is off: %s", refused)
+        log.warning("a rollback to these disks needs the domain to be off first: %s", refused)
 
 
 def _vcpus(domain: str, b_info: Config) -> Iterator[str]:

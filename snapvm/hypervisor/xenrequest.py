@@ -104,7 +104,7 @@ class SuspendRequest:
             if not self.is_noted or self._withdraw():
                 return
         except XenFailed as failure:
-            log.warning("domain %d may be going to suspend (%s): waiting", self._domid, failure)
+            log.warning("domain %d may be about to suspend (%s): waiting", self._domid, failure)
         info = self._control.info(self._domid)
         is_held = info is not None and info.is_paused and not info.is_shut_down
         if is_held:

@@ -275,7 +275,7 @@ class Lvm:
         except CommandFailed as failure:
             if not any(said in failure.stderr for said in _UNARCHIVED):
                 raise
-            log.warning("LVM keeps no copy of its metadata, for it cannot: %s", failure)
+            log.warning("LVM cannot keep a copy of its metadata: %s", failure)
             self._do(argv.without_archive(command), limit_seconds)
 
     def _make(self, vg: str, command: argv.Argv) -> None:

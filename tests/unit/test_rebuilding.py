@@ -136,7 +136,7 @@ def test_that_its_file_systems_may_be_frozen_is_told(scene: Scene) -> None:
         damage(scene, record, "")
     rebuilt, _ = rebuilding.look(scene.host)
     told = {str(each.record.id): "; ".join(each.unknown) for each in rebuilt}
-    assert f"frozen (should it hang after a rollback: virsh domfsthaw {DOMAIN})" in told["full"]
+    assert f"frozen (if it hangs after a rollback: virsh domfsthaw {DOMAIN})" in told["full"]
     assert "frozen" not in told["disks"], "a domain that boots is never frozen"
 
 

@@ -91,7 +91,7 @@ def test_a_store_that_goes_away_when_the_guest_was_asked(
     with pytest.raises(CaptureFailed, match="EIO"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert (scene.xen.flags, scene.xen.pauses) == (0, 0)
-    assert "may be going to suspend (xenstore:" in caplog.text
+    assert "may be about to suspend (xenstore:" in caplog.text
 
 
 def test_an_interruption_between_question_and_answer_leaves_nobody_paused(scene: Scene) -> None:
