@@ -160,7 +160,7 @@ def _catch(
         ):
             if plan.stop and plan.domain.state is DomainState.RUNNING:
                 name = plan.domain.name
-                undo.add(f"the running of {name}", partial(standing.run_again, host, name))
+                undo.add(f"the running state of {name}", partial(standing.run_again, host, name))
             created = datetime.now(UTC)
             progress.phase("making snapshots")
             held = snapshotting.catch(host, plan, lvms, capture, clock)

@@ -110,7 +110,7 @@ class GoingBack:
         newdisks.require_devices(host.lvm, plan)
         newdisks.require_bare(host.lvm, plan)
         undo.add(
-            "the names of the disks, by which the domain must not be started until then",
+            "the names of the disks (until then the domain must not be started)",
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 

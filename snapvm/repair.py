@@ -178,7 +178,7 @@ def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
             definition="",
         )
     host.hypervisor.abandon(domain)
-    return (f"set back what a killed snapvm had set for a capture of {name}",)
+    return (f"reset what a killed snapvm had changed for a capture of {name}",)
 
 
 def remove_orphans(host: Host) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def test_names_that_cannot_be_put_back_are_not_called_harmless(tmp_path: Path) -
     scene.lvm.before = fail
     failed = roll_back(scene, record)
     assert isinstance(failed, LeftBehind) and scene.lvm.named("vg0", "demo-d0").data == "5"
-    assert "names of the disks, by which the domain must not be started until then" in str(failed)
+    assert "names of the disks (until then the domain must not be started)" in str(failed)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     revive(scene)
     repair.finish_pending(scene.host, UUID, DOMAIN)

@@ -19,7 +19,7 @@ from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_deed, mend, revive, roll_back, take
 
-LEFT_STANDING = "demo stands still, and is not known to be the run that was to be stopped"
+LEFT_STANDING = "demo is paused, and may not be the run that was to be stopped"
 
 
 def take_and_stop(scene: Scene) -> Record:
@@ -132,7 +132,7 @@ def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> N
         scene.hypervisor.resume(scene.machine.domain)
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
     wanted = DomainState.RUNNING if is_running else DomainState.SHUTOFF
-    told = "demo is not to be stopped any more" if is_running else "finished stopping demo"
+    told = "demo no longer has to be stopped" if is_running else "finished stopping demo"
     assert said == told
     assert scene.hypervisor.state_of(DOMAIN) is wanted
     assert scene.host.catalog.leftovers(UUID) == ()
@@ -229,5 +229,5 @@ def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
     with scene.hypervisor.frozen(scene.machine.domain):
         pass
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
-    assert said == "demo is not to be stopped any more"
+    assert said == "demo no longer has to be stopped"
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
