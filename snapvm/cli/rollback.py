@@ -79,7 +79,7 @@ UNDO_MANUAL = Manual(
     ),
     failure=(
         "As for `rollback`. If a killed rollback has to be finished or taken back first, `undo` is "
-        "then refused, because there is something else to go back to."
+        "then refused, because what there is to go back to has changed."
     ),
     example="snapvm undo demo",
 )
