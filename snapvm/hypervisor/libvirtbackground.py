@@ -198,7 +198,7 @@ class BackgroundCapture:
             # QEMU restores the guest's run state in scheduled work, which this question awaits.
             run_state = self._stream.run_state()
         if self._is_ahead and run_state != _STOPPED:
-            raise self._job.failed(f"QEMU had stopped it itself; it is {run_state} now: take again")
+            raise self._job.failed(f"QEMU had stopped it itself; it is {run_state} now: try again")
 
     def _wait_until_armed(self) -> None:
         """Wait for the first pages.

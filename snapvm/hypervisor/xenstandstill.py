@@ -156,7 +156,7 @@ class Standstill:
         if info is None or info.is_dying:
             return "somebody destroyed it"
         if self._is_suspended and not info.is_suspended:
-            return "somebody else made it go on"
+            return "somebody else resumed it"
         return "" if info.is_paused else "somebody else unpaused it"
 
     def _resume(self) -> None:

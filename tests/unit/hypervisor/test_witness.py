@@ -50,7 +50,7 @@ def test_a_guest_that_reset_itself_before_the_window_is_well(events: RunEvents) 
 @pytest.mark.parametrize(
     ("now", "what"),
     [
-        (FakeHandle(number=4), "started it anew"),
+        (FakeHandle(number=4), "restarted it"),
         (FakeHandle(job=1), "save or to migrate"),
         (FakeHandle(definition=PLUGGED), "devices were changed"),
         (FakeHandle(definition=DEFINITION.replace(" current='2'", "")), "processors were changed"),

@@ -86,7 +86,7 @@ def test_what_is_migrated_while_it_is_written_is_no_snapshot(
         control.suspends(server)
         control.libraries.__dict__.update(vars(FakeSaver().libraries))
         capture = XenPvhCapture(job, StreamFrame())
-        with pytest.raises(WindowBroken, match="migrates"), capture.prepared(), capture.window():
+        with pytest.raises(WindowBroken, match="migrating"), capture.prepared(), capture.window():
             save(processes, job.info.domid)
             capture.arm()
         assert not control.now.is_paused and not control.now.is_suspended
