@@ -91,7 +91,7 @@ def _of_parted(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> Absence | None:
     heir = heirs[0]
     return Absence(
         group=ref.vg,
-        why=f"lacks a volume, and {heir.vg} has one of the same uuid",
+        why=f"lacks a volume, which {heir.vg} has by its uuid",
         remedy=f"if {heir.vg} was split off and is no copy (vgimportclone): "
         f"{_saying_so(ref, heir)}; if it is a copy, hide it from LVM (lvmdevices(8))",
     )
