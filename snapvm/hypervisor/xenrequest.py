@@ -69,9 +69,7 @@ class SuspendRequest:
         if not word:
             return ""
         undone = f'xenstore-write {self._path} ""'
-        return (
-            f"it has been asked to {quoted(word[:40])}: let it, or withdraw that with `{undone}`"
-        )
+        return f"it has been asked to {quoted(word[:40])}: let it, or withdraw that with `{undone}`"
 
     def put(self) -> None:
         """Make the request."""

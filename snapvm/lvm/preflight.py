@@ -179,8 +179,7 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{group} allows {volume.vg_volumes_left} more volumes, and {disks} are needed",
-            remedy=f"lift its limit: vgchange --logicalvolume 0 {volume.vg}; or delete "
-            "snapshots",
+            remedy=f"lift its limit: vgchange --logicalvolume 0 {volume.vg}; or delete snapshots",
         )
     if volume.is_group_shared:
         raise VolumeRefused(
