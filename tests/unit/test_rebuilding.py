@@ -170,7 +170,7 @@ def test_what_an_image_says_that_cannot_be_makes_no_record(scene: Scene) -> None
     image.end()
     damage(scene, record, "")
     (why,) = rebuild(scene)
-    assert "what its image says cannot be: 'memory_bytes' is out of range" in why
+    assert "what its image says is not possible: 'memory_bytes' is out of range" in why
     assert file_of(scene, record).read_text() == ""
 
 

@@ -280,7 +280,7 @@ def test_there_is_a_way_out_of_a_record_that_cannot_be_made_anew(
     harm(scene, scene.host.catalog.get(UUID, SnapshotId("off")))
     refused = call("delete", "demo@off", "--yes")
     assert refused.status == ExitStatus.REFUSED
-    found = re.search(r"rebuild --dry-run` tells .* move (\S+) out of the state", refused.err)
+    found = re.search(r"rebuild --dry-run` shows .* move (\S+) out of the state", refused.err)
     assert found is not None and found[0] in call("check").out
     assert "`snapvm check` what to do" in call("list").err
     rebuilt = call("catalog", "rebuild", "--dry-run")

@@ -242,7 +242,7 @@ def test_a_group_that_is_away_is_told_and_left_behind(call: Call, scene: Scene) 
     done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes")
     assert done.status == ExitStatus.REFUSED and scene.ids() == ["a", "b"]
     done = call("delete", "demo@a", "--yes", "--forget-missing")
-    assert done.out == "deleted demo@a\n" and "was left behind" in done.err
+    assert done.out == "deleted demo@a\n" and "are left behind" in done.err
     assert scene.ids() == ["b"]
     scene.lvm.away.clear()
     assert "vg1/demo-d1.a: it was made by snapvm, but belongs to no snapshot" in call("check").out

@@ -51,7 +51,7 @@ def test_a_guest_that_reset_itself_before_the_window_is_well(events: RunEvents) 
     ("now", "what"),
     [
         (FakeHandle(number=4), "restarted it"),
-        (FakeHandle(job=1), "save or to migrate"),
+        (FakeHandle(job=1), "save or migrate"),
         (FakeHandle(definition=PLUGGED), "devices were changed"),
         (FakeHandle(definition=DEFINITION.replace(" current='2'", "")), "processors were changed"),
         (FakeHandle(definition=DEFINITION.replace("'2'>4", "'3'>4")), "processors were changed"),
