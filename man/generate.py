@@ -31,59 +31,59 @@ CHANGELOG = HERE.parent / "CHANGELOG.md"
 
 DESCRIPTION = (
     (
-        "`snapvm take` lets a running domain stand still for a moment, captures its memory and "
-        "an LVM snapshot of every disk it has in that one window, lets it run on, and records "
-        "the pair. `snapvm rollback` brings memory and disks back together, as often as wanted."
+        "`snapvm take` pauses a running domain for a moment, captures its memory and an LVM "
+        "snapshot of each of its disks in that pause, lets it run on, and records them "
+        "together. `snapvm rollback` brings memory and disks back together, as often as you like."
     ),
     (
-        "Memory and all disks are of one instant: always all of them or nothing. The domain is "
-        "never left paused by a failure. A rollback keeps the disks that were current, and the "
-        "snapshot. Memory images are ordinary ones, which `virsh restore` or `xl restore` starts "
-        "without snapvm."
+        "Memory and all disks are captured at one instant: always all of them or nothing. No "
+        "failure leaves the domain paused. A rollback keeps both the snapshot and the disks that "
+        "it replaces. Memory images are ordinary ones, which `virsh restore` or `xl restore` can "
+        "start without snapvm."
     ),
 )
 NAMES = (
     (
-        "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or what "
-        "`--name` said: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
-        "digit. Any beginning that only one snapshot of the domain has will do, but not where "
-        "`delete` or `rollback` is told `--yes`. `latest` is the newest one that was taken; it is "
-        "refused while a record cannot be read that may be newer, and so is `undo`. So is a "
-        "`latest` that is another one by the time `delete` or `rollback` has waited for another "
-        "snapvm, which took one. A snapshot is newer than all that its domain had when it was "
+        "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or the "
+        "`--name` it was given: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
+        "digit. Any prefix that is unique among the domain's snapshots will do, except when "
+        "`delete` or `rollback` is given `--yes`. `latest` is the newest one that was taken; it is "
+        "refused while there is an unreadable record that may be newer, and so is `undo`. `latest` "
+        "is also refused if `delete` or `rollback` had to wait for another snapvm, and that one "
+        "has taken a newer snapshot. A snapshot is newer than all that its domain had when it was "
         "taken, whatever the clock said. `latest` and `current` cannot be given as names, nor can "
-        "what looks like the time stamp of a snapshot without one."
+        "anything that looks like the time stamp of an unnamed snapshot."
     ),
     (
-        "DOM is the name that the domain has, or had when the snapshot was taken. Where snapshots "
-        "of several domains fit, because one was renamed and another has got its name, nothing is "
-        "done: the domain's uuid in the place of DOM tells which is meant, as in "
+        "DOM is the name that the domain has, or had when the snapshot was taken. If snapshots of "
+        "several domains fit, because one was renamed and another now has its name, nothing is "
+        "done: give the uuid of the domain you mean in place of DOM, as in "
         "`snapvm show 5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e7f@before-upgrade`."
     ),
     (
-        "`snapvm` asks before it discards anything. Without a terminal to ask at it refuses, "
+        "`snapvm` asks before it discards anything. Without a terminal to ask on, it refuses, "
         "unless `--yes` is given."
     ),
 )
 EXIT_STATUS = (
     "With `--json` a failure is also printed to standard output as an object whose `error` has "
-    "`kind`, `message`, `hint` and `exit_status`; beside it stands what `check`, `doctor`, "
+    "`kind`, `message`, `hint` and `exit_status`; beside it is whatever `check`, `doctor`, "
     "`verify` or `catalog rebuild` found, or what a `delete` or `prune` that failed or was "
-    "interrupted had `deleted`, and what is `not_touched`. A reader of standard output that goes "
-    "away early is no failure. Where standard output takes nothing more, as on a full disk, the "
-    "status is 6 though the work is done, and the message says that."
+    "interrupted had `deleted`, and what is `not_touched`. It is no failure if the reader of "
+    "standard output goes away early. If standard output accepts nothing more, as on a full disk, "
+    "the status is 6 although the work is done, and the message says so."
 )
 NOTES = (
     (
-        "`sudo` drops variables such as SNAPVM_STATE_DIR: what is to hold for everybody belongs in "
-        "the settings file. A state folder is best of one host alone. Where several see it, a lock "
-        "in it keeps them apart as far as its file system has locks for all of them, as NFS has "
-        "unless it is mounted with local_lock or nolock; what another host began is left to it."
+        "`sudo` drops variables such as SNAPVM_STATE_DIR: settings that are to apply to everybody "
+        "belong in the settings file. A state folder is best used by one host alone. If several "
+        "see it, a lock in it keeps them apart if its file system has locks for all of them (NFS "
+        "has unless mounted with local_lock or nolock); work begun by another host is left to it."
     ),
     (
-        "In a unit of systemd's `snapvm` is best the main process, with KillMode=process: by its "
-        "usual way systemd would kill the guard too that lets the domain run on, and after a "
-        "rollback of a Xen domain the xl and the QEMU that serve it."
+        "In a systemd unit, `snapvm` is best the main process, with KillMode=process: with the "
+        "default, systemd would also kill the guard that lets the domain run on, and, after a "
+        "rollback of a Xen domain, the xl and the QEMU that serve it."
     ),
     (
         "A rollback ends the domain and starts it again. A cluster manager, a unit with "
@@ -97,14 +97,14 @@ NOTES = (
 )
 JSON = (
     (
-        "What a verb prints with `--json` when it succeeds. Keys may be added. Sizes are of bytes, "
-        "times are UTC."
+        "What a verb prints with `--json` when it succeeds. Keys may be added. Sizes are in bytes, "
+        "times in UTC."
     ),
     (
         (
             "take",
             (
-                "The record, as the snapshot.json of the snapshot holds it and "
+                "The record, as it is in the snapshot.json of the snapshot and as "
                 "`snapshot.schema.json` in snapvm's package describes it, and its `ref`, which is "
                 "DOM@ID."
             ),
@@ -112,8 +112,8 @@ JSON = (
         (
             "list",
             (
-                "An array of such records, each with the `health` of its disks, a row a line. Last "
-                "stand those that cannot be read: of them there is no more than `ref`, `id`, the "
+                "An array of such records, each with the `health` of its disks, one per line. Last "
+                "come those that cannot be read: they have only their `ref`, `id`, the "
                 "`kind`, which is `damaged`, the `domain` and the `problem`."
             ),
         ),
@@ -122,10 +122,10 @@ JSON = (
             "rollback, undo",
             (
                 "`ref`, the `state` the domain is in, the `seconds` it took, `undo`, which is the "
-                "ref of what was current, `clock_set_by_seconds` (null when nobody set it), "
+                "ref of the former disks, `clock_set_by_seconds` (null if it was not set), "
                 "`left_out`, an array of what did not come back, each with its `target`, `why` "
                 "and, where the domain cannot write to it, `read_only`, "
-                "`notes`, an array of what else was remarked, and `record`."
+                "`notes`, an array of other remarks, and `record`."
             ),
         ),
         ("delete", "`deleted`, an array of refs."),
@@ -133,14 +133,14 @@ JSON = (
             "prune",
             (
                 "`dry_run`, `deleted`, and `kept`: for each ref the rules that keep it. A ref that "
-                "two of them would share has the uuid of the domain in the place of DOM."
+                "two of them would share has the uuid of the domain in place of DOM."
             ),
         ),
         (
             "check",
             (
                 "`findings`, each with its `subject`, the `problem` and the `remedy`; with `--fix` "
-                "also `removed`, an array of the volumes that were."
+                "also `removed`, an array of the volumes that were removed."
             ),
         ),
         (
@@ -154,37 +154,37 @@ JSON = (
         (
             "catalog rebuild",
             (
-                "`dry_run`, and `rebuilt`: for each ref what is not known any more. Where "
-                "something cannot be made anew also `findings`, each with its `subject` and the "
+                "`dry_run`, and `rebuilt`: for each ref what is no longer known. If "
+                "something cannot be rebuilt, also `findings`, each with its `subject` and the "
                 "`problem`."
             ),
         ),
         (
             "verify",
             (
-                "`sound`; of a libvirt image what was `checked`, of another one its `pages`, "
+                "`sound`; for a libvirt image what was `checked`, for any other its `pages`, "
                 "`tables` and `vcpus`, the `counts` of problems and the `findings`."
             ),
         ),
         (
             "inspect",
             (
-                "An array of mappings: `va`, `frame`, the rights, and where the `entry` stands; "
-                "or, for an address that leads nowhere, why."
+                "An array of mappings: `va`, `frame`, the rights, and the location of the `entry`; "
+                "or, for an address that is not mapped, the reason."
             ),
         ),
     ),
 )
 SETTINGS_ORDER = (
-    "An option stands above a variable, a variable above the settings file, and that above what is "
-    "usual. A setting that does not exist, and a value that cannot be used, are refused; of a "
-    "variable that begins with SNAPVM_ and is none of these there is a warning."
+    "An option overrides a variable, a variable the settings file, and that the default. Settings "
+    "that do not exist, and values that cannot be used, are refused; a variable that begins with "
+    "SNAPVM_ but is none of these causes a warning."
 )
 FILES = (
     (
         str(DEFAULT_FILE),
         (
-            "The settings, in TOML: the names below ENVIRONMENT in lower case and without SNAPVM_, "
+            "The settings, in TOML: the names under ENVIRONMENT in lower case and without SNAPVM_, "
             'such as `state_dir = "/srv/snapvm"`.'
         ),
     ),
@@ -192,15 +192,15 @@ FILES = (
     (
         "/var/lib/snapvm/bug-TIME-*.txt",
         (
-            "What a bug left, for a report: versions, the command line, the last commands that "
-            "were run, a traceback. No memory, and nothing of a domain's definition."
+            "The details of a bug, for a report: versions, the command line, the last commands "
+            "that were run, a traceback; no memory, and nothing of a domain's definition."
         ),
     ),
-    ("/run/snapvm/UUID.lock", "Held by the snapvm that works on a domain."),
+    ("/run/snapvm/UUID.lock", "The lock held by the snapvm that is working on a domain."),
 )
 ENVIRONMENT_FIRST = (
-    ("SNAPVM_CONFIG", f"Another settings file than {DEFAULT_FILE}."),
-    ("NO_COLOR", "When set, nothing is coloured."),
+    ("SNAPVM_CONFIG", f"The settings file to use instead of {DEFAULT_FILE}."),
+    ("NO_COLOR", "If set, output is not coloured."),
 )
 SEE_ALSO = r".BR virsh (1),\n.BR lvs (8),\n.BR lvmthin (7)".replace(r"\n", "\n")
 

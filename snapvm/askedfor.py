@@ -32,7 +32,7 @@ class Asked:
                 domain=domain.name,
                 why=f"it was {told} when you were asked, and is {domain.state} now: what it has "
                 "in memory would be lost",
-                remedy="roll back again, and it is told",
+                remedy="roll back again: you will then be asked about that",
             )
 
 

@@ -35,7 +35,7 @@ class NameUnclear(SnapvmError):
     """A file or folder has its new name, but the next boot of the host may find the old one."""
 
     exit_status = ExitStatus.REPAIR_NEEDED
-    remedy = "nothing that belongs to it was removed; mend the file system, then: snapvm repair"
+    remedy = "nothing that belongs to it was removed; fix the file system, then: snapvm repair"
     path: str
     why: str
 
@@ -54,12 +54,12 @@ class JournalUnusable(SnapvmError):
     path: str
     why: str
     remedy: str = (
-        "let the snapvm that wrote it repair it; if it is damaged, see that the domain runs, "
-        "move it out of the state folder, and do what `snapvm check` then says of each volume"
+        "repair with the snapvm that wrote it; if it is damaged, make sure that the domain runs, "
+        "move the journal out of the state folder, then do what `snapvm check` says of each volume"
     )
 
     def message(self) -> str:
-        return f"the journal {quoted(self.path)} is of no use: {self.why}"
+        return f"the journal {quoted(self.path)} cannot be used: {self.why}"
 
 
 @dataclass(eq=False)
@@ -73,7 +73,7 @@ class StuckPaused(SnapvmError):
     """The hypervisor's own command for it."""
 
     def message(self) -> str:
-        return f"{quoted(self.domain)} does not run, and could not be resumed: {self.why}"
+        return f"{quoted(self.domain)} is not running, and could not be resumed: {self.why}"
 
     def hint(self) -> str:
         return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
@@ -99,7 +99,10 @@ class NotStopped(SnapvmError):
     """The snapshot is whole, but the domain that was to end with it did not."""
 
     exit_status = ExitStatus.ATTENTION
-    remedy = "it may have changed since: stop it, or delete the snapshot and let it run on"
+    remedy = (
+        "the domain may have changed since: shut it off, or delete the snapshot and let the domain "
+        "run on"
+    )
     domain: str
     id: str
     why: str
@@ -107,8 +110,9 @@ class NotStopped(SnapvmError):
     """Nor could it be made to run again."""
 
     def message(self) -> str:
-        what = "the domain stands still and" if self.is_standing else "the domain"
-        return f"{quoted(self.domain)}@{self.id} is whole, but {what} was not stopped: {self.why}"
+        what = "the domain is paused and" if self.is_standing else "the domain"
+        ref = f"{quoted(self.domain)}@{self.id}"
+        return f"{ref} is complete, but {what} was not shut off: {self.why}"
 
     def hint(self) -> str:
         return f"`{typed('repair', self.domain)}` ends it" if self.is_standing else self.remedy
@@ -126,7 +130,7 @@ class NotStarted(SnapvmError):
 
     def message(self) -> str:
         disks = f"the disks of {quoted(self.domain)} are those of {self.id}"
-        return f"{disks}, but it did not start: {self.why}"
+        return f"{disks}, but the domain did not start: {self.why}"
 
 
 @dataclass(eq=False)
@@ -140,14 +144,14 @@ class LeftOff(SnapvmError):
     """It is the host that was; else somebody had the domain run."""
 
     def message(self) -> str:
-        what = "the host was booted" if self.is_booted else "somebody has written to its disks"
+        what = "the host was rebooted" if self.is_booted else "something has written to its disks"
         when = f"{what} in the middle of the rollback of {quoted(self.domain)}"
-        disks = f"its disks are those of {self.id}, perhaps changed by a run since"
+        disks = f"its disks are those of {self.id}, perhaps changed since by a run of the domain"
         return f"{when}: {disks}, so it is left off"
 
     def hint(self) -> str:
         again = typed("rollback", f"{self.domain}@{self.id}")
-        return f"start it as it is, or bring memory and disks back together: {again}"
+        return f"start it as it is, or roll back both memory and disks again: {again}"
 
 
 @dataclass(eq=False)
@@ -160,7 +164,7 @@ class HalfBack(SnapvmError):
     why: str
     is_sure: bool = True
     """Else it is not known how far the rollback had come."""
-    mending: str = "mend the cause"
+    mending: str = "fix the cause"
 
     def message(self) -> str:
         half = f"{quoted(self.domain)} is off in the middle of a rollback to {self.id}"
@@ -181,11 +185,11 @@ class GivenBack(SnapvmError):
     why: str
 
     def message(self) -> str:
-        lost = f"{quoted(self.domain)} cannot go back to {self.id} any more ({self.why})"
+        lost = f"{quoted(self.domain)} can no longer be rolled back to {self.id} ({self.why})"
         return f"{lost}; it is off, and its disks are again what they were before"
 
     def hint(self) -> str:
-        return f"start it, or go back to another snapshot: {typed('list', self.domain)}"
+        return f"start it, or roll back to another snapshot: {typed('list', self.domain)}"
 
 
 @dataclass(eq=False)

@@ -121,7 +121,7 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
             sidefiles.require_whole(folder, side)
     for what, failures in (("memory", of_memory), ("UEFI variables or vTPM", of_sides)):
         for error in failures:
-            remedy = f"it cannot be gone back to; when no backup has that file: {delete}"
+            remedy = f"it cannot be rolled back to; if no backup has that file: {delete}"
             if not isinstance(error, Refused):  # the file may be as it was, and the disk is not
                 remedy = error.hint()
             yield Finding(subject=record.ref, problem=f"its {what}: {error}", remedy=remedy)
@@ -150,10 +150,10 @@ def _of_volume(record: Record, disk: DiskRecord, report: Report) -> Finding | No
     if trouble:
         when = "when that has ended: " if volume is not None and volume.is_merging else ""
         delete = typed("delete", record.ref)
-        return found(f"{it} {trouble}", f"it cannot be gone back to; {when}{delete}")
+        return found(f"{it} {trouble}", f"it cannot be rolled back to; {when}{delete}")
     if volume is not None and preflight.is_nearly_full(volume):
-        fill = f"{volume.data_percent:.0f} % of what it can keep has changed"
-        remedy = "take another with a larger --cow-size, and delete this one"
+        fill = f"{volume.data_percent:.0f} % of its room is used"
+        remedy = "take another snapshot with a larger --cow-size, and delete this one"
         return found(f"{it} will be lost soon: {fill}", remedy)
     return None
 
@@ -169,32 +169,32 @@ def _of_stray(stray: Stray) -> Finding:
     orphan = None
     match stray.kind:
         case Kind.ORPHAN:
-            problem = "it was made by snapvm, and no snapshot has it"
+            problem = "it was made by snapvm, but belongs to no snapshot"
             remedy = f"{back}snapvm check --fix removes it"
             orphan = volume
         case Kind.HELD:
             why, needed = (stray.held.why, stray.held.hint()) if stray.held else ("", "")
-            problem = f"it was made by snapvm, no snapshot has it, and it stays: {why}"
+            problem = f"it was made by snapvm, belongs to no snapshot, and cannot be removed: {why}"
             remedy = f"{back}{needed and f'{needed}; then: '}snapvm check --fix"
         case Kind.ELSEWHERE:
             problem = "it was made by snapvm, and this catalog does not know its domain"
             remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "
-            remedy += f"{back}when nothing needs it: lvremove {volume.ref}"
+            remedy += f"{back}if nothing needs it: lvremove {volume.ref}"
         case Kind.ANOTHERS:
-            problem = "it was made by snapvm on another host, whose catalog may have it"
-            remedy = "is it in `snapvm list` or under way there? if not, and nothing needs it: "
+            problem = "it was made by snapvm on another host, whose catalog may include it"
+            remedy = "is it in `snapvm list`, or in progress, there? if not, and nothing needs it: "
             remedy += f"lvremove {volume.ref}"
         case Kind.TAKEN:
-            problem = "it was made by snapvm, no snapshot has it, and somebody made it writable"
-            remedy = f"when it is in use, take snapvm's tags off it: {untagging}; when "
+            problem = "it was made by snapvm, belongs to no snapshot, and has been made writable"
+            remedy = f"if it is in use, remove snapvm's tags from it: {untagging}; if "
             remedy += f"nothing needs it: lvremove {volume.ref}"
         case Kind.DISK:
-            problem = "it is a disk: a rollback that nothing tells of any more gave it the name"
-            remedy = f"when its domain is well on it, take snapvm's tags off: {untagging}"
+            problem = "it is a disk: a rollback that is no longer on record gave it its name"
+            remedy = f"if its domain runs well on it, remove snapvm's tags from it: {untagging}"
         case Kind.PRESENT:
-            problem = f"it keeps what {volume.vg}/{volume.origin} was before a rollback that "
-            problem += "nothing tells of any more"
-            remedy = f"when that disk is as it should be: lvremove {volume.ref}"
+            problem = f"it holds what {volume.vg}/{volume.origin} was before a rollback that "
+            problem += "is no longer on record"
+            remedy = f"if that disk is as it should be: lvremove {volume.ref}"
     return Finding(subject=str(volume.ref), problem=problem, remedy=remedy, orphan=orphan)
 
 
@@ -223,8 +223,8 @@ def _of_groups(report: Report) -> Iterator[Finding]:
         if preflight.is_short_of_metadata(free_bytes):
             yield Finding(
                 subject=vg,
-                problem=f"the volume group has room for {free_bytes >> 10} KiB of metadata more, "
-                "near 1 KiB for each volume, and each take will be refused without",
-                remedy="delete snapshots of any domain, or volumes, that nothing needs: LVM cannot "
+                problem=f"the volume group has room for only {free_bytes >> 10} KiB more metadata: "
+                "each volume needs about 1 KiB, and without room every take will be refused",
+                remedy="delete snapshots of any domain, or volumes, that nothing needs; LVM cannot "
                 f"enlarge it (vgs -o +vg_mda_free {vg})",
             )

@@ -120,8 +120,8 @@ def _found_again(host: Host, known: Domain) -> Domain:
     if domain.uuid != known.uuid:
         raise DomainRefused(
             domain=domain.name,
-            why=f"it was defined anew meanwhile (uuid {domain.uuid}, it was {known.uuid})",
-            remedy="take again: its lock was that of the other",
+            why=f"it was defined anew meanwhile (its uuid was {known.uuid}, and is {domain.uuid})",
+            remedy="take the snapshot again: the lock held was that of the former domain",
         )
     return domain
 
@@ -160,7 +160,7 @@ def _catch(
         ):
             if plan.stop and plan.domain.state is DomainState.RUNNING:
                 name = plan.domain.name
-                undo.add(f"the running of {name}", partial(standing.run_again, host, name))
+                undo.add(f"the running state of {name}", partial(standing.run_again, host, name))
             created = datetime.now(UTC)
             progress.phase("making snapshots")
             held = snapshotting.catch(host, plan, lvms, capture, clock)
@@ -171,7 +171,7 @@ def _catch(
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method
-    progress.phase("checking what was caught")
+    progress.phase("verifying the snapshots")
     disks = snapshotting.verified(host, plan)
     sides = sidefiles.store(draft.folder, held)
     return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
@@ -273,7 +273,7 @@ def repair_all(
     failures: list[SnapvmError] = []
     with severalfailures.above_a_signal(failures), what_is_done_stays():
         for uuid, known in domains.items():
-            progress.phase(f"looking after {known}")
+            progress.phase(f"repairing {known}")
             with noting(failures), host.catalog.locked(uuid, known):
                 done += repair.finish_pending(
                     host, uuid, known, forget_missing=forget_missing, take_over=take_over

@@ -59,7 +59,7 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
             raise VolumeRefused(
                 volume=name,
                 why=f"it belongs to {record.ref} and is in use",
-                remedy=f"look for its user with `lsblk {volume.ref.path}`",
+                remedy=f"find what uses it with `lsblk {volume.ref.path}`",
             )
         if volume.uuid in needed_by:
             other = needed_by[volume.uuid].ref
@@ -72,7 +72,7 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
             raise VolumeRefused(
                 volume=name,
                 why=f"it belongs to {record.ref} and has the name of disk {disk.target}",
-                remedy="when it is not the disk, give it another name with lvrename",
+                remedy="if it is not the disk, give it another name with lvrename",
             )
         _require_ours(record, disk, volume)
         preflight.check_removable(report, volume, record.ref)
@@ -89,8 +89,8 @@ def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> No
         untagging = argv.untagging(volume.ref, volume.tags)
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it was {disk.snapshot.lv} of {record.ref}, and somebody gave it this name and "
-            "made it writable",
-            remedy=f"when it is to stay, take snapvm's tags off it: {untagging}; when it is not: "
+            why=f"it was {disk.snapshot.lv} of {record.ref}, and has since been renamed and "
+            "made writable",
+            remedy=f"if it is to stay, remove snapvm's tags from it: {untagging}; if it is not: "
             f"lvchange --permission r {volume.ref}",
         )

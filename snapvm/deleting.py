@@ -246,7 +246,7 @@ def _delete(host: Host, record: Record, report: Report) -> None:
     absence = away.of_record(record, report)
     if absence is not None:
         what = f"volume group {absence.group} {absence.why}"
-        log.warning("%s: what %s has there was left behind", what, record.ref)
+        log.warning("%s: the volumes of %s in it are left behind", what, record.ref)
     gone = host.catalog.hide(record)
     try:
         host.lvm.remove(away.within_reach(record, report), report)

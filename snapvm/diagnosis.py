@@ -125,7 +125,7 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
             quoted = shlex.quote(str(place))
             said.append(
                 f"others than root may write to {place}: who can put {what} there is as good as "
-                f"root; `chown root:root {quoted}; chmod go-w {quoted}`, or have them elsewhere"
+                f"root; `chown root:root {quoted}; chmod go-w {quoted}`, or keep them elsewhere"
             )
     return tuple(said)
 
@@ -152,8 +152,8 @@ def _of_siblings(disk: Footing) -> str:
     if disk.thick_snapshots < MANY_THICK_SNAPSHOTS:
         return ""
     return (
-        f"{disk.target} has {disk.thick_snapshots} thick snapshots, each of which makes the next "
-        f"one's part of the pause some {DEARER_BY_EACH_PERCENT} % longer, and every first write "
+        f"{disk.target} has {disk.thick_snapshots} thick snapshots; each makes the next one's "
+        f"part of the pause some {DEARER_BY_EACH_PERCENT} % longer, and every first write "
         "slower; keep fewer (`snapvm prune`), or move the disk to a thin pool, where their number "
         "does not matter"
     )

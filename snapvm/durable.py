@@ -62,7 +62,7 @@ def require_no_dead_link(path: Path) -> None:
             raise HostLacks(
                 what=f"the folder {quoted(str(path))}: {quoted(str(place))} is a link to {target}, "
                 "which is not there",
-                remedy=f"is the disk mounted that it is on? if there is none: mkdir -p {target}",
+                remedy=f"is the disk that holds it mounted? if there is none: mkdir -p {target}",
             )
 
 

@@ -46,21 +46,21 @@ class ExitStatus(IntEnum):
 
 
 _MEANINGS = {
-    ExitStatus.DONE: "Done, all of it.",
+    ExitStatus.DONE: "All of the work was done.",
     ExitStatus.BUG: "A bug in snapvm; please report what it printed.",
     ExitStatus.USAGE: "The command line or a setting is wrong.",
     ExitStatus.NOT_FOUND: "There is no such domain or snapshot.",
     ExitStatus.REFUSED: "Refused before anything was touched; or `check`, `doctor`, `verify` or "
-    "`catalog rebuild` found something that is not in order.",
+    "`catalog rebuild` found a problem.",
     ExitStatus.LOCKED: "Another snapvm is working on this domain, here or on another host that "
     "sees the state folder.",
     ExitStatus.FAILED: "Failed; everything was put back as it was, except for snapshots that the "
-    "message says are deleted.",
-    ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` mends what is left over, as does the next "
-    "take, rollback, undo, delete or prune that works on the domain.",
+    "message says were deleted.",
+    ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` cleans up what was left behind, as does the "
+    "next take, rollback, undo, delete or prune that works on the domain.",
     ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
     ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, except for what the "
-    "message says is deleted, or stays.",
+    "message says was deleted or remains.",
 }
 
 
@@ -142,7 +142,7 @@ class IdleOption(SnapvmError):
     why: str
 
     def message(self) -> str:
-        return f"{self.option} would do nothing: {self.why}"
+        return f"{self.option} would have no effect: {self.why}"
 
     def hint(self) -> str:
         return f"leave {self.option} out"
@@ -164,7 +164,7 @@ class BadSetting(SnapvmError):
         remedy = f"correct it, or `unset {self.where}`"
         if not self.where.startswith("SNAPVM_"):
             remedy = "correct it there, or leave it out"
-        return f"{remedy}; `man snapvm` says below ENVIRONMENT what each setting may be"
+        return f"{remedy}; `man snapvm` describes each setting under ENVIRONMENT"
 
 
 # --- 3: not found -----------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class UnknownSnapshot(SnapvmError):
     """The domain has no snapshot of this id, or none at all."""
 
     exit_status = ExitStatus.NOT_FOUND
-    remedy = "`snapvm list` shows the snapshots there are"
+    remedy = "`snapvm list` shows the existing snapshots"
     domain: str
     id: str
     begins: str = ""
@@ -204,7 +204,7 @@ class UnknownSnapshot(SnapvmError):
 
     def hint(self) -> str:
         if self.begins:
-            return f"{quoted(self.begins)} begins so; with --yes the whole id has to be given"
+            return f"{quoted(self.begins)} begins with that; with --yes the whole id is required"
         return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 
@@ -213,7 +213,7 @@ class NothingToUndo(SnapvmError):
     """The domain has no record of what was current before a rollback."""
 
     exit_status = ExitStatus.NOT_FOUND
-    remedy = "`snapvm list` shows the snapshots there are; `undo` goes back to one of kind undo"
+    remedy = "`snapvm list` shows the existing snapshots; `undo` goes back to one of kind undo"
     domain: str
     is_pending: bool = False
     """A rollback of the domain has not ended, and has made no record to go back to yet."""
@@ -226,7 +226,7 @@ class NothingToUndo(SnapvmError):
             return f"`{typed('rollback', self.domain)}` goes back to that snapshot"
         if self.is_pending:
             mending = typed("repair", self.domain)
-            return f"a rollback of it has not ended: `{mending}` finishes it or takes it back"
+            return f"a rollback of it is unfinished: `{mending}` finishes it or takes it back"
         return self.remedy
 
 
@@ -260,7 +260,7 @@ class AmbiguousDomain(SnapvmError):
         what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
         known = zip(self.uuids, self.known_as, strict=True)
         whose = tuple(f"{quoted(name)} ({uuid})" for uuid, name in known)
-        return f"{what} could be of any of the domains {some(whose)}"
+        return f"{what} could refer to any of the domains {some(whose)}"
 
     def hint(self) -> str:
         at = f"@{self.id}" if self.id else ""
@@ -291,11 +291,11 @@ class Locked(SnapvmError):
     def hint(self) -> str:
         remedy = "wait for it to end, or give --wait SECONDS"
         if self.was_waited_for:
-            remedy = "it did not end while it was waited for: try again when it has"
+            remedy = "it had not ended when the waiting time was over: try again when it has"
         if not self.shared:
             return remedy
         return (
-            f"{remedy}; when that host is dead for good and its lock is still there: "
+            f"{remedy}; if that host is permanently down and its lock is still there: "
             f"rm {shlex.quote(self.shared)}"
         )
 
@@ -306,8 +306,8 @@ class WorkElsewhere(SnapvmError):
 
     exit_status = ExitStatus.LOCKED
     remedy = (
-        "wait for it, or `snapvm repair` on that host; if it is dead for good, and the domain is "
-        "not running on any other: snapvm repair --take-over DOM"
+        "wait for it, or run `snapvm repair` on that host; if that host is permanently down, and "
+        "the domain runs on no other: snapvm repair --take-over DOM"
     )
     path: str
     host: str

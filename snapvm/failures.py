@@ -21,13 +21,13 @@ _STORAGE_HINTS = {
     os.strerror(errno.ENOSPC): _NO_ROOM,
     os.strerror(errno.EDQUOT): _NO_ROOM,
     os.strerror(errno.EROFS): "mount it writable, then try again: findmnt --target {folder}",
-    os.strerror(errno.EIO): "the kernel says more: dmesg; findmnt --target {folder}",
-    os.strerror(errno.ESTALE): "its server has lost it; mount it anew: findmnt --target {folder}",
-    os.strerror(errno.EACCES): "SELinux, AppArmor or a server denies it: ls -dZ {folder}; "
+    os.strerror(errno.EIO): "see the kernel's log: dmesg; findmnt --target {folder}",
+    os.strerror(errno.ESTALE): "its server has lost it; remount it: findmnt --target {folder}",
+    os.strerror(errno.EACCES): "SELinux, AppArmor or a file server denies access: ls -dZ {folder}; "
     "findmnt --target {folder}",
     os.strerror(errno.EMFILE): "allow snapvm more open files (ulimit -n; LimitNOFILE= of its unit)",
     os.strerror(errno.ENFILE): "the host has too many open files: sysctl fs.file-nr fs.file-max",
-    os.strerror(errno.ENOLCK): "its file system, or its server, gives no more locks: "
+    os.strerror(errno.ENOLCK): "its file system, or its server, grants no more locks: "
     "findmnt --target {folder}",
 }
 """What to do about storage, by what the kernel says of it."""
@@ -71,7 +71,7 @@ class StillAtWork(SnapvmError):
 class SnapshotFailed(SnapvmError):
     """A disk whose LVM snapshot could not be made in the window."""
 
-    remedy = "the domain runs on and nothing was kept; mend the cause and take again"
+    remedy = "the domain runs on and nothing was kept; fix the cause, then take the snapshot again"
     target: str
     volume: str
     why: str
@@ -128,7 +128,7 @@ class ImageNotWritten(CaptureFailed):
         return f"the memory of {quoted(self.domain)} could not be written: {self.why}"
 
     def hint(self) -> str:
-        return f"look after the file system of {quoted(self.path)}, then take the snapshot again"
+        return f"check the file system of {quoted(self.path)}, then take the snapshot again"
 
 
 @dataclass(eq=False)
@@ -136,8 +136,8 @@ class NotFrozen(SnapvmError):
     """The guest's agent did not freeze its file systems."""
 
     remedy = (
-        "look after qemu-guest-agent in the guest, or leave --quiesce out: memory and disks "
-        "are of one instant without it"
+        "check qemu-guest-agent in the guest, or leave --quiesce out: memory and disks fit "
+        "together without it"
     )
     domain: str
     why: str
@@ -164,7 +164,7 @@ class ClockNotSet(SnapvmError):
 class WindowBroken(SnapvmError):
     """Somebody else ran, stopped or changed the domain while it had to stand still."""
 
-    remedy = "nothing was kept; take again when nobody else works on the domain"
+    remedy = "nothing was kept; take the snapshot again when nobody else works on the domain"
     domain: str
     what: str
 
@@ -176,11 +176,12 @@ class WindowBroken(SnapvmError):
 class PausedMeanwhile(WindowBroken):
     """Somebody paused the running domain just before snapvm did; it stays paused."""
 
-    remedy = "nothing was kept; take again: a paused domain can be captured as it is"
+    remedy = "nothing was kept; take the snapshot again: a paused domain can be captured as it is"
     what: str = "it was paused"
 
     def message(self) -> str:
-        return f"{quoted(self.domain)} was paused by somebody before it was captured, and stays so"
+        who = "was paused by someone else before it was captured, and stays paused"
+        return f"{quoted(self.domain)} {who}"
 
 
 @dataclass(eq=False)
@@ -239,14 +240,14 @@ class OldJournal(SnapvmError):
     """A journal of a rollback that the disks do not fit any more: they are newer."""
 
     remedy = (
-        "move that file out of the state folder, and see that the domain is as it should be; if "
-        "it is not, roll back once more"
+        "move that file out of the state folder, and check that the domain is as it should be; "
+        "if it is not, roll back once more"
     )
     volume: str
     why: str
 
     def message(self) -> str:
-        is_old = "the journal of the rollback is older than that, as one from a backup is"
+        is_old = "the journal of the rollback is older than that, as if restored from a backup"
         return f"disk {quoted(self.volume)}: {self.why}; {is_old}"
 
 

@@ -110,7 +110,7 @@ class GoingBack:
         newdisks.require_devices(host.lvm, plan)
         newdisks.require_bare(host.lvm, plan)
         undo.add(
-            "the names of the disks, by which the domain must not be started until then",
+            "the names of the disks (until then the domain must not be started)",
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 
@@ -150,7 +150,7 @@ class GoingBack:
         except SnapvmError as error:
             if self._state() is not DomainState.SHUTOFF:
                 raise
-            log.warning("%s is off, but not all of it has ended: %s", self.plan.domain.name, error)
+            log.warning("%s is off, but has not ended entirely: %s", self.plan.domain.name, error)
 
     def _go_on(self) -> RollbackDone:
         """Past the point of no return: the disks; then the domain, and beside it the bookkeeping.
@@ -206,7 +206,7 @@ class GoingBack:
                 raise swapping.not_started(
                     record, error, f"then: {swapping.repairing(name)}"
                 ) from error
-            left = (f"what comes after the rollback of {name} to {record.id}",)
+            left = (f"the last steps of the rollback of {name} to {record.id}",)
             raise LeftBehind(leftovers=left, why=str(error)) from error
 
     def _is_known_on(self) -> bool:

@@ -94,7 +94,7 @@ class Guard:
         said = self._hear(READY_SECONDS)
         if said != _READY:
             raise HostLacks(
-                what=f"a guard process that works ({said or 'it is silent'})",
+                what=f"a guard process that works ({said or 'it does not answer'})",
                 remedy="`snapvm --verbose repair` tells more",
             )
 

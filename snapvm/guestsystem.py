@@ -84,7 +84,7 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
     with shielded():
         was_still = plan.stop or still.thaw()
     if not was_still:
-        why = "they went on by themselves, or somebody had them go on, before the end of the pause"
+        why = "they were thawed, by themselves or by somebody, before the end of the pause"
         raise NotFrozen(domain=plan.domain.name, why=why)
 
 
@@ -132,7 +132,7 @@ def release(host: Host, domain: Domain) -> None:
     try:
         host.hypervisor.agent.thaw(domain)
     except StillFrozen as error:
-        log.warning("%s; should it hang: %s", error, error.hint())
+        log.warning("%s; if it hangs: %s", error, error.hint())
 
 
 def awaken(host: Host, record: Record, *, set_time: bool) -> Awakened:

@@ -31,7 +31,7 @@ def locked(
     others = catalog.uuids_of(name) if whose.hypervisor is HypervisorKind.XEN else ()
     # In one order, so that no two wait for each other.
     uuids = tuple(sorted({uuid, *others}))
-    progress.phase(f"waiting until nobody works on {name}")
+    progress.phase(f"waiting for the lock of {name}")
     with ExitStack() as stack:
         for each in uuids:
             stack.enter_context(catalog.locked(each, name))

@@ -57,7 +57,7 @@ def require_writable(settings: Settings) -> None:
             where=str(settings.state_dir),
             needed=f"{_NOTES_FILES} files",
             free=str(status.f_ffree),
-            remedy="delete files there: its file system has as many as it can have (df -i)",
+            remedy="delete files there: its file system has no free inodes (df -i)",
         )
 
 

@@ -101,7 +101,7 @@ def shall_be_sparse(
         return False
     if wanted is ImageFormat.AUTO and can:
         return True
-    raise _no_plain(versions, "take with --image-format sparse or --compress zstd")
+    raise _no_plain(versions, "take the snapshot with --image-format sparse or --compress zstd")
 
 
 def _require_sparse(how: Compression, *, can: bool) -> None:

@@ -226,7 +226,7 @@ def what_is_done_stays() -> Iterator[None]:
     try:
         yield
     except Interrupted as interruption:
-        became = "what had been done by then stays, and nothing is half done"
+        became = "what was already done stays, and nothing is half done"
         raise replace(interruption, became=became) from interruption
 
 

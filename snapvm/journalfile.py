@@ -16,7 +16,7 @@ from snapvm.attention import JournalUnusable
 VERSION = 1
 _KEY = "journal"
 _HOST = "host"
-_UNREAD = "leave it where it is; see to what keeps it from being read, then: snapvm repair"
+_UNREAD = "leave it where it is; fix what prevents it from being read, then: snapvm repair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def _lock(descriptor: int, name: str, wait_seconds: float, *, shared: str = "") 
             holder = b""
             with suppress(OSError):  # it is held, whatever can be read of who holds it
                 holder = os.pread(descriptor, _HOLDER_LIMIT_BYTES, 0)
-            said = holder.decode(errors="replace").strip() or "it has not said which"
+            said = holder.decode(errors="replace").strip() or "unknown process"
             raise Locked(domain=name, holder=said, shared=shared) from None
 
     if not wait_seconds:

@@ -162,7 +162,7 @@ class HostMemory:
                 room = room_now(needed_bytes, sum(_claims(self._folder)))
                 self._claim(room.claimed_bytes)
         except OSError as error:
-            log.warning("captures that run beside this one are not reckoned with: %s", error)
+            log.warning("other captures running now are not reckoned with: %s", error)
             return room_now(needed_bytes)
         return room
 

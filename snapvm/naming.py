@@ -41,10 +41,10 @@ def check_name(name: str) -> SnapshotId:
     if name.casefold() in RESERVED:
         raise BadName(text=name, why="this word is reserved", remedy=_NAMES)
     if is_undo(name):
-        why = "it is how the disks are named that a rollback has replaced"
+        why = "names like this are for the disks that a rollback has replaced"
         raise BadName(text=name, why=why, remedy=_NAMES)
     if moment(name) is not None:
-        why = "it is how snapshots without a name are named"
+        why = "names like this are for snapshots without a name"
         raise BadName(
             text=name, why=why, remedy=f"leave --name out, or put a word before it; {_NAMES}"
         )

@@ -80,8 +80,8 @@ def of(hypervisor: Hypervisor, domain: Domain, uuid_of_device: UuidOfDevice) -> 
             return Occupant(is_off=True, volumes=None)
         raise DomainRefused(
             domain=domain.name,
-            why=f"which volumes it uses cannot be said ({error})",
-            remedy="shut it off first; a rollback discards what it has in memory anyway",
+            why=f"snapvm cannot tell which volumes it uses ({error})",
+            remedy="shut it off first; a rollback discards its memory anyway",
         ) from error
     return Occupant(is_off=is_off, volumes=volumes, omitted=drives.omitted)
 
@@ -133,10 +133,10 @@ def require_held(domain: Domain, volumes: Mapping[str, LogicalVolume]) -> None:
             raise DiskRefused(
                 domain=domain.name,
                 target=target,
-                why=f"nobody uses {volume.ref}: the domain runs on another volume, which was "
-                "renamed below it",
-                remedy=f"give that one its name back (`lvs {volume.ref.vg}` shows an o for those "
-                "in use), or start the domain anew on the one that has the name",
+                why=f"{volume.ref} is not in use: the domain runs on another volume, which was "
+                "renamed while the domain had it open",
+                remedy=f"give that volume its name back (`lvs {volume.ref.vg}` shows an o for "
+                "those in use), or restart the domain on the volume that has the name now",
             )
 
 
@@ -172,12 +172,12 @@ def require_replaceable(
         )
     if occupant.has(current):
         return
-    require_unused(current, f"the domain does not have it as {disk.target} any more, and ")
+    require_unused(current, f"the domain no longer has it as {disk.target}, and ")
     if record.memory is None:
         raise VolumeRefused(
             volume=str(current.ref),
             why=f"it is disk {disk.target} of {record.ref}, and the domain does not have it now",
-            remedy="attach it to the domain again, then go back",
+            remedy="attach it to the domain again, then roll back",
         )
 
 
@@ -196,8 +196,8 @@ def require_named(
         if name is not None and name.is_absolute() and not _is(name, volume, uuid_of_device):
             raise VolumeRefused(
                 volume=str(volume.ref),
-                why=f"it is disk {target}, which the memory image calls {name}, and that is not it",
-                remedy=f"let {name} lead to it, as it did when the snapshot was taken",
+                why=f"it is disk {target}, but {name}, as the memory image calls it, is another",
+                remedy=f"make {name} lead to it, as it did when the snapshot was taken",
             )
 
 
@@ -212,8 +212,8 @@ def require_bare(volume: LvRef, holders: Iterable[Holder]) -> None:
         remedies = dict.fromkeys(holder.remedy for holder in found)
         raise VolumeRefused(
             volume=str(volume),
-            why=f"{lying} of this host lies on it, and would not go back with it",
-            remedy="unmount what is mounted of that, then: " + "; ".join(remedies),
+            why=f"{lying} of this host is stacked on it, and would not be rolled back with it",
+            remedy="unmount whatever is mounted from that, then: " + "; ".join(remedies),
         )
 
 
@@ -229,8 +229,8 @@ def require_no_more(record: Record, others: Iterable[str]) -> None:
             detach = _DETACH[record.hypervisor].format(shlex.quote(record.domain), target)
             raise DomainRefused(
                 domain=record.domain,
-                why=f"it has disk {target}, and {record.ref} was taken without it: it would have "
-                "disks of two times",
+                why=f"it has disk {target}, and {record.ref} was taken without it: its disks would "
+                "be from two different times",
                 remedy=f"detach {target} for the rollback: {detach}",
             )
 
@@ -297,10 +297,10 @@ def _overlaid(
     return DomainRefused(
         domain=record.domain,
         why=f"its disk {target} is an overlay on {volume.ref} (an external snapshot, say), which "
-        f"is disk {disk.target} of {record.ref}: what the overlay holds are changes of that "
-        "volume, and of no other",
+        f"is disk {disk.target} of {record.ref}: what the overlay holds are changes to that "
+        "volume, and to no other",
         remedy=f"merge it while the domain runs: virsh blockcommit {name} {target} --active "
-        "--pivot; or give up what is in it: shut the domain off, and name "
+        "--pivot; or discard what is in it: shut the domain off, and name "
         f"{volume.ref.path} in its place (virsh edit {name})",
     )
 
@@ -318,6 +318,6 @@ def require_unused(volume: LogicalVolume, why: str = "") -> None:
     if volume.is_open:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"{why}something else than the domain uses it",
-            remedy=f"`fuser -v {volume.ref.path}` and `lsblk` find it",
+            why=f"{why}something other than the domain uses it",
+            remedy=f"find it with `fuser -v {volume.ref.path}` and `lsblk`",
         )

@@ -133,7 +133,7 @@ def _check_unneeded(volume: LogicalVolume, report: Report) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why="it is in use",
-            remedy=f"look for its user with `lsblk {volume.ref.path}`",
+            remedy=f"find what uses it with `lsblk {volume.ref.path}`",
         )
     preflight.check_removable(report, volume, "no snapshot")
     preflight.check_nothing_above(volume, report)

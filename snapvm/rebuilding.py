@@ -36,7 +36,7 @@ from snapvm.recordfolder import RECORD_FILE, Damaged, Fault
 from snapvm.refusals import BadImage, RecordUnusable
 
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
-_NONE = "no volume that LVM shows says that it belongs to it"
+_NONE = "none of the volumes that LVM shows is tagged as belonging to it"
 _NEWER = "it was written by a newer snapvm, which can read it"
 _Place = tuple[str, str]
 """The uuid of a record's domain, and its id."""
@@ -116,7 +116,7 @@ def _why_kept(entry: Damaged) -> str:
     """Say why a record stays as it is that cannot be read."""
     match entry.fault:
         case Fault.UNREAD:
-            return f"it may be whole, and cannot be read now: {entry.why}"
+            return f"it may be whole, but cannot be read now: {entry.why}"
         case Fault.NEWER:
             return _NEWER
         case Fault.DAMAGED:
@@ -183,7 +183,7 @@ def _require_alone(claimants: Sequence[_Lost]) -> None:
     if len(claimants) > 1:
         claims = "; ".join(map(str, claimants))
         raise _CannotBe(
-            f"several sets of volumes say that they are it: {claims}; remove those that "
+            f"several sets of volumes claim to be it: {claims}; remove those that "
             "are not, or hide a guest's from this host's LVM (lvmdevices(8))"
         )
 
@@ -286,7 +286,7 @@ def _require_readable(record: Record, path: Path) -> None:
     try:
         recordfile.load(recordfile.dump(record).encode(), str(path))
     except RecordUnusable as error:
-        raise _CannotBe(f"what its image says cannot be: {error.why}") from error
+        raise _CannotBe(f"what its image says is not possible: {error.why}") from error
 
 
 def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:
@@ -297,7 +297,7 @@ def _unknown(record: Record, *, is_bare: bool) -> tuple[str, ...]:
         if record.hypervisor is HypervisorKind.LIBVIRT:
             # Nothing is thawed on a guess: the agent may be one that does not answer.
             unknown.append(
-                "whether the guest's file systems were frozen (should it hang after a rollback: "
+                "whether the guest's file systems were frozen (if it hangs after a rollback: "
                 f"virsh domfsthaw {shlex.quote(record.domain)})"
             )
     else:

@@ -29,10 +29,10 @@ def find(host: Host, record: Record) -> Domain:
         _require_startable(record)
         return vanished(record)
     if domain.uuid != record.domain_uuid and not _has_its_disks(host, domain, record):
-        _require_not_renamed(host, record, "give the other one another, and ")
+        _require_not_renamed(host, record, "rename the other domain, and ")
         raise DomainRefused(
             domain=domain.name,
-            why=f"it is another domain (uuid {domain.uuid}) than {record.ref} was taken of",
+            why=f"it is not the domain that {record.ref} was taken of (its uuid is {domain.uuid})",
             remedy=_way_past_another(record),
         )
     return domain
@@ -48,7 +48,7 @@ def _require_not_renamed(host: Host, record: Record, first: str = "") -> None:
         back = "give it that name back for the rollback (`virsh domrename`, `xl rename`)"
         raise DomainRefused(
             domain=record.domain,
-            why=f"its name is {quoted(now)} now, and another in {record.ref}",
+            why=f"its name is {quoted(now)} now, and was different in {record.ref}",
             remedy=first + back,
         )
 
@@ -59,7 +59,7 @@ def _require_startable(record: Record) -> None:
         raise DomainRefused(
             domain=record.domain,
             why=f"libvirt does not know it, and {record.ref} has no memory to start it from",
-            remedy="have libvirt know it first: `virsh define FILE`, or `virsh create FILE "
+            remedy="make it known to libvirt first: `virsh define FILE`, or `virsh create FILE "
             "--paused` for one that is transient",
         )
 
@@ -68,7 +68,7 @@ def _way_past_another(record: Record) -> str:
     """Say what to do about another domain that has the record's name."""
     rename = "rename one of the two"
     if record.hypervisor is HypervisorKind.XEN:
-        return f"{rename}; one that was only created anew needs all the disks that it had then"
+        return f"{rename}; if it was merely created anew, it needs all the disks that it had then"
     again = (
         f"if it is the same machine, define it with the uuid {record.domain_uuid} again (virsh "
         "dumpxml --security-info, virsh undefine --keep-nvram --keep-tpm, virsh define)"

@@ -125,13 +125,13 @@ class UndoUnclear(Refused):
 
     def message(self) -> str:
         return (
-            f"a rollback of {quoted(self.domain)} had not ended when {self.chosen} was chosen to "
-            "go back to; by now it is finished or taken back"
+            f"a rollback of {quoted(self.domain)} was unfinished when {self.chosen} was chosen as "
+            "the state to go back to; since then it has been finished or taken back"
         )
 
     def hint(self) -> str:
         look = typed("list", self.domain)
-        return f"`{look}` tells which; then, if you still want it: {typed('undo', self.domain)}"
+        return f"`{look}` shows which; if you still want to undo: {typed('undo', self.domain)}"
 
 
 @dataclass(eq=False)
@@ -144,27 +144,27 @@ class MeansAnother(Refused):
 
     def message(self) -> str:
         return (
-            f"{quoted(self.reference)} was {quoted(self.meant)} when this command began, and is "
-            f"{quoted(self.means)} by now"
+            f"{quoted(self.reference)} meant {quoted(self.meant)} when this command began, but now "
+            f"means {quoted(self.means)}"
         )
 
     def hint(self) -> str:
         which = " or ".join(map(shlex.quote, (self.meant, self.means)))
-        return f"nothing was done; say which: {which}"
+        return f"nothing was done; name the snapshot you mean: {which}"
 
 
 @dataclass(eq=False)
 class KeptIsGone(Refused):
     """What was to be kept was deleted by somebody else before what was to go in its stead."""
 
-    remedy = "type the same again: it is decided anew"
+    remedy = "run the same command again: it decides afresh what to keep"
     snapshot: str
     kept: str
 
     def message(self) -> str:
         return (
-            f"{quoted(self.snapshot)} may be to be kept: {quoted(self.kept)}, which was to be, was "
-            "deleted meanwhile"
+            f"{quoted(self.snapshot)} may have to be kept now: {quoted(self.kept)}, which was to "
+            "be kept, was deleted in the meantime"
         )
 
 
@@ -184,14 +184,14 @@ class SnapshotExists(Refused):
 class SnapshotReplaced(Refused):
     """The chosen snapshot is gone, and another one has got its id."""
 
-    remedy = "`snapvm list` shows the snapshots there are: choose again"
+    remedy = "`snapvm list` shows the existing snapshots: choose again"
     domain: str
     id: str
 
     def message(self) -> str:
         return (
-            f"{quoted(self.domain)}@{self.id} was deleted meanwhile, and another snapshot has its "
-            "name now"
+            f"{quoted(self.domain)}@{self.id} was deleted in the meantime, and another snapshot "
+            "now has its name"
         )
 
 
@@ -214,9 +214,9 @@ class RecordDamaged(RecordUnusable):
     def hint(self) -> str:
         folder = shlex.quote(str(PurePath(self.path).parent))
         return (
-            "`snapvm catalog rebuild --dry-run` tells whether it can be made anew; if it cannot, "
-            f"move {folder} out of the state folder: `snapvm check` then finds the volumes that "
-            "are left of it, and `snapvm check --fix` removes them"
+            "`snapvm catalog rebuild --dry-run` shows whether it can be rebuilt; if it cannot, "
+            f"move {folder} out of the state folder: `snapvm check` then finds the volumes left "
+            "over from it, and `snapvm check --fix` removes them"
         )
 
 
@@ -231,7 +231,7 @@ class RecordNewer(RecordUnusable):
 class RecordUnread(RecordUnusable):
     """A record that may be whole, and that the host does not let be read now."""
 
-    remedy = "leave it where it is; see to what keeps it from being read, then try again"
+    remedy = "leave it where it is; fix what prevents it from being read, then try again"
 
 
 @dataclass(eq=False)
@@ -254,12 +254,12 @@ class NotConfirmed(Refused):
 class NothingToLookInto(Refused):
     """A snapshot that is whole but has no memory image of the kind that is asked for."""
 
-    remedy = "`snapvm show` tells what a snapshot has; the path of an image may be given as well"
+    remedy = "`snapvm show` tells what a snapshot contains; you may also give the path of an image"
     ref: str
     why: str
 
     def message(self) -> str:
-        return f"{quoted(self.ref)} cannot be looked into: {self.why}"
+        return f"{quoted(self.ref)} cannot be examined: {self.why}"
 
 
 @dataclass(eq=False)
@@ -313,8 +313,8 @@ class NotReady(Refused):
     diagnosis: Mapping[str, Any]
 
     def message(self) -> str:
-        what = "a thing stands" if self.count == 1 else f"{self.count} things stand"
-        return f"{what} in the way of a take of {quoted(self.domain)}"
+        what = "one thing stands" if self.count == 1 else f"{self.count} things stand"
+        return f"{what} in the way of taking a snapshot of {quoted(self.domain)}"
 
     def details(self) -> Mapping[str, Any]:
         return self.diagnosis
@@ -331,7 +331,7 @@ class Found(Refused):
     remedy: str = ""
 
     def message(self) -> str:
-        return f"{self.count} thing{'' if self.count == 1 else 's'} not in order"
+        return f"{self.count} problem{'' if self.count == 1 else 's'} found"
 
     def details(self) -> Mapping[str, Any]:
         return {**self.done, "findings": list(self.findings)}

@@ -99,7 +99,7 @@ def _decided_again(host: Host, record: Record, now: _Look) -> Record:
             return each.record
     why = next((lost.why for lost in hopeless if lost.ref == record.ref), "its volumes are gone")
     path = host.catalog.folder(record.domain_uuid, record.id) / RECORD_FILE
-    raise RecordUnusable(path=str(path), why=f"it cannot be made anew any more: {why}")
+    raise RecordUnusable(path=str(path), why=f"it can no longer be rebuilt: {why}")
 
 
 def _domain_name(host: Host, record: Record) -> str:

@@ -107,7 +107,7 @@ def _not_started_by_mistake(
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
-        id_, mending = journal["record"], error.hint() or "mend the cause"
+        id_, mending = journal["record"], error.hint() or "fix the cause"
         if journal["phase"] == Phase.RESTORED:
             next_ = f"{mending}, then: {typed('repair', name)}"
             raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error
@@ -178,7 +178,7 @@ def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
             definition="",
         )
     host.hypervisor.abandon(domain)
-    return (f"set back what a killed snapvm had set for a capture of {name}",)
+    return (f"reset what a killed snapvm had changed for a capture of {name}",)
 
 
 def remove_orphans(host: Host) -> tuple[str, ...]:

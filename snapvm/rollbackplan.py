@@ -155,7 +155,7 @@ def undo_record(plan: RollbackPlan) -> Record:
         kind=RecordKind.UNDO,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         named=False,
-        note=f"what was current before the rollback to {record.id}",
+        note=f"the disks before the rollback to {record.id}",
         domain=record.domain,
         domain_uuid=record.domain_uuid,
         hypervisor=record.hypervisor,

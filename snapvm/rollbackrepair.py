@@ -73,7 +73,7 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
             f"the rollback of {name} to {journal['record']} had ended: its journal was an old one"
         )
     is_afresh = has_booted and found.phase is not Phase.STARTED
-    how = "; the host was booted meanwhile, and it was started afresh" if is_afresh else ""
+    how = "; the host was rebooted meanwhile, and the domain started afresh" if is_afresh else ""
     return f"finished the rollback of {name} to {journal['record']}{how}"
 
 
@@ -157,8 +157,8 @@ def _require_whole(journal: dict[str, Any], record: Record, domain: Domain | Non
         raise NotStarted(
             domain=record.domain,
             id=record.id,
-            why="it stands still, and its start does not end",
-            remedy="let it run if somebody paused it, else end it (`virsh destroy`, `xl destroy`); "
+            why="it is paused, and its start does not finish",
+            remedy="resume it if somebody paused it, else end it (`virsh destroy`, `xl destroy`); "
             f"then: {swapping.repairing(record.domain)}",
         )
 
@@ -246,8 +246,8 @@ def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str)
     host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
     host.catalog.end_journal(uuid, Work.ROLLBACK)
     is_ended = journal["was_running"] and _is_off(standing.find(host, name))
-    who = "the host was booted" if howfar.is_new_boot(journal) else "somebody has ended it"
-    off = f"; {who} meanwhile, and it is off" if is_ended else ""
+    who = "the host was rebooted" if howfar.is_new_boot(journal) else "something ended the domain"
+    off = f"; {who} meanwhile, and {name} is off" if is_ended else ""
     return f"took back the unfinished rollback of {name} to {journal['record']}{off}"
 
 

@@ -34,25 +34,25 @@ class Settings:
     """
 
     state_dir: Path = Path("/var/lib/snapvm")
-    """Records and memory images; 0700."""
+    """The folder of records and memory images; mode 0700."""
     run_dir: Path = Path("/run/snapvm")
-    """Locks; emptied by a reboot."""
+    """The folder of locks; a reboot empties it."""
     libvirt_uri: str = "qemu:///system"
-    """Which libvirt to speak to."""
+    """The libvirt to connect to."""
     pool_data_limit_percent: float = 90.0
-    """Refuse to take when a thin pool's data is fuller than this."""
+    """Refuse a take if the data of a thin pool is fuller than this."""
     pool_metadata_limit_percent: float = 80.0
-    """Refuse to take when a thin pool's metadata is fuller than this."""
+    """Refuse a take if the metadata of a thin pool is fuller than this."""
     group_limit_percent: float = 100.0
-    """Refuse when thick snapshots would make a volume group fuller than this."""
+    """Refuse if thick snapshots would make a volume group fuller than this."""
     image_limit_percent: float = 100.0
-    """Refuse to take when a memory image would make its file system fuller than this."""
+    """Refuse a take if a memory image would make its file system fuller than this."""
     cow_size: CowSize = cowsize.FULL
     """How much of a thick disk may change before its snapshot is lost: full, 20% or 4G."""
     cow_chunk: int = cowsize.DEFAULT_CHUNK_BYTES
-    """How much a thick snapshot copies at a time, 4K to 512K; all snapshots of a disk have one."""
+    """The chunk size of thick snapshots, 4K to 512K; the same for all snapshots of a disk."""
     window_limit_seconds: float = 30.0
-    """Resume the domain and give up when LVM, or `background`, takes longer in the pause."""
+    """Give up and resume the domain if LVM, or `background`, takes longer in the pause."""
     capture: CaptureMethod = CaptureMethod.AUTO
     """How memory of libvirt domains is captured: auto, background, precopy, libvirt or stop."""
     compress: Compression = compression.NONE
@@ -60,15 +60,15 @@ class Settings:
     image_format: ImageFormat = ImageFormat.AUTO
     """How memory images of libvirt domains are laid out: auto, plain or sparse."""
     agent_limit_seconds: float = 30.0
-    """Give up when a guest's agent takes longer than this to freeze its file systems."""
+    """Give up if a guest agent takes longer than this to freeze the file systems."""
     capture_limit_seconds: float = 3600.0
-    """Give up when writing the memory image takes longer than this."""
+    """Give up if writing the memory image takes longer than this."""
     precopy_limit_seconds: float = 60.0
     """With `precopy`: pause a guest that still changes memory this long after the first pass."""
     lock_wait_seconds: float = 0.0
     """How long to wait when another snapvm is working on the domain."""
     foreign_ptes: ForeignPtes = ForeignPtes.ZERO
-    """What to do about a Xen guest's mappings of frames that are not its own: zero or refuse."""
+    """What to do with a Xen guest's mappings of frames that are not its own: zero or refuse."""
 
 
 def _path(value: Any) -> Path:
@@ -250,4 +250,4 @@ def _near(word: str, known: Iterable[str]) -> str:
     # With the prefix, which all of them have, all of them would look alike.
     bare = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(word.removeprefix(PREFIX), bare, n=1)
-    return f"; {bare[near[0]]!r} may be meant" if near else ""
+    return f"; did you mean {bare[near[0]]!r}?" if near else ""

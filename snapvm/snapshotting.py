@@ -122,7 +122,7 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
         made = report.lv_from_name(disk.volume.vg, disk.snapshot_name)
         if made is None or not _is_as_planned(made, plan, disk):
             lost = "" if made is None else preflight.loss(made)
-            why = f"is lost: {lost}" if lost else "is not there as it was asked for"
+            why = f"is lost: {lost}" if lost else "was not made as requested"
             raise SnapshotFailed(
                 target=disk.target,
                 volume=str(disk.volume),
@@ -161,5 +161,5 @@ def _require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> 
         raise SnapshotFailed(
             target=disk.target,
             volume=str(disk.volume),
-            why=f"in {pool.ref} there is no room for what is written from now on: {trouble}",
+            why=f"{pool.ref} has no room for what will be written from now on: {trouble}",
         )

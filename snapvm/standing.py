@@ -75,5 +75,5 @@ def tried_again(host: Host, domain: Domain, undo: Undo) -> Iterator[None]:
         yield
     except StuckPaused:
         with shielded():
-            undo.add(f"the running of {domain.name}", partial(run_again, host, domain.name))
+            undo.add(f"the running state of {domain.name}", partial(run_again, host, domain.name))
             raise

@@ -55,7 +55,7 @@ def carry_out(host: Host, plan: TakePlan) -> None:
     try:
         host.catalog.end_journal(domain.uuid, Work.STOP)
     except SnapvmError as error:
-        left = f"the journal of {domain.name}@{plan.id}, which is whole; the domain is off"
+        left = f"the journal of {domain.name}@{plan.id}, which is complete; the domain is off"
         raise LeftBehind(leftovers=(left,), why=str(error)) from error
 
 
@@ -79,14 +79,14 @@ def _require_standing(host: Host, domain: Domain) -> None:
     """
     now = standing.find(host, domain.name)
     if now is not None and now.state is DomainState.RUNNING:
-        raise DomainFailed(domain=domain.name, deed="ended", why="somebody let it run on")
+        raise DomainFailed(domain=domain.name, deed="ended", why="somebody resumed it")
 
 
 def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     """End a domain whose snapshot became whole; it may have been started again since."""
     domain = standing.find(host, name)
     is_due = host.catalog.has_record(uuid, journal["record"], journal["set"])
-    said = f"{name} is not to be stopped any more"
+    said = f"{name} no longer has to be stopped"
     if domain is None or domain.state is DomainState.SHUTOFF:
         if is_due:
             said = f"{name} was to be stopped, and is off already"
@@ -99,6 +99,6 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
         host.hypervisor.stop(domain)
         said = f"finished stopping {name}"
     else:
-        said = f"{name} stands still, and is not known to be the run that was to be stopped"
+        said = f"{name} is paused, and may not be the run that was to be stopped"
     host.catalog.end_journal(uuid, Work.STOP)
     return said

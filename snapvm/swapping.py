@@ -185,11 +185,11 @@ def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRe
     """The snapshot made in the exchange has got its uuid by now, and is no work in progress."""
     kept = writingback.present_of(report, set_, disk.volume)
     if kept is None:
-        what = "what disk %s was before the rollback is not kept: %s is gone"
+        what = "the former contents of disk %s are not kept: %s is gone"
         log.warning(what, disk.target, disk.snapshot)
         return disk
     if kept.is_lost:
-        what = "what disk %s was before the rollback is lost: %s, %s"
+        what = "the former contents of disk %s are lost: %s, %s"
         log.warning(what, disk.target, kept.ref, preflight.loss(kept))
     rolling = argv.role_tag(Role.ROLL)
     if rolling in kept.tags:
@@ -265,7 +265,7 @@ def give_up(
             return not_started(record, error, f"or start it; then: {repairing(record.domain)}")
         host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
     except SnapvmError as left:
-        log.warning("after the rollback to %s there is left: %s", record.ref, left)
+        log.warning("the rollback to %s could not be concluded: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")
     return not_started(record, error, f"then: {typed('rollback', record.ref)}")
 
@@ -281,5 +281,5 @@ def not_started(record: Record, error: SnapvmError, next_: str) -> NotStarted:
         domain=record.domain,
         id=record.id,
         why=str(error),
-        remedy=f"mend the cause, {next_}",
+        remedy=f"fix the cause, {next_}",
     )

@@ -80,12 +80,12 @@ def _usable_snapshot(record: Record, disk: DiskRecord, report: Report) -> Logica
         why = f"its snapshot {named} of {disk.target} {trouble}"
         raise RecordUnusable(path=record.ref, why=why)
     if not {TAG_OURS, set_tag(record.set)} <= snapshot.tags:
-        why = f"{snapshot.ref} does not carry its tags any more"
+        why = f"{snapshot.ref} no longer has its tags"
         raise RecordUnusable(path=record.ref, why=why)
     if snapshot.is_thick_snapshot and not snapshot.is_known_whole:
         raise VolumeRefused(
             volume=str(snapshot.ref),
-            why="it is not active, and only then LVM says whether it is lost",
+            why="it is not active, so LVM cannot say whether it is lost",
             remedy=f"lvchange -ay {snapshot.vg}/{snapshot.origin}",
         )
     return snapshot
@@ -103,14 +103,14 @@ def _current(
     if group != disk.volume.vg and record.memory is not None:
         raise VolumeRefused(
             volume=str(snapshot.ref),
-            why=f"its group was {disk.volume.vg}, and so the disk is named in the memory image",
+            why=f"its group was {disk.volume.vg}, by which the disk is named in the memory image",
             remedy=f"vgrename {snapshot.vg} {disk.volume.vg}",
         )
     current = report.lv_from_name(group, disk.volume.lv)
     if current is None:
         raise VolumeRefused(
             volume=str(disk.volume),
-            why=f"there is no such volume, and it is disk {disk.target} of {record.ref}",
+            why=f"there is no such volume, but it is disk {disk.target} of {record.ref}",
             remedy="give the disk its name back with lvrename" + _or_a_new_one(disk, snapshot),
         )
     return current
@@ -124,7 +124,7 @@ def _or_a_new_one(disk: DiskRecord, snapshot: LogicalVolume) -> str:
     if snapshot.kind is VolumeKind.THICK:
         return ""
     return (
-        f"; when it was removed, make an empty one to be replaced: lvcreate --virtualsize "
+        f"; if it was removed, create an empty one to be replaced: lvcreate --virtualsize "
         f"{disk.size_bytes}b --name {disk.volume.lv} --thinpool {snapshot.pool} {snapshot.vg}"
     )
 
@@ -144,9 +144,9 @@ def _check_kind(
     if snapshot.kind is not current.kind:
         raise VolumeRefused(
             volume=str(current.ref),
-            why=f"it is {current.kind} by now, and the snapshot of disk {disk.target} in "
+            why=f"it is now {current.kind}, but the snapshot of disk {disk.target} in "
             f"{record.ref} is {snapshot.kind}",
-            remedy="give it another name, and its own to a volume of the kind there was",
+            remedy="rename it, and give its name to a volume of the former kind",
         )
 
 

@@ -202,7 +202,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
         )
     if caught.memory is None or not plan.sparse:
         return caught
-    progress.phase("laying the image out for a fast restore")
+    progress.phase("converting the image for a fast restore")
     path = folder / caught.memory.file
     free_bytes = imageroom.free_bytes(folder)
     memory, why_not = images.made_sparse(path, caught.memory, free_bytes, progress)
@@ -220,7 +220,7 @@ def _require_restored_plain(plan: TakePlan, path: Path, memory: MemoryRecord, wh
         raise CaptureFailed(
             domain=plan.domain.name,
             why=f"its image could not be made sparse ({why_not}), and {lacks}; "
-            "take with --compress zstd",
+            "take the snapshot with --compress zstd",
         ) from lacks
 
 
@@ -276,4 +276,4 @@ def mark_complete(host: Host, record: Record) -> None:
             remove=[argv.role_tag(Role.NEW)],
         )
     except SnapvmError as error:  # a host without room for one more process lacks it
-        log.warning("the volumes of %s keep the tags of a take under way: %s", record.ref, error)
+        log.warning("the volumes of %s are still tagged as unfinished: %s", record.ref, error)

@@ -108,7 +108,7 @@ def require_known(report: Report, set_: str, disks: Iterable[JournalDisk]) -> No
         holder = report.lv_from_name(disk.vg, disk.name)
         is_former = holder is not None and holder.uuid == disk.current
         if not (holder is None or is_former or _is_rolling(holder, set_)):
-            raise OldJournal(volume=str(disk), why="that has become another volume since")
+            raise OldJournal(volume=str(disk), why="it has become another volume since")
 
 
 def require_presents(report: Report, set_: str, disks: Iterable[JournalDisk]) -> None:
@@ -118,7 +118,7 @@ def require_presents(report: Report, set_: str, disks: Iterable[JournalDisk]) ->
     """
     for disk in disks:
         if disk.is_thick and writingback.present_of(report, set_, disk.former) is None:
-            raise OldJournal(volume=str(disk), why="what kept it as it was before is gone")
+            raise OldJournal(volume=str(disk), why="the copy of its former contents is gone")
 
 
 def have_moved(

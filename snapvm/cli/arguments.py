@@ -32,7 +32,7 @@ RepairedDomain = Annotated[
     str | None,
     typer.Argument(
         metavar="DOM",
-        help="Only what was left of this domain.",
+        help="Only what was left behind for this domain.",
         show_default=False,
         autocompletion=complete_domain,
     ),
@@ -41,7 +41,7 @@ Reference = Annotated[
     str,
     typer.Argument(
         metavar="DOM@ID",
-        help="A snapshot: its id, a unique beginning of it, or `latest`.",
+        help="A snapshot: its id, a unique prefix of the id, or `latest`.",
         show_default=False,
         autocompletion=complete_reference,
     ),
@@ -50,18 +50,18 @@ References = Annotated[
     list[str],
     typer.Argument(
         metavar="DOM@ID",
-        help="Snapshots: the id, a unique beginning of it, or `latest`.",
+        help="Snapshots: the id of each, a unique prefix of it, or `latest`.",
         show_default=False,
         autocompletion=complete_reference,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also of a failure.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a failure too.")]
 
 
 def _checked_wait(value: float | None) -> float | None:
     # Typer's own min and max would let NaN pass.
     if value is not None and not 0 <= value < 1e9:
-        raise typer.BadParameter("it must be a number of at least 0, below 1,000,000,000")
+        raise typer.BadParameter("it must be a number from 0 to below 1,000,000,000")
     return value
 
 
@@ -71,7 +71,7 @@ Wait = Annotated[
         "--wait",
         metavar="SECONDS",
         callback=_checked_wait,
-        help="Wait this long while another snapvm works on the domain.",
+        help="Wait this long for another snapvm that is working on the domain.",
         show_default=False,
     ),
 ]
@@ -97,11 +97,11 @@ CowSizeOption = Annotated[
         show_default=False,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 ForgetMissing = Annotated[
     bool,
     typer.Option(
         "--forget-missing",
-        help="Go on though a volume group is missing, and leave snapvm's volumes in it there.",
+        help="Go on although a volume group is missing; snapvm's volumes in it stay there.",
     ),
 ]

@@ -19,20 +19,19 @@ HELP = "Work on the records themselves."
 MANUAL = Manual(
     prerequisites="LVM shows the volumes of the snapshots; memory images are where they were.",
     success=(
-        "Every snapshot whose snapshot.json is lost or damaged, and whose volumes are all there, "
-        "has a record again, made from the tags of its volumes, from its memory image and from the "
-        "UEFI variables and vTPM state beside it. What none of them says stays unknown, and the "
-        "output says so: the note, how long the domain stood still, the checksum of the image, "
-        "whether the guest's file systems were frozen. A damaged snapshot.json is kept beside the "
-        "new one. "
-        "A record that can be read, or was written by a newer snapvm, is never touched. "
-        "`--dry-run` only tells what would be done."
+        "Every snapshot whose snapshot.json was lost or damaged, and whose volumes all exist, has "
+        "a record again, made from the tags of its volumes, from its memory image and from the "
+        "UEFI variables and vTPM state stored with it. Whatever cannot be learnt from these stays "
+        "unknown, and the output says so: the note, how long the domain stood still, the checksum "
+        "of the image, whether the guest's file systems were frozen. A damaged snapshot.json is "
+        "kept beside the new one. A record that can be read, or that was written by a newer "
+        "snapvm, is never touched. `--dry-run` only shows what would be done."
     ),
     failure=(
-        "Each record that cannot be made anew is printed with the reason, and so is each that "
-        "another snapvm is at work on; the rest is made all the same, and the exit status is 4. To "
-        "give such a snapshot up, move its folder, which `check` names, out of the state folder; "
-        "`check` then finds the volumes that are left of it, and `check --fix` removes them."
+        "Each record that cannot be rebuilt is printed with the reason, and so is each that "
+        "another snapvm is working on; the others are rebuilt all the same, and the exit status is "
+        "4. To give up such a snapshot, move its folder, which `check` names, out of the state "
+        "folder; `check` then finds the volumes left over from it, and `check --fix` removes them."
     ),
     example="snapvm catalog rebuild --dry-run",
 )
@@ -40,11 +39,11 @@ MANUAL = Manual(
 
 def rebuild(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only say what would be made anew.")
+        bool, typer.Option("--dry-run", "-n", help="Only show what would be rebuilt.")
     ] = False,
     as_json: AsJson = False,
 ) -> Job:
-    """Make lost or damaged records anew, from LVM tags and images."""
+    """Rebuild lost or damaged records from LVM tags and memory images."""
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
@@ -58,10 +57,10 @@ def rebuild(
             rebuilt, failed = remaking.put_all(host, rebuilt)
             hopeless += failed
         if not as_json:
-            deed = "would make" if dry_run else "made"
+            deed = "would rebuild" if dry_run else "rebuilt"
             output.say_findings(f"{deed} {_in_words(each)}" for each in rebuilt)
             output.say_findings(
-                f"{plain(lost.ref)}: cannot be made anew: {plain(lost.why)}" for lost in hopeless
+                f"{plain(lost.ref)}: cannot be rebuilt: {plain(lost.why)}" for lost in hopeless
             )
         if hopeless:
             findings = tuple({"subject": lost.ref, "problem": lost.why} for lost in hopeless)
@@ -82,7 +81,7 @@ def _in_words(rebuilt: Rebuilt) -> str:
     memory = "no memory" if record.memory is None else f"memory {size(record.memory.size_bytes)}"
     when = local_time(record.created)
     unknown = ", ".join(map(plain, rebuilt.unknown))
-    return f"{plain(record.ref)} of {when}: {disks}, {memory}; not known: {unknown}"
+    return f"{plain(record.ref)} of {when}: {disks}, {memory}; unknown: {unknown}"
 
 
 def _as_values(rebuilt: tuple[Rebuilt, ...], *, dry_run: bool) -> dict[str, Any]:

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 MANUAL = Manual(
     prerequisites="None; no domain and no snapshot is changed, except by `--fix`.",
     success=(
-        "Every snapshot has its memory image and its volumes as they were recorded, no work was "
-        "left unfinished, and, when no domain was named, no volume of snapvm's is without its "
-        "snapshot, no pool that holds snapshots is about to run full, and no volume group with "
-        "snapshots about to have no room for the metadata of more. With `--deep` every memory "
-        "image was read and compared with its checksum. With `--fix` volumes without a snapshot "
-        "were removed, after asking. A volume stays that is of a domain which the catalog does not "
-        "know, that another host made, that somebody uses, has made writable or has built upon, or "
-        "that LVM moves or merges."
+        "Every snapshot has its memory image and its volumes as they were recorded, and no work "
+        "was left unfinished. If no domain was named, it also means that every volume of snapvm's "
+        "belongs to a snapshot, that no pool that holds snapshots is about to run full, and that "
+        "no volume group with snapshots is about to run out of room for metadata. With `--deep` "
+        "every memory image was read and compared with its checksum. With `--fix` volumes that "
+        "belong to no snapshot were removed, after asking. Such a volume is kept if the catalog "
+        "does not know its domain, if another host made it, if it is in use, has been made "
+        "writable or has been built upon, or if LVM is moving or merging it."
     ),
-    failure="What was found is printed, a line each, with what to do about it.",
+    failure="Each finding is printed on a line of its own, with what to do about it.",
     example="snapvm check --deep",
 )
 
@@ -43,7 +43,7 @@ def check(
     domain: OptionalDomain = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every memory image.")] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Remove volumes of snapvm that no snapshot has.")
+        bool, typer.Option("--fix", help="Remove snapvm's volumes that belong to no snapshot.")
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,

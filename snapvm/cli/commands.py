@@ -35,7 +35,7 @@ app = typer.Typer(
     name=PROGRAM,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    epilog="Begin with `snapvm doctor DOM`; `man snapvm` has everything.",
+    epilog="Start with `snapvm doctor DOM`; see `man snapvm` for everything else.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 VERBS: dict[str, tuple[Callable[..., Job], Manual]] = {
@@ -87,7 +87,7 @@ def before_the_verb(
         typer.Option(
             "--state-dir",
             metavar="DIR",
-            help="Where records and memory images are (/var/lib/snapvm).",
+            help="The folder of records and memory images (default: /var/lib/snapvm).",
             show_default=False,
         ),
     ] = None,
@@ -101,7 +101,7 @@ def before_the_verb(
         ),
     ] = False,
 ) -> None:
-    """Snapshots of running virtual machines: memory and all LVM disks of one instant."""
+    """Take snapshots of running virtual machines: memory and all LVM disks at one instant."""
     session: Session = ctx.obj
     session.verbose = verbose
     if state_dir is not None:
@@ -129,7 +129,7 @@ def parse(arguments: list[str], session: Session) -> Job | int:
     """
     parsed = _command().main(arguments, prog_name=PROGRAM, standalone_mode=False, obj=session)
     if parsed == _NOT_COMPLETED:
-        problem = "this shell completes nothing; call it from bash, zsh or fish"
+        problem = "this shell is not supported; call it from bash, zsh or fish"
         raise typer.BadParameter(problem, param_hint="--install-completion")
     return parsed if isinstance(parsed, Job) else int(parsed or 0)
 

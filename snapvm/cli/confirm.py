@@ -11,7 +11,7 @@ from snapvm.errors import Interrupted
 from snapvm.interrupt import wait_for
 from snapvm.refusals import NotConfirmed
 
-_NO_TERMINAL = "there is no terminal to ask at; --yes goes on without asking"
+_NO_TERMINAL = "there is no terminal to ask on; use --yes to proceed without asking"
 
 
 def confirm(explanation: list[str], what: str) -> None:
@@ -25,7 +25,7 @@ def confirm(explanation: list[str], what: str) -> None:
     for line in explanation:
         output.err(plain(line))
     try:
-        sys.stderr.write("Go on? [y/N] ")
+        sys.stderr.write("Continue? [y/N] ")
         sys.stderr.flush()
         wait_for(sys.stdin.fileno())
         answer = sys.stdin.readline()

@@ -14,20 +14,21 @@ from snapvm.model import Record
 
 MANUAL = Manual(
     prerequisites=(
-        "Every snapshot named exists, nobody uses its volumes, and LVM neither moves nor merges "
-        "any of them. With `--yes` each is named by its whole id, or as `latest`."
+        "Every snapshot named exists, nobody is using its volumes, and LVM is not moving or "
+        "merging any of them. With `--yes` each is named by its whole id, or as `latest`."
     ),
     success=(
         "The records, their memory images and their volumes are gone. The domain and its other "
         "snapshots are not touched."
     ),
     failure=(
-        "All are checked before the first is deleted: when one of them is refused none is touched. "
-        "When one fails later those before it are gone, those after it are not touched, the "
-        "message says which, and the exit status is 6 or more. After an interruption (Ctrl-C) the "
-        "snapshot in work is still finished, and the message says which are gone. A snapshot whose "
-        "record cannot be read is refused, for only the record says what belongs to it: the hint "
-        "says how to make the record anew, and how to remove the snapshot where that fails."
+        "All snapshots are checked before the first is deleted: if one of them is refused, none is "
+        "touched. If one fails later, those before it are gone, those after it are not touched, "
+        "the message says which, and the exit status is 6 or more. After an interruption (Ctrl-C) "
+        "the delete in progress is still finished, and the message says which snapshots are gone. "
+        "A snapshot whose record cannot be read is refused, because only the record says what "
+        "belongs to it: the hint says how to rebuild the record, and how to remove the snapshot if "
+        "that fails."
     ),
     example="snapvm delete demo@before-upgrade demo@undo-20261122T201801Z",
 )

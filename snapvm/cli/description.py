@@ -12,7 +12,7 @@ from snapvm.lvm.health import Health, VolumeState
 from snapvm.model import DiskRecord, DomainState, Record, RecordKind
 
 _LABEL = 10
-_QUIESCED = "the guest's file systems were frozen: the disks are usable alone"
+_QUIESCED = "the guest's file systems were frozen: the disks are usable without the memory"
 
 
 def lines(
@@ -55,12 +55,12 @@ def lines(
 def _kind(record: Record) -> str:
     disks = counted(len(record.disks), "disk")
     if record.kind is RecordKind.FULL:
-        return f"memory and {disks} of one instant"
+        return f"memory and {disks}, captured at one instant"
     if record.kind is RecordKind.UNDO:
-        return f"{disks}, current before a rollback"
+        return f"{disks} as they were before a rollback"
     shut_off = record.state is DomainState.SHUTOFF
     why = "the domain was shut off" if shut_off else "memory was not asked for"
-    return f"{disks} of one instant, no memory: {why}"
+    return f"{disks}, captured at one instant, no memory: {why}"
 
 
 def _domain(record: Record) -> str:
@@ -90,10 +90,10 @@ def _zeroed(record: Record) -> str:
 _STATES = {
     VolumeState.MERGING: ", which LVM is merging into the disk and will then remove",
     VolumeState.GONE: ", which is gone: a rollback is not possible",
-    VolumeState.LOST: ", which is lost: more of the disk changed than it can keep",
-    VolumeState.UNUSABLE: ", which is not as it was made: `snapvm check` says more",
+    VolumeState.LOST: ", which is lost: more of the disk changed than it could hold",
+    VolumeState.UNUSABLE: ", which is not as it was created: `snapvm check` says more",
     VolumeState.AWAY: ", whose volume group LVM does not show: `snapvm check` says why",
-    VolumeState.UNKNOWN: ", whose state LVM does not tell now",
+    VolumeState.UNKNOWN: ", whose state LVM does not report now",
 }
 
 
@@ -105,8 +105,8 @@ def _disk(disk: DiskRecord, health: Health) -> str:
         return text + _STATES[health.state]
     if health.fill_percent is None:
         return text
-    warning = "; soon lost" if health.state is VolumeState.NEARLY_FULL else ""
-    return f"{text}, {health.fill_percent:.0f} % of what it can keep is used{warning}"
+    warning = "; it will soon be lost" if health.state is VolumeState.NEARLY_FULL else ""
+    return f"{text}, {health.fill_percent:.0f} % of its room is used{warning}"
 
 
 def _time(record: Record) -> str:

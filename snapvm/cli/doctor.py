@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 MANUAL = Manual(
     prerequisites=(
-        "DOM exists. It is not changed, with one exception: to ask QEMU what it can do, its "
-        "migration settings are for a moment those of a `take`, and vm.unprivileged_userfaultfd of "
-        "the host is 1. When a `doctor` is killed in that moment, `repair` sets both back, and so "
-        "does the next `doctor` or `take` of DOM."
+        "DOM exists. It is not changed, with one exception: to find out what QEMU can do, its "
+        "migration settings are briefly set to those of a `take`, and the host's "
+        "vm.unprivileged_userfaultfd to 1. If a `doctor` is killed at that moment, `repair` sets "
+        "both back, and so does the next `doctor` or `take` of DOM."
     ),
     success=(
-        "What a `take` would do is printed: how memory is captured on this host and why that way, "
-        "whether an agent answers in the guest, the volume under each disk, how full its pool is, "
-        "and the room for memory images; then advice about what makes the pause long, may soon be "
-        "refused, or is not safe; and last that nothing stands in the way."
+        "The output shows what a `take` would do: how memory would be captured here and why that "
+        "way, whether an agent answers in the guest, the volume under each disk, how full its pool "
+        "is, and the room for memory images; then advice on what makes the pause long, may soon be "
+        "refused, or is not safe; and finally that nothing stands in the way."
     ),
     failure="Everything that stands in the way of a `take` is printed, with what to do about it.",
     example="snapvm doctor demo",
@@ -34,7 +34,7 @@ MANUAL = Manual(
 
 
 def doctor(domain: Domain, as_json: AsJson = False) -> Job:
-    """Tell how a domain would be captured, and what stands in the way."""
+    """Show how a domain would be captured, and what stands in the way."""
 
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
@@ -54,7 +54,7 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
         if as_json:
             output.out_json(values)
         else:
-            output.say(f"nothing stands in the way of a take of {found.domain.name}")
+            output.say(f"nothing stands in the way of taking a snapshot of {found.domain.name}")
 
     return Job(json=as_json, run=run)
 

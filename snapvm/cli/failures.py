@@ -130,11 +130,11 @@ def _with_hint(message: str, option: str, path: str, places: Places) -> tuple[st
     if option in places.before and path != "snapvm":
         verb = path.removeprefix("snapvm ")
         typed = f"snapvm {places.before[option]} {verb} ..."
-        return message, f"{option} stands before the verb: {typed}"
+        return message, f"{option} goes before the verb: {typed}"
     if option in places.behind and path == "snapvm":
         typed = f"snapvm {places.verb} {option} ..."
-        return message.partition(" (")[0], f"{option} stands behind the verb: {typed}"
-    return message, f"`{path} --help` shows what it understands"
+        return message.partition(" (")[0], f"{option} goes after the verb: {typed}"
+    return message, f"`{path} --help` shows its options"
 
 
 def tell_bug(error: Exception, session: Session, arguments: list[str]) -> int:

@@ -126,7 +126,7 @@ def verify(session: Session, text: str, *, as_json: bool) -> None:
         shown(quiet=session.verbose) as progress,
         _placed(session, text, progress) as place,
     ):
-        progress.phase("looking into the memory image")
+        progress.phase("checking the memory image")
         found: str | Report
         if place.is_libvirts:
             found = place.checked()
@@ -169,7 +169,7 @@ def _require_xls(place: _Place) -> None:
         return
     with suppress(OSError), place.path.open("rb") as file:
         if file.read(len(XL_MAGIC)) != XL_MAGIC:
-            why = "it begins neither as an image of libvirt nor as one of `xl save`"
+            why = "it is neither an image of libvirt nor one of `xl save`"
             raise BadImage(path=str(place.path), offset_bytes=0, why=why)
 
 
@@ -234,7 +234,7 @@ def inspect(
             mappings = who_maps(mode, root, frame or 0, image.read_frame)
             found = list(islice(mappings, SHOWN_ADDRESSES))
             if next(mappings, None) is not None:
-                output.note(f"there are more; these are the first {SHOWN_ADDRESSES}")
+                output.note(f"there are more; only the first {SHOWN_ADDRESSES} are shown")
     if as_json:
         output.out_json([_part(part, va) for part in found])
         return

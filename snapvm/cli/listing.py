@@ -24,8 +24,8 @@ from snapvm.recordfolder import Damaged
 from snapvm.settings import Settings
 
 _ANEW = (
-    "`snapvm catalog rebuild --dry-run` tells what can be made anew, and `snapvm check` what to do "
-    "with the rest"
+    "`snapvm catalog rebuild --dry-run` shows what can be rebuilt, and `snapvm check` what to do "
+    "about the rest"
 )
 
 _Judged = tuple[Record, list[Health]]

@@ -10,15 +10,15 @@ from snapvm.cli.session import Job, Session
 LIST_MANUAL = Manual(
     prerequisites="None. LVM is asked about the volumes; the hypervisor is not asked.",
     success=(
-        "The snapshots are printed, the oldest of each domain first: as a table on a terminal "
-        "(where it is too narrow for NOTE, notes stand below), as aligned columns elsewhere, and "
-        "with `--json` as an array of records as in `snapshot.json`, each with its `ref` and the "
-        "`health` of each disk, as `show` prints them. Times are in this host's time zone. HEALTH "
-        "is that of the disk that is worst off, and of a thick snapshot how full it is; `unknown` "
-        "means that LVM does not tell, `no group` that it does not show the volume group now. KIND "
-        "is `full` (memory and disks), `disks`, or `undo` (the disks that were current before a "
+        "The snapshots are printed, the oldest of each domain first: as a table on a terminal (if "
+        "it is too narrow for NOTE, notes are shown below the rows), as aligned columns elsewhere, "
+        "and with `--json` as an array of records as in `snapshot.json`, each with its `ref` and "
+        "the `health` of each disk, as `show` prints them. Times are in this host's time zone. "
+        "HEALTH is that of the disk in the worst state, and for a thick snapshot how full it is; "
+        "`unknown` means that LVM gives no answer, `no group` that LVM does not show the volume "
+        "group now. KIND is `full` (memory and disks), `disks`, or `undo` (the disks from before a "
         "rollback). A record that cannot be read is printed last as `damaged`, with the reason on "
-        "standard error. With DOM only the snapshots of the domain that has this name now are "
+        "standard error. With DOM, only the snapshots of the domain that has this name now are "
         "printed, and those that were taken when a domain had it."
     ),
     failure="Nothing is changed.",
@@ -28,12 +28,12 @@ SHOW_MANUAL = Manual(
     prerequisites="None. LVM is asked about the volumes; the hypervisor is not asked.",
     success=(
         "Everything that is recorded about the snapshot is printed, with the present state of its "
-        "volumes (of a thick one how full it is), and a drawing of what happened while the domain "
+        "volumes (for a thick one, how full it is), and a chart of what happened while the domain "
         "stood still. `--json` prints the record as in `snapshot.json`, with its `ref` and the "
         "`health` of each disk: `ok`, `nearly full`, `merging`, `unusable` (`snapvm check` says "
         "why), `lost`, `gone`, `no group` (LVM does not show the volume group now, so the volume "
-        "may still exist) or `unknown`; `volume` is the name that it has now, or null. `disks` has "
-        "names as they were when it was taken."
+        "may still exist) or `unknown`; `volume` is the present name of the snapshot's volume, or "
+        "null. The names in `disks` are those from when the snapshot was taken."
     ),
     failure="Nothing is changed.",
     example="snapvm show demo@latest",

@@ -28,25 +28,25 @@ MANUAL = Manual(
     success=(
         "Every snapshot that no rule keeps is deleted, as by `delete`. `--keep-last` keeps the "
         "newest ones; each other rule keeps the newest snapshot of each of the last N hours, days, "
-        "ISO weeks, months or years that have any, in this host's time zone. A snapshot is kept "
-        "when any rule wants it. Snapshots with a `--name` and undo snapshots are left alone and "
-        "do not count; so are those whose record cannot be read, and those whose time is in the "
-        "future, as a wrong clock makes them. One that cannot be gone back to, for a volume of it "
-        "is gone or lost, or its image, counts as any other but takes the place of none that can. "
-        "With `--include-undo` the rules hold for undo snapshots too, which are counted by "
-        "themselves. Of domains that had one name in turn those are judged together that have the "
-        "same name now, or do not exist any more. A snapshot that somebody else deletes meanwhile "
-        "is no failure and is not mentioned, unless it was to be kept: then what is left to delete "
-        "of its domain is refused, for it may be to be kept instead. With DOM only the snapshots "
-        "that `list DOM` shows are considered."
+        "ISO weeks, months or years that have any, in this host's time zone. A snapshot is kept if "
+        "any rule keeps it. Snapshots with a `--name` and undo snapshots are left alone and are "
+        "not counted; nor are those whose record cannot be read, or whose time is in the future "
+        "because of a wrong clock. A snapshot that cannot be rolled back to, because a volume of "
+        "it or its image is gone or lost, is counted like any other but takes the place of none "
+        "that can. With `--include-undo` the rules also apply to undo snapshots, which are counted "
+        "separately. If several domains had the same name one after another, those that have the "
+        "same name now, or no longer exist, are judged together. A snapshot that somebody else "
+        "deletes meanwhile is no failure and is not mentioned, unless it was to be kept: then the "
+        "remaining deletions of its domain are refused, as one of those snapshots may have to be "
+        "kept instead. With DOM only the snapshots that `list DOM` shows are considered."
     ),
     failure=(
-        "As for `delete`, but for each domain by itself: what stops the work on one domain, such "
-        "as another snapvm at work on it, does not stop it on the others. Snapshots in use, as by "
-        "a backup that reads one, those whose volumes LVM moves or merges, and those with volumes "
-        "in a volume group that is missing (see `delete`), are skipped, and the others of their "
-        "domain are deleted. The exit status is that of the worst failure, and 6 or more when any "
-        "snapshot is gone; the message says which were not touched."
+        "As for `delete`, but for each domain separately: what stops the work on one domain, such "
+        "as another snapvm working on it, does not stop it on the others. Snapshots that are in "
+        "use, for instance by a backup, those whose volumes LVM is moving or merging, and those "
+        "with volumes in a volume group that is missing (see `delete`), are skipped, and the "
+        "others of their domain are deleted. The exit status is that of the worst failure, and 6 "
+        "or more if any snapshot is gone; the message says which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
 )
@@ -75,14 +75,14 @@ def prune(
     monthly: Annotated[int, _keep("monthly", "months")] = 0,
     yearly: Annotated[int, _keep("yearly", "years")] = 0,
     named: Annotated[
-        bool, typer.Option("--include-named", help="Delete also those with a --name.")
+        bool, typer.Option("--include-named", help="Also delete snapshots with a --name.")
     ] = False,
     undo: Annotated[
         bool,
-        typer.Option("--include-undo", help="Delete also what was current before a rollback."),
+        typer.Option("--include-undo", help="Also delete undo snapshots, which rollbacks leave."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Only say what would be deleted.")
+        bool, typer.Option("--dry-run", "-n", help="Only show what would be deleted.")
     ] = False,
     yes: Yes = False,
     wait: Wait = None,
@@ -93,7 +93,7 @@ def prune(
     periods = dict(zip(Period, counts, strict=True))
     rules = Rules(last=last, periods=periods, with_named=named, with_undo=undo)
     if (domain is None) is not everyone:
-        raise typer.BadParameter("give a domain or --all, one of the two", param_hint="DOM")
+        raise typer.BadParameter("give either a domain or --all", param_hint="DOM")
     if not rules.keep_something:
         problem = "say what to keep: one of --keep-last, --keep-daily and so on"
         raise typer.BadParameter(problem, param_hint="--keep-...")
@@ -241,7 +241,7 @@ def _lines(verdicts: list[Verdict]) -> list[str]:
     lines = []
     for ref, verdict in zip(_refs(verdicts), verdicts, strict=True):
         fate = f"keep   ({', '.join(verdict.kept_by)})" if verdict.kept_by else "delete"
-        fate += "; it cannot be gone back to" if verdict.is_useless else ""
+        fate += "; it cannot be rolled back to" if verdict.is_useless else ""
         lines.append(f"{plain(ref)} of {local_time(verdict.record.created)}: {fate}")
     return lines
 

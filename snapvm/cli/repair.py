@@ -12,22 +12,22 @@ from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 
 MANUAL = Manual(
-    prerequisites="No other snapvm works on the domain.",
+    prerequisites="No other snapvm is working on the domain.",
     success=(
-        "Nothing unfinished is left: a take that was killed is taken back and its domain runs "
-        "again, a rollback that was killed is finished or taken back, a delete is finished. "
-        "`take`, `rollback`, `undo`, `delete` and `prune` do the same, before anything else, for "
-        "the domains they work on; commands that only look, and `catalog rebuild`, do not. "
-        "Settings of QEMU that a killed `doctor` left changed are set back too. DOM is "
-        "the name of the domain, now or when it was last taken, or its uuid."
+        "Nothing unfinished is left: a killed take is taken back and its domain runs again, a "
+        "killed rollback is finished or taken back, a delete is finished. `take`, `rollback`, "
+        "`undo`, `delete` and `prune` do the same, before anything else, for the domains they work "
+        "on; commands that only look, and `catalog rebuild`, do not. QEMU settings that a killed "
+        "`doctor` left changed are set back too. DOM is the name of the domain, now or when it was "
+        "last taken, or its uuid."
     ),
     failure=(
-        "What could not be finished is named, and stays for the next attempt; other domains are "
-        "repaired all the same, and the exit status is that of the worst failure. While a volume "
-        "group is missing (see `delete`) what is left in it is named and stays, until the group is "
-        "back or `--forget-missing` is given. Work that another host began, which shares the state "
-        "folder, is left to that host, with exit status 5: it may still go on. With `--take-over` "
-        "this host deals with such work as with its own from before a reboot."
+        "Whatever could not be finished is named, and is left for the next attempt; other domains "
+        "are repaired all the same, and the exit status is that of the worst failure. While a "
+        "volume group is missing (see `delete`), what is left in it is named and stays, until the "
+        "group is back or `--forget-missing` is given. Work that was begun by another host that "
+        "shares the state folder is left to that host, with exit status 5: it may still continue. "
+        "With `--take-over` this host treats such work like its own from before a reboot."
     ),
     example="snapvm repair",
 )
@@ -39,7 +39,8 @@ def repair(
     take_over: Annotated[
         bool,
         typer.Option(
-            "--take-over", help="Also the work of another host that is dead for good; needs DOM."
+            "--take-over",
+            help="Also finish the work of another host that is permanently down; needs DOM.",
         ),
     ] = False,
     wait: Wait = None,

@@ -27,58 +27,59 @@ if TYPE_CHECKING:
 
 MANUAL = Manual(
     prerequisites=(
-        "The snapshot is whole and its volumes are there. Nobody but the domain uses its disks, "
-        "and nothing of the host lies on them (kpartx, LVM). A disk that the domain no longer has "
-        "comes back only with a snapshot that has memory, and only while nobody uses it. A disk "
-        "that the domain has been given since has to be detached before a rollback to a snapshot "
-        "without memory. Nobody keeps memory of the domain for its next start (virsh managedsave, "
-        "xendomains), and libvirt does not save, migrate or back it up. All else the domain is "
-        "started with is where it was, and answers: media in its drives, read-only disks, kernel, "
-        "firmware, devices of the host, ports to listen at. For its memory the host has a "
-        "processor like that of then, as far as libvirt or Xen can tell, and on Xen enough memory. "
-        "The state folder has 4 MiB free for a journal. All of this is checked before anything is "
-        "touched. Nobody else starts the domain meanwhile: a cluster manager has to leave it "
-        "alone."
+        "The snapshot is whole and its volumes exist. Nobody but the domain uses its disks, and "
+        "nothing on the host is stacked on them (kpartx, LVM). A disk that the domain no longer "
+        "has comes back only with a snapshot that has memory, and only while nobody uses it. A "
+        "disk that the domain has been given since must be detached before a rollback to a "
+        "snapshot without memory. Nothing keeps memory of the domain for its next start (virsh "
+        "managedsave, xendomains), and libvirt is not saving, migrating or backing it up. "
+        "Everything else that the domain is started with is where it was, and answers: media in "
+        "its drives, read-only disks, kernel, firmware, devices of the host, ports to listen on. "
+        "To resume its memory, the host has a processor like the former one, as far as libvirt or "
+        "Xen can tell, and on Xen enough memory. The state folder has 4 MiB free for a journal. "
+        "All of this is checked before anything is touched. Nobody else starts the domain "
+        "meanwhile: a cluster manager has to leave it alone."
     ),
     success=(
-        "Memory and disks are those of the snapshot and the domain goes on from that instant. "
-        "What it had in memory before is gone; the disks it had are kept as DOM@undo-ID, to which "
-        "one can roll back in turn. The snapshot stays as it is and can be gone back to again. "
-        "A snapshot without memory starts the domain afresh from its disks, as after a power cut; "
-        "one of a domain that was shut off leaves it shut off, and so does one of a Xen domain "
-        "that is off now, which xl cannot start from what it knows. A guest whose memory came back "
-        "has the clock of that instant. Where its agent answers (libvirt: qemu-guest-agent), its "
-        "clock is set, and file systems that `take --quiesce` had frozen go on. A clock that "
-        "cannot be set is told of and fails nothing. UEFI variables and the state of an emulated "
-        "TPM come back with the disks, and the present ones are kept with the present disks. "
-        "A thin disk has its former size again, larger or smaller. A thick one that has grown "
-        "since stays as large, and the part behind its former end is not touched. A thick disk "
-        "that has shrunk is refused. The definition from which libvirt starts the domain the next "
-        "time is left as it is: a note tells of a disk that is not in it, or that there is none."
+        "Memory and disks are those of the snapshot and the domain resumes from that instant. "
+        "The former contents of its memory are lost; its former disks are kept as DOM@undo-ID, to "
+        "which you can roll back in turn. The snapshot itself is unchanged, and you can roll back "
+        "to it again. A snapshot without memory starts the domain afresh from its disks, as after "
+        "a power cut; one of a domain that was shut off leaves it shut off, and so does one of a "
+        "Xen domain that is off now, which xl cannot start from what it knows. A guest whose "
+        "memory came back has the clock of that instant. If its agent answers (libvirt: "
+        "qemu-guest-agent), its clock is set, and file systems frozen by `take --quiesce` are "
+        "thawed. A clock that cannot be set is reported, but is no failure. UEFI variables and the "
+        "state of an emulated TPM come back with the disks, and the present ones are kept with the "
+        "present disks. A thin disk returns to its former size, larger or smaller. A thick disk "
+        "that has grown since stays as large, and what lies beyond its former end is not touched. "
+        "A thick disk that has shrunk is refused. The definition from which libvirt starts the "
+        "domain the next time is left as it is: a note names a disk that is not in it, or says "
+        "that there is no definition."
     ),
     failure=(
-        "A failure before the domain is ended puts everything back, and the domain runs on. If it "
-        "does not start afterwards, the exit status is 8 and its disks are those of the snapshot. "
-        "If they are not yet, the message says so: `snapvm repair` goes on from there or, when a "
-        "snapshot was lost meanwhile, gives the domain back the disks it had. When the host "
-        "itself goes down in the middle, `snapvm repair`, or the next take, rollback or delete of "
-        "the domain, puts the disks in order and leaves the domain off, with status 8: whoever "
-        "booted the host may have run it since, and its memory would not fit its disks. Another "
-        "rollback brings both back."
+        "If it fails before the domain is ended, everything is put back, and the domain runs on. "
+        "If the domain does not start afterwards, the exit status is 8 and its disks are those of "
+        "the snapshot. If they are not yet, the message says so: `snapvm repair` continues from "
+        "there or, if a snapshot was lost meanwhile, gives the domain its former disks back. If "
+        "the host itself goes down in the middle, `snapvm repair`, or the next take, rollback or "
+        "delete of the domain, puts the disks in order and leaves the domain off, with status 8: "
+        "it may have been run since the host was rebooted, and its memory would not fit its disks. "
+        "Another rollback brings both back."
     ),
     example="snapvm rollback demo@before-upgrade",
 )
 
 UNDO_MANUAL = Manual(
-    prerequisites="DOM was rolled back, and what was current then was not deleted.",
+    prerequisites="DOM was rolled back, and the disks it had before then were not deleted.",
     success=(
-        "The disks are those that were current before the last rollback. No memory was kept of "
-        "that moment: the domain starts afresh from them, as after a power cut. What is current "
-        "now is kept in turn, so that a second `undo` takes the first one back."
+        "The disks are those from before the last rollback. No memory was kept from then: the "
+        "domain starts afresh from these disks, as after a power cut. The present disks are kept "
+        "in turn, so that a second `undo` reverses the first one."
     ),
     failure=(
-        "As for `rollback`. A rollback that was killed is finished or taken back first, and `undo` "
-        "is refused then: what there is to go back to is another."
+        "As for `rollback`. If a killed rollback has to be finished or taken back first, `undo` is "
+        "then refused, because what there is to go back to has changed."
     ),
     example="snapvm undo demo",
 )
@@ -90,9 +91,9 @@ _DOING = {
 }
 
 
-Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused at that instant.")]
+Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused afterwards.")]
 NoVerify = Annotated[
-    bool, typer.Option("--no-verify", help="Do not check all of the memory image first.")
+    bool, typer.Option("--no-verify", help="Do not read and check the whole memory image first.")
 ]
 NoSetTime = Annotated[
     bool,
@@ -143,7 +144,7 @@ def undo(
     wait: Wait = None,
     as_json: AsJson = False,
 ) -> Job:
-    """Go back to the disks that were current before the last rollback."""
+    """Go back to the disks as they were before the last rollback."""
     keep = as_cow_size(cow_size)
 
     def run(session: Session) -> None:
@@ -177,7 +178,7 @@ def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
     from snapvm.cli.progress import shown
 
     if how.paused and not record.state.is_on:
-        why = f"the domain was shut off in {record.ref}, and is left so"
+        why = f"the domain was shut off in {record.ref}, and will be left shut off"
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
         if not how.yes:
@@ -227,7 +228,7 @@ def _tell(done: RollbackDone, how: How, *, verbose: bool) -> None:
     untold = left_out if how.yes else []
     # A CD-ROM is no news every time: see `take`.
     untold = [each for each in untold if verbose or not each.read_only]
-    for note in (*notes, *(f"not of the snapshot: {each.target}, {each.why}" for each in untold)):
+    for note in (*notes, *(f"not in the snapshot: {each.target}, {each.why}" for each in untold)):
         output.note(note)
 
 
@@ -238,11 +239,11 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
     what = f"memory and {disks}" if record.memory is not None else f"{disks}, no memory,"
     when = f"{local_time(record.created, precise=True)}, {age(record.created, now)}"
     return [
-        f"Back to {record.ref}: {what} of {when}.",
+        f"Roll back to {record.ref}: {what} as of {when}.",
         *_losses(plan),
         *(f"- {text[0].upper()}{text[1:]}." for text in (*resized(plan), *foreseen(plan))),
-        *(f"- Not of the snapshot: {each.target}, {each.why}." for each in _left_out(plan)),
-        f"- Its present disks are kept, as {record.domain}@undo-... (`snapvm list` shows it).",
+        *(f"- Not in the snapshot: {each.target}, {each.why}." for each in _left_out(plan)),
+        f"- Its present disks are kept as {record.domain}@undo-... (see `snapvm list`).",
         f"- {_afterwards(plan, paused=paused)}",
     ]
 
@@ -256,9 +257,9 @@ def resized(plan: RollbackPlan) -> list[str]:
         if disk.size_bytes == then[disk.target]:
             continue
         if disk.kind is VolumeKind.THIN:
-            told.append(f"disk {disk.target}, now {now}, is {former} again")
+            told.append(f"disk {disk.target}, now {now}, returns to {former}")
         else:
-            told.append(f"disk {disk.target} stays {now}; the part behind {former} is not touched")
+            told.append(f"disk {disk.target} stays {now}; what lies beyond {former} is not touched")
     return told
 
 
@@ -267,12 +268,12 @@ def foreseen(plan: RollbackPlan) -> list[str]:
     name = shlex.quote(plan.domain.name)
     if plan.is_forgotten:
         keep = f"virsh dumpxml --security-info {name} >FILE; virsh define FILE"
-        told = "libvirt has no definition of the domain, and forgets it when it is shut off"
-        return [f"{told}; to keep it, when it runs: {keep}"]
+        told = "libvirt has no definition of the domain, and forgets it once it is shut off"
+        return [f"{told}; to keep it, while it runs: {keep}"]
     disks = {disk.target: disk.current for disk in plan.disks}
     return [
         f"{disks[target]}, disk {target} of the snapshot, is not in the domain's definition: "
-        f"booted from that, the domain goes without it (virsh edit {name})"
+        f"the next boot from that definition will lack it (virsh edit {name})"
         for target in plan.unbooted
     ]
 
@@ -287,25 +288,25 @@ def _left_out(plan: RollbackPlan) -> list[OmittedDisk]:
 
 def _losses(plan: RollbackPlan) -> list[str]:
     if plan.is_forgotten:
-        return ["- libvirt does not know the domain now: it must not run on another host."]
+        return ["- libvirt does not know the domain now: make sure that it runs on no other host."]
     state = plan.domain.state
     if state is DomainState.SHUTOFF:
         return [f"- The domain is {state.value} now."]
-    return [f"- The domain is {state.value} now: what it has in memory is discarded."]
+    return [f"- The domain is {state.value} now: the contents of its memory will be lost."]
 
 
 def _afterwards(plan: RollbackPlan, *, paused: bool) -> str:
     record = plan.record
     if not record.state.is_on:
-        return "It was shut off then, and is afterwards."
+        return "The domain was shut off then, and will be shut off afterwards."
     if not plan.is_started:
-        return "It is off and stays so: start it from its own configuration file afterwards."
+        return "It stays off: start it from its own configuration file afterwards."
     if record.memory is None:
-        how = "is started, paused," if paused else "starts"
-        return f"It {how} afresh from these disks, as after a power cut."
+        how = "starts paused," if paused else "starts"
+        return f"It then {how} afresh from these disks, as after a power cut."
     if paused or record.state is DomainState.PAUSED:
-        return "It is left paused at that instant."
-    return "It runs on from that instant."
+        return "It is then left paused at that instant."
+    return "It then resumes from that instant."
 
 
 def summary(done: RollbackDone) -> str:
@@ -313,7 +314,7 @@ def summary(done: RollbackDone) -> str:
     state = _DOING.get(done.state, done.state.value)
     return (
         f"{done.plan.record.domain} is back at {done.plan.record.ref} and {state}{_clock(done)}, "
-        f"{milliseconds(done.seconds * 1000)} in all; what was current is {done.undo.ref}"
+        f"{milliseconds(done.seconds * 1000)} in all; its former disks are kept as {done.undo.ref}"
     )
 
 

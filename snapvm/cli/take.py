@@ -30,37 +30,36 @@ NOTE_LIMIT = 1000
 MANUAL = Manual(
     prerequisites=(
         "Every writable disk of DOM is a logical volume. The domain is running, paused or shut "
-        "off. Of a domain that is shut off only the disks are captured; nobody else uses them, "
-        "and libvirt keeps no memory of it for its next start (virsh managedsave). The memory of "
-        "a libvirt domain that is paused can be captured only by `background`, unless --stop ends "
-        "it: after any other way QEMU would not save it again before it has run. There is room "
-        "for the memory in the state folder and for the snapshots in the volume groups. Nobody "
-        "begins to save or migrate the domain meanwhile: the take fails then, and a Xen PVH domain "
-        "would be damaged where it goes to, of which Xen does not tell."
+        "off. If it is shut off, only its disks are captured; nobody else uses them, and libvirt "
+        "keeps no memory of it for its next start (virsh managedsave). If a libvirt domain is "
+        "paused, its memory can be captured only by `background`, unless --stop ends it: after any "
+        "other method QEMU would not save it again before it has run. There is room for the memory "
+        "in the state folder and for the snapshots in the volume groups. Nobody begins to save or "
+        "migrate the domain meanwhile: that makes the take fail, and a Xen PVH domain would be "
+        "damaged at its destination, which Xen does not report."
     ),
     success=(
-        "Memory and all disks of one instant are recorded as DOM@ID. The domain stood still for "
-        "the time that is printed, and does again what it did before; one that its owner had "
-        "paused is still paused. Of a libvirt domain memory is captured in one of four ways: "
-        "`background` writes it behind the running guest and has the shortest pause; `precopy` and "
-        "`libvirt` write it while the guest runs, and the last of it in the pause; `stop` writes "
-        "all of it in the pause. Memory and disks fit together without --quiesce. With it the "
-        "disks can also be used without the memory, for a backup or to be booted, since what the "
-        "guest had not yet written is on them; its programs cannot write from shortly before the "
-        "pause to its end (with `precopy` for some seconds, with `libvirt` for as long as memory "
-        "is written). The "
-        "files of a libvirt domain's UEFI variables and emulated TPM are "
-        "copied in the same pause. Left out, and listed by `show`, are CD-ROMs, "
-        "read-only disks, and devices and folders of the host; a note tells of what DOM can write "
-        "to, and with --verbose of all."
+        "Memory and all disks, captured at one instant, are recorded as DOM@ID. The domain stood "
+        "still for the time that is printed, and then does what it did before; one that its owner "
+        "had paused is still paused. The memory of a libvirt domain is captured in one of four "
+        "ways: `background` writes it behind the running guest and has the shortest pause; "
+        "`precopy` and `libvirt` write it while the guest runs, and the last of it in the pause; "
+        "`stop` writes all of it in the pause. Memory and disks fit together without --quiesce. "
+        "With --quiesce the disks can also be used without the memory, for a backup or to boot "
+        "from, since they then hold what the guest had not yet written; its programs cannot write "
+        "from shortly before the pause until its end (with `precopy` for some seconds, with "
+        "`libvirt` for as long as memory is written). The files of a libvirt domain's UEFI "
+        "variables and emulated TPM are copied in the same pause. CD-ROMs, read-only disks, and "
+        "devices and folders of the host are left out, and `show` lists them; a note names those "
+        "that DOM can write to, and with --verbose all of them."
     ),
     failure=(
-        "The domain runs on, and nothing is kept: no volume, no image, no record. A domain that "
-        "somebody pauses or ends meanwhile is left so. A domain that cannot be captured "
-        "whole is refused before it is touched, and so is --quiesce where no "
-        "agent answers in the guest. File systems that were frozen are thawed, whatever failed. "
-        "A domain that somebody lets run on while --stop writes its memory is not ended: the "
-        "snapshot stays, and the exit status is 8."
+        "The domain runs on, and nothing is kept: no volume, no image, no record. If somebody "
+        "else pauses or ends the domain meanwhile, it is left so. A domain that cannot be captured "
+        "whole is refused before it is touched, and so is --quiesce if no agent answers in the "
+        "guest. Frozen file systems are thawed, whatever failed. If somebody resumes the domain "
+        "while --stop is writing its memory, the domain is not ended: the snapshot is kept, and "
+        "the exit status is 8."
     ),
     example="snapvm take demo --name before-upgrade --note 'kernel 6.12 still'",
 )
@@ -71,7 +70,7 @@ def take(
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="NAME", help="The id of the snapshot; the time in UTC when left out."
+            "--name", metavar="NAME", help="The id of the snapshot; by default the time in UTC."
         ),
     ] = None,
     note: Annotated[
@@ -79,19 +78,19 @@ def take(
         typer.Option(
             "--note",
             metavar="TEXT",
-            help="A remark, which `list` and `show` print.",
+            help="A remark that `list` and `show` print.",
             show_default=False,
         ),
     ] = "",
     disk_only: Annotated[
-        bool, typer.Option("--disk-only", help="Capture the disks alone, no memory.")
+        bool, typer.Option("--disk-only", help="Capture only the disks, without memory.")
     ] = False,
     capture: Annotated[
         CaptureMethod | None,
         typer.Option(
             "--capture",
-            help="libvirt: how memory is captured; the one with the shortest pause that works "
-            "when left out.",
+            help="libvirt: how memory is captured; by default the method with the shortest pause "
+            "that works here.",
         ),
     ] = None,
     foreign_ptes: Annotated[
@@ -107,7 +106,7 @@ def take(
         typer.Option(
             "--compress",
             metavar="HOW",
-            help="libvirt: none, zstd or zstd:LEVEL for the memory image; none when left out.",
+            help="libvirt: compress the memory image: none (the default), zstd or zstd:LEVEL.",
             show_default=False,
         ),
     ] = None,
@@ -115,23 +114,23 @@ def take(
         ImageFormat | None,
         typer.Option(
             "--image-format",
-            help="libvirt: plain, as QEMU wrote it; or sparse, which several threads restore at "
-            "once and is not compressed. Plain when left out, where libvirt restores that.",
+            help="libvirt: plain, as QEMU writes it; or sparse, which several threads can restore "
+            "at once, but which is not compressed. By default plain, if libvirt can restore that.",
         ),
     ] = None,
     cow_size: CowSizeOption = None,
     stop: Annotated[
         bool,
         typer.Option(
-            "--stop", help="Shut the domain off once it is captured; a rollback lets it run on."
+            "--stop", help="Shut the domain off once it is captured; a rollback resumes it."
         ),
     ] = False,
     quiesce: Annotated[
         bool,
         typer.Option(
             "--quiesce",
-            help="libvirt: have the guest's agent freeze its file systems first, so that the "
-            "disks are usable alone.",
+            help="libvirt: have the guest agent freeze the file systems first, so that the disks "
+            "are usable without the memory.",
         ),
     ] = False,
     wait: Wait = None,
@@ -241,7 +240,7 @@ def summary(record: Record, *, stopped: bool = False) -> str:
 
 
 def _contents(record: Record) -> str:
-    instant = f"{counted(len(record.disks), 'disk')} of one instant"
+    instant = f"{counted(len(record.disks), 'disk')} captured at one instant"
     if record.quiesced:
         instant += ", file systems frozen"
     if record.memory is not None:

@@ -13,17 +13,17 @@ from snapvm.cli.session import Job, Session
 
 VERIFY_MANUAL = Manual(
     prerequisites=(
-        "None: an image of `xl save` or of snapvm is checked on any machine. Of a libvirt image "
-        "the header, the length and the checksum are checked; of one that is named as a file, or "
-        "has no checksum in its record, the header and the end."
+        "None: an image of `xl save` or of snapvm can be checked on any machine. Of a libvirt "
+        "image the header, the length and the checksum are checked; if it is named as a file, or "
+        "its record has no checksum, the header and the end."
     ),
     success=(
-        "The image restores, and the domain is then what it was: every page that it owns is in the "
-        "image, page tables lead where they should level by level, and the state of its vCPUs is "
-        "there. What is merely unusual is printed."
+        "The image can be restored, and the domain is then what it was: every page that it owns is "
+        "in the image, page tables lead where they should level by level, and the state of its "
+        "vCPUs is complete. What is merely unusual is printed."
     ),
     failure=(
-        "What is wrong is printed, a line each: memory that a restore would lose without a word, "
+        "Each problem is printed on a line of its own: memory that a restore would silently lose, "
         "and what it would refuse. `xl save` is known to drop page tables of a guest that maps "
         "other domains' pages."
     ),
@@ -32,8 +32,8 @@ VERIFY_MANUAL = Manual(
 INSPECT_MANUAL = Manual(
     prerequisites="The image is of a Xen PV domain.",
     success=(
-        "Where an address leads is printed: the frame, the rights, and the entry that says so; "
-        "with `--frame` the addresses through which the frame can be reached, up to 256."
+        "The output shows what an address maps to: the frame, the rights, and the entry that says "
+        "so; with `--frame` the addresses by which the frame can be reached, up to 256."
     ),
     failure="Nothing is changed.",
     example="snapvm inspect demo@latest --va 0xffffffff81000000",
@@ -67,7 +67,7 @@ def inspect(
     va: Annotated[
         str | None,
         typer.Option(
-            "--va", metavar="ADDRESS", help="Tell where this address leads.", show_default=False
+            "--va", metavar="ADDRESS", help="Show what this address maps to.", show_default=False
         ),
     ] = None,
     frame: Annotated[
@@ -75,7 +75,7 @@ def inspect(
         typer.Option(
             "--frame",
             metavar="PFN",
-            help="Tell which addresses lead to this frame.",
+            help="Show which addresses map to this frame.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,7 @@ def inspect(
         typer.Option(
             "--cr3",
             metavar="ADDRESS",
-            help="The root of the page tables; that of vCPU 0 when left out.",
+            help="The root of the page tables; by default that of vCPU 0.",
             show_default=False,
         ),
     ] = None,

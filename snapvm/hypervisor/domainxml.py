@@ -154,7 +154,7 @@ def _refuse_hidden(domain: str, root: ET.Element) -> None:
         raise DomainRefused(
             domain=domain,
             why=f"a disk on QEMU's command line ({hidden}) cannot be captured",
-            remedy="make it a <disk> that is a logical volume, or take it out of "
+            remedy="make it a <disk> that is a logical volume, or remove it from "
             f"<qemu:commandline>: virsh edit {shlex.quote(domain)}",
         )
 
@@ -175,8 +175,8 @@ def _unchanging_memory(domain: str, root: ET.Element) -> Iterator[OmittedDisk]:
                     domain=domain,
                     target=target,
                     why=f"it is memory in {path}, not a logical volume",
-                    remedy="move what is in it to a logical volume that is a <disk>, and take the "
-                    f"<memory model='{model}'> out: virsh edit {shlex.quote(domain)}",
+                    remedy="move its contents to a logical volume that is a <disk>, and remove the "
+                    f"<memory model='{model}'>: virsh edit {shlex.quote(domain)}",
                 )
             yield OmittedDisk(target=target, why="read-only", read_only=True)
 
@@ -225,8 +225,8 @@ def _refuse(domain: str, drive: Drive) -> None:
         )
     if drive.chained:
         raise refused(
-            f"it is an overlay ({drive.source}), such as an external snapshot, and what is below "
-            "it would not be captured",
+            f"it is an overlay ({drive.source}), such as an external snapshot, and its backing "
+            "image would not be captured",
             f"merge it while the domain runs: virsh blockcommit {name} {target} --active --pivot",
         )
     if drive.type == "file":
@@ -241,7 +241,7 @@ def _refuse(domain: str, drive: Drive) -> None:
         )
     if drive.sliced:
         raise refused(
-            "it is a slice of its volume, and the rest of that would go back with it",
+            "it is a slice of its volume, and the rest of the volume would be rolled back with it",
             "move it to a volume of its own",
         )
     if drive.format != "raw":

@@ -19,7 +19,7 @@ from snapvm.refusals import DomainRefused
 _PORTS = ("port", "tlsPort", "websocket")
 _BY_DEFAULT = "127.0.0.1"
 _WHY = {
-    errno.EADDRINUSE: "somebody else listens there",
+    errno.EADDRINUSE: "something else is listening there",
     errno.EADDRNOTAVAIL: "this host has no such address",
 }
 
@@ -40,8 +40,8 @@ def require(domain: Domain, definition: str, remedy: str) -> None:
         if why and not (number == errno.EADDRINUSE and port in own):
             raise DomainRefused(
                 domain=domain.name,
-                why=f"it would not start: it is to listen at {address} port {port}, and {why}",
-                remedy=f"free it (`ss -ltnp` shows who has it, `ip address` what there is), or "
+                why=f"it would not start: it has to listen on {address} port {port}, and {why}",
+                remedy=f"free it (`ss -ltnp` shows who has it, `ip address` the addresses), or "
                 f"{remedy}",
             )
 

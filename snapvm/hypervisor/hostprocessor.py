@@ -62,7 +62,7 @@ def require(domain: Domain, then: str) -> None:
     here = _here()
     lacking = sorted(set(then.split()) - here)
     if lacking and here:
-        why = f"its guest uses what the processor of this host has not: {' '.join(lacking)}"
+        why = f"its guest uses what the processor of this host lacks: {' '.join(lacking)}"
         shown = "`lscpu` shows what the processor has now"
         processor.refuse(domain, why, software="kernel and QEMU", how_to_look=shown)
 

@@ -60,8 +60,8 @@ def require_room(domain: Domain, definition: str) -> None:
         raise DomainRefused(
             domain=domain.name,
             why=f"it would not start: its memory is {needed_kib >> 10} MiB in huge pages of "
-            f"{page_kib} KiB, and {free_kib >> 10} MiB of them would be free",
-            remedy=f"have {more} more of them ({pool}/nr_hugepages), or end another domain",
+            f"{page_kib} KiB, but only {free_kib >> 10} MiB of them would be free",
+            remedy=f"provide {more} more of them ({pool}/nr_hugepages), or end another domain",
         )
 
 

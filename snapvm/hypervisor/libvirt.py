@@ -178,7 +178,7 @@ class LibvirtHypervisor:
         """Raise ``DomainRefused`` when libvirt could not start it, or would use other memory."""
         handle = self._handle_if_known(domain)
         if handle is not None:
-            why = "and would start it from there, on disks that are others by then"
+            why = "and would start it from there, on disks that have been replaced by then"
             libvirtimages.refuse_saved(domain, handle, why)
             if domain.state.has_memory:  # `virsh save` may be in the midst of writing its memory
                 refuse_busy(domain, handle)

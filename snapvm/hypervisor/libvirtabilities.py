@@ -38,7 +38,7 @@ def require(connection: Any, domain: str, definition: str, remedy: str, capabili
         raise DomainRefused(
             domain=domain,
             why=f"it would not start: it is labelled for {model}, which libvirt does not use here",
-            remedy="have it do so again (the kernel's command line, and security_driver in "
+            remedy="make libvirt use it again (the kernel's command line, and security_driver in "
             f"qemu.conf), or {remedy}, or none",
         )
     for what, kind in _lacking(capabilities, root):

@@ -82,7 +82,7 @@ class LibvirtAgent:
             raise DomainRefused(
                 domain=domain.name,
                 why="its file systems are frozen already",
-                remedy="when nobody else, a backup say, needs that: "
+                remedy="if nobody else needs that, such as a backup: "
                 f"virsh domfsthaw {shlex.quote(domain.name)}",
             )
 
@@ -94,7 +94,7 @@ class LibvirtAgent:
         except LibvirtFailed as failure:
             raise NotFrozen(domain=domain.name, why=str(failure)) from failure
         if not frozen:
-            raise NotFrozen(domain=domain.name, why="its agent finds none that it could freeze")
+            raise NotFrozen(domain=domain.name, why="its agent finds none to freeze")
 
     def thaw(self, domain: Domain) -> bool:
         """See ``GuestAgent.thaw``; the agent says how many file systems this call has thawed.

@@ -198,7 +198,7 @@ class BackgroundCapture:
             # QEMU restores the guest's run state in scheduled work, which this question awaits.
             run_state = self._stream.run_state()
         if self._is_ahead and run_state != _STOPPED:
-            raise self._job.failed(f"QEMU had stopped it itself; it is {run_state} now: take again")
+            raise self._job.failed(f"QEMU had stopped it itself; it is {run_state} now: try again")
 
     def _wait_until_armed(self) -> None:
         """Wait for the first pages.
@@ -236,7 +236,7 @@ class BackgroundCapture:
         """Give a guest that runs on its huge pages back; they shorten the next pause, too."""
         pid = qemurun.pid_of(self._job.domain.name)
         if pid is not None and not self._job.domain_ends:
-            self._job.progress.phase(f"joining the memory of {self._job.domain.name}")
+            self._job.progress.phase(f"restoring the huge pages of {self._job.domain.name}")
             thp.join(pid, Deadline(limit_seconds))
 
 

@@ -72,7 +72,7 @@ def _refuse_unsaved(link: Link, domain: Domain) -> None:
             raise DomainRefused(
                 domain=domain.name,
                 why=f"it has {what}, which QEMU does not save",
-                remedy="have another kind of it or none (virsh edit "
+                remedy="use another kind of it, or none (virsh edit "
                 f"{shlex.quote(domain.name)}), or take the disks alone with --disk-only",
             )
 
@@ -83,6 +83,6 @@ def _require_zstd(connection: Any, domain: Domain) -> None:
         if libvirtversions.release_of(connection) < ZSTD_SINCE:
             raise DomainRefused(
                 domain=domain.name,
-                why="this libvirt may not read images compressed by zstd",
+                why="this libvirt may be unable to read images compressed by zstd",
                 remedy="leave --compress out, and `compress` in the settings",
             )

@@ -66,11 +66,11 @@ class ExternalCapture:
     def possible(ground: Ground) -> Iterator[None]:
         """Run the block if this libvirt can do it; raise ``NotPossible`` if it cannot."""
         if ground.is_compressed:
-            raise NotPossible("libvirt writes the image itself, and does not compress it as asked")
+            raise NotPossible("libvirt writes the image itself, and cannot compress it as asked")
         with spoken():
             number = ground.handle.connect().getLibVersion()
         if number < _MANUAL_SINCE:
-            raise NotPossible("this libvirt leaves no disk to be captured by others")
+            raise NotPossible("this libvirt does not let others capture the disks")
         # libvirt will ask QEMU itself, so it does not matter whether QEMU answers snapvm.
         with suppress(LibvirtFailed):
             migrationstream.require_unblocked(ground.lender.monitor)
@@ -90,7 +90,7 @@ class ExternalCapture:
         job = self._job
         if freeze is not None:
             log.warning(
-                "the programs in %s cannot write for as long as its memory is written: this way to "
+                "the programs in %s cannot write while its memory is written: this way to "
                 "capture freezes file systems for all of it",
                 job.domain.name,
             )

@@ -67,7 +67,7 @@ def warn_unreadable(link: Link, domain: Domain, image: Path) -> None:
     except LibvirtFailed as failure:
         remedy = _labelling(image)
         log.warning(
-            "libvirt cannot use the memory image of %s, and no rollback would before it can: %s%s",
+            "libvirt cannot use the memory image of %s, and a rollback would be refused: %s%s",
             domain.name,
             failure,
             f"; {remedy}" if remedy else "",
@@ -146,8 +146,8 @@ def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:
     if not is_kept:
         raise DomainRefused(
             domain=domain.name,
-            why="it is transient, and its vTPM would be removed when it is ended",
-            remedy="make it persistent for that: `virsh dumpxml --security-info "
+            why="it is transient, and its vTPM would be removed when the domain is ended",
+            remedy="make the domain persistent: `virsh dumpxml --security-info "
             f"{shlex.quote(domain.name)} >FILE; virsh define FILE`",
         )
 
@@ -165,9 +165,9 @@ def refuse_saved(domain: Domain, handle: Any, why: str) -> None:
         raise DomainRefused(domain=domain.name, why=str(failure)) from failure
     if is_saved:
         name = shlex.quote(domain.name)
-        resume = "" if domain.state.has_memory else f"`virsh start {name}` goes on from it, "
+        resume = "" if domain.state.has_memory else f"`virsh start {name}` resumes it, "
         raise DomainRefused(
             domain=domain.name,
             why=f"libvirt keeps its memory for its next start (managed save), {why}",
-            remedy=f"{resume}`virsh managedsave-remove {name}` throws it away",
+            remedy=f"{resume}`virsh managedsave-remove {name}` discards it",
         )

@@ -129,8 +129,8 @@ def _require_local(connection: Any, uri: str) -> None:
     host = urlsplit(connection.getURI()).hostname
     if host:
         raise HostLacks(
-            what=f"a libvirt of this host at {uri}: that one is on {host}",
-            remedy="run snapvm on the host where the domain runs, on whose volumes it works",
+            what=f"a libvirt of its own at {uri}: that one is on {host}",
+            remedy="run snapvm on the host where the domain runs: it needs that host's volumes",
         )
 
 

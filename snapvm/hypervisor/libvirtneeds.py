@@ -165,7 +165,7 @@ def _require_volumes(
             raise DomainRefused(
                 domain=domain,
                 why=f"it would not start: its storage pool {pool} has no volume {volume}",
-                remedy=f"look again (`virsh pool-refresh {shlex.quote(pool)}`), or {remedy}",
+                remedy=f"refresh the pool (`virsh pool-refresh {shlex.quote(pool)}`), or {remedy}",
             ) from missing
 
 

@@ -51,7 +51,7 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
         with spoken():
             handles = link.connection.listAllDomains()
     except LibvirtFailed as failure:
-        why = f"libvirt does not say which domains there are besides ({failure})"
+        why = f"libvirt does not say which other domains there are ({failure})"
         raise DomainRefused(domain=domain.name, why=why) from failure
     held: dict[_Held, None] = {}
     for handle in handles:
@@ -60,8 +60,8 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
         except LibvirtFailed as failure:
             if not failure.is_unknown_domain:  # one that has gone meanwhile relies on nothing
                 log.warning(
-                    "libvirt does not say what disks %s has (%s): nobody knows whether it relies "
-                    "on one that goes back",
+                    "libvirt does not say what disks %s has (%s): it is unknown whether it relies "
+                    "on one that is rolled back",
                     quoted(handle.name()),
                     failure,
                 )
@@ -70,8 +70,8 @@ def relying(link: Link, domain: Domain) -> Iterator[Reliance]:
         chain = chains.get(each.image)
         if chain is None:
             log.warning(
-                "%s, disk %s of %s, does not answer: nobody knows whether it is an overlay on a "
-                "disk that goes back",
+                "%s, disk %s of %s, does not answer: it is unknown whether it is an overlay on a "
+                "disk that is rolled back",
                 each.image,
                 each.target,
                 each.domain,
@@ -129,9 +129,9 @@ def _overlay(held: _Held, base: Path) -> Reliance:
         target=held.target,
         device=base,
         tie="is an overlay on",
-        why="what the overlay holds are changes of that volume, and of no other",
-        remedy="have it hold everything, while that domain runs: virsh blockpull "
-        f"{name} {held.target} --wait; or give it up, and take it out of that domain: virsh edit "
+        why="what the overlay holds are changes to that volume, and to no other",
+        remedy="make it independent, while that domain runs: virsh blockpull "
+        f"{name} {held.target} --wait; or discard it, and remove it from that domain: virsh edit "
         f"{name}",
     )
 
@@ -144,7 +144,7 @@ def _saved(held: _Held) -> Reliance:
         tie="is",
         why="libvirt keeps the memory of that domain for its next start (managed save), and it "
         "goes with this disk as it is now",
-        remedy=f"`virsh managedsave-remove {shlex.quote(held.domain)}` throws it away",
+        remedy=f"`virsh managedsave-remove {shlex.quote(held.domain)}` discards it",
     )
 
 
@@ -155,7 +155,7 @@ def _in_use(held: _Held) -> Reliance:
         target=held.target,
         device=held.image,
         tie="is",
-        why="that domain is on, and would not notice that its disk goes back",
-        remedy=f"shut it off, or take the disk away from it: virsh detach-disk {name} "
+        why="that domain is on, and would not notice that its disk is rolled back",
+        remedy=f"shut it off, or detach the disk from it: virsh detach-disk {name} "
         f"{shlex.quote(held.target)}",
     )

@@ -169,7 +169,7 @@ class PrecopyCapture:
         """Raise ``CaptureFailed`` when QEMU has stopped the guest before it was frozen."""
         if self._freeze is not None and self._frozen_at is None:
             raise self._job.failed(
-                "QEMU had stopped it before its file systems were frozen: take again, "
+                "QEMU had stopped it before its file systems were frozen: take the snapshot again, "
                 "or with `--capture stop`"
             )
 

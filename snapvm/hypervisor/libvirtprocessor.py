@@ -75,10 +75,10 @@ def _refuse_threads(connection: Any, domain: Domain, cpu: str) -> None:
         if connection.getLibVersion() < _KNOWS_HT_SINCE:
             raise DomainRefused(
                 domain=domain.name,
-                why="libvirt before 11.10 takes its processor, of several threads, for another "
-                "than that of its memory, which an older QEMU had (ht)",
-                remedy="update libvirt, or go back to a snapshot taken since QEMU was updated, or "
-                "one without memory; to try all the same, shut the domain off",
+                why="libvirt before 11.10 takes its multi-threaded processor for a different one "
+                "from that of its memory, which an older QEMU wrote (ht)",
+                remedy="update libvirt, or roll back to a snapshot taken since QEMU was updated, "
+                "or to one without memory; to try all the same, shut the domain off",
             )
 
 

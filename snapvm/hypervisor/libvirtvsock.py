@@ -29,8 +29,8 @@ def require(connection: Any, domain: Domain, definition: str, remedy: str) -> No
             raise DomainRefused(
                 domain=domain.name,
                 why=f"it would not start: {quoted(name)} runs with the vsock address (CID) "
-                f"{min(fixed & taken)} that it is to have",
-                remedy=f"end that one, or {remedy}",
+                f"{min(fixed & taken)} that it has to have",
+                remedy=f"end that domain, or {remedy}",
             )
 
 

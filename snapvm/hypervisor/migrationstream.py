@@ -177,7 +177,7 @@ class MigrationStream:
             if self._pipe.failure is not None:
                 raise self._job.not_written(self._pipe.failure)
             if self._is_given_up.is_set():
-                raise self._job.failed("it is not wanted any more")
+                raise self._job.failed("it is no longer wanted")
             if not deadline.left_seconds:
                 raise self._job.failed(f"it took longer than {limit_seconds:g} s ({setting})")
             tick(state)

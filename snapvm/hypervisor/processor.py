@@ -22,7 +22,7 @@ def refuse(domain: Domain, why: str, *, software: str, how_to_look: str) -> None
     raise DomainRefused(
         domain=domain.name,
         why=why,
-        remedy="go back on the host where it was taken; if that is this one, to the microcode, "
-        f"BIOS, {software} there were ({how_to_look}), or to a snapshot taken since, or one "
-        "without memory; to try all the same, shut the domain off",
+        remedy="roll back on the host where it was taken; if it is this one, restore the "
+        f"microcode, BIOS, {software} of then ({how_to_look}); or roll back to a snapshot taken "
+        "since, or to one without memory; to try all the same, shut the domain off",
     )

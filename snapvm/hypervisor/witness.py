@@ -62,9 +62,9 @@ class Witness:
         """Say what has changed; return an empty text when nothing has."""
         now = looked_up_again(self._handle, self._domain.uuid)
         if now.ID() != self._run:
-            return "somebody started it anew"
+            return "somebody restarted it"
         if is_busy(now):
-            return "somebody began to save or to migrate it"
+            return "somebody began to save or migrate it"
         definition = now.XMLDesc(_XML_SECURE)
         if devices(definition) != devices(self._domain.definition):
             return "its devices were changed"

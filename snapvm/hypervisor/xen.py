@@ -51,8 +51,8 @@ from snapvm.settings import Settings
 log = logging.getLogger(__name__)
 
 _NO_MORE_LIBVIRTS = (
-    "%s is xl's now: libvirt, by which it was started, shows it shut off, and can start it again "
-    "when it has ended (xl shutdown)"
+    "%s belongs to xl now: libvirt, which had started it, shows it shut off, and can start it "
+    "again when it has ended (xl shutdown)"
 )
 
 

@@ -19,7 +19,7 @@ class NoAgent:
         raise DomainRefused(
             domain=domain.name,
             why="there is no agent in Xen guests that could freeze their file systems",
-            remedy="leave --quiesce out: memory and disks are of one instant without it",
+            remedy="leave --quiesce out: memory and disks fit together without it",
         )
 
     def freeze(self, domain: Domain) -> None:
@@ -32,4 +32,4 @@ class NoAgent:
 
     def set_clock(self, domain: Domain) -> float:
         """See ``GuestAgent.set_clock``."""
-        raise ClockNotSet(domain=domain.name, why="Xen guests have no agent that could")
+        raise ClockNotSet(domain=domain.name, why="Xen guests have no agent that could set it")

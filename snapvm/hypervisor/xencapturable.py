@@ -64,20 +64,20 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
     if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
     if xenothers.are_saving(info.domid):
-        why = "somebody saves or migrates it at the moment (libxl-save-helper)"
-        raise _refused(domain, why, "let that end first")
+        why = "it is being saved or migrated at the moment (libxl-save-helper)"
+        raise _refused(domain, why, "wait until that has ended")
     client = domains.served_by(info.domid)
     if client:
         raise _refused(
             domain,
             f"it serves a device of {quoted(client)}, whose pages it has mapped: its memory would "
-            "go back without them, and its kernel needs them",
+            "be restored without them, and its kernel needs them",
             _DISKS_ALONE,
         )
     if domains.has_no_word_for(info.domid, _SUSPEND):
         raise _refused(
             domain,
-            "its kernel can be asked to shut down or reboot, and not to suspend itself",
+            "its kernel can be asked to shut down or reboot, but not to suspend itself",
             f"a Linux with CONFIG_XEN_SAVE_RESTORE can; or {_DISKS_ALONE}",
         )
 

@@ -25,15 +25,15 @@ from snapvm.refusals import DomainRefused
 log = logging.getLogger(__name__)
 
 _OFF_FIRST = (
-    "shut it off first (xl shutdown): snapvm brings back the disks of one that is off, and leaves "
-    "it to you to start it from its own file (xl create)"
+    "shut it off first (xl shutdown): snapvm then brings back its disks, and leaves it to you to "
+    "start it from its own configuration file (xl create)"
 )
 
 
 def tell(domain: str, config: Config) -> str:
     """Return a PV or PVH domain's configuration in xl's language, or raise ``DomainRefused``."""
     if config["c_info"].get("type") == "hvm":
-        why = "it is an HVM domain, whose configuration is not told to `xl create`"
+        why = "it is an HVM domain, whose configuration snapvm cannot pass to `xl create`"
         raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
     left = json.loads(json.dumps(config))
     lines: list[str] = []
@@ -81,7 +81,7 @@ def warn_of_no_way_back(domain: str, config: Config) -> None:
     try:
         tell(domain, config)
     except DomainRefused as refused:
-        log.warning("a rollback to these disks is possible only while it is off: %s", refused)
+        log.warning("a rollback to these disks needs the domain to be off first: %s", refused)
 
 
 def _vcpus(domain: str, b_info: Config) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _require_nothing(domain: str, name: str, rest: Config) -> None:
         what = ", ".join(sorted(rest))
         raise DomainRefused(
             domain=domain,
-            why=f"its configuration has what cannot be told to `xl create`: {name} {what}".rstrip(),
+            why=f"its configuration cannot be passed to `xl create`: {name} {what}".rstrip(),
             remedy=_OFF_FIRST,
         )
 
@@ -329,7 +329,7 @@ def _quoted(domain: str, value: Any) -> str:
     """Quote a value in xl's language, with its escapes (libxlu_cfg.c, xlu__cfgl_dequote)."""
     text = str(value)
     if not text.isprintable():
-        why = f"{text!r} cannot be told to `xl create`"
+        why = f"{text!r} cannot be passed to `xl create`"
         raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -64,8 +64,8 @@ def _read(domain: str, text: str, within: Callable[[Any], Config], failing: str)
         raise DomainRefused(
             domain=domain,
             why="xl has no configuration of it",
-            remedy="another toolstack may have made it, such as xapi, or what libxl keeps in "
-            "/var/lib/xen is lost: then start it anew with xl",
+            remedy="another toolstack may have created it, such as xapi, or what libxl keeps in "
+            "/var/lib/xen is lost: then restart it with xl",
         ) from None
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DomainRefused(domain=domain, why=f"{failing} its configuration ({error!r})") from None

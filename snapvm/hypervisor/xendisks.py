@@ -155,26 +155,26 @@ def _refuse(domain: str, vbd: Vbd) -> None:
         return DiskRefused(domain=domain, target=vbd.target, why=why, remedy=remedy)
 
     if not vbd.backend_domid:
-        raise refused("xenstore does not name who serves it", "it may be about to be detached")
+        raise refused("xenstore names no backend domain of it", "it may be about to be detached")
     if vbd.backend_domid != "0":
-        raise refused(f"it is served by domain {vbd.backend_domid} and not by this one")
+        raise refused(f"its backend is domain {vbd.backend_domid}, not this one")
     if vbd.backend == QDISK and not vbd.params.startswith(_QEMU_RAW):
         raise refused(f"QEMU serves it from an image with a format of its own ({vbd.params})", MOVE)
     if vbd.backend not in BACKENDS or vbd.kind not in ("phy", "file", QDISK):
         raise refused(
-            f"it is served by {vbd.backend} ({vbd.params}), which keeps snapvm from the volume",
+            f"it is served by {vbd.backend} ({vbd.params}), which hides the volume from snapvm",
             "let the kernel serve it: backendtype=phy, target=/dev/VG/LV",
         )
     if vbd.params and Path("/dev") not in vbd.device.parents:
         raise refused(f"it is the file {vbd.device}, not a logical volume", MOVE)
     if vbd.backend != QDISK and vbd.script != BLOCK_SCRIPT:
-        raise refused(f"the script {vbd.script} sets its device up, not Xen's own")
+        raise refused(f"its device is set up by the script {vbd.script}, not by Xen's own")
     if not vbd.params:
-        raise refused("xenstore does not say what is behind it")
+        raise refused("xenstore does not say which device is behind it")
     if _means_another(vbd):
         raise refused(
-            f"{vbd.device} is another volume by now than the one that the domain has open",
-            "give the names back (lvrename), or start the domain anew",
+            f"{vbd.device} is now a different volume from the one that the domain has open",
+            "give the volumes their names back (lvrename), or restart the domain",
         )
 
 

@@ -68,7 +68,7 @@ class XenDomains:
             raise DomainRefused(
                 domain=domain.name,
                 why=f"several domains have its uuid {domain.uuid}: {names}",
-                remedy="give each a `uuid` of its own: snapshots are kept by it",
+                remedy="give each a `uuid` of its own: snapshots are filed by it",
             )
 
     def name_of(self, uuid: DomainUuid) -> str:

@@ -43,8 +43,8 @@ def require_alone(
             raise DiskRefused(
                 domain=domain,
                 target=shared.target,
-                why=f"it is disk {vbd.target} of {name}, which runs and may write to it, too",
-                remedy=f"take it away there: xl block-detach {shlex.quote(name)} {vbd.target}",
+                why=f"it is also disk {vbd.target} of {name}, which runs and may write to it",
+                remedy=f"detach it there: xl block-detach {shlex.quote(name)} {vbd.target}",
             )
 
 

@@ -88,7 +88,7 @@ class XenPvhCapture:
                 raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
             # That one may have been told of pages which our saver was not told of.
             if xenothers.are_saving(self._job.info.domid):
-                what = "somebody else saves or migrates it"
+                what = "somebody else is saving or migrating it"
                 raise WindowBroken(domain=self._job.domain.name, what=what)
 
     def _owned_pages(self) -> int:

@@ -26,12 +26,13 @@ STOP_SECONDS = 60.0
 _LOOK_SECONDS = 0.002
 _SUSPEND = "suspend"
 _UNFOUND = (
-    "no xl was found that looks after %s: one that does ends now, as xl of Xen %d.%d does when a "
-    "guest suspends, and nobody starts the guest again when it reboots"
+    "no xl process was found that watches %s: if there is one, it ends now, as xl of Xen %d.%d "
+    "does when a guest suspends, and nothing will start the guest again when it reboots"
 )
 _LIBVIRTS = (
-    "%s was started by libvirt, which does not see it shut down or reboot once it has suspended "
-    "itself: restart virtxend or libvirtd for that; after a rollback it is not libvirt's any more"
+    "%s was started by libvirt, which no longer notices its shutdown or reboot once it has "
+    "suspended itself: restart virtxend or libvirtd; after a rollback it no longer belongs to "
+    "libvirt"
 )
 
 log = logging.getLogger(__name__)
@@ -68,9 +69,7 @@ class SuspendRequest:
         if not word:
             return ""
         undone = f'xenstore-write {self._path} ""'
-        return (
-            f"it has been asked to {quoted(word[:40])}: let it, or take that back with `{undone}`"
-        )
+        return f"it has been asked to {quoted(word[:40])}: let it, or withdraw that with `{undone}`"
 
     def put(self) -> None:
         """Make the request."""
@@ -103,7 +102,7 @@ class SuspendRequest:
             if not self.is_noted or self._withdraw():
                 return
         except XenFailed as failure:
-            log.warning("domain %d may be going to suspend (%s): waiting", self._domid, failure)
+            log.warning("domain %d may be about to suspend (%s): waiting", self._domid, failure)
         info = self._control.info(self._domid)
         is_held = info is not None and info.is_paused and not info.is_shut_down
         if is_held:

@@ -82,7 +82,7 @@ class Rings:
             while busy := [number for number, address in rings if _in_flight(address)]:
                 if not deadline.left_seconds:
                     raise CaptureFailed(
-                        domain=self._name, why=f"its disk {busy[0]} does not come to rest"
+                        domain=self._name, why=f"I/O on its disk {busy[0]} does not finish"
                     )
                 time.sleep(_POLL_SECONDS)
 

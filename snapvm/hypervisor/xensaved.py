@@ -56,7 +56,7 @@ def _folders() -> Iterator[Path]:
 def _refused(name: str, path: Path, start: str, remedy: str) -> DomainRefused:
     return DomainRefused(
         domain=name,
-        why=f"its memory is kept for {start}, and goes with its disks as they are now "
+        why=f"its memory is kept for {start}, and fits only its disks as they are now "
         f"({quoted(str(path))})",
-        remedy=f"let it be started from that first; or throw that memory away: {remedy}",
+        remedy=f"start it from that first, or discard that memory: {remedy}",
     )

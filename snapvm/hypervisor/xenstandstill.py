@@ -106,7 +106,8 @@ class Standstill:
                 raise WindowBroken(domain=self._domain.name, what="somebody else paused it")
             if not deadline.left_seconds:
                 seconds = deadline.seconds
-                raise self._failed(f"it took the request to suspend and did not in {seconds:g} s")
+                what = f"it accepted the request to suspend, but did not within {seconds:g} s"
+                raise self._failed(what)
             time.sleep(_LOOK_SECONDS)
 
     def _pause(self) -> None:
@@ -155,7 +156,7 @@ class Standstill:
         if info is None or info.is_dying:
             return "somebody destroyed it"
         if self._is_suspended and not info.is_suspended:
-            return "somebody else made it go on"
+            return "somebody else resumed it"
         return "" if info.is_paused else "somebody else unpaused it"
 
     def _resume(self) -> None:

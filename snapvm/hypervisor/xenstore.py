@@ -223,7 +223,7 @@ def open_store() -> XenStore:
         return XenStore(connection)
     connection.close()
     raise HostLacks(
-        what=f"a xenstored to speak to ({why})",
+        what=f"a xenstored that answers ({why})",
         remedy="run snapvm as root, in the control domain; a xenstored in a domain of its own"
         " (XENSTORETYPE=domain) is not supported",
     )

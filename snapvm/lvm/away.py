@@ -75,8 +75,8 @@ def of_volume(ref: LvRef, report: Report) -> Absence | None:
     if not known:
         return Absence(
             group=ref.vg,
-            why="is not there as far as LVM sees",
-            remedy="bring its storage back (log in, as with `iscsiadm -m node --login`; mend the "
+            why="is not visible to LVM",
+            remedy="bring its storage back (log in, as with `iscsiadm -m node --login`; repair the "
             "path; is the device in `lvmdevices`?) until `vgs` shows it"
             + _or_it_became(ref, heirs),
         )
@@ -91,9 +91,9 @@ def _of_parted(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> Absence | None:
     heir = heirs[0]
     return Absence(
         group=ref.vg,
-        why=f"is without a volume that {heir.vg} has by its uuid",
-        remedy="when that was split off and is no copy (vgimportclone): "
-        f"{_saying_so(ref, heir)}; when it is one, hide it from LVM (lvmdevices(8))",
+        why=f"lacks a volume, which {heir.vg} has by its uuid",
+        remedy=f"if {heir.vg} was split off and is no copy (vgimportclone): "
+        f"{_saying_so(ref, heir)}; if it is a copy, hide it from LVM (lvmdevices(8))",
     )
 
 
@@ -102,7 +102,7 @@ def _or_it_became(ref: LvRef, heirs: tuple[LogicalVolume, ...]) -> str:
     if not heirs:
         return ""
     return (
-        f"; when {heirs[0].vg} is what it has become (vgmerge), and no copy of it "
+        f"; if it was merged into {heirs[0].vg} (vgmerge), and that is not a copy of it "
         f"(vgimportclone): {_saying_so(ref, heirs[0])}"
     )
 
@@ -126,10 +126,10 @@ def making_whole(vg: str) -> str:
     byte of them need be lost (lvm2, metadata.c: _lv_each_dependency; vgreduce.c).
     """
     return (
-        "bring them back, then: vgextend --restoremissing; where they are lost for good, "
+        "bring them back, then: vgextend --restoremissing; if they are lost for good, "
         f"`lvs -a -o+devices {vg}` shows what had a part there ([unknown]): lvconvert --repair for "
         "a RAID, lvremove for each of the others; then: vgreduce --removemissing "
-        f"{vg} (not with --force: that removes disks with them that have lost nothing)"
+        f"{vg} (not with --force: that also removes disks that have lost nothing)"
     )
 
 
@@ -143,5 +143,5 @@ def _of_silent(group: VolumeGroup) -> Absence:
         remedy = f"vgchange --lockstart {group.name}"
     elif group.system_id:
         why = f"belongs to another host (system ID {group.system_id})"
-        remedy = "let that host have it done, or take the group over as lvmsystemid(7) says"
+        remedy = "do this on that host, or take the group over as lvmsystemid(7) says"
     return Absence(group=group.name, why=why, remedy=remedy)

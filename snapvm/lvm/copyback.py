@@ -58,7 +58,7 @@ def _changed(runner: Runner, snapshot: LvRef, disk_bytes: int) -> ChangedChunks 
         why = "the snapshot is lost: its store ran full or could not be written"
         raise StorageFailed(path=str(snapshot.path), why=why) from None
     except (exceptionstore.StoreUnreadable, OSError) as error:
-        log.warning("%s is compared with its disk, for its store is not as known: %s", store, error)
+        log.warning("%s is compared with its disk, as its table cannot be used: %s", store, error)
         return None
     counted = _chunks_by_kernel(runner, snapshot, changed.chunk_bytes)
     if counted != len(changed):

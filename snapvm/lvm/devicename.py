@@ -40,9 +40,9 @@ def goes_with(device: Path, volume: LvRef, dev: Path = DEV) -> bool:
 
 def why_not(device: Path) -> str:
     """Say what is wrong with a name that does not go with the volume."""
-    return f"the domain names it {device}, a name a rollback cannot give to another"
+    return f"the domain calls it {device}, a name that a rollback cannot give to another volume"
 
 
 def remedy(volume: LvRef) -> str:
     """Say what to do about it."""
-    return f"name it {volume.path} in the domain's configuration"
+    return f"call it {volume.path} in the domain's configuration"

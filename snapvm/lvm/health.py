@@ -91,11 +91,11 @@ def _judged(disk: DiskRecord, volume: LogicalVolume | None) -> tuple[VolumeState
     troubles = (
         (volume.is_lost, VolumeState.LOST, f"is lost: {preflight.loss(volume)}"),
         (volume.is_merging, merging, "is being merged into its disk, which uses it up"),
-        (is_detached, unusable, "is not a snapshot any more"),
-        (is_resized, unusable, "has another size than was recorded"),
-        (volume.is_writable, unusable, "can be written to and may have changed"),
+        (is_detached, unusable, "is no longer a snapshot"),
+        (is_resized, unusable, "has a different size from the one recorded"),
+        (volume.is_writable, unusable, "is writable and may have changed"),
         (bool(volume.health), unusable, f"is not healthy: {volume.health}"),
-        (argv.TAG_OURS not in volume.tags, unusable, "does not carry its tags any more"),
+        (argv.TAG_OURS not in volume.tags, unusable, "no longer has its tags"),
     )
     found = ((state, text) for is_so, state, text in troubles if is_so)
     return next(found, (VolumeState.OK, ""))

@@ -15,13 +15,13 @@ def require_free(report: Report, vg: str, name: str) -> None:
     if not naming.fits(vg, name):
         raise VolumeRefused(
             volume=f"{vg}/{name}",
-            why="its name, which is needed, is longer than device-mapper allows",
+            why="this name, which snapvm needs, is longer than device-mapper allows",
             remedy=f"give the group a shorter name: vgrename {vg}",
         )
     if report.lv_from_name(vg, name) is not None:
         raise VolumeRefused(
             volume=f"{vg}/{name}",
-            why="it exists already, and its name is needed",
+            why="it exists already, and snapvm needs its name",
             remedy="choose another --name, or remove the volume if nothing needs it",
         )
 
@@ -32,6 +32,6 @@ def require_distinct(names: Iterable[tuple[str, str]]) -> None:
         if times > 1:
             raise VolumeRefused(
                 volume=f"{vg}/{name}",
-                why="two disks would need it",
+                why="two disks would need this name",
                 remedy="give one of the two disks another name with lvrename",
             )

@@ -28,10 +28,10 @@ _FEW_METADATA_BYTES = 64 << 10
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
-    "cache": ("it has a cache (dm-cache)", "take the cache away: lvconvert --splitcache {}"),
+    "cache": ("it has a cache (dm-cache)", "remove the cache: lvconvert --splitcache {}"),
     "writecache": (
         "it has a cache (dm-writecache)",
-        "take the cache away: lvconvert --splitcache {}",
+        "remove the cache: lvconvert --splitcache {}",
     ),
     "mirror": (
         "it is mirrored by dm-mirror, whose snapshots can deadlock when a device fails (LVM says)",
@@ -94,10 +94,10 @@ def check_room(report: Report, needed_bytes: Mapping[str, int], limit_percent: f
             limit = f" (at most {limit_percent:g} % full: group_limit_percent)" if kept else ""
             raise NoSpace(
                 where=f"volume group {vg}{limit}",
-                needed=f"{_mib(needed)} for what thick snapshots keep",
+                needed=f"{_mib(needed)} for thick snapshots",
                 free=_mib(max(free - kept, 0)),
                 remedy="make room (`snapvm delete`, `vgextend`), or let less than everything "
-                "change with --cow-size, such as 20%: a snapshot is lost when more does",
+                "change with --cow-size, such as 20%: a snapshot is lost if more does",
             )
 
 
@@ -117,8 +117,8 @@ def check_siblings(report: Report, disk: LogicalVolume, snapshot: LogicalVolume)
         if not _cannot_overflow(sibling) and left < held:
             raise VolumeRefused(
                 volume=str(sibling.ref),
-                why=f"{_mib(held)} of {disk.ref} may be written back, of which this snapshot of "
-                f"it has to keep a copy, and it has room for {_mib(left)}",
+                why=f"{_mib(held)} of {disk.ref} may be written back, and this snapshot of it "
+                f"has to keep a copy of the former data, but has room for only {_mib(left)}",
                 remedy="delete that snapshot first, if nothing needs it",
             )
 
@@ -171,16 +171,15 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
     if volume.vg_metadata_free_bytes < disks * _DISK_METADATA_BYTES:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"{group} has room for {volume.vg_metadata_free_bytes >> 10} KiB of metadata more "
-            "(vgs -o +vg_mda_free), and a rollback that begins has to come to its end",
+            why=f"{group} has only {volume.vg_metadata_free_bytes >> 10} KiB left for metadata "
+            "(vgs -o +vg_mda_free), and a rollback must not run out of room halfway",
             remedy="delete snapshots of any domain, or volumes, that nothing needs",
         )
     if volume.vg_volumes_left is not None and volume.vg_volumes_left < disks:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"{group} may have {volume.vg_volumes_left} volumes more, and {disks} are needed",
-            remedy=f"let it have any number: vgchange --logicalvolume 0 {volume.vg}; or delete "
-            "snapshots",
+            why=f"{group} allows {volume.vg_volumes_left} more volumes, and {disks} are needed",
+            remedy=f"lift its limit: vgchange --logicalvolume 0 {volume.vg}; or delete snapshots",
         )
     if volume.is_group_shared:
         raise VolumeRefused(
@@ -198,7 +197,7 @@ def _check_group_name(report: Report, volume: LogicalVolume) -> None:
     if len(uuids) > 1:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"LVM sees {len(uuids)} volume groups of the name {volume.vg}",
+            why=f"LVM sees {len(uuids)} volume groups named {volume.vg}",
             remedy="hide the other one from this host's LVM (lvmdevices(8), or global_filter in "
             "lvm.conf), or rename it: vgrename "
             + " or ".join(sorted(uuid for uuid in uuids if uuid != volume.vg_uuid)),
@@ -210,14 +209,14 @@ def _check_volume(volume: LogicalVolume) -> None:
     if volume.is_thick_snapshot:
         raise VolumeRefused(
             volume=name,
-            why=f"it is itself a snapshot (of {volume.origin}), of which LVM makes none",
-            remedy="let the domain use a volume of its own, or a thin one",
+            why=f"it is itself a snapshot (of {volume.origin}), and LVM cannot snapshot that",
+            remedy="let the domain use an independent volume, or a thin one",
         )
     if not volume.roles & _PUBLIC or volume.layout & _POOLS:
-        raise VolumeRefused(volume=name, why="it is an inner part of LVM, not a disk")
+        raise VolumeRefused(volume=name, why="it is internal to LVM, not a disk")
     for layout, (what, remedy) in _UNSUITED_LAYOUTS.items():
         if layout in volume.layout:
-            why = f"{what}, and snapvm makes no snapshots of such a volume"
+            why = f"{what}, and snapvm takes no snapshots of such a volume"
             raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
     if "pvmove" in volume.layout or volume.is_locked:
         raise VolumeRefused(volume=name, why="LVM is moving or converting it")
@@ -227,13 +226,13 @@ def _check_volume(volume: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=name,
             why="it is not active, and LVM activates it only on demand, as it does a snapshot",
-            remedy=f"when it is the disk: {activating(volume)}",
+            remedy=f"if it is the disk: {activating(volume)}",
         )
     if volume.state not in ("a", "-"):
         raise VolumeRefused(
             volume=name,
-            why=f"its device is not in order (lvs shows state {volume.state!r})",
-            remedy=f"look at `lvs -a -o+lv_health_status {name}` and `dmsetup info`",
+            why=f"its device is in trouble (lvs shows state {volume.state!r})",
+            remedy=f"see `lvs -a -o+lv_health_status {name}` and `dmsetup info`",
         )
 
 
@@ -256,8 +255,8 @@ def _check_images(report: Report, volume: LogicalVolume) -> None:
     ):
         raise VolumeRefused(
             volume=str(volume.ref),
-            why="it is a RAID with dm-integrity, and LVM makes no snapshots of such a volume",
-            remedy=f"take the checksums away: lvconvert --raidintegrity n {volume.ref}",
+            why="it is a RAID with dm-integrity, and LVM takes no snapshots of such a volume",
+            remedy=f"remove the integrity layer: lvconvert --raidintegrity n {volume.ref}",
         )
 
 
@@ -277,7 +276,7 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     if volume.is_merging and not volume.is_given_up:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and LVM is merging it into its disk, or waits to",
+            why=f"it belongs to {whose}, and LVM is merging it into its disk, or is about to",
             remedy=f"delete when that has ended (lvs -a {volume.vg})",
         )
 
@@ -291,7 +290,7 @@ def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"its own snapshot {above.ref} needs it",
-            remedy=f"when nothing needs that one: lvremove {above.ref}",
+            remedy=f"if nothing needs that one: lvremove {above.ref}",
         )
     if not volume.is_external_origin:
         return
@@ -299,8 +298,8 @@ def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
     name = "another volume" if overlay is None else str(overlay.ref)
     raise VolumeRefused(
         volume=str(volume.ref),
-        why=f"it is the external origin of {name}, which would go with it",
-        remedy=f"when nothing needs that one: lvremove {overlay.ref}" if overlay else "",
+        why=f"it is the external origin of {name}, which would be removed with it",
+        remedy=f"if nothing needs that one: lvremove {overlay.ref}" if overlay else "",
     )
 
 
@@ -313,7 +312,7 @@ def check_replaceable(report: Report, current: LogicalVolume) -> None:
     if not current.is_writable:
         raise VolumeRefused(
             volume=str(current.ref),
-            why="it is read-only, and a rollback would write to it or make it another",
+            why="it is read-only, and a rollback would write to it or replace it",
             remedy=f"lvchange --permission rw {current.ref} (or see read_only_volume_list in "
             "lvm.conf)",
         )
@@ -322,14 +321,13 @@ def check_replaceable(report: Report, current: LogicalVolume) -> None:
     if is_thin and above is not None:  # lvm2, activate.c, _lv_has_open_snapshots
         raise VolumeRefused(
             volume=str(above.ref),
-            why=f"it is in use, and a snapshot of {current.ref}, which is out of use when another "
-            "is the disk",
-            remedy=f"end what uses it: `lsblk {above.ref.path}`",
+            why=f"it is in use, so that LVM cannot deactivate its origin {current.ref}",
+            remedy=f"end what uses it (see `lsblk {above.ref.path}`)",
         )
     if current.has_fixed_number and is_thin:
         minor = "N" if current.device is None else current.device[1]
         log.warning(
-            "%s has a fixed device number, and what replaces it has none; to give it one while the "
+            "%s has a fixed device number, but its replacement has none; to give it one while the "
             "domain is off: lvchange --persistent y --minor %s %s",
             current.ref,
             minor,

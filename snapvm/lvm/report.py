@@ -76,7 +76,7 @@ class Report:
             raise VolumeRefused(
                 volume=" or ".join(f"{vg}/{ref.lv}" for vg in groups),
                 why=f"each of the groups {', '.join(groups)} is tagged as what {ref.vg} was",
-                remedy="take the tag snapvm.was off all but one (vgchange --deltag)",
+                remedy="remove the tag snapvm.was from all but one (vgchange --deltag)",
             )
         return next(iter(said), None)
 
@@ -110,9 +110,9 @@ class Report:
             return found[0]
         raise VolumeRefused(
             volume=" or ".join(sorted(str(volume.ref) for volume in found)),
-            why=f"which of the groups {', '.join(sorted(groups))} was {vg} cannot be told: they "
-            "have volumes of the same uuids, as after vgimportclone",
-            remedy=f"give the right one the name {vg} (vgrename), or hide the others from LVM "
+            why=f"it cannot be told which of the groups {', '.join(sorted(groups))} was {vg}: they "
+            "have volumes with the same uuids, as after vgimportclone",
+            remedy=f"rename the right one to {vg} (vgrename), or hide the others from LVM "
             "(lvmdevices(8))",
         )
 

@@ -59,7 +59,7 @@ def check(pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_perc
         if percent is None:
             raise VolumeRefused(
                 volume=name,
-                why=f"how full its {what} is cannot be read",
+                why=f"LVM does not report how full its {what} is",
                 remedy="" if pool.is_mapped else f"it is not active: lvchange -ay {name}",
             )
         if percent > limit:
@@ -79,7 +79,7 @@ def check_addition(pool: LogicalVolume, threshold_percent: Callable[[str], float
     if pool.is_locked:
         raise VolumeRefused(
             volume=str(pool.ref),
-            why="LVM is moving it (pvmove), and may make no volume in it meanwhile",
+            why="LVM is moving it (pvmove), and cannot create volumes in it meanwhile",
             remedy=f"wait until it has moved (lvs -a {pool.vg}), or: pvmove --abort",
         )
     fills = (("data", pool.data_percent or 0.0), ("metadata", pool.metadata_percent or 0.0))
@@ -91,9 +91,9 @@ def check_addition(pool: LogicalVolume, threshold_percent: Callable[[str], float
         if percent > limit:
             raise VolumeRefused(
                 volume=str(pool.ref),
-                why=f"its {what} is {percent:.1f} % full, and LVM makes no snapshot above "
+                why=f"its {what} is {percent:.1f} % full, and LVM creates no snapshot above "
                 f"{limit:g} % ({where}, thin_pool_autoextend_threshold)",
-                remedy=f"extend it as that says: lvextend --use-policies {pool.ref}; or "
+                remedy=f"extend it by that policy: lvextend --use-policies {pool.ref}; or "
                 "delete snapshots",
             )
 
@@ -105,7 +105,7 @@ def _check_metadata(pool: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=str(pool.ref),
             why=f"its metadata of {pool.metadata_bytes >> 20} MiB is {percent:.1f} % full, and LVM "
-            f"makes no snapshot from {ceiling:.4g} % on",
+            f"creates no snapshot from {ceiling:.4g} % on",
             remedy=f"make it larger: lvextend --poolmetadatasize +{pool.metadata_bytes >> 20}M "
             f"{pool.ref}",
         )

@@ -212,7 +212,7 @@ class Lvm:
                 self.retag(lost, add=[argv.TAG_LOST])
         except SnapvmError as error:
             names = ", ".join(map(str, lost))
-            log.warning("that %s is lost may not be known after a boot: %s", names, error)
+            log.warning("after a reboot LVM may not know that %s is lost: %s", names, error)
 
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
         """Remove the volumes of a set that are in one of the roles; harmless when none is.
@@ -274,7 +274,7 @@ class Lvm:
         except CommandFailed as failure:
             if not any(said in failure.stderr for said in _UNARCHIVED):
                 raise
-            log.warning("LVM keeps no copy of its metadata, for it cannot: %s", failure)
+            log.warning("LVM cannot keep a copy of its metadata: %s", failure)
             self._do(argv.without_archive(command), limit_seconds)
 
     def _make(self, vg: str, command: argv.Argv) -> None:

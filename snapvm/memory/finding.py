@@ -41,7 +41,7 @@ class Problem(Enum):
     VCPU = "the state of a vCPU cannot be restored"
     START_INFO = "start_info or a ring it names cannot be restored"
     RECORD = "a record that is needed is missing"
-    CONFIG = "the configuration is of no use to a restore"
+    CONFIG = "a restore cannot use the configuration"
     TRAILING = "bytes after the end of the image"
     UNCHECKED = "page tables of this kind are not checked"
 

@@ -122,7 +122,7 @@ class GuestCapture:
             apart = self._precopy(memory, shared_info, progress)
         except _NoPrecopy as why:
             if not self._domain_ends:
-                log.warning("it is going to stand still until all of it is written: %s", why)
+                log.warning("the guest will stand still until all its memory is written: %s", why)
             return f"one pass into the file while it stood still: {why}"
         self._is_precopied = True
         apart = apart and f", told apart by digests ({apart})"
@@ -245,7 +245,7 @@ class GuestCapture:
             self._writer.finish(_tail(caught.standing, pages.frame_map))
             os.fsync(self._file.fileno())
         if self._spilled:  # not said in the pause: a terminal may be stopped
-            log.warning("it stood still for longer: more had changed than this host could spare")
+            log.warning("longer pause: more had changed than this host could spare memory for")
         pages.foreign.write()
         return WrittenImage(
             size_bytes=os.fstat(self._file.fileno()).st_size,

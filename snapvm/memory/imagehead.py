@@ -59,7 +59,7 @@ class ImageHead:
     def _correct(self, head: DomainHead, p2m: P2m, pfns: Words) -> None:
         room = head.p2m_room + len(head.p2m_pfns) - len(pfns)
         if room < LEAST_P2M_ROOM or head.end_pfn > p2m.end_pfn:
-            why = "its table of frames changed its size while it was captured; take again"
+            why = "its table of frames changed its size while it was captured; try again"
             raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
         data = p2m_bytes(p2m.end_pfn, pfns, room=room)
         durable.rewrite(self._file.fileno(), memoryview(data), self._end - len(data))

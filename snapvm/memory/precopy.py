@@ -125,7 +125,7 @@ def write_again(store: FrameStore, file: BinaryIO, progress: Progress) -> None:
     """Write pages that differ from their digest, until there are few, or hardly fewer."""
     total = before = store.count
     for number in range(1, PASSES + 1):
-        progress.phase(f"copying what has changed meanwhile, pass {number}")
+        progress.phase(f"copying the memory that has changed, pass {number}")
         # In the pause there is no time to wait until memory is written to the disk.
         durable.let_go(file.fileno())
         changed = done = 0

@@ -67,7 +67,7 @@ def test_groff_has_no_warning() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     # Whatever marks bold here, overstriking or escapes, leaves the words of plain paragraphs.
-    assert "as often as wanted" in " ".join(done.stdout.replace("\u2010\n", "").split())
+    assert "as often as you like" in " ".join(done.stdout.replace("\u2010\n", "").split())
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")

@@ -117,7 +117,7 @@ class Story:
             self.told.append(f"repair: {in_short(failed)}")
             if failed is None:
                 break
-            if isinstance(failed, StartedTooSoon) or "its start does not end" in str(failed):
+            if isinstance(failed, StartedTooSoon) or "its start does not finish" in str(failed):
                 meanwhile.destroy(self.scene)
                 self.may_be_off = True
         else:

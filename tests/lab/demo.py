@@ -57,7 +57,7 @@ def play(show: Show, guest: Guest) -> None:
     show.say("It checks every number on its disks against its memory, and goes on counting:")
     later = guest.wait_until(back.n + 20)
     print(f"PULSE n={later.n} state={later.state}")
-    show.say("What was current before the rollback is kept too.")
+    show.say("The disks from before the rollback are kept too.")
     show.type("snapvm list")
     if not (back.state == later.state == "ok" and before.n <= back.n < later.n):
         sys.exit("demo: memory and disks did not come back together")

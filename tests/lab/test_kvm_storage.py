@@ -279,7 +279,7 @@ def test_a_store_that_is_lost_past_the_point_of_no_return(guest: Guest) -> None:
     assert done.status == 8 and "snapvm repair hard" in done.stderr, done.stdout + done.stderr
     assert guest.state() == "shut off"
     told = snapvm(lab, "repair", "hard", status=8).stderr
-    assert "cannot go back to tight any more" in told
+    assert "can no longer be rolled back to tight" in told
     assert "its disks are again what they were before" in told
     assert run(lab, SUMS).stdout == run(lab, "cat /tmp/trouble/present").stdout
     assert_but_for_a_mark(before, volumes(lab))
@@ -298,7 +298,7 @@ def test_a_record_that_is_damaged_is_made_anew(guest: Guest) -> None:
     guest.wait_until(guest.look().n + 30)
     run(guest.lab, "truncate -s 100 /var/lib/snapvm/domains/*/hurt/snapshot.json")
     said = snapvm(guest.lab, "catalog", "rebuild").stdout
-    assert "made hard@hurt" in said and "checksum" in said
+    assert "rebuilt hard@hurt" in said and "checksum" in said
     record = json.loads(snapvm(guest.lab, "show", "hard@hurt", "--json").stdout)
     same = ("id", "set", "kind", "disks", "domain")
     assert {key: record[key] for key in same} == {key: taken[key] for key in same}
@@ -316,8 +316,8 @@ def test_a_catalog_that_is_lost_is_made_anew(guest: Guest) -> None:
     overwrite(guest.lab, 4)
     run(guest.lab, "rm -rf /var/lib/snapvm")
     assert "catalog rebuild" in snapvm(guest.lab, "check", status=4).stdout
-    assert "would make hard@kept" in snapvm(guest.lab, "catalog", "rebuild", "--dry-run").stdout
-    assert "made hard@kept" in snapvm(guest.lab, "catalog", "rebuild").stdout
+    assert "would rebuild hard@kept" in snapvm(guest.lab, "catalog", "rebuild", "--dry-run").stdout
+    assert "rebuilt hard@kept" in snapvm(guest.lab, "catalog", "rebuild").stdout
     assert run(guest.lab, sums).stdout == then
     guest.roll_back("kept", "--paused")
     now = run(guest.lab, f"blockdev --flushbufs {DISK}; sha256sum <{DISK}").stdout

@@ -67,7 +67,7 @@ def test_one_waits_for_another_to_end(tmp_path: Path) -> None:
     ("wait_seconds", "hint"),
     [
         (0.0, "wait for it to end, or give --wait SECONDS"),
-        (0.2, "it did not end while it was waited for: try again when it has"),
+        (0.2, "it had not ended when the waiting time was over: try again when it has"),
     ],
 )
 def test_patience_ends_and_who_has_none_is_told_of_it(

@@ -41,4 +41,4 @@ def test_a_group_that_soon_takes_no_more_volumes_is_told_of(
     take(scene, "x")
     assert told(scene, monkeypatch, 200 << 10) == {}
     (text,) = told(scene, monkeypatch, 20 << 10).values()
-    assert "room for 20 KiB of metadata more" in text and "delete snapshots" in text
+    assert "room for only 20 KiB more metadata" in text and "delete snapshots" in text

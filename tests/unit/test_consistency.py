@@ -136,7 +136,7 @@ def test_another_machine_of_that_name_is_not(scene: Scene) -> None:
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
     scene.machine.disks = scene.machine.disks[:1]
-    with pytest.raises(DomainRefused, match="another domain") as refused:
+    with pytest.raises(DomainRefused, match="not the domain that") as refused:
         roll_back(scene, record)
     assert "needs all the disks" in refused.value.hint()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
@@ -145,7 +145,7 @@ def test_another_machine_of_that_name_is_not(scene: Scene) -> None:
 def test_a_libvirt_domain_of_another_uuid_is_another(scene: Scene) -> None:
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
-    with pytest.raises(DomainRefused, match="another domain"):
+    with pytest.raises(DomainRefused, match="not the domain that"):
         roll_back(scene, record)
 
 
@@ -163,7 +163,7 @@ def test_a_domain_defined_anew_while_its_lock_is_waited_for_is_refused(
     with monkeypatch.context() as patch, pytest.raises(DomainRefused, match="anew") as refused:
         patch.setattr(scene.host.catalog, "locked", waited)
         take(scene, "a")
-    assert "take again" in refused.value.hint()
+    assert "take the snapshot again" in refused.value.hint()
     assert scene.lvm.names() == before and scene.host.catalog.domains() == ()
     assert take(scene, "a").domain_uuid == NEW_UUID
 

@@ -159,7 +159,7 @@ def test_what_is_in_one_of_two_groups_of_a_name_is_not_begun_to_delete(tmp_path:
     records = [take(scene, "x"), take(scene, "y")]
     theirs = scene.lvm.add_disk("vg1", "root", pool="")
     theirs.namesake = "guests-uuid"
-    with pytest.raises(VolumeRefused, match="2 volume groups of the name vg1") as refused:
+    with pytest.raises(VolumeRefused, match="2 volume groups named vg1") as refused:
         consistency.delete(scene.host, [records[0]], Silent())
     assert "vgrename guests-uuid" in refused.value.hint()
     with pytest.raises(VolumeRefused):
@@ -212,7 +212,7 @@ def test_a_snapshot_that_somebody_made_a_disk_of_is_not_deleted(tmp_path: Path) 
     with pytest.raises(VolumeRefused):
         consistency.prune(scene.host, [[record]], Silent())
     assert scene.ids() == ["x"] and theirs in scene.lvm.volumes
-    command = refused.value.hint().partition("tags off it: ")[2].partition(";")[0]
+    command = refused.value.hint().partition("tags from it: ")[2].partition(";")[0]
     scene.lvm.run(("lvm", *shlex.split(command)))
     consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [] and theirs in scene.lvm.volumes
@@ -229,6 +229,6 @@ def test_nor_is_it_an_orphan_when_its_record_is_lost(tmp_path: Path) -> None:
     assert found["vg1/demo-d1.x"].orphan is not None
     told = found["vg0/other-d0"]
     assert told.orphan is None and "writable" in told.problem
-    command = told.remedy.partition("tags off it: ")[2].partition(";")[0]
+    command = told.remedy.partition("tags from it: ")[2].partition(";")[0]
     scene.lvm.run(("lvm", *shlex.split(command)))
     assert not theirs.tags

@@ -71,7 +71,7 @@ def test_a_volume_of_another_pool_that_is_built_upon_one_keeps_it(
     chosen = records[:1] if work == "delete" else records
     with pytest.raises(VolumeRefused, match="external origin of vg0/overlay") as refused:
         consistency.delete(scene.host, chosen, Silent())
-    assert refused.value.hint() == "when nothing needs that one: lvremove vg0/overlay"
+    assert refused.value.hint() == "if nothing needs that one: lvremove vg0/overlay"
     assert scene.lvm.names() == before and scene.ids() == ["a", "b"]
     scene.lvm.volumes.remove(overlay)
     consistency.delete(scene.host, chosen, Silent())

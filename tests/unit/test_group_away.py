@@ -24,7 +24,7 @@ SEEN = {
 """What vgs says of a group that lvs does not show."""
 
 TOLD = {
-    "unseen": ("vg1 is not there as far as LVM sees, and demo@a has volumes in it", "iscsiadm"),
+    "unseen": ("vg1 is not visible to LVM, and demo@a has volumes in it", "iscsiadm"),
     "exported": ("vg1 is exported", "vgimport vg1"),
     "foreign": ("another host (system ID host2)", "lvmsystemid(7)"),
     "shared": ("with other hosts (sanlock)", "vgchange --lockstart vg1"),
@@ -141,7 +141,7 @@ def test_a_delete_that_began_waits_for_its_group(scene: Scene) -> None:
     record = take(scene, "a")
     delete_half(scene, record)
     leave(scene)
-    with pytest.raises(LeftBehind, match="vg1 is not there") as left:
+    with pytest.raises(LeftBehind, match="vg1 is not visible") as left:
         repair.finish_pending(scene.host, UUID, DOMAIN)
     assert "snapvm repair --forget-missing demo" in left.value.hint()
     assert len(scene.host.catalog.leftovers(UUID)) == 1
@@ -190,7 +190,7 @@ def test_a_take_that_died_waits_for_its_group(scene: Scene) -> None:
     assert made
     leave(scene)
     for _ in range(2):
-        with pytest.raises(LeftBehind, match="vg1 is not there") as left:
+        with pytest.raises(LeftBehind, match="vg1 is not visible") as left:
             repair.finish_pending(scene.host, UUID, DOMAIN)
         assert "snapvm repair --forget-missing demo" in left.value.hint()
         assert scene.lvm.names() == before | made, "what is elsewhere has gone"

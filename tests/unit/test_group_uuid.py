@@ -59,7 +59,7 @@ def test_a_copy_is_not_taken_for_the_group_that_is_away(
     scene, record = begun(tmp_path, *thick)
     take_away(scene, leaving=name)
     before, names = contents(scene, name), scene.lvm.names()
-    with pytest.raises(GroupAway, match="vg1 is not there as far as LVM sees"):
+    with pytest.raises(GroupAway, match="vg1 is not visible to LVM"):
         DEEDS[deed](scene, record)
     assert contents(scene, name) == before and scene.lvm.names() == names
     assert scene.ids() == [record.id]
@@ -73,7 +73,7 @@ def test_a_check_and_a_list_say_that_the_group_is_away(scene: Scene, name: str) 
     record = take(scene)
     take_away(scene, leaving=name)
     (found,) = checking.look(scene.host, DOMAIN, Silent(), deep=False)
-    assert "volume group vg1 is not there" in found.problem
+    assert "volume group vg1 is not visible" in found.problem
     report = scene.host.lvm.explained(scene.host.lvm.report(), [record.disks[1].snapshot])
     assert of_disk(record.disks[1], report).state is VolumeState.AWAY
 
@@ -84,7 +84,7 @@ def test_another_group_of_its_name_does_not_make_it_gone(scene: Scene) -> None:
     scene.lvm.away["hidden"] = UNSEEN
     scene.lvm.add_disk("vg1", "other", pool="")
     (found,) = checking.look(scene.host, DOMAIN, Silent(), deep=False)
-    assert "is not there" in found.problem and "is gone" not in found.problem
+    assert "is not visible" in found.problem and "is gone" not in found.problem
     with pytest.raises(GroupAway):
         delete(scene, record)
     assert scene.ids() == [record.id]
@@ -94,7 +94,7 @@ def test_a_take_that_died_is_not_taken_back_in_a_copy(scene: Scene) -> None:
     take_half(scene, "a")
     take_away(scene, leaving="vg1")
     before = contents(scene, "vg1")
-    with pytest.raises(LeftBehind, match="vg1 is not there"):
+    with pytest.raises(LeftBehind, match="vg1 is not visible"):
         repair.finish_pending(scene.host, UUID, DOMAIN)
     assert contents(scene, "vg1") == before
     bring_back(scene, "vg1")

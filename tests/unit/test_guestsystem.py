@@ -188,7 +188,7 @@ def test_one_that_does_not_stay_frozen_is_no_snapshot(scene: Scene) -> None:
             scene.machine.frozen = False
 
     scene.hypervisor.before = before
-    with pytest.raises(NotFrozen, match="went on by themselves"):
+    with pytest.raises(NotFrozen, match="thawed, by themselves"):
         take(scene)
     assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 

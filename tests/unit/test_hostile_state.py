@@ -86,7 +86,7 @@ def test_a_journal_of_no_use_is_refused(scene: Scene, name: str, how: str) -> No
     before = everything(scene)
     with pytest.raises(JournalUnusable) as refused:
         consistency.repair_all(scene.host, DOMAIN, Silent())
-    assert refused.value.path == str(path) and "move it" in refused.value.hint()
+    assert refused.value.path == str(path) and "move the journal" in refused.value.hint()
     assert ("newer snapvm" in refused.value.why) is (how == "of a newer snapvm")
     with pytest.raises(JournalUnusable):
         consistency.take(scene.host, TakeRequest(domain=DOMAIN), Silent())

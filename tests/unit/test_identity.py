@@ -82,7 +82,7 @@ def test_who_waits_for_another_sees_it(scene: Scene, work: str) -> None:
             consistency.rollback(scene.host, record, paused=False, progress=progress)
         else:
             consistency.delete(scene.host, [record], progress)
-    assert progress.phases[-1] == "waiting until nobody works on demo"
+    assert progress.phases[-1] == "waiting for the lock of demo"
 
 
 def test_another_domain_of_libvirts_is_not_waited_for(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_one_that_has_nothing_to_undo_yet_is_told_why(scene: Scene) -> None:
     kill_rollback(scene, record, "after stop 1")
     with pytest.raises(NothingToUndo) as told:
         lookup.newest_undo(scene.host.catalog, DOMAIN)
-    assert "a rollback of it has not ended: `snapvm repair demo`" in told.value.hint()
+    assert "a rollback of it is unfinished: `snapvm repair demo`" in told.value.hint()
 
 
 def undo(scene: Scene, record: Record) -> None:
@@ -241,4 +241,4 @@ def test_a_boot_in_a_rollback_of_a_domain_that_starts_by_itself_is_told(
     kill_rollback(scene, record, "before restore 1")
     meanwhile.reboot_and_start(scene)
     (said,) = consistency.repair_all(scene.host, None, Silent())
-    assert said.endswith("the host was booted meanwhile, and it was started afresh")
+    assert said.endswith("the host was rebooted meanwhile, and the domain started afresh")

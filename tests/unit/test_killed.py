@@ -114,7 +114,7 @@ def test_what_a_killed_doctor_has_set_is_set_back(
     kill_doctor(scene)
     assert scene.hypervisor.touched() == (UUID,)
     done = consistency.repair_all(scene.host, named, Silent())
-    assert done == ("set back what a killed snapvm had set for a capture of demo",)
+    assert done == ("reset what a killed snapvm had changed for a capture of demo",)
     assert scene.hypervisor.touched() == ()
     assert consistency.repair_all(scene.host, named, Silent()) == ()
 
@@ -143,7 +143,7 @@ def test_of_one_that_nobody_knows_any_more_what_the_host_is_set_to_is_set_back(
     kill_doctor(scene)
     scene.hypervisor.forget(DOMAIN)
     (said,) = consistency.repair_all(scene.host, None, Silent())
-    assert said == f"set back what a killed snapvm had set for a capture of {UUID}"
+    assert said == f"reset what a killed snapvm had changed for a capture of {UUID}"
     assert scene.hypervisor.touched() == ()
 
 
@@ -266,7 +266,7 @@ def test_half_a_domain_that_a_killed_start_left_is_told_of(
     record = take(scene)
     assert mortal.kill_at(scene, lambda killed: roll_back(killed, record), "before restore 1")
     scene.hypervisor.start(scene.hypervisor.find(DOMAIN), paused=True)
-    with pytest.raises(NotStarted, match="its start does not end"):
+    with pytest.raises(NotStarted, match="its start does not finish"):
         repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.host.catalog.leftovers(UUID)
     scene.hypervisor.stop(scene.hypervisor.find(DOMAIN))

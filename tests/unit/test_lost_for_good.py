@@ -84,7 +84,7 @@ def test_that_what_was_current_is_lost_is_told_and_kept_in_mind(
     scene.lvm.before = strike
     undo = roll_back(scene, record).undo
     assert scene.disk_data() == ["5", "5"]
-    assert f"what disk vdb was before the rollback is lost: {kept[0].vg}/" in caplog.text
+    assert f"the former contents of disk vdb are lost: {kept[0].vg}/" in caplog.text
     forget(kept[0])
     with pytest.raises(RecordUnusable, match="is lost"):
         roll_back(scene, undo)

@@ -39,7 +39,7 @@ def made_anew(scene: Scene, record: Record, names: tuple[str, ...] = NAMES) -> R
 
 def assert_refused(scene: Scene, record: Record, name: str) -> None:
     before = scene.lvm.names()
-    with pytest.raises(VolumeRefused, match=f"calls {name}, and that is not it"):
+    with pytest.raises(VolumeRefused, match=f"{name}, as the memory image calls it, is another"):
         roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.machine.count == 8
     assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()

@@ -60,7 +60,7 @@ def test_the_name_of_an_undo_record_cannot_be_given() -> None:
 @pytest.mark.parametrize("name", ["20260101T000000Z", "20260101T000000Z-2"])
 def test_the_time_stamp_of_one_without_a_name_cannot_be_given(name: str) -> None:
     """Made anew from its tags it counted as unnamed, and `prune` deleted what a user had named."""
-    with pytest.raises(BadName, match="how snapshots without a name are named"):
+    with pytest.raises(BadName, match="are for snapshots without a name"):
         naming.check_name(name)
     for more in (f"at-{name}", f"{name}-nightly", f"{name}x", "20261301T000000Z"):
         assert naming.check_name(more) == more and naming.moment(more) is None

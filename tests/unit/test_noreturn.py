@@ -119,7 +119,7 @@ def test_names_that_cannot_be_put_back_are_not_called_harmless(tmp_path: Path) -
     scene.lvm.before = fail
     failed = roll_back(scene, record)
     assert isinstance(failed, LeftBehind) and scene.lvm.named("vg0", "demo-d0").data == "5"
-    assert "names of the disks, by which the domain must not be started until then" in str(failed)
+    assert "names of the disks (until then the domain must not be started)" in str(failed)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     revive(scene)
     repair.finish_pending(scene.host, UUID, DOMAIN)
@@ -140,7 +140,7 @@ def refuse_lvm(scene: Scene) -> None:
     ("point", "kind", "disks"),
     [
         ("after write .rollback.json 3", HalfBack, "do not belong together"),
-        ("after write .rollback.json 4", NotStarted, "are those of x, but it did not start"),
+        ("after write .rollback.json 4", NotStarted, "of x, but the domain did not start"),
     ],
     ids=["swapped", "restored"],
 )
@@ -155,7 +155,7 @@ def test_a_repair_that_lvm_does_not_answer_says_that_the_domain_is_off(
     with pytest.raises(kind, match=disks) as told:
         repair.finish_pending(scene.host, UUID, DOMAIN)
     assert told.value.exit_status is ExitStatus.ATTENTION and "a lock is held" in str(told.value)
-    assert told.value.hint().endswith(f"mend the cause, then: snapvm repair {DOMAIN}")
+    assert told.value.hint().endswith(f"fix the cause, then: snapvm repair {DOMAIN}")
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     assert_mended(scene)
 

@@ -54,7 +54,7 @@ def test_a_disk_that_another_domain_runs_on_is_refused(
     if state is DomainState.SHUTOFF:
         scene.hypervisor.stop(scene.machine.domain)
     before = volumes(scene)
-    with pytest.raises(VolumeRefused, match=r"vg1/demo-d1 .*something else"):
+    with pytest.raises(VolumeRefused, match=r"vg1/demo-d1 .*something other"):
         roll_back(scene, record)
     assert_untouched(scene, before, record)
     assert scene.hypervisor.state_of(DOMAIN) is state
@@ -146,7 +146,7 @@ def test_unless_somebody_has_got_a_disk_of_it(scene: Scene) -> None:
     move(scene)
     scene.hypervisor.forget(DOMAIN)
     before = volumes(scene)
-    with pytest.raises(VolumeRefused, match="something else"):
+    with pytest.raises(VolumeRefused, match="something other"):
         roll_back(scene, record)
     assert_untouched(scene, before, record)
 

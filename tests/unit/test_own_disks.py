@@ -27,7 +27,7 @@ def test_a_volume_that_only_has_the_name_of_the_one_in_use_is_not_captured(scene
     restored = scene.lvm.add_disk("vg0", "demo-d0", pool="pool", data="restored from a backup")
     with pytest.raises(DiskRefused, match="the domain runs on another volume") as refused:
         take(scene)
-    assert "give that one its name back" in refused.value.hint()
+    assert "give that volume its name back" in refused.value.hint()
     assert scene.ids() == []
     restored.name, used.name = "from-backup", "demo-d0"
     take(scene)

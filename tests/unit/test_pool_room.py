@@ -107,7 +107,7 @@ def test_a_group_that_may_have_no_more_volumes_is_told_before_the_window(
     scene, record = begun(tmp_path, *thick)
     scene.lvm.max_volumes = 3
     refused = refused_before_the_window(scene, record)
-    assert "volume group vg0 may have 0 volumes more, and 1 are needed" in refused.why
+    assert "volume group vg0 allows 0 more volumes, and 1 are needed" in refused.why
     assert "vgchange --logicalvolume 0 vg0" in refused.hint()
     scene.lvm.max_volumes = 4
     take(scene, "y")
@@ -120,10 +120,10 @@ def test_doctor_counts_the_disks_of_a_group_together(tmp_path: Path) -> None:
     second = GuestDisk(target="vdc", device=Path("/dev/vg0/demo-d2"))
     scene.machine.disks += (second,)
     scene.lvm.max_volumes = 4
-    with pytest.raises(VolumeRefused, match="may have 1 volumes more, and 2 are needed"):
+    with pytest.raises(VolumeRefused, match="allows 1 more volumes, and 2 are needed"):
         take(scene, "x")
     (told,) = diagnosis.look(scene.host, DOMAIN).refusals
-    assert "may have 1 volumes more, and 2 are needed" in str(told)
+    assert "allows 1 more volumes, and 2 are needed" in str(told)
 
 
 def test_a_pool_that_pvmove_moves_is_told_before_the_window(tmp_path: Path) -> None:

@@ -87,13 +87,13 @@ def test_a_disk_that_was_removed_comes_back(tmp_path: Path) -> None:
 
 def make_writable(snapshot: FakeVolume) -> str:
     snapshot.writable = True
-    return "can be written to"
+    return "is writable"
 
 
 def resize(snapshot: FakeVolume) -> str:
     snapshot.size_bytes *= 2
     snapshot.origin_bytes *= 2
-    return "has another size"
+    return "has a different size"
 
 
 def merge(snapshot: FakeVolume) -> str:
@@ -126,9 +126,9 @@ def test_a_store_that_was_taken_off_its_disk(tmp_path: Path) -> None:
     store = scene.lvm.named("vg1", record.disks[1].snapshot.lv)
     store.origin, store.origin_bytes, store.size_bytes = "", 0, record.disks[1].size_bytes
     told = refused(scene, record)
-    assert isinstance(told, RecordUnusable) and "is not a snapshot any more" in str(told)
+    assert isinstance(told, RecordUnusable) and "is no longer a snapshot" in str(told)
     (found,) = checking.look(scene.host, None, Silent(), deep=False)
-    assert "is not a snapshot any more" in found.problem
+    assert "is no longer a snapshot" in found.problem
 
 
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])

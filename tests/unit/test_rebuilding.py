@@ -137,7 +137,7 @@ def test_that_its_file_systems_may_be_frozen_is_told(scene: Scene) -> None:
         damage(scene, record, "")
     rebuilt, _ = rebuilding.look(scene.host)
     told = {str(each.record.id): "; ".join(each.unknown) for each in rebuilt}
-    assert f"frozen (should it hang after a rollback: virsh domfsthaw {DOMAIN})" in told["full"]
+    assert f"frozen (if it hangs after a rollback: virsh domfsthaw {DOMAIN})" in told["full"]
     assert "frozen" not in told["disks"], "a domain that boots is never frozen"
 
 
@@ -171,7 +171,7 @@ def test_what_an_image_says_that_cannot_be_makes_no_record(scene: Scene) -> None
     image.end()
     damage(scene, record, "")
     (why,) = rebuild(scene)
-    assert "what its image says cannot be: 'memory_bytes' is out of range" in why
+    assert "what its image says is not possible: 'memory_bytes' is out of range" in why
     assert file_of(scene, record).read_text() == ""
 
 
@@ -284,7 +284,7 @@ def test_a_damaged_record_without_volumes_is_told_of(scene: Scene) -> None:
     record = take(scene)
     damage(scene, record, "")
     scene.host.lvm.remove([disk.snapshot for disk in record.disks])
-    assert rebuild(scene) == ["no volume that LVM shows says that it belongs to it"]
+    assert rebuild(scene) == ["none of the volumes that LVM shows is tagged as belonging to it"]
 
 
 def test_an_image_that_is_not_whole_is_not_believed(scene: Scene) -> None:

@@ -67,7 +67,7 @@ def test_one_that_was_defined_anew_gets_its_uuid_back(scene: Scene, with_memory:
     record = take_at_five(scene, with_memory=with_memory)
     domain = scene.machine.domain
     scene.machine.domain = replace(domain, uuid=DomainUuid(UUID.replace("1", "9")))
-    with pytest.raises(DomainRefused, match="it is another domain") as refused:
+    with pytest.raises(DomainRefused, match="it is not the domain that") as refused:
         roll_back(scene, record)
     assert f"with the uuid {UUID} again" in refused.value.hint()
     assert ("rename" in refused.value.hint()) is with_memory

@@ -86,8 +86,8 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("statedir = '/x'", "there is no setting 'statedir'; 'state_dir' may be meant"),
-        ("LOCK-WAIT-SECOND = 1", "'lock_wait_seconds' may be meant"),
+        ("statedir = '/x'", "there is no setting 'statedir'; did you mean 'state_dir'?"),
+        ("LOCK-WAIT-SECOND = 1", "did you mean 'lock_wait_seconds'?"),
         ("colour = 1", "there is no setting 'colour'"),
         ("[snapvm]\nstate_dir = '/x'", "there is no table [snapvm]"),
         ("cow_size = 20", "20 must be a text, in quotes"),

@@ -19,7 +19,7 @@ from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import fail_deed, mend, revive, roll_back, take
 
-LEFT_STANDING = "demo stands still, and is not known to be the run that was to be stopped"
+LEFT_STANDING = "demo is paused, and may not be the run that was to be stopped"
 
 
 def take_and_stop(scene: Scene) -> Record:
@@ -77,7 +77,7 @@ def test_one_that_neither_ends_nor_runs_on_is_ended_by_the_next_command(
         raise StuckPaused(domain=DOMAIN, why="no libvirtd answers")
 
     fail_deed(scene, "stop")
-    with monkeypatch.context() as patch, pytest.raises(NotStopped, match="stands still") as stands:
+    with monkeypatch.context() as patch, pytest.raises(NotStopped, match="is paused") as stands:
         patch.setattr(scene.hypervisor, "resume", fail)
         take_and_stop(scene)
     assert "`snapvm repair demo` ends it" in stands.value.hint()
@@ -103,7 +103,7 @@ def test_a_journal_that_cannot_be_removed_is_told_of(
     with monkeypatch.context() as patch, pytest.raises(NotStopped if deed else LeftBehind) as told:
         patch.setattr(scene.host.catalog, "end_journal", wear_out)
         take_and_stop(scene)
-    assert "demo@x is whole" in str(told.value).replace(", which", "")
+    assert "demo@x is complete" in str(told.value).replace(", which", "")
     revive(scene)
     repair.finish_pending(scene.host, UUID, DOMAIN)
     wanted = DomainState.RUNNING if deed else DomainState.SHUTOFF
@@ -119,7 +119,7 @@ def test_one_that_its_owner_let_run_on_meanwhile_is_not_ended(scene: Scene) -> N
             scene.hypervisor.resume(scene.machine.domain)
 
     scene.hypervisor.before = resume
-    with pytest.raises(NotStopped, match="somebody let it run on"):
+    with pytest.raises(NotStopped, match="somebody resumed it"):
         take_and_stop(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.ids() == ["x"] and scene.host.catalog.leftovers(UUID) == ()
@@ -132,7 +132,7 @@ def test_a_stop_that_was_killed_is_finished(scene: Scene, is_running: bool) -> N
         scene.hypervisor.resume(scene.machine.domain)
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
     wanted = DomainState.RUNNING if is_running else DomainState.SHUTOFF
-    told = "demo is not to be stopped any more" if is_running else "finished stopping demo"
+    told = "demo no longer has to be stopped" if is_running else "finished stopping demo"
     assert said == told
     assert scene.hypervisor.state_of(DOMAIN) is wanted
     assert scene.host.catalog.leftovers(UUID) == ()
@@ -229,5 +229,5 @@ def test_a_stop_without_its_record_is_none(scene: Scene) -> None:
     with scene.hypervisor.frozen(scene.machine.domain):
         pass
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)
-    assert said == "demo is not to be stopped any more"
+    assert said == "demo no longer has to be stopped"
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED

@@ -32,7 +32,7 @@ def test_a_thick_disk_that_somebody_opens_is_not_written(
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
     record = take_at_five(scene)
     open_after_the_end(scene, closed=lambda: False)
-    with pytest.raises(HalfBack, match=r"vg1/demo-d1 .*something else") as failed:
+    with pytest.raises(HalfBack, match=r"vg1/demo-d1 .*something other") as failed:
         roll_back(scene, record)
     assert failed.value.hint().endswith(f"snapvm repair {DOMAIN}")
     assert scene.disk_data()[1] == "8"

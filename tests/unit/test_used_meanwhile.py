@@ -37,7 +37,7 @@ def test_memory_does_not_meet_what_was_written_since(
 ) -> None:
     scene, record = killed(tmp_path, point, *thick)
     use(scene)
-    with pytest.raises(LeftOff, match="somebody has written to its disks") as told:
+    with pytest.raises(LeftOff, match="something has written to its disks") as told:
         mend(scene)
     assert "snapvm rollback demo@x" in told.value.hint()
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF

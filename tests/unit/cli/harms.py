@@ -13,7 +13,7 @@ def lose_volume(scene: Scene, record: Record) -> str:
 
 def open_volume_to_writes(scene: Scene, record: Record) -> str:
     scene.lvm.named("vg0", record.disks[0].snapshot.lv).writable = True
-    return "can be written to"
+    return "is writable"
 
 
 def shorten_image(scene: Scene, record: Record) -> str:

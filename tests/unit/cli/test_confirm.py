@@ -43,29 +43,29 @@ def asked(plan: RollbackPlan, *, paused: bool = False) -> str:
 
 def test_a_running_domain_loses_its_memory(plan: RollbackPlan) -> None:
     text = asked(plan)
-    assert "Back to demo@a: memory and 2 disks" in text
-    assert "running now: what it has in memory is discarded" in text
+    assert "Roll back to demo@a: memory and 2 disks" in text
+    assert "running now: the contents of its memory will be lost" in text
     assert "present disks are kept" in text
-    assert "runs on from that instant" in text
+    assert "resumes from that instant" in text
     assert "left paused" in asked(plan, paused=True)
 
 
 def test_one_that_is_off_loses_none(plan: RollbackPlan) -> None:
     off = replace(plan, domain=replace(plan.domain, state=DomainState.SHUTOFF))
-    assert "discarded" not in asked(off)
+    assert "will be lost" not in asked(off)
     assert "The domain is shut off now." in asked(off)
 
 
 def test_one_that_sleeps_loses_its_memory_too(plan: RollbackPlan) -> None:
     asleep = replace(plan, domain=replace(plan.domain, state=DomainState.SUSPENDED))
-    assert "suspended by the guest now: what it has in memory is discarded" in asked(asleep)
+    assert "suspended by the guest now: the contents of its memory will be lost" in asked(asleep)
 
 
 def test_one_that_nobody_knows_here_may_run_elsewhere(plan: RollbackPlan) -> None:
     """It was migrated away: libvirt has forgotten it, and its disks are on a SAN."""
     gone = recordeddomain.vanished(plan.record)
     text = asked(replace(plan, domain=gone))
-    assert "libvirt does not know the domain now: it must not run on another host" in text
+    assert "libvirt does not know the domain now: make sure that it runs on no other host" in text
     assert "Libvirt has no definition of the domain" in text
     of_xl = replace(gone, hypervisor=HypervisorKind.XEN)
     assert "libvirt" not in asked(replace(plan, domain=of_xl)).casefold()
@@ -76,7 +76,7 @@ def test_disks_alone_start_afresh(plan: RollbackPlan) -> None:
     assert "2 disks, no memory" in asked(running)
     assert "starts afresh from these disks, as after a power cut" in asked(running)
     off = replace(plan, record=disks_only("b"))
-    assert "was shut off then, and is afterwards" in asked(off)
+    assert "was shut off then, and will be shut off afterwards" in asked(off)
 
 
 def test_one_that_was_paused_is_paused_again(plan: RollbackPlan) -> None:
@@ -94,12 +94,12 @@ def test_what_does_not_come_back_is_told(plan: RollbackPlan) -> None:
     text = asked(
         replace(plan, record=replace(plan.record, omitted=then), omitted=now, others=("vdc",))
     )
-    assert re.findall("- Not of the snapshot: (.*)", text) == [
+    assert re.findall("- Not in the snapshot: (.*)", text) == [
         "nvram, it is on /dev/vg0/vars, only memory brings it back.",
         "sda, a cdrom drive, empty.",
         "vdc, a disk that stays as it is.",
     ]
-    assert "Not of the snapshot" not in asked(replace(plan, record=disks_only("b", omitted=())))
+    assert "Not in the snapshot" not in asked(replace(plan, record=disks_only("b", omitted=())))
 
 
 @pytest.mark.parametrize("verb", ["rollback", "delete"])
@@ -108,7 +108,7 @@ def test_without_a_terminal_nothing_is_lost(call: Call, scene: Scene, verb: str)
     done = call(verb, "demo@a")
     assert done.status == ExitStatus.REFUSED
     assert "not confirmed, nothing was done" in done.err
-    assert "hint: there is no terminal to ask at; --yes goes on without asking" in done.err
+    assert "hint: there is no terminal to ask on; use --yes to proceed without asking" in done.err
     assert done.out == ""
     assert scene.ids() == ["a"]
 

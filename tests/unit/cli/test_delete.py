@@ -78,7 +78,7 @@ def test_what_has_lost_its_volumes_does_not_drive_out_what_has_them(
     for id_ in (lost, last):
         scene.lvm.volumes.remove(scene.lvm.named("vg1", f"demo-d1.{id_}"))
     told = call("prune", DOMAIN, "--keep-last", "2", "--dry-run").out
-    assert told.count("keep   (last); it cannot be gone back to\n") == 2
+    assert told.count("keep   (last); it cannot be rolled back to\n") == 2
     done = json.loads(call("prune", DOMAIN, "--keep-last", "2", "--yes", "--json").out)
     assert done["deleted"] == [f"demo@{oldest}"]
     assert scene.ids() == [older, good, lost, last]
@@ -242,10 +242,10 @@ def test_a_group_that_is_away_is_told_and_left_behind(call: Call, scene: Scene) 
     done = call("prune", "--all", "--keep-last", "1", "--include-named", "--yes")
     assert done.status == ExitStatus.REFUSED and scene.ids() == ["a", "b"]
     done = call("delete", "demo@a", "--yes", "--forget-missing")
-    assert done.out == "deleted demo@a\n" and "was left behind" in done.err
+    assert done.out == "deleted demo@a\n" and "are left behind" in done.err
     assert scene.ids() == ["b"]
     scene.lvm.away.clear()
-    assert "vg1/demo-d1.a: it was made by snapvm, and no snapshot has it" in call("check").out
+    assert "vg1/demo-d1.a: it was made by snapvm, but belongs to no snapshot" in call("check").out
     assert call("check", "--fix", "--yes").out == "removed 1 volume\nall is in order\n"
 
 

@@ -19,7 +19,7 @@ def test_doctor_tells_how_it_would_be_captured(call: Call, scene: Scene) -> None
     assert told.status == 0
     assert "demo: running, 1 vCPU, 1.0 MiB (fake 1)" in told.out
     assert "vda: vg0/demo-d0, thin, " in told.out and "pool vg0/pool: data 10 %" in told.out
-    assert told.out.endswith("\nnothing stands in the way of a take of demo\n")
+    assert told.out.endswith("\nnothing stands in the way of taking a snapshot of demo\n")
     values = json.loads(call("doctor", DOMAIN, "--json").out)
     assert values["capture"] and values["in_the_way"] == []
     assert scene.lvm.names() == before and scene.ids() == []
@@ -30,7 +30,7 @@ def test_doctor_names_all_that_stands_in_the_way(call: Call, scene: Scene) -> No
     told = call("doctor", DOMAIN)
     assert told.status == ExitStatus.REFUSED
     assert told.out.count("in the way: ") == 2, "one for each pool"
-    assert "2 things stand in the way of a take of demo" in told.err
+    assert "2 things stand in the way of taking a snapshot of demo" in told.err
     assert "nothing stands" not in told.out
     values = json.loads(call("doctor", DOMAIN, "--json").out)
     assert len(values["in_the_way"]) == 2 and values["error"]["exit_status"] == 4

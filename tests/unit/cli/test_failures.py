@@ -41,10 +41,10 @@ from tests.unit.cli.harms import lose_volume
         (["nope"], 2, "no such command 'nope'"),
         (["take"], 2, "missing argument"),
         (["delete"], 2, "missing argument"),
-        (["take", "demo", "--wait", "nan"], 2, "it must be a number of at least 0"),
-        (["take", "demo", "--wait", "-1"], 2, "it must be a number of at least 0"),
-        (["prune"], 2, "give a domain or --all"),
-        (["prune", "demo", "--all", "--keep-last", "1"], 2, "give a domain or --all"),
+        (["take", "demo", "--wait", "nan"], 2, "it must be a number from 0"),
+        (["take", "demo", "--wait", "-1"], 2, "it must be a number from 0"),
+        (["prune"], 2, "give either a domain or --all"),
+        (["prune", "demo", "--all", "--keep-last", "1"], 2, "give either a domain or --all"),
         (["prune", "demo"], 2, "say what to keep"),
         (["prune", "demo", "--keep-last", "0"], 2, "say what to keep"),
         (["prune", "demo", "--keep-daily", "-1"], 2, "--keep-daily"),
@@ -82,10 +82,10 @@ def test_failures_have_one_form(call: Call, arguments: list[str], status: int, w
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--json", "list"], "--json stands behind the verb: snapvm list --json ..."),
-        (["-y", "delete", "x@y"], "-y stands behind the verb: snapvm delete -y ..."),
-        (["-n", "catalog", "rebuild"], "-n stands behind the verb: snapvm catalog rebuild -n ..."),
-        (["--nope", "list"], "`snapvm --help` shows what it understands"),
+        (["--json", "list"], "--json goes after the verb: snapvm list --json ..."),
+        (["-y", "delete", "x@y"], "-y goes after the verb: snapvm delete -y ..."),
+        (["-n", "catalog", "rebuild"], "-n goes after the verb: snapvm catalog rebuild -n ..."),
+        (["--nope", "list"], "`snapvm --help` shows its options"),
     ],
 )
 def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hint: str) -> None:
@@ -101,7 +101,7 @@ def test_what_to_type_next_has_the_folder_of_this_command(
     call("take", DOMAIN, "--name", "a")
     there = "type `snapvm --state-dir {}` there, as here"
     other = call("--state-dir", f"{tmp_path}/my disk", "show", "demo@a")
-    shown = f"hint: `snapvm list` shows the snapshots there are; {there}\n"
+    shown = f"hint: `snapvm list` shows the existing snapshots; {there}\n"
     assert other.err.endswith(shown.format(shlex.quote(f"{tmp_path}/my disk"))), other
     lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
     folder = str(scene.host.settings.state_dir)
@@ -115,7 +115,7 @@ def test_what_to_type_next_has_the_folder_of_this_command(
 
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
     done = call("list", "--state-dir", "/x")
-    assert "hint: --state-dir stands before the verb: snapvm --state-dir DIR list ..." in done.err
+    assert "hint: --state-dir goes before the verb: snapvm --state-dir DIR list ..." in done.err
     assert "verb: snapvm -v list ..." in call("list", "-v").err
 
 
@@ -180,7 +180,7 @@ def test_a_value_that_is_no_number_is_told_in_our_words(call: Call, words: list[
 
 @pytest.mark.parametrize("words", [["nope"], ["--nope", "restore"], ["catalog", "restore"]])
 def test_any_other_mistake_is_told_as_it_is(call: Call, words: list[str]) -> None:
-    assert "` shows what it understands\n" in call(*words).err
+    assert "` shows its options\n" in call(*words).err
 
 
 def test_who_is_not_root_is_told_to_be(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_a_variable_that_nobody_heeds_is_told(call: Call, monkeypatch: pytest.Mo
     done = call("list")
     assert done.status == 0 and done.err == (
         "warning: SNAPVM_STATEDIR in the environment is not a setting; "
-        "'SNAPVM_STATE_DIR' may be meant\n"
+        "did you mean 'SNAPVM_STATE_DIR'?\n"
         f"warning: SNAPVM_ZZZ in the environment is not a setting\n{known}"
     )
 
@@ -281,4 +281,4 @@ def test_a_wrong_option_leads_to_the_help_of_its_verb(
 ) -> None:
     done = call(*arguments)
     assert done.status == ExitStatus.USAGE
-    assert f"hint: `snapvm{verb} --help` shows what it understands" in done.err
+    assert f"hint: `snapvm{verb} --help` shows its options" in done.err

@@ -38,8 +38,8 @@ def test_a_latest_that_is_another_one_when_its_turn_comes_is_refused(
     done = call(verb, f"{DOMAIN}@latest", "--yes", "--wait", "60", "--json")
     assert done.status == ExitStatus.REFUSED
     assert json.loads(done.out)["error"]["kind"] == "MeansAnother"
-    assert "demo@latest was demo@a when this command began, and is demo@b by now\n" in done.err
-    assert done.err.endswith("say which: demo@a or demo@b\n")
+    assert "demo@latest meant demo@a when this command began, but now means demo@b\n" in done.err
+    assert done.err.endswith("name the snapshot you mean: demo@a or demo@b\n")
     assert scene.ids() == ["a", "b"] and scene.machine.count == 3
     assert call(verb, f"{DOMAIN}@a", "--yes").status == 0
 
@@ -70,7 +70,7 @@ def test_a_prune_does_not_go_on_when_what_it_keeps_is_gone(
     words = ("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes", "--wait", "60")
     done = call(*words)
     assert done.status == ExitStatus.REFUSED and scene.ids() == ["a", "b"]
-    assert "may be to be kept: demo@c, which was to be, was deleted meanwhile\n" in done.err
+    assert "be kept now: demo@c, which was to be kept, was deleted in the meantime\n" in done.err
     assert call(*words).status == 0 and scene.ids() == ["b"]
 
 
@@ -99,7 +99,7 @@ def test_nobody_is_asked_about_a_latest_that_is_none_any_more(
 ) -> None:
     call("take", DOMAIN, "--name", "a")
     take_while_waiting(scene, monkeypatch, "b")
-    assert "is demo@b by now" in call("rollback", f"{DOMAIN}@latest", "--wait", "60").err
+    assert "now means demo@b" in call("rollback", f"{DOMAIN}@latest", "--wait", "60").err
 
 
 @pytest.mark.parametrize("left", [4, 3])

@@ -118,7 +118,7 @@ def test_a_rebuild_that_ends_says_that_what_it_made_stays(
         patch.setattr(remaking, "_decided_again", decided)
         done = call("catalog", "rebuild")
     assert done.status == ExitStatus.INTERRUPTED and len(scene.ids()) == 1
-    assert "what had been done by then stays" in done.err
+    assert "what was already done stays" in done.err
 
 
 def interrupt_at(scene: Scene, verb: str, number: int) -> None:
@@ -299,6 +299,6 @@ def test_a_rollback_that_is_finished_for_a_dead_one_is_finished(
     revive(scene)
     assert done.status == ExitStatus.INTERRUPTED
     assert "finished the rollback of demo to a" in done.err
-    assert ("what had been done by then stays" in done.err) is (verb == "repair")
+    assert ("what was already done stays" in done.err) is (verb == "repair")
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.host.catalog.leftovers(UUID) == () and "a" in scene.ids()

@@ -52,7 +52,7 @@ def test_where_nobody_is_asked_a_prefix_will_not_do(call: Call, scene: Scene, ve
     done = call(verb, "demo@pre", "--yes", "--json")
     assert done.status == ExitStatus.NOT_FOUND
     assert "there is no snapshot demo@pre\n" in done.err
-    assert "demo@pre-upgrade begins so; with --yes the whole id has to be given" in done.err
+    assert "demo@pre-upgrade begins with that; with --yes the whole id is required" in done.err
     assert scene.ids() == ["pre-upgrade"] and scene.machine.count == 3
     assert call(verb, "demo@pre").status == ExitStatus.REFUSED, "it asks, and says which"
     assert call(verb, "demo@LATEST", "--yes").status == 0

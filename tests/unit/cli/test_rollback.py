@@ -22,7 +22,7 @@ def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
     scene.count(2)
     done = call("rollback", "demo@a", "--yes")
     assert done.status == 0
-    expected = r"demo is back at demo@a and running again, .* is demo@undo-\w+\n"
+    expected = r"demo is back at demo@a and running again, .* as demo@undo-\w+\n"
     assert re.fullmatch(expected, done.out)
     assert scene.disk_data() == before
     assert " undo " in call("list").out
@@ -68,7 +68,7 @@ def test_what_is_whole_and_cannot_be_looked_into_is_not_called_damaged(call: Cal
     for done in (of_disks, of_libvirt):
         assert done.status == ExitStatus.REFUSED
         assert json.loads(done.out)["error"]["kind"] == "NothingToLookInto"
-    assert "demo@disks cannot be looked into: it has disks only, no memory" in of_disks.err
+    assert "demo@disks cannot be examined: it has disks only, no memory" in of_disks.err
     assert "image is libvirt's" in of_libvirt.err and "the record" not in of_libvirt.err
 
 
@@ -89,7 +89,7 @@ def test_what_was_shut_off_is_not_left_paused(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a")
     before = scene.lvm.names()
     done = call("rollback", "demo@a", "--yes", "--paused")
-    assert done.status == ExitStatus.USAGE and "--paused would do nothing" in done.err
+    assert done.status == ExitStatus.USAGE and "--paused would have no effect" in done.err
     assert "hint: leave --paused out" in done.err
     assert scene.lvm.names() == before
     assert call("rollback", "demo@a", "--yes").status == 0
@@ -119,7 +119,7 @@ def test_what_did_not_come_back_is_told_to_who_was_not_asked(call: Call, scene: 
     left_out = [{"target": "sda", "why": "a CD-ROM cannot change"}]
     done = call("rollback", "demo@a", "--yes", "--json")
     assert json.loads(done.out)["left_out"] == left_out and json.loads(done.out)["notes"] == []
-    assert "note: not of the snapshot: sda, a CD-ROM cannot change\n" in done.err
+    assert "note: not in the snapshot: sda, a CD-ROM cannot change\n" in done.err
 
 
 def test_a_drive_that_cannot_be_written_to_is_no_news_every_time(call: Call, scene: Scene) -> None:
@@ -130,7 +130,7 @@ def test_a_drive_that_cannot_be_written_to_is_no_news_every_time(call: Call, sce
     left_out = [{"target": "sda", "why": "a cdrom drive", "read_only": True}]
     assert json.loads(done.out)["left_out"] == left_out and done.err == ""
     verbose = call("--verbose", "rollback", "demo@a", "--yes")
-    assert "note: not of the snapshot: sda, a cdrom drive\n" in verbose.err
+    assert "note: not in the snapshot: sda, a cdrom drive\n" in verbose.err
 
 
 def test_what_the_next_start_of_the_domain_does_not_find_is_told(call: Call, scene: Scene) -> None:

@@ -18,7 +18,7 @@ from tests.unit.cli.conftest import Call
 def test_take_says_what_it_made(call: Call, scene: Scene) -> None:
     done = call("take", DOMAIN, "--name", "before", "--note", "a note")
     assert done.status == 0
-    expected = r"demo@before: memory [\d.]+ \w+ and 2 disks of one instant; paused .+ in all\n"
+    expected = r"demo@before: memory \S+ \w+ and 2 disks captured at one instant; paused .+ all\n"
     assert re.fullmatch(expected, done.out)
     assert done.err == ""
     assert scene.ids() == ["before"]
@@ -39,9 +39,8 @@ def test_what_was_taken_is_told_though_its_result_has_no_room(
 
 
 def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
-    assert (
-        "2 disks of one instant, no memory (--disk-only)" in call("take", DOMAIN, "--disk-only").out
-    )
+    done = call("take", DOMAIN, "--disk-only")
+    assert "2 disks captured at one instant, no memory (--disk-only)" in done.out
     scene.hypervisor.stop(scene.machine.domain)
     assert "no memory (the domain is shut off)" in call("take", DOMAIN).out
     assert "the domain was shut off" in call("show", f"{DOMAIN}@latest").out
@@ -49,7 +48,7 @@ def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
 
 
 def test_take_can_end_the_domain(call: Call, scene: Scene) -> None:
-    assert "of one instant; demo is shut off, " in call("take", DOMAIN, "--stop").out
+    assert "at one instant; demo is shut off, " in call("take", DOMAIN, "--stop").out
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     refused = call("take", DOMAIN, "--stop", "--disk-only")
     assert refused.status == ExitStatus.USAGE and "memory would be lost" in refused.err
@@ -70,7 +69,7 @@ def test_json_of_take_is_the_record(call: Call) -> None:
 
 def test_quiesced_disks_and_the_clock_are_told(call: Call, scene: Scene) -> None:
     done = call("take", DOMAIN, "--name", "a", "--quiesce")
-    assert "and 2 disks of one instant, file systems frozen; paused" in done.out
+    assert "and 2 disks captured at one instant, file systems frozen; paused" in done.out
     assert "file systems were frozen" in call("show", "demo@a").out
     assert json.loads(call("list", "--json").out)[0]["quiesced"] is True
     back = call("rollback", "demo@a", "--yes")
@@ -101,7 +100,7 @@ def test_what_is_about_xens_guests_is_not_ignored(call: Call, scene: Scene, how:
     assert done.status == ExitStatus.USAGE and "libvirt has no Xen guests" in done.err
     assert scene.ids() == []
     scene.hypervisor.kind = HypervisorKind.XEN
-    assert "would do nothing" not in call("take", DOMAIN, "--foreign-ptes", how).err
+    assert "would have no effect" not in call("take", DOMAIN, "--foreign-ptes", how).err
 
 
 def test_quiesce_without_an_agent_is_refused(call: Call, scene: Scene) -> None:

@@ -79,7 +79,7 @@ def test_the_list_advises_to_make_only_those_anew_that_are_damaged(
     assert len(told) == 4 and not any("damaged" in line for line in told)
     assert told[0].startswith("warning: demo@b cannot be read: ")
     assert told[1] == f"warning: demo@c cannot be read: {os.strerror(errno.EACCES)}"
-    assert "use the snapvm that wrote it" in told[2] and "see to what keeps it" in told[3]
+    assert "use the snapvm that wrote it" in told[2] and "fix what prevents it" in told[3]
     (folder / "a" / "snapshot.json").write_text("{")
     told = call("list").err.splitlines()
     assert told[0].startswith("warning: demo@a is damaged: ") and "rebuild" in told[2]

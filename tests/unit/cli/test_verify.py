@@ -100,7 +100,7 @@ def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text("hello " * 100)
     for command in (["verify"], ["inspect", "--va", "0"]):
         assert run([*command, str(path)]) == 4
-        assert "neither as an image of libvirt nor as one of `xl" in capsys.readouterr().err
+        assert "neither an image of libvirt nor one of `xl" in capsys.readouterr().err
     assert run(["verify", str(tmp_path / "missing")]) == 4
     told = capsys.readouterr().err
     assert (
@@ -166,7 +166,7 @@ def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path.write_bytes(b"\0" + image_bytes(7)[1:])
     assert run(["verify", str(path)]) == 4
     told = capsys.readouterr().err
-    assert "it begins neither as an image of libvirt nor as one of `xl save`" in told
+    assert "it is neither an image of libvirt nor one of `xl save`" in told
     path.write_bytes(b"LibvirtQemudPart" + image_bytes(7)[16:])
     assert run(["verify", str(path), "--json"]) == 4
     assert "it was never written to its end" in capsys.readouterr().err

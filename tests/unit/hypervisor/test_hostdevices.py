@@ -126,7 +126,7 @@ def test_nor_for_one_that_could_not_listen(
         "websocket": screen(-1, rest=f"autoport='yes' websocket='{taken}'"),
         "serial": console(taken),
     }[kind]
-    with pytest.raises(DomainRefused, match=f"127.0.0.1 port {taken}, and somebody") as refused:
+    with pytest.raises(DomainRefused, match=f"127.0.0.1 port {taken}, and something") as refused:
         driver.check_restore(OFF, image)
     assert "`ss -ltnp`" in refused.value.hint()
     for state in (DomainState.RUNNING, DomainState.SUSPENDED, DomainState.CRASHED):

@@ -122,7 +122,7 @@ def test_that_a_guest_is_frozen_for_all_of_it_is_told(
     """Its programs hung for minutes, which nobody had chosen: other ways were not possible."""
     with pytest.raises(CaptureFailed):
         capture(tmp_path, Writer(), limit_seconds=0.05, freeze=lambda: None)
-    assert "cannot write for as long as its memory is written" in caplog.text
+    assert "cannot write while its memory is written" in caplog.text
 
 
 def test_every_drive_is_named_to_libvirt_and_none_is_its_to_capture() -> None:

@@ -233,7 +233,7 @@ def test_nothing_is_ended_for_a_start_without_huge_pages(
     connection.definition = huge(51)
     with pytest.raises(DomainRefused, match=r"it would not start: .* 48 MiB of them") as refused:
         driver.check_restore(OFF, image)
-    assert refused.value.hint().startswith(f"have 2 more of them ({pool}/nr_hugepages)")
+    assert refused.value.hint().startswith(f"provide 2 more of them ({pool}/nr_hugepages)")
     running = replace(OFF, state=DomainState.RUNNING, definition=huge(4))
     driver.check_restore(running, image)
     with pytest.raises(DomainRefused):

@@ -190,5 +190,5 @@ def test_an_image_that_does_not_answer_holds_nobody_up(
 
 def test_a_libvirt_that_does_not_tell_of_them() -> None:
     link = type("Link", (), {"connection": Neighbourhood([], is_mute=True)})()
-    with pytest.raises(DomainRefused, match="which domains there are besides"):
+    with pytest.raises(DomainRefused, match="which other domains there are"):
         list(LibvirtHypervisor(link, Settings()).relying(OFF))

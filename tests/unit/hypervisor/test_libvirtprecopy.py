@@ -267,7 +267,7 @@ def test_one_that_has_to_be_stopped_is_frozen_before(play: Play) -> None:
 def test_one_that_qemu_has_stopped_before_is_not_asked_to_freeze(play: Play) -> None:
     """No agent answers then: it would stand still for as long as one may take."""
     world = World([moment(0.0, 1, BIG), Moment(1.0, 1, 0, BIG, is_over=True)])
-    with pytest.raises(CaptureFailed, match="before its file systems were frozen: take again"):
+    with pytest.raises(CaptureFailed, match="systems were frozen: take the snapshot again"):
         play(world=world, freezes=True)
     assert world.frozen_at == []
 

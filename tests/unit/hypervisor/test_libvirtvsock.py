@@ -40,7 +40,7 @@ def test_a_clone_runs_with_its_address(
         DomainRefused, match=r"clone' runs with the vsock address \(CID\) 3"
     ) as told:
         driver.check_restore(OFF, image)
-    assert "end that one, or name another" in told.value.hint()
+    assert "end that domain, or name another" in told.value.hint()
 
 
 @pytest.mark.parametrize("definition", [having(4), having(3, auto="yes"), "<domain/>"])

@@ -143,7 +143,7 @@ def stream_beside(domain: FakeDomain, happens: Callable[[], None]) -> None:
 
 def test_one_that_is_paused_while_memory_is_written_beside_it_stays_so() -> None:
     domain = FakeDomain()
-    with pytest.raises(PausedMeanwhile, match="demo was paused by somebody"):
+    with pytest.raises(PausedMeanwhile, match="demo was paused by someone else"):
         stream_beside(domain, domain.suspend)
     assert domain.state_now == PAUSED
 

@@ -50,8 +50,8 @@ def test_a_guest_that_reset_itself_before_the_window_is_well(events: RunEvents) 
 @pytest.mark.parametrize(
     ("now", "what"),
     [
-        (FakeHandle(number=4), "started it anew"),
-        (FakeHandle(job=1), "save or to migrate"),
+        (FakeHandle(number=4), "restarted it"),
+        (FakeHandle(job=1), "save or migrate"),
         (FakeHandle(definition=PLUGGED), "devices were changed"),
         (FakeHandle(definition=DEFINITION.replace(" current='2'", "")), "processors were changed"),
         (FakeHandle(definition=DEFINITION.replace("'2'>4", "'3'>4")), "processors were changed"),

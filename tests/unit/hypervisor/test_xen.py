@@ -169,7 +169,7 @@ def test_disks_that_no_rollback_could_bring_back_are_told_of(
     assert caplog.text == ""
     monkeypatch.setitem(CONFIG, "b_info", {"max_vcpus": 1, "numa_nodes": [0]})
     driver.check_capture(driver.find("web"), with_memory=False)
-    assert "only while it is off" in caplog.text and "numa_nodes" in caplog.text
+    assert "needs the domain to be off" in caplog.text and "numa_nodes" in caplog.text
 
 
 def test_a_way_of_libvirts_cannot_be_asked_for(scene: Scene) -> None:

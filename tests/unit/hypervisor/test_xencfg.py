@@ -197,7 +197,7 @@ def test_a_frame_buffer_is_told_to_xl() -> None:
         {"vfbs": [{"backend_domid": 3}]},
     )
     for changed in refused:
-        with pytest.raises(DomainRefused, match="cannot be told") as refusal:
+        with pytest.raises(DomainRefused, match="cannot be passed") as refusal:
             told(**changed)
         assert "geheim" not in str(refusal.value)  # it is logged, and mailed by cron
 
@@ -214,5 +214,5 @@ def test_a_text_is_told_with_the_escapes_of_xl(cmdline: str, line: str) -> None:
     r"""xl took `\n` for a new line, and refused `\.` when the domain had been ended; a text with
     both kinds of quotes was refused."""
     assert line in told(b_info={"cmdline": cmdline})
-    with pytest.raises(DomainRefused, match="cannot be told"):
+    with pytest.raises(DomainRefused, match="cannot be passed"):
         told(b_info={"cmdline": "two\nlines"})

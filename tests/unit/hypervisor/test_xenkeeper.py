@@ -250,7 +250,7 @@ def test_where_nobody_is_found_that_is_told(
 ) -> None:
     old_xen(scene)
     with scene.standstill.suspended():
-        assert "no xl was found that looks after web" in caplog.text
+        assert "no xl process was found that watches web" in caplog.text
 
 
 @pytest.mark.parametrize("minor", [17, 20])
@@ -272,7 +272,7 @@ def test_one_that_libvirt_looks_after_is_told_of(
     with scene.standstill.suspended():
         assert not is_held(keeper)
     assert "web was started by libvirt" in caplog.text
-    assert "no xl was found" not in caplog.text
+    assert "no xl process was found" not in caplog.text
     assert standing.runs(scene)
 
 

@@ -70,7 +70,7 @@ def test_a_disk_that_another_writes_is_refused(
     attach(xen.store, OTHER, kind, mode="w", dev="xvdb", **changes)
     with pytest.raises(DiskRefused, match="disk xvdb of db, which runs") as refused:
         driver.drives(driver.find("web"))
-    assert refused.value.hint() == "take it away there: xl block-detach db xvdb"
+    assert refused.value.hint() == "detach it there: xl block-detach db xvdb"
     xen.info_of[OTHER] = replace(xen.info_of[OTHER], flags=DYING)
     assert driver.drives(driver.find("web")).disks
 

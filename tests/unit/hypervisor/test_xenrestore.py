@@ -147,4 +147,4 @@ def test_one_that_libvirt_started_is_xls_afterwards(
         note.unlink(missing_ok=True)  # as libxl does
         assert "libvirt" not in caplog.text
         driver.restore(domain, Path("/image"), paused=False)
-        assert ("web is xl's now: libvirt" in caplog.text) is is_libvirts
+        assert ("web belongs to xl now: libvirt" in caplog.text) is is_libvirts

@@ -56,7 +56,7 @@ def test_a_guest_that_writes_all_the_time_keeps_nobody_waiting(
     """Neither could the request be withdrawn, nor the command be interrupted."""
     monkeypatch.setattr(xenstore, "_CONFLICT_SECONDS", 0.1)
     scene.store.conflicts = 1 << 30
-    with pytest.raises(CaptureFailed, match="did not in"), scene.standstill.suspended():
+    with pytest.raises(CaptureFailed, match="did not within"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == ""
     assert runs(scene)
@@ -91,7 +91,7 @@ def test_a_store_that_goes_away_when_the_guest_was_asked(
     with pytest.raises(CaptureFailed, match="EIO"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert (scene.xen.flags, scene.xen.pauses) == (0, 0)
-    assert "may be going to suspend (xenstore:" in caplog.text
+    assert "may be about to suspend (xenstore:" in caplog.text
 
 
 def test_an_interruption_between_question_and_answer_leaves_nobody_paused(scene: Scene) -> None:
@@ -110,7 +110,7 @@ def test_an_interruption_between_question_and_answer_leaves_nobody_paused(scene:
 
 def test_a_guest_that_answers_and_does_not_suspend(scene: Scene) -> None:
     scene.guest_suspends(flags=0)
-    with pytest.raises(CaptureFailed, match="took the request"), scene.standstill.suspended():
+    with pytest.raises(CaptureFailed, match="accepted the request"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert runs(scene)
 
@@ -151,7 +151,7 @@ def test_a_zombie_is_not_waited_for(
 
 def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     scene.store.values[REQUEST] = "poweroff"
-    words = rf"asked to poweroff: .* take that back with `xenstore-write {REQUEST} \"\"`"
+    words = rf"asked to poweroff: .* withdraw that with `xenstore-write {REQUEST} \"\"`"
     with pytest.raises(CaptureFailed, match=words), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert scene.store.values[REQUEST] == "poweroff"

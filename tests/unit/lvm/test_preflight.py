@@ -79,14 +79,14 @@ def test_one_of_two_groups_of_a_name_is_refused_before_the_window(disk: LogicalV
     other = replace(disk, vg_uuid=VgUuid("guest-uuid"), uuid=LvUuid("other"), name="root")
     with pytest.raises(VolumeRefused) as refused:
         check(disk, other)
-    assert "2 volume groups of the name vg0" in refused.value.why
+    assert "2 volume groups named vg0" in refused.value.why
     assert "vgrename guest-uuid" in refused.value.hint()
 
 
 def test_a_group_whose_metadata_is_nearly_full_is_refused(disk: LogicalVolume) -> None:
     """LVM fails in the middle then: of a window, or of what comes after a rollback."""
     refused = refusal(replace(disk, vg_metadata_free_bytes=7 << 10))
-    assert "7 KiB of metadata" in refused.why and "delete" in refused.hint()
+    assert "7 KiB left for metadata" in refused.why and "delete" in refused.hint()
 
 
 def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:

@@ -52,7 +52,7 @@ def test_an_idle_guest_is_written_as_it_is(
     machine = Machine()
     facts, method = make(tmp_path / "i", machine, budget_bytes=budget_bytes)
     # In silence a guest of 16 GiB stood still for minutes, for a control domain of 2.
-    assert ("stand still until all of it is written" in caplog.text) == (not budget_bytes)
+    assert ("stand still until all its memory is written" in caplog.text) == (not budget_bytes)
     assert frames_of(tmp_path / "i") == expected(machine)
     assert facts.frames == OWNED
     assert facts.foreign == {}

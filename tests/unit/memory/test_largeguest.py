@@ -226,7 +226,7 @@ def test_how_far_each_pass_is_can_be_seen(tmp_path: Path, monkeypatch: pytest.Mo
     image = PvGuestImage(FixedMemory(SOME))
     image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Noting())
     image.close()
-    again = "copying what has changed meanwhile, pass 1"
+    again = "copying the memory that has changed, pass 1"
     assert seen == [300, OWNED, again, 300, OWNED]
 
 
