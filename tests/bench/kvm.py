@@ -151,23 +151,17 @@ def rollbacks(guest: FilledGuest) -> list[Figure]:
     seconds = {name: [sample.seconds for sample in them] for name, them in measured.items()}
     guest.lab.run(FORGET_ALL, timeout_seconds=120)
     by_hand = "virsh destroy; LV swap; virsh restore"
-    with_imports = "the script; ours: the script with the import of the libraries before"
+    imports = "the script; ours: the script with the import of the libraries before"
+    wanted = (
+        ("vs_script", "plain", by_hand, 1.2),
+        ("fast_vs_script", "fast", by_hand, 1.0),
+        ("least", "least", imports, None),
+        ("fast_least", "fast_least", imports, None),
+    )
     return [
-        proportion(
-            f"rollback_vs_script{suffix}", seconds["plain"], seconds["script"], by_hand, 1.2
-        ),
-        proportion(
-            f"rollback_fast_vs_script{suffix}", seconds["fast"], seconds["script"], by_hand, 1.0
-        ),
-        compared(
-            f"rollback_least{suffix}", seconds["least"], seconds["script"], with_imports, None
-        ),
-        compared(
-            f"rollback_fast_least{suffix}",
-            seconds["fast_least"],
-            seconds["script"],
-            with_imports,
-            None,
+        *(
+            proportion(f"rollback_{name}{suffix}", seconds[how], seconds["script"], against, limit)
+            for name, how, against, limit in wanted
         ),
         *(plain(f"rollback_{how}_seconds{suffix}", "s", them) for how, them in seconds.items()),
     ]
