@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from snapvm import checking, consistency, hostid
+import pytest
+
+from snapvm import checking, consistency, hostid, retry, rollbackrepair
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import DeleteStopped
@@ -18,6 +21,15 @@ from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 Deed = Callable[[Scene], object]
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing wait: neither for a disk, nor until something may have changed."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+    monkeypatch.setattr(hostid, "BOOT_PATH", hostid.BOOT_PATH)  # `begun` sets another
+    monkeypatch.setattr(retry, "_SOON_SECONDS", 0.0)
+    monkeypatch.setattr(rollbackrepair, "_START_SECONDS", 0.0)
+    monkeypatch.setattr(rollbackrepair, "_END_SECONDS", 0.0)
 
 
 def killed(command: Command, point: str) -> Deed:
@@ -78,16 +90,20 @@ def mended_wrongly(scene: Scene, case: str, failed: SnapvmError | None) -> Itera
         yield f"the repair failed: {after}"
     verbs.rebuild(scene)
     was_told = any(e is not None and e.exit_status is ExitStatus.ATTENTION for e in (failed, after))
-    yield from _left_wrong(scene, may_be_off=was_told or "stop" in case)
+    yield from left_wrong(scene, may_be_off=was_told or "stop" in case)
 
 
-def _left_wrong(scene: Scene, *, may_be_off: bool) -> Iterator[str]:
+def left_wrong(scene: Scene, *, may_be_off: bool) -> Iterator[str]:
+    """Yield what is not in order after a repair; the guest writes once more."""
     for each in checking.look(scene.host, None, Silent(), deep=True):
         yield f"check: {each.subject}: {each.problem}"
     state = scene.hypervisor.state_of(DOMAIN)
     if state is DomainState.PAUSED or (state is DomainState.SHUTOFF and not may_be_off):
         yield f"the domain is {state}"
     if state is DomainState.RUNNING:
+        if scene.machine.frozen:
+            yield "its file systems are frozen"
+        scene.machine.frozen = False
         scene.count(1)
         if set(disks(scene)) != {str(scene.machine.count)}:
             yield f"memory {scene.machine.count}, disks {disks(scene)}"

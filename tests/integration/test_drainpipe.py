@@ -16,6 +16,7 @@ from snapvm import compression, streamfilter
 from snapvm.hypervisor import drainpipe
 from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
 from snapvm.refusals import HostLacks
+from tests.fakes.threads import start_fewer_than
 
 ZSTD = compression.parse("zstd:3").argv
 needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
@@ -271,17 +272,9 @@ def test_a_host_without_room_for_a_thread_is_called_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
     """It was called a bug, and what had begun to empty the pipe did so for ever."""
-    start, before = threading.Thread.start, threading.active_count()
+    before = threading.active_count()
     opened = len(os.listdir("/proc/self/fd"))
-    asked: list[threading.Thread] = []
-
-    def start_fewer(thread: threading.Thread) -> None:
-        asked.append(thread)
-        if len(asked) >= nth:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_fewer)
+    start_fewer_than(nth, monkeypatch)
     target = os.open(tmp_path / "image", os.O_WRONLY | os.O_CREAT)
     with pytest.raises(HostLacks, match="one more thread"), Drainpipe(target):
         pass

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import hostid, rollbackrepair
 from snapvm.errors import SnapvmError
 from tests.fakes.faults import ERRORS, Place, failing_at
 from tests.fakes.mishaps import attempt
 from tests.fakes.picture import picture
-from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, mended_wrongly
+from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, hurry, mended_wrongly
 
 LASTING = (errno.ENOSPC, errno.EROFS, errno.EMFILE)
 
@@ -74,11 +73,7 @@ def told_wrongly(failed: SnapvmError, error: int) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-    monkeypatch.setattr(hostid, "BOOT_PATH", hostid.BOOT_PATH)
-    monkeypatch.setattr("snapvm.retry._SOON_SECONDS", 0.0)
-    monkeypatch.setattr(rollbackrepair, "_START_SECONDS", 0.0)
-    monkeypatch.setattr(rollbackrepair, "_END_SECONDS", 0.0)
+    hurry(monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ the host's permission included.  The driver is the real one; below it are fakes.
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency, hostid, retry, rollbackrepair
+from snapvm import consistency, hostid, retry
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.hypervisor import (
@@ -35,13 +34,14 @@ from snapvm.hypervisor import (
     userfault,
 )
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
-from snapvm.model import CaptureMethod, DomainState, Silent
+from snapvm.model import CaptureMethod, Silent
 from tests.fakes import libvirtd, meanwhile, verbs
 from tests.fakes.faults import caller
 from tests.fakes.libvirtd import DEFINITION, Libvirtd, Mishap
-from tests.fakes.mortal import Command, kill_at
-from tests.fakes.picture import Picture, disks, picture
+from tests.fakes.mortal import Command
+from tests.fakes.picture import picture
 from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.sweep import Deed, check, claimed_wrongly, hurry, killed, left_wrong
 
 FAKES = str(Path(libvirtd.__file__).parent)
 FOR_EVER = 1 << 30
@@ -61,7 +61,6 @@ MISHAPS = {
 }
 ANSWERING = ("command", "agent")
 LASTING = ("busy", "denied")
-Deed = Callable[[Scene], object]
 Way = tuple[int, str, bool]
 
 
@@ -117,14 +116,6 @@ def taking_by(way: CaptureMethod) -> Command:
 def quiesced(scene: Scene) -> object:
     request = TakeRequest(domain=DOMAIN, name="dying", quiesce=True)
     return consistency.take(scene.host, request, Silent())
-
-
-def killed(command: Command, point: str) -> Deed:
-    return lambda scene: kill_at(scene, command, point)
-
-
-def check(scene: Scene) -> object:
-    return checking.look(scene.host, None, Silent(), deep=True)
 
 
 CASES: dict[str, tuple[Deed, Command]] = {
@@ -218,7 +209,7 @@ def wrong_of(folder: Path, case: str, way: Way, patch: pytest.MonkeyPatch) -> li
             wrong.append(f"a bug: {bug!r}")
     if failed is not None:
         wrong += told_wrongly(failed)
-        wrong += claimed_wrongly(failed, before, picture(scene))
+        wrong += claimed_wrongly(failed, before, picture(scene), command)
     elif not wrong and command is not verbs.doctor:  # which tells of it
         wrong += set_wrongly(world)
     after = obeyed(world, verbs.repair)
@@ -238,11 +229,6 @@ def told_wrongly(failed: SnapvmError) -> Iterator[str]:
         yield "it says nothing"
 
 
-def claimed_wrongly(failed: SnapvmError, before: Picture, after: Picture) -> Iterator[str]:
-    if failed.exit_status <= ExitStatus.FAILED and not before[2] and before != after:
-        yield f"all was put back, it says ({failed}): {before} became {after}"
-
-
 def set_wrongly(world: World) -> Iterator[str]:
     machine = world.daemon.adopt(DOMAIN)
     if not machine.qemu.is_as_it_was():
@@ -253,32 +239,13 @@ def set_wrongly(world: World) -> Iterator[str]:
         yield f"there is {left}"
 
 
-def left_wrong(scene: Scene, *, may_be_off: bool) -> Iterator[str]:
-    for each in checking.look(scene.host, None, Silent(), deep=True):
-        yield f"check: {each.subject}: {each.problem}"
-    state = scene.hypervisor.state_of(DOMAIN)
-    if state is DomainState.PAUSED or (state is DomainState.SHUTOFF and not may_be_off):
-        yield f"the domain is {state}"
-    if state is DomainState.RUNNING:
-        if scene.machine.frozen:
-            yield "its file systems are frozen"
-        scene.machine.frozen = False
-        scene.count(1)
-        if set(disks(scene)) != {str(scene.machine.count)}:
-            yield f"memory {scene.machine.count}, disks {disks(scene)}"
-
-
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-    monkeypatch.setattr(hostid, "BOOT_PATH", hostid.BOOT_PATH)
+    hurry(monkeypatch)
     monkeypatch.setattr(qemurun, "PID_FILES", Path("/nowhere"))
     for module, name, value in (
         (libvirtlink, "_run_events", lambda: None),
-        (retry, "_SOON_SECONDS", 0.0),
         (retry, "_RESTART_SECONDS", 0.25),
-        (rollbackrepair, "_START_SECONDS", 0.0),
-        (rollbackrepair, "_END_SECONDS", 0.0),
         (pause, "EVENT_LIMIT_SECONDS", 0.01),
         (libvirtagent, "CONNECT_SECONDS", 0.05),
         (libvirtbackground, "ASK_SECONDS", 0.0),

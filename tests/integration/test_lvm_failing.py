@@ -7,7 +7,6 @@ their work and leave nothing.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, hostid, rollbackrepair
+from snapvm import consistency
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.model import DomainState, Silent
@@ -35,7 +34,7 @@ from tests.fakes.mishaps import attempt
 from tests.fakes.mortal import Command
 from tests.fakes.picture import Picture, picture
 from tests.fakes.scene import DOMAIN, Scene
-from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, mended_wrongly
+from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, hurry, mended_wrongly
 
 Mishap = Callable[[Scene], AbstractContextManager[LvmFaults]]
 LATE = Way.LATE.value
@@ -105,11 +104,7 @@ def goes_on_wrongly(scene: Scene) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-    monkeypatch.setattr(hostid, "BOOT_PATH", hostid.BOOT_PATH)
-    monkeypatch.setattr("snapvm.retry._SOON_SECONDS", 0.0)
-    monkeypatch.setattr(rollbackrepair, "_START_SECONDS", 0.0)
-    monkeypatch.setattr(rollbackrepair, "_END_SECONDS", 0.0)
+    hurry(monkeypatch)
 
 
 @pytest.mark.parametrize(

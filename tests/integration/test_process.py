@@ -21,6 +21,7 @@ from snapvm.process import ShRunner, clean_environment
 from snapvm.refusals import HostLacks
 from tests.contract.worlds import wait_until
 from tests.fakes.records import make_record, put_record
+from tests.fakes.threads import start_fewer_than
 from tests.house.source import ROOT
 from tests.unit.cli.signals import ctrl_c
 
@@ -272,15 +273,6 @@ def test_a_host_without_room_for_a_thread_is_called_so(
     monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
     """It was called a bug: sh listens to a program in threads."""
-    start = threading.Thread.start
-    asked: list[threading.Thread] = []
-
-    def start_fewer(thread: threading.Thread) -> None:
-        asked.append(thread)
-        if len(asked) >= nth:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_fewer)
+    start_fewer_than(nth, monkeypatch)
     with pytest.raises(HostLacks, match="one more thread, for true"):
         ShRunner().run(["true"])

@@ -232,6 +232,7 @@ def test_interrupted_anywhere(guest: Guest, signal: str, times: int) -> None:
         assert status in ((0, 137) if signal == "KILL" else (0, 130)), (delay, status)
         snapvm(guest.lab, "repair")
         ids = guest.ids()
-        assert len(ids) == (1 if status == 0 else len(ids)), (delay, ids)
+        # Killed, it may have had its record already.
+        assert len(ids) in {0: (1,), 130: (0,)}.get(status, (0, 1)), (delay, ids)
         guest.delete_all()
         assert_untouched(guest)
