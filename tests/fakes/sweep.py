@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,6 +23,22 @@ from tests.fakes.scene import DOMAIN, Scene, make_scene
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 Deed = Callable[[Scene], object]
+Way = TypeVar("Way")
+EXTENTS = pytest.mark.parametrize(
+    ("kinds", "most"), [(1, 4), pytest.param(3, 1 << 20, marks=pytest.mark.long)]
+)
+"""Of how many kinds of disks, and of how many ways at most: a sample, and all."""
+
+
+def drawn(
+    case: str, kinds: int, most: int, ways: Callable[[str], Iterable[Way]]
+) -> Iterator[tuple[str, Way]]:
+    """Yield kinds of disks, each with some of the ways that there are for it; always the same."""
+    dice = random.Random(case)
+    for kind in dice.sample(list(KINDS), kinds):
+        every = list(ways(kind))
+        for way in dice.sample(every, min(most, len(every))):
+            yield kind, way
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,15 @@ from snapvm.errors import SnapvmError
 from tests.fakes.faults import ERRORS, Place, failing_at
 from tests.fakes.mishaps import attempt
 from tests.fakes.picture import picture
-from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, hurry, mended_wrongly
+from tests.fakes.sweep import (
+    CASES,
+    EXTENTS,
+    begun,
+    claimed_wrongly,
+    drawn,
+    hurry,
+    mended_wrongly,
+)
 
 LASTING = (errno.ENOSPC, errno.EROFS, errno.EMFILE)
 
@@ -76,15 +84,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "most"), [(1, 4), pytest.param(3, 1 << 20, marks=pytest.mark.long)]
-)
+@EXTENTS
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_that_fails(tmp_path: Path, case: str, kinds: int, most: int) -> None:
     wrong: list[str] = []
-    dice = random.Random(case)
-    for kind in dice.sample(list(KINDS), kinds):
-        every = list(ways(tmp_path / "whole", case, kind))
-        for way in dice.sample(every, min(most, len(every))):
-            wrong += wrong_of(tmp_path / "one", case, kind, way)
+    for kind, way in drawn(case, kinds, most, partial(ways, tmp_path / "whole", case)):
+        wrong += wrong_of(tmp_path / "one", case, kind, way)
     assert not wrong, "\n".join(wrong)

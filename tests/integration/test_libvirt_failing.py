@@ -35,13 +35,13 @@ from snapvm.hypervisor import (
 )
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.model import CaptureMethod, Silent
-from tests.fakes import libvirtd, meanwhile, verbs
+from tests.fakes import libvirtd, meanwhile, sweep, verbs
 from tests.fakes.faults import caller
 from tests.fakes.libvirtd import DEFINITION, Libvirtd, Mishap
 from tests.fakes.mortal import Command
 from tests.fakes.picture import picture
 from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.fakes.sweep import Deed, check, claimed_wrongly, hurry, killed, left_wrong
+from tests.fakes.sweep import Deed, claimed_wrongly, hurry, killed, left_wrong
 
 FAKES = str(Path(libvirtd.__file__).parent)
 FOR_EVER = 1 << 30
@@ -61,6 +61,7 @@ MISHAPS = {
 }
 ANSWERING = ("command", "agent")
 LASTING = ("busy", "denied")
+WITHOUT_LIBVIRT = ("catalog rebuild", "repair of a delete")
 Way = tuple[int, str, bool]
 
 
@@ -119,25 +120,13 @@ def quiesced(scene: Scene) -> object:
 
 
 CASES: dict[str, tuple[Deed, Command]] = {
-    "take": (meanwhile.nothing, verbs.take),
+    **{name: case for name, case in sweep.CASES.items() if name not in WITHOUT_LIBVIRT},
     "take --capture precopy": (meanwhile.nothing, taking_by(CaptureMethod.PRECOPY)),
     "take --capture stop": (meanwhile.nothing, taking_by(CaptureMethod.STOP)),
     "take --capture libvirt": (meanwhile.nothing, taking_by(CaptureMethod.LIBVIRT)),
     "take --quiesce": (meanwhile.nothing, quiesced),
-    "take --disk-only": (meanwhile.nothing, verbs.take_disks),
-    "take --stop": (meanwhile.nothing, verbs.take_and_stop),
-    "rollback": (meanwhile.nothing, verbs.roll_back),
-    "undo": (verbs.roll_back, verbs.undo),
-    "delete": (meanwhile.nothing, verbs.delete),
-    "doctor": (meanwhile.nothing, verbs.doctor),
-    "check": (meanwhile.nothing, check),
     "repair of a window": (killed(verbs.take, "after suspend 1"), verbs.repair),
     "repair of a stream": (killed(verbs.take, "after resume 1"), verbs.repair),
-    "repair of a take": (killed(verbs.take, "before commit 1"), verbs.repair),
-    "repair of a stop": (killed(verbs.take_and_stop, "before stop 1"), verbs.repair),
-    "repair at its pause": (killed(verbs.roll_back, "after suspend 1"), verbs.repair),
-    "repair at its end": (killed(verbs.roll_back, "after stop 1"), verbs.repair),
-    "repair of a start": (killed(verbs.roll_back, "after restore 1"), verbs.repair),
 }
 
 

@@ -7,7 +7,6 @@ their work and leave nothing.
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -34,7 +33,15 @@ from tests.fakes.mishaps import attempt
 from tests.fakes.mortal import Command
 from tests.fakes.picture import Picture, picture
 from tests.fakes.scene import DOMAIN, Scene
-from tests.fakes.sweep import CASES, KINDS, begun, claimed_wrongly, hurry, mended_wrongly
+from tests.fakes.sweep import (
+    CASES,
+    EXTENTS,
+    begun,
+    claimed_wrongly,
+    drawn,
+    hurry,
+    mended_wrongly,
+)
 
 Mishap = Callable[[Scene], AbstractContextManager[LvmFaults]]
 LATE = Way.LATE.value
@@ -107,15 +114,11 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("kinds", "most"), [(1, 4), pytest.param(3, 1 << 20, marks=pytest.mark.long)]
-)
+@EXTENTS
 @pytest.mark.parametrize("case", CASES)
 def test_a_command_of_lvms_that_fails(tmp_path: Path, case: str, kinds: int, most: int) -> None:
     wrong: list[str] = []
-    dice = random.Random(case)
-    for kind in dice.sample(list(KINDS), kinds):
-        every = list(mishaps(tmp_path / "whole", case, kind))
-        for told, mishap in dice.sample(every, min(most, len(every))):
-            wrong += wrong_of(tmp_path / "one", case, kind, told, mishap)
+    of_kind = partial(mishaps, tmp_path / "whole", case)
+    for kind, (told, mishap) in drawn(case, kinds, most, of_kind):
+        wrong += wrong_of(tmp_path / "one", case, kind, told, mishap)
     assert not wrong, "\n".join(wrong)
