@@ -135,7 +135,8 @@ def rollbacks(guest: FilledGuest) -> list[Figure]:
 
     Fast is a sparse image, which several threads read.  What a command takes to start is a large
     part of it when the guest is small, above all under emulation.  How large tells the script with
-    the mere import of the libraries before it: no program with them can be faster than that.
+    the mere import of the libraries before it: no program with them can be faster than that.  Away
+    is how long the guest does not run, which a rollback prepares for while it still does.
     """
     suffix = "_2g" * (guest.memory_mib == LARGE_MIB)
     image = kept_image(guest, "plain")
@@ -148,10 +149,12 @@ def rollbacks(guest: FilledGuest) -> list[Figure]:
         least=lambda: restore_by_script(guest, image, ahead=IMPORTS),
         fast_least=lambda: restore_by_script(guest, sparse_image, ahead=IMPORTS, options=CHANNELS),
     )
-    seconds = {name: [sample.seconds for sample in them] for name, them in measured.items()}
     guest.lab.run(FORGET_ALL, timeout_seconds=120)
+    seconds = {name: [sample.seconds for sample in them] for name, them in measured.items()}
+    away = {name: pauses(measured[name]) for name in ("plain", "fast", "script")}
     by_hand = "virsh destroy; LV swap; virsh restore"
     imports = "the script; ours: the script with the import of the libraries before"
+    without_guest = "the script; how long no guest runs, of either"
     wanted = (
         ("vs_script", "plain", by_hand, 1.2),
         ("fast_vs_script", "fast", by_hand, 1.0),
@@ -164,6 +167,11 @@ def rollbacks(guest: FilledGuest) -> list[Figure]:
             for name, how, against, limit in wanted
         ),
         *(plain(f"rollback_{how}_seconds{suffix}", "s", them) for how, them in seconds.items()),
+        *(
+            proportion(f"rollback_{how}_away{suffix}", away[how], away["script"], without_guest)
+            for how in ("plain", "fast")
+        ),
+        *(plain(f"rollback_{how}_away_ms{suffix}", "ms", them) for how, them in away.items()),
     ]
 
 

@@ -124,7 +124,7 @@ def by_hand(guest: FilledGuest, lines: Sequence[str]) -> Sample:
 
 def roll_back(guest: FilledGuest, id_: str) -> Sample:
     """Roll back; what was current is forgotten afterwards."""
-    sample = timed(guest, f"{INSTALLED} rollback --yes {guest.name}@{id_}")
+    sample = watched(guest, f"{INSTALLED} rollback --yes {guest.name}@{id_}")
     undo = f"$(snapvm list {guest.name} | grep -o '^{guest.name}@undo[^ ]*')"
     guest.lab.run(f"snapvm delete --yes {undo}", timeout_seconds=120, check=True)
     return sample
@@ -135,28 +135,14 @@ def restore_by_script(
 ) -> Sample:
     """Do what a rollback does, by hand; ``ahead`` is typed before."""
     name = f"{guest.name}-d0"
-    sample = timed(
-        guest,
+    lines = (
         f"{ahead}; virsh -q destroy {guest.name}; lvrename -qq vg0/{name} vg0/old-{name};"
         f" lvcreate -qq -s -kn -prw -n {name} vg0/{name}.{image.parent.name};"
-        f" lvchange -qq -ay -K vg0/{name}; virsh -q restore {image} {options}",
+        f" lvchange -qq -ay -K vg0/{name}; virsh -q restore {image} {options}"
     )
+    sample = watched(guest, f"sh -ec {shlex.quote(lines)}")
     guest.lab.run(f"lvremove -qq -y vg0/old-{name}", timeout_seconds=120, check=True)
     return sample
-
-
-def timed(guest: FilledGuest, command: str) -> Sample:
-    """Time a command that ends the domain: nothing can be listened to."""
-    clock = (
-        f"begun=$EPOCHREALTIME; ( set -e; {command} ) >/tmp/said 2>&1; status=$?;"
-        " echo $begun $EPOCHREALTIME; exit $status"
-    )
-    done = guest.lab.run(["bash", "-c", clock], timeout_seconds=SECONDS)
-    if done.status:
-        text = guest.lab.run("cat /tmp/said", timeout_seconds=30).stdout
-        raise RuntimeError(f"{command}: {text}")
-    begun, ended = map(float, done.stdout.split())
-    return Sample(pause_ms=0.0, seconds=ended - begun, peak_mb=0.0)
 
 
 def watched(guest: FilledGuest, command: str) -> Sample:

@@ -2,7 +2,7 @@
 
 ``python3 -m tests.lab.host.qemustanding NAME COMMAND...`` prints a line of JSON: milliseconds in
 which QEMU ran no CPU of the domain, by its own STOP and RESUME events, seconds of the command, its
-peak memory, and what it said.
+peak memory, and what it said.  A command may end the domain and start it again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LATE_SECONDS = 0.5
 
 
 class Standing:
-    """Adds up what lies between a STOP and the next RESUME."""
+    """Adds up what lies between a STOP, or the domain's end, and the next RESUME."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -34,11 +34,20 @@ class Standing:
     ) -> None:
         """Take an event, with the time at which QEMU sent it."""
         at = seconds + micros / 1e6
-        if name == "STOP" and self._since is None:
-            self._since = at
+        if name == "STOP":
+            self._stands(at)
         elif name == "RESUME" and self._since is not None:
             self.seconds += at - self._since
             self._since = None
+
+    def on_lifecycle(self, _link: Any, _dom: Any, event: int, _detail: int, _own: Any) -> None:
+        """Take an event of libvirt: a QEMU that is ended sends no STOP."""
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            self._stands(time.time())
+
+    def _stands(self, at: float) -> None:
+        if self._since is None:
+            self._since = at
 
 
 def main() -> None:
@@ -51,6 +60,9 @@ def main() -> None:
     domain = connection.lookupByName(name)
     for event in ("STOP", "RESUME"):
         libvirt_qemu.qemuMonitorEventRegister(connection, domain, event, standing.on_event, None, 0)
+    connection.domainEventRegisterAny(
+        domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, standing.on_lifecycle, None
+    )
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
