@@ -85,6 +85,15 @@ class FilledGuest(Guest):
         finally:
             self.say("dirty 0")
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Have it stand still in the block: even an idle guest takes time from one beside it."""
+        self.lab.run(f"virsh -q suspend {self.name}", timeout_seconds=60, check=True)
+        try:
+            yield
+        finally:
+            self.lab.run(f"virsh -q resume {self.name}", timeout_seconds=60, check=True)
+
 
 def take(guest: FilledGuest) -> Sample:
     """Take a snapshot and forget it."""
