@@ -193,6 +193,8 @@ def _mmdebstrap(release: recipe.Release, work: Path) -> None:
             "--format=null",
             f"--include={','.join(release.packages())}",
             '--aptopt=APT::Install-Recommends "false"',
+            # A copy of the archive may be older than what Debian allows one of testing to be.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
             "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.EXCLUDED_PATHS),
             *_site_arguments(release, work),

@@ -41,6 +41,7 @@ RELEASES: Final = {
     for release in (
         USUAL,
         Release("bookworm", xen="4.17", from_pypi=("sh", "typer"), python="3.11"),
+        Release("forky", xen="4.20"),
     )
 }
 CHOSEN: Final = RELEASES[os.environ.get("SNAPVM_LAB_SUITE", USUAL.suite)]
