@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def load_order(folder: Path, wanted: Iterable[str]) -> list[Path]:
+def load_order(folder: Path, wanted: Iterable[str], if_there: Iterable[str] = ()) -> list[Path]:
     """Return the files to load, dependencies first, for the modules named in ``wanted``.
 
-    ``folder`` is a /lib/modules/VERSION. Modules built into the kernel are left out; a name that
-    is neither a module nor built in raises ``KeyError``.
+    ``folder`` is a /lib/modules/VERSION. Modules built into the kernel are left out; a name in
+    ``wanted`` that is neither a module nor built in raises ``KeyError``, one in ``if_there`` is
+    left out too.
     """
     requires: dict[str, list[str]] = {}
     path_of: dict[str, str] = {}
@@ -29,11 +30,12 @@ def load_order(folder: Path, wanted: Iterable[str]) -> list[Path]:
                 visit(dependency)
             order.append(path)
 
-    for name in wanted:
+    optional = tuple(if_there)
+    for name in (*wanted, *optional):
         key = name.replace("-", "_")
         if key in path_of:
             visit(path_of[key])
-        elif key not in built_in:
+        elif key not in built_in and name not in optional:
             raise KeyError(f"no kernel module {name} in {folder}")
     return [folder / path for path in order]
 
