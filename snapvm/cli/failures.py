@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -21,6 +22,9 @@ from snapvm.version import VERSION
 
 _LIBRARIES = ("typer", "rich", "sh", "tenacity", "numpy", "xxhash", "libvirt-python")
 """What a bug may come from beside snapvm."""
+
+_GUESS = re.compile(r" (\(Possible options: |Did you mean ).*", re.DOTALL)
+"""How Typer (click) ends a message when options of that place are like the one that was typed."""
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -133,7 +137,7 @@ def _with_hint(message: str, option: str, path: str, places: Places) -> tuple[st
         return message, f"{option} goes before the verb: {typed}"
     if option in places.behind and path == "snapvm":
         typed = f"snapvm {places.verb} {option} ..."
-        return message.partition(" (")[0], f"{option} goes after the verb: {typed}"
+        return _GUESS.sub("", message), f"{option} goes after the verb: {typed}"
     return message, f"`{path} --help` shows its options"
 
 

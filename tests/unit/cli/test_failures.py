@@ -7,10 +7,11 @@ import json
 import os
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from snapvm.cli import commands, otherwords
+from snapvm.cli import commands, failures, otherwords
 from snapvm.errors import ExitStatus
 from snapvm.model import SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -92,6 +93,20 @@ def test_an_option_before_the_verb_is_explained(call: Call, words: list[str], hi
     done = call(*words)
     assert done.status == ExitStatus.USAGE
     assert f"no such option: {words[0]}\nhint: {hint}\n" in done.err
+
+
+@pytest.mark.parametrize("guess", ["Did you mean --version?", "(Possible options: --a, --b)"])
+def test_no_guess_is_told_where_more_is_known(
+    guess: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = SimpleNamespace(
+        ctx=SimpleNamespace(command_path="snapvm"),
+        option_name="--json",
+        format_message=lambda: f"No such option: --json {guess}",
+    )
+    places = failures.Places(verb="list", before={}, behind=["--json"], instead="")
+    failures.tell_usage(problem, [], places)
+    assert capsys.readouterr().err.startswith("snapvm: no such option: --json\nhint: --json goes")
 
 
 def test_what_to_type_next_has_the_folder_of_this_command(
