@@ -11,7 +11,7 @@ from pathlib import Path
 from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.hypervisor import (
     xencapturable,
     xencfg,
@@ -206,17 +206,10 @@ class XenHypervisor:
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
-        """Let a running domain stand still; it runs again only when the block fails."""
-        if domain.state is DomainState.SHUTOFF and self._domains.known(domain) is not None:
-            raise DomainFailed(domain=domain.name, deed="left off", why="it was started meanwhile")
-        if domain.state is not DomainState.RUNNING:
-            yield
-            return
+        """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
-            info = self._domains.get(domain)
-            if not state_of(info).has_memory:
-                raise XenFailed(f"it is {state_of(info)} by now")
-        if info.is_paused:  # by its owner, since it was looked at: it stays so
+            info = xenrestorable.as_found(self._domains, domain)
+        if info is None or state_of(info) is not DomainState.RUNNING:
             yield
             return
         try:

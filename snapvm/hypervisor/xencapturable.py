@@ -63,9 +63,7 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         )
     if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
-    if xenothers.are_saving(info.domid):
-        why = "it is being saved or migrated at the moment (libxl-save-helper)"
-        raise _refused(domain, why, "wait until that has ended")
+    xenothers.require_none(domain.name, info.domid)
     client = domains.served_by(info.domid)
     if client:
         raise _refused(
