@@ -75,6 +75,8 @@ class XenHypervisor:
         self._settings = settings
         self._libvirts: set[DomainUuid] = set()
         """Domains that were libvirt's when they were ended here."""
+        self._vbds: dict[DomainUuid, tuple[xendisks.Vbd, ...]] = {}
+        """The drives of domains when they were asked for: those that a capture is planned with."""
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
@@ -106,6 +108,7 @@ class XenHypervisor:
             found = xendisks.classify(domain.name, vbds)
             domids = self._domains.numbers()
             xenneighbours.require_alone(self._store, domain.name, domid, vbds, domids)
+        self._vbds[domain.uuid] = vbds
         return found
 
     def boots_as(self, domain: Domain) -> Domain:
@@ -153,7 +156,7 @@ class XenHypervisor:
                 domain=domain,
                 config=xenconfig.parse(domain.name, domain.definition),
                 info=info,
-                vbds=xendisks.read_vbds(self._store, info.domid),
+                vbds=self._vbds.get(domain.uuid) or xendisks.read_vbds(self._store, info.domid),
                 control=self._control,
                 store=self._store,
                 folder=folder,
