@@ -190,6 +190,23 @@ def test_nothing_lies_before_what_cannot_change(changes: dict[str, str]) -> None
     assert vbd.caches == ()
 
 
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ("aio:", "a cdrom drive, empty"),
+        ("aio:/srv/a.iso", "a cdrom drive with /srv/a.iso"),
+        ("qcow2:/srv/a.qcow2", "a cdrom drive with qcow2:/srv/a.qcow2"),
+    ],
+)
+def test_what_is_in_a_drive_is_told(scene: Scene, params: str, why: str) -> None:
+    """Of an empty one it was said that `aio:` was in it."""
+    xen, driver = scene
+    add_drive(xen.store, DISK_NUMBER)
+    add_drive(xen.store, NEW_NUMBER, **{"device-type": "cdrom"}, params=params, type="qdisk")
+    (drive,) = driver.drives(driver.find("web")).omitted
+    assert drive.why == why
+
+
 @pytest.mark.parametrize("changes", [{"mode": "r"}, {"device_type": "cdrom"}])
 def test_what_cannot_change_is_left_out_and_not_all_may_be(changes: dict[str, str]) -> None:
     with pytest.raises(DomainRefused, match="no disk"):
