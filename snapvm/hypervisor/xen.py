@@ -132,6 +132,7 @@ class XenHypervisor:
                 xencapturable.require(domain, self._settings, self._control, self._domains)
         if not with_memory:
             config = xenconfig.parse(domain.name, domain.definition)
+            xencapturable.require_known_disks(domain, config)
             xencfg.warn_of_no_way_back(domain.name, config)
 
     def foresee(self, domain: Domain) -> str:

@@ -21,6 +21,8 @@ ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_res
 AFFINITIES = {"vcpu_hard_affinity": "cpus", "vcpu_soft_affinity": "cpus_soft"}
 """Fields with a list of host CPUs for each vCPU, and xl's names for them."""
 
+_QEMU_ARGUMENTS = ("extra", "extra_hvm")
+"""What an HVM domain's QEMU is told besides: xl's ``device_model_args``."""
 _KIB_PER_PAGE = 4
 _SLACK_KIB = 1024
 """By this much a domain's memory may exceed its target (LIBXL_MAXMEM_CONSTANT)."""
@@ -87,8 +89,9 @@ def _require_shape(config: Config) -> None:
             shapes += [(number, int) for number in numbers]
         quota = b_info.get("xenstore_quota", {}).get("quota", [])
         shapes += [(quota, list), *((each, dict) for each in quota)]
-        words = b_info.get("bootloader_args", [])
-        shapes += [(words, list), *((word, str) for word in words)]
+        for key in ("bootloader_args", *_QEMU_ARGUMENTS):
+            words = b_info.get(key, [])
+            shapes += [(words, list), *((word, str) for word in words)]
     shapes += [(config.get(key, ""), str) for key in ON_EVENTS]
     for key in ("disks", "nics", "vfbs", "vkbs"):
         devices = config.get(key, [])
@@ -111,6 +114,13 @@ def _whole(text: str) -> int:
 def is_pvh(config: Config) -> bool:
     """Tell whether it is of a PVH domain, and not of a PV or HVM domain."""
     return bool(config["c_info"].get("type") == "pvh")
+
+
+def qemu_arguments(config: Config) -> tuple[str, ...]:
+    """Return what an HVM domain's QEMU is told that libxl knows nothing of."""
+    if config["c_info"].get("type") != "hvm":
+        return ()
+    return tuple(word for key in _QEMU_ARGUMENTS for word in config["b_info"].get(key, []))
 
 
 def for_image(config: Config, total_pages: int) -> str:
