@@ -109,7 +109,8 @@ class XenHypervisor:
             domids = self._domains.numbers()
             xenneighbours.require_alone(self._store, domain.name, domid, vbds, domids)
         self._vbds[domain.uuid] = vbds
-        return found
+        besides = xenconfig.left_out(domain.name, domain.definition)
+        return Drives(disks=found.disks, omitted=found.omitted + besides)
 
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: it is booted from the configuration of `xl list -l`."""

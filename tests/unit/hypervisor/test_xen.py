@@ -92,7 +92,7 @@ def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.Mo
     # Linux says this when it boots and not again after a restore, which gives it a new folder.
     xen.store.values["/local/domain/5/control/feature-suspend"] = ""
     driver.check_capture(driver.find("web"), with_memory=True)
-    monkeypatch.setitem(CONFIG, "pcidevs", {"x": "y"})
+    monkeypatch.setitem(CONFIG, "pcidevs", [{"bus": 3}])
     assert "PCI" in refusal(scene)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from snapvm.refusals import DomainRefused
+from tests.unit.hypervisor.capturedxen import DISK_NUMBER, add_drive
 from tests.unit.hypervisor.fakexen import CONFIG, Scene
 
 VIRTIO = ["-drive", "file=/dev/vg0/data,if=virtio,format=raw"]
@@ -59,3 +60,27 @@ def test_arguments_that_libxl_does_not_write_are_refused(
     tell(monkeypatch, "hvm", extra_hvm=words)
     with pytest.raises(DomainRefused, match="does not tell"):
         driver.check_capture(driver.find("web"), with_memory=False)
+
+
+def test_what_it_has_of_the_host_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk controller was left out in silence, as a shared folder was."""
+    xen, driver = scene
+    add_drive(xen.store, DISK_NUMBER)
+    assert driver.drives(driver.find("web")).omitted == ()
+    monkeypatch.setitem(CONFIG, "pcidevs", [{"bus": 3}, {"bus": 4}])
+    monkeypatch.setitem(CONFIG, "usbdevs", [{"ctrl": 0, "port": 1}])
+    monkeypatch.setitem(CONFIG, "vtpms", [{"backend_domname": "vtpm"}])
+    monkeypatch.setitem(CONFIG, "p9s", [{"tag": "share", "path": "/srv/share"}])
+    found = driver.drives(driver.find("web")).omitted
+    assert [each.target for each in found] == ["pci0", "pci1", "usb0", "vtpm0", "9pfs0"]
+    assert "a device of this host (pci)" in found[0].why and "/srv/share" in found[-1].why
+    assert not any(each.read_only for each in found)
+
+
+def test_disks_are_told_of_one_whose_configuration_is_lost(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xen, driver = scene
+    add_drive(xen.store, DISK_NUMBER)
+    monkeypatch.setitem(CONFIG, "p9s", "lost")
+    assert len(driver.drives(driver.find("web")).disks) == 1
