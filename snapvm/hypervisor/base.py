@@ -56,7 +56,7 @@ class ImageWriter(Protocol):
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Make the file; return a descriptor positioned where the stream is to begin."""
 
-    def end(self) -> int:
+    def end(self, path: Path) -> int:
         """Mark the file as whole; return its size in bytes."""
 
 

@@ -93,7 +93,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
 
 
 def prepare(job: Any) -> None:
-    with MigrationStream(job).prepared(libvirtimage.Writer()):
+    with MigrationStream.prepared(job, libvirtimage.Writer()):
         assert job.image.exists()
 
 
@@ -123,8 +123,7 @@ def test_a_pipe_that_qemu_does_not_give_back_does_not_keep_the_guest_waiting(
     """It was let go before each attempt to resume the guest, which was never tried then."""
     qemu = FakeLibvirtQemu(os.fstat)
     monkeypatch.setattr(qmp, "libvirt_qemu", qemu)
-    stream = MigrationStream(job)
-    with stream.prepared(libvirtimage.Writer()):
+    with MigrationStream.prepared(job, libvirtimage.Writer()) as stream:
         qemu.answer = '{"error": {"desc": "File descriptor named \'snapvm\' not found"}}'
         stream.let_go()
     assert qemu.said.count("closefd") == 1
@@ -145,8 +144,7 @@ def test_a_device_that_qemu_does_not_save_is_told_with_what_helps(
     qemu = FakeLibvirtQemu(os.fstat)
     monkeypatch.setattr(qmp, "libvirt_qemu", qemu)
     job.failed = lambda why: CaptureFailed(domain="demo", why=why)
-    stream = MigrationStream(job)
-    with stream.prepared(libvirtimage.Writer()):
+    with MigrationStream.prepared(job, libvirtimage.Writer()) as stream:
         qemu.answer = json.dumps({"error": {"desc": said}})
         with pytest.raises(CaptureFailed) as failed:
             stream.begin()
