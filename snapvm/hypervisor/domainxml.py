@@ -149,7 +149,7 @@ def classify(domain: str, definition: str, volume_path: VolumePath) -> Drives:
 
 def _refuse_hidden(domain: str, root: ET.Element) -> None:
     """Raise ``DomainRefused`` for a disk that libvirt does not know."""
-    hidden = qemuarguments.writable_disk(root)
+    hidden = qemuarguments.writable_disk(qemuarguments.arguments(root))
     if hidden:
         raise DomainRefused(
             domain=domain,

@@ -1,7 +1,8 @@
-"""Read the arguments that a domain's XML passes to QEMU directly: ``<qemu:commandline>``.
+"""Read the arguments that a domain's definition passes to QEMU directly.
 
-libvirt does not know what they mean (libvirt, docs/drvqemu, "Pass-through of arbitrary QEMU
-commands").  These are pure functions of the XML.
+In libvirt's XML they are in ``<qemu:commandline>``, and libvirt does not know what they mean
+(libvirt, docs/drvqemu, "Pass-through of arbitrary QEMU commands"); nor does libxl know what its
+``device_model_args`` mean (xl.cfg(5)).  These are pure functions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 _ARGUMENT = "./{{{0}}}commandline/{{{0}}}arg".format("http://libvirt.org/schemas/domain/qemu/1.0")
@@ -33,12 +34,11 @@ def arguments(root: ET.Element) -> tuple[str, ...]:
     return tuple(argument.get("value", "") for argument in root.iterfind(_ARGUMENT))
 
 
-def writable_disk(root: ET.Element) -> str:
+def writable_disk(given: Sequence[str]) -> str:
     """Return the option and value that give the domain a writable disk; empty when none does.
 
     One that is clearly read-only, or a cdrom, does not count.
     """
-    given = arguments(root)
     for option, value in pairwise((*given, "")):
         found = _DISK.fullmatch(option)
         is_file = found is not None and found[1] not in _HAS_PROPERTIES

@@ -11,7 +11,7 @@ from pathlib import Path
 from snapvm import crashpoint, retry
 from snapvm.clock import WindowClock
 from snapvm.errors import UnknownDomain
-from snapvm.failures import CommandFailed, CommandTimedOut, DomainFailed
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.hypervisor import (
     xencapturable,
     xencfg,
@@ -75,6 +75,8 @@ class XenHypervisor:
         self._settings = settings
         self._libvirts: set[DomainUuid] = set()
         """Domains that were libvirt's when they were ended here."""
+        self._vbds: dict[DomainUuid, tuple[xendisks.Vbd, ...]] = {}
+        """The drives of domains when they were asked for: those that a capture is planned with."""
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
@@ -106,7 +108,9 @@ class XenHypervisor:
             found = xendisks.classify(domain.name, vbds)
             domids = self._domains.numbers()
             xenneighbours.require_alone(self._store, domain.name, domid, vbds, domids)
-        return found
+        self._vbds[domain.uuid] = vbds
+        besides = xenconfig.left_out(domain.name, domain.definition)
+        return Drives(disks=found.disks, omitted=found.omitted + besides)
 
     def boots_as(self, domain: Domain) -> Domain:
         """See ``Hypervisor.boots_as``: it is booted from the configuration of `xl list -l`."""
@@ -129,6 +133,7 @@ class XenHypervisor:
                 xencapturable.require(domain, self._settings, self._control, self._domains)
         if not with_memory:
             config = xenconfig.parse(domain.name, domain.definition)
+            xencapturable.require_known_disks(domain, config)
             xencfg.warn_of_no_way_back(domain.name, config)
 
     def foresee(self, domain: Domain) -> str:
@@ -153,7 +158,7 @@ class XenHypervisor:
                 domain=domain,
                 config=xenconfig.parse(domain.name, domain.definition),
                 info=info,
-                vbds=xendisks.read_vbds(self._store, info.domid),
+                vbds=self._vbds.get(domain.uuid) or xendisks.read_vbds(self._store, info.domid),
                 control=self._control,
                 store=self._store,
                 folder=folder,
@@ -205,17 +210,10 @@ class XenHypervisor:
 
     @contextmanager
     def frozen(self, domain: Domain) -> Iterator[None]:
-        """Let a running domain stand still; it runs again only when the block fails."""
-        if domain.state is DomainState.SHUTOFF and self._domains.known(domain) is not None:
-            raise DomainFailed(domain=domain.name, deed="left off", why="it was started meanwhile")
-        if domain.state is not DomainState.RUNNING:
-            yield
-            return
+        """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
-            info = self._domains.get(domain)
-            if not state_of(info).has_memory:
-                raise XenFailed(f"it is {state_of(info)} by now")
-        if info.is_paused:  # by its owner, since it was looked at: it stays so
+            info = xenrestorable.as_found(self._domains, domain)
+        if info is None or state_of(info) is not DomainState.RUNNING:
             yield
             return
         try:

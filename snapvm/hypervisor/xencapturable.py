@@ -6,7 +6,8 @@ import shlex
 
 from snapvm import compression
 from snapvm.errors import quoted
-from snapvm.hypervisor import xenconfig, xenothers
+from snapvm.hypervisor import qemuarguments, xenconfig, xenothers
+from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendomains import XenDomains
 from snapvm.model import CaptureMethod, Domain, DomainState
@@ -29,6 +30,17 @@ def require_state(domain: Domain) -> None:
     if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
         remedy = "a domain is captured while it runs, or is paused"
         raise _refused(domain, f"it is {domain.state}", remedy)
+
+
+def require_known_disks(domain: Domain, config: Config) -> None:
+    """Raise ``DomainRefused`` for a disk that libxl does not know."""
+    hidden = qemuarguments.writable_disk(xenconfig.qemu_arguments(config))
+    if hidden:
+        raise _refused(
+            domain,
+            f"a disk on QEMU's command line ({hidden}) cannot be captured",
+            "name it in `disk`, as a logical volume, or remove it from `device_model_args`",
+        )
 
 
 def require(domain: Domain, settings: Settings, control: XenControl, domains: XenDomains) -> None:
@@ -63,9 +75,7 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
         )
     if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
-    if xenothers.are_saving(info.domid):
-        why = "it is being saved or migrated at the moment (libxl-save-helper)"
-        raise _refused(domain, why, "wait until that has ended")
+    xenothers.require_none(domain.name, info.domid)
     client = domains.served_by(info.domid)
     if client:
         raise _refused(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor.startfiles import StartFile
+from snapvm.model import OmittedDisk
 from snapvm.refusals import DomainRefused
 
 DOMID = "domid"
@@ -21,6 +22,8 @@ ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_res
 AFFINITIES = {"vcpu_hard_affinity": "cpus", "vcpu_soft_affinity": "cpus_soft"}
 """Fields with a list of host CPUs for each vCPU, and xl's names for them."""
 
+_QEMU_ARGUMENTS = ("extra", "extra_hvm")
+"""What an HVM domain's QEMU is told besides: xl's ``device_model_args``."""
 _KIB_PER_PAGE = 4
 _SLACK_KIB = 1024
 """By this much a domain's memory may exceed its target (LIBXL_MAXMEM_CONSTANT)."""
@@ -39,6 +42,13 @@ _PASSTHROUGH = {
     "irqs": "a device's interrupt",
 }
 """Fields at the top of the configuration; only the last three are in ``b_info``."""
+_ELSEWHERE = {
+    "pcidevs": ("pci", "a device of this host (pci), with whatever is on it"),
+    "usbdevs": ("usb", "a device of this host (usb), with whatever is on it"),
+    "vtpms": ("vtpm", "a virtual TPM, whose state another domain has"),
+}
+"""Where a domain may have data besides, and what that is called."""
+_SHARED = "p9s"
 
 _SIZES = ("target_memkb", "max_memkb", "max_vcpus")
 _RATES = ("rate_bytes_per_interval", "rate_interval_usecs")
@@ -87,10 +97,11 @@ def _require_shape(config: Config) -> None:
             shapes += [(number, int) for number in numbers]
         quota = b_info.get("xenstore_quota", {}).get("quota", [])
         shapes += [(quota, list), *((each, dict) for each in quota)]
-        words = b_info.get("bootloader_args", [])
-        shapes += [(words, list), *((word, str) for word in words)]
+        for key in ("bootloader_args", *_QEMU_ARGUMENTS):
+            words = b_info.get(key, [])
+            shapes += [(words, list), *((word, str) for word in words)]
     shapes += [(config.get(key, ""), str) for key in ON_EVENTS]
-    for key in ("disks", "nics", "vfbs", "vkbs"):
+    for key in ("disks", "nics", "vfbs", "vkbs", *_ELSEWHERE, _SHARED):
         devices = config.get(key, [])
         shapes.append((devices, list))
         shapes += [(device, dict) for device in devices] if isinstance(devices, list) else []
@@ -111,6 +122,34 @@ def _whole(text: str) -> int:
 def is_pvh(config: Config) -> bool:
     """Tell whether it is of a PVH domain, and not of a PV or HVM domain."""
     return bool(config["c_info"].get("type") == "pvh")
+
+
+def left_out(domain: str, listed: str) -> tuple[OmittedDisk, ...]:
+    """Return where a domain may keep data beside its drives.
+
+    There is nothing to tell of a domain whose configuration xl does not tell.
+    """
+    try:
+        config = parse(domain, listed)
+    except DomainRefused:
+        return ()
+    devices = (
+        OmittedDisk(target=f"{name}{number}", why=why)
+        for key, (name, why) in _ELSEWHERE.items()
+        for number in range(len(config.get(key, [])))
+    )
+    folders = (
+        OmittedDisk(target=f"9pfs{number}", why=f"a shared folder {shared.get('path', '')}".strip())
+        for number, shared in enumerate(config.get(_SHARED, []))
+    )
+    return (*devices, *folders)
+
+
+def qemu_arguments(config: Config) -> tuple[str, ...]:
+    """Return what an HVM domain's QEMU is told that libxl knows nothing of."""
+    if config["c_info"].get("type") != "hvm":
+        return ()
+    return tuple(word for key in _QEMU_ARGUMENTS for word in config["b_info"].get(key, []))
 
 
 def for_image(config: Config, total_pages: int) -> str:

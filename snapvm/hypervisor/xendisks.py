@@ -22,8 +22,9 @@ BLOCK_SCRIPT = "block"
 QDISK = "qdisk"
 BACKENDS = ("vbd", QDISK)
 """The backends whose disks can be captured: the kernel's, and QEMU."""
-_QEMU_RAW = "aio:"
-"""What libxl writes before the path of a raw disk (libxl_device.c, disk_string_of_format)."""
+_RAW = "aio:"
+"""What libxl writes before the path of a raw disk that QEMU or tapdisk serves, and alone for an
+empty drive (libxl_device.c, libxl__device_disk_string_of_format)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,14 @@ class Vbd:
         return not _unchanging(self)
 
     @property
+    def medium(self) -> str:
+        """What is in it, as its back end calls that; empty for an empty drive."""
+        return self.params.removeprefix(_RAW)
+
+    @property
     def device(self) -> Path:
         """The path of its device or file, as QEMU or the block script reads ``params``."""
-        path = Path(self.params.removeprefix(_QEMU_RAW) if self.backend == QDISK else self.params)
+        path = Path(self.medium)
         return path if path.is_absolute() else Path("/dev") / path
 
     @property
@@ -141,7 +147,7 @@ def classify(domain: str, vbds: tuple[Vbd, ...]) -> Drives:
 
 def _unchanging(vbd: Vbd) -> str:
     if vbd.is_cdrom:
-        return f"a cdrom drive with {vbd.params}" if vbd.params else "a cdrom drive, empty"
+        return f"a cdrom drive with {vbd.medium}" if vbd.medium else "a cdrom drive, empty"
     return "read-only" if vbd.is_read_only else ""
 
 
@@ -158,7 +164,7 @@ def _refuse(domain: str, vbd: Vbd) -> None:
         raise refused("xenstore names no backend domain of it", "it may be about to be detached")
     if vbd.backend_domid != "0":
         raise refused(f"its backend is domain {vbd.backend_domid}, not this one")
-    if vbd.backend == QDISK and not vbd.params.startswith(_QEMU_RAW):
+    if vbd.backend == QDISK and not vbd.params.startswith(_RAW):
         raise refused(f"QEMU serves it from an image with a format of its own ({vbd.params})", MOVE)
     if vbd.backend not in BACKENDS or vbd.kind not in ("phy", "file", QDISK):
         raise refused(

@@ -162,7 +162,10 @@ def _load(name: str, prototypes: Prototypes) -> Any:
     raise HostLacks(what=f"{name}, of the Xen that runs here", remedy=_REMEDY)
 
 
-_REMEDY = "install Xen's libraries of that release (Debian: xen-utils-N, libxenmiscN)"
+_REMEDY = (
+    "boot the Xen that is installed, if its packages have been upgraded since the host was booted; "
+    "or install the libraries of the one that runs (Debian: xen-utils-N, libxenmiscN)"
+)
 
 
 def _declared(library: Any, prototypes: Prototypes) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from snapvm.hypervisor import xenkeeper
+from snapvm.refusals import DomainRefused
 
 _MODE: Final = b"--save-domain"
 _MODE_AT, _DOMID_AT = 1, 4
@@ -24,6 +25,16 @@ def are_saving(domid: int) -> bool:
     return any(
         _saves(folder, domid) for folder in xenkeeper.PROCESSES.iterdir() if folder.name.isdigit()
     )
+
+
+def require_none(name: str, domid: int) -> None:
+    """Raise ``DomainRefused`` when somebody else saves or migrates a domain."""
+    if are_saving(domid):
+        raise DomainRefused(
+            domain=name,
+            why="it is being saved or migrated at the moment (libxl-save-helper)",
+            remedy="wait until that has ended",
+        )
 
 
 def _saves(folder: Path, domid: int) -> bool:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from snapvm.errors import quoted
-from snapvm.hypervisor import startfiles, xenbridges, xencfg, xenconfig, xenroom, xensaved
+from snapvm.hypervisor import (
+    startfiles,
+    xenbridges,
+    xencfg,
+    xenconfig,
+    xenothers,
+    xenroom,
+    xensaved,
+)
 from snapvm.hypervisor.xenconfig import Config
-from snapvm.hypervisor.xendomains import XenDomains
+from snapvm.hypervisor.xendomaininfo import DomainInfo
+from snapvm.hypervisor.xendomains import XenDomains, state_of
+from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.model import Domain, DomainState
 from snapvm.process import Runner
 from snapvm.refusals import DomainRefused
@@ -28,10 +38,12 @@ def require(
     ``stored`` is the configuration in the image.  Raises ``XenFailed`` too.
     """
     domains.require_unique(domain)
+    info = domains.known(domain)
+    if info is not None:
+        xenothers.require_none(domain.name, info.domid)
     if domain.state is DomainState.SHUTOFF:
         xensaved.require_none(domain.name)
     if image is not None:
-        info = domains.known(domain)
         xenroom.require(
             runner,
             domains.control,
@@ -50,6 +62,24 @@ def require(
     xenbridges.require(domain.name, config)
     _require_pool(domain.name, config, domains)
     _require_backends(domain.name, config, domains)
+
+
+def as_found(domains: XenDomains, domain: Domain) -> DomainInfo | None:
+    """Return a domain that is about to be ended as Xen has it now; None for one that is off.
+
+    Raises ``XenFailed`` when it has ended or was started since it was found, or somebody else has
+    begun to save or migrate it.
+    """
+    info = domains.known(domain)
+    # One that was created anew has another uuid, unless its configuration names one.
+    if info is None and domains.named(domain.name) is not None:
+        raise XenFailed("it was created anew meanwhile")
+    now = DomainState.SHUTOFF if info is None else state_of(info)
+    if now is not domain.state and not (now.has_memory and domain.state.has_memory):
+        raise XenFailed(f"it is {now} by now")
+    if info is not None and xenothers.are_saving(info.domid):
+        raise XenFailed("somebody else saves or migrates it")
+    return info
 
 
 def _require_pool(name: str, config: Config, domains: XenDomains) -> None:

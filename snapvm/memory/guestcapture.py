@@ -110,6 +110,7 @@ class GuestCapture:
         Raises ``BadImage`` for a guest that need not stand still to be found impossible to capture,
         which takes half a minute: it may only just begin to boot.
         """
+        self._reader.require_room()
         retry.booting(lambda: require_published(P2mRoots.of(shared_info()), origin=ORIGIN))
         try:
             apart = self._precopy(shared_info, progress)

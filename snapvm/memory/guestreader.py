@@ -19,6 +19,7 @@ _P2M_BYTES: Final = 64 << 20
 """How much memory a p2m may take on any host; it is that of a guest of 32 GiB."""
 _P2M_PART: Final = 4
 """A larger p2m may take a quarter of the memory that the host can spare."""
+_ENTRY_BYTES: Final = 8
 _NO_WORDS: Final = np.empty(0, np.uint64)
 
 
@@ -50,6 +51,17 @@ class GuestReader:
     def max_mfn(self) -> int:
         """The number of machine frames of the host."""
         return self._frames.max_mfn
+
+    def require_room(self) -> None:
+        """Raise ``BadImage`` for a guest with too many frames, which need not stand still for that.
+
+        Its p2m has an entry for each of them at least.  How many more, is seen when it is read.
+        """
+        least_bytes = self._frames.frame_count() * _ENTRY_BYTES
+        if least_bytes > self._most_bytes:
+            least, most = least_bytes >> 20, self._most_bytes >> 20
+            why = f"its p2m takes {least} MiB, and this host can spare {most} MiB for it"
+            raise BadImage(path=ORIGIN, offset_bytes=0, why=why)
 
     def p2m(self, shared_info: bytes) -> P2m:
         """Read the guest's p2m as it is now, if this host can spare the memory for it."""

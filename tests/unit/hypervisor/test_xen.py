@@ -92,7 +92,7 @@ def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.Mo
     # Linux says this when it boots and not again after a restore, which gives it a new folder.
     xen.store.values["/local/domain/5/control/feature-suspend"] = ""
     driver.check_capture(driver.find("web"), with_memory=True)
-    monkeypatch.setitem(CONFIG, "pcidevs", {"x": "y"})
+    monkeypatch.setitem(CONFIG, "pcidevs", [{"bus": 3}])
     assert "PCI" in refusal(scene)
 
 
@@ -270,6 +270,43 @@ def test_one_that_its_owner_has_paused_meanwhile_stays_paused(scene: Scene) -> N
     with pytest.raises(ZeroDivisionError), driver.frozen(domain):
         raise ZeroDivisionError
     assert driver.find("web").state is DomainState.PAUSED
+
+
+@pytest.mark.parametrize("uuid", [UUID, UUID.replace("1", "9")], ids=["its own", "another"])
+def test_one_that_was_off_and_is_started_meanwhile_is_left_alone(scene: Scene, uuid: str) -> None:
+    """Without a `uuid` in its file it was not known again: its disks were exchanged below it."""
+    xen, driver = scene
+    off = replace(driver.find("web"), state=DomainState.SHUTOFF)
+    xen.info_of[5] = replace(RUNNING, uuid=uuid)
+    with pytest.raises(DomainFailed, match="web could not be suspended"), driver.frozen(off):
+        pytest.fail("the block ran")
+    assert not xen.info_of[5].is_paused
+    xen.gone()
+    with driver.frozen(off):
+        pass
+
+
+def test_one_that_its_owner_lets_run_meanwhile_stands_still(scene: Scene) -> None:
+    """Its disks were exchanged while it wrote to them."""
+    xen, driver = scene
+    xen.flag(8)
+    domain = driver.find("web")
+    xen.flag(0)
+    with driver.frozen(domain):
+        assert xen.info_of[5].is_paused
+
+
+def test_a_crashed_one_that_is_made_anew_meanwhile_is_left_alone(scene: Scene) -> None:
+    """As by its xl, when the core of its guest is written (`on_crash = "coredump-restart"`)."""
+    xen, driver = scene
+    xen.flag(4 | 3 << 16)
+    domain = driver.find("web")
+    with driver.frozen(domain):
+        pass
+    xen.come()
+    with pytest.raises(DomainFailed, match="it is running by now"), driver.frozen(domain):
+        pytest.fail("the block ran")
+    assert not xen.info_of[5].is_paused
 
 
 def test_one_that_is_about_to_reboot_is_left_alone(scene: Scene) -> None:

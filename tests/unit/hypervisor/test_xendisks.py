@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
-from snapvm.failures import CaptureFailed
+from snapvm.clock import WindowClock
+from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xendisks
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrings import Rings, ring_references
+from snapvm.model import Silent
 from snapvm.refusals import DiskRefused, DomainRefused
 from tests.fakes.xenstored import FakeXenstored
+from tests.unit.hypervisor.capturedxen import DISK_NUMBER, NEW_NUMBER, add_drive
 from tests.unit.hypervisor.fakedrives import DISK, FakeGrants
+from tests.unit.hypervisor.fakexen import Scene
 
 BACK = "/local/domain/0/backend/vbd/7/51712"
 QDISK_BACK = "/local/domain/0/backend/qdisk/7/51712"
@@ -186,7 +190,41 @@ def test_nothing_lies_before_what_cannot_change(changes: dict[str, str]) -> None
     assert vbd.caches == ()
 
 
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ("aio:", "a cdrom drive, empty"),
+        ("aio:/srv/a.iso", "a cdrom drive with /srv/a.iso"),
+        ("qcow2:/srv/a.qcow2", "a cdrom drive with qcow2:/srv/a.qcow2"),
+    ],
+)
+def test_what_is_in_a_drive_is_told(scene: Scene, params: str, why: str) -> None:
+    """Of an empty one it was said that `aio:` was in it."""
+    xen, driver = scene
+    add_drive(xen.store, DISK_NUMBER)
+    add_drive(xen.store, NEW_NUMBER, **{"device-type": "cdrom"}, params=params, type="qdisk")
+    (drive,) = driver.drives(driver.find("web")).omitted
+    assert drive.why == why
+
+
 @pytest.mark.parametrize("changes", [{"mode": "r"}, {"device_type": "cdrom"}])
 def test_what_cannot_change_is_left_out_and_not_all_may_be(changes: dict[str, str]) -> None:
     with pytest.raises(DomainRefused, match="no disk"):
         drives(**changes)
+
+
+def test_a_disk_that_is_attached_when_the_others_are_planned_breaks_the_capture(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """While LVM was asked for those, say: the snapshot was called whole, and lacked it."""
+    xen, driver = scene
+    add_drive(xen.store, DISK_NUMBER)
+    domain = driver.find("web")
+    assert len(driver.drives(domain).disks) == 1
+    add_drive(xen.store, NEW_NUMBER)
+    with driver.capture(
+        domain, tmp_path, image=None, clock=WindowClock(), progress=Silent()
+    ) as capture:
+        with pytest.raises(WindowBroken, match="drives were changed"), capture.window():
+            pytest.fail("the block ran")
+        assert not xen.info_of[5].is_paused

@@ -100,6 +100,7 @@ def test_another_release_is_no_substitute(host: Any) -> None:
     with pytest.raises(HostLacks) as raised:
         xenlib.open_libraries()
     assert "libxenctrl.so.4.18" in raised.value.message()
+    assert "boot the Xen that is installed" in raised.value.hint()
 
 
 def test_a_library_without_a_function_is_named_with_it(host: Any) -> None:

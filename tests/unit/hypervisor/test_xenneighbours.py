@@ -60,6 +60,7 @@ ANY_NAME = {"params": "aio:/dev/mapper/vg0-demo--d0", "type": "qdisk"}
         ("vbd", {"type": "file", "physical_device": "7:0"}),
         ("qdisk", ANY_NAME),
         ("qdisk", {"params": "aio:/srv/link-to-d0", "type": "qdisk"}),
+        ("vbd3", {**ANY_NAME, "type": "tap"}),
     ],
 )
 def test_a_disk_that_another_writes_is_refused(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snapvm.failures import WindowBroken
+from snapvm.failures import DomainFailed, WindowBroken
 from snapvm.hypervisor import xenkeeper, xenothers
 from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.memory.streamframe import StreamFrame
@@ -19,6 +19,7 @@ from tests.unit.hypervisor.capturedxen import captured
 from tests.unit.hypervisor.fakesaver import FakeSaver
 from tests.unit.hypervisor.fakexen import RUNNING, Scene
 
+SUSPENDED = 4 | 2 << 16
 HELPER = "/usr/lib/xen-4.20/bin/libxl-save-helper"
 
 
@@ -64,6 +65,24 @@ def test_a_domain_that_is_migrated_is_refused(scene: Scene, processes: Path) -> 
     save(processes, 5)
     with pytest.raises(DomainRefused, match="saved or migrated"):
         driver.check_capture(driver.find("web"), with_memory=True)
+
+
+def test_a_domain_that_is_saved_or_migrated_does_not_go_back(scene: Scene, processes: Path) -> None:
+    """It was destroyed; where it went to, it ran on disks that had gone back below it."""
+    xen, driver = scene
+    domain = driver.find("web")
+    driver.check_restore(domain, None)
+    save(processes, 5)
+    with pytest.raises(DomainRefused, match="saved or migrated"):
+        driver.check_restore(domain, None)
+    for flags in (0, SUSPENDED):
+        xen.flag(flags)
+        with (
+            pytest.raises(DomainFailed, match="web could not be suspended: somebody else saves"),
+            driver.frozen(driver.find("web")),
+        ):
+            pytest.fail("the block ran")
+        assert xen.info_of[5].flags == flags
 
 
 def test_a_repair_does_not_disturb_who_migrates_it(scene: Scene, processes: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from snapvm import durable, memoryroom, xxh64
-from snapvm.memory import framecopies, framestore, precopy
+from snapvm.memory import framecopies, framestore, guestreader, precopy
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.verify import verify_image
 from snapvm.memoryroom import Room
@@ -84,6 +84,22 @@ def test_a_file_that_cannot_be_mapped_is_told_apart_by_digests(
     _, method = make(tmp_path / "not", Machine(), meanwhile=changing(0))
     assert "digests (its file cannot be mapped: No such device)" in method
     assert frames_of(tmp_path / "not") == frames_of(tmp_path / "mapped")
+
+
+def test_one_whose_p2m_the_host_cannot_have_need_not_stand_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each `take` said that it would stand still until all was written; it did, and failed."""
+    monkeypatch.setattr(guestreader, "_P2M_BYTES", OWNED * 8 - 1)
+    monkeypatch.setattr(memoryroom, "available_bytes", lambda: 0)
+    machine = Machine()
+    image = begun(tmp_path / "i", machine)
+    with pytest.raises(BadImage, match="its p2m takes"):
+        image.prepare(machine.shared_info, Silent())
+    image.close()
+    assert caplog.text == "" and not machine.open_mappings
+    monkeypatch.setattr(guestreader, "_P2M_BYTES", 2 * 4096)
+    make(tmp_path / "j", Machine())
 
 
 @pytest.mark.parametrize("for_copies_bytes", [0, OWNED * 4096 * 65 // 64])
