@@ -15,7 +15,7 @@ from typing import Any
 
 from snapvm import retry
 from snapvm.clock import Deadline
-from snapvm.hypervisor import domainxml, qmp
+from snapvm.hypervisor import domainxml, hostports, qmp
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.drainpipe import (
@@ -35,6 +35,7 @@ WINDOW_POLL_SECONDS = 0.002
 DRAIN_POLL_SECONDS = 0.1
 CANCEL_LIMIT_SECONDS = 60.0
 _XML_SECURE = 1
+_XML_INACTIVE = 2
 _XML_MIGRATABLE = 8
 _ENDED = ("completed", "failed", "cancelled")
 _NONE = "none"
@@ -291,7 +292,9 @@ class MigrationStream:
 
     def _definition(self) -> str:
         with spoken():
-            return str(self._job.handle.XMLDesc(_XML_SECURE | _XML_MIGRATABLE))
+            live = str(self._job.handle.XMLDesc(_XML_SECURE | _XML_MIGRATABLE))
+            booted = str(self._job.handle.XMLDesc(_XML_INACTIVE))
+        return hostports.freed(live, booted)
 
     def _cookie(self) -> str:
         """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
