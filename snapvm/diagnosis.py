@@ -19,7 +19,7 @@ from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
-from snapvm.model import Domain, GuestDisk, OmittedDisk
+from snapvm.model import CaptureMethod, Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings
 from snapvm.severalfailures import noting
@@ -108,6 +108,8 @@ def _why_no_agent(host: Host, domain: Domain) -> str:
 def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
     """Return what a `take` does not refuse, and its user would rather know before."""
     said = [text for disk in found.disks if (text := _of_siblings(disk))]
+    if text := _of_precopy(found):
+        said.append(text)
     pools = {str(disk.pool.ref): disk.pool for disk in found.disks if disk.pool is not None}
     for name, pool in pools.items():
         fills = (
@@ -156,6 +158,19 @@ def _of_siblings(disk: Footing) -> str:
         f"part of the pause some {DEARER_BY_EACH_PERCENT} % longer, and every first write "
         "slower; keep fewer (`snapvm prune`), or move the disk to a thin pool, where their number "
         "does not matter"
+    )
+
+
+def _of_precopy(found: Diagnosis) -> str:
+    """By `precopy` a guest is stopped as soon as all of its memory would not fit once more."""
+    memory_bytes = found.domain.memory_bytes
+    is_precopy = found.capture.startswith(f"{CaptureMethod.PRECOPY}:")
+    if not is_precopy or found.free_bytes >= 2 * memory_bytes + imageroom.SPARE_BYTES:
+        return ""
+    return (
+        f"the state folder has {found.free_bytes >> 20} MiB free, less than twice the guest's "
+        f"memory ({memory_bytes >> 20} MiB): by precopy it may stand still while much of that is "
+        "written; make room (`snapvm prune`), or keep images elsewhere (`state_dir`)"
     )
 
 
