@@ -20,7 +20,7 @@ from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
-from snapvm.model import Domain, GuestDisk, OmittedDisk
+from snapvm.model import CaptureMethod, Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings
 from snapvm.severalfailures import noting
@@ -111,6 +111,7 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
     pools = {str(disk.pool.ref): disk.pool for disk in found.disks if disk.pool is not None}
     return (
         *_of_siblings(found.disks),
+        *_of_precopy(found),
         *chain.from_iterable(_of_fill(name, pool, settings) for name, pool in pools.items()),
         *_of_folders(settings),
     )
@@ -126,6 +127,18 @@ def _of_siblings(disks: Iterable[Footing]) -> Iterator[str]:
                 "write slower; keep fewer (`snapvm prune`), or move the disk to a thin pool, where "
                 "their number does not matter"
             )
+
+
+def _of_precopy(found: Diagnosis) -> Iterator[str]:
+    """By `precopy` a guest is stopped as soon as all of its memory would not fit once more."""
+    memory_bytes = found.domain.memory_bytes
+    is_precopy = found.capture.startswith(f"{CaptureMethod.PRECOPY}:")
+    if is_precopy and found.free_bytes < 2 * memory_bytes + imageroom.SPARE_BYTES:
+        yield (
+            f"the state folder has {found.free_bytes >> 20} MiB free, less than twice the guest's "
+            f"memory ({memory_bytes >> 20} MiB): by precopy it may stand still while much of that "
+            "is written; make room (`snapvm prune`), or keep images elsewhere (`state_dir`)"
+        )
 
 
 def _of_fill(name: str, pool: LogicalVolume, settings: Settings) -> Iterator[str]:

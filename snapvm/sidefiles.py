@@ -120,10 +120,18 @@ def _read_device(path: Path) -> bytes:
 
 
 def _size_bytes(place: SidePlace, path: Path) -> int:
-    if place.shape is not SideShape.DEVICE:
-        return path.stat().st_size
-    with _device(path, os.O_RDONLY) as descriptor:
-        return os.lseek(descriptor, 0, os.SEEK_END)
+    """Return how much there is to read; raise ``OSError`` where that is not allowed.
+
+    A server may show root what it lets only QEMU's user read (exports(5), root_squash).
+    """
+    if place.shape is SideShape.DEVICE:
+        with _device(path, os.O_RDONLY) as descriptor:
+            return os.lseek(descriptor, 0, os.SEEK_END)
+    descriptor = durable.open_file(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -269,7 +269,8 @@ def open_link(uri: str) -> Link:
     if libvirt is None:
         raise HostLacks(
             what="Python's libvirt module",
-            remedy="apt install python3-libvirt where snapvm runs with the system's Python; else "
+            remedy="install the package python3-libvirt (py3-libvirt, libvirt-python) where snapvm "
+            "runs with the system's Python; else "
             f"{shlex.quote(sys.executable)} -m pip install libvirt-python",
         )
     return Link(uri)

@@ -15,7 +15,7 @@ from typing import Any
 
 from snapvm import retry
 from snapvm.clock import Deadline
-from snapvm.hypervisor import domainxml, qmp
+from snapvm.hypervisor import domainxml, hostports, qmp
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.drainpipe import (
@@ -24,6 +24,7 @@ from snapvm.hypervisor.drainpipe import (
     Drainpipe,
 )
 from snapvm.hypervisor.libvirtlink import (
+    XML_INACTIVE,
     XML_MIGRATABLE,
     XML_SECURE,
     LibvirtFailed,
@@ -298,7 +299,9 @@ def _give_pipe(job: CaptureJob, pipe: Drainpipe) -> None:
 
 def _definition(job: CaptureJob) -> str:
     with spoken():
-        return str(job.handle.XMLDesc(XML_SECURE | XML_MIGRATABLE))
+        live = str(job.handle.XMLDesc(XML_SECURE | XML_MIGRATABLE))
+        booted = str(job.handle.XMLDesc(XML_INACTIVE))
+    return hostports.freed(live, booted)
 
 
 def _cookie(job: CaptureJob) -> str:

@@ -27,6 +27,8 @@ from tests.unit.hypervisor.fakedomain import DOMAIN
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 from tests.unit.hypervisor.fakemonitor import FakeQemu
 
+INACTIVE = 2
+"""VIR_DOMAIN_XML_INACTIVE."""
 LABEL = "system_u:object_r:svirt_image_t:s0:c1,c2"
 LABELLED = DOMAIN.definition.replace(
     "<devices>",
@@ -114,6 +116,24 @@ def test_without_selinux_nothing_is_labelled(
     job.domain = DOMAIN
     prepare(job)
     assert given == []
+
+
+@pytest.mark.usefixtures("given")
+@pytest.mark.parametrize("booted", ["-1", "5701"])
+def test_an_image_has_no_port_that_libvirt_has_chosen(
+    job: Any, monkeypatch: pytest.MonkeyPatch, booted: str
+) -> None:
+    """Where another domain had the port of its websocket by then, a rollback was refused."""
+
+    def described(flags: int) -> str:
+        port = booted if flags & INACTIVE else "5701"
+        screen = f"<graphics type='vnc' port='5900' autoport='yes' websocket='{port}'/>"
+        return f"<domain><devices>{screen}</devices></domain>"
+
+    monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(os.fstat))
+    job.handle.XMLDesc = described
+    with MigrationStream.prepared(job, libvirtimage.Writer()):
+        assert f" websocket='{booted}'/>".encode() in job.image.read_bytes()
 
 
 @pytest.mark.usefixtures("given")
