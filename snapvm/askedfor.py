@@ -25,7 +25,7 @@ class Asked:
     """Raises where the record was chosen by a word that means another one by now."""
 
     def require_as_told(self, domain: Domain) -> None:
-        """Raise ``DomainRefused`` for one that has memory by now, and nobody said that it goes."""
+        """Raise ``DomainRefused`` when memory would be lost of which the user was not told."""
         told = self.state
         if told is not None and domain.state.has_memory and not told.has_memory:
             raise DomainRefused(
@@ -38,10 +38,10 @@ class Asked:
 
 @contextmanager
 def mended(host: Host, record: Record, progress: Progress, asked: Asked) -> Iterator[None]:
-    """Hold the locks of a record's domain for a block, before which what is pending is finished.
+    """Finish what is pending for a record's domain, and hold its locks for the block.
 
-    Raises what ``repair.finish_all`` does, ``Locked``, ``UndoUnclear`` when the record, which was
-    chosen as what the last rollback kept, may not be that, and what ``asked.require_meant`` does.
+    Raises ``Locked``, and what ``repair.finish_all`` and ``asked.require_meant`` raise;
+    ``UndoUnclear`` when the record was chosen as what the last rollback kept, and may not be that.
     """
     with identity.locked(host.catalog, record, progress) as uuids:
         is_unclear = asked.undoes and _is_undo_unclear(host, record, uuids)
@@ -53,7 +53,7 @@ def mended(host: Host, record: Record, progress: Progress, asked: Asked) -> Iter
 
 
 def _is_undo_unclear(host: Host, record: Record, uuids: Iterable[DomainUuid]) -> bool:
-    """Tell whether a rollback has not ended that was killed, or has since a record was chosen."""
+    """Tell whether a rollback was killed and is pending, or has ended since a record was chosen."""
     for uuid in uuids:
         if any(left.work is Work.ROLLBACK for left in host.catalog.leftovers(uuid)):
             return True

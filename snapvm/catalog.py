@@ -59,8 +59,8 @@ class Catalog:
     def locked(self, uuid: DomainUuid, name: str, *, waits: bool = True) -> Iterator[None]:
         """Hold the domain's lock for the block, and the one that all hosts see; see ``locking``.
 
-        Without ``waits`` they are had at once or not at all: for those who only look whether
-        somebody is at work.  Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
+        Without ``waits`` they have to be free at once, for whoever only looks whether somebody is
+        at work.  Raises ``Locked``, ``StorageFailed`` and ``NotAllowed``.
         """
         with durable.failing_untouched(self._run):
             durable.make_folder(self._run)
@@ -74,7 +74,7 @@ class Catalog:
         limit = Deadline(self._wait_seconds if waits else 0.0)
         with (
             locking.locked(own, name, wait_seconds=limit.left_seconds),
-            locking.shared(others, name, wait_seconds=limit.left_seconds),
+            locking.locked_among_hosts(others, name, wait_seconds=limit.left_seconds),
         ):
             yield
 
@@ -308,9 +308,9 @@ class Catalog:
 
 
 def _put(path: Path, new: Path) -> None:
-    """Give a file, a small one, another name too; copy it where the file system has one for each.
+    """Give a small file another name too, or copy it on a file system without hard links.
 
-    Those of CIFS and exFAT are such.
+    Those of CIFS and exFAT have none.
     """
     try:
         os.link(path, new)

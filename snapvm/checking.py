@@ -83,9 +83,10 @@ def _of_damaged(entry: Damaged) -> Finding:
 
 
 def _unfinished(host: Host, uuid: DomainUuid, name: str) -> Iterator[Finding]:
-    """Yield the journals of a domain nobody works on; with one at work they are its own.
+    """Yield what is left of killed work on a domain; journals are no finding while a snapvm works.
 
-    Where there is none no lock is held either: a `take` that begins just now would be refused.
+    Where there is no journal the lock is not asked for: a `take` that begins just now would be
+    refused.
     """
     if not host.catalog.leftovers(uuid):
         return

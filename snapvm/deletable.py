@@ -17,7 +17,7 @@ _NAMED = 5
 
 
 def absence(record: Record, report: Report) -> Absence | None:
-    """Return why its volumes are out of reach; what is unclear is for the check to tell."""
+    """Return why volumes of a record are out of reach; None as well where that is unclear."""
     try:
         return away.of_record(record, report)
     except VolumeRefused:
@@ -25,7 +25,7 @@ def absence(record: Record, report: Report) -> Absence | None:
 
 
 def refusal(absent: Absence, records: Sequence[Record]) -> GroupAway:
-    """Return what to raise when volumes of records are out of reach, and what goes on without."""
+    """Return the failure for records with volumes out of reach; its hint deletes without them."""
     refs = tuple(record.ref for record in records)
     forget = typed("delete --forget-missing", *refs[:_NAMED])
     return absent.refusal(refs, forget=forget)
@@ -82,7 +82,7 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
 def _require_ours(record: Record, disk: DiskRecord, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for a snapshot of which somebody has made a disk by hand.
 
-    As long as it has our tags; without them it is left as it is.
+    One that has lost our tags is not removed anyway.
     """
     is_renamed = volume.name != disk.snapshot.lv
     if is_renamed and volume.is_writable and argv.TAG_OURS in volume.tags:

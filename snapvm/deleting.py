@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Terms:
-    """What deleting puts up with."""
+    """What deleting puts up with: anything else that is raised ends the group it is raised in."""
 
     forgiven: tuple[type[SnapvmError], ...] = ()
-    """What keeps none from being deleted, and is not told."""
+    """The record that raises one of these is passed over in silence."""
     spared: tuple[type[SnapvmError], ...] = ()
-    """What keeps one from being deleted, and none of the others."""
+    """The record that raises one of these stays, and the failure is told in the end."""
     forget_missing: bool = False
     """Volumes in a group that is away are left behind."""
     refused: tuple[SnapvmError, ...] = ()
@@ -75,14 +75,14 @@ def prune(
     *,
     require_meant: Callable[[Record], None] = lambda _record: None,
 ) -> tuple[Record, ...]:
-    """Delete several groups of snapshots as ``delete`` does one, whatever becomes of the others.
+    """Delete several groups of snapshots, each as ``delete`` does, and go on after one that fails.
 
-    Nobody named one of them, so one that is gone by now, as when two are at it, is no failure.
-    What has volumes where a volume group is away, or that somebody uses or has built upon, is left
-    alone and keeps nothing else: a backup may read one of them every night.
-    ``require_meant`` raises, under the lock, where one may be to be kept by now.
-    Returns those it deleted.  Otherwise raises as ``delete`` does: the worst of what failed, and
-    logs the rest.  An interruption ends it, and is what is raised unless something has to be
+    Nobody named these snapshots, so one that is gone by now is no failure: another `prune` may be
+    at work.  One whose volumes are in a group that is away, or are in use or built upon, is left
+    alone, and the others go all the same: a backup may read one of them every night.
+    ``require_meant`` raises, under the lock, for one that has to be kept by now.
+    Returns those it deleted.  Otherwise raises as ``delete`` does: the worst of what failed, after
+    the rest is logged.  An interruption ends it, and is what is raised unless something has to be
     repaired.
     """
     report = host.lvm.explained(host.lvm.report(), _volumes(chain.from_iterable(groups)))
@@ -212,10 +212,10 @@ class _Deletion:
 
 
 class _Known:
-    """The records of domains, each of which is read once.
+    """The records of domains, each of which is read once, not once for each that is deleted.
 
-    One of a thousand cannot read all the others again; none is ever changed, and one that takes
-    the id of another later needs no volume of before.
+    What was read stays right: a record is never changed, and one that gets the id of a deleted one
+    needs none of the volumes that there were before it.
     """
 
     def __init__(self, catalog: Catalog) -> None:

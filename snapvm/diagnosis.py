@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from snapvm import imageroom, images, occupancy, planning, sidefiles
@@ -19,7 +20,7 @@ from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.lvm import thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
-from snapvm.model import Domain, GuestDisk, OmittedDisk
+from snapvm.model import CaptureMethod, Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
 from snapvm.settings import Settings
 from snapvm.severalfailures import noting
@@ -107,27 +108,62 @@ def _why_no_agent(host: Host, domain: Domain) -> str:
 
 def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
     """Return what a `take` does not refuse, and its user would rather know before."""
-    said = [text for disk in found.disks if (text := _of_siblings(disk))]
     pools = {str(disk.pool.ref): disk.pool for disk in found.disks if disk.pool is not None}
-    for name, pool in pools.items():
-        fills = (
-            ("data", pool.data_percent, settings.pool_data_limit_percent),
-            ("metadata", pool.metadata_percent, _metadata_limit_percent(pool, settings)),
+    return (
+        *_of_siblings(found.disks),
+        *_of_precopy(found),
+        *chain.from_iterable(_of_fill(name, pool, settings) for name, pool in pools.items()),
+        *_of_folders(settings),
+    )
+
+
+def _of_siblings(disks: Iterable[Footing]) -> Iterator[str]:
+    """Every thick snapshot of a disk is loaded anew when one more is made, below the pause."""
+    for disk in disks:
+        if disk.thick_snapshots >= MANY_THICK_SNAPSHOTS:
+            yield (
+                f"{disk.target} has {disk.thick_snapshots} thick snapshots; each makes the next "
+                f"one's part of the pause some {DEARER_BY_EACH_PERCENT} % longer, and every first "
+                "write slower; keep fewer (`snapvm prune`), or move the disk to a thin pool, where "
+                "their number does not matter"
+            )
+
+
+def _of_precopy(found: Diagnosis) -> Iterator[str]:
+    """By `precopy` a guest is stopped as soon as all of its memory would not fit once more."""
+    memory_bytes = found.domain.memory_bytes
+    is_precopy = found.capture.startswith(f"{CaptureMethod.PRECOPY}:")
+    if is_precopy and found.free_bytes < 2 * memory_bytes + imageroom.SPARE_BYTES:
+        yield (
+            f"the state folder has {found.free_bytes >> 20} MiB free, less than twice the guest's "
+            f"memory ({memory_bytes >> 20} MiB): by precopy it may stand still while much of that "
+            "is written; make room (`snapvm prune`), or keep images elsewhere (`state_dir`)"
         )
-        for what, percent, limit in fills:
-            if percent is not None and limit * _NEARLY < percent <= limit:
-                said.append(
-                    f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
-                    "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
-                )
+
+
+def _of_fill(name: str, pool: LogicalVolume, settings: Settings) -> Iterator[str]:
+    metadata_limit_percent = min(
+        settings.pool_metadata_limit_percent, thinpool.metadata_ceiling_percent(pool)
+    )
+    for what, percent, limit in (
+        ("data", pool.data_percent, settings.pool_data_limit_percent),
+        ("metadata", pool.metadata_percent, metadata_limit_percent),
+    ):
+        if percent is not None and limit * _NEARLY < percent <= limit:
+            yield (
+                f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
+                "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
+            )
+
+
+def _of_folders(settings: Settings) -> Iterator[str]:
     for what, folder in (("records", settings.state_dir / "domains"), ("locks", settings.run_dir)):
         if place := _open_to_others(folder):
             quoted = shlex.quote(str(place))
-            said.append(
+            yield (
                 f"others than root may write to {place}: who can put {what} there is as good as "
                 f"root; `chown root:root {quoted}; chmod go-w {quoted}`, or keep them elsewhere"
             )
-    return tuple(said)
 
 
 def _open_to_others(folder: Path) -> Path | None:
@@ -141,22 +177,6 @@ def _open_to_others(folder: Path) -> Path | None:
             if is_open or status.st_uid not in (0, os.geteuid()):
                 return place
     return None
-
-
-def _metadata_limit_percent(pool: LogicalVolume, settings: Settings) -> float:
-    return min(settings.pool_metadata_limit_percent, thinpool.metadata_ceiling_percent(pool))
-
-
-def _of_siblings(disk: Footing) -> str:
-    """Every thick snapshot of a disk is loaded anew when one more is made, below the pause."""
-    if disk.thick_snapshots < MANY_THICK_SNAPSHOTS:
-        return ""
-    return (
-        f"{disk.target} has {disk.thick_snapshots} thick snapshots; each makes the next one's "
-        f"part of the pause some {DEARER_BY_EACH_PERCENT} % longer, and every first write "
-        "slower; keep fewer (`snapvm prune`), or move the disk to a thin pool, where their number "
-        "does not matter"
-    )
 
 
 def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:

@@ -42,9 +42,10 @@ class Awakened:
 
 @contextmanager
 def standing_above(need: SnapvmError | None) -> Iterator[None]:
-    """Raise what a domain needs, if anything, behind a block: also where bookkeeping fails in it.
+    """After a block of bookkeeping, raise what the domain itself needs done, if anything.
 
-    That is logged, and its journal tells the next command of it; of the domain nothing else does.
+    A failure of the bookkeeping is only logged then: its journal tells the next command of it, and
+    nothing else tells of the domain.
     """
     try:
         yield
@@ -58,12 +59,14 @@ def standing_above(need: SnapvmError | None) -> Iterator[None]:
 
 @contextmanager
 def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None]:
-    """Give the block what freezes the guest's file systems; None where the plan does not want it.
+    """Yield what freezes the guest's file systems; None where the plan does not want it.
 
-    They are thawed however the block ends; but one that is to be stopped stays as it is, with the
-    thaw left to ``undo``, and so does one that could not be made to run, where no agent answers.
-    What is given raises ``NotFrozen`` when they cannot be frozen.  Raises it too when they did not
-    stay so: Windows goes on after 10 s (VSS).  Raises ``StillFrozen`` when they cannot be thawed.
+    They are thawed however the block ends, with two exceptions, where ``undo`` thaws them when the
+    guest runs again: a domain that is to be stopped, and one that is stuck in its pause, where no
+    agent answers.
+    Raises ``NotFrozen``, at the end of the block, when they did not stay frozen, as in Windows,
+    which goes on after 10 s (VSS); ``StillFrozen`` when they cannot be thawed.  What is yielded
+    raises ``NotFrozen`` when they cannot be frozen.
     """
     if not plan.quiesce:
         yield None

@@ -54,8 +54,8 @@ class ImageFacts:
 def look(folder: Path) -> ImageFacts | None:
     """Return what the image in a snapshot's folder tells; None when there is none.
 
-    Raises ``BadImage`` for one that is not whole, and ``StorageFailed``.  That one has been cut
-    short is seen except where it is compressed.
+    Raises ``StorageFailed``, and ``BadImage`` for one that is not whole; of a compressed one
+    nobody sees that it was cut short.
     """
     path = _image_in(folder)
     if path is None:

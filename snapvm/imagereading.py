@@ -32,9 +32,9 @@ class _Opening(NamedTuple):
 
 @contextmanager
 def shown(progress: Progress, image: Path) -> Iterator[None]:
-    """Tell, for the block, how much of an image has been read by who opens it in the block.
+    """Show how much of an image has been read by the process that opens it in the block.
 
-    The block is a domain's only way back: that nothing can be told does not keep it from its end.
+    Where that cannot be found out nothing is shown: the block is a domain's only way back.
     """
     if isinstance(progress, Silent):
         yield
@@ -78,7 +78,7 @@ def _watch(
 
 
 def _openings(path: str, is_enough: Callable[[], bool]) -> Iterator[_Opening]:
-    """Give who has a file open, but for this process, until it is enough."""
+    """Yield who has a file open, except for this process, until ``is_enough``."""
     own = str(os.getpid())
     for process in os.listdir(_PROCESSES):
         if not process.isdigit() or process == own:

@@ -19,6 +19,7 @@ from snapvm.memoryroom import HostMemory
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
 from snapvm.refusals import BadImage, HostLacks, RecordUnusable
 from snapvm.release import release
+from snapvm.xenguest import GuestFrames, HostFacts
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ def new_image(
 ) -> MemoryImage:
     """Return what makes an image for a hypervisor's driver; only libvirt reads compressed ones.
 
-    ``run_dir`` is where captures on this host tell each other what memory they use.
-    An interim one is handed to `made_sparse` next, and not on the disk before that.  A domain that
-    ends stands still until all is written.
+    ``run_dir`` is where captures on this host tell each other what memory they use.  An
+    ``is_interim`` image need not be on the disk, since `made_sparse` is going to replace it.
+    ``domain_ends`` says that the domain stands still until all is written.
     """
     if kind is HypervisorKind.LIBVIRT:
         return libvirtimage.Writer(how, is_interim=is_interim)
@@ -65,19 +66,22 @@ class _XlImages:
         self._run_dir = run_dir
         self._domain_ends = domain_ends
 
-    def of_pages(self) -> GuestImage:
+    def of_pages(
+        self, path: Path, definition: str, host: HostFacts, frames: GuestFrames
+    ) -> GuestImage:
         """See ``XenImages.of_pages``."""
         # heavy: numpy, which libvirt's images do without
-        from snapvm.memory.guestimage import PvGuestImage
+        from snapvm.memory.guestcapture import GuestCapture
 
-        return PvGuestImage(HostMemory(self._run_dir), domain_ends=self._domain_ends)
+        memory = HostMemory(self._run_dir)
+        return GuestCapture(path, definition, host, frames, memory, domain_ends=self._domain_ends)
 
-    def of_stream(self) -> StreamImage:
+    def of_stream(self, path: Path, definition: str) -> StreamImage:
         """See ``XenImages.of_stream``."""
         # heavy: numpy, which libvirt's images do without
         from snapvm.memory.streamframe import StreamFrame
 
-        return StreamFrame()
+        return StreamFrame(path, definition)
 
 
 def shall_be_sparse(
@@ -169,7 +173,7 @@ def made_sparse(
     # heavy: numpy, which libvirt's images do without
     from snapvm.memory import sparseimage
 
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = durable.unfinished(path)
     try:
         with crashpoint.around("convert the image"):
             size_bytes = sparseimage.convert(path, fresh, progress)

@@ -87,9 +87,9 @@ class _Gate:
         raise Interrupted(signal=signal.Signals(number).name)
 
     def _is_amid(self, frame: FrameType) -> bool:
-        """Tell whether what the main thread is at would be left half done; not where it waits.
+        """Tell whether the main thread is in the midst of what would be left half done.
 
-        It waits where it is still at the same instruction a moment later.
+        It is not where it waits, which is to be at the same instruction a moment later.
         """
         is_bookkeeper = frame.f_globals.get("__name__") in _BOOKKEEPERS
         is_half_done = is_bookkeeper or frame.f_code.co_name in _OF_WITH

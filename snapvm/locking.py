@@ -39,7 +39,7 @@ def locked(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def shared(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
+def locked_among_hosts(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
     """Hold a lock file that other hosts see, if there can be one; if not, go on without it.
 
     A full disk has no room for the file, and a delete must be able to make room; and not every file

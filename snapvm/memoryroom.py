@@ -58,10 +58,10 @@ class Room:
 
     @property
     def holds_digests(self) -> bool:
-        """There is room for what is kept of each frame, and for pages as much again.
+        """There is room for what is kept of each frame, and for as many bytes of changed pages.
 
-        Beyond what keeps a thread at work more of that is no need: what does not fit is written
-        while the guest stands still, which is little of a large one.
+        Of a large guest enough pages to keep a thread at work will do: what does not fit is written
+        while it stands still, and is a small part of it.
         """
         least_bytes = min(self._tables_bytes, LEAST_DIGEST_ROOM_BYTES)
         return self._beside_tables_bytes >= least_bytes
@@ -70,8 +70,9 @@ class Room:
     def for_pages_bytes(self) -> int | None:
         """How much memory changed pages may take; None when there is enough for all of them.
 
-        A guest may change all of itself, and then its pages are there twice.  Of what digests
-        leave, one half beyond what keeps every thread at work is for the next capture.
+        A guest may change all of itself, and then its pages are there twice.  Beside digests,
+        pages take half of what is left, or what keeps every thread at work if that is more; the
+        rest is for the next capture.
         """
         if not self.holds_all:
             left_bytes = max(self._beside_tables_bytes, 0)
@@ -183,7 +184,7 @@ class HostMemory:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep others from looking and claiming; nobody does it for long."""
+    """Hold the lock under which captures look and claim, for a moment each."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(folder / _LOCK, flags, 0o600)
     try:
@@ -194,7 +195,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _claims(folder: Path) -> Iterator[int]:
-    """Give what each other capture counts on; the file of one that has ended is removed."""
+    """Yield what each other capture counts on; remove the files of those that have ended."""
     for path in folder.glob(f"*{_ENDING}"):
         with suppress(FileNotFoundError):  # it has just ended
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import chain, count
 
 from snapvm.errors import AmbiguousSnapshot, BadName, UnknownSnapshot
 from snapvm.model import SnapshotId
@@ -105,12 +106,8 @@ def moment(id_: str) -> datetime | None:
 
 def free_id(wanted: str, is_taken: Callable[[str], bool]) -> SnapshotId:
     """Return ``wanted``, or with -2, -3 … behind it: two takes may fall into one second."""
-    if not is_taken(wanted):
-        return SnapshotId(wanted)
-    number = 2
-    while is_taken(f"{wanted}-{number}"):
-        number += 1
-    return SnapshotId(f"{wanted}-{number}")
+    numbered = (f"{wanted}-{number}" for number in count(2))
+    return SnapshotId(next(id_ for id_ in chain([wanted], numbered) if not is_taken(id_)))
 
 
 def split_reference(text: str) -> tuple[str, str]:

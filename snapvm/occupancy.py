@@ -193,7 +193,7 @@ def require_named(
     """
     for target, volume in volumes.items():
         name = names.get(target)
-        if name is not None and name.is_absolute() and not _is(name, volume, uuid_of_device):
+        if name is not None and name.is_absolute() and not _means(name, volume, uuid_of_device):
             raise VolumeRefused(
                 volume=str(volume.ref),
                 why=f"it is disk {target}, but {name}, as the memory image calls it, is another",
@@ -243,15 +243,14 @@ def require_no_overlay(
 ) -> None:
     """Raise ``DomainRefused`` for one that has, or is booted with, an overlay on what is replaced.
 
-    ``forms`` are the domain as it is, and as it is booted.
-
     What is in an overlay are changes of just what is below it: upon anything else, now or at its
-    next start, the guest finds its file systems spoilt.
+    next start, the guest finds its file systems spoilt.  ``forms`` are the domain as it is, and as
+    it is booted.
     """
     bases = [base for form in forms for base in overlays.bases(form)]
     for disk, volume in _replaced(record, report):
         for base in bases:
-            if _is(base.device, volume, uuid_of_device):
+            if _means(base.device, volume, uuid_of_device):
                 raise _overlaid(record, disk, volume, base.target)
 
 
@@ -265,7 +264,7 @@ def require_nothing_upon(
     upon = list(reliances)
     for disk, volume in _replaced(record, report):
         for each in upon:
-            if _is(each.device, volume, uuid_of_device):
+            if _means(each.device, volume, uuid_of_device):
                 raise DomainRefused(
                     domain=record.domain,
                     why=f"disk {each.target} of {quoted(each.domain)} {each.tie} {volume.ref}, "
@@ -305,7 +304,7 @@ def _overlaid(
     )
 
 
-def _is(name: Path, volume: LogicalVolume, uuid_of_device: UuidOfDevice) -> bool:
+def _means(name: Path, volume: LogicalVolume, uuid_of_device: UuidOfDevice) -> bool:
     """Tell whether a name means a volume, which need not have a device."""
     try:
         return uuid_of_device(name) == volume.dm_uuid

@@ -79,12 +79,12 @@ def judge(
 ) -> list[Verdict]:
     """Return what becomes of each record of one domain, the newest first.
 
-    Those that may not go do not count.  Undo records count by themselves: after a few rollbacks
-    they would stand in the place of all that was taken.  ``zone`` says when a day begins; the
-    host's own when None.  What is newer than ``now`` was made when the clock was wrong, or is: it
-    would stand in the place of all that is made in that hour or year, once it has come.  What
-    ``is_useless``, for a part of it is gone or lost, goes when its time has come, but stands in the
-    place of none that can be gone back to.
+    Records that may not go are kept and do not count.  Undo records are counted apart: after a few
+    rollbacks they would take the places of all that was taken.  A record newer than ``now`` was
+    made by a wrong clock, and is kept: it would take the place of all that will be made in its hour
+    or year.  One that ``is_useless``, since a part of it is gone or lost, goes when its time has
+    come, and takes no place from one that can be gone back to.  ``zone`` says when a day begins;
+    None means the host's own.
     """
     newest_first = sorted(records, key=lambda record: record.place, reverse=True)
     reasons: dict[_Key, list[str]] = {_key(record): [] for record in newest_first}

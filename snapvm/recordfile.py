@@ -117,12 +117,12 @@ def _side_dicts(sides: tuple[SideFile, ...]) -> list[dict[str, Any]]:
 
 
 def _memory_dict(memory: MemoryRecord) -> dict[str, Any]:
-    optional = {"checksum": memory.checksum, "foreign": dict(memory.foreign)}
+    if_any = {"checksum": memory.checksum, "foreign": dict(memory.foreign)}
     return {
         "file": memory.file,
         "format": memory.format,
         "size_bytes": memory.size_bytes,
-        **{key: value for key, value in optional.items() if value},
+        **{key: value for key, value in if_any.items() if value},
     }
 
 

@@ -1,6 +1,6 @@
 """A command that goes on after a failure: what it notes of each, and which one it ends with.
 
-So do those that work on several domains or snapshots, or that look for all that is wrong.
+Such are the commands that work on several domains or snapshots, or look for all that is wrong.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def noting(failures: list[SnapvmError]) -> Iterator[None]:
 
 @contextmanager
 def above_a_signal(failures: Sequence[SnapvmError]) -> Iterator[None]:
-    """Let an interruption of the block pass, unless failures noted by then are to be seen to."""
+    """Raise an interruption of the block only where no noted failure has to be seen to."""
     try:
         yield
     except Interrupted:

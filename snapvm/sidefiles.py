@@ -44,8 +44,8 @@ class Held:
 def check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
     """Before the window: return the places where nothing is yet; raise ``DomainRefused``.
 
-    UEFI variables get their file when the domain first starts, a vTPM its folder.  They may be on a
-    server, for the sake of migration, and that may be gone.
+    UEFI variables get their file when the domain first starts, a vTPM its folder.  Both may be on a
+    server, for the sake of migration, which may not answer.
     """
     wanted = tuple(places)
     if not wanted:
@@ -83,10 +83,7 @@ def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
 
 
 def read(places: Iterable[SidePlace], limit_seconds: float | None = None) -> tuple[Held, ...]:
-    """While the domain stands still: read all of them, which does not take longer than so.
-
-    Raises ``StorageFailed``.
-    """
+    """While the domain stands still: read all of them within the limit; raise ``StorageFailed``."""
     wanted = tuple(places)
     if not wanted:
         return ()
@@ -123,10 +120,18 @@ def _read_device(path: Path) -> bytes:
 
 
 def _size_bytes(place: SidePlace, path: Path) -> int:
-    if place.shape is not SideShape.DEVICE:
-        return path.stat().st_size
-    with _device(path, os.O_RDONLY) as descriptor:
-        return os.lseek(descriptor, 0, os.SEEK_END)
+    """Return how much there is to read; raise ``OSError`` where that is not allowed.
+
+    A server may show root what it lets only QEMU's user read (exports(5), root_squash).
+    """
+    if place.shape is SideShape.DEVICE:
+        with _device(path, os.O_RDONLY) as descriptor:
+            return os.lseek(descriptor, 0, os.SEEK_END)
+    descriptor = durable.open_file(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -228,7 +233,7 @@ def put_back(folder: Path, sides: Iterable[SideFile], places: Iterable[SidePlace
 
 
 def _needed(place: SidePlace) -> Path:
-    """Return what has to be there already: a device or a folder is made by nobody here."""
+    """Return what has to be there already: snapvm makes the file of a place, and nothing else."""
     return place.path.parent if place.shape is SideShape.FILE else place.path
 
 
@@ -263,7 +268,7 @@ def _replace(path: Path, content: bytes) -> None:
 
     Where there is none it gets the owner of its folder, whose program it is for.
     """
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = durable.unfinished(path)
     model = path if durable.is_there(path) else path.parent
     status = model.stat()
     with os.fdopen(durable.create(fresh), "wb") as file:

@@ -42,22 +42,27 @@ class StreamFilter:
                     remedy=f"install {program}, or leave --compress out",
                 )
         self._argv = tuple(argv)
-        self._errors = os.memfd_create("said")
+        self._errors, errors = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         actions = [
             (os.POSIX_SPAWN_DUP2, source, 0),
             (os.POSIX_SPAWN_DUP2, target, 1),
-            (os.POSIX_SPAWN_DUP2, self._errors, 2),
+            (os.POSIX_SPAWN_DUP2, errors, 2),
         ]
         path = shutil.which(argv[0], path=environment["PATH"]) or argv[0]
         try:
+            # In a group of its own a terminal's Ctrl-C does not reach it.  Not in a session, which
+            # a Python that was built upon an old glibc cannot begin here, such as uv's.
             self._pid = os.posix_spawn(
-                path, list(argv), environment, file_actions=actions, setsid=True
+                path, list(argv), environment, file_actions=actions, setpgroup=0
             )
         except OSError as error:  # as where a unit has all of its tasks
             os.close(self._errors)
             what = f"room for zstd to run in ({error.strerror})"
             raise HostLacks(what=what, remedy="try again when it has") from error
+        finally:
+            os.close(errors)
         self._status: int | None = None
+        self._said = b""
 
     def wait(self, limit_seconds: float) -> None:
         """Wait for its end, which comes after that of its source.
@@ -70,7 +75,7 @@ class StreamFilter:
                 raise TimeoutError(f"{self._argv[0]} did not end")
             time.sleep(_LOOK_SECONDS)
         if self._status:
-            said = os.pread(self._errors, _SAID_BYTES, 0).decode(errors="replace").strip()
+            said = self._said.decode(errors="replace").strip()
             raise OSError(said or f"{' '.join(self._argv)} ended with status {self._status}")
 
     def close(self) -> None:
@@ -86,4 +91,6 @@ class StreamFilter:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
+                with suppress(BlockingIOError):  # it said nothing, and a child of it may yet
+                    self._said = os.read(self._errors, _SAID_BYTES)
         return self._status is not None

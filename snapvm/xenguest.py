@@ -113,7 +113,7 @@ class WrittenImage:
     size_bytes: int
     foreign: dict[str, int] = field(default_factory=dict)
     """How many entries of page tables were zeroed because their frame is not the domain's, by
-    what the frame was: own grant, other grant, shared info, MMIO, unknown."""
+    what the frame was, such as "shared info" or "unknown"."""
     changed_frames: int = 0
     """How many frames the window had to copy."""
     frames: int = 0

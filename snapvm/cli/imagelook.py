@@ -163,7 +163,7 @@ def _tell_of_xls(text: str, path: Path, report: Report, *, as_json: bool) -> Non
 def _require_xls(place: _Place) -> None:
     """Raise ``BadImage`` when a file that was named, and is not libvirt's, is not xl's either.
 
-    What is the matter with one that cannot be read, or is no file, whoever reads it says better.
+    A file that cannot be read is left to whoever reads it next, and says better what is wrong.
     """
     if place.memory is not None or not place.path.is_file():
         return

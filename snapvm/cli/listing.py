@@ -59,7 +59,7 @@ def _records(catalog: Catalog, domain: str | None, damaged: list[Damaged]) -> It
 def _judged(catalog: Catalog, volumes: Volumes, records: Iterable[Record]) -> Iterator[_Judged]:
     """Yield records with the health of their disks, but none that has been deleted meanwhile.
 
-    LVM is asked when they have been read: the volumes of such a one would be called gone.
+    LVM is asked after they were read, and would call the volumes of a deleted one gone.
     """
     for record in records:
         healths = volumes.of(record)
@@ -68,10 +68,7 @@ def _judged(catalog: Catalog, volumes: Volumes, records: Iterable[Record]) -> It
 
 
 def _tell_of(damaged: list[Damaged]) -> None:
-    """Say why records cannot be read, and what to do about it: not of all it is to make them anew.
-
-    Of each kind the hint is given once.
-    """
+    """Say why records cannot be read, and then once for each kind of trouble what to do."""
     hints: dict[str, None] = {}
     for entry in damaged:
         how = "cannot be read" if entry.may_be_whole else "is damaged"
@@ -89,7 +86,7 @@ def _print_json(records: Iterator[Record], judged: _Judge, damaged: list[Damaged
     """Print a line of JSON for each record, and tell whether there is any."""
     by_age = sorted(records, key=lambda record: (record.domain, record.place), reverse=True)
     is_any = bool(by_age or damaged)
-    # Of ten thousand each gives its memory to the text that it becomes.
+    # Popped, so that each of ten thousand is freed once it has become text.
     rows = (_with_health(*each) for each in judged(by_age.pop() for _ in range(len(by_age))))
     output.out_json_rows(chain(rows, map(_as_damaged, _in_order(damaged))))
     return is_any

@@ -136,9 +136,9 @@ def prune(
 
 
 def _require_kept(catalog: Catalog, judged: list[list[Verdict]], doomed: Record) -> None:
-    """Raise ``KeptIsGone`` when a record may be to be kept in the place of another by now.
+    """Raise ``KeptIsGone`` when a record may have to be kept after all, in place of one now gone.
 
-    A delete that was waited for, or goes on beside, may have removed what was to be kept.
+    Another snapvm, which was waited for or works beside, may have deleted what was to be kept.
     """
     its = next(its for its in judged if any(each.record is doomed for each in its))
     kept = [verdict.record for verdict in its if verdict.has_a_place]
@@ -149,7 +149,7 @@ def _require_kept(catalog: Catalog, judged: list[list[Verdict]], doomed: Record)
 
 
 def _doomed(verdicts: list[Verdict]) -> list[Record]:
-    """Return what is to go, the oldest first: the newer ones are left by what ends it halfway."""
+    """Return what is to go, the oldest first, so that what ends it halfway leaves the newer."""
     return [verdict.record for verdict in reversed(verdicts) if not verdict.kept_by]
 
 
@@ -188,10 +188,11 @@ def _verdicts(
 def _apart(
     name: str, records: list[Record], name_of: Callable[[DomainUuid], str]
 ) -> Iterable[list[Record]]:
-    """Part the records of domains that the catalog has under one name by their names now.
+    """Group records that the catalog has under one name by the present names of their domains.
 
-    One that was renamed has its former name there until its next `take`, and must not lose what it
-    has to another that got that name.  One that is gone was this one before it was defined anew.
+    A domain that was renamed has its former name there until its next `take`, and another that got
+    that name must not cost it a record.  A domain that is gone was this one before it was defined
+    anew.
     """
     if len({record.domain_uuid for record in records}) == 1:
         return [records]

@@ -56,27 +56,19 @@ class ImageWriter(Protocol):
     def begin(self, path: Path, definition: str, cookie: str) -> int:
         """Make the file; return a descriptor positioned where the stream is to begin."""
 
-    def end(self) -> int:
+    def end(self, path: Path) -> int:
         """Mark the file as whole; return its size in bytes."""
 
 
 class GuestImage(Protocol):
-    """Makes an image of a Xen PV guest's memory, page by page.
+    """An image of a Xen PV guest's memory, made page by page.
 
     Every method but ``close`` raises ``BadImage`` for a guest whose state is inconsistent, and
     ``OSError`` when the file cannot be written.
     """
 
-    def prepare(
-        self,
-        path: Path,
-        definition: str,
-        host: HostFacts,
-        frames: GuestFrames,
-        shared_info: Callable[[], bytes],
-        progress: Progress,
-    ) -> str:
-        """While the guest runs: make the file, and copy what can be copied now.
+    def prepare(self, shared_info: Callable[[], bytes], progress: Progress) -> str:
+        """While the guest runs: copy what can be copied now.
 
         ``shared_info`` reads the guest's page of that name as it is at the moment.  Returns a text
         that says how memory will be captured, and why that way.
@@ -105,17 +97,13 @@ class GuestImage(Protocol):
 
 
 class StreamImage(Protocol):
-    """Makes an image around a stream that Xen's own saver writes.
+    """An image around a stream that Xen's own saver writes.
 
-    Every method but ``close`` raises ``OSError`` when the file cannot be written, and the last two
-    ``BadImage``.
+    The first two methods raise ``OSError`` when the file cannot be written, and ``BadImage``.
     """
 
-    def begin(self, path: Path, definition: str) -> int:
-        """Make the file; return a descriptor positioned where the stream is to begin."""
-
-    def close(self) -> None:
-        """Close the file; harmless at any time."""
+    descriptor: int
+    """Of the file, positioned where the stream is to begin."""
 
     def end_stream(self) -> WrittenImage:
         """Bring the image to the disk as a whole; return its size, and what a restore needs."""
@@ -123,16 +111,21 @@ class StreamImage(Protocol):
     def redefine(self, definition: str) -> None:
         """Put another definition into the image that was brought to the disk."""
 
+    def close(self) -> None:
+        """Close the file."""
+
 
 @runtime_checkable
 class XenImages(Protocol):
     """Makes an image of a Xen domain in the way its type needs; ``consistency`` provides it."""
 
-    def of_pages(self) -> GuestImage:
-        """Return what makes one of a PV domain."""
+    def of_pages(
+        self, path: Path, definition: str, host: HostFacts, frames: GuestFrames
+    ) -> GuestImage:
+        """Make the file of one of a PV domain; raise ``OSError``."""
 
-    def of_stream(self) -> StreamImage:
-        """Return what makes one of a PVH domain."""
+    def of_stream(self, path: Path, definition: str) -> StreamImage:
+        """Make the file of one of a PVH domain; raise ``OSError``."""
 
 
 MemoryImage = ImageWriter | XenImages

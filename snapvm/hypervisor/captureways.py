@@ -7,9 +7,9 @@ host or domain does not have that.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from snapvm.capturewords import IS_NOT_POSSIBLE
 from snapvm.hypervisor.base import Capture, ImageWriter
@@ -22,15 +22,7 @@ from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 
-
-class PreparedCapture(Capture, Protocol):
-    """A capture that has to be prepared first."""
-
-    def prepared(self, image: ImageWriter) -> AbstractContextManager[None]:
-        """Make all ready that the capture needs, for the block.
-
-        Raises ``NotPossible``, and changes nothing then.
-        """
+T = TypeVar("T")
 
 
 class Way(Protocol):
@@ -38,11 +30,16 @@ class Way(Protocol):
 
     way: str
 
-    def __call__(self, job: CaptureJob, why: str) -> PreparedCapture:
-        """Return a capture; ``why`` is the reason for this way, for the record."""
-
     def possible(self, ground: Ground) -> AbstractContextManager[Any]:
         """Find out whether this way is possible; raise ``NotPossible`` and change nothing."""
+
+    def prepared(
+        self, job: CaptureJob, image: ImageWriter, why: str
+    ) -> AbstractContextManager[Capture]:
+        """Make all ready that a capture needs, for the block; raise as ``possible`` does.
+
+        ``why`` is the reason for this way, for the record.
+        """
 
 
 WAYS: Mapping[CaptureMethod, Way] = {
@@ -59,15 +56,11 @@ def choose(stack: ExitStack, job: CaptureJob, image: ImageWriter, wanted: Captur
 
     Raises ``DomainRefused`` when none is possible, or not the one that was asked for.
     """
-    found: list[Capture] = []
 
-    def enter(way: Way, why: str) -> None:
-        capture = way(job, why)
-        stack.enter_context(capture.prepared(image))
-        found.append(capture)
+    def prepare(way: Way, why: str) -> Capture:
+        return stack.enter_context(way.prepared(job, image, why))
 
-    _first_possible(job, wanted, enter)
-    return found[0]
+    return _first_possible(job, wanted, prepare)
 
 
 def foresee(ground: Ground, wanted: CaptureMethod) -> str:
@@ -75,22 +68,16 @@ def foresee(ground: Ground, wanted: CaptureMethod) -> str:
 
     Raises ``DomainRefused`` as ``choose`` does.
     """
-    found: list[str] = []
 
-    def look(way: Way, why: str) -> None:
+    def look(way: Way, why: str) -> str:
         with way.possible(ground):
-            found.append(way.way + why)
+            return way.way + why
 
-    _first_possible(ground, wanted, look)
-    return found[0]
-
-
-class _Attempt(Protocol):
-    def __call__(self, way: Way, why: str) -> None:
-        """Try a way; raise ``NotPossible``."""
+    return _first_possible(ground, wanted, look)
 
 
-def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: _Attempt) -> None:
+def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: Callable[[Way, str], T]) -> T:
+    """Return what the first attempt returns that does not raise ``NotPossible``."""
     is_free = wanted is CaptureMethod.AUTO
     stays_paused = ground.domain.state is DomainState.PAUSED and not ground.domain_ends
     ways = tuple(WAYS) if is_free else (wanted,)
@@ -99,11 +86,9 @@ def _first_possible(ground: Ground, wanted: CaptureMethod, attempt: _Attempt) ->
     for method in (way for way in ways if way not in left_out):
         why = "; ".join(reasons) if is_free else "as was asked for"
         try:
-            attempt(WAYS[method], f" ({why})" if why else "")
+            return attempt(WAYS[method], f" ({why})" if why else "")
         except NotPossible as why_not:
             reasons.append(f"{method} {IS_NOT_POSSIBLE}: {why_not}")
-        else:
-            return
     if left_out:
         reasons.append(_why_not_paused(left_out))
     remedy = _remedy(ground.domain, is_free=is_free, stays_paused=stays_paused)

@@ -57,7 +57,7 @@ class Experience:
     def note(self, seconds: float, *, was_running: bool) -> None:
         """Note how long the reading took, and whether the guest was running."""
         kept = [*self._noted(), (seconds, was_running)][-_KEPT:]
-        fresh = self.file.with_name(f".{self.file.name}.new")
+        fresh = durable.unfinished(self.file)
         with suppress(OSError), os.fdopen(durable.create(fresh), "w") as file:
             json.dump({"run": self.run, "taken": kept}, file)
             file.flush()

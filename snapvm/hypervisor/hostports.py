@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,10 @@ _WHY = {
     errno.EADDRINUSE: "something else is listening there",
     errno.EADDRNOTAVAIL: "this host has no such address",
 }
+
+_WEBSOCKET = re.compile(r"(<graphics type='vnc'[^>]* websocket=)'\d+'")
+_FREE = "-1"
+"""A port that libvirt chooses at each start (docs/formatdomain, `graphics`)."""
 
 Place = tuple[str, int]
 
@@ -44,6 +49,19 @@ def require(domain: Domain, definition: str, remedy: str) -> None:
                 remedy=f"free it (`ss -ltnp` shows who has it, `ip address` the addresses), or "
                 f"{remedy}",
             )
+
+
+def freed(definition: str, booted: str) -> str:
+    """Return a live definition for an image, with a port for websockets left to libvirt again.
+
+    ``booted`` is that of the next start, which tells whether libvirt had chosen the port: a live
+    one has the number alone (libvirt, domain_conf.c, virDomainGraphicsDefFormat), and from that the
+    domain could be restored only while nobody else has the port.
+    """
+    screens = domainxml.parse(booted).iterfind("./devices/graphics[@type='vnc']")
+    if any(screen.get("websocket") == _FREE for screen in screens):
+        return _WEBSOCKET.sub(rf"\g<1>'{_FREE}'", definition)
+    return definition
 
 
 def _places(definition: str, *, with_chosen: bool = False) -> Iterator[Place]:

@@ -33,7 +33,15 @@ from snapvm.hypervisor.base import Capture, Drives, ImageWriter, MemoryImage, Re
 from snapvm.hypervisor.capturejob import CaptureJob, Ground
 from snapvm.hypervisor.libvirtagent import LibvirtAgent
 from snapvm.hypervisor.libvirtdisksonly import DisksOnlyCapture, OffCapture
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, is_busy, open_link, spoken
+from snapvm.hypervisor.libvirtlink import (
+    XML_SECURE,
+    LibvirtFailed,
+    Link,
+    doing,
+    is_busy,
+    open_link,
+    spoken,
+)
 from snapvm.hypervisor.pause import WatchedPause, refuse_busy, require_resumable
 from snapvm.hypervisor.qemusettings import Lender
 from snapvm.hypervisor.qmp import Qmp
@@ -42,7 +50,6 @@ from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Progre
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
 
-_XML_SECURE = 1
 _RESTORE_RUNNING = 2
 _RESTORE_PAUSED = 4
 _START_PAUSED = 1
@@ -287,7 +294,7 @@ class LibvirtHypervisor:
         The preparations take minutes, in which somebody may put an overlay upon a disk.
         """
         if handle is not None and domain.definition:
-            now = witness.devices(handle.XMLDesc(_XML_SECURE))
+            now = witness.devices(handle.XMLDesc(XML_SECURE))
             if now != witness.devices(domain.definition):
                 raise LibvirtFailed("its devices were changed meanwhile", 0)
 

@@ -60,14 +60,33 @@ class BackgroundCapture:
 
     way = "background: QEMU's background-snapshot, memory written behind the running guest"
 
-    def __init__(self, job: CaptureJob, why: str) -> None:
+    def __init__(
+        self,
+        job: CaptureJob,
+        image: ImageWriter,
+        permission: ExitStack,
+        streams: ExitStack,
+        why: str,
+    ) -> None:
+        """``permission`` is what `possible` yields; ``streams`` is where streams are entered.
+
+        Both are closed early when that is of use.  Raises ``NotPossible`` as ``prepared`` does.
+        """
         self._job = job
+        self._image = image
+        self._permission = permission
+        self._streams = streams
         self._why = why
         self._pause = job.pause
-        self._stream = MigrationStream(job)
-        self._prepared_stream = ExitStack()
+        self._stream = self._new_stream()
+        self._experience = Experience(
+            file=job.run_dir / f"{job.domain.uuid}{headstart.FILE_ENDING}", run=job.lender.run
+        )
         self._is_ahead = False
         self._overtaken = ""
+
+    def _new_stream(self) -> MigrationStream:
+        return self._streams.enter_context(MigrationStream.prepared(self._job, self._image))
 
     @property
     def method(self) -> str:
@@ -97,17 +116,12 @@ class BackgroundCapture:
                 raise NotPossible(str(why)) from why
             yield permission
 
+    @staticmethod
     @contextmanager
-    def prepared(self, image: ImageWriter) -> Iterator[None]:
+    def prepared(job: CaptureJob, image: ImageWriter, why: str) -> Iterator[BackgroundCapture]:
         """Probe, open the image and the pipe; leaving the block puts QEMU back as it was."""
-        self._image = image
-        with self.possible(self._job) as self._permission, self._prepared_stream:
-            self._prepared_stream.enter_context(self._stream.prepared(image))
-            self._experience = Experience(
-                file=self._job.run_dir / f"{self._job.domain.uuid}{headstart.FILE_ENDING}",
-                run=self._job.lender.run,
-            )
-            yield
+        with BackgroundCapture.possible(job) as permission, ExitStack() as streams:
+            yield BackgroundCapture(job, image, permission, streams, why)
 
     @contextmanager
     def window(
@@ -170,7 +184,7 @@ class BackgroundCapture:
         QEMU would abort if it stopped a guest that stands still for another reason.
         """
         if not self._is_ahead:
-            self._prepared_stream.close()
+            self._streams.close()
 
     def _require_paused(self) -> None:
         """Raise ``CaptureFailed`` when the guest stands still for a reason of its own."""
@@ -181,9 +195,8 @@ class BackgroundCapture:
     def _start_over(self) -> None:
         """Prepare another stream and another pause, in place of those that were overtaken."""
         self._overtaken = f"; the guest stood still twice, as it {WAS_STOPPED} before its time"
-        self._stream = MigrationStream(self._job)
         try:
-            self._prepared_stream.enter_context(self._stream.prepared(self._image))
+            self._stream = self._new_stream()
         except NotPossible as why:
             raise self._job.failed(str(why)) from why
         time.sleep(CALM_SECONDS)

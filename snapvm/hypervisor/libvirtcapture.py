@@ -76,11 +76,16 @@ class ExternalCapture:
             migrationstream.require_unblocked(ground.lender.monitor)
         yield
 
+    @staticmethod
     @contextmanager
-    def prepared(self, image: ImageWriter) -> Iterator[None]:  # noqa: ARG002 - libvirt's own
-        """Prepare nothing: libvirt makes the image."""
-        with self.possible(self._job):
-            yield
+    def prepared(
+        job: CaptureJob,
+        image: ImageWriter,  # noqa: ARG004 - libvirt makes the image
+        why: str,
+    ) -> Iterator[ExternalCapture]:
+        """Prepare nothing."""
+        with ExternalCapture.possible(job):
+            yield ExternalCapture(job, why)
 
     @contextmanager
     def window(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snapvm.hypervisor import domainxml, qemurun
-from snapvm.hypervisor.libvirtlink import spoken
+from snapvm.hypervisor.libvirtlink import XML_SECURE, spoken
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind
 
 _STATES = {
@@ -17,12 +17,11 @@ _STATES = {
     7: DomainState.SUSPENDED,
 }
 """virDomainState (libvirt/libvirt-domain.h); 0 and 4 are states in transition."""
-_XML_SECURE = 1
 
 
 def of(handle: Any) -> Domain:
     """Return the domain of a virDomain handle; raises libvirt's own exception."""
-    info, definition = handle.info(), handle.XMLDesc(_XML_SECURE)
+    info, definition = handle.info(), handle.XMLDesc(XML_SECURE)
     memory_kib = max(0, info[1] - domainxml.withheld_kib(definition))
     return Domain(
         name=handle.name(),

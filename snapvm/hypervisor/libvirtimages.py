@@ -23,13 +23,12 @@ from snapvm.hypervisor import (
     sidexml,
     startfiles,
 )
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
+from snapvm.hypervisor.libvirtlink import XML_INACTIVE, LibvirtFailed, Link, spoken
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
 
-_XML_INACTIVE = 2
 _SELINUX = "security.selinux"
 _RECORDS = "domains"
 """The folder with all images, in the state folder."""
@@ -105,7 +104,7 @@ def as_booted(domain: Domain, handle: Any | None) -> Domain:
     """
     try:
         with spoken():
-            definition = domain.definition if handle is None else handle.XMLDesc(_XML_INACTIVE)
+            definition = domain.definition if handle is None else handle.XMLDesc(XML_INACTIVE)
     except LibvirtFailed as failure:
         raise DomainRefused(domain=domain.name, why=str(failure)) from failure
     return replace(domain, definition=definition)

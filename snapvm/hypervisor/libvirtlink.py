@@ -44,6 +44,8 @@ ALIVE_COUNT = 5
 ``ALIVE_SECONDS`` times one more than this.  Much longer than a busy host keeps it waiting, for what
 it was asked for it would still do when it goes on.
 """
+# Flags of virDomainGetXMLDesc (libvirt/libvirt-domain.h).
+XML_SECURE, XML_INACTIVE, XML_MIGRATABLE = 1, 2, 8
 _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 _NO_JOB = 0
@@ -267,7 +269,8 @@ def open_link(uri: str) -> Link:
     if libvirt is None:
         raise HostLacks(
             what="Python's libvirt module",
-            remedy="apt install python3-libvirt where snapvm runs with the system's Python; else "
+            remedy="install the package python3-libvirt (py3-libvirt, libvirt-python) where snapvm "
+            "runs with the system's Python; else "
             f"{shlex.quote(sys.executable)} -m pip install libvirt-python",
         )
     return Link(uri)

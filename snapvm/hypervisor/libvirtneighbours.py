@@ -18,13 +18,11 @@ from snapvm.errors import quoted
 from snapvm.hypervisor import domainxml, libvirtdrives, overlays
 from snapvm.hypervisor.base import Reliance
 from snapvm.hypervisor.domainxml import Drive
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
+from snapvm.hypervisor.libvirtlink import XML_INACTIVE, LibvirtFailed, Link, spoken
 from snapvm.model import Domain
 from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
-
-_XML_INACTIVE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +88,7 @@ def _held_by(link: Link, handle: Any, domain: Domain) -> list[_Held]:
         name, is_active = handle.name(), bool(handle.isActive())
         forms = [(handle.XMLDesc(0), is_active and not is_itself)]
         if is_active and handle.isPersistent():
-            forms.append((handle.XMLDesc(_XML_INACTIVE), False))
+            forms.append((handle.XMLDesc(XML_INACTIVE), False))
         is_saved = not (is_active or is_itself) and bool(handle.hasManagedSaveImage(0))
     held: dict[tuple[str, Path, str], _Held] = {}
     for text, is_in_use in forms:

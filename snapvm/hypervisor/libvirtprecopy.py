@@ -65,10 +65,10 @@ class PrecopyCapture:
 
     way = "precopy: memory written while the guest runs, the last of it in the pause"
 
-    def __init__(self, job: CaptureJob, why: str) -> None:
+    def __init__(self, job: CaptureJob, stream: MigrationStream, why: str) -> None:
         self._job = job
+        self._stream = stream
         self._why = why
-        self._stream = MigrationStream(job, guest_waits=False)
         self._stopped = ""
         self._freeze: Freeze | None = None
         self._frozen_at: float | None = None
@@ -87,11 +87,15 @@ class PrecopyCapture:
         with ready(ground, SETTINGS):
             yield
 
+    @staticmethod
     @contextmanager
-    def prepared(self, image: ImageWriter) -> Iterator[None]:
+    def prepared(job: CaptureJob, image: ImageWriter, why: str) -> Iterator[PrecopyCapture]:
         """Open the image and the pipe; leaving the block puts QEMU back as it was."""
-        with self.possible(self._job), self._stream.prepared(image):
-            yield
+        with (
+            ready(job, SETTINGS),
+            MigrationStream.prepared(job, image, guest_waits=False) as stream,
+        ):
+            yield PrecopyCapture(job, stream, why)
 
     @contextmanager
     def window(

@@ -14,6 +14,13 @@ from snapvm.hypervisor import libvirtdomain, qemurun
 from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, doing, spoken
 from snapvm.model import Domain, DomainState
 
+_DYING = 38
+"""VIR_ERR_SYSTEM_ERROR (libvirt/virterror.h), where a domain is ended: its QEMU was killed, and is
+there after 40 s (libvirt, virprocess.c, virProcessKillPainfullyDelay).  To give back hundreds of
+GiB in small pages takes the kernel longer, and one that waits for a dead disk waits on."""
+_ATTEMPTS = 15
+"""So often libvirt is asked to end it: for ten minutes."""
+
 
 @contextmanager
 def watched(link: Link, domain: Domain, deed: str, *, paused: bool) -> Iterator[None]:
@@ -45,11 +52,26 @@ def end(link: Link, domain: Domain) -> None:
     with doing("ended", domain):
         try:
             _destroy(link, domain)
-        except LibvirtFailed:
-            if not link.is_lost:
+        except LibvirtFailed as failure:
+            if link.is_lost:
+                retry.libvirtd(lambda: link.connection)
+                _destroy(link, domain, run=domain.run)
+            elif failure.code == _DYING:
+                _outlast(link, domain)
+            else:
                 raise
-            retry.libvirtd(lambda: link.connection)
-            _destroy(link, domain, run=domain.run)
+
+
+def _outlast(link: Link, domain: Domain) -> None:
+    """Wait for the end of a QEMU that was killed: it does not run again in any case."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            _destroy(link, domain)
+        except LibvirtFailed as failure:
+            if failure.code != _DYING or not left:
+                raise
+        else:
+            return
 
 
 def _destroy(link: Link, domain: Domain, run: str | None = None) -> None:

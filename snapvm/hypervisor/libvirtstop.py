@@ -24,10 +24,10 @@ class StopCapture:
 
     way = "stop: all memory written while the guest stands still"
 
-    def __init__(self, job: CaptureJob, why: str) -> None:
+    def __init__(self, job: CaptureJob, stream: MigrationStream, why: str) -> None:
         self._job = job
+        self._stream = stream
         self._why = why
-        self._stream = MigrationStream(job)
 
     @property
     def method(self) -> str:
@@ -41,11 +41,12 @@ class StopCapture:
         with ready(ground, SETTINGS):
             yield
 
+    @staticmethod
     @contextmanager
-    def prepared(self, image: ImageWriter) -> Iterator[None]:
+    def prepared(job: CaptureJob, image: ImageWriter, why: str) -> Iterator[StopCapture]:
         """Open the image and the pipe; leaving the block puts QEMU back as it was."""
-        with self.possible(self._job), self._stream.prepared(image):
-            yield
+        with ready(job, SETTINGS), MigrationStream.prepared(job, image) as stream:
+            yield StopCapture(job, stream, why)
 
     @contextmanager
     def window(

@@ -15,7 +15,7 @@ from typing import Any
 
 from snapvm import retry
 from snapvm.clock import Deadline
-from snapvm.hypervisor import domainxml, qmp
+from snapvm.hypervisor import domainxml, hostports, qmp
 from snapvm.hypervisor.base import ImageWriter
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.drainpipe import (
@@ -23,7 +23,13 @@ from snapvm.hypervisor.drainpipe import (
     STALL_LIMIT_SECONDS,
     Drainpipe,
 )
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.libvirtlink import (
+    XML_INACTIVE,
+    XML_MIGRATABLE,
+    XML_SECURE,
+    LibvirtFailed,
+    spoken,
+)
 from snapvm.hypervisor.qemusettings import Monitor
 from snapvm.hypervisor.qmp import QMP_ERROR, Qmp
 from snapvm.model import MemoryRecord
@@ -34,8 +40,6 @@ STREAM_NAME = "snapvm"
 WINDOW_POLL_SECONDS = 0.002
 DRAIN_POLL_SECONDS = 0.1
 CANCEL_LIMIT_SECONDS = 60.0
-_XML_SECURE = 1
-_XML_MIGRATABLE = 8
 _ENDED = ("completed", "failed", "cancelled")
 _NONE = "none"
 _UNSAVED_DEVICE = "non-migratable device"
@@ -84,54 +88,42 @@ def run_state(monitor: Monitor) -> str:
 class MigrationStream:
     """QEMU's stream of one capture; every method raises ``CaptureFailed``."""
 
-    def __init__(self, job: CaptureJob, *, guest_waits: bool = True) -> None:
-        """``guest_waits`` says that a slow file would hold the guest up, as long as it lasts."""
+    def __init__(self, job: CaptureJob, image: ImageWriter, pipe: Drainpipe) -> None:
         self._job = job
-        self._stall_limit_seconds = STALL_LIMIT_SECONDS if guest_waits else PATIENT_LIMIT_SECONDS
+        self._image = image
+        self._pipe = pipe
         self._qmp = Qmp(job.handle)
         self._is_begun = False
         self._is_ended = False
         self._is_given_up = threading.Event()
-        self.how = ""
+        self.how = ", compressed by zstd" if image.filter_argv else ""
         """A text for the record on how the stream is changed on its way."""
         self.setup_seconds: float | None = None
         """How long QEMU worked before it needed a stopped guest; known at the end."""
 
+    @staticmethod
     @contextmanager
-    def prepared(self, image: ImageWriter) -> Iterator[None]:
+    def prepared(
+        job: CaptureJob, image: ImageWriter, *, guest_waits: bool = True
+    ) -> Iterator[MigrationStream]:
         """Make the image and the pipe; a stream that still goes on after the block is ended.
 
+        ``guest_waits`` says that a slow file would hold the guest up, as long as it lasts.
         Raises ``NotPossible``, and leaves no file, when QEMU does not take the pipe.
         """
-        self._image = image
+        limit_seconds = STALL_LIMIT_SECONDS if guest_waits else PATIENT_LIMIT_SECONDS
         with ExitStack() as stack:
-            target = image.begin(self._job.image, self._definition(), self._cookie())
+            target = image.begin(job.image, _definition(job), _cookie(job))
             # The stream is ended after the pipe is closed, so that QEMU can write nothing more.
             ending = stack.enter_context(ExitStack())
-            pipe = Drainpipe(
-                target, image.filter_argv, stall_limit_seconds=self._stall_limit_seconds
+            pipe = stack.enter_context(
+                Drainpipe(target, image.filter_argv, stall_limit_seconds=limit_seconds)
             )
-            self._pipe = stack.enter_context(pipe)
-            if image.filter_argv:
-                self.how = ", compressed by zstd"
-            self._give_pipe()
-            self._pipe.close_writer()
-            ending.callback(self._end)
-            yield
-
-    def _give_pipe(self) -> None:
-        """Give QEMU the writing end; when it cannot be labelled, SELinux may still allow it."""
-        label = domainxml.image_label(self._job.domain.definition)
-        try:
-            if label:
-                self._pipe.label(label)
-        except OSError as why:
-            log.info("the pipe to QEMU is not labelled %s: %s", label, why)
-        try:
-            self._qmp.give_descriptor(STREAM_NAME, self._pipe.writer)
-        except LibvirtFailed as why:
-            self._job.image.unlink(missing_ok=True)
-            raise NotPossible(f"QEMU does not take a pipe for its stream ({why})") from why
+            _give_pipe(job, pipe)
+            pipe.close_writer()
+            stream = MigrationStream(job, image, pipe)
+            ending.callback(stream.end)
+            yield stream
 
     @property
     def written_bytes(self) -> int:
@@ -237,7 +229,7 @@ class MigrationStream:
             self.setup_seconds = state["setup-time"] / 1000
         try:
             self._pipe.finish(max(1.0, deadline.left_seconds))
-            size_bytes = self._image.end()
+            size_bytes = self._image.end(self._job.image)
         except OSError as why:
             raise self._job.not_written(why) from why
         return self._job.record(size_bytes)
@@ -263,7 +255,7 @@ class MigrationStream:
             cancel(self._qmp)
         self._is_begun = self._is_ended = True
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """End the stream for good; it has ended too when QEMU is gone."""
         with suppress(LibvirtFailed):
             self.let_go()
@@ -289,14 +281,33 @@ class MigrationStream:
         except LibvirtFailed as why:
             raise self._job.failed(str(why)) from why
 
-    def _definition(self) -> str:
-        with spoken():
-            return str(self._job.handle.XMLDesc(_XML_SECURE | _XML_MIGRATABLE))
 
-    def _cookie(self) -> str:
-        """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
-        cpu = domainxml.cpu_element(self._job.domain.definition)
-        return f"<cookie>{cpu}</cookie>" if cpu else ""
+def _give_pipe(job: CaptureJob, pipe: Drainpipe) -> None:
+    """Give QEMU the writing end; when it cannot be labelled, SELinux may still allow it."""
+    label = domainxml.image_label(job.domain.definition)
+    try:
+        if label:
+            pipe.label(label)
+    except OSError as why:
+        log.info("the pipe to QEMU is not labelled %s: %s", label, why)
+    try:
+        Qmp(job.handle).give_descriptor(STREAM_NAME, pipe.writer)
+    except LibvirtFailed as why:
+        job.image.unlink(missing_ok=True)
+        raise NotPossible(f"QEMU does not take a pipe for its stream ({why})") from why
+
+
+def _definition(job: CaptureJob) -> str:
+    with spoken():
+        live = str(job.handle.XMLDesc(XML_SECURE | XML_MIGRATABLE))
+        booted = str(job.handle.XMLDesc(XML_INACTIVE))
+    return hostports.freed(live, booted)
+
+
+def _cookie(job: CaptureJob) -> str:
+    """Return libvirt's save cookie: the CPU as QEMU runs it, which a restore must match."""
+    cpu = domainxml.cpu_element(job.domain.definition)
+    return f"<cookie>{cpu}</cookie>" if cpu else ""
 
 
 def cancel(monitor: Monitor) -> None:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from snapvm.clock import Deadline
 
@@ -30,8 +31,12 @@ PROC = Path("/proc")
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 LEFT_TO_KERNEL_BYTES = 512 << 20
 """khugepaged joins as much by itself in some five minutes."""
-_PROCESS_MADVISE = 440
-"""The same number on all architectures that have libvirt (Linux, scripts/syscall.tbl)."""
+_PIDFD_OPEN, _PROCESS_MADVISE = 434, 440
+"""The same numbers on all architectures that have libvirt (Linux, scripts/syscall.tbl).
+
+The first one, too: ``os.pidfd_open`` is missing from a Python that was built upon the headers of an
+old kernel, as those are that uv installed until July 2026 (python-build-standalone).
+"""
 _MADV_COLLAPSE = 25
 _ENTRY_BYTES = 8
 """Of a page in ``pagemap`` (Linux, Documentation/admin-guide/mm/pagemap.rst)."""
@@ -102,7 +107,7 @@ def _kib(text: str, name: str) -> int:
 def _join_each(pid: int, mappings: list[_Mapping], deadline: Deadline) -> None:
     """Join what is whole in each mapping; raises ``OSError`` when no more is possible."""
     huge_bytes = int((SETTINGS / "hpage_pmd_size").read_text())
-    process = os.pidfd_open(pid)
+    process = _called(_PIDFD_OPEN, pid, 0)
     try:
         with (PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
             for mapping in mappings:
@@ -140,10 +145,19 @@ def _whole(pagemap: int, mapping: _Mapping, huge_bytes: int) -> Iterator[tuple[i
 
 def _collapse(process: int, start: int, length: int) -> None:
     """Have the kernel join a range of a process; raises ``OSError`` when more is in vain."""
+    place = ctypes.byref(_Range(start, length))
+    try:
+        _called(_PROCESS_MADVISE, process, place, ctypes.c_size_t(1), _MADV_COLLAPSE, 0)
+    except OSError as error:
+        if error.errno not in _PASSING:
+            raise
+
+
+def _called(number: int, *arguments: Any) -> int:
+    """Make a system call; raises ``OSError``."""
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.restype = ctypes.c_long
-    place = ctypes.byref(_Range(start, length))
-    number, one = ctypes.c_long(_PROCESS_MADVISE), ctypes.c_size_t(1)
-    done = call(number, process, place, one, _MADV_COLLAPSE, 0)
-    if done < 0 and ctypes.get_errno() not in _PASSING:
+    done = int(call(ctypes.c_long(number), *arguments))
+    if done < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return done

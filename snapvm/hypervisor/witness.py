@@ -12,11 +12,16 @@ from typing import Any
 
 from snapvm.failures import WindowBroken
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, is_busy, looked_up_again, spoken
+from snapvm.hypervisor.libvirtlink import (
+    XML_SECURE,
+    LibvirtFailed,
+    is_busy,
+    looked_up_again,
+    spoken,
+)
 from snapvm.hypervisor.runevents import RunEvents
 from snapvm.model import Domain
 
-_XML_SECURE = 1
 _AT_ANY_TIME = {
     "DEVICE_ADDED": "a device was plugged in",
     "DEVICE_DELETED": "a device was unplugged",
@@ -65,7 +70,7 @@ class Witness:
             return "somebody restarted it"
         if is_busy(now):
             return "somebody began to save or migrate it"
-        definition = now.XMLDesc(_XML_SECURE)
+        definition = now.XMLDesc(XML_SECURE)
         if devices(definition) != devices(self._domain.definition):
             return "its devices were changed"
         if processors(definition) != processors(self._domain.definition):

@@ -170,10 +170,9 @@ class XenHypervisor:
             if not isinstance(image, XenImages):
                 yield XenPauseCapture(job)
                 return
-            capture = xenways.with_memory(job, image)
             progress.phase(f"copying the memory of {domain.name}")
             with capturing(domain):
-                stack.enter_context(capture.prepared())
+                capture = stack.enter_context(xenways.with_memory(job, image))
             yield capture
 
     def check_processor(

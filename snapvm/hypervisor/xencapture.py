@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig
-from snapvm.hypervisor.base import Freeze, GuestImage
+from snapvm.hypervisor.base import Freeze, GuestImage, StreamImage, XenImages
 from snapvm.hypervisor.memoryless import Memoryless
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import XenControl
@@ -26,6 +26,8 @@ from snapvm.hypervisor.xenstore import XenStore
 from snapvm.imageformats import XL_FILE, XL_SAVE
 from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
 from snapvm.refusals import BadImage
+
+DESTROYED = "somebody destroyed it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,22 @@ class XenJob:
         return ring_references(self.store, self.info.domid, captured)
 
     def _changed(self) -> WindowBroken:
-        return WindowBroken(domain=self.domain.name, what="its drives were changed")
+        return self.broken("its drives were changed")
+
+    def info_now(self) -> DomainInfo:
+        """Return what Xen says of the domain now; raise ``WindowBroken`` when it is destroyed."""
+        info = self.control.info(self.info.domid)
+        if info is None or info.is_dying:
+            raise self.broken(DESTROYED)
+        return info
+
+    def allow(self, image: GuestImage | StreamImage, frames: int) -> None:
+        """Have the configuration in an image allow so many frames.
+
+        xl does not restore more of them, and would say so when the domain is gone.
+        """
+        if frames > self.info.total_pages:
+            image.redefine(xenconfig.for_image(self.config, frames))
 
     def flush(self) -> None:
         """Flush to the volumes what is only in this host's cache.
@@ -87,6 +104,10 @@ class XenJob:
     def failed(self, why: object) -> CaptureFailed:
         """Return the failure of this capture for a reason."""
         return CaptureFailed(domain=self.domain.name, why=str(why))
+
+    def broken(self, what: str) -> WindowBroken:
+        """Return the failure for what somebody else did to the domain."""
+        return WindowBroken(domain=self.domain.name, what=what)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -111,34 +132,35 @@ def capturing(domain: Domain) -> Iterator[None]:
 class XenCapture:
     """Memory is copied while the domain runs, and corrected in the pause; see ``Capture``."""
 
-    def __init__(self, job: XenJob, image: GuestImage) -> None:
+    def __init__(
+        self, job: XenJob, image: GuestImage, frames: XenFrames, rings: Rings, method: str
+    ) -> None:
         self._job = job
         self._image = image
-        self.method = ""
+        self._frames = frames
+        self._rings = rings
+        self.method = method
         self._stays = False
+        self._root = b""
+        """Where its page tables began in the pause."""
 
+    @staticmethod
     @contextmanager
-    def prepared(self) -> Iterator[None]:
+    def prepared(job: XenJob, images: XenImages) -> Iterator[XenCapture]:
         """Copy what can be copied before the pause; the end of the block gives everything back."""
-        job = self._job
         job.standstill().require_unasked()
-        frames = XenFrames(job.control, job.info.domid, job.domain.name)
-        with frames:
-            try:
-                with job.failing():
-                    self.method = self._image.prepare(
-                        job.folder / XL_FILE,
-                        xenconfig.for_image(job.config, job.info.total_pages),
-                        job.control.host_facts(job.info.domid),
-                        frames,
-                        partial(frames.read, job.info.shared_info_mfn),
-                        job.progress,
-                    )
-                    self._rings = job.rings()
-                self._frames = frames
-                yield
-            finally:
-                self._image.close()
+        domid = job.info.domid
+        with ExitStack() as stack:
+            frames = stack.enter_context(XenFrames(job.control, domid, job.domain.name))
+            with job.failing():
+                definition = xenconfig.for_image(job.config, job.info.total_pages)
+                host = job.control.host_facts(domid)
+                image = images.of_pages(job.folder / XL_FILE, definition, host, frames)
+                stack.callback(image.close)
+                shared_info = partial(frames.read, job.info.shared_info_mfn)
+                method = image.prepare(shared_info, job.progress)
+                rings = job.rings()
+            yield XenCapture(job, image, frames, rings, method)
 
     @contextmanager
     def window(
@@ -162,9 +184,7 @@ class XenCapture:
         """Copy the memory that has changed since, and the state of the vCPUs."""
         job = self._job
         with job.clock.part("memory"), job.failing():
-            info = job.control.info(job.info.domid)
-            if info is None or info.is_dying:
-                raise WindowBroken(domain=job.domain.name, what="somebody destroyed it")
+            info = job.info_now()
             shared_info = self._frames.read(info.shared_info_mfn)
             standing = job.control.standing(info, shared_info)
             self._root = job.control.root(info.domid)
@@ -177,7 +197,7 @@ class XenCapture:
         Its page tables have become ordinary pages then, and would be copied without change.
         """
         if self._job.control.root(self._job.info.domid) != self._root:
-            raise WindowBroken(domain=self._job.domain.name, what="somebody destroyed it")
+            raise self._job.broken(DESTROYED)
 
     def give_up(self) -> None:
         """See ``Capture.give_up``: to write memory into a file may take minutes."""
@@ -189,10 +209,7 @@ class XenCapture:
             facts = self._image.write(self._job.progress)
             if self._stays:  # its memory has been read only now
                 self._require_root()
-            if facts.restored_frames > self._job.info.total_pages:
-                # xl would not restore more frames than the configuration in the image allows.
-                definition = xenconfig.for_image(self._job.config, facts.restored_frames)
-                self._image.redefine(definition)
+            self._job.allow(self._image, facts.restored_frames)
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
             raise self._job.failed(
                 f"it maps {sum(facts.foreign.values())} pages that are not its own "

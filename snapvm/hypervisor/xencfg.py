@@ -12,6 +12,7 @@ told as if they had been asked for.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -24,6 +25,8 @@ from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
 
+_CLOSED_BY_EXEC = 1
+"""MFD_CLOEXEC (memfd_create(2))."""
 _OFF_FIRST = (
     "shut it off first (xl shutdown): snapvm then brings back its disks, and leaves it to you to "
     "start it from its own configuration file (xl create)"
@@ -69,8 +72,14 @@ def tell(domain: str, config: Config) -> str:
 
 @contextmanager
 def in_memory(text: str) -> Iterator[str]:
-    """Yield the path of a file in memory, so that a domain starts even when all disks are full."""
-    with open(os.memfd_create("domain.cfg"), "w", encoding="utf-8") as file:
+    """Yield the path of a file in memory, so that a domain starts even when all disks are full.
+
+    By the C function: a Python that was built upon an old glibc, as uv's were, has no other.
+    """
+    made = ctypes.CDLL(None, use_errno=True).memfd_create(b"domain.cfg", _CLOSED_BY_EXEC)
+    if made < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    with open(made, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         yield f"/proc/{os.getpid()}/fd/{file.fileno()}"

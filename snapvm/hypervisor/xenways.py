@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from snapvm import memoryroom
 from snapvm.hypervisor import xenconfig, xenpvh
-from snapvm.hypervisor.base import XenImages
+from snapvm.hypervisor.base import Capture, XenImages
 from snapvm.hypervisor.xencapture import XenCapture, XenJob
 from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.model import Domain
@@ -28,8 +30,8 @@ def foreseen(domain: Domain) -> str:
     return f"in one pass, while it stands still until all of it is written: {room}"
 
 
-def with_memory(job: XenJob, images: XenImages) -> XenCapture | XenPvhCapture:
-    """Return the capture of a domain with its memory."""
+def with_memory(job: XenJob, images: XenImages) -> AbstractContextManager[Capture]:
+    """Prepare the capture of a domain with its memory, for a block."""
     if xenconfig.is_pvh(job.config):
-        return XenPvhCapture(job, images.of_stream())
-    return XenCapture(job, images.of_pages())
+        return XenPvhCapture.prepared(job, images)
+    return XenCapture.prepared(job, images)

@@ -307,9 +307,9 @@ def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
 
 
 def patient(command: Argv) -> Argv:
-    """Return a command that waits for who works on the group, as lvm.conf may have it otherwise.
+    """Return a command that waits for whoever works on the group, whatever lvm.conf says.
 
-    With global/wait_for_locks=0 it would fail beside one that works for another domain.
+    With global/wait_for_locks=0 it would fail beside a command for another domain.
     """
     if "--config" in command:  # of ``_BRISK``, which says so
         return command

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event
 from typing import TypeVar
@@ -55,7 +56,4 @@ def shared(
                 failed.set()
                 raise
 
-    def job(lvm: WarmLvm, pieces: SimpleQueue[T]) -> Callable[[], None]:
-        return lambda: share(lvm, pieces)
-
-    return tuple(job(lvm, waiting[vg]) for vg in waiting for lvm in crews[vg])
+    return tuple(partial(share, lvm, waiting[vg]) for vg in waiting for lvm in crews[vg])

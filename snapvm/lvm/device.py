@@ -17,7 +17,8 @@ from pathlib import Path
 from snapvm.model import DmUuid, LvUuid, VgUuid
 
 SYS_BLOCK = Path("/sys/dev/block")
-_LVM = re.compile(r"LVM-(?P<vg>\w{32})(?P<lv>\w{32})(?P<layer>-.+)?\Z")
+LVM_UUID = re.compile(r"LVM-(?P<vg>\w{32})(?P<lv>\w{32})(?P<layer>-.+)?\Z")
+"""The dm uuid of what LVM has made."""
 _GROUPS = (6, 4, 4, 4, 4, 4, 6)
 _WRITTEN, _DISCARDED = 6, 13
 """Of the numbers in ``stat``, those that count sectors (linux, block/stat.rst)."""
@@ -79,7 +80,7 @@ def _uuid_of(device: Path, entry: Path) -> DmUuid:
     except OSError:
         what = "a partition" if (entry / "partition").exists() else "not made by LVM"
         raise NotAVolume(f"{device} is {what}{_beneath(entry)}") from None
-    match = _LVM.match(text)
+    match = LVM_UUID.match(text)
     if match is None:
         kind = text.partition("-")[0] or "device-mapper"
         raise NotAVolume(f"{device} is a {kind} device{_beneath(entry)}")

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm.lvm import device
-from snapvm.lvm.device import Number
+from snapvm.lvm.device import LVM_UUID, Number
 from snapvm.model import LvRef
 
 _PARTITION = re.compile(r"part\d+-")
 """kpartx/devmapper.c of multipath-tools, UUID_PREFIX."""
-_LVM = re.compile(r"LVM-(?P<vg>\w{32})\w{32}(?P<layer>-.+)?\Z")
 _GROUP = re.compile(r"(?P<vg>(?:[^-]|--)+)-(?!-)")
 """The beginning of a volume's name in device-mapper, where each hyphen of a name stands twice."""
 
@@ -56,12 +55,12 @@ def _is_layer(entry: Path, group: str) -> bool:
 
     A group that was made on a disk has layers of its own there, such as a pool's ``-tdata``.
     """
-    match = _LVM.match(_told(entry, "uuid"))
+    match = LVM_UUID.match(_told(entry, "uuid"))
     return match is not None and bool(match["layer"]) and match["vg"] == group
 
 
 def _group_uuid(dm_uuid: str) -> str:
-    match = _LVM.match(dm_uuid)
+    match = LVM_UUID.match(dm_uuid)
     return "" if match is None else match["vg"]
 
 
@@ -74,7 +73,7 @@ def _holder(entry: Path, volume: LvRef) -> Holder:
     group = _GROUP.match(name)
     if _PARTITION.match(dm_uuid):
         remedy = f"kpartx -d {volume.path}"
-    elif _LVM.match(dm_uuid) and group is not None:
+    elif LVM_UUID.match(dm_uuid) and group is not None:
         remedy = f"vgchange -an {group['vg'].replace('--', '-')}"
     elif dm_uuid.startswith("CRYPT-"):
         remedy = f"cryptsetup close {shlex.quote(name)}"

@@ -71,10 +71,11 @@ def check(pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_perc
 
 
 def check_addition(pool: LogicalVolume, threshold_percent: Callable[[str], float]) -> None:
-    """Raise ``VolumeRefused`` where LVM adds no volume to a pool that is in order.
+    """Raise ``VolumeRefused`` for a pool that is in order, and to which LVM adds no volume.
 
-    While it is moved, and where dmeventd was to extend it, and has not.  LVM's own threshold for
-    its profile is asked for where it may be above that, which costs a command.
+    LVM adds none while the pool is moved, nor above the fill at which dmeventd should have extended
+    it.  To ask for that threshold, which may be one of the pool's profile, costs a command: that is
+    done only where the fill may be above it.
     """
     if pool.is_locked:
         raise VolumeRefused(
@@ -99,7 +100,7 @@ def check_addition(pool: LogicalVolume, threshold_percent: Callable[[str], float
 
 
 def _check_metadata(pool: LogicalVolume) -> None:
-    """Raise ``VolumeRefused`` where LVM would: but it does so when the domain stands still."""
+    """Raise ``VolumeRefused`` where LVM would make no snapshot, but not say so before the pause."""
     percent, ceiling = pool.metadata_percent, metadata_ceiling_percent(pool)
     if percent is not None and percent >= ceiling:
         raise VolumeRefused(

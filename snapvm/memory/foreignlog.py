@@ -15,7 +15,6 @@ _LOGGED: Final = 64
 """How many entries are logged one by one."""
 _NAMES: Final = {
     ForeignKind.UNKNOWN: "unknown",
-    ForeignKind.OWN_GRANT: "own grant",
     ForeignKind.OTHER_GRANT: "other domain's grant",
     ForeignKind.SHARED_INFO: "shared info",
     ForeignKind.MMIO: "device memory",

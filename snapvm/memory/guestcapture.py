@@ -19,17 +19,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-from snapvm import retry
+from snapvm import durable, retry
 from snapvm.memory import framecopies, precopy, xenimage
 from snapvm.memory.framestore import ORIGIN, Chunk, FrameStore
 from snapvm.memory.guestreader import GuestReader
 from snapvm.memory.imagehead import ImageHead
-from snapvm.memory.normalise import FrameMap, Landmarks
+from snapvm.memory.normalise import FrameMap
 from snapvm.memory.p2m import P2m, P2mRoots, require_published
 from snapvm.memory.pagingmode import FRAME_BYTES, Marks
 from snapvm.memory.standingpages import StandingPages
@@ -41,7 +41,7 @@ from snapvm.memory.xenwriter import DomainTail
 from snapvm.memoryroom import HostMemory, Room
 from snapvm.model import Progress, Silent
 from snapvm.refusals import BadImage
-from snapvm.xenguest import Standing, WrittenImage
+from snapvm.xenguest import GuestFrames, HostFacts, Standing, WrittenImage
 
 log = logging.getLogger(__name__)
 
@@ -50,54 +50,45 @@ class _NoPrecopy(Exception):
     """Pages cannot be written while the guest runs; the text says why."""
 
 
-class Caught:
-    """The guest as it stood still, and what writes its pages."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Caught:
+    """The guest as it stood still."""
 
-    def __init__(
-        self,
-        standing: Standing,
-        p2m: P2m,
-        owned: Marks,
-        begin_pages: Callable[[P2m, Marks, Landmarks], StandingPages],
-    ) -> None:
-        """``begin_pages`` is `GuestCapture._begin_pages`."""
-        self.standing = standing
-        self.p2m = p2m
-        self.owned = owned
-        self._begin_pages = begin_pages
-        self._pages: StandingPages | None = None
-
-    @property
-    def pages(self) -> StandingPages:
-        """What writes pages; it is made when it is first needed, since that takes a while."""
-        if self._pages is None:
-            landmarks = Landmarks(shared_info_mfn=self.standing.shared_info_mfn)
-            self._pages = self._begin_pages(self.p2m, self.owned, landmarks)
-        return self._pages
+    standing: Standing
+    p2m: P2m
+    owned: Marks
 
 
 class GuestCapture:
-    """One capture of one guest; the methods are its steps, see ``GuestImage``."""
+    """One capture of one guest; fulfils ``GuestImage``, whose steps it has in their order."""
 
     def __init__(
         self,
-        *,
         path: Path,
-        file: BinaryIO,
-        writer: ImageWriter,
-        head: ImageHead,
-        reader: GuestReader,
-        store: FrameStore,
-        domain_ends: bool,
+        definition: str,
+        host: HostFacts,
+        frames: GuestFrames,
+        memory: HostMemory,
+        *,
+        domain_ends: bool = False,
     ) -> None:
-        """The caller closes what it hands over, except that `write` gives mappings back early."""
+        """Make the file; ``domain_ends`` says that the guest stands still until `write` is done."""
         self._path = path
-        self._file = file
-        self._writer = writer
-        self._head = head
-        self._reader = reader
-        self._store = store
+        self._memory = memory
         self._domain_ends = domain_ends
+        with ExitStack() as stack:
+            stack.callback(memory.close)
+            file = os.fdopen(durable.create(path), "w+b", buffering=0)
+            self._file = stack.enter_context(file)
+            self._writer = ImageWriter(file, definition, is_sparse=True)
+            self._head = ImageHead(file, self._writer, host)
+            self._reader = GuestReader(frames)
+            stack.callback(self._reader.close)
+            self._store = FrameStore(frames)
+            stack.callback(self._store.give_back)
+            self._stack = stack.pop_all()
+        self._caught: _Caught | None = None
+        self._pages: StandingPages | None = None
         self._is_precopied = False
         """Whether ordinary pages were written while the guest ran."""
         self._spilled = 0
@@ -107,12 +98,14 @@ class GuestCapture:
         self._changed = 0
         """How many of them while the guest stood still."""
 
+    def close(self) -> None:
+        """See ``GuestImage.close``."""
+        self._stack.close()
+
     # --- while the guest runs ---
 
-    def prepare(
-        self, memory: HostMemory, shared_info: Callable[[], bytes], progress: Progress
-    ) -> str:
-        """Write ordinary pages, if possible; return how memory is captured, and why that way.
+    def prepare(self, shared_info: Callable[[], bytes], progress: Progress) -> str:
+        """See ``GuestImage.prepare``: write ordinary pages, if that is possible.
 
         Raises ``BadImage`` for a guest that need not stand still to be found impossible to capture,
         which takes half a minute: it may only just begin to boot.
@@ -120,7 +113,7 @@ class GuestCapture:
         self._reader.require_room()
         retry.booting(lambda: require_published(P2mRoots.of(shared_info()), origin=ORIGIN))
         try:
-            apart = self._precopy(memory, shared_info, progress)
+            apart = self._precopy(shared_info, progress)
         except _NoPrecopy as why:
             if not self._domain_ends:
                 log.warning("the guest will stand still until all its memory is written: %s", why)
@@ -129,16 +122,14 @@ class GuestCapture:
         apart = apart and f", told apart by digests ({apart})"
         return f"precopy while it ran{apart}, then what had changed while it stood still"
 
-    def _precopy(
-        self, memory: HostMemory, shared_info: Callable[[], bytes], progress: Progress
-    ) -> str:
+    def _precopy(self, shared_info: Callable[[], bytes], progress: Progress) -> str:
         """Map all frames and write the ordinary ones; return why digests stand for them, if so.
 
         Raises ``_NoPrecopy`` when the guest cannot be written while it runs.
         """
         if self._domain_ends:
             raise _NoPrecopy("it was to end with that")
-        begin = partial(self._write_early_head, memory, shared_info)
+        begin = partial(self._write_early_head, shared_info)
         try:
             p2m, room = precopy.when_there_is_room(begin, self._store.require_wanted, progress)
         except BadImage as error:
@@ -157,9 +148,7 @@ class GuestCapture:
             precopy.write_again(self._store, self._file, progress)
         return digests
 
-    def _write_early_head(
-        self, memory: HostMemory, shared_info: Callable[[], bytes]
-    ) -> tuple[P2m, Room]:
+    def _write_early_head(self, shared_info: Callable[[], bytes]) -> tuple[P2m, Room]:
         """Write the head, if there is room for the guest; return its p2m, and the room.
 
         Raises ``BadImage``, before it writes, for a p2m that the guest may be changing.
@@ -168,13 +157,13 @@ class GuestCapture:
         if P2mRoots.of(page).generation & 1:
             raise BadImage(path=ORIGIN, offset_bytes=0, why="it is changing it")
         p2m = self._reader.p2m(page)
-        room = memory.room(len(self._reader.pfns(p2m)) * FRAME_BYTES)
+        room = self._memory.room(len(self._reader.pfns(p2m)) * FRAME_BYTES)
         if room.holds_digests:
             self._head.write_early(p2m, self._reader.frame_map(p2m))
         return p2m, room
 
     def rehearse(self, shared_info: bytes) -> None:
-        """Do once what `catch` will do, so that memory is at hand and busy frames are known."""
+        """See ``GuestImage.rehearse``."""
         if self._is_precopied:
             with suppress(BadImage):  # the guest may be changing its p2m just now
                 p2m = self._reader.p2m(shared_info)
@@ -183,23 +172,23 @@ class GuestCapture:
 
     # --- while it stands still ---
 
-    def catch(self, standing: Standing) -> Caught:
-        """Keep what has changed, and all that can be read only now."""
+    def catch(self, standing: Standing) -> None:
+        """See ``GuestImage.catch``."""
         p2m = self._reader.p2m(standing.shared_info)
-        caught = Caught(standing, p2m, self._reader.owned(p2m), self._begin_pages)
+        caught = _Caught(standing=standing, p2m=p2m, owned=self._reader.owned(p2m))
         if self._is_precopied:
             seen = partial(self._make_room, caught)
             self._changed = self._store.refresh(p2m.entries, seen, stands_still=True)
             self._total = self._store.count
         elif not self._domain_ends:
             self._write_all(caught, Silent())
-        return caught
+        self._caught = caught
 
     def give_up(self) -> None:
-        """From another thread: let work on frames end soon."""
+        """See ``GuestImage.give_up``."""
         self._store.given_up.set()
 
-    def _make_room(self, caught: Caught, chunks: Sequence[Chunk]) -> None:
+    def _make_room(self, caught: _Caught, chunks: Sequence[Chunk]) -> None:
         """Write the kept pages in the pause, when there is no memory for more.
 
         All chunks are written in order: a frame that moved is in two, and the later one counts.
@@ -208,20 +197,29 @@ class GuestCapture:
             return
         for chunk in chunks[self._spilled :]:
             self._store.require_wanted()
-            caught.pages.write_kept(chunk)
+            self._standing_pages(caught).write_kept(chunk)
             chunk.forget_kept()
         self._spilled = len(chunks)
 
-    def _begin_pages(self, p2m: P2m, is_owned: Marks, landmarks: Landmarks) -> StandingPages:
-        """Make the image's head true; return what writes pages behind it."""
-        max_mfn = self._reader.max_mfn
-        frame_map = FrameMap.of(p2m.entries, is_owned, max_mfn=max_mfn, landmarks=landmarks)
-        self._head.write_final(p2m, frame_map)
-        return StandingPages(self._file, self._writer, frame_map, ORIGIN)
+    def _standing_pages(self, caught: _Caught) -> StandingPages:
+        """Return what writes pages, behind a head that is true now.
 
-    def _write_all(self, caught: Caught, progress: Progress) -> None:
+        It is made when it is first needed, since that takes a while.
+        """
+        if self._pages is None:
+            frame_map = FrameMap.of(
+                caught.p2m.entries,
+                caught.owned,
+                max_mfn=self._reader.max_mfn,
+                shared_info_mfn=caught.standing.shared_info_mfn,
+            )
+            self._head.write_final(caught.p2m, frame_map)
+            self._pages = StandingPages(self._file, self._writer, frame_map, ORIGIN)
+        return self._pages
+
+    def _write_all(self, caught: _Caught, progress: Progress) -> None:
         """Write every page from the mapped frames."""
-        pages, p2m = caught.pages, caught.p2m
+        pages, p2m = self._standing_pages(caught), caught.p2m
         pfns = self._reader.pfns(p2m)
         for chunk in self._store.add(pfns, p2m.entries[pfns], stands_still=True):
             if chunk.live is not None:
@@ -233,8 +231,11 @@ class GuestCapture:
 
     # --- when it runs again ---
 
-    def write(self, caught: Caught, progress: Progress) -> WrittenImage:
-        """Write what was caught, and bring all of the image to the disk."""
+    def write(self, progress: Progress) -> WrittenImage:
+        """See ``GuestImage.write``."""
+        caught = self._caught
+        if caught is None:
+            raise RuntimeError("an image is written of a guest that was not caught")
         restored = self._store.count_restored(caught.owned)
         self._reader.unmap_p2m()
         with self._store.giving_back():
@@ -242,7 +243,7 @@ class GuestCapture:
                 self._write_kept(caught, progress)
             elif self._domain_ends:
                 self._write_all(caught, progress)
-            pages = caught.pages
+            pages = self._standing_pages(caught)
             self._writer.finish(_tail(caught.standing, pages.frame_map))
             os.fsync(self._file.fileno())
         if self._spilled:  # not said in the pause: a terminal may be stopped
@@ -256,9 +257,9 @@ class GuestCapture:
             restored_frames=restored,
         )
 
-    def _write_kept(self, caught: Caught, progress: Progress) -> None:
+    def _write_kept(self, caught: _Caught, progress: Progress) -> None:
         """Write the kept pages; the memory of each chunk is free once it is written."""
-        pages = caught.pages
+        pages = self._standing_pages(caught)
         done = 0
         while self._store.chunks:
             chunk = self._store.chunks.pop(0)
@@ -267,7 +268,7 @@ class GuestCapture:
             progress.advance(done * FRAME_BYTES, self._changed * FRAME_BYTES)
 
     def redefine(self, definition: str) -> None:
-        """Replace the configuration in a written image."""
+        """See ``GuestImage.redefine``."""
         xenimage.redefine(self._path, definition)
 
 

@@ -190,7 +190,6 @@ class Writer:
         Returns a descriptor, positioned behind that part, which the caller closes.  Raises
         ``StorageFailed``.
         """
-        self._path = path
         xml = definition.encode() + b"\0"
         rest = cookie.encode() + b"\0" if cookie else b""
         end = _HEADER.size + len(xml) + len(rest) + _ROOM_BYTES
@@ -211,9 +210,9 @@ class Writer:
                 raise
         return descriptor
 
-    def end(self) -> int:
+    def end(self, path: Path) -> int:
         """Mark the image as whole; return its size in bytes."""
-        with _opened(self._path, os.O_WRONLY) as descriptor:
+        with _opened(path, os.O_WRONLY) as descriptor:
             return mark_whole(descriptor, is_interim=self._is_interim)
 
 

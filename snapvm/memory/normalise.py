@@ -21,9 +21,8 @@ Each entry is treated as in normalise_pagetable (xg_sr_save_x86_pv.c), with one 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -67,7 +66,6 @@ _BLOCK_TABLES: Final = 32
 """How many tables are worked on at once: 128 KiB of entries, and as much of each scratch array,
 stay in a core's cache."""
 
-MachineToPhysical = Callable[[Words], Words]
 Levels = npt.NDArray[np.uint8]
 
 
@@ -75,13 +73,11 @@ class ForeignKind(IntEnum):
     """What is known about a frame that the domain maps but does not own."""
 
     UNKNOWN = 0
-    OWN_GRANT = 1
-    """A frame of the domain's own grant table."""
-    OTHER_GRANT = 2
+    OTHER_GRANT = 1
     """Another domain's page, mapped through a grant: gntdev, vchan, a backend in the guest."""
-    SHARED_INFO = 3
+    SHARED_INFO = 2
     """The page the domain shares with Xen."""
-    MMIO = 4
+    MMIO = 3
     """The memory of a device, or an address beyond the host's RAM."""
 
 
@@ -99,14 +95,6 @@ ForeignEntries = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Landmarks:
-    """Special frames that the caller knows, by which foreign entries are classified."""
-
-    shared_info_mfn: int | None = None
-    own_grant_mfns: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FrameMap:
     """Which machine frames a domain owns and at which PFN, as of one moment.
 
@@ -120,28 +108,21 @@ class FrameMap:
     max_mfn: int
     other_grant_mfns: Words
     identity_mfns: Words
-    landmarks: Landmarks
+    shared_info_mfn: int | None
+    """The page that the domain shares with Xen, where that is known."""
 
     @classmethod
-    def build(
-        cls,
-        p2m: Words,
-        m2p: Words | MachineToPhysical,
-        *,
-        max_mfn: int,
-        landmarks: Landmarks | None = None,
-    ) -> FrameMap:
-        """Check every entry of a p2m (indexed by PFN, with Linux's marks) against Xen's table.
+    def build(cls, p2m: Words, m2p: Words, *, max_mfn: int) -> FrameMap:
+        """Check every entry of a p2m (indexed by PFN, with Linux's marks) against Xen's ``m2p``.
 
-        ``m2p`` is that table, or a function from an array of MFNs to their PFNs.  ``max_mfn`` is
-        the number of machine frames (XENMEM_maximum_ram_page is a count, despite its name).
+        ``max_mfn`` is the number of machine frames (XENMEM_maximum_ram_page is a count, despite its
+        name).
         """
-        is_owned = owned(p2m, m2p, max_mfn=max_mfn)
-        return cls.of(p2m, is_owned, max_mfn=max_mfn, landmarks=landmarks)
+        return cls.of(p2m, owned(p2m, m2p, max_mfn=max_mfn), max_mfn=max_mfn)
 
     @classmethod
     def of(
-        cls, p2m: Words, is_owned: Marks, *, max_mfn: int, landmarks: Landmarks | None = None
+        cls, p2m: Words, is_owned: Marks, *, max_mfn: int, shared_info_mfn: int | None = None
     ) -> FrameMap:
         """Make the map from a p2m and the marks of its owned entries (see `owned`)."""
         steps = _mostly_holes(max_mfn + 1)
@@ -160,7 +141,7 @@ class FrameMap:
             max_mfn=max_mfn,
             other_grant_mfns=np.unique(np.concatenate([_NO_WORDS, *others[P2M_FOREIGN]])),
             identity_mfns=np.unique(np.concatenate([_NO_WORDS, *others[P2M_IDENTITY]])),
-            landmarks=landmarks or Landmarks(),
+            shared_info_mfn=shared_info_mfn,
         )
 
     def pfns_of(self, mfns: Words) -> tuple[Words, Marks]:
@@ -175,22 +156,18 @@ class FrameMap:
         beyond = mfns >= np.uint64(self.max_mfn)
         kinds[beyond | np.isin(mfns, self.identity_mfns)] = ForeignKind.MMIO
         kinds[np.isin(mfns, self.other_grant_mfns)] = ForeignKind.OTHER_GRANT
-        own = np.array(self.landmarks.own_grant_mfns, np.uint64)
-        kinds[np.isin(mfns, own)] = ForeignKind.OWN_GRANT
-        if self.landmarks.shared_info_mfn is not None:
-            kinds[mfns == np.uint64(self.landmarks.shared_info_mfn)] = ForeignKind.SHARED_INFO
+        if self.shared_info_mfn is not None:
+            kinds[mfns == np.uint64(self.shared_info_mfn)] = ForeignKind.SHARED_INFO
         return kinds
 
 
-def owned(p2m: Words, m2p: Words | MachineToPhysical, *, max_mfn: int) -> Marks:
+def owned(p2m: Words, m2p: Words, *, max_mfn: int) -> Marks:
     """Mark the entries of a p2m that Xen's table confirms; see `FrameMap.build`."""
     agrees = np.zeros(len(p2m), np.bool_)
     for start in range(0, len(p2m), _BLOCK_PFNS):
         entries = p2m[start : start + _BLOCK_PFNS]
         rows = np.flatnonzero(entries < np.uint64(max_mfn))
-        mfns = entries[rows]
-        answers = m2p(mfns) if callable(m2p) else m2p[mfns]
-        agrees[start + rows] = answers == rows.view(np.uint64) + np.uint64(start)
+        agrees[start + rows] = m2p[entries[rows]] == rows.view(np.uint64) + np.uint64(start)
     return agrees
 
 
@@ -207,16 +184,13 @@ def _mostly_holes(count: int) -> Words:
     return np.frombuffer(room, np.uint64)
 
 
-@dataclass(slots=True)
 class Normaliser:
     """Canonicalises batches of tables; it has scratch memory, so each thread needs its own."""
 
-    frames: FrameMap
-    origin: str
-    """The path in an error, such as ``memory of web1``; its offset is pseudo-physical."""
-    _scratch: Words = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, frames: FrameMap, origin: str) -> None:
+        """``origin`` is the path in an error, whose offset is pseudo-physical."""
+        self._frames = frames
+        self._origin = origin
         self._scratch = np.empty((3, _BLOCK_TABLES * ENTRIES), np.uint64)
 
     def canonicalise(self, tables: Words, levels: Levels, table_pfns: Words) -> ForeignEntries:
@@ -249,7 +223,7 @@ class Normaliser:
         np.right_shift(entries, FRAME_SHIFT, out=mfns)
         np.bitwise_and(mfns, FRAME_NUMBER_MASK, out=mfns)
         # "clip" turns an index out of range into the last element, which is 0: not owned.
-        np.take(self.frames.steps, mfns.view(np.int64), out=steps, mode="clip")
+        np.take(self._frames.steps, mfns.view(np.int64), out=steps, mode="clip")
         np.bitwise_and(entries, PTE_PRESENT, out=present)
         np.multiply(steps, present, out=steps)
         # Subtracting clears the present bit, and the mark in the step of an owned frame sets it.
@@ -276,7 +250,7 @@ class Normaliser:
         log["index"] = indexes
         log["mfn"] = mfns
         log["flags"] = values & _FLAGS | np.uint64(PTE_PRESENT)
-        log["kind"] = self.frames.classify(mfns)
+        log["kind"] = self._frames.classify(mfns)
         tables[rows, indexes] = 0
         return log
 
@@ -294,7 +268,7 @@ class Normaliser:
 
     def _refuse(self, level: int, table_pfn: int, index: int, why: str) -> None:
         raise BadImage(
-            path=self.origin,
+            path=self._origin,
             offset_bytes=table_pfn * FRAME_BYTES + index * 8,
             why=f"entry {index} of the L{level} table in frame {table_pfn:#x} refers to {why}",
         )

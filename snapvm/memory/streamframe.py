@@ -7,8 +7,9 @@ xl and libxl put headers and the configuration before it, and one record behind 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,25 +28,23 @@ _BLOCK_SHIFT: Final = 12
 class StreamFrame:
     """One image; fulfils ``StreamImage``."""
 
-    def __init__(self) -> None:
-        self._file: BinaryIO | None = None
-
-    def begin(self, path: Path, definition: str) -> int:
-        """See ``StreamImage.begin``."""
+    def __init__(self, path: Path, definition: str) -> None:
+        """Make the file, with what comes before the stream; raise ``OSError``."""
         self._path = path
         self._file = os.fdopen(durable.create(path), "w+b", buffering=0)
-        ImageWriter(self._file, definition)
-        return self._file.fileno()
+        self.descriptor = self._file.fileno()
+        with ExitStack() as undo:
+            undo.callback(self._file.close)
+            ImageWriter(self._file, definition)
+            undo.pop_all()
 
     def end_stream(self) -> WrittenImage:
         """See ``StreamImage.end_stream``."""
-        if self._file is None:
-            raise RuntimeError("a stream ends that was not begun")
         self._file.seek(0, os.SEEK_END)
         self._file.write(RECORD_HEADER.pack(LibxlRecord.END, 0))
-        os.fsync(self._file.fileno())
+        os.fsync(self.descriptor)
         return WrittenImage(
-            size_bytes=os.fstat(self._file.fileno()).st_size,
+            size_bytes=os.fstat(self.descriptor).st_size,
             restored_frames=_restored_frames(self._path),
         )
 
@@ -55,9 +54,7 @@ class StreamFrame:
 
     def close(self) -> None:
         """See ``StreamImage.close``."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
 
 def _restored_frames(path: Path) -> int:

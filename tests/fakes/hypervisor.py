@@ -207,8 +207,8 @@ class FakeHypervisor:
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``."""
         self.before("freeze")
-        was_running = self.state_of(domain.name) is DomainState.RUNNING
         state = self.state_of(domain.name)
+        was_running = state is DomainState.RUNNING
         if domain.state.has_memory is not state.has_memory:
             what = "on" if state.has_memory else "off"
             raise DomainFailed(domain=domain.name, deed="suspended", why=f"it is {what} by now")

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,27 @@ def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> N
         for _ in range(256):
             os.write(qemu, os.urandom(65536))
         os.close(qemu)
+        with pytest.raises(OSError, match="No space left"):
+            pipe.finish(30)
+
+
+@needs_zstd
+def test_a_python_that_was_built_upon_an_old_glibc_compresses_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a bug with uv's Python, which lacks a function and begins no session."""
+    spawn = os.posix_spawn
+
+    def as_built(*what: Any, setsid: bool = False, **how: Any) -> int:
+        if setsid:
+            raise NotImplementedError("setsid")
+        return spawn(*what, **how)
+
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(os, "posix_spawn", as_built)
+    with Drainpipe(os.open("/dev/full", os.O_WRONLY), ZSTD) as pipe:
+        os.write(pipe.writer, b"memory")
+        pipe.close_writer()
         with pytest.raises(OSError, match="No space left"):
             pipe.finish(30)
 

@@ -44,7 +44,7 @@ def test_goes_on_from_the_converted_stream(
             before = word(machine, COUNTER)
             switch_on(machine, how)
         migrate(machine, "migrate", f"file:{image},offset={begin}")
-    writer.end()
+    writer.end(image)
     sparseimage.convert(image, sparse, Silent())
     for path in (image, sparse):  # zero pages are stored in neither
         assert USED_BYTES < path.stat().st_blocks * 512 < USED_BYTES * 1.5

@@ -124,6 +124,16 @@ def test_a_process_that_has_ended_is_no_failure(memory: Memory) -> None:
     thp.join(child, Deadline(60), left_bytes=0)
 
 
+def test_a_python_that_was_built_for_an_old_kernel_joins_pages_too(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each `take` of a large guest ended as a bug, with uv's Python."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    memory.advise()
+    thp.join(os.getpid(), Deadline(60), left_bytes=0)
+    assert memory.mib("AnonHugePages") == 2 * PLACES
+
+
 @pytest.mark.parametrize("lacking", ["enabled", "hpage_pmd_size"])
 def test_a_kernel_without_huge_pages_is_no_failure(memory: Memory, lacking: str) -> None:
     memory.advise()

@@ -79,15 +79,15 @@ class Lab:
         mine, theirs = socket.socketpair()
         with theirs:
             description = self._description(self._image, theirs.fileno())
-            self.accelerator = description.accelerator
-            say(f"booting the {self.flavour} flavour ({self.accelerator})")
+            accelerator = description.accelerator
+            say(f"booting the {self.flavour} flavour ({accelerator})")
             self._machine = Machine(
                 command_line(description), log=self.folder / "qemu.log", pass_fds=[theirs.fileno()]
             )
         self._channel = Channel(mine)
         hello = self._guarded(lambda channel: channel.hello(BOOT_SECONDS), "did not connect")
         self.boot_seconds = time.monotonic() - started
-        self.patience = pace.patience(self.flavour, self.accelerator, self.boot_seconds)
+        self.patience = pace.patience(self.flavour, accelerator, self.boot_seconds)
         if hello["failures"]:
             raise LabError(
                 f"the lab came up incomplete:\n{hello['failures']}\n{self.console_tail()}"

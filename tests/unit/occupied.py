@@ -8,7 +8,6 @@ from snapvm.model import Domain, GuestDisk, Record
 from snapvm.refusals import DiskRefused
 from tests.fakes.scene import UUID, Scene
 
-KINDS = {"thin": (), "thick": ("vg0", "vg1")}
 OTHER = "other"
 
 

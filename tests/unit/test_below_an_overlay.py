@@ -11,20 +11,14 @@ from snapvm.hypervisor.base import Reliance
 from snapvm.model import GuestDisk
 from snapvm.refusals import DomainRefused
 from tests.fakes.overlay import disk_xml, make_overlay
-from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.deeds import roll_back, take_at_five
 from tests.unit.occupied import (
-    KINDS,
     OTHER,
     assert_untouched,
     is_a_file,
     volumes,
 )
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
 
 
 @pytest.mark.parametrize("with_memory", [False, True])

@@ -186,7 +186,7 @@ def test_a_volume_that_is_a_disk_again_is_not_deleted(tmp_path: Path) -> None:
     """Somebody gave a former disk its name back by hand; nothing has it open."""
     scene = make_scene(tmp_path, state=DomainState.SHUTOFF)
     record = take(scene, "x")
-    undo = consistency.rollback(scene.host, record, paused=False, progress=Silent()).undo
+    undo = roll_back(scene, record).undo
     former = undo.disks[0].snapshot
     scene.lvm.named("vg0", "demo-d0").name = "aside"
     scene.lvm.named(former.vg, former.lv).name = "demo-d0"

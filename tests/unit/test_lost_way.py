@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from snapvm import checking, consistency, retry, sidefiles
+from snapvm import checking, retry, sidefiles
 from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
@@ -254,7 +254,7 @@ def test_a_failure_in_the_window_is_no_traceback(tmp_path: Path) -> None:
 
     scene.lvm.before = away
     with pytest.raises(SnapvmError):
-        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+        roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 

@@ -12,7 +12,7 @@ import pytest
 from snapvm import memoryroom
 from snapvm.hypervisor import xenways
 from snapvm.memory import precopy
-from snapvm.memory.guestimage import PvGuestImage
+from snapvm.memory.guestcapture import GuestCapture
 from snapvm.memoryroom import HostMemory, Room
 from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Silent
 from tests.fakes.xenmachine import HOST, Machine
@@ -113,10 +113,10 @@ def test_the_memory_of_another_is_waited_for_while_the_guest_runs(
     assert other.room(GUEST_BYTES * 2).claimed_bytes > GUEST_BYTES * 2
     # What the other has kept by now is there no more, besides.
     host.spare_bytes -= GUEST_BYTES // 2
-    image = PvGuestImage(HostMemory(tmp_path))
     progress, machine = Waited(other if ends else None), Machine()
+    image = GuestCapture(tmp_path / "i", CONFIG, HOST, machine, HostMemory(tmp_path))
     with caplog.at_level(logging.WARNING):
-        method = image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, progress)
+        method = image.prepare(machine.shared_info, progress)
     image.close()
     assert progress.phases[0] == "waiting for memory that another capture has"
     assert method.startswith("precopy while it ran" if ends else "one pass into the file")

@@ -30,7 +30,7 @@ def made_anew(scene: Scene, record: Record, names: tuple[str, ...] = NAMES) -> R
     descriptor = image.begin(path, xml, "")
     os.write(descriptor, b"QEVM" + stream)
     os.close(descriptor)
-    image.end()
+    image.end(path)
     scene.host.catalog.path(record, "snapshot.json").unlink()
     (rebuilt,), _ = rebuilding.look(scene.host)
     assert make_anew(scene, rebuilt) == ""

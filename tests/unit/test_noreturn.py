@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, durable, repair
+from snapvm import durable, repair
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import CommandFailed, HypervisorFailed
-from snapvm.model import Domain, DomainState, Record, Silent
+from snapvm.model import Domain, DomainState, Record
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit import deeds
@@ -25,7 +25,7 @@ FULL = "No space left on device"
 def roll_back(scene: Scene, record: Record) -> SnapvmError:
     """Go back, which is going to fail, and return how."""
     with pytest.raises(SnapvmError) as failed:
-        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+        deeds.roll_back(scene, record)
     return failed.value
 
 
@@ -213,7 +213,7 @@ def test_a_hypervisor_that_says_no_in_its_own_way(scene: Scene) -> None:
     assert failed.hint().endswith(f"snapvm rollback {record.ref}")
     assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
     revive(scene)
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    deeds.roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 

@@ -16,7 +16,6 @@ from tests.fakes.machine import Machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import roll_back, take_at_five
 from tests.unit.occupied import (
-    KINDS,
     OTHER,
     assert_untouched,
     detach,
@@ -24,11 +23,6 @@ from tests.unit.occupied import (
     restore_brings,
     volumes,
 )
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
 
 
 def move(scene: Scene) -> Machine:

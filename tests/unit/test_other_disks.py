@@ -10,21 +10,15 @@ import pytest
 from snapvm import rollbackplan
 from snapvm.model import Domain, GuestDisk, OmittedDisk
 from snapvm.refusals import DiskRefused, DomainRefused, VolumeRefused
-from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.deeds import roll_back, take_at_five
 from tests.unit.occupied import (
-    KINDS,
     assert_untouched,
     attach,
     detach,
     restore_brings,
     volumes,
 )
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
 
 
 @pytest.mark.parametrize("is_off", [False, True])

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from snapvm import diagnosis, retry
 from snapvm.model import DomainState, DomainUuid
 from snapvm.refusals import DiskRefused, VolumeRefused
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import take
-from tests.unit.occupied import KINDS, OTHER, volumes
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
+from tests.unit.occupied import OTHER, volumes
 
 
 def test_a_volume_that_only_has_the_name_of_the_one_in_use_is_not_captured(scene: Scene) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, consistency, images
+from snapvm import checking, images
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.machine import COOKIE
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun, take
+from tests.unit.deeds import begun, roll_back, take
 
 
 def refused(scene: Scene, record: Record) -> Refused:
@@ -22,7 +22,7 @@ def refused(scene: Scene, record: Record) -> Refused:
     before = {(v.vg, v.name, v.uuid, v.data, *sorted(v.tags)) for v in scene.lvm.volumes}
     states = {name: machine.domain.state for name, machine in scene.hypervisor.machines.items()}
     with pytest.raises(Refused) as told:
-        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+        roll_back(scene, record)
     assert {(v.vg, v.name, v.uuid, v.data, *sorted(v.tags)) for v in scene.lvm.volumes} == before
     assert {name: m.domain.state for name, m in scene.hypervisor.machines.items()} == states
     assert scene.ids() == [record.id] and scene.host.catalog.leftovers(UUID) == ()
@@ -53,7 +53,7 @@ def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
     for number in range(2):
         volume = scene.lvm.named(f"vg{number}", f"demo-d{number}")
         scene.lvm.run(["lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"])
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
@@ -66,7 +66,7 @@ def test_somebodys_thick_snapshot_of_a_thin_disk_that_is_in_use(tmp_path: Path) 
     assert isinstance(told, VolumeRefused) and told.volume == "vg0/backup"
     assert "lsblk /dev/vg0/backup" in told.hint()
     theirs.opened = False
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"] and theirs in scene.lvm.volumes
 
 
@@ -81,7 +81,7 @@ def test_a_disk_that_was_removed_comes_back(tmp_path: Path) -> None:
     wanted = f"lvcreate --virtualsize {gone.size_bytes}b --name demo-d1 --thinpool pool vg1"
     assert wanted in told.hint() and "lvrename" in told.hint()
     scene.lvm.add_disk("vg1", "demo-d1")
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
@@ -139,7 +139,7 @@ def test_one_that_was_only_read_is_gone_back_to(tmp_path: Path, thick: tuple[str
         snapshot.active = snapshot.opened = True
     if thick:
         snapshot.size_bytes += 4 << 20  # lvextend: its store only
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
@@ -156,7 +156,7 @@ def test_a_domain_of_another_name(tmp_path: Path, is_off: bool) -> None:
     assert "virsh domrename" in told.hint()
     machine.domain = replace(machine.domain, name=DOMAIN)
     scene.hypervisor.machines = {DOMAIN: machine}
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
@@ -170,7 +170,7 @@ def test_whether_it_is_to_be_started_is_told(tmp_path: Path, is_off: bool) -> No
         record = take(scene)
     asked: list[str] = []
     scene.hypervisor.before = asked.append
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert ("check_restore" in asked, "check_restore, left off" in asked) == (not is_off, is_off)
 
 
@@ -180,7 +180,7 @@ def test_memory_for_it_is_looked_for(tmp_path: Path) -> None:
     scene.hypervisor.room_bytes = 1
     assert isinstance(refused(scene, record), HostLacks)
     scene.hypervisor.room_bytes = record.memory_bytes
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
@@ -209,5 +209,5 @@ def test_an_image_that_is_not_restored_here_ends_nobody(tmp_path: Path) -> None:
     with pytest.raises(HostLacks):
         take(scene)
     scene.hypervisor.installed = {"libvirt": "12.1.0", "qemu": "11.0.1"}
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]

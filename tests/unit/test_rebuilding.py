@@ -51,7 +51,7 @@ def take(scene: Scene, name: str = "x", *, with_memory: bool = True) -> Record:
         descriptor = image.begin(path, XML, "")
         os.write(descriptor, b"QEVM and so on")
         os.close(descriptor)
-        image.end()
+        image.end(path)
         libvirtimage.set_running(path, running=True)
     return record
 
@@ -165,10 +165,11 @@ def test_what_an_image_says_that_cannot_be_makes_no_record(scene: Scene) -> None
     record = take(scene)
     image = libvirtimage.Writer()
     absurd = XML.replace("<memory>4096<", f"<memory>{10**30}<")
-    descriptor = image.begin(scene.host.catalog.path(record, "memory.save"), absurd, "")
+    path = scene.host.catalog.path(record, "memory.save")
+    descriptor = image.begin(path, absurd, "")
     os.write(descriptor, b"QEVM and so on")
     os.close(descriptor)
-    image.end()
+    image.end(path)
     damage(scene, record, "")
     (why,) = rebuild(scene)
     assert "what its image says is not possible: 'memory_bytes' is out of range" in why

@@ -9,14 +9,9 @@ import pytest
 
 from snapvm.model import DomainState, DomainUuid, GuestDisk
 from snapvm.refusals import DomainRefused
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import roll_back, take_at_five
-from tests.unit.occupied import KINDS, restore_brings
-
-
-@pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
+from tests.unit.occupied import restore_brings
 
 
 @pytest.mark.parametrize("state", [DomainState.SUSPENDED, DomainState.CRASHED])

@@ -19,7 +19,7 @@ from snapvm.model import Domain, DomainState, Record, SideKind, SidePlace, SideS
 from snapvm.refusals import DomainRefused, RecordUnusable
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.fakes.storage import unanswered
-from tests.unit.deeds import die, fail_deed, mend, revive
+from tests.unit.deeds import die, fail_deed, mend, revive, roll_back
 
 MODE = 0o640
 
@@ -55,10 +55,6 @@ def held(scene: Scene) -> list[str]:
 def take(scene: Scene, name: str = "a", *, with_memory: bool = True) -> Record:
     request = TakeRequest(domain=DOMAIN, name=name, with_memory=with_memory)
     return consistency.take(scene.host, request, Silent())
-
-
-def roll_back(scene: Scene, record: Record) -> consistency.RollbackDone:
-    return consistency.rollback(scene.host, record, paused=False, progress=Silent())
 
 
 @pytest.mark.parametrize("with_memory", [True, False])

@@ -1,12 +1,17 @@
-"""How large a machine's UEFI variables and vTPM may be together."""
+"""Which UEFI variables and vTPMs are refused before their domain stands still."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from snapvm import sidefiles
 from snapvm.model import SideKind, SidePlace, SideShape
+from snapvm.refusals import DomainRefused
 
 
 def test_the_flash_of_an_arm_board_is_not_too_large_beside_a_tpm(tmp_path: Path) -> None:
@@ -22,3 +27,21 @@ def test_the_flash_of_an_arm_board_is_not_too_large_beside_a_tpm(tmp_path: Path)
     )
     assert sidefiles.check("demo", places) == ()
     assert [len(held.content) for held in sidefiles.read(places)] == [64 << 20, 6000]
+
+
+def test_what_a_server_does_not_let_root_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows the file: the domain stood still for each `take`, and none had an end."""
+    flash = tmp_path / "demo_VARS.fd"
+    flash.touch()
+    really = os.open
+
+    def squashed(path: Any, *how: Any, **more: Any) -> int:
+        if path == flash:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return really(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", squashed)
+    with pytest.raises(DomainRefused, match=r"nvram cannot be read .*Permission denied"):
+        sidefiles.check("demo", [SidePlace(kind=SideKind.NVRAM, path=flash)])

@@ -15,10 +15,12 @@ import pytest
 from snapvm import diagnosis, durable
 from snapvm.attention import LeftBehind
 from snapvm.failures import StorageFailed
+from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.model import DomainState
 from snapvm.refusals import HostLacks, NoSpace
+from tests.fakes.capture import FakeCapture
 from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import mend, roll_back, take, take_half, with_settings
+from tests.unit.deeds import advice, mend, roll_back, take, take_half, with_settings
 
 
 @pytest.fixture
@@ -129,6 +131,22 @@ def test_so_much_of_the_file_system_stays_free_as_was_asked(tmp_path: Path) -> N
     with pytest.raises(NoSpace, match="image_limit_percent"):
         take(with_settings(scene, image_limit_percent=0.001), "x")
     assert scene.ids() == [] and scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_too_little_room_for_a_short_pause_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By precopy the guest stood still for most of its memory, and nobody had foreseen it."""
+    scene = make_scene(tmp_path)
+    status = SimpleNamespace(f_frsize=1 << 19, f_files=0, f_flag=0)
+    status.f_bavail = status.f_bfree = status.f_blocks = 131
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)
+    assert advice(scene) == ()
+    monkeypatch.setattr(FakeCapture, "method", PrecopyCapture.way)
+    (told,) = advice(scene)
+    assert told.startswith("the state folder has 65 MiB free, less than twice the guest's memory")
+    status.f_bavail = 132
+    assert advice(scene) == ()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def way(method: CaptureMethod, why_not: str, entered: list[str]) -> Any:
     class FakeCapture:
         way = f"{method}: some way"
 
-        def __init__(self, _job: object, why: str) -> None:
+        def __init__(self, why: str) -> None:
             self.method = self.way + why
 
         @staticmethod
@@ -53,10 +53,11 @@ def way(method: CaptureMethod, why_not: str, entered: list[str]) -> Any:
             yield
             entered.remove(method)
 
+        @classmethod
         @contextmanager
-        def prepared(self, _image: object) -> Iterator[None]:
-            with self.possible(None):
-                yield
+        def prepared(cls, _job: object, _image: object, why: str) -> Iterator[Any]:
+            with cls.possible(None):
+                yield cls(why)
 
     return FakeCapture
 

@@ -130,8 +130,7 @@ def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
 
         return ask
 
-    capture = BackgroundCapture(job, "")
-    with capture.prepared(libvirtimage.Writer()):
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
         with capture.window():
             capture.arm()
         monkeypatch.setattr(qemu, "look", lost(look))
@@ -142,8 +141,7 @@ def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
 
 def captured(job: CaptureJob) -> str:
     """Capture and return how."""
-    capture = BackgroundCapture(job, "")
-    with capture.prepared(libvirtimage.Writer()):
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
         with capture.window():
             capture.arm()
         capture.drain()
@@ -186,8 +184,7 @@ def test_it_begins_when_file_systems_are_frozen(
     qemu: EagerQemu, job: CaptureJob, is_known: bool
 ) -> None:
     experience(job, *[0.06, 0.05][: 2 * is_known])
-    capture = BackgroundCapture(job, "")
-    with capture.prepared(libvirtimage.Writer()):
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
         with capture.window(freeze=lambda: qemu.said.append("freeze")):
             capture.arm()
         capture.drain()
@@ -198,9 +195,8 @@ def test_one_that_its_owner_paused_is_not_waited_for(qemu: EagerQemu, job: Captu
     experience(job, 0.06, 0.05)
     qemu.state_now = PAUSED
     paused = replace(DOMAIN, state=DomainState.PAUSED)
-    pause = WatchedPause(paused, qemu, qemu.events, job.clock)
-    capture = BackgroundCapture(replace(job, domain=paused, pause=pause), "")
-    with capture.prepared(libvirtimage.Writer()):
+    job = replace(job, domain=paused, pause=WatchedPause(paused, qemu, qemu.events, job.clock))
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
         with capture.window():
             capture.arm()
         qemu.end("completed")

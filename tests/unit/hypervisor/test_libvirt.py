@@ -276,10 +276,27 @@ def test_another_libvirtd_ends_the_same_run(
     handle.ID, handle.name = lambda: 3, lambda: "no such pid file"
     driver.stop(replace(DOMAIN, run=run))
     assert asked == ["destroy"] * (1 + is_ended)
-    vars(driver)["_link"].is_lost = False
-    asked.clear()
-    with pytest.raises(DomainFailed, match="could not be ended: End of file"):
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+def test_a_qemu_that_was_killed_and_is_long_in_ending_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, is_ended: bool
+) -> None:
+    """One with hundreds of GiB: its rollback was given up, for nothing could let it run again."""
+    asked: list[str] = []
+
+    def destroy() -> None:
+        asked.append("destroy")
+        if not is_ended or len(asked) < 4:
+            raise libvirtError("Failed to terminate process 7 with SIGKILL", 38)
+
+    driver = make_driver(monkeypatch, destroy)
+    if is_ended:
         driver.stop(DOMAIN)
+        assert len(asked) == 4
+    else:
+        with pytest.raises(DomainFailed, match="could not be ended: Failed to terminate"):
+            driver.stop(DOMAIN)
 
 
 @pytest.mark.parametrize("do", [restore, start])

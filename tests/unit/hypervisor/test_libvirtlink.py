@@ -174,7 +174,7 @@ def test_without_libvirts_module_the_hint_names_no_package_of_this_name(
     monkeypatch.setattr(libvirtlink, "libvirt", None)
     with pytest.raises(HostLacks) as lacking:
         libvirtlink.open_link("qemu:///system")
-    assert "apt install python3-libvirt" in lacking.value.hint()
+    assert "install the package python3-libvirt" in lacking.value.hint()
     assert lacking.value.hint().endswith(f"{sys.executable} -m pip install libvirt-python")
 
 

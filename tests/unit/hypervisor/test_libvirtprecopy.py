@@ -16,7 +16,7 @@ from snapvm.failures import CaptureFailed, NotFrozen, PausedMeanwhile
 from snapvm.hypervisor import libvirtprecopy
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.libvirtprecopy import SETTINGS, PrecopyCapture
-from snapvm.hypervisor.migrationstream import State
+from snapvm.hypervisor.migrationstream import MigrationStream, State
 from snapvm.model import Silent
 from tests.unit.hypervisor.fakedomain import DOMAIN
 
@@ -143,11 +143,13 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
         )
         nothing: Any = None
 
-        def stream(_job: object, *, guest_waits: bool = True) -> World:
+        @contextmanager
+        def stream(_job: object, _image: object, *, guest_waits: bool = True) -> Iterator[World]:
             world.is_waited_for = guest_waits
-            return world
+            yield world
 
-        monkeypatch.setattr(libvirtprecopy, "MigrationStream", stream)
+        monkeypatch.setattr(MigrationStream, "prepared", stream)
+        monkeypatch.setattr(libvirtprecopy, "ready", lambda *_: nullcontext())
         clock = SimpleNamespace(monotonic=lambda: world.now.at, sleep=lambda _seconds: None)
         monkeypatch.setattr(libvirtprecopy, "time", clock)
         monkeypatch.setattr(
@@ -166,8 +168,10 @@ def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Play:
             window_limit_seconds=30,
             precopy_limit_seconds=60,
         )
-        capture = PrecopyCapture(job, "")
-        with capture.window(freeze=world.freeze if freezes else None):
+        with (
+            PrecopyCapture.prepared(job, nothing, "") as capture,
+            capture.window(freeze=world.freeze if freezes else None),
+        ):
             assert world.is_waited_for
             return world.stopped_at, capture.method.removeprefix(PrecopyCapture.way)
 

@@ -133,6 +133,6 @@ def test_it_stands_in_the_image_behind_the_definition(tmp_path: Path, cookie: st
     writer = libvirtimage.Writer()
     with open(writer.begin(path, of_type("kvm"), cookie), "wb") as file:
         file.write(b"stream")
-    writer.end()
+    writer.end(path)
     assert libvirtimage.read_definition(path) == of_type("kvm")
     assert libvirtimage.read_cookie(path) == cookie

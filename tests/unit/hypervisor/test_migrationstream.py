@@ -27,6 +27,8 @@ from tests.unit.hypervisor.fakedomain import DOMAIN
 from tests.unit.hypervisor.fakelibvirt import LIBVIRT, libvirtError
 from tests.unit.hypervisor.fakemonitor import FakeQemu
 
+INACTIVE = 2
+"""VIR_DOMAIN_XML_INACTIVE."""
 LABEL = "system_u:object_r:svirt_image_t:s0:c1,c2"
 LABELLED = DOMAIN.definition.replace(
     "<devices>",
@@ -93,7 +95,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
 
 
 def prepare(job: Any) -> None:
-    with MigrationStream(job).prepared(libvirtimage.Writer()):
+    with MigrationStream.prepared(job, libvirtimage.Writer()):
         assert job.image.exists()
 
 
@@ -117,14 +119,31 @@ def test_without_selinux_nothing_is_labelled(
 
 
 @pytest.mark.usefixtures("given")
+@pytest.mark.parametrize("booted", ["-1", "5701"])
+def test_an_image_has_no_port_that_libvirt_has_chosen(
+    job: Any, monkeypatch: pytest.MonkeyPatch, booted: str
+) -> None:
+    """Where another domain had the port of its websocket by then, a rollback was refused."""
+
+    def described(flags: int) -> str:
+        port = booted if flags & INACTIVE else "5701"
+        screen = f"<graphics type='vnc' port='5900' autoport='yes' websocket='{port}'/>"
+        return f"<domain><devices>{screen}</devices></domain>"
+
+    monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(os.fstat))
+    job.handle.XMLDesc = described
+    with MigrationStream.prepared(job, libvirtimage.Writer()):
+        assert f" websocket='{booted}'/>".encode() in job.image.read_bytes()
+
+
+@pytest.mark.usefixtures("given")
 def test_a_pipe_that_qemu_does_not_give_back_does_not_keep_the_guest_waiting(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was let go before each attempt to resume the guest, which was never tried then."""
     qemu = FakeLibvirtQemu(os.fstat)
     monkeypatch.setattr(qmp, "libvirt_qemu", qemu)
-    stream = MigrationStream(job)
-    with stream.prepared(libvirtimage.Writer()):
+    with MigrationStream.prepared(job, libvirtimage.Writer()) as stream:
         qemu.answer = '{"error": {"desc": "File descriptor named \'snapvm\' not found"}}'
         stream.let_go()
     assert qemu.said.count("closefd") == 1
@@ -145,8 +164,7 @@ def test_a_device_that_qemu_does_not_save_is_told_with_what_helps(
     qemu = FakeLibvirtQemu(os.fstat)
     monkeypatch.setattr(qmp, "libvirt_qemu", qemu)
     job.failed = lambda why: CaptureFailed(domain="demo", why=why)
-    stream = MigrationStream(job)
-    with stream.prepared(libvirtimage.Writer()):
+    with MigrationStream.prepared(job, libvirtimage.Writer()) as stream:
         qemu.answer = json.dumps({"error": {"desc": said}})
         with pytest.raises(CaptureFailed) as failed:
             stream.begin()

@@ -15,7 +15,7 @@ import pytest
 from snapvm import durable
 from snapvm.failures import CaptureFailed, WindowBroken
 from snapvm.hypervisor import xenconfig, xendisks
-from snapvm.hypervisor.xencapture import XenCapture, XenPauseCapture
+from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.xenguest import WrittenImage
 from tests.unit.hypervisor.capturedxen import (
@@ -35,6 +35,12 @@ from tests.unit.hypervisor.fakexen import CONFIG, DYING, RUNNING
 def scene(tmp_path: Path) -> Iterator[Scene]:
     with captured(tmp_path) as made:
         yield made
+
+
+def capture_of(job: XenJob, image: Any) -> XenCapture:
+    """Return one of a guest whose memory has been copied as far as it can be while it runs."""
+    frames: Any = SimpleNamespace(read=lambda _: b"")
+    return XenCapture(job, image, frames, job.rings(), "")
 
 
 def test_what_a_guest_says_of_a_drive_that_is_left_out_does_not_matter(scene: Scene) -> None:
@@ -72,8 +78,8 @@ def test_the_memory_of_one_that_is_asked_to_shut_down_is_not_copied_first(scene:
     """A guest that does not heed that is asked for ever: it was seen when all had been copied."""
     server, job = scene
     server.set(f"/local/domain/{DOMID}/control/shutdown", "poweroff")
-    image: Any = SimpleNamespace(prepare=lambda *_: pytest.fail("it is copied"))
-    with pytest.raises(CaptureFailed, match="poweroff"), XenCapture(job, image).prepared():
+    images: Any = SimpleNamespace(of_pages=lambda *_: pytest.fail("it is copied"))
+    with pytest.raises(CaptureFailed, match="poweroff"), XenCapture.prepared(job, images):
         pytest.fail("it is captured")
 
 
@@ -81,9 +87,8 @@ def test_the_memory_of_a_domain_that_dies_is_not_copied(scene: Scene) -> None:
     _, job = scene
     control: Any = job.control
     control.now = replace(RUNNING, flags=DYING)
-    image: Any = None
     with pytest.raises(WindowBroken, match="destroyed"):
-        XenCapture(job, image).arm()
+        capture_of(job, None).arm()
 
 
 @pytest.mark.parametrize("restored", [200, 256, 512, 513, 800])
@@ -96,14 +101,12 @@ def test_an_image_says_how_much_memory_a_restore_of_it_needs(scene: Scene, resto
     target_kib = RUNNING.total_pages * 4
     config = {**CONFIG, "b_info": {"type": "pv", "target_memkb": target_kib}}
     told = [xenconfig.for_image(config, RUNNING.total_pages)]
-    image: Any = SimpleNamespace(
+    image = SimpleNamespace(
         catch=lambda _: None,
         write=lambda _: WrittenImage(size_bytes=1, restored_frames=restored),
         redefine=told.append,
     )
-    capture = XenCapture(replace(job, config=config), image)
-    frames: Any = SimpleNamespace(read=lambda _: b"")
-    capture._frames = frames
+    capture = capture_of(replace(job, config=config), image)
     capture.arm()
     assert capture.drain().size_bytes == 1
     has_kib = json.loads(told[-1])["b_info"]["target_memkb"]
@@ -118,14 +121,12 @@ def test_what_is_destroyed_while_it_is_read_is_no_snapshot(
     _, job = scene
     control: Any = job.control
     destroy = control.destroy
-    image: Any = SimpleNamespace(
+    image = SimpleNamespace(
         catch=lambda _: None if is_read_later else destroy(),
         write=lambda _: destroy() if is_read_later else None,
     )
-    capture = XenCapture(job, image)
+    capture = capture_of(job, image)
     capture._stays = is_read_later
-    frames: Any = SimpleNamespace(read=lambda _: b"")
-    capture._frames = frames
     with pytest.raises(WindowBroken, match="destroyed"):
         capture.arm()
         capture.drain()
@@ -139,10 +140,7 @@ def test_one_that_is_destroyed_when_it_has_been_read_is_one(scene: Scene) -> Non
         control.destroy()
         return WrittenImage(size_bytes=1)
 
-    image: Any = SimpleNamespace(catch=lambda _: None, write=write)
-    capture = XenCapture(job, image)
-    frames: Any = SimpleNamespace(read=lambda _: b"")
-    capture._frames = frames
+    capture = capture_of(job, SimpleNamespace(catch=lambda _: None, write=write))
     capture.arm()
     assert capture.drain().size_bytes == 1
 
@@ -151,8 +149,7 @@ def test_memory_is_given_up_with_the_disks(scene: Scene) -> None:
     """It was copied to its end, however long that took, before the guest went on."""
     _, job = scene
     given_up = threading.Event()
-    image: Any = SimpleNamespace(give_up=given_up.set)
-    XenCapture(job, image).give_up()
+    capture_of(job, SimpleNamespace(give_up=given_up.set)).give_up()
     assert given_up.is_set()
 
 
@@ -172,10 +169,11 @@ def test_what_a_server_has_in_its_cache_is_written_before_the_guest_stands_still
 
     monkeypatch.setattr(durable, "sync_device", sync)
     control.suspends(server)
-    image: Any = SimpleNamespace(rehearse=lambda _: None)
+    image = SimpleNamespace(rehearse=lambda _: None)
     job = replace(job, vbds=xendisks.read_vbds(job.store, DOMID))
-    capture: Any = XenCapture(job, image) if with_memory else XenPauseCapture(job)
-    capture._frames, capture._rings = SimpleNamespace(read=lambda _: b""), job.rings()
+    capture: XenCapture | XenPauseCapture = (
+        capture_of(job, image) if with_memory else XenPauseCapture(job)
+    )
     with capture.window():
         assert control.now.is_paused
     assert (dirty, written_in_window) == ([0], [0])

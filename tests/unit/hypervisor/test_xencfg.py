@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,3 +218,13 @@ def test_a_text_is_told_with_the_escapes_of_xl(cmdline: str, line: str) -> None:
     assert line in told(b_info={"cmdline": cmdline})
     with pytest.raises(DomainRefused, match="cannot be passed"):
         told(b_info={"cmdline": "two\nlines"})
+
+
+def test_a_python_that_was_built_upon_an_old_glibc_tells_xl_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rollback to disks alone had ended the domain, and was a bug then, with uv's Python."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with xencfg.in_memory("name = 'demo'\n") as path:
+        assert Path(path).is_file() and Path(path).read_text() == "name = 'demo'\n"
+    assert not Path(path).exists()

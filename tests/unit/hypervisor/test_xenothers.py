@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,8 +105,12 @@ def test_what_is_migrated_while_it_is_written_is_no_snapshot(
         control: Any = job.control
         control.suspends(server)
         control.libraries.__dict__.update(vars(FakeSaver().libraries))
-        capture = XenPvhCapture(job, StreamFrame())
-        with pytest.raises(WindowBroken, match="migrating"), capture.prepared(), capture.window():
+        images: Any = SimpleNamespace(of_stream=StreamFrame)
+        with (
+            pytest.raises(WindowBroken, match="migrating"),
+            XenPvhCapture.prepared(job, images) as capture,
+            capture.window(),
+        ):
             save(processes, job.info.domid)
             capture.arm()
         assert not control.now.is_paused and not control.now.is_suspended

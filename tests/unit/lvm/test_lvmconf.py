@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, diagnosis
-from snapvm.consistency import TakeRequest
+from snapvm import diagnosis
 from snapvm.failures import CommandFailed, SnapshotFailed
 from snapvm.lvm import reading
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import DomainState, Silent
+from snapvm.model import DomainState
 from snapvm.refusals import HostLacks
 from tests.fakes.lvm import FakeLvm
 from tests.fakes.lvmtalk import FakeConversation
 from tests.fakes.lvmwords import configured, parse
-from tests.fakes.scene import DOMAIN, Scene, make_scene
-
-
-@pytest.fixture(params=[(), ("vg0", "vg1")], ids=["thin", "thick"])
-def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Scene:
-    return make_scene(tmp_path, thick=request.param)
+from tests.fakes.scene import DOMAIN, Scene
+from tests.unit.deeds import delete, roll_back, take
 
 
 @pytest.mark.parametrize(
@@ -43,9 +37,9 @@ def test_an_lvm_that_talks_otherwise_serves(scene: Scene, setting: str, value: s
     scene.lvm.conf[setting] = value
     scene.lvm.said_at_a_scan = ["WARNING: PV on /dev/sdb was changed recently."] * 50
     scene.count(3)
-    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    record = take(scene, "a")
     scene.count(2)
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
+    roll_back(scene, record)
     assert scene.disk_data() == ["3", "3"] and scene.machine.count == 3
 
 
@@ -62,7 +56,7 @@ def test_a_failure_is_told_by_a_silent_lvm_too(scene: Scene, setting: str) -> No
 
     scene.hypervisor.before = take_the_name
     with pytest.raises(SnapshotFailed, match="Failed to find logical volume") as failed:
-        consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+        take(scene, "a")
     assert "lvm>" not in str(failed.value)
     assert scene.lvm.names() < before and scene.ids() == []
 
@@ -71,7 +65,7 @@ def test_an_lvm_that_takes_no_orders_is_told_of(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As that of NixOS, built without readline: the answer was its list of commands."""
-    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    record = take(scene, "a")
     before = scene.lvm.names()
 
     def refuse(*_: object, **__: object) -> tuple[str, ...]:
@@ -80,9 +74,9 @@ def test_an_lvm_that_takes_no_orders_is_told_of(
 
     monkeypatch.setattr(FakeConversation, "ask", refuse)
     with pytest.raises(HostLacks, match="readline"):
-        consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="b"), Silent())
+        take(scene, "b")
     with pytest.raises(HostLacks, match="readline"):
-        consistency.rollback(scene.host, record, paused=False, progress=Silent())
+        roll_back(scene, record)
     assert scene.lvm.names() == before and scene.ids() == ["a"]
     assert scene.machine.domain.state is DomainState.RUNNING
     (told,) = diagnosis.look(scene.host, DOMAIN).refusals
@@ -93,8 +87,8 @@ def test_a_name_can_be_had_again_though_lvm_keeps_the_history_of_volumes(scene: 
     """LVM refuses the name of a volume that was, and only once the domain stands still."""
     scene.lvm.conf["metadata/record_lvs_history"] = "1"
     for _ in range(2):
-        record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
-        consistency.delete(scene.host, [record], Silent())
+        record = take(scene, "a")
+        delete(scene, record)
     assert scene.ids() == [] and scene.lvm.history == set()
 
 
@@ -120,7 +114,7 @@ def test_the_lvms_of_the_window_wait_for_each_other(scene: Scene) -> None:
             time.sleep(0.1)
 
     scene.lvm.before = take_long
-    consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    take(scene, "a")
     assert scene.ids() == ["a"]
 
 
@@ -135,9 +129,9 @@ def test_no_lvm_fails_beside_one_that_works_for_another_domain(scene: Scene) -> 
                 hasty.append(argv)
 
     scene.lvm.before = note
-    record = consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
-    consistency.rollback(scene.host, record, paused=False, progress=Silent())
-    consistency.delete(scene.host, [record], Silent())
+    record = take(scene, "a")
+    roll_back(scene, record)
+    delete(scene, record)
     assert hasty == []
 
 

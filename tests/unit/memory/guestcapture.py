@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapvm.memory.guestimage import PvGuestImage
+from snapvm.memory.guestcapture import GuestCapture
 from snapvm.memory.xenframes import survey
 from snapvm.model import Silent
 from snapvm.xenguest import WrittenImage
@@ -21,6 +21,19 @@ LITTLE = OWNED * 4096 // 24
 NOTHING: Change = lambda _: None  # noqa: E731
 
 
+def begun(
+    path: Path,
+    machine: Machine,
+    budget_bytes: int = PLENTY,
+    *,
+    domain_ends: bool = False,
+    definition: str = CONFIG,
+) -> GuestCapture:
+    """Make the file of an image, of which nothing is captured yet."""
+    memory = FixedMemory(budget_bytes)
+    return GuestCapture(path, definition, HOST, machine, memory, domain_ends=domain_ends)
+
+
 def make(
     path: Path,
     machine: Machine,
@@ -32,9 +45,9 @@ def make(
     definition: str = CONFIG,
 ) -> tuple[WrittenImage, str]:
     """Capture: ``meanwhile`` happens while it runs, ``after`` when it runs again."""
-    image = PvGuestImage(FixedMemory(budget_bytes), domain_ends=domain_ends)
+    image = begun(path, machine, budget_bytes, domain_ends=domain_ends, definition=definition)
     try:
-        method = image.prepare(path, definition, HOST, machine, machine.shared_info, Silent())
+        method = image.prepare(machine.shared_info, Silent())
         image.rehearse(machine.shared_info())
         meanwhile(machine)
         image.catch(machine.standing())

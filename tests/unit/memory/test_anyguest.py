@@ -17,15 +17,14 @@ import pytest
 
 from snapvm import durable, xxh64
 from snapvm.memory import framestore, precopy
-from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.xenframes import survey
 from snapvm.memory.xenimage import ImageWriter, open_image
 from snapvm.memory.xenrecord import PageBatch
 from snapvm.model import Silent
 from snapvm.xenguest import Mapping
-from tests.fakes.xenmachine import FOREIGN_MFN, HOST, MAX_MFN, FixedMemory, Machine
-from tests.unit.memory.guestcapture import LITTLE, PLENTY, SOME
-from tests.unit.memory.xen_builders import CONFIG, L1, LAST_PFN, MFN_BASE, NOWHERE, P2M, XTAB
+from tests.fakes.xenmachine import FOREIGN_MFN, MAX_MFN, Machine
+from tests.unit.memory.guestcapture import LITTLE, PLENTY, SOME, begun
+from tests.unit.memory.xen_builders import L1, LAST_PFN, MFN_BASE, NOWHERE, P2M, XTAB
 
 RESTLESS = range(32, LAST_PFN + 1)
 """PFNs that may become anything: not a vCPU's frames, the p2m's, or tables of a higher level."""
@@ -276,10 +275,10 @@ def test_the_image_is_what_the_guest_was_when_it_stood_still(
     acting_at(monkeypatch, machine)
     if budget_bytes == LITTLE:
         budget_bytes *= machine.chance.randint(1, 8)
-    image = PvGuestImage(FixedMemory(budget_bytes), domain_ends=domain_ends)
+    image = begun(tmp_path / "i", machine, budget_bytes, domain_ends=domain_ends)
     try:
         machine.is_still = False
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+        image.prepare(machine.shared_info, Silent())
         machine.act()
         image.rehearse(machine.shared_info())
         machine.act()

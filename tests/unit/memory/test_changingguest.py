@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
-from tests.fakes.xenmachine import HOST, FixedMemory, Machine
+from tests.fakes.xenmachine import Machine
 from tests.unit.memory.guestcapture import (
     LITTLE,
     PLENTY,
     SOME,
     TABLES,
+    begun,
     expected,
     frames_of,
     make,
 )
-from tests.unit.memory.xen_builders import CONFIG, MFN_BASE, OWNED, P2M
+from tests.unit.memory.xen_builders import MFN_BASE, OWNED, P2M
 
 
 def test_a_page_that_moved_is_copied_from_where_it_is(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_guest_that_is_just_changing_its_p2m_is_looked_at_again(
         is_marked = kind == "marked"
         return machine.shared_info(generation=1) if is_marked else machine.shared_info(1 << 50)
 
-    image = PvGuestImage(FixedMemory(PLENTY))
-    method = image.prepare(tmp_path / "i", CONFIG, HOST, machine, shared_info, Silent())
+    image = begun(tmp_path / "i", machine)
+    method = image.prepare(shared_info, Silent())
     assert way in method
     assert ("table of frames" in method) == (looks == 1000)
     image.catch(machine.standing())
@@ -118,9 +118,9 @@ def test_a_guest_whose_frames_became_fewer_is_to_be_taken_again(
 ) -> None:
     """It ended as a bug of snapvm: the image has pages of frames that there are no more."""
     machine = Machine()
-    image = PvGuestImage(FixedMemory(budget_bytes))
+    image = begun(tmp_path / "i", machine, budget_bytes)
     try:
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+        image.prepare(machine.shared_info, Silent())
         with pytest.raises(BadImage, match="changed its size"):
             image.catch(replace(machine.standing(), shared_info=machine.shared_info(580)))
             image.write(Silent())

@@ -12,11 +12,9 @@ import pytest
 
 from snapvm.failures import WindowBroken
 from snapvm.memory import framestore, precopy
-from snapvm.memory.guestimage import PvGuestImage
 from snapvm.model import Silent
-from tests.fakes.xenmachine import HOST, FixedMemory, Machine
-from tests.unit.memory.guestcapture import PLENTY, SOME
-from tests.unit.memory.xen_builders import CONFIG
+from tests.fakes.xenmachine import Machine
+from tests.unit.memory.guestcapture import PLENTY, SOME, begun
 
 CHUNK_FRAMES = 8
 
@@ -42,10 +40,10 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("is_rehearsed", [False, True])
 def test_it_is_looked_at_no_more(tmp_path: Path, budget_bytes: int, is_rehearsed: bool) -> None:
     machine = Ending()
-    image = PvGuestImage(FixedMemory(budget_bytes))
+    image = begun(tmp_path / "i", machine, budget_bytes)
 
     def prepare() -> None:
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+        image.prepare(machine.shared_info, Silent())
 
     try:
         if is_rehearsed:
@@ -71,9 +69,9 @@ def test_no_pass_over_what_it_was_is_made(tmp_path: Path, monkeypatch: pytest.Mo
         def advance(self, done: int, total: int) -> None:
             seen.extend([done] if machine.has_ended else [])
 
-    image = PvGuestImage(FixedMemory(SOME))
+    image = begun(tmp_path / "i", machine, SOME)
     with pytest.raises(WindowBroken):
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, EndingIt())
+        image.prepare(machine.shared_info, EndingIt())
     image.close()
     assert seen == []
 
@@ -81,8 +79,8 @@ def test_no_pass_over_what_it_was_is_made(tmp_path: Path, monkeypatch: pytest.Mo
 def test_nothing_of_it_is_held_while_the_image_is_still_written(tmp_path: Path) -> None:
     """Its table of frames was, a page of 512, until the image was whole."""
     machine = Machine()
-    image = PvGuestImage(FixedMemory(PLENTY))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine)
+    image.prepare(machine.shared_info, Silent())
     image.rehearse(machine.shared_info())
     image.catch(machine.standing())
     image.write(Silent())

@@ -12,7 +12,6 @@ import pytest
 from snapvm import retry
 from snapvm.memory import framestore
 from snapvm.memory.foreignlog import ForeignLog
-from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.normalise import ForeignEntries
 from snapvm.memory.verify import verify_image
 from snapvm.memory.xenframes import survey
@@ -21,12 +20,13 @@ from snapvm.memory.xenrecord import PageBatch
 from snapvm.memory.xenwriter import head_bytes
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
-from tests.fakes.xenmachine import FOREIGN_MFN, HOST, SHARED_INFO_MFN, FixedMemory, Machine
+from tests.fakes.xenmachine import FOREIGN_MFN, SHARED_INFO_MFN, Machine
 from tests.unit.memory.guestcapture import (
     ONE,
     PLENTY,
     SOME,
     TABLES,
+    begun,
     expected,
     frames_of,
     make,
@@ -75,9 +75,8 @@ def offsets_of_ordinary_pages(path: Path) -> npt.NDArray[np.int64]:
 def test_a_page_is_where_a_page_of_the_file_is(tmp_path: Path, length_bytes: int) -> None:
     """Written over it was two halves, each of which was read from the disk before."""
     machine = Machine()
-    image = PvGuestImage(FixedMemory(PLENTY))
-    definition = CONFIG.ljust(length_bytes)
-    image.prepare(tmp_path / "i", definition, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine, definition=CONFIG.ljust(length_bytes))
+    image.prepare(machine.shared_info, Silent())
     image.catch(machine.standing())
     image.write(Silent())
     image.close()
@@ -211,8 +210,8 @@ def test_one_that_ends_with_its_capture_is_written_when_its_disks_are_caught(
 
 def test_another_configuration_can_be_had_at_last(tmp_path: Path) -> None:
     machine = Machine()
-    image = PvGuestImage(FixedMemory(PLENTY))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine)
+    image.prepare(machine.shared_info, Silent())
     image.catch(machine.standing())
     size_bytes = image.write(Silent()).size_bytes
     image.redefine(CONFIG.replace("{", '{"longer":1,', 1))
@@ -235,9 +234,9 @@ def test_a_kernel_that_does_not_tell_its_frames_is_not_made_stand_still(
     machine = Machine()
     page = bytearray(machine.shared_info())
     struct.pack_into("<Q", page, 3096, tree)
-    image = PvGuestImage(FixedMemory(PLENTY), domain_ends=domain_ends)
+    image = begun(tmp_path / "i", machine, domain_ends=domain_ends)
     with pytest.raises(BadImage, match="does not tell"):
-        image.prepare(tmp_path / "image", CONFIG, HOST, machine, lambda: bytes(page), Silent())
+        image.prepare(lambda: bytes(page), Silent())
     image.close()
     assert not machine.open_mappings
 
@@ -248,19 +247,19 @@ def test_a_guest_that_boots_is_waited_for(tmp_path: Path) -> None:
     begins = bytearray(machine.shared_info())
     struct.pack_into("<Q", begins, 3096, 0)
     pages = iter([bytes(begins), bytes(begins)])
-    image = PvGuestImage(FixedMemory(PLENTY))
+    image = begun(tmp_path / "i", machine)
 
     def shared_info() -> bytes:
         return next(pages, machine.shared_info())
 
-    image.prepare(tmp_path / "image", CONFIG, HOST, machine, shared_info, Silent())
+    image.prepare(shared_info, Silent())
     image.close()
 
 
 def test_leaving_early_gives_everything_back(tmp_path: Path) -> None:
     machine = Machine()
-    image = PvGuestImage(FixedMemory(1 << 40))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine, 1 << 40)
+    image.prepare(machine.shared_info, Silent())
     assert machine.open_mappings
     image.close()
     image.close()
@@ -274,7 +273,7 @@ def test_a_guest_does_not_stand_still_for_memory_that_nobody_wants(
     """A disk had no snapshot, and gigabytes were written to a file before the guest went on."""
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 4)
     machine = Machine()
-    image = PvGuestImage(FixedMemory(budget_bytes))
+    image = begun(tmp_path / "i", machine, budget_bytes)
     asked: list[int] = []
     types = machine.types
 
@@ -284,7 +283,7 @@ def test_a_guest_does_not_stand_still_for_memory_that_nobody_wants(
         return types(mfns)
 
     try:
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+        image.prepare(machine.shared_info, Silent())
         monkeypatch.setattr(machine, "types", types_until_given_up)
         with pytest.raises(BadImage, match="given up"):
             image.catch(machine.standing())

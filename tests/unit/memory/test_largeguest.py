@@ -14,24 +14,24 @@ import pytest
 
 from snapvm import durable, memoryroom, xxh64
 from snapvm.memory import framecopies, framestore, guestreader, precopy
-from snapvm.memory.guestimage import PvGuestImage
 from snapvm.memory.standingpages import StandingPages
 from snapvm.memory.verify import verify_image
 from snapvm.memoryroom import Room
 from snapvm.model import Silent
 from snapvm.refusals import BadImage
-from tests.fakes.xenmachine import HOST, FixedMemory, Machine
+from tests.fakes.xenmachine import Machine
 from tests.unit.memory.guestcapture import (
     LITTLE,
     ONE,
     PLENTY,
     SOME,
     TABLES,
+    begun,
     expected,
     frames_of,
     make,
 )
-from tests.unit.memory.xen_builders import CONFIG, MFN_BASE, OWNED
+from tests.unit.memory.xen_builders import MFN_BASE, OWNED
 
 ORDINARY = range(100, 580)
 """PFNs of pages that are no tables."""
@@ -92,9 +92,10 @@ def test_one_whose_p2m_the_host_cannot_have_need_not_stand_still(
     """Each `take` said that it would stand still until all was written; it did, and failed."""
     monkeypatch.setattr(guestreader, "_P2M_BYTES", OWNED * 8 - 1)
     monkeypatch.setattr(memoryroom, "available_bytes", lambda: 0)
-    image, machine = PvGuestImage(FixedMemory(PLENTY)), Machine()
+    machine = Machine()
+    image = begun(tmp_path / "i", machine)
     with pytest.raises(BadImage, match="its p2m takes"):
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+        image.prepare(machine.shared_info, Silent())
     image.close()
     assert caplog.text == "" and not machine.open_mappings
     monkeypatch.setattr(guestreader, "_P2M_BYTES", 2 * 4096)
@@ -112,7 +113,6 @@ def test_no_more_memory_is_taken_than_there_is(
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
     monkeypatch.setattr(memoryroom, "LEAST_ROOM_BYTES", 0)
     taken: list[int] = []
-    image = PvGuestImage(FixedMemory(for_copies_bytes + LITTLE))
     chunks: dict[int, framestore.Chunk] = {}
     keep = framestore.Chunk.keep
 
@@ -123,7 +123,8 @@ def test_no_more_memory_is_taken_than_there_is(
 
     monkeypatch.setattr(framestore.Chunk, "keep", noting)
     machine = Machine()
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine, for_copies_bytes + LITTLE)
+    image.prepare(machine.shared_info, Silent())
     for pfn in ORDINARY:
         machine.write(MFN_BASE + pfn, ONE)
     image.rehearse(machine.shared_info())
@@ -153,8 +154,8 @@ def test_what_has_been_written_while_it_stands_still_is_not_gone_through_again(
 
     monkeypatch.setattr(StandingPages, "write_kept", noting)
     machine = Machine()
-    image = PvGuestImage(FixedMemory(LITTLE))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine, LITTLE)
+    image.prepare(machine.shared_info, Silent())
     for pfn in ORDINARY:
         machine.write(MFN_BASE + pfn, ONE)
     image.rehearse(machine.shared_info())
@@ -187,8 +188,8 @@ def test_what_is_written_again_is_out_of_memory_before_the_window(
 
     monkeypatch.setattr(durable, "rewrite", noting)
     monkeypatch.setattr(durable, "let_go", letting_go)
-    image = PvGuestImage(FixedMemory(SOME))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+    image = begun(tmp_path / "i", machine, SOME)
+    image.prepare(machine.shared_info, Silent())
     image.close()
     assert waiting <= 100
 
@@ -238,8 +239,8 @@ def test_how_far_each_pass_is_can_be_seen(tmp_path: Path, monkeypatch: pytest.Mo
             seen.append(done // 4096)
 
     machine = Machine()
-    image = PvGuestImage(FixedMemory(SOME))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Noting())
+    image = begun(tmp_path / "i", machine, SOME)
+    image.prepare(machine.shared_info, Noting())
     image.close()
     again = "copying the memory that has changed, pass 1"
     assert seen == [300, OWNED, again, 300, OWNED]
@@ -254,8 +255,8 @@ def test_what_changes_during_the_first_pass_is_written_while_it_runs(tmp_path: P
         def advance(self, done: int, total: int) -> None:
             machine.write(MFN_BASE + 100, ONE)
 
-    image = PvGuestImage(FixedMemory(SOME))
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Writing())
+    image = begun(tmp_path / "i", machine, SOME)
+    image.prepare(machine.shared_info, Writing())
     image.rehearse(machine.shared_info())
     image.catch(machine.standing())
     facts = image.write(Silent())
@@ -291,9 +292,9 @@ def test_what_is_noted_of_a_page_is_what_was_written_of_it(
             machine.write(MFN_BASE + 100, TWO)
         return found
 
-    image = PvGuestImage(FixedMemory(SOME))
+    image = begun(tmp_path / "i", machine, SOME)
     monkeypatch.setattr(xxh64, "digests", noting)
-    image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Writing())
+    image.prepare(machine.shared_info, Writing())
     assert times == 1
     machine.write(MFN_BASE + 100, noted)
     image.rehearse(machine.shared_info())
@@ -309,7 +310,7 @@ def test_what_is_written_while_it_stands_still_ends_when_nobody_wants_it(
     """All that was kept went into the file before the guest went on: gigabytes, on a large host."""
     monkeypatch.setattr(framestore, "CHUNK_FRAMES", 8)
     machine = Machine()
-    image = PvGuestImage(FixedMemory(SOME))
+    image = begun(tmp_path / "i", machine, SOME)
     written: list[int] = []
     rewrite = durable.rewrite
 
@@ -319,7 +320,7 @@ def test_what_is_written_while_it_stands_still_ends_when_nobody_wants_it(
         image.give_up()
 
     try:
-        image.prepare(tmp_path / "i", CONFIG, HOST, machine, machine.shared_info, Silent())
+        image.prepare(machine.shared_info, Silent())
         image.rehearse(machine.shared_info())
         for pfn in ORDINARY:
             machine.write(MFN_BASE + pfn, ONE)

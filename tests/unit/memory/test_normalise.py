@@ -19,8 +19,8 @@ from snapvm.memory.normalise import (
     XEN_SLOTS,
     ForeignKind,
     FrameMap,
-    Landmarks,
     Normaliser,
+    owned,
 )
 from snapvm.memory.pagingmode import PTE_LARGE, PTE_NX, PTE_PRESENT, PTE_WRITABLE, Words
 from snapvm.refusals import BadImage
@@ -29,7 +29,7 @@ from tests.unit.memory.xen_builders import FRAME, uncanonicalise
 HOST_FRAMES = 5000
 GUEST_FRAMES = 1200
 NOWHERE = (1 << 64) - 1
-SHARED_INFO, OWN_GRANT, NEIGHBOURS, IDENTITY = 4990, 4991, 4000, 4500
+SHARED_INFO, NEIGHBOURS, IDENTITY = 4990, 4000, 4500
 
 
 @dataclass
@@ -42,11 +42,11 @@ class Host:
     @property
     def frames(self) -> FrameMap:
         """The domain's frame map."""
-        return FrameMap.build(
+        return FrameMap.of(
             self.p2m,
-            self.m2p,
+            owned(self.p2m, self.m2p, max_mfn=HOST_FRAMES),
             max_mfn=HOST_FRAMES,
-            landmarks=Landmarks(shared_info_mfn=SHARED_INFO, own_grant_mfns=(OWN_GRANT,)),
+            shared_info_mfn=SHARED_INFO,
         )
 
 
@@ -141,7 +141,6 @@ def test_a_foreign_entry_is_named_for_what_it_is() -> None:
     tables = np.zeros((1, ENTRIES), np.uint64)
     expected = {
         10: (SHARED_INFO, ForeignKind.SHARED_INFO),
-        11: (OWN_GRANT, ForeignKind.OWN_GRANT),
         12: (NEIGHBOURS, ForeignKind.OTHER_GRANT),
         13: (NEIGHBOURS + 1, ForeignKind.UNKNOWN),
         14: (IDENTITY, ForeignKind.MMIO),
@@ -216,12 +215,6 @@ def test_a_p2m_entry_xen_does_not_agree_to_owns_nothing() -> None:
     assert log["mfn"].tolist() == [mfn]
 
 
-def test_m2p_may_be_asked_instead_of_mapped() -> None:
-    machine = host()
-    asked = FrameMap.build(machine.p2m, lambda mfns: machine.m2p[mfns], max_mfn=HOST_FRAMES)
-    assert np.array_equal(asked.steps, machine.frames.steps)
-
-
 def test_pfns_of_machine_frames() -> None:
     machine = host()
     owned = np.flatnonzero(machine.p2m < HOST_FRAMES).astype(np.uint64)
@@ -240,7 +233,7 @@ def test_a_host_with_far_more_memory_than_its_control_domain() -> None:
         pytest.skip("this host promises no more memory than it has")
     max_mfn = (kib << 10) // 8 + (1 << 20)
     mfns = np.array([5, max_mfn - 1], np.uint64)
-    frames = FrameMap.build(mfns, lambda _: np.arange(2, dtype=np.uint64), max_mfn=max_mfn)
+    frames = FrameMap.of(mfns, np.ones(2, np.bool_), max_mfn=max_mfn)
     pfns, is_owned = frames.pfns_of(np.array([max_mfn - 1, 5, 6, max_mfn + 7], np.uint64))
     assert (pfns[:2].tolist(), is_owned.tolist()) == ([1, 0], [True, True, False, False])
 
