@@ -114,7 +114,7 @@ def _failing_for(disk: PlannedDisk) -> Iterator[None]:
 
 
 def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
-    """Return the disks of the record, each snapshot seen in LVM as it was asked for."""
+    """Return the disks of the record; each snapshot is seen to be as asked for, and to last."""
     report = host.lvm.report()
     host.lvm.mark_lost(report)
     disks = []
@@ -137,6 +137,8 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
                 kind=disk.kind,
                 size_bytes=made.disk_bytes,
             )
+    thick = [disk.snapshot for disk in disks if disk.kind is VolumeKind.THICK]
+    host.lvm.bring_to_disk([*(disk.volume for disk in disks), *thick])
         )
     return tuple(disks)
 

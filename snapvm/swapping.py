@@ -152,6 +152,7 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
     else:
         host.catalog.forget(aside)
     _hand_over(host.lvm, report, set_, disks)
+    host.lvm.bring_to_disk(disk.former for disk in disks)  # what has its name now
     return undo
 
 

@@ -31,6 +31,7 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk]) -> None:
         if former.name != disk.name:
             lvm.rename(disk.vg, former.name, disk.name)
 
+    lvm.bring_to_disk(disk.former for disk in renamed)
 
 def _former(report: Report, disk: JournalDisk) -> LogicalVolume:
     former = report.lv_of(disk.former)
@@ -169,3 +170,4 @@ def _is_exchanged(report: Report, set_: str, disk: JournalDisk) -> bool:
 
 def _is_rolling(volume: LogicalVolume, set_: str) -> bool:
     return {argv.TAG_OURS, argv.set_tag(set_), argv.role_tag(Role.ROLL)} <= volume.tags
+    lvm.bring_to_disk(disk.former for disk in thin)
