@@ -232,7 +232,10 @@ class DiskMissing(SnapvmError):
     def hint(self) -> str:
         if self.group_now:
             return f"vgrename {self.group_now} {self.volume.partition('/')[0]}"
-        return "is its volume group there, under its own name? see `vgs` and `pvs`"
+        return (
+            "is its volume group there, under its own name? see `vgs` and `pvs`; if it is lost for "
+            "good, so is this rollback: move its journal .rollback.json out of the state folder"
+        )
 
 
 @dataclass(eq=False)

@@ -128,6 +128,7 @@ class GoingBack:
             self._set_files_aside(undo)
             imageroom.require_writable(self.host.settings)  # reading an image may have taken long
             undo.add("what the journal says", self._turn_back)
+            self.host.lvm.bring_to_disk(disk.former for disk in self.disks)
             self._reach(Phase.EXCHANGED)
             self._end_domain()
             undo.disarm()

@@ -341,4 +341,5 @@ def _restore_disks(
             raise _given_back(host, journal, record, domain, str(error)) from error
         if not is_stopped:  # it is on, and not on its way
             raise
-        raise HalfBack(domain.name, record.id, str(error)) from error
+        mending = takingback.mending(host.lvm.report(), disks, error)
+        raise HalfBack(domain.name, record.id, str(error), mending=mending) from error

@@ -114,19 +114,18 @@ def _failing_for(disk: PlannedDisk) -> Iterator[None]:
 
 
 def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
-    """Return the disks of the record, each snapshot seen in LVM as it was asked for."""
+    """Return the disks of the record; each snapshot is seen to be as asked for, and to last."""
     report = host.lvm.report()
     host.lvm.mark_lost(report)
     disks = []
     for disk in plan.disks:
         made = report.lv_from_name(disk.volume.vg, disk.snapshot_name)
-        if made is None or not _is_as_planned(made, plan, disk):
-            lost = "" if made is None else preflight.loss(made)
-            why = f"is lost: {lost}" if lost else "was not made as requested"
+        flaw = "is gone" if made is None else _flaw(report, plan, disk, made)
+        if made is None or flaw:
             raise SnapshotFailed(
                 target=disk.target,
                 volume=str(disk.volume),
-                why=f"{disk.volume.vg}/{disk.snapshot_name} {why}",
+                why=f"{disk.volume.vg}/{disk.snapshot_name} {flaw}",
             )
         _require_bearing(report, disk, made)
         disks.append(
@@ -138,15 +137,23 @@ def verified(host: Host, plan: TakePlan) -> tuple[DiskRecord, ...]:
                 size_bytes=made.disk_bytes,
             )
         )
+    thick = [disk.snapshot for disk in disks if disk.kind is VolumeKind.THICK]
+    host.lvm.bring_to_disk([*(disk.volume for disk in disks), *thick])
     return tuple(disks)
 
 
-def _is_as_planned(made: LogicalVolume, plan: TakePlan, disk: PlannedDisk) -> bool:
-    """Tell whether a volume is the snapshot that was asked for, and no store without a disk."""
-    is_ours = argv.set_tag(plan.set) in made.tags and not made.is_writable
-    if disk.kind is VolumeKind.THIN:
-        return is_ours
-    return is_ours and made.origin == disk.volume.lv and not made.is_lost
+def _flaw(report: Report, plan: TakePlan, disk: PlannedDisk, made: LogicalVolume) -> str:
+    """Say why a volume is not the snapshot that was asked for; empty when it is.
+
+    It may be a store that is no snapshot yet.  LVM was told the name of the disk, which somebody
+    may have given to another volume: a domain runs on below a renamed one.
+    """
+    if argv.set_tag(plan.set) not in made.tags or made.is_writable or not made.origin:
+        return "was not made as requested"
+    origin = report.lv_from_name(made.vg, made.origin)
+    if origin is None or origin.uuid != disk.volume.uuid:
+        return f"is not of the disk, but of the volume that is now called {made.origin}"
+    return f"is lost: {preflight.loss(made)}" if made.is_lost else ""
 
 
 def _require_bearing(report: Report, disk: PlannedDisk, made: LogicalVolume) -> None:

@@ -152,6 +152,7 @@ def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) 
     else:
         host.catalog.forget(aside)
     _hand_over(host.lvm, report, set_, disks)
+    host.lvm.bring_to_disk(disk.former for disk in disks)  # what has its name now
     return undo
 
 
@@ -159,10 +160,21 @@ def _keep_former(lvm: Lvm, report: Report, undo: Record) -> Record:
     """Make what holds the present a snapshot like any other; return the record that names it."""
     _shelve(lvm, report, undo)
     disks = tuple(
-        _keep_thick(lvm, report, undo.set, disk) if disk.kind is VolumeKind.THICK else disk
+        _keep_thick(lvm, report, undo.set, disk)
+        if disk.kind is VolumeKind.THICK
+        else _as_it_is(report, disk)
         for disk in undo.disks
     )
     return replace(undo, disks=disks)
+
+
+def _as_it_is(report: Report, disk: DiskRecord) -> DiskRecord:
+    """Return a former thin disk with the size it has: it may have grown since it was planned.
+
+    The image is read before the exchange, for an hour if it is large.
+    """
+    volume = report.lv_of(disk.snapshot)
+    return disk if volume is None else replace(disk, size_bytes=volume.disk_bytes)
 
 
 def _shelve(lvm: Lvm, report: Report, undo: Record) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from snapvm import writingback
-from snapvm.failures import DiskMissing, OldJournal
+from snapvm.errors import SnapvmError
+from snapvm.failures import DiskMissing, OldJournal, StorageFailed
 from snapvm.lvm import argv, belonging
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
@@ -30,6 +31,7 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk]) -> None:
             lvm.rename(disk.vg, disk.name, disk.clone_name)
         if former.name != disk.name:
             lvm.rename(disk.vg, former.name, disk.name)
+    lvm.bring_to_disk(disk.former for disk in renamed)
 
 
 def _former(report: Report, disk: JournalDisk) -> LogicalVolume:
@@ -63,6 +65,22 @@ def is_way_lost(report: Report, disks: Iterable[JournalDisk]) -> bool:
             if snapshot is None or snapshot.is_lost:
                 return True
     return False
+
+
+def mending(report: Report, disks: Iterable[JournalDisk], error: SnapvmError) -> str:
+    """Say what to do about disks that could not be brought back, before the repair of it.
+
+    A snapshot that cannot be read any more is not lost to LVM: no repair would ever come past it.
+    """
+    found = [report.lv_of(disk.snapshot) for disk in disks if disk.is_thick]
+    names = " or ".join(str(volume.ref) for volume in found if volume is not None)
+    is_of_device = isinstance(error, StorageFailed) and error.path.startswith("/dev/")
+    if not (is_of_device and names):
+        return error.hint() or "fix the cause"
+    return (
+        "fix the cause, or, if a snapshot cannot be read any more, remove it to have the former "
+        f"disks put back (lvremove {names})"
+    )
 
 
 def give_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], progress: Progress) -> None:
@@ -158,6 +176,7 @@ def renew_clones(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], undo: Record
         lvm.clone(snapshot.ref, clone, (*tags, *disk.user_tags), read_ahead)
         lvm.rename(vg, name, disk.undo_name)
         lvm.rename(vg, clone, name)
+    lvm.bring_to_disk(disk.former for disk in thin)
 
 
 def _is_exchanged(report: Report, set_: str, disk: JournalDisk) -> bool:

@@ -24,6 +24,8 @@ from snapvm.process import Runner
 log = logging.getLogger(__name__)
 
 _MAPPER = Path("/dev/mapper")
+_LEAST_CHUNK_BYTES = 4096
+"""Of a thick snapshot (lvcreate(8), --chunksize)."""
 
 Runs = Callable[[], Iterator[tuple[int, int]]]
 """Stretches of a disk, ascending: offset and length in bytes."""
@@ -43,8 +45,11 @@ def copy_back(runner: Runner, snapshot: LvRef, disk: LvRef, progress: Progress) 
                 return _everything(source.size_bytes)
             return changed.runs(BUFFER_BYTES, source.size_bytes)
 
+        # Where all is compared, what is written must not reach into chunks that are equal: the
+        # snapshot would copy those, and it may have no room for them.
+        grain_bytes = _LEAST_CHUNK_BYTES if changed is None else BUFFER_BYTES
         with directio.overwriting(disk.path) as target:
-            _copy(runs, source, target, progress)
+            _copy(runs, source, target, progress, grain_bytes)
             target.sync()
 
 
@@ -90,10 +95,13 @@ def _everything(size_bytes: int) -> Iterator[tuple[int, int]]:
         yield offset, min(BUFFER_BYTES, size_bytes - offset)
 
 
-def _copy(runs: Runs, source: Device, target: Device, progress: Progress) -> None:
+def _copy(
+    runs: Runs, source: Device, target: Device, progress: Progress, grain_bytes: int = BUFFER_BYTES
+) -> None:
     """Write only what differs: a second try and the disk's other snapshots then have less to do.
 
-    The runs are gone through twice and never kept: there may be many millions of them.
+    Of what differs whole grains are written.  The runs are gone through twice and never kept: there
+    may be many millions of them.
     """
     end = total_bytes = done_bytes = 0
     for offset, length in runs():
@@ -102,9 +110,28 @@ def _copy(runs: Runs, source: Device, target: Device, progress: Progress) -> Non
     if end > target.size_bytes:
         raise OSError(errno.ENOSPC, "the disk has become smaller than its snapshot")
     for offset, length in runs():
-        former = source.read(offset, length)
-        # As bytes: comparing two views goes element by element.
-        if bytes(target.read(offset, length)) != bytes(former):
-            target.write(offset, former)
+        former, present = source.read(offset, length), target.read(offset, length)
+        for first, behind in _differing(former, present, grain_bytes):
+            target.write(offset + first, former[first:behind])
         done_bytes += length
         progress.advance(done_bytes, total_bytes)
+
+
+def _differing(
+    former: memoryview, present: memoryview, grain_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """Yield the stretches in which two views differ, grown to whole grains: begin and end."""
+    # As bytes: comparing two views goes element by element.
+    if bytes(former) == bytes(present):
+        return
+    begin: int | None = None
+    for at in range(0, len(former), grain_bytes):
+        behind = at + grain_bytes
+        if bytes(former[at:behind]) == bytes(present[at:behind]):
+            if begin is not None:
+                yield begin, at
+            begin = None
+        elif begin is None:
+            begin = at
+    if begin is not None:
+        yield begin, len(former)

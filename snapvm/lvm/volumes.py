@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from snapvm import retry
+from snapvm import durable, retry
 from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
@@ -60,9 +60,11 @@ class Lvm:
         copy_back: CopyBack = copyback.copy_back,
         holders_of: Callable[[LvRef, Number | None], tuple[Holder, ...]] = holders.of,
         written_sectors: Callable[[Path | Number], int | None] = device.written_sectors,
+        sync_device: Callable[[Path], None] = durable.sync_device,
     ) -> None:
         self._runner = runner
         self._copy_back = copy_back
+        self._sync_device = sync_device
         self._late: dict[str, list[Conversation]] = {}
         """By group: the lvms that did not end when they were told to."""
         self._given_up: set[str] = set()
@@ -213,6 +215,20 @@ class Lvm:
         except SnapvmError as error:
             names = ", ".join(map(str, lost))
             log.warning("after a reboot LVM may not know that %s is lost: %s", names, error)
+
+    def bring_to_disk(self, volumes: Iterable[LvRef]) -> None:
+        """See that a power cut takes back nothing that LVM has done to the groups of volumes.
+
+        LVM writes metadata past the page cache, and leaves it in the caches of the disks (lvm2,
+        bcache.c, bcache_flush).  Where a journal lies on another disk it would outlast what it
+        tells of.  Flushing a volume flushes the disks below it; of the copies of a group's metadata
+        LVM takes the newest.  A failure is only logged: what was done is done.
+        """
+        for volume in volumes:
+            try:
+                self._sync_device(volume.path)
+            except OSError as error:  # that of a domain that is off need not have a device
+                log.info("the disks below %s are not flushed: %s", volume, error)
 
     def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
         """Remove the volumes of a set that are in one of the roles; harmless when none is.

@@ -92,6 +92,9 @@ class FakeLvm(FakeGroups):
             self.before(command)
             self._require_shown(command)
             stdout = self._verbs[command[1]](list(command[2:]))
+            if command[1] not in ("lvs", "vgs", "lvmconfig"):
+                named = {word.partition("/")[0] for word in command[2:]}
+                self.unflushed |= {(vg, command[1]) for vg in named & self._group_uuids.keys()}
             self.after(command)
         finally:
             self._lock.release()

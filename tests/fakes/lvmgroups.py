@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from snapvm.failures import CommandFailed
 from tests.fakes.lvmvolume import FakeVolume
@@ -29,6 +30,8 @@ class FakeGroups:
         It holds the volumes that they still lead to, where those have other names by now.
         """
         self.group_tags: dict[str, set[str]] = {}
+        self.unflushed: set[tuple[str, str]] = set()
+        """What a cut of the power would take: groups, and the verbs of what was done to them."""
         self._made = 0
         self._groups_made = 0
         self._group_uuids: dict[str, str] = {}
@@ -89,6 +92,13 @@ class FakeGroups:
         """Return the volume that /dev/VG/LV leads to; raises as ``named`` does."""
         late = (self.lags or {}).get((vg, name))
         return late if late is not None else self.named(vg, name)
+
+    def flush(self, path: Path) -> None:
+        """Have the disks below a volume empty their caches; see ``durable.sync_device``."""
+        vg, name = path.parent.name, path.name
+        if not any(v.active for v in self.volumes if (v.vg, v.name) == (vg, name)):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        self.unflushed = {(group, verb) for group, verb in self.unflushed if group != vg}
 
     def names(self) -> set[str]:
         """Return VG/LV of every volume."""

@@ -136,7 +136,7 @@ def make_scene(
     settings = Settings(state_dir=folder / "state", run_dir=folder / "run")
     host = Host(
         hypervisor=hypervisor,
-        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back, holders_of, written_sectors),
+        lvm=Lvm(lvm, uuid_of_device, lvm.copy_back, holders_of, written_sectors, lvm.flush),
         catalog=Catalog(settings.state_dir, settings.run_dir),
         settings=settings,
         guarded=no_guard,

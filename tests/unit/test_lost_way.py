@@ -10,7 +10,7 @@ import pytest
 from snapvm import checking, retry, sidefiles
 from snapvm.attention import GivenBack, HalfBack, LeftBehind
 from snapvm.errors import SnapvmError
-from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed
+from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed, StorageFailed
 from snapvm.model import Domain, DomainState, SideKind, SidePlace, Silent, SnapshotId
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -94,6 +94,32 @@ def test_a_snapshot_lost_past_the_point_of_no_return(
     mend(scene)
     scene.hypervisor.start(scene.machine.domain, paused=False)
     assert scene.machine.count == 8
+
+
+@pytest.mark.parametrize("thick", THICK, ids=KINDS)
+def test_a_snapshot_that_cannot_be_read_any_more_can_be_given_up(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
+    """Its disk is bad there: the kernel does not give it up for that, and no repair comes past."""
+    scene, record = begun(tmp_path, *thick)
+    names = scene.lvm.names()
+    ref = next(disk.snapshot for disk in record.disks if disk.snapshot.vg == thick[-1])
+
+    def strike(argv: tuple[str, ...]) -> None:
+        if argv[:2] == ("copy", str(ref)):
+            raise StorageFailed(path=str(ref.path), why="Input/output error")
+
+    scene.lvm.before = strike
+    with pytest.raises(HalfBack):
+        roll_back(scene, record)
+    with pytest.raises(HalfBack) as told:
+        mend(scene)
+    assert "to have the former disks put back (lvremove " in told.value.hint()
+    assert str(ref) in told.value.hint() and told.value.hint().startswith("do not start it")
+    scene.lvm.volumes.remove(scene.lvm.named(ref.vg, ref.lv))
+    with pytest.raises(GivenBack):
+        mend(scene)
+    assert_as_before(scene, names - {str(ref)}, DomainState.SHUTOFF)
 
 
 def rename_what_is_kept(scene: Scene) -> None:
@@ -298,8 +324,9 @@ def test_nor_is_what_was_current_when_its_group_goes_as_the_domain_is_started(
             scene.lvm.away[thick[-1]] = UNSEEN
 
     scene.hypervisor.before = strike
-    with pytest.raises(LeftBehind, match="LVM does not report"):
+    with pytest.raises(LeftBehind, match="LVM does not report") as told:
         mend(scene)
+    assert "if it is lost for good" in told.value.hint()
     scene.hypervisor.before = lambda _deed: None
     scene.lvm.away.clear()
     mend(scene)

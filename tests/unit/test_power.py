@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapvm import consistency
-from snapvm.model import SideKind, SidePlace, SideShape, Silent
+from snapvm.catalog import Catalog
+from snapvm.failures import CaptureFailed
+from snapvm.model import DomainState, SideKind, SidePlace, SideShape, Silent
 from snapvm.recordfolder import INTENT_FILE
 from tests.fakes.power import Disk
-from tests.fakes.scene import Scene
-from tests.unit.deeds import delete, roll_back, take
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import (
+    begun,
+    delete,
+    die,
+    fail_deed,
+    mend,
+    roll_back,
+    take,
+    take_at_five,
+    use,
+)
 
 
 @pytest.fixture
@@ -81,3 +95,72 @@ def test_what_was_done_is_on_the_disk_before_what_relies_on_it(scene: Scene) -> 
         watch.look()
     assert watch.starts == 2
     assert watch.forgotten == set()
+
+
+_LATER = {"commit": {"lvchange"}, "write_journal": {"lvchange"}, "end_journal": {"lvremove"}}
+"""What LVM may have in the cache of a disk yet: tags that a repair corrects, orphans."""
+
+
+def watched(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return what of LVM's a power cut takes though a record or a journal elsewhere relies on it.
+
+    It fills up as they are written.  A journal of the preparation relies on nothing.
+    """
+    lost: set[str] = set()
+
+    def looking(name: str, deed: Callable[..., Any]) -> Callable[..., Any]:
+        def look(*arguments: Any, **named: Any) -> Any:
+            is_begun = name == "write_journal" and arguments[-1].get("phase") == "prepare"
+            of_lvm = set() if is_begun else set(scene.lvm.unflushed)  # it is changed beside this
+            lost.update(f"{name}: {verb}" for _, verb in of_lvm if verb not in _LATER[name])
+            return deed(*arguments, **named)
+
+        return look
+
+    for name in _LATER:
+        monkeypatch.setattr(Catalog, name, looking(name, getattr(Catalog, name)))
+    return lost
+
+
+@pytest.fixture
+def relied_on(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    return watched(scene, monkeypatch)
+
+
+def test_neither_is_what_lvm_did_in_the_cache_of_a_disk_alone(
+    scene: Scene, relied_on: set[str]
+) -> None:
+    """LVM does not have a disk empty its cache; a journal on another disk would outlast it."""
+    record = take_at_five(scene)
+    done = roll_back(scene, record)
+    consistency.rollback(scene.host, done.undo, paused=False, progress=Silent())
+    assert relied_on == set() and scene.disk_data() == ["10", "10"]
+
+
+def test_nor_is_it_where_a_rollback_is_taken_back(scene: Scene, relied_on: set[str]) -> None:
+    """Without the names the domain would be booted from the snapshot, and no journal tell why."""
+    record = take_at_five(scene)
+    fail_deed(scene, "stop")
+    with pytest.raises(CaptureFailed):
+        roll_back(scene, record)
+    assert relied_on == set() and scene.disk_data() == ["10", "10"]
+
+
+def test_nor_where_a_repair_takes_it_back(scene: Scene, relied_on: set[str]) -> None:
+    record = take_at_five(scene)
+    die(scene, record, "stop")
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert relied_on == set() and scene.disk_data() == ["10", "10"]
+
+
+def test_nor_where_a_repair_makes_clones_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, record = begun(tmp_path, "vg1")
+    relied_on = watched(scene, monkeypatch)
+    die(scene, record, "vg1/")
+    use(scene)
+    mend(scene)
+    assert relied_on == set() and scene.disk_data() == ["5", "5"]

@@ -112,3 +112,21 @@ def test_a_fixed_device_number_is_not_lost_silently(
     roll_back(scene, record)
     assert "vg0/demo-d0 has a fixed device number" in caplog.text
     assert "lvchange --persistent y --minor 47 vg0/demo-d0" in caplog.text
+
+
+def test_a_disk_that_grows_before_the_exchange_can_be_gone_back_to(tmp_path: Path) -> None:
+    """To read a large image takes an hour; what was kept was called unusable, and to be deleted."""
+    scene, record = begun(tmp_path)
+
+    def grow(deed: str) -> None:
+        if deed == "freeze" and not grown:
+            grown.append(disk_of(scene))
+            disk_of(scene).size_bytes <<= 1
+
+    grown: list[FakeVolume] = []
+    scene.hypervisor.before = grow
+    undo = roll_back(scene, record).undo
+    assert undo.disks[0].size_bytes == 2 * undo.disks[1].size_bytes
+    assert checking.look(scene.host, None, Silent(), deep=False) == ()
+    roll_back(scene, undo)
+    assert scene.disk_data() == ["8", "8"] and disk_of(scene).size_bytes == grown[0].size_bytes

@@ -102,6 +102,24 @@ def test_what_the_kernel_does_not_confirm_is_compared_whole(bench: Bench, status
     assert bench.disk.path.read_bytes() == bench.before
 
 
+@pytest.mark.parametrize("status", ["", "as it is"])
+def test_chunks_that_are_equal_are_not_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """The snapshot would copy each of them, and it may have no room left for one."""
+    written: set[int] = set()
+    plain = directio.Device.write
+
+    def noting(self: directio.Device, offset: int, view: memoryview) -> None:
+        written.update(range(offset // CHUNK, -(-(offset + len(view)) // CHUNK)))
+        plain(self, offset, view)
+
+    monkeypatch.setattr(directio.Device, "write", noting)
+    copyback.copy_back(Kernel(status and bench.status), bench.snapshot, bench.disk, Silent())
+    assert bench.disk.path.read_bytes() == bench.before
+    assert written == set(bench.changed)
+
+
 def test_a_store_of_another_format_is_compared_whole(bench: Bench) -> None:
     bench.store.write_bytes(bytes(CHUNK))
     copyback.copy_back(Kernel(bench.status), bench.snapshot, bench.disk, Silent())
