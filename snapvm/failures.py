@@ -46,6 +46,7 @@ class CommandFailed(SnapvmError):
     argv: tuple[str, ...]
     status: int
     stderr: str
+    stdout: str = ""
 
     def message(self) -> str:
         said = " ".join(self.stderr.split())[:600] or "it said nothing"
