@@ -25,12 +25,18 @@ _STORAGE_HINTS = {
     os.strerror(errno.ESTALE): "its server has lost it; remount it: findmnt --target {folder}",
     os.strerror(errno.EACCES): "SELinux, AppArmor or a file server denies access: ls -dZ {folder}; "
     "findmnt --target {folder}",
+    os.strerror(errno.EFBIG): "allow snapvm larger files (ulimit -f; LimitFSIZE= of its unit); "
+    "findmnt --target {folder}",
     os.strerror(errno.EMFILE): "allow snapvm more open files (ulimit -n; LimitNOFILE= of its unit)",
     os.strerror(errno.ENFILE): "the host has too many open files: sysctl fs.file-nr fs.file-max",
     os.strerror(errno.ENOLCK): "its file system, or its server, grants no more locks: "
     "findmnt --target {folder}",
 }
 """What to do about storage, by what the kernel says of it."""
+
+
+def _storage_hint(why: str, folder: str) -> str:
+    return _STORAGE_HINTS.get(why, "").format(folder=shlex.quote(folder))
 
 
 @dataclass(eq=False)
@@ -40,6 +46,7 @@ class CommandFailed(SnapvmError):
     argv: tuple[str, ...]
     status: int
     stderr: str
+    stdout: str = ""
 
     def message(self) -> str:
         said = " ".join(self.stderr.split())[:600] or "it said nothing"
@@ -128,7 +135,8 @@ class ImageNotWritten(CaptureFailed):
         return f"the memory of {quoted(self.domain)} could not be written: {self.why}"
 
     def hint(self) -> str:
-        return f"check the file system of {quoted(self.path)}, then take the snapshot again"
+        again = f"check the file system of {quoted(self.path)}, then take the snapshot again"
+        return _storage_hint(self.why, self.path) or again
 
 
 @dataclass(eq=False)
@@ -214,7 +222,7 @@ class StorageFailed(SnapvmError):
         folder = path.parent
         if folder.name.startswith("."):  # of what was being made, and is gone by now
             folder = folder.parent
-        return _STORAGE_HINTS.get(self.why, "").format(folder=shlex.quote(str(folder)))
+        return _storage_hint(self.why, str(folder))
 
 
 @dataclass(eq=False)

@@ -298,7 +298,9 @@ class ShRunner:
         )
         self._remember(argv, str(done.status), done.seconds, done.stderr)
         if done.status != 0:
-            raise CommandFailed(argv=done.argv, status=done.status, stderr=done.stderr)
+            raise CommandFailed(
+                argv=done.argv, status=done.status, stderr=done.stderr, stdout=done.stdout
+            )
         return done
 
     @contextmanager

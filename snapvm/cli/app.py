@@ -43,7 +43,8 @@ def run(arguments: list[str]) -> int:
     except SnapvmError as error:
         with unheard():
             as_json = session.json or failures.wants_json(arguments)
-            return failures.tell(_to_be_told(error), as_json=as_json, state_dir=session.state_dir)
+            told, folder = _to_be_told(error), session.unusual_state_dir()
+            return failures.tell(told, as_json=as_json, state_dir=folder)
     except Exception as error:
         with unheard():
             return failures.tell_bug(error, session, arguments)

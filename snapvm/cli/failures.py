@@ -36,7 +36,7 @@ def wants_json(arguments: list[str]) -> bool:
 def tell(error: SnapvmError, *, as_json: bool, state_dir: Path | None = None) -> int:
     """Report a failure that snapvm expects; return its exit status.
 
-    ``state_dir`` is the folder that the command line named, if it named one.
+    ``state_dir`` is the folder of records, if what is to be typed needs it too.
     """
     kind = type(error).__name__
     details = error.details()

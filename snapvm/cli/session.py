@@ -22,6 +22,8 @@ class Session:
     json: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that options after the verb change."""
+    used_state_dir: Path | None = None
+    """The folder of records, once the settings have been read."""
     last_commands: Iterable[str] = field(default_factory=tuple)
     """The last commands that the runner has run, once there is a runner."""
 
@@ -42,7 +44,23 @@ class Session:
                 why = f"{str(self.state_dir)!r} {error}"
                 raise BadSetting(where="--state-dir", why=why) from None
             loaded = replace(loaded, state_dir=self.state_dir)
+        self.used_state_dir = loaded.state_dir
         return replace(loaded, **self.overrides)
+
+    def unusual_state_dir(self) -> Path | None:
+        """Return the folder of records when a `snapvm` typed elsewhere would take another.
+
+        What a variable says holds here alone: sudo drops it, and that of a unit or of a crontab is
+        in no shell.
+        """
+        # heavy: a TOML parser, which neither help nor a wrong command line needs
+        from snapvm import settings
+
+        used = self.used_state_dir or self.state_dir
+        try:
+            return None if used == settings.load({}).state_dir else used
+        except BadSetting:
+            return used
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from snapvm import naming
+from snapvm.lvm import argv
+from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
+from snapvm.model import VolumeKind
 from snapvm.refusals import VolumeRefused
 
 
@@ -23,6 +26,22 @@ def require_free(report: Report, vg: str, name: str) -> None:
             volume=f"{vg}/{name}",
             why="it exists already, and snapvm needs its name",
             remedy="choose another --name, or remove the volume if nothing needs it",
+        )
+
+
+def require_layer(disk: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for a thick disk whose name leaves no room for that of its layer.
+
+    With its first snapshot its blocks become a device of its name and ``-real``.  LVM would find
+    that too long, but only once the domain stands still (lvm2, dev_manager.c,
+    _add_new_lv_to_dtree).
+    """
+    is_thick = disk.kind is VolumeKind.THICK
+    if is_thick and len(argv.mapped_name(disk.ref, "real")) > naming.DM_NAME_LIMIT:
+        raise VolumeRefused(
+            volume=str(disk.ref),
+            why="its name is so long that device-mapper allows no thick snapshot of it",
+            remedy=f"shut the domain off and give the volume a shorter one: lvrename {disk.ref}",
         )
 
 

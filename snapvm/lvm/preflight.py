@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
-from snapvm.lvm import away, thinpool
+from snapvm.lvm import away, newname, thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.model import VolumeKind
@@ -64,6 +64,7 @@ def check_volumes(
         _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
         _check_volume(volume)
+        newname.require_layer(volume)
         _check_images(report, volume)
     for volume in volumes if sources is None else sources:
         if volume.kind is VolumeKind.THICK:

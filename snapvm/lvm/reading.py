@@ -7,8 +7,10 @@ empty, or prints -1, when the kernel target could not be asked.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from snapvm.failures import CommandFailed
@@ -101,6 +103,30 @@ GROUPS_ARGV = (
 )
 """The groups that ``ARGV`` is silent about too: those without a volume, exported ones, and those of
 other hosts (lvm2, tools/toollib.c: _ignore_vg)."""
+
+_SAID = re.compile(r'"log_message"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_OUTCOMES = ("success", "failure")
+"""What stands there of each group and volume that was looked at, beside what was said of it."""
+_UNREAD = re.compile(r"Cannot process volume group (\S+)")
+
+
+def in_full(failure: CommandFailed) -> CommandFailed:
+    """Return the failure of an lvs or vgs with what it said, which is in the log of its report.
+
+    There it is with ``log/report_command_log=1``, and not on standard error (lvm2, lib/log/log.c).
+    """
+    _, _, log = failure.stdout.rpartition('"log"')
+    said = [text.replace(r"\"", '"') for text in _SAID.findall(log) if text not in _OUTCOMES]
+    return replace(failure, stderr="\n".join(filter(None, (failure.stderr, *said))))
+
+
+def unread_groups(failure: CommandFailed) -> tuple[str, ...]:
+    """Return the groups that an lvs or vgs could not read; of all others it has reported then.
+
+    Such as one that another version of LVM has written (lvm2, tools/toollib.c,
+    _process_lv_vgnameid_list).
+    """
+    return tuple(dict.fromkeys(_UNREAD.findall(failure.stderr)))
 
 
 def parse(text: str) -> Report:

@@ -69,6 +69,8 @@ class Lvm:
         """By group: the lvms that did not end when they were told to."""
         self._given_up: set[str] = set()
         """The groups in which an lvm of ours may yet make something, and nobody waits for it."""
+        self._unread: set[str] = set()
+        """The groups that LVM could not read, and which have been told of."""
         self.uuid_of_device = uuid_of_device
         self.holders_of = holders_of
         """Tells what of this host lies on a volume, by the number of its device or by its name."""
@@ -94,11 +96,26 @@ class Lvm:
             return self.report()
 
     def _told(self, command: argv.Argv, limit_seconds: float) -> Report:
-        def ask() -> Report:
-            done = self._runner.run(command, timeout_seconds=limit_seconds)
-            return reading.parse(done.stdout)
+        return retry.report(lambda: reading.parse(self._asked(command, limit_seconds)))
 
-        return retry.report(ask)
+    def _asked(self, command: argv.Argv, limit_seconds: float) -> str:
+        """Return what LVM reports: of all groups, or all but those that it cannot read.
+
+        Those are told of, and are like any group that LVM does not show: whoever needs one finds
+        that out, and nobody else has to care.
+        """
+        try:
+            return self._runner.run(command, timeout_seconds=limit_seconds).stdout
+        except CommandFailed as failure:
+            told = reading.in_full(failure)
+            unread = reading.unread_groups(told)
+            if not unread:
+                raise told from None
+            if not self._unread.issuperset(unread):
+                self._unread.update(unread)
+                why = " ".join(told.stderr.split())
+                log.warning("LVM cannot read the volume group %s: %s", ", ".join(unread), why)
+            return failure.stdout
 
     def filled(
         self, report: Report, disks: Iterable[LogicalVolume], limit_seconds: float
@@ -125,8 +142,7 @@ class Lvm:
             return report
 
         def ask() -> tuple[VolumeGroup, ...]:
-            done = self._runner.run(reading.GROUPS_ARGV, timeout_seconds=REPORT_LIMIT_SECONDS)
-            return reading.parse_groups(done.stdout)
+            return reading.parse_groups(self._asked(reading.GROUPS_ARGV, REPORT_LIMIT_SECONDS))
 
         return Report(report.volumes, retry.report(ask))
 

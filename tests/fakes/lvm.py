@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import RLock
 
 from snapvm import crashpoint
-from snapvm.failures import CommandTimedOut, StorageFailed
+from snapvm.failures import CommandFailed, CommandTimedOut, StorageFailed
 from snapvm.lvm.reading import FIELDS, FULL_FIELDS, GROUP_FIELDS
 from snapvm.model import LvRef, Progress
 from snapvm.process import Completed
@@ -44,6 +44,8 @@ class FakeLvm(FakeGroups):
         """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
         self.away: dict[str, dict[str, str]] = {}
         """Groups that lvs is silent about, with what vgs says of each that it sees."""
+        self.unreadable: set[str] = set()
+        """Groups whose metadata make no sense to lvm, which reports all others and fails."""
         self.is_old = False
         """Whether it is older than the property of autoactivation (2.03.12)."""
         self.has_no_room = False
@@ -127,9 +129,21 @@ class FakeLvm(FakeGroups):
             )
             | ({"lv_autoactivation": "enabled" * volume.autoactivated} if is_full else {})
             for volume in self.volumes
-            if volume.vg not in self.away
+            if volume.vg not in self.away | dict.fromkeys(self.unreadable)
         ]
-        return lvmreport.report("lv", rows, {**self.conf, **configured(options)}, said)
+        return self._reported("lv", rows, options, said)
+
+    def _reported(
+        self, kind: str, rows: list[dict[str, str]], options: dict[str, list[str]], said: list[str]
+    ) -> str:
+        """Print a report; what failed on the way is in its log alone (lvm2, lib/log/log.c)."""
+        for vg in sorted(self.unreadable):
+            said += [f"Internal error: LV segments corrupted in {vg}-x."]
+            said += [f"Cannot process volume group {vg}", "failure"]
+        text = lvmreport.report(kind, rows, {**self.conf, **configured(options)}, said)
+        if self.unreadable:
+            raise CommandFailed(argv=("lvm", f"{kind}s"), status=5, stderr="", stdout=text)
+        return text
 
     def _vgs(self, words: list[str]) -> str:
         assert {"--foreign", "--shared", ",".join(GROUP_FIELDS)} <= set(words), words
@@ -139,9 +153,9 @@ class FakeLvm(FakeGroups):
             lvmreport.group_row(vg, self.vg_uuid(vg), [v for v in self.volumes if v.vg == vg])
             | self.away.get(vg, {})
             for vg in names
-            if self.away.get(vg) != UNSEEN
+            if self.away.get(vg) != UNSEEN and vg not in self.unreadable
         ]
-        return lvmreport.report("vg", rows, {**self.conf, **configured(options)}, [])
+        return self._reported("vg", rows, options, [])
 
     def _lvmconfig(self, words: list[str]) -> str:
         options, (setting,) = parse(words)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, rebuilding
+from snapvm import consistency, diagnosis, rebuilding
 from snapvm.consistency import TakeRequest
 from snapvm.lvm import newname
 from snapvm.model import GuestDisk, Silent
@@ -57,6 +58,26 @@ def test_what_could_never_be_rolled_back_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(VolumeRefused, match="longer than device-mapper allows"):
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
     assert scene.lvm.names() == before and scene.ids() == []
+
+
+@pytest.mark.parametrize(("characters", "is_taken"), [(122, True), (123, False), (127, False)])
+def test_a_thick_disk_needs_room_for_the_name_of_its_layer(
+    tmp_path: Path, characters: int, is_taken: bool
+) -> None:
+    """LVM found vg0-NAME-real too long, and said so when the domain stood still."""
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    name = "x" * (characters - len("vg0-"))
+    scene.lvm.add_disk("vg0", name, pool="", data="0")
+    disk = GuestDisk(target="vda", device=Path("/dev/vg0", name))
+    scene.hypervisor.add(scene.machine.domain, (disk,))
+    before, deeds = scene.lvm.names(), list[str]()
+    scene.hypervisor.before = deeds.append
+    with nullcontext() if is_taken else pytest.raises(VolumeRefused, match="no thick snapshot"):
+        consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert scene.ids() == ["a"] * is_taken and ("window" in deeds) is is_taken
+    assert (scene.lvm.names() == before) is not is_taken
+    refusals = diagnosis.look(scene.host, DOMAIN).refusals
+    assert bool(refusals) is not is_taken
 
 
 def test_two_volumes_never_get_one_name() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from snapvm import diagnosis, durable
 from snapvm.attention import LeftBehind
-from snapvm.failures import StorageFailed
+from snapvm.failures import ImageNotWritten, StorageFailed
 from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.model import DomainState
 from snapvm.refusals import HostLacks, NoSpace
@@ -154,13 +154,22 @@ def test_too_little_room_for_a_short_pause_is_told_of(
     [
         (errno.ENOSPC, "make room there, then try again: df -h {0}; df -i {0}"),
         (errno.EROFS, "mount it writable, then try again: findmnt --target {0}"),
+        (
+            errno.EFBIG,
+            "allow snapvm larger files (ulimit -f; LimitFSIZE= of its unit); findmnt --target {0}",
+        ),
     ],
 )
 def test_what_is_full_or_read_only_in_the_middle_is_told_with_what_to_do(
     tmp_path: Path, error: int, told: str
 ) -> None:
-    """Which folder it is in, not that of a draft, which is gone when it is read."""
+    """Which folder it is in, not that of a draft, which is gone when it is read.
+
+    Of a memory image too, the first to meet most of this: it said to check the file system.
+    """
     folder = tmp_path / "a b"
     failure = StorageFailed(path=str(folder / ".x.draft" / "y"), why=os.strerror(error))
     assert failure.hint() == told.format(shlex.quote(str(folder)))
+    image = ImageNotWritten.because(OSError(error, os.strerror(error)), "web", folder / ".x.draft")
+    assert image.hint() == failure.hint()
     assert StorageFailed(path="stdout", why=os.strerror(error)).hint() == ""

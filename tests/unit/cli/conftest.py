@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm import settings
 from snapvm.cli import app, volumestates, wiring
 from tests.fakes.scene import Scene, make_scene
 
@@ -28,8 +29,10 @@ Call = Callable[..., Ended]
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """One running domain of two disks, and settings that lead to it."""
     made = make_scene(tmp_path)
-    monkeypatch.setenv("SNAPVM_STATE_DIR", str(made.host.settings.state_dir))
-    monkeypatch.setenv("SNAPVM_RUN_DIR", str(made.host.settings.run_dir))
+    places = made.host.settings
+    file = tmp_path / "snapvm.toml"
+    file.write_text(f'state_dir = "{places.state_dir}"\nrun_dir = "{places.run_dir}"\n')
+    monkeypatch.setattr(settings, "DEFAULT_FILE", file)
     monkeypatch.setattr(wiring, "open_host", lambda *_: made.host)
     monkeypatch.setattr(volumestates, "_lvm", lambda: made.host.lvm)
     return made

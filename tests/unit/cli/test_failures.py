@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from snapvm import settings
 from snapvm.cli import commands, failures, otherwords
 from snapvm.errors import ExitStatus
 from snapvm.model import SnapshotId
@@ -109,23 +110,50 @@ def test_no_guess_is_told_where_more_is_known(
     assert capsys.readouterr().err.startswith("snapvm: no such option: --json\nhint: --json goes")
 
 
+@pytest.fixture(params=["option", "variable", "file"])
+def elsewhere(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> list[str]:
+    """Have the scene's folder named in one of the ways that hold for one command or shell alone.
+
+    Returns what is typed for it.
+    """
+    folder = str(scene.host.settings.state_dir)
+    monkeypatch.setattr(settings, "DEFAULT_FILE", tmp_path / "none.toml")
+    if request.param == "variable":
+        monkeypatch.setenv("SNAPVM_STATE_DIR", folder)
+    if request.param == "file":
+        monkeypatch.setenv("SNAPVM_CONFIG", str(tmp_path / "snapvm.toml"))
+    return ["--state-dir", folder] if request.param == "option" else []
+
+
 def test_what_to_type_next_has_the_folder_of_this_command(
-    call: Call, scene: Scene, tmp_path: Path
+    call: Call, scene: Scene, elsewhere: list[str]
 ) -> None:
     """As it was told, it looked after the usual folder: nothing to repair, with status 0."""
-    call("take", DOMAIN, "--name", "a")
-    there = "type `snapvm --state-dir {}` there, as here"
-    other = call("--state-dir", f"{tmp_path}/my disk", "show", "demo@a")
+    call(*elsewhere, "take", DOMAIN, "--name", "a")
+    there = f"type `snapvm --state-dir {scene.host.settings.state_dir}` there, as here"
     shown = f"hint: `snapvm list` shows the existing snapshots; {there}\n"
-    assert other.err.endswith(shown.format(shlex.quote(f"{tmp_path}/my disk"))), other
+    assert call(*elsewhere, "show", "demo@b").err.endswith(shown)
     lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
-    folder = str(scene.host.settings.state_dir)
-    found = call("--state-dir", folder, "check")
+    found = call(*elsewhere, "check")
     assert "snapvm delete demo@a" in found.out
-    assert found.err.endswith(f"hint: {there.format(folder)}\n"), found
-    assert "as here" not in call("show", "demo@b").err + call("check").err
-    assert "as here" not in call("--state-dir", folder, "take", "nobody").err
-    assert "as here" not in call("--state-dir", folder, "take", "demo", "--name", "a").err
+    assert found.err.endswith(f"hint: {there}\n"), found
+    assert "as here" not in call(*elsewhere, "take", "nobody").err
+    assert "as here" not in call(*elsewhere, "take", "demo", "--name", "a").err
+
+
+def test_the_folder_is_quoted_and_left_out_where_it_is_the_usual_one(
+    call: Call, scene: Scene, tmp_path: Path
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    other = call("--state-dir", f"{tmp_path}/my disk", "show", "demo@a")
+    assert f"snapvm --state-dir {shlex.quote(f'{tmp_path}/my disk')}` there" in other.err
+    lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
+    usual = ("--state-dir", str(scene.host.settings.state_dir))
+    for words in ((), usual):
+        for done in (call(*words, "show", "demo@b"), call(*words, "check")):
+            assert done.status != 0 and "as here" not in done.err
 
 
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
