@@ -74,7 +74,7 @@ def look(
 
 def is_new_boot(journal: dict[str, Any]) -> bool:
     """Tell whether the domain may have been started, and ended, on the disks it went back to."""
-    return DomainRun.of_journal(journal).is_before_boot
+    return DomainRun.from_dict(journal).is_before_boot
 
 
 def _is_past_return(

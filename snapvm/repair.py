@@ -20,10 +20,8 @@ from snapvm import (
     severalfailures,
     standing,
     stopping,
-    taking,
 )
 from snapvm.attention import HalfBack, LeftBehind, NotStarted
-from snapvm.domainrun import DomainRun
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -34,6 +32,8 @@ from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
 from snapvm.refusals import GroupAway, VolumeRefused
 from snapvm.rollbackjournal import Phase
+from snapvm.stopping import StopJournal
+from snapvm.takejournal import TakeJournal
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _finish(
         with _not_started_by_mistake(host, leftover.intent, uuid, name):
             return rollbackrepair.finish(host, leftover.intent, uuid, name)
     if leftover.work is Work.STOP:
-        return stopping.finish(host, leftover.intent, uuid, name)
+        return stopping.finish(host, StopJournal.from_dict(leftover.intent), uuid, name)
     _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
 
@@ -224,26 +224,25 @@ def _take_back(
 
     Raises ``GroupAway`` while that may be where LVM shows nothing; what is elsewhere has gone.
     """
-    intent = leftover.intent
-    taking.check_intent(intent)
+    journal = TakeJournal.from_dict(leftover.intent)
     domain = standing.find(host, name)
     if domain is not None:
-        ran = intent["was_running"] and not DomainRun.of_journal(intent).is_over(domain)
+        ran = journal.was_running and not journal.run.is_over(domain)
         if ran:
             standing.let_run(host, domain)
         host.hypervisor.abandon(domain)
         if ran:
             # What was begun ahead of its pause may have stopped it only now.
             standing.run_again(host, name)
-        if intent.get("quiesce"):
+        if journal.quiesce:
             guestsystem.release(host, domain)
-    disks = taking.disks_of(intent)
+    disks = journal.disks
     report = host.lvm.explained(host.lvm.report(), disks)
     # A group may have another name by now, and a copy of it has its own; its disks tell.
     renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
-    named = [report.group_now(disk) for disk in disks] or intent["groups"]
+    named = [report.group_now(disk) for disk in disks] or journal.groups
     groups = [*named, *renamed]
-    host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
+    host.lvm.remove_set_where_there(groups, journal.set, Role.NEW)
     absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
     if absence is not None and not forget_missing:
         raise absence.refusal([ref], forget=_forgetting(name))

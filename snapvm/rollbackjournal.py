@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from snapvm import domainrun, naming, recordfile
+from snapvm import naming, recordfile
 from snapvm.domainrun import DomainRun
 from snapvm.jsonvalues import lv_uuid, lvm_name, vg_uuid
 from snapvm.lvm.report import Report
@@ -120,7 +120,7 @@ def written_since(journal: dict[str, Any], lvm: Lvm, report: Report) -> tuple[Jo
     Before the exchange is written down that can be said of the clones alone, which nobody writes to
     before a domain is started on them.  One whose device was taken away may have been written to.
     """
-    if DomainRun.of_journal(journal).is_before_boot:
+    if DomainRun.from_dict(journal).is_before_boot:
         return ()
     disks = disks_of(journal)
     counts = journal.get(_WRITTEN, [None if disk.is_thick else 0 for disk in disks])
@@ -147,7 +147,7 @@ def begun(plan: RollbackPlan, undo: Record, *, paused: bool, set_time: bool) -> 
         "phase": Phase.PREPARE.value,
         "record": plan.record.id,
         "set": plan.set,
-        **domainrun.as_dict(plan.domain),
+        **DomainRun.of(plan.domain).as_dict(),
         "paused": paused,
         "set_time": set_time,
         "was_running": plan.domain.state is DomainState.RUNNING,

@@ -178,7 +178,7 @@ def _former_let_run(
     decides what becomes of the disks.  But that the rollback is taken back has to be known to
     whoever finds the domain off later, should lvm fail now.  Returns it as it is then.
     """
-    if _is_off(domain) or not DomainRun.of_journal(journal).is_of(domain):
+    if _is_off(domain) or not DomainRun.from_dict(journal).is_of(domain):
         return domain
     try:
         if journal["was_running"]:
@@ -236,7 +236,7 @@ def _said_before(journal: dict[str, Any], name: str, domain: Domain | None) -> L
 def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
     set_, disks = journal["set"], rollbackjournal.disks_of(journal)
     domain = standing.find(host, name)
-    run = DomainRun.of_journal(journal)
+    run = DomainRun.from_dict(journal)
     if journal["was_running"] and domain is not None and not run.is_over(domain):
         standing.let_run(host, domain)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
