@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from snapvm import (
     durable,
@@ -31,7 +30,7 @@ from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
 from snapvm.refusals import GroupAway, VolumeRefused
-from snapvm.rollbackjournal import Phase
+from snapvm.rollbackjournal import Phase, RollbackJournal
 from snapvm.stopping import StopJournal
 from snapvm.takejournal import TakeJournal
 
@@ -77,7 +76,7 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
         yield
     except Wrong as error:
         raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error})") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:  # its parts do not fit, or lvm cannot be told of them
         raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error!r})") from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:
         needed = f", and needs it: {error.hint()}" if error.hint() else ""
@@ -93,7 +92,7 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
 
 @contextmanager
 def _not_started_by_mistake(
-    host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str
 ) -> Iterator[None]:
     """Have a failure need attention that leaves a domain off in the middle of its rollback.
 
@@ -107,17 +106,17 @@ def _not_started_by_mistake(
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
-        id_, mending = journal["record"], error.hint() or "fix the cause"
-        if journal["phase"] == Phase.RESTORED:
+        id_, mending = journal.record, error.hint() or "fix the cause"
+        if journal.phase is Phase.RESTORED:
             next_ = f"{mending}, then: {typed('repair', name)}"
             raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error
-        is_sure = journal["phase"] == Phase.SWAPPED
+        is_sure = journal.phase is Phase.SWAPPED
         raise HalfBack(name, id_, str(error), is_sure, mending) from error
 
 
-def _is_off_amid(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> bool:
+def _is_off_amid(host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str) -> bool:
     """Tell whether a domain is known to be off, and not as its rollback is to leave it."""
-    if journal["phase"] == Phase.STARTED:
+    if journal.phase is Phase.STARTED:
         return False
     try:
         domain = standing.find(host, name)
@@ -126,8 +125,8 @@ def _is_off_amid(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
     if domain is not None and domain.state is not DomainState.SHUTOFF:
         return False
     with suppress(SnapvmError):
-        is_to_run = host.catalog.get(uuid, journal["record"]).state.is_on
-        return is_to_run or journal["phase"] != Phase.RESTORED
+        is_to_run = host.catalog.get(uuid, journal.record).state.is_on
+        return is_to_run or journal.phase is not Phase.RESTORED
     return True
 
 
@@ -209,8 +208,9 @@ def _finish(
         return _finish_delete(host, leftover, uuid, known, forget_missing=forget_missing)
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
-        with _not_started_by_mistake(host, leftover.intent, uuid, name):
-            return rollbackrepair.finish(host, leftover.intent, uuid, name)
+        journal = RollbackJournal.from_dict(leftover.intent)
+        with _not_started_by_mistake(host, journal, uuid, name):
+            return rollbackrepair.finish(host, journal, uuid, name)
     if leftover.work is Work.STOP:
         return stopping.finish(host, StopJournal.from_dict(leftover.intent), uuid, name)
     _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
