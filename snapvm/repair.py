@@ -20,7 +20,7 @@ from snapvm import (
     standing,
     stopping,
 )
-from snapvm.attention import HalfBack, LeftBehind, NotStarted
+from snapvm.attention import HalfBack, JournalUnusable, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -75,9 +75,9 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
     try:
         yield
     except Wrong as error:
-        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error})") from error
+        raise _damaged(left, str(error)) from error
     except (KeyError, ValueError) as error:  # its parts do not fit, or lvm cannot be told of them
-        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error!r})") from error
+        raise _damaged(left, repr(error)) from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:
         needed = f", and needs it: {error.hint()}" if error.hint() else ""
         again = f"`snapvm repair` tries again{needed}"
@@ -88,6 +88,12 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
         if error.exit_status is ExitStatus.ATTENTION:
             raise
         raise LeftBehind(leftovers=left, why=str(error)) from error
+
+
+def _damaged(left: tuple[str, ...], why: str) -> LeftBehind:
+    """Return what to raise for a journal that no later repair could make more of."""
+    why = f"its journal is damaged ({why})"
+    return LeftBehind(leftovers=left, why=why, remedy=JournalUnusable.remedy)
 
 
 @contextmanager

@@ -65,8 +65,9 @@ def test_a_damaged_one_of_a_rollback_is_told_of_and_nothing_is_done(scene: Scene
     said, before = journal(scene, Work.ROLLBACK), everything(scene)
     key, value = DAMAGES[how]
     scene.host.catalog.write_journal(UUID, Work.ROLLBACK, {**said, key: value})
-    with pytest.raises(LeftBehind, match="its journal is damaged"):
+    with pytest.raises(LeftBehind, match="its journal is damaged") as told:
         mend(scene)
+    assert "move the journal" in told.value.hint(), "to repair again would not help"
     assert everything(scene) == before and journal(scene, Work.ROLLBACK)[key] == value
 
 
