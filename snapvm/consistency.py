@@ -54,6 +54,7 @@ from snapvm.model import Domain, DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan, TakePlan
 from snapvm.refusals import DomainRefused
 from snapvm.severalfailures import noting
+from snapvm.takejournal import TakeJournal
 from snapvm.taking import Caught, TakeRequest
 from snapvm.undo import Removes, Undo
 
@@ -94,7 +95,7 @@ def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
                 partial(host.catalog.discard, draft),
                 removes=Removes.JOURNAL,
             )
-            host.catalog.begin(draft, domain.name, taking.intent(plan))
+            host.catalog.begin(draft, domain.name, TakeJournal.of_plan(plan).as_dict())
             caught = _catch(host, plan, draft, undo, clock, progress)
             caught = taking.laid_out(plan, draft.folder, caught, progress)
             caught = taking.sealed(plan, draft.folder, caught, progress)
@@ -167,7 +168,7 @@ def _catch(
             if plan.stop:
                 clock.left_standing()
         if not plan.stop:
-            host.catalog.amend(draft, taking.intent_when_let_go(plan))
+            _note_let_go(host, plan, draft)
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method
@@ -190,8 +191,13 @@ def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[Non
             domain = standing.find(host, plan.domain.name)
             is_owners = isinstance(error.__cause__, PausedMeanwhile)
             if is_owners or domain is None or domain.state not in standing.STATES:
-                host.catalog.amend(draft, taking.intent_when_let_go(plan))
+                _note_let_go(host, plan, draft)
         raise
+
+
+def _note_let_go(host: Host, plan: TakePlan, draft: Draft) -> None:
+    """Have the journal say that the domain, should it stand still, does so for its owner."""
+    host.catalog.amend(draft, TakeJournal.of_plan(plan).when_let_go().as_dict())
 
 
 def plan_rollback(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snapvm import hostid
+from snapvm.jsonvalues import Wrong, optional
 from snapvm.model import Domain
 
 _BOOT, _RUN = "boot_id", "run"
@@ -24,9 +25,24 @@ class DomainRun:
     run: str
 
     @classmethod
-    def of_journal(cls, journal: Mapping[str, Any]) -> DomainRun:
-        """Return the run that a journal names; an older snapvm wrote a number, or nothing."""
-        return cls(boot=str(journal.get(_BOOT, "")), run=str(journal.get(_RUN) or ""))
+    def of(cls, domain: Domain) -> DomainRun:
+        """Return the run that a domain is in now."""
+        return cls(boot=hostid.boot(), run=domain.run or "")
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> DomainRun:
+        """Return the run that a journal names; an older snapvm wrote a number, or nothing.
+
+        Raises ``Wrong``.
+        """
+        run = said.get(_RUN)
+        if run is not None and type(run) not in (str, int):
+            raise Wrong(f"{_RUN!r} is {run!r}, which names no run of a domain")
+        return cls(boot=optional(said, _BOOT, default=""), run=str(run or ""))
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return it as journals name it."""
+        return {_BOOT: self.boot, _RUN: self.run or None}
 
     @property
     def is_before_boot(self) -> bool:
@@ -43,8 +59,3 @@ class DomainRun:
         One of which that is not known must not be left paused.
         """
         return self.is_before_boot or bool(self.run and domain.run and domain.run != self.run)
-
-
-def as_dict(domain: Domain) -> dict[str, str | None]:
-    """Return what a journal says of the run that a domain is in now."""
-    return {_BOOT: hostid.boot(), _RUN: domain.run}

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from snapvm import (
     guestsystem,
@@ -39,7 +38,7 @@ from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
-from snapvm.rollbackjournal import JournalDisk, Phase
+from snapvm.rollbackjournal import JournalDisk, Phase, RollbackJournal
 from snapvm.undo import Removes, Undo
 from snapvm.workers import workers
 
@@ -64,7 +63,7 @@ class GoingBack:
     host: Host
     plan: RollbackPlan
     former: Record
-    journal: dict[str, Any]
+    journal: RollbackJournal
     progress: Progress
 
     @classmethod
@@ -73,13 +72,13 @@ class GoingBack:
     ) -> GoingBack:
         """Decide how it is done; nothing is touched."""
         former = rollbackplan.undo_record(plan)
-        journal = rollbackjournal.begun(plan, former, paused=paused, set_time=set_time)
+        journal = RollbackJournal.of_plan(plan, former, paused=paused, set_time=set_time)
         return cls(host, plan, former, journal, progress)
 
     @property
     def disks(self) -> tuple[JournalDisk, ...]:
         """Its disks, as whoever has to finish it would find them in the journal."""
-        return rollbackjournal.disks_of(self.journal)
+        return self.journal.disks
 
     def carry_out(self, guard: Guard, require_right: Callable[[], None]) -> RollbackDone:
         """Go back; until the last rename is done a failure leaves the domain running as before.
@@ -234,17 +233,15 @@ class GoingBack:
                 plan.domain,
                 plan.record,
                 self.progress,
-                paused=bool(journal["paused"]),
+                paused=journal.paused,
             )
-            set_time = bool(journal["set_time"])
-            return state, guestsystem.awaken(self.host, plan.record, set_time=set_time)
+            return state, guestsystem.awaken(self.host, plan.record, set_time=journal.set_time)
         except SnapvmError as error:
             return error
 
     def _reach(self, phase: Phase) -> None:
         """Write down how far the rollback is."""
-        reached = rollbackjournal.reached(self.journal, phase, self.host.lvm)
-        self._write_down(reached)
+        self._write_down(self.journal.reached(phase, self.host.lvm))
 
     def _turn_back(self) -> None:
         """Have the journal say that the domain runs on, whatever becomes of it before a repair.
@@ -254,8 +251,8 @@ class GoingBack:
         with suppress(SnapvmError):
             self._write_down(self.journal)
 
-    def _write_down(self, journal: dict[str, Any]) -> None:
-        self.host.catalog.write_journal(self.plan.record.domain_uuid, Work.ROLLBACK, journal)
+    def _write_down(self, journal: RollbackJournal) -> None:
+        rollbackjournal.write(self.host, self.plan.record.domain_uuid, journal)
 
     def _end_journal(self) -> None:
         self.host.catalog.end_journal(self.plan.record.domain_uuid, Work.ROLLBACK)

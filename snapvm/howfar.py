@@ -6,14 +6,12 @@ Its journal says it, LVM, and the kernel, which counts what is written to a disk
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from snapvm import rollbackjournal, takingback
+from snapvm import takingback
 from snapvm.attention import StartedTooSoon
-from snapvm.domainrun import DomainRun
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.rollbackjournal import JournalDisk, Phase
+from snapvm.rollbackjournal import JournalDisk, Phase, RollbackJournal
 
 UNDECIDED = (Phase.PREPARE, Phase.EXCHANGED)
 """After these LVM and the domain tell whether there is a way back."""
@@ -50,36 +48,31 @@ class Found:
 
 
 def look(
-    lvm: Lvm, report: Report, journal: dict[str, Any], name: str, *, was_stopped: bool
+    lvm: Lvm, report: Report, journal: RollbackJournal, name: str, *, was_stopped: bool
 ) -> Found:
     """Find how far a rollback came, and whether its domain, which may be off, has run since.
 
     Raises ``StartedTooSoon`` for a domain that was started on some of the clones, and
     ``OldJournal`` for a journal that does not fit the disks.
     """
-    phase, disks = Phase(journal["phase"]), rollbackjournal.disks_of(journal)
+    phase, set_, disks = journal.phase, journal.set, journal.disks
     if phase in _BEFORE_ITS_END:
         # A state folder that was restored from a backup may have a journal of months ago.
-        if takingback.is_settled(report, journal["set"], disks):
+        if takingback.is_settled(report, set_, disks):
             return Found(phase=Phase.STARTED, has_thick=False, written=(), is_over=True)
-        takingback.require_known(report, journal["set"], disks)
+        takingback.require_known(report, set_, disks)
     if phase is Phase.SWAPPED:
-        takingback.require_presents(report, journal["set"], disks)
-    written = rollbackjournal.written_since(journal, lvm, report) if was_stopped else ()
+        takingback.require_presents(report, set_, disks)
+    written = journal.written_since(lvm, report) if was_stopped else ()
     if phase in UNDECIDED:
         is_past = _is_past_return(report, journal, name, written, was_stopped=was_stopped)
         phase = Phase.SWAPPED if is_past else Phase.PREPARE
-    return Found(phase=phase, has_thick=rollbackjournal.has_thick(disks), written=written)
-
-
-def is_new_boot(journal: dict[str, Any]) -> bool:
-    """Tell whether the domain may have been started, and ended, on the disks it went back to."""
-    return DomainRun.of_journal(journal).is_before_boot
+    return Found(phase=phase, has_thick=journal.has_thick, written=written)
 
 
 def _is_past_return(
     report: Report,
-    journal: dict[str, Any],
+    journal: RollbackJournal,
     name: str,
     written: tuple[JournalDisk, ...],
     *,
@@ -91,15 +84,15 @@ def _is_past_return(
     been written since its undo snapshot was made.  In the same boot the kernel tells whether it
     was, as by a domain that its owner let run on.
     """
-    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
-    if is_new_boot(journal) and was_stopped and rollbackjournal.has_thick(disks):
+    set_, disks, is_new_boot = journal.set, journal.disks, journal.run.is_before_boot
+    if is_new_boot and was_stopped and journal.has_thick:
         return False
-    moved = takingback.have_moved(report, set_, disks, is_new_boot=is_new_boot(journal))
+    moved = takingback.have_moved(report, set_, disks, is_new_boot=is_new_boot)
     swapped = takingback.are_swapped(report, set_, disks)
     if moved and not was_stopped and not swapped:
         raise StartedTooSoon(name)
-    if not was_stopped or is_new_boot(journal):
+    if not was_stopped or is_new_boot:
         return swapped and (was_stopped or moved)
     has_run_on_clones = any(not disk.is_thick for disk in written)
-    is_ended = Phase(journal["phase"]) is Phase.EXCHANGED and not written
+    is_ended = journal.phase is Phase.EXCHANGED and not written
     return swapped and (has_run_on_clones or is_ended)

@@ -72,6 +72,14 @@ def each(data: Mapping[str, Any], key: str, read: Callable[[dict[str, Any]], T])
     return tuple([read(item) for item in items])
 
 
+def texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a list of texts."""
+    items = required(data, key, list)
+    if not all(type(item) is str for item in items):
+        raise Wrong(f"{key!r} holds something that is not a text")
+    return tuple(items)
+
+
 def lvm_name(data: Mapping[str, Any], key: str) -> str:
     """Return the name of a volume or group, which becomes a word of LVM's command lines.
 

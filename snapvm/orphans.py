@@ -208,9 +208,9 @@ def _remove(host: Host, wanted: set[DmUuid], failures: list[SnapvmError]) -> lis
 def _known_sets(host: Host) -> set[str] | None:
     # Journals first: a take that ends meanwhile is found as a record then.
     domains = host.catalog.domains()
-    intents = [left.intent for uuid, _ in domains for left in host.catalog.leftovers(uuid)]
+    journals = [left.set for uuid, _ in domains for left in host.catalog.leftovers(uuid)]
     entries = list(host.catalog.entries())
     records = [entry for entry in entries if isinstance(entry, Record)]
-    if len(records) < len(entries) or not all("set" in intent for intent in intents):
+    if len(records) < len(entries) or None in journals:
         return None
-    return {str(intent["set"]) for intent in intents} | {record.set for record in records}
+    return {set_ for set_ in journals if set_ is not None} | {record.set for record in records}

@@ -130,9 +130,9 @@ def _damaged(host: Host) -> Iterator[Damaged]:
 def _lost_sets(host: Host, report: Report) -> Iterator[_Lost]:
     """Yield every set that is whole as far as its tags say, and that nothing names."""
     # Journals first: a take that ends meanwhile is found as a record then.
-    known: set[str] = set()
+    known: set[str | None] = set()
     for uuid, _ in host.catalog.domains():
-        known |= {str(left.intent.get("set", "")) for left in host.catalog.leftovers(uuid)}
+        known |= {left.set for left in host.catalog.leftovers(uuid)}
     known |= {record.set for record in host.catalog.entries() if isinstance(record, Record)}
     sets: dict[str, list[LogicalVolume]] = {}
     for volume in (v for v in report.ours() if not orphans.is_clone(v)):

@@ -102,6 +102,11 @@ class Leftover:
     unusable: JournalUnusable | WorkElsewhere | None = None
     """Why it does not say what was under way, or is not this host's; nothing may be done then."""
 
+    @property
+    def set(self) -> str | None:
+        """The set whose volumes it tells of; None when it names none."""
+        return str(self.intent["set"]) if "set" in self.intent else None
+
 
 def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged | None:
     """Read one record; return None for what is no folder, or has vanished meanwhile.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from snapvm import (
     durable,
@@ -20,10 +19,8 @@ from snapvm import (
     severalfailures,
     standing,
     stopping,
-    taking,
 )
-from snapvm.attention import HalfBack, LeftBehind, NotStarted
-from snapvm.domainrun import DomainRun
+from snapvm.attention import HalfBack, JournalUnusable, LeftBehind, NotStarted
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -33,7 +30,9 @@ from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
 from snapvm.refusals import GroupAway, VolumeRefused
-from snapvm.rollbackjournal import Phase
+from snapvm.rollbackjournal import Phase, RollbackJournal
+from snapvm.stopping import StopJournal
+from snapvm.takejournal import TakeJournal
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,9 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
     try:
         yield
     except Wrong as error:
-        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error})") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise LeftBehind(leftovers=left, why=f"its journal is damaged ({error!r})") from error
+        raise _damaged(left, str(error)) from error
+    except (KeyError, ValueError) as error:  # its parts do not fit, or lvm cannot be told of them
+        raise _damaged(left, repr(error)) from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:
         needed = f", and needs it: {error.hint()}" if error.hint() else ""
         again = f"`snapvm repair` tries again{needed}"
@@ -91,9 +90,15 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
         raise LeftBehind(leftovers=left, why=str(error)) from error
 
 
+def _damaged(left: tuple[str, ...], why: str) -> LeftBehind:
+    """Return what to raise for a journal that no later repair could make more of."""
+    why = f"its journal is damaged ({why})"
+    return LeftBehind(leftovers=left, why=why, remedy=JournalUnusable.remedy)
+
+
 @contextmanager
 def _not_started_by_mistake(
-    host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str
 ) -> Iterator[None]:
     """Have a failure need attention that leaves a domain off in the middle of its rollback.
 
@@ -107,17 +112,17 @@ def _not_started_by_mistake(
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
-        id_, mending = journal["record"], error.hint() or "fix the cause"
-        if journal["phase"] == Phase.RESTORED:
+        id_, mending = journal.record, error.hint() or "fix the cause"
+        if journal.phase is Phase.RESTORED:
             next_ = f"{mending}, then: {typed('repair', name)}"
             raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error
-        is_sure = journal["phase"] == Phase.SWAPPED
+        is_sure = journal.phase is Phase.SWAPPED
         raise HalfBack(name, id_, str(error), is_sure, mending) from error
 
 
-def _is_off_amid(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> bool:
+def _is_off_amid(host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str) -> bool:
     """Tell whether a domain is known to be off, and not as its rollback is to leave it."""
-    if journal["phase"] == Phase.STARTED:
+    if journal.phase is Phase.STARTED:
         return False
     try:
         domain = standing.find(host, name)
@@ -126,8 +131,8 @@ def _is_off_amid(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: st
     if domain is not None and domain.state is not DomainState.SHUTOFF:
         return False
     with suppress(SnapvmError):
-        is_to_run = host.catalog.get(uuid, journal["record"]).state.is_on
-        return is_to_run or journal["phase"] != Phase.RESTORED
+        is_to_run = host.catalog.get(uuid, journal.record).state.is_on
+        return is_to_run or journal.phase is not Phase.RESTORED
     return True
 
 
@@ -209,10 +214,11 @@ def _finish(
         return _finish_delete(host, leftover, uuid, known, forget_missing=forget_missing)
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
-        with _not_started_by_mistake(host, leftover.intent, uuid, name):
-            return rollbackrepair.finish(host, leftover.intent, uuid, name)
+        journal = RollbackJournal.from_dict(leftover.intent)
+        with _not_started_by_mistake(host, journal, uuid, name):
+            return rollbackrepair.finish(host, journal, uuid, name)
     if leftover.work is Work.STOP:
-        return stopping.finish(host, leftover.intent, uuid, name)
+        return stopping.finish(host, StopJournal.from_dict(leftover.intent), uuid, name)
     _take_back(host, leftover, name, f"{known}@{leftover.id}", forget_missing=forget_missing)
     return f"took back the unfinished snapshot {known}@{leftover.id}"
 
@@ -224,26 +230,25 @@ def _take_back(
 
     Raises ``GroupAway`` while that may be where LVM shows nothing; what is elsewhere has gone.
     """
-    intent = leftover.intent
-    taking.check_intent(intent)
+    journal = TakeJournal.from_dict(leftover.intent)
     domain = standing.find(host, name)
     if domain is not None:
-        ran = intent["was_running"] and not DomainRun.of_journal(intent).is_over(domain)
+        ran = journal.was_running and not journal.run.is_over(domain)
         if ran:
             standing.let_run(host, domain)
         host.hypervisor.abandon(domain)
         if ran:
             # What was begun ahead of its pause may have stopped it only now.
             standing.run_again(host, name)
-        if intent.get("quiesce"):
+        if journal.quiesce:
             guestsystem.release(host, domain)
-    disks = taking.disks_of(intent)
+    disks = journal.disks
     report = host.lvm.explained(host.lvm.report(), disks)
     # A group may have another name by now, and a copy of it has its own; its disks tell.
     renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
-    named = [report.group_now(disk) for disk in disks] or intent["groups"]
+    named = [report.group_now(disk) for disk in disks] or journal.groups
     groups = [*named, *renamed]
-    host.lvm.remove_set_where_there(groups, intent["set"], Role.NEW)
+    host.lvm.remove_set_where_there(groups, journal.set, Role.NEW)
     absence = next(filter(None, (away.of_volume(disk, report) for disk in disks)), None)
     if absence is not None and not forget_missing:
         raise absence.refusal([ref], forget=_forgetting(name))

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from snapvm import (
     guestsystem,
@@ -25,18 +24,13 @@ from snapvm import (
 )
 from snapvm.attention import GivenBack, HalfBack, LeftOff, NotStarted, StartedTooSoon, StillFrozen
 from snapvm.clock import Deadline
-from snapvm.domainrun import DomainRun
 from snapvm.errors import SnapvmError
 from snapvm.host import Host
 from snapvm.howfar import Found
-from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent, SnapshotId
+from snapvm.model import Domain, DomainState, DomainUuid, Record, Role, Silent
 from snapvm.recordfolder import Work
-from snapvm.rollbackjournal import Phase
+from snapvm.rollbackjournal import Phase, RollbackJournal
 
-_SPOILED = "spoiled"
-"""In a journal: the domain has run on clones while thick disks were not written back."""
-_LEFT_OFF = "left_off"
-"""In a journal: nothing is to be started, and whether that is for a boot of the host."""
 _START_SECONDS = 30.0
 _SLOWEST_BYTES_PER_SECOND = 20e6
 """How long a start may take: what libvirt or xl need, and a slow disk for the image."""
@@ -47,17 +41,16 @@ _LOOK_SECONDS = 0.1
 log = logging.getLogger(__name__)
 
 
-def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
+def finish(host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str) -> str:
     """Go on with a rollback that is past its point of no return; take any other back."""
-    rollbackjournal.check(journal)
-    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
+    set_, disks = journal.set, journal.disks
     domain = _come_to_rest(host, journal, uuid, standing.find(host, name))
     report = host.lvm.report()
     takingback.require_groups(report, disks)
     found = howfar.look(host.lvm, report, journal, name, was_stopped=_is_off(domain))
     if found.phase is Phase.PREPARE:
         return _take_back(host, journal, uuid, name)
-    undo = rollbackjournal.undo_record(journal)
+    undo = journal.undo()
     settle = partial(swapping.settle, host, set_, undo, disks)
     stuck: LeftOff | StillFrozen | None = None
     if found.phase is Phase.STARTED:
@@ -67,29 +60,26 @@ def finish(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> 
     with guestsystem.standing_above(stuck):
         settle()
         host.catalog.end_journal(uuid, Work.ROLLBACK)
-    has_booted = not _is_off(domain) and howfar.is_new_boot(journal)
+    has_booted = not _is_off(domain) and journal.run.is_before_boot
     if found.is_over:
-        return (
-            f"the rollback of {name} to {journal['record']} had ended: its journal was an old one"
-        )
+        return f"the rollback of {name} to {journal.record} had ended: its journal was an old one"
     is_afresh = has_booted and found.phase is not Phase.STARTED
     how = "; the host was rebooted meanwhile, and the domain started afresh" if is_afresh else ""
-    return f"finished the rollback of {name} to {journal['record']}{how}"
+    return f"finished the rollback of {name} to {journal.record}{how}"
 
 
 def _come_to_rest(
-    host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, domain: Domain | None
 ) -> Domain | None:
     """Return the domain when nothing of the killed rollback goes on with it any more.
 
     One that was to be restored may be in its start; one that was frozen is let run.
     """
-    phase = Phase(journal["phase"])
-    if domain is not None and phase is Phase.RESTORED:
+    if domain is not None and journal.phase is Phase.RESTORED:
         record = _record(host, journal, uuid, domain)
         domain = _once_started(host, journal, record, domain)
         _require_whole(journal, record, domain)
-    elif domain is not None and phase in howfar.UNDECIDED:
+    elif domain is not None and journal.phase in howfar.UNDECIDED:
         domain = _former_let_run(host, journal, uuid, domain)
     return domain
 
@@ -100,7 +90,7 @@ def _is_off(domain: Domain | None) -> bool:
 
 def _go_on(
     host: Host,
-    journal: dict[str, Any],
+    journal: RollbackJournal,
     record: Record,
     domain: Domain | None,
     found: Found,
@@ -110,30 +100,32 @@ def _go_on(
 
     Returns why that system does not go on, if so.
     """
-    target = domain or recordeddomain.vanished(record, journal.get("definition", ""))
+    target = domain or recordeddomain.vanished(record, journal.definition)
     was_stopped = _is_off(domain)
     if found.is_spoiled:
-        journal = {**journal, _SPOILED: True}
-    is_renewed = found.phase is Phase.SWAPPED and bool(journal.get(_SPOILED))
+        journal = replace(journal, is_spoiled=True)
+    is_renewed = found.phase is Phase.SWAPPED and journal.is_spoiled
     if found.is_used and not is_renewed:
         _require_without_memory(host, journal, record, settle, is_booted=False)
     if found.phase is Phase.SWAPPED:
         _restore_disks(host, journal, record, target, is_stopped=was_stopped)
-    if was_stopped and not is_renewed and howfar.is_new_boot(journal):
+    if was_stopped and not is_renewed and journal.run.is_before_boot:
         _require_without_memory(host, journal, record, settle, is_booted=True)
     if was_stopped:
         _start(host, journal, record, target, settle)
-    return _awaken(host, record, set_time=bool(journal.get("set_time", True)))
+    return _awaken(host, record, set_time=journal.set_time)
 
 
-def _record(host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain | None) -> Record:
+def _record(
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, domain: Domain | None
+) -> Record:
     """Return what the domain is to go back to, under the name that it has now."""
-    record = host.catalog.get(uuid, journal["record"])
+    record = host.catalog.get(uuid, journal.record)
     return record if domain is None else replace(record, domain=domain.name)
 
 
 def _once_started(
-    host: Host, journal: dict[str, Any], record: Record, domain: Domain
+    host: Host, journal: RollbackJournal, record: Record, domain: Domain
 ) -> Domain | None:
     """Return the domain, or None, when its start has ended: libvirt or xl go on without snapvm.
 
@@ -150,7 +142,7 @@ def _once_started(
     return found
 
 
-def _require_whole(journal: dict[str, Any], record: Record, domain: Domain | None) -> None:
+def _require_whole(journal: RollbackJournal, record: Record, domain: Domain | None) -> None:
     """Raise ``NotStarted`` for what may be half a domain, as an xl leaves that was killed."""
     stands = domain is not None and domain.state is DomainState.PAUSED
     if stands and record.memory is not None and _is_to_run(journal, record):
@@ -163,13 +155,13 @@ def _require_whole(journal: dict[str, Any], record: Record, domain: Domain | Non
         )
 
 
-def _is_to_run(journal: dict[str, Any], record: Record) -> bool:
+def _is_to_run(journal: RollbackJournal, record: Record) -> bool:
     """Tell whether the rollback is to leave the domain running."""
-    return not journal["paused"] and record.state is DomainState.RUNNING
+    return not journal.paused and record.state is DomainState.RUNNING
 
 
 def _former_let_run(
-    host: Host, journal: dict[str, Any], uuid: DomainUuid, domain: Domain
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, domain: Domain
 ) -> Domain | None:
     """Let the domain that was frozen run before lvm is asked for anything, which may take long.
 
@@ -178,15 +170,14 @@ def _former_let_run(
     decides what becomes of the disks.  But that the rollback is taken back has to be known to
     whoever finds the domain off later, should lvm fail now.  Returns it as it is then.
     """
-    if _is_off(domain) or not DomainRun.of_journal(journal).is_of(domain):
+    if _is_off(domain) or not journal.run.is_of(domain):
         return domain
     try:
-        if journal["was_running"]:
+        if journal.was_running:
             standing.let_run(host, domain)
         found = standing.find(host, domain.name)
-        if not _is_off(found) and Phase(journal["phase"]) is not Phase.PREPARE:
-            turned = {**journal, "phase": Phase.PREPARE.value}
-            host.catalog.write_journal(uuid, Work.ROLLBACK, turned)
+        if not _is_off(found) and journal.phase is not Phase.PREPARE:
+            rollbackjournal.write(host, uuid, replace(journal, phase=Phase.PREPARE))
     except SnapvmError as error:
         log.info("%s does not run yet, or nobody can write that down: %s", domain.name, error)
         return _once_ended(host, domain)
@@ -205,7 +196,7 @@ def _once_ended(host: Host, domain: Domain) -> Domain | None:
 
 def _require_without_memory(
     host: Host,
-    journal: dict[str, Any],
+    journal: RollbackJournal,
     record: Record,
     settle: Callable[[], object],
     *,
@@ -219,61 +210,60 @@ def _require_without_memory(
     if record.memory is None:
         return
     # First: once all else is done nothing tells clones from any other disks.
-    decided = {**journal, "phase": Phase.STARTED.value, _LEFT_OFF: is_booted}
-    host.catalog.write_journal(record.domain_uuid, Work.ROLLBACK, decided)
+    decided = replace(journal, phase=Phase.STARTED, left_off=is_booted)
+    rollbackjournal.write(host, record.domain_uuid, decided)
     settle()
     host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)
     raise LeftOff(record.domain, record.id, is_booted)
 
 
-def _said_before(journal: dict[str, Any], name: str, domain: Domain | None) -> LeftOff | None:
+def _said_before(journal: RollbackJournal, name: str, domain: Domain | None) -> LeftOff | None:
     """Return what a repair had decided that died before it said so, while it is still so."""
-    if _LEFT_OFF not in journal or not _is_off(domain):
+    if journal.left_off is None or not _is_off(domain):
         return None
-    return LeftOff(name, journal["record"], bool(journal[_LEFT_OFF]))
+    return LeftOff(name, journal.record, journal.left_off)
 
 
-def _take_back(host: Host, journal: dict[str, Any], uuid: DomainUuid, name: str) -> str:
-    set_, disks = journal["set"], rollbackjournal.disks_of(journal)
+def _take_back(host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str) -> str:
+    set_, disks = journal.set, journal.disks
     domain = standing.find(host, name)
-    run = DomainRun.of_journal(journal)
-    if journal["was_running"] and domain is not None and not run.is_over(domain):
+    if journal.was_running and domain is not None and not journal.run.is_over(domain):
         standing.let_run(host, domain)  # first: it holds its disks open, and no name of theirs
     takingback.put_names_back(host.lvm, set_, disks)
     host.lvm.remove_set_where_there((disk.vg for disk in disks), set_, Role.ROLL)
     # An lvm of the killed rollback that waited for a group has had it by now, and renamed late.
     takingback.put_names_back(host.lvm, set_, disks)
-    host.catalog.forget(host.catalog.aside(uuid, rollbackjournal.undo_record(journal).id))
+    host.catalog.forget(host.catalog.aside(uuid, journal.undo().id))
     host.catalog.end_journal(uuid, Work.ROLLBACK)
-    is_ended = journal["was_running"] and _is_off(standing.find(host, name))
-    who = "the host was rebooted" if howfar.is_new_boot(journal) else "something ended the domain"
+    is_ended = journal.was_running and _is_off(standing.find(host, name))
+    who = "the host was rebooted" if journal.run.is_before_boot else "something ended the domain"
     off = f"; {who} meanwhile, and {name} is off" if is_ended else ""
-    return f"took back the unfinished rollback of {name} to {journal['record']}{off}"
+    return f"took back the unfinished rollback of {name} to {journal.record}{off}"
 
 
 def _given_back(
-    host: Host, journal: dict[str, Any], record: Record, domain: Domain, why: str
+    host: Host, journal: RollbackJournal, record: Record, domain: Domain, why: str
 ) -> SnapvmError:
     """Give the domain its former disks back, and say so: what it was to go back to is lost.
 
     After that only what every rollback leaves that is taken back remains to be cleared away.
     """
     uuid, name = record.domain_uuid, record.domain
-    undo_id = rollbackjournal.undo_record(journal).id
+    undo_id = journal.undo().id
     try:
-        takingback.give_back(host.lvm, journal["set"], rollbackjournal.disks_of(journal), Silent())
+        takingback.give_back(host.lvm, journal.set, journal.disks, Silent())
         swapping.take_side_files_back(host, uuid, undo_id, domain)
     except SnapvmError as error:
         return HalfBack(name, record.id, f"{why}; and what it was cannot be put back: {error}")
-    taken_back = {**journal, "phase": Phase.PREPARE.value, "was_running": False}
-    host.catalog.write_journal(uuid, Work.ROLLBACK, taken_back)
+    taken_back = replace(journal, phase=Phase.PREPARE, was_running=False)
+    rollbackjournal.write(host, uuid, taken_back)
     _take_back(host, taken_back, uuid, name)
     return GivenBack(domain=name, id=record.id, why=why)
 
 
 def _start(
     host: Host,
-    journal: dict[str, Any],
+    journal: RollbackJournal,
     record: Record,
     domain: Domain,
     settle: Callable[[], object],
@@ -284,10 +274,9 @@ def _start(
     then it is that one which counts.
     """
     try:
-        disks = rollbackjournal.disks_of(journal)
-        swapping.activate(host.lvm, disks)
-        newdisks.require_names(host.lvm, record, disks)
-        swapping.start_again(host, domain, record, Silent(), paused=bool(journal["paused"]))
+        swapping.activate(host.lvm, journal.disks)
+        newdisks.require_names(host.lvm, record, journal.disks)
+        swapping.start_again(host, domain, record, Silent(), paused=journal.paused)
     except SnapvmError as error:
         started = standing.find(host, domain.name)
         if started is not None:
@@ -306,16 +295,15 @@ def _awaken(host: Host, record: Record, *, set_time: bool) -> StillFrozen | None
 
 
 def _restore_disks(
-    host: Host, journal: dict[str, Any], record: Record, domain: Domain, *, is_stopped: bool
+    host: Host, journal: RollbackJournal, record: Record, domain: Domain, *, is_stopped: bool
 ) -> None:
     """Write thick disks back once more from the start; not below a domain somebody started.
 
     Such a domain has written to the clones of thin disks too, which then fit no instant.
     """
-    uuid, disks = record.domain_uuid, rollbackjournal.disks_of(journal)
-    if rollbackjournal.has_thick(disks) and not is_stopped:
-        spoiled = {**journal, "phase": Phase.SWAPPED.value, _SPOILED: True}
-        host.catalog.write_journal(uuid, Work.ROLLBACK, spoiled)
+    uuid, disks = record.domain_uuid, journal.disks
+    if journal.has_thick and not is_stopped:
+        rollbackjournal.write(host, uuid, replace(journal, phase=Phase.SWAPPED, is_spoiled=True))
         raise StartedTooSoon(domain.name)
     if not is_stopped:
         log.warning("%s was started afresh meanwhile, not from memory", domain.name)
@@ -323,19 +311,15 @@ def _restore_disks(
         if is_stopped:
             # What is written from here on, and the names until all clones are anew, must not be
             # taken for its owner's doing by a repair after this one.
-            swapped = rollbackjournal.reached(journal, Phase.SWAPPED, host.lvm)
-            host.catalog.write_journal(uuid, Work.ROLLBACK, swapped)
-        if journal.get(_SPOILED):
-            undo = rollbackjournal.undo_record(journal)
-            takingback.renew_clones(host.lvm, journal["set"], disks, undo)
+            rollbackjournal.write(host, uuid, journal.reached(Phase.SWAPPED, host.lvm))
+        if journal.is_spoiled:
+            takingback.renew_clones(host.lvm, journal.set, disks, journal.undo())
         writingback.copy_back(host.lvm, disks, Silent())
         if is_stopped:
-            undo_id = SnapshotId(journal["undo_record"]["id"])
-            swapping.put_side_files_back(host, record, undo_id, domain)
+            swapping.put_side_files_back(host, record, journal.undo().id, domain)
         # Of one that is on no memory is to be restored any more, should it be off by the next time.
         phase = Phase.RESTORED if is_stopped else Phase.STARTED
-        reached = rollbackjournal.reached(journal, phase, host.lvm)
-        host.catalog.write_journal(uuid, Work.ROLLBACK, reached)
+        rollbackjournal.write(host, uuid, journal.reached(phase, host.lvm))
     except SnapvmError as error:
         if is_stopped and takingback.is_way_lost(host.lvm.report(), disks):
             raise _given_back(host, journal, record, domain, str(error)) from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Any
 
 from snapvm import (
     durable,
@@ -47,7 +46,7 @@ from snapvm.model import (
 )
 from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
-from snapvm.rollbackjournal import JournalDisk
+from snapvm.rollbackjournal import JournalDisk, RollbackJournal
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +260,7 @@ def start_again(
 def give_up(
     host: Host,
     record: Record,
-    journal: dict[str, Any],
+    journal: RollbackJournal,
     error: SnapvmError,
     settle: Callable[[], object],
 ) -> NotStarted:
@@ -272,7 +271,7 @@ def give_up(
     """
     try:
         settle()
-        has_definition_alone = record.memory is None and journal.get("definition")
+        has_definition_alone = record.memory is None and journal.definition
         if has_definition_alone and standing.find(host, record.domain) is None:
             return not_started(record, error, f"or start it; then: {repairing(record.domain)}")
         host.catalog.end_journal(record.domain_uuid, Work.ROLLBACK)

@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from snapvm import (
     checksum,
-    domainrun,
     durable,
     imageroom,
     images,
@@ -19,7 +17,6 @@ from snapvm import (
     occupancy,
     ordering,
     planning,
-    recordfile,
     retry,
     sidefiles,
 )
@@ -34,7 +31,6 @@ from snapvm.model import (
     DiskRecord,
     Domain,
     DomainState,
-    LvRef,
     MemoryRecord,
     Progress,
     Record,
@@ -151,40 +147,6 @@ def _new_id(host: Host, domain: Domain, name: str | None) -> SnapshotId:
             raise SnapshotExists(domain=domain.name, id=name)
         return SnapshotId(name)
     return naming.free_id(naming.stamp(datetime.now(UTC)), is_taken)
-
-
-def intent(plan: TakePlan) -> dict[str, Any]:
-    """Return what repair needs to take a `take` back."""
-    return {
-        "kind": "take",
-        "set": plan.set,
-        "groups": list(plan.groups),
-        "disks": [recordfile.ref_dict(disk.volume) for disk in plan.disks],
-        "domain": plan.domain.name,
-        "was_running": plan.domain.state is DomainState.RUNNING,
-        **domainrun.as_dict(plan.domain),
-        "quiesce": plan.quiesce,
-    }
-
-
-def intent_when_let_go(plan: TakePlan) -> dict[str, Any]:
-    """Return what repair needs once the domain stands still for its owner alone, if it does."""
-    return {**intent(plan), "was_running": False}
-
-
-def check_intent(written: dict[str, Any]) -> None:
-    """Raise ``ValueError``, ``KeyError`` or ``TypeError`` for one LVM must not be told of."""
-    if not naming.is_set(written["set"]) or not all(map(naming.is_lvm_name, written["groups"])):
-        raise ValueError(f"its set {written['set']!r} or its groups are malformed")
-    disks_of(written)
-
-
-def disks_of(written: dict[str, Any]) -> tuple[LvRef, ...]:
-    """Return the disks a `take` was of; none where an older snapvm wrote it down.
-
-    Raises as ``check_intent`` does.
-    """
-    return tuple(recordfile.ref(disk) for disk in written.get("disks", []))
 
 
 def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from snapvm import compression, cowsize, recordfile, rollbackjournal, rollbackplan, settings
+from snapvm import compression, cowsize, recordfile, rollbackplan, settings
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, lookup, words
 from snapvm.consistency import TakeRequest, repair_all, take
@@ -17,6 +17,7 @@ from snapvm.hypervisor import domainxml, overlays, startfiles, xencfg, xenconfig
 from snapvm.lvm import exceptionstore, health, reading
 from snapvm.memory import libvirtimage, sparseimage, verify
 from snapvm.model import Record, Silent
+from snapvm.rollbackjournal import RollbackJournal
 from tests.fakes.machine import image_bytes
 from tests.fakes.overlay import make_overlay
 from tests.fakes.records import UUID, make_record, put_record
@@ -216,7 +217,7 @@ def _scene_of_a_killed_rollback(folder: Path) -> dict[str, bytes]:
     record = take(scene.host, TakeRequest(domain=DOMAIN, name="kept"), Silent())
     plan = rollbackplan.plan(scene.host, record)
     former = rollbackplan.undo_record(plan)
-    rollback = rollbackjournal.begun(plan, former, paused=False, set_time=True)
+    rollback = RollbackJournal.of_plan(plan, former, paused=False, set_time=True)
     intent = {
         "kind": "take",
         "set": "0123456789ab",
@@ -230,7 +231,7 @@ def _scene_of_a_killed_rollback(folder: Path) -> dict[str, bytes]:
         "host": {"id": "", "name": "lab"},
     }
     return {
-        ".rollback.json": json.dumps(rollback).encode(),
+        ".rollback.json": json.dumps(rollback.as_dict()).encode(),
         ".stop.json": json.dumps({"record": "kept", "set": record.set}).encode(),
         ".x.draft/intent.json": json.dumps(intent).encode(),
         ".x.gone/snapshot.json": recordfile.dump(record).encode(),

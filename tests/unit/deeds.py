@@ -15,6 +15,7 @@ from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut
 from snapvm.model import DomainState, Record, Silent
 from snapvm.rebuilding import Rebuilt
+from snapvm.recordfolder import Work
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 
@@ -34,6 +35,12 @@ def delete(scene: Scene, record: Record) -> None:
 def mend(scene: Scene) -> None:
     """Finish or take back what a dead snapvm has left, as the next command does."""
     repair.finish_pending(scene.host, UUID, DOMAIN)
+
+
+def journal(scene: Scene, work: Work) -> dict[str, Any]:
+    """Return what the journal of a work says that never ended."""
+    (said,) = (left.intent for left in scene.host.catalog.leftovers(UUID) if left.work is work)
+    return said
 
 
 def make_anew(scene: Scene, rebuilt: Rebuilt) -> str:

@@ -7,12 +7,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snapvm import checking, consistency, rebuilding, rollbackjournal, rollbackplan
+from snapvm import checking, consistency, rebuilding, rollbackplan
 from snapvm.attention import JournalUnusable, LeftBehind
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
@@ -28,7 +29,7 @@ from snapvm.model import (
 )
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable
-from snapvm.rollbackjournal import Phase
+from snapvm.rollbackjournal import Phase, RollbackJournal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import make_anew
 
@@ -201,10 +202,10 @@ def test_a_record_that_names_a_foreign_volume(
 def test_a_rollback_journal_that_names_a_foreign_volume(scene: Scene, phase: Phase) -> None:
     """It is not renamed, removed or written to."""
     plan = rollbackplan.plan(scene.host, record_of(scene))
-    journal = rollbackjournal.begun(
+    journal = RollbackJournal.of_plan(
         plan, rollbackplan.undo_record(plan), paused=False, set_time=True
     )
-    text = json.dumps({**journal, "phase": phase.value})
+    text = json.dumps(replace(journal, phase=phase).as_dict())
     precious = scene.lvm.named("vg0", PRECIOUS)
     for volume in [v for v in scene.lvm.volumes if v.name.startswith(f"{DOMAIN}-d0")]:
         text = text.replace(volume.uuid, precious.uuid).replace(volume.name, PRECIOUS)
