@@ -151,7 +151,7 @@ class LeftOff(SnapvmError):
 
     def hint(self) -> str:
         again = typed("rollback", f"{self.domain}@{self.id}")
-        return f"start it as it is, or roll back both memory and disks again: {again}"
+        return f"start it as it is, or roll back again: {again}"
 
 
 @dataclass(eq=False)

@@ -102,15 +102,17 @@ def _go_on(
     """
     target = domain or recordeddomain.vanished(record, journal.definition)
     was_stopped = _is_off(domain)
-    if found.is_spoiled:
+    is_renewed = found.phase is Phase.SWAPPED and (journal.is_spoiled or found.is_spoiled)
+    # After a boot nobody knows: thick disks, written back, would not fit thin ones that were used.
+    may_be_spoiled = was_stopped and journal.run.is_before_boot and journal.has_thick
+    if found.is_spoiled or may_be_spoiled:
         journal = replace(journal, is_spoiled=True)
-    is_renewed = found.phase is Phase.SWAPPED and journal.is_spoiled
     if found.is_used and not is_renewed:
-        _require_without_memory(host, journal, record, settle, is_booted=False)
+        _leave_used_off(host, journal, record, settle, is_booted=False)
     if found.phase is Phase.SWAPPED:
         _restore_disks(host, journal, record, target, is_stopped=was_stopped)
     if was_stopped and not is_renewed and journal.run.is_before_boot:
-        _require_without_memory(host, journal, record, settle, is_booted=True)
+        _leave_used_off(host, journal, record, settle, is_booted=True)
     if was_stopped:
         _start(host, journal, record, target, settle)
     return _awaken(host, record, set_time=journal.set_time)
@@ -194,7 +196,7 @@ def _once_ended(host: Host, domain: Domain) -> Domain | None:
     return found
 
 
-def _require_without_memory(
+def _leave_used_off(
     host: Host,
     journal: RollbackJournal,
     record: Record,
@@ -202,12 +204,12 @@ def _require_without_memory(
     *,
     is_booted: bool,
 ) -> None:
-    """Raise ``LeftOff``, all else done, where memory would meet disks that were used, or may be.
+    """Raise ``LeftOff``, all else done, for a domain that was used, or whose memory would meet that.
 
     The owner of the domain started it, or the killed rollback did, and he shut it off: what it has
-    written is nowhere else.  After a boot nobody knows.
+    written is nowhere else.  After a boot nobody knows, which is no matter where there is no memory.
     """
-    if record.memory is None:
+    if is_booted and record.memory is None:
         return
     # First: once all else is done nothing tells clones from any other disks.
     decided = replace(journal, phase=Phase.STARTED, left_off=is_booted)

@@ -94,6 +94,9 @@ class Story:
         if deed not in (meanwhile.nothing, meanwhile.let_run, meanwhile.reboot_and_start):
             self.may_be_off = True
         deed(self.scene)
+        if deed in (meanwhile.let_run, meanwhile.reboot_and_start):
+            # A disk of it may be without its name, which a failure has told.
+            self.may_be_off |= not meanwhile.is_on(self.scene)
 
     # --- judgement ---
 
@@ -170,7 +173,11 @@ class Story:
         state = scene.hypervisor.state_of(DOMAIN)
         was_told = any(e.exit_status is ExitStatus.ATTENTION for e in self.errors)
         is_stopped = "dying" in scene.ids() and "take --stop" in self.told
-        if state is DomainState.SHUTOFF and not (self.may_be_off or was_told or is_stopped):
+        # One that was made anew from LVM's tags does not know that the domain was on.
+        was_off = any(record.id == KEPT and not record.state.is_on for record in records(scene))
+        if state is DomainState.SHUTOFF and not (
+            self.may_be_off or was_told or is_stopped or was_off
+        ):
             yield "the domain is off, and nobody said so"
         if state is DomainState.PAUSED and not self.may_be_off:
             yield "the domain is paused"

@@ -10,8 +10,9 @@ from snapvm import consistency, hostid
 from snapvm.attention import LeftBehind, LeftOff, StartedTooSoon
 from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, Record, Silent, SnapshotId
+from tests.fakes.mortal import kill_at
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, die, mend
+from tests.unit.deeds import begun, die, mend, roll_back
 
 OLD, NEW = "the boot before", "this boot"
 
@@ -190,6 +191,19 @@ def test_memory_never_meets_disks_that_may_have_run(
     mend(scene)
     consistency.rollback(scene.host, record, paused=False, progress=Silent())
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_disks_that_may_have_run_are_of_one_instant_again(tmp_path: Path, boot: Path) -> None:
+    """It died when all was written back, but nothing said so: only its clones have what is new."""
+    scene, record = begun(tmp_path, "vg1")
+    assert kill_at(scene, lambda dying: roll_back(dying, record), "before write .rollback.json 4")
+    come_up(scene, boot, counting=2)
+    scene.hypervisor.stop(scene.machine.domain)
+    with pytest.raises(LeftOff):
+        mend(scene)
+    assert scene.disk_data() == ["5", "5"]
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
+    assert len(scene.lvm.names()) == 8
 
 
 @pytest.mark.parametrize("thick", [("vg1",), ("vg0", "vg1")], ids=["mixed", "thick"])

@@ -9,10 +9,10 @@ import pytest
 from snapvm.attention import LeftBehind, LeftOff
 from snapvm.failures import CommandFailed, DomainFailed
 from snapvm.lvm import device
-from snapvm.model import DomainState, Record
+from snapvm.model import DomainState, Record, SideKind, SidePlace
 from tests.fakes import mortal
-from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import begun, hang, mend, revive, roll_back, use
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.unit.deeds import begun, hang, mend, revive, roll_back, take_at_five, use
 
 BOTH = ("vg0", "vg1")
 
@@ -46,6 +46,22 @@ def test_memory_does_not_meet_what_was_written_since(
     mend(scene)
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_one_without_memory_stays_as_its_owner_left_it(tmp_path: Path) -> None:
+    """It is off because he shut it off; and its variables are those of his run, nowhere else."""
+    scene = make_scene(tmp_path)
+    nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd")
+    scene.machine.places = (nvram,)
+    record = take_at_five(scene, with_memory=False)
+    assert mortal.kill_at(scene, lambda dying: roll_back(dying, record), "after stop 1")
+    use(scene)
+    with pytest.raises(LeftOff):
+        mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert scene.disk_data() == ["7", "7"] and nvram.path.read_text() == "7"
+    mend(scene)
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_nor_what_was_written_to_a_clone_that_no_journal_tells_of(tmp_path: Path) -> None:
