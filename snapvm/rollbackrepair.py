@@ -204,10 +204,10 @@ def _leave_used_off(
     *,
     is_booted: bool,
 ) -> None:
-    """Raise ``LeftOff``, all else done, for a domain that was used, or whose memory would meet that.
+    """Raise ``LeftOff``, all else done, for a domain that was used, or may have been.
 
     The owner of the domain started it, or the killed rollback did, and he shut it off: what it has
-    written is nowhere else.  After a boot nobody knows, which is no matter where there is no memory.
+    written is nowhere else, and memory would not fit that.  After a boot nobody knows.
     """
     if is_booted and record.memory is None:
         return
