@@ -172,7 +172,8 @@ class Story:
         scene = self.scene
         state = scene.hypervisor.state_of(DOMAIN)
         was_told = any(e.exit_status is ExitStatus.ATTENTION for e in self.errors)
-        is_stopped = "dying" in scene.ids() and "take --stop" in self.told
+        is_taken = "dying" in scene.ids() or "delete" in self.told
+        is_stopped = is_taken and "take --stop" in self.told
         # One that was made anew from LVM's tags does not know that the domain was on.
         was_off = any(record.id == KEPT and not record.state.is_on for record in records(scene))
         if state is DomainState.SHUTOFF and not (
