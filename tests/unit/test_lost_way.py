@@ -13,8 +13,8 @@ from snapvm.errors import SnapvmError
 from snapvm.failures import CaptureFailed, DomainFailed, RollbackFailed, StorageFailed
 from snapvm.model import Domain, DomainState, SideKind, SidePlace, Silent, SnapshotId
 from tests.fakes.lvm import UNSEEN
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, die, lose, mend, roll_back, take, take_at_five
+from tests.fakes.scene import DOMAIN, UUID, Scene
+from tests.unit.deeds import begun, die, lose, mend, roll_back, take
 
 THICK = [("vg0", "vg1"), ("vg1",), ("vg0",)]
 KINDS = ["thick", "mixed", "mixed, the other way"]
@@ -258,17 +258,6 @@ def test_a_new_disk_without_a_device_is_noticed_while_the_domain_runs(
             volume.tags.add("guest")
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
-
-
-def test_disks_without_a_device_get_one_before_the_domain_is_started(tmp_path: Path) -> None:
-    scene = make_scene(tmp_path)
-    record = take_at_five(scene, with_memory=False)
-    die(scene, record, "start")
-    for number in range(2):
-        scene.lvm.named(f"vg{number}", f"demo-d{number}").active = False
-    mend(scene)
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-    assert scene.disk_data() == ["5", "5"]
 
 
 def test_a_failure_in_the_window_is_no_traceback(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from tests.fakes.mortal import kill_at
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, die, mend, roll_back
+from tests.unit.deeds import begun, die, mend, roll_back, take_at_five
 
 OLD, NEW = "the boot before", "this boot"
 
@@ -223,12 +223,23 @@ def test_thick_disks_that_may_have_run_are_not_written_back(
 
 def test_one_without_memory_that_stayed_off_is_taken_to_the_end(tmp_path: Path, boot: Path) -> None:
     scene = make_scene(tmp_path)
-    scene.count(5)
-    request = consistency.TakeRequest(domain=DOMAIN, name="x", with_memory=False)
-    record = consistency.take(scene.host, request, Silent())
-    scene.count(3)
+    record = take_at_five(scene, with_memory=False)
     go_down(scene, record, "stop")
     boot.write_text(f"{NEW}\n")
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.disk_data() == ["5", "5"]
+
+
+def test_disks_without_a_device_get_one_before_the_domain_is_started(
+    tmp_path: Path, boot: Path
+) -> None:
+    scene = make_scene(tmp_path)
+    record = take_at_five(scene, with_memory=False)
+    die(scene, record, "start")
+    boot.write_text(f"{NEW}\n")
+    for number in range(2):
+        scene.lvm.named(f"vg{number}", f"demo-d{number}").active = False
     mend(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.disk_data() == ["5", "5"]
