@@ -41,7 +41,13 @@ GOODBYE_SECONDS = 10.0
 
 _URGENT_NICENESS = -10
 
-_QUESTIONS = {("lvm", "lvs"), ("dmsetup", "status"), ("xl", "list"), ("xl", "info")}
+_QUESTIONS = {
+    ("lvm", "lvs"),
+    ("dmsetup", "status"),
+    ("dmsetup", "target-version"),
+    ("xl", "list"),
+    ("xl", "info"),
+}
 """Commands that change nothing: they need no crash point, since it makes no difference whether
 snapvm dies before or after them."""
 _ANY_STATUS = list(range(-64, 256))

@@ -26,12 +26,14 @@ from snapvm.workers import workers
 
 def make_stores(host: Host, plan: TakePlan) -> None:
     """Before the window: make what the thick disks' snapshots are going to keep their copies in."""
-    for disk in plan.disks:
-        if disk.kind is VolumeKind.THICK:
-            with _failing_for(disk):
-                host.lvm.make_store(
-                    disk.volume.vg, disk.snapshot_name, disk.store_bytes, _tags(plan, disk)
-                )
+    thick = [disk for disk in plan.disks if disk.kind is VolumeKind.THICK]
+    if thick:
+        host.lvm.load_snapshot_target()
+    for disk in thick:
+        with _failing_for(disk):
+            host.lvm.make_store(
+                disk.volume.vg, disk.snapshot_name, disk.store_bytes, _tags(plan, disk)
+            )
 
 
 def catch(

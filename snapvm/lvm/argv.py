@@ -212,6 +212,11 @@ def target_status(volume: LvRef) -> Argv:
     return ("dmsetup", "status", mapped_name(volume))
 
 
+def snapshot_target() -> Argv:
+    """Ask for the version of the target of thick snapshots, which loads its module."""
+    return ("dmsetup", "target-version", "snapshot")
+
+
 def mapped_name(volume: LvRef, layer: str = "") -> str:
     """Return the device-mapper name of a volume, or of a layer below it (lvm(8), VALID NAMES)."""
     parts = [volume.vg, volume.lv, *([layer] if layer else [])]

@@ -174,6 +174,17 @@ class Lvm:
                 if late:
                     self._late[vg] = self._late.get(vg, []) + late
 
+    def load_snapshot_target(self) -> None:
+        """Have the kernel load what thick snapshots need, before several lvms ask for it at once.
+
+        The second of two is told that there is none while the module only begins (kmod, modprobe:
+        one that is coming counts as loaded).  A failure is only logged: LVM tries again.
+        """
+        try:
+            self._runner.run(argv.snapshot_target(), timeout_seconds=REPORT_LIMIT_SECONDS)
+        except (CommandFailed, CommandTimedOut) as error:
+            log.info("the module of thick snapshots is not loaded yet: %s", error)
+
     def make_store(self, vg: str, name: str, size_bytes: int, tags: Iterable[str]) -> None:
         """Make what a thick snapshot is going to keep its copies in, ready to be attached."""
         self._make(vg, argv.new_store(vg, name, size_bytes, tags))

@@ -53,6 +53,8 @@ class FakeLvm(FakeGroups):
         self.says_without_room = "/etc/lvm/archive/.lvm_x: fclose failed: No space left on device"
         self.busy_seconds = 0.0
         """How long a program waits for somebody else who changes the groups."""
+        self.has_snapshot_target = True
+        """Whether the kernel's module for thick snapshots is there; to ask for it loads it."""
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -73,7 +75,8 @@ class FakeLvm(FakeGroups):
         """See ``Runner.run``."""
         if argv[0] == "dmsetup":
             self.before(tuple(argv))
-            text = lvmreport.statuses(self.volumes, argv[3:])
+            self.has_snapshot_target |= argv[1] == "target-version"
+            text = "" if argv[1] == "target-version" else lvmreport.statuses(self.volumes, argv[3:])
             return Completed(argv=tuple(argv), status=0, stdout=text, stderr="", seconds=0.0)
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
@@ -206,6 +209,8 @@ class FakeLvm(FakeGroups):
     def _lvconvert(self, words: list[str]) -> str:
         options, operands = parse(words)
         assert options["--type"] == ["snapshot"], words
+        if not self.has_snapshot_target:
+            raise self._failure("snapshot target support missing from kernel?")
         self._archive(options)
         vg, _, origin_name = operands[0].partition("/")
         origin, store = self.named(vg, origin_name), self.named(vg, operands[1])

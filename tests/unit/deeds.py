@@ -93,7 +93,7 @@ def fail_command(scene: Scene, number: int, *, after: bool) -> Callable[[], int]
 
     def strike(argv: tuple[str, ...]) -> None:
         nonlocal seen
-        if argv[1] == "lvs":
+        if argv[0] != "lvm" or argv[1] == "lvs":
             return
         seen += 1
         if seen == number:

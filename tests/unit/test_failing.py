@@ -279,3 +279,21 @@ def test_an_image_that_stays_plain_where_none_is_restored_is_no_snapshot(scene: 
         take(scene)
     assert scene.ids() == [] and scene.lvm.names() == names
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_the_first_thick_snapshot_since_a_boot_finds_its_module(tmp_path: Path) -> None:
+    """Of two lvms that ask for it at once one is told that there is none: seen in the lab."""
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    scene.lvm.has_snapshot_target = False
+    assert len(take(scene, "x").disks) == 2
+
+
+def test_a_kernel_that_is_not_asked_for_it_in_advance_loads_it_all_the_same(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, thick=("vg0",))
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if argv[:2] == ("dmsetup", "target-version"):
+            raise CommandFailed(argv=argv, status=3, stderr="no such command")
+
+    scene.lvm.before = fail
+    assert len(take(scene, "x").disks) == 2
