@@ -80,6 +80,14 @@ def texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(items)
 
 
+def set_name(data: Mapping[str, Any], key: str) -> str:
+    """Return the name of a set of volumes, which becomes a part of LVM's tags."""
+    name = required(data, key, str)
+    if not naming.is_set(name):
+        raise Wrong(f"{name!r} names no set")
+    return name
+
+
 def lvm_name(data: Mapping[str, Any], key: str) -> str:
     """Return the name of a volume or group, which becomes a word of LVM's command lines.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from snapvm import naming, recordfile
+from snapvm import recordfile
 from snapvm.domainrun import DomainRun
 from snapvm.host import Host
 from snapvm.jsonvalues import (
@@ -18,6 +18,7 @@ from snapvm.jsonvalues import (
     one_of,
     optional,
     required,
+    set_name,
     texts,
     vg_uuid,
 )
@@ -205,7 +206,7 @@ class RollbackJournal:
         return cls(
             phase=one_of(said, "phase", Phase),
             record=SnapshotId(required(said, "record", str)),
-            set=_set(said),
+            set=set_name(said, "set"),
             run=DomainRun.from_dict(said),
             paused=required(said, "paused", bool),
             set_time=optional(said, "set_time", default=True),
@@ -280,13 +281,6 @@ class RollbackJournal:
 def write(host: Host, uuid: DomainUuid, journal: RollbackJournal) -> None:
     """Write down, durably, how far the rollback of a domain is; raise ``StorageFailed``."""
     host.catalog.write_journal(uuid, Work.ROLLBACK, journal.as_dict())
-
-
-def _set(said: Mapping[str, Any]) -> str:
-    set_ = required(said, "set", str)
-    if not naming.is_set(set_):
-        raise Wrong(f"{set_!r} names no set")
-    return set_
 
 
 def _counts(said: Mapping[str, Any], disks: int) -> tuple[int | None, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from snapvm import naming, recordfile
 from snapvm.domainrun import DomainRun
-from snapvm.jsonvalues import Wrong, each, optional, required, texts
+from snapvm.jsonvalues import Wrong, each, optional, required, set_name, texts
 from snapvm.model import DomainState, LvRef
 from snapvm.planning import TakePlan
 
@@ -50,11 +50,11 @@ class TakeJournal:
 
         What is written in it becomes words of LVM's command lines.
         """
-        set_, groups = required(said, "set", str), texts(said, "groups")
-        if not naming.is_set(set_) or not all(map(naming.is_lvm_name, groups)):
-            raise Wrong(f"its set {set_!r} or its groups are malformed")
+        groups = texts(said, "groups")
+        if not all(map(naming.is_lvm_name, groups)):
+            raise Wrong("'groups' holds what no group can be called")
         return cls(
-            set=set_,
+            set=set_name(said, "set"),
             groups=groups,
             disks=each(said, "disks", recordfile.ref) if "disks" in said else (),
             domain=optional(said, "domain", default=""),

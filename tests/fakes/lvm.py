@@ -74,16 +74,22 @@ class FakeLvm(FakeGroups):
     ) -> Completed:
         """See ``Runner.run``."""
         if argv[0] == "dmsetup":
-            self.before(tuple(argv))
-            self.has_snapshot_target |= argv[1] == "target-version"
-            text = "" if argv[1] == "target-version" else lvmreport.statuses(self.volumes, argv[3:])
-            return Completed(argv=tuple(argv), status=0, stdout=text, stderr="", seconds=0.0)
+            return self._dmsetup(tuple(argv))
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in ("lvs", "vgs", "lvmconfig"):
             return self.obey(argv)
         with crashpoint.around(" ".join(argv[:2])):
             return self.obey(argv)
+
+    def _dmsetup(self, argv: tuple[str, ...]) -> Completed:
+        self.before(argv)
+        text = ""
+        if argv[1] == "target-version":
+            self.has_snapshot_target = True
+        else:
+            text = lvmreport.statuses(self.volumes, argv[3:])
+        return Completed(argv=argv, status=0, stdout=text, stderr="", seconds=0.0)
 
     def obey(self, argv: Sequence[str]) -> Completed:
         """Do what a command line says; a group is one command's at a time, by its lock."""
