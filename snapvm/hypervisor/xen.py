@@ -309,7 +309,7 @@ class XenHypervisor:
         try:
             domid = self._domains.get(domain).domid
             request = SuspendRequest(self._control, self._store, domid)
-            lift(self._control, domid, pause=True)
+            lift(self._control, domid, suspend=True, pause=True)
             request.end()
             now = self._domains.get(domain)
         except XenFailed as failure:

@@ -90,17 +90,19 @@ class SuspendRequest:
                 self._store.wait(deadline.left_seconds)
         return True
 
-    def take_back(self) -> None:
+    def take_back(self) -> bool:
         """Withdraw the request or, if the guest has accepted it, wait until it has suspended.
 
+        Returns whether it was accepted: if not, a guest that has suspended itself did so for
+        somebody else.  If xenstore does not say whether it was, it is taken as accepted.
+
         The wait is at most ``STOP_SECONDS``, and there is none for a guest that is being destroyed,
-        which Xen may list for ever.  If xenstore does not say whether the request was accepted, it
-        is taken as accepted.  A guest that somebody has paused runs during the wait, so that it
-        suspends now and not later, when nobody would let it go on.
+        which Xen may list for ever.  A guest that somebody has paused runs during the wait, so that
+        it suspends now and not later, when nobody would let it go on.
         """
         try:
             if not self.is_noted or self._withdraw():
-                return
+                return False
         except XenFailed as failure:
             log.warning("domain %d may be about to suspend (%s): waiting", self._domid, failure)
         info = self._control.info(self._domid)
@@ -112,6 +114,7 @@ class SuspendRequest:
         finally:
             if is_held:
                 self._control.pause(self._domid)
+        return True
 
     def _wait_until_suspended(self) -> None:
         deadline = Deadline(STOP_SECONDS)

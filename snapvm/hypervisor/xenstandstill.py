@@ -16,7 +16,7 @@ from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import Deadline, WindowClock
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor import xenrequest
+from snapvm.hypervisor import xenothers, xenrequest
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrequest import SuspendRequest
@@ -82,6 +82,7 @@ class Standstill:
 
     def _ask(self) -> None:
         """Make the request and wait until the guest accepts it; it cannot be withdrawn then."""
+        self._require_running()
         self.require_unasked()
         with shielded():
             self._is_asked = True
@@ -91,19 +92,38 @@ class Standstill:
             raise self._failed(f"the guest did not answer within {seconds:g} s")
         self._clock.stopped()
 
+    def _require_running(self) -> None:
+        """Raise ``WindowBroken`` for a guest that has stopped, or is being saved by somebody else.
+
+        Memory has been copied since that was looked at last, and `xl save` may have begun then.  It
+        would be answered for us, or made to go on while it is written.
+        """
+        info = self._control.info(self._domid)
+        what = ""
+        if info is None or info.is_dying:
+            what = "somebody destroyed it"
+        elif info.is_suspended:
+            what = "somebody else had it suspend itself"
+        elif info.is_shut_down:
+            what = "it shut down or crashed"
+        elif xenothers.are_saving(self._domid):
+            what = "somebody else saves or migrates it"
+        if what:
+            raise self._broken(what)
+
     def _wait_for_stop(self) -> None:
         deadline = Deadline(xenrequest.STOP_SECONDS)
         while True:
             info = self._control.info(self._domid)
             if info is None or info.is_dying:
-                raise WindowBroken(domain=self._domain.name, what="somebody destroyed it")
+                raise self._broken("somebody destroyed it")
             if info.is_suspended:
                 self._is_suspended = True
                 return
             if info.is_shut_down:
-                raise WindowBroken(domain=self._domain.name, what="it shut down or crashed")
+                raise self._broken("it shut down or crashed")
             if info.is_paused:  # which keeps it from suspending itself
-                raise WindowBroken(domain=self._domain.name, what="somebody else paused it")
+                raise self._broken("somebody else paused it")
             if not deadline.left_seconds:
                 seconds = deadline.seconds
                 what = f"it accepted the request to suspend, but did not within {seconds:g} s"
@@ -139,7 +159,7 @@ class Standstill:
                 if not stays:
                     self._request.let_go()
         if what:
-            raise WindowBroken(domain=self._domain.name, what=what)
+            raise self._broken(what)
 
     def _go_on(self) -> None:
         with shielded():
@@ -165,9 +185,10 @@ class Standstill:
             info = self._control.info(self._domid)
             if info is None or info.is_dying:
                 return
-            if self._is_asked and not self._is_suspended:
-                self._request.take_back()
-            lift(self._control, self._domid, pause=self._is_paused)
+            has_accepted = self._is_suspended
+            if self._is_asked and not has_accepted:
+                has_accepted = self._request.take_back()
+            lift(self._control, self._domid, suspend=has_accepted, pause=self._is_paused)
             self._is_suspended = self._is_paused = False
         except XenFailed as failure:
             why = str(failure)
@@ -186,6 +207,9 @@ class Standstill:
     def _failed(self, why: str) -> CaptureFailed:
         return CaptureFailed(domain=self._domain.name, why=why)
 
+    def _broken(self, what: str) -> WindowBroken:
+        return WindowBroken(domain=self._domain.name, what=what)
+
 
 def unwatch(control: XenControl, store: XenStore, domid: int) -> None:
     """Let the processes go on that are stopped for a domain that is about to be ended.
@@ -196,19 +220,20 @@ def unwatch(control: XenControl, store: XenStore, domid: int) -> None:
     request = SuspendRequest(control, store, domid)
     if request.holds_somebody:
         with suppress(XenFailed):  # the domain will be ended in any case
-            lift(control, domid, pause=False)
+            lift(control, domid, suspend=True, pause=False)
         request.end()
 
 
-def lift(control: XenControl, domid: int, *, pause: bool) -> None:
-    """Make a domain go on that has suspended itself and, with ``pause``, take one pause back.
+def lift(control: XenControl, domid: int, *, suspend: bool, pause: bool) -> None:
+    """End the ``suspend`` of a domain that has suspended itself, and take one ``pause`` back.
 
-    Harmless for a domain that runs, is being destroyed, or is gone.
+    A suspend that somebody else has asked for is not ended: he may be writing its memory.  Harmless
+    for a domain that runs, is being destroyed, or is gone.
     """
     info = control.info(domid)
     if info is None or info.is_dying:
         return
-    if info.is_suspended:
+    if suspend and info.is_suspended:
         control.resume(domid)
     if pause and info.is_paused:
         control.unpause(domid)

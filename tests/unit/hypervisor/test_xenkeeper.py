@@ -159,7 +159,7 @@ def test_it_is_there_when_one_that_was_left_standing_runs_on(
         assert comes_to_be_held(keeper)
     assert is_held(keeper)
     xen: Any = scene.xen
-    lift(xen, standing.DOMID, pause=True)
+    lift(xen, standing.DOMID, suspend=True, pause=True)
     SuspendRequest(xen, scene.connection, standing.DOMID).end()
     assert not is_held(keeper)
     assert standing.runs(scene)

@@ -97,6 +97,20 @@ def test_a_repair_does_not_disturb_who_migrates_it(scene: Scene, processes: Path
     assert forgotten == [5]
 
 
+def test_one_that_is_about_to_be_saved_is_not_asked_to_suspend_itself(
+    tmp_path: Path, processes: Path
+) -> None:
+    """It answers once: xl then wrote a guest that we had suspended, and that went on meanwhile."""
+    with captured(tmp_path) as (server, job):
+        save(processes, job.info.domid)
+        with (
+            pytest.raises(WindowBroken, match="saves or migrates"),
+            job.standstill().suspended(),
+        ):
+            pytest.fail("there is no window")
+        assert f"/local/domain/{job.info.domid}/control/shutdown" not in server.values
+
+
 def test_what_is_migrated_while_it_is_written_is_no_snapshot(
     tmp_path: Path, processes: Path
 ) -> None:

@@ -129,6 +129,41 @@ def test_somebody_else_makes_it_go_on(scene: Scene) -> None:
     assert runs(scene)
 
 
+def test_one_that_somebody_else_had_suspend_itself_is_left_to_him(scene: Scene) -> None:
+    """By `xl save`, which began while memory was copied: the guest ran on while xl wrote it."""
+    scene.xen.flags = SUSPENDED
+    with pytest.raises(WindowBroken, match="somebody else had it"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert scene.xen.flags == SUSPENDED
+    assert REQUEST not in scene.store.values and NOTE not in scene.store.values
+
+
+def test_nor_is_one_made_to_go_on_that_somebody_else_has_asked_first(scene: Scene) -> None:
+    def answer(_path: str, value: str) -> None:
+        if value == "suspend":
+            scene.xen.flags = SUSPENDED
+
+    scene.store.on_write = answer
+    with pytest.raises(CaptureFailed, match="did not answer"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert scene.xen.flags == SUSPENDED
+    assert scene.store.values[REQUEST] == "" and NOTE not in scene.store.values
+
+
+def test_nor_is_one_that_was_only_paused(scene: Scene) -> None:
+    with scene.standstill.paused():
+        scene.xen.flags = SUSPENDED
+    assert (scene.xen.flags, scene.xen.pauses) == (SUSPENDED, 0)
+
+
+def test_one_that_has_crashed_is_not_asked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is kept when it crashes (on_crash="preserve") was waited for, for a minute."""
+    monkeypatch.setattr(xenrequest, "ACKNOWLEDGE_SECONDS", 600)
+    scene.xen.flags = CRASHED
+    with pytest.raises(WindowBroken, match="crashed"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+
+
 def test_somebody_destroys_it(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
@@ -145,7 +180,7 @@ def test_a_zombie_is_not_waited_for(
     scene.xen.flags = flags
     xen: Any = scene.xen
     xenrequest.SuspendRequest(xen, scene.connection, DOMID).take_back()
-    lift(xen, DOMID, pause=True)
+    lift(xen, DOMID, suspend=True, pause=True)
     assert scene.xen.deeds == []
 
 
