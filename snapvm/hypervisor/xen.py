@@ -75,8 +75,8 @@ class XenHypervisor:
         self._settings = settings
         self._libvirts: set[DomainUuid] = set()
         """Domains that were libvirt's when they were ended here."""
-        self._vbds: dict[DomainUuid, tuple[xendisks.Vbd, ...]] = {}
-        """The drives of domains when they were asked for: those that a capture is planned with."""
+        self._attached: dict[DomainUuid, xendisks.Attached] = {}
+        """What domains had when their drives were asked for: a capture is planned with that."""
 
     def find(self, name: str) -> Domain:
         """Return the domain as it is now; raise ``UnknownDomain``."""
@@ -104,11 +104,11 @@ class XenHypervisor:
         """Return its drives; raise ``DiskRefused`` for one that cannot be captured."""
         with refusing(domain.name):
             domid = self._domains.get(domain).domid
-            vbds = xendisks.read_vbds(self._store, domid)
-            found = xendisks.classify(domain.name, vbds)
+            attached = xendisks.attached(self._store, domid)
+            found = xendisks.classify(domain.name, attached.vbds)
             domids = self._domains.numbers()
-            xenneighbours.require_alone(self._store, domain.name, domid, vbds, domids)
-        self._vbds[domain.uuid] = vbds
+            xenneighbours.require_alone(self._store, domain.name, domid, attached.vbds, domids)
+        self._attached[domain.uuid] = attached
         besides = xenconfig.left_out(domain.name, domain.definition)
         return Drives(disks=found.disks, omitted=found.omitted + besides)
 
@@ -154,11 +154,12 @@ class XenHypervisor:
         """Prepare a capture; see ``Hypervisor.capture``."""
         with capturing(domain):
             info = self._domains.get(domain)
+            known = self._attached.get(domain.uuid)
             job = XenJob(
                 domain=domain,
                 config=xenconfig.parse(domain.name, domain.definition),
                 info=info,
-                vbds=self._vbds.get(domain.uuid) or xendisks.read_vbds(self._store, info.domid),
+                attached=known or xendisks.attached(self._store, info.domid),
                 control=self._control,
                 store=self._store,
                 folder=folder,

@@ -11,12 +11,12 @@ from pathlib import Path
 from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
-from snapvm.hypervisor import xenconfig
+from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.base import Freeze, GuestImage, StreamImage, XenImages
 from snapvm.hypervisor.memoryless import Memoryless
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import XenControl
-from snapvm.hypervisor.xendisks import Vbd, read_vbds, vbd_numbers
+from snapvm.hypervisor.xendisks import Attached
 from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenmemory import XenFrames
@@ -37,7 +37,8 @@ class XenJob:
     domain: Domain
     config: Config
     info: DomainInfo
-    vbds: tuple[Vbd, ...]
+    attached: Attached
+    """What it had when its configuration was read."""
     control: XenControl
     store: XenStore
     folder: Path
@@ -52,7 +53,7 @@ class XenJob:
     def rings(self) -> Rings:
         """Return the domain's rings as they are connected now; raise if its drives changed."""
         domid = self.info.domid
-        if read_vbds(self.store, domid) != self.vbds:
+        if xendisks.read_vbds(self.store, domid) != self.attached.vbds:
             raise self._changed()
         return Rings(self.control.libraries, domid, self.domain.name, self._references())
 
@@ -60,16 +61,25 @@ class XenJob:
         """In the pause: check that the drives are those of the plan, and let them come to rest."""
         with self.clock.part("drain"):
             # A drive that was just attached may have no ring yet, so numbers are compared too.
-            numbers = {vbd.number for vbd in self.vbds}
-            if set(vbd_numbers(self.store, self.info.domid)) != numbers:
+            numbers = {vbd.number for vbd in self.attached.vbds}
+            if set(xendisks.vbd_numbers(self.store, self.info.domid)) != numbers:
                 raise self._changed()
             if self._references() != rings.references:
                 raise self._changed()
             rings.drain()
             self.flush()
 
+    def require_config(self) -> None:
+        """In the pause: raise ``WindowBroken`` when the configuration lacks a device, or has more.
+
+        A restore makes the devices that it tells of, and memory knows those that there are now.  A
+        network interface that was attached while memory was copied would be dead from then on.
+        """
+        if xendisks.devices(self.store, self.info.domid) != self.attached.devices:
+            raise self.broken("its devices were changed")
+
     def _references(self) -> dict[str, list[int]]:
-        captured = [vbd.number for vbd in self.vbds if vbd.is_captured]
+        captured = [vbd.number for vbd in self.attached.vbds if vbd.is_captured]
         return ring_references(self.store, self.info.domid, captured)
 
     def _changed(self) -> WindowBroken:
@@ -95,7 +105,7 @@ class XenJob:
 
         This is done before the pause too, so that the pause has to flush only little.
         """
-        for device in (cache for vbd in self.vbds for cache in vbd.caches):
+        for device in (cache for vbd in self.attached.vbds for cache in vbd.caches):
             try:
                 durable.sync_device(device)
             except OSError as failure:
@@ -178,6 +188,7 @@ class XenCapture:
         with job.standstill().suspended(leave_standing=leave_standing):
             with job.failing():
                 job.settle(self._rings)
+                job.require_config()
             yield
 
     def arm(self) -> None:

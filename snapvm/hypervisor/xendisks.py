@@ -80,13 +80,42 @@ class Vbd:
         return ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """What a domain has at one moment."""
+
+    vbds: tuple[Vbd, ...]
+    """Its drives, by number."""
+    devices: frozenset[str]
+    """The kind and the number of each device, drives and all others: ``vif/0``."""
+
+
 def front_folder(domid: int) -> str:
     """Return the folder in xenstore with the guest's side of its drives."""
     return f"/local/domain/{domid}/device/vbd"
 
 
 def _folder(domid: int) -> str:
-    return f"/libxl/{domid}/device/vbd"
+    return f"{_devices_folder(domid)}/vbd"
+
+
+def _devices_folder(domid: int) -> str:
+    return f"/libxl/{domid}/device"
+
+
+def attached(store: XenStore, domid: int) -> Attached:
+    """Return all drives of a domain, and which other devices it has."""
+    return Attached(vbds=read_vbds(store, domid), devices=devices(store, domid))
+
+
+def devices(store: XenStore, domid: int) -> frozenset[str]:
+    """Return the kind and the number of each device of a domain, connected or not."""
+    folder = _devices_folder(domid)
+    return frozenset(
+        f"{kind}/{number}"
+        for kind in store.names(folder)
+        for number in store.names(f"{folder}/{kind}")
+    )
 
 
 def vbd_numbers(store: XenStore, domid: int) -> tuple[str, ...]:

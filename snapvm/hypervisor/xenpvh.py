@@ -66,6 +66,7 @@ class XenPvhCapture:
         with job.standstill().suspended(leave_standing=leave_standing):
             with job.failing():
                 job.settle(self._rings)
+                job.require_config()
             self._pages = job.info_now().total_pages
             yield
 

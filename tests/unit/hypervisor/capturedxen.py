@@ -104,7 +104,7 @@ def captured(folder: Path) -> Iterator[Scene]:
                 domain=domain,
                 config=CONFIG,
                 info=RUNNING,
-                vbds=xendisks.read_vbds(store, DOMID),
+                attached=xendisks.attached(store, DOMID),
                 control=control,
                 store=store,
                 folder=folder,

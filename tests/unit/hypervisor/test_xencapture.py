@@ -18,6 +18,7 @@ from snapvm.hypervisor import xenconfig, xendisks
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.xenguest import WrittenImage
+from tests.fakes.xenstored import FakeXenstored
 from tests.unit.hypervisor.capturedxen import (
     CDROM_NUMBER,
     DISK_NUMBER,
@@ -72,6 +73,33 @@ def test_a_disk_that_was_connected_anew_breaks_it(scene: Scene) -> None:
     connect(server, DISK_NUMBER, "10")
     with pytest.raises(WindowBroken, match="drives were changed"):
         job.settle(rings)
+
+
+def attach_interface(server: FakeXenstored) -> None:
+    back = f"/local/domain/0/backend/vif/{DOMID}/1"
+    server.set(f"/libxl/{DOMID}/device/vif/1/backend", back)
+
+
+def test_an_interface_that_was_attached_while_memory_was_copied_breaks_the_window(
+    scene: Scene,
+) -> None:
+    """The configuration in the image lacked it: after a restore the guest had a dead one."""
+    server, job = scene
+    control: Any = job.control
+    control.suspends(server)
+    capture = capture_of(job, SimpleNamespace(rehearse=lambda _: None))
+    attach_interface(server)
+    with pytest.raises(WindowBroken, match="devices were changed"), capture.window():
+        pytest.fail("there is a window")
+    assert not control.now.is_paused and not control.now.is_suspended
+
+
+def test_where_disks_alone_are_captured_it_does_not_matter(scene: Scene) -> None:
+    server, job = scene
+    control: Any = job.control
+    attach_interface(server)
+    with XenPauseCapture(job).window():
+        assert control.now.is_paused
 
 
 def test_the_memory_of_one_that_is_asked_to_shut_down_is_not_copied_first(scene: Scene) -> None:
@@ -170,7 +198,7 @@ def test_what_a_server_has_in_its_cache_is_written_before_the_guest_stands_still
     monkeypatch.setattr(durable, "sync_device", sync)
     control.suspends(server)
     image = SimpleNamespace(rehearse=lambda _: None)
-    job = replace(job, vbds=xendisks.read_vbds(job.store, DOMID))
+    job = replace(job, attached=xendisks.attached(job.store, DOMID))
     capture: XenCapture | XenPauseCapture = (
         capture_of(job, image) if with_memory else XenPauseCapture(job)
     )
