@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from snapvm.hypervisor.base import Drives
 from snapvm.hypervisor.xenstore import XenStore
@@ -22,6 +22,9 @@ BLOCK_SCRIPT = "block"
 QDISK = "qdisk"
 BACKENDS = ("vbd", QDISK)
 """The backends whose disks can be captured: the kernel's, and QEMU."""
+_DRIVES = ("vbd", "virtio_disk")
+"""The kinds of devices that are drives.  The second are those of virtio, since Xen 4.17, which a
+program serves that libxl knows nothing of (libxl_disk.c, libxl__device_from_disk)."""
 _RAW = "aio:"
 """What libxl writes before the path of a raw disk that QEMU or tapdisk serves, and alone for an
 empty drive (libxl_device.c, libxl__device_disk_string_of_format)."""
@@ -95,10 +98,6 @@ def front_folder(domid: int) -> str:
     return f"/local/domain/{domid}/device/vbd"
 
 
-def _folder(domid: int) -> str:
-    return f"{_devices_folder(domid)}/vbd"
-
-
 def _devices_folder(domid: int) -> str:
     return f"/libxl/{domid}/device"
 
@@ -120,17 +119,22 @@ def devices(store: XenStore, domid: int) -> frozenset[str]:
 
 def vbd_numbers(store: XenStore, domid: int) -> tuple[str, ...]:
     """Return the numbers of all drives of a domain, connected or not."""
-    return store.names(_folder(domid))
+    return tuple(path.name for path in _folders(store, domid))
 
 
 def read_vbds(store: XenStore, domid: int) -> tuple[Vbd, ...]:
     """Return all drives of a domain, by number."""
-    numbers = sorted(vbd_numbers(store, domid), key=lambda number: (len(number), number))
-    folder = _folder(domid)
-    paths = {number: store.read(f"{folder}/{number}/backend") or "" for number in numbers}
-    return tuple(
-        _vbd(number, path, store.tree(path) if path else {}) for number, path in paths.items()
-    )
+    found = []
+    for folder in sorted(_folders(store, domid), key=lambda each: (len(each.name), each.name)):
+        path = store.read(f"{folder}/backend") or ""
+        found.append(_vbd(folder.name, path, store.tree(path) if path else {}))
+    return tuple(found)
+
+
+def _folders(store: XenStore, domid: int) -> tuple[PurePosixPath, ...]:
+    """Return libxl's folder of each drive, by whose name it is known."""
+    kinds = [PurePosixPath(_devices_folder(domid), kind) for kind in _DRIVES]
+    return tuple(kind / number for kind in kinds for number in store.names(str(kind)))
 
 
 def _vbd(number: str, path: str, values: dict[str, str]) -> Vbd:

@@ -18,7 +18,7 @@ from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.model import Silent
 from snapvm.refusals import DiskRefused, DomainRefused
 from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor.capturedxen import DISK_NUMBER, NEW_NUMBER, add_drive
+from tests.unit.hypervisor.capturedxen import DISK_NUMBER, DOMID, NEW_NUMBER, add_drive
 from tests.unit.hypervisor.fakedrives import DISK, FakeGrants
 from tests.unit.hypervisor.fakexen import Scene
 
@@ -45,6 +45,21 @@ def test_a_volume_is_captured() -> None:
     (disk,) = drives().disks
     assert (disk.target, disk.device) == ("xvda", Path("/dev/vg0/demo-d0"))
     assert drives(params="vg0/demo-d0").disks[0].device == Path("/dev/vg0/demo-d0")
+
+
+def test_a_disk_of_virtio_is_not_left_out_in_silence() -> None:
+    """It is none of libxl's vbds, and the snapshot of the others was called complete."""
+    server = FakeXenstored()
+    add_drive(server, DISK_NUMBER)
+    back = f"/local/domain/0/backend/virtio_disk/{DOMID}/{NEW_NUMBER}"
+    server.values[f"/libxl/{DOMID}/device/virtio_disk/{NEW_NUMBER}/backend"] = back
+    virtio = {"dev": "xvdc", "params": "/dev/vg0/demo-d2", "type": "standalone", "mode": "w"}
+    server.values |= {f"{back}/{key}": value for key, value in virtio.items()}
+    with server.connected() as store:
+        found = xendisks.read_vbds(store, DOMID)
+    assert [vbd.number for vbd in found] == [DISK_NUMBER, NEW_NUMBER]
+    with pytest.raises(DiskRefused, match=r"xvdc.*virtio_disk \(/dev/vg0/demo-d2\)"):
+        xendisks.classify("demo", found)
 
 
 @pytest.mark.parametrize(
