@@ -156,9 +156,8 @@ def test_nor_is_one_that_was_only_paused(scene: Scene) -> None:
     assert (scene.xen.flags, scene.xen.pauses) == (SUSPENDED, 0)
 
 
-def test_one_that_has_crashed_is_not_asked(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_has_crashed_is_not_asked(scene: Scene) -> None:
     """One that is kept when it crashes (on_crash="preserve") was waited for, for a minute."""
-    monkeypatch.setattr(xenrequest, "ACKNOWLEDGE_SECONDS", 600)
     scene.xen.flags = CRASHED
     with pytest.raises(WindowBroken, match="crashed"), scene.standstill.suspended():
         pytest.fail("there is no window")
