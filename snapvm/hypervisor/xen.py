@@ -308,9 +308,12 @@ class XenHypervisor:
 
     def _resume(self, domain: Domain) -> None:
         try:
-            domid = self._domains.get(domain).domid
-            request = SuspendRequest(self._control, self._store, domid)
-            lift(self._control, domid, suspend=True, pause=True)
+            info = self._domains.get(domain)
+            request = SuspendRequest(self._control, self._store, info.domid)
+            is_ours = not (info.is_suspended and request.is_anothers)
+            lift(self._control, info.domid, suspend=is_ours, pause=True)
+            if not is_ours:
+                return
             request.end()
             now = self._domains.get(domain)
         except XenFailed as failure:

@@ -15,7 +15,7 @@ import time
 from snapvm import crashpoint
 from snapvm.clock import Deadline
 from snapvm.errors import quoted
-from snapvm.hypervisor import xenkeeper
+from snapvm.hypervisor import xenkeeper, xenothers
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import CONFLICT, StoreRefused, XenStore
@@ -53,6 +53,14 @@ class SuspendRequest:
     def is_noted(self) -> bool:
         """Whether a request was made, by any snapvm, and the guest has not gone on since."""
         return self._store.read(self._note) is not None
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether a guest that has suspended itself did so for somebody who is saving it now.
+
+        Such as `xl save` when the host is shut down, which interrupts a `take` as well.
+        """
+        return xenothers.are_saving(self._domid) and not self.is_noted
 
     @property
     def holds_somebody(self) -> bool:

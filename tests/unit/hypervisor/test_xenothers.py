@@ -85,6 +85,21 @@ def test_a_domain_that_is_saved_or_migrated_does_not_go_back(scene: Scene, proce
         assert xen.info_of[5].flags == flags
 
 
+def test_what_ends_an_interrupted_take_leaves_a_guest_to_who_saves_it(
+    scene: Scene, processes: Path
+) -> None:
+    """A host that was shut down interrupted a `take`, and had xl save the guest: it ran on."""
+    xen, driver = scene
+    domain = driver.find("web")
+    xen.flag(SUSPENDED)
+    save(processes, 5)
+    driver.resume(domain)
+    assert xen.info_of[5].is_suspended
+    xen.store.values["/libxl/5/snapvm-suspend"] = ""  # it was suspended before xl came
+    driver.resume(domain)
+    assert xen.info_of[5].flags == 0
+
+
 def test_a_repair_does_not_disturb_who_migrates_it(scene: Scene, processes: Path) -> None:
     xen, driver = scene
     forgotten: list[int] = []
