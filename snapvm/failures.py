@@ -39,6 +39,21 @@ def _storage_hint(why: str, folder: str) -> str:
     return _STORAGE_HINTS.get(why, "").format(folder=shlex.quote(folder))
 
 
+_ENDS_CHARACTERS = 70
+"""How much of each end of a long command a message shows."""
+
+
+def _shown(argv: tuple[str, ...]) -> str:
+    """Return a command as it is typed; of a long one both ends, and all of it is in the log.
+
+    One of LVM's reports has ten lines, and what is wrong stood behind them.
+    """
+    text = shlex.join(argv)
+    if len(text) <= 2 * _ENDS_CHARACTERS:
+        return text
+    return f"{text[:_ENDS_CHARACTERS]} ... {text[-_ENDS_CHARACTERS:]}"
+
+
 @dataclass(eq=False)
 class CommandFailed(SnapvmError):
     """A program that ended with a status it should not have."""
@@ -50,7 +65,7 @@ class CommandFailed(SnapvmError):
 
     def message(self) -> str:
         said = " ".join(self.stderr.split())[:600] or "it said nothing"
-        return f"`{shlex.join(self.argv)}` ended with status {self.status}: {said}"
+        return f"`{_shown(self.argv)}` ended with status {self.status}: {said}"
 
 
 @dataclass(eq=False)
@@ -61,7 +76,7 @@ class CommandTimedOut(SnapvmError):
     seconds: float
 
     def message(self) -> str:
-        return f"`{shlex.join(self.argv)}` did not end within {self.seconds:g} s"
+        return f"`{_shown(self.argv)}` did not end within {self.seconds:g} s"
 
 
 @dataclass(eq=False)

@@ -176,6 +176,7 @@ def test_why_nothing_is_known_of_the_volumes_is_told(
     assert done.status == 0 and ("unknown" in done.out) is ("list" in verb)
     assert done.err.startswith("note: the state of the volumes is not known: ")
     assert "cannot open /etc/lvm/lvm.conf" in done.err and done.err.count("\n") == 1
+    assert "`lvm lvs --config" in done.err and len(done.err) < 300, "it was behind all its fields"
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb", "unknown"])
