@@ -55,11 +55,12 @@ def check(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import checking, orphans, severalfailures
-        from snapvm.cli import wiring
+        from snapvm.cli import lookup, wiring
         from snapvm.cli.progress import shown
         from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
+        lookup.warn_if_mistaken(host.settings)
         with shown(quiet=session.verbose) as progress:
             findings = checking.look(host, domain, progress, deep=deep)
         unnamed = [finding.orphan for finding in findings if finding.orphan is not None]

@@ -111,6 +111,7 @@ def prune(
         def name_of(uuid: DomainUuid) -> str:
             return opened().hypervisor.name_of(uuid)
 
+        lookup.warn_if_mistaken(session.settings())
         catalog = lookup.catalog_of(session)
         judged = _verdicts(catalog, domain, rules, name_of)
         verdicts = [verdict for its in judged for verdict in its]
