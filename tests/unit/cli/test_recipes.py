@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -117,10 +118,21 @@ def test_a_backup_says_which_disk_it_has_not(desk: Desk, call: Call) -> None:
     assert desk.run(BACKUP, {}, says=record) == 0
     kept = [line for line in desk.told if "borg" in line]
     assert [line.rpartition(" ")[2] for line in kept] == [f"/dev/vg{i}/demo-d{i}.a" for i in (0, 1)]
-    assert "repo::a-demo-d0.a" in kept[0]
+    assert [line.split()[3] for line in kept] == ["repo::web-a-vda", "repo::web-a-vdb"]
     for failing in ("lvchange --activate y", "lvchange --activate n", "borg"):
         assert desk.run(BACKUP, {failing: 5}, says=record) == 5
     assert desk.run(BACKUP, {"snapvm take": 5}, says=record) == 5
+
+
+def test_volumes_of_one_name_in_two_groups_are_two_archives(desk: Desk, call: Call) -> None:
+    """The archive had the name of the volume alone: borg refused the second one, every night."""
+    record = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
+    for disk in record["disks"]:
+        disk["snapshot"]["lv"] = "root.a"
+    assert desk.run(BACKUP, {}, says=json.dumps(record)) == 0
+    kept = [line.split() for line in desk.told if "borg" in line]
+    assert [words[4] for words in kept] == ["/dev/vg0/root.a", "/dev/vg1/root.a"]
+    assert len({words[3] for words in kept}) == 2
 
 
 def test_a_backup_of_nothing_is_none(desk: Desk, call: Call) -> None:
