@@ -9,12 +9,27 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some
+
+@contextmanager
+def saying(what_became: str) -> Iterator[None]:
+    """Have a failure of the block say what became of the work, if it has no other hint.
+
+    Its exit status tells that to programs; a person read only which lvm had failed.
+    """
+    try:
+        yield
+    except SnapvmError as error:
+        if error.exit_status is ExitStatus.FAILED and not error.hint():
+            error.remedy = what_became
+        raise
+
 
 _NO_ROOM = "make room there, then try again: df -h {folder}; df -i {folder}"
 _STORAGE_HINTS = {
@@ -237,7 +252,7 @@ class StorageFailed(SnapvmError):
         folder = path.parent
         if folder.name.startswith("."):  # of what was being made, and is gone by now
             folder = folder.parent
-        return _storage_hint(self.why, str(folder))
+        return _storage_hint(self.why, str(folder)) or self.remedy
 
 
 @dataclass(eq=False)
