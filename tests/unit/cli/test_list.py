@@ -57,7 +57,8 @@ def test_a_state_folder_that_is_not_there_is_named(call: Call, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "verb", [["check"], ["repair"], ["prune", "--all", "--keep-last", "1", "--yes"]]
+    "verb",
+    [["check"], ["repair"], ["prune", "--all", "--keep-last", "1"], ["catalog", "rebuild", "-n"]],
 )
 def test_nothing_to_do_there_is_not_all_that_is_said(
     call: Call, scene: Scene, verb: list[str]
