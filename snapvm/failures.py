@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some
 
+
 @contextmanager
 def saying(what_became: str) -> Iterator[None]:
     """Have a failure of the block say what became of the work, if it has no other hint.

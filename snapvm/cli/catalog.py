@@ -52,8 +52,8 @@ def rebuild(
         from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
-        lookup.warn_if_mistaken(host.settings)
         rebuilt, hopeless = rebuilding.look(host)
+        lookup.warn_if_mistaken(host.settings)
         if not dry_run:
             rebuilt, failed = remaking.put_all(host, rebuilt)
             hopeless += failed

@@ -60,9 +60,9 @@ def check(
         from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
-        lookup.warn_if_mistaken(host.settings)
         with shown(quiet=session.verbose) as progress:
             findings = checking.look(host, domain, progress, deep=deep)
+        lookup.warn_if_mistaken(host.settings)
         unnamed = [finding.orphan for finding in findings if finding.orphan is not None]
         removed: tuple[LogicalVolume, ...] = ()
         failures: list[SnapvmError] = []

@@ -111,9 +111,9 @@ def prune(
         def name_of(uuid: DomainUuid) -> str:
             return opened().hypervisor.name_of(uuid)
 
-        lookup.warn_if_mistaken(session.settings())
         catalog = lookup.catalog_of(session)
         judged = _verdicts(catalog, domain, rules, name_of)
+        lookup.warn_if_mistaken(session.settings())
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
         gone = tuple(record for its in doomed for record in its)

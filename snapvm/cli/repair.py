@@ -58,11 +58,11 @@ def repair(
 
         session.override(lock_wait_seconds=wait)
         host = wiring.open_host(session.settings(), session)
-        lookup.warn_if_mistaken(host.settings)
         with shown(quiet=session.verbose) as progress:
             done = consistency.repair_all(
                 host, domain, progress, forget_missing=forget_missing, take_over=take_over
             )
+        lookup.warn_if_mistaken(host.settings)
         if as_json:
             output.out_json({"repaired": list(done)})
             return
