@@ -40,7 +40,7 @@ from snapvm.catalog import Draft
 from snapvm.clock import WindowClock
 from snapvm.deleting import delete, prune
 from snapvm.errors import SnapvmError
-from snapvm.failures import PausedMeanwhile
+from snapvm.failures import PausedMeanwhile, RollbackFailed, saying
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
 from snapvm.interrupt import (
@@ -71,6 +71,7 @@ __all__ = [
 ]
 
 
+@saying("nothing was kept, and the domain is as it was")
 def take(host: Host, request: TakeRequest, progress: Progress) -> Record:
     """Capture a domain's memory and disks at one instant, and record the pair.
 
@@ -214,6 +215,7 @@ def plan_rollback(
         return rollbackplan.plan(host, record)
 
 
+@saying(RollbackFailed.remedy)
 def rollback(
     host: Host,
     record: Record,

@@ -37,21 +37,25 @@ class CowSize:
     def __str__(self) -> str:
         if self.percent is not None:
             return f"{self.percent:g}%"
-        return "full" if self.changed_bytes is None else f"{self.changed_bytes}"
+        return "full" if self.changed_bytes is None else f"{self.changed_bytes}B"
 
 
 FULL = CowSize()
 
 
 def parse(text: str) -> CowSize:
-    """Read ``full``, ``20%`` or ``4G``; raise ``ValueError`` for anything else."""
+    """Read ``full``, ``20%`` or ``4G``; raise ``ValueError`` for anything else.
+
+    So it does for a mere number, which is one of MiB to LVM, of percent to some, and of bytes to
+    others: a snapshot with room for less than was meant is lost soon, and says so only then.
+    """
     if text == "full":
         return FULL
     if match := _PERCENT.match(text):
         percent = float(match["number"])
         if 0 < percent <= 100:
             return CowSize(percent=percent)
-    elif match := _BYTES.match(text):
+    elif not text.isdigit() and (match := _BYTES.match(text)):
         changed_bytes = int(match["number"]) << _UNITS[match["unit"].upper()]
         if changed_bytes:
             return CowSize(changed_bytes=changed_bytes)

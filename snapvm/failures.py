@@ -9,12 +9,28 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some
+
+
+@contextmanager
+def saying(what_became: str) -> Iterator[None]:
+    """Have a failure of the block say what became of the work, if it has no other hint.
+
+    Its exit status tells that to programs; a person read only which lvm had failed.
+    """
+    try:
+        yield
+    except SnapvmError as error:
+        if error.exit_status is ExitStatus.FAILED and not error.hint():
+            error.remedy = what_became
+        raise
+
 
 _NO_ROOM = "make room there, then try again: df -h {folder}; df -i {folder}"
 _STORAGE_HINTS = {
@@ -39,6 +55,21 @@ def _storage_hint(why: str, folder: str) -> str:
     return _STORAGE_HINTS.get(why, "").format(folder=shlex.quote(folder))
 
 
+_ENDS_CHARACTERS = 70
+"""How much of each end of a long command a message shows."""
+
+
+def _shown(argv: tuple[str, ...]) -> str:
+    """Return a command as it is typed; of a long one both ends, and all of it is in the log.
+
+    One of LVM's reports has ten lines, and what is wrong stood behind them.
+    """
+    text = shlex.join(argv)
+    if len(text) <= 2 * _ENDS_CHARACTERS:
+        return text
+    return f"{text[:_ENDS_CHARACTERS]} ... {text[-_ENDS_CHARACTERS:]}"
+
+
 @dataclass(eq=False)
 class CommandFailed(SnapvmError):
     """A program that ended with a status it should not have."""
@@ -50,7 +81,7 @@ class CommandFailed(SnapvmError):
 
     def message(self) -> str:
         said = " ".join(self.stderr.split())[:600] or "it said nothing"
-        return f"`{shlex.join(self.argv)}` ended with status {self.status}: {said}"
+        return f"`{_shown(self.argv)}` ended with status {self.status}: {said}"
 
 
 @dataclass(eq=False)
@@ -61,7 +92,7 @@ class CommandTimedOut(SnapvmError):
     seconds: float
 
     def message(self) -> str:
-        return f"`{shlex.join(self.argv)}` did not end within {self.seconds:g} s"
+        return f"`{_shown(self.argv)}` did not end within {self.seconds:g} s"
 
 
 @dataclass(eq=False)
@@ -222,7 +253,7 @@ class StorageFailed(SnapvmError):
         folder = path.parent
         if folder.name.startswith("."):  # of what was being made, and is gone by now
             folder = folder.parent
-        return _storage_hint(self.why, str(folder))
+        return _storage_hint(self.why, str(folder)) or self.remedy
 
 
 @dataclass(eq=False)

@@ -41,13 +41,7 @@ GOODBYE_SECONDS = 10.0
 
 _URGENT_NICENESS = -10
 
-_QUESTIONS = {
-    ("lvm", "lvs"),
-    ("dmsetup", "status"),
-    ("dmsetup", "target-version"),
-    ("xl", "list"),
-    ("xl", "info"),
-}
+_QUESTIONS = {"lvm lvs", "dmsetup status", "dmsetup target-version", "xl list", "xl info"}
 """Commands that change nothing: they need no crash point, since it makes no difference whether
 snapvm dies before or after them."""
 _ANY_STATUS = list(range(-64, 256))
@@ -108,22 +102,17 @@ class Runner(Protocol):
         ``CommandTimedOut`` in which the signal is noted.
 
         Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
-        when there is no such program, or no room for it.
+        when there is no such program, no room for it, or the kernel does not run it.
         """
 
 
 def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> Any:
-    """Start a program in the background; raise ``HostLacks`` when there is none, or no room for it.
-
-    A host without memory, or a unit that has all of its tasks (systemd.resource-control(5)), has no
-    process more.
-    """
+    """Start a program in the background; raise ``HostLacks`` when it cannot be started."""
     try:
         program = sh.Command(argv[0], search_paths=environment["PATH"].split(":"))
     except sh.CommandNotFound:
-        raise HostLacks(
-            what=f"the program {argv[0]}", remedy=f"install the package that has {argv[0]}"
-        ) from None
+        remedy = f"install the package that has {argv[0]}"
+        raise HostLacks(what=f"the program {argv[0]}", remedy=remedy) from None
     try:
         return program(
             *argv[1:],
@@ -138,12 +127,22 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
             _truncate_exc=False,
             **streams,
         )
-    except OSError as error:
-        what = f"room for {argv[0]} to run in ({error.strerror})"
-        raise HostLacks(what=what, remedy="try again when it has") from error
-    except RuntimeError as error:  # of `threading`: sh listens to a program in threads
-        what = f"room for one more thread, for {argv[0]} ({error})"
-        raise HostLacks(what=what, remedy="try again when it has") from error
+    except (OSError, RuntimeError, sh.ForkException) as error:
+        raise _not_started(argv[0], str(program), error) from error
+
+
+def _not_started(name: str, path: str, error: Exception) -> HostLacks:
+    """Return what the host lacks where sh could not start a program that there is."""
+    again = "try again when it has"
+    if isinstance(error, OSError):  # of memory, or of a unit's tasks (systemd.resource-control(5))
+        return HostLacks(what=f"room for {name} to run in ({error.strerror})", remedy=again)
+    if isinstance(error, RuntimeError):  # of `threading`: sh listens to a program in threads
+        return HostLacks(what=f"room for one more thread, for {name} ({error})", remedy=again)
+    # A process that could not become the program: its traceback ends with what the kernel said.
+    said = str(error).strip().splitlines()[-1]
+    why = said.partition("] ")[2].partition(": ")[0] or said.strip()
+    denied = "SELinux, AppArmor or a mount with noexec may deny it"
+    return HostLacks(what=f"a working {name} ({path}: {why})", remedy=f"repair it; {denied}")
 
 
 def _outlive_us() -> None:
@@ -271,9 +270,10 @@ class ShRunner:
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
         """See ``Runner.run``."""
-        if tuple(argv[:2]) in _QUESTIONS:
+        command = " ".join(argv[:2])
+        if command in _QUESTIONS:
             return self._run(argv, timeout_seconds, kill=kill)
-        with crashpoint.around(" ".join(argv[:2])):
+        with crashpoint.around(command):
             return self._run(argv, timeout_seconds, kill=kill)
 
     def _run(self, argv: Sequence[str], timeout_seconds: float, *, kill: bool) -> Completed:

@@ -150,7 +150,7 @@ def _one_of(choices: type[StrEnum]) -> Callable[[Any], StrEnum]:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "state_dir": _folder,
-    "run_dir": _path,
+    "run_dir": _folder,
     "libvirt_uri": _text,
     "pool_data_limit_percent": _percent,
     "pool_metadata_limit_percent": _percent,

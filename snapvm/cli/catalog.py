@@ -48,11 +48,12 @@ def rebuild(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import rebuilding, remaking
-        from snapvm.cli import wiring
+        from snapvm.cli import lookup, wiring
         from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
         rebuilt, hopeless = rebuilding.look(host)
+        lookup.warn_if_mistaken(host.settings)
         if not dry_run:
             rebuilt, failed = remaking.put_all(host, rebuilt)
             hopeless += failed

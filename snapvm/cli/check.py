@@ -13,7 +13,7 @@ from snapvm.cli.arguments import AsJson, OptionalDomain, Yes
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
-from snapvm.cli.words import counted, plain
+from snapvm.cli.words import plain
 from snapvm.interrupt import nothing_is_left, what_is_done_stays
 from snapvm.refusals import NotConfirmed
 
@@ -55,13 +55,14 @@ def check(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import checking, orphans, severalfailures
-        from snapvm.cli import wiring
+        from snapvm.cli import lookup, wiring
         from snapvm.cli.progress import shown
         from snapvm.refusals import Found
 
         host = wiring.open_host(session.settings(), session)
         with shown(quiet=session.verbose) as progress:
             findings = checking.look(host, domain, progress, deep=deep)
+        lookup.warn_if_mistaken(host.settings)
         unnamed = [finding.orphan for finding in findings if finding.orphan is not None]
         removed: tuple[LogicalVolume, ...] = ()
         failures: list[SnapvmError] = []
@@ -75,7 +76,8 @@ def check(
             gone = {volume.dm_uuid for volume in removed}
             findings = tuple(f for f in findings if not f.orphan or f.orphan.dm_uuid not in gone)
             if not as_json:
-                output.say(f"removed {counted(len(gone), 'volume')}")
+                named = ", ".join(str(volume.ref) for volume in removed)
+                output.say(f"removed {named or 'no volumes'}")
         done = {"removed": [str(volume.ref) for volume in removed]} if fix else {}
         if findings:
             printed = _print_findings(findings, as_json=as_json)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from snapvm.catalog import Catalog
 from snapvm.cli import columns, description, output
-from snapvm.cli.lookup import as_values, catalog_of, entries, find
+from snapvm.cli.lookup import as_values, catalog_of, entries, find, is_mistaken
 from snapvm.cli.session import Session
 from snapvm.cli.volumestates import Volumes
 from snapvm.cli.words import plain
@@ -42,7 +41,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     records = _records(catalog, domain, damaged)
     print_all = _print_json if as_json else _print_table
     if not print_all(records, partial(_judged, catalog, volumes), damaged):
-        output.err(_no_snapshots(domain, session.settings().state_dir))
+        output.err(_no_snapshots(domain, session.settings()))
     volumes.tell_of_silence()
     _tell_of(_in_order(damaged))
 
@@ -120,15 +119,14 @@ def _print_table(records: Iterator[Record], judged: _Judge, damaged: list[Damage
     return True
 
 
-def _no_snapshots(domain: str | None, state_dir: Path) -> str:
+def _no_snapshots(domain: str | None, settings: Settings) -> str:
     """Say that there are no snapshots, and what to type."""
     whose = "" if domain is None else f" of {quoted(domain)}"
     shows = domain is not None and "@" in domain  # it may be a snapshot, or a domain's name
     verb, deed = ("show", "shows") if shows else ("take", "makes")
     what = f"`{typed(verb, plain(domain or 'DOM'))}` {deed} one"
-    # The first take makes the usual folder; another one that does not exist may be a mistake.
-    is_strange = state_dir != Settings().state_dir and not state_dir.exists()
-    where = f" in {plain(str(state_dir))}, which does not exist" if is_strange else ""
+    folder = plain(str(settings.state_dir))
+    where = f" in {folder}, which does not exist" if is_mistaken(settings) else ""
     return f"no snapshots{whose}{where} ({what})"
 
 

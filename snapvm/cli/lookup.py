@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from snapvm import naming, recordfile
 from snapvm.catalog import Catalog
+from snapvm.cli import output
 from snapvm.cli.session import Session
 from snapvm.errors import AmbiguousDomain, NothingToUndo, UnknownSnapshot
 from snapvm.model import Record, RecordKind, SnapshotId, moment
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import MeansAnother, RecordUnusable
+from snapvm.settings import Settings
 
 
 def catalog_of(session: Session) -> Catalog:
     """Return the catalog the settings name."""
     settings = session.settings()
     return Catalog(settings.state_dir, settings.run_dir)
+
+
+def is_mistaken(settings: Settings) -> bool:
+    """Tell whether the state folder is one that does not exist, though somebody chose it.
+
+    Its name may be mistyped, or its disk not mounted; the usual one is made by the first `take`.
+    """
+    return settings.state_dir != Settings().state_dir and not os.path.exists(settings.state_dir)
+
+
+def warn_if_mistaken(settings: Settings) -> None:
+    """Warn of a state folder without which there is nothing to find, and which may be a mistake."""
+    if is_mistaken(settings):
+        output.warn(f"the state folder {settings.state_dir} does not exist")
 
 
 def as_values(record: Record) -> dict[str, Any]:

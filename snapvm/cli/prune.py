@@ -113,6 +113,7 @@ def prune(
 
         catalog = lookup.catalog_of(session)
         judged = _verdicts(catalog, domain, rules, name_of)
+        lookup.warn_if_mistaken(session.settings())
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
         gone = tuple(record for its in doomed for record in its)
@@ -125,14 +126,23 @@ def prune(
                 gone = consistency.prune(host, doomed, progress, require_meant=require_meant)
         if as_json:
             output.out_json(_as_values(verdicts, gone, dry_run=dry_run))
-            return
-        for line in _lines(verdicts) if dry_run else ():
-            output.say(line)
-        deed = "would delete" if dry_run else "deleted"
-        kept = sum(bool(verdict.kept_by) for verdict in verdicts)
-        output.say(f"{deed} {counted(len(gone), 'snapshot')}, kept {kept}")
+        elif dry_run:
+            _tell("would delete", verdicts, gone, _lines(verdicts))
+        else:
+            # Who was asked has read which ones they are.
+            refs = _refs_of(gone, verdicts) if yes else []
+            _tell("deleted", verdicts, gone, [f"deleted {ref}" for ref in refs])
 
     return Job(json=as_json, run=run)
+
+
+def _tell(
+    deed: str, verdicts: list[Verdict], gone: Collection[Record], lines: Iterable[str]
+) -> None:
+    for line in lines:
+        output.say(line)
+    kept = sum(bool(verdict.kept_by) for verdict in verdicts)
+    output.say(f"{deed} {counted(len(gone), 'snapshot')}, kept {kept}")
 
 
 def _require_kept(catalog: Catalog, judged: list[list[Verdict]], doomed: Record) -> None:
@@ -237,6 +247,13 @@ def _refs(verdicts: list[Verdict]) -> list[str]:
     ]
 
 
+def _refs_of(gone: Collection[Record], verdicts: list[Verdict]) -> list[str]:
+    """Return the references, among those of ``_refs``, of the snapshots that are gone."""
+    ids = {(record.domain_uuid, record.id) for record in gone}
+    named = zip(_refs(verdicts), verdicts, strict=True)
+    return [ref for ref, each in named if (each.record.domain_uuid, each.record.id) in ids]
+
+
 def _lines(verdicts: list[Verdict]) -> list[str]:
     """Return a line for each snapshot that says whether it is kept, and why."""
     lines = []
@@ -250,10 +267,9 @@ def _lines(verdicts: list[Verdict]) -> list[str]:
 def _as_values(
     verdicts: list[Verdict], gone: Collection[Record], *, dry_run: bool
 ) -> dict[str, object]:
-    named = list(zip(_refs(verdicts), verdicts, strict=True))
-    ids = {(record.domain_uuid, record.id) for record in gone}
+    named = zip(_refs(verdicts), verdicts, strict=True)
     return {
         "dry_run": dry_run,
-        "deleted": [ref for ref, each in named if (each.record.domain_uuid, each.record.id) in ids],
+        "deleted": _refs_of(gone, verdicts),
         "kept": {ref: list(verdict.kept_by) for ref, verdict in named if verdict.kept_by},
     }

@@ -53,7 +53,7 @@ def repair(
     def run(session: Session) -> None:
         # heavy: drivers, sh and their parsers; `snapvm --help` answers in 0.15 s without them
         from snapvm import consistency
-        from snapvm.cli import wiring
+        from snapvm.cli import lookup, wiring
         from snapvm.cli.progress import shown
 
         session.override(lock_wait_seconds=wait)
@@ -62,6 +62,7 @@ def repair(
             done = consistency.repair_all(
                 host, domain, progress, forget_missing=forget_missing, take_over=take_over
             )
+        lookup.warn_if_mistaken(host.settings)
         if as_json:
             output.out_json({"repaired": list(done)})
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from snapvm import attention, errors, failures, refusals
 from snapvm.cli.words import plain
 from snapvm.errors import ExitStatus, SnapvmError
+from tests.house.source import ROOT
 
 HOSTILE = (
     "",
@@ -71,6 +73,14 @@ def test_words_have_one_form(kind: type[SnapvmError]) -> None:
     assert not error.message().endswith(".")
     assert not error.hint().endswith(".")
     assert kind.__doc__
+
+
+def test_a_script_is_told_of_each_kind_that_wants_somebody_at_once() -> None:
+    """It was said that the kind tells them apart, and not by which words."""
+    text = (ROOT / "docs" / "automation.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", text.partition("**Status 8.**")[2], re.MULTILINE)
+    wanted = [kind for kind in LEAVES if kind.exit_status is ExitStatus.ATTENTION]
+    assert sorted(listed) == sorted(kind.__name__ for kind in wanted)
 
 
 def test_every_status_has_a_meaning() -> None:

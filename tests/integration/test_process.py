@@ -125,6 +125,22 @@ def test_a_program_that_is_not_there_is_named() -> None:
         ShRunner().run(["no-such-program"])
 
 
+@pytest.mark.parametrize(
+    ("text", "why"), [("no program", "Exec format error"), ("#!/none/sh\n", "No such file or dir")]
+)
+def test_one_that_the_kernel_does_not_run_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    """Nor one that SELinux denies.  sh tells of it by an exception of its own, with a traceback."""
+    (tmp_path / "lvm").write_text(text)
+    (tmp_path / "lvm").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostLacks, match=rf"a working lvm \({tmp_path}/lvm: {why}"):
+        ShRunner().run(["lvm", "lvs"])
+    with pytest.raises(HostLacks, match=why), ShRunner().converse(["lvm"]):
+        pytest.fail("it was begun")
+
+
 def test_that_there_is_no_room_for_one_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of memory, or of what a unit of systemd may have: the guard ended of it, and a rollback
     said nothing of the domain that was off.

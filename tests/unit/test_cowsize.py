@@ -21,7 +21,7 @@ EXTENT = 4 << 20
         ("4G", CowSize(changed_bytes=4 << 30)),
         ("512m", CowSize(changed_bytes=512 << 20)),
         ("1GiB", CowSize(changed_bytes=1 << 30)),
-        ("65536", CowSize(changed_bytes=65536)),
+        ("65536B", CowSize(changed_bytes=65536)),
     ],
 )
 def test_sizes_that_can_be_asked_for(text: str, size: CowSize) -> None:
@@ -32,6 +32,13 @@ def test_sizes_that_can_be_asked_for(text: str, size: CowSize) -> None:
 @pytest.mark.parametrize("text", ["", "0", "0%", "101%", "-1G", "4X", "nan%", "1e9", "full ", "٣G"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
+        cowsize.parse(text)
+
+
+@pytest.mark.parametrize("text", ["20", "4096", "1099511627776"])
+def test_a_number_without_a_unit_is_not_taken_for_one_of_bytes(text: str) -> None:
+    """To LVM it is one of MiB: ``--cow-size 4096`` gave a snapshot 4 MiB, and it was lost soon."""
+    with pytest.raises(ValueError, match="a size such as 4G"):
         cowsize.parse(text)
 
 

@@ -92,6 +92,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         ("[snapvm]\nstate_dir = '/x'", "there is no table [snapvm]"),
         ("cow_size = 20", "20 must be a text, in quotes"),
         ("group_limit_percent = 0", "0 must be a percentage above 0, and at most 100"),
+        ("run_dir = '/etc/passwd'", "'/etc/passwd' is not a folder"),
         ("libvirt_uri = ''", "'' must be a text on one line, and not empty"),
     ],
 )

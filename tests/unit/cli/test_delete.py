@@ -47,6 +47,14 @@ def test_prune_keeps_what_the_rules_keep(call: Call, scene: Scene) -> None:
     assert again.status == 0 and again.out == "deleted no snapshots, kept 2\n"
 
 
+def test_the_log_of_a_night_has_what_was_deleted(call: Call, scene: Scene) -> None:
+    """It had their number alone."""
+    put_days(scene, 4)
+    done = call("prune", "--all", "--keep-last", "2", "--yes")
+    told = "deleted demo@d2\ndeleted demo@d1\ndeleted 2 snapshots, kept 2\n"
+    assert (done.status, done.out) == (0, told)
+
+
 def test_what_a_wrong_clock_made_does_not_drive_out_what_is_taken_now(
     call: Call, scene: Scene
 ) -> None:
@@ -246,7 +254,7 @@ def test_a_group_that_is_away_is_told_and_left_behind(call: Call, scene: Scene) 
     assert scene.ids() == ["b"]
     scene.lvm.away.clear()
     assert "vg1/demo-d1.a: it was made by snapvm, but belongs to no snapshot" in call("check").out
-    assert call("check", "--fix", "--yes").out == "removed 1 volume\nall is in order\n"
+    assert call("check", "--fix", "--yes").out == "removed vg1/demo-d1.a\nall is in order\n"
 
 
 def test_nobody_takes_over_what_is_of_any_domain(call: Call) -> None:

@@ -206,7 +206,7 @@ def test_the_last_one_is_deleted_and_that_was_all(call: Call, scene: Scene) -> N
         (("take", DOMAIN, "--name", "c"), "demo@c: memory"),
         (("rollback", f"{DOMAIN}@a", "--yes"), "demo is back at demo@a"),
         (("delete", f"{DOMAIN}@a", "--yes"), "deleted demo@a\n"),
-        (("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes"), "deleted 1 snapshot"),
+        (("prune", DOMAIN, "--keep-last", "1", "--include-named", "--yes"), "deleted demo@a\n"),
     ],
 )
 def test_what_is_done_is_not_said_to_be_put_back(

@@ -12,6 +12,7 @@ from snapvm.cli import app, columns, listing, render, volumestates, wiring
 from snapvm.errors import ExitStatus
 from snapvm.failures import CommandFailed
 from snapvm.model import SnapshotId
+from snapvm.settings import Settings
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, make_record, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -52,7 +53,23 @@ def test_a_state_folder_that_is_not_there_is_named(call: Call, tmp_path: Path) -
         done = call(*words)
         assert (done.status, done.out) == (0, "")
         assert "/nope, which does not exist" in done.err
-    assert listing._no_snapshots(None, Path("/var/lib/snapvm")).startswith("no snapshots (")
+    assert listing._no_snapshots(None, Settings()).startswith("no snapshots (")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [["check"], ["repair"], ["prune", "--all", "--keep-last", "1"], ["catalog", "rebuild", "-n"]],
+)
+def test_nothing_to_do_there_is_not_all_that_is_said(
+    call: Call, scene: Scene, verb: list[str]
+) -> None:
+    """``repair`` after status 7, with a letter too few, had nothing to repair and ended with 0."""
+    done = call(*verb)
+    assert done.status == 0
+    folder = scene.host.settings.state_dir
+    assert done.err == f"warning: the state folder {folder} does not exist\n"
+    folder.mkdir()
+    assert call(*verb).err == ""
 
 
 @pytest.mark.parametrize("below", ["", "/below"])
@@ -176,6 +193,7 @@ def test_why_nothing_is_known_of_the_volumes_is_told(
     assert done.status == 0 and ("unknown" in done.out) is ("list" in verb)
     assert done.err.startswith("note: the state of the volumes is not known: ")
     assert "cannot open /etc/lvm/lvm.conf" in done.err and done.err.count("\n") == 1
+    assert "`lvm lvs --config" in done.err and len(done.err) < 300, "it was behind all its fields"
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb", "unknown"])

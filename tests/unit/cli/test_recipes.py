@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -33,24 +34,28 @@ class Desk:
 
     folder: Path
     told: list[str] = field(default_factory=list)
+    said: str = ""
+    """What the script printed."""
 
-    def run(self, part: str, fails: Mapping[str, int], *, says: str = "") -> int:
+    def run(self, part: str, fails: Mapping[str, int], *, says: str = "", ends: str = "") -> int:
         """Run the script that has this in it; return how it ended.
 
         A program ends with the status that ``fails`` has for the first words it begins with. What
-        ``says`` is what ``virsh``, or ``snapvm take``, prints.
+        ``says`` is what ``virsh``, ``xl``, or ``snapvm take``, prints. The script ``ends`` with
+        that.
         """
         (script,) = (each for each in SCRIPTS if part in each)
         (self.folder / "said").write_text(says)
-        for name in ("virsh", "snapvm", "lvchange", "borg", "pcs", "jq"):
+        for name in ("virsh", "xl", "snapvm", "lvchange", "borg", "pcs", "jq"):
             self._put(name, fails)
         here = f"PATH={self.folder}:$PATH\n"
         script = re.sub(r"^PATH=.*\n", "", script, flags=re.MULTILINE)
         shell = "bash" if "<<<" in script else "sh"
-        argv = [shell, "-c", here + script]
+        argv = [shell, "-c", here + script + ends]
         ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
         log = self.folder / "log"
         self.told = log.read_text().splitlines() if log.exists() else []
+        self.said = ended.stdout
         return ended.returncode
 
     def _put(self, name: str, fails: Mapping[str, int]) -> None:
@@ -60,7 +65,7 @@ class Desk:
         text = (
             f'#!/bin/sh\necho "{name} $*" >>{self.folder}/log\n'
             f'case "{name} $*" in\n{cases}'
-            f'    "virsh "*|"snapvm take "*) cat {self.folder}/said ;;\n'
+            f'    "virsh "*|"xl "*|"snapvm take "*) cat {self.folder}/said ;;\n'
             f'    "jq "*) exec {shutil.which("jq")} "$@" ;;\nesac\n'
         )
         (self.folder / name).write_text(text)
@@ -85,6 +90,20 @@ def test_a_night_takes_every_domain_whatever_its_name(desk: Desk) -> None:
     assert names == ["web", "my vm", "*", "-x"]
     assert desk.told[-1].startswith("snapvm prune --all")
     assert desk.run(NIGHTLY, {"virsh": 1}) == 1
+
+
+XL_LIST = """\
+Name                                        ID   Mem VCPUs\tState\tTime(s)
+Domain-0                                     0  2048     2     r-----      61.5
+web                                          3   512     1     -b----       9.8
+-x                                          12   512     1     --p---       0.3
+"""
+
+
+def test_a_night_on_xen_takes_every_domain_but_the_control_domain(desk: Desk) -> None:
+    assert desk.run("xl list", {"xl list": 5}, says=XL_LIST) == 5
+    assert desk.run("xl list", {}, says=XL_LIST, ends='echo "$domains"') == 0
+    assert desk.said == "web\n-x\n"
 
 
 def test_a_night_ends_with_what_wants_somebody(desk: Desk) -> None:
@@ -117,10 +136,21 @@ def test_a_backup_says_which_disk_it_has_not(desk: Desk, call: Call) -> None:
     assert desk.run(BACKUP, {}, says=record) == 0
     kept = [line for line in desk.told if "borg" in line]
     assert [line.rpartition(" ")[2] for line in kept] == [f"/dev/vg{i}/demo-d{i}.a" for i in (0, 1)]
-    assert "repo::a-demo-d0.a" in kept[0]
+    assert [line.split()[3] for line in kept] == ["repo::web-a-vda", "repo::web-a-vdb"]
     for failing in ("lvchange --activate y", "lvchange --activate n", "borg"):
         assert desk.run(BACKUP, {failing: 5}, says=record) == 5
     assert desk.run(BACKUP, {"snapvm take": 5}, says=record) == 5
+
+
+def test_volumes_of_one_name_in_two_groups_are_two_archives(desk: Desk, call: Call) -> None:
+    """The archive had the name of the volume alone: borg refused the second one, every night."""
+    record = json.loads(call("take", DOMAIN, "--name", "a", "--json").out)
+    for disk in record["disks"]:
+        disk["snapshot"]["lv"] = "root.a"
+    assert desk.run(BACKUP, {}, says=json.dumps(record)) == 0
+    kept = [line.split() for line in desk.told if "borg" in line]
+    assert [words[4] for words in kept] == ["/dev/vg0/root.a", "/dev/vg1/root.a"]
+    assert len({words[3] for words in kept}) == 2
 
 
 def test_a_backup_of_nothing_is_none(desk: Desk, call: Call) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from snapvm.cli import app, rollback, wiring
 from snapvm.errors import ExitStatus
+from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, OmittedDisk, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.cli.conftest import Call
@@ -26,6 +27,28 @@ def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
     assert re.fullmatch(expected, done.out)
     assert scene.disk_data() == before
     assert " undo " in call("list").out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rollback", "demo@a", "--yes"], "nothing was lost: the domain and its disks are as they"),
+        (["take", DOMAIN], "nothing was kept, and the domain is as it was"),
+    ],
+)
+def test_a_failure_says_what_became_of_the_domain(
+    call: Call, scene: Scene, words: list[str], told: str
+) -> None:
+    """It was said which lvm had failed, and not whether the domain ran on."""
+    call("take", DOMAIN, "--name", "a")
+
+    def fail(argv: tuple[str, ...]) -> None:
+        raise CommandFailed(argv=argv, status=5, stderr="a lock is held")
+
+    scene.lvm.before = fail
+    done = call(*words)
+    assert done.status == ExitStatus.FAILED and "a lock is held\nhint: " + told in done.err
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
 def test_an_image_that_has_changed_is_not_restored(call: Call, scene: Scene) -> None:
