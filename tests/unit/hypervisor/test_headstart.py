@@ -13,11 +13,19 @@ import pytest
 
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, PausedMeanwhile
-from snapvm.hypervisor import headstart, libvirtbackground, libvirtlink, qmp, userfault
+from snapvm.hypervisor import (
+    headstart,
+    libvirtbackground,
+    libvirtlink,
+    qmp,
+    samepages,
+    userfault,
+)
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.headstart import Experience, seconds_ahead
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.migrationstream import NotPossible
 from snapvm.hypervisor.pause import WatchedPause
 from snapvm.memory import libvirtimage
 from snapvm.model import DomainState, Silent
@@ -139,6 +147,67 @@ def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
     assert not outages
 
 
+@pytest.fixture
+def ksm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the kernel says whether it merges memory; it does not."""
+    path = tmp_path / "ksm"
+    path.write_text("0\n")
+    monkeypatch.setattr(samepages, "RUN", path)
+    return path
+
+
+def owners(job: CaptureJob, qemu: EagerQemu) -> CaptureJob:
+    """Return the job of a guest that its owner has paused."""
+    qemu.state_now = PAUSED
+    paused = replace(DOMAIN, state=DomainState.PAUSED)
+    return replace(job, domain=paused, pause=WatchedPause(paused, qemu, qemu.events, job.clock))
+
+
+def test_what_the_kernel_merges_is_not_left_to_be_written_behind_the_guest(
+    qemu: EagerQemu, job: CaptureJob, ksm: Path
+) -> None:
+    """A merged page is not protected any more: the image had what the guest wrote later."""
+    ksm.write_text("1\n")
+    with (
+        pytest.raises(NotPossible, match="KSM"),
+        BackgroundCapture.prepared(job, libvirtimage.Writer(), ""),
+    ):
+        pass
+    assert not qemu.said and not job.image.exists()
+    alone = DOMAIN.definition.replace(
+        "<devices>", "<memoryBacking><nosharepages/></memoryBacking><devices>"
+    )
+    captured(replace(job, domain=replace(DOMAIN, definition=alone)))
+
+
+def test_a_guest_that_stands_still_changes_nothing_that_is_merged(
+    qemu: EagerQemu, job: CaptureJob, ksm: Path
+) -> None:
+    ksm.write_text("1\n")
+    job = owners(job, qemu)
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
+        with capture.window():
+            capture.arm()
+        qemu.end("completed")
+        capture.drain()
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_is_merged_while_it_is_written_is_thrown_away(
+    qemu: EagerQemu, job: CaptureJob, ksm: Path, is_paused: bool
+) -> None:
+    """A daemon has the kernel begin; the guest runs, or its owner lets it run by then."""
+    job = owners(job, qemu) if is_paused else job
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
+        with capture.window():
+            capture.arm()
+        ksm.write_text("1\n")
+        if is_paused:
+            qemu.resume()
+        with pytest.raises(CaptureFailed, match="KSM"):
+            capture.drain()
+
+
 def captured(job: CaptureJob) -> str:
     """Capture and return how."""
     with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
@@ -193,9 +262,7 @@ def test_it_begins_when_file_systems_are_frozen(
 
 def test_one_that_its_owner_paused_is_not_waited_for(qemu: EagerQemu, job: CaptureJob) -> None:
     experience(job, 0.06, 0.05)
-    qemu.state_now = PAUSED
-    paused = replace(DOMAIN, state=DomainState.PAUSED)
-    job = replace(job, domain=paused, pause=WatchedPause(paused, qemu, qemu.events, job.clock))
+    job = owners(job, qemu)
     with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
         with capture.window():
             capture.arm()
