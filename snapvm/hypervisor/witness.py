@@ -82,7 +82,7 @@ class Witness:
 
 
 def devices(definition: str) -> tuple[str, ...]:
-    """Return each device of a domain as text, without what its guest or a mere look at it changes."""
+    """Return each device as text, without what the guest, or a mere look at it, changes."""
     found = []
     for device in domainxml.parse(definition).iterfind("./devices/*"):
         for target in device.iterfind("target[@state]"):
