@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, PausedMeanwhile
-from snapvm.hypervisor import (
-    headstart,
-    libvirtbackground,
-    libvirtlink,
-    qmp,
-    samepages,
-    userfault,
-)
+from snapvm.hypervisor import headstart
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.headstart import Experience, seconds_ahead
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
-from snapvm.hypervisor.migrationstream import NotPossible
-from snapvm.hypervisor.pause import WatchedPause
 from snapvm.memory import libvirtimage
-from snapvm.model import DomainState, Silent
 from tests.unit.hypervisor import fakemonitor
-from tests.unit.hypervisor.eagerqemu import PAGES, EagerQemu
+from tests.unit.hypervisor.eagerqemu import PAGES, RUN, EagerQemu, owners
 from tests.unit.hypervisor.fakedomain import DOMAIN, PAUSED, RUNNING
-
-RUN = "process 4711 since 5000"
 
 
 @pytest.mark.parametrize(
@@ -89,40 +74,6 @@ def test_a_hint_that_cannot_be_kept_is_no_failure(tmp_path: Path) -> None:
     Experience(file=tmp_path / "nowhere" / "uuid.populate", run=RUN).note(0.5, was_running=True)
 
 
-@pytest.fixture
-def qemu(monkeypatch: pytest.MonkeyPatch) -> EagerQemu:
-    fake = EagerQemu()
-    monkeypatch.setattr(qmp, "libvirt_qemu", fake)
-    monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
-    monkeypatch.setattr(userfault, "allowed", lambda _folder: nullcontext())
-    monkeypatch.setattr(libvirtbackground, "CALM_SECONDS", 0.0)
-    return fake
-
-
-@pytest.fixture
-def monitor() -> fakemonitor.FakeQemu:
-    return fakemonitor.FakeQemu()
-
-
-@pytest.fixture
-def job(qemu: EagerQemu, monitor: fakemonitor.FakeQemu, tmp_path: Path) -> CaptureJob:
-    clock = WindowClock()
-    lender = fakemonitor.lender(monitor, tmp_path, run=RUN)
-    return CaptureJob(
-        domain=DOMAIN,
-        handle=qemu,
-        lender=lender,
-        pause=WatchedPause(DOMAIN, qemu, qemu.events, clock),
-        folder=tmp_path,
-        run_dir=tmp_path,
-        clock=clock,
-        progress=Silent(),
-        limit_seconds=30,
-        window_limit_seconds=30,
-        precopy_limit_seconds=30,
-    )
-
-
 def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
     job: CaptureJob, qemu: EagerQemu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,67 +96,6 @@ def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
         monkeypatch.setattr(qemu, "connect", lost(lambda: qemu))
         assert capture.drain().size_bytes
     assert not outages
-
-
-@pytest.fixture
-def ksm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the kernel says whether it merges memory; it does not."""
-    path = tmp_path / "ksm"
-    path.write_text("0\n")
-    monkeypatch.setattr(samepages, "RUN", path)
-    return path
-
-
-def owners(job: CaptureJob, qemu: EagerQemu) -> CaptureJob:
-    """Return the job of a guest that its owner has paused."""
-    qemu.state_now = PAUSED
-    paused = replace(DOMAIN, state=DomainState.PAUSED)
-    return replace(job, domain=paused, pause=WatchedPause(paused, qemu, qemu.events, job.clock))
-
-
-def test_what_the_kernel_merges_is_not_left_to_be_written_behind_the_guest(
-    qemu: EagerQemu, job: CaptureJob, ksm: Path
-) -> None:
-    """A merged page is not protected any more: the image had what the guest wrote later."""
-    ksm.write_text("1\n")
-    with (
-        pytest.raises(NotPossible, match="KSM"),
-        BackgroundCapture.prepared(job, libvirtimage.Writer(), ""),
-    ):
-        pass
-    assert not qemu.said and not job.image.exists()
-    alone = DOMAIN.definition.replace(
-        "<devices>", "<memoryBacking><nosharepages/></memoryBacking><devices>"
-    )
-    captured(replace(job, domain=replace(DOMAIN, definition=alone)))
-
-
-def test_a_guest_that_stands_still_changes_nothing_that_is_merged(
-    qemu: EagerQemu, job: CaptureJob, ksm: Path
-) -> None:
-    ksm.write_text("1\n")
-    job = owners(job, qemu)
-    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
-        with capture.window():
-            capture.arm()
-        qemu.end("completed")
-        capture.drain()
-
-
-@pytest.mark.parametrize("is_paused", [False, True])
-def test_what_is_merged_while_it_is_written_is_thrown_away(
-    qemu: EagerQemu, job: CaptureJob, ksm: Path, is_paused: bool
-) -> None:
-    """A daemon has the kernel begin; the guest runs, or its owner lets it run by then."""
-    job = owners(job, qemu) if is_paused else job
-    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
-        with capture.window():
-            capture.arm()
-        ksm.write_text("1\n")
-        if is_paused:
-            qemu.resume()
-        with pytest.raises(CaptureFailed, match="KSM"):
-            capture.drain()
 
 
 def captured(job: CaptureJob) -> str:
