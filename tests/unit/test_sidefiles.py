@@ -201,29 +201,6 @@ def test_what_goes_with_its_domain_is_kept_before_that(
     assert kept == {SideKind.NVRAM, SideKind.TPM}
 
 
-@pytest.mark.parametrize("with_memory", [True, False])
-def test_variables_that_change_while_memory_is_written_are_not_taken_for_those_of_then(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, with_memory: bool
-) -> None:
-    """Flash is in the image as it was when QEMU came to it, and that won in a rollback."""
-    before = scene.hypervisor.before
-
-    def go_on(deed: str) -> None:
-        before(deed)
-        if deed == "drain":
-            scene.count(1)
-
-    monkeypatch.setattr(scene.hypervisor, "before", go_on)
-    if with_memory:
-        with pytest.raises(CaptureFailed, match="UEFI variables"):
-            take(scene)
-        assert not scene.host.catalog.has(UUID, "a")
-        assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-        monkeypatch.undo()
-    roll_back(scene, take(scene, "b", with_memory=with_memory))
-    assert held(scene) == 2 * ["6" if with_memory else "5"]
-
-
 def test_nothing_is_left_aside_by_a_rollback_that_is_put_back(scene: Scene) -> None:
     record = take(scene)
     fail_deed(scene, "stop")
