@@ -28,7 +28,6 @@ from snapvm import (
     repair,
     rollbackplan,
     severalfailures,
-    sidefiles,
     snapshotting,
     standing,
     stopping,
@@ -173,9 +172,9 @@ def _catch(
         progress.phase("writing memory")
         memory = capture.drain()
         method = capture.method
+    sides = snapshotting.stored(plan, draft.folder, held, has_memory=memory is not None)
     progress.phase("verifying the snapshots")
     disks = snapshotting.verified(host, plan)
-    sides = sidefiles.store(draft.folder, held)
     return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
 
 

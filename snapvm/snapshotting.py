@@ -1,4 +1,7 @@
-"""The volumes of a take: stores before the window, snapshots in it, and proof of them after it."""
+"""The volumes of a take: stores before the window, snapshots in it, and proof of them after it.
+
+And what the domain's small files hold in the window.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from snapvm import sidefiles
 from snapvm.clock import Deadline, WindowClock
-from snapvm.failures import CommandFailed, CommandTimedOut, SnapshotFailed
+from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv, belonging, crew, preflight, thinpool
@@ -18,7 +22,7 @@ from snapvm.lvm.crew import Crews
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.warm import WarmLvm
-from snapvm.model import DiskRecord, Role, VolumeKind
+from snapvm.model import DiskRecord, Role, SideFile, SideKind, VolumeKind
 from snapvm.planning import PlannedDisk, TakePlan
 from snapvm.sidefiles import Held
 from snapvm.workers import workers
@@ -69,6 +73,26 @@ def _read_side_files(plan: TakePlan, clock: WindowClock, deadline: Deadline) -> 
         return ()
     with clock.part("nvram and tpm"):
         return sidefiles.read(plan.side_places, deadline.left_seconds)
+
+
+def stored(
+    plan: TakePlan, folder: Path, held: tuple[Held, ...], *, has_memory: bool
+) -> tuple[SideFile, ...]:
+    """Write what the small files held into the record's folder; called once memory is written.
+
+    Raises ``CaptureFailed`` for a guest that has changed its UEFI variables since the window: QEMU
+    does not write-protect flash, as it does memory (migration/ram.c, ram_write_tracking_start).
+    The image may have the variables as they are now, or half of them, and has the last word when
+    memory comes back.
+    """
+    flash = [place for place in plan.side_places if place.kind is SideKind.NVRAM]
+    then = tuple(each for each in held if each.kind is SideKind.NVRAM)
+    if has_memory and sidefiles.read(flash) != then:
+        raise CaptureFailed(
+            domain=plan.domain.name,
+            why="it changed its UEFI variables while its memory was written: try again",
+        )
+    return sidefiles.store(folder, held)
 
 
 def _snapshot(plan: TakePlan, lvm: WarmLvm, disk: PlannedDisk, deadline: Deadline) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from snapvm.hypervisor import samepages
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,3 +21,11 @@ def _signals_are_heeded() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_merged() -> Iterator[None]:
+    """Whatever the kernel on which the tests run does with the memory of its processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samepages, "RUN", Path("/nonexistent/ksm/run"))
+        yield

@@ -3,7 +3,7 @@
 Of a domain with ``<cpu mode='host-passthrough'>`` neither libvirt nor QEMU knows what that was:
 nothing of it is in a memory image, and whatever there is now is taken in silence.  The guest has
 looked long ago, and uses what a new microcode, kernel or BIOS may have taken away.  So a record
-tells.
+tells.  With KVM ``maximum`` is the same (libvirt, docs/formatdomain, "CPU model and topology").
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _NAMES: Final = (
 include/asm/cpufeatures.h).  Other flags tell how the host protects itself, of what KVM does by
 itself, or of speed alone."""
 _USED: Final = frozenset(_NAMES.split())
+_MODES: Final = frozenset({"host-passthrough", "maximum"})
 _BETWEEN_WORDS: Final = str.maketrans(".-", "__")
 
 
@@ -43,8 +44,8 @@ def of_guest(domain: Domain) -> str:
     libvirt itself knows of any other domain what its processor has (`libvirtprocessor`).
     """
     root = domainxml.parse(domain.definition)
-    cpu = root.find("./cpu[@mode='host-passthrough']")
-    if cpu is None or root.get("type") != "kvm":
+    cpu = root.find("./cpu")
+    if cpu is None or cpu.get("mode") not in _MODES or root.get("type") != "kvm":
         return ""
     off = (
         feature.get("name", "").translate(_BETWEEN_WORDS)

@@ -23,6 +23,7 @@ from snapvm.hypervisor import (
     hugepages,
     migrationstream,
     qemurun,
+    samepages,
     thp,
     userfault,
 )
@@ -106,6 +107,7 @@ class BackgroundCapture:
         if foreign:
             raise NotPossible(foreign)
         _require_small_pages(ground.domain)
+        _require_unmerged(ground)
         with ExitStack() as stack:
             try:
                 permission = stack.enter_context(ExitStack())
@@ -240,10 +242,24 @@ class BackgroundCapture:
         """See ``Capture.drain``: wait for the end of the stream."""
         begun = time.monotonic()
         record = self._stream.finish()
+        self._require_unmerged_since()
         if self._stream.setup_seconds is not None:
             self._experience.note(self._stream.setup_seconds, was_running=self._is_ahead)
         self._join_memory(time.monotonic() - begun)
         return record
+
+    def _require_unmerged_since(self) -> None:
+        """Raise ``CaptureFailed`` when the kernel began to merge memory while it was written.
+
+        A daemon may have told it to (ksmtuned), and the owner of a paused guest have let it run.
+        """
+        if samepages.are_merged(self._job.domain.definition) and (
+            _writes_on(self._job) or self._stream.run_state() != _STOPPED
+        ):
+            raise self._job.failed(
+                "the kernel has begun to merge its memory with others' (KSM), and QEMU may have "
+                "missed what the guest changed: try again"
+            )
 
     def _join_memory(self, limit_seconds: float) -> None:
         """Give a guest that runs on its huge pages back; they shorten the next pause, too."""
@@ -277,6 +293,20 @@ def _require_small_pages(domain: Domain) -> None:
     if page_kib > _LARGEST_PAGE_KIB and domain.state is not DomainState.PAUSED:
         raise NotPossible(
             f"its memory has pages of {page_kib >> 10} MiB, and it would wait while each is written"
+        )
+
+
+def _writes_on(ground: Ground) -> bool:
+    """Tell whether the guest is going to run while its memory is written."""
+    return ground.domain.state is DomainState.RUNNING and not ground.domain_ends
+
+
+def _require_unmerged(ground: Ground) -> None:
+    """Raise ``NotPossible`` for a guest of which QEMU would not see all that it changes."""
+    if _writes_on(ground) and samepages.are_merged(ground.domain.definition):
+        raise NotPossible(
+            "the kernel merges its memory with others' (KSM), and what the guest changes then is "
+            "kept from QEMU"
         )
 
 

@@ -50,6 +50,9 @@ _NO_SUCH_DOMAIN = 42
 """VIR_ERR_NO_DOMAIN (libvirt/virterror.h)."""
 _NO_JOB = 0
 """VIR_DOMAIN_JOB_NONE (libvirt/libvirt-domain.h)."""
+_TOLD_ELSEWHERE = 84
+"""VIR_ERR_OPERATION_UNSUPPORTED (libvirt/virterror.h), where the job is a migration to this host
+(qemu_driver.c, qemuDomainGetJobStatsInternal)."""
 
 
 @dataclass(eq=False)
@@ -98,8 +101,13 @@ def is_busy(handle: Any) -> bool:
     qemu_migration.c and qemu_snapshot.c, the jobs that are allowed beside).  Raises
     ``LibvirtFailed``.
     """
-    with spoken():
-        return bool(handle.jobInfo()[0] != _NO_JOB)
+    try:
+        with spoken():
+            return bool(handle.jobInfo()[0] != _NO_JOB)
+    except LibvirtFailed as failure:
+        if failure.code == _TOLD_ELSEWHERE:
+            return True
+        raise
 
 
 @contextmanager

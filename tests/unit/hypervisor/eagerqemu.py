@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from tests.unit.hypervisor.fakedomain import PAUSED, RUNNING, FakeDomain, happened
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.pause import WatchedPause
+from snapvm.model import DomainState
+from tests.unit.hypervisor.fakedomain import DOMAIN, PAUSED, RUNNING, FakeDomain, happened
 
 PAGES = b"pages"
+RUN = "process 4711 since 5000"
 
 
 @dataclass
@@ -116,3 +120,10 @@ class EagerQemu(FakeDomain):
                 os.write(self.pipe, PAGES)
         self.status = status
         os.close(self.pipe)
+
+
+def owners(job: CaptureJob, qemu: EagerQemu) -> CaptureJob:
+    """Return the job of a guest that its owner has paused."""
+    qemu.state_now = PAUSED
+    paused = replace(DOMAIN, state=DomainState.PAUSED)
+    return replace(job, domain=paused, pause=WatchedPause(paused, qemu, qemu.events, job.clock))

@@ -86,7 +86,8 @@ class Connection:
     is_known: bool = True
     is_persistent: bool = True
     job: int = 0
-    """What libvirt does with it: 2 is something of which nobody knows how long it takes."""
+    """What libvirt does with it: 2 is something of which nobody knows how long it takes, and -1 a
+    migration from another host."""
     definition: str = OFF.definition
     """Of the image, and what is defined."""
     asked: list[str] = field(default_factory=list)
@@ -121,6 +122,9 @@ class Connection:
         return int(self.is_persistent)
 
     def jobInfo(self) -> list[int]:  # noqa: N802 - libvirt's own name
+        if self.job < 0:
+            said = "migration statistics are available only on the source host"
+            raise libvirtError(f"Operation not supported: {said}", 84)
         return [self.job]
 
     def getDomainCapabilities(  # noqa: N802 - libvirt's own name

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, PausedMeanwhile
-from snapvm.hypervisor import headstart, libvirtbackground, libvirtlink, qmp, userfault
+from snapvm.hypervisor import headstart
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.headstart import Experience, seconds_ahead
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
-from snapvm.hypervisor.pause import WatchedPause
 from snapvm.memory import libvirtimage
-from snapvm.model import DomainState, Silent
 from tests.unit.hypervisor import fakemonitor
-from tests.unit.hypervisor.eagerqemu import PAGES, EagerQemu
+from tests.unit.hypervisor.eagerqemu import PAGES, RUN, EagerQemu, owners
 from tests.unit.hypervisor.fakedomain import DOMAIN, PAUSED, RUNNING
-
-RUN = "process 4711 since 5000"
 
 
 @pytest.mark.parametrize(
@@ -79,40 +72,6 @@ def test_a_hint_that_cannot_be_read_is_none(tmp_path: Path, said: str) -> None:
 
 def test_a_hint_that_cannot_be_kept_is_no_failure(tmp_path: Path) -> None:
     Experience(file=tmp_path / "nowhere" / "uuid.populate", run=RUN).note(0.5, was_running=True)
-
-
-@pytest.fixture
-def qemu(monkeypatch: pytest.MonkeyPatch) -> EagerQemu:
-    fake = EagerQemu()
-    monkeypatch.setattr(qmp, "libvirt_qemu", fake)
-    monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
-    monkeypatch.setattr(userfault, "allowed", lambda _folder: nullcontext())
-    monkeypatch.setattr(libvirtbackground, "CALM_SECONDS", 0.0)
-    return fake
-
-
-@pytest.fixture
-def monitor() -> fakemonitor.FakeQemu:
-    return fakemonitor.FakeQemu()
-
-
-@pytest.fixture
-def job(qemu: EagerQemu, monitor: fakemonitor.FakeQemu, tmp_path: Path) -> CaptureJob:
-    clock = WindowClock()
-    lender = fakemonitor.lender(monitor, tmp_path, run=RUN)
-    return CaptureJob(
-        domain=DOMAIN,
-        handle=qemu,
-        lender=lender,
-        pause=WatchedPause(DOMAIN, qemu, qemu.events, clock),
-        folder=tmp_path,
-        run_dir=tmp_path,
-        clock=clock,
-        progress=Silent(),
-        limit_seconds=30,
-        window_limit_seconds=30,
-        precopy_limit_seconds=30,
-    )
 
 
 def test_a_libvirtd_that_is_restarted_while_memory_is_written_costs_nothing(
@@ -193,9 +152,7 @@ def test_it_begins_when_file_systems_are_frozen(
 
 def test_one_that_its_owner_paused_is_not_waited_for(qemu: EagerQemu, job: CaptureJob) -> None:
     experience(job, 0.06, 0.05)
-    qemu.state_now = PAUSED
-    paused = replace(DOMAIN, state=DomainState.PAUSED)
-    job = replace(job, domain=paused, pause=WatchedPause(paused, qemu, qemu.events, job.clock))
+    job = owners(job, qemu)
     with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
         with capture.window():
             capture.arm()

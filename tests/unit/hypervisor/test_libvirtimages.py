@@ -63,15 +63,26 @@ def test_one_that_is_just_off_is_both(connection: Connection, driver: LibvirtHyp
     assert connection.asked == ["/x"]
 
 
+@pytest.mark.parametrize("job", [2, -1], ids=["saved", "coming"])
 @pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED])
 @pytest.mark.parametrize("image", [IMAGE, None])
 def test_one_that_libvirt_works_on_is_refused_before_anything_is_made(
-    connection: Connection, driver: LibvirtHypervisor, image: Path | None, state: DomainState
+    connection: Connection,
+    driver: LibvirtHypervisor,
+    image: Path | None,
+    state: DomainState,
+    job: int,
 ) -> None:
-    """A backup was met when it was to stand still; one that was being saved was ended."""
-    connection.job = 2
-    with pytest.raises(DomainRefused, match="a backup") as refused:
+    """A backup was met when it was to stand still; one that was being saved was ended.
+
+    Of one that was just migrated here libvirt's word was told: "statistics are available only on
+    the source host".
+    """
+    connection.job = job
+    with pytest.raises(DomainRefused, match="a migration, a dump, a backup") as refused:
         driver.check_restore(replace(OFF, state=state), image)
+    with pytest.raises(DomainRefused, match="a migration, a dump, a backup"):
+        driver.check_capture(replace(OFF, state=state), with_memory=False)
     assert "virsh domjobabort 'my web'" in refused.value.hint()
     driver.check_restore(OFF, image)
 

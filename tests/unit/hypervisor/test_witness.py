@@ -88,3 +88,12 @@ def test_a_guest_may_eject_what_is_in_its_drive() -> None:
     """A take of an installer that had just ended was thrown away."""
     drive = "<domain><devices><disk device='cdrom'><target dev='sda'{}/></disk></devices></domain>"
     assert devices(drive.format(" tray='open'")) == devices(drive.format(""))
+
+
+def test_whoever_begins_to_watch_a_guest_changes_nothing() -> None:
+    """virt-manager was opened during a long take, which was thrown away."""
+    balloon = "<memballoon model='virtio'><stats period='5'/><alias name='balloon0'/></memballoon>"
+    watched = DEFINITION.replace("</devices>", f"{balloon}</devices>")
+    for other in ("", "<stats period='10'/>"):
+        now = watched.replace("<stats period='5'/>", other)
+        assert now != watched and devices(now) == devices(watched) != devices(DEFINITION)
