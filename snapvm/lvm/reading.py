@@ -62,7 +62,7 @@ GROUP_FIELDS = ("vg_name", "vg_uuid", "vg_attr", "vg_systemid", "vg_lock_type", 
 
 _AS_EXPECTED = (
     'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
-    "report/prefixes=0 "
+    "report/prefixes=0 log/verbose=0 "
     'log/command_names=0 log/prefix="" log/report_command_log=1 global/wait_for_locks=1'
 )
 """What lvm.conf may have otherwise: every field in every row, and commas in lists.

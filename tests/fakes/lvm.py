@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
@@ -55,6 +56,8 @@ class FakeLvm(FakeGroups):
         """How long a program waits for somebody else who changes the groups."""
         self.has_snapshot_target = True
         """Whether the kernel's module for thick snapshots is there; to ask for it loads it."""
+        self.has_stuck_daemon = False
+        """Whether an lvmdbusd does not answer: an lvm that has changed something waits for it."""
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
@@ -79,8 +82,15 @@ class FakeLvm(FakeGroups):
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in ("lvs", "vgs", "lvmconfig"):
             return self.obey(argv)
-        with crashpoint.around(" ".join(argv[:2])):
-            return self.obey(argv)
+        try:
+            with crashpoint.around(" ".join(argv[:2])):
+                return self.obey(argv)
+        except CommandFailed as failure:
+            options, _ = parse(list(argv[2:]))
+            if self._set_by("log/report_command_log", options) != "1":
+                raise
+            # What is said of a failure is a report then, on standard output (lvm2, lib/log/log.c).
+            raise replace(failure, stderr="", stdout=failure.stderr) from failure
 
     def _dmsetup(self, argv: tuple[str, ...]) -> Completed:
         self.before(argv)
@@ -96,7 +106,7 @@ class FakeLvm(FakeGroups):
         command = tuple(argv)
         assert command[0] == "lvm", command
         options, _ = parse(list(command[2:]))
-        is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
+        is_patient = self._set_by("global/wait_for_locks", options) != "0"
         if not self._lock.acquire(blocking=is_patient):
             raise self._failure("flock failed: Resource temporarily unavailable", command)
         try:
@@ -276,8 +286,8 @@ class FakeLvm(FakeGroups):
             active = options["--activate"] == ["y"]
             stores = [v for v in self.volumes if v.origin and not v.pool]
             upon = [v for v in stores if (v.vg, v.origin) == (volume.vg, volume.name)]
-            if not active and any(v.opened for v in (volume, *upon)):
-                raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
+            for each in () if active else (volume, *upon):
+                self._require_closed(each, options)
             volume.active = active
             volume.written = volume.written if active else 0
             for other in upon:
@@ -295,8 +305,7 @@ class FakeLvm(FakeGroups):
         if selected:
             self._archive(options)
         for volume in selected:
-            if volume.opened:
-                raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
+            self._require_closed(volume, options)
             if volume.moving:
                 raise self._failure(f"Can't remove locked logical volume {volume.name}.")
             if volume.merging and not volume.invalid:
