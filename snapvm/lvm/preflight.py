@@ -65,7 +65,6 @@ def check_volumes(
         _check_group_name(report, volume)
         _check_volume(volume)
         newname.require_layer(volume)
-        _check_images(report, volume)
     for volume in volumes if sources is None else sources:
         if volume.kind is VolumeKind.THICK:
             continue
@@ -241,24 +240,6 @@ def activating(volume: LogicalVolume) -> str:
     """Return what to type to give a volume a device."""
     skipped = " --ignoreactivationskip" if volume.is_skipped else ""
     return f"lvchange -ay{skipped} {volume.ref}"
-
-
-def _check_images(report: Report, volume: LogicalVolume) -> None:
-    """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
-
-    LVM would say so only while the domain stands still (lvm2, snapshot_manip.c,
-    validate_snapshot_origin).  It reports the layer as the layout of the hidden images.
-    """
-    if "raid" in volume.layout and any(
-        "integrity" in image.layout
-        for image in report.volumes
-        if image.vg_uuid == volume.vg_uuid and image.name.startswith(f"{volume.name}_rimage_")
-    ):
-        raise VolumeRefused(
-            volume=str(volume.ref),
-            why="it is a RAID with dm-integrity, and LVM takes no snapshots of such a volume",
-            remedy=f"remove the integrity layer: lvconvert --raidintegrity n {volume.ref}",
-        )
 
 
 def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:

@@ -104,6 +104,9 @@ GROUPS_ARGV = (
 """The groups that ``ARGV`` is silent about too: those without a volume, exported ones, and those of
 other hosts (lvm2, tools/toollib.c: _ignore_vg)."""
 
+VERSION_ARGV = ("lvm", "version")
+_VERSION = re.compile(r"LVM version:\s*(\d+)\.(\d+)\.(\d+)")
+
 _SAID = re.compile(r'"log_message"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _OUTCOMES = ("success", "failure")
 """What stands there of each group and volume that was looked at, beside what was said of it."""
@@ -155,6 +158,12 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
             )
             for row in _rows(text, "vg")
         )
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return the version in the output of ``VERSION_ARGV``; empty where none is."""
+    found = _VERSION.search(text)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 @contextmanager

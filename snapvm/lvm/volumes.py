@@ -158,6 +158,13 @@ class Lvm:
         found = _EXTEND_THRESHOLD.search(said)
         return min(float(found["percent"]), 100.0) if found else 100.0
 
+    def version(self) -> tuple[int, ...]:
+        """Return which LVM this is, such as 2, 3, 31; empty, which is before all, if unknown."""
+        try:
+            return reading.parse_version(self._runner.run(reading.VERSION_ARGV).stdout)
+        except CommandFailed:
+            return ()
+
     @contextmanager
     def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, Sequence[WarmLvm]]]:
         """Have an lvm waiting for each time a group is named: none has to start in the window."""

@@ -25,6 +25,7 @@ from tests.fakes.lvmwords import bytes_of, configured, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
+_QUESTIONS = ("lvs", "vgs", "lvmconfig", "version")
 
 
 class FakeLvm(FakeGroups):
@@ -63,6 +64,7 @@ class FakeLvm(FakeGroups):
             "lvs": self._lvs,
             "vgs": self._vgs,
             "lvmconfig": self._lvmconfig,
+            "version": self._version,
             "lvcreate": self._lvcreate,
             "lvrename": self._lvrename,
             "lvchange": self._lvchange,
@@ -80,7 +82,7 @@ class FakeLvm(FakeGroups):
             return self._dmsetup(tuple(argv))
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
-        if argv[1] in ("lvs", "vgs", "lvmconfig"):
+        if argv[1] in _QUESTIONS:
             return self.obey(argv)
         try:
             with crashpoint.around(" ".join(argv[:2])):
@@ -113,7 +115,7 @@ class FakeLvm(FakeGroups):
             self.before(command)
             self._require_shown(command)
             stdout = self._verbs[command[1]](list(command[2:]))
-            if command[1] not in ("lvs", "vgs", "lvmconfig"):
+            if command[1] not in _QUESTIONS:
                 named = {word.partition("/")[0] for word in command[2:]}
                 self.unflushed |= {(vg, command[1]) for vg in named & self._group_uuids.keys()}
             self.after(command)
@@ -181,6 +183,9 @@ class FakeLvm(FakeGroups):
         assert options["--type"] == ["full"], words
         profile = options.get("--metadataprofile", [""])[0]
         return f"{setting.rpartition('/')[2]}={self._set_to(setting, profile, '100')}\n"
+
+    def _version(self, _words: list[str]) -> str:
+        return f"  LVM version:     {'2.03.11' if self.is_old else '2.03.31'}(2) (2025-02-27)\n"
 
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = parse(words)
