@@ -36,6 +36,8 @@ class FakeVolume:
     tags: set[str] = field(default_factory=set)
     writable: bool = True
     active: bool = True
+    is_layered: bool = False
+    """Of a pool: the kernel has it, for volumes of it are active, whether it is or not."""
     opened: bool = False
     lies_on: list[Holder] = field(default_factory=list)
     """What of the host lies on it; such a volume is open, whoever else has it."""
