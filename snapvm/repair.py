@@ -244,6 +244,7 @@ def _take_back(
             guestsystem.release(host, domain)
     disks = journal.disks
     report = host.lvm.explained(host.lvm.report(), disks)
+    host.lvm.wake(disks, report)
     # A group may have another name by now, and a copy of it has its own; its disks tell.
     renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
     named = [report.group_now(disk) for disk in disks] or journal.groups

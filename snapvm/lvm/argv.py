@@ -209,11 +209,6 @@ def statuses(volumes: Iterable[LvRef]) -> Argv:
     return ("dmsetup", "status", "--noflush", *map(mapped_name, volumes))
 
 
-def target_status(volume: LvRef) -> Argv:
-    """Ask the kernel for the status of a volume's device; LVM's metadata and locks are not used."""
-    return ("dmsetup", "status", mapped_name(volume))
-
-
 def snapshot_target() -> Argv:
     """Ask for the version of the target of thick snapshots, which loads its module."""
     return ("dmsetup", "target-version", "snapshot")
@@ -264,6 +259,11 @@ def activate(volumes: Iterable[LvRef]) -> Argv:
 def deactivate(volumes: Iterable[LvRef]) -> Argv:
     """Take the devices of volumes away."""
     return ("lvm", "lvchange", "--activate", "n", *map(str, volumes))
+
+
+def refresh(volumes: Iterable[LvRef]) -> Argv:
+    """Have devices be, and run, as LVM's metadata say; also those that are suspended."""
+    return ("lvm", "lvchange", "--refresh", *map(str, volumes))
 
 
 def shelve(volume: LvRef, add: Iterable[str]) -> Argv:

@@ -228,6 +228,12 @@ def _check_volume(volume: LogicalVolume) -> None:
             why="it is not active, and LVM activates it only on demand, as it does a snapshot",
             remedy=f"if it is the disk: {activating(volume)}",
         )
+    if volume.is_suspended:
+        raise VolumeRefused(
+            volume=name,
+            why="its device is suspended, as an LVM command leaves it that was killed",
+            remedy=f"have it go on: lvchange --refresh {name}",
+        )
     if volume.state not in ("a", "-"):
         raise VolumeRefused(
             volume=name,

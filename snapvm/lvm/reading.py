@@ -104,6 +104,7 @@ GROUPS_ARGV = (
 """The groups that ``ARGV`` is silent about too: those without a volume, exported ones, and those of
 other hosts (lvm2, tools/toollib.c: _ignore_vg)."""
 
+_EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 VERSION_ARGV = ("lvm", "version")
 _VERSION = re.compile(r"LVM version:\s*(\d+)\.(\d+)\.(\d+)")
 
@@ -158,6 +159,12 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
             )
             for row in _rows(text, "vg")
         )
+
+
+def parse_threshold(text: str) -> float:
+    """Return the percentage in what ``argv.extend_threshold`` asks for; 100 where none is."""
+    found = _EXTEND_THRESHOLD.search(text)
+    return min(float(found["percent"]), 100.0) if found else 100.0
 
 
 def parse_version(text: str) -> tuple[int, ...]:

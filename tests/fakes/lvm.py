@@ -262,12 +262,12 @@ class FakeLvm(FakeGroups):
             self.lags.setdefault((vg, old), volume)
         for upon in (v for v in self.volumes if (v.vg, v.origin) == (vg, old)):
             upon.origin = new
-        volume.name = new
+        volume.name, volume.suspended = new, False
         return ""
 
     def _lvchange(self, words: list[str]) -> str:
         options, operands = parse(words)
-        if "--activate" not in options:
+        if not {"--activate", "--refresh"} & options.keys():
             self._archive(options)
         for operand in operands:
             vg, _, name = operand.partition("/")
@@ -275,6 +275,7 @@ class FakeLvm(FakeGroups):
         return ""
 
     def _change(self, volume: FakeVolume, options: dict[str, list[str]]) -> None:
+        volume.suspended &= "--refresh" not in options
         volume.tags |= set(options.get("--addtag", []))
         volume.tags -= set(options.get("--deltag", []))
         if "--setactivationskip" in options:

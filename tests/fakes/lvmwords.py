@@ -9,6 +9,7 @@ from tests.fakes.lvmvolume import FakeVolume
 _FLAGS = {
     "--quiet",
     "--snapshot",
+    "--refresh",
     "--yes",
     "--nohistory",
     "--noudevsync",

@@ -75,6 +75,11 @@ def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:
     assert "moving or converting" in refusal(replace(disk, attr="-wI-ao----")).why
 
 
+def test_one_that_is_suspended_comes_with_what_lets_it_go_on(disk: LogicalVolume) -> None:
+    refused = refusal(replace(disk, attr="owi-sos---"))
+    assert "suspended" in refused.why and "lvchange --refresh vg0/demo-d0" in refused.hint()
+
+
 def test_a_disk_that_is_activated_on_demand_is_not_taken_for_a_snapshot(
     disk: LogicalVolume,
 ) -> None:
