@@ -268,6 +268,7 @@ def _finish_delete(
             raise absence.refusal([f"{name}@{leftover.id}"], forget=_forgetting(name))
         host.catalog.settle_names(uuid)  # else a power cut shows it again, without its volumes
         host.lvm.remove(away.within_reach(record, report), report)
+        host.lvm.wake((disk.volume for disk in record.disks), report)
     host.catalog.forget(leftover.path)
     with durable.failing_as_storage(leftover.path):
         is_read = durable.is_there(leftover.path)  # by somebody who has its image open yet

@@ -7,16 +7,18 @@ nothing that it writes comes back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed
 from snapvm.model import DomainState
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.mortal import kill
-from tests.fakes.scene import DOMAIN, Scene
-from tests.unit.deeds import mend, revive, roll_back, take
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.unit.deeds import delete, mend, revive, roll_back, take
 
 _SUSPENDING = ("lvcreate", "lvconvert", "lvrename")
 
@@ -84,5 +86,25 @@ def test_it_does_when_snapvm_died_with_it_and_is_looked_after(
     assert kill(scene, work_until)
     revive(scene)
     assert any(volume.suspended for volume in scene.machine.held)
+    mend(scene)
+    assert_it_writes(scene)
+
+
+def test_it_does_when_an_lvm_died_that_removed_a_snapshot_of_the_disk(tmp_path: Path) -> None:
+    """It is gone then, and nothing of it remains to be removed."""
+    scene = make_scene(tmp_path, thick=("vg0", "vg1"))
+    take(scene, "a")
+    gone = take(scene, "b")
+    scene.count(2)
+
+    def after(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            scene.lvm.named("vg0", "demo-d0").suspended = True
+            die_alone()
+
+    scene.lvm.after = after
+    with pytest.raises(LeftBehind):
+        delete(scene, gone)
+    revive(scene)
     mend(scene)
     assert_it_writes(scene)
