@@ -202,11 +202,11 @@ def _of_stray(stray: Stray) -> Finding:
 def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
     """Yield what is wrong with the pools that snapshots live in.
 
-    One that has no device fills up no further, and nothing is known of it.
+    One that the kernel has not fills up no further, and nothing is known of it.
     """
     used = {(volume.vg, volume.pool) for volume in report.ours() if volume.pool}
     pools = (report.lv_from_name(vg, name) for vg, name in sorted(used))
-    for pool in (pool for pool in pools if pool is not None and pool.is_mapped):
+    for pool in (pool for pool in pools if pool is not None and thinpool.is_in_kernel(pool)):
         try:
             thinpool.check(
                 pool,

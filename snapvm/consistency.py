@@ -151,6 +151,7 @@ def _catch(
     with unstoppable(), capturing as capture:
         for what, removal in host.lvm.removals(plan.groups, plan.set, Role.NEW):
             undo.add(what, removal, removes=Removes.PART)
+        undo.add("its disks' devices", partial(host.lvm.wake, [disk.volume for disk in plan.disks]))
         snapshotting.make_stores(host, plan)
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,

@@ -248,7 +248,7 @@ def require_no_overlay(
     it is booted.
     """
     bases = [base for form in forms for base in overlays.bases(form)]
-    for disk, volume in _replaced(record, report):
+    for disk, volume in replaced(record, report):
         for base in bases:
             if _means(base.device, volume, uuid_of_device):
                 raise _overlaid(record, disk, volume, base.target)
@@ -262,7 +262,7 @@ def require_nothing_upon(
 ) -> None:
     """Raise ``DomainRefused`` when what some domain has goes with what is replaced."""
     upon = list(reliances)
-    for disk, volume in _replaced(record, report):
+    for disk, volume in replaced(record, report):
         for each in upon:
             if _means(each.device, volume, uuid_of_device):
                 raise DomainRefused(
@@ -273,7 +273,7 @@ def require_nothing_upon(
                 )
 
 
-def _replaced(record: Record, report: Report) -> Iterator[tuple[DiskRecord, LogicalVolume]]:
+def replaced(record: Record, report: Report) -> Iterator[tuple[DiskRecord, LogicalVolume]]:
     """Yield the disks of a record, each with what has its name now."""
     for disk in record.disks:
         group = group_now(disk, report.lv_of(disk.snapshot))

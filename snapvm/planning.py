@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapvm import cowsize, naming
-from snapvm.lvm import device, devicename, newname
+from snapvm.lvm import device, devicename, integrity, newname
 from snapvm.lvm.argv import TAG_OURS
 from snapvm.lvm.device import UuidOfDevice
 from snapvm.lvm.logicalvolume import LogicalVolume
@@ -233,6 +233,8 @@ def check_pools(
 
     The pools of the ``sources`` get more volumes; when these are left out, they are the volumes.
     """
+    volumes = list(volumes)
+    integrity.check(report, volumes, lvm.version)
     check_volumes(
         report,
         volumes,

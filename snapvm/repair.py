@@ -244,6 +244,7 @@ def _take_back(
             guestsystem.release(host, domain)
     disks = journal.disks
     report = host.lvm.explained(host.lvm.report(), disks)
+    host.lvm.wake(disks, report)
     # A group may have another name by now, and a copy of it has its own; its disks tell.
     renamed = [volume.vg for volume in map(report.lv_of, disks) if volume is not None]
     named = [report.group_now(disk) for disk in disks] or journal.groups
@@ -267,6 +268,7 @@ def _finish_delete(
             raise absence.refusal([f"{name}@{leftover.id}"], forget=_forgetting(name))
         host.catalog.settle_names(uuid)  # else a power cut shows it again, without its volumes
         host.lvm.remove(away.within_reach(record, report), report)
+        host.lvm.wake((disk.volume for disk in record.disks), report)
     host.catalog.forget(leftover.path)
     with durable.failing_as_storage(leftover.path):
         is_read = durable.is_there(leftover.path)  # by somebody who has its image open yet

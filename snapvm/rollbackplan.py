@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +17,12 @@ from snapvm import (
     ordering,
     planning,
     recordeddomain,
+    retry,
     sidefiles,
     swapplan,
 )
 from snapvm.host import Host
+from snapvm.lvm.report import Report
 from snapvm.model import (
     DiskRecord,
     DmUuid,
@@ -33,7 +36,7 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
-from snapvm.refusals import DiskRefused, Refused
+from snapvm.refusals import DiskRefused, Refused, VolumeRefused
 
 _LEFT_ALONE = "the rollback left it as it was"
 
@@ -57,7 +60,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         cookie=image.cookie,
         starts=planning.is_started(domain, record),
     )
-    report = host.lvm.explained(host.lvm.full_report(), (disk.snapshot for disk in record.disks))
+    report = _report(host, record, domain)
     host.lvm.mark_lost(report)
     set_ = naming.new_set()
     wanted = f"{naming.UNDO}{naming.stamp(datetime.now(UTC))}"
@@ -85,6 +88,32 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         omitted=occupant.omitted,
         unbooted=occupancy.unbooted(host.hypervisor, booted, current, uuid_of_device),
     )
+
+
+def _report(host: Host, record: Record, domain: Domain) -> Report:
+    """Return what LVM has, once the disks of a domain that is off have been let go.
+
+    udev looks into a device when its last user has closed it.  Of one that somebody has for longer
+    the report tells all the same.
+    """
+
+    def ask() -> Report:
+        return host.lvm.explained(host.lvm.full_report(), (disk.snapshot for disk in record.disks))
+
+    report = ask()
+    if domain.state is not DomainState.SHUTOFF:
+        return report
+    in_use = {each.dm_uuid for _, each in occupancy.replaced(record, report) if each.is_open}
+
+    def look() -> Report:
+        later = ask()
+        for volume in filter(None, map(later.lv_from_dm_uuid, in_use)):
+            occupancy.require_unused(volume)
+        return later
+
+    with suppress(VolumeRefused):
+        return retry.unused(look) if in_use else report
+    return report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

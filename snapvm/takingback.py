@@ -21,7 +21,8 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk]) -> None:
     Raises ``DiskMissing`` before the first of them: a disk that is not there keeps a wrong name;
     and ``StillAtWork`` while an lvm may yet rename one.
     """
-    renamed = [disk for disk in disks if not disk.is_thick]
+    known = list(disks)
+    renamed = [disk for disk in known if not disk.is_thick]
     for vg in {disk.vg for disk in renamed}:
         lvm.outlast(vg)
     report = lvm.report()
@@ -31,6 +32,9 @@ def put_names_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk]) -> None:
             lvm.rename(disk.vg, disk.name, disk.clone_name)
         if former.name != disk.name:
             lvm.rename(disk.vg, former.name, disk.name)
+    found = map(report.lv_of, (disk.former for disk in known))
+    if any(volume is not None and volume.is_suspended for volume in found):
+        lvm.wake(disk.former for disk in known)  # by the names that they have now
     lvm.bring_to_disk(disk.former for disk in renamed)
 
 

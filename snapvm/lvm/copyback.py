@@ -83,7 +83,7 @@ def _chunks_by_kernel(runner: Runner, snapshot: LvRef, chunk_bytes: int) -> int 
     ``START LENGTH snapshot USED/TOTAL METADATA`` in sectors (linux, device-mapper/snapshot.rst).
     """
     try:
-        words = runner.run(argv.target_status(snapshot)).stdout.split()
+        words = runner.run(argv.statuses([snapshot])).stdout.split()
         used, metadata = int(words[3].partition("/")[0]), int(words[4])
     except (CommandFailed, IndexError, ValueError):
         return None

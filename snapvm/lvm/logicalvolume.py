@@ -15,6 +15,8 @@ _INVALID_STATES = frozenset((_INVALID, "S"))
 """Invalid, invalid and suspended."""
 _LOST_STATES = _INVALID_STATES | frozenset("mM")
 """And merge failed, the same and suspended."""
+_SUSPENDED_STATES = frozenset("sSM")
+"""The same, when all else is well with it too."""
 NOT_SHARED = ("", "none")
 """Lock types of a group that one host uses alone (lvmlockd(8)); empty without lvmlockd."""
 
@@ -189,6 +191,14 @@ class LogicalVolume:
     def is_mapped(self) -> bool:
         """Whether the kernel has a device for it, which need not be in order."""
         return self.state != "-"
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its device lets nothing through, and no lvm is at work on it.
+
+        One that is has the lock of its group, for which a report waits.
+        """
+        return self.state in _SUSPENDED_STATES
 
     @property
     def is_open(self) -> bool:

@@ -65,7 +65,6 @@ def check_volumes(
         _check_group_name(report, volume)
         _check_volume(volume)
         newname.require_layer(volume)
-        _check_images(report, volume)
     for volume in volumes if sources is None else sources:
         if volume.kind is VolumeKind.THICK:
             continue
@@ -229,6 +228,12 @@ def _check_volume(volume: LogicalVolume) -> None:
             why="it is not active, and LVM activates it only on demand, as it does a snapshot",
             remedy=f"if it is the disk: {activating(volume)}",
         )
+    if volume.is_suspended:
+        raise VolumeRefused(
+            volume=name,
+            why="its device is suspended, as an LVM command leaves it that was killed",
+            remedy=f"have it go on: lvchange --refresh {name}",
+        )
     if volume.state not in ("a", "-"):
         raise VolumeRefused(
             volume=name,
@@ -241,24 +246,6 @@ def activating(volume: LogicalVolume) -> str:
     """Return what to type to give a volume a device."""
     skipped = " --ignoreactivationskip" if volume.is_skipped else ""
     return f"lvchange -ay{skipped} {volume.ref}"
-
-
-def _check_images(report: Report, volume: LogicalVolume) -> None:
-    """Raise ``VolumeRefused`` for a RAID with checksums below it, of which LVM makes no snapshot.
-
-    LVM would say so only while the domain stands still (lvm2, snapshot_manip.c,
-    validate_snapshot_origin).  It reports the layer as the layout of the hidden images.
-    """
-    if "raid" in volume.layout and any(
-        "integrity" in image.layout
-        for image in report.volumes
-        if image.vg_uuid == volume.vg_uuid and image.name.startswith(f"{volume.name}_rimage_")
-    ):
-        raise VolumeRefused(
-            volume=str(volume.ref),
-            why="it is a RAID with dm-integrity, and LVM takes no snapshots of such a volume",
-            remedy=f"remove the integrity layer: lvconvert --raidintegrity n {volume.ref}",
-        )
 
 
 def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:

@@ -62,7 +62,7 @@ GROUP_FIELDS = ("vg_name", "vg_uuid", "vg_attr", "vg_systemid", "vg_lock_type", 
 
 _AS_EXPECTED = (
     'report/compact_output=0 report/compact_output_cols="" report/list_item_separator="," '
-    "report/prefixes=0 "
+    "report/prefixes=0 log/verbose=0 "
     'log/command_names=0 log/prefix="" log/report_command_log=1 global/wait_for_locks=1'
 )
 """What lvm.conf may have otherwise: every field in every row, and commas in lists.
@@ -103,6 +103,10 @@ GROUPS_ARGV = (
 )
 """The groups that ``ARGV`` is silent about too: those without a volume, exported ones, and those of
 other hosts (lvm2, tools/toollib.c: _ignore_vg)."""
+
+_EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
+VERSION_ARGV = ("lvm", "version")
+_VERSION = re.compile(r"LVM version:\s*(\d+)\.(\d+)\.(\d+)")
 
 _SAID = re.compile(r'"log_message"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _OUTCOMES = ("success", "failure")
@@ -155,6 +159,18 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
             )
             for row in _rows(text, "vg")
         )
+
+
+def parse_threshold(text: str) -> float:
+    """Return the percentage in what ``argv.extend_threshold`` asks for; 100 where none is."""
+    found = _EXTEND_THRESHOLD.search(text)
+    return min(float(found["percent"]), 100.0) if found else 100.0
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """Return the version in the output of ``VERSION_ARGV``; empty where none is."""
+    found = _VERSION.search(text)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 @contextmanager

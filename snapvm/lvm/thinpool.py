@@ -34,6 +34,16 @@ def trouble_of(pool: LogicalVolume) -> str:
     return trouble
 
 
+def is_in_kernel(pool: LogicalVolume) -> bool:
+    """Tell whether the kernel has a pool, which may fill up then.
+
+    LVM calls one inactive of which only volumes were activated, as by a cluster's manager, and
+    tells its fill and health all the same (lvm2, activate.c, lv_info_with_seg_status).
+    """
+    is_told_of = pool.data_percent is not None or pool.health_letter in _TROUBLES
+    return pool.is_mapped or is_told_of
+
+
 def metadata_ceiling_percent(pool: LogicalVolume) -> float:
     """Say from which fill of a thin pool's metadata on LVM itself makes no snapshot in it."""
     if not pool.metadata_bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,7 +41,6 @@ _UNARCHIVED = (
 )
 """What LVM says where it cannot write into /etc/lvm: of a file that cannot be made, as without an
 inode, not the reason; and of a file system that has become read-only (lvm2, lib/format_text)."""
-_EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
 
@@ -152,11 +150,16 @@ class Lvm:
         100 when LVM does not say.
         """
         try:
-            said = self._runner.run(argv.extend_threshold(profile)).stdout
+            return reading.parse_threshold(self._runner.run(argv.extend_threshold(profile)).stdout)
         except CommandFailed:
             return 100.0
-        found = _EXTEND_THRESHOLD.search(said)
-        return min(float(found["percent"]), 100.0) if found else 100.0
+
+    def version(self) -> tuple[int, ...]:
+        """Return which LVM this is, such as 2, 3, 31; empty, which is before all, if unknown."""
+        try:
+            return reading.parse_version(self._runner.run(reading.VERSION_ARGV).stdout)
+        except CommandFailed:
+            return ()
 
     @contextmanager
     def warmed(self, groups: Iterable[str]) -> Iterator[Mapping[str, Sequence[WarmLvm]]]:
@@ -211,6 +214,17 @@ class Lvm:
     def deactivate(self, volumes: Iterable[LvRef]) -> None:
         """Take the devices of volumes away."""
         self._do(argv.deactivate(volumes))
+
+    def wake(self, volumes: Iterable[LvRef], known: Report | None = None) -> None:
+        """Have volumes go on that an lvm has left suspended, as one that was killed.
+
+        Nothing that a guest writes to its disk would ever come back.
+        """
+        found = map((known or self.report()).lv_of, volumes)
+        stuck = [volume.ref for volume in found if volume is not None and volume.is_suspended]
+        if stuck:
+            log.warning("an lvm has left suspended: %s", ", ".join(map(str, stuck)))
+            self._do_anyway(argv.refresh(stuck))
 
     def shelve(self, volume: LvRef, tags: Iterable[str]) -> None:
         """Turn a former disk into something that is kept and not used."""

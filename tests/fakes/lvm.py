@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import RLock
 
 from snapvm import crashpoint
@@ -24,6 +25,7 @@ from tests.fakes.lvmwords import bytes_of, configured, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
+_QUESTIONS = ("lvs", "vgs", "lvmconfig", "version")
 
 
 class FakeLvm(FakeGroups):
@@ -55,11 +57,14 @@ class FakeLvm(FakeGroups):
         """How long a program waits for somebody else who changes the groups."""
         self.has_snapshot_target = True
         """Whether the kernel's module for thick snapshots is there; to ask for it loads it."""
+        self.has_stuck_daemon = False
+        """Whether an lvmdbusd does not answer: an lvm that has changed something waits for it."""
         self._lock = RLock()
         self._verbs = {
             "lvs": self._lvs,
             "vgs": self._vgs,
             "lvmconfig": self._lvmconfig,
+            "version": self._version,
             "lvcreate": self._lvcreate,
             "lvrename": self._lvrename,
             "lvchange": self._lvchange,
@@ -77,10 +82,17 @@ class FakeLvm(FakeGroups):
             return self._dmsetup(tuple(argv))
         if self.busy_seconds > timeout_seconds:
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
-        if argv[1] in ("lvs", "vgs", "lvmconfig"):
+        if argv[1] in _QUESTIONS:
             return self.obey(argv)
-        with crashpoint.around(" ".join(argv[:2])):
-            return self.obey(argv)
+        try:
+            with crashpoint.around(" ".join(argv[:2])):
+                return self.obey(argv)
+        except CommandFailed as failure:
+            options, _ = parse(list(argv[2:]))
+            if self._set_by("log/report_command_log", options) != "1":
+                raise
+            # What is said of a failure is a report then, on standard output (lvm2, lib/log/log.c).
+            raise replace(failure, stderr="", stdout=failure.stderr) from failure
 
     def _dmsetup(self, argv: tuple[str, ...]) -> Completed:
         self.before(argv)
@@ -96,14 +108,14 @@ class FakeLvm(FakeGroups):
         command = tuple(argv)
         assert command[0] == "lvm", command
         options, _ = parse(list(command[2:]))
-        is_patient = {**self.conf, **configured(options)}.get("global/wait_for_locks") != "0"
+        is_patient = self._set_by("global/wait_for_locks", options) != "0"
         if not self._lock.acquire(blocking=is_patient):
             raise self._failure("flock failed: Resource temporarily unavailable", command)
         try:
             self.before(command)
             self._require_shown(command)
             stdout = self._verbs[command[1]](list(command[2:]))
-            if command[1] not in ("lvs", "vgs", "lvmconfig"):
+            if command[1] not in _QUESTIONS:
                 named = {word.partition("/")[0] for word in command[2:]}
                 self.unflushed |= {(vg, command[1]) for vg in named & self._group_uuids.keys()}
             self.after(command)
@@ -171,6 +183,9 @@ class FakeLvm(FakeGroups):
         assert options["--type"] == ["full"], words
         profile = options.get("--metadataprofile", [""])[0]
         return f"{setting.rpartition('/')[2]}={self._set_to(setting, profile, '100')}\n"
+
+    def _version(self, _words: list[str]) -> str:
+        return f"  LVM version:     {'2.03.11' if self.is_old else '2.03.31'}(2) (2025-02-27)\n"
 
     def _lvcreate(self, words: list[str]) -> str:
         options, operands = parse(words)
@@ -247,12 +262,12 @@ class FakeLvm(FakeGroups):
             self.lags.setdefault((vg, old), volume)
         for upon in (v for v in self.volumes if (v.vg, v.origin) == (vg, old)):
             upon.origin = new
-        volume.name = new
+        volume.name, volume.suspended = new, False
         return ""
 
     def _lvchange(self, words: list[str]) -> str:
         options, operands = parse(words)
-        if "--activate" not in options:
+        if not {"--activate", "--refresh"} & options.keys():
             self._archive(options)
         for operand in operands:
             vg, _, name = operand.partition("/")
@@ -260,6 +275,7 @@ class FakeLvm(FakeGroups):
         return ""
 
     def _change(self, volume: FakeVolume, options: dict[str, list[str]]) -> None:
+        volume.suspended &= "--refresh" not in options
         volume.tags |= set(options.get("--addtag", []))
         volume.tags -= set(options.get("--deltag", []))
         if "--setactivationskip" in options:
@@ -276,8 +292,8 @@ class FakeLvm(FakeGroups):
             active = options["--activate"] == ["y"]
             stores = [v for v in self.volumes if v.origin and not v.pool]
             upon = [v for v in stores if (v.vg, v.origin) == (volume.vg, volume.name)]
-            if not active and any(v.opened for v in (volume, *upon)):
-                raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
+            for each in () if active else (volume, *upon):
+                self._require_closed(each, options)
             volume.active = active
             volume.written = volume.written if active else 0
             for other in upon:
@@ -295,8 +311,7 @@ class FakeLvm(FakeGroups):
         if selected:
             self._archive(options)
         for volume in selected:
-            if volume.opened:
-                raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
+            self._require_closed(volume, options)
             if volume.moving:
                 raise self._failure(f"Can't remove locked logical volume {volume.name}.")
             if volume.merging and not volume.invalid:

@@ -23,7 +23,7 @@ Do = Callable[[Argv], Completed]
 WHY = "because the test says so"
 _TOLD = "--quiet"
 """What only a waiting lvm is told."""
-_LOOKS = ("lvs", "vgs", "lvmconfig", "status")
+_LOOKS = ("lvs", "vgs", "lvmconfig", "version", "status", "target-version")
 
 
 class Way(Enum):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snapvm.failures import CommandFailed
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import dashed
+from tests.fakes.lvmwords import configured, dashed
 
 
 class FakeGroups:
@@ -123,6 +123,16 @@ class FakeGroups:
         if profile and profile not in self.profiles:
             raise self._failure(f"Failed to load profile {profile}.")
         return {**self.conf, **self.profiles.get(profile, {})}.get(setting, default)
+
+    def _set_by(self, setting: str, options: dict[str, list[str]]) -> str | None:
+        """Return what a command line says of a setting, or else lvm.conf."""
+        return {**self.conf, **configured(options)}.get(setting)
+
+    def _require_closed(self, volume: FakeVolume, options: dict[str, list[str]]) -> None:
+        """One into which udev looks is in use too, which LVM waits for by default."""
+        is_hasty = self._set_by("activation/retry_deactivation", options) == "0"
+        if volume.opened or (volume.active and is_hasty):
+            raise self._failure(f"Logical volume {volume.vg}/{volume.name} in use.")
 
     def _count(self, vg: str) -> int:
         return sum(volume.vg == vg for volume in self.volumes)

@@ -30,7 +30,7 @@ def row(
     roles = ["public"]
     roles += ["snapshot", "thicksnapshot"] if is_thick_snapshot else []
     roles += ["origin", "extthinorigin"] if is_external_origin else []
-    is_asked = volume.active or not (volume.is_pool or is_thick_snapshot)
+    is_asked = volume.active or volume.is_layered or not (volume.is_pool or is_thick_snapshot)
     has_data = is_asked and (volume.is_pool or bool(volume.pool) or is_thick_snapshot)
     told = {
         "vg_name": volume.vg,

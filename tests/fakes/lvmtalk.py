@@ -9,6 +9,7 @@ from typing import Protocol
 
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.process import Completed
+from tests.fakes.lvmwords import configured, parse
 
 _MAX_ARGS = 64
 """From so many words on a line is refused (lvm2, tools/lvm.c: lvm_shell)."""
@@ -18,6 +19,7 @@ class Obeying(Protocol):
     """The lvm that is talked to, which does as it is told; see ``FakeLvm``."""
 
     conf: dict[str, str]
+    has_stuck_daemon: bool
     is_echoing: bool
     hanging: list[str] | None
 
@@ -47,6 +49,8 @@ class FakeConversation:
             is_too_long = len(order.split()) >= _MAX_ARGS
             said = ["  Too many arguments, sorry."] if is_too_long else self._obey(order)
             self._unheard += said
+            if self._lvm.has_stuck_daemon and self._notifies(order):
+                break  # it does not come to the next line
         return self.listen(ends, limit_seconds=limit_seconds)
 
     def listen(self, ends: Callable[[str], bool], *, limit_seconds: float) -> tuple[str, ...]:
@@ -66,6 +70,11 @@ class FakeConversation:
             said = [json.dumps({"log_message": line.strip()}) for line in said]
         echo = [f"lvm> \r<{order[-40:]}"] if self._lvm.is_echoing else []
         return [*echo, *(f"{named}{line}" for line in said)]
+
+    def _notifies(self, order: str) -> bool:
+        options, _ = parse(order.split()[1:])
+        is_wanted = configured(options).get("global/notify_dbus") != "0"
+        return order != "version" and is_wanted
 
     def _said(self, words: list[str]) -> list[str]:
         if words == ["version"]:

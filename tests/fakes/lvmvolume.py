@@ -36,6 +36,10 @@ class FakeVolume:
     tags: set[str] = field(default_factory=set)
     writable: bool = True
     active: bool = True
+    is_layered: bool = False
+    """Of a pool: the kernel has it, for volumes of it are active, whether it is or not."""
+    suspended: bool = False
+    """Nothing that is written to it comes through, as where an lvm was killed."""
     opened: bool = False
     lies_on: list[Holder] = field(default_factory=list)
     """What of the host lies on it; such a volume is open, whoever else has it."""
@@ -66,7 +70,7 @@ class FakeVolume:
                 "w" if self.writable else "r",
                 "I" if self.moving else "i",
                 "m" if self.has_fixed_minor else "-",
-                "I" if self.invalid else "a" if self.active else "-",
+                "I" if self.invalid else "-" if not self.active else "s" if self.suspended else "a",
                 "o" if self.opened else "-",
                 "tz",
                 _HEALTH_LETTERS.get(self.health, "-"),

@@ -9,6 +9,7 @@ from tests.fakes.lvmvolume import FakeVolume
 _FLAGS = {
     "--quiet",
     "--snapshot",
+    "--refresh",
     "--yes",
     "--nohistory",
     "--noudevsync",
@@ -19,6 +20,8 @@ _FLAGS = {
     "--shared",
     "--nosuffix",
 }
+_DEBUGGING = 4
+"""From so much of log/verbose on each line says where it comes from (lvm2, lib/log/log.c)."""
 
 
 def parse(words: list[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -47,6 +50,8 @@ def configured(options: dict[str, list[str]]) -> dict[str, str]:
 def printed(said: list[str], report: str, conf: dict[str, str]) -> str:
     """Return what stands on lvs' standard output (lvm2, lib/log/log.c: a report is messages)."""
     begin = "lvs" if conf.get("log/command_names") == "1" else ""
+    if int(conf.get("log/verbose", "0")) >= _DEBUGGING:
+        begin = "12:00:00.123456 lvs[1] reporter.c:1569 "
     begin += conf.get("log/prefix", "  ")
     return "".join(f"{begin}{line}\n" for line in (*said, *report.splitlines()))
 

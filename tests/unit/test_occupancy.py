@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm import retry
 from snapvm.attention import LeftBehind
 from snapvm.lvm.holders import Holder
 from snapvm.model import DomainState, DomainUuid
@@ -23,6 +24,12 @@ from tests.unit.occupied import (
     restore_brings,
     volumes,
 )
+
+
+@pytest.fixture(autouse=True)
+def _used_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has a disk here does not let it go, with one exception."""
+    monkeypatch.setattr(retry, "_SOON_SECONDS", 0.0)
 
 
 def move(scene: Scene) -> Machine:
@@ -76,6 +83,31 @@ def test_a_disk_that_the_host_has_mapped_is_refused(
     assert_untouched(scene, before, record)
     assert scene.hypervisor.state_of(DOMAIN) is state
     disk.lies_on, disk.opened = [], state is DomainState.RUNNING
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize("disk_only", [False, True])
+def test_a_disk_that_is_only_looked_into_goes_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, disk_only: bool
+) -> None:
+    """As udev does when the last user of a device has closed it: the domain was shut off just now.
+
+    `virsh destroy DOM && snapvm rollback DOM@ID` was refused now and then.
+    """
+    monkeypatch.setattr(retry, "_SOON_SECONDS", 10.0)
+    record = take_at_five(scene, with_memory=not disk_only)
+    scene.hypervisor.stop(scene.machine.domain)
+    disk = scene.lvm.named("vg1", "demo-d1")
+    looks = iter([True, True])
+
+    def before(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvs" and (look := next(looks, None)) is not None:
+            disk.opened = look
+        elif argv[1] == "lvs" and not scene.machine.held:
+            disk.opened = False
+
+    scene.lvm.before = before
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
 

@@ -204,3 +204,26 @@ def test_a_pool_that_is_nearly_too_full_is_told_of(tmp_path: Path) -> None:
     scene.lvm.named("vg1", "pool").data_percent = 85.0
     (told,) = advice(scene)
     assert "data of pool vg1/pool is 85 % full" in told and "above 90 %" in told
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"data_percent": 99.0}, "its data is 99.0 % full"),
+        ({"health": "metadata_read_only"}, "the thin pool's metadata is read-only"),
+        ({"data_percent": 10.0}, None),
+    ],
+)
+def test_a_pool_of_which_volumes_alone_were_activated_is_told_of(
+    tmp_path: Path, state: dict[str, object], said: str | None
+) -> None:
+    """LVM calls such a pool inactive (auto_activation_volume_list, pacemaker), and it fills up."""
+    scene = make_scene(tmp_path)
+    take(scene, "x")
+    pool = scene.lvm.named("vg0", "pool")
+    pool.active, pool.is_layered = False, True
+    for name, value in state.items():
+        setattr(pool, name, value)
+    found = checking.look(scene.host, None, Silent(), deep=False)
+    told = [(each.subject, each.problem.partition(",")[0]) for each in found]
+    assert told == [("vg0/pool", said)] * bool(said)

@@ -30,7 +30,7 @@ class Kernel:
     def run(
         self, argv: Sequence[str], *, timeout_seconds: float = 120.0, kill: bool = True
     ) -> Completed:
-        assert tuple(argv) == ("dmsetup", "status", "vg-disk.snap")
+        assert tuple(argv) == ("dmsetup", "status", "--noflush", "vg-disk.snap")
         if not self._status:
             raise CommandFailed(argv=tuple(argv), status=1, stderr="no such device")
         return Completed(argv=tuple(argv), status=0, stdout=self._status, stderr="", seconds=0)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from snapvm import diagnosis
+from snapvm.attention import LeftBehind
 from snapvm.failures import CommandFailed, SnapshotFailed
 from snapvm.lvm import reading
 from snapvm.lvm.volumes import Lvm
@@ -26,7 +27,9 @@ from tests.unit.deeds import delete, roll_back, take
         ("log/silent", "1"),
         ("log/command_names", "1"),
         ("log/prefix", "lvm: "),
+        ("log/verbose", "4"),
         ("log/report_command_log", "0"),
+        ("log/report_command_log", "1"),
         ("report/output_format", "json"),
         ("report/compact_output", "1"),
         ("report/prefixes", "1"),
@@ -133,6 +136,52 @@ def test_no_lvm_fails_beside_one_that_works_for_another_domain(scene: Scene) -> 
     roll_back(scene, record)
     delete(scene, record)
     assert hasty == []
+
+
+def test_a_look_of_udevs_into_a_device_is_waited_for(scene: Scene) -> None:
+    """With retry_deactivation=0 in lvm.conf LVM calls the device in use, and gives up."""
+    scene.lvm.conf["activation/retry_deactivation"] = "0"
+    scene.count(3)
+    record = take(scene, "a")
+    scene.count(2)
+    done = roll_back(scene, record)
+    assert scene.disk_data() == ["3", "3"]
+    delete(scene, done.undo)
+    delete(scene, record)
+    assert scene.ids() == []
+
+
+def test_a_failure_is_told_where_lvm_reports_it(scene: Scene) -> None:
+    """With report_command_log=1 in lvm.conf nothing stands on standard error: "it said nothing"."""
+    scene.lvm.conf["log/report_command_log"] = "1"
+    record = take(scene, "a")
+
+    def move(argv: tuple[str, ...]) -> None:
+        if argv[1] == "lvremove":
+            scene.lvm.named(record.disks[0].snapshot.vg, record.disks[0].snapshot.lv).moving = True
+
+    scene.lvm.before = move
+    with pytest.raises(LeftBehind, match="locked logical volume"):
+        delete(scene, record)
+
+
+def test_room_is_made_where_lvm_reports_that_there_is_none(scene: Scene) -> None:
+    """What it archives nothing for is done all the same, with report_command_log=1 too."""
+    scene.lvm.conf["log/report_command_log"] = "1"
+    record = take(scene, "a")
+    scene.lvm.has_no_room = True
+    delete(scene, record)
+    assert scene.ids() == []
+
+
+def test_nobody_waits_for_a_daemon_while_the_domain_stands_still(scene: Scene) -> None:
+    """A stuck lvmdbusd holds each lvm up for 25 s, and a third snapshot waits for the first."""
+    scene.lvm.has_stuck_daemon = True
+    scene.count(3)
+    record = take(scene, "a")
+    scene.count(2)
+    roll_back(scene, record)
+    assert scene.disk_data() == ["3", "3"] and scene.machine.count == 3
 
 
 OF_2_03_16 = """\

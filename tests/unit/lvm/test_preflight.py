@@ -56,24 +56,6 @@ def test_a_volume_of_another_kind_is_called_what_it_is(
     assert "moving or converting" not in refused.why
 
 
-def test_a_raid_with_checksums_is_refused_before_the_window(disk: LogicalVolume) -> None:
-    """LVM makes no snapshot of it; that shows in the images below it alone (lvs -a)."""
-    raid = replace(disk, layout=frozenset({"raid", "raid1"}), attr="rwi-aor---")
-    image = replace(
-        raid,
-        name=f"{raid.name}_rimage_0",
-        uuid=LvUuid("image"),
-        layout=frozenset({"linear"}),
-        roles=frozenset({"private", "raid", "image"}),
-    )
-    check(raid, image)
-    checked = replace(image, layout=frozenset({"integrity"}))
-    check(raid, replace(checked, name="other_rimage_0"))
-    with pytest.raises(VolumeRefused, match="dm-integrity") as refused:
-        check(raid, checked)
-    assert "lvconvert --raidintegrity n vg0/demo-d0" in refused.value.hint()
-
-
 def test_one_of_two_groups_of_a_name_is_refused_before_the_window(disk: LogicalVolume) -> None:
     """A guest's own group on a LUN may be called as the host's; lvm then refuses either."""
     other = replace(disk, vg_uuid=VgUuid("guest-uuid"), uuid=LvUuid("other"), name="root")
@@ -91,6 +73,11 @@ def test_a_group_whose_metadata_is_nearly_full_is_refused(disk: LogicalVolume) -
 
 def test_one_that_is_being_moved_is_busy(disk: LogicalVolume) -> None:
     assert "moving or converting" in refusal(replace(disk, attr="-wI-ao----")).why
+
+
+def test_one_that_is_suspended_comes_with_what_lets_it_go_on(disk: LogicalVolume) -> None:
+    refused = refusal(replace(disk, attr="owi-sos---"))
+    assert "suspended" in refused.why and "lvchange --refresh vg0/demo-d0" in refused.hint()
 
 
 def test_a_disk_that_is_activated_on_demand_is_not_taken_for_a_snapshot(
