@@ -27,6 +27,8 @@ while read -r order; do
 done | "$real"
 """
 TAKE_NAME = '"$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name"'
+LEAVE_SUSPENDED = "dmsetup suspend vg0-fail--d0; dmsetup suspend vg1-fail--d1; exit"
+"""As an lvm leaves the devices that it has suspended when it is killed."""
 FILL_GROUP = '"$real" vgchange -qq -l $("$real" lvs --noheadings vg1 | wc -l) vg1'
 CATCHES_TERM = "^SigCgt:[[:space:]]*[0-9a-f]*[4-7c-f][0-9a-f]\\{3\\}$"
 """In proc(5)'s status of a process: how long Python takes to begin depends on the machine."""
@@ -91,6 +93,42 @@ def test_a_second_snapshot_that_lvm_refuses(guest: Guest) -> None:
         assert_untouched(guest)
     finally:
         run(guest.lab, "vgchange -qq -l 0 vg1")
+
+
+def test_disks_that_an_lvm_left_suspended_go_on(guest: Guest) -> None:
+    """Status 6: its guest can write to them again, be they thin or thick."""
+    put_faulty_lvm(guest.lab, LEAVE_SUSPENDED)
+    done = run(guest.lab, "PATH=/tmp/faulty:$PATH snapvm take fail")
+    assert done.status == 6, done.stdout + done.stderr
+    assert "left suspended" in done.stderr and "vg0/fail-d0" in done.stderr
+    assert "SUSPENDED" not in run(guest.lab, "dmsetup info -c -o attr,suspended,name").stdout
+    assert_untouched(guest)
+    suspended = run(guest.lab, "dmsetup suspend vg1-fail--d1; snapvm take fail")
+    assert suspended.status == 4 and "lvchange --refresh vg1/fail-d1" in suspended.stderr
+    refreshed = run(guest.lab, "lvchange --refresh vg1/fail-d1")
+    assert refreshed.status == 0, refreshed.stderr
+    assert_untouched(guest)
+
+
+KSM = "/sys/kernel/mm/ksm/run"
+
+
+def test_a_host_that_merges_memory(guest: Guest) -> None:
+    """It is captured in a way in which what is merged does no harm, which `doctor` tells too."""
+    merging = run(guest.lab, f"echo 1000 > /sys/kernel/mm/ksm/pages_to_scan; echo 1 > {KSM}")
+    assert merging.status == 0, merging.stderr
+    try:
+        assert "(KSM)" in snapvm(guest.lab, "doctor", "fail").stdout
+        record = guest.take("--name", "merged")
+        assert record["capture"].startswith("precopy:") and "(KSM)" in record["capture"]
+        guest.say("damage")
+        guest.roll_back("merged")
+        back = guest.look()
+        assert back.state == "ok", back
+    finally:
+        run(guest.lab, f"echo 0 > {KSM}")
+    guest.delete_all()
+    assert_untouched(guest)
 
 
 ATTACH = "virsh -q attach-disk fail {} vdx --driver qemu --subdriver raw --live --sourcetype "
