@@ -180,9 +180,9 @@ def _catch(
 
 @contextmanager
 def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[None]:
-    """Have a journal that outlives a failure say when the domain is as its owner wants it.
+    """When a failure leaves the journal, have it say that the domain is as its owner wants it.
 
-    The next command must not undo what he does with it later, but only remove what was left.
+    The next command then only removes what was left, and does not resume what he has paused since.
     """
     try:
         yield

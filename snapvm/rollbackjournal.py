@@ -47,7 +47,7 @@ class Phase(StrEnum):
     PREPARE = "prepare"
     """It is taken back: the former domain is there, or somebody else has ended it."""
     EXCHANGED = "exchanged"
-    """The former domain is about to be ended, and its disks are kept: whether it was, is seen."""
+    """The former domain's disks are kept, and it is about to be ended; a repair sees if it was."""
     SWAPPED = "swapped"
     """The former domain is gone and its disks are kept: only forward."""
     RESTORED = "restored"

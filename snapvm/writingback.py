@@ -23,7 +23,7 @@ from snapvm.refusals import RecordUnusable, VolumeRefused
 from snapvm.rollbackjournal import JournalDisk
 
 _LOOK_SECONDS = 1.0
-"""What a report may take at least, when all else is done in the last moment."""
+"""The least time that a report gets, even where hardly any of the window's is left."""
 
 
 def known_before(lvm: Lvm, plan: RollbackPlan) -> Report:
