@@ -29,7 +29,7 @@ _READ_SINCE: Mapping[int, Mapping[str, tuple[int, int]]] = {
     libvirtimage.FORMAT_ZSTD: {"libvirt": ZSTD_SINCE},
     libvirtimage.FORMAT_SPARSE: _SPARSE_SINCE,
 }
-"""Who reads the formats that not every release does: an older host may have got the image."""
+"""The first releases that read these formats; the image may be on an older host by now."""
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 _NO_PLAIN_FROM_QEMU, _PLAIN_AGAIN_SINCE = (11, 0), (12, 1)
 """QEMU 11.0 takes no file as ``fd:`` any more (docs/about/removed-features.rst), by which libvirt

@@ -29,6 +29,7 @@ LIMIT_BYTES = 128 << 20
 those of an ARM board 64 MiB."""
 
 IS_DEVICE = stat.S_ISBLK
+"""What a device is known by; it has a name because tests, which have no devices, use files."""
 _LABEL = "security.selinux"
 
 
