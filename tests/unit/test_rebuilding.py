@@ -324,7 +324,7 @@ def test_what_a_tag_says_is_what_it_was_told(
         disks=disks,
         created=datetime(2026, 11, 25, 2, 3, 4, tzinfo=UTC),
     )
-    tags = belonging.tag(told)
+    tags = belonging.record_tags(told)
     legal = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-/=!:#&")
     assert all(set(tag) <= legal for tag in tags)
     read = belonging.read(["snapvm=1", *tags])
