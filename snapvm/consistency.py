@@ -196,7 +196,7 @@ def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[Non
 
 
 def _note_let_go(host: Host, plan: TakePlan, draft: Draft) -> None:
-    """Have the journal say that the domain, should it stand still, does so for its owner."""
+    """Have the journal say that a domain that stands still from now on does so for its owner."""
     host.catalog.amend(draft, TakeJournal.of_plan(plan).when_let_go().as_dict())
 
 

@@ -165,7 +165,7 @@ def made_sparse(
 ) -> tuple[MemoryRecord, str]:
     """Convert a libvirt image in place; return what to record, and why it stayed as it was if so.
 
-    For as long as this takes there are both; a failure leaves the one there was.
+    There are two files for as long as this takes; a failure leaves the former one.
     """
     if memory.size_bytes > free_bytes:
         _keep(path)

@@ -258,9 +258,8 @@ class RollbackJournal:
     def written_since(self, lvm: Lvm, report: Report) -> tuple[JournalDisk, ...]:
         """Return the disks that somebody has written to since it was written; not after a boot.
 
-        Before the exchange is written down that can be said of the clones alone, which nobody
-        writes to before a domain is started on them.  One whose device was taken away may have been
-        written to.
+        While it has no counts yet, only clones can be judged: nobody writes to them before a domain
+        is started on them.  A disk whose device was taken away may have been written to.
         """
         if self.run.is_before_boot:
             return ()

@@ -319,7 +319,7 @@ def _restore_disks(
         writingback.copy_back(host.lvm, disks, Silent())
         if is_stopped:
             swapping.put_side_files_back(host, record, journal.undo().id, domain)
-        # Of one that is on no memory is to be restored any more, should it be off by the next time.
+        # A domain that is on must not get its memory later, though the next repair find it off.
         phase = Phase.RESTORED if is_stopped else Phase.STARTED
         rollbackjournal.write(host, uuid, journal.reached(phase, host.lvm))
     except SnapvmError as error:

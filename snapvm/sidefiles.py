@@ -199,7 +199,7 @@ def require_whole(folder: Path, side: SideFile) -> bytes:
 
 
 def set_aside(aside: Path, places: Iterable[SidePlace]) -> None:
-    """Keep what a domain that is off has now; a folder that exists is complete, and stays.
+    """Keep what a domain that stands still or is off has now; a folder that exists is complete.
 
     Raises ``StorageFailed``.
     """

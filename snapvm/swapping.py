@@ -133,7 +133,7 @@ def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, doma
 
 
 def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) -> Record:
-    """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
+    """Do the books after a rollback: former disks become the undo record, clones the disks.
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog,
     unless all of it was deleted since; the journal is still there.  Raises ``DiskMissing``: what

@@ -99,7 +99,7 @@ def write_back(
             raise StorageFailed(path=str(snapshot.ref), why=why)
         lvm.copy_back(snapshot.ref, current.ref, progress)
     except StorageFailed:
-        # A boot may be what follows, after which nobody else may know that it is lost.
+        # A boot may be what follows, after which LVM itself may not know that it is lost.
         with suppress(SnapvmError):
             lvm.mark_lost(lvm.report())
         raise
