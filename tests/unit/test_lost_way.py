@@ -301,7 +301,7 @@ def test_what_lvm_does_not_show_for_a_moment_is_not_given_up(
 
 
 @pytest.mark.parametrize("thick", THICK, ids=KINDS)
-def test_nor_is_what_was_current_when_its_group_goes_as_the_domain_is_started(
+def test_what_was_current_is_not_given_up_when_its_group_goes_at_the_start(
     tmp_path: Path, thick: tuple[str, ...]
 ) -> None:
     """The undo record said that it was gone, and no undo was possible once the group was back."""

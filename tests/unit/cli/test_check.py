@@ -106,7 +106,9 @@ def test_what_is_found_has_one_order_whatever_that_of_lvm(call: Call, scene: Sce
     assert told == [["vg0/demo-d0.a", "vg1/demo-d1.a"]] * 2
 
 
-def test_nor_that_of_the_folder(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_found_has_one_order_whatever_that_of_the_folder(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of many snapshots that is anything, and another one after each `take`."""
     for id_ in "ab":
         call("take", DOMAIN, "--name", id_)

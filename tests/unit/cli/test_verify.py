@@ -255,7 +255,7 @@ def test_what_is_deleted_meanwhile_is_not_called_damaged(
     assert "there is no snapshot demo@a\n" in done.err
 
 
-def test_nor_are_its_uefi_variables(
+def test_uefi_variables_that_are_deleted_meanwhile_are_not_called_damaged(
     call: Call, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd")

@@ -116,7 +116,7 @@ def console(port: int) -> str:
 
 @pytest.mark.parametrize("image", [IMAGE, None])
 @pytest.mark.parametrize("kind", ["vnc", "spice", "websocket", "serial"])
-def test_nor_for_one_that_could_not_listen(
+def test_nothing_is_ended_for_a_start_that_could_not_listen(
     connection: Connection, driver: LibvirtHypervisor, taken: int, image: Path | None, kind: str
 ) -> None:
     """A clone of it has the same port, and was started since."""

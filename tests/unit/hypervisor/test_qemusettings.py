@@ -21,7 +21,7 @@ def qemu() -> FakeQemu:
     return FakeQemu()
 
 
-def test_for_the_block_alone(qemu: FakeQemu, tmp_path: Path) -> None:
+def test_qemu_is_set_for_the_block_alone(qemu: FakeQemu, tmp_path: Path) -> None:
     before = copy.deepcopy(vars(qemu))
     with lender(qemu, tmp_path).lent(WANTED):
         on = {name for name, is_on in qemu.capabilities.items() if is_on}

@@ -181,7 +181,7 @@ def test_one_that_is_paused_when_it_has_taken_the_request_does_not_stand_still_l
     assert runs(scene)
 
 
-def test_only_paused(scene: Scene) -> None:
+def test_a_domain_is_only_paused_where_its_memory_is_not_wanted(scene: Scene) -> None:
     with scene.standstill.paused():
         assert scene.xen.pauses == 1
     assert scene.xen.deeds == ["pause", "unpause"]
