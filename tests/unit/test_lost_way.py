@@ -46,7 +46,9 @@ def test_a_snapshot_that_overflows_before_the_domain_is_ended(
     assert scene.machine.count == 8
 
 
-def test_another_snapshot_that_would_overflow_by_then(tmp_path: Path) -> None:
+def test_a_rollback_that_would_overflow_another_snapshot_by_then_is_put_back(
+    tmp_path: Path,
+) -> None:
     scene, record = begun(tmp_path, "vg0", "vg1")
     other = take(scene, "y")
     names = scene.lvm.names()

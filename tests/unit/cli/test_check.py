@@ -29,7 +29,7 @@ from tests.unit.cli.harms import (
 )
 
 
-def test_check_of_a_host_in_order(call: Call) -> None:
+def test_a_host_in_order_is_told_as_one(call: Call) -> None:
     call("take", DOMAIN, "--name", "a")
     call("rollback", "demo@a", "--yes")
     assert call("check", "--deep").out == "all is in order\n"

@@ -134,7 +134,9 @@ def test_nothing_is_ended_for_a_start_that_could_not_listen(
         driver.check_restore(itself, image)
 
 
-def test_an_address_of_another_host(connection: Connection, driver: LibvirtHypervisor) -> None:
+def test_a_screen_at_an_address_of_another_host_is_refused(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
     connection.definition = screen(5901, "192.0.2.7")
     with pytest.raises(DomainRefused, match="this host has no such address"):
         driver.check_restore(OFF, IMAGE)

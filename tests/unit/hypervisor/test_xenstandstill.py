@@ -115,21 +115,21 @@ def test_a_guest_that_answers_and_does_not_suspend(scene: Scene) -> None:
     assert runs(scene)
 
 
-def test_a_guest_that_crashes_instead(scene: Scene) -> None:
+def test_a_guest_that_crashes_instead_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends(flags=CRASHED)
     with pytest.raises(WindowBroken, match="crashed"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert "resume" not in scene.xen.deeds
 
 
-def test_somebody_else_makes_it_go_on(scene: Scene) -> None:
+def test_one_that_somebody_else_makes_go_on_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="somebody else"), scene.standstill.suspended():
         scene.xen.flags = 0
     assert runs(scene)
 
 
-def test_somebody_destroys_it(scene: Scene) -> None:
+def test_one_that_is_destroyed_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
         scene.xen.gone = True
