@@ -1,4 +1,4 @@
-"""What a rollback was asked for as, and whether that still holds when its turn comes."""
+"""What the user of a rollback asked for and was told, checked again once it has its turn."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from snapvm.refusals import DomainRefused, UndoUnclear
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a rollback was asked for as, and what whoever asked had been told."""
+    """What the user asked for, and had been told when saying yes."""
 
     undoes: bool = False
-    """It goes back to what the last rollback kept; another rollback may have ended since."""
+    """It is an `undo`: the record was what the last rollback had kept, and need not be that now."""
     state: DomainState | None = None
     """What the domain did when somebody was asked for a yes; None when nobody was."""
     require_meant: Callable[[Record], None] = lambda _record: None
-    """Raises where the record was chosen by a word that means another one by now."""
+    """Raises when what the user typed for the record, such as ``latest``, means another one now."""
 
     def require_as_told(self, domain: Domain) -> None:
         """Raise ``DomainRefused`` when memory would be lost of which the user was not told."""

@@ -107,7 +107,7 @@ class NotStopped(SnapvmError):
     id: str
     why: str
     is_standing: bool = False
-    """Nor could it be made to run again."""
+    """It could not be made to run again either."""
 
     def message(self) -> str:
         what = "the domain is paused and" if self.is_standing else "the domain"

@@ -22,15 +22,15 @@ class WindowClock:
         self._lock = threading.Lock()
 
     def stopped(self, at: float | None = None) -> None:
-        """The domain stands still since ``at`` (``time.monotonic()``; now when left out)."""
+        """Note since when the domain stands still, by ``time.monotonic()``; now when left out."""
         self._stopped_at = time.monotonic() if at is None else at
 
     def resumed(self, at: float | None = None) -> None:
-        """The domain runs again since ``at`` (``time.monotonic()``; now when left out)."""
+        """Note since when the domain runs again, by ``time.monotonic()``; now when left out."""
         self._resumed_at = time.monotonic() if at is None else at
 
     def left_standing(self) -> None:
-        """The domain is not going to run again: there is no pause to speak of."""
+        """Note that the domain is not going to run again: there is no pause to speak of."""
         self._has_pause = False
 
     @contextmanager

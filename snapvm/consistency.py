@@ -181,9 +181,9 @@ def _catch(
 
 @contextmanager
 def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[None]:
-    """Have a journal that outlives a failure say when the domain is as its owner wants it.
+    """When a failure leaves the journal, have it say that the domain is as its owner wants it.
 
-    The next command must not undo what he does with it later, but only remove what was left.
+    The next command then only removes what was left, and does not resume what he has paused since.
     """
     try:
         yield
@@ -197,7 +197,7 @@ def _noting_who_stands(host: Host, plan: TakePlan, draft: Draft) -> Iterator[Non
 
 
 def _note_let_go(host: Host, plan: TakePlan, draft: Draft) -> None:
-    """Have the journal say that the domain, should it stand still, does so for its owner."""
+    """Have the journal say that a domain that stands still from now on does so for its owner."""
     host.catalog.amend(draft, TakeJournal.of_plan(plan).when_let_go().as_dict())
 
 

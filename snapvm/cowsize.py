@@ -21,7 +21,7 @@ _ENTRY_BYTES = 16
 _HEADER_CHUNKS = 1
 _LEAST_CHUNKS = 3
 
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_UNIT_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PERCENT = re.compile(r"(?P<number>\d{1,3}(\.\d{1,3})?)%\Z", re.ASCII)
 _BYTES = re.compile(r"(?P<number>\d{1,12})(?P<unit>[KMGT]?)(i?B)?\Z", re.IGNORECASE | re.ASCII)
 
@@ -56,7 +56,7 @@ def parse(text: str) -> CowSize:
         if 0 < percent <= 100:
             return CowSize(percent=percent)
     elif not text.isdigit() and (match := _BYTES.match(text)):
-        changed_bytes = int(match["number"]) << _UNITS[match["unit"].upper()]
+        changed_bytes = int(match["number"]) << _UNIT_SHIFTS[match["unit"].upper()]
         if changed_bytes:
             return CowSize(changed_bytes=changed_bytes)
     raise ValueError("must be full, a percentage such as 20%, or a size such as 4G")
@@ -65,7 +65,7 @@ def parse(text: str) -> CowSize:
 def parse_chunk(text: str) -> int:
     """Read the size of a chunk such as ``64K``; raise ``ValueError`` for what LVM does not take."""
     match = _BYTES.match(text)
-    chunk_bytes = int(match["number"]) << _UNITS[match["unit"].upper()] if match else 0
+    chunk_bytes = int(match["number"]) << _UNIT_SHIFTS[match["unit"].upper()] if match else 0
     is_power = chunk_bytes > 0 and not chunk_bytes & (chunk_bytes - 1)
     if not is_power or not LEAST_CHUNK_BYTES <= chunk_bytes <= LARGEST_CHUNK_BYTES:
         raise ValueError("must be 4K, 8K, 16K and so on up to 512K")

@@ -13,7 +13,7 @@ from snapvm.model import DiskRecord, LvUuid, Record
 from snapvm.refusals import GroupAway, VolumeRefused
 
 _NAMED = 5
-"""Of many snapshots, in what is to be typed."""
+"""How many snapshots a command that is to be typed has at the most."""
 
 
 def absence(record: Record, report: Report) -> Absence | None:

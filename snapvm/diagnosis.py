@@ -118,7 +118,7 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
 
 
 def _of_siblings(disks: Iterable[Footing]) -> Iterator[str]:
-    """Every thick snapshot of a disk is loaded anew when one more is made, below the pause."""
+    """Advise against many of a disk: when one more is made, in the pause, each is loaded anew."""
     for disk in disks:
         if disk.thick_snapshots >= MANY_THICK_SNAPSHOTS:
             yield (
@@ -130,7 +130,7 @@ def _of_siblings(disks: Iterable[Footing]) -> Iterator[str]:
 
 
 def _of_precopy(found: Diagnosis) -> Iterator[str]:
-    """By `precopy` a guest is stopped as soon as all of its memory would not fit once more."""
+    """Warn of too little room: `precopy` stops a guest when its memory would not fit once more."""
     memory_bytes = found.domain.memory_bytes
     is_precopy = found.capture.startswith(f"{CaptureMethod.PRECOPY}:")
     if is_precopy and found.free_bytes < 2 * memory_bytes + imageroom.SPARE_BYTES:

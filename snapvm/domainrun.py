@@ -54,8 +54,8 @@ class DomainRun:
         return not self.is_before_boot and bool(self.run) and domain.run == self.run
 
     def is_over(self, domain: Domain) -> bool:
-        """Tell whether a domain that is on is known to be in a later run: it is its owner's now.
+        """Tell whether a domain that is on is known to be in a later run, which is its owner's.
 
-        One of which that is not known must not be left paused.
+        No when it is not known: a domain that may be in this run still must not be left paused.
         """
         return self.is_before_boot or bool(self.run and domain.run and domain.run != self.run)

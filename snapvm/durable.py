@@ -51,8 +51,8 @@ def make_folder(path: Path) -> None:
 def require_no_dead_link(path: Path) -> None:
     """Raise ``HostLacks`` when a folder, or one above it, is a link to nothing.
 
-    As that of snapvm's state is which lies on a disk that is not mounted.  Raises ``StorageFailed``
-    and ``NotAllowed`` where that cannot be told.
+    So is a link from the usual state folder to a disk that is not mounted.  Raises
+    ``StorageFailed`` and ``NotAllowed`` where it cannot be told.
     """
     for place in (path, *path.parents):
         with failing_untouched(place):
@@ -128,8 +128,8 @@ def remove_folder(path: Path) -> None:
 def create(path: Path) -> int:
     """Open a new private file, to write it and to read it back; what has its name is removed.
 
-    It is not written to: in the folders of QEMU and swtpm, where side files lie, it may be a pipe,
-    or a link to some other file.
+    What was there is never written to: in the folders of QEMU and swtpm, where side files lie, it
+    may be a pipe, or a link to some other file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

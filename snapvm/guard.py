@@ -153,7 +153,7 @@ def standing_by(stand: Callable[[Post], None]) -> Iterator[Guard]:
 
 
 def _become(stand: Callable[[Post], None], orders: int, answers: int) -> NoReturn:
-    """Be the guard: not hit by what is meant for snapvm, and holding nothing of its."""
+    """Be the guard: deaf to the signals that snapvm may get, and holding none of its files."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)

@@ -79,7 +79,7 @@ def held_still(host: Host, plan: TakePlan, undo: Undo) -> Iterator[Freeze | None
             still.thaw_when_put_back()
             raise
     except BaseException:
-        # One that is to be stopped may stand still: its step in `undo` comes when it runs.
+        # One that is to be stopped may stand still, where no agent answers: `undo` thaws it later.
         with shielded():
             with suppress(StillFrozen) if plan.stop else nullcontext():
                 still.thaw()
@@ -114,7 +114,7 @@ class _HeldStill:
         return not self._is_asked or self._host.hypervisor.agent.thaw(self._plan.domain)
 
     def thaw_when_put_back(self) -> None:
-        """Thaw when all else is put back, and what was added later: the guest runs by then."""
+        """Leave the thawing to ``undo``: steps added later run before this one, and let it run."""
         if self._is_asked and not self._is_left_to_undo:
             self._is_left_to_undo = True
             what = f"the file systems of {self._plan.domain.name}"

@@ -27,7 +27,7 @@ _NOT_UNDERSTOOD: Final = (
     OverflowError,  # a number without end
     RecursionError,
 )
-"""What comes of a configuration that is JSON at most."""
+"""What it raises to read a configuration that is no JSON, or not as libxl writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """How far xl or QEMU has read the memory image that it restores a domain from: neither tells.
 
-Who reads a file has it open, and the kernel tells where in it he is (proc_pid_fdinfo(5)).  xl hands
-its descriptor to a helper, and libvirt its own to QEMU: the place is then one for both.
+A process that reads a file has it open, and the kernel tells how far it is (proc_pid_fdinfo(5)).
+xl hands its descriptor to a helper, and libvirt hands its own to QEMU: both share one position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from snapvm.model import Progress, Silent
 _PROCESSES: Final = Path("/proc")
 _LOOK_SECONDS: Final = 0.5
 _FIRST_SECONDS: Final = 1.0
-"""How long who has it open already is looked for: the domain is off meanwhile."""
+"""How long to look for processes that have it open already: the domain is off meanwhile."""
 _POSITION: Final = "pos:"
 
 

@@ -29,7 +29,7 @@ _READ_SINCE: Mapping[int, Mapping[str, tuple[int, int]]] = {
     libvirtimage.FORMAT_ZSTD: {"libvirt": ZSTD_SINCE},
     libvirtimage.FORMAT_SPARSE: _SPARSE_SINCE,
 }
-"""Who reads the formats that not every release does: an older host may have got the image."""
+"""The first releases that read these formats; the image may be on an older host by now."""
 _NAMES = {"libvirt": "libvirt", "qemu": "QEMU"}
 _NO_PLAIN_FROM_QEMU, _PLAIN_AGAIN_SINCE = (11, 0), (12, 1)
 """QEMU 11.0 takes no file as ``fd:`` any more (docs/about/removed-features.rst), by which libvirt
@@ -165,7 +165,7 @@ def made_sparse(
 ) -> tuple[MemoryRecord, str]:
     """Convert a libvirt image in place; return what to record, and why it stayed as it was if so.
 
-    For as long as this takes there are both; a failure leaves the one there was.
+    There are two files for as long as this takes; a failure leaves the former one.
     """
     if memory.size_bytes > free_bytes:
         _keep(path)

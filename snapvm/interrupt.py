@@ -7,9 +7,9 @@ Python runs a signal handler between two instructions of the main thread, so an 
 surface anywhere.  ``watched`` makes it an ``Interrupted``; ``shielded`` puts it off to the end of
 a block that has to be finished, such as resuming a domain or undoing half-made work.
 
-That may be just behind the taking of a lock that nobody else would give back (at the end of
-``Condition.__enter__``), so that a thread would wait for it for ever; or where a ``with`` begins or
-ends, so that what it stands for would not be done.  There a signal is heard a moment later.
+In two places it would do harm: just behind the taking of a lock (at the end of
+``Condition.__enter__``), which nobody would give back then; and where a ``with`` begins or ends,
+whose other half would not be done then.  A signal that arrives there is heard a moment later.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Gate:
         self.amid: tuple[int, int] | None = None
         """Where something was half done when a signal came last: which frame, and instruction."""
         self.is_to_come_again = False
-        """Whether that one is under way once more."""
+        """Whether that signal is about to be sent once more."""
         self.sending = threading.Lock()
         """Held while it is sent, and while the watch ends, after which nobody would heed it."""
         self.shields = 0
@@ -143,9 +143,9 @@ def watched() -> Iterator[None]:
 
     The command is given up then.  Another signal, of somebody impatient, does nothing: it must not
     cut the giving up short, nor be told in place of what fails meanwhile.  A signal that snapvm was
-    started to ignore, as nohup(1) does with SIGHUP, stays ignored.  That its children end it must
-    not ignore, as some daemons do, from which it is inherited: nobody would learn how they ended
-    (waitpid(2), NOTES).
+    started to ignore, as nohup(1) does with SIGHUP, stays ignored.  But SIGCHLD gets its default:
+    some daemons ignore it, what they start inherits that, and then nobody learns how a program
+    ended (waitpid(2), NOTES).
     """
     handlers = {**dict.fromkeys(_ENDS, _gate.on_signal), _STOP: _gate.on_stop}
     heeded = [number for number in handlers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -194,7 +194,7 @@ def shielded() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Finish the block and forget a signal that arrived: for clean-up after a failure."""
+    """Finish the block and forget a signal that arrived: for a commit, or cleaning up a failure."""
     if not _is_main():
         yield
         return

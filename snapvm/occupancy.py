@@ -1,7 +1,4 @@
-"""Who uses a domain's volumes: the domain itself, somebody else, or nobody.
-
-Pure questions but for one: which volumes the domain has now.
-"""
+"""Who uses a domain's volumes: the domain itself, somebody else, or nobody."""
 
 from __future__ import annotations
 
@@ -44,9 +41,9 @@ class Occupant:
 
     is_off: bool
     volumes: Mapping[DmUuid, Path] | None
-    """And the device by which it names each; None when that cannot be said.
+    """And the device by which it names each; None when nobody can say which it has.
 
-    Only of one that is off, which holds nothing open.
+    That is put up with only for a domain that is off, which holds nothing open.
     """
     omitted: tuple[OmittedDisk, ...] = ()
     """What it has besides and nobody captures, as far as that is known."""
@@ -56,7 +53,10 @@ class Occupant:
         return self.volumes is None or volume.dm_uuid in self.volumes
 
     def misnames(self, volume: LogicalVolume) -> Path | None:
-        """Return its name for a volume that would still mean that one when a clone is the disk."""
+        """Return its name for a thin disk, if that would still mean this volume after a rollback.
+
+        The rollback gives the disk's name to a clone; a name made of a uuid would stay behind.
+        """
         name = None if self.volumes is None else self.volumes.get(volume.dm_uuid)
         if name is None or volume.kind is VolumeKind.THICK:
             return None
@@ -186,10 +186,10 @@ def require_named(
     volumes: Mapping[str, LogicalVolume],
     uuid_of_device: UuidOfDevice,
 ) -> None:
-    """Raise ``VolumeRefused`` when memory names a disk otherwise than what goes back, by target.
+    """Raise ``VolumeRefused`` when a name in a memory image does not lead to the disk's volume.
 
-    A link that its image has may lead elsewhere by now, and a record that was made anew have what a
-    volume is called today: the memory would be restored upon another disk, or upon none.
+    Both are given by target.  A link in the image may lead elsewhere by now, and a rebuilt record
+    has the names of today: the memory would be restored upon another disk, or upon none.
     """
     for target, volume in volumes.items():
         name = names.get(target)
@@ -218,10 +218,10 @@ def require_bare(volume: LvRef, holders: Iterable[Holder]) -> None:
 
 
 def require_no_more(record: Record, others: Iterable[str]) -> None:
-    """Raise ``DomainRefused`` when a domain without memory would have disks of two times.
+    """Raise ``DomainRefused`` when a rollback without memory would leave disks of two times.
 
-    It is booted with ``others``, which it has got since the record was made and which stay as they
-    are.  In an image with memory it has the disks of then.
+    The domain is booted with ``others``, which it has got since the record was made and which stay
+    as they are.  Where memory is restored, it has the disks of then.
     """
     known = {drive.target for drive in record.omitted}
     for target in others:
@@ -243,9 +243,9 @@ def require_no_overlay(
 ) -> None:
     """Raise ``DomainRefused`` for one that has, or is booted with, an overlay on what is replaced.
 
-    What is in an overlay are changes of just what is below it: upon anything else, now or at its
-    next start, the guest finds its file systems spoilt.  ``forms`` are the domain as it is, and as
-    it is booted.
+    An overlay holds changes to just what lies below it: upon anything else the guest would find its
+    file systems spoilt, now or at its next start.  ``forms`` are the domain as it is, and as it is
+    booted.
     """
     bases = [base for form in forms for base in overlays.bases(form)]
     for disk, volume in replaced(record, report):
@@ -260,7 +260,7 @@ def require_nothing_upon(
     report: Report,
     uuid_of_device: UuidOfDevice,
 ) -> None:
-    """Raise ``DomainRefused`` when what some domain has goes with what is replaced."""
+    """Raise ``DomainRefused`` when a disk of some domain relies on a volume that is replaced."""
     upon = list(reliances)
     for disk, volume in replaced(record, report):
         for each in upon:

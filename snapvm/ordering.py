@@ -1,7 +1,8 @@
 """Which snapshot was made after which: its time tells, unless the clock was set back.
 
-A record made when the clock was before that of an earlier one, which may be years ahead, has a
-place behind it all the same: ``order`` stands for its time then, wherever records are put in order.
+An earlier record may have a time that is still to come, if the clock was years ahead when it was
+made.  What is made after it gets an ``order`` just behind that time, which stands for its own time
+wherever records are put in order.
 """
 
 from __future__ import annotations

@@ -57,9 +57,9 @@ class Stray:
 
 
 def strays(host: Host, report: Report) -> tuple[Stray, ...]:
-    """Return every volume with our tag whose set nobody knows, by name: LVM sorts as it is told to.
+    """Return every volume with our tag whose set nobody knows, sorted by name.
 
-    None while there is a record or a journal that cannot be read: it might name any of them.
+    There are none while a record or a journal cannot be read, which might name any of them.
     """
     known = _known_sets(host)
     if known is None:

@@ -215,10 +215,10 @@ def _volume_under(
     return volume
 
 
-def _idle(device: Path, report: Report) -> LogicalVolume | None:
-    """Return the volume that a name is of, and that has no device now: its domain is off."""
+def _idle(name: Path, report: Report) -> LogicalVolume | None:
+    """Return the volume that has this name and no device now, because its domain is off."""
     idle = (volume for volume in report.volumes if not volume.is_mapped)
-    return next((each for each in idle if devicename.goes_with(device, each.ref)), None)
+    return next((each for each in idle if devicename.goes_with(name, each.ref)), None)
 
 
 def check_pools(

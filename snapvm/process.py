@@ -97,9 +97,9 @@ class Runner(Protocol):
         """Run ``argv`` to its end.
 
         A program that does not end in time, or is interrupted, is killed.  Without ``kill`` it is
-        left alone, since an lvm must never be killed in its critical section; an interruption is
-        raised when it has ended, so that what undoes its work comes after it, or else it is a
-        ``CommandTimedOut`` in which the signal is noted.
+        left alone, since an lvm must never be killed in its critical section.  An interruption is
+        then raised when the program has ended, so that its work is undone after it; if it does not
+        end soon, ``CommandTimedOut`` is raised, in which the signal is noted.
 
         Raises ``CommandFailed`` for any status but 0, ``CommandTimedOut``, and ``HostLacks``
         when there is no such program, no room for it, or the kernel does not run it.

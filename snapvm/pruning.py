@@ -32,7 +32,7 @@ _FORMATS = {
 """What two moments of one period have in common.  Weeks are those of ISO 8601."""
 _LAST = "last"
 _RULES = frozenset({_LAST, *Period})
-"""What counts, by the words for it; what shields a record from every rule does not."""
+"""The reasons by which a record takes one of a rule's places; what shields it takes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +144,8 @@ def _shield(record: Record, rules: Rules, now: datetime, zone: tzinfo | None) ->
 def _here(record: Record, zone: tzinfo | None) -> datetime | None:
     """Return when a record was made on the clock of ``zone``; None where that has no such time.
 
-    Where TZ says a day or more, as libc reads GMT+0530, Python has no such clock: it is UTC's then,
-    as for any TZ that means nothing.
+    Python has no clock that is a day or more off UTC, as libc reads TZ=GMT+0530.  UTC is taken
+    instead then, as libc does for a TZ that means nothing.
     """
     when = moment(record.created)
     try:

@@ -113,7 +113,7 @@ def look(
 
 
 def _why_kept(entry: Damaged) -> str:
-    """Say why a record stays as it is that cannot be read."""
+    """Say why a record that cannot be read stays as it is."""
     match entry.fault:
         case Fault.UNREAD:
             return f"it may be whole, but cannot be read now: {entry.why}"
@@ -169,7 +169,7 @@ def _rebuild(host: Host, report: Report, lost: _Lost, name: str, entry: Damaged 
 
 
 def _require_place(host: Host, lost: _Lost, entry: Damaged | None) -> None:
-    """Raise ``_CannotBe`` when there is a record, or may be, or there was never to be one."""
+    """Raise ``_CannotBe`` when the record is there, or may be, or its take never ended."""
     if entry is None and host.catalog.has(lost.whose.domain_uuid, lost.whose.id):
         raise _CannotBe("another record has its id, or is being made or deleted")
     if entry is not None and entry.may_be_whole:
@@ -179,7 +179,7 @@ def _require_place(host: Host, lost: _Lost, entry: Damaged | None) -> None:
 
 
 def _require_alone(claimants: Sequence[_Lost]) -> None:
-    """Raise ``_CannotBe`` where several say the same, as a guest's may on a LUN of its own."""
+    """Raise ``_CannotBe`` when several sets claim one record; one may be a guest's, on its LUN."""
     if len(claimants) > 1:
         claims = "; ".join(map(str, claimants))
         raise _CannotBe(
@@ -282,7 +282,7 @@ def _with_memory(record: Record, image: ImageFacts) -> Record:
 
 
 def _require_readable(record: Record, path: Path) -> None:
-    """Raise ``_CannotBe`` for one that could not be read, as of an image with absurd numbers."""
+    """Raise ``_CannotBe`` for what could not be read back, such as absurd numbers of an image."""
     try:
         recordfile.load(recordfile.dump(record).encode(), str(path))
     except RecordUnusable as error:

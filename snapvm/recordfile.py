@@ -214,7 +214,7 @@ def _record(data: dict[str, Any]) -> Record:
 
 
 def _name(data: dict[str, Any]) -> str:
-    """Read a domain's name; refuse a text that C or UTF-8 does not have: nobody can be asked."""
+    """Read a domain's name; refuse one by which no hypervisor can be asked: NUL, or no UTF-8."""
     name = required(data, "name", str)
     if "\0" in name or name.encode(errors="replace").decode() != name:
         raise Wrong(f"no domain can have the name {name!r}")

@@ -34,7 +34,7 @@ class Fault(Enum):
     NEWER = auto()
     """It is whole, and a newer snapvm can read it."""
     UNREAD = auto()
-    """It may be whole, and the host does not let it be read now."""
+    """It may be whole, but cannot be read now: its server is down, say, or SELinux forbids it."""
 
 
 _TROUBLES: Mapping[Fault, type[RecordUnusable]] = {

@@ -117,7 +117,7 @@ class NoSpace(Refused):
 
 @dataclass(eq=False)
 class UndoUnclear(Refused):
-    """What a rollback kept that ended only now is newer than what was chosen to go back to."""
+    """A rollback has ended since the undo record was chosen, and may have kept something newer."""
 
     domain: str
     chosen: str
@@ -155,7 +155,7 @@ class MeansAnother(Refused):
 
 @dataclass(eq=False)
 class KeptIsGone(Refused):
-    """What was to be kept was deleted by somebody else before what was to go in its stead."""
+    """Somebody has deleted a snapshot that was to be kept, so another may have to stay for it."""
 
     remedy = "run the same command again: it decides afresh what to keep"
     snapshot: str

@@ -43,7 +43,7 @@ def put_all(
 
 
 def _put_its(host: Host, records: Sequence[Record]) -> dict[_Place, str]:
-    """Write records of one domain, and return why those are not that could not be.
+    """Write records of one domain; return those that could not be written, each with the reason.
 
     They are decided once more under the lock, all at once: for each of a thousand to read all the
     others and to ask LVM would take an hour.

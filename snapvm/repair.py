@@ -52,8 +52,8 @@ def finish_pending(
     journals are dealt with only with ``take_over``; without it they raise ``WorkElsewhere``.
     Raises ``LeftBehind`` when something could not be finished, ``JournalUnusable`` when a journal
     does not say what there is to do, and any failure that says that the domain needs attention.
-    A signal waits for the end of all of them: one that is dealt with may leave to the next what
-    there is to do about a domain that stands still, or is off in the midst of its rollback.
+    A signal waits until all of them are dealt with: one may leave it to the next to let a domain
+    run that stands still, or to finish the rollback in which it is off.
     """
     done = []
     with shielded(), unstoppable():
@@ -100,10 +100,10 @@ def _damaged(left: tuple[str, ...], why: str) -> LeftBehind:
 def _not_started_by_mistake(
     host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str
 ) -> Iterator[None]:
-    """Have a failure need attention that leaves a domain off in the middle of its rollback.
+    """Raise a failure that leaves a domain off amid its rollback as one that needs attention.
 
-    Whoever takes what is left for mere volumes, as after any other work, may start it: upon disks
-    of two times, or without the memory that is to come back.
+    Else its owner may think that only volumes are left over, as after any other work, and start it:
+    upon disks of two times, or without the memory that is to come back.
     """
     try:
         yield
@@ -163,10 +163,10 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 
 
 def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
-    """Set back what a domain is still set to for a capture: by a `doctor`, which has no journal.
+    """Set back what a killed `doctor`, which has no journal, had set as for a capture of a domain.
 
-    It comes after everything that has one.  Even for a domain that nobody knows any more, what was
-    set in the host itself is set back.
+    It comes after everything that has a journal.  What was set in the host itself is set back even
+    for a domain that nobody knows any more.
     """
     if uuid not in host.hypervisor.touched():
         return ()
@@ -187,7 +187,7 @@ def set_back(host: Host, uuid: DomainUuid, name: str) -> tuple[str, ...]:
 
 
 def remove_orphans(host: Host) -> tuple[str, ...]:
-    """Remove volumes of a killed take or rollback that came to be after all was taken back.
+    """Remove volumes that an lvm of a killed take or rollback made when all was taken back already.
 
     Only what carries our tags, has not become part of a record, and is named by no journal.
     """
@@ -203,9 +203,9 @@ def remove_orphans(host: Host) -> tuple[str, ...]:
 def _finish(
     host: Host, leftover: Leftover, uuid: DomainUuid, known: str, *, forget_missing: bool
 ) -> str:
-    """Return what was done; nothing for a folder that has no effects to take back.
+    """Deal with one journal and return what was done; nothing where nothing had been done yet.
 
-    Such is that of a record which a rollback or `catalog rebuild` was about to write.
+    So it is with the folder of a record that a rollback or `catalog rebuild` was about to write.
     """
     if leftover.work is Work.TAKE and not leftover.intent:
         host.catalog.forget(leftover.path)
@@ -228,7 +228,8 @@ def _take_back(
 ) -> None:
     """Undo a take: the domain runs first, then what it made goes.
 
-    Raises ``GroupAway`` while that may be where LVM shows nothing; what is elsewhere has gone.
+    Raises ``GroupAway`` while some of it may be in a group that LVM does not show; the rest has
+    gone by then.
     """
     journal = TakeJournal.from_dict(leftover.intent)
     domain = standing.find(host, name)

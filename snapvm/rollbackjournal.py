@@ -47,7 +47,7 @@ class Phase(StrEnum):
     PREPARE = "prepare"
     """It is taken back: the former domain is there, or somebody else has ended it."""
     EXCHANGED = "exchanged"
-    """The former domain is about to be ended, and its disks are kept: whether it was, is seen."""
+    """The former domain's disks are kept, and it is about to be ended; a repair sees if it was."""
     SWAPPED = "swapped"
     """The former domain is gone and its disks are kept: only forward."""
     RESTORED = "restored"
@@ -258,9 +258,8 @@ class RollbackJournal:
     def written_since(self, lvm: Lvm, report: Report) -> tuple[JournalDisk, ...]:
         """Return the disks that somebody has written to since it was written; not after a boot.
 
-        Before the exchange is written down that can be said of the clones alone, which nobody
-        writes to before a domain is started on them.  One whose device was taken away may have been
-        written to.
+        While it has no counts yet, only clones can be judged: nobody writes to them before a domain
+        is started on them.  A disk whose device was taken away may have been written to.
         """
         if self.run.is_before_boot:
             return ()

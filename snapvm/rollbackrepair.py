@@ -167,10 +167,10 @@ def _former_let_run(
 ) -> Domain | None:
     """Let the domain that was frozen run before lvm is asked for anything, which may take long.
 
-    It has its former disks open, whatever their names are.  A failure here is only logged, for the
-    killed rollback may have had it ended, which libvirt or xl goes on with: then it is its end that
-    decides what becomes of the disks.  But that the rollback is taken back has to be known to
-    whoever finds the domain off later, should lvm fail now.  Returns it as it is then.
+    It has its former disks open, whatever their names are.  A failure here is only logged: libvirt
+    or xl may still be at work on ending it for the killed rollback, and then its end decides what
+    becomes of the disks.  Once it runs, that the rollback is taken back is written down, for a
+    repair that finds it off later because lvm failed now.  Returns the domain as it is then.
     """
     if _is_off(domain) or not journal.run.is_of(domain):
         return domain
@@ -187,7 +187,7 @@ def _former_let_run(
 
 
 def _once_ended(host: Host, domain: Domain) -> Domain | None:
-    """Return a domain that does not run when it has ended; one that does not end as it stands."""
+    """Give a domain that stands still the time to end; return it as it is then."""
     limit = Deadline(_END_SECONDS)
     found = standing.find(host, domain.name)
     while found is not None and found.state in standing.STATES and limit.left_seconds:
@@ -204,10 +204,10 @@ def _leave_used_off(
     *,
     is_booted: bool,
 ) -> None:
-    """Raise ``LeftOff``, all else done, for a domain that was used, or may have been.
+    """Do all else, then raise ``LeftOff`` for a domain that was used since, or may have been.
 
-    The owner of the domain started it, or the killed rollback did, and he shut it off: what it has
-    written is nowhere else, and memory would not fit that.  After a boot nobody knows.
+    Its owner started it, or the killed rollback did, and he shut it off: what it has written is
+    nowhere else, and memory would not fit that.  After a boot nobody knows whether it was so.
     """
     if is_booted and record.memory is None:
         return
@@ -220,7 +220,7 @@ def _leave_used_off(
 
 
 def _said_before(journal: RollbackJournal, name: str, domain: Domain | None) -> LeftOff | None:
-    """Return what a repair had decided that died before it said so, while it is still so."""
+    """Return what an earlier repair had decided and died before telling, if that still holds."""
     if journal.left_off is None or not _is_off(domain):
         return None
     return LeftOff(name, journal.record, journal.left_off)
@@ -248,7 +248,7 @@ def _given_back(
 ) -> SnapvmError:
     """Give the domain its former disks back, and say so: what it was to go back to is lost.
 
-    After that only what every rollback leaves that is taken back remains to be cleared away.
+    What remains then is the same as of any other rollback that is taken back.
     """
     uuid, name = record.domain_uuid, record.domain
     undo_id = journal.undo().id
@@ -272,8 +272,8 @@ def _start(
 ) -> None:
     """Start the domain; one that does not start must not keep every command on it from working.
 
-    The start that the killed rollback had asked for may have been under way and not yet to be seen:
-    then it is that one which counts.
+    It fails, too, when the start that the killed rollback had asked for was still under way, and
+    could not be seen yet: a domain that runs after all is one that was started.
     """
     try:
         swapping.activate(host.lvm, journal.disks)
@@ -319,7 +319,7 @@ def _restore_disks(
         writingback.copy_back(host.lvm, disks, Silent())
         if is_stopped:
             swapping.put_side_files_back(host, record, journal.undo().id, domain)
-        # Of one that is on no memory is to be restored any more, should it be off by the next time.
+        # A domain that is on must not get its memory later, though the next repair find it off.
         phase = Phase.RESTORED if is_stopped else Phase.STARTED
         rollbackjournal.write(host, uuid, journal.reached(phase, host.lvm))
     except SnapvmError as error:

@@ -29,6 +29,7 @@ LIMIT_BYTES = 128 << 20
 those of an ARM board 64 MiB."""
 
 IS_DEVICE = stat.S_ISBLK
+"""What a device is known by; it has a name because tests, which have no devices, use files."""
 _LABEL = "security.selinux"
 
 
@@ -198,7 +199,7 @@ def require_whole(folder: Path, side: SideFile) -> bytes:
 
 
 def set_aside(aside: Path, places: Iterable[SidePlace]) -> None:
-    """Keep what a domain that is off has now; a folder that exists is complete, and stays.
+    """Keep what a domain that stands still or is off has now; a folder that exists is complete.
 
     Raises ``StorageFailed``.
     """

@@ -66,9 +66,9 @@ def running_when_interrupted(host: Host, domain: Domain) -> Iterator[None]:
 
 @contextmanager
 def tried_again(host: Host, domain: Domain, undo: Undo) -> Iterator[None]:
-    """Have a domain that the block could not make run tried once more when it is put back.
+    """If the block could not make the domain run, try it once more when everything is put back.
 
-    What held it, such as a stream, has ended by then.  One that its owner has paused raises no
+    What held it, such as a stream, has ended by then.  A domain that its owner has paused raises no
     ``StuckPaused``, and is left alone.
     """
     try:

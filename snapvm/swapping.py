@@ -91,7 +91,7 @@ def _left(deadline: Deadline, plan: RollbackPlan) -> float:
 
 
 def activate(lvm: Lvm, disks: Iterable[JournalDisk]) -> None:
-    """See that what has the names of the disks has devices, as it need not after a boot."""
+    """Give devices to the volumes that have the disks' names; after a boot they may have none."""
     report = lvm.report()
     named = (report.lv_from_name(disk.vg, disk.name) for disk in disks)
     idle = [volume.ref for volume in named if volume is not None and not volume.is_active]
@@ -133,7 +133,7 @@ def take_side_files_back(host: Host, uuid: DomainUuid, undo_id: SnapshotId, doma
 
 
 def settle(host: Host, set_: str, undo: Record, disks: Collection[JournalDisk]) -> Record:
-    """The bookkeeping after a rollback: former disks become the undo record, clones the disks.
+    """Do the books after a rollback: former disks become the undo record, clones the disks.
 
     May be run again from wherever it stopped.  Returns the undo record as it is in the catalog,
     unless all of it was deleted since; the journal is still there.  Raises ``DiskMissing``: what
@@ -193,7 +193,7 @@ def _shelve(lvm: Lvm, report: Report, undo: Record) -> None:
 
 
 def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRecord:
-    """The snapshot made in the exchange has got its uuid by now, and is no work in progress."""
+    """Make the snapshot of a thick disk's present a kept one, and note the uuid that it has now."""
     kept = writingback.present_of(report, set_, disk.volume)
     if kept is None:
         what = "the former contents of disk %s are not kept: %s is gone"
@@ -211,8 +211,8 @@ def _keep_thick(lvm: Lvm, report: Report, set_: str, disk: DiskRecord) -> DiskRe
 def _hand_over(lvm: Lvm, report: Report, set_: str, disks: Collection[JournalDisk]) -> None:
     """Make the clones ordinary disks: our tags off, the user's own tags on.
 
-    The tags go last, for what has none of ours was handed over already, or is somebody else's.  In
-    one command those that get the same tags: each has to read the groups.
+    The tags go last, for what has none of ours was handed over already, or is somebody else's.
+    Disks that get the same tags share a command, since each command has to read the groups.
     """
     clones = [
         (disk, clone)
@@ -247,7 +247,7 @@ def start_again(
         image = host.catalog.path(record, record.memory.file)
         channels = images.channels(record.memory)
         progress.phase(f"restoring the memory of {domain.name}")
-        # Several who read it are in no one place.
+        # Several threads read in several places: no single number says how far they are.
         with imagereading.shown(progress if channels == 1 else Silent(), image):
             host.hypervisor.restore(domain, image, paused=paused, channels=channels)
     elif planning.is_started(domain, record):

@@ -237,5 +237,5 @@ def mark_complete(host: Host, record: Record) -> None:
             add=[argv.role_tag(Role.OK)],
             remove=[argv.role_tag(Role.NEW)],
         )
-    except SnapvmError as error:  # a host without room for one more process lacks it
+    except SnapvmError as error:  # whatever it is: the snapshot is whole
         log.warning("the volumes of %s are still tagged as unfinished: %s", record.ref, error)

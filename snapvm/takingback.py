@@ -88,7 +88,7 @@ def mending(report: Report, disks: Iterable[JournalDisk], error: SnapvmError) ->
 
 
 def give_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], progress: Progress) -> None:
-    """Have a domain that is off have its former disks again, thick ones from what is kept of them.
+    """Give a domain that is off its former disks again, thick ones from what is kept of them.
 
     May be done again.  Raises as ``writingback.copy_back`` and ``put_names_back`` do.
     """
@@ -148,7 +148,8 @@ def have_moved(
 ) -> bool:
     """Tell whether a domain that is on has been started on a clone: the former one is gone then.
 
-    That one would hold the former disk open, which no name of it changes; but in another boot.
+    The former domain would hold the former disk open, whatever its name.  In another boot of the
+    host any domain that is on has been started since.
     """
     for disk in disks:
         clone = report.lv_from_name(disk.vg, disk.name)
@@ -161,7 +162,7 @@ def have_moved(
 
 
 def renew_clones(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], undo: Record) -> None:
-    """Have new clones for those that a domain, which is off, spoiled; may be done again."""
+    """Put new clones in the place of those that a domain, now off, spoiled; may be done again."""
     whose = {str(kept.volume.uuid): belonging.of(undo, kept.target) for kept in undo.disks}
     thin = [disk for disk in disks if not disk.is_thick]
     put_names_back(lvm, set_, thin)

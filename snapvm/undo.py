@@ -36,10 +36,11 @@ class Undo:
     A step is added *before* its deed and so must be harmless when the deed never happened.  When
     the block fails every step runs, the newest first, out of reach of Ctrl-C; a step that fails
     does not stop the others.  What could not be put back is named by ``LeftBehind``, raised
-    ``from`` the error that began it; but a failure that says what the domain needs is what the user
-    has to read, whether it began it or a step met it.  A journal stays then, for it says what there
-    is to repair.  With ``NameUnclear`` it stays too, and so does every part of what got the name,
-    for nobody knows whether the next boot of the host finds it complete.
+    ``from`` the error that began it.  But a failure that says what the domain needs (exit status 8)
+    comes first, whether it was that error or met by a step: the user has to read it.  In all these
+    cases a journal stays, for it says what there is to repair.  With ``NameUnclear`` it stays too,
+    and so does every part of what got the name, for nobody knows whether the next boot of the host
+    finds it complete.
     """
 
     def __init__(self) -> None:

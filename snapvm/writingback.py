@@ -23,7 +23,7 @@ from snapvm.refusals import RecordUnusable, VolumeRefused
 from snapvm.rollbackjournal import JournalDisk
 
 _LOOK_SECONDS = 1.0
-"""What a report may take at least, when all else is done in the last moment."""
+"""The least time that a report gets, even where hardly any of the window's is left."""
 
 
 def known_before(lvm: Lvm, plan: RollbackPlan) -> Report:
@@ -99,7 +99,7 @@ def write_back(
             raise StorageFailed(path=str(snapshot.ref), why=why)
         lvm.copy_back(snapshot.ref, current.ref, progress)
     except StorageFailed:
-        # A boot may be what follows, after which nobody else may know that it is lost.
+        # A boot may be what follows, after which LVM itself may not know that it is lost.
         with suppress(SnapvmError):
             lvm.mark_lost(lvm.report())
         raise

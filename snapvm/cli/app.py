@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
 def _to_be_told(error: SnapvmError) -> SnapvmError:
     """Return what a command ends with: a signal hides nothing that somebody has to see to.
 
-    It may come when that is on its way here, as while the bar of progress is taken away.
+    It may come while such a failure is on its way here, and the progress bar is being taken away.
     """
     before = error.__context__ if isinstance(error, Interrupted) else None
     while before is not None:

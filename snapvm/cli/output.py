@@ -116,7 +116,7 @@ def err(text: str) -> None:
 
 
 def draw(text: str, stream: TextIO) -> None:
-    """Write to ``stream``, which is standard error, as ``err`` does; ``rich`` may be before it."""
+    """Write to ``stream`` as ``err`` does: standard error, or what rich has put in its place."""
     if _Aside.write is not None:
         _Aside.write(text)
         return

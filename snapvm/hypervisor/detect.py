@@ -9,20 +9,20 @@ from snapvm.hypervisor.base import Hypervisor
 from snapvm.process import Runner
 from snapvm.settings import Settings
 
-XEN_CAPABILITIES = Path("/proc/xen/capabilities")
+_XEN_CAPABILITIES = Path("/proc/xen/capabilities")
 
 
-def is_xen_host(capabilities: Path = XEN_CAPABILITIES) -> bool:
+def _is_xen_host() -> bool:
     """Tell whether this is a Xen control domain (xenfs: "control_d")."""
     try:
-        return "control_d" in capabilities.read_text()
+        return "control_d" in _XEN_CAPABILITIES.read_text()
     except OSError:
         return False
 
 
 def load_driver() -> Callable[[Settings, Runner], Hypervisor]:
     """Import the driver of this host and return what opens it; contacts nobody."""
-    if is_xen_host():
+    if _is_xen_host():
         # heavy: a fifth of what a command imports, and a host needs only one of the two drivers
         from snapvm.hypervisor import xen
 

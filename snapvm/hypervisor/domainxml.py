@@ -284,14 +284,14 @@ def cpu_element(definition: str) -> str:
 
 
 def withheld_kib(definition: str) -> int:
-    """Return how much of a domain's memory its guest is not offered, nor has: of a virtio-mem.
+    """Return how much memory of virtio-mem devices is neither offered to a guest nor used by it.
 
     libvirt counts it as the domain's.  QEMU neither reserves nor saves it, and its guest takes it
     when it is offered more.
     """
-    withheld = 0
     if "virtio-mem" not in definition:
-        return withheld
+        return 0
+    withheld = 0
     for target in parse(definition).iterfind("./devices/memory[@model='virtio-mem']/target"):
         size, requested, current = (
             int(text) if re.fullmatch("[0-9]{1,18}", text) else 0

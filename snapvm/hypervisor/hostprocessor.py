@@ -1,9 +1,10 @@
-"""Check what a guest has seen of this host's processor, where it is given all of it.
+"""Check that this host's processor still has what a guest that was given all of it has seen.
 
-Of a domain with ``<cpu mode='host-passthrough'>`` neither libvirt nor QEMU knows what that was:
-nothing of it is in a memory image, and whatever there is now is taken in silence.  The guest has
-looked long ago, and uses what a new microcode, kernel or BIOS may have taken away.  So a record
-tells.  With KVM ``maximum`` is the same (libvirt, docs/formatdomain, "CPU model and topology").
+A memory image does not say what the processor of a domain with ``<cpu mode='host-passthrough'>``
+was, and libvirt and QEMU restore it on whatever there is now, in silence.  The guest looked long
+ago, and goes on using what a new microcode, kernel or BIOS may have taken away.  So the record of a
+snapshot says it.  With KVM ``maximum`` is the same (libvirt, docs/formatdomain, "CPU model
+and topology").
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _BETWEEN_WORDS: Final = str.maketrans(".-", "__")
 
 
 def of_guest(domain: Domain) -> str:
-    """Return the vendor and the features that a domain sees, between spaces; empty if not all.
+    """Return the vendor and the features of the processor, for a domain that sees all; else none.
 
     libvirt itself knows of any other domain what its processor has (`libvirtprocessor`).
     """
@@ -56,9 +57,9 @@ def of_guest(domain: Domain) -> str:
 
 
 def require(domain: Domain, then: str) -> None:
-    """Raise ``DomainRefused`` when a guest has seen ``then`` what the processor here has not.
+    """Raise ``DomainRefused`` when the processor here lacks something of what a guest saw ``then``.
 
-    Empty, as in records of older versions, it is not checked, nor where the kernel does not tell.
+    Nothing is checked where that is empty, as in older records, or the kernel does not tell.
     """
     here = _here()
     lacking = sorted(set(then.split()) - here)

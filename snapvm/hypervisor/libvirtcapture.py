@@ -110,7 +110,7 @@ class ExternalCapture:
         """Do nothing: the memory is in the image before the pause."""
 
     def give_up(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: ``arm`` does not wait for anything."""
 
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: libvirt has closed the image."""

@@ -41,8 +41,8 @@ ALIVE_SECONDS = 20
 """A libvirtd of which nothing is heard for so long is asked whether it is there."""
 ALIVE_COUNT = 5
 """A libvirtd that hangs (its event loop, not a job) has lost the connection after 120 s: that is
-``ALIVE_SECONDS`` times one more than this.  Much longer than a busy host keeps it waiting, for what
-it was asked for it would still do when it goes on.
+``ALIVE_SECONDS`` times one more than this.  It is much longer than a busy host keeps a libvirtd
+waiting: one that was given up would still do what it was asked for once it goes on.
 """
 # Flags of virDomainGetXMLDesc (libvirt/libvirt-domain.h).
 XML_SECURE, XML_INACTIVE, XML_MIGRATABLE = 1, 2, 8
@@ -147,9 +147,9 @@ def _require_local(connection: Any, uri: str) -> None:
 def _opened(uri: str) -> Any:
     """Connect; raise ``LibvirtFailed``, and ``TimeoutError`` for a libvirtd that hangs.
 
-    libvirt itself would wait for ever, and the main thread could not be interrupted.  So it would
-    with calls on the open connection, unless it sends messages that keep it alive; our event loop
-    has to run for that (libvirt-host.c, virConnectSetKeepAlive).
+    libvirt itself would wait for ever, and the main thread could not be interrupted.  Calls on the
+    open connection would wait for ever, too, but for messages that find out whether it is alive;
+    our event loop has to run for those (libvirt-host.c, virConnectSetKeepAlive).
     """
 
     def ask() -> Any:

@@ -1,7 +1,7 @@
-"""Start and end a libvirt domain though libvirtd be restarted meanwhile.
+"""Start and end a libvirt domain, even if libvirtd is restarted meanwhile.
 
-It does not answer any more then, perhaps since its package was upgraded, and may have done all the
-same what it was asked for.  Then the domain itself tells.
+A libvirtd that is restarted, perhaps because its package is upgraded, does not answer the call that
+it was given, but may have done what it was asked for.  Then the state of the domain tells.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def watched(link: Link, domain: Domain, deed: str, *, paused: bool) -> Iterator[
 def end(link: Link, domain: Domain) -> None:
     """End a domain at once; harmless when it is off.  Raises ``DomainFailed``.
 
-    Another libvirtd is asked once more, and ends no other run of the domain than the one there was.
+    After a restart libvirtd is asked once more, and ends only the same run of the domain.
     """
     with doing("ended", domain):
         try:

@@ -7,10 +7,10 @@ class Memoryless:
     """The part of a ``Capture`` that is about memory, for one that captures none."""
 
     def arm(self) -> None:
-        """There is no memory to arm for."""
+        """Do nothing: there is no memory to write."""
 
     def give_up(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: ``arm`` does not wait for anything."""
 
     def drain(self) -> None:
-        """There is no memory."""
+        """Return None: there is no image."""

@@ -154,7 +154,7 @@ class SuspendRequest:
     def _withdraw(self) -> bool:
         """Withdraw the request; return False when the guest has just accepted it.
 
-        Also for one that writes there all the time, of which nobody can tell whether it has.
+        So for a guest that writes there all the time: nobody can tell whether it has accepted.
         """
         try:
             is_withdrawn = self._store.replace(self._path, _SUSPEND, "")

@@ -58,7 +58,7 @@ def of(record: Record, target: str) -> Belonging:
     )
 
 
-def tag(belonging: Belonging) -> tuple[str, ...]:
+def record_tags(belonging: Belonging) -> tuple[str, ...]:
     """Return the tags that say it; none for a disk whose name LVM would refuse."""
     if not _LEGAL.match(belonging.target) or "/" in belonging.target:
         return ()
@@ -79,24 +79,24 @@ def tags(set_: str, origin: LvRef, role: Role, whose: Belonging) -> tuple[str, .
     """Return all tags of a volume: what it is, and whose, should its record ever be lost."""
     here = hostid.now()
     host = (f"{_HOST}{here}",) if here else ()
-    return (*argv.tags(set_, origin, role), *tag(whose), *host)
+    return (*argv.tags(set_, origin, role), *record_tags(whose), *host)
 
 
-def written(tags: Iterable[str]) -> tuple[str, ...]:
+def written(its_tags: Iterable[str]) -> tuple[str, ...]:
     """Return those of the tags of a volume that say whose it is, nonsense or not."""
-    return tuple(sorted(tag for tag in tags if tag.startswith((_PREFIX, _HOST, _ORDER))))
+    return tuple(sorted(tag for tag in its_tags if tag.startswith((_PREFIX, _HOST, _ORDER))))
 
 
-def is_of_another_host(tags: Iterable[str]) -> bool:
+def is_of_another_host(its_tags: Iterable[str]) -> bool:
     """Tell whether the tags of a volume say that another host made it; no when they do not say."""
-    hosts = (tag.removeprefix(_HOST) for tag in tags if tag.startswith(_HOST))
+    hosts = (tag.removeprefix(_HOST) for tag in its_tags if tag.startswith(_HOST))
     return any(map(hostid.is_another, hosts))
 
 
-def read(tags: Iterable[str]) -> Belonging | None:
+def read(its_tags: Iterable[str]) -> Belonging | None:
     """Return what the tags of a volume say; None when they say nothing, or nonsense."""
-    tags = tuple(tags)
-    match = next(filter(None, map(_TAG.match, tags)), None)
+    found = tuple(its_tags)
+    match = next(filter(None, map(_TAG.match, found)), None)
     if match is None or not naming.is_id(match["id"]):
         return None
     created = naming.moment(match["stamp"])
@@ -109,7 +109,7 @@ def read(tags: Iterable[str]) -> Belonging | None:
         target=match["target"],
         disks=int(match["disks"]),
         created=created,
-        order=next(filter(None, map(_order_in, tags)), ""),
+        order=next(filter(None, map(_order_in, found)), ""),
     )
 
 

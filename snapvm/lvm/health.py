@@ -34,7 +34,7 @@ class VolumeState(StrEnum):
 _USELESS = frozenset(
     {VolumeState.MERGING, VolumeState.UNUSABLE, VolumeState.LOST, VolumeState.GONE}
 )
-"""In one of them a snapshot cannot be gone back to; of others that is not known, or not so."""
+"""In these a snapshot surely cannot be gone back to; in the others it can, or nobody knows."""
 _BADNESS = {state: number for number, state in enumerate(VolumeState)}
 
 

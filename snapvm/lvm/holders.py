@@ -36,7 +36,7 @@ def of(
 ) -> tuple[Holder, ...]:
     """Return what lies on a volume; on one that is not active there is nothing.
 
-    ``number`` is that of its device, where LVM has told it: else its name leads there.
+    ``number`` is that of its device, where LVM has told it; else the device is found by its name.
     """
     number = number or device.number(volume.path)
     if number is None:

@@ -80,7 +80,7 @@ class LogicalVolume:
     def is_ours(self) -> bool:
         """Whether snapvm made it, in this group.
 
-        What its tags say was made in another one is somebody's copy, as of a snapshot of a SAN.
+        If its tags say that it was made in another, it is a copy, such as one by a SAN's snapshot.
         """
         if argv.TAG_OURS not in self.tags:
             return False

@@ -251,8 +251,8 @@ def activating(volume: LogicalVolume) -> str:
 def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
 
-    That may be so for hours, or until the next start of a domain; what has been begun to delete
-    would keep every other command from it so long.
+    That may be so for hours, or until the next start of a domain.  A delete that has been begun and
+    cannot be finished would keep every other command from the domain for as long.
     """
     _check_group_name(report, volume)
     if volume.is_locked:
@@ -292,10 +292,10 @@ def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
 
 
 def check_replaceable(report: Report, current: LogicalVolume) -> None:
-    """What is current is written over, or made read-only and inactive itself.
+    """Raise ``VolumeRefused`` for a disk that LVM would not let a rollback replace or write over.
 
-    Raises ``VolumeRefused`` where LVM would refuse that; what is lost that nobody can have again
-    below a domain is logged.
+    A thick disk is written over; a thin one is made read-only and inactive.  Only warned of is a
+    fixed device number, which the replacement cannot get while the domain runs on it.
     """
     if not current.is_writable:
         raise VolumeRefused(

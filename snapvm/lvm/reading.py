@@ -125,7 +125,7 @@ def in_full(failure: CommandFailed) -> CommandFailed:
 
 
 def unread_groups(failure: CommandFailed) -> tuple[str, ...]:
-    """Return the groups that an lvs or vgs could not read; of all others it has reported then.
+    """Return the groups that an lvs or vgs could not read; it has reported all others then.
 
     Such as one that another version of LVM has written (lvm2, tools/toollib.c,
     _process_lv_vgnameid_list).

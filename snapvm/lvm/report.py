@@ -81,9 +81,10 @@ class Report:
         return next(iter(said), None)
 
     def heirs(self, ref: LvRef) -> tuple[LogicalVolume, ...]:
-        """Return the volumes that may be what a volume has become, and may be copies of it.
+        """Return what a volume may have become: those of its uuid in other groups, or copies of it.
 
-        A group of which others are shown to be copies has no heir among those.
+        While its own group is there too, the groups that share uuids with that are copies for sure,
+        and are left out.
         """
         found = [v for v in self._by_uuid.get(ref.uuid, ()) if v.vg_uuid != ref.vg_uuid]
         if not found:
@@ -95,9 +96,9 @@ class Report:
     def _lv_by_names(self, uuid: LvUuid, vg: str) -> LogicalVolume | None:
         """Return the volume of this uuid that was in group ``vg``, or None when it is gone.
 
-        The group may have another name by now; but not while there is a copy of it on this host,
-        whose volumes have the same uuids: then only the name tells which group is meant.  Raises
-        ``VolumeRefused`` when none has it, or two.
+        The group may have another name by now.  But while a copy of it is on this host, whose
+        volumes have the same uuids, only the name tells which of the two is meant.  Raises
+        ``VolumeRefused`` when no group has that name then, or two have it.
         """
         found = self._by_uuid.get(uuid, [])
         named = [volume for volume in found if volume.vg == vg]
@@ -117,7 +118,7 @@ class Report:
         )
 
     def decides(self, ref: LvRef) -> bool:
-        """Tell whether it alone says of a volume that it is there, or gone."""
+        """Tell whether it is enough to say that a volume is there, or that it is gone."""
         if ref.vg_uuid:
             return self.shows(ref)
         return ref.uuid in self._by_uuid or self.shows(ref)

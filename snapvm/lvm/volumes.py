@@ -39,8 +39,9 @@ _UNARCHIVED = (
     "Couldn't create temporary archive name",
     "Cannot archive volume group metadata",
 )
-"""What LVM says where it cannot write into /etc/lvm: of a file that cannot be made, as without an
-inode, not the reason; and of a file system that has become read-only (lvm2, lib/format_text)."""
+"""What LVM says where it cannot write into /etc/lvm: that there is no room; that a file cannot be
+made, without the reason, which may be a want of inodes; and what it says on a file system that has
+become read-only (lvm2, lib/format_text)."""
 _LATE_SECONDS = 10.0
 """How long an lvm that was given up is waited for once more, when what it made is removed."""
 
@@ -285,7 +286,7 @@ class Lvm:
     def outlast(self, vg: str) -> None:
         """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
 
-        What a group holds is not to be judged before: it may change as they were told.
+        Before they have ended nobody can judge what the group holds: they may yet change it.
         """
         have_ended = all(talk.ended(_LATE_SECONDS) for talk in self._late.get(vg, ()))
         if not have_ended or vg in self._given_up:

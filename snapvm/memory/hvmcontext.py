@@ -15,7 +15,7 @@ _END, _HEADER, _CPU = 0, 1, 2
 
 
 def vcpus(context: bytes) -> frozenset[int]:
-    """Return the vCPUs whose state is in a context; raise ``ValueError`` for half a one."""
+    """Return the vCPUs whose state is in a context; raise ``ValueError`` when it is cut short."""
     found: set[int] = set()
     at, is_first = 0, True
     while at + _PART.size <= len(context):

@@ -130,7 +130,7 @@ def read_p2m(
 def require_published(roots: P2mRoots, *, origin: str) -> None:
     """Raise `BadImage` when the guest's kernel does not tell where its p2m is.
 
-    Such as one that is never to be saved, as of a unikernel, or one that boots.
+    That of a unikernel, which is never to be saved, may not; nor does one that is just booting.
     """
     if not roots.cr3 and roots.frame_list_list_mfn in _NOWHERE:
         why = "the guest's kernel does not tell where its table of frames is"

@@ -38,7 +38,7 @@ class PageDigests:
         return differs
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
     def _of(self, pages: Pages) -> npt.NDArray[np.uint64]:
         found = xxh64.digests(np.ascontiguousarray(pages).data.cast("B"), FRAME_BYTES, self._seed)

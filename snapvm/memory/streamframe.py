@@ -58,7 +58,7 @@ class StreamFrame:
 
 
 def _restored_frames(path: Path) -> int:
-    """Return ``WrittenImage.restored_frames`` of an image; raise ``BadImage`` for half a one."""
+    """Return ``WrittenImage.restored_frames`` of an image; raise ``BadImage`` for one cut short."""
     seen = _Frames()
     with xenimage.open_image(path) as image:
         for record in image.records(with_pages=False):

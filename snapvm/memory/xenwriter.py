@@ -11,6 +11,7 @@ are a `ValueError`, a bug of the caller.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
@@ -139,7 +140,7 @@ class ByteSink:
         breaks = np.flatnonzero(is_empty[1:] != is_empty[:-1]) + 1
         for run in np.split(np.arange(len(pages)), breaks):
             if len(run) and is_empty[run[0]]:
-                self._stream.seek(len(run) * FRAME_BYTES, 1)
+                self._stream.seek(len(run) * FRAME_BYTES, os.SEEK_CUR)
             elif len(run):
                 self.write(pages[run[0] : run[-1] + 1].reshape(-1).data)
 

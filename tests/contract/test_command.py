@@ -223,7 +223,7 @@ def test_a_pipe_gets_no_colour_and_a_terminal_does(
     put_record(tmp_path, disks_only("undo-1", kind=RecordKind.UNDO))
     environment = {**environment, "COLUMNS": "120"}  # HEALTH is `unknown` where there is no lvm
     assert "\x1b" not in run(*SNAPVM, "list", env=environment).stdout
-    status, shown = on_terminal([*SNAPVM, "list"], {**environment, "COLUMNS": "120"})
+    status, shown = on_terminal([*SNAPVM, "list"], environment)
     assert status == 0
     assert "\x1b[" in shown
     assert "─" in shown

@@ -51,7 +51,7 @@ def test_a_case_tried_again_counts_once(tmp_path: Path) -> None:
     ],
     ids=["guard", "told late", "ran already", "off", "nobody", "no window"],
 )
-def test_when_it_stood(
+def test_when_it_stood_still_and_ran_again_is_told(
     events: list[tuple[float, str]], stood: bool, ran_after_ms: float | None
 ) -> None:
     story = Story(events)

@@ -52,7 +52,7 @@ def test_every_verb_has_its_json_in_the_page() -> None:
 
 
 def test_check_fails_for_another_page(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = generator()
     assert made.main(["--check"]) == 0

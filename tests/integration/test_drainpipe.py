@@ -232,7 +232,7 @@ def test_a_filter_stands_between(tmp_path: Path) -> None:
 
 
 @needs_zstd
-def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> None:
+def test_what_stops_a_filter_is_told_and_the_stream_goes_on() -> None:
     with Drainpipe(os.open("/dev/full", os.O_WRONLY), ZSTD) as pipe:
         qemu = os.dup(pipe.writer)
         pipe.close_writer()
@@ -245,7 +245,7 @@ def test_what_stops_a_filter_is_told_and_the_stream_goes_on(tmp_path: Path) -> N
 
 @needs_zstd
 def test_a_python_that_was_built_upon_an_old_glibc_compresses_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was a bug with uv's Python, which lacks a function and begins no session."""
     spawn = os.posix_spawn

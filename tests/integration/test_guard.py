@@ -142,7 +142,7 @@ def test_its_standard_streams_are_not_snapvms(tmp_path: Path) -> None:
     assert (tmp_path / "links").read_text() == os.devnull
 
 
-def test_one_that_dies_is_no_guard(tmp_path: Path) -> None:
+def test_one_that_dies_is_no_guard() -> None:
     with (
         pytest.raises(HostLacks, match="a guard process that works"),
         standing_by(lambda _: os.kill(os.getpid(), signal.SIGKILL)) as guard,
@@ -151,7 +151,7 @@ def test_one_that_dies_is_no_guard(tmp_path: Path) -> None:
         guard.wait_until_ready()
 
 
-def test_one_that_fails_is_no_guard(tmp_path: Path) -> None:
+def test_one_that_fails_is_no_guard() -> None:
     def stand(_: Post) -> None:
         raise RuntimeError
 
@@ -163,7 +163,7 @@ def test_one_that_fails_is_no_guard(tmp_path: Path) -> None:
         guard.wait_until_ready()
 
 
-def test_it_says_why_it_cannot_watch(tmp_path: Path) -> None:
+def test_it_says_why_it_cannot_watch() -> None:
     """Of a host without a hypervisor: the reason goes to the user in one line."""
 
     def stand(post: Post) -> None:
@@ -178,7 +178,7 @@ def test_it_says_why_it_cannot_watch(tmp_path: Path) -> None:
         guard.wait_until_ready()
 
 
-def test_crash_points_are_not_its(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_points_are_not_its(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crashpoint, "_wanted", "before deed 1")
 
     def stand(post: Post) -> None:

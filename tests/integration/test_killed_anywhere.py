@@ -19,30 +19,21 @@ import pytest
 from snapvm import checking, consistency
 from snapvm.attention import LeftOff
 from snapvm.consistency import TakeRequest
-from snapvm.model import DiskRecord, DomainState, Record, RecordKind, SideKind, SidePlace, Silent
+from snapvm.model import DiskRecord, DomainState, RecordKind, SideKind, SidePlace, Silent
 from tests.fakes.instants import Instant, instants_of, interrupted_at
 from tests.fakes.mortal import Command, become, interrupt_at, kill_at, points_of, state_of
-from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, Scene, make_scene
+from tests.fakes.verbs import KEPT, delete, records, repair, take, take_and_stop
 from tests.unit.deeds import use
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
-KEPT = "kept"
 KEPT_AT = 5
 """What memory and disks held when the snapshot was taken that every scene begins with."""
 NOW = 8
 
 
-def take(scene: Scene) -> object:
-    return consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="dying"), Silent())
-
-
 def take_quiesced(scene: Scene) -> object:
     request = TakeRequest(domain=DOMAIN, name="dying", quiesce=True)
-    return consistency.take(scene.host, request, Silent())
-
-
-def take_and_stop(scene: Scene) -> object:
-    request = TakeRequest(domain=DOMAIN, name="dying", stop=True, quiesce=True)
     return consistency.take(scene.host, request, Silent())
 
 
@@ -53,15 +44,6 @@ def roll_back(scene: Scene) -> object:
 def undo(scene: Scene) -> object:
     """Go back to what a rollback kept; the first one of two when it was killed half-way."""
     return _go_back(scene, next(id_ for id_ in scene.ids() if id_.startswith("undo-")))
-
-
-def delete(scene: Scene) -> object:
-    consistency.delete(scene.host, _records(scene), Silent())
-    return None
-
-
-def repair(scene: Scene) -> object:
-    return consistency.repair_all(scene.host, None, Silent())
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +63,8 @@ VERBS: dict[str, Command] = {
 
 
 def _go_back(scene: Scene, id_: str) -> object:
-    record = next(record for record in _records(scene) if record.id == id_)
+    record = next(record for record in records(scene) if record.id == id_)
     return consistency.rollback(scene.host, record, paused=False, progress=Silent())
-
-
-def _records(scene: Scene) -> list[Record]:
-    return [e for e in scene.host.catalog.entries(UUID) if isinstance(e, Record)]
 
 
 def begun(folder: Path, verb: str, kind: str) -> Scene:
@@ -123,14 +101,14 @@ def problems(scene: Scene) -> Iterator[str]:
             yield f"memory {scene.machine.count}, disks {scene.disk_data()}"
     yield from _spoiled_records(scene)
     ours = {f"{v.vg}/{v.name}" for v in scene.lvm.volumes if "snapvm=1" in v.tags}
-    known = {f"{d.snapshot.vg}/{d.snapshot.lv}" for r in _records(scene) for d in r.disks}
+    known = {f"{d.snapshot.vg}/{d.snapshot.lv}" for r in records(scene) for d in r.disks}
     if ours != known:
         yield f"volumes {ours ^ known}"
 
 
 def _spoiled_records(scene: Scene) -> Iterator[str]:
     """Yield the records whose disks are not of one instant, or not of theirs."""
-    for record in _records(scene):
+    for record in records(scene):
         found = [_data(scene, disk) for disk in record.disks]
         found += [
             scene.host.catalog.path(record, side.file).read_text() for side in record.side_files
@@ -180,7 +158,7 @@ def test_its_owner_may_use_it_before_that(tmp_path: Path, kind: str, deaths: int
         state, data = scene.hypervisor.state_of(DOMAIN), scene.disk_data()
         if state is DomainState.RUNNING and data != [str(scene.machine.count)] * 2:
             wrong.append(f"{point}: memory {scene.machine.count}, disks {data}")
-        kept = [[_data(scene, d) for d in r.disks] for r in _records(scene) if r.id != KEPT]
+        kept = [[_data(scene, d) for d in r.disks] for r in records(scene) if r.id != KEPT]
         is_half = half <= points.index(point) < whole
         if not is_half and [newest] * 2 not in (data, *kept):
             wrong.append(f"{point}: {newest} is nowhere, disks {data}")

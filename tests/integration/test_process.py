@@ -94,7 +94,7 @@ def test_what_is_not_killed_has_ended_when_the_interruption_is_raised(tmp_path: 
     assert mark.exists()
 
 
-def test_nor_is_it_waited_for_endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_killed_is_not_waited_for_endlessly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GOODBYE_SECONDS", 0.2)
     threading.Timer(0.2, ctrl_c).start()
     with pytest.raises(CommandTimedOut) as failed, watched():

@@ -151,7 +151,7 @@ def test_what_it_was_is_kept_until_it_starts(forgotten: Scene) -> None:
     assert len(forgotten.ids()) == 2 and forgotten.host.catalog.leftovers(UUID) == ()
 
 
-def test_or_until_its_owner_has_started_it(forgotten: Scene) -> None:
+def test_what_it_was_is_kept_until_its_owner_has_started_it(forgotten: Scene) -> None:
     revive(forgotten)
     known = forgotten.hypervisor.forgotten[DOMAIN].domain
     forgotten.hypervisor.start(known, paused=False)

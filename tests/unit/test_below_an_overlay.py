@@ -87,7 +87,7 @@ def test_nothing_goes_back_below_what_another_domain_has_upon_it(
     roll_back(scene, record)
 
 
-def test_nor_in_a_group_that_has_another_name_by_now(scene: Scene) -> None:
+def test_nothing_goes_back_below_an_overlay_in_a_group_of_another_name(scene: Scene) -> None:
     """Overlays were looked for upon the former name alone, and the disk below them went back."""
     record = take_at_five(scene, with_memory=False)
     scene.lvm.rename_group("vg1", "renamed")

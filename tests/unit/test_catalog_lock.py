@@ -35,7 +35,7 @@ def test_the_lock_is_held_where_nothing_can_be_written(catalog: Catalog) -> None
         pytest.fail("locked twice")
 
 
-def test_one_at_a_time(catalog: Catalog) -> None:
+def test_one_at_a_time_works_on_a_domain(catalog: Catalog) -> None:
     with catalog.locked(UUID, "demo"):
         with pytest.raises(Locked, match=f"process {os.getpid()}"), catalog.locked(UUID, "demo"):
             pytest.fail("locked twice")

@@ -131,7 +131,7 @@ def test_a_xen_domain_that_was_created_anew_is_the_same_machine(scene: Scene) ->
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
-def test_another_machine_of_that_name_is_not(scene: Scene) -> None:
+def test_another_machine_of_that_name_is_not_taken_for_it(scene: Scene) -> None:
     scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)

@@ -48,7 +48,7 @@ def test_chunks_that_lvm_takes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "48K", "2K", "1M", "64", "full", "12%"])
-def test_chunks_that_it_does_not(text: str) -> None:
+def test_chunks_that_lvm_does_not_take(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         cowsize.parse_chunk(text)
 

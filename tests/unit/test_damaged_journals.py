@@ -74,7 +74,7 @@ def test_a_damaged_one_of_a_rollback_is_told_of_and_nothing_is_done(scene: Scene
 @pytest.mark.parametrize(
     ("key", "value"), [("kind", "thik"), ("tags", "backup"), ("not_at_boot", "no")]
 )
-def test_nor_is_anything_done_for_a_disk_that_is_not_told_of_as_disks_are(
+def test_nothing_is_done_for_a_disk_that_is_not_told_of_as_disks_are(
     scene: Scene, key: str, value: str
 ) -> None:
     """A thick disk of an unknown kind was not written back, and said to be the snapshot's."""

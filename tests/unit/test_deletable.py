@@ -49,7 +49,9 @@ def test_a_delete_makes_room_where_lvm_has_none_for_its_own_files(
 
 
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])
-def test_so_does_a_take_that_fails_for_want_of_it(tmp_path: Path, thick: tuple[str, ...]) -> None:
+def test_a_take_that_fails_for_want_of_room_leaves_nothing(
+    tmp_path: Path, thick: tuple[str, ...]
+) -> None:
     scene = make_scene(tmp_path, thick=thick)
     names = scene.lvm.names()
 
@@ -67,7 +69,7 @@ THICK = pytest.mark.parametrize("thick", [(), ("vg1",)], ids=["thin", "mixed"])
 
 
 @THICK
-def test_a_rollback_needs_none_for_the_names_of_the_disks(
+def test_a_rollback_needs_no_room_for_the_names_of_the_disks(
     tmp_path: Path, thick: tuple[str, ...]
 ) -> None:
     """Another domain's image filled it meanwhile: the disks were left without their names."""
@@ -90,7 +92,7 @@ def test_a_rollback_needs_none_for_the_names_of_the_disks(
 
 
 @THICK
-def test_nor_does_a_delete_after_a_rollback_that_was_killed(
+def test_a_delete_after_a_rollback_that_was_killed_needs_no_room(
     tmp_path: Path, thick: tuple[str, ...]
 ) -> None:
     """It finishes that first, and so could never make room."""
@@ -219,7 +221,9 @@ def test_a_snapshot_that_somebody_made_a_disk_of_is_not_deleted(tmp_path: Path) 
     assert "vg1/demo-d1.x" not in scene.lvm.names()
 
 
-def test_nor_is_it_an_orphan_when_its_record_is_lost(tmp_path: Path) -> None:
+def test_a_snapshot_that_is_a_disk_by_now_is_no_orphan_when_its_record_is_lost(
+    tmp_path: Path,
+) -> None:
     scene = make_scene(tmp_path)
     record = take(scene, "x")
     take(scene, "y")

@@ -77,7 +77,7 @@ def test_a_volume_of_another_pool_that_is_built_upon_one_keeps_it(
     consistency.delete(scene.host, chosen, Silent())
 
 
-def test_a_clone_in_its_own_pool_does_not(tmp_path: Path) -> None:
+def test_a_clone_in_its_own_pool_does_not_keep_a_snapshot(tmp_path: Path) -> None:
     """It shares blocks, and needs no origin."""
     scene = make_scene(tmp_path)
     record = take(scene)

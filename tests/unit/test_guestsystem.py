@@ -216,7 +216,9 @@ def test_a_guest_that_comes_back_frozen_needs_attention(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("is_repair", [False, True], ids=["rollback", "repair"])
-def test_so_it_does_where_the_bookkeeping_fails_too(scene: Scene, is_repair: bool) -> None:
+def test_a_frozen_guest_needs_attention_where_the_bookkeeping_fails_too(
+    scene: Scene, is_repair: bool
+) -> None:
     """The status was 7, and nothing told of the guest, whose programs could not write."""
     record = take(scene)
     if is_repair:

@@ -44,7 +44,7 @@ def recorded(path: Path) -> MemoryRecord:
         ({}, ImageFormat.AUTO, compression.NONE, False),
     ],
 )
-def test_which_layout(
+def test_an_image_is_sparse_where_that_was_asked_for_alone(
     versions: dict[str, str], wanted: ImageFormat, how: compression.Compression, *, sparse: bool
 ) -> None:
     assert images.shall_be_sparse(LIBVIRT, wanted, how, versions) is sparse

@@ -233,7 +233,7 @@ def test_what_an_older_one_did_not_write_has_its_meaning(
     assert read(older) == replace(read(said), **means)
 
 
-def test_nor_has_what_it_did_not_write_of_a_disk() -> None:
+def test_what_an_older_one_did_not_write_of_a_disk_has_its_meaning() -> None:
     said = json.loads(ROLLBACK)
     thin, thick = RollbackJournal.from_dict(said).disks
     for disk in said["disks"]:

@@ -66,7 +66,7 @@ def test_a_name_that_comes_is_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("impatient")
-def test_nor_is_it_by_a_repair(tmp_path: Path) -> None:
+def test_a_repair_does_not_restore_a_domain_upon_the_disk_that_it_left(tmp_path: Path) -> None:
     scene, record = begun(tmp_path)
     former = scene.lvm.named("vg0", "demo-d0")
     die(scene, record, "restore")

@@ -46,7 +46,9 @@ def test_a_snapshot_that_overflows_before_the_domain_is_ended(
     assert scene.machine.count == 8
 
 
-def test_another_snapshot_that_would_overflow_by_then(tmp_path: Path) -> None:
+def test_a_rollback_that_would_overflow_another_snapshot_by_then_is_put_back(
+    tmp_path: Path,
+) -> None:
     scene, record = begun(tmp_path, "vg0", "vg1")
     other = take(scene, "y")
     names = scene.lvm.names()
@@ -301,7 +303,7 @@ def test_what_lvm_does_not_show_for_a_moment_is_not_given_up(
 
 
 @pytest.mark.parametrize("thick", THICK, ids=KINDS)
-def test_nor_is_what_was_current_when_its_group_goes_as_the_domain_is_started(
+def test_what_was_current_is_not_given_up_when_its_group_goes_at_the_start(
     tmp_path: Path, thick: tuple[str, ...]
 ) -> None:
     """The undo record said that it was gone, and no undo was possible once the group was back."""

@@ -63,7 +63,9 @@ def test_in_a_group_that_was_renamed_before_the_record_was_made_anew(scene: Scen
     assert_refused(scene, made_anew(scene, record), NAMES[0])
 
 
-def test_by_a_link_that_leads_elsewhere_by_now(scene: Scene, tmp_path: Path) -> None:
+def test_memory_that_names_its_disk_by_a_link_which_leads_elsewhere_is_refused(
+    scene: Scene, tmp_path: Path
+) -> None:
     """The memory of then came upon a disk of today, which the guest spoilt."""
     link = tmp_path / "disk"
     link.symlink_to(NAMES[0])

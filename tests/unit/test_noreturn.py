@@ -160,7 +160,7 @@ def test_a_repair_that_lvm_does_not_answer_says_that_the_domain_is_off(
     assert_mended(scene)
 
 
-def test_nor_is_one_started_whose_disks_were_being_exchanged(tmp_path: Path) -> None:
+def test_a_domain_whose_disks_were_being_exchanged_is_not_to_be_started(tmp_path: Path) -> None:
     """Its owner has ended it since, and the name of one disk leads to the clone."""
     scene = make_scene(tmp_path)
     record = take_at_five(scene)

@@ -87,7 +87,7 @@ def test_one_whose_bookkeeping_is_done_touches_no_disk(
 @pytest.mark.usefixtures("boot")
 @pytest.mark.parametrize("phase", NOT_BACK)
 @pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUTOFF])
-def test_nor_does_one_whose_undo_was_deleted_since(
+def test_one_whose_undo_was_deleted_since_touches_no_disk(
     long_after: LongAfter, state: DomainState, phase: str
 ) -> None:
     """Nothing says for sure that it has ended; whoever reads what is said knows."""

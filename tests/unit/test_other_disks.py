@@ -73,7 +73,7 @@ def test_what_it_would_be_booted_with_does_not_matter_to_memory(scene: Scene) ->
     rollbackplan.plan(scene.host, undo)
 
 
-def test_nor_beside_a_disk_that_is_no_volume(scene: Scene) -> None:
+def test_a_domain_is_not_started_beside_a_disk_that_is_no_volume(scene: Scene) -> None:
     record = take_at_five(scene, with_memory=False)
     scene.machine.disks += (GuestDisk(target="sdb", device=Path("/dev/sdz")),)
     with pytest.raises(DomainRefused, match="has disk sdb"):
@@ -81,7 +81,7 @@ def test_nor_beside_a_disk_that_is_no_volume(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("target", ["vdc", "vdb"])
-def test_one_that_is_off_is_not_booted_beside_it_either(
+def test_one_that_is_off_is_not_booted_beside_such_a_disk_either(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     """A file is a disk too; whatever is wrong with a disk that goes back is wrong after it."""

@@ -69,7 +69,7 @@ def test_one_that_is_paused_after_a_take_that_left_something_stays_so(
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_nor_does_a_take_that_met_its_owners_pause_forget_whose_it_is(scene: Scene) -> None:
+def test_a_take_that_met_its_owners_pause_does_not_forget_whose_it_is(scene: Scene) -> None:
     hang(scene, "lvremove")
     pause_at(scene, "capture")
     with pytest.raises(SnapvmError):
@@ -106,7 +106,7 @@ def test_only_the_run_that_was_being_captured_is_let_run(scene: Scene, is_other:
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_nor_is_one_after_a_boot_of_the_host(
+def test_a_run_after_a_boot_of_the_host_is_not_let_run(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run may then be called as it was before."""

@@ -127,7 +127,7 @@ def relied_on(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return watched(scene, monkeypatch)
 
 
-def test_neither_is_what_lvm_did_in_the_cache_of_a_disk_alone(
+def test_what_lvm_did_is_not_in_the_cache_of_a_disk_alone(
     scene: Scene, relied_on: set[str]
 ) -> None:
     """LVM does not have a disk empty its cache; a journal on another disk would outlast it."""
@@ -137,7 +137,9 @@ def test_neither_is_what_lvm_did_in_the_cache_of_a_disk_alone(
     assert relied_on == set() and scene.disk_data() == ["10", "10"]
 
 
-def test_nor_is_it_where_a_rollback_is_taken_back(scene: Scene, relied_on: set[str]) -> None:
+def test_what_lvm_did_is_on_the_disk_where_a_rollback_is_taken_back(
+    scene: Scene, relied_on: set[str]
+) -> None:
     """Without the names the domain would be booted from the snapshot, and no journal tell why."""
     record = take_at_five(scene)
     fail_deed(scene, "stop")
@@ -146,7 +148,9 @@ def test_nor_is_it_where_a_rollback_is_taken_back(scene: Scene, relied_on: set[s
     assert relied_on == set() and scene.disk_data() == ["10", "10"]
 
 
-def test_nor_where_a_repair_takes_it_back(scene: Scene, relied_on: set[str]) -> None:
+def test_what_lvm_did_is_on_the_disk_where_a_repair_takes_it_back(
+    scene: Scene, relied_on: set[str]
+) -> None:
     record = take_at_five(scene)
     die(scene, record, "stop")
     mend(scene)
@@ -155,7 +159,7 @@ def test_nor_where_a_repair_takes_it_back(scene: Scene, relied_on: set[str]) -> 
     assert relied_on == set() and scene.disk_data() == ["10", "10"]
 
 
-def test_nor_where_a_repair_makes_clones_anew(
+def test_what_lvm_did_is_on_the_disk_where_a_repair_makes_clones_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene, record = begun(tmp_path, "vg1")

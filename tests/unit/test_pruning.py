@@ -35,7 +35,7 @@ def test_the_newest_are_kept() -> None:
     assert kept([record(3), record(1), record(2)], rules(last=2)) == ["h1", "h2"]
 
 
-def test_one_of_each_day_the_newest() -> None:
+def test_of_each_day_the_newest_is_kept() -> None:
     records = [record(hours) for hours in (1, 5, 13, 20, 37, 200)]
     assert kept(records, rules(daily=2)) == ["h1", "h13"]
     assert kept(records, rules(daily=9)) == ["h1", "h13", "h37", "h200"]

@@ -94,7 +94,7 @@ def test_a_block_that_fails_ends_the_reading(
     assert threading.active_count() == 1
 
 
-def test_so_does_ctrl_c_in_the_instant_in_which_it_begins(
+def test_ctrl_c_in_the_instant_in_which_it_begins_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of an image was read, for minutes, and no signal heard."""

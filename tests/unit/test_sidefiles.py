@@ -311,7 +311,7 @@ def test_a_server_that_goes_away_in_the_window_does_not_keep_the_domain(
     assert scene.lvm.names() == before and scene.ids() == []
 
 
-def test_one_that_is_gone_already_is_not_waited_for(
+def test_a_server_that_is_gone_already_is_not_waited_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = take(scene)
@@ -323,7 +323,7 @@ def test_one_that_is_gone_already_is_not_waited_for(
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.ids() == ["a"]
 
 
-def test_nor_does_it_keep_one_that_is_to_go_back(
+def test_a_server_that_goes_away_does_not_keep_a_domain_that_is_to_go_back(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, names = take(scene), scene.lvm.names()

@@ -210,12 +210,6 @@ def test_a_run_of_a_later_boot_is_not_stopped(scene: Scene, boot: Path) -> None:
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_the_run_that_was_to_end_ends(scene: Scene, boot: Path) -> None:
-    kill_before_stop(scene)
-    assert repair.finish_pending(scene.host, UUID, DOMAIN) == ("finished stopping demo",)
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
-
-
 def test_one_that_ended_before_the_kill_is_not_said_to_be_stopped_now(scene: Scene) -> None:
     assert mortal.kill_at(scene, take_and_stop, "after stop 1")
     (said,) = repair.finish_pending(scene.host, UUID, DOMAIN)

@@ -64,7 +64,9 @@ def test_one_without_memory_stays_as_its_owner_left_it(tmp_path: Path) -> None:
     assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_nor_what_was_written_to_a_clone_that_no_journal_tells_of(tmp_path: Path) -> None:
+def test_memory_does_not_meet_what_was_written_to_clones_before_any_journal_told(
+    tmp_path: Path,
+) -> None:
     """Its owner ends the standing domain and starts it: on the clones, whose names are the disks'.
 
     It died before it wrote down that it ends the domain; its clones hold what is newest.

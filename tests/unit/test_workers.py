@@ -53,7 +53,7 @@ def test_the_wait_at_the_end_is_not_cut_short() -> None:
     assert work.is_done
 
 
-def test_nor_is_it_when_the_block_has_failed() -> None:
+def test_the_wait_at_the_end_is_not_cut_short_when_the_block_has_failed() -> None:
     work = Work(interrupts=True)
     with pytest.raises(WindowBroken) as failed, watched(), workers(1) as pool:
         pool.submit(work)

@@ -239,18 +239,18 @@ def _output(*argv: str) -> str:
 def main() -> None:
     """``prepare``; something happens; ``look``: raises ``AssertionError`` unless all is well."""
     if sys.argv[1] == "prepare":
-        patient = Patient()
-        patient.prepare(Verb.TAKE)
+        domain = Patient()
+        domain.prepare(Verb.TAKE)
         # Durably: the power may be what fails next.
-        durable.write(BASELINE, json.dumps(asdict(patient.healthy)).encode())
+        durable.write(BASELINE, json.dumps(asdict(domain.healthy)).encode())
     else:
         _wait_for_guard()
         kept = json.loads(BASELINE.read_text())
         settings = tuple(kept["settings"]) if sys.argv[2:] != ["booted"] else _settings()
-        patient = Patient(Healthy(tuple(kept["volumes"]), settings))
+        domain = Patient(Healthy(tuple(kept["volumes"]), settings))
         deaths.run(["repair"], env=PATIENCE).require(0)
-        patient.look_over(Verb.TAKE, 0)
-    patient.close()
+        domain.look_over(Verb.TAKE, 0)
+    domain.close()
 
 
 def _wait_for_guard() -> None:

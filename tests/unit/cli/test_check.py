@@ -29,7 +29,7 @@ from tests.unit.cli.harms import (
 )
 
 
-def test_check_of_a_host_in_order(call: Call) -> None:
+def test_a_host_in_order_is_told_as_one(call: Call) -> None:
     call("take", DOMAIN, "--name", "a")
     call("rollback", "demo@a", "--yes")
     assert call("check", "--deep").out == "all is in order\n"
@@ -107,7 +107,9 @@ def test_what_is_found_has_one_order_whatever_that_of_lvm(call: Call, scene: Sce
     assert told == [["vg0/demo-d0.a", "vg1/demo-d1.a"]] * 2
 
 
-def test_nor_that_of_the_folder(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_found_has_one_order_whatever_that_of_the_folder(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of many snapshots that is anything, and another one after each `take`."""
     for id_ in "ab":
         call("take", DOMAIN, "--name", id_)

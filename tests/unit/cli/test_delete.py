@@ -96,7 +96,7 @@ def test_what_has_lost_its_volumes_does_not_drive_out_what_has_them(
     assert len(scene.ids()) == 2 and not {lost, last} & set(scene.ids())
 
 
-def test_nor_does_what_has_lost_its_memory(call: Call, scene: Scene) -> None:
+def test_what_has_lost_its_memory_does_not_drive_out_what_has_it(call: Call, scene: Scene) -> None:
     """Somebody removed the large files of the newest by hand, to make room."""
     for _ in range(4):
         call("take", DOMAIN)

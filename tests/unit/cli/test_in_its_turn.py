@@ -44,7 +44,9 @@ def test_a_latest_that_is_another_one_when_its_turn_comes_is_refused(
     assert call(verb, f"{DOMAIN}@a", "--yes").status == 0
 
 
-def test_so_is_one_of_several(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_latest_among_several_that_is_another_one_by_then_is_refused(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in "ab":
         call("take", DOMAIN, "--name", name)
     take_while_waiting(scene, monkeypatch, "c")

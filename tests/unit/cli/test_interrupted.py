@@ -159,7 +159,7 @@ def test_a_delete_ends_with_the_snapshot_at_hand(
     assert scene.host.catalog.leftovers(UUID) == ()
 
 
-def test_a_prune_too(call: Call, scene: Scene) -> None:
+def test_a_prune_ends_with_the_snapshot_at_hand(call: Call, scene: Scene) -> None:
     for name in "abcd":
         call("take", DOMAIN, "--name", name)
     interrupt_at(scene, "lvremove", 1)

@@ -66,7 +66,9 @@ def test_that_a_domain_stands_still_is_told_whatever_is_typed(
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
 
 
-def test_so_is_that_one_is_off(call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_a_domain_is_off_is_told_whatever_is_typed(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call("take", DOMAIN, "--name", "a")
     fail_deed(scene, "restore")
     with monkeypatch.context() as patch:
@@ -92,7 +94,9 @@ def test_a_signal_hides_no_domain_that_could_not_be_brought_back(
 
 
 @pytest.mark.parametrize("is_in_it", [True, False], ids=["in it", "behind it"])
-def test_nor_does_one_that_came_amid_a_repair(call: Call, scene: Scene, is_in_it: bool) -> None:
+def test_a_signal_amid_a_repair_hides_no_domain_that_could_not_be_brought_back(
+    call: Call, scene: Scene, is_in_it: bool
+) -> None:
     leave_off(call, scene)
     made = disks_only("x", domain="zoo", domain_uuid=OTHER, disks=())
     put_record(scene.host.settings.state_dir, made)

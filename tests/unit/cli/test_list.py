@@ -238,31 +238,20 @@ def test_a_note_that_has_no_room_in_its_row_stands_below(monkeypatch: pytest.Mon
     assert "NOTE" not in headers
 
 
-def test_what_a_group_has_that_is_away_is_not_called_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    scene = make_scene(tmp_path)
-    monkeypatch.setenv("SNAPVM_STATE_DIR", str(scene.host.settings.state_dir))
-    monkeypatch.setattr(wiring, "open_host", lambda *_: scene.host)
-    monkeypatch.setattr(volumestates, "_lvm", lambda: scene.host.lvm)
+def test_what_a_group_has_that_is_away_is_not_called_gone(call: Call, scene: Scene) -> None:
     for name in "abc":
-        assert app.run(["take", DOMAIN, "--name", name]) == 0
+        call("take", DOMAIN, "--name", name)
     scene.lvm.away["vg1"] = UNSEEN
     asked: list[str] = []
     scene.lvm.before = lambda argv: asked.append(argv[1])
-    capsys.readouterr()
-    assert app.run(["list"]) == 0
-    lines = capsys.readouterr().out.splitlines()[1:]
+    lines = call("list").out.splitlines()[1:]
     assert [re.split(r" {2,}", line)[4] for line in lines] == ["no group"] * 3
     assert asked == ["lvs", "vgs"], "once for all"
-    assert app.run(["show", "demo@a"]) == 0
-    assert (
-        "whose volume group LVM does not show: `snapvm check` says why" in capsys.readouterr().out
-    )
+    shown = call("show", "demo@a").out
+    assert "whose volume group LVM does not show: `snapvm check` says why" in shown
     scene.lvm.away.clear()
     scene.lvm.volumes = [volume for volume in scene.lvm.volumes if volume.vg != "vg1"]
-    assert app.run(["list"]) == 0
-    assert capsys.readouterr().out.count(" gone ") == 3, "the group is there, and empty"
+    assert call("list").out.count(" gone ") == 3, "the group is there, and empty"
 
 
 def test_a_volume_is_told_by_the_name_that_it_has(call: Call, scene: Scene) -> None:

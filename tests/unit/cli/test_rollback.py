@@ -119,14 +119,14 @@ def test_what_was_shut_off_is_not_left_paused(call: Call, scene: Scene) -> None:
     assert call("undo", DOMAIN, "--yes", "--paused").status == ExitStatus.USAGE
 
 
-def test_nothing_to_undo(call: Call) -> None:
+def test_without_a_rollback_there_is_nothing_to_undo(call: Call) -> None:
     call("take", DOMAIN)
     done = call("undo", DOMAIN, "--yes")
     assert done.status == ExitStatus.NOT_FOUND
     assert "nothing to undo for demo" in done.err
 
 
-def test_rollback_as_json(call: Call) -> None:
+def test_a_rollback_tells_programs_what_it_went_back_to(call: Call) -> None:
     call("take", DOMAIN, "--name", "a")
     done = json.loads(call("rollback", "demo@latest", "--yes", "--paused", "--json").out)
     assert done["ref"] == "demo@a"

@@ -33,7 +33,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_sound_image(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_image_is_called_sound(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(image)]) == 0
     assert "sound, 590 pages, 6 page tables" in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ def test_an_address_is_translated(image: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)[0]["mapped"] is False
 
 
-def test_who_maps_a_frame(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_maps_a_frame_is_told(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(image), "--frame", "20"]) == 0
     assert "0xffff888000014000" in capsys.readouterr().out
     assert run(["inspect", str(image), "--frame", "0x999999"]) == 0
@@ -91,11 +91,11 @@ def test_who_maps_a_frame(image: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("options", [[], ["--va", "x"], ["--va", "1", "--frame", "1"]])
-def test_what_is_not_understood(image: Path, options: list[str]) -> None:
+def test_options_that_are_not_understood_are_a_wrong_use(image: Path, options: list[str]) -> None:
     assert run(["inspect", str(image), *options]) == 2
 
 
-def test_something_else_than_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "other"
     path.write_text("hello " * 100)
     for command in (["verify"], ["inspect", "--va", "0"]):
@@ -155,7 +155,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert run(["verify", str(tmp_path / "pipe")]) == 4
 
 
-def test_an_image_of_libvirts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_libvirts_image_the_header_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its header is what can be checked of a file whose length nobody wrote down."""
     path = tmp_path / "memory.save"
     path.write_bytes(image_bytes(7))
@@ -255,7 +257,7 @@ def test_what_is_deleted_meanwhile_is_not_called_damaged(
     assert "there is no snapshot demo@a\n" in done.err
 
 
-def test_nor_are_its_uefi_variables(
+def test_uefi_variables_that_are_deleted_meanwhile_are_not_called_damaged(
     call: Call, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvram = SidePlace(kind=SideKind.NVRAM, path=tmp_path / "demo_VARS.fd")

@@ -28,7 +28,7 @@ from tests.fakes.records import BEGIN
         (1 << 80, "1048576 EiB"),
     ],
 )
-def test_size(count: int, text: str) -> None:
+def test_a_size_is_told_in_the_unit_that_fits(count: int, text: str) -> None:
     assert words.size(count) == text
 
 
@@ -47,7 +47,7 @@ def test_size(count: int, text: str) -> None:
         (4_320_000, "1 h 12 min"),
     ],
 )
-def test_milliseconds(value: float, text: str) -> None:
+def test_milliseconds_are_told_in_the_unit_that_fits(value: float, text: str) -> None:
     assert words.milliseconds(value) == text
 
 
@@ -64,7 +64,7 @@ def test_milliseconds(value: float, text: str) -> None:
         (timedelta(days=1000), "2 years ago"),
     ],
 )
-def test_age(passed: timedelta, text: str) -> None:
+def test_age_is_told_in_one_unit(passed: timedelta, text: str) -> None:
     assert words.age(BEGIN.isoformat(), BEGIN + passed) == text
 
 
@@ -87,7 +87,7 @@ def test_shortened_fits(text: str, columns: int) -> None:
     assert words.width(shown) <= columns
 
 
-def test_counted() -> None:
+def test_what_is_counted_has_its_plural() -> None:
     assert [words.counted(n, "disk") for n in (0, 1, 2)] == ["no disks", "1 disk", "2 disks"]
 
 

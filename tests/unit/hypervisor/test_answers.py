@@ -22,17 +22,17 @@ def _full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
-def test_what_is_looked_at_with_a_limit() -> None:
+def test_a_look_with_a_limit_says_that_there_is_no_thread() -> None:
     with pytest.raises(HostLacks, match="one more thread"):
         answers.within(1.0, lambda: None)
 
 
-def test_files_that_are_looked_at_all_at_once() -> None:
+def test_a_look_at_many_files_says_that_there_is_no_thread() -> None:
     with pytest.raises(HostLacks, match="one more thread"):
         answers.asked(Path.exists, [Path("/")])
 
 
-def test_the_events_of_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_to_libvirt_says_that_there_is_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libvirtlink, "libvirt", Libvirtd(FakeHypervisor(FakeLvm())).module)
     with pytest.raises(HostLacks, match="one more thread"):
         libvirtlink.open_link("qemu:///system")

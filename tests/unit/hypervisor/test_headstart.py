@@ -32,7 +32,9 @@ from tests.unit.hypervisor.fakedomain import DOMAIN, PAUSED, RUNNING
         ((60.0, 60.0), 5.0),
     ],
 )
-def test_half_of_the_shortest_time(taken_seconds: tuple[float, ...], ahead_seconds: float) -> None:
+def test_the_disks_wait_for_half_of_the_shortest_time(
+    taken_seconds: tuple[float, ...], ahead_seconds: float
+) -> None:
     """None before it is known, and none where the disks take longer anyway."""
     assert seconds_ahead(taken_seconds) == ahead_seconds
 

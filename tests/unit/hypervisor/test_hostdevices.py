@@ -116,7 +116,7 @@ def console(port: int) -> str:
 
 @pytest.mark.parametrize("image", [IMAGE, None])
 @pytest.mark.parametrize("kind", ["vnc", "spice", "websocket", "serial"])
-def test_nor_for_one_that_could_not_listen(
+def test_nothing_is_ended_for_a_start_that_could_not_listen(
     connection: Connection, driver: LibvirtHypervisor, taken: int, image: Path | None, kind: str
 ) -> None:
     """A clone of it has the same port, and was started since."""
@@ -134,7 +134,9 @@ def test_nor_for_one_that_could_not_listen(
         driver.check_restore(itself, image)
 
 
-def test_an_address_of_another_host(connection: Connection, driver: LibvirtHypervisor) -> None:
+def test_a_screen_at_an_address_of_another_host_is_refused(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
     connection.definition = screen(5901, "192.0.2.7")
     with pytest.raises(DomainRefused, match="this host has no such address"):
         driver.check_restore(OFF, IMAGE)

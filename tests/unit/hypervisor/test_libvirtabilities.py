@@ -77,7 +77,7 @@ def test_whom_nothing_confines_needs_no_labels(
 
 
 @pytest.mark.parametrize("definition", [LABELLED, SPICE])
-def test_nor_is_a_libvirt_that_cannot_say(
+def test_a_libvirt_that_cannot_say_is_not_in_the_way(
     connection: Connection, driver: LibvirtHypervisor, definition: str
 ) -> None:
     connection.definition, connection.fails = definition, 3

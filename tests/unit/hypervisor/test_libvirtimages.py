@@ -21,7 +21,7 @@ from tests.unit.hypervisor.fakelibvirt import IMAGE, OFF, Connection, libvirtErr
 
 @pytest.mark.parametrize("image", [None, Path("/x")])
 @pytest.mark.parametrize("state", [DomainState.SHUTOFF, DomainState.RUNNING])
-def test_its_disks_do_not_go_back_below_it(
+def test_disks_do_not_go_back_below_memory_that_libvirt_keeps(
     connection: Connection, driver: LibvirtHypervisor, image: Path | None, state: DomainState
 ) -> None:
     connection.is_saved = True
@@ -32,7 +32,7 @@ def test_its_disks_do_not_go_back_below_it(
 
 
 @pytest.mark.parametrize("with_memory", [False, True])
-def test_nor_is_it_captured_as_if_it_had_none(
+def test_a_domain_whose_memory_libvirt_keeps_is_not_captured_as_if_it_had_none(
     connection: Connection, driver: LibvirtHypervisor, with_memory: bool
 ) -> None:
     connection.is_saved = True
@@ -244,7 +244,7 @@ def test_a_socket_that_qemu_tries_again_need_not_be_there(
 
 
 @pytest.mark.parametrize("image", [IMAGE, None])
-def test_nor_for_one_that_would_wait_for_a_server(
+def test_nothing_is_ended_for_a_start_that_would_wait_for_a_server(
     connection: Connection,
     driver: LibvirtHypervisor,
     image: Path | None,

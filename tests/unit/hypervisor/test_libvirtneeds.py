@@ -240,11 +240,11 @@ def test_nothing_is_ended_for_a_start_without_huge_pages(
         driver.check_restore(replace(running, definition=huge(4, "<page size='1048576'/>")), image)
 
 
+@pytest.mark.usefixtures("pool")
 def test_huge_pages_that_a_guest_is_not_offered_are_not_missed(
-    connection: Connection, driver: LibvirtHypervisor, pool: Path
+    connection: Connection, driver: LibvirtHypervisor
 ) -> None:
     """QEMU does not reserve those of a virtio-mem: a domain was refused that would start."""
-    assert pool.is_dir()
     target = "<target><size unit='KiB'>{}</size><requested unit='KiB'>{}</requested></target>"
     offers = f"<memory model='virtio-mem'>{target}</memory>"
     whole = huge(32 + 1024).replace("<devices/>", f"<devices>{offers}</devices>")
@@ -256,6 +256,7 @@ def test_huge_pages_that_a_guest_is_not_offered_are_not_missed(
         driver.check_restore(OFF, None)
 
 
+@pytest.mark.usefixtures("pool")
 @pytest.mark.parametrize(
     "definition",
     [
@@ -266,17 +267,16 @@ def test_huge_pages_that_a_guest_is_not_offered_are_not_missed(
     ],
 )
 def test_huge_pages_that_cannot_be_counted_are_not_missed(
-    connection: Connection, driver: LibvirtHypervisor, pool: Path, definition: str
+    connection: Connection, driver: LibvirtHypervisor, definition: str
 ) -> None:
-    assert pool.is_dir()
     connection.definition = definition
     driver.check_restore(OFF, IMAGE)
 
 
+@pytest.mark.usefixtures("pool")
 def test_huge_pages_that_a_hook_may_have_made_are_not_missed(
-    connection: Connection, driver: LibvirtHypervisor, pool: Path, host: Path
+    connection: Connection, driver: LibvirtHypervisor, host: Path
 ) -> None:
-    assert pool.is_dir()
     connection.definition = huge(1 << 20)
     host.touch()
     driver.check_restore(OFF, IMAGE)

@@ -102,7 +102,7 @@ def of_pool(pool: str, volume: str) -> str:
     )
 
 
-def test_an_overlay_of_another_domain(tmp_path: Path) -> None:
+def test_an_overlay_of_another_domain_is_found(tmp_path: Path) -> None:
     clone = Neighbour(disk_xml(make_overlay(tmp_path / "clone", str(LV))))
     (found,) = relied_on(clone)
     assert (found.domain, found.target, found.device) == ("a clone", "vda", LV)
@@ -110,13 +110,13 @@ def test_an_overlay_of_another_domain(tmp_path: Path) -> None:
     assert "virsh blockpull 'a clone' vda" in found.remedy
 
 
-def test_one_that_is_a_volume_of_a_pool(tmp_path: Path) -> None:
+def test_an_overlay_that_is_a_volume_of_a_pool_is_found(tmp_path: Path) -> None:
     overlay = make_overlay(tmp_path / "clone", str(LV))
     domains = [Neighbour(of_pool("images", "clone")), Neighbour(of_pool("none", "clone"))]
     assert [each.device for each in relied_on(*domains, clone=overlay)] == [LV]
 
 
-def test_one_of_its_own_that_is_a_volume_of_a_pool(tmp_path: Path) -> None:
+def test_an_overlay_of_its_own_that_is_a_volume_of_a_pool_is_found(tmp_path: Path) -> None:
     """Its definition does not tell where that is; any other overlay of its own is seen in it."""
     overlay = make_overlay(tmp_path / "clone", str(LV))
     (found,) = relied_on(Neighbour(of_pool("images", "clone"), uuid=OFF.uuid), clone=overlay)
@@ -132,7 +132,7 @@ def test_what_another_guest_writes_into_its_disk_is_believed_by_nobody(tmp_path:
     assert [each.device for each in relied_on(saved)] == [disk]
 
 
-def test_one_that_another_is_booted_with(tmp_path: Path) -> None:
+def test_an_overlay_that_another_is_booted_with_is_found(tmp_path: Path) -> None:
     overlay = disk_xml(make_overlay(tmp_path / "clone", str(LV)))
     plain = disk_xml(Path("/dev/vg0/d7"), kind="block")
     found = relied_on(Neighbour(plain, booted=overlay))
@@ -149,7 +149,7 @@ def test_memory_that_libvirt_keeps_goes_with_the_disk_as_it_is() -> None:
     assert relied_on(Neighbour(upon)) == [], "it is booted from whatever is there"
 
 
-def test_one_that_runs_with_the_disk() -> None:
+def test_another_that_runs_with_the_disk_is_found() -> None:
     """It was defined as a copy of the other.  Its disk went back below it, or it kept the former
     one open, and every later command on the domain that had gone back failed."""
     upon, besides = disk_xml(LV, kind="block"), disk_xml(Path("/dev/vg0/d7"), kind="block")
@@ -169,7 +169,7 @@ def test_one_that_does_not_say_what_it_has_is_told_of(caplog: pytest.LogCaptureF
     assert relied_on(Neighbour("<domain/>", is_gone=True)) == [] and not caplog.text
 
 
-def test_who_relies_on_nothing(tmp_path: Path) -> None:
+def test_who_relies_on_nothing_is_not_named(tmp_path: Path) -> None:
     overlay = disk_xml(make_overlay(tmp_path / "clone", str(LV)))
     itself, gone = Neighbour(overlay, uuid=OFF.uuid), Neighbour(overlay, is_gone=True)
     on_the_net = Neighbour(disk_xml(LV, kind="network"), is_saved=True)
@@ -188,7 +188,7 @@ def test_an_image_that_does_not_answer_holds_nobody_up(
     assert f"{gone}, disk vda of a clone, does not answer" in caplog.text
 
 
-def test_a_libvirt_that_does_not_tell_of_them() -> None:
+def test_a_libvirt_that_does_not_tell_of_other_domains_is_refused() -> None:
     link = type("Link", (), {"connection": Neighbourhood([], is_mute=True)})()
     with pytest.raises(DomainRefused, match="which other domains there are"):
         list(LibvirtHypervisor(link, Settings()).relying(OFF))

@@ -56,7 +56,7 @@ def test_libvirt_has_the_last_word_on_one_that_is_off(
 
 
 def test_what_the_domain_runs_on_now_is_there_whatever_libvirt_calls_it(
-    connection: Connection, driver: LibvirtHypervisor
+    driver: LibvirtHypervisor,
 ) -> None:
     running = replace(OFF, state=DomainState.RUNNING, definition=f"<domain> {CPU} </domain>")
     driver.check_restore(running, IMAGE, cookie=COOKIE.replace("\n  ", ""))

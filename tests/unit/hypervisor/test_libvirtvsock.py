@@ -52,7 +52,9 @@ def test_one_that_nobody_has_or_libvirt_chooses_is_not_in_the_way(
     driver.check_restore(OFF, IMAGE)
 
 
-def test_nor_is_its_own(connection: Connection, driver: LibvirtHypervisor) -> None:
+def test_an_address_of_its_own_is_not_in_the_way(
+    connection: Connection, driver: LibvirtHypervisor
+) -> None:
     connection.definition = having(3)
     let_run(connection, having(3), uuid=OFF.uuid)
     driver.check_restore(OFF, IMAGE)

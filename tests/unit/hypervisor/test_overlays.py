@@ -39,7 +39,7 @@ def test_the_name_in_its_header(tmp_path: Path, name: str) -> None:
     assert below(make_overlay(tmp_path / "over.qcow2", name)) == ["/dev/vg0/d0"]
 
 
-def test_a_chain_of_them(tmp_path: Path) -> None:
+def test_a_chain_of_overlays_is_followed_to_its_end(tmp_path: Path) -> None:
     first = make_overlay(tmp_path / "first", "/dev/vg0/d0")
     second = make_overlay(tmp_path / "second", "first")
     assert below(second) == [str(first), "/dev/vg0/d0"]

@@ -109,7 +109,7 @@ def test_one_that_does_not_run_any_more_is_left_so(state: int | None) -> None:
     assert domain.state_now == state
 
 
-def test_nor_is_one_let_run_that_is_paused_while_it_is_frozen() -> None:
+def test_one_that_is_paused_while_it_is_frozen_is_not_let_run() -> None:
     domain = FakeDomain()
     pause = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
     window = pause.ended_by_resume(leave_standing=False, freeze=domain.suspend)
@@ -149,7 +149,7 @@ def test_one_that_is_paused_while_memory_is_written_beside_it_stays_so() -> None
 
 
 @pytest.mark.parametrize("run_state", ["paused", "finish-migrate"])
-def test_nor_does_ctrl_c_in_that_instant_let_it_run(run_state: str) -> None:
+def test_ctrl_c_in_the_instant_of_its_owners_pause_does_not_let_it_run(run_state: str) -> None:
     """It came before anybody had looked again; a guest that QEMU has stopped runs on."""
     domain = FakeDomain(run_state=run_state)
 

@@ -21,7 +21,7 @@ def qemu() -> FakeQemu:
     return FakeQemu()
 
 
-def test_for_the_block_alone(qemu: FakeQemu, tmp_path: Path) -> None:
+def test_qemu_is_set_for_the_block_alone(qemu: FakeQemu, tmp_path: Path) -> None:
     before = copy.deepcopy(vars(qemu))
     with lender(qemu, tmp_path).lent(WANTED):
         on = {name for name, is_on in qemu.capabilities.items() if is_on}
@@ -48,7 +48,7 @@ def test_what_qemu_refuses_changes_nothing(qemu: FakeQemu, tmp_path: Path) -> No
     assert not lender(qemu, tmp_path).is_lent()
 
 
-def test_put_back_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
+def test_what_a_dead_one_was_lent_is_put_back(qemu: FakeQemu, tmp_path: Path) -> None:
     before = copy.deepcopy(vars(qemu))
     killed(qemu, lender(qemu, tmp_path))
     assert vars(qemu) != before
@@ -58,7 +58,9 @@ def test_put_back_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
     assert vars(qemu) == before
 
 
-def test_lent_again_after_a_death(qemu: FakeQemu, tmp_path: Path) -> None:
+def test_what_is_lent_again_after_a_death_is_put_back_to_what_it_was_before(
+    qemu: FakeQemu, tmp_path: Path
+) -> None:
     """What is put back is what there was before the dead one, not what it left."""
     before = copy.deepcopy(vars(qemu))
     killed(qemu, lender(qemu, tmp_path))

@@ -57,7 +57,7 @@ def test_what_a_dead_process_was_allowed_is_taken_back(tmp_path: Path, sysctl: P
     assert sysctl.read_text() == "0"
 
 
-def test_a_kernel_without_it(tmp_path: Path) -> None:
+def test_a_kernel_without_userfaultfd_is_told_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), userfault.allowed(tmp_path, tmp_path / "none"):
         pass
     userfault.put_back(tmp_path, tmp_path / "none")

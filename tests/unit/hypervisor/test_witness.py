@@ -27,13 +27,13 @@ def events() -> RunEvents:
     return RunEvents()
 
 
-def test_nobody_did_anything(events: RunEvents) -> None:
+def test_what_happened_before_it_watched_breaks_nothing(events: RunEvents) -> None:
     happened(events, "RESET")
     Witness(DOMAIN, FakeHandle(), events).check(stopped_at=0.0)
 
 
 @pytest.mark.parametrize("name", WATCHED)
-def test_an_event_in_the_window(events: RunEvents, name: str) -> None:
+def test_an_event_in_the_window_breaks_it(events: RunEvents, name: str) -> None:
     witness = Witness(DOMAIN, FakeHandle(), events)
     stopped_at = time.monotonic() - 1
     happened(events, name)

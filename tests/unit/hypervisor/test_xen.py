@@ -39,7 +39,9 @@ def test_a_domain_is_found_by_its_name(scene: Scene) -> None:
         (4, DomainState.OTHER),
     ],
 )
-def test_what_it_does(scene: Scene, flags: int, state: DomainState) -> None:
+def test_what_a_domain_does_is_told_by_xens_flags(
+    scene: Scene, flags: int, state: DomainState
+) -> None:
     xen, driver = scene
     xen.flag(flags)
     assert driver.find("web").state is state

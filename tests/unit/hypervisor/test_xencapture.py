@@ -160,7 +160,7 @@ def test_what_is_destroyed_while_it_is_read_is_no_snapshot(
         capture.drain()
 
 
-def test_one_that_is_destroyed_when_it_has_been_read_is_one(scene: Scene) -> None:
+def test_what_is_destroyed_when_it_has_been_read_is_a_snapshot(scene: Scene) -> None:
     _, job = scene
     control: Any = job.control
 

@@ -40,7 +40,7 @@ def test_one_that_runs_or_stands_still_is_there(flags: int) -> None:
         (SHUT_DOWN | CRASH, "crashed"),
     ],
 )
-def test_one_that_has_ended_is_not(flags: int | None, what: str) -> None:
+def test_one_that_has_ended_is_not_there(flags: int | None, what: str) -> None:
     info = None if flags is None else replace(RUNNING, flags=flags)
     with pytest.raises(WindowBroken, match=what):
         frames_of(lambda _: info).require_there()

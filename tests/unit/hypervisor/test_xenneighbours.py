@@ -87,7 +87,7 @@ def test_a_disk_that_another_writes_is_refused(
         ("9pfs", {"params": "", "type": ""}),
     ],
 )
-def test_what_is_another_or_only_read_is_not(
+def test_a_disk_that_is_another_or_only_read_is_not_refused(
     scene: Scene, kind: str, changes: dict[str, str]
 ) -> None:
     xen, driver = scene

@@ -83,7 +83,7 @@ def test_one_that_is_given_up_in_the_pause_fails(image: int) -> None:
         live.finish()
 
 
-def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_is_said() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         live = saver(FakeSaver(), full.fileno())
         with pytest.raises(XenFailed, match="No space left"), live.copying(nothing):

@@ -115,14 +115,14 @@ def test_a_guest_that_answers_and_does_not_suspend(scene: Scene) -> None:
     assert runs(scene)
 
 
-def test_a_guest_that_crashes_instead(scene: Scene) -> None:
+def test_a_guest_that_crashes_instead_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends(flags=CRASHED)
     with pytest.raises(WindowBroken, match="crashed"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert "resume" not in scene.xen.deeds
 
 
-def test_somebody_else_makes_it_go_on(scene: Scene) -> None:
+def test_one_that_somebody_else_makes_go_on_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="somebody else"), scene.standstill.suspended():
         scene.xen.flags = 0
@@ -138,7 +138,7 @@ def test_one_that_somebody_else_had_suspend_itself_is_left_to_him(scene: Scene) 
     assert REQUEST not in scene.store.values and NOTE not in scene.store.values
 
 
-def test_nor_is_one_made_to_go_on_that_somebody_else_has_asked_first(scene: Scene) -> None:
+def test_one_that_somebody_else_has_asked_first_is_not_made_to_go_on(scene: Scene) -> None:
     def answer(_path: str, value: str) -> None:
         if value == "suspend":
             scene.xen.flags = SUSPENDED
@@ -150,7 +150,7 @@ def test_nor_is_one_made_to_go_on_that_somebody_else_has_asked_first(scene: Scen
     assert scene.store.values[REQUEST] == "" and NOTE not in scene.store.values
 
 
-def test_nor_is_one_that_was_only_paused(scene: Scene) -> None:
+def test_one_that_was_only_paused_is_not_made_to_go_on(scene: Scene) -> None:
     with scene.standstill.paused():
         scene.xen.flags = SUSPENDED
     assert (scene.xen.flags, scene.xen.pauses) == (SUSPENDED, 0)
@@ -163,7 +163,7 @@ def test_one_that_has_crashed_is_not_asked(scene: Scene) -> None:
         pytest.fail("there is no window")
 
 
-def test_somebody_destroys_it(scene: Scene) -> None:
+def test_one_that_is_destroyed_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
         scene.xen.gone = True
@@ -215,7 +215,7 @@ def test_one_that_is_paused_when_it_has_taken_the_request_does_not_stand_still_l
     assert runs(scene)
 
 
-def test_only_paused(scene: Scene) -> None:
+def test_a_domain_is_only_paused_where_its_memory_is_not_wanted(scene: Scene) -> None:
     with scene.standstill.paused():
         assert scene.xen.pauses == 1
     assert scene.xen.deeds == ["pause", "unpause"]

@@ -25,7 +25,7 @@ def served() -> Iterator[tuple[FakeXenstored, XenStore]]:
 Served = tuple[FakeXenstored, XenStore]
 
 
-def test_reading_and_writing(served: Served) -> None:
+def test_what_is_written_is_read(served: Served) -> None:
     _, store = served
     assert store.read("/a") is None
     assert store.names("/a") == ()

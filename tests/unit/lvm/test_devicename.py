@@ -104,7 +104,7 @@ def scene(tmp_path: Path) -> Scene:
     return scene
 
 
-def test_it_is_not_taken(scene: Scene) -> None:
+def test_a_disk_whose_name_would_stay_behind_is_not_taken(scene: Scene) -> None:
     domain: Domain = scene.machine.domain
     report = scene.host.lvm.report()
     with pytest.raises(DiskRefused, match="cannot give to another") as refused:
@@ -137,7 +137,7 @@ def test_a_disk_that_lvm_does_not_see_comes_with_where_to_look(tmp_path: Path) -
     assert "lvmdevices" in refused.value.hint()
 
 
-def test_it_is_not_started_on_what_would_be_the_disk_of_before(scene: Scene) -> None:
+def test_a_domain_that_would_be_started_on_the_former_disk_does_not_go_back(scene: Scene) -> None:
     names = scene.lvm.names()
     (record,) = scene.host.catalog.records(UUID)
     with pytest.raises(VolumeRefused, match="cannot give to another"):

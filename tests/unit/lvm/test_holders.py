@@ -75,6 +75,6 @@ def test_layers_of_its_own_group_do_not_count(tmp_path: Path) -> None:
     assert told(tmp_path, layers) == {}
 
 
-def test_those_of_a_group_that_was_made_on_it_do(tmp_path: Path) -> None:
+def test_layers_of_a_group_that_was_made_on_it_count(tmp_path: Path) -> None:
     pool = ("dm-7", "guest-pool_tdata", f"LVM-{OTHER}{'t' * 32}-tdata")
     assert told(tmp_path, pool) == {"/dev/mapper/guest-pool_tdata": "vgchange -an guest"}

@@ -97,7 +97,9 @@ def gap_before_the_pages(path: Path) -> int:
 
 
 @pytest.mark.parametrize("too_small_bytes", [8, 16])
-def test_so_is_one_where_no_record_fits_before_it(tmp_path: Path, too_small_bytes: int) -> None:
+def test_a_page_is_there_too_where_no_record_fits_before_it(
+    tmp_path: Path, too_small_bytes: int
+) -> None:
     """What is left of a page of the file may be less than the smallest record needs."""
     make(tmp_path / "i", Machine())
     fewer_bytes = gap_before_the_pages(tmp_path / "i") - too_small_bytes

@@ -59,8 +59,8 @@ def host(seed: int = 1) -> Host:
     p2m[GUEST_FRAMES] = P2M_FOREIGN | NEIGHBOURS
     p2m[GUEST_FRAMES + 1] = P2M_IDENTITY | IDENTITY
     m2p = np.full(HOST_FRAMES, NOWHERE, np.uint64)
-    owned = np.flatnonzero(p2m < HOST_FRAMES)
-    m2p[p2m[owned]] = owned
+    pfns = np.flatnonzero(p2m < HOST_FRAMES)
+    m2p[p2m[pfns]] = pfns
     m2p[NEIGHBOURS:IDENTITY] = np.arange(IDENTITY - NEIGHBOURS)  # the neighbour's own PFNs
     return Host(p2m=p2m, m2p=m2p)
 
@@ -81,10 +81,10 @@ def normalise(
 def owned_entries(machine: Host, count: int, seed: int = 2) -> Words:
     """Present entries with owned frames and all sorts of flags."""
     random = np.random.default_rng(seed)
-    owned = machine.p2m[machine.p2m < HOST_FRAMES]
+    mfns = machine.p2m[machine.p2m < HOST_FRAMES]
     flags = random.integers(0, 1 << 12, count).astype(np.uint64) & np.uint64(~PTE_LARGE & 0xFFF)
     flags |= random.integers(0, 1 << 12, count).astype(np.uint64) << np.uint64(52)
-    return random.choice(owned, count) << np.uint64(12) | flags | np.uint64(PTE_PRESENT)
+    return random.choice(mfns, count) << np.uint64(12) | flags | np.uint64(PTE_PRESENT)
 
 
 def test_owned_frames_come_and_go_for_every_level_and_batch_size() -> None:
@@ -215,12 +215,12 @@ def test_a_p2m_entry_xen_does_not_agree_to_owns_nothing() -> None:
     assert log["mfn"].tolist() == [mfn]
 
 
-def test_pfns_of_machine_frames() -> None:
+def test_machine_frames_are_given_their_pfns_and_those_of_nobody_none() -> None:
     machine = host()
-    owned = np.flatnonzero(machine.p2m < HOST_FRAMES).astype(np.uint64)
-    pfns, is_owned = machine.frames.pfns_of(machine.p2m[owned])
+    its = np.flatnonzero(machine.p2m < HOST_FRAMES).astype(np.uint64)
+    pfns, is_owned = machine.frames.pfns_of(machine.p2m[its])
     assert is_owned.all()
-    assert np.array_equal(pfns, owned)
+    assert np.array_equal(pfns, its)
     _, is_owned = machine.frames.pfns_of(np.array([SHARED_INFO, HOST_FRAMES, NOWHERE], np.uint64))
     assert not is_owned.any()
 

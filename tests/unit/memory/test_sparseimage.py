@@ -114,7 +114,7 @@ def test_a_bitmap_is_of_the_hosts_own_words(
     assert [n for n in range(40_000) if words[n // 64] >> n % 64 & 1] == sorted(numbers)
 
 
-def test_a_header_of_either_byte_order(tmp_path: Path) -> None:
+def test_a_header_is_read_in_either_byte_order(tmp_path: Path) -> None:
     """libvirt writes those of its own snapshots in that of its host."""
     source = build.save(tmp_path / "big.save", GOOD.encode(), order=">")
     header = libvirtimage.read_header(source)
@@ -174,7 +174,7 @@ def test_any_stream_is_the_same_memory(
     assert all(found.get(place, bytes(PAGE)) == page for place, page in wanted.items())
 
 
-def test_compressed_by_zstd(tmp_path: Path) -> None:
+def test_a_stream_that_zstd_has_compressed_becomes_the_same_image(tmp_path: Path) -> None:
     packed = subprocess.run(
         ["zstd", "-1", "--stdout"], input=GOOD.encode(), capture_output=True, check=True
     ).stdout

@@ -193,7 +193,7 @@ def test_findings_are_counted_but_not_all_kept(tmp_path: Path) -> None:
     assert len(report.findings) == KEPT_PER_PROBLEM
 
 
-def test_nor_are_those_that_are_found_one_by_one() -> None:
+def test_findings_made_one_by_one_are_not_all_kept_either() -> None:
     """An image of nothing but damage must not fill the memory of whoever looks at it."""
     findings = Findings()
     for pfn in range(3 * KEPT_PER_PROBLEM):
