@@ -122,6 +122,25 @@ def unbooted(
     return tuple(target for target, each in volumes.items() if each.dm_uuid not in defined)
 
 
+def require_booted(
+    record: Record, unbooted: Iterable[str], volumes: Mapping[str, LogicalVolume]
+) -> None:
+    """Raise ``VolumeRefused`` when a domain would be started without a disk that goes back.
+
+    One that was attached to the running domain alone is in no definition, but in what it has now.
+    """
+    for target in unbooted:
+        ref = volumes[target].ref
+        disk = shlex.join([record.domain, str(ref.path), target])
+        raise VolumeRefused(
+            volume=str(ref),
+            why=f"it is disk {target} of {record.ref}, which has no memory, and the definition "
+            "that the domain would be started from does not have it",
+            remedy=f"add it to the definition: virsh attach-disk {disk} --config (or virsh edit); "
+            "then roll back",
+        )
+
+
 def require_held(domain: Domain, volumes: Mapping[str, LogicalVolume]) -> None:
     """Raise ``DiskRefused`` for a domain that is on and does not run on the volume of that name.
 

@@ -76,6 +76,9 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     if image.path is not None:
         occupancy.require_named(imagefacts.devices(image.path.parent), current, uuid_of_device)
     others = _others(host, record, domain, booted, replaced)
+    unbooted = occupancy.unbooted(host.hypervisor, booted, current, uuid_of_device)
+    if record.memory is None and planning.is_started(domain, record):
+        occupancy.require_booted(record, unbooted, current)
     planning.check_pools(host.lvm, report, current.values(), host.settings, sources=sources)
     return RollbackPlan(
         record=record,
@@ -86,7 +89,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         order=ordering.order(host.catalog, record.domain_uuid, record.domain, datetime.now(UTC)),
         others=others,
         omitted=occupant.omitted,
-        unbooted=occupancy.unbooted(host.hypervisor, booted, current, uuid_of_device),
+        unbooted=unbooted,
     )
 
 

@@ -217,10 +217,7 @@ class Lvm:
         self._do(argv.deactivate(volumes))
 
     def wake(self, volumes: Iterable[LvRef], known: Report | None = None) -> None:
-        """Have volumes go on that an lvm has left suspended, as one that was killed.
-
-        Nothing that a guest writes to its disk would ever come back.
-        """
+        """Have volumes go on that a killed lvm left suspended: no write to them comes back."""
         found = map((known or self.report()).lv_of, volumes)
         stuck = [volume.ref for volume in found if volume is not None and volume.is_suspended]
         if stuck:

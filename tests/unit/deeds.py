@@ -77,12 +77,12 @@ def use(scene: Scene) -> str:
 REFUSAL = CaptureFailed(domain=DOMAIN, why="a test wants it")
 
 
-def fail_deed(scene: Scene, failing: str, error: BaseException = REFUSAL) -> None:
-    """Make a deed of the hypervisor fail."""
+def fail_deed(scene: Scene, failing: str, error: BaseException | None = None) -> None:
+    """Make a deed of the hypervisor fail, with ``REFUSAL`` if no other error is given."""
 
     def before(deed: str) -> None:
         if deed == failing:
-            raise error
+            raise error or replace(REFUSAL)  # each failure gets hints of its own
 
     scene.hypervisor.before = before
 

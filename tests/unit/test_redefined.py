@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snapvm.model import DomainState, DomainUuid, GuestDisk
-from snapvm.refusals import DomainRefused
+from snapvm.refusals import DomainRefused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import roll_back, take_at_five
 from tests.unit.occupied import restore_brings
@@ -46,6 +46,21 @@ def test_a_disk_that_is_not_in_its_definition_any_more_is_told_of(scene: Scene) 
     restore_brings(scene, had)
     scene.machine.boot_disks = (had[0], GuestDisk(target="vdb", device=Path("/no/volume")))
     assert roll_back(scene, record).plan.unbooted == (), "nobody knows"
+
+
+def test_it_is_not_started_without_a_disk_that_goes_back(scene: Scene) -> None:
+    """One that was attached without --config: a rollback succeeded, and the guest lacked it."""
+    record = take_at_five(scene, with_memory=False)
+    scene.machine.boot_disks = scene.machine.disks[:1]
+    names = scene.lvm.names()
+    with pytest.raises(VolumeRefused, match=r"disk vdb of demo@x, which has no memory") as refused:
+        roll_back(scene, record)
+    assert "virsh attach-disk demo /dev/vg1/demo-d1 vdb --config" in refused.value.hint()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and scene.machine.count == 8
+    assert scene.lvm.names() == names
+    scene.machine.boot_disks = None
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"]
 
 
 def test_one_that_libvirt_does_not_know_any_more_is_told_of(scene: Scene) -> None:
