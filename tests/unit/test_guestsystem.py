@@ -12,6 +12,7 @@ from snapvm.attention import NotStopped, StillFrozen
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Interrupted, SnapvmError
 from snapvm.failures import CaptureFailed, CommandFailed, NotFrozen
+from snapvm.lvm import argv
 from snapvm.model import DomainState, Record, Silent
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
@@ -215,6 +216,9 @@ def test_a_guest_that_comes_back_frozen_needs_attention(scene: Scene) -> None:
     assert [id_ for id_ in scene.ids() if id_.startswith("undo-")], "the rest of it is done"
 
 
+HAND_OVER = ("lvm", "lvchange")
+
+
 @pytest.mark.parametrize("is_repair", [False, True], ids=["rollback", "repair"])
 def test_a_frozen_guest_needs_attention_where_the_bookkeeping_fails_too(
     scene: Scene, is_repair: bool
@@ -223,11 +227,11 @@ def test_a_frozen_guest_needs_attention_where_the_bookkeeping_fails_too(
     record = take(scene)
     if is_repair:
         # they are done beside each other
-        die(scene, record, ("restore", "lvchange --config global/wait_for_locks=1 --deltag"))
+        die(scene, record, ("restore", f"{' '.join(argv.patient(HAND_OVER)[1:])} --deltag"))
 
-    def fail(argv: tuple[str, ...]) -> None:
-        if "--deltag" in argv:
-            raise CommandFailed(argv=argv, status=5, stderr="in use")
+    def fail(command: tuple[str, ...]) -> None:
+        if "--deltag" in command:
+            raise CommandFailed(argv=command, status=5, stderr="in use")
 
     scene.machine.agent = False
     scene.lvm.before = fail
