@@ -13,6 +13,7 @@ from snapvm.clock import WindowClock
 from snapvm.errors import Interrupted
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile, WindowBroken
 from snapvm.hypervisor import libvirtlink, qmp
+from snapvm.hypervisor import pause as pausing
 from snapvm.hypervisor.pause import WatchedPause
 from tests.unit.hypervisor.fakedomain import (
     ASLEEP,
@@ -127,6 +128,35 @@ def test_one_that_was_paused_and_runs_again_before_its_window_is_captured() -> N
     with pause.ended_by_resume(leave_standing=False):
         pause.suspend()
     assert domain.state_now == RUNNING
+
+
+@pytest.mark.parametrize("leave_standing", [False, True])
+@pytest.mark.parametrize("stops_again", [False, True])
+def test_one_that_somebody_let_run_in_its_window_is_no_capture(
+    leave_standing: bool, stops_again: bool
+) -> None:
+    """What it wrote meanwhile may be on one disk's snapshot and not on another's."""
+    domain = FakeDomain()
+    watched = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    with (
+        pytest.raises(WindowBroken, match="somebody else made it run"),
+        watched.ended_by_resume(leave_standing=leave_standing),
+    ):
+        watched.suspend()
+        domain.resume()
+        if stops_again:
+            domain.suspend()
+        time.sleep(0.01)
+
+
+def test_one_of_which_qemu_does_not_say_that_it_runs_again_is_no_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pausing, "EVENT_LIMIT_SECONDS", 0.01)
+    domain = FakeDomain()
+    monkeypatch.setattr(domain, "resume", lambda: setattr(domain, "state_now", RUNNING))
+    with pytest.raises(WindowBroken, match="did not say that it runs again"):
+        capture(domain, lambda: None)
 
 
 def stream_beside(domain: FakeDomain, happens: Callable[[], None]) -> None:
