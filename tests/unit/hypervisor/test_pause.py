@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from snapvm import retry
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.errors import Interrupted
+from snapvm.errors import ExitStatus, Interrupted
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile, WindowBroken
 from snapvm.hypervisor import libvirtlink, qmp
 from snapvm.hypervisor import pause as pausing
@@ -157,6 +159,30 @@ def test_one_of_which_qemu_does_not_say_that_it_runs_again_is_no_capture(
     monkeypatch.setattr(domain, "resume", lambda: setattr(domain, "state_now", RUNNING))
     with pytest.raises(WindowBroken, match="did not say that it runs again"):
         capture(domain, lambda: None)
+
+
+@pytest.mark.parametrize("refusals", [2, 1000])
+def test_one_that_libvirt_does_not_let_run_is_tried_again_and_not_called_put_back(
+    refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_RESTART_SECONDS", 0.01)
+    domain, left = FakeDomain(), [*range(refusals)]
+    resume = domain.resume
+
+    def refuse() -> None:
+        if left:
+            left.pop()
+            raise NOT_RUNNING
+        resume()
+
+    monkeypatch.setattr(domain, "resume", refuse)
+    if refusals == 2:
+        capture(domain, lambda: None)
+        assert domain.state_now == RUNNING
+        return
+    with pytest.raises(StuckPaused) as stuck:
+        capture(domain, lambda: None)
+    assert stuck.value.exit_status is ExitStatus.ATTENTION and domain.state_now == PAUSED
 
 
 def stream_beside(domain: FakeDomain, happens: Callable[[], None]) -> None:
