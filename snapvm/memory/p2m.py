@@ -192,8 +192,8 @@ class _Reader:
             va < 1 << 64 and FOUR_LEVEL.canonical(va & _TRANSLATED) == va
             for va in (roots.vaddr, end)
         )
-        crosses = roots.vaddr >> 63 != end >> 63
-        if not is_canonical or crosses or (roots.vaddr <= _XEN_END and end >= _XEN_START):
+        # Of two canonical addresses in different halves the part between them has Xen's in it.
+        if not is_canonical or (roots.vaddr <= _XEN_END and end >= _XEN_START):
             why = f"the p2m cannot be at {roots.vaddr:#x} to {end:#x}"
             raise _bad(self.origin, _Field.VADDR, why)
         return roots.vaddr & _TRANSLATED, end & _TRANSLATED

@@ -87,6 +87,7 @@ def test_a_domain_stays_as_its_owner_left_it(tmp_path: Path, state: DomainState)
     scene = make_scene(tmp_path, state=state)
     record = take(scene)
     assert (record.memory is not None) is state.has_memory
+    assert record.kind is (RecordKind.FULL if state.has_memory else RecordKind.DISKS)
     assert scene.hypervisor.state_of(DOMAIN) is state
     roll_back(scene, record)
     assert scene.hypervisor.state_of(DOMAIN) is state

@@ -15,9 +15,9 @@ from snapvm.errors import ExitStatus
 from snapvm.failures import CaptureFailed, DeleteStopped, SnapshotFailed
 from snapvm.model import DomainState, Record, Silent
 from snapvm.process import Completed
-from snapvm.refusals import VolumeRefused
+from snapvm.refusals import SnapshotReplaced, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.scene import UUID, Scene, make_scene
+from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import begun, die, fail_command, fail_deed, revive, roll_back, take
 
 
@@ -236,3 +236,23 @@ def test_a_snapshot_that_is_a_disk_by_now_is_no_orphan_when_its_record_is_lost(
     command = told.remedy.partition("tags from it: ")[2].partition(";")[0]
     scene.lvm.run(("lvm", *shlex.split(command)))
     assert not theirs.tags
+
+
+def test_a_prune_passes_over_one_that_another_has_deleted(scene: Scene) -> None:
+    records = [take(scene, name) for name in "abc"]
+    consistency.delete(scene.host, records[1:2], Silent())
+    assert consistency.prune(scene.host, [records], Silent()) == (records[0], records[2])
+    assert scene.ids() == []
+
+
+def test_all_are_looked_at_by_who_chose_them_before_the_first_goes(scene: Scene) -> None:
+    """As `latest`, which is another one by now: `delete a latest` must not delete a alone."""
+    records = [take(scene, name) for name in "ab"]
+
+    def require_meant(record: Record) -> None:
+        if record.id == "b":
+            raise SnapshotReplaced(domain=DOMAIN, id=record.id)
+
+    with pytest.raises(SnapshotReplaced):
+        consistency.delete(scene.host, records, Silent(), require_meant=require_meant)
+    assert scene.ids() == ["a", "b"]

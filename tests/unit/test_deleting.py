@@ -22,7 +22,7 @@ from snapvm.refusals import (
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.fakes.storage import read_on_nfs
-from tests.unit.deeds import roll_back, take
+from tests.unit.deeds import roll_back, take, take_half
 
 
 def test_deleting_leaves_nothing_of_ours(scene: Scene) -> None:
@@ -32,6 +32,17 @@ def test_deleting_leaves_nothing_of_ours(scene: Scene) -> None:
     consistency.delete(scene.host, [record, undo], Silent())
     assert scene.lvm.names() == before
     assert scene.ids() == []
+
+
+def test_what_a_killed_command_left_is_mended_first_though_one_alone_is_deleted(
+    scene: Scene,
+) -> None:
+    before = scene.lvm.names()
+    record = take(scene, "x")
+    take_half(scene, "y")
+    consistency.delete(scene.host, [record], Silent())
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+    assert scene.lvm.names() == before
 
 
 def test_an_image_that_is_read_on_nfs_meanwhile_keeps_nobody_from_working(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, durable, repair
+from snapvm import checking, consistency, durable, repair
 from snapvm.attention import LeftBehind
 from snapvm.cowsize import CowSize
 from snapvm.errors import SnapvmError
@@ -18,15 +18,17 @@ from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
     CommandTimedOut,
+    HypervisorFailed,
     RollbackFailed,
     SnapshotFailed,
     StorageFailed,
 )
+from snapvm.lvm.argv import role_tag
 from snapvm.memory import libvirtimage
-from snapvm.model import DomainState, Silent
+from snapvm.model import Domain, DomainState, Role, Silent
 from tests.fakes import machine
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, fail_command, fail_late, roll_back, take, with_settings
+from tests.unit.deeds import begun, fail_command, fail_late, revive, roll_back, take, with_settings
 
 KINDS = {"thin": (), "thick": ("vg0", "vg1"), "mixed": ("vg1",)}
 
@@ -168,6 +170,45 @@ def test_the_journal_stays_while_something_is_left(scene: Scene, work: str) -> N
     repair.finish_pending(scene.host, UUID, DOMAIN)
     assert scene.lvm.names() == before and scene.ids() == ["x"]
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_what_is_left_is_told_of_though_nobody_says_how_the_domain_is(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A libvirtd that is restarted just then must not be all that the user hears of."""
+    before = scene.lvm.names()
+    fail_late(scene)
+
+    def be_away(name: str) -> Domain:
+        raise HypervisorFailed(f"nobody answers for {name}")
+
+    with monkeypatch.context() as patch, pytest.raises(LeftBehind):
+        scene.hypervisor.before = lambda deed: (
+            patch.setattr(scene.hypervisor, "find", be_away) if deed == "drain" else None
+        )
+        take(scene)
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.lvm.names() == before and scene.host.catalog.leftovers(UUID) == ()
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_snapshot_is_whole_though_its_volumes_are_still_marked_as_unfinished(
+    scene: Scene,
+) -> None:
+    """LVM may fail when the record is visible already: nothing is taken back then."""
+
+    def fail(argv: tuple[str, ...]) -> None:
+        if role_tag(Role.OK) in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="because the test says so")
+
+    scene.lvm.before = fail
+    record = take(scene, "x")
+    revive(scene)
+    assert consistency.repair_all(scene.host, None, Silent()) == (
+        f"corrected the tags of {record.ref}",
+    )
+    assert checking.look(scene.host, None, Silent(), deep=True) == ()
 
 
 def test_a_group_that_is_gone_keeps_nobody_from_work(scene: Scene) -> None:

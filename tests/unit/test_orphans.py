@@ -237,7 +237,18 @@ def test_an_orphan_stays_below_what_somebody_has_built_upon_it(scene: Scene, poo
     assert "vg1/demo-d1.x" not in scene.lvm.names()
 
 
-@pytest.mark.parametrize("how", ["moving", "merging"])
+def test_a_snapshot_whose_record_is_lost_is_not_removed_by_repair(scene: Scene) -> None:
+    """It is whole, and `catalog rebuild` has its record back; who wants it gone says `--fix`."""
+    record = take(scene, "x")
+    names = scene.lvm.names()
+    shutil.rmtree(scene.host.catalog.path(record, ""))
+    assert consistency.repair_all(scene.host, None, Silent()) == ()
+    assert scene.lvm.names() == names
+    rebuilt, hopeless = rebuilding.look(scene.host)
+    assert [each.record.id for each in rebuilt] == ["x"] and hopeless == ()
+
+
+@pytest.mark.parametrize("how", ["moving", "merging", "opened"])
 def test_an_orphan_that_lvm_does_not_remove_now_keeps_no_other(scene: Scene, how: str) -> None:
     """`check --fix` ended with what LVM said of it, and told of nothing that it had found."""
     record = take(scene, "x")
@@ -245,6 +256,7 @@ def test_an_orphan_that_lvm_does_not_remove_now_keeps_no_other(scene: Scene, how
     shutil.rmtree(scene.host.catalog.path(record, ""))
     held = record.disks[0].snapshot
     setattr(scene.lvm.named(held.vg, held.lv), how, True)
+    assert look(scene.host)[str(held)].orphan is None
     remove_all(scene.host)
     assert "vg1/demo-d1.x" not in scene.lvm.names()
     assert set(look(scene.host)) == {str(held)}

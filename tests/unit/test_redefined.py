@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.model import DomainState, DomainUuid, GuestDisk
+from snapvm import consistency
+from snapvm.model import DomainState, DomainUuid, GuestDisk, Silent
 from snapvm.refusals import DomainRefused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import roll_back, take_at_five
@@ -107,3 +108,12 @@ def test_disks_alone_need_a_domain(scene: Scene) -> None:
         roll_back(scene, record)
     assert "virsh create FILE --paused" in refused.value.hint()
     assert scene.disk_data() == ["8", "8"]
+
+
+def test_what_a_doctor_set_for_one_that_was_defined_anew_since_is_set_back(scene: Scene) -> None:
+    """Another domain has its name by now, and nothing of that is touched."""
+    take_at_five(scene)
+    scene.hypervisor.set_for_capture = {UUID}
+    scene.machine.domain = replace(scene.machine.domain, uuid=DomainUuid(UUID.replace("1", "9")))
+    (done,) = consistency.repair_all(scene.host, None, Silent())
+    assert "reset" in done and scene.hypervisor.touched() == ()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from snapvm import durable
 from snapvm.attention import LeftBehind, LeftOff
 from snapvm.failures import CommandFailed, DomainFailed
 from snapvm.lvm import device
@@ -142,6 +143,27 @@ def test_one_that_a_repair_found_running_is_not_restored_by_the_next(tmp_path: P
     mend(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
     assert scene.disk_data() == ["7", "7"] and len(scene.ids()) == 2
+
+
+def test_one_that_runs_is_not_called_off_because_a_journal_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """'Do not start it', and status 8, would be said of a domain that its owner has started."""
+    scene, _ = killed(tmp_path, "after write .rollback.json 3")
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    write = durable.write
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == ".rollback.json":
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    with monkeypatch.context() as patch, pytest.raises(LeftBehind, match="No space left"):
+        patch.setattr(durable, "write", full)
+        mend(scene)
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_a_rollback_that_fails_in_the_end_has_decided_too(tmp_path: Path) -> None:

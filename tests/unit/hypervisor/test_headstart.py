@@ -233,6 +233,22 @@ def test_a_qemu_that_is_as_quick_is_thrown_away(qemu: EagerQemu, job: CaptureJob
     assert qemu.state_now == RUNNING
 
 
+def test_a_qemu_that_lets_the_guest_run_in_the_window_is_thrown_away(
+    qemu: EagerQemu, job: CaptureJob
+) -> None:
+    """Its stop and ours came in one instant, and it has gone on from its own."""
+    experience(job, 0.06, 0.05)
+    with (
+        pytest.raises(CaptureFailed, match="QEMU had stopped it itself"),
+        BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture,
+        capture.window(),
+    ):
+        qemu.protect()
+        qemu.state_now = RUNNING
+        capture.arm()
+    assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
+
+
 def test_a_guest_whose_memory_takes_longer_than_the_window_may_runs_on(
     qemu: EagerQemu, job: CaptureJob
 ) -> None:

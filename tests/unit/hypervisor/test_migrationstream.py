@@ -137,6 +137,22 @@ def test_an_image_has_no_port_that_libvirt_has_chosen(
 
 
 @pytest.mark.usefixtures("given")
+@pytest.mark.parametrize("cpu", ["", "<cpu mode='custom'><model>Nehalem</model></cpu>"])
+def test_an_image_says_which_processor_a_restore_has_to_give(
+    job: Any, monkeypatch: pytest.MonkeyPatch, cpu: str
+) -> None:
+    """By it libvirt judges whether a host can go on with the guest, and makes it the same one."""
+    monkeypatch.setattr(qmp, "libvirt_qemu", FakeLibvirtQemu(os.fstat))
+    job.domain = replace(DOMAIN, definition=f"<domain>{cpu}<devices/></domain>")
+    with MigrationStream.prepared(job, libvirtimage.Writer()):
+        with job.image.open("r+b") as image:
+            image.truncate(1 << 20)  # as if there were a stream
+        libvirtimage.Writer().end(job.image)
+    cookie = libvirtimage.read_cookie(job.image)
+    assert ("<model>Nehalem</model>" in cookie) is bool(cpu) and bool(cookie) is bool(cpu)
+
+
+@pytest.mark.usefixtures("given")
 def test_a_pipe_that_qemu_does_not_give_back_does_not_keep_the_guest_waiting(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,10 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from snapvm import retry
+from snapvm.attention import StuckPaused
 from snapvm.clock import WindowClock
-from snapvm.errors import Interrupted
+from snapvm.errors import ExitStatus, Interrupted
 from snapvm.failures import CaptureFailed, DomainFailed, PausedMeanwhile, WindowBroken
 from snapvm.hypervisor import libvirtlink, qmp
+from snapvm.hypervisor import pause as pausing
 from snapvm.hypervisor.pause import WatchedPause
 from tests.unit.hypervisor.fakedomain import (
     ASLEEP,
@@ -127,6 +130,59 @@ def test_one_that_was_paused_and_runs_again_before_its_window_is_captured() -> N
     with pause.ended_by_resume(leave_standing=False):
         pause.suspend()
     assert domain.state_now == RUNNING
+
+
+@pytest.mark.parametrize("leave_standing", [False, True])
+@pytest.mark.parametrize("stops_again", [False, True])
+def test_one_that_somebody_let_run_in_its_window_is_no_capture(
+    leave_standing: bool, stops_again: bool
+) -> None:
+    """What it wrote meanwhile may be on one disk's snapshot and not on another's."""
+    domain = FakeDomain()
+    watched = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    with (
+        pytest.raises(WindowBroken, match="somebody else made it run"),
+        watched.ended_by_resume(leave_standing=leave_standing),
+    ):
+        watched.suspend()
+        domain.resume()
+        if stops_again:
+            domain.suspend()
+        time.sleep(0.01)
+
+
+def test_one_of_which_qemu_does_not_say_that_it_runs_again_is_no_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pausing, "EVENT_LIMIT_SECONDS", 0.01)
+    domain = FakeDomain()
+    monkeypatch.setattr(domain, "resume", lambda: setattr(domain, "state_now", RUNNING))
+    with pytest.raises(WindowBroken, match="did not say that it runs again"):
+        capture(domain, lambda: None)
+
+
+@pytest.mark.parametrize("refusals", [2, 1000])
+def test_one_that_libvirt_does_not_let_run_is_tried_again_and_not_called_put_back(
+    refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_RESTART_SECONDS", 0.01)
+    domain, left = FakeDomain(), [*range(refusals)]
+    resume = domain.resume
+
+    def refuse() -> None:
+        if left:
+            left.pop()
+            raise NOT_RUNNING
+        resume()
+
+    monkeypatch.setattr(domain, "resume", refuse)
+    if refusals == 2:
+        capture(domain, lambda: None)
+        assert domain.state_now == RUNNING
+        return
+    with pytest.raises(StuckPaused) as stuck:
+        capture(domain, lambda: None)
+    assert stuck.value.exit_status is ExitStatus.ATTENTION and domain.state_now == PAUSED
 
 
 def stream_beside(domain: FakeDomain, happens: Callable[[], None]) -> None:

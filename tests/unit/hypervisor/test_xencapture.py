@@ -67,6 +67,14 @@ def test_a_drive_that_was_attached_just_before_the_window_breaks_it(
         job.settle(rings)
 
 
+def test_one_that_was_attached_since_the_plan_is_seen_while_the_guest_runs(scene: Scene) -> None:
+    """All of the memory would be copied first, and the guest stand still, for nothing."""
+    server, job = scene
+    add_drive(server, NEW_NUMBER)
+    with pytest.raises(WindowBroken, match="drives were changed"):
+        job.rings()
+
+
 def test_a_disk_that_was_connected_anew_breaks_it(scene: Scene) -> None:
     server, job = scene
     rings = job.rings()

@@ -83,6 +83,19 @@ def test_one_that_is_given_up_in_the_pause_fails(image: int) -> None:
         live.finish()
 
 
+def test_one_whose_window_fails_does_not_keep_the_guest_waiting(image: int) -> None:
+    """It waits for the guest's suspend then, and the guest for its end."""
+    fake = FakeSaver()
+    live = saver(fake, image)
+    rescue = threading.Timer(10, live._is_suspended.set)
+    rescue.start()
+    with pytest.raises(SnapshotFailed), live.copying(nothing):
+        live.come_to_suspend()
+        raise SnapshotFailed(target="xvda", volume="vg/web", why="the group is full")
+    assert fake.is_ended and rescue.is_alive(), "it ended of itself"
+    rescue.cancel()
+
+
 def test_a_disk_that_is_full_is_said() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         live = saver(FakeSaver(), full.fileno())

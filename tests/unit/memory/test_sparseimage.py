@@ -131,6 +131,15 @@ def test_a_header_is_read_in_either_byte_order(tmp_path: Path) -> None:
         libvirtimage.read_header(source)
 
 
+@pytest.mark.parametrize("size_bytes", [0, 16, 19, 91])
+def test_an_image_that_ends_within_its_header_is_a_bad_one(tmp_path: Path, size_bytes: int) -> None:
+    source = build.save(tmp_path / "short.save", GOOD.encode())
+    os.truncate(source, size_bytes)
+    with pytest.raises(BadImage, match="within the header") as bad:
+        libvirtimage.read_header(source)
+    assert bad.value.offset_bytes == size_bytes
+
+
 @pytest.mark.parametrize("length", [64 * PAGE, sparseimage.KEEP_ZEROS_LIMIT_BYTES * 2])
 def test_what_comes_later_counts(tmp_path: Path, length: int) -> None:
     """As when a running guest's pages are sent again."""

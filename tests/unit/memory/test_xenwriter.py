@@ -11,9 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snapvm.memory.xenformat import (
+    PAGE_COUNT,
+    PAGES_PER_BATCH,
+    RECORD_HEADER,
+    RecordType,
+)
 from snapvm.memory.xenimage import CONFIG_PADDING_BYTES, ImageWriter, open_image, replace_config
 from snapvm.memory.xenrecord import PageBatch
-from snapvm.memory.xenwriter import DomainHead
+from snapvm.memory.xenwriter import LEAST_GAP_BYTES, DomainHead, filler
 from tests.unit.memory import xen_builders as build
 from tests.unit.memory.xen_images import padded, pages_of, read, write
 
@@ -42,6 +48,23 @@ def test_a_sparse_image_has_the_same_bytes(tmp_path: Path) -> None:
     data = (tmp_path / "sparse").read_bytes()
     assert data == padded(guest).encode()
     assert (tmp_path / "sparse").stat().st_blocks * 512 < len(data) - 150 * 4096
+
+
+@pytest.mark.parametrize("rest_bytes", [-8, 0, 8, 16, LEAST_GAP_BYTES, LEAST_GAP_BYTES + 8])
+@pytest.mark.parametrize("records", [1, 2])
+def test_a_gap_of_any_length_is_filled_with_whole_records(records: int, rest_bytes: int) -> None:
+    """Where one record is full and what is left is too short for another."""
+    full_bytes = RECORD_HEADER.size + PAGE_COUNT.size + PAGES_PER_BATCH * 8
+    filled = filler(records * full_bytes + rest_bytes, 7)
+    assert len(filled) == records * full_bytes + rest_bytes
+    at = 0
+    while at < len(filled):
+        kind, length_bytes = RECORD_HEADER.unpack_from(filled, at)
+        (count, _) = PAGE_COUNT.unpack_from(filled, at + RECORD_HEADER.size)
+        assert kind == RecordType.PAGE_DATA and 0 < count <= PAGES_PER_BATCH
+        assert length_bytes == PAGE_COUNT.size + 8 * count
+        at += RECORD_HEADER.size + length_bytes
+    assert at == len(filled)
 
 
 def test_a_writer_refuses_what_it_cannot_write() -> None:
