@@ -3,10 +3,12 @@
 Each host has lock files of its own, which it can always make.  Others, beside the records, exclude
 other hosts that see the same folder, as far as its file system can do that: on NFS and on cluster
 file systems flock(2) locks for all hosts (nfs(5), local_lock), until the host that holds it dies.
+So it does on SMB (flock(2), CIFS details).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -18,6 +20,11 @@ from snapvm.errors import Locked
 
 _HOLDER_LIMIT_BYTES = 100
 """How much of what a lock file says of its holder is shown."""
+_HELD = (errno.EWOULDBLOCK,)
+"""What flock(2) says of a lock that somebody holds."""
+_HELD_BY_HOST = (*_HELD, errno.EACCES)
+"""The same where other hosts may hold it: SMB's servers say that it was not granted, and Linux says
+EACCES then (fs/smb/client, cifs_setlk and smb2maperror.c)."""
 
 
 @contextmanager
@@ -79,7 +86,9 @@ def _lock(descriptor: int, name: str, wait_seconds: float, *, shared: str = "") 
     def attempt() -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno not in (_HELD_BY_HOST if shared else _HELD):
+                raise
             holder = b""
             with suppress(OSError):  # it is held, whatever can be read of who holds it
                 holder = os.pread(descriptor, _HOLDER_LIMIT_BYTES, 0)

@@ -238,6 +238,29 @@ def test_a_file_system_without_locks_has_those_of_the_host(
     assert set(scene.ids()) == {"a", "b"}
 
 
+def test_a_lock_that_a_server_of_smb_does_not_grant_is_held(
+    scene: Scene, be: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux says EACCES of it there, which was taken for a file system without locks."""
+    take(scene, "a")
+    real, state = fcntl.flock, str(scene.host.settings.state_dir)
+
+    def flock(descriptor: int, how: int) -> None:
+        try:
+            real(descriptor, how)
+        except BlockingIOError:
+            if not os.readlink(f"/proc/self/fd/{descriptor}").startswith(state):
+                raise
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES)) from None
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    other = elsewhere(scene)
+    with scene.host.catalog.locked(UUID, DOMAIN), pytest.raises(Locked):
+        take(other, "b")
+    take(other, "b")
+    assert set(scene.ids()) == {"a", "b"}
+
+
 def test_the_lock_of_all_hosts_is_no_domain(scene: Scene, be: Callable[[str], None]) -> None:
     take(scene, "a")
     take(scene, "b")
