@@ -32,6 +32,7 @@ from snapvm import (
     standing,
     stopping,
     taking,
+    turns,
 )
 from snapvm.askedfor import Asked, mended
 from snapvm.attention import LeftBehind
@@ -153,8 +154,10 @@ def _catch(
             undo.add(what, removal, removes=Removes.PART)
         undo.add("its disks' devices", partial(host.lvm.wake, [disk.volume for disk in plan.disks]))
         snapshotting.make_stores(host, plan)
+        progress.phase("waiting for work of others in its volume groups")
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
+            turns.taken(host.settings.run_dir, plan.groups if capture.is_brief else ()),
             standing.tried_again(host, plan.domain, undo),
             guestsystem.held_still(host, plan, undo) as freeze,
             standing.running_when_interrupted(host, plan.domain),

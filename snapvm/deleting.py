@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, starmap
 
-from snapvm import deletable, identity, repair, severalfailures
+from snapvm import deletable, identity, repair, severalfailures, turns
 from snapvm.attention import LeftBehind
 from snapvm.catalog import Catalog
 from snapvm.errors import Interrupted, SnapvmError, UnknownSnapshot
@@ -162,12 +162,14 @@ class _Deletion:
                 self.terms.require_meant(record)
                 self.progress.phase(f"deleting {record.ref}")
                 present = host.catalog.again(record)
-                report = host.lvm.explained(host.lvm.report(), _volumes([present]))
-                its = known.of(record.domain_uuid)
-                self._check(present, deletable.who_needs(its, going), report)
-                with shielded():
-                    _delete(host, present, report)
-                    self.deleted.append(record)
+                groups = [volume.vg for volume in _volumes([present])]
+                with turns.taken(host.settings.run_dir, groups):
+                    report = host.lvm.explained(host.lvm.report(), _volumes([present]))
+                    its = known.of(record.domain_uuid)
+                    self._check(present, deletable.who_needs(its, going), report)
+                    with shielded():
+                        _delete(host, present, report)
+                        self.deleted.append(record)
 
     @contextmanager
     def _sparing(self, record: Record, going: list[Record]) -> Iterator[None]:

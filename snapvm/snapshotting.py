@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from snapvm import sidefiles
+from snapvm import sidefiles, turns
 from snapvm.clock import Deadline, WindowClock
 from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut, SnapshotFailed
 from snapvm.host import Host
@@ -34,10 +34,9 @@ def make_stores(host: Host, plan: TakePlan) -> None:
     if thick:
         host.lvm.load_snapshot_target()
     for disk in thick:
-        with _failing_for(disk):
-            host.lvm.make_store(
-                disk.volume.vg, disk.snapshot_name, disk.store_bytes, _tags(plan, disk)
-            )
+        vg = disk.volume.vg
+        with turns.taken(host.settings.run_dir, [vg]), _failing_for(disk):
+            host.lvm.make_store(vg, disk.snapshot_name, disk.store_bytes, _tags(plan, disk))
 
 
 def catch(

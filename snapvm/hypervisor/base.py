@@ -143,6 +143,10 @@ class Capture(Protocol):
     def method(self) -> str:
         """A text for the record: how memory is captured and, in parentheses, why that way."""
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether its window is hardly longer than the block; in others all memory is written."""
+
     def window(
         self, *, leave_standing: bool = False, freeze: Freeze | None = None
     ) -> AbstractContextManager[None]:

@@ -60,6 +60,7 @@ class BackgroundCapture:
     """Memory is written while the guest runs after the pause; see ``Capture``."""
 
     way = "background: QEMU's background-snapshot, memory written behind the running guest"
+    is_brief = True
 
     def __init__(
         self,

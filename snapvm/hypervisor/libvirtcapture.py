@@ -56,6 +56,7 @@ class ExternalCapture:
     """Memory by libvirt's external snapshot: precopy while running, the last pass paused."""
 
     way = "libvirt: external memory snapshot (live precopy), disks beside it"
+    is_brief = False
 
     def __init__(self, job: CaptureJob, why: str) -> None:
         self._job = job

@@ -64,6 +64,7 @@ class PrecopyCapture:
     """Memory is written while the guest runs, and the last of it in the pause; see ``Capture``."""
 
     way = "precopy: memory written while the guest runs, the last of it in the pause"
+    is_brief = False
 
     def __init__(self, job: CaptureJob, stream: MigrationStream, why: str) -> None:
         self._job = job

@@ -23,6 +23,7 @@ class StopCapture:
     """All of memory is written in the pause; see ``Capture``."""
 
     way = "stop: all memory written while the guest stands still"
+    is_brief = False
 
     def __init__(self, job: CaptureJob, stream: MigrationStream, why: str) -> None:
         self._job = job

@@ -6,6 +6,8 @@ from __future__ import annotations
 class Memoryless:
     """The part of a ``Capture`` that is about memory, for one that captures none."""
 
+    is_brief = True
+
     def arm(self) -> None:
         """Do nothing: there is no memory to write."""
 

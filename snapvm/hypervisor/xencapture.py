@@ -142,6 +142,8 @@ def capturing(domain: Domain) -> Iterator[None]:
 class XenCapture:
     """Memory is copied while the domain runs, and corrected in the pause; see ``Capture``."""
 
+    is_brief = True
+
     def __init__(
         self, job: XenJob, image: GuestImage, frames: XenFrames, rings: Rings, method: str
     ) -> None:

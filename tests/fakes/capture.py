@@ -36,6 +36,7 @@ class FakeCapture:
     """See ``Capture``."""
 
     method = "fake"
+    is_brief = True
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("host", "planning", "imagefacts", "occupancy", "identity", "ordering", "deletable"),
     ("images", "sidefiles"),
     ("catalog", "hypervisor", "lvm", "memory", "guard"),
-    ("recordfolder",),
+    ("recordfolder", "turns"),
     ("locking", "streamfilter", "journalfile", "imageroom", "memoryroom", "checksum"),
     (
         "recordfile",

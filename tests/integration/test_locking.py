@@ -17,9 +17,10 @@ import pytest
 
 from snapvm import consistency
 from snapvm.catalog import Catalog
+from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Locked, SnapvmError
 from snapvm.interrupt import watched
-from snapvm.model import Silent, SnapshotId
+from snapvm.model import DomainUuid, GuestDisk, Silent, SnapshotId
 from tests.fakes.scene import UUID, Scene, make_scene
 from tests.unit.deeds import take
 
@@ -140,6 +141,42 @@ def test_the_second_waits_when_it_was_told_to(scene: Scene) -> None:
         assert first.status() == 0
     assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 0
     assert set(scene.ids()) == {"kept", "first", "second"}
+
+
+def add_another(scene: Scene) -> None:
+    """Add a domain whose only disk is in a group of the first one's."""
+    disk = scene.lvm.add_disk("vg0", "other-d0", pool="pool", data="0")
+    uuid = DomainUuid("22222222-2222-3333-4444-555555555555")
+    domain = replace(scene.machine.domain, name="other", uuid=uuid)
+    scene.hypervisor.add(domain, (GuestDisk(target="vda", device=Path("/dev/vg0", disk.name)),))
+
+
+def test_another_domain_runs_until_it_is_its_turn_in_the_group(scene: Scene) -> None:
+    """Not the lock of a domain is waited for, but that of LVM would be, in the pause."""
+    add_another(scene)
+    came, come = os.pipe()
+
+    def tell(deed: str) -> None:
+        os.write(come, f"{deed} ".encode())
+
+    with another(scene, lambda: take(scene, "first"), "window") as first:
+        second = os.fork()
+        if second == 0:
+            status = FAILED_OTHERWISE
+            try:
+                scene.hypervisor.before = tell
+                request = TakeRequest(domain="other", name="second")
+                status = _ended(lambda: consistency.take(scene.host, request, Silent()))
+            finally:
+                os._exit(status)
+        time.sleep(0.5)
+        assert os.read(came, 100) == b"check_capture capture "
+        first.go_on()
+        assert first.status() == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 0
+    assert os.read(came, 100).startswith(b"window ")
+    os.close(came)
+    os.close(come)
 
 
 def test_its_patience_ends(scene: Scene) -> None:
