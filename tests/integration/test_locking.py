@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, turns
 from snapvm.catalog import Catalog
 from snapvm.consistency import TakeRequest
 from snapvm.errors import ExitStatus, Locked, SnapvmError
@@ -177,6 +177,19 @@ def test_another_domain_runs_until_it_is_its_turn_in_the_group(scene: Scene) -> 
     assert os.read(came, 100).startswith(b"window ")
     os.close(came)
     os.close(come)
+
+
+def test_one_that_waits_for_its_turn_can_be_given_up(scene: Scene) -> None:
+    with (
+        turns.taken(scene.host.settings.run_dir, ["vg0"]),
+        another(scene, lambda: take(scene, "first"), "capture") as other,
+    ):
+        other.go_on()
+        time.sleep(0.5)
+        os.killpg(other.pid, signal.SIGTERM)
+        assert other.status() == ExitStatus.INTERRUPTED
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert scene.ids() == ["kept"]
 
 
 def test_its_patience_ends(scene: Scene) -> None:
