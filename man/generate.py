@@ -197,7 +197,10 @@ FILES = (
         ),
     ),
     ("/run/snapvm/UUID.lock", "The lock held by the snapvm that is working on a domain."),
-    ("/run/snapvm/VG.group.lock", "The lock held by the snapvm whose turn it is in a volume group."),
+    (
+        "/run/snapvm/VG.group.lock",
+        "The lock held by the snapvm whose turn it is in a volume group.",
+    ),
 )
 ENVIRONMENT_FIRST = (
     ("SNAPVM_CONFIG", f"The settings file to use instead of {DEFAULT_FILE}."),

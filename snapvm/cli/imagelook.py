@@ -16,6 +16,7 @@ from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.progress import shown
 from snapvm.cli.session import Session
 from snapvm.errors import BadName, UnknownSnapshot
+from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage, savedstream
 from snapvm.memory.finding import Finding, Report, Severity
 from snapvm.memory.paging import Hole, Mapping, translate, who_maps
@@ -87,7 +88,7 @@ def _placed(session: Session, text: str, progress: Progress | None = None) -> It
             for side in record.side_files:
                 sidefiles.require_whole(path.parent, side)
         yield _Place(path, record.memory)
-    except Refused:
+    except (Refused, StorageFailed):
         catalog.again(record)
         raise
 

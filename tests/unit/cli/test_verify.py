@@ -257,6 +257,24 @@ def test_what_is_deleted_meanwhile_is_not_called_damaged(
     assert "there is no snapshot demo@a\n" in done.err
 
 
+def test_an_image_without_a_checksum_that_is_deleted_meanwhile_is_no_failure_of_the_disk(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = take(scene, "a")
+    path = scene.host.catalog.folder(record.domain_uuid, record.id) / "snapshot.json"
+    said = json.loads(path.read_text())
+    said["memory"]["checksum"] = ""
+    path.write_text(json.dumps(said))
+    check = images.check_contents
+
+    def late(path: Path, memory: MemoryRecord, progress: Progress) -> None:
+        check(path, memory, progress)
+        delete(scene, record)
+
+    monkeypatch.setattr(images, "check_contents", late)
+    assert call("verify", "demo@a").status == ExitStatus.NOT_FOUND
+
+
 def test_uefi_variables_that_are_deleted_meanwhile_are_not_called_damaged(
     call: Call, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
