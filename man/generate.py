@@ -199,7 +199,7 @@ FILES = (
     ("/run/snapvm/UUID.lock", "The lock held by the snapvm that is working on a domain."),
     (
         "/run/snapvm/VG.group.lock",
-        "The lock held by the snapvm whose turn it is in a volume group.",
+        "The lock held by the snapvm that works in a volume group.",
     ),
 )
 ENVIRONMENT_FIRST = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +28,21 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def taken(run_dir: Path, groups: Iterable[str]) -> Iterator[None]:
-    """Have the turn in volume groups for the block; when it does not come, do without."""
+    """Have the turn in volume groups for the block; when it does not come, do without.
+
+    Who waits for it is first in a queue of one, where a `prune` has to come after each deletion.
+    """
     limit = Deadline(LIMIT_SECONDS)
+
+    def held(what: str, vg: str) -> AbstractContextManager[None]:
+        file = run_dir / f"{vg}.{what}.lock"
+        return locking.locked(file, vg, wait_seconds=limit.left_seconds)
+
     with ExitStack() as stack:
         for vg in sorted(set(groups)):  # in one order, so that no two wait for each other
-            file = run_dir / f"{vg}.group.lock"
             try:
-                stack.enter_context(locking.locked(file, vg, wait_seconds=limit.left_seconds))
+                with held("queue", vg):
+                    stack.enter_context(held("group", vg))
             except (Locked, StorageFailed, NotAllowed) as failure:
                 log.info("its turn in %s is not waited for any longer: %s", vg, failure)
         yield

@@ -88,6 +88,24 @@ def is_taken(file: Path) -> bool:
         return True
 
 
+def test_one_that_works_again_and_again_lets_others_in_between(tmp_path: Path) -> None:
+    """As a `prune` does, of hundreds of snapshots."""
+    deletions, ended = 40, []
+
+    def prune() -> None:
+        for _ in range(deletions):
+            with turns.taken(tmp_path, ["vg0"]):
+                time.sleep(0.05)
+            ended.append(True)
+
+    with ThreadPoolExecutor(1) as pool:
+        pruning = pool.submit(prune)
+        time.sleep(0.12)
+        with turns.taken(tmp_path, ["vg0"]):
+            assert len(ended) < deletions / 2
+        pruning.result(LONG_SECONDS)
+
+
 def test_one_that_writes_all_memory_in_its_window_keeps_nobody_waiting(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
