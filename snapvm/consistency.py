@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -43,6 +43,7 @@ from snapvm.errors import SnapvmError
 from snapvm.failures import PausedMeanwhile, RollbackFailed, saying
 from snapvm.goingback import GoingBack, RollbackDone
 from snapvm.host import Host
+from snapvm.hypervisor.base import Capture
 from snapvm.interrupt import (
     nothing_is_left,
     undisturbed,
@@ -154,10 +155,9 @@ def _catch(
             undo.add(what, removal, removes=Removes.PART)
         undo.add("its disks' devices", partial(host.lvm.wake, [disk.volume for disk in plan.disks]))
         snapshotting.make_stores(host, plan)
-        progress.phase("waiting for work of others in its volume groups")
         with (
             host.lvm.warmed(crew.needed(disk.volume.vg for disk in plan.disks)) as lvms,
-            turns.taken(host.settings.run_dir, plan.groups if capture.is_brief else ()),
+            _turns_taken(host, plan, capture, progress),
             standing.tried_again(host, plan.domain, undo),
             guestsystem.held_still(host, plan, undo) as freeze,
             standing.running_when_interrupted(host, plan.domain),
@@ -180,6 +180,16 @@ def _catch(
     progress.phase("verifying the snapshots")
     disks = snapshotting.verified(host, plan)
     return Caught(created=created, method=method, memory=memory, disks=disks, side_files=sides)
+
+
+def _turns_taken(
+    host: Host, plan: TakePlan, capture: Capture, progress: Progress
+) -> AbstractContextManager[None]:
+    """Have the turn in the groups of a plan, where a window is not the longer for the wait."""
+    if not capture.is_brief:
+        return nullcontext()
+    progress.phase("waiting for others at work in its volume groups")
+    return turns.taken(host.settings.run_dir, plan.groups)
 
 
 @contextmanager

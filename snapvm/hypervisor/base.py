@@ -145,7 +145,10 @@ class Capture(Protocol):
 
     @property
     def is_brief(self) -> bool:
-        """Whether its window is hardly longer than the block; in others all memory is written."""
+        """Whether its window is hardly longer than the block, however late it begins.
+
+        In that of others all memory is written, or all that has changed since they were prepared.
+        """
 
     def window(
         self, *, leave_standing: bool = False, freeze: Freeze | None = None

@@ -142,7 +142,7 @@ def capturing(domain: Domain) -> Iterator[None]:
 class XenCapture:
     """Memory is copied while the domain runs, and corrected in the pause; see ``Capture``."""
 
-    is_brief = True
+    is_brief = False
 
     def __init__(
         self, job: XenJob, image: GuestImage, frames: XenFrames, rings: Rings, method: str

@@ -27,7 +27,7 @@ class XenPvhCapture:
     """Most of memory is written while the domain runs, the rest in the pause; see ``Capture``."""
 
     method = WAY
-    is_brief = True
+    is_brief = False
 
     def __init__(self, job: XenJob, image: StreamImage, rings: Rings, saver: LiveSaver) -> None:
         self._job = job
