@@ -14,10 +14,8 @@ import pytest
 
 from snapvm import checking, memory, rebuilding, recordfile
 from snapvm.attention import LeftBehind
-from snapvm.catalog import Work
 from snapvm.model import ImageFormat, Record, Silent
-from snapvm.recordfolder import Damaged, hidden_folder
-from snapvm.refusals import RecordNewer
+from snapvm.recordfolder import Damaged, Work, hidden_folder
 from tests.fakes.scene import UUID, Scene
 from tests.unit.deeds import mend, take, with_settings
 
@@ -83,7 +81,7 @@ def test_an_image_of_a_newer_format_is_not_to_be_deleted(scene: Scene) -> None:
 def test_a_half_deleted_record_that_cannot_be_read_says_what_helps(
     scene: Scene, place: tuple[Any, ...], word: object, helps: str
 ) -> None:
-    """"`snapvm repair` tries again", it said, and each time so did every command on the domain."""
+    """ "`snapvm repair` tries again", it said, and each time so did every command on the domain."""
     record = take(scene, "x")
     names = scene.lvm.names()
     file_of(scene, record).write_text(rewritten(record, place, word))
