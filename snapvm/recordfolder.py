@@ -154,12 +154,13 @@ def leftovers(folder: Path) -> tuple[Leftover, ...]:
     """Return the journals in a domain's folder, of work that never ended."""
     found: list[Leftover] = []
     for name in listed(folder):
-        path = folder / name
+        # A path is made of the few that are journals: a `prune` looks at thousands for each record.
         if match := _HIDDEN_FOLDER.match(name):
-            work = Work(match["work"])
+            work, path = Work(match["work"]), folder / name
             journal = INTENT_FILE if work is Work.TAKE else RECORD_FILE
             found.append(_leftover(work, match["id"], path, path / journal))
         elif match := _JOURNAL_FILE.match(name):
+            path = folder / name
             found.append(_leftover(Work(match["work"]), "", path, path))
     return tuple(found)
 

@@ -26,6 +26,7 @@ NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 def begun(folder: Path, kind: HypervisorKind, *thick: str) -> tuple[Scene, Record]:
     """Make a scene whose domain is created anew after a snapshot of five."""
     scene = make_scene(folder, thick=thick)
+    scene.hypervisor.kind = kind
     scene.machine.domain = replace(scene.machine.domain, hypervisor=kind)
     record = take_at_five(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
