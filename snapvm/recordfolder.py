@@ -124,6 +124,8 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         if called and not recordfile.may_be_of(text, called):
             return None
         record = recordfile.load(text, path)
+        if record.id != name and name not in listed(Path(domain_folder)):
+            return None  # as CIFS and exFAT have it, which know no upper and lower case
         if record.id != name or record.domain_uuid != os.path.basename(domain_folder):
             raise RecordUnusable(path=path, why="it belongs to another place")
     except (NotADirectoryError, FileNotFoundError):
