@@ -149,13 +149,14 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 
     Mark lost ones as lost, too.
     """
+    records = tuple(host.catalog.records(uuid))
+    if not records:  # a machine that is created anew each night leaves hundreds of uuids with none
+        return ()
     report = host.lvm.report()
     host.lvm.mark_lost(report)
     new = argv.role_tag(Role.NEW)
     done = []
-    for record in host.catalog.entries(uuid):
-        if not isinstance(record, Record):
-            continue
+    for record in records:
         found = (report.lv_of(disk.snapshot) for disk in record.disks)
         late = [volume.ref for volume in found if volume is not None and new in volume.tags]
         if late:

@@ -21,7 +21,7 @@ from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
 from snapvm.recordfolder import Work, hidden_folder
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import roll_back, take, take_at_five
+from tests.unit.deeds import hang, roll_back, take, take_at_five
 from tests.unit.occupied import attach
 
 NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
@@ -266,3 +266,11 @@ def test_what_a_former_uuid_left_unfinished_is_still_finished(tmp_path: Path) ->
     take(scene, "anew")
     assert scene.host.catalog.leftovers(UUID) == ()
     assert not {str(disk.snapshot) for disk in record.disks} & scene.lvm.names()
+
+
+def test_to_repair_what_has_no_snapshots_any_more_needs_no_lvm(tmp_path: Path) -> None:
+    """For each of the uuids of years LVM was asked for all volumes, at each boot of the host."""
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    consistency.delete(scene.host, [record], Silent())
+    hang(scene, "lvs", "fullreport")
+    assert consistency.repair_all(scene.host, UUID, Silent()) == ()
