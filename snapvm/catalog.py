@@ -81,15 +81,14 @@ class Catalog:
     # --- reading ---
 
     def uuids_of(self, name: str) -> tuple[DomainUuid, ...]:
-        """Return the uuids under which snapshots of domains of this name are kept.
+        """Return the uuids under which snapshots of domains of this name, or journals, are kept.
 
         A domain that is defined anew gets another uuid, and one of xl's with every `xl create`
-        unless its configuration has one.
+        unless its configuration has one: that leaves hundreds with nothing to keep.
         """
-        found = (
-            folder for folder in self._domain_folders() if recordfolder.name_in(folder) == name
-        )
-        return tuple(DomainUuid(folder.name) for folder in found)
+        named = (each for each in self._domain_folders() if recordfolder.name_in(each) == name)
+        kept = (each for each in named if any(n != NAME_FILE for n in recordfolder.listed(each)))
+        return tuple(DomainUuid(folder.name) for folder in kept)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all domains that have records, sorted, each once."""

@@ -19,7 +19,7 @@ from snapvm.lvm.report import Report
 from snapvm.model import DiskRecord, DomainUuid, Progress, Record
 from snapvm.orphans import UNFINISHED, Kind, Stray
 from snapvm.recordfolder import Damaged
-from snapvm.refusals import Refused, VolumeRefused
+from snapvm.refusals import RecordNewer, Refused, VolumeRefused
 from snapvm.severalfailures import noting
 
 
@@ -123,7 +123,8 @@ def _of_files(host: Host, record: Record, progress: Progress, *, deep: bool) -> 
     for what, failures in (("memory", of_memory), ("UEFI variables or vTPM", of_sides)):
         for error in failures:
             remedy = f"it cannot be rolled back to; if no backup has that file: {delete}"
-            if not isinstance(error, Refused):  # the file may be as it was, and the disk is not
+            # The file may be as it was, and the disk is not, or this snapvm is too old for it.
+            if isinstance(error, RecordNewer) or not isinstance(error, Refused):
                 remedy = error.hint()
             yield Finding(subject=record.ref, problem=f"its {what}: {error}", remedy=remedy)
 
@@ -183,8 +184,8 @@ def _of_stray(stray: Stray) -> Finding:
             remedy += f"{back}if nothing needs it: lvremove {volume.ref}"
         case Kind.ANOTHERS:
             problem = "it was made by snapvm on another host, whose catalog may include it"
-            remedy = "is it in `snapvm list`, or in progress, there? if not, and nothing needs it: "
-            remedy += f"lvremove {volume.ref}"
+            remedy = "is it in `snapvm list`, or in progress, there? if not, as when that host was "
+            remedy += f"installed anew: {back}if nothing needs it: lvremove {volume.ref}"
         case Kind.TAKEN:
             problem = "it was made by snapvm, belongs to no snapshot, and has been made writable"
             remedy = f"if it is in use, remove snapvm's tags from it: {untagging}; if "

@@ -306,8 +306,9 @@ class WorkElsewhere(SnapvmError):
 
     exit_status = ExitStatus.LOCKED
     remedy = (
-        "wait for it, or run `snapvm repair` on that host; if that host is permanently down, and "
-        "the domain runs on no other: snapvm repair --take-over DOM"
+        "wait for it, or run `snapvm repair` on that host; if that host is permanently down, or "
+        "is this one before it was installed anew, and the domain runs on no other: "
+        "snapvm repair --take-over DOM"
     )
     path: str
     host: str

@@ -45,6 +45,7 @@ _STORAGE_HINTS = {
     "findmnt --target {folder}",
     os.strerror(errno.EMFILE): "allow snapvm more open files (ulimit -n; LimitNOFILE= of its unit)",
     os.strerror(errno.ENFILE): "the host has too many open files: sysctl fs.file-nr fs.file-max",
+    os.strerror(errno.ELOOP): "it is a link; put the file itself into {folder}, then try again",
     os.strerror(errno.ENOLCK): "its file system, or its server, grants no more locks: "
     "findmnt --target {folder}",
 }

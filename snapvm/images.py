@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from snapvm.imageformats import LIBVIRT_SAVE, LIBVIRT_SPARSE, XL_SAVE, ZSTD_SINC
 from snapvm.memory import libvirtimage
 from snapvm.memoryroom import HostMemory
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Progress
-from snapvm.refusals import BadImage, HostLacks, RecordUnusable
+from snapvm.refusals import BadImage, HostLacks, RecordNewer, RecordUnusable
 from snapvm.release import release
 from snapvm.xenguest import GuestFrames, HostFacts
 
@@ -54,6 +54,8 @@ def new_image(
     ``is_interim`` image need not be on the disk, since `made_sparse` is going to replace it.
     ``domain_ends`` says that the domain stands still until all is written.
     """
+    if is_interim:
+        _conversion()  # the package may be another one, or gone, by the time memory is written
     if kind is HypervisorKind.LIBVIRT:
         return libvirtimage.Writer(how, is_interim=is_interim)
     return _XlImages(run_dir, domain_ends=domain_ends)
@@ -170,13 +172,11 @@ def made_sparse(
     if memory.size_bytes > free_bytes:
         _keep(path)
         return memory, "there is no room for a second image while it is converted"
-    # heavy: numpy, which libvirt's images do without
-    from snapvm.memory import sparseimage
-
+    convert = _conversion()
     fresh = durable.unfinished(path)
     try:
         with crashpoint.around("convert the image"):
-            size_bytes = sparseimage.convert(path, fresh, progress)
+            size_bytes = convert(path, fresh, progress)
     except (BadImage, StorageFailed) as why:
         log.warning("the image is not converted: %s", why)
         with durable.failing_as_storage(fresh):
@@ -187,6 +187,14 @@ def made_sparse(
         fresh.replace(path)
         durable.sync_folder(path.parent)
     return replace(memory, format=LIBVIRT_SPARSE, size_bytes=size_bytes), ""
+
+
+def _conversion() -> Callable[[Path, Path, Progress], int]:
+    """Return what makes an image sparse: see ``sparseimage.convert``."""
+    # heavy: numpy, which libvirt's images do without
+    from snapvm.memory import sparseimage
+
+    return sparseimage.convert
 
 
 def _keep(path: Path) -> None:
@@ -216,7 +224,7 @@ def channels(memory: MemoryRecord) -> int:
 def check(path: Path, memory: MemoryRecord) -> None:
     """Raise ``BadImage`` when this is not the whole image that was recorded.
 
-    Raises ``RecordUnusable`` for one that is gone, or of an unknown format.
+    Raises ``RecordUnusable`` for one that is gone, ``RecordNewer`` for one of an unknown format.
     """
     with durable.failing_untouched(path):
         is_there = durable.is_there(path)
@@ -231,7 +239,7 @@ def check(path: Path, memory: MemoryRecord) -> None:
         xenimage.check(path, memory.size_bytes)
     else:
         why = f"this snapvm does not know memory images of the format {memory.format!r}"
-        raise RecordUnusable(path=str(path), why=why)
+        raise RecordNewer(path=str(path), why=why)
 
 
 def cookie(path: Path, memory: MemoryRecord) -> str:

@@ -23,6 +23,10 @@ class Wrong(ValueError):
     """What is wrong with a field; which file it is in is said by whoever reads that."""
 
 
+class Unknown(Wrong):
+    """A word that this snapvm does not know, and that a newer one may have written."""
+
+
 def required(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """Return a field of just this type: ``True`` is no number here."""
     value = data.get(key)
@@ -37,12 +41,12 @@ def optional(data: Mapping[str, Any], key: str, *, default: T) -> T:
 
 
 def one_of(data: Mapping[str, Any], key: str, kind: type[E]) -> E:
-    """Return a field that is one of the values of an enum."""
+    """Return a field that is one of the values of an enum; raise ``Unknown`` for any other word."""
     text = required(data, key, str)
     try:
         return kind(text)
     except ValueError:
-        raise Wrong(f"{key!r} is {text!r}, which this snapvm does not know") from None
+        raise Unknown(f"{key!r} is {text!r}, which this snapvm does not know") from None
 
 
 def count(data: Mapping[str, Any], key: str) -> int:

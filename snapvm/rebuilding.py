@@ -37,7 +37,6 @@ from snapvm.refusals import BadImage, RecordUnusable
 
 _WHOLE = frozenset({argv.role_tag(Role.OK), argv.role_tag(Role.UNDO)})
 _NONE = "none of the volumes that LVM shows is tagged as belonging to it"
-_NEWER = "it was written by a newer snapvm, which can read it"
 _Place = tuple[str, str]
 """The uuid of a record's domain, and its id."""
 
@@ -118,7 +117,7 @@ def _why_kept(entry: Damaged) -> str:
         case Fault.UNREAD:
             return f"it may be whole, but cannot be read now: {entry.why}"
         case Fault.NEWER:
-            return _NEWER
+            return entry.why
         case Fault.DAMAGED:
             return _NONE
 

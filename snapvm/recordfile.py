@@ -11,6 +11,7 @@ from typing import Any
 
 from snapvm import naming
 from snapvm.jsonvalues import (
+    Unknown,
     Wrong,
     count,
     each,
@@ -135,8 +136,9 @@ def ref_dict(ref: LvRef) -> dict[str, str]:
 def load(text: bytes, path: str) -> Record:
     """Read the text of a ``snapshot.json``; ``path`` is only named in the error.
 
-    Raises ``RecordNewer`` for a text of a newer schema, and ``RecordUnusable`` for one that is not
-    JSON, or in which anything is missing or of the wrong type.
+    Raises ``RecordNewer`` for a text of a newer schema, or with a word that is not known, and
+    ``RecordUnusable`` for one that is not JSON, or in which anything is missing or of the wrong
+    type.
     """
     try:
         data = json.loads(text)
@@ -161,6 +163,8 @@ def from_dict(data: Any, path: str) -> Record:
             why = f"(schema {version}, this one knows {SCHEMA_VERSION})"
             raise RecordNewer(path=path, why=f"it was written by a newer snapvm {why}")
         return _record(data)
+    except Unknown as word:
+        raise RecordNewer(path=path, why=f"a newer snapvm may have written it: {word}") from None
     except Wrong as wrong:
         raise RecordUnusable(path=path, why=str(wrong)) from None
 

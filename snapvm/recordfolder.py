@@ -120,12 +120,7 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
     path = f"{folder}/{RECORD_FILE}"
     fault = Fault.DAMAGED
     try:
-        text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
-        if called and not recordfile.may_be_of(text, called):
-            return None
-        record = recordfile.load(text, path)
-        if record.id != name or record.domain_uuid != os.path.basename(domain_folder):
-            raise RecordUnusable(path=path, why="it belongs to another place")
+        return _record(domain_folder, name, called, path)
     except (NotADirectoryError, FileNotFoundError):
         if not os.path.isdir(folder):
             return None
@@ -139,8 +134,6 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
         fault = Fault.DAMAGED if durable.is_of_file(error) else Fault.UNREAD
     except ValueError as error:
         why = str(error)
-    else:
-        return record
     return Damaged(
         path=Path(path),
         domain=name_in(Path(domain_folder)),
@@ -150,16 +143,30 @@ def entry(domain_folder: str, name: str, called: str = "") -> Record | Damaged |
     )
 
 
+def _record(domain_folder: str, name: str, called: str, path: str) -> Record | None:
+    """Read a record; raise ``OSError``, ``ValueError`` and ``RecordUnusable``.  See ``entry``."""
+    text = durable.read(path, recordfile.SIZE_LIMIT_BYTES)
+    if called and not recordfile.may_be_of(text, called):
+        return None
+    record = recordfile.load(text, path)
+    if record.id != name and name not in listed(Path(domain_folder)):
+        return None  # CIFS and exFAT find it, for they take capitals and small letters for the same
+    if record.id != name or record.domain_uuid != os.path.basename(domain_folder):
+        raise RecordUnusable(path=path, why="it belongs to another place")
+    return record
+
+
 def leftovers(folder: Path) -> tuple[Leftover, ...]:
     """Return the journals in a domain's folder, of work that never ended."""
     found: list[Leftover] = []
     for name in listed(folder):
-        path = folder / name
+        # A path is made of the few that are journals: a `prune` looks at thousands for each record.
         if match := _HIDDEN_FOLDER.match(name):
-            work = Work(match["work"])
+            work, path = Work(match["work"]), folder / name
             journal = INTENT_FILE if work is Work.TAKE else RECORD_FILE
             found.append(_leftover(work, match["id"], path, path / journal))
         elif match := _JOURNAL_FILE.match(name):
+            path = folder / name
             found.append(_leftover(Work(match["work"]), "", path, path))
     return tuple(found)
 

@@ -29,7 +29,7 @@ from snapvm.jsonvalues import Wrong
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
-from snapvm.refusals import GroupAway, VolumeRefused
+from snapvm.refusals import GroupAway, RecordNewer, RecordUnusable, VolumeRefused
 from snapvm.rollbackjournal import Phase, RollbackJournal
 from snapvm.stopping import StopJournal
 from snapvm.takejournal import TakeJournal
@@ -84,6 +84,8 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
         raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
     except OldJournal as error:
         raise LeftBehind(leftovers=left, why=str(error), remedy=error.hint()) from error
+    except RecordNewer as error:
+        raise LeftBehind(leftovers=left, why=error.why, remedy=error.hint()) from error
     except SnapvmError as error:
         if error.exit_status is ExitStatus.ATTENTION:
             raise
@@ -147,13 +149,14 @@ def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:
 
     Mark lost ones as lost, too.
     """
+    records = tuple(host.catalog.records(uuid))
+    if not records:  # a machine that is created anew each night leaves hundreds of uuids with none
+        return ()
     report = host.lvm.report()
     host.lvm.mark_lost(report)
     new = argv.role_tag(Role.NEW)
     done = []
-    for record in host.catalog.entries(uuid):
-        if not isinstance(record, Record):
-            continue
+    for record in records:
         found = (report.lv_of(disk.snapshot) for disk in record.disks)
         late = [volume.ref for volume in found if volume is not None and new in volume.tags]
         if late:
@@ -261,7 +264,7 @@ def _finish_delete(
     host: Host, leftover: Leftover, uuid: DomainUuid, name: str, *, forget_missing: bool
 ) -> str:
     if leftover.intent:
-        record = recordfile.from_dict(leftover.intent, str(leftover.path))
+        record = _hidden(leftover)
         snapshots = [disk.snapshot for disk in record.disks]
         report = host.lvm.explained(host.lvm.report(), snapshots)
         absence = away.of_record(record, report)
@@ -276,6 +279,16 @@ def _finish_delete(
     if is_read:
         return ""
     return f"finished deleting {name}@{leftover.id}"
+
+
+def _hidden(leftover: Leftover) -> Record:
+    """Return the record that a killed delete had hidden; raise ``RecordNewer`` or ``Wrong``."""
+    try:
+        return recordfile.from_dict(leftover.intent, str(leftover.path))
+    except RecordNewer:
+        raise
+    except RecordUnusable as error:
+        raise Wrong(error.why) from error
 
 
 def _forgetting(name: str) -> str:

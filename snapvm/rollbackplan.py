@@ -28,6 +28,7 @@ from snapvm.model import (
     DmUuid,
     Domain,
     DomainState,
+    HypervisorKind,
     LvUuid,
     OmittedDisk,
     Record,
@@ -36,8 +37,9 @@ from snapvm.model import (
     VolumeKind,
 )
 from snapvm.planning import RollbackPlan, SwapDisk
-from snapvm.refusals import DiskRefused, Refused, VolumeRefused
+from snapvm.refusals import DiskRefused, HostLacks, Refused, VolumeRefused
 
+_CALLED = {HypervisorKind.LIBVIRT: "libvirt's KVM", HypervisorKind.XEN: "Xen"}
 _LEFT_ALONE = "the rollback left it as it was"
 
 
@@ -48,6 +50,7 @@ def plan(host: Host, record: Record) -> RollbackPlan:
     ``GroupAway`` for one that need not be.
     """
     imageroom.require_writable(host.settings)
+    _require_hypervisor(host, record)
     domain = recordeddomain.find(host, record)
     image = _image(host, record, domain)
     for side in record.side_files:
@@ -91,6 +94,16 @@ def plan(host: Host, record: Record) -> RollbackPlan:
         omitted=occupant.omitted,
         unbooted=unbooted,
     )
+
+
+def _require_hypervisor(host: Host, record: Record) -> None:
+    """Raise ``HostLacks`` for memory of another hypervisor: a host may have been booted with it."""
+    if record.memory is not None and record.hypervisor is not host.hypervisor.kind:
+        raise HostLacks(
+            what=f"{_CALLED[record.hypervisor]}, under which the memory of {record.ref} was "
+            f"captured: now it runs {_CALLED[host.hypervisor.kind]}",
+            remedy="boot this host as it was booted then, and roll back there",
+        )
 
 
 def _report(host: Host, record: Record, domain: Domain) -> Report:

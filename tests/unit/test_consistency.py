@@ -122,6 +122,7 @@ def test_rollback_can_leave_the_domain_paused(scene: Scene) -> None:
 
 def test_a_xen_domain_that_was_created_anew_is_the_same_machine(scene: Scene) -> None:
     scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    scene.hypervisor.kind = HypervisorKind.XEN
     scene.count(5)
     record = take(scene, "a")
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)

@@ -5,6 +5,9 @@ To libvirt a domain of another uuid is another domain.
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +18,10 @@ from snapvm.attention import StartedTooSoon
 from snapvm.consistency import TakeRequest
 from snapvm.errors import Locked, UnknownDomain
 from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, Silent
+from snapvm.recordfolder import Work, hidden_folder
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import roll_back, take, take_at_five
+from tests.unit.deeds import hang, roll_back, take, take_at_five
 from tests.unit.occupied import attach
 
 NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
@@ -26,10 +30,20 @@ NEW_UUID = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")
 def begun(folder: Path, kind: HypervisorKind, *thick: str) -> tuple[Scene, Record]:
     """Make a scene whose domain is created anew after a snapshot of five."""
     scene = make_scene(folder, thick=thick)
+    scene.hypervisor.kind = kind
     scene.machine.domain = replace(scene.machine.domain, hypervisor=kind)
     record = take_at_five(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
     return scene, record
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """Let few files be open at once, that not so many uuids are needed for too many of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("work", ["take", "rollback", "delete"])
@@ -227,3 +241,36 @@ def test_one_that_nobody_knows_is_unknown(scene: Scene) -> None:
         consistency.repair_all(scene.host, "other", Silent())
     with pytest.raises(UnknownDomain):
         checking.look(scene.host, "other", Silent(), deep=False)
+
+
+def test_one_that_was_created_anew_for_years_needs_no_files_for_what_is_gone(
+    tmp_path: Path, few_files: None
+) -> None:
+    """Each night a test machine is created, captured, and its snapshot of the night before deleted.
+
+    After some five hundred nights no command could open the locks of all the uuids it had had.
+    """
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    for night in range(40):
+        uuid = DomainUuid(f"{NEW_UUID[:-2]}{night:02x}")
+        scene.machine.domain = replace(scene.machine.domain, uuid=uuid)
+        consistency.delete(scene.host, [record], Silent())
+        record = take(scene, "nightly")
+    assert scene.ids(uuid) == ["nightly"]
+
+
+def test_what_a_former_uuid_left_unfinished_is_still_finished(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    folder = scene.host.catalog.folder(UUID, record.id)
+    folder.rename(folder.with_name(hidden_folder(record.id, Work.DELETE)))
+    take(scene, "anew")
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert not {str(disk.snapshot) for disk in record.disks} & scene.lvm.names()
+
+
+def test_to_repair_what_has_no_snapshots_any_more_needs_no_lvm(tmp_path: Path) -> None:
+    """For each of the uuids of years LVM was asked for all volumes, at each boot of the host."""
+    scene, record = begun(tmp_path, HypervisorKind.XEN)
+    consistency.delete(scene.host, [record], Silent())
+    hang(scene, "lvs", "fullreport")
+    assert consistency.repair_all(scene.host, UUID, Silent()) == ()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import checking, images
-from snapvm.model import DomainState, Record, Silent
+from snapvm.model import DomainState, HypervisorKind, Record, Silent
 from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.machine import COOKIE
@@ -211,3 +211,11 @@ def test_an_image_that_is_not_restored_here_ends_nobody(tmp_path: Path) -> None:
     scene.hypervisor.installed = {"libvirt": "12.1.0", "qemu": "11.0.1"}
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def test_memory_of_another_hypervisor(scene: Scene) -> None:
+    """Of a host that was booted without Xen, or with it: its image was called one of nonsense."""
+    record = take(scene)
+    scene.hypervisor.kind = HypervisorKind.XEN
+    told = refused(scene, record)
+    assert "lacks libvirt's KVM" in str(told) and "now it runs Xen" in str(told)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from snapvm import recordfile
+from snapvm import durable, recordfile
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainUuid, SnapshotId
 from tests.fakes.records import make_record, put_record
@@ -42,6 +43,23 @@ def test_a_prefix_will_do_when_it_is_unique(call: Call, scene: Scene) -> None:
     done = call("show", "demo@night")
     assert done.status == ExitStatus.NOT_FOUND
     assert "could be any of nightly-1, nightly-2" in done.err
+
+
+def test_one_with_capitals_is_another_where_files_know_none(
+    call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CIFS the whole snapshot was called damaged, and its folder to be moved away."""
+    call("take", DOMAIN, "--name", "Nightly")
+    read = durable.read
+
+    def read_in_any_case(path: Path | str, limit_bytes: int) -> bytes:
+        return read(str(path).replace("/nightly/", "/Nightly/"), limit_bytes)
+
+    monkeypatch.setattr(durable, "read", read_in_any_case)
+    done = call("rollback", "demo@nightly", "--yes")
+    assert done.status == ExitStatus.NOT_FOUND
+    assert "there is no snapshot demo@nightly" in done.err and "move" not in done.err
+    assert call("rollback", "demo@Nightly", "--yes").status == 0
 
 
 @pytest.mark.parametrize("verb", ["delete", "rollback"])

@@ -183,3 +183,18 @@ def test_what_cannot_be_removed_is_named_with_its_folder(scene: Scene) -> None:
     with lost("memory.save", errno.EROFS, "unlink"), pytest.raises(StorageFailed) as failed:
         scene.host.catalog.forget(gone)
     assert failed.value.path == str(gone) and "findmnt --target" in failed.value.hint()
+
+
+def test_an_image_that_was_moved_and_linked_to_says_what_to_do(
+    call: Call, scene: Scene, tmp_path: Path
+) -> None:
+    """Old images go to slower disks; "Too many levels of symbolic links" was all that was said."""
+    record = take(scene, "x")
+    assert record.memory is not None
+    image = scene.host.catalog.path(record, record.memory.file)
+    image.rename(tmp_path / "archived")
+    image.symlink_to(tmp_path / "archived")
+    told = f"it is a link; put the file itself into {image.parent}"
+    assert told in call("rollback", "demo@x", "--yes").err and told in call("check").out
+    (tmp_path / "archived").rename(image)
+    assert call("rollback", "demo@x", "--yes").status == 0
