@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -126,7 +127,8 @@ def test_it_holds_nothing_that_whoever_reads_snapvms_output_waits_for(tmp_path: 
     with standing_by(Told(tmp_path)) as guard, guard.watching(domain()):
         guard.wait_until_ready()
         os.close(inherited)
-        assert os.read(ours, 1) == b""
+        has_ended, _, _ = select.select([ours], [], [], SECONDS)
+        assert has_ended and os.read(ours, 1) == b""
     os.close(ours)
 
 
@@ -151,16 +153,49 @@ def test_one_that_dies_is_no_guard() -> None:
         guard.wait_until_ready()
 
 
-def test_one_that_fails_is_no_guard() -> None:
-    def stand(_: Post) -> None:
-        raise RuntimeError
+def test_one_that_fails_is_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why it failed is in the system's log: nobody listens to a guard."""
 
+    def log(_priority: int, line: str) -> None:
+        with (tmp_path / "log").open("a") as file:
+            file.write(f"{line}\n")
+
+    def stand(_: Post) -> None:
+        raise RuntimeError("the guard has a bug")
+
+    monkeypatch.setattr("syslog.syslog", log)
     with (
         pytest.raises(HostLacks, match="a guard process that works"),
         standing_by(stand) as guard,
         guard.watching(domain()),
     ):
         guard.wait_until_ready()
+    assert "RuntimeError: the guard has a bug" in (tmp_path / "log").read_text()
+
+
+def test_one_that_hangs_is_no_guard_and_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose libvirtd hangs: the command that it was to guard hung with it."""
+    for limit in ("READY_SECONDS", "GOODBYE_SECONDS"):
+        monkeypatch.setattr(f"snapvm.guard.{limit}", 0.1)
+
+    def stand(_: Post) -> None:
+        (tmp_path / "pid").write_text(f"{os.getpid()}")
+        time.sleep(SECONDS)
+
+    begun = time.monotonic()
+    with (
+        pytest.raises(HostLacks, match="it does not answer"),
+        standing_by(stand) as guard,
+        guard.watching(domain()),
+    ):
+        until((tmp_path / "pid").exists)
+        guard.wait_until_ready()
+    assert time.monotonic() - begun < SECONDS
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def test_it_says_why_it_cannot_watch() -> None:

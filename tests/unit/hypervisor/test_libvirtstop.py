@@ -1,0 +1,159 @@
+"""All of memory is written while the guest stands still, or the guest runs again without it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from snapvm.failures import CaptureFailed
+from snapvm.hypervisor import libvirtlink, migrationstream, qmp
+from snapvm.hypervisor.capturejob import CaptureJob
+from snapvm.hypervisor.drainpipe import Drainpipe
+from snapvm.hypervisor.libvirtlink import LibvirtFailed
+from snapvm.hypervisor.libvirtstop import StopCapture
+from snapvm.memory import libvirtimage
+from tests.unit.hypervisor.eagerqemu import PAGES, EagerQemu
+from tests.unit.hypervisor.fakedomain import PAUSED, RUNNING
+
+LAST_PAGES = b"the last pages"
+
+
+@dataclass
+class StoppedQemu(EagerQemu):
+    """A QEMU that writes the memory of a guest that stands still, and does not let it run then."""
+
+    why_failed: str = ""
+
+    def look(self) -> dict[str, Any]:
+        if self.status == "active" and not self.is_large:
+            os.write(self.pipe, LAST_PAGES)
+            self.end("failed" if self.why_failed else "completed")
+        why = {"error-desc": self.why_failed} if self.status == "failed" else {}
+        return super().look() | why
+
+    def resume(self) -> None:
+        if self.status in ("setup", "active"):
+            raise LibvirtFailed("Requested operation is not valid: migration in progress", 55)
+        super().resume()
+
+    def end(self, status: str) -> None:
+        if self.status in ("setup", "active"):
+            self.status = status
+            os.close(self.pipe)
+
+
+@pytest.fixture
+def qemu(monkeypatch: pytest.MonkeyPatch) -> StoppedQemu:
+    fake = StoppedQemu()
+    monkeypatch.setattr(qmp, "libvirt_qemu", fake)
+    monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
+    return fake
+
+
+@contextmanager
+def prepared(job: CaptureJob) -> Iterator[StopCapture]:
+    with StopCapture.prepared(job, libvirtimage.Writer(), "") as capture:
+        yield capture
+
+
+def test_all_of_memory_is_in_the_image_and_of_the_pause(
+    job: CaptureJob, qemu: StoppedQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk is slow: when QEMU has written all of it some is on its way to the file yet."""
+    write = Drainpipe._write
+
+    def slowly(pipe: Drainpipe, chunk: bytes) -> None:
+        time.sleep(0.2)
+        write(pipe, chunk)
+
+    monkeypatch.setattr(Drainpipe, "_write", slowly)
+    with prepared(job) as capture:
+        with capture.window():
+            assert (qemu.state_now, qemu.status) == (PAUSED, "none")
+            capture.arm()
+            assert (qemu.state_now, qemu.status) == (PAUSED, "completed")
+        assert qemu.state_now == RUNNING
+        record = capture.drain()
+    image = job.image.read_bytes()
+    assert image.startswith(libvirtimage.MAGIC) and image.endswith(PAGES + LAST_PAGES)
+    assert record.size_bytes == len(image)
+    assert {part.name for part in job.clock.timing().parts} >= {"suspend", "memory"}
+
+
+def test_one_that_is_not_to_run_again_stands_still(job: CaptureJob, qemu: StoppedQemu) -> None:
+    with prepared(job) as capture:
+        with capture.window(leave_standing=True):
+            capture.arm()
+        assert capture.drain().size_bytes and qemu.state_now == PAUSED
+
+
+def test_what_is_given_up_while_it_is_written_lets_the_guest_run(
+    job: CaptureJob, qemu: StoppedQemu
+) -> None:
+    """A snapshot of a disk failed.  QEMU resumes no guest before the end of such a stream."""
+    qemu.is_large = True
+
+    with pytest.raises(CaptureFailed, match="no longer wanted"), prepared(job) as capture:
+        giving_up = threading.Timer(0.1, capture.give_up)
+        with capture.window():
+            giving_up.start()
+            capture.arm()
+    assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
+
+
+def test_memory_that_qemu_cannot_write_is_no_image_and_lets_the_guest_run(
+    job: CaptureJob, qemu: StoppedQemu
+) -> None:
+    qemu.why_failed = "Unable to write to socket: Bad file"
+    with (
+        pytest.raises(CaptureFailed, match="Unable to write"),
+        prepared(job) as capture,
+        capture.window(),
+    ):
+        capture.arm()
+    assert qemu.state_now == RUNNING
+    assert job.image.read_bytes().startswith(libvirtimage.PARTIAL)
+
+
+def test_memory_that_takes_too_long_lets_the_guest_run(job: CaptureJob, qemu: StoppedQemu) -> None:
+    qemu.is_large = True
+    job = replace(job, limit_seconds=0.05)
+    with (
+        pytest.raises(CaptureFailed, match=r"longer than 0\.05 s \(capture_limit_seconds\)"),
+        prepared(job) as capture,
+        capture.window(),
+    ):
+        capture.arm()
+    assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
+
+
+def test_a_stream_that_is_cancelled_is_waited_for() -> None:
+    """QEMU lets its guest run, and takes another stream, only when this one has ended."""
+    answers = ["cancelling", "cancelling", "cancelled"]
+
+    class Monitor:
+        def execute(self, command: str, _arguments: object = None) -> Any:
+            return {"status": answers.pop(0)} if command == "query-migrate" else {}
+
+    migrationstream.cancel(Monitor())
+    assert not answers
+
+
+def test_one_that_does_not_end_is_waited_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrationstream, "CANCEL_LIMIT_SECONDS", 0.05)
+
+    class Monitor:
+        def execute(self, command: str, _arguments: object = None) -> Any:
+            return {"status": "cancelling"} if command == "query-migrate" else {}
+
+    begun = time.monotonic()
+    migrationstream.cancel(Monitor())
+    assert 0.05 <= time.monotonic() - begun < 5
