@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from snapvm.interrupt import watched
+from snapvm.undo import Undo
 
 MOMENT_SECONDS = 0.2
 AMID: Any = SimpleNamespace(
@@ -42,3 +43,17 @@ def test_one_that_comes_again_does_not_come_when_the_command_has_ended(
     finally:
         signal.signal(signal.SIGINT, before)
     assert not came
+
+
+def test_one_that_comes_when_all_was_put_back_is_not_told_in_place_of_the_failure() -> None:
+    """Its message says that the work was given up for it; and a script looks at the status."""
+
+    def fail() -> None:
+        try:
+            with Undo():
+                raise ZeroDivisionError
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(ZeroDivisionError), watched():
+        fail()

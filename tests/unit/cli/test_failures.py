@@ -13,8 +13,10 @@ import pytest
 
 from snapvm import settings
 from snapvm.cli import commands, failures, otherwords
-from snapvm.errors import ExitStatus
+from snapvm.errors import ExitStatus, SnapvmError, UnknownDomain
+from snapvm.failures import CommandFailed, ImageNotWritten, saying
 from snapvm.model import SnapshotId
+from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
 from tests.unit.cli.harms import lose_volume
@@ -325,3 +327,23 @@ def test_a_wrong_option_leads_to_the_help_of_its_verb(
     done = call(*arguments)
     assert done.status == ExitStatus.USAGE
     assert f"hint: `snapvm{verb} --help` shows its options" in done.err
+
+
+WITH_A_HINT = ImageNotWritten(domain=DOMAIN, why="it is full", path="/state")
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (CommandFailed(argv=("lvm",), status=5, stderr=""), "all is as it was"),
+        (WITH_A_HINT, WITH_A_HINT.hint()),
+        (DomainRefused(domain=DOMAIN, why="it says no"), ""),
+        (UnknownDomain(DOMAIN), UnknownDomain.remedy),
+    ],
+)
+def test_what_became_of_the_work_is_said_where_it_was_put_back_and_nothing_else_is_said(
+    error: SnapvmError, hint: str
+) -> None:
+    with pytest.raises(type(error)) as raised, saying("all is as it was"):
+        raise error
+    assert raised.value.hint() == hint
