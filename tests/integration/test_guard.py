@@ -8,10 +8,12 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from snapvm import crashpoint
+from snapvm.catalog import Catalog
 from snapvm.cli import guard as cli_guard
 from snapvm.guard import NAME, Guard, Post, standing_by
 from snapvm.model import Domain, DomainState, HypervisorKind
@@ -239,3 +241,28 @@ def test_the_real_one_on_a_host_without_a_hypervisor(
         guard.watching(domain()),
     ):
         guard.wait_until_ready()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_real_one_repairs_only_when_snapvm_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    host = SimpleNamespace(catalog=Catalog(settings.state_dir, settings.run_dir))
+    repaired = tmp_path / "repaired"
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: host)
+    monkeypatch.setattr("snapvm.repair.finish_pending", lambda *_: repaired.touch() or ())
+    child = os.fork()
+    if child == 0:
+        with (
+            standing_by(lambda post: cli_guard.stand(settings, post)) as guard,
+            guard.watching(domain()),
+        ):
+            guard.wait_until_ready()
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+    os.waitpid(child, 0)
+    if dies:
+        until(repaired.exists)
+    assert repaired.exists() is dies

@@ -14,7 +14,7 @@ import pytest
 from snapvm import settings
 from snapvm.cli import commands, failures, otherwords
 from snapvm.errors import ExitStatus, SnapvmError, UnknownDomain
-from snapvm.failures import CommandFailed, ImageNotWritten, saying
+from snapvm.failures import CommandFailed, saying
 from snapvm.model import SnapshotId
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -329,14 +329,17 @@ def test_a_wrong_option_leads_to_the_help_of_its_verb(
     assert f"hint: `snapvm{verb} --help` shows its options" in done.err
 
 
-WITH_A_HINT = ImageNotWritten(domain=DOMAIN, why="it is full", path="/state")
+def advised() -> CommandFailed:
+    error = CommandFailed(argv=("lvm",), status=5, stderr="")
+    error.remedy = "look there"
+    return error
 
 
 @pytest.mark.parametrize(
     ("error", "hint"),
     [
         (CommandFailed(argv=("lvm",), status=5, stderr=""), "all is as it was"),
-        (WITH_A_HINT, WITH_A_HINT.hint()),
+        (advised(), "look there"),
         (DomainRefused(domain=DOMAIN, why="it says no"), ""),
         (UnknownDomain(DOMAIN), UnknownDomain.remedy),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -31,6 +32,20 @@ class StoppedQemu(EagerQemu):
     """A QEMU that writes the memory of a guest that stands still, and does not let it run then."""
 
     why_failed: str = ""
+    refusal: str = ""
+    is_silent: bool = False
+    """It does as it is told, and libvirt does not say so."""
+
+    def qemuMonitorCommand(  # noqa: N802 - libvirt's own name
+        self, handle: object, line: str, flags: int
+    ) -> str:
+        is_begun = json.loads(line)["execute"] == "migrate"
+        if is_begun and self.refusal:
+            return json.dumps({"error": {"desc": self.refusal}})
+        answer = super().qemuMonitorCommand(handle, line, flags)
+        if is_begun and self.is_silent:
+            raise LibvirtFailed("client socket is closed", 38)
+        return answer
 
     def look(self) -> dict[str, Any]:
         if self.status == "active" and not self.is_large:
@@ -121,6 +136,34 @@ def test_memory_that_qemu_cannot_write_is_no_image_and_lets_the_guest_run(
         capture.arm()
     assert qemu.state_now == RUNNING
     assert job.image.read_bytes().startswith(libvirtimage.PARTIAL)
+
+
+def test_somebody_elses_stream_is_not_ended_when_qemu_begins_no_other(
+    job: CaptureJob, qemu: StoppedQemu
+) -> None:
+    """As a `virsh dump` that began in that moment."""
+    qemu.refusal = "There's a migration process in progress"
+    with (
+        pytest.raises(CaptureFailed, match="migration process in progress"),
+        prepared(job) as capture,
+        capture.window(),
+    ):
+        capture.arm()
+    assert qemu.state_now == RUNNING and "migrate_cancel" not in qemu.said
+
+
+def test_a_stream_that_began_though_nobody_said_so_is_ended(
+    job: CaptureJob, qemu: StoppedQemu
+) -> None:
+    """libvirtd was restarted when it had told QEMU."""
+    qemu.is_large = qemu.is_silent = True
+    with (
+        pytest.raises(CaptureFailed, match="socket is closed"),
+        prepared(job) as capture,
+        capture.window(),
+    ):
+        capture.arm()
+    assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
 
 
 def test_memory_that_takes_too_long_lets_the_guest_run(job: CaptureJob, qemu: StoppedQemu) -> None:
