@@ -147,6 +147,26 @@ def test_while_no_guest_waits_a_slow_file_is_waited_for() -> None:
     sink.join()
 
 
+def test_a_file_that_hangs_is_given_up_as_soon_as_a_guest_waits() -> None:
+    """The piece of the stream at hand had all the time of one for which nobody waits."""
+    sink = SlowSink(0, is_open=False)
+    with Drainpipe(sink.writer, stall_limit_seconds=60) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        writing = threading.Thread(
+            target=os.write, args=(qemu, bytes((drainpipe.BUFFER_CHUNKS + 4) << 20))
+        )
+        writing.start()
+        time.sleep(0.5)
+        assert writing.is_alive() and pipe.failure is None
+        pipe.wait_at_most(0.1)
+        writing.join(10)
+        assert not writing.is_alive() and isinstance(pipe.failure, StalledError)
+        os.close(qemu)
+        sink.opened.set()
+    sink.join()
+
+
 @pytest.mark.parametrize(
     "argv", [(), pytest.param(ZSTD, marks=needs_zstd)], ids=["plain", "filtered"]
 )

@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, ImageNotWritten
 from snapvm.hypervisor import libvirtlink, migrationstream, qmp
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.drainpipe import Drainpipe
@@ -32,6 +33,7 @@ class StoppedQemu(EagerQemu):
     """A QEMU that writes the memory of a guest that stands still, and does not let it run then."""
 
     why_failed: str = ""
+    is_endless: bool = False
     refusal: str = ""
     is_silent: bool = False
     """It does as it is told, and libvirt does not say so."""
@@ -48,7 +50,7 @@ class StoppedQemu(EagerQemu):
         return answer
 
     def look(self) -> dict[str, Any]:
-        if self.status == "active" and not self.is_large:
+        if self.status == "active" and not self.is_endless:
             os.write(self.pipe, LAST_PAGES)
             self.end("failed" if self.why_failed else "completed")
         why = {"error-desc": self.why_failed} if self.status == "failed" else {}
@@ -134,6 +136,33 @@ def test_memory_that_qemu_cannot_write_is_no_image_and_lets_the_guest_run(
         capture.window(),
     ):
         capture.arm()
+    assert qemu.state_now == RUNNING
+    assert job.image.read_bytes().startswith(libvirtimage.PARTIAL)
+
+
+class FullDisk(libvirtimage.Writer):
+    """Has room for the part before the stream."""
+
+    def begin(self, path: Path, definition: str, cookie: str) -> int:
+        os.close(super().begin(path, definition, cookie))
+        return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.parametrize("is_endless", [False, True])
+def test_a_disk_that_is_full_is_said_and_lets_the_guest_run(
+    job: CaptureJob, qemu: StoppedQemu, is_endless: bool
+) -> None:
+    """QEMU writes on into the pipe, whatever becomes of it."""
+    qemu.is_endless = is_endless
+    job = replace(job, limit_seconds=5)
+    with (
+        pytest.raises(ImageNotWritten, match="No space left"),
+        StopCapture.prepared(job, FullDisk(), "") as capture,
+    ):
+        with capture.window():
+            capture.arm()
+        assert not is_endless, "the guest stood still for long"
+        capture.drain()
     assert qemu.state_now == RUNNING
     assert job.image.read_bytes().startswith(libvirtimage.PARTIAL)
 
