@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -58,6 +59,34 @@ def test_an_image_that_cannot_be_written_is_told_and_the_stream_goes_on(tmp_path
         with pytest.raises(OSError, match="Bad file"):
             pipe.finish(10)
         assert pipe.failure is not None
+
+
+def test_a_disk_that_is_full_amid_a_piece_of_the_stream_is_told(tmp_path: Path) -> None:
+    """The kernel writes as much of it as there is room for, which is no failure."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Drainpipe(opened(tmp_path / "image")) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            os.write(qemu, bytes(200_000))
+            os.close(qemu)
+            with pytest.raises(OSError, match="File too large"):
+                pipe.finish(10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_is_given_up_is_not_written() -> None:
+    """Its end waited until a slow disk had taken all that was in the buffer."""
+    sink = SlowSink(0.1)
+    with Drainpipe(sink.writer) as pipe:
+        qemu = os.dup(pipe.writer)
+        for _ in range(20):
+            os.write(qemu, bytes(1 << 20))
+        os.close(qemu)
+    sink.join()
+    assert sink.taken_bytes < 15 << 20
 
 
 def test_a_stream_that_does_not_end_is_given_up(tmp_path: Path) -> None:
@@ -195,6 +224,8 @@ def test_a_file_that_hangs_does_not_hold_up_the_end(
     assert ("a lower level of --compress" in str(pipe.failure)) is bool(argv)
     assert qemu_was_told.wait(10)
     assert time.monotonic() < begun + 60
+    if not argv:
+        os.fstat(target)  # the write that hangs still has it: no other file may get its number
     os.close(sink)
 
 

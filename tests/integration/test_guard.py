@@ -252,6 +252,7 @@ def test_the_real_one_repairs_only_when_snapvm_is_dead(
     repaired = tmp_path / "repaired"
     monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: host)
     monkeypatch.setattr("snapvm.repair.finish_pending", lambda *_: repaired.touch() or ())
+    monkeypatch.setattr("snapvm.guard.READY_SECONDS", SECONDS)
     child = os.fork()
     if child == 0:
         with (

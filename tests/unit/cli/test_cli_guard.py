@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from snapvm import clock
 from snapvm.attention import NotStarted, StuckPaused
+from snapvm.catalog import Catalog
 from snapvm.cli import guard as cli_guard
 from snapvm.cli.session import Session
 from snapvm.failures import CommandFailed
@@ -174,7 +175,10 @@ def test_another_snapvm_that_is_at_work_on_the_domain_is_neither_waited_for_nor_
 ) -> None:
     """It repairs what the dead one left before it does anything else."""
     told: list[str] = []
-    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: scene.host)
+    settings = scene.host.settings
+    patient = Catalog(settings.state_dir, settings.run_dir, wait_seconds=60)
+    host = replace(scene.host, catalog=patient)
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: host)
     monkeypatch.setattr("syslog.syslog", lambda _priority, line: told.append(line))
     monkeypatch.setattr(cli_guard, "PATIENCE_SECONDS", 0.2)
     assert mortal.kill_at(scene, take, "before suspend 1")

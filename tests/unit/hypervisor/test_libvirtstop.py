@@ -75,16 +75,8 @@ def qemu(monkeypatch: pytest.MonkeyPatch) -> StoppedQemu:
     return fake
 
 
-@contextmanager
-def prepared(job: CaptureJob) -> Iterator[StopCapture]:
-    with StopCapture.prepared(job, libvirtimage.Writer(), "") as capture:
-        yield capture
-
-
-def test_all_of_memory_is_in_the_image_and_of_the_pause(
-    job: CaptureJob, qemu: StoppedQemu, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its disk is slow: when QEMU has written all of it some is on its way to the file yet."""
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Drainpipe._write
 
     def slowly(pipe: Drainpipe, chunk: bytes) -> None:
@@ -92,6 +84,17 @@ def test_all_of_memory_is_in_the_image_and_of_the_pause(
         write(pipe, chunk)
 
     monkeypatch.setattr(Drainpipe, "_write", slowly)
+
+
+@contextmanager
+def prepared(job: CaptureJob) -> Iterator[StopCapture]:
+    with StopCapture.prepared(job, libvirtimage.Writer(), "") as capture:
+        yield capture
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_all_of_memory_is_in_the_image_and_of_the_pause(job: CaptureJob, qemu: StoppedQemu) -> None:
+    """When QEMU has written all of it some is on its way to the file yet."""
     with prepared(job) as capture:
         with capture.window():
             assert (qemu.state_now, qemu.status) == (PAUSED, "none")
@@ -148,6 +151,7 @@ class FullDisk(libvirtimage.Writer):
         return os.open("/dev/full", os.O_WRONLY)
 
 
+@pytest.mark.usefixtures("slow_disk")
 @pytest.mark.parametrize("is_endless", [False, True])
 def test_a_disk_that_is_full_is_said_and_lets_the_guest_run(
     job: CaptureJob, qemu: StoppedQemu, is_endless: bool

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -14,12 +16,11 @@ from typing import Any
 import pytest
 
 from snapvm import durable
-from snapvm.failures import CaptureFailed, WindowBroken
+from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig, xendisks, xenrings
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.xenguest import WrittenImage
-from tests.fakes.xenstored import FakeXenstored
 from tests.unit.hypervisor.capturedxen import (
     CDROM_NUMBER,
     DISK_NUMBER,
@@ -270,3 +271,13 @@ def test_a_disk_that_does_not_come_to_rest_is_not_captured(
     with pytest.raises(CaptureFailed, match="does not finish"), capture.window():
         pytest.fail("there is a window")
     assert not control.now.is_paused and not control.now.is_suspended
+
+
+def test_a_full_disk_is_said_as_one(scene: Scene) -> None:
+    _, job = scene
+
+    def write(_progress: object) -> WrittenImage:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ImageNotWritten, match="No space left"):
+        capture_of(job, SimpleNamespace(write=write)).drain()
