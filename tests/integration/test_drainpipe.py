@@ -18,6 +18,7 @@ from snapvm import compression, streamfilter
 from snapvm.hypervisor import drainpipe
 from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
 from snapvm.refusals import HostLacks
+from tests.fakes.slowsink import SlowSink
 from tests.fakes.threads import start_fewer_than
 
 ZSTD = compression.parse("zstd:3").argv
@@ -92,31 +93,6 @@ def test_what_is_given_up_is_not_written() -> None:
 def test_a_stream_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     with Drainpipe(opened(tmp_path / "image")) as pipe, pytest.raises(TimeoutError):
         pipe.finish(0.1)
-
-
-class SlowSink:
-    """A reader that takes a chunk now and then, or nothing yet; what is drained goes there."""
-
-    def __init__(self, rest_seconds: float, *, is_open: bool = True) -> None:
-        self._reader, self.writer = os.pipe()
-        self._rest_seconds = rest_seconds
-        self.opened = threading.Event()
-        if is_open:
-            self.opened.set()
-        self.taken_bytes = 0
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.opened.wait()
-        while taken := os.read(self._reader, 1 << 20):
-            self.taken_bytes += len(taken)
-            time.sleep(self._rest_seconds)
-        os.close(self._reader)
-
-    def join(self) -> None:
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
 
 def test_a_file_that_is_slow_for_a_moment_holds_nobody_up() -> None:

@@ -250,8 +250,13 @@ def test_the_real_one_repairs_only_when_snapvm_is_dead(
     settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     host = SimpleNamespace(catalog=Catalog(settings.state_dir, settings.run_dir))
     repaired = tmp_path / "repaired"
+
+    def repair(*_: object) -> tuple[str, ...]:
+        repaired.touch()
+        return ()
+
     monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: host)
-    monkeypatch.setattr("snapvm.repair.finish_pending", lambda *_: repaired.touch() or ())
+    monkeypatch.setattr("snapvm.repair.finish_pending", repair)
     monkeypatch.setattr("snapvm.guard.READY_SECONDS", SECONDS)
     child = os.fork()
     if child == 0:
