@@ -325,24 +325,3 @@ def test_what_was_current_is_not_given_up_when_its_group_goes_at_the_start(
     (undo,) = (each for each in scene.ids() if each != record.id)
     roll_back(scene, scene.host.catalog.get(UUID, SnapshotId(undo)))
     assert scene.disk_data() == ["8", "8"]
-
-
-@pytest.mark.parametrize("vg", ["vg0", "vg1"])
-@pytest.mark.parametrize("is_moved", [False, True], ids=["removed", "moved to another group"])
-def test_nothing_is_renamed_when_a_former_disk_is_not_where_it_was(
-    tmp_path: Path, vg: str, is_moved: bool
-) -> None:
-    """By lvremove or vgsplit: only some of the domain's disks would get their names back."""
-    scene, record = begun(tmp_path)
-    die(scene, record, "stop")
-    (kept,) = (volume for volume in scene.machine.held if volume.vg == vg)
-    kept.vg = "vg9"
-    if not is_moved:
-        scene.lvm.volumes.remove(kept)
-    names = scene.lvm.names()
-    for _ in range(2):
-        with pytest.raises(LeftBehind, match=f"LVM does not report {vg}/demo-d{vg[-1]} "):
-            mend(scene)
-    assert scene.lvm.names() == names
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-    assert len(scene.host.catalog.leftovers(UUID)) == 1

@@ -13,10 +13,8 @@ import pytest
 
 from snapvm import settings
 from snapvm.cli import commands, failures, otherwords
-from snapvm.errors import ExitStatus, SnapvmError, UnknownDomain
-from snapvm.failures import CommandFailed, saying
+from snapvm.errors import ExitStatus
 from snapvm.model import SnapshotId
-from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
 from tests.unit.cli.harms import lose_volume
@@ -327,26 +325,3 @@ def test_a_wrong_option_leads_to_the_help_of_its_verb(
     done = call(*arguments)
     assert done.status == ExitStatus.USAGE
     assert f"hint: `snapvm{verb} --help` shows its options" in done.err
-
-
-def advised() -> CommandFailed:
-    error = CommandFailed(argv=("lvm",), status=5, stderr="")
-    error.remedy = "look there"
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "hint"),
-    [
-        (CommandFailed(argv=("lvm",), status=5, stderr=""), "all is as it was"),
-        (advised(), "look there"),
-        (DomainRefused(domain=DOMAIN, why="it says no"), ""),
-        (UnknownDomain(DOMAIN), UnknownDomain.remedy),
-    ],
-)
-def test_what_became_of_the_work_is_said_where_it_was_put_back_and_nothing_else_is_said(
-    error: SnapvmError, hint: str
-) -> None:
-    with pytest.raises(type(error)) as raised, saying("all is as it was"):
-        raise error
-    assert raised.value.hint() == hint

@@ -16,7 +16,7 @@ import pytest
 
 from snapvm import imageroom
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
-from snapvm.hypervisor import xenothers, xenpvh
+from snapvm.hypervisor import xenpvh
 from snapvm.hypervisor.xencapture import XenJob
 from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.memory import xenimage
@@ -127,22 +127,6 @@ def test_what_is_destroyed_while_it_is_written_is_no_snapshot(
     saver.is_suspended = destroyed
     with pytest.raises(WindowBroken, match="destroyed"), prepared(job) as capture, capture.window():
         capture.arm()
-
-
-def test_what_somebody_else_saves_at_the_end_is_no_snapshot(
-    scene: Scene, saver: FakeSaver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That one may have been told of pages that changed, of which our saver was not told then."""
-    _, job = scene
-    control: Any = job.control
-    with (
-        pytest.raises(WindowBroken, match="somebody else is saving"),
-        prepared(job) as capture,
-        capture.window(),
-    ):
-        monkeypatch.setattr(xenothers, "are_saving", lambda _domid: True)
-        capture.arm()
-    assert not control.now.is_paused and not control.now.is_suspended and saver.is_ended
 
 
 def test_the_saver_ends_with_what_fails_beside_it(scene: Scene, saver: FakeSaver) -> None:
