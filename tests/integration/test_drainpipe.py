@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from snapvm import compression, streamfilter
 from snapvm.hypervisor import drainpipe
 from snapvm.hypervisor.drainpipe import Drainpipe, Patience, StalledError
 from snapvm.refusals import HostLacks
+from tests.fakes.slowsink import SlowSink
 from tests.fakes.threads import start_fewer_than
 
 ZSTD = compression.parse("zstd:3").argv
@@ -60,34 +62,37 @@ def test_an_image_that_cannot_be_written_is_told_and_the_stream_goes_on(tmp_path
         assert pipe.failure is not None
 
 
+def test_a_disk_that_is_full_amid_a_piece_of_the_stream_is_told(tmp_path: Path) -> None:
+    """The kernel writes as much of it as there is room for, which is no failure."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Drainpipe(opened(tmp_path / "image")) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            os.write(qemu, bytes(200_000))
+            os.close(qemu)
+            with pytest.raises(OSError, match="File too large"):
+                pipe.finish(10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_is_given_up_is_not_written() -> None:
+    """Its end waited until a slow disk had taken all that was in the buffer."""
+    sink = SlowSink(0.1)
+    with Drainpipe(sink.writer) as pipe:
+        qemu = os.dup(pipe.writer)
+        for _ in range(20):
+            os.write(qemu, bytes(1 << 20))
+        os.close(qemu)
+    sink.join()
+    assert sink.taken_bytes < 15 << 20
+
+
 def test_a_stream_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     with Drainpipe(opened(tmp_path / "image")) as pipe, pytest.raises(TimeoutError):
         pipe.finish(0.1)
-
-
-class SlowSink:
-    """A reader that takes a chunk now and then, or nothing yet; what is drained goes there."""
-
-    def __init__(self, rest_seconds: float, *, is_open: bool = True) -> None:
-        self._reader, self.writer = os.pipe()
-        self._rest_seconds = rest_seconds
-        self.opened = threading.Event()
-        if is_open:
-            self.opened.set()
-        self.taken_bytes = 0
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self.opened.wait()
-        while taken := os.read(self._reader, 1 << 20):
-            self.taken_bytes += len(taken)
-            time.sleep(self._rest_seconds)
-        os.close(self._reader)
-
-    def join(self) -> None:
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
 
 def test_a_file_that_is_slow_for_a_moment_holds_nobody_up() -> None:
@@ -147,6 +152,26 @@ def test_while_no_guest_waits_a_slow_file_is_waited_for() -> None:
     sink.join()
 
 
+def test_a_file_that_hangs_is_given_up_as_soon_as_a_guest_waits() -> None:
+    """The piece of the stream at hand had all the time of one for which nobody waits."""
+    sink = SlowSink(0, is_open=False)
+    with Drainpipe(sink.writer, stall_limit_seconds=60) as pipe:
+        qemu = os.dup(pipe.writer)
+        pipe.close_writer()
+        writing = threading.Thread(
+            target=os.write, args=(qemu, bytes((drainpipe.BUFFER_CHUNKS + 4) << 20))
+        )
+        writing.start()
+        time.sleep(0.5)
+        assert writing.is_alive() and pipe.failure is None
+        pipe.wait_at_most(0.1)
+        writing.join(10)
+        assert not writing.is_alive() and isinstance(pipe.failure, StalledError)
+        os.close(qemu)
+        sink.opened.set()
+    sink.join()
+
+
 @pytest.mark.parametrize(
     "argv", [(), pytest.param(ZSTD, marks=needs_zstd)], ids=["plain", "filtered"]
 )
@@ -175,6 +200,8 @@ def test_a_file_that_hangs_does_not_hold_up_the_end(
     assert ("a lower level of --compress" in str(pipe.failure)) is bool(argv)
     assert qemu_was_told.wait(10)
     assert time.monotonic() < begun + 60
+    if not argv:
+        os.fstat(target)  # the write that hangs still has it: no other file may get its number
     os.close(sink)
 
 

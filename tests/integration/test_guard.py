@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from snapvm import crashpoint
+from snapvm.catalog import Catalog
 from snapvm.cli import guard as cli_guard
 from snapvm.guard import NAME, Guard, Post, standing_by
 from snapvm.model import Domain, DomainState, HypervisorKind
@@ -126,7 +129,8 @@ def test_it_holds_nothing_that_whoever_reads_snapvms_output_waits_for(tmp_path: 
     with standing_by(Told(tmp_path)) as guard, guard.watching(domain()):
         guard.wait_until_ready()
         os.close(inherited)
-        assert os.read(ours, 1) == b""
+        has_ended, _, _ = select.select([ours], [], [], SECONDS)
+        assert has_ended and os.read(ours, 1) == b""
     os.close(ours)
 
 
@@ -151,16 +155,49 @@ def test_one_that_dies_is_no_guard() -> None:
         guard.wait_until_ready()
 
 
-def test_one_that_fails_is_no_guard() -> None:
-    def stand(_: Post) -> None:
-        raise RuntimeError
+def test_one_that_fails_is_no_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why it failed is in the system's log: nobody listens to a guard."""
 
+    def log(_priority: int, line: str) -> None:
+        with (tmp_path / "log").open("a") as file:
+            file.write(f"{line}\n")
+
+    def stand(_: Post) -> None:
+        raise RuntimeError("the guard has a bug")
+
+    monkeypatch.setattr("syslog.syslog", log)
     with (
         pytest.raises(HostLacks, match="a guard process that works"),
         standing_by(stand) as guard,
         guard.watching(domain()),
     ):
         guard.wait_until_ready()
+    assert "RuntimeError: the guard has a bug" in (tmp_path / "log").read_text()
+
+
+def test_one_that_hangs_is_no_guard_and_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose libvirtd hangs: the command that it was to guard hung with it."""
+    for limit in ("READY_SECONDS", "GOODBYE_SECONDS"):
+        monkeypatch.setattr(f"snapvm.guard.{limit}", 0.1)
+
+    def stand(_: Post) -> None:
+        (tmp_path / "pid").write_text(f"{os.getpid()}")
+        time.sleep(SECONDS)
+
+    begun = time.monotonic()
+    with (
+        pytest.raises(HostLacks, match="it does not answer"),
+        standing_by(stand) as guard,
+        guard.watching(domain()),
+    ):
+        until((tmp_path / "pid").exists)
+        guard.wait_until_ready()
+    assert time.monotonic() - begun < SECONDS
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def test_it_says_why_it_cannot_watch() -> None:
@@ -204,3 +241,34 @@ def test_the_real_one_on_a_host_without_a_hypervisor(
         guard.watching(domain()),
     ):
         guard.wait_until_ready()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_real_one_repairs_only_when_snapvm_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    host = SimpleNamespace(catalog=Catalog(settings.state_dir, settings.run_dir))
+    repaired = tmp_path / "repaired"
+
+    def repair(*_: object) -> tuple[str, ...]:
+        repaired.touch()
+        return ()
+
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: host)
+    monkeypatch.setattr("snapvm.repair.finish_pending", repair)
+    monkeypatch.setattr("snapvm.guard.READY_SECONDS", SECONDS)
+    child = os.fork()
+    if child == 0:
+        with (
+            standing_by(lambda post: cli_guard.stand(settings, post)) as guard,
+            guard.watching(domain()),
+        ):
+            guard.wait_until_ready()
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(0)
+    os.waitpid(child, 0)
+    if dies:
+        until(repaired.exists)
+    assert repaired.exists() is dies

@@ -9,8 +9,10 @@ import pytest
 from snapvm import consistency
 from snapvm.attention import NotStarted, StillFrozen, StuckPaused
 from snapvm.consistency import TakeRequest
-from snapvm.failures import CommandFailed
+from snapvm.errors import SnapvmError, UnknownDomain
+from snapvm.failures import CommandFailed, saying
 from snapvm.model import Domain, DomainState, HypervisorKind, Silent, SnapshotId
+from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import fail_deed, mend, revive, roll_back, take_at_five
 
@@ -182,3 +184,26 @@ def test_one_with_memory_needs_no_definition(scene: Scene) -> None:
     revive(scene)
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
+def advised() -> CommandFailed:
+    error = CommandFailed(argv=("lvm",), status=5, stderr="")
+    error.remedy = "look there"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (CommandFailed(argv=("lvm",), status=5, stderr=""), "all is as it was"),
+        (advised(), "look there"),
+        (DomainRefused(domain=DOMAIN, why="it says no"), ""),
+        (UnknownDomain(DOMAIN), UnknownDomain.remedy),
+    ],
+)
+def test_what_became_of_the_work_is_said_where_it_was_put_back_and_nothing_else_is_said(
+    error: SnapvmError, hint: str
+) -> None:
+    with pytest.raises(type(error)) as raised, saying("all is as it was"):
+        raise error
+    assert raised.value.hint() == hint

@@ -46,23 +46,6 @@ def test_a_failing_snapshot_leaves_nothing(scene: Scene, number: int, after: boo
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
-def test_a_volume_that_has_got_the_name_of_a_disk_is_not_recorded_as_it(scene: Scene) -> None:
-    """A domain runs on below a volume that is renamed; LVM is told the name that it had."""
-    before, disk = scene.lvm.names(), scene.lvm.named("vg0", "demo-d0")
-
-    def swap(deed: str) -> None:
-        if deed == "capture":
-            disk.name = "former"
-            scene.lvm.add_disk("vg0", "demo-d0", pool=disk.pool, data="another's")
-
-    scene.hypervisor.before = swap
-    with pytest.raises(SnapshotFailed, match=r"not of the disk, .* now called demo-d0"):
-        take(scene)
-    assert scene.lvm.names() == before | {"vg0/former"}
-    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
-    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
-
-
 def test_memory_is_not_waited_for_when_a_snapshot_fails(scene: Scene) -> None:
     """The domain stands still meanwhile: for all of its memory, when it is captured so."""
     told: list[bool] = []

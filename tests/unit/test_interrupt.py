@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from snapvm.interrupt import watched
+from snapvm.errors import Interrupted
+from snapvm.interrupt import shielded, watched
+from snapvm.undo import Undo
 
 MOMENT_SECONDS = 0.2
 AMID: Any = SimpleNamespace(
@@ -42,3 +44,34 @@ def test_one_that_comes_again_does_not_come_when_the_command_has_ended(
     finally:
         signal.signal(signal.SIGINT, before)
     assert not came
+
+
+def test_one_that_comes_when_all_was_put_back_is_not_told_in_place_of_the_failure() -> None:
+    """Its message says that the work was given up for it; and a script looks at the status."""
+
+    def fail() -> None:
+        try:
+            with Undo():
+                raise ZeroDivisionError
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(ZeroDivisionError), watched():
+        fail()
+
+
+def test_one_that_was_put_off_is_the_only_one() -> None:
+    """What is put back for it is not cut short by somebody impatient."""
+    put_back: list[str] = []
+
+    def work() -> None:
+        try:
+            with shielded():
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            put_back.append("all")
+
+    with pytest.raises(Interrupted) as interrupted, watched():
+        work()
+    assert interrupted.value.signal == "SIGINT" and put_back == ["all"]

@@ -119,6 +119,7 @@ def test_the_memory_of_another_is_waited_for_while_the_guest_runs(
         method = image.prepare(machine.shared_info, progress)
     image.close()
     assert progress.phases[0] == "waiting for memory that another capture has"
+    assert progress.phases.count(progress.phases[0]) == 1
     assert method.startswith("precopy while it ran" if ends else "one pass into the file")
     assert ("that other captures count on" in method) == (not ends)
     assert ("stand still until all its memory is written" in caplog.text) == (not ends)

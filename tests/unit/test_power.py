@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from snapvm import consistency
+from snapvm import consistency, durable
 from snapvm.catalog import Catalog
+from snapvm.consistency import TakeRequest
 from snapvm.failures import CaptureFailed
 from snapvm.model import DomainState, SideKind, SidePlace, SideShape, Silent
 from snapvm.recordfolder import INTENT_FILE
+from tests.fakes import mortal
 from tests.fakes.power import Disk
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.deeds import (
@@ -168,3 +170,30 @@ def test_what_lvm_did_is_on_the_disk_where_a_repair_makes_clones_anew(
     use(scene)
     mend(scene)
     assert relied_on == set() and scene.disk_data() == ["5", "5"]
+
+
+@pytest.mark.parametrize(("work", "deed"), [("stop", "stop"), ("delete", "lvremove")])
+def test_a_repair_relies_on_no_name_that_a_killed_command_may_not_have_brought_to_the_disk(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, work: str, deed: str
+) -> None:
+    """The domain would be off without its snapshot, or a snapshot be there without its volumes."""
+    if work == "stop":
+        request = TakeRequest(domain=DOMAIN, name="x", stop=True)
+        assert mortal.kill_at(
+            scene, lambda there: consistency.take(there.host, request, Silent()), "before stop 1"
+        )
+    else:
+        record = take(scene, "x")
+        assert mortal.kill_at(scene, lambda there: delete(there, record), "before lvm lvremove 1")
+    synced: list[Path] = []
+    at_deed: list[Path] = []
+
+    def before(done: object) -> None:
+        if deed == (done[1] if isinstance(done, tuple) else done):
+            at_deed.extend(synced)
+
+    scene.lvm.before = scene.hypervisor.before = before
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
+    mend(scene)
+    assert scene.host.settings.state_dir / "domains" / UUID in at_deed
+    assert scene.ids() == (["x"] if work == "stop" else [])

@@ -11,7 +11,7 @@ from snapvm import consistency
 from snapvm.model import DomainState, DomainUuid, GuestDisk, Silent
 from snapvm.refusals import DomainRefused, VolumeRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
-from tests.unit.deeds import roll_back, take_at_five
+from tests.unit.deeds import roll_back, take, take_at_five, use
 from tests.unit.occupied import restore_brings
 
 
@@ -62,6 +62,21 @@ def test_it_is_not_started_without_a_disk_that_goes_back(scene: Scene) -> None:
     scene.machine.boot_disks = None
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
+
+
+def test_one_that_stays_off_gets_all_its_disks_back_whatever_its_definition_has(
+    scene: Scene,
+) -> None:
+    """Nobody starts it: its owner may put the disk into its definition before he does."""
+    scene.count(5)
+    scene.hypervisor.stop(scene.machine.domain)
+    record = take(scene)
+    use(scene)
+    assert scene.disk_data() == ["7", "7"]
+    scene.machine.boot_disks = scene.machine.disks[:1]
+    assert roll_back(scene, record).plan.unbooted == ("vdb",)
+    assert scene.disk_data() == ["5", "5"]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
 
 
 def test_one_that_libvirt_does_not_know_any_more_is_told_of(scene: Scene) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from snapvm import consistency, hostid, repair
 from snapvm.attention import LeftBehind, NotStopped, StuckPaused
+from snapvm.catalog import Catalog
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError
 from snapvm.failures import StorageFailed
@@ -45,6 +46,21 @@ def test_one_that_should_end_runs_on_when_it_was_not_captured(scene: Scene, deed
     before = scene.lvm.names()
     fail_deed(scene, deed)
     with pytest.raises(SnapvmError):
+        take_and_stop(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+    assert scene.lvm.names() == before
+    assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_nothing_is_left_of_one_whose_record_cannot_be_written(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise StorageFailed(path="/state/x", why="No space left on device")
+
+    before = scene.lvm.names()
+    monkeypatch.setattr(Catalog, "commit", fail)
+    with pytest.raises(StorageFailed):
         take_and_stop(scene)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.lvm.names() == before

@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from snapvm import clock
-from snapvm.attention import StuckPaused
+from snapvm.attention import NotStarted, StuckPaused
+from snapvm.catalog import Catalog
 from snapvm.cli import guard as cli_guard
 from snapvm.cli.session import Session
 from snapvm.failures import CommandFailed
 from snapvm.guard import Post
-from snapvm.model import Domain, DomainState
+from snapvm.model import Domain, DomainState, SnapshotId
 from snapvm.refusals import DomainRefused
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -68,6 +70,13 @@ def test_what_fails_at_first_is_tried_again(
     cli_guard.stand(scene.host.settings, post)
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.host.catalog.leftovers(UUID) == ()
+
+
+def test_of_a_command_that_ends_before_it_has_a_domain_it_opens_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _: pytest.fail("it opens a host"))
+    cli_guard.stand(scene.host.settings, Post(io.StringIO(), answers=-1))
 
 
 @dataclass
@@ -159,3 +168,40 @@ def test_what_fails_for_good_is_told_once(
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     revive(scene)
     assert len(scene.host.catalog.leftovers(UUID)) == 1
+
+
+def test_another_snapvm_that_is_at_work_on_the_domain_is_neither_waited_for_nor_told_of(
+    scene: Scene, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It repairs what the dead one left before it does anything else."""
+    told: list[str] = []
+    settings = scene.host.settings
+    patient = Catalog(settings.state_dir, settings.run_dir, wait_seconds=60)
+    host = replace(scene.host, catalog=patient)
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: host)
+    monkeypatch.setattr("syslog.syslog", lambda _priority, line: told.append(line))
+    monkeypatch.setattr(cli_guard, "PATIENCE_SECONDS", 0.2)
+    assert mortal.kill_at(scene, take, "before suspend 1")
+    begun = time.monotonic()
+    with scene.host.catalog.locked(UUID, DOMAIN):
+        cli_guard.stand(scene.host.settings, post)
+    assert time.monotonic() - begun < 5
+    assert told == [] and scene.host.catalog.leftovers(UUID)
+
+
+def test_what_its_owner_has_to_see_to_is_not_tried_again(
+    scene: Scene, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its domain does not start, which may take minutes each time."""
+    tries: list[str] = []
+    told: list[str] = []
+
+    def fail(*_: object) -> tuple[str, ...]:
+        tries.append("try")
+        raise NotStarted(domain=DOMAIN, id=SnapshotId("a"), why="no room", remedy="make some")
+
+    monkeypatch.setattr("snapvm.cli.wiring.open_host", lambda _settings: scene.host)
+    monkeypatch.setattr("syslog.syslog", lambda _priority, line: told.append(line))
+    monkeypatch.setattr("snapvm.repair.finish_pending", fail)
+    cli_guard.stand(scene.host.settings, post)
+    assert tries == ["try"] and len(told) == 1 and "make some" in told[0]

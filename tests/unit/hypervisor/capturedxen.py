@@ -35,6 +35,11 @@ def connect(server: FakeXenstored, number: str, reference: str) -> None:
     server.set(f"/local/domain/{DOMID}/device/vbd/{number}/ring-ref", reference)
 
 
+def attach_interface(server: FakeXenstored) -> None:
+    back = f"/local/domain/0/backend/vif/{DOMID}/1"
+    server.set(f"/libxl/{DOMID}/device/vif/1/backend", back)
+
+
 Scene = tuple[FakeXenstored, XenJob]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -319,3 +320,26 @@ def test_a_domain_is_started_when_libvirtd_is_back(
     vars(driver)["_link"] = Returning(domain=link.domain, is_lost=True)
     do(driver)
     assert asked == [1] and not absences
+
+
+def test_one_that_is_off_is_ended_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner shut it off: libvirt destroys no domain that does not run, or knows it no more."""
+    driver = make_driver(monkeypatch, no)
+    link = vars(driver)["_link"]
+    link.domain(DOMAIN.uuid).isActive = lambda: 0
+    driver.stop(DOMAIN)
+
+    def gone(_uuid: str) -> Any:
+        raise LibvirtFailed("Domain not found", 42)
+
+    link.domain = gone
+    driver.stop(DOMAIN)
+
+
+@pytest.mark.parametrize("state", [RUNNING, PAUSED])
+def test_one_that_is_to_stand_still_is_not_started_when_it_runs(
+    monkeypatch: pytest.MonkeyPatch, state: int
+) -> None:
+    driver = make_driver(monkeypatch, lambda *_: None, state)
+    with nullcontext() if state == PAUSED else pytest.raises(DomainFailed, match="it is running"):
+        driver.restore(DOMAIN, Path("/image"), paused=True)

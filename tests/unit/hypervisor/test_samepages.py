@@ -73,3 +73,23 @@ def test_what_is_merged_while_it_is_written_is_thrown_away(
             qemu.resume()
         with pytest.raises(CaptureFailed, match="KSM"):
             capture.drain()
+
+
+@pytest.mark.parametrize(("told", "are_merged"), [("0", 0), ("1", 1), ("2", 0), (None, 0)])
+def test_the_kernel_says_whether_it_merges(ksm: Path, told: str | None, are_merged: bool) -> None:
+    """With 2 it takes apart what it had merged; one that cannot merge has no such file."""
+    if told is None:
+        ksm.unlink()
+    else:
+        ksm.write_text(f"{told}\n")
+    assert samepages.are_merged(DOMAIN.definition) == are_merged
+
+
+@pytest.mark.usefixtures("qemu")
+def test_a_guest_that_is_not_to_run_on_changes_nothing_either(job: CaptureJob, ksm: Path) -> None:
+    ksm.write_text("1\n")
+    job = replace(job, domain_ends=True)
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
+        with capture.window(leave_standing=True):
+            capture.arm()
+        assert job.image.exists()

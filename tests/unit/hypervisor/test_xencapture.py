@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +16,11 @@ from typing import Any
 import pytest
 
 from snapvm import durable
-from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
+from snapvm.hypervisor import xenconfig, xendisks, xenrings
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.xenguest import WrittenImage
-from tests.fakes.xenstored import FakeXenstored
 from tests.unit.hypervisor.capturedxen import (
     CDROM_NUMBER,
     DISK_NUMBER,
@@ -26,6 +28,7 @@ from tests.unit.hypervisor.capturedxen import (
     NEW_NUMBER,
     Scene,
     add_drive,
+    attach_interface,
     captured,
     connect,
 )
@@ -81,11 +84,6 @@ def test_a_disk_that_was_connected_anew_breaks_it(scene: Scene) -> None:
     connect(server, DISK_NUMBER, "10")
     with pytest.raises(WindowBroken, match="drives were changed"):
         job.settle(rings)
-
-
-def attach_interface(server: FakeXenstored) -> None:
-    back = f"/local/domain/0/backend/vif/{DOMID}/1"
-    server.set(f"/libxl/{DOMID}/device/vif/1/backend", back)
 
 
 def test_an_interface_that_was_attached_while_memory_was_copied_breaks_the_window(
@@ -213,3 +211,73 @@ def test_what_a_server_has_in_its_cache_is_written_before_the_guest_stands_still
     with capture.window():
         assert control.now.is_paused
     assert (dirty, written_in_window) == ([0], [0])
+
+
+class BusyDisk:
+    """A disk with a request in flight, whose answer is in its server's cache when it comes."""
+
+    def __init__(self, job: XenJob) -> None:
+        self._control: Any = job.control
+        self.is_answered = False
+        self.is_written = True
+        self._note()
+
+    def sleep(self, _seconds: float) -> None:
+        """Let the server answer a guest that stands still, and that only waits."""
+        assert self._control.now.is_paused
+        self.is_answered, self.is_written = True, False
+        self._note()
+
+    def sync(self, _device: Path) -> None:
+        self.is_written = True
+
+    def _note(self) -> None:
+        page = self._control.libraries.grants.page
+        page[:12] = struct.pack("<I4xI", 1, int(self.is_answered))
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_disks_are_captured_when_all_that_the_guest_wrote_is_on_them(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, with_memory: bool
+) -> None:
+    """What the guest was told is written, or waits to be told, and a snapshot has not."""
+    server, job = scene
+    server.set(f"/local/domain/0/backend/vbd/{DOMID}/{DISK_NUMBER}/type", "file")
+    job = replace(job, attached=xendisks.attached(job.store, DOMID))
+    control: Any = job.control
+    control.suspends(server)
+    disk = BusyDisk(job)
+    monkeypatch.setattr(xenrings, "time", disk)
+    monkeypatch.setattr(durable, "sync_device", disk.sync)
+    capture: XenCapture | XenPauseCapture = (
+        capture_of(job, SimpleNamespace(rehearse=lambda _: None))
+        if with_memory
+        else XenPauseCapture(job)
+    )
+    with capture.window():
+        assert control.now.is_paused and disk.is_answered and disk.is_written
+    assert not control.now.is_paused
+
+
+def test_a_disk_that_does_not_come_to_rest_is_not_captured(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, job = scene
+    control: Any = job.control
+    control.suspends(server)
+    BusyDisk(job)
+    monkeypatch.setattr(xenrings, "DRAIN_LIMIT_SECONDS", 0.05)
+    capture = capture_of(job, SimpleNamespace(rehearse=lambda _: None))
+    with pytest.raises(CaptureFailed, match="does not finish"), capture.window():
+        pytest.fail("there is a window")
+    assert not control.now.is_paused and not control.now.is_suspended
+
+
+def test_a_full_disk_is_said_as_one(scene: Scene) -> None:
+    _, job = scene
+
+    def write(_progress: object) -> WrittenImage:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ImageNotWritten, match="No space left"):
+        capture_of(job, SimpleNamespace(write=write)).drain()

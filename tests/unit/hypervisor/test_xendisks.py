@@ -174,7 +174,10 @@ def test_others_are_refused_with_the_reason(changes: dict[str, str], words: str)
     ("changes", "caches"),
     [
         ({}, []),
-        ({"back": QDISK_BACK, "params": "aio:/dev/vg0/demo-d0", "type": "qdisk"}, [DISK["params"]]),
+        (
+            {"back": QDISK_BACK, "params": "aio:/dev/vg0/demo-d0", "type": "qdisk", "script": ""},
+            [DISK["params"]],
+        ),
         ({"type": "file", "node": "/dev/loop3"}, ["/dev/loop3", DISK["params"]]),
     ],
 )

@@ -18,7 +18,7 @@ from snapvm.hypervisor.xen import XenHypervisor
 from snapvm.hypervisor.xenrequest import SuspendRequest
 from snapvm.hypervisor.xenstandstill import lift, unwatch
 from snapvm.settings import Settings
-from tests.fakes.xenstored import FakeXenstored
+from tests.fakes.xenstored import FakeXenstored, Message
 from tests.unit.hypervisor import standingxen as standing
 from tests.unit.hypervisor.fakexen import FakeXen
 
@@ -134,6 +134,22 @@ def test_it_does_not_see_its_domain_suspended(scene: standing.Scene, keeper: int
         assert scene.store.values[standing.NOTE] == str(keeper)
     assert not is_held(keeper)
     assert standing.runs(scene)
+
+
+def test_who_is_held_is_written_down_before(scene: standing.Scene, keeper: int) -> None:
+    """Whoever comes after a snapvm that was killed in between lets all go that are noted."""
+    old_xen(scene)
+    were_held: list[bool] = []
+
+    def ask(kind: Message) -> None:
+        if kind is Message.WRITE and not were_held:
+            time.sleep(0.1)  # to stop takes a moment
+            were_held.append(is_held(keeper))
+
+    scene.store.on_request = ask
+    with scene.standstill.suspended():
+        assert comes_to_be_held(keeper)
+    assert were_held == [False]
 
 
 def test_one_that_stays_by_itself_is_let_alone(scene: standing.Scene, keeper: int) -> None:

@@ -22,7 +22,13 @@ from snapvm.hypervisor.xenpvh import XenPvhCapture
 from snapvm.memory import xenimage
 from snapvm.memory.streamframe import StreamFrame
 from snapvm.model import Silent
-from tests.unit.hypervisor.capturedxen import Scene, captured
+from tests.unit.hypervisor.capturedxen import (
+    DISK_NUMBER,
+    Scene,
+    attach_interface,
+    captured,
+    connect,
+)
 from tests.unit.hypervisor.fakesaver import FakeSaver
 
 GUEST = 5
@@ -83,6 +89,27 @@ def test_it_runs_on_when_the_saver_fails(scene: Scene, saver: FakeSaver) -> None
     ):
         capture.arm()
     assert not control.now.is_paused and saver.is_ended
+
+
+@pytest.mark.parametrize("changed", ["devices", "drives"])
+def test_what_was_attached_while_memory_was_copied_breaks_the_window(
+    scene: Scene, saver: FakeSaver, changed: str
+) -> None:
+    """Memory knows it, and what a restore is told of does not."""
+    server, job = scene
+    control: Any = job.control
+    with (
+        pytest.raises(WindowBroken, match=f"{changed} were changed"),
+        prepared(job) as capture,
+    ):
+        if changed == "devices":
+            attach_interface(server)
+        else:
+            connect(server, DISK_NUMBER, "10")
+        with capture.window():
+            pytest.fail("there is a window")
+    assert not control.now.is_paused and not control.now.is_suspended
+    assert saver.is_ended
 
 
 def test_what_is_destroyed_while_it_is_written_is_no_snapshot(

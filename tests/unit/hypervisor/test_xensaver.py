@@ -83,6 +83,27 @@ def test_one_that_is_given_up_in_the_pause_fails(image: int) -> None:
         live.finish()
 
 
+def test_one_that_is_given_up_amid_a_pass_does_not_write_it_to_its_end(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pass over a large guest takes minutes, and Xen asks for nothing meanwhile."""
+    fake, written = FakeSaver(), []
+
+    def slowly(fd: int, _pages: int) -> None:
+        for _ in range(500):
+            os.write(fd, b"a page")
+            written.append(1)
+            time.sleep(0.01)
+
+    def give_up() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fake, "_write", slowly)
+    with pytest.raises(ZeroDivisionError), saver(fake, image).copying(give_up):
+        pytest.fail("it goes on")
+    assert fake.is_ended and 0 < len(written) < 250
+
+
 def test_one_whose_window_fails_does_not_keep_the_guest_waiting(image: int) -> None:
     """It waits for the guest's suspend then, and the guest for its end."""
     fake = FakeSaver()

@@ -31,7 +31,10 @@ def test_it_suspends_itself_and_goes_on(scene: Scene) -> None:
     assert scene.xen.deeds == ["pause", "resume", "unpause"]
     assert scene.store.resumed == [str(DOMID)]
     assert runs(scene)
-    assert scene.clock.timing().pause_ms > 0
+    pause_ms = scene.clock.timing().pause_ms
+    assert pause_ms > 0
+    time.sleep(0.01)
+    assert scene.clock.timing().pause_ms == pause_ms, "the pause has an end"
 
 
 def test_an_error_in_the_window_lets_it_go_on(scene: Scene) -> None:
@@ -167,6 +170,49 @@ def test_one_that_is_destroyed_breaks_the_window(scene: Scene) -> None:
     scene.guest_suspends()
     with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
         scene.xen.gone = True
+
+
+def test_one_that_is_destroyed_before_it_is_asked_breaks_the_window(scene: Scene) -> None:
+    scene.xen.gone = True
+    with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert not scene.xen.deeds and REQUEST not in scene.store.values
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_one_that_is_destroyed_when_it_has_taken_the_request_breaks_the_window(
+    scene: Scene, is_listed: bool
+) -> None:
+    """Xen may list it for some time yet."""
+
+    def answer(path: str, value: str) -> None:
+        if path == REQUEST and value == "suspend":
+            scene.store.set(REQUEST, "")
+            scene.xen.gone, scene.xen.flags = not is_listed, DYING
+
+    scene.store.on_write = answer
+    with pytest.raises(WindowBroken, match="destroyed"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert not scene.xen.deeds
+
+
+def test_one_that_takes_a_while_to_suspend_is_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xenrequest, "STOP_SECONDS", 20)
+
+    def suspend() -> None:
+        scene.xen.flags = SUSPENDED
+
+    def answer(path: str, value: str) -> None:
+        if path == REQUEST and value == "suspend":
+            scene.store.set(REQUEST, "")
+            threading.Timer(0.1, suspend).start()
+
+    scene.store.on_write = answer
+    with scene.standstill.suspended():
+        assert (scene.xen.flags, scene.xen.pauses) == (SUSPENDED, 1)
+    assert runs(scene)
 
 
 @pytest.mark.parametrize("flags", [DYING, DYING | SUSPENDED])

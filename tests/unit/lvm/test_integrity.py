@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from snapvm import planning
+from snapvm.lvm import integrity
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
@@ -65,3 +67,15 @@ def test_an_lvm_that_does_not_say_how_old_it_is_counts_as_old(
     monkeypatch.setitem(host.lvm._verbs, "version", lambda _words: "what?")
     with pytest.raises(VolumeRefused):
         check(host, "demo-d0_rimage_0")
+
+
+@pytest.mark.parametrize(("version", "is_refused"), [((2, 3, 21), True), ((2, 3, 22), False)])
+def test_the_first_lvm_that_makes_them_is_not_too_old(
+    host: Scene, version: tuple[int, ...], is_refused: bool
+) -> None:
+    found = host.host.lvm.report().lv_from_name("vg0", "demo-d0")
+    assert found is not None
+    raid = replace(found, layout=frozenset({"raid", "raid1"}))
+    report = Report([raid, _image(raid, "demo-d0_rimage_0", "integrity")])
+    with pytest.raises(VolumeRefused) if is_refused else nullcontext():
+        integrity.check(report, [raid], lambda: version)
