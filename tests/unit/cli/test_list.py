@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,17 @@ def test_show_of_a_damaged_record_is_refused(call: Call, scene: Scene) -> None:
     done = call("show", "demo@bad")
     assert done.status == ExitStatus.REFUSED
     assert "cannot be used" in done.err
+
+
+def test_show_counts_the_features_of_a_processor(call: Call, scene: Scene) -> None:
+    """They were the longest line, and whoever compares them reads JSON."""
+    features = "AuthenticAMD " + " ".join(f"f{n}" for n in range(40))
+    record = replace(make_record("a"), versions={"qemu": "10.0.2", "processor": features})
+    put_record(scene.host.settings.state_dir, record)
+    assert "versions   qemu 10.0.2, processor AuthenticAMD with 40 features\n" in (
+        call("show", "demo@a").out
+    )
+    assert json.loads(call("show", "demo@a", "--json").out)["versions"]["processor"] == features
 
 
 def test_list_tells_how_the_worst_disk_is(
