@@ -15,7 +15,7 @@ from snapvm import images
 from snapvm.cli.app import run
 from snapvm.errors import ExitStatus
 from snapvm.memory import libvirtimage
-from snapvm.model import MemoryRecord, Progress, SideKind, SidePlace, SnapshotId
+from snapvm.model import MemoryRecord, Progress, Record, SideKind, SidePlace, SnapshotId
 from tests.fakes.machine import image_bytes
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
@@ -257,6 +257,17 @@ def test_what_is_deleted_meanwhile_is_not_called_damaged(
     assert "there is no snapshot demo@a\n" in done.err
 
 
+def delete_once_it_was_read(scene: Scene, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have another snapvm delete a snapshot when its memory has been read."""
+    check = images.check_contents
+
+    def late(path: Path, memory: MemoryRecord, progress: Progress) -> None:
+        check(path, memory, progress)
+        delete(scene, record)
+
+    monkeypatch.setattr(images, "check_contents", late)
+
+
 def test_an_image_without_a_checksum_that_is_deleted_meanwhile_is_no_failure_of_the_disk(
     call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,13 +276,7 @@ def test_an_image_without_a_checksum_that_is_deleted_meanwhile_is_no_failure_of_
     said = json.loads(path.read_text())
     said["memory"]["checksum"] = ""
     path.write_text(json.dumps(said))
-    check = images.check_contents
-
-    def late(path: Path, memory: MemoryRecord, progress: Progress) -> None:
-        check(path, memory, progress)
-        delete(scene, record)
-
-    monkeypatch.setattr(images, "check_contents", late)
+    delete_once_it_was_read(scene, record, monkeypatch)
     assert call("verify", "demo@a").status == ExitStatus.NOT_FOUND
 
 
@@ -282,11 +287,5 @@ def test_uefi_variables_that_are_deleted_meanwhile_are_not_called_damaged(
     scene.machine.places = (nvram,)
     scene.count(1)
     record = take(scene, "a")
-    check = images.check_contents
-
-    def late(path: Path, memory: MemoryRecord, progress: Progress) -> None:
-        check(path, memory, progress)
-        delete(scene, record)
-
-    monkeypatch.setattr(images, "check_contents", late)
+    delete_once_it_was_read(scene, record, monkeypatch)
     assert call("verify", "demo@a").status == ExitStatus.NOT_FOUND
