@@ -27,8 +27,11 @@ while read -r order; do
 done | "$real"
 """
 TAKE_NAME = '"$real" lvcreate -qq -an -V 4m -T vg1/pool -n "$name"'
-LEAVE_SUSPENDED = "dmsetup suspend vg0-fail--d0; dmsetup suspend vg1-fail--d1; exit"
-"""As an lvm leaves the devices that it has suspended when it is killed."""
+LEAVE_SUSPENDED = (
+    "timeout 30 sh -c 'until dmsetup table vg0-fail--d0 | grep -q origin; do sleep 0.2; done'; "
+    "sleep 1; dmsetup suspend vg0-fail--d0; dmsetup suspend vg1-fail--d1; exit"
+)
+"""As an lvm leaves the devices that it has suspended when it is killed; the other one is done."""
 FILL_GROUP = '"$real" vgchange -qq -l $("$real" lvs --noheadings vg1 | wc -l) vg1'
 CATCHES_TERM = "^SigCgt:[[:space:]]*[0-9a-f]*[4-7c-f][0-9a-f]\\{3\\}$"
 """In proc(5)'s status of a process: how long Python takes to begin depends on the machine."""
