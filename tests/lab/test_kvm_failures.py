@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lab import recipe
 from tests.lab.guests import COMMAND_SECONDS, Guest, snapvm, volumes
 from tests.lab.vm import Completed, Lab
 
@@ -118,6 +119,8 @@ KSM = "/sys/kernel/mm/ksm/run"
 
 def test_a_host_that_merges_memory(guest: Guest) -> None:
     """It is captured in a way in which what is merged does no harm, which `doctor` tells too."""
+    if recipe.CHOSEN.suite == "bookworm":
+        pytest.skip("its QEMU is captured in that way in any case")
     merging = run(guest.lab, f"echo 1000 > /sys/kernel/mm/ksm/pages_to_scan; echo 1 > {KSM}")
     assert merging.status == 0, merging.stderr
     try:
