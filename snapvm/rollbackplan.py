@@ -127,8 +127,9 @@ def _report(host: Host, record: Record, domain: Domain) -> Report:
             occupancy.require_unused(volume)
         return later
 
-    with suppress(VolumeRefused):
-        return retry.unused(look) if in_use else report
+    if in_use:
+        with suppress(VolumeRefused):
+            report = retry.unused(look)
     return report
 
 

@@ -16,7 +16,7 @@ _INVALID_STATES = frozenset((_INVALID, "S"))
 _LOST_STATES = _INVALID_STATES | frozenset("mM")
 """And merge failed, the same and suspended."""
 _SUSPENDED_STATES = frozenset("sSM")
-"""The same, when all else is well with it too."""
+"""Suspended, and nothing worse; or also invalid, or its merge failed."""
 NOT_SHARED = ("", "none")
 """Lock types of a group that one host uses alone (lvmlockd(8)); empty without lvmlockd."""
 
