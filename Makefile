@@ -8,6 +8,8 @@ MANUALS   = $(PREFIX)/share/man/man1
 VENV    := build/venv
 BIN     := $(VENV)/bin
 PYTEST   = $(BIN)/python -m pytest
+# A worker for each core; a lab has both cores for itself.
+SPREAD   = -n auto --maxprocesses=8 --dist worksteal
 JUNIT    = --junit-xml=build/junit/$(subst test-,,$@).xml
 LAB_TESTS = $(PYTEST) tests/lab -m 'not long' --lab-minutes=62 --durations=12
 LAB_JUNIT = build/junit/lab.xml
@@ -43,8 +45,8 @@ tools:
 
 test: lint types test-unit test-contract test-house test-integration test-lab  ## Every test, the lab's too
 
-test-unit: $(VENV)/.stamp   ## Unit tests: no root, no virtual machine, 20 seconds
-	$(PYTEST) tests/unit $(JUNIT)
+test-unit: $(VENV)/.stamp   ## Unit tests: no root, no virtual machine
+	$(PYTEST) tests/unit $(SPREAD) $(JUNIT)
 
 test-contract: $(VENV)/.stamp  ## The contract of each seam, on the fakes
 	$(PYTEST) tests/contract $(JUNIT)
@@ -53,7 +55,7 @@ test-house: $(VENV)/.stamp  ## House rules: layers, doors, man page, schema, REA
 	$(PYTEST) tests/house $(JUNIT)
 
 test-integration: $(VENV)/.stamp tools  ## Real processes, QEMU and installing, without a lab; a sample of `make fuzz`
-	$(PYTEST) tests/integration -m 'not long' $(JUNIT)
+	$(PYTEST) tests/integration -m 'not long' $(SPREAD) $(JUNIT)
 
 test-lab: $(VENV)/.stamp tools  ## The real thing: LVM, libvirt and KVM in the lab
 	$(LAB_TESTS) --junit-xml=$(LAB_JUNIT) || { $(BIN)/python -m tests.lab.died $(LAB_JUNIT) && \

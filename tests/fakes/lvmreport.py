@@ -109,7 +109,7 @@ def report(kind: str, rows: list[dict[str, str]], conf: dict[str, str], said: li
         rows = [{f"LVM2_{name.upper()}": value for name, value in each.items()} for each in rows]
     is_logged = conf.get("log/report_command_log", "1") == "1"
     log = [{"log_message": text} for text in said] if is_logged else []
-    text = json.dumps({"report": [{kind: rows}], "log": log}, indent=0)
+    text = json.dumps({"report": [{kind: rows}], "log": log})
     if log:
         # Before 2.03.24: the comma before a row that is not shown (libdm-report.c, last_row).
         text = "},".join(text.rsplit("}", 2)[:2]) + "}"
