@@ -271,6 +271,9 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     """
     _check_group_name(report, volume)
     _check_devices(report, volume)
+    pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None
+    if pool is not None:
+        thinpool.check_removal(pool, volume, whose)
     if volume.is_locked:
         raise VolumeRefused(
             volume=str(volume.ref),

@@ -318,6 +318,7 @@ class FakeLvm(FakeGroups):
                 raise self._failure(f"Can't remove merging snapshot logical volume {volume.name}.")
             for gone in (volume, *self._overlays(volume)):
                 self.volumes.remove(gone)
+                self._tell_pool(gone)
                 if gone.pool and gone.origin and "--nohistory" not in options:
                     self._record(gone)
         return ""

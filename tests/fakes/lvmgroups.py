@@ -11,6 +11,8 @@ from tests.fakes import lvmreport
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.lvmwords import configured, dashed, parse
 
+_DEAF = {"metadata_read_only", "failed", "check_needed"}
+"""How a pool is that takes no orders."""
 _ALLOW_DOUBLED = "devices/allow_changes_with_duplicate_pvs"
 
 
@@ -161,6 +163,12 @@ class FakeGroups:
         if pool.metadata_percent >= 100 - room_percent or fullest > threshold:
             text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "
             raise self._failure(f"{text}threshold.")
+
+    def _tell_pool(self, gone: FakeVolume) -> None:
+        """LVM has forgotten a volume already when it tells the pool (lvm2, lv_remove_single)."""
+        pool = f"{gone.vg}/{gone.pool}"
+        if gone.pool and self.named(gone.vg, gone.pool).health in _DEAF:
+            raise self._failure(f"Failed to update thin pool {pool}.")
 
     def _may_be_active(self, vg: str, tags: Sequence[str]) -> bool:
         """See lvm.conf(5), activation/volume_list; what it leaves out is made all the same."""
