@@ -115,8 +115,8 @@ def check_removal(pool: LogicalVolume, volume: LogicalVolume, whose: str) -> Non
     """Raise ``VolumeRefused`` for a volume of a pool that cannot be told to give it up.
 
     LVM would forget the volume first, and then fail: its metadata and the pool's would be of
-    different transactions, which makes a repair of the pool harder (lvm2, lv_manip.c,
-    lv_remove_single, and libdm-deptree.c, _thin_pool_node_send_messages).
+    different transactions, of which a repair of the pool complains (lvm2, lv_manip.c,
+    lv_remove_single; libdm-deptree.c, _thin_pool_node_send_messages).
     """
     if pool.health_letter in _DEAF or pool.needs_check:
         raise VolumeRefused(
