@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
-from snapvm.failures import CommandFailed
+from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.lvm import argv, reading
 from snapvm.lvm.report import Report
 from snapvm.process import Runner
@@ -23,7 +24,7 @@ Devices = frozenset[str]
 
 
 class Reader:
-    """Reads what lvs reports; where it warns of such devices LVM is asked once for their groups."""
+    """Reads what lvs reports; LVM is asked for the groups of such devices once, when needed."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -31,18 +32,20 @@ class Reader:
 
     def parse(self, text: str) -> Report:
         """Return a report as ``reading.parse`` does, with ``Report.doubled``."""
-        devices = frozenset(_WARNING.findall(text))
-        if devices not in self._known:
-            self._known[devices] = self._doubled()
-        return reading.parse(text, self._known[devices])
+        return reading.parse(text, partial(self._doubled, frozenset(_WARNING.findall(text))))
 
-    def _doubled(self) -> Mapping[str, str]:
+    def _doubled(self, devices: Devices) -> Mapping[str, str]:
+        if devices not in self._known:
+            self._known[devices] = self._ask_for_groups()
+        return self._known[devices]
+
+    def _ask_for_groups(self) -> Mapping[str, str]:
         """Return a device by group; nothing where LVM changes such groups, or does not say."""
         try:
             if reading.is_on(self._ask(reading.DUPLICATES_ALLOWED_ARGV)):
                 return {}
             return reading.parse_duplicates(self._ask(reading.DUPLICATES_ARGV))
-        except CommandFailed:
+        except (CommandFailed, CommandTimedOut):
             return {}
 
     def _ask(self, command: argv.Argv) -> str:

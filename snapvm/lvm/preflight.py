@@ -207,7 +207,7 @@ def _check_group_name(report: Report, volume: LogicalVolume) -> None:
 
 def _check_devices(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for a group that LVM does not change; see ``duplicates``."""
-    device = report.doubled.get(volume.vg)
+    device = report.doubled().get(volume.vg)
     if device is not None:
         raise VolumeRefused(
             volume=str(volume.ref),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -154,7 +154,7 @@ def unread_groups(failure: CommandFailed) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_UNREAD.findall(failure.stderr)))
 
 
-def parse(text: str, doubled: Mapping[str, str] | None = None) -> Report:
+def parse(text: str, doubled: Callable[[], Mapping[str, str]] = dict) -> Report:
     """Read the output of ``ARGV``, or of ``FULL_ARGV``; see ``Report.doubled``.
 
     Raises ``CommandFailed`` when it is not the JSON that lvs(8) promises: a report cut short by a
