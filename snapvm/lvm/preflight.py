@@ -63,7 +63,7 @@ def check_volumes(
     for volume in volumes:
         _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
-        _check_devices(report, volume)
+        check_devices(report, volume)
         _check_volume(volume)
         newname.require_layer(volume)
     for volume in volumes if sources is None else sources:
@@ -205,7 +205,7 @@ def _check_group_name(report: Report, volume: LogicalVolume) -> None:
         )
 
 
-def _check_devices(report: Report, volume: LogicalVolume) -> None:
+def check_devices(report: Report, volume: LogicalVolume) -> None:
     """Raise ``VolumeRefused`` for a group that LVM does not change; see ``duplicates``."""
     device = report.doubled().get(volume.vg)
     if device is not None:
@@ -270,7 +270,7 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     cannot be finished would keep every other command from the domain for as long.
     """
     _check_group_name(report, volume)
-    _check_devices(report, volume)
+    check_devices(report, volume)
     pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None
     if pool is not None:
         thinpool.check_removal(pool, volume, whose)

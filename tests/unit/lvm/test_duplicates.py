@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, diagnosis
+from snapvm import checking, consistency, diagnosis
 from snapvm.failures import CommandFailed
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Silent
@@ -35,6 +35,14 @@ def test_it_is_refused_before_the_domain_stands_still(tmp_path: Path) -> None:
     assert "vgimportclone /dev/sdb" in refused.value.hint()
     assert deeds == ["check_capture"] and scene.lvm.names() == before
     assert any("/dev/sdb" in str(each) for each in diagnosis.look(scene.host, DOMAIN).refusals)
+
+
+def test_a_monitor_is_told_of_it(tmp_path: Path) -> None:
+    scene, _ = begun(tmp_path)
+    assert not checking.look(scene.host, None, Silent(), deep=False)
+    scene.lvm.doubled["vg0"] = "/dev/sdb"
+    (found,) = checking.look(scene.host, None, Silent(), deep=False)
+    assert found.subject == "vg0" and "on /dev/sdb too" in found.problem
 
 
 def test_nothing_is_begun_that_lvm_would_not_end(tmp_path: Path) -> None:
