@@ -219,9 +219,14 @@ def _of_pools(host: Host, report: Report) -> Iterator[Finding]:
 
 
 def _of_groups(report: Report) -> Iterator[Finding]:
-    """Yield the groups with snapshots in which LVM soon makes no more volumes."""
-    free = {volume.vg: volume.vg_metadata_free_bytes for volume in report.ours()}
-    for vg, free_bytes in sorted(free.items()):
+    """Yield the groups with snapshots in which LVM makes no more volumes, or soon will not."""
+    groups = {volume.vg: volume for volume in report.ours()}
+    for vg, volume in sorted(groups.items()):
+        try:
+            preflight.check_devices(report, volume)
+        except VolumeRefused as refused:
+            yield Finding(subject=vg, problem=refused.why, remedy=refused.hint())
+        free_bytes = volume.vg_metadata_free_bytes
         if preflight.is_short_of_metadata(free_bytes):
             yield Finding(
                 subject=vg,

@@ -278,7 +278,8 @@ def give_up(
     except SnapvmError as left:
         log.warning("the rollback to %s could not be concluded: %s", record.ref, left)
         return not_started(record, error, f"then: {repairing(record.domain)}")
-    return not_started(record, error, f"then: {typed('rollback', record.ref)}")
+    again, back = typed("rollback", record.ref), typed("undo", record.domain)
+    return not_started(record, error, f"then: {again}; or go back to its former disks: {back}")
 
 
 def repairing(name: str) -> str:

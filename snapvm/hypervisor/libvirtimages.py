@@ -12,6 +12,7 @@ from typing import Any
 from snapvm import retry
 from snapvm.hypervisor import (
     hostdevices,
+    hostplaces,
     hostports,
     hugepages,
     libvirtabilities,
@@ -130,6 +131,7 @@ def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> N
     if not libvirtneeds.has_hook():
         hugepages.require_room(domain, definition)
         hostports.require(domain, definition, remedy)
+        hostplaces.require(domain.name, definition, remedy)
 
 
 def refuse_lost_tpm(domain: Domain, handle: Any | None) -> None:

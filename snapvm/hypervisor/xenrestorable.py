@@ -11,6 +11,7 @@ from snapvm.hypervisor import (
     xencfg,
     xenconfig,
     xenothers,
+    xenpins,
     xenroom,
     xensaved,
 )
@@ -61,6 +62,7 @@ def require(
     startfiles.require(domain.name, files)
     xenbridges.require(domain.name, config)
     _require_pool(domain.name, config, domains)
+    xenpins.require(runner, domain.name, config)
     _require_backends(domain.name, config, domains)
 
 

@@ -63,6 +63,7 @@ def check_volumes(
     for volume in volumes:
         _check_group(volume, disks_in[volume.vg_uuid])
         _check_group_name(report, volume)
+        check_devices(report, volume)
         _check_volume(volume)
         newname.require_layer(volume)
     for volume in volumes if sources is None else sources:
@@ -204,6 +205,20 @@ def _check_group_name(report: Report, volume: LogicalVolume) -> None:
         )
 
 
+def check_devices(report: Report, volume: LogicalVolume) -> None:
+    """Raise ``VolumeRefused`` for a group that LVM does not change; see ``duplicates``."""
+    device = report.doubled().get(volume.vg)
+    if device is not None:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"LVM finds a physical volume of volume group {volume.vg} on {device} too, and "
+            "changes nothing in the group meanwhile",
+            remedy="if that is another path to it, have multipathd join them; if it is a copy, "
+            "hide it from this host's LVM (lvmdevices(8), or global_filter in lvm.conf), or make a "
+            f"group of its own of it: vgimportclone {device}",
+        )
+
+
 def _check_volume(volume: LogicalVolume) -> None:
     name = str(volume.ref)
     if volume.is_thick_snapshot:
@@ -255,6 +270,10 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     cannot be finished would keep every other command from the domain for as long.
     """
     _check_group_name(report, volume)
+    check_devices(report, volume)
+    pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None
+    if pool is not None:
+        thinpool.check_removal(pool, volume, whose)
     if volume.is_locked:
         raise VolumeRefused(
             volume=str(volume.ref),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -104,6 +104,27 @@ GROUPS_ARGV = (
 """The groups that ``ARGV`` is silent about too: those without a volume, exported ones, and those of
 other hosts (lvm2, tools/toollib.c: _ignore_vg)."""
 
+DUPLICATES_ARGV = (
+    "lvm",
+    "pvs",
+    "--config",
+    _AS_EXPECTED,
+    "--all",
+    "--reportformat",
+    "json",
+    "--options",
+    "vg_name,pv_name,pv_duplicate",
+)
+"""With ``--all``, for pvs leaves out the devices that LVM does not use."""
+
+DUPLICATES_ALLOWED_ARGV = (
+    "lvm",
+    "lvmconfig",
+    "--type",
+    "full",
+    "devices/allow_changes_with_duplicate_pvs",
+)
+
 _EXTEND_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold\s*=\s*(?P<percent>\d+)")
 VERSION_ARGV = ("lvm", "version")
 _VERSION = re.compile(r"LVM version:\s*(\d+)\.(\d+)\.(\d+)")
@@ -133,8 +154,8 @@ def unread_groups(failure: CommandFailed) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_UNREAD.findall(failure.stderr)))
 
 
-def parse(text: str) -> Report:
-    """Read the output of ``ARGV``, or of ``FULL_ARGV``.
+def parse(text: str, doubled: Callable[[], Mapping[str, str]] = dict) -> Report:
+    """Read the output of ``ARGV``, or of ``FULL_ARGV``; see ``Report.doubled``.
 
     Raises ``CommandFailed`` when it is not the JSON that lvs(8) promises: a report cut short by a
     crash must not look like a host with fewer volumes.
@@ -142,7 +163,8 @@ def parse(text: str) -> Report:
     with _failing_as(ARGV):
         # chunk_size is a field of segments: a volume in several pieces has a row for each of them.
         volumes = (_volume(row) for row in _rows(text, "lv"))
-        return Report({volume.dm_uuid: volume for volume in volumes}.values())
+        once = {volume.dm_uuid: volume for volume in volumes}
+        return Report(once.values(), doubled=doubled)
 
 
 def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
@@ -159,6 +181,23 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
             )
             for row in _rows(text, "vg")
         )
+
+
+def parse_duplicates(text: str) -> dict[str, str]:
+    """Read the output of ``DUPLICATES_ARGV``: by group, a device that LVM does not use.
+
+    Raises as ``parse`` does.
+    """
+    with _failing_as(DUPLICATES_ARGV):
+        rows = _rows(text, "pv")
+        return {
+            row["vg_name"]: row["pv_name"] for row in rows if row["pv_duplicate"] not in ("", "0")
+        }
+
+
+def is_on(text: str) -> bool:
+    """Tell whether lvmconfig prints that a setting is switched on."""
+    return text.strip().endswith("=1")
 
 
 def parse_threshold(text: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from snapvm.lvm import argv
@@ -34,11 +34,19 @@ class Report:
     """All volumes of the host at one moment, and what was asked besides of groups without one."""
 
     def __init__(
-        self, volumes: Iterable[LogicalVolume], groups: tuple[VolumeGroup, ...] | None = None
+        self,
+        volumes: Iterable[LogicalVolume],
+        groups: tuple[VolumeGroup, ...] | None = None,
+        doubled: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.volumes = tuple(volumes)
         self.groups = groups
         """All of them, those whose volumes are not shown too; None when it was not asked."""
+        self.doubled = doubled
+        """Tells, by group, a device that LVM does not use: another has the same physical volume.
+
+        It may have to ask LVM, which is not done in a window.
+        """
         self._shown: set[str] = {name for v in self.volumes for name in (v.vg, v.vg_uuid)}
         self._by_dm_uuid = {volume.dm_uuid: volume for volume in self.volumes}
         self._by_uuid: dict[LvUuid, list[LogicalVolume]] = {}

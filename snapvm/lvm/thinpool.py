@@ -21,6 +21,8 @@ _TROUBLES = {
     "X": "the thin pool's health cannot be read",
 }
 """By ``LogicalVolume.health_letter``; see lvs(8)."""
+_DEAF = frozenset("MFE")
+"""A pool in one of these takes no orders.  One that is out of data space does: removals help it."""
 
 
 def trouble_of(pool: LogicalVolume) -> str:
@@ -107,6 +109,23 @@ def check_addition(pool: LogicalVolume, threshold_percent: Callable[[str], float
                 remedy=f"extend it by that policy: lvextend --use-policies {pool.ref}; or "
                 "delete snapshots",
             )
+
+
+def check_removal(pool: LogicalVolume, volume: LogicalVolume, whose: str) -> None:
+    """Raise ``VolumeRefused`` for a volume of a pool that cannot be told to give it up.
+
+    LVM would forget the volume first, and then fail: its metadata and the pool's would be of
+    different transactions, of which a repair of the pool complains (lvm2, lv_manip.c,
+    lv_remove_single; libdm-deptree.c, _thin_pool_node_send_messages).
+    """
+    if pool.health_letter in _DEAF or pool.needs_check:
+        raise VolumeRefused(
+            volume=str(volume.ref),
+            why=f"it belongs to {whose}, and nothing can be removed from {pool.ref} now: "
+            f"{trouble_of(pool)}",
+            remedy=f"repair the pool first, while it is not active: lvconvert --repair {pool.ref} "
+            "(lvmthin(7))",
+        )
 
 
 def _check_metadata(pool: LogicalVolume) -> None:

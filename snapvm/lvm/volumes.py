@@ -20,6 +20,7 @@ from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed, CommandTimedOut, StillAtWork
 from snapvm.lvm import argv, copyback, device, holders, kernelstatus, reading
 from snapvm.lvm.device import Number, UuidOfDevice
+from snapvm.lvm.duplicates import Reader
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report, VolumeGroup
@@ -62,6 +63,7 @@ class Lvm:
         sync_device: Callable[[Path], None] = durable.sync_device,
     ) -> None:
         self._runner = runner
+        self._reader = Reader(runner)
         self._copy_back = copy_back
         self._sync_device = sync_device
         self._late: dict[str, list[Conversation]] = {}
@@ -95,7 +97,7 @@ class Lvm:
             return self.report()
 
     def _told(self, command: argv.Argv, limit_seconds: float) -> Report:
-        return retry.report(lambda: reading.parse(self._asked(command, limit_seconds)))
+        return retry.report(lambda: self._reader.parse(self._asked(command, limit_seconds)))
 
     def _asked(self, command: argv.Argv, limit_seconds: float) -> str:
         """Return what LVM reports: of all groups, or all but those that it cannot read.
@@ -143,7 +145,7 @@ class Lvm:
         def ask() -> tuple[VolumeGroup, ...]:
             return reading.parse_groups(self._asked(reading.GROUPS_ARGV, REPORT_LIMIT_SECONDS))
 
-        return Report(report.volumes, retry.report(ask))
+        return Report(report.volumes, retry.report(ask), report.doubled)
 
     def extend_threshold_percent(self, profile: str) -> float:
         """Ask above which fill a thin pool of a profile, or of none, is to be extended.

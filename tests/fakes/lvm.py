@@ -25,7 +25,7 @@ from tests.fakes.lvmwords import bytes_of, configured, parse, selects
 
 UNSEEN: dict[str, str] = {}
 """What vgs says of a group whose storage is not there."""
-_QUESTIONS = ("lvs", "vgs", "lvmconfig", "version")
+_QUESTIONS = ("lvs", "vgs", "pvs", "lvmconfig", "version")
 
 
 class FakeLvm(FakeGroups):
@@ -44,8 +44,6 @@ class FakeLvm(FakeGroups):
         """When it is a list, a warm lvm does nothing that it is told, and it is listed here."""
         self.is_echoing = False
         """Whether what it is told comes back behind a prompt, as with GNU readline (RHEL, SUSE)."""
-        self.away: dict[str, dict[str, str]] = {}
-        """Groups that lvs is silent about, with what vgs says of each that it sees."""
         self.unreadable: set[str] = set()
         """Groups whose metadata make no sense to lvm, which reports all others and fails."""
         self.is_old = False
@@ -63,6 +61,7 @@ class FakeLvm(FakeGroups):
         self._verbs = {
             "lvs": self._lvs,
             "vgs": self._vgs,
+            "pvs": self._pvs,
             "lvmconfig": self._lvmconfig,
             "version": self._version,
             "lvcreate": self._lvcreate,
@@ -137,7 +136,7 @@ class FakeLvm(FakeGroups):
         assert is_full or options["--options"] == [",".join(FIELDS)]
         if is_full and self.is_old:
             raise self._failure("Unrecognised field: lv_autoactivation")
-        said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else []
+        said = [self.said_at_a_scan.pop(0)] if self.said_at_a_scan else self._of_doubled()
         rows = [
             lvmreport.row(
                 volume,
@@ -182,7 +181,8 @@ class FakeLvm(FakeGroups):
         options, (setting,) = parse(words)
         assert options["--type"] == ["full"], words
         profile = options.get("--metadataprofile", [""])[0]
-        return f"{setting.rpartition('/')[2]}={self._set_to(setting, profile, '100')}\n"
+        default = "100" if setting.endswith("_threshold") else "0"
+        return f"{setting.rpartition('/')[2]}={self._set_to(setting, profile, default)}\n"
 
     def _version(self, _words: list[str]) -> str:
         return f"  LVM version:     {'2.03.11' if self.is_old else '2.03.31'}(2) (2025-02-27)\n"
@@ -318,6 +318,7 @@ class FakeLvm(FakeGroups):
                 raise self._failure(f"Can't remove merging snapshot logical volume {volume.name}.")
             for gone in (volume, *self._overlays(volume)):
                 self.volumes.remove(gone)
+                self._tell_pool(gone)
                 if gone.pool and gone.origin and "--nohistory" not in options:
                     self._record(gone)
         return ""
@@ -332,12 +333,3 @@ class FakeLvm(FakeGroups):
     def _record(self, gone: FakeVolume) -> None:
         if self.conf.get("metadata/record_lvs_history") == "1":
             self.history.add(f"{gone.vg}/{gone.name}")
-
-    def _require_shown(self, command: tuple[str, ...]) -> None:
-        """A group that is away is not found by name either; what may not be had is not done."""
-        for word in command[2:]:
-            if (vg := word.partition("/")[0]) in self.away:
-                raise self._failure(f'Volume group "{vg}" not found', command)
-            if any(volume.namesake for volume in self.volumes if volume.vg == vg):
-                text = f"Multiple VGs found with the same name: skipping {vg}"
-                raise self._failure(text, command)

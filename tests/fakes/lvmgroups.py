@@ -7,8 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from snapvm.failures import CommandFailed
+from tests.fakes import lvmreport
 from tests.fakes.lvmvolume import FakeVolume
-from tests.fakes.lvmwords import configured, dashed
+from tests.fakes.lvmwords import configured, dashed, parse
+
+_DEAF = {"metadata_read_only", "failed", "check_needed"}
+"""How a pool is that takes no orders."""
+_ALLOW_DOUBLED = "devices/allow_changes_with_duplicate_pvs"
 
 
 class FakeGroups:
@@ -29,6 +34,10 @@ class FakeGroups:
 
         It holds the volumes that they still lead to, where those have other names by now.
         """
+        self.away: dict[str, dict[str, str]] = {}
+        """Groups that lvs is silent about, with what vgs says of each that it sees."""
+        self.doubled: dict[str, str] = {}
+        """By group: another device with a physical volume of it."""
         self.group_tags: dict[str, set[str]] = {}
         self.unflushed: set[tuple[str, str]] = set()
         """What a cut of the power would take: groups, and the verbs of what was done to them."""
@@ -155,10 +164,42 @@ class FakeGroups:
             text = f"Cannot create new thin volume, free space in thin pool {vg}/{name} reached "
             raise self._failure(f"{text}threshold.")
 
+    def _tell_pool(self, gone: FakeVolume) -> None:
+        """LVM has forgotten a volume already when it tells the pool (lvm2, lv_remove_single)."""
+        pool = f"{gone.vg}/{gone.pool}"
+        if gone.pool and self.named(gone.vg, gone.pool).health in _DEAF:
+            raise self._failure(f"Failed to update thin pool {pool}.")
+
     def _may_be_active(self, vg: str, tags: Sequence[str]) -> bool:
         """See lvm.conf(5), activation/volume_list; what it leaves out is made all the same."""
         listed = self.conf.get("activation/volume_list", vg).split(",")
         return vg in listed or any(f"@{tag}" in listed for tag in tags)
+
+    def _require_shown(self, command: tuple[str, ...]) -> None:
+        """A group that is away is not found by name either; what may not be had is not done."""
+        for word in command[2:]:
+            if (vg := word.partition("/")[0]) in self.away:
+                raise self._failure(f'Volume group "{vg}" not found', command)
+            if any(volume.namesake for volume in self.volumes if volume.vg == vg):
+                text = f"Multiple VGs found with the same name: skipping {vg}"
+                raise self._failure(text, command)
+            if vg in self.doubled and self.conf.get(_ALLOW_DOUBLED) != "1":
+                text = f"Cannot update volume group {vg} with duplicate PV devices."
+                raise self._failure(text, command)
+
+    def _of_doubled(self) -> list[str]:
+        """Return what every command says of such devices, which does not tell the group."""
+        return [f"WARNING: Not using device {device} for PV x." for device in self.doubled.values()]
+
+    def _pvs(self, words: list[str]) -> str:
+        options, _ = parse(words)
+        assert "--all" in options, "pvs shows only devices that are used"
+        rows = [
+            {"vg_name": vg, "pv_name": name, "pv_duplicate": told}
+            for vg, device in self.doubled.items()
+            for name, told in (("/dev/sda", ""), (device, "duplicate"))
+        ]
+        return lvmreport.report("pv", rows, {**self.conf, **configured(options)}, [])
 
     def _failure(self, text: str, argv: tuple[str, ...] = ()) -> CommandFailed:
         return CommandFailed(argv=argv, status=5, stderr=text)

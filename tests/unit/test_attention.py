@@ -8,9 +8,10 @@ import pytest
 
 from snapvm import consistency
 from snapvm.attention import NotStarted, StillFrozen, StuckPaused
+from snapvm.cli import lookup
 from snapvm.consistency import TakeRequest
 from snapvm.errors import SnapvmError, UnknownDomain
-from snapvm.failures import CommandFailed, saying
+from snapvm.failures import CommandFailed, DomainFailed, saying
 from snapvm.model import Domain, DomainState, HypervisorKind, Silent, SnapshotId
 from snapvm.refusals import DomainRefused
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -104,11 +105,24 @@ def test_an_image_that_does_not_restore_ends_the_rollback_all_the_same(scene: Sc
     fail_deed(scene, "restore")
     with pytest.raises(NotStarted) as told:
         mend(scene)
-    assert told.value.hint().endswith(f"snapvm rollback {record.ref}")
+    assert f"then: snapvm rollback {record.ref}; or go back" in told.value.hint()
     assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
     revive(scene)
     undo = SnapshotId(next(id_ for id_ in scene.ids() if id_ != record.id))
     roll_back(scene, scene.host.catalog.get(UUID, undo))
+    assert scene.disk_data() == ["8", "8"]
+
+
+def test_a_cause_that_nobody_can_fix_leaves_a_way_back(scene: Scene) -> None:
+    """A QEMU that was upgraded may never take that memory; only "fix the cause" was said."""
+    record = take_at_five(scene)
+    why = "Size mismatch: 0000:00:03.0/virtio-net-pci.rom: 0x40000 != 0x80000"
+    fail_deed(scene, "restore", DomainFailed(domain=DOMAIN, deed="restored", why=why))
+    with pytest.raises(NotStarted, match="Size mismatch") as told:
+        roll_back(scene, record)
+    assert told.value.hint().endswith(f"; or go back to its former disks: snapvm undo {DOMAIN}")
+    roll_back(scene, lookup.newest_undo(scene.host.catalog, DOMAIN))
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
     assert scene.disk_data() == ["8", "8"]
 
 
@@ -179,7 +193,7 @@ def test_one_with_memory_needs_no_definition(scene: Scene) -> None:
     fail_deed(scene, "restore")
     with pytest.raises(NotStarted) as told:
         roll_back(scene, record)
-    assert told.value.hint().endswith(f"snapvm rollback {record.ref}")
+    assert f"then: snapvm rollback {record.ref}; or go back" in told.value.hint()
     assert scene.host.catalog.leftovers(UUID) == ()
     revive(scene)
     roll_back(scene, record)

@@ -210,7 +210,7 @@ def test_a_hypervisor_that_says_no_in_its_own_way(scene: Scene) -> None:
     refuse_restore(scene)
     failed = roll_back(scene, record)
     assert isinstance(failed, NotStarted) and "Domain not found" in str(failed)
-    assert failed.hint().endswith(f"snapvm rollback {record.ref}")
+    assert f"then: snapvm rollback {record.ref}; or go back to" in failed.hint()
     assert len(scene.ids()) == 2 and scene.host.catalog.leftovers(UUID) == ()
     revive(scene)
     deeds.roll_back(scene, record)

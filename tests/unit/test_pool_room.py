@@ -11,7 +11,7 @@ from snapvm.failures import SnapshotFailed
 from snapvm.model import DomainState, GuestDisk, Record, Silent
 from snapvm.refusals import VolumeRefused
 from tests.fakes.scene import DOMAIN, Scene, make_scene
-from tests.unit.deeds import advice, begun, roll_back, take
+from tests.unit.deeds import advice, begun, delete, roll_back, take
 
 
 @pytest.mark.parametrize("stage", ["window", "drain"])
@@ -98,6 +98,28 @@ def test_a_domain_does_not_stand_still_for_a_pool_in_trouble(
     scene.lvm.named("vg1", "pool").health = health
     refused = refused_before_the_window(scene, record)
     assert why in refused.why and "lvs -a vg1" in refused.hint()
+
+
+@pytest.mark.parametrize("health", ["failed", "metadata_read_only", "check_needed"])
+def test_nothing_is_removed_from_a_pool_that_takes_no_orders(tmp_path: Path, health: str) -> None:
+    """LVM forgets the volume, and then fails to tell the pool: their transactions differ then."""
+    scene, record = begun(tmp_path)
+    names = scene.lvm.names()
+    scene.lvm.named("vg1", "pool").health = health
+    with pytest.raises(VolumeRefused, match="nothing can be removed from vg1/pool") as refused:
+        delete(scene, record)
+    assert "lvconvert --repair vg1/pool" in refused.value.hint()
+    with pytest.raises(VolumeRefused, match="nothing can be removed from vg1/pool"):
+        consistency.prune(scene.host, [[record]], Silent())
+    assert scene.lvm.names() == names and scene.ids() == [record.id]
+
+
+def test_a_pool_that_is_out_of_space_is_helped_by_a_removal(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path)
+    pool = scene.lvm.named("vg1", "pool")
+    pool.health, pool.data_percent = "out_of_data", 100.0
+    delete(scene, record)
+    assert not scene.ids()
 
 
 @pytest.mark.parametrize("thick", [(), ("vg0", "vg1")], ids=["thin", "thick"])

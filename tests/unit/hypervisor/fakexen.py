@@ -57,6 +57,14 @@ class FakeXen:
     """How many pages of a destroyed domain are free each time one looks; all when it is 0."""
     xl_seconds: float = 0.0
     """How long xl takes to make a domain."""
+    pools: dict[str, tuple[int, ...]] = field(
+        default_factory=lambda: {
+            "Pool-0": (0, 2, 4, 6),
+            "a pool of 19 letter": (8,),
+            "empty": (),
+        }
+    )
+    """The processors of each CPU pool."""
 
     def domains(self) -> tuple[DomainInfo, ...]:
         return tuple(self.info_of.values())
@@ -99,6 +107,10 @@ class FakeXen:
         elif argv[1] == "info":
             said = f"free_memory            : {self.free_mib}\n"
             said += f"xen_commandline        : {self.command_line}\nxend_config_format : 4\n"
+        elif argv[1] == "cpupool-list":
+            said = "Name               CPU list\n" + "".join(
+                f"{name:<19}{','.join(map(str, cpus))}\n" for name, cpus in self.pools.items()
+            )
         elif argv[1] == "destroy":
             if self.freed_at_once:
                 self.is_freeing = True

@@ -203,6 +203,39 @@ def test_nothing_is_ended_for_a_start_without_its_pool_or_a_server(
         driver.check_restore(driver.find("web"), IMAGE, cookie=json.dumps(config))
 
 
+@pytest.mark.parametrize(
+    ("pool", "pinned", "why"),
+    [
+        (None, [[0, 1], [2]], ""),
+        (None, [[], [4]], ""),
+        (None, [[0], [3, 1]], "its vCPU 1 is pinned to processors 1,3, and CPU pool Pool-0 has"),
+        ("a pool of 19 letter", [[8]], ""),
+        ("a pool of 19 letter", [[0]], r"a pool of 19 letter has none of them now \(8\)"),
+        ("1", [[9]], ""),
+        ("empty", [[9]], ""),
+    ],
+)
+def test_nothing_is_ended_for_a_start_on_processors_that_are_gone(
+    scene: Scene, pool: str | None, pinned: list[list[int]], why: str
+) -> None:
+    """With `smt=0` since its take: "setting affinity failed on vcpu", when the domain had ended."""
+    xen, driver = scene
+    xen.store.values |= {f"/local/pool/{n}/name": name for n, name in enumerate(xen.pools)}
+    config = {
+        **CONFIG,
+        "c_info": {**CONFIG["c_info"], **({"pool_name": pool} if pool else {})},
+        "b_info": {**CONFIG["b_info"], "vcpu_hard_affinity": pinned},
+    }
+    with refusing(why):
+        driver.check_restore(driver.find("web"), IMAGE, cookie=json.dumps(config))
+
+
+def test_one_that_is_pinned_to_nothing_costs_no_question(scene: Scene) -> None:
+    xen, driver = scene
+    driver.check_restore(driver.find("web"), IMAGE, cookie=STORED)
+    assert not any(words[1] == "cpupool-list" for words in xen.ran)
+
+
 def test_an_image_whose_configuration_is_not_one(scene: Scene) -> None:
     _, driver = scene
     for stored in ("[]", ""):
