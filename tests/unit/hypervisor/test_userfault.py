@@ -66,7 +66,7 @@ def test_a_kernel_without_userfaultfd_is_told_and_left_alone(tmp_path: Path) -> 
 def test_where_it_may_not_be_changed_nothing_is_to_be_put_back(tmp_path: Path) -> None:
     """As in a unit with ProtectKernelTunables=: a `repair` failed there, for ever."""
     fixed = Path("/proc/sys/kernel/osrelease")
-    with pytest.raises(OSError, match="ermi|Read-only"), userfault.allowed(tmp_path, fixed):
+    with pytest.raises(OSError, match=r"ermi|Read-only"), userfault.allowed(tmp_path, fixed):
         pass
     userfault.put_back(tmp_path, fixed)
 
