@@ -42,8 +42,7 @@ GOODBYE_SECONDS = 10.0
 _URGENT_NICENESS = -10
 
 _QUESTIONS = {"lvm lvs", "dmsetup status", "dmsetup target-version", "xl list", "xl info"}
-"""Commands that change nothing: they need no crash point, since it makes no difference whether
-snapvm dies before or after them."""
+"""Commands that change nothing: whether snapvm dies before or after them makes no difference."""
 _ANY_STATUS = list(range(-64, 256))
 """For sh, which would raise an error of its own for a status that is not listed as a good one."""
 _KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR", "DM_DISABLE_UDEV")
@@ -126,6 +125,7 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
             _tty_out=False,
             _ok_code=_ANY_STATUS,
             _truncate_exc=False,
+            _decode_errors="replace",
             **streams,
         )
     except (OSError, RuntimeError, sh.ForkException) as error:
