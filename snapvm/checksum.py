@@ -155,15 +155,25 @@ def _of_piece(sum_of: SumOf, buffers: _Buffers, descriptor: int, begin: int) -> 
 def _pieces_with_data(descriptor: int, total_bytes: int) -> Iterator[int]:
     """Yield where each piece begins, without those that the file system knows to be holes."""
     begin = 0
-    while begin < total_bytes:
-        try:
-            data_at = os.lseek(descriptor, begin, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole follows (lseek(2))
-                return
-            raise
+    while begin < total_bytes and (data := _next_data(descriptor, begin, total_bytes)):
+        data_at, end = data
         begin = data_at - data_at % _PIECE_BYTES
-        end = os.lseek(descriptor, data_at, os.SEEK_HOLE)
         while begin < end:
             yield begin
             begin += _PIECE_BYTES
+
+
+def _next_data(descriptor: int, begin: int, total_bytes: int) -> tuple[int, int] | None:
+    """Return where data begin next, and end; None when nothing but a hole follows.
+
+    Where a file system does not tell holes from data (lseek(2), EINVAL), all of it is read.
+    """
+    try:
+        data_at = os.lseek(descriptor, begin, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return begin, total_bytes
+        raise
+    return data_at, os.lseek(descriptor, data_at, os.SEEK_HOLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_holes_are_zeros(
         for sparse in (True, False)
     }
     assert len(sums) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_does_not_tell_of_holes_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = written(tmp_path / "image", 3 * MIB + 5, [7, 3 * MIB + 4], sparse=True)
+    before = of(path)
+
+    def refuse(*_args: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    assert of(path) == before
 
 
 @pytest.mark.parametrize("place", [0, MIB - 1, MIB, 2 * MIB + 77, 5 * MIB])
