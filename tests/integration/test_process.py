@@ -60,7 +60,7 @@ def test_nothing_is_read_from_our_terminal_and_nothing_of_our_environment_is_pas
 
 def test_what_is_no_utf8_is_a_line_like_any_other() -> None:
     """sh handed over bytes, and whoever looked for an answer in them failed as a bug."""
-    script = "read -r _; printf 'gr\\366n\\n'; echo done"
+    script = "read -r _; printf 'gr\\366n\\n'; echo done; cat"
     with ShRunner().converse(["sh", "-c", script]) as talk:
         assert talk.ask("go", is_done, limit_seconds=10) == ("gr\ufffdn", "done")
 
