@@ -95,10 +95,12 @@ demo: $(VENV)/.stamp tools  ## See it work: the lab, a take, damage, a rollback,
 	$(BIN)/python -m tests.lab.demo
 
 # Debian lets pip install only into a venv; this one sees Debian's modules, libvirt's above all.
+# Nobody's ~/.local counts, which Python would look into first: sudo may keep HOME.
 install:       ## Install below PREFIX (/usr/local), in a venv that uses what the system has
 	$(call make_venv,--system-site-packages $(INSTALLED))
 	@rm -rf build/lib build/bdist.*  # setuptools would install what an earlier build has left there
-	env -u PYTHONPYCACHEPREFIX $(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check .
+	env -u PYTHONPYCACHEPREFIX $(INSTALLED)/bin/python -s -m pip install --quiet --disable-pip-version-check .
+	sed -i '1s|/python[0-9.]*$$|& -s|' $(INSTALLED)/bin/snapvm
 	@mkdir -p $(PREFIX)/bin $(MANUALS)
 	ln -sf ../lib/snapvm/bin/snapvm $(PREFIX)/bin/snapvm
 	install -m 644 man/snapvm.1 $(MANUALS)/snapvm.1

@@ -42,12 +42,12 @@ GOODBYE_SECONDS = 10.0
 _URGENT_NICENESS = -10
 
 _QUESTIONS = {"lvm lvs", "dmsetup status", "dmsetup target-version", "xl list", "xl info"}
-"""Commands that change nothing: they need no crash point, since it makes no difference whether
-snapvm dies before or after them."""
+"""Commands that change nothing: whether snapvm dies before or after them makes no difference."""
 _ANY_STATUS = list(range(-64, 256))
 """For sh, which would raise an error of its own for a status that is not listed as a good one."""
-_KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR")
-"""Variables that say where LVM's files are."""
+_KEPT = ("LVM_SYSTEM_DIR", "DM_DEV_DIR", "DM_DISABLE_UDEV")
+"""Variables that say where LVM's files are, and that it must not wait for udev: in a container that
+of the host does not see the semaphore by which it would answer (lvm2, libdm-common.c)."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -125,6 +125,7 @@ def _start(argv: Sequence[str], environment: dict[str, str], **streams: Any) -> 
             _tty_out=False,
             _ok_code=_ANY_STATUS,
             _truncate_exc=False,
+            _decode_errors="replace",
             **streams,
         )
     except (OSError, RuntimeError, sh.ForkException) as error:
@@ -244,7 +245,7 @@ def clean_environment() -> dict[str, str]:
     """Return the environment of every child: messages in English, only what programs need.
 
     The caller's PATH is kept, with the system folders behind it: a plain ``su`` on Debian lacks
-    the sbin ones.  LVM's own variables are dropped, except where its files are
+    the sbin ones.  LVM's own variables are dropped, except those that tell what this host is like
     (lvm(8), ENVIRONMENT VARIABLES).  HOME is where nothing can be written: an lvm that takes orders
     writes a history after each command, and without HOME it writes it into the present folder,
     through whatever link is there (lvm2, tools/lvm.c, _hist_file).

@@ -112,14 +112,21 @@ def before_the_verb(
 
 
 def _folder(text: str) -> Path:
-    """Return the folder of ``--state-dir``; refuse an empty name, as an unset variable gives."""
+    """Return the folder of ``--state-dir``; refuse an empty name, as an unset variable gives.
+
+    Nor may it have what the settings refuse: libvirt and xl are told of images in text.
+    """
     if not text:
         raise typer.BadParameter("it is empty", param_hint="--state-dir")
     try:
-        return Path(text).absolute()
+        path = Path(text).absolute()
     except OSError:
         problem = f"{text!r} is below the current folder, which is gone"
         raise typer.BadParameter(problem, param_hint="--state-dir") from None
+    if not str(path).isprintable():
+        problem = f"{str(path)!r} is not UTF-8, or cannot be printed"
+        raise typer.BadParameter(problem, param_hint="--state-dir")
+    return path
 
 
 def parse(arguments: list[str], session: Session) -> Job | int:

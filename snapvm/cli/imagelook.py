@@ -61,7 +61,14 @@ class _Place:
             return "header, length and checksum"
         is_told = savedstream.require_end(self.path, unpacks=True)
         end = "its header and its end" if is_told else "its header alone"
-        return end if self.memory is None else f"{end}, its record has no checksum"
+        if self.memory is None:
+            return end
+        lacks = (
+            "its checksum cannot be computed here"
+            if self.memory.checksum
+            else "its record has no checksum"
+        )
+        return f"{end}, {lacks}"
 
 
 @contextmanager

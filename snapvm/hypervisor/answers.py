@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,10 @@ T = TypeVar("T")
 
 LIMIT_SECONDS = 10.0
 """A disk that has to spin up, or a server that is only busy, answers in less."""
+_AT_ONCE = 32
+"""So many files are looked at beside each other: each look may need a descriptor and a thread."""
+_TURN_SECONDS = 0.01
+"""How long the next look waits for one of them to end; those that hang must not hold it up."""
 
 
 def within(limit_seconds: float, ask: Callable[[], T]) -> T:
@@ -41,21 +46,23 @@ def within(limit_seconds: float, ask: Callable[[], T]) -> T:
 
 
 def asked(look: Callable[[Path], T], paths: Iterable[Path]) -> Mapping[Path, T]:
-    """Call ``look`` for all paths at once; leave out a path that does not answer in time.
+    """Call ``look`` for many paths at once; leave out a path that does not answer in time.
 
     ``look`` must not raise anything.  Raises ``HostLacks`` when there can be no thread.
     """
     found: dict[Path, T] = {}
+    turns = threading.Semaphore(_AT_ONCE)
 
-    def ask(path: Path) -> None:
+    def ask(path: Path, *, has_turn: bool) -> None:
         found[path] = look(path)
+        if has_turn:
+            turns.release()
 
-    threads = [
-        threading.Thread(target=ask, args=(path,), name="asking a file", daemon=True)
-        for path in dict.fromkeys(paths)
-    ]
-    for thread in threads:
-        start(thread)
+    threads = []
+    for path in dict.fromkeys(paths):
+        ask_one = partial(ask, path, has_turn=turns.acquire(timeout=_TURN_SECONDS))
+        threads.append(threading.Thread(target=ask_one, name="asking a file", daemon=True))
+        start(threads[-1])
     deadline = Deadline(LIMIT_SECONDS)
     for thread in threads:
         thread.join(deadline.left_seconds)

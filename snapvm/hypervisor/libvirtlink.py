@@ -176,16 +176,14 @@ class Link:
             with spoken():
                 _require_local(self._connection, uri)
         except TimeoutError:
-            unit = libvirtunit.working()
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} (it has been silent for {OPEN_SECONDS:g} s)",
-                remedy=f"see `systemctl status {unit}`; domains run on while it is restarted",
+                remedy=f"see `{libvirtunit.looking()}`; domains run on while it is restarted",
             ) from None
         except LibvirtFailed as failure:
-            unit = libvirtunit.starting()
             raise HostLacks(
                 what=f"a libvirt that answers at {uri} ({failure})",
-                remedy=f"start libvirt (systemctl start {unit}) and run snapvm as root",
+                remedy=f"start libvirt ({libvirtunit.starting()}) and run snapvm as root",
             ) from failure
 
     @property

@@ -1,4 +1,4 @@
-"""Which unit of systemd's is libvirt on this host: libvirtd, or virtqemud for QEMU alone.
+"""How libvirt is started on this host: libvirtd, or virtqemud for QEMU alone.
 
 Where virtqemud has taken the place of libvirtd, starting libvirtd would end it (libvirt,
 docs/daemons; src/qemu/virtqemud.service.extra.in).
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+SYSTEMD = Path("/run/systemd/system")
+"""It exists where systemd runs (sd_booted(3)), and not on Alpine, Gentoo with OpenRC or Void."""
 SOCKET_OF_VIRTQEMUD = Path("/run/libvirt/virtqemud-sock")
 """It exists where libvirt's daemon for each driver is in use: RHEL 9, Fedora."""
 UNITS_OF_VIRTQEMUD = (
@@ -23,12 +25,18 @@ LIBVIRTD_ENABLED = (
 
 
 def starting() -> str:
-    """Return the unit that starts libvirt."""
-    return "virtqemud.socket" if _is_virtqemud() else "libvirtd"
+    """Return what starts libvirt."""
+    if not SYSTEMD.is_dir():
+        return f"its service is {_daemon()}"
+    return f"systemctl start {'virtqemud.socket' if _is_virtqemud() else 'libvirtd'}"
 
 
-def working() -> str:
-    """Return the unit that does the work."""
+def looking() -> str:
+    """Return what tells how the daemon is doing."""
+    return f"systemctl status {_daemon()}" if SYSTEMD.is_dir() else f"pgrep -a {_daemon()}"
+
+
+def _daemon() -> str:
     return "virtqemud" if _is_virtqemud() else "libvirtd"
 
 

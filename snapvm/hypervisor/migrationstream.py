@@ -109,16 +109,19 @@ class MigrationStream:
         """Make the image and the pipe; a stream that still goes on after the block is ended.
 
         ``guest_waits`` says that a slow file would hold the guest up, as long as it lasts.
-        Raises ``NotPossible``, and leaves no file, when QEMU does not take the pipe.
+        Raises ``NotPossible``, and leaves no file, when QEMU does not take the pipe, and
+        ``CaptureFailed`` when there can be none.
         """
         limit_seconds = STALL_LIMIT_SECONDS if guest_waits else PATIENT_LIMIT_SECONDS
         with ExitStack() as stack:
             target = image.begin(job.image, _definition(job), _cookie(job))
             # The stream is ended after the pipe is closed, so that QEMU can write nothing more.
             ending = stack.enter_context(ExitStack())
-            pipe = stack.enter_context(
-                Drainpipe(target, image.filter_argv, stall_limit_seconds=limit_seconds)
-            )
+            try:
+                drain = Drainpipe(target, image.filter_argv, stall_limit_seconds=limit_seconds)
+                pipe = stack.enter_context(drain)
+            except OSError as why:  # too many files are open
+                raise job.not_written(why) from why
             _give_pipe(job, pipe)
             pipe.close_writer()
             stream = MigrationStream(job, image, pipe)

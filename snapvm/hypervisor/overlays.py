@@ -10,10 +10,12 @@ guest's to write, also what looks like one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ _LONGEST_NAME_BYTES = 1023
 _DEEPEST = 200
 """As many images as libvirt follows (virStorageSource, VIR_STORAGE_MAX_CHAIN_SIZE)."""
 _AS_JSON = "json:"
+_AGAIN_SECONDS = 0.02
 _FILE_NAMES = ("filename", "file.filename")
 
 
@@ -95,10 +98,20 @@ def _below(image: Path, format_: str) -> Iterator[Path]:
 
 
 def _backing(image: Path) -> tuple[str, str]:
+    """Return what `_backing_now` does, once there is a descriptor for it.
+
+    Other looks have them all: an overlay that is taken for none would be rolled back below.
+    """
+    while (told := _backing_now(image)) is None:
+        time.sleep(_AGAIN_SECONDS)
+    return told
+
+
+def _backing_now(image: Path) -> tuple[str, str] | None:
     """Return the backing file that a qcow2 image names, and its format; empty for any other file.
 
-    The format is empty where it is not told.  Nothing else than a file or a disk is opened, for a
-    watchdog would begin to run.
+    The format is empty where it is not told.  None when too many files are open.  Nothing else than
+    a file or a disk is opened, for a watchdog would begin to run.
     """
     try:
         mode = image.stat().st_mode
@@ -113,7 +126,9 @@ def _backing(image: Path) -> tuple[str, str]:
             file.seek(offset_bytes)
             name = _as_path(os.fsdecode(file.read(size_bytes)))
             return name, _format_told(head[:offset_bytes], version)
-    except (OSError, ValueError, OverflowError, struct.error):
+    except OSError as error:
+        return None if error.errno in (errno.EMFILE, errno.ENFILE) else ("", "")
+    except (ValueError, OverflowError, struct.error):
         return "", ""
 
 

@@ -140,10 +140,17 @@ class Lender:
         self.file.unlink(missing_ok=True)
 
     def _note(self) -> dict[str, Any] | None:
-        """Return the settings in the file if they belong to this run of the domain, else None."""
+        """Return the settings in the file if they belong to this run of the domain, else None.
+
+        Raises ``OSError`` for a file that may be whole: without it nobody could put them back.
+        """
         try:
             before = json.loads(durable.read(self.file, _LONGEST_BYTES))
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
+            return None
+        except OSError as error:
+            if not durable.is_of_file(error):
+                raise
             return None
         is_ours = isinstance(before, dict) and before.get("run") == self.run
         return before if is_ours else None

@@ -30,49 +30,66 @@ _LONGEST_BYTES = 16
 def allowed(folder: Path, sysctl: Path = SYSCTL) -> Iterator[None]:
     """Give the permission for the block; ``folder`` is where locks are.
 
-    Raises ``OSError`` when this kernel has no userfaultfd, or the setting cannot be changed.
+    What takes it back is opened before: later too many files might be open.  Raises ``OSError``
+    when this kernel has no userfaultfd, or the setting cannot be changed.
     """
     durable.make_folder(folder)
-    is_lent = False
-    with _opened(folder / FILE) as holders:
+    with _opened(folder / FILE) as holders, _opened(folder / _MUTEX) as mutex:
+        setting = None
         try:
-            with _alone(folder), shielded():
-                is_lent = _lend(holders, sysctl)
+            with _alone(mutex), shielded():
+                setting = _lend(holders, sysctl)
             yield
         finally:
             with shielded():
-                if is_lent:
-                    with _alone(folder):
-                        _put_back_if_last(holders, sysctl)
+                if setting is not None:
+                    with _alone(mutex):
+                        _put_back_if_last(holders, setting)
+                    os.close(setting)
 
 
 def put_back(folder: Path, sysctl: Path = SYSCTL) -> None:
     """Take back the permission of a dead snapvm; harmless when there is none or it is in use."""
     if not (folder / FILE).exists():
         return
-    with _opened(folder / FILE) as holders, _alone(folder):
-        _put_back_if_last(holders, sysctl)
+    with _opened(folder / FILE) as holders, _opened(folder / _MUTEX) as mutex, _alone(mutex):
+        if _was(holders):
+            setting = _opened_setting(sysctl)
+            try:
+                _put_back_if_last(holders, setting)
+            finally:
+                os.close(setting)
 
 
-def _lend(holders: int, sysctl: Path) -> bool:
-    """Give the permission and note its use; return False when the host always gives it."""
-    before = _was(holders) or sysctl.read_text().strip()
+def _lend(holders: int, sysctl: Path) -> int | None:
+    """Give the permission and note its use; return None when the host always gives it.
+
+    Returns the open setting.  Nothing stays noted where it may not be changed.
+    """
+    noted = _was(holders)
+    before = noted or sysctl.read_text().strip()
     if before == "1":
-        return False
-    os.pwrite(holders, before.encode(), 0)
-    sysctl.write_text("1")
+        return None
+    setting = _opened_setting(sysctl)
+    try:
+        os.pwrite(holders, before.encode(), 0)
+        os.pwrite(setting, b"1", 0)
+    except OSError:
+        os.ftruncate(holders, len(noted))
+        os.close(setting)
+        raise
     fcntl.flock(holders, fcntl.LOCK_SH)
-    return True
+    return setting
 
 
-def _put_back_if_last(holders: int, sysctl: Path) -> None:
+def _put_back_if_last(holders: int, setting: int) -> None:
     try:
         fcntl.flock(holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     before = _was(holders)
     if before:
-        sysctl.write_text(before)
+        os.pwrite(setting, before.encode(), 0)
         os.ftruncate(holders, 0)
 
 
@@ -81,11 +98,17 @@ def _was(holders: int) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(mutex: int) -> Iterator[None]:
     """Exclude other snapvms during the block."""
-    with _opened(folder / _MUTEX) as mutex:
-        fcntl.flock(mutex, fcntl.LOCK_EX)
+    fcntl.flock(mutex, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        fcntl.flock(mutex, fcntl.LOCK_UN)
+
+
+def _opened_setting(sysctl: Path) -> int:
+    return os.open(sysctl, os.O_WRONLY | os.O_CLOEXEC)
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def _load(name: str, prototypes: Prototypes) -> Any:
         try:
             return _declared(library, prototypes)
         except AttributeError as error:
-            remedy = "snapvm needs Xen 4.17 or later"
+            remedy = "snapvm needs Xen 4.17 or later, on x86-64"
             raise HostLacks(what=f"a usable {path} ({error})", remedy=remedy) from None
     raise HostLacks(what=f"{name}, of the Xen that runs here", remedy=_REMEDY)
 

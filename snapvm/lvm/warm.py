@@ -29,7 +29,7 @@ _MARK_LINES = ("LVM version:", "Library version:", "Driver version:", "Configura
 _PROMPT = "lvm> "
 """Where lvm has GNU readline, as on RHEL, it says each order back behind this."""
 _NO_SHELL = "Please supply an LVM command"
-"""What lvm says without one where it was built so, as for NixOS (lvm2, lvmcmdline.c)."""
+"""What lvm says without one where it was built so, as for NixOS and Alpine (lvm2, lvmcmdline.c)."""
 _TELLING = "--quiet"
 """Given once, it makes a command say that it is done, whatever log/silent and log/verbose are in
 lvm.conf; given twice it does not (lvm(8)).  ``--config log/silent=0`` has no effect: lvm2,

@@ -14,10 +14,14 @@ import numpy.typing as npt
 
 MAGIC: Final = b"QEVM\0\0\0\3"
 PAGE_BYTES: Final = 4096
+PAGE_BITS: Final = 12
 WORD_BYTES: Final = 8
 RAM: Final = b"ram"
 RAM_VERSION: Final = 4
 CAPABILITIES: Final = b"configuration/capabilities"
+PAGE_SIZE: Final = b"configuration/target-page-bits"
+"""Of a machine that could have smaller pages, as those of ARM; QEMU then expects it in a stream
+(migration/savevm.c, vmstate_target_page_bits_needed; target/arm/cpu-param.h)."""
 PAGE_RECORD_BYTES: Final = WORD_BYTES + PAGE_BYTES
 ZERO_RECORD_BYTES: Final = WORD_BYTES + 1
 NAME_LIMIT_BYTES: Final = 255
@@ -76,6 +80,8 @@ class Setup:
     """Everything before the first page."""
 
     machine: str
+    names_page_size: bool
+    """Whether the configuration says how large a page is; see ``PAGE_SIZE``."""
     capabilities: tuple[str, ...]
     """Capabilities that change the format of the stream; its reader must have them set too."""
     section: int
@@ -97,3 +103,15 @@ class Pages:
     """The offset of each page in its block."""
     data: npt.NDArray[np.uint8] | None
     """A row of 4096 bytes for each page, good until the next pages are read; None for zeroes."""
+
+
+def ends_with_description(tail: bytes) -> bool:
+    """Tell whether the stream ends with an end mark and a description of the stated length."""
+    mark = bytes([Section.END_OF_STREAM, Section.DESCRIPTION])
+    at = len(tail)
+    while (at := tail.rfind(mark, 0, at)) >= 0:
+        begin = at + len(mark) + 4
+        length_bytes = int.from_bytes(tail[at + len(mark) : begin], "big")
+        if begin + length_bytes == len(tail) and tail[begin:].startswith(b"{"):
+            return tail.endswith(b"}")
+    return False

@@ -1,10 +1,10 @@
 """Read QEMU's migration stream strictly: every page of guest memory, and the rest as it is.
 
 Grammar (QEMU, docs/devel/migration/main.rst, migration/savevm.h and ram.c; integers big endian):
-magic and version; a configuration section with the machine's name and perhaps a list of
-capabilities; the section ``ram`` in one START record, which lists the blocks of memory, and PART or
-END records, which hold pages; then sections of devices, an end mark, and a description of the
-devices in JSON, which is the last thing in the stream.
+magic and version; a configuration section with the machine's name and perhaps the size of a page
+and a list of capabilities; the section ``ram`` in one START record, which lists the blocks of
+memory, and PART or END records, which hold pages; then sections of devices, an end mark, and a
+description of the devices in JSON, which is the last thing in the stream.
 
 Without knowing every device the sections of devices cannot be told apart.  They are passed on
 unread, except for their beginning and the description at their end.
@@ -26,8 +26,10 @@ from snapvm.memory.qemuformat import (
     FLAG_BITS,
     MAGIC,
     NAME_LIMIT_BYTES,
+    PAGE_BITS,
     PAGE_BYTES,
     PAGE_RECORD_BYTES,
+    PAGE_SIZE,
     RAM,
     RAM_LIMIT_BYTES,
     RAM_VERSION,
@@ -40,6 +42,7 @@ from snapvm.memory.qemuformat import (
     RamBlock,
     Section,
     Setup,
+    ends_with_description,
 )
 from snapvm.refusals import BadImage
 
@@ -81,14 +84,18 @@ class QemuStream:
         if self._byte("a section") != Section.CONFIGURATION:
             raise source.bad("the configuration of the machine is missing", back_bytes=1)
         machine = self._text(self._limited(NAME_LIMIT_BYTES, "the machine's name"))
-        capabilities = self._capabilities()
+        names_page_size, capabilities = self._configuration()
         section = self._ram_section()
         blocks = tuple(self._blocks())
         if self._word("the end of the blocks") != Flag.EOS:
             raise source.bad("the list of blocks has no end", back_bytes=WORD_BYTES)
         self._footer(section)
         self._setup = Setup(
-            machine=machine, capabilities=capabilities, section=section, blocks=blocks
+            machine=machine,
+            names_page_size=names_page_size,
+            capabilities=capabilities,
+            section=section,
+            blocks=blocks,
         )
         return self._setup
 
@@ -142,16 +149,22 @@ class QemuStream:
 
     # --- before the pages ---
 
-    def _capabilities(self) -> tuple[str, ...]:
-        if self._source.peek(1)[:1] != bytes([Section.SUBSECTION]):
-            return ()
-        self._byte("a subsection")
-        name = self._source.read(self._byte("a name"), "the name of a subsection")
-        if name != CAPABILITIES or self._number("a version") != 1:
-            shown = name.decode("ascii", "replace")
-            raise self._source.bad(f"the part {shown!r} of the configuration is not understood")
-        count = self._limited(NAME_LIMIT_BYTES, "the number of capabilities")
-        return tuple(self._text(self._byte("a capability")) for _ in range(count))
+    def _configuration(self) -> tuple[bool, tuple[str, ...]]:
+        """Tell whether the configuration names the size of a page, and its capabilities."""
+        names_page_size, capabilities = False, tuple[str, ...]()
+        while self._source.peek(1)[:1] == bytes([Section.SUBSECTION]):
+            self._byte("a subsection")
+            name = self._source.read(self._byte("a name"), "the name of a subsection")
+            part = name if self._number("a version") == 1 else b""
+            if part == PAGE_SIZE and self._number("the size of a page") == PAGE_BITS:
+                names_page_size = True
+            elif part == CAPABILITIES:
+                count = self._limited(NAME_LIMIT_BYTES, "the number of capabilities")
+                capabilities = tuple(self._text(self._byte("a capability")) for _ in range(count))
+            else:
+                shown = name.decode("ascii", "replace")
+                raise self._source.bad(f"the part {shown!r} of the configuration is not understood")
+        return names_page_size, capabilities
 
     def _ram_section(self) -> int:
         kind = self._byte("a section")
@@ -322,15 +335,3 @@ def _leading(rows: npt.NDArray[np.uint8], flags: int) -> Words:
         if count >= len(rows):
             return words
         count *= _LOOKED_AT
-
-
-def ends_with_description(tail: bytes) -> bool:
-    """Tell whether the stream ends with an end mark and a description of the stated length."""
-    mark = bytes([Section.END_OF_STREAM, Section.DESCRIPTION])
-    at = len(tail)
-    while (at := tail.rfind(mark, 0, at)) >= 0:
-        begin = at + len(mark) + 4
-        length_bytes = int.from_bytes(tail[at + len(mark) : begin], "big")
-        if begin + length_bytes == len(tail) and tail[begin:].startswith(b"{"):
-            return tail.endswith(b"}")
-    return False

@@ -16,8 +16,8 @@ from snapvm.memory.libvirtimage import (
     FORMAT_SPARSE,
     FORMAT_ZSTD,
 )
-from snapvm.memory.qemuformat import MAGIC, TAIL_BYTES, Section
-from snapvm.memory.qemustream import CUT_SHORT, QemuStream, ends_with_description
+from snapvm.memory.qemuformat import MAGIC, TAIL_BYTES, Section, ends_with_description
+from snapvm.memory.qemustream import CUT_SHORT, QemuStream
 from snapvm.refusals import BadImage
 from snapvm.streamfilter import StreamFilter, is_installed
 

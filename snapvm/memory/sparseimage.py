@@ -23,7 +23,9 @@ from snapvm.memory import libvirtimage, savedstream
 from snapvm.memory.qemuformat import (
     CAPABILITIES,
     MAGIC,
+    PAGE_BITS,
     PAGE_BYTES,
+    PAGE_SIZE,
     RAM,
     RAM_VERSION,
     Flag,
@@ -210,11 +212,17 @@ def _before_blocks(setup: Setup) -> bytes:
     """Return the stream up to its list of blocks, with the capability of sparse images."""
     machine = setup.machine.encode("ascii")
     configuration = struct.pack(">BI", Section.CONFIGURATION, len(machine)) + machine
-    configuration += bytes([Section.SUBSECTION]) + _named(CAPABILITIES)
-    configuration += struct.pack(">II", 1, 1) + _named(CAPABILITY)
+    if setup.names_page_size:
+        configuration += _part(PAGE_SIZE) + struct.pack(">I", PAGE_BITS)
+    configuration += _part(CAPABILITIES) + struct.pack(">I", 1) + _named(CAPABILITY)
     ram = struct.pack(">BI", Section.START, setup.section) + _named(RAM)
     ram += struct.pack(">II", 0, RAM_VERSION)
     return MAGIC + configuration + ram + struct.pack(">Q", setup.ram_bytes | Flag.MEM_SIZE)
+
+
+def _part(name: bytes) -> bytes:
+    """Return the head of a part of the configuration, with its version."""
+    return bytes([Section.SUBSECTION]) + _named(name) + struct.pack(">I", 1)
 
 
 def _named(name: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -24,11 +25,27 @@ def make(target: str, prefix: Path) -> None:
     subprocess.run(argv, check=True, timeout=LIMIT_SECONDS)
 
 
-def run(*argv: str | Path) -> str:
+def run(*argv: str | Path, home: Path | None = None) -> str:
+    environment = os.environ if home is None else {**os.environ, "HOME": str(home)}
     done = subprocess.run(
-        argv, cwd="/", check=True, timeout=LIMIT_SECONDS, capture_output=True, text=True
+        argv,
+        cwd="/",
+        check=True,
+        timeout=LIMIT_SECONDS,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     return done.stdout
+
+
+def says_when_imported(home: Path, python: Path) -> None:
+    """Give somebody a module of his own that Python imports wherever it looks into his folder."""
+    asked = (python, "-c", "import site; print(site.getusersitepackages())")
+    folder = Path(run(*asked, home=home).strip())
+    folder.mkdir(parents=True)
+    (folder / "usercustomize.py").write_text("print('imported')\n")
+    assert "imported" in run(python, "-c", "", home=home)
 
 
 def test_it_is_installed_runs_and_is_removed(tmp_path: Path) -> None:
@@ -37,6 +54,9 @@ def test_it_is_installed_runs_and_is_removed(tmp_path: Path) -> None:
     snapvm = prefix / "bin" / "snapvm"
     assert run(snapvm, "--version").startswith("snapvm ")
     assert "rollback" in run(snapvm, "--help")
+    # With sudo that keeps HOME, root had the modules of whoever called it.
+    says_when_imported(tmp_path / "home", prefix / "lib/snapvm/bin/python")
+    assert run(snapvm, "--version", home=tmp_path / "home").startswith("snapvm ")
     inside = "import snapvm; print(snapvm.__file__)"
     assert run(prefix / "lib/snapvm/bin/python", "-c", inside).startswith(str(prefix))
     inside = (

@@ -58,6 +58,19 @@ def test_nothing_is_read_from_our_terminal_and_nothing_of_our_environment_is_pas
     assert clean_environment()["PATH"].startswith(os.environ["PATH"])
 
 
+def test_what_is_no_utf8_is_a_line_like_any_other() -> None:
+    """sh handed over bytes, and whoever looked for an answer in them failed as a bug."""
+    script = "read -r _; printf 'gr\\366n\\n'; echo done; cat"
+    with ShRunner().converse(["sh", "-c", script]) as talk:
+        assert talk.ask("go", is_done, limit_seconds=10) == ("gr\ufffdn", "done")
+
+
+def test_in_a_container_lvm_is_told_not_to_wait_for_udev(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The udev of the host cannot answer there, and lvm waited for it with no end."""
+    monkeypatch.setenv("DM_DISABLE_UDEV", "1")
+    assert "DM_DISABLE_UDEV=1\n" in ShRunner().run(["env"]).stdout
+
+
 def test_a_history_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lvm2's shell writes one since 2.03.24: without HOME it is beside whoever calls snapvm."""
     monkeypatch.chdir(tmp_path)

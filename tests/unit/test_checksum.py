@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_holes_are_zeros(
         for sparse in (True, False)
     }
     assert len(sums) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_does_not_tell_of_holes_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = written(tmp_path / "image", 3 * MIB + 5, [7, 3 * MIB + 4], sparse=True)
+    before = of(path)
+
+    def refuse(*_args: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    assert of(path) == before
 
 
 @pytest.mark.parametrize("place", [0, MIB - 1, MIB, 2 * MIB + 77, 5 * MIB])
@@ -99,7 +114,35 @@ def test_those_by_crc_are_still_compared(tmp_path: Path) -> None:
     assert not checksum.is_right(path, before, Silent())
 
 
+IN_OLDER_RECORDS = "xxh64-pieces:4ee2301ea56e129b90c26de2426f9a8e"
+
+
 def test_a_checksum_stays_what_it_is(tmp_path: Path) -> None:
     """What is in a record has to be understood for as long as the record is kept."""
     path = written(tmp_path / "image", 3 * MIB + 5, [7, 3 * MIB + 4], sparse=True)
-    assert of(path) == "xxh64-pieces:4ee2301ea56e129b90c26de2426f9a8e"
+    assert of(path) == "xxh64-sha256:8c173404cd3a84f7847f728010a3fc91"
+    assert checksum.is_known(IN_OLDER_RECORDS)
+    assert checksum.is_right(path, IN_OLDER_RECORDS, Silent())
+    with path.open("r+b") as file:
+        file.write(b"x")
+    assert not checksum.is_right(path, IN_OLDER_RECORDS, Silent())
+
+
+@pytest.mark.parametrize("refusal", [TypeError, ValueError])
+def test_a_host_without_blake2_makes_checksums_and_compares_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: type[Exception]
+) -> None:
+    """With FIPS mode on, Red Hat's Python has one that takes no digest_size, and fails."""
+    path = written(tmp_path / "image", MIB + 5, [7], sparse=True)
+    before = of(path)
+
+    def blake2b(*_args: object, **_named: object) -> None:
+        raise refusal("'digest_size' is an invalid keyword argument for openssl_blake2b()")
+
+    monkeypatch.setattr(hashlib, "blake2b", blake2b)
+    assert of(path) == before
+    assert checksum.is_known(before)
+    assert not checksum.is_known(IN_OLDER_RECORDS)
+    assert checksum.is_right(path, IN_OLDER_RECORDS, Silent())
+    path.write_bytes(b"x")
+    assert not checksum.is_right(path, before, Silent())

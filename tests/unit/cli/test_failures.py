@@ -58,6 +58,7 @@ from tests.unit.cli.harms import lose_volume
         (["take", "my vm"], 3, "there is no domain named 'my vm'"),
         (["take", ""], 3, "there is no domain named ''"),
         (["--state-dir", "", "list"], 2, "invalid value for --state-dir: it is empty"),
+        (["--state-dir", "/srv/gr\udcf6n", "list"], 2, "is not UTF-8, or cannot be printed"),
         (["take", "demo", "--capture", "x"], 2, "invalid value for '--capture': 'x' is not one"),
     ],
 )

@@ -123,6 +123,7 @@ def test_what_is_started_is_the_daemon_that_is_there(
 
     Arch Linux and SUSE have the units of both, and its owner may have enabled libvirtd.
     """
+    monkeypatch.setattr(libvirtunit, "SYSTEMD", tmp_path)
     monkeypatch.setattr(libvirtunit, "SOCKET_OF_VIRTQEMUD", tmp_path / "virtqemud-sock")
     monkeypatch.setattr(libvirtunit, "UNITS_OF_VIRTQEMUD", (tmp_path / "virtqemud.socket",))
     monkeypatch.setattr(libvirtunit, "LIBVIRTD_ENABLED", (tmp_path / "libvirtd.socket",))
@@ -132,6 +133,17 @@ def test_what_is_started_is_the_daemon_that_is_there(
     with pytest.raises(HostLacks) as lacks:
         Link("qemu:///system")
     assert f"(systemctl start {unit})" in lacks.value.hint()
+
+
+def test_a_host_without_systemd_is_not_told_to_use_it(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Alpine, or Gentoo with OpenRC."""
+    monkeypatch.setattr(libvirtunit, "SYSTEMD", tmp_path / "none")
+    daemon.end()
+    with pytest.raises(HostLacks) as lacks:
+        Link("qemu:///system")
+    assert "start libvirt (its service is libvirtd)" in lacks.value.hint()
 
 
 def test_a_domain_is_found_again_on_a_new_connection(daemon: Daemon) -> None:

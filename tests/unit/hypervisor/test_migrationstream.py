@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from snapvm.failures import CaptureFailed
+from snapvm.failures import CaptureFailed, ImageNotWritten
 from snapvm.hypervisor import captureways, hugepages, libvirtlink, qmp, userfault
 from snapvm.hypervisor.capturejob import Ground
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
@@ -213,6 +214,22 @@ def test_a_pipe_that_qemu_does_not_take_leaves_the_ways_that_need_none(
     with pytest.raises(NotPossible, match="SCM_RIGHTS"):
         prepare(job)
     assert not job.image.exists()
+
+
+def test_a_host_on_which_too_many_files_are_open_is_called_so(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was called a bug."""
+
+    def refuse(_flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    folder = job.image.parent
+    job.not_written = lambda why: ImageNotWritten.because(why, "demo", folder)
+    with pytest.raises(ImageNotWritten, match="Too many open files") as failed:
+        prepare(job)
+    assert "LimitNOFILE" in failed.value.hint()
 
 
 def ground(tmp_path: Path, qemu: FakeQemu) -> Any:

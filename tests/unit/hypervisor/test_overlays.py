@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -121,3 +122,22 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
             below(gone)
         assert "findmnt" in refused.value.hint()
         assert below(gone, device="cdrom") == []
+
+
+def test_an_overlay_is_none_the_less_one_where_too_many_files_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a host with many domains whose disks were slow, most overlays were not seen."""
+    refused: list[Path] = []
+
+    def one_more(path: Path, flags: int) -> int:
+        if not refused:
+            refused.append(path)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return really(path, flags)
+
+    really = os.open
+    over = make_overlay(tmp_path / "over.qcow2", "/dev/vg0/d0")
+    monkeypatch.setattr(os, "open", one_more)
+    assert below(over) == ["/dev/vg0/d0"]
+    assert refused == [over]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from snapvm import durable
 from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.hypervisor.qemusettings import MigrationSettings
 from tests.fakes.instants import instants_of, interrupted_at
@@ -66,6 +69,24 @@ def test_what_is_lent_again_after_a_death_is_put_back_to_what_it_was_before(
     killed(qemu, lender(qemu, tmp_path))
     with lender(qemu, tmp_path).lent(MigrationSettings(capabilities=())):
         assert not qemu.capabilities["pause-before-switchover"]
+    assert vars(qemu) == before
+
+
+def test_a_note_that_cannot_be_read_now_is_kept(
+    qemu: FakeQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was removed unread, QEMU stayed set for a capture, and `virsh save` failed."""
+    before = copy.deepcopy(vars(qemu))
+    killed(qemu, lender(qemu, tmp_path))
+
+    def refuse(path: Path, _limit_bytes: int) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "read", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            lender(qemu, tmp_path).put_back()
+    lender(qemu, tmp_path).put_back()
     assert vars(qemu) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,14 @@ def sysctl(tmp_path: Path) -> Path:
     return path
 
 
+def given(sysctl: Path) -> bool:
+    return sysctl.read_text() == "1\n"
+
+
 def test_it_is_given_for_the_block(tmp_path: Path, sysctl: Path) -> None:
     with userfault.allowed(tmp_path / "run", sysctl):
-        assert sysctl.read_text() == "1"
-    assert sysctl.read_text() == "0"
+        assert given(sysctl)
+    assert not given(sysctl)
 
 
 def test_one_that_the_host_gives_to_all_stays(tmp_path: Path, sysctl: Path) -> None:
@@ -39,8 +44,8 @@ def test_the_last_of_several_puts_it_back(tmp_path: Path, sysctl: Path) -> None:
         with userfault.allowed(tmp_path, sysctl):
             pass
         userfault.put_back(tmp_path, sysctl)
-        assert sysctl.read_text() == "1", "one still needs it"
-    assert sysctl.read_text() == "0"
+        assert given(sysctl), "one still needs it"
+    assert not given(sysctl)
 
 
 def test_what_a_dead_process_was_allowed_is_taken_back(tmp_path: Path, sysctl: Path) -> None:
@@ -51,16 +56,36 @@ def test_what_a_dead_process_was_allowed_is_taken_back(tmp_path: Path, sysctl: P
     )
     argv = [sys.executable, "-c", script, str(tmp_path), str(sysctl)]
     assert subprocess.run(argv, env=os.environ, timeout=30, check=False).returncode == -9
-    assert sysctl.read_text() == "1"
+    assert given(sysctl)
     userfault.put_back(tmp_path, sysctl)
     userfault.put_back(tmp_path, sysctl)
-    assert sysctl.read_text() == "0"
+    assert not given(sysctl)
 
 
 def test_a_kernel_without_userfaultfd_is_told_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), userfault.allowed(tmp_path, tmp_path / "none"):
         pass
     userfault.put_back(tmp_path, tmp_path / "none")
+
+
+def test_where_it_may_not_be_changed_nothing_is_to_be_put_back(tmp_path: Path) -> None:
+    """As in a unit with ProtectKernelTunables=: a `repair` failed there, for ever."""
+    fixed = Path("/proc/sys/kernel/osrelease")
+    with pytest.raises(OSError, match=r"ermi|Read-only"), userfault.allowed(tmp_path, fixed):
+        pass
+    userfault.put_back(tmp_path, fixed)
+
+
+def test_it_is_taken_back_though_no_more_files_may_be_open(tmp_path: Path, sysctl: Path) -> None:
+    """The host went on giving it to all, and the `take` ended as a bug."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with userfault.allowed(tmp_path, sysctl):
+            assert given(sysctl)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not given(sysctl)
 
 
 def test_it_is_taken_back_whatever_the_instant_of_an_interruption(

@@ -16,6 +16,8 @@ ZERO, SIZE, DATA, EOS, CONTINUE = 2, 4, 8, 16, 32
 DESCRIPTION = json.dumps(
     {"configuration": {"vmsd_name": "configuration"}, "page_size": PAGE, "devices": []}
 ).encode()
+PAGE_SIZE_PART = b"\5\x1econfiguration/target-page-bits\0\0\0\1\0\0\0\x0c"
+"""As QEMU writes it of each ARM machine: pages of 2**12 bytes."""
 DEVICES = b"\4" + struct.pack(">I", 7) + b"\3rtc" + bytes(range(200)) + b"\x7e\0\0\0\7"
 
 
@@ -107,6 +109,7 @@ class Sparse:
     rest: bytes
     capabilities: tuple[str, ...]
     pages_at: dict[str, int]
+    names_page_size: bool
 
 
 def read_sparse(path: Path) -> Sparse:
@@ -122,6 +125,8 @@ def _read_sparse(data: mmap.mmap) -> Sparse:
     assert data[at : at + 8] == b"QEVM\0\0\0\3"
     name_length = struct.unpack_from(">I", data, at + 9)[0]
     at += 13 + name_length
+    names_page_size = data[at : at + len(PAGE_SIZE_PART)] == PAGE_SIZE_PART
+    at += len(PAGE_SIZE_PART) if names_page_size else 0
     head = b"\5\x1aconfiguration/capabilities\0\0\0\1\0\0\0\1\x0amapped-ram"
     assert data[at : at + len(head)] == head
     at += len(head)
@@ -143,4 +148,10 @@ def _read_sparse(data: mmap.mmap) -> Sparse:
         at = pages_at + used
         left -= used
     assert data[at : at + 13] == struct.pack(">Q", EOS) + footer(2)
-    return Sparse(pages=pages, rest=data[at + 13 :], capabilities=("mapped-ram",), pages_at=starts)
+    return Sparse(
+        pages=pages,
+        rest=data[at + 13 :],
+        capabilities=("mapped-ram",),
+        pages_at=starts,
+        names_page_size=names_page_size,
+    )

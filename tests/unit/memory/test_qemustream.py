@@ -153,6 +153,7 @@ CAPABILITIES = b"\5\x1aconfiguration/capabilities\0\0\0\1"
         (replace(GOOD, rest=b"\0"), "not followed by the state"),
         (replace(GOOD, rest=b"\4\0\0\0\7\0" + GOOD.rest), "not followed by the state"),
         (replace(GOOD, configuration=b"\5\4uuid\0\0\0\1"), "'uuid' of the configuration"),
+        (replace(GOOD, configuration=build.PAGE_SIZE_PART[:-1] + b"\x0e"), "page-bits' of the"),
         (replace(GOOD, configuration=CAPABILITIES + b"\xff\0\0\0"), "too much"),
     ],
 )  # fmt: skip

@@ -220,6 +220,14 @@ def test_the_mark_of_the_switchover_is_kept(tmp_path: Path) -> None:
     assert image.rest == b"\x08\0\x0b\0\0" + GOOD.rest
 
 
+def test_the_image_of_an_arm_machine_says_how_large_a_page_is(tmp_path: Path) -> None:
+    """QEMU does not load it otherwise: it takes pages for 1 KiB."""
+    stream = replace(GOOD, configuration=build.PAGE_SIZE_PART)
+    image = build.read_sparse(converted(tmp_path, stream.encode()))
+    assert image.names_page_size
+    assert image.pages["pc.ram", 6] == build.filled(6)
+
+
 def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     known = b"\5\x1aconfiguration/capabilities\0\0\0\1\0\0\0\1\x0fx-ignore-shared"
     with pytest.raises(BadImage, match="x-ignore-shared"):
