@@ -91,7 +91,7 @@ class Catalog:
         return tuple(DomainUuid(folder.name) for folder in kept)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all domains that have records, sorted, each once."""
+        """Return the names of all domains that have or had records, sorted, each once."""
         return tuple(sorted({recordfolder.name_in(folder) for folder in self._domain_folders()}))
 
     def ids(self, uuid: DomainUuid) -> list[SnapshotId]:

@@ -25,6 +25,8 @@ from snapvm.refusals import HostLacks, NotAllowed
 _NFS_KEEPS = ".nfs"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
+_BLOCK_BYTES = 512
+"""What `st_blocks` counts (stat(2))."""
 
 
 def is_there(path: Path) -> bool:
@@ -189,6 +191,11 @@ def let_go(descriptor: int) -> None:
     """Bring a file's bytes to the disk and give back the page cache that they took."""
     os.fdatasync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Return how much of the disk a file takes; one with holes is longer than that."""
+    return path.stat().st_blocks * _BLOCK_BYTES
 
 
 def sync_file(path: Path) -> None:

@@ -35,6 +35,8 @@ class ImageFacts:
     """What stands before the memory itself."""
 
     memory: MemoryRecord
+    written_bytes: int
+    """See ``Record.written_bytes``."""
     hypervisor: HypervisorKind
     domain: str
     domain_uuid: str
@@ -109,6 +111,7 @@ def _of_libvirt(path: Path) -> ImageFacts:
     is_sparse = header.format == libvirtimage.FORMAT_SPARSE
     return ImageFacts(
         memory=_memory(path, LIBVIRT_SPARSE if is_sparse else LIBVIRT_SAVE),
+        written_bytes=_written_bytes(path),
         hypervisor=HypervisorKind.LIBVIRT,
         domain=root.findtext("name", ""),
         domain_uuid=root.findtext("uuid", ""),
@@ -132,6 +135,7 @@ def _of_xl(path: Path) -> ImageFacts:
         drives = config.get("disks", [])
         return ImageFacts(
             memory=_memory(path, XL_SAVE),
+            written_bytes=_written_bytes(path),
             hypervisor=HypervisorKind.XEN,
             domain=str(c_info["name"]),
             domain_uuid=str(c_info.get("uuid", "")),
@@ -165,6 +169,11 @@ def _memory(path: Path, format_: str) -> MemoryRecord:
     with durable.failing_as_storage(path):
         size_bytes = path.stat().st_size
     return MemoryRecord(file=path.name, format=format_, size_bytes=size_bytes)
+
+
+def _written_bytes(path: Path) -> int:
+    with durable.failing_as_storage(path):
+        return durable.bytes_on_disk(path)
 
 
 def _number(text: str) -> int:

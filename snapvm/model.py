@@ -294,6 +294,7 @@ class Record:
     omitted: tuple[OmittedDisk, ...]
     timing: Timing
     written_bytes: int
+    """How much of the disk the memory image takes, which may have holes."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the hypervisor's parts, by their names; what else the memory depends on is beside them."""
     quiesced: bool = False

@@ -276,7 +276,7 @@ def _with_memory(record: Record, image: ImageFacts) -> Record:
         capture=f"{record.capture} and the memory image",
         memory=image.memory,
         omitted=image.omitted,
-        written_bytes=image.memory.size_bytes,
+        written_bytes=image.written_bytes,
     )
 
 

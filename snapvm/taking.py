@@ -44,9 +44,6 @@ from snapvm.refusals import HostLacks, SnapshotExists
 
 log = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 512
-"""What `st_blocks` counts (stat(2))."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeRequest:
@@ -195,7 +192,7 @@ def sealed(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> 
     progress.phase("reading the image back")
     with durable.failing_as_storage(path):
         memory = replace(caught.memory, checksum=checksum.of_file(path, progress))
-        written_bytes = path.stat().st_blocks * _BLOCK_BYTES
+        written_bytes = durable.bytes_on_disk(path)
     return replace(caught, memory=memory, written_bytes=written_bytes)
 
 

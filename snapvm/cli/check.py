@@ -43,7 +43,10 @@ def check(
     domain: OptionalDomain = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every memory image.")] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Remove snapvm's volumes that belong to no snapshot.")
+        bool,
+        typer.Option(
+            "--fix", help="Remove snapvm's volumes that belong to no snapshot; without DOM."
+        ),
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,

@@ -24,7 +24,7 @@ INSTRUCTION = "_SNAPVM_COMPLETE"
 
 
 def complete_domain(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the domains that have snapshots and whose name begins with ``incomplete``."""
+    """Return the domains that have or had snapshots and whose name begins with ``incomplete``."""
     return _offered(ctx, incomplete, lambda catalog: catalog.names())
 
 

@@ -124,6 +124,7 @@ def _in_our_words(problem: Any) -> str:
     # The newest versions of Typer check values by pydantic, whose words are for programmers.
     message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
     message = message.partition(", unable to parse")[0]
+    message = re.sub(r"^(Invalid value for )'([^']*)'", r"\1\2", message)  # as where we say it
     return message[:1].lower() + message[1:]
 
 

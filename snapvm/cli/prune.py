@@ -62,7 +62,9 @@ def _keep(unit: str, of_each: str) -> typer.models.OptionInfo:
 
 def prune(
     domain: OptionalDomain = None,
-    everyone: Annotated[bool, typer.Option("--all", help="The snapshots of every domain.")] = False,
+    everyone: Annotated[
+        bool, typer.Option("--all", help="The snapshots of every domain, in place of DOM.")
+    ] = False,
     last: Annotated[
         int,
         typer.Option(

@@ -30,7 +30,10 @@ VERIFY_MANUAL = Manual(
     example="snapvm verify demo@latest",
 )
 INSPECT_MANUAL = Manual(
-    prerequisites="The image is of a Xen PV domain.",
+    prerequisites=(
+        "The image is of a Xen PV domain. Either `--va` or `--frame` is given; numbers may be "
+        "hexadecimal (0x...)."
+    ),
     success=(
         "The output shows what an address maps to: the frame, the rights, and the entry that says "
         "so; with `--frame` the addresses by which the frame can be reached, up to 256."
@@ -93,7 +96,7 @@ def inspect(
     """Walk the page tables in a memory image."""
     asked = {name: _number(name, text) for name, text in (("va", va), ("frame", frame))}
     if (asked["va"] is None) is (asked["frame"] is None):
-        raise typer.BadParameter("give either --va or --frame")
+        raise typer.BadParameter("give either that or --frame", param_hint="--va")
     root = _number("cr3", cr3)
 
     def run(session: Session) -> None:

@@ -78,12 +78,15 @@ def damage(scene: Scene, record: Record, text: str | None) -> None:
 @pytest.mark.parametrize("text", [None, "", '{"schema": 1, "id"', "[]"])
 def test_a_record_is_made_anew_beside_its_image(scene: Scene, text: str | None) -> None:
     record = take(scene)
+    os.truncate(scene.host.catalog.path(record, "memory.save"), 64 << 20)  # with a hole
     damage(scene, record, text)
     assert rebuild(scene) == []
     back = scene.host.catalog.get(UUID, record.id)
     same = ("id", "set", "kind", "domain", "domain_uuid", "hypervisor", "state", "disks", "named")
     assert {key: getattr(back, key) for key in same} == {key: getattr(record, key) for key in same}
     assert back.memory is not None and back.memory.checksum == ""
+    image = scene.host.catalog.path(back, back.memory.file).stat()
+    assert (back.memory.size_bytes, back.written_bytes) == (64 << 20, image.st_blocks * 512)
     assert (back.memory_bytes, back.vcpus) == (4 << 20, 3)
     assert [drive.target for drive in back.omitted] == ["sda"]
     age = datetime.fromisoformat(record.created) - datetime.fromisoformat(back.created)

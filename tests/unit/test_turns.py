@@ -90,10 +90,11 @@ def is_taken(file: Path) -> bool:
 
 def test_one_that_works_again_and_again_lets_others_in_between(tmp_path: Path) -> None:
     """As a `prune` does, of hundreds of snapshots."""
-    deletions, ended = 40, []
+    deletions, is_seen = 40, threading.Event()
+    ended: list[bool] = []
 
     def prune() -> None:
-        for _ in range(deletions):
+        while len(ended) < deletions and not is_seen.is_set():
             with turns.taken(tmp_path, ["vg0"]):
                 time.sleep(0.05)
             ended.append(True)
@@ -102,6 +103,7 @@ def test_one_that_works_again_and_again_lets_others_in_between(tmp_path: Path) -
         pruning = pool.submit(prune)
         time.sleep(0.12)
         with turns.taken(tmp_path, ["vg0"]):
+            is_seen.set()
             assert len(ended) < deletions / 2
         pruning.result(LONG_SECONDS)
 

@@ -59,7 +59,7 @@ from tests.unit.cli.harms import lose_volume
         (["take", ""], 3, "there is no domain named ''"),
         (["--state-dir", "", "list"], 2, "invalid value for --state-dir: it is empty"),
         (["--state-dir", "/srv/gr\udcf6n", "list"], 2, "is not UTF-8, or cannot be printed"),
-        (["take", "demo", "--capture", "x"], 2, "invalid value for '--capture': 'x' is not one"),
+        (["take", "demo", "--capture", "x"], 2, "invalid value for --capture: 'x' is not one"),
     ],
 )
 def test_failures_have_one_form(call: Call, arguments: list[str], status: int, words: str) -> None:
@@ -218,7 +218,7 @@ def test_a_domain_and_a_snapshot_that_were_mixed_up_are_told_apart(
 )
 def test_a_value_that_is_no_number_is_told_in_our_words(call: Call, words: list[str]) -> None:
     first = call(*words).err.splitlines()[0]
-    assert first.startswith(f"snapvm: invalid value for '{words[-2]}': ")
+    assert first.startswith(f"snapvm: invalid value for {words[-2]}: ")
     assert "Input" not in first and "parse" not in first
 
 

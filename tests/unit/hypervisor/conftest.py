@@ -56,6 +56,7 @@ def qemu(monkeypatch: pytest.MonkeyPatch) -> EagerQemu:
     monkeypatch.setattr(libvirtlink, "libvirt", SimpleNamespace(libvirtError=OSError))
     monkeypatch.setattr(userfault, "allowed", lambda _folder: nullcontext())
     monkeypatch.setattr(libvirtbackground, "CALM_SECONDS", 0.0)
+    monkeypatch.setattr(libvirtbackground, "ASK_SECONDS", 0.0)
     return fake
 
 

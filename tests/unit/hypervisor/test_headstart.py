@@ -18,7 +18,7 @@ from snapvm.hypervisor.libvirtlink import LibvirtFailed
 from snapvm.memory import libvirtimage
 from tests.unit.hypervisor import fakemonitor
 from tests.unit.hypervisor.eagerqemu import PAGES, RUN, EagerQemu, owners
-from tests.unit.hypervisor.fakedomain import DOMAIN, PAUSED, RUNNING
+from tests.unit.hypervisor.fakedomain import DOMAIN, PAUSED, RUNNING, happened
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,7 @@ def test_a_qemu_that_lets_the_guest_run_in_the_window_is_thrown_away(
     ):
         qemu.protect()
         qemu.state_now = RUNNING
+        happened(qemu.events, "RESUME")
         capture.arm()
     assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
 
