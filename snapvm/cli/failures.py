@@ -61,7 +61,7 @@ def _there_too(state_dir: Path) -> str:
 
     `snapvm repair` without it looks after another folder, and finds nothing to repair.
     """
-    return f"type `snapvm --state-dir {shlex.quote(str(state_dir))}` there, as here"
+    return f"where it says `snapvm`, type `snapvm --state-dir {shlex.quote(str(state_dir))}`"
 
 
 def _needs_root(error: SnapvmError) -> str:

@@ -133,15 +133,15 @@ def test_what_to_type_next_has_the_folder_of_this_command(
 ) -> None:
     """As it was told, it looked after the usual folder: nothing to repair, with status 0."""
     call(*elsewhere, "take", DOMAIN, "--name", "a")
-    there = f"type `snapvm --state-dir {scene.host.settings.state_dir}` there, as here"
+    there = f"where it says `snapvm`, type `snapvm --state-dir {scene.host.settings.state_dir}`"
     shown = f"hint: `snapvm list` shows the existing snapshots; {there}\n"
     assert call(*elsewhere, "show", "demo@b").err.endswith(shown)
     lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
     found = call(*elsewhere, "check")
     assert "snapvm delete demo@a" in found.out
     assert found.err.endswith(f"hint: {there}\n"), found
-    assert "as here" not in call(*elsewhere, "take", "nobody").err
-    assert "as here" not in call(*elsewhere, "take", "demo", "--name", "a").err
+    assert "where it says" not in call(*elsewhere, "take", "nobody").err
+    assert "where it says" not in call(*elsewhere, "take", "demo", "--name", "a").err
 
 
 def test_the_folder_is_quoted_and_left_out_where_it_is_the_usual_one(
@@ -149,12 +149,27 @@ def test_the_folder_is_quoted_and_left_out_where_it_is_the_usual_one(
 ) -> None:
     call("take", DOMAIN, "--name", "a")
     other = call("--state-dir", f"{tmp_path}/my disk", "show", "demo@a")
-    assert f"snapvm --state-dir {shlex.quote(f'{tmp_path}/my disk')}` there" in other.err
+    assert f"type `snapvm --state-dir {shlex.quote(f'{tmp_path}/my disk')}`\n" in other.err
     lose_volume(scene, scene.host.catalog.get(UUID, SnapshotId("a")))
     usual = ("--state-dir", str(scene.host.settings.state_dir))
     for words in ((), usual):
         for done in (call(*words, "show", "demo@b"), call(*words, "check")):
-            assert done.status != 0 and "as here" not in done.err
+            assert done.status != 0 and "where it says" not in done.err
+
+
+def test_another_place_is_not_where_the_folder_of_this_command_is_to_be_typed(
+    call: Call, scene: Scene, elsewhere: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said: choose another place; type `snapvm --state-dir` with the full one there."""
+    nothing = os.statvfs_result((4096, 4096, 25600, 8192, 8192, 99, 99, 99, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: nothing)
+    full = call(*elsewhere, "take", DOMAIN)
+    folder = scene.host.settings.state_dir
+    assert full.status == ExitStatus.REFUSED
+    assert full.err.endswith(
+        "hint: make room (`snapvm delete`, `lvextend`) or choose another place; "
+        f"where it says `snapvm`, type `snapvm --state-dir {folder}`\n"
+    )
 
 
 def test_an_option_behind_the_verb_is_explained(call: Call) -> None:
