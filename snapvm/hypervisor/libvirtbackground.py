@@ -21,6 +21,7 @@ from snapvm.hypervisor import (
     domainxml,
     headstart,
     hugepages,
+    memfd,
     migrationstream,
     qemurun,
     samepages,
@@ -124,6 +125,7 @@ class BackgroundCapture:
     def prepared(job: CaptureJob, image: ImageWriter, why: str) -> Iterator[BackgroundCapture]:
         """Probe, open the image and the pipe; leaving the block puts QEMU back as it was."""
         with BackgroundCapture.possible(job) as permission, ExitStack() as streams:
+            memfd.fill(job.domain, job.progress)
             yield BackgroundCapture(job, image, permission, streams, why)
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from snapvm.hypervisor import domainxml, libvirtimages, libvirtversions
+from snapvm.hypervisor import domainxml, libvirtimages, libvirtversions, memfd
 from snapvm.hypervisor.libvirtlink import Link, spoken
 from snapvm.hypervisor.pause import refuse_busy
 from snapvm.imageformats import ZSTD_SINCE
@@ -44,6 +44,7 @@ def require_memory(link: Link, domain: Domain, *, is_compressed: bool) -> None:
         )
     _refuse_confidential(domain)
     _refuse_unsaved(link, domain)
+    memfd.require_room(domain)
     if is_compressed:
         _require_zstd(link.connection, domain)
 

@@ -17,17 +17,16 @@ import ctypes
 import errno
 import mmap
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from snapvm.clock import Deadline
+from snapvm.hypervisor import smaps
+from snapvm.hypervisor.smaps import Mapping
 
-PROC = Path("/proc")
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 LEFT_TO_KERNEL_BYTES = 512 << 20
 """khugepaged joins as much by itself in some five minutes."""
@@ -46,18 +45,6 @@ _SLICE_BYTES = 128 << 20
 """So much is asked for at once: a signal is heard in between."""
 _PASSING = (errno.EAGAIN, errno.EINVAL)
 """Why a piece is left out, and others may do: pages that are in use just now, or are gone."""
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ 0 ")
-"""The first line of an anonymous mapping in ``smaps`` (proc_pid_smaps(5))."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Mapping:
-    """An anonymous mapping for which huge pages are advised, as QEMU does for a guest's memory."""
-
-    start: int
-    end: int
-    split_bytes: int
-    """How much of it is there in small pages."""
 
 
 class _Range(ctypes.Structure):
@@ -73,8 +60,8 @@ def join(pid: int, deadline: Deadline, left_bytes: int = LEFT_TO_KERNEL_BYTES) -
     """
     if _is_wanted():
         with suppress(OSError):
-            mappings = _mappings((PROC / f"{pid}/smaps").read_text(errors="replace"))
-            if sum(mapping.split_bytes for mapping in mappings) > left_bytes:
+            mappings = _mappings(pid)
+            if sum(map(_split_bytes, mappings)) > left_bytes:
                 _join_each(pid, mappings, deadline)
 
 
@@ -86,30 +73,22 @@ def _is_wanted() -> bool:
         return False
 
 
-def _mappings(smaps: str) -> list[_Mapping]:
-    """Return the mappings that QEMU wants in huge pages (``hg`` among their flags)."""
-    found = []
-    for text in re.split(r"^(?=[0-9a-f]+-)", smaps, flags=re.MULTILINE):
-        place = _MAPPING.match(text)
-        flags = re.search(r"^VmFlags:.* hg\b", text, re.MULTILINE)
-        if place and flags:
-            split_bytes = _kib(text, "Anonymous") - _kib(text, "AnonHugePages") << 10
-            start, end = (int(address, 16) for address in place.groups())
-            found.append(_Mapping(start=start, end=end, split_bytes=split_bytes))
-    return found
+def _mappings(pid: int) -> list[Mapping]:
+    """Return the anonymous mappings that QEMU wants in huge pages (``hg`` among their flags)."""
+    return [each for each in smaps.of(pid) if not each.inode and each.has_flag("hg")]
 
 
-def _kib(text: str, name: str) -> int:
-    value = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(value[1]) if value else 0
+def _split_bytes(mapping: Mapping) -> int:
+    """Return how much of a mapping is there in small pages."""
+    return mapping.bytes_of("Anonymous") - mapping.bytes_of("AnonHugePages")
 
 
-def _join_each(pid: int, mappings: list[_Mapping], deadline: Deadline) -> None:
+def _join_each(pid: int, mappings: list[Mapping], deadline: Deadline) -> None:
     """Join what is whole in each mapping; raises ``OSError`` when no more is possible."""
     huge_bytes = int((SETTINGS / "hpage_pmd_size").read_text())
     process = _called(_PIDFD_OPEN, pid, 0)
     try:
-        with (PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        with (smaps.PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
             for mapping in mappings:
                 for start, length in _whole(pagemap.fileno(), mapping, huge_bytes):
                     if not deadline.left_seconds:
@@ -119,7 +98,7 @@ def _join_each(pid: int, mappings: list[_Mapping], deadline: Deadline) -> None:
         os.close(process)
 
 
-def _whole(pagemap: int, mapping: _Mapping, huge_bytes: int) -> Iterator[tuple[int, int]]:
+def _whole(pagemap: int, mapping: Mapping, huge_bytes: int) -> Iterator[tuple[int, int]]:
     """Yield the address and length of each run of places for huge pages that have all their pages.
 
     A run ends at the latest with its slice.
