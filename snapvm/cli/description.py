@@ -7,13 +7,11 @@ from datetime import datetime
 
 from snapvm.catalog import Catalog
 from snapvm.cli.timeline import timeline
-from snapvm.cli.words import age, counted, local_time, milliseconds, plain, size
+from snapvm.cli.words import age, counted, local_time, milliseconds, plain, size, versions
 from snapvm.lvm.health import Health, VolumeState
 from snapvm.model import DiskRecord, DomainState, Record, RecordKind
 
 _LABEL = 10
-_FEW_WORDS = 8
-"""A version with more is one of a processor, and `show --json` has all of it."""
 _QUIESCED = "the guest's file systems were frozen: the disks are usable without the memory"
 
 
@@ -47,19 +45,11 @@ def lines(
         *((f"no {omitted.target}", f"left out: {omitted.why}") for omitted in record.omitted),
         ("time", _time(record)),
         ("written", size(record.written_bytes) if record.written_bytes else ""),
-        ("versions", ", ".join(f"{name} {_brief(text)}" for name, text in record.versions.items())),
+        ("versions", versions(record.versions)),
     ]
     table = [f"  {plain(label):<{_LABEL}} {plain(text)}".rstrip() for label, text in facts if text]
     bars = timeline(record.timing, is_unicode=is_unicode)
     return [plain(record.ref), *table, *(["", *bars] if bars else [])]
-
-
-def _brief(version: str) -> str:
-    """Return a version, without the dozens of features that a processor has beside its maker."""
-    words = version.split()
-    if len(words) <= _FEW_WORDS:
-        return version
-    return f"{words[0]} with {len(words) - 1} features"
 
 
 def _kind(record: Record) -> str:

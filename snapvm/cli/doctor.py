@@ -9,7 +9,7 @@ from snapvm.cli import output
 from snapvm.cli.arguments import AsJson, Domain
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
-from snapvm.cli.words import counted, plain, size
+from snapvm.cli.words import counted, plain, size, versions
 
 if TYPE_CHECKING:
     from snapvm.diagnosis import Diagnosis, Footing
@@ -61,11 +61,10 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
 
 def _lines(found: Diagnosis) -> Iterator[str]:
     domain = found.domain
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     cpus = counted(domain.vcpus, "vCPU")
     yield (
         f"{plain(domain.name)}: {domain.state.value}, {cpus}, {size(domain.memory_bytes)}"
-        f" ({plain(versions)})"
+        f" ({plain(versions(found.versions))})"
     )
     if found.capture:
         yield f"memory: {plain(found.capture)}"

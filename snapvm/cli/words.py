@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from unicodedata import east_asian_width
 
 from snapvm.model import moment
 
+_FEW_WORDS = 8
+"""A version with more is one of a processor, and ``--json`` has all of it."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _AGES = (
     (60, 1, "second"),
@@ -110,3 +113,15 @@ def shortened(text: str, columns: int) -> str:
     while kept and width(kept) > columns - 3:
         kept = kept[:-1]
     return f"{kept}..."
+
+
+def versions(told: Mapping[str, str]) -> str:
+    """Return names and versions, without the dozens of features that a processor has."""
+    return ", ".join(f"{name} {_brief(version)}" for name, version in told.items())
+
+
+def _brief(version: str) -> str:
+    words = version.split()
+    if len(words) <= _FEW_WORDS:
+        return version
+    return f"{words[0]} with {len(words) - 1} features"

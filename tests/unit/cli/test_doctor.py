@@ -25,6 +25,14 @@ def test_doctor_tells_how_it_would_be_captured(call: Call, scene: Scene) -> None
     assert scene.lvm.names() == before and scene.ids() == []
 
 
+def test_doctor_counts_the_features_of_a_processor(call: Call, scene: Scene) -> None:
+    features = "AuthenticAMD " + " ".join(f"f{n}" for n in range(40))
+    scene.hypervisor.installed = {"qemu": "10.0.2", "processor": features}
+    assert "(qemu 10.0.2, processor AuthenticAMD with 40 features)" in call("doctor", DOMAIN).out
+    told = json.loads(call("doctor", DOMAIN, "--json").out)
+    assert told["versions"]["processor"] == features
+
+
 def test_doctor_names_all_that_stands_in_the_way(call: Call, scene: Scene) -> None:
     fill_pool(scene, disks_only("x"))
     told = call("doctor", DOMAIN)
