@@ -36,14 +36,17 @@ _SLICE_BYTES = 64 << 20
 
 
 def require_room(domain: Domain) -> None:
-    """Raise ``DomainRefused`` when this host has no memory for what QEMU is going to read."""
+    """Raise ``DomainRefused`` when this host has no memory for what QEMU is going to read.
+
+    Does nothing when the kernel does not say.
+    """
     missing_bytes = _missing_bytes(domain)
     try:
         spare = dict(_SPARE.findall(MEMINFO.read_text())) if missing_bytes else {}
     except OSError:
         return
     spare_bytes = sum(map(int, spare.values())) << 10
-    if missing_bytes > spare_bytes:
+    if spare and missing_bytes > spare_bytes:
         raise DomainRefused(
             domain=domain.name,
             why=f"it has not used {missing_bytes >> 20} MiB of its memory (memfd) yet, which have "

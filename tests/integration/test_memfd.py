@@ -99,6 +99,16 @@ def test_nothing_is_captured_when_the_host_has_not_so_much_left(
         memfd.require_room(DEMO)
 
 
+@pytest.mark.parametrize("name", ["meminfo", "nowhere"])
+def test_a_host_that_does_not_tell_what_is_left_is_not_in_the_way(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 1 kB\n")
+    monkeypatch.setattr(memfd, "MEMINFO", tmp_path / name)
+    with mapped():
+        memfd.require_room(DEMO)
+
+
 def test_a_process_that_has_ended_is_not_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "demo.pid").write_text(str(2**22 + 1))
     memfd.require_room(DEMO)
