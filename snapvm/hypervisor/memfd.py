@@ -28,9 +28,8 @@ _PATHS = ("/memfd:", "/dev/shm/", "/dev/zero ")  # noqa: S108 - nothing is writt
 """What such memory is called in ``maps`` (memfd_create(2), shm_open(3), mmap(2))."""
 _SPARE = re.compile(r"^(MemAvailable|SwapFree):\s+(\d+) kB$", re.MULTILINE)
 """What the host can still give (proc_meminfo(5))."""
-_ENTRY_BYTES = 8
 _THERE = 0x80
-"""In the highest byte of a page's entry in ``pagemap``: it is present (Linux, admin-guide/mm)."""
+"""In the state of a page (``smaps.page_states``): it is present (Linux, admin-guide/mm)."""
 _SLICE_BYTES = 64 << 20
 """So much is looked at at once."""
 
@@ -40,7 +39,7 @@ def require_room(domain: Domain) -> None:
 
     Does nothing when the kernel does not say.
     """
-    missing_bytes = _missing_bytes(domain)
+    missing_bytes = _missing_bytes(_mappings(domain))
     try:
         spare = dict(_SPARE.findall(MEMINFO.read_text())) if missing_bytes else {}
     except OSError:
@@ -61,57 +60,51 @@ def fill(domain: Domain, progress: Progress) -> None:
 
     The pages then count as QEMU's, and are in its page table.
     """
+    mappings = _mappings(domain)
     pid = qemurun.pid_of(domain.name)
-    if pid is not None and _missing_bytes(domain):
+    if pid is not None and _missing_bytes(mappings):
         progress.phase(f"reading the memory that {domain.name} has not used yet")
         with suppress(OSError):
-            _fill(pid, progress)
+            _fill(pid, mappings, progress)
 
 
-def _missing_bytes(domain: Domain) -> int:
-    """Return how much of a live domain's memory in a memfd is not there; 0 when it cannot be told.
+def _mappings(domain: Domain) -> list[Mapping]:
+    """Return the mappings of a live domain's memory in a memfd; none when it cannot be told.
 
-    A virtio-mem device has memory that the guest must not touch, and QEMU does not.
+    A virtio-mem device has memory that the guest must not touch, and QEMU does not.  Huge pages of
+    a pool are there from the beginning.
     """
     pid = qemurun.pid_of(domain.name)
     if pid is None or "virtio-mem" in domain.definition:
-        return 0
+        return []
     try:
-        return sum(each.length_bytes - each.bytes_of("Rss") for each in _in_memfd(pid))
+        maps = (smaps.PROC / f"{pid}/maps").read_text(errors="replace")
+        if not any(path in maps for path in _PATHS):
+            return []  # to ask for sizes would have the kernel walk through all of a guest's pages
+        each = smaps.of(pid)
     except OSError:
-        return 0
+        return []
+    small = (mapping for mapping in each if mapping.bytes_of("KernelPageSize") == mmap.PAGESIZE)
+    return [mapping for mapping in small if mapping.path.startswith(_PATHS)]
 
 
-def _fill(pid: int, progress: Progress) -> None:
-    mappings = _in_memfd(pid)
+def _missing_bytes(mappings: list[Mapping]) -> int:
+    return sum(mapping.length_bytes - mapping.bytes_of("Rss") for mapping in mappings)
+
+
+def _fill(pid: int, mappings: list[Mapping], progress: Progress) -> None:
     total_bytes = sum(mapping.length_bytes for mapping in mappings)
     done_bytes = 0
     with (
-        (smaps.PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap,
+        smaps.page_states(pid) as states,
         (smaps.PROC / f"{pid}/mem").open("rb", buffering=0) as memory,
     ):
         for start, length_bytes in _slices(mappings):
-            offset = start // mmap.PAGESIZE * _ENTRY_BYTES
-            entries = os.pread(
-                pagemap.fileno(), length_bytes // mmap.PAGESIZE * _ENTRY_BYTES, offset
-            )
-            for page, highest_byte in enumerate(entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]):
-                if not highest_byte & _THERE:
+            for page, state in enumerate(states(start, length_bytes)):
+                if not state & _THERE:
                     os.pread(memory.fileno(), 1, start + page * mmap.PAGESIZE)
             done_bytes += length_bytes
             progress.advance(done_bytes, total_bytes)
-
-
-def _in_memfd(pid: int) -> list[Mapping]:
-    """Return the mappings of such memory; huge pages of a pool are there from the beginning."""
-    maps = (smaps.PROC / f"{pid}/maps").read_text(errors="replace")
-    if not any(path in maps for path in _PATHS):
-        return []  # to ask for sizes would have the kernel walk through all of a guest's pages
-    return [
-        mapping
-        for mapping in smaps.of(pid)
-        if mapping.path.startswith(_PATHS) and mapping.bytes_of("KernelPageSize") == mmap.PAGESIZE
-    ]
 
 
 def _slices(mappings: list[Mapping]) -> Iterator[tuple[int, int]]:

@@ -1,13 +1,18 @@
-"""What the kernel tells of each mapping of a process (proc_pid_smaps(5))."""
+"""What the kernel tells of each mapping of a process, and of its pages (proc_pid_smaps(5))."""
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+_ENTRY_BYTES = 8
+"""Of a page in ``pagemap`` (Linux, Documentation/admin-guide/mm/pagemap.rst)."""
 _HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+) *(.*)")
 
 
@@ -39,6 +44,22 @@ class Mapping:
 def of(pid: int) -> list[Mapping]:
     """Return the mappings of a process; raises ``OSError``."""
     return list(_read((PROC / f"{pid}/smaps").read_text(errors="replace")))
+
+
+@contextmanager
+def page_states(pid: int) -> Iterator[Callable[[int, int], bytes]]:
+    """Yield what tells, of an address and a length in bytes, the state of each page there.
+
+    That is the highest byte of its entry in ``pagemap``.  It raises ``OSError``, as this does.
+    """
+    with (PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
+
+        def states(start: int, length_bytes: int) -> bytes:
+            count_bytes = length_bytes // mmap.PAGESIZE * _ENTRY_BYTES
+            entries = os.pread(pagemap.fileno(), count_bytes, start // mmap.PAGESIZE * _ENTRY_BYTES)
+            return entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]
+
+        yield states
 
 
 def _read(text: str) -> Iterator[Mapping]:

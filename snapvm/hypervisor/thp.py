@@ -17,7 +17,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -37,10 +37,9 @@ The first one, too: ``os.pidfd_open`` is missing from a Python that was built up
 old kernel, as those are that uv installed until July 2026 (python-build-standalone).
 """
 _MADV_COLLAPSE = 25
-_ENTRY_BYTES = 8
-"""Of a page in ``pagemap`` (Linux, Documentation/admin-guide/mm/pagemap.rst)."""
 _OWN_PAGE = b"\x81"
-"""The highest byte of such an entry: present, mapped only here, neither in a file nor protected."""
+"""The state of a page (``smaps.page_states``): present, mapped only here, neither in a file nor
+protected."""
 _SLICE_BYTES = 128 << 20
 """So much is asked for at once: a signal is heard in between."""
 _PASSING = (errno.EAGAIN, errno.EINVAL)
@@ -88,9 +87,9 @@ def _join_each(pid: int, mappings: list[Mapping], deadline: Deadline) -> None:
     huge_bytes = int((SETTINGS / "hpage_pmd_size").read_text())
     process = _called(_PIDFD_OPEN, pid, 0)
     try:
-        with (smaps.PROC / f"{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        with smaps.page_states(pid) as states:
             for mapping in mappings:
-                for start, length in _whole(pagemap.fileno(), mapping, huge_bytes):
+                for start, length in _whole(states, mapping, huge_bytes):
                     if not deadline.left_seconds:
                         return
                     _collapse(process, start, length)
@@ -98,23 +97,22 @@ def _join_each(pid: int, mappings: list[Mapping], deadline: Deadline) -> None:
         os.close(process)
 
 
-def _whole(pagemap: int, mapping: Mapping, huge_bytes: int) -> Iterator[tuple[int, int]]:
+def _whole(
+    states: Callable[[int, int], bytes], mapping: Mapping, huge_bytes: int
+) -> Iterator[tuple[int, int]]:
     """Yield the address and length of each run of places for huge pages that have all their pages.
 
     A run ends at the latest with its slice.
     """
     slice_bytes = max(_SLICE_BYTES, huge_bytes)
-    entries_bytes = huge_bytes // mmap.PAGESIZE * _ENTRY_BYTES
     whole_place = _OWN_PAGE * (huge_bytes // mmap.PAGESIZE)
     first = -(-mapping.start // huge_bytes) * huge_bytes
     for start in range(first, mapping.end, slice_bytes):
         places = (min(start + slice_bytes, mapping.end) - start) // huge_bytes
-        offset = start // mmap.PAGESIZE * _ENTRY_BYTES
-        entries = os.pread(pagemap, places * entries_bytes, offset)
-        highest_bytes = entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]
+        told = states(start, places * huge_bytes)
         is_whole = [
-            highest_bytes[at : at + len(whole_place)] == whole_place
-            for at in range(0, len(highest_bytes), len(whole_place))
+            told[at : at + len(whole_place)] == whole_place
+            for at in range(0, len(told), len(whole_place))
         ]
         for whole, run in groupby(range(len(is_whole)), key=is_whole.__getitem__):
             numbers = list(run)
