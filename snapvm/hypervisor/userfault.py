@@ -43,9 +43,8 @@ def allowed(folder: Path, sysctl: Path = SYSCTL) -> Iterator[None]:
         finally:
             with shielded():
                 if setting is not None:
-                    with _alone(mutex):
+                    with _closing(setting), _alone(mutex):
                         _put_back_if_last(holders, setting)
-                    os.close(setting)
 
 
 def put_back(folder: Path, sysctl: Path = SYSCTL) -> None:
@@ -54,11 +53,8 @@ def put_back(folder: Path, sysctl: Path = SYSCTL) -> None:
         return
     with _opened(folder / FILE) as holders, _opened(folder / _MUTEX) as mutex, _alone(mutex):
         if _was(holders):
-            setting = _opened_setting(sysctl)
-            try:
+            with _closing(_opened_setting(sysctl)) as setting:
                 _put_back_if_last(holders, setting)
-            finally:
-                os.close(setting)
 
 
 def _lend(holders: int, sysctl: Path) -> int | None:
@@ -114,7 +110,12 @@ def _opened_setting(sysctl: Path) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    with _closing(os.open(path, flags, 0o600)) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
