@@ -35,8 +35,8 @@ MANUAL = Manual(
         "paused, its memory can be captured only by `background`, unless --stop ends it: after any "
         "other method QEMU would not save it again before it has run. There is room for the memory "
         "in the state folder and for the snapshots in the volume groups. Nobody begins to save or "
-        "migrate the domain meanwhile: that makes the take fail, and a Xen PVH domain would be "
-        "damaged at its destination, which Xen does not report."
+        "migrate the domain meanwhile: that makes the take fail, and a Xen HVM or PVH domain would "
+        "be damaged at its destination, which Xen does not report."
     ),
     success=(
         "Memory and all disks, captured at one instant, are recorded as DOM@ID. The domain stood "

@@ -105,8 +105,11 @@ class StreamImage(Protocol):
     descriptor: int
     """Of the file, positioned where the stream is to begin."""
 
-    def end_stream(self) -> WrittenImage:
-        """Bring the image to the disk as a whole; return its size, and what a restore needs."""
+    def end_stream(self, device_model: bytes) -> WrittenImage:
+        """Bring the image to the disk as a whole; return its size, and what a restore needs.
+
+        ``device_model`` is the state of an HVM domain's QEMU, and empty for PVH.
+        """
 
     def redefine(self, definition: str) -> None:
         """Put another definition into the image that was brought to the disk."""
@@ -125,7 +128,7 @@ class XenImages(Protocol):
         """Make the file of one of a PV domain; raise ``OSError``."""
 
     def of_stream(self, path: Path, definition: str) -> StreamImage:
-        """Make the file of one of a PVH domain; raise ``OSError``."""
+        """Make the file of one of an HVM or PVH domain; raise ``OSError``."""
 
 
 MemoryImage = ImageWriter | XenImages

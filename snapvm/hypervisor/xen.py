@@ -19,9 +19,9 @@ from snapvm.hypervisor import (
     xendisks,
     xenkeeper,
     xenneighbours,
-    xenothers,
     xenprocessor,
     xenrestorable,
+    xensaver,
     xenways,
     xenxl,
 )
@@ -121,7 +121,7 @@ class XenHypervisor:
         return ()
 
     def side_places(self, domain: Domain) -> tuple[SidePlace, ...]:  # noqa: ARG002 - none has
-        """See ``Hypervisor.side_places``: PV and PVH have neither UEFI variables nor a TPM."""
+        """See ``Hypervisor.side_places``: none keeps UEFI variables or a TPM's state in files."""
         return ()
 
     def check_capture(self, domain: Domain, *, with_memory: bool) -> None:
@@ -240,8 +240,7 @@ class XenHypervisor:
             info = self._domains.known(domain)
             if info is None:
                 return
-            if info.is_hvm and not xenothers.are_saving(info.domid):
-                self._control.stop_noting_writes(info.domid)
+            xensaver.forget(self._control, info)
             request = SuspendRequest(self._control, self._store, info.domid)
             if not request.is_noted:
                 return

@@ -10,6 +10,8 @@ from snapvm.hypervisor import qemuarguments, xenconfig, xenothers
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendomains import XenDomains
+from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.hypervisor.xenqemu import DeviceModel
 from snapvm.model import CaptureMethod, Domain, DomainState
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
@@ -61,9 +63,8 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
             f"let it run with `xl unpause {shlex.quote(domain.name)}`, or {_DISKS_ALONE}",
         )
     info = domains.get(domain)
-    if info.is_hvm and not xenconfig.is_pvh(config):
-        why = "it is an HVM domain, and a part of its state is in QEMU"
-        raise _refused(domain, why, _DISKS_ALONE)
+    if xenconfig.is_hvm(config):
+        _require_device_model(domain, config, info.domid)
     lacking_bytes = control.lacking_pages(info.domid) * FRAME_BYTES if info.is_hvm else 0
     if lacking_bytes:
         raise _refused(
@@ -90,6 +91,18 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
             "its kernel can be asked to shut down or reboot, but not to suspend itself",
             f"a Linux with CONFIG_XEN_SAVE_RESTORE can; or {_DISKS_ALONE}",
         )
+
+
+def _require_device_model(domain: Domain, config: Config, domid: int) -> None:
+    """Raise ``DomainRefused`` for an HVM domain whose QEMU cannot be captured with its memory."""
+    require_known_disks(domain, config)
+    if xenconfig.is_set(config["b_info"].get("device_model_stubdomain")):
+        why = "its QEMU runs in a domain of its own (a stub domain)"
+        raise _refused(domain, why, _DISKS_ALONE)
+    try:
+        DeviceModel(domid).require_able()
+    except XenFailed as failure:
+        raise _refused(domain, str(failure), _DISKS_ALONE) from failure
 
 
 def _require_settings(domain: Domain, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from snapvm import durable
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
-from snapvm.hypervisor import xenconfig, xendisks
+from snapvm.hypervisor import xenconfig, xendisks, xenqemu
 from snapvm.hypervisor.base import Freeze, GuestImage, StreamImage, XenImages
 from snapvm.hypervisor.memoryless import Memoryless
 from snapvm.hypervisor.xenconfig import Config
@@ -20,11 +20,12 @@ from snapvm.hypervisor.xendisks import Attached
 from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenmemory import XenFrames
+from snapvm.hypervisor.xenqemu import DeviceModel
 from snapvm.hypervisor.xenrings import Rings, ring_references
 from snapvm.hypervisor.xenstandstill import Standstill
 from snapvm.hypervisor.xenstore import XenStore
 from snapvm.imageformats import XL_FILE, XL_SAVE
-from snapvm.model import Domain, ForeignPtes, MemoryRecord, Progress
+from snapvm.model import Domain, DomainState, ForeignPtes, MemoryRecord, Progress
 from snapvm.refusals import BadImage
 
 DESTROYED = "somebody destroyed it"
@@ -57,9 +58,21 @@ class XenJob:
             raise self._changed()
         return Rings(self.control.libraries, domid, self.domain.name, self._references())
 
+    def device_model(self) -> DeviceModel | None:
+        """Return the QEMU of an HVM domain, unless it runs in a stub domain."""
+        domid = self.info.domid
+        has_one = xenconfig.is_hvm(self.config) and xenqemu.is_there(domid)
+        return DeviceModel(domid) if has_one else None
+
     def settle(self, rings: Rings) -> None:
-        """In the pause: check that the drives are those of the plan, and let them come to rest."""
+        """In the pause: check that the drives are those of the plan, and let them come to rest.
+
+        QEMU, which is stopped for that, goes on when the pause ends (`xenstandstill.lift`).
+        """
         with self.clock.part("drain"):
+            model = self.device_model()
+            if model is not None and self.domain.state is DomainState.RUNNING:
+                model.stop()
             # A drive that was just attached may have no ring yet, so numbers are compared too.
             numbers = {vbd.number for vbd in self.attached.vbds}
             if set(xendisks.vbd_numbers(self.store, self.info.domid)) != numbers:

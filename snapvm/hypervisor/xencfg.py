@@ -12,7 +12,6 @@ told as if they had been asked for.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -20,13 +19,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from snapvm.hypervisor.xenconfig import AFFINITIES, DOMID, ON_EVENTS, TYPES, Config, is_set
+from snapvm.hypervisor import memoryfile
+from snapvm.hypervisor.xenconfig import (
+    AFFINITIES,
+    DOMID,
+    ON_EVENTS,
+    TYPES,
+    Config,
+    is_hvm,
+    is_set,
+)
 from snapvm.refusals import DomainRefused
 
 log = logging.getLogger(__name__)
 
-_CLOSED_BY_EXEC = 1
-"""MFD_CLOEXEC (memfd_create(2))."""
 _OFF_FIRST = (
     "shut it off first (xl shutdown): snapvm then brings back its disks, and leaves it to you to "
     "start it from its own configuration file (xl create)"
@@ -35,7 +41,7 @@ _OFF_FIRST = (
 
 def tell(domain: str, config: Config) -> str:
     """Return a PV or PVH domain's configuration in xl's language, or raise ``DomainRefused``."""
-    if config["c_info"].get("type") == "hvm":
+    if is_hvm(config):
         why = "it is an HVM domain, whose configuration snapvm cannot pass to `xl create`"
         raise DomainRefused(domain=domain, why=why, remedy=_OFF_FIRST)
     left = json.loads(json.dumps(config))
@@ -72,14 +78,8 @@ def tell(domain: str, config: Config) -> str:
 
 @contextmanager
 def in_memory(text: str) -> Iterator[str]:
-    """Yield the path of a file in memory, so that a domain starts even when all disks are full.
-
-    By the C function: a Python that was built upon an old glibc, as uv's were, has no other.
-    """
-    made = ctypes.CDLL(None, use_errno=True).memfd_create(b"domain.cfg", _CLOSED_BY_EXEC)
-    if made < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    with open(made, "w", encoding="utf-8") as file:
+    """Yield the path of a file in memory, so that a domain starts even when all disks are full."""
+    with open(memoryfile.made("domain.cfg"), "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         yield f"/proc/{os.getpid()}/fd/{file.fileno()}"

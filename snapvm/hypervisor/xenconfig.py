@@ -119,9 +119,14 @@ def _whole(text: str) -> int:
     raise ValueError(f"{text} is not a whole number")
 
 
-def is_pvh(config: Config) -> bool:
-    """Tell whether it is of a PVH domain, and not of a PV or HVM domain."""
-    return bool(config["c_info"].get("type") == "pvh")
+def is_pv(config: Config) -> bool:
+    """Tell whether it is of a PV domain, and not of an HVM or PVH domain."""
+    return config["c_info"].get("type") not in ("hvm", "pvh")
+
+
+def is_hvm(config: Config) -> bool:
+    """Tell whether it is of a domain with a device model, and not of a PV or PVH domain."""
+    return bool(config["c_info"].get("type") == "hvm")
 
 
 def left_out(domain: str, listed: str) -> tuple[OmittedDisk, ...]:
@@ -147,7 +152,7 @@ def left_out(domain: str, listed: str) -> tuple[OmittedDisk, ...]:
 
 def qemu_arguments(config: Config) -> tuple[str, ...]:
     """Return what an HVM domain's QEMU is told that libxl knows nothing of."""
-    if config["c_info"].get("type") != "hvm":
+    if not is_hvm(config):
         return ()
     return tuple(word for key in _QEMU_ARGUMENTS for word in config["b_info"].get(key, []))
 
@@ -174,8 +179,10 @@ def passthrough(config: Config) -> str:
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
-    """Yield what a start needs besides the captured disks; kernels only when the domain ``boots``.
+    """Yield what a start needs besides the captured disks.
 
+    Kernels are needed only when the domain ``boots``.  But QEMU wants to be given an HVM domain's
+    whenever it starts (libxl_dm.c, libxl__build_device_model_args_new).
     libxl looks at each drive that the control domain serves without a script of the drive's own
     (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).  One that is empty may name a
     file that libxl had made for it, and makes again (libxl_disk.c, LIBXL_STUBDOM_EMPTY_CDROM).
@@ -192,7 +199,11 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
             what = f"script of the network interface {nic.get('mac', '?')}"
             yield StartFile(what=what, path=Path(script))
     b_info = config["b_info"]
-    for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if boots else ():
+    program = str(b_info.get("device_model", ""))
+    if program.startswith("/"):
+        yield StartFile(what="device model", path=Path(program))
+    reads_kernels = boots or is_hvm(config)
+    for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if reads_kernels else ():
         for key in ("kernel", "ramdisk", "bootloader"):
             path = str(place.get(key, ""))
             if path.startswith("/"):

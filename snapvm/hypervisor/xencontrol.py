@@ -25,6 +25,10 @@ _ROOT = slice(5008, 5016)
 """ctrlreg[3] in it (arch-x86/xen.h, struct vcpu_guest_context)."""
 _VCPUINFO_BYTES = 24
 _DOMCTL_BYTES = 144
+_FOR_SUSPEND = 2
+"""SHUTDOWN_suspend (public/sched.h)."""
+_CALLBACK_IRQ, _ACPI_S_STATE = 0, 14
+"""HVM_PARAM_... (public/hvm/params.h)."""
 _SHADOW_OP = 10
 _SHADOW_OP_OFF = 0
 _SHADOW_OP_ENABLE_LOGDIRTY = 2
@@ -95,6 +99,28 @@ class XenControl:
         """Let a domain that has suspended itself go on, as if the suspend had been cancelled."""
         guest = self.libraries.guest
         self._check(guest.xc_domain_resume(self._handle, domid, 1), "resuming")
+
+    def suspends_itself(self, domid: int) -> bool:
+        """Tell whether a guest can be asked to suspend itself.
+
+        An HVM guest without drivers for Xen cannot be, nor one that sleeps (xen.git
+        tools/libs/light/libxl_dom_suspend.c, domain_suspend_callback_common).
+        """
+        info = self.info(domid)
+        if info is None or not info.is_hvm:
+            return True
+        return self._param(domid, _CALLBACK_IRQ) != 0 and self._param(domid, _ACPI_S_STATE) == 0
+
+    def suspend(self, domid: int) -> None:
+        """Suspend an HVM guest that does not suspend itself; Xen does that at once."""
+        status = self._library.xc_domain_shutdown(self._handle, domid, _FOR_SUSPEND)
+        self._check(status, "suspending")
+
+    def _param(self, domid: int, index: int) -> int:
+        value = c_uint64(0)
+        status = self._library.xc_hvm_param_get(self._handle, domid, index, byref(value))
+        self._check(status, f"asking for parameter {index} of an HVM domain")
+        return value.value
 
     def stop_noting_writes(self, domid: int) -> None:
         """Have Xen no longer note what an HVM or PVH guest writes, as it does for a saver."""

@@ -38,6 +38,8 @@ _CONTROL: Prototypes = {
     "xc_domain_getinfolist": (c_int, (c_void_p, c_uint32, c_uint, c_void_p)),
     "xc_domain_pause": (c_int, (c_void_p, c_uint32)),
     "xc_domain_unpause": (c_int, (c_void_p, c_uint32)),
+    "xc_domain_shutdown": (c_int, (c_void_p, c_uint32, c_int)),
+    "xc_hvm_param_get": (c_int, (c_void_p, c_uint32, c_uint32, c_void_p)),
     "xc_domain_get_guest_width": (c_int, (c_void_p, c_uint32, c_void_p)),
     "xc_domain_get_tsc_info": (
         c_int,

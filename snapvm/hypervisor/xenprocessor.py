@@ -82,7 +82,7 @@ def require(
     """
     if not wanted:
         return
-    is_pv = not xenconfig.is_pvh(xenconfig.parse_stored(domain.name, stored))
+    is_pv = xenconfig.is_pv(xenconfig.parse_stored(domain.name, stored))
     try:
         here = [xenpolicy.of_host(control.libraries, control.handle, is_pv=is_pv)]
         if domid is not None:

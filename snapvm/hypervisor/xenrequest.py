@@ -1,10 +1,12 @@
-"""Ask a PV guest to suspend itself, and withdraw the request, also that of a killed snapvm.
+"""Ask a guest to suspend itself, and withdraw the request, also that of a killed snapvm.
 
 The request is a value in xenstore.  The guest accepts it by removing the value, and suspends a
 little later; after that it cannot be withdrawn (tools/libs/light/libxl_dom_suspend.c).  So there is
 also a note, where the guest cannot write, from before the request until the guest goes on.  Whoever
 finds the note of a dead snapvm knows that the guest may be about to suspend, and would then stand
 still for good.  The note lists the processes that are stopped meanwhile (`xenkeeper`).
+
+An HVM guest without drivers for Xen cannot be asked, and Xen suspends it at once.
 """
 
 from __future__ import annotations
@@ -86,7 +88,10 @@ class SuspendRequest:
             self._store.write(self._note, " ".join(map(str, keepers)))
             self._held = keepers
             xenkeeper.hold(keepers)
-            self._store.write(self._path, _SUSPEND)
+            if self._control.suspends_itself(self._domid):
+                self._store.write(self._path, _SUSPEND)
+            else:
+                self._control.suspend(self._domid)
 
     def wait_until_taken(self) -> bool:
         """Wait until the guest accepts; return False after withdrawing a request it ignores."""

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
 from functools import partial
 
+from snapvm.hypervisor import xenothers, xenqemu
 from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
 from snapvm.interrupt import shielded
 from snapvm.workers import workers
@@ -69,15 +71,18 @@ class LiveSaver:
         domid: int,
         fd: int,
         may_go_on: Callable[[], bool] = lambda: True,
+        tell_writes: Callable[[bool], None] = lambda _tells: None,
     ) -> None:
         """Write to ``fd``, of which nothing can be expected after ``give_up``.
 
-        ``may_go_on`` tells after each pass whether there is room for another.
+        ``may_go_on`` tells after each pass whether there is room for another.  ``tell_writes`` has
+        the guest's QEMU tell Xen what it writes to, or no longer; it may raise ``XenFailed``.
         """
         self._libraries = libraries
         self._domid = domid
         self._fd = fd
         self._may_go_on = may_go_on
+        self._tell_writes = tell_writes
         self._end: Future[None] = Future()
         """How its thread ends."""
         self._waits = threading.Event()
@@ -154,13 +159,22 @@ class LiveSaver:
         callbacks = _Callbacks(
             suspend=_Suspend(partial(self._suspend, own)),
             precopy_policy=_Policy(self._policy),
-            switch_qemu_logdirty=_LogWrites(lambda *_: 0),  # no QEMU writes to its memory
+            switch_qemu_logdirty=_LogWrites(self._log_writes),
         )
         ctypes.set_errno(0)
         save = self._libraries.guest.xc_domain_save
         reference = byref(callbacks)
         if save(own.handle, self._fd, self._domid, _LIVE, reference, _PLAIN_STREAM, _NO_ANSWERS):
             raise failed("writing its memory by Xen's own saver")
+
+    def _log_writes(self, _domid: int, is_on: int, _data: object) -> int:
+        """Have QEMU tell what it writes to, or no longer; return 1 to end the saver."""
+        try:
+            self._tell_writes(bool(is_on))
+        except XenFailed as failure:
+            self._failure = failure
+            return 1
+        return 0
 
     def _policy(self, seen: Statistics, _data: object) -> int:
         """Decide what comes next; ``dirty_count`` is negative when nobody has counted yet."""
@@ -194,6 +208,16 @@ class LiveSaver:
             except XenFailed as failure:
                 self._failure = failure
         return int(not self._is_given_up and self._failure is None)
+
+
+def forget(control: XenControl, info: DomainInfo) -> None:
+    """Undo what a saver of a killed snapvm has left; raise ``XenFailed``.
+
+    Xen and QEMU then no longer note what an HVM or PVH guest writes, unless for somebody else.
+    """
+    if info.is_hvm and not xenothers.are_saving(info.domid):
+        control.stop_noting_writes(info.domid)
+        xenqemu.forget_writes(info.domid)
 
 
 def _require_noted(own: XenControl, domid: int) -> None:

@@ -1,9 +1,9 @@
 """Make a Xen domain stand still, by its own suspend or only by a pause; and make it run again.
 
-A PV guest must suspend itself before its memory is saved: it pins its page tables, writes the
-frames of its rings as PFNs, and waits in a hypercall that tells it afterwards whether it is a
+A guest must suspend itself before its memory is saved: a PV guest pins its page tables and writes
+the frames of its rings as PFNs.  Each waits in a hypercall that tells it afterwards whether it is a
 restored copy or simply goes on (Linux: drivers/xen/manage.c).  When it goes on ("fast resume") its
-devices are still connected.
+devices are still connected.  The QEMU of an HVM domain has to go on first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from snapvm import crashpoint, retry
 from snapvm.attention import StuckPaused
 from snapvm.clock import Deadline, WindowClock
 from snapvm.failures import CaptureFailed, WindowBroken
-from snapvm.hypervisor import xenothers, xenrequest
+from snapvm.hypervisor import xenothers, xenqemu, xenrequest
 from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenrequest import SuspendRequest
@@ -228,12 +228,16 @@ def lift(control: XenControl, domid: int, *, suspend: bool, pause: bool) -> None
     """End the ``suspend`` of a domain that has suspended itself, and take one ``pause`` back.
 
     A suspend that somebody else has asked for is not ended: he may be writing its memory.  Harmless
-    for a domain that runs, is being destroyed, or is gone.
+    for a domain that runs, is being destroyed, or is gone.  Its QEMU runs again before it does.
     """
     info = control.info(domid)
     if info is None or info.is_dying:
         return
-    if suspend and info.is_suspended:
-        control.resume(domid)
-    if pause and info.is_paused:
-        control.unpause(domid)
+    try:
+        if info.is_hvm and (suspend or pause):
+            xenqemu.go_on(domid)
+    finally:
+        if suspend and info.is_suspended:
+            control.resume(domid)
+        if pause and info.is_paused:
+            control.unpause(domid)

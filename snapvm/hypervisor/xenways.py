@@ -1,14 +1,14 @@
-"""Decide which way the memory of a Xen domain is captured: that of PV, or that of PVH."""
+"""Decide which way the memory of a Xen domain is captured: that of PV, or that of HVM and PVH."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
 from snapvm import memoryroom
-from snapvm.hypervisor import xenconfig, xenpvh
+from snapvm.hypervisor import xenconfig, xenhvm
 from snapvm.hypervisor.base import Capture, XenImages
 from snapvm.hypervisor.xencapture import XenCapture, XenJob
-from snapvm.hypervisor.xenpvh import XenPvhCapture
+from snapvm.hypervisor.xenhvm import XenHvmCapture
 from snapvm.model import Domain
 
 
@@ -17,8 +17,8 @@ def foreseen(domain: Domain) -> str:
 
     Of a PV domain this depends on how much memory this host can spare now.
     """
-    if xenconfig.is_pvh(xenconfig.parse(domain.name, domain.definition)):
-        return xenpvh.WAY
+    if not xenconfig.is_pv(xenconfig.parse(domain.name, domain.definition)):
+        return xenhvm.WAY
     room = memoryroom.room_now(domain.memory_bytes)
     if room.holds_all:
         return "precopy while it runs, then what has changed while it stands still"
@@ -32,6 +32,6 @@ def foreseen(domain: Domain) -> str:
 
 def with_memory(job: XenJob, images: XenImages) -> AbstractContextManager[Capture]:
     """Prepare the capture of a domain with its memory, for a block."""
-    if xenconfig.is_pvh(job.config):
-        return XenPvhCapture.prepared(job, images)
-    return XenCapture.prepared(job, images)
+    if xenconfig.is_pv(job.config):
+        return XenCapture.prepared(job, images)
+    return XenHvmCapture.prepared(job, images)

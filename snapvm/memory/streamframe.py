@@ -1,7 +1,7 @@
 """The parts of an xl image around the stream that Xen's own saver writes.
 
-xl and libxl put headers and the configuration before it, and one record behind it
-(docs/specs/libxl-migration-stream.pandoc).  A PVH domain has no QEMU, whose state would come there.
+xl and libxl put headers and the configuration before it, and records behind it: one with the state
+of an HVM domain's QEMU, and the last one (docs/specs/libxl-migration-stream.pandoc).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from snapvm.memory.pagingmode import Words
 from snapvm.memory.xenformat import RECORD_HEADER, TYPE_IS_POPULATED, LibxlRecord
 from snapvm.memory.xenimage import ImageWriter
 from snapvm.memory.xenrecord import PageBatch
+from snapvm.memory.xenwriter import ByteSink
 from snapvm.xenguest import WrittenImage
 
 _BLOCK_SHIFT: Final = 12
@@ -38,10 +39,13 @@ class StreamFrame:
             ImageWriter(self._file, definition)
             undo.pop_all()
 
-    def end_stream(self) -> WrittenImage:
+    def end_stream(self, device_model: bytes) -> WrittenImage:
         """See ``StreamImage.end_stream``."""
         self._file.seek(0, os.SEEK_END)
-        self._file.write(RECORD_HEADER.pack(LibxlRecord.END, 0))
+        sink = ByteSink(self._file)
+        if device_model:
+            sink.write(xenimage.device_model_record(device_model))
+        sink.write(RECORD_HEADER.pack(LibxlRecord.END, 0))
         os.fsync(self.descriptor)
         return WrittenImage(
             size_bytes=os.fstat(self.descriptor).st_size,

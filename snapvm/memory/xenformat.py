@@ -56,6 +56,8 @@ LIBXL_CONVERTED: Final = 2
 """Set in a stream that was converted from one of Xen before 4.6; the format is the same."""
 EMULATOR_HEADER: Final = Struct("<II")
 """emulator_id, index; then the record's own data."""
+EMULATOR_QEMU: Final = 2
+"""The emulator_id of every QEMU that is not the one of before 2012."""
 
 
 class LibxlRecord(IntEnum):

@@ -26,6 +26,7 @@ from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.xenformat import (
     CONFIG_LENGTH,
     EMULATOR_HEADER,
+    EMULATOR_QEMU,
     LIBXL_BIG_ENDIAN,
     LIBXL_CONVERTED,
     LIBXL_HEADER,
@@ -181,6 +182,13 @@ class ImageWriter(StreamWriter):
         """Write the tail, and the END record of each stream."""
         super().finish(tail)
         self._sink.write(RECORD_HEADER.pack(LibxlRecord.END, 0))
+
+
+def device_model_record(state: bytes) -> bytes:
+    """Return the record with the state of an HVM domain's QEMU."""
+    body = EMULATOR_HEADER.pack(EMULATOR_QEMU, 0) + state
+    header = RECORD_HEADER.pack(LibxlRecord.EMULATOR_CONTEXT, len(body))
+    return header + body + bytes(-len(body) % RECORD_ALIGN_BYTES)
 
 
 def replace_config(path: Path, config: str) -> bool:

@@ -50,6 +50,8 @@ class FakeXen:
         self.libraries = SimpleNamespace(grants=FakeGrants(), logger=None, major=4, minor=20)
         self.now = RUNNING
         self.root_now = b"cr3"
+        self.obeys = True
+        """Whether the guest can be asked to suspend itself."""
 
     def info(self, _domid: int) -> object:
         return self.now
@@ -67,7 +69,14 @@ class FakeXen:
         self.now = replace(self.now, flags=self.now.flags & ~8)
 
     def resume(self, _domid: int) -> None:
-        self.now = replace(self.now, flags=self.now.flags & 8)
+        self.now = replace(self.now, flags=self.now.flags & (8 | 2))
+
+    def suspends_itself(self, _domid: int) -> bool:
+        return self.obeys
+
+    def suspend(self, _domid: int) -> None:
+        """Suspend an HVM guest that does not do so itself."""
+        self.now = replace(self.now, flags=self.now.flags | 4 | 2 << 16)
 
     def suspends(self, server: FakeXenstored) -> None:
         """Have the guest suspend itself when it is asked to."""
@@ -75,7 +84,7 @@ class FakeXen:
         def answer(path: str, value: str) -> None:
             if value == "suspend":
                 server.set(path, "")
-                self.now = replace(RUNNING, flags=4 | 2 << 16)
+                self.now = replace(self.now, flags=self.now.flags | 4 | 2 << 16)
 
         server.on_write = answer
 

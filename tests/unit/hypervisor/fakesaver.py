@@ -66,7 +66,15 @@ class FakeSaver:
     def _save(self, fd: int, callbacks: Any) -> int:
         os.write(fd, HEAD + struct.pack("<II", STATIC_DATA_END, 0))
         seen = Statistics(dirty_count=self.pages)
-        assert callbacks.switch_qemu_logdirty(5, 1, None) == 0
+        if callbacks.switch_qemu_logdirty(5, 1, None):
+            return -1
+        try:
+            status = self._copy(fd, callbacks, seen)
+        finally:
+            is_failing = callbacks.switch_qemu_logdirty(5, 0, None)
+        return -1 if is_failing else status
+
+    def _copy(self, fd: int, callbacks: Any, seen: Statistics) -> int:
         rounds = 0
         while True:
             answer = callbacks.precopy_policy(seen, None)

@@ -35,7 +35,16 @@ class FakeXen:
     resume_fails: int = 0
     is_about_to_suspend: bool = False
     """It does so when it is let run."""
+    obeys: bool = True
+    """Whether the guest can be asked to suspend itself."""
     libraries: Any = field(default_factory=lambda: SimpleNamespace(major=4, minor=20))
+
+    def suspends_itself(self, _domid: int) -> bool:
+        return self.obeys
+
+    def suspend(self, _domid: int) -> None:
+        self.deeds.append("suspend")
+        self.flags |= SUSPENDED
 
     def info(self, domid: int) -> DomainInfo | None:
         if self.gone:

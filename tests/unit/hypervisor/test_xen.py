@@ -80,9 +80,6 @@ def refusal(scene: Scene, *, with_memory: bool = True) -> str:
 def test_what_cannot_be_captured_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     xen, driver = scene
     driver.check_capture(driver.find("web"), with_memory=True)
-    xen.flag(2)
-    assert "HVM" in refusal(scene)
-    driver.check_capture(driver.find("web"), with_memory=False)
     xen.flag(8)
     assert "xl unpause" in refusal(scene)
     xen.flag(4 | 3 << 16)

@@ -12,7 +12,7 @@ import pytest
 
 from snapvm.failures import DomainFailed, WindowBroken
 from snapvm.hypervisor import xenkeeper, xenothers
-from snapvm.hypervisor.xenpvh import XenPvhCapture
+from snapvm.hypervisor.xenhvm import XenHvmCapture
 from snapvm.memory.streamframe import StreamFrame
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.capturedxen import captured
@@ -137,7 +137,7 @@ def test_what_is_migrated_while_it_is_written_is_no_snapshot(
         images: Any = SimpleNamespace(of_stream=StreamFrame)
         with (
             pytest.raises(WindowBroken, match="migrating"),
-            XenPvhCapture.prepared(job, images) as capture,
+            XenHvmCapture.prepared(job, images) as capture,
             capture.window(),
         ):
             save(processes, job.info.domid)

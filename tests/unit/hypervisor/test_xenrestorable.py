@@ -109,6 +109,17 @@ def test_nothing_is_ended_for_a_start_that_would_miss_a_file(
     driver.check_restore(replace(domain, definition=there), None)
 
 
+@pytest.mark.parametrize(("key", "what"), [("kernel", "kernel"), ("device_model", "device model")])
+def test_the_qemu_of_an_hvm_domain_opens_more(scene: Scene, key: str, what: str) -> None:
+    """It is given the kernel even when the domain is restored, and ends without it."""
+    _, driver = scene
+    hvm = {**CONFIG, "c_info": {**CONFIG["c_info"], "type": "hvm"}}
+    domain = driver.find("web")
+    for path, words in (("/gone/it", rf"its {what} is not there"), ("/dev/null", "")):
+        with refusing(words):
+            driver.check_restore(domain, IMAGE, cookie=json.dumps({**hvm, "b_info": {key: path}}))
+
+
 def test_some_drives_are_not_looked_for(scene: Scene) -> None:
     """The disks are looked at elsewhere, and others are not this domain's to open."""
     _, driver = scene

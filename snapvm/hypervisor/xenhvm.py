@@ -1,7 +1,8 @@
-"""Capture a PVH domain by Xen's own saver, which writes its memory while it runs (`xensaver`).
+"""Capture an HVM or PVH domain by Xen's own saver, which writes memory while it runs (`xensaver`).
 
 Such a guest has page tables of its own frame numbers, and Xen notes for the saver what it writes.
-So nothing has to be corrected, and none of the copies is needed that a PV guest costs.
+So nothing has to be corrected, and none of the copies is needed that a PV guest costs.  HVM has a
+QEMU besides, which is stopped in the pause and whose state is kept with the memory (`xenqemu`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from snapvm import imageroom
 from snapvm.hypervisor import xenconfig, xenothers
 from snapvm.hypervisor.base import Freeze, StreamImage, XenImages
 from snapvm.hypervisor.xencapture import DESTROYED, XenJob
+from snapvm.hypervisor.xenqemu import DeviceModel
 from snapvm.hypervisor.xenrings import Rings
 from snapvm.hypervisor.xensaver import LiveSaver
 from snapvm.imageformats import XL_FILE, XL_SAVE
@@ -23,22 +25,33 @@ from snapvm.model import MemoryRecord
 WAY = "precopy by Xen's own saver while it runs, the last of it while it stands still"
 
 
-class XenPvhCapture:
+class XenHvmCapture:
     """Most of memory is written while the domain runs, the rest in the pause; see ``Capture``."""
 
     method = WAY
     is_brief = False
 
-    def __init__(self, job: XenJob, image: StreamImage, rings: Rings, saver: LiveSaver) -> None:
+    def __init__(
+        self,
+        job: XenJob,
+        image: StreamImage,
+        rings: Rings,
+        saver: LiveSaver,
+        model: DeviceModel | None,
+    ) -> None:
         self._job = job
         self._image = image
         self._rings = rings
         self._saver = saver
+        self._model = model
+        """None for PVH."""
+        self._state = b""
+        """That of the device model."""
         self._pages = 0
 
     @staticmethod
     @contextmanager
-    def prepared(job: XenJob, images: XenImages) -> Iterator[XenPvhCapture]:
+    def prepared(job: XenJob, images: XenImages) -> Iterator[XenHvmCapture]:
         """Write what can be written before the pause; the end of the block ends the saver."""
         job.standstill().require_unasked()
         with ExitStack() as stack:
@@ -47,10 +60,10 @@ class XenPvhCapture:
                 image = images.of_stream(job.folder / XL_FILE, definition)
                 stack.callback(image.close)
                 rings = job.rings()
-                libraries, domid = job.control.libraries, job.info.domid
-                saver = LiveSaver(libraries, domid, image.descriptor, partial(_has_room, job))
+                model = job.device_model()
+                saver = _saver(job, image, model)
                 stack.enter_context(saver.copying(partial(_tell, job, image.descriptor)))
-            yield XenPvhCapture(job, image, rings, saver)
+            yield XenHvmCapture(job, image, rings, saver, model)
 
     @contextmanager
     def window(
@@ -72,10 +85,12 @@ class XenPvhCapture:
             yield
 
     def arm(self) -> None:
-        """Write the memory that has changed since, and the state of the vCPUs."""
+        """Write the memory that has changed since, the state of the vCPUs and of QEMU."""
         job = self._job
         with job.clock.part("memory"), job.failing():
             self._saver.finish()
+            if self._model is not None:
+                self._state = self._model.state()
             # Pages of a domain that is being destroyed are not there, and nothing says so.
             if job.info_now().total_pages != self._pages:
                 raise job.broken(DESTROYED)
@@ -90,10 +105,17 @@ class XenPvhCapture:
     def drain(self) -> MemoryRecord:
         """See ``Capture.drain``: bring the image to the disk."""
         with self._job.failing():
-            written = self._image.end_stream()
+            written = self._image.end_stream(self._state)
             # It may have been given memory while it was written, or have other frames than it had.
             self._job.allow(self._image, written.restored_frames)
         return MemoryRecord(file=XL_FILE, format=XL_SAVE, size_bytes=written.size_bytes)
+
+
+def _saver(job: XenJob, image: StreamImage, model: DeviceModel | None) -> LiveSaver:
+    libraries, domid, room = job.control.libraries, job.info.domid, partial(_has_room, job)
+    if model is None:
+        return LiveSaver(libraries, domid, image.descriptor, room)
+    return LiveSaver(libraries, domid, image.descriptor, room, model.tell_writes)
 
 
 def _tell(job: XenJob, descriptor: int) -> None:

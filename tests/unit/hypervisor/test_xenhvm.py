@@ -16,9 +16,9 @@ import pytest
 
 from snapvm import imageroom
 from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
-from snapvm.hypervisor import xenpvh
+from snapvm.hypervisor import xenhvm
 from snapvm.hypervisor.xencapture import XenJob
-from snapvm.hypervisor.xenpvh import XenPvhCapture
+from snapvm.hypervisor.xenhvm import XenHvmCapture
 from snapvm.memory import xenimage
 from snapvm.memory.streamframe import StreamFrame
 from snapvm.model import Silent
@@ -55,9 +55,9 @@ def saver(scene: Scene) -> FakeSaver:
     return fake
 
 
-def prepared(job: XenJob) -> AbstractContextManager[XenPvhCapture]:
+def prepared(job: XenJob) -> AbstractContextManager[XenHvmCapture]:
     images: Any = SimpleNamespace(of_stream=StreamFrame)
-    return XenPvhCapture.prepared(job, images)
+    return XenHvmCapture.prepared(job, images)
 
 
 def test_most_is_written_while_it_runs_and_the_rest_while_it_stands_still(
@@ -213,5 +213,5 @@ def test_how_much_is_written_is_told(scene: Scene) -> None:
     with (job.folder / "image").open("wb", buffering=0) as image:
         for piece in (b"abc", b"defg"):
             image.write(piece)
-            xenpvh._tell(job, image.fileno())
+            xenhvm._tell(job, image.fileno())
     assert told == [(3, 4), (4, 4)]
