@@ -18,7 +18,7 @@ from snapvm.hypervisor.base import Freeze, StreamImage, XenImages
 from snapvm.hypervisor.xencapture import DESTROYED, XenJob
 from snapvm.hypervisor.xenqemu import DeviceModel
 from snapvm.hypervisor.xenrings import Rings
-from snapvm.hypervisor.xensaver import LiveSaver
+from snapvm.hypervisor.xensaver import LiveSaver, nobody_tells
 from snapvm.imageformats import XL_FILE, XL_SAVE
 from snapvm.model import MemoryRecord
 
@@ -113,9 +113,8 @@ class XenHvmCapture:
 
 def _saver(job: XenJob, image: StreamImage, model: DeviceModel | None) -> LiveSaver:
     libraries, domid, room = job.control.libraries, job.info.domid, partial(_has_room, job)
-    if model is None:
-        return LiveSaver(libraries, domid, image.descriptor, room)
-    return LiveSaver(libraries, domid, image.descriptor, room, model.tell_writes)
+    tell_writes = nobody_tells if model is None else model.tell_writes
+    return LiveSaver(libraries, domid, image.descriptor, room, tell_writes)
 
 
 def _tell(job: XenJob, descriptor: int) -> None:

@@ -40,7 +40,7 @@ class DeviceModel:
                 f"and must be {_ASKED_TWICE[0] + 1}.0 or later"
             )
 
-    def tell_writes(self, tells: bool) -> None:
+    def tell_writes(self, *, tells: bool) -> None:
         """Have QEMU tell Xen from now on what it writes to, or no longer."""
         with xenqmp.talking(self._domid) as qemu:
             qemu.execute("xen-set-global-dirty-log", {"enable": tells})

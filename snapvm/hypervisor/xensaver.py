@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
 from functools import partial
+from typing import Protocol
 
 from snapvm.hypervisor import xenothers, xenqemu
 from snapvm.hypervisor.xencontrol import XenControl
@@ -62,6 +63,16 @@ class _Callbacks(Structure):
     )
 
 
+class TellWrites(Protocol):
+    """Has the guest's QEMU tell Xen what it writes to, or no longer; may raise ``XenFailed``."""
+
+    def __call__(self, *, tells: bool) -> None: ...
+
+
+def nobody_tells(*, tells: bool) -> None:
+    """Stand for the QEMU of a guest that has none."""
+
+
 class LiveSaver:
     """One run of the saver: `copying`, then `come_to_suspend`, then `finish`."""
 
@@ -71,12 +82,12 @@ class LiveSaver:
         domid: int,
         fd: int,
         may_go_on: Callable[[], bool] = lambda: True,
-        tell_writes: Callable[[bool], None] = lambda _tells: None,
+        tell_writes: TellWrites = nobody_tells,
     ) -> None:
         """Write to ``fd``, of which nothing can be expected after ``give_up``.
 
-        ``may_go_on`` tells after each pass whether there is room for another.  ``tell_writes`` has
-        the guest's QEMU tell Xen what it writes to, or no longer; it may raise ``XenFailed``.
+        ``may_go_on`` tells after each pass whether there is room for another.  ``tell_writes`` is
+        called when that begins and when it ends.
         """
         self._libraries = libraries
         self._domid = domid
@@ -170,7 +181,7 @@ class LiveSaver:
     def _log_writes(self, _domid: int, is_on: int, _data: object) -> int:
         """Have QEMU tell what it writes to, or no longer; return 1 to end the saver."""
         try:
-            self._tell_writes(bool(is_on))
+            self._tell_writes(tells=bool(is_on))
         except XenFailed as failure:
             self._failure = failure
             return 1

@@ -93,7 +93,7 @@ def main() -> None:
     new.add_argument("--bus", choices=("virtio", "scsi"), default="virtio")
     new.add_argument("--cache", choices=("none", "writeback"), default="none")
     new.add_argument("--kind", default="thin", help=f"of {', '.join(HOW)}, taken in turn")
-    new.add_argument("--type", choices=("pv", "pvh"), default="pv", help="Xen: of guest")
+    new.add_argument("--type", choices=("pv", "pvh", "hvm"), default="pv", help="Xen: of guest")
     new.add_argument("--backend", default="phy", help="Xen: phy or qdisk, taken in turn")
     new.add_argument("--vg", default="vg0", help="groups, taken in turn for the disks: vg0,vg1")
     new.add_argument("--agent", action="store_true", help="libvirt: a channel for a guest agent")

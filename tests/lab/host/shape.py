@@ -19,6 +19,12 @@ HOW = {
 """Options of lvcreate for each kind of volume."""
 
 
+_NOT_EMULATED = "pci=noearly initcall_blacklist=i8042_init,serial8250_init"
+"""Xen: what costs a guest minutes to look for, where each port is QEMU's and all is emulated."""
+_SCREENLESS = "vga = 'none'\nvnc = 0\n"
+"""Each character on a screen goes through QEMU as well."""
+
+
 @dataclass(frozen=True)
 class DomainShape:
     """A domain to be; ``groups`` are taken in turn for its disks."""
@@ -37,7 +43,7 @@ class DomainShape:
     """Xen: who serves the disks, ``phy`` or ``qdisk``, taken in turn too."""
 
     guest_type: str = "pv"
-    """Xen: ``pv`` or ``pvh``."""
+    """Xen: ``pv``, ``pvh`` or ``hvm``."""
 
     agent: bool = False
     """It has the channel of a guest agent; ``pulse`` answers there."""
@@ -58,7 +64,8 @@ class DomainShape:
 
     def kernel_words(self, console: str) -> str:
         """Return the domain's kernel command line."""
-        return f"console={console} quiet loglevel=1 panic=-1 pulse.disks={self.disks}"
+        less = f"{_NOT_EMULATED} " if self.guest_type == "hvm" else ""
+        return f"console={console} {less}quiet loglevel=1 panic=-1 pulse.disks={self.disks}"
 
 
 AGENT = """
@@ -128,4 +135,4 @@ extra = '{shape.kernel_words("hvc0")}'
 disk = [{disks}]
 on_reboot = 'destroy'
 on_crash = 'preserve'
-"""
+{_SCREENLESS if shape.guest_type == "hvm" else ""}"""

@@ -31,7 +31,8 @@ def test_its_state_is_what_it_writes_when_it_is_stopped(qemu: XenQemu) -> None:
 
 
 def test_a_state_that_it_does_not_write_leaves_it_no_descriptor(qemu: XenQemu) -> None:
-    with pytest.raises(XenFailed, match="libxl stops it before"):
+    qemu.refuses = "xen-save-devices-state"
+    with pytest.raises(XenFailed, match="refused"):
         DeviceModel(DOMID).state()
     assert not qemu.descriptors
 
