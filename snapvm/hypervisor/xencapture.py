@@ -67,12 +67,10 @@ class XenJob:
     def settle(self, rings: Rings) -> None:
         """In the pause: check that the drives are those of the plan, and let them come to rest.
 
-        QEMU, which is stopped for that, goes on when the pause ends (`xenstandstill.lift`).
+        QEMU is stopped when it has served the rings; it goes on when the pause ends
+        (`xenstandstill.lift`).
         """
         with self.clock.part("drain"):
-            model = self.device_model()
-            if model is not None and self.domain.state is DomainState.RUNNING:
-                model.stop()
             # A drive that was just attached may have no ring yet, so numbers are compared too.
             numbers = {vbd.number for vbd in self.attached.vbds}
             if set(xendisks.vbd_numbers(self.store, self.info.domid)) != numbers:
@@ -80,6 +78,9 @@ class XenJob:
             if self._references() != rings.references:
                 raise self._changed()
             rings.drain()
+            model = self.device_model()
+            if model is not None and self.domain.state is DomainState.RUNNING:
+                model.stop()
             self.flush()
 
     def require_config(self) -> None:
