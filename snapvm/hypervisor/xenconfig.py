@@ -97,9 +97,11 @@ def _require_shape(config: Config) -> None:
             shapes += [(number, int) for number in numbers]
         quota = b_info.get("xenstore_quota", {}).get("quota", [])
         shapes += [(quota, list), *((each, dict) for each in quota)]
-        for key in ("bootloader_args", *_QEMU_ARGUMENTS):
-            words = b_info.get(key, [])
-            shapes += [(words, list), *((word, str) for word in words)]
+        own = (each for each in map(b_info.get, TYPES) if isinstance(each, dict))
+        for place in (b_info, *own):
+            for key in ("bootloader_args", *_QEMU_ARGUMENTS):
+                words = place.get(key, [])
+                shapes += [(words, list), *((word, str) for word in words)]
     shapes += [(config.get(key, ""), str) for key in ON_EVENTS]
     for key in ("disks", "nics", "vfbs", "vkbs", *_ELSEWHERE, _SHARED):
         devices = config.get(key, [])
