@@ -58,6 +58,12 @@ Config = dict[str, Any]
 
 def parse(domain: str, listed: str) -> Config:
     """Read the configuration in the output of ``xl list -l``; raise ``DomainRefused``."""
+    if listed.startswith("("):
+        raise DomainRefused(
+            domain=domain,
+            why="xl is set to tell configurations as S-expressions, from which some is left out",
+            remedy="remove `output_format` from /etc/xen/xl.conf: the default is json",
+        )
     return _read(domain, listed, lambda told: told[0]["config"], "xl does not tell")
 
 
