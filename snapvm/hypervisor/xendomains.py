@@ -107,6 +107,13 @@ class XenDomains:
                     return self._name(int(other)) or other
         return ""
 
+    def screen_port(self, domid: int) -> str:
+        """Return the port on which a domain's QEMU listens for VNC; empty when on none.
+
+        A guest cannot write there (tools/libs/light/libxl_device.c, libxl__device_generic_add).
+        """
+        return self._store.read(f"{_DOMAINS}/{domid}/console/vnc-port") or ""
+
     def is_going(self, domid: int) -> bool:
         """Tell whether a domain is being destroyed, or is gone."""
         info = self.control.info(domid)

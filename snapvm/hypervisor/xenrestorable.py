@@ -14,6 +14,7 @@ from snapvm.hypervisor import (
     xenpins,
     xenroom,
     xensaved,
+    xenscreens,
 )
 from snapvm.hypervisor.xenconfig import Config
 from snapvm.hypervisor.xendomaininfo import DomainInfo
@@ -61,6 +62,8 @@ def require(
     files = xenconfig.start_files(config, boots=image is None)
     startfiles.require(domain.name, files)
     xenbridges.require(domain.name, config)
+    own_port = "" if info is None else domains.screen_port(info.domid)
+    xenscreens.require(domain.name, config, own_port)
     _require_pool(domain.name, config, domains)
     xenpins.require(runner, domain.name, config)
     _require_backends(domain.name, config, domains)
