@@ -153,7 +153,7 @@ class XenHypervisor:
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
         with capturing(domain):
-            info = self._domains.get(domain)
+            info = self._domains.in_its_run(domain)
             known = self._attached.get(domain.uuid)
             job = XenJob(
                 domain=domain,
@@ -213,7 +213,7 @@ class XenHypervisor:
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
-            info = xenrestorable.as_found(self._domains, domain)
+            info = xenrestorable.as_found(self._domains, self._store, domain, self._attached)
         if info is None or state_of(info) is not DomainState.RUNNING:
             yield
             return

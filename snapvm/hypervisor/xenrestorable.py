@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from snapvm.errors import quoted
@@ -10,6 +11,7 @@ from snapvm.hypervisor import (
     xenbridges,
     xencfg,
     xenconfig,
+    xendisks,
     xenothers,
     xenpins,
     xenroom,
@@ -17,10 +19,12 @@ from snapvm.hypervisor import (
     xenscreens,
 )
 from snapvm.hypervisor.xenconfig import Config
+from snapvm.hypervisor.xendisks import Attached, Vbd
 from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.model import Domain, DomainState
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.process import Runner
 from snapvm.refusals import DomainRefused
 
@@ -69,11 +73,14 @@ def require(
     _require_backends(domain.name, config, domains)
 
 
-def as_found(domains: XenDomains, domain: Domain) -> DomainInfo | None:
+def as_found(
+    domains: XenDomains, store: XenStore, domain: Domain, attached: Mapping[DomainUuid, Attached]
+) -> DomainInfo | None:
     """Return a domain that is about to be ended as Xen has it now; None for one that is off.
 
-    Raises ``XenFailed`` when it has ended or was started since it was found, or somebody else has
-    begun to save or migrate it.
+    ``attached`` is what domains had when their drives were asked for.  Raises ``XenFailed`` when
+    it has ended, has rebooted, was started or has got other disks since it was found, or somebody
+    else has begun to save or migrate it.
     """
     info = domains.known(domain)
     # One that was created anew has another uuid, unless its configuration names one.
@@ -82,9 +89,18 @@ def as_found(domains: XenDomains, domain: Domain) -> DomainInfo | None:
     now = DomainState.SHUTOFF if info is None else state_of(info)
     if now is not domain.state and not (now.has_memory and domain.state.has_memory):
         raise XenFailed(f"it is {now} by now")
-    if info is not None and xenothers.are_saving(info.domid):
-        raise XenFailed("somebody else saves or migrates it")
+    if info is not None:
+        info = domains.in_its_run(domain)
+        then = attached.get(domain.uuid)
+        if then and _disks(xendisks.read_vbds(store, info.domid)) != _disks(then.vbds):
+            raise XenFailed("its disks were changed meanwhile")
+        if xenothers.are_saving(info.domid):
+            raise XenFailed("somebody else saves or migrates it")
     return info
+
+
+def _disks(vbds: Iterable[Vbd]) -> tuple[Vbd, ...]:
+    return tuple(vbd for vbd in vbds if vbd.is_captured)
 
 
 def _require_pool(name: str, config: Config, domains: XenDomains) -> None:
