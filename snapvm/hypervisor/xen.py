@@ -219,7 +219,7 @@ class XenHypervisor:
             return
         try:
             with doing("suspended", domain), crashpoint.around("suspend"):
-                self._control.pause(info.domid)
+                xenrestorable.hold(self._control, info.domid)
             yield
         except BaseException:
             with shielded():

@@ -19,6 +19,7 @@ from snapvm.hypervisor import (
     xenscreens,
 )
 from snapvm.hypervisor.xenconfig import Config
+from snapvm.hypervisor.xencontrol import XenControl
 from snapvm.hypervisor.xendisks import Attached, Vbd
 from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xendomains import XenDomains, state_of
@@ -97,6 +98,18 @@ def as_found(
         if xenothers.are_saving(info.domid):
             raise XenFailed("somebody else saves or migrates it")
     return info
+
+
+def hold(control: XenControl, domid: int) -> None:
+    """Pause a domain that is about to be ended; raise ``XenFailed`` when it has just shut down.
+
+    One that did so to reboot is made anew by its xl, though it is paused.  Once it is paused it
+    cannot shut down any more.
+    """
+    control.pause(domid)
+    info = control.info(domid)
+    if info is None or info.is_shut_down:
+        raise XenFailed("it shut down or crashed just then")
 
 
 def _disks(vbds: Iterable[Vbd]) -> tuple[Vbd, ...]:

@@ -114,3 +114,13 @@ def test_one_that_is_about_to_reboot_is_left_alone(scene: Scene) -> None:
     ):
         pytest.fail("the block ran")
     assert xen.info_of[5].flags == 4 | 1 << 16
+
+
+def test_one_that_reboots_just_before_it_is_paused_is_left_alone(scene: Scene) -> None:
+    """Its xl made it anew, upon disks that were just being exchanged."""
+    xen, driver = scene
+    domain = driver.find("web")
+    vars(xen)["pause"] = lambda _domid: xen.flag(8 | 4 | 1 << 16)
+    with pytest.raises(DomainFailed, match="shut down or crashed"), driver.frozen(domain):
+        pytest.fail("the block ran")
+    assert not xen.info_of[5].is_paused
