@@ -91,7 +91,7 @@ class GoingBack:
             self._prepare(warm, undo)
             require_right()
             known = writingback.known_before(self.host.lvm, self.plan)
-            return self.in_present_run().past_return(warm, undo, known)
+            return self.as_it_is_now().past_return(warm, undo, known)
 
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""
@@ -109,18 +109,22 @@ class GoingBack:
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
 
-    def in_present_run(self) -> GoingBack:
-        """Return this for the run that the domain is in now, which is written down.
+    def as_it_is_now(self) -> GoingBack:
+        """Return this for what the domain does now, which is written down.
 
-        The image may have been read for an hour, and its guest, if it panics over and over, has
-        rebooted since.  What would then stand still is the run that the journal has to name, else
-        whoever finds that left behind takes it for its owner's.
+        The image may have been read for an hour.  Since then the guest may have rebooted, as one
+        does that panics over and over, and is in another run; or its owner has paused it, or lets
+        it run.  Whoever finds it standing still after this, and nobody at work, lets it run only
+        if the journal says that it did, and in this run.
         """
         planned = self.plan.domain
         found = standing.find(self.host, planned.name)
-        if found is None or found.uuid != planned.uuid or found.run in (None, planned.run):
+        if found is None or found.uuid != planned.uuid or None in (found.run, planned.run):
             return self
-        journal = replace(self.journal, run=DomainRun.of(found))
+        runs = found.state is DomainState.RUNNING
+        journal = replace(self.journal, run=DomainRun.of(found), was_running=runs)
+        if journal == self.journal:
+            return self
         self._write_down(journal)
         plan = replace(self.plan, domain=replace(planned, run=found.run))
         return replace(self, plan=plan, journal=journal)
