@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from snapvm.clock import Deadline
 from snapvm.errors import quoted
 from snapvm.hypervisor import (
     startfiles,
@@ -12,6 +14,7 @@ from snapvm.hypervisor import (
     xencfg,
     xenconfig,
     xendisks,
+    xenkeeper,
     xenothers,
     xenpins,
     xenroom,
@@ -28,6 +31,10 @@ from snapvm.hypervisor.xenstore import XenStore
 from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.process import Runner
 from snapvm.refusals import DomainRefused
+
+START_SECONDS = 10.0
+"""An xl sleeps for two between two runs of a domain; to clear away may take longer than that."""
+_LOOK_SECONDS = 0.1
 
 
 def require(
@@ -90,7 +97,9 @@ def as_found(
     now = DomainState.SHUTOFF if info is None else state_of(info)
     if now is not domain.state and not (now.has_memory and domain.state.has_memory):
         raise XenFailed(f"it is {now} by now")
-    if info is not None:
+    if info is None:
+        _require_no_starter(domains, domain.name)
+    else:
         info = domains.in_its_run(domain)
         then = attached.get(domain.uuid)
         if then and _disks(xendisks.read_vbds(store, info.domid)) != _disks(then.vbds):
@@ -98,6 +107,20 @@ def as_found(
         if xenothers.are_saving(info.domid):
             raise XenFailed("somebody else saves or migrates it")
     return info
+
+
+def _require_no_starter(domains: XenDomains, name: str) -> None:
+    """Raise ``XenFailed`` for a domain that is off when an xl is about to make it.
+
+    An xl that only clears away what its domain has left is waited for.
+    """
+    deadline = Deadline(START_SECONDS)
+    while starters := xenkeeper.starters(name, domains.numbers()):
+        if domains.named(name) is not None:
+            raise XenFailed("it was started meanwhile")
+        if not deadline.left_seconds:
+            raise XenFailed(f"it is off, and xl (process {starters[0]}) may be about to start it")
+        time.sleep(_LOOK_SECONDS)
 
 
 def hold(control: XenControl, domid: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from snapvm.clock import WindowClock
 from snapvm.failures import CaptureFailed, DomainFailed
+from snapvm.hypervisor import xenkeeper, xenrestorable
 from snapvm.model import DomainState, Silent
 from tests.unit.hypervisor.fakedrives import DISK
 from tests.unit.hypervisor.fakexen import RUNNING, UUID, Scene
@@ -124,3 +128,65 @@ def test_one_that_reboots_just_before_it_is_paused_is_left_alone(scene: Scene) -
     with pytest.raises(DomainFailed, match="shut down or crashed"), driver.frozen(domain):
         pytest.fail("the block ran")
     assert not xen.info_of[5].is_paused
+
+
+@pytest.mark.parametrize(
+    ("log", "state", "why"),
+    [
+        ("Waiting for domain web (domid 5) to die [pid 77]\nDone. Rebooting now\n", "S", "77"),
+        ("Waiting for domain web (domid 6) to die [pid 77]\n", "S", ""),
+        ("Waiting for domain web (domid 5) to die [pid 77]\n", "T", ""),
+        ("", "S", "77"),
+    ],
+    ids=["it reboots", "it was renamed", "its xl is stopped", "it is being made"],
+)
+def test_one_that_its_xl_is_about_to_make_anew_is_left_alone(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, state: str, why: str
+) -> None:
+    """For two seconds between two runs nobody knows it: it was booted amid its rollback."""
+    xen, driver = scene
+    off = replace(driver.find("web"), state=DomainState.SHUTOFF)
+    xen.info_of = {6: replace(RUNNING, domid=6, uuid=UUID.replace("1", "9"))}
+    xen.store.values = {"/local/domain/6/name": "web-old"}
+    make_xl(tmp_path, log, state)
+    monkeypatch.setattr(xenkeeper, "PROCESSES", tmp_path)
+    monkeypatch.setattr(xenrestorable, "START_SECONDS", 0)
+    leaving = pytest.raises(DomainFailed, match=f"process {why}") if why else nullcontext()
+    with leaving, driver.frozen(off):
+        assert not why
+
+
+def make_xl(processes: Path, log: str, state: str = "S") -> Path:
+    """Make what /proc has of an xl that looks after a domain called web."""
+    process = processes / "77"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("xl\n")
+    (process / "status").write_text(f"Uid:\t{os.getuid()}\n")
+    (process / "stat").write_text(f"77 (xl) {state} 1")
+    (process / "cmdline").write_bytes(b"xl\0create\0/none.cfg\0")
+    (processes / "xl-web.log").write_text(log)
+    (process / "fd/1").symlink_to(processes / "xl-web.log")
+    return process
+
+
+@pytest.mark.parametrize("comes", [False, True])
+def test_an_xl_that_is_at_work_yet_is_waited_for(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, comes: bool
+) -> None:
+    """After `xl shutdown -w` it clears away what the domain has left; or it makes the domain."""
+    xen, driver = scene
+    off = replace(driver.find("web"), state=DomainState.SHUTOFF)
+    xen.info_of.clear()
+    process = make_xl(tmp_path, "")
+    monkeypatch.setattr(xenkeeper, "PROCESSES", tmp_path)
+
+    def go_on(_seconds: float) -> None:
+        if comes:
+            xen.come()
+        else:
+            (process / "comm").unlink()
+
+    monkeypatch.setattr(time, "sleep", go_on)
+    leaving = pytest.raises(DomainFailed, match="started meanwhile") if comes else nullcontext()
+    with leaving, driver.frozen(off):
+        assert not comes
