@@ -318,7 +318,7 @@ class XenHypervisor:
             now = self._domains.get(domain)
         except XenFailed as failure:
             raise stuck(domain, str(failure)) from failure
-        if state_of(now) is not DomainState.RUNNING:
+        if now.is_paused or now.is_suspended:  # one that has shut down or crashed stands for nobody
             raise stuck(domain, f"it is {state_of(now)}")
 
     def _require_off(self, domain: Domain) -> None:

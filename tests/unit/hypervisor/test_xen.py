@@ -224,6 +224,16 @@ def test_one_that_is_destroyed_instead_is_let_alone(scene: Scene) -> None:
     assert xen.store.resumed == []
 
 
+def test_one_that_crashed_instead_does_not_stand_in_the_way_of_a_repair(scene: Scene) -> None:
+    """Where it is kept (`on_crash="preserve"`), each was to be mended by the next one."""
+    xen, driver = scene
+    xen.store.values["/libxl/5/snapvm-suspend"] = ""
+    xen.flag(4 | 3 << 16)
+    driver.abandon(driver.find("web"))
+    assert "/libxl/5/snapvm-suspend" not in xen.store.values
+    assert driver.find("web").state is DomainState.CRASHED
+
+
 def test_of_two_with_one_uuid_the_other_is_left_alone(scene: Scene) -> None:
     xen, driver = scene
     domain = driver.find("web")

@@ -120,14 +120,19 @@ def test_one_that_is_about_to_reboot_is_left_alone(scene: Scene) -> None:
     assert xen.info_of[5].flags == 4 | 1 << 16
 
 
-def test_one_that_reboots_just_before_it_is_paused_is_left_alone(scene: Scene) -> None:
+@pytest.mark.parametrize("reason", [1, 3], ids=["it reboots", "it crashed, and is kept"])
+def test_one_that_shuts_down_just_before_it_is_paused_is_left_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
     """Its xl made it anew, upon disks that were just being exchanged."""
     xen, driver = scene
-    domain = driver.find("web")
-    vars(xen)["pause"] = lambda _domid: xen.flag(8 | 4 | 1 << 16)
+    domain, stopped = driver.find("web"), 4 | reason << 16
+    vars(xen)["pause"] = lambda _domid: xen.flag(8 | stopped)
+    vars(xen)["unpause"] = lambda _domid: xen.flag(stopped)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("it is resumed in vain"))
     with pytest.raises(DomainFailed, match="shut down or crashed"), driver.frozen(domain):
         pytest.fail("the block ran")
-    assert not xen.info_of[5].is_paused
+    assert xen.info_of[5].flags == stopped
 
 
 @pytest.mark.parametrize(
