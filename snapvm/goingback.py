@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from snapvm import (
@@ -28,6 +28,7 @@ from snapvm import (
 )
 from snapvm.attention import HalfBack, LeftBehind
 from snapvm.clock import Deadline
+from snapvm.domainrun import DomainRun
 from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
@@ -90,12 +91,7 @@ class GoingBack:
             self._prepare(warm, undo)
             require_right()
             known = writingback.known_before(self.host.lvm, self.plan)
-            with undisturbed(), unstoppable():
-                try:
-                    self._exchange(warm, undo, known)
-                    return self._go_on()
-                finally:
-                    nothing_is_left()
+            return self.as_it_is_now().past_return(warm, undo, known)
 
     def _prepare(self, warm: Crews, undo: Undo) -> None:
         """Write down what is intended, and make all that can be made beside a running domain."""
@@ -112,6 +108,38 @@ class GoingBack:
             "the names of the disks (until then the domain must not be started)",
             partial(takingback.put_names_back, host.lvm, plan.set, self.disks),
         )
+
+    def as_it_is_now(self) -> GoingBack:
+        """Return this for what the domain does now, which is written down.
+
+        The image may have been read for an hour.  Since then the guest may have rebooted, as one
+        does that panics over and over, and is in another run; or its owner has paused it, or lets
+        it run.  Whoever finds it standing still after this, and nobody at work, lets it run only
+        if the journal says that it did, and in this run.
+        """
+        planned = self.plan.domain
+        found = standing.find(self.host, planned.name)
+        if found is None or found.uuid != planned.uuid or None in (found.run, planned.run):
+            return self
+        runs = found.state is DomainState.RUNNING
+        journal = replace(self.journal, run=DomainRun.of(found), was_running=runs)
+        if journal == self.journal:
+            return self
+        self._write_down(journal)
+        plan = replace(self.plan, domain=replace(planned, run=found.run))
+        return replace(self, plan=plan, journal=journal)
+
+    def past_return(self, warm: Crews, undo: Undo, known: Report) -> RollbackDone:
+        """End the domain and bring it back, undisturbed; as ``carry_out``, of which it is a part.
+
+        ``known`` is what LVM reported of what is prepared.
+        """
+        with undisturbed(), unstoppable():
+            try:
+                self._exchange(warm, undo, known)
+                return self._go_on()
+            finally:
+                nothing_is_left()
 
     def _exchange(self, warm: Crews, undo: Undo, known: Report) -> None:
         """Keep what is current below the standing domain, then end it: no return from here."""

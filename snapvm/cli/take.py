@@ -30,13 +30,14 @@ NOTE_LIMIT = 1000
 MANUAL = Manual(
     prerequisites=(
         "Every writable disk of DOM is a logical volume. The domain is running, paused or shut "
-        "off. If it is shut off, only its disks are captured; nobody else uses them, and libvirt "
-        "keeps no memory of it for its next start (virsh managedsave). If a libvirt domain is "
-        "paused, its memory can be captured only by `background`, unless --stop ends it: after any "
-        "other method QEMU would not save it again before it has run. There is room for the memory "
-        "in the state folder and for the snapshots in the volume groups. Nobody begins to save or "
-        "migrate the domain meanwhile: that makes the take fail, and a Xen HVM or PVH domain would "
-        "be damaged at its destination, which Xen does not report."
+        "off, but one that is shut off is known to libvirt alone, and not to xl. Then only its "
+        "disks are captured; nobody else uses them, and libvirt keeps no memory of it for its next "
+        "start (virsh managedsave). If a libvirt domain is paused, its memory can be captured only "
+        "by `background`, unless --stop ends it: after any other method QEMU would not save it "
+        "again before it has run. There is room for the memory in the state folder and for the "
+        "snapshots in the volume groups. Nobody begins to save or migrate the domain meanwhile: "
+        "that makes the take fail, and a Xen HVM or PVH domain would be damaged at its "
+        "destination, which Xen does not report."
     ),
     success=(
         "Memory and all disks, captured at one instant, are recorded as DOM@ID. The domain stood "

@@ -1,4 +1,4 @@
-"""Check that a libvirt domain will be able to listen on its ports, before it is ended.
+"""Check that a domain will be able to listen on its ports, before it is ended.
 
 Its screen may have a fixed port that a clone uses by now, or an address of another host.  QEMU
 would notice only when it is started.
@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 
 from snapvm.hypervisor import domainxml
@@ -32,19 +32,27 @@ Place = tuple[str, int]
 
 
 def require(domain: Domain, definition: str, remedy: str) -> None:
-    """Raise ``DomainRefused`` for the first port that is in use, or address that is not here.
+    """Raise ``DomainRefused`` for what a libvirt domain's definition has it listen on in vain.
 
     Ports on which the domain itself listens now will be free when it has ended.
     """
     present = "" if domain.state is DomainState.SHUTOFF else domain.definition
     own = {port for _, port in _places(present, with_chosen=True)}
-    for address, port in _places(definition):
+    require_free(domain.name, _places(definition), own, remedy)
+
+
+def require_free(domain: str, places: Iterable[Place], own: Container[int], remedy: str) -> None:
+    """Raise ``DomainRefused`` for the first place at which the domain could not listen.
+
+    It listens on its ``own`` ports now, and at which address of them does not matter: it may be at
+    all of them.
+    """
+    for address, port in places:
         number = _trouble(address, port)
         why = _WHY.get(number, "")
-        # The domain may listen at all addresses now, so only the port is compared.
         if why and not (number == errno.EADDRINUSE and port in own):
             raise DomainRefused(
-                domain=domain.name,
+                domain=domain,
                 why=f"it would not start: it has to listen on {address} port {port}, and {why}",
                 remedy=f"free it (`ss -ltnp` shows who has it, `ip address` the addresses), or "
                 f"{remedy}",
@@ -76,12 +84,12 @@ def _places(definition: str, *, with_chosen: bool = False) -> Iterator[Place]:
             address = named.get("address") or named.get("listen") or _BY_DEFAULT
             is_free = screen.get("autoport") == "yes" and not with_chosen
             names = _PORTS[-1:] if is_free else _PORTS
-            yield from _fixed(address, [screen.get(name, "") for name in names])
+            yield from fixed(address, [screen.get(name, "") for name in names])
     for source in root.iterfind("./devices/*[@type='tcp']/source[@mode='bind']"):
-        yield from _fixed(source.get("host", _BY_DEFAULT), [source.get("service", "")])
+        yield from fixed(source.get("host", _BY_DEFAULT), [source.get("service", "")])
 
 
-def _fixed(address: str, ports: list[str]) -> Iterator[Place]:
+def fixed(address: str, ports: list[str]) -> Iterator[Place]:
     """Yield the valid ports of an address; nothing when it is a name."""
     with suppress(ValueError):
         ipaddress.ip_address(address)

@@ -153,7 +153,7 @@ class XenHypervisor:
     ) -> Iterator[Capture]:
         """Prepare a capture; see ``Hypervisor.capture``."""
         with capturing(domain):
-            info = self._domains.get(domain)
+            info = self._domains.in_its_run(domain)
             known = self._attached.get(domain.uuid)
             job = XenJob(
                 domain=domain,
@@ -213,13 +213,13 @@ class XenHypervisor:
     def frozen(self, domain: Domain) -> Iterator[None]:
         """See ``Hypervisor.frozen``; a domain that its owner has paused meanwhile stays paused."""
         with doing("suspended", domain):
-            info = xenrestorable.as_found(self._domains, domain)
+            info = xenrestorable.as_found(self._domains, self._store, domain, self._attached)
         if info is None or state_of(info) is not DomainState.RUNNING:
             yield
             return
         try:
             with doing("suspended", domain), crashpoint.around("suspend"):
-                self._control.pause(info.domid)
+                xenrestorable.hold(self._control, info.domid)
             yield
         except BaseException:
             with shielded():
@@ -317,7 +317,7 @@ class XenHypervisor:
             now = self._domains.get(domain)
         except XenFailed as failure:
             raise stuck(domain, str(failure)) from failure
-        if state_of(now) is not DomainState.RUNNING:
+        if now.is_paused or now.is_suspended:  # one that has shut down or crashed stands for nobody
             raise stuck(domain, f"it is {state_of(now)}")
 
     def _require_off(self, domain: Domain) -> None:

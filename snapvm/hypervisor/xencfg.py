@@ -58,6 +58,7 @@ def tell(domain: str, config: Config) -> str:
     if "pool_name" in config["c_info"]:
         c_info.pop("poolid", None)  # its number, which may be another by now
     own = {key: value for kind in TYPES for key, value in b_info.pop(kind, {}).items()}
+    b_info.setdefault("bootloader_args", own.pop("bootloader_args", []))  # as libvirt has it
     b_info.pop("type", None)
     lines += [*_vcpus(domain, b_info), *_memory(b_info), *_lists(domain, b_info)]
     for key, word in _WORDS.items():

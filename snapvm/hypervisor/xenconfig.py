@@ -58,6 +58,12 @@ Config = dict[str, Any]
 
 def parse(domain: str, listed: str) -> Config:
     """Read the configuration in the output of ``xl list -l``; raise ``DomainRefused``."""
+    if listed.startswith("("):
+        raise DomainRefused(
+            domain=domain,
+            why="xl is set to tell configurations as S-expressions, from which some is left out",
+            remedy="remove `output_format` from /etc/xen/xl.conf: the default is json",
+        )
     return _read(domain, listed, lambda told: told[0]["config"], "xl does not tell")
 
 
@@ -97,9 +103,11 @@ def _require_shape(config: Config) -> None:
             shapes += [(number, int) for number in numbers]
         quota = b_info.get("xenstore_quota", {}).get("quota", [])
         shapes += [(quota, list), *((each, dict) for each in quota)]
-        for key in ("bootloader_args", *_QEMU_ARGUMENTS):
-            words = b_info.get(key, [])
-            shapes += [(words, list), *((word, str) for word in words)]
+        own = (each for each in map(b_info.get, TYPES) if isinstance(each, dict))
+        for place in (b_info, *own):
+            for key in ("bootloader_args", *_QEMU_ARGUMENTS):
+                words = place.get(key, [])
+                shapes += [(words, list), *((word, str) for word in words)]
     shapes += [(config.get(key, ""), str) for key in ON_EVENTS]
     for key in ("disks", "nics", "vfbs", "vkbs", *_ELSEWHERE, _SHARED):
         devices = config.get(key, [])

@@ -60,6 +60,16 @@ class XenDomains:
             raise XenFailed(f"there is no domain {domain.name} any more")
         return info
 
+    def in_its_run(self, domain: Domain) -> DomainInfo:
+        """Return the present state of a domain in the run in which it was found before.
+
+        When its guest reboots it becomes another domain of the same uuid.  Raises ``XenFailed``.
+        """
+        info = self.get(domain)
+        if str(info.domid) != domain.run:
+            raise XenFailed("it has rebooted, or was started anew, meanwhile")
+        return info
+
     def require_unique(self, domain: Domain) -> None:
         """Raise ``DomainRefused`` when another domain has its uuid: snapshots are kept by it."""
         found = self._of_uuid(domain.uuid)
@@ -106,6 +116,13 @@ class XenDomains:
                 if other in alive and self._store.names(f"{folder}/{kind}/{other}"):
                     return self._name(int(other)) or other
         return ""
+
+    def screen_port(self, domid: int) -> str:
+        """Return the port on which a domain's QEMU listens for VNC; empty when on none.
+
+        A guest cannot write there (tools/libs/light/libxl_device.c, libxl__device_generic_add).
+        """
+        return self._store.read(f"{_DOMAINS}/{domid}/console/vnc-port") or ""
 
     def is_going(self, domid: int) -> bool:
         """Tell whether a domain is being destroyed, or is gone."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +31,7 @@ STAYS_SINCE = (4, 20)
 PROCESSES = Path("/proc")
 USERDATA = Path("/var/lib/xen")
 _STDOUT = "fd/1"
+_WAITS = re.compile(rb"\(domid (\d{1,5})\) to die")
 _UID = re.compile(r"^Uid:\t(\d+)", re.MULTILINE)
 _NAME = re.compile(r"""^[ \t]*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
 
@@ -43,6 +44,26 @@ def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
         for folder in processes.iterdir()
         if folder.name.isdigit() and _looks_after(folder, name, log)
     )
+
+
+def starters(name: str, alive: Collection[int]) -> tuple[int, ...]:
+    """Return the processes that may be about to make a domain of this name, which is off.
+
+    The xl of one that reboots sleeps in between (xl_vmcontrol.c, create_domain).  One whose domain
+    is ``alive``, and was renamed, says so in its log; and one that is stopped makes none.
+    """
+    pids = keepers(name, PROCESSES)
+    return tuple(pid for pid in pids if not _is_at_rest(PROCESSES / str(pid), alive))
+
+
+def _is_at_rest(folder: Path, alive: Collection[int]) -> bool:
+    with suppress(OSError):
+        if (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:1] == ["T"]:
+            return True
+        log = folder / _STDOUT
+        domids = _WAITS.findall(log.read_bytes()) if log.is_file() else []
+        return bool(domids) and int(domids[-1]) in alive
+    return True  # it has ended meanwhile
 
 
 def is_libvirts(domid: int, uuid: str) -> bool:

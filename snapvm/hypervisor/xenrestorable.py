@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from snapvm.clock import Deadline
 from snapvm.errors import quoted
 from snapvm.hypervisor import (
     startfiles,
     xenbridges,
     xencfg,
     xenconfig,
+    xendisks,
+    xenkeeper,
     xenothers,
     xenpins,
     xenroom,
     xensaved,
+    xenscreens,
 )
 from snapvm.hypervisor.xenconfig import Config
+from snapvm.hypervisor.xencontrol import XenControl
+from snapvm.hypervisor.xendisks import Attached, Vbd
 from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xendomains import XenDomains, state_of
 from snapvm.hypervisor.xenlib import XenFailed
-from snapvm.model import Domain, DomainState
+from snapvm.hypervisor.xenstore import XenStore
+from snapvm.model import Domain, DomainState, DomainUuid
 from snapvm.process import Runner
 from snapvm.refusals import DomainRefused
+
+START_SECONDS = 10.0
+"""An xl sleeps for two between two runs of a domain; to clear away may take longer than that."""
+_LOOK_SECONDS = 0.1
 
 
 def require(
@@ -61,16 +74,21 @@ def require(
     files = xenconfig.start_files(config, boots=image is None)
     startfiles.require(domain.name, files)
     xenbridges.require(domain.name, config)
+    own_port = "" if info is None else domains.screen_port(info.domid)
+    xenscreens.require(domain.name, config, own_port)
     _require_pool(domain.name, config, domains)
     xenpins.require(runner, domain.name, config)
     _require_backends(domain.name, config, domains)
 
 
-def as_found(domains: XenDomains, domain: Domain) -> DomainInfo | None:
+def as_found(
+    domains: XenDomains, store: XenStore, domain: Domain, attached: Mapping[DomainUuid, Attached]
+) -> DomainInfo | None:
     """Return a domain that is about to be ended as Xen has it now; None for one that is off.
 
-    Raises ``XenFailed`` when it has ended or was started since it was found, or somebody else has
-    begun to save or migrate it.
+    ``attached`` is what domains had when their drives were asked for.  Raises ``XenFailed`` when
+    it has ended, has rebooted, was started or has got other disks since it was found, or somebody
+    else has begun to save or migrate it.
     """
     info = domains.known(domain)
     # One that was created anew has another uuid, unless its configuration names one.
@@ -79,9 +97,46 @@ def as_found(domains: XenDomains, domain: Domain) -> DomainInfo | None:
     now = DomainState.SHUTOFF if info is None else state_of(info)
     if now is not domain.state and not (now.has_memory and domain.state.has_memory):
         raise XenFailed(f"it is {now} by now")
-    if info is not None and xenothers.are_saving(info.domid):
-        raise XenFailed("somebody else saves or migrates it")
+    if info is None:
+        _require_no_starter(domains, domain.name)
+    else:
+        info = domains.in_its_run(domain)
+        then = attached.get(domain.uuid)
+        if then and _disks(xendisks.read_vbds(store, info.domid)) != _disks(then.vbds):
+            raise XenFailed("its disks were changed meanwhile")
+        if xenothers.are_saving(info.domid):
+            raise XenFailed("somebody else saves or migrates it")
     return info
+
+
+def _require_no_starter(domains: XenDomains, name: str) -> None:
+    """Raise ``XenFailed`` for a domain that is off when an xl is about to make it.
+
+    An xl that only clears away what its domain has left is waited for.
+    """
+    deadline = Deadline(START_SECONDS)
+    while starters := xenkeeper.starters(name, domains.numbers()):
+        if domains.named(name) is not None:
+            raise XenFailed("it was started meanwhile")
+        if not deadline.left_seconds:
+            raise XenFailed(f"it is off, and xl (process {starters[0]}) may be about to start it")
+        time.sleep(_LOOK_SECONDS)
+
+
+def hold(control: XenControl, domid: int) -> None:
+    """Pause a domain that is about to be ended; raise ``XenFailed`` when it has just shut down.
+
+    One that did so to reboot is made anew by its xl, though it is paused.  Once it is paused it
+    cannot shut down any more.
+    """
+    control.pause(domid)
+    info = control.info(domid)
+    if info is None or info.is_shut_down:
+        raise XenFailed("it shut down or crashed just then")
+
+
+def _disks(vbds: Iterable[Vbd]) -> tuple[Vbd, ...]:
+    return tuple(vbd for vbd in vbds if vbd.is_captured)
 
 
 def _require_pool(name: str, config: Config, domains: XenDomains) -> None:

@@ -25,6 +25,8 @@ from snapvm.interrupt import shielded
 from snapvm.model import Domain, DomainState
 
 _LOOK_SECONDS = 0.002
+_PAUSED = "somebody else paused it"
+"""Which keeps it from suspending itself."""
 MEND = "snapvm repair"
 """The command that unpauses a domain or makes a suspended one go on; xl before 4.20 cannot."""
 
@@ -88,6 +90,7 @@ class Standstill:
             self._is_asked = True
             self._request.put()
         if not self._request.wait_until_taken():
+            self._require_running()
             seconds = xenrequest.ACKNOWLEDGE_SECONDS
             raise self._failed(f"the guest did not answer within {seconds:g} s")
         self._clock.stopped()
@@ -106,6 +109,8 @@ class Standstill:
             what = "somebody else had it suspend itself"
         elif info.is_shut_down:
             what = "it shut down or crashed"
+        elif info.is_paused:
+            what = _PAUSED
         elif xenothers.are_saving(self._domid):
             what = "somebody else saves or migrates it"
         if what:
@@ -122,8 +127,8 @@ class Standstill:
                 return
             if info.is_shut_down:
                 raise self._broken("it shut down or crashed")
-            if info.is_paused:  # which keeps it from suspending itself
-                raise self._broken("somebody else paused it")
+            if info.is_paused:
+                raise self._broken(_PAUSED)
             if not deadline.left_seconds:
                 seconds = deadline.seconds
                 what = f"it accepted the request to suspend, but did not within {seconds:g} s"

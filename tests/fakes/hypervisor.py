@@ -212,6 +212,8 @@ class FakeHypervisor:
         if domain.state.has_memory is not state.has_memory:
             what = "on" if state.has_memory else "off"
             raise DomainFailed(domain=domain.name, deed="suspended", why=f"it is {what} by now")
+        if state.has_memory and self.machines[domain.name].domain.run != domain.run:
+            raise DomainFailed(domain=domain.name, deed="suspended", why="it was started anew")
         try:
             if was_running:
                 self.suspend(domain.name)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from snapvm.errors import UnknownDomain
-from snapvm.failures import DomainFailed
 from snapvm.model import CaptureMethod, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
@@ -222,6 +221,16 @@ def test_one_that_is_destroyed_instead_is_let_alone(scene: Scene) -> None:
     assert xen.store.resumed == []
 
 
+def test_one_that_crashed_instead_does_not_stand_in_the_way_of_a_repair(scene: Scene) -> None:
+    """Where it is kept (`on_crash="preserve"`), each was to be mended by the next one."""
+    xen, driver = scene
+    xen.store.values["/libxl/5/snapvm-suspend"] = ""
+    xen.flag(4 | 3 << 16)
+    driver.abandon(driver.find("web"))
+    assert "/libxl/5/snapvm-suspend" not in xen.store.values
+    assert driver.find("web").state is DomainState.CRASHED
+
+
 def test_of_two_with_one_uuid_the_other_is_left_alone(scene: Scene) -> None:
     xen, driver = scene
     domain = driver.find("web")
@@ -250,75 +259,6 @@ def test_frozen_runs_again_only_when_the_block_fails(scene: Scene) -> None:
     with driver.frozen(domain):
         pass
     assert driver.find("web").state is DomainState.PAUSED
-
-
-def test_one_that_has_ended_is_not_resumed_in_vain(scene: Scene) -> None:
-    """For half a minute; then it was said to need attention, with status 8."""
-    xen, driver = scene
-    domain = driver.find("web")
-    xen.info_of.clear()
-    with pytest.raises(DomainFailed, match="web could not be suspended: "), driver.frozen(domain):
-        pytest.fail("the block ran")
-
-
-def test_one_that_its_owner_has_paused_meanwhile_stays_paused(scene: Scene) -> None:
-    """Xen counts pauses: one was taken back in vain, again and again, which ended in status 8."""
-    xen, driver = scene
-    domain = driver.find("web")
-    xen.flag(8)
-    with pytest.raises(ZeroDivisionError), driver.frozen(domain):
-        raise ZeroDivisionError
-    assert driver.find("web").state is DomainState.PAUSED
-
-
-@pytest.mark.parametrize("uuid", [UUID, UUID.replace("1", "9")], ids=["its own", "another"])
-def test_one_that_was_off_and_is_started_meanwhile_is_left_alone(scene: Scene, uuid: str) -> None:
-    """Without a `uuid` in its file it was not known again: its disks were exchanged below it."""
-    xen, driver = scene
-    off = replace(driver.find("web"), state=DomainState.SHUTOFF)
-    xen.info_of[5] = replace(RUNNING, uuid=uuid)
-    with pytest.raises(DomainFailed, match="web could not be suspended"), driver.frozen(off):
-        pytest.fail("the block ran")
-    assert not xen.info_of[5].is_paused
-    xen.gone()
-    with driver.frozen(off):
-        pass
-
-
-def test_one_that_its_owner_lets_run_meanwhile_stands_still(scene: Scene) -> None:
-    """Its disks were exchanged while it wrote to them."""
-    xen, driver = scene
-    xen.flag(8)
-    domain = driver.find("web")
-    xen.flag(0)
-    with driver.frozen(domain):
-        assert xen.info_of[5].is_paused
-
-
-def test_a_crashed_one_that_is_made_anew_meanwhile_is_left_alone(scene: Scene) -> None:
-    """As by its xl, when the core of its guest is written (`on_crash = "coredump-restart"`)."""
-    xen, driver = scene
-    xen.flag(4 | 3 << 16)
-    domain = driver.find("web")
-    with driver.frozen(domain):
-        pass
-    xen.come()
-    with pytest.raises(DomainFailed, match="it is running by now"), driver.frozen(domain):
-        pytest.fail("the block ran")
-    assert not xen.info_of[5].is_paused
-
-
-def test_one_that_is_about_to_reboot_is_left_alone(scene: Scene) -> None:
-    """Its xl made it anew, upon disks that were just being exchanged."""
-    xen, driver = scene
-    domain = driver.find("web")
-    xen.flag(4 | 1 << 16)
-    with (
-        pytest.raises(DomainFailed, match="could not be suspended: it is in transition by now"),
-        driver.frozen(domain),
-    ):
-        pytest.fail("the block ran")
-    assert xen.info_of[5].flags == 4 | 1 << 16
 
 
 def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:

@@ -110,6 +110,13 @@ def test_clock_and_boot_loader_are_told_to_xl() -> None:
     assert "nomigrate = 0" in told(b_info={"disable_migrate": "False"})
 
 
+def test_how_libvirt_has_a_boot_loader_called_is_told_to_xl() -> None:
+    """It has it in the former place (libxl_conf.c, libxlMakeDomBuildInfo): `undo` was refused."""
+    own = {"bootloader": "pygrub", "bootloader_args": ["-q"]}
+    lines = told(b_info={"type.pv": own})
+    assert {'bootloader = "pygrub"', 'bootloader_args = ["-q"]'} <= set(lines)
+
+
 def test_whom_a_guest_does_not_trust_is_told_to_xl() -> None:
     """It was left out in silence; and a disk that is safe for direct I/O could not be told."""
     (disk,) = CONFIG["disks"]

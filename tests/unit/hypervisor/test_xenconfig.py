@@ -26,6 +26,14 @@ def test_one_of_another_toolstack_is_said_to_be() -> None:
     assert "another toolstack" in refused.value.hint()
 
 
+def test_an_xl_that_is_set_to_tell_no_json_is_said_to_be() -> None:
+    """It was "JSONDecodeError('Expecting value: line 1 column 1 (char 0)')"."""
+    told = "(domain\n\t(domid 5)\n\t(create_info)\n\t(hvm 0)\n\t(name demo)\n)\n"
+    with pytest.raises(DomainRefused, match="S-expressions") as refused:
+        xenconfig.parse("demo", told)
+    assert "output_format" in refused.value.hint() and "/etc/xen/xl.conf" in refused.value.hint()
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -43,6 +51,7 @@ def test_one_of_another_toolstack_is_said_to_be() -> None:
         {"b_info": {"vcpu_hard_affinity": 1}},
         {"b_info": {"vcpu_hard_affinity": [["0"]]}},
         {"b_info": {"bootloader_args": "-q"}},
+        {"b_info": {"type.pv": {"bootloader_args": [1]}}},
         {"on_crash": 0},
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,42 @@ def test_nothing_is_ended_for_a_start_without_its_bridge(
         with refusing(why):
             driver.check_restore(domain, image, cookie=stored)
     driver.check_restore(domain, None, starts=False)
+
+
+IN_USE, NOT_HERE = "something else is listening there", "this host has no such address"
+
+
+@pytest.mark.parametrize(
+    ("vnc", "why"),
+    [
+        ({}, IN_USE),
+        ({"enable": "True", "listen": "127.0.0.1"}, IN_USE),
+        ({"listen": "127.0.0.1:DISPLAY", "display": 0}, IN_USE),
+        ({"listen": "192.0.2.1"}, NOT_HERE),
+        ({"enable": "False"}, ""),
+        ({"findunused": "True"}, ""),
+        ({"listen": "somewhere"}, ""),
+        ({"display": "first"}, ""),
+    ],
+    ids=str,
+)
+def test_nothing_is_ended_for_a_start_without_the_port_of_its_screen(
+    scene: Scene, vnc: dict[str, object], why: str
+) -> None:
+    """After a boot of the host libvirt had given the port of then to another domain."""
+    xen, driver = scene
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        screen = {"vnc": {"display": port - 5900, "findunused": "False", **vnc}}
+        config = json.dumps({**CONFIG, "vfbs": [screen]}).replace("DISPLAY", str(port - 5900))
+        with refusing(why and f"listen on .* port {port}, and {why}"):
+            driver.check_restore(driver.find("web"), IMAGE, cookie=config)
+        # Its own QEMU listens there, and ends with it.
+        xen.store.values["/local/domain/5/console/vnc-port"] = str(port)
+        with refusing(why if why is NOT_HERE else ""):
+            driver.check_restore(driver.find("web"), IMAGE, cookie=config)
 
 
 POOLS = {"/local/pool/0/name": "Pool-0", "/local/pool/3/name": "fast"}

@@ -147,7 +147,7 @@ def test_one_that_somebody_else_has_asked_first_is_not_made_to_go_on(scene: Scen
             scene.xen.flags = SUSPENDED
 
     scene.store.on_write = answer
-    with pytest.raises(CaptureFailed, match="did not answer"), scene.standstill.suspended():
+    with pytest.raises(WindowBroken, match="somebody else had it"), scene.standstill.suspended():
         pytest.fail("there is no window")
     assert scene.xen.flags == SUSPENDED
     assert scene.store.values[REQUEST] == "" and NOTE not in scene.store.values
@@ -164,6 +164,28 @@ def test_one_that_has_crashed_is_not_asked(scene: Scene) -> None:
     scene.xen.flags = CRASHED
     with pytest.raises(WindowBroken, match="crashed"), scene.standstill.suspended():
         pytest.fail("there is no window")
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_one_that_somebody_has_paused_is_said_to_be(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, *, is_asked: bool
+) -> None:
+    """By `xl pause`, while memory was copied: a minute later it "did not answer"."""
+
+    def pause(_path: str, value: str) -> None:
+        if value == "suspend":
+            scene.xen.pauses = 1
+
+    if is_asked:
+        scene.store.on_write = pause
+    else:
+        monkeypatch.setattr(xenrequest, "ACKNOWLEDGE_SECONDS", 60)
+        scene.xen.pauses = 1
+    with pytest.raises(WindowBroken, match="paused it"), scene.standstill.suspended():
+        pytest.fail("there is no window")
+    assert (scene.xen.pauses, scene.xen.flags) == (1, 0)
+    assert NOTE not in scene.store.values
+    assert scene.store.values.get(REQUEST, "") == ""
 
 
 def test_one_that_is_destroyed_breaks_the_window(scene: Scene) -> None:
