@@ -18,6 +18,8 @@ from snapvm.refusals import DomainRefused
 DOMID = "domid"
 TYPES = ("type.pv", "type.pvh")
 """Where ``b_info`` has what only a domain of this type has."""
+HVM = "type.hvm"
+"""Where it has what only an HVM domain has."""
 ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset")
 AFFINITIES = {"vcpu_hard_affinity": "cpus", "vcpu_soft_affinity": "cpus_soft"}
 """Fields with a list of host CPUs for each vCPU, and xl's names for them."""
@@ -95,7 +97,7 @@ def _require_shape(config: Config) -> None:
     b_info = config.get("b_info")
     shapes: list[tuple[Any, type]] = [(config.get("c_info"), dict), (b_info, dict)]
     if isinstance(b_info, dict):
-        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, "sched_params", "arch_x86")]
+        shapes += [(b_info.get(key, {}), dict) for key in (*TYPES, HVM, "sched_params", "arch_x86")]
         shapes.append((b_info.get("avail_vcpus", []), list))
         shapes += [(b_info.get(key, 0), int) for key in _SIZES]
         for key in AFFINITIES:
@@ -113,7 +115,7 @@ def _require_shape(config: Config) -> None:
         devices = config.get(key, [])
         shapes.append((devices, list))
         shapes += [(device, dict) for device in devices] if isinstance(devices, list) else []
-    screens = config.get("vfbs", [])
+    screens = [*config.get("vfbs", []), (b_info or {}).get(HVM, {})]
     shapes += [(screen.get(key, {}), dict) for screen in screens for key in ("vnc", "sdl")]
     for key in _RATES:
         shapes += [(nic.get(key, 1), int) for nic in config.get("nics", [])]

@@ -12,7 +12,7 @@ from typing import Final
 
 from snapvm.hypervisor import hostports
 from snapvm.hypervisor.hostports import Place
-from snapvm.hypervisor.xenconfig import Config, is_set
+from snapvm.hypervisor.xenconfig import HVM, Config, is_hvm, is_set
 
 _FIRST_PORT: Final = 5900
 """That of display 0 (QEMU, `-vnc`)."""
@@ -30,8 +30,9 @@ def require(domain: str, config: Config, own_port: str) -> None:
 
 
 def _places(config: Config) -> Iterator[Place]:
-    """Yield where QEMU has to listen: it has one screen (tools/libs/light/libxl_dm.c)."""
-    for screen in config.get("vfbs", [])[:1]:
+    """Yield where QEMU has to listen: it has one screen (libxl_dm.c, libxl__dm_vnc)."""
+    screens = [config["b_info"].get(HVM, {})] if is_hvm(config) else config.get("vfbs", [])[:1]
+    for screen in screens:
         vnc = screen.get("vnc", {})
         address, display = str(vnc.get("listen") or _BY_DEFAULT), str(vnc.get("display", 0))
         if ":" in address:  # it has the display as well

@@ -202,8 +202,9 @@ IN_USE, NOT_HERE = "something else is listening there", "this host has no such a
     ],
     ids=str,
 )
+@pytest.mark.parametrize("is_hvm", [False, True], ids=["pv", "hvm"])
 def test_nothing_is_ended_for_a_start_without_the_port_of_its_screen(
-    scene: Scene, vnc: dict[str, object], why: str
+    scene: Scene, vnc: dict[str, object], why: str, *, is_hvm: bool
 ) -> None:
     """After a boot of the host libvirt had given the port of then to another domain."""
     xen, driver = scene
@@ -212,7 +213,11 @@ def test_nothing_is_ended_for_a_start_without_the_port_of_its_screen(
         other.listen()
         port = other.getsockname()[1]
         screen = {"vnc": {"display": port - 5900, "findunused": "False", **vnc}}
-        config = json.dumps({**CONFIG, "vfbs": [screen]}).replace("DISPLAY", str(port - 5900))
+        changes: dict[str, Any] = {"vfbs": [screen]}
+        if is_hvm:
+            c_info = {**CONFIG["c_info"], "type": "hvm"}
+            changes = {"c_info": c_info, "b_info": {**CONFIG["b_info"], "type.hvm": screen}}
+        config = json.dumps({**CONFIG, **changes}).replace("DISPLAY", str(port - 5900))
         with refusing(why and f"listen on .* port {port}, and {why}"):
             driver.check_restore(driver.find("web"), IMAGE, cookie=config)
         # Its own QEMU listens there, and ends with it.
