@@ -24,6 +24,7 @@ from snapvm.hypervisor import (
     libvirtstart,
     libvirtversions,
     migrationstream,
+    qemurun,
     qemusettings,
     sidexml,
     userfault,
@@ -140,6 +141,8 @@ class LibvirtHypervisor:
             yield OffCapture(domain, handle)
             return
         with self._failing_as_capture(domain), ExitStack() as stack:
+            if qemurun.of(handle) != domain.run:
+                raise LibvirtFailed("it has ended, or was started anew, meanwhile", 0)
             names = ("STOP", "RESUME", *witness.WATCHED)
             events = stack.enter_context(self._link.run_events(handle, names))
             job = CaptureJob(
