@@ -3,14 +3,15 @@
 The format is checked while the image is read: what breaks it is `BadImage`.  What is well-formed
 and still wrong is a `Finding` in the `Report`: a condition that makes `xl restore` fail late
 (xg_sr_restore_x86_pv.c: process_start_info, process_vcpu_basic, update_guest_p2m;
-xg_sr_restore_x86_hvm.c: x86_hvm_stream_complete), or memory that it would silently lose.
+xg_sr_restore_x86_hvm.c: x86_hvm_stream_complete; libxl_dm.c, which starts QEMU), or memory that it
+would silently lose.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -62,15 +63,26 @@ def _check_envelope(image: Survey, findings: Findings) -> None:
 
 def _problem_of_config(text: str) -> str:
     """Say why a restore cannot use a configuration; return nothing when it can."""
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError):
-        config = None
-    general = config.get("c_info") if isinstance(config, dict) else None
-    if not isinstance(general, dict):
+    general = _general(text)
+    if general is None:
         return "it is not JSON with c_info; `xl restore` needs a configuration file"
     domid = general.get("domid", 0)
     return f"it demands to be domain {domid!r:.20}" if domid != 0 else ""
+
+
+def _is_hvm(text: str) -> bool:
+    """Tell whether a configuration is of an HVM domain, which has a QEMU, and not of PVH."""
+    return (_general(text) or {}).get("type") == "hvm"
+
+
+def _general(text: str) -> dict[str, Any] | None:
+    """Return what a configuration has in ``c_info``; None without one."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    general = config.get("c_info") if isinstance(config, dict) else None
+    return general if isinstance(general, dict) else None
 
 
 def _check_machine(image: Survey, findings: Findings) -> int:
@@ -78,6 +90,8 @@ def _check_machine(image: Survey, findings: Findings) -> int:
     vcpus: frozenset[int] = frozenset()
     if not image.has_hvm_params:
         findings.add(Finding(problem=Problem.RECORD, detail="HVM_PARAMS"))
+    if _is_hvm(image.config) and not image.has_device_model:
+        findings.add(Finding(problem=Problem.RECORD, detail="EMULATOR_CONTEXT"))
     if image.hvm_context is None:
         findings.add(Finding(problem=Problem.RECORD, detail="HVM_CONTEXT"))
         return 0

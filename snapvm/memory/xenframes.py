@@ -22,7 +22,7 @@ from snapvm.memory import pageindex
 from snapvm.memory.bytesource import ByteSource
 from snapvm.memory.pageindex import PageIndex
 from snapvm.memory.pagingmode import FRAME_BYTES, Words
-from snapvm.memory.xenformat import RecordType
+from snapvm.memory.xenformat import LibxlRecord, RecordType
 from snapvm.memory.xenimage import EmulatorRecord, ImageReader
 from snapvm.memory.xenrecord import (
     Blob,
@@ -63,6 +63,8 @@ class Survey:
     hvm_context: bytes | None = None
     """The state of an HVM or PVH domain's machine."""
     has_hvm_params: bool = False
+    has_device_model: bool = False
+    """Whether the state of an HVM domain's QEMU is there."""
     index: PageIndex = field(init=False)
     _descriptor: int = -1
 
@@ -159,6 +161,8 @@ def _enter(found: Survey, record: Record | EmulatorRecord) -> None:
             found.hvm_context = record.body
         case Blob(type=RecordType.HVM_PARAMS):
             found.has_hvm_params = True
+        case EmulatorRecord(type=LibxlRecord.EMULATOR_CONTEXT):
+            found.has_device_model = True
         case VcpuState(part=RecordType.X86_PV_VCPU_BASIC):
             _enter_vcpu(found, record)
 

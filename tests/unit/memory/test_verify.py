@@ -18,6 +18,7 @@ from snapvm import memoryroom
 from snapvm.memory.finding import KEPT_PER_PROBLEM, Finding, Findings, Problem, Report, Severity
 from snapvm.memory.normalise import P2M_FOREIGN, P2M_IDENTITY, FrameMap, Normaliser
 from snapvm.memory.verify import verify_image
+from snapvm.memory.xenimage import device_model_record
 from snapvm.memory.xenvcpu import canonicalise_context
 from snapvm.refusals import BadImage, HostLacks, UnreadableFile
 from tests.unit.memory import xen_builders as build
@@ -232,6 +233,19 @@ def test_an_hvm_image_without_the_state_of_its_machine_is_not_sound(
     report = verify_image(path)
     assert not report.is_sound
     assert any(f.problem is problem and detail in f.detail for f in report.findings)
+
+
+def test_an_hvm_image_without_the_state_of_its_qemu_is_not_sound(tmp_path: Path) -> None:
+    """xl restores it to the end, and then has no state for QEMU to start from."""
+    path = tmp_path / "img"
+    path.write_bytes(build.hvm_image(kind="hvm"))
+    report = verify_image(path)
+    assert [(f.problem, f.detail) for f in report.findings] == [
+        (Problem.RECORD, "EMULATOR_CONTEXT")
+    ]
+    model = device_model_record(b"the state of QEMU")
+    path.write_bytes(build.hvm_image(kind="hvm", model=model))
+    assert verify_image(path).is_sound
 
 
 def test_an_image_too_large_for_the_memory_of_this_host_ends_nobody(

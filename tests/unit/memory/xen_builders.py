@@ -161,10 +161,14 @@ def hvm_context(*vcpus: int) -> bytes:
 HVM_PARAMS = record(0xA, struct.pack("<IIQQ", 1, 0, 1, 2))
 
 
-def hvm_image(*records: bytes) -> bytes:
-    """Return an image of an HVM or PVH domain with two pages; it has two vCPUs if not told else."""
-    head = Guest().before_pages()
+def hvm_image(*records: bytes, kind: str = "pvh", model: bytes = b"") -> bytes:
+    """Return an image of an HVM or PVH domain with two pages; it has two vCPUs if not told else.
+
+    ``model`` is the record of its QEMU.
+    """
+    config = CONFIG.replace('"pv"', f'"{kind}"').encode() + b"\0"
+    head = Guest(config=config).before_pages()
     domain = head[2][:24] + struct.pack("<IHHII", 2, 12, 0, 4, 20)
     state = records or (record(9, hvm_context(0, 1)), HVM_PARAMS)
-    tail = [Guest(order=[1, 2]).page_records(), *state, record(0), record(0)]
+    tail = [Guest(order=[1, 2]).page_records(), *state, record(0), model, record(0)]
     return b"".join([*head[:2], domain, head[4], *tail])
