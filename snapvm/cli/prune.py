@@ -114,7 +114,7 @@ def prune(
             return opened().hypervisor.name_of(uuid)
 
         catalog = lookup.catalog_of(session)
-        judged = _verdicts(catalog, domain, rules, name_of)
+        judged = _verdicts(catalog, domain, rules, name_of, dry_run=dry_run)
         lookup.warn_if_mistaken(session.settings())
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
@@ -166,12 +166,18 @@ def _doomed(verdicts: list[Verdict]) -> list[Record]:
 
 
 def _verdicts(
-    catalog: Catalog, domain: str | None, rules: Rules, name_of: Callable[[DomainUuid], str]
+    catalog: Catalog,
+    domain: str | None,
+    rules: Rules,
+    name_of: Callable[[DomainUuid], str],
+    *,
+    dry_run: bool,
 ) -> list[list[Verdict]]:
     """Judge the records that `list` shows, those of each domain by themselves.
 
     Domains of the same name count as one (``_apart``).  Raises ``UnknownSnapshot`` for a domain
-    that the catalog does not know.
+    that the catalog does not know.  Where LVM does not answer nobody knows which are lost, and one
+    of those must not be kept in the place of a whole one: that is raised, except in a ``dry_run``.
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
@@ -193,7 +199,10 @@ def _verdicts(
 
     groups = (each for name, its in sorted(records.items()) for each in _apart(name, its, name_of))
     judged = [_judged(its, rules, now, is_useless) for its in groups]
-    volumes.tell_of_silence()
+    if dry_run:
+        volumes.tell_of_silence()
+    else:
+        volumes.require_answer()
     return judged
 
 
