@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain
+from snapvm.failures import DeleteInterrupted, DeleteStopped, StorageFailed
+from snapvm.interrupt import nothing_is_left
 from snapvm.model import DomainUuid, Record
 from snapvm.pruning import Period, Rules, Verdict, judge
 from snapvm.refusals import KeptIsGone
@@ -123,7 +126,8 @@ def prune(
             if not yes:
                 confirm(_lines(verdicts), f"deleting {counted(len(gone), 'snapshot')}")
             host = opened()
-            with shown(quiet=session.verbose) as progress:
+            is_named = yes and not as_json  # who was asked has read which ones they are
+            with _naming_all(is_named), shown(quiet=session.verbose) as progress:
                 require_meant = partial(_require_kept, catalog, judged)
                 gone = consistency.prune(host, doomed, progress, require_meant=require_meant)
         if as_json:
@@ -131,11 +135,22 @@ def prune(
         elif dry_run:
             _tell("would delete", verdicts, gone, _lines(verdicts))
         else:
-            # Who was asked has read which ones they are.
             refs = _refs_of(gone, verdicts) if yes else []
             _tell("deleted", verdicts, gone, [f"deleted {ref}" for ref in refs])
 
     return Job(json=as_json, run=run)
+
+
+@contextmanager
+def _naming_all(is_wanted: bool) -> Iterator[None]:
+    """Name what is gone when the block fails, too: the failure itself names no more than a few."""
+    try:
+        yield
+    except (DeleteStopped, DeleteInterrupted) as failure:
+        nothing_is_left()
+        with suppress(StorageFailed):
+            output.say_findings(f"deleted {ref}" for ref in failure.deleted if is_wanted)
+        raise
 
 
 def _tell(
