@@ -48,7 +48,8 @@ MANUAL = Manual(
         "as another snapvm working on it, does not stop it on the others. Snapshots that are in "
         "use, for instance by a backup, those whose volumes LVM is moving or merging, and those "
         "with volumes in a volume group that is missing (see `delete`), are skipped, and the "
-        "others of their domain are deleted. The exit status is that of the worst failure, and 6 "
+        "others of their domain are deleted. While LVM does not answer, nothing is chosen and "
+        "nothing deleted. The exit status is that of the worst failure, and 6 "
         "or more if any snapshot is gone; the message says which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
