@@ -147,6 +147,12 @@ def say_findings(lines: Iterable[str]) -> None:
             say(line)
 
 
+def say_what_is_done(lines: Iterable[str]) -> None:
+    """Write lines of what a command did that ends with a failure, which stays how it ends."""
+    with suppress(StorageFailed):
+        say_findings(lines)
+
+
 def note(text: str) -> None:
     """Write a remark beside the result."""
     err(f"note: {plain(text)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain
-from snapvm.failures import DeleteInterrupted, DeleteStopped, StorageFailed
+from snapvm.failures import DeleteInterrupted, DeleteStopped
 from snapvm.interrupt import nothing_is_left
 from snapvm.model import DomainUuid, Record
 from snapvm.pruning import Period, Rules, Verdict, judge
@@ -149,8 +149,7 @@ def _naming_all(is_wanted: bool) -> Iterator[None]:
         yield
     except (DeleteStopped, DeleteInterrupted) as failure:
         nothing_is_left()
-        with suppress(StorageFailed):
-            output.say_findings(f"deleted {ref}" for ref in failure.deleted if is_wanted)
+        output.say_what_is_done(f"deleted {ref}" for ref in failure.deleted if is_wanted)
         raise
 
 
