@@ -249,6 +249,17 @@ def test_a_link_that_the_user_names_is_followed(
         assert run(["verify", str(link)]) == 0, capsys.readouterr().err
 
 
+def test_a_pipe_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """An image straight from a backup was "/proc/123/fd/pipe:[456]: No such file or directory"."""
+    reading, writing = os.pipe()
+    try:
+        assert run(["verify", f"/dev/fd/{reading}"]) == ExitStatus.REFUSED
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert f"/dev/fd/{reading}: it is not a regular file" in capsys.readouterr().err
+
+
 def test_what_is_deleted_meanwhile_is_not_called_damaged(
     call: Call, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
