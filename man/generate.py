@@ -69,9 +69,10 @@ EXIT_STATUS = (
     "With `--json` a failure is also printed to standard output as an object whose `error` has "
     "`kind`, `message`, `hint` and `exit_status`; beside it is whatever `check`, `doctor`, "
     "`verify` or `catalog rebuild` found, or what a `delete` or `prune` that failed or was "
-    "interrupted had `deleted`, and what is `not_touched`. It is no failure if the reader of "
-    "standard output goes away early. If standard output accepts nothing more, as on a full disk, "
-    "the status is 6 although the work is done, and the message says so."
+    "interrupted had `deleted`, and what is `not_touched`, or what a `repair` has `repaired`. It "
+    "is no failure if the reader of standard output goes away early. If standard output accepts "
+    "nothing more, as on a full disk, the status is 6 although the work is done, and the message "
+    "says so."
 )
 NOTES = (
     (

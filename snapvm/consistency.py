@@ -283,7 +283,8 @@ def repair_all(
     host began is dealt with only with ``take_over``.
 
     What is wrong with one domain keeps none from being looked after; the worst of it is raised at
-    the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged.
+    the end, such as ``LeftBehind``, ``JournalUnusable`` or ``Locked``, and the rest is logged; what
+    was done is in its ``mended``.
     Raises ``UnknownDomain`` for one that neither has snapshots nor is known to its hypervisor.
     An interruption ends it, and is what is raised unless something is left to be seen to.
     """
@@ -292,19 +293,23 @@ def repair_all(
         domains = {uuid: uuid for uuid in host.hypervisor.touched()} | domains
     done: list[str] = []
     failures: list[SnapvmError] = []
-    with severalfailures.above_a_signal(failures), what_is_done_stays():
-        for uuid, known in domains.items():
-            progress.phase(f"repairing {known}")
-            with noting(failures), host.catalog.locked(uuid, known):
-                done += repair.finish_pending(
-                    host, uuid, known, forget_missing=forget_missing, take_over=take_over
-                )
-                done += repair.correct_tags(host, uuid)
-                done += repair.set_back(host, uuid, known)
-        if name is None:
-            with noting(failures):
-                done += repair.remove_orphans(host)
-    nothing_is_left()
-    if failures:
-        raise severalfailures.worst(failures)
+    try:
+        with severalfailures.above_a_signal(failures), what_is_done_stays():
+            for uuid, known in domains.items():
+                progress.phase(f"repairing {known}")
+                with noting(failures), host.catalog.locked(uuid, known):
+                    done += repair.finish_pending(
+                        host, uuid, known, forget_missing=forget_missing, take_over=take_over
+                    )
+                    done += repair.correct_tags(host, uuid)
+                    done += repair.set_back(host, uuid, known)
+            if name is None:
+                with noting(failures):
+                    done += repair.remove_orphans(host, failures)
+        nothing_is_left()
+        if failures:
+            raise severalfailures.worst(failures)
+    except SnapvmError as failure:
+        failure.mended = tuple(done)
+        raise
     return tuple(done)

@@ -72,6 +72,8 @@ class SnapvmError(Exception):
     """What to do or type next: the same for the whole class, or given by whoever raises it."""
     signal_put_off: str = ""
     """A signal that was put off while the work went on that failed; the command must end now."""
+    mended: tuple[str, ...] = ()
+    """What a `repair` that ends with this has done all the same, a sentence each."""
 
     def message(self) -> str:
         """Say what is wrong and why, in one sentence without a final full stop."""

@@ -206,11 +206,17 @@ def _remove(host: Host, wanted: set[DmUuid], failures: list[SnapvmError]) -> lis
 
 
 def _known_sets(host: Host) -> set[str] | None:
-    # Journals first: a take that ends meanwhile is found as a record then.
-    domains = host.catalog.domains()
-    journals = [left.set for uuid, _ in domains for left in host.catalog.leftovers(uuid)]
+    # A take that ends meanwhile is found as a record, and a delete that begins as a journal.
+    journals = _sets_at_work(host)
     entries = list(host.catalog.entries())
+    journals |= _sets_at_work(host)
     records = [entry for entry in entries if isinstance(entry, Record)]
     if len(records) < len(entries) or None in journals:
         return None
     return {set_ for set_ in journals if set_ is not None} | {record.set for record in records}
+
+
+def _sets_at_work(host: Host) -> set[str | None]:
+    """Return the sets that journals name; None is in it where one does not say."""
+    domains = host.catalog.domains()
+    return {left.set for uuid, _ in domains for left in host.catalog.leftovers(uuid)}

@@ -204,7 +204,9 @@ class RecordUnusable(Refused):
     why: str
 
     def message(self) -> str:
-        return f"the record {quoted(self.path)} cannot be used: {self.why}"
+        is_beside_it = "/" in self.path and not self.path.endswith(".json")
+        what = "" if is_beside_it else "the record "
+        return f"{what}{quoted(self.path)} cannot be used: {self.why}"
 
 
 @dataclass(eq=False)

@@ -39,7 +39,7 @@ def tell(error: SnapvmError, *, as_json: bool, state_dir: Path | None = None) ->
     ``state_dir`` is the folder of records, if what is to be typed needs it too.
     """
     kind = type(error).__name__
-    details = error.details()
+    details = {**error.details(), **({"repaired": list(error.mended)} if error.mended else {})}
     hint = _needs_root(error) or error.hint()
     # What `check` found has its commands in the details.
     if state_dir is not None and _has_command(f"{hint} {details}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -122,9 +123,11 @@ def _named(text: str) -> Path:
     A link is followed here, for the user means the file behind it; in a record a link is damage.
     """
     try:
-        os.stat(text)
+        mode = os.stat(text).st_mode
     except OSError as error:
         raise UnreadableFile(path=text, why=error.strerror or str(error)) from error
+    if not stat.S_ISREG(mode):  # a link to a pipe, as /dev/stdin, names what has no path
+        raise UnreadableFile(path=text, why="it is not a regular file")
     return Path(os.path.realpath(text)) if os.path.islink(text) else Path(text)
 
 

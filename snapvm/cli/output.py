@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,19 +66,9 @@ def out(text: str, *, is_deed: bool = False) -> None:
 
     Raises ``ReaderLeft`` when nobody reads any more and ``StorageFailed`` for a full disk.
     """
-    with _checked_stdout(text if is_deed else "") as stdout:
-        stdout.write(text)
-
-
-@contextmanager
-def _checked_stdout(result: str = "") -> Iterator[TextIO]:
-    """Yield standard output, flush it after the block, and raise a clear failure of it.
-
-    ``result`` says what the command did; the failure repeats it.
-    """
+    result = text if is_deed else ""
     try:
-        yield sys.stdout
-        sys.stdout.flush()
+        _write_all(text, sys.stdout)
     except BrokenPipeError:
         _drop(sys.stdout)
         raise ReaderLeft from None
@@ -86,6 +77,27 @@ def _checked_stdout(result: str = "") -> Iterator[TextIO]:
     except Interrupted:
         _drop(sys.stdout)  # the end of Python would wait, as this did, for whoever reads
         raise
+
+
+def _write_all(text: str, stream: TextIO) -> None:
+    """Write all of a text, or raise ``OSError``.
+
+    Python drops what the kernel does not take at once where the caller wants it unbuffered
+    (PYTHONUNBUFFERED), or where the descriptor does not wait: one that is shared with an event
+    loop, as Node's.
+    """
+    stream.flush()
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # it is no file, as in a test
+        stream.write(text)
+        return
+    rest = text.encode(stream.encoding, stream.errors or "strict")
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
 
 
 def stdout_failed(error: OSError, result: str = "") -> StorageFailed:
@@ -147,6 +159,12 @@ def say_findings(lines: Iterable[str]) -> None:
             say(line)
 
 
+def say_what_is_done(lines: Iterable[str]) -> None:
+    """Write lines of what a command did that ends with a failure, which stays how it ends."""
+    with suppress(StorageFailed):
+        say_findings(lines)
+
+
 def note(text: str) -> None:
     """Write a remark beside the result."""
     err(f"note: {plain(text)}")
@@ -172,9 +190,4 @@ def out_json_rows(values: Iterable[Any]) -> None:
     """
     rows = [json.dumps(value) for value in values]
     _Stdout.has_value = True
-    with _checked_stdout() as stdout:
-        before = "[\n"
-        for row in rows:
-            stdout.write(f"{before}{row}")
-            before = ",\n"
-        stdout.write("\n]\n" if rows else "[]\n")
+    out("[\n{}\n]\n".format(",\n".join(rows)) if rows else "[]\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
 from snapvm.cli.words import counted, local_time, plain
+from snapvm.failures import DeleteInterrupted, DeleteStopped
+from snapvm.interrupt import nothing_is_left
 from snapvm.model import DomainUuid, Record
 from snapvm.pruning import Period, Rules, Verdict, judge
 from snapvm.refusals import KeptIsGone
@@ -45,7 +48,8 @@ MANUAL = Manual(
         "as another snapvm working on it, does not stop it on the others. Snapshots that are in "
         "use, for instance by a backup, those whose volumes LVM is moving or merging, and those "
         "with volumes in a volume group that is missing (see `delete`), are skipped, and the "
-        "others of their domain are deleted. The exit status is that of the worst failure, and 6 "
+        "others of their domain are deleted. While LVM does not answer, nothing is chosen and "
+        "nothing deleted. The exit status is that of the worst failure, and 6 "
         "or more if any snapshot is gone; the message says which were not touched."
     ),
     example="snapvm prune --all --keep-last 3 --keep-daily 7 --keep-weekly 4 --yes",
@@ -114,7 +118,7 @@ def prune(
             return opened().hypervisor.name_of(uuid)
 
         catalog = lookup.catalog_of(session)
-        judged = _verdicts(catalog, domain, rules, name_of)
+        judged = _verdicts(catalog, domain, rules, name_of, dry_run=dry_run)
         lookup.warn_if_mistaken(session.settings())
         verdicts = [verdict for its in judged for verdict in its]
         doomed = [_doomed(its) for its in judged]
@@ -123,7 +127,8 @@ def prune(
             if not yes:
                 confirm(_lines(verdicts), f"deleting {counted(len(gone), 'snapshot')}")
             host = opened()
-            with shown(quiet=session.verbose) as progress:
+            is_named = yes and not as_json  # who was asked has read which ones they are
+            with _naming_all(is_named), shown(quiet=session.verbose) as progress:
                 require_meant = partial(_require_kept, catalog, judged)
                 gone = consistency.prune(host, doomed, progress, require_meant=require_meant)
         if as_json:
@@ -131,11 +136,21 @@ def prune(
         elif dry_run:
             _tell("would delete", verdicts, gone, _lines(verdicts))
         else:
-            # Who was asked has read which ones they are.
             refs = _refs_of(gone, verdicts) if yes else []
             _tell("deleted", verdicts, gone, [f"deleted {ref}" for ref in refs])
 
     return Job(json=as_json, run=run)
+
+
+@contextmanager
+def _naming_all(is_wanted: bool) -> Iterator[None]:
+    """Name what is gone when the block fails, too: the failure itself names no more than a few."""
+    try:
+        yield
+    except (DeleteStopped, DeleteInterrupted) as failure:
+        nothing_is_left()
+        output.say_what_is_done(f"deleted {ref}" for ref in failure.deleted if is_wanted)
+        raise
 
 
 def _tell(
@@ -166,12 +181,18 @@ def _doomed(verdicts: list[Verdict]) -> list[Record]:
 
 
 def _verdicts(
-    catalog: Catalog, domain: str | None, rules: Rules, name_of: Callable[[DomainUuid], str]
+    catalog: Catalog,
+    domain: str | None,
+    rules: Rules,
+    name_of: Callable[[DomainUuid], str],
+    *,
+    dry_run: bool,
 ) -> list[list[Verdict]]:
     """Judge the records that `list` shows, those of each domain by themselves.
 
     Domains of the same name count as one (``_apart``).  Raises ``UnknownSnapshot`` for a domain
-    that the catalog does not know.
+    that the catalog does not know.  Where LVM does not answer nobody knows which are lost, and one
+    of those must not be kept in the place of a whole one: that is raised, except in a ``dry_run``.
     """
     # heavy: the catalog and its parsers; `snapvm --help` does without
     from snapvm.cli import lookup
@@ -193,7 +214,10 @@ def _verdicts(
 
     groups = (each for name, its in sorted(records.items()) for each in _apart(name, its, name_of))
     judged = [_judged(its, rules, now, is_useless) for its in groups]
-    volumes.tell_of_silence()
+    if dry_run:
+        volumes.tell_of_silence()
+    else:
+        volumes.require_answer()
     return judged
 
 

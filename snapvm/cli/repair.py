@@ -10,6 +10,7 @@ from snapvm.cli import output
 from snapvm.cli.arguments import AsJson, ForgetMissing, RepairedDomain, Wait
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
+from snapvm.errors import SnapvmError
 
 MANUAL = Manual(
     prerequisites="No other snapvm is working on the domain.",
@@ -58,10 +59,15 @@ def repair(
 
         session.override(lock_wait_seconds=wait)
         host = wiring.open_host(session.settings(), session)
-        with shown(quiet=session.verbose) as progress:
-            done = consistency.repair_all(
-                host, domain, progress, forget_missing=forget_missing, take_over=take_over
-            )
+        try:
+            with shown(quiet=session.verbose) as progress:
+                done = consistency.repair_all(
+                    host, domain, progress, forget_missing=forget_missing, take_over=take_over
+                )
+        except SnapvmError as failure:
+            if not as_json:
+                output.say_what_is_done(failure.mended)
+            raise
         lookup.warn_if_mistaken(host.settings)
         if as_json:
             output.out_json({"repaired": list(done)})

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from snapvm.cli import output
+from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed, CommandTimedOut
 from snapvm.lvm import health
 from snapvm.lvm.health import Health
@@ -23,13 +24,18 @@ class Volumes:
     def __init__(self) -> None:
         self._lvm: Lvm | None = None
         self._report: Report | None = None
-        self._silence = ""
-        """Why LVM does not answer; empty while it does."""
+        self._silence: SnapvmError | None = None
+        """Why LVM did not answer; None while it does."""
 
     def tell_of_silence(self) -> None:
         """Print why nothing is known about volumes, if LVM did not answer."""
-        if self._silence:
+        if self._silence is not None:
             output.note(f"the state of the volumes is not known: {self._silence}")
+
+    def require_answer(self) -> None:
+        """Raise why LVM did not answer, where something is to be decided by what it says."""
+        if self._silence is not None:
+            raise self._silence
 
     def of(self, record: Record) -> list[Health]:
         """Return the health of each disk's snapshot; it is unknown where LVM does not answer."""
@@ -55,7 +61,7 @@ class Volumes:
         try:
             return ask()
         except (HostLacks, CommandFailed, CommandTimedOut) as error:
-            self._silence = str(error)
+            self._silence = error
             return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from snapvm.checking import Finding
 from snapvm.consistency import TakeRequest
 from snapvm.lvm.report import Report
 from snapvm.model import DomainUuid, MemoryRecord, Progress, Record, Silent, SnapshotId
-from snapvm.recordfolder import Leftover, Work
+from snapvm.recordfolder import Damaged, Leftover, Work
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.deeds import delete, roll_back, take
 
@@ -101,6 +101,36 @@ def test_what_happens_after_lvm_was_asked_is_in_order(
 
     monkeypatch.setattr(scene.host.lvm, "report", late)
     assert look(scene) == () and asked
+
+
+def test_a_delete_that_is_at_work_during_both_looks_is_in_order(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitor told somebody in the night of volumes that belong to no snapshot.
+
+    It hid its record when journals had been read and records had not, and had ended, with its lock,
+    when LVM had been asked once more.
+    """
+    take(scene, "kept")
+    record = take(scene, "old")
+    read, ask = Catalog.entries, scene.host.lvm.report
+    hidden: list[Path] = []
+
+    def late(catalog: Catalog, uuid: DomainUuid | None = None) -> Iterator[Record | Damaged]:
+        if uuid is None and not hidden:
+            hidden.append(catalog.hide(record))
+        return read(catalog, uuid)
+
+    def ended(limit_seconds: float = 60.0) -> Report:
+        report = ask(limit_seconds)
+        if hidden and hidden[0].exists():
+            scene.host.lvm.remove([disk.snapshot for disk in record.disks], report)
+            scene.host.catalog.forget(hidden[0])
+        return report
+
+    monkeypatch.setattr(Catalog, "entries", late)
+    monkeypatch.setattr(scene.host.lvm, "report", ended)
+    assert look(scene) == () and hidden
 
 
 def test_what_is_worked_on_from_another_state_folder_is_not_told_of(scene: Scene) -> None:

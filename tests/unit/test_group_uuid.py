@@ -253,7 +253,7 @@ def test_what_is_in_a_copy_is_nobody_s_orphan(scene: Scene) -> None:
     copied = contents(scene, "copy")
     assert orphans.strays(scene.host, scene.host.lvm.report()) == ()
     assert checking.look(scene.host, None, Silent(), deep=False) == ()
-    repair.remove_orphans(scene.host)
+    repair.remove_orphans(scene.host, [])
     assert contents(scene, "copy") == copied
 
 

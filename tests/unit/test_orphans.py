@@ -143,7 +143,7 @@ def test_what_is_worked_on_from_another_state_folder_is_left_alone(
 
     def meanwhile(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -> Caught:
         left = orphans.of(other, other.lvm.report())
-        seen.append((len(left), repair.remove_orphans(other), orphans.remove(other, left, [])))
+        seen.append((len(left), repair.remove_orphans(other, []), orphans.remove(other, left, [])))
         return sealed(plan, folder, caught, progress)
 
     monkeypatch.setattr(taking, "sealed", meanwhile)

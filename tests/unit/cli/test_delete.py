@@ -13,6 +13,7 @@ from tests.fakes.lvm import UNSEEN
 from tests.fakes.records import disks_only, put_record
 from tests.fakes.scene import DOMAIN, UUID, Scene
 from tests.unit.cli.conftest import Call
+from tests.unit.deeds import take
 
 
 def test_delete_takes_several_and_each_once(call: Call, scene: Scene) -> None:
@@ -261,3 +262,16 @@ def test_nobody_takes_over_what_is_of_any_domain(call: Call) -> None:
     done = call("repair", "--take-over")
     assert done.status == ExitStatus.USAGE and "--take-over" in done.err
     assert call("repair", DOMAIN, "--take-over").out == "nothing to repair\n"
+
+
+def test_a_prune_that_fails_for_one_names_all_that_it_deleted(call: Call, scene: Scene) -> None:
+    """Five were named, and the others counted, in the log of each night in which a backup ran."""
+    ids = [take(scene).id for _ in range(10)]
+    used = scene.host.catalog.get(UUID, ids[3])
+    scene.lvm.named("vg0", used.disks[0].snapshot.lv).opened = True
+    prune = ("prune", DOMAIN, "--keep-last", "1", "--yes")
+    done = call(*prune)
+    assert done.status == ExitStatus.FAILED and "and is in use; deleted " in done.err
+    gone = [id_ for id_ in ids[:-1] if id_ != ids[3]]
+    assert done.out.splitlines() == [f"deleted demo@{id_}" for id_ in gone]
+    assert scene.ids() == [ids[3], ids[-1]]

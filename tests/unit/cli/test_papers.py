@@ -12,6 +12,7 @@ from itertools import chain
 
 import pytest
 
+from snapvm import guard
 from snapvm.errors import ExitStatus
 from snapvm.model import OmittedDisk
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -122,3 +123,9 @@ def test_what_the_readme_has_a_reader_type_is_done(call: Call, scene: Scene) -> 
             continue
         done = call(*words)
         assert done.status == 0, (words, done.err)
+
+
+def test_the_log_of_a_guard_is_where_the_guide_says() -> None:
+    """It named another identifier, for which journalctl shows nothing of a guard."""
+    guide = (ROOT / "docs" / "automation.md").read_text()
+    assert re.findall(r"journalctl -t ([\w-]+)", guide) == [guard.NAME]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.scene import DOMAIN
+from tests.fakes.scene import DOMAIN, Scene
 from tests.house.source import ROOT
 from tests.unit.cli.conftest import Call
 
@@ -41,8 +41,8 @@ class Desk:
         """Run the script that has this in it; return how it ended.
 
         A program ends with the status that ``fails`` has for the first words it begins with. What
-        ``says`` is what ``virsh``, ``xl``, or ``snapvm take``, prints. The script ``ends`` with
-        that.
+        ``says`` is what ``virsh``, ``xl``, ``snapvm take`` or ``snapvm check`` prints. The script
+        ``ends`` with that.
         """
         (script,) = (each for each in SCRIPTS if part in each)
         (self.folder / "said").write_text(says)
@@ -65,7 +65,7 @@ class Desk:
         text = (
             f'#!/bin/sh\necho "{name} $*" >>{self.folder}/log\n'
             f'case "{name} $*" in\n{cases}'
-            f'    "virsh "*|"xl "*|"snapvm take "*) cat {self.folder}/said ;;\n'
+            f'    "virsh "*|"xl "*|"snapvm take "*|"snapvm check "*) cat {self.folder}/said ;;\n'
             f'    "jq "*) exec {shutil.which("jq")} "$@" ;;\nesac\n'
         )
         (self.folder / name).write_text(text)
@@ -157,3 +157,35 @@ def test_a_backup_of_nothing_is_none(desk: Desk, call: Call) -> None:
     """Its loop went round no time, and the status was 0."""
     record = call("take", DOMAIN, "--json").out
     assert desk.run(BACKUP, {"jq -r .disks": 5}, says=record) == 5
+
+
+MONITOR = "snapvm check --json"
+
+
+@pytest.mark.parametrize(
+    ("says", "told", "status"),
+    [
+        ('{"findings": []}', "OK", 0),
+        (
+            '{"findings": [{"subject": "web@a"}, {"subject": "vg0"}], "error": {"kind": "Found"}}',
+            "CRITICAL web@a vg0",
+            2,
+        ),
+        ('{"error": {"kind": "HostLacks", "message": "no lvm"}}', "UNKNOWN no lvm", 3),
+        ("", "UNKNOWN snapvm printed nothing", 3),
+    ],
+)
+def test_a_monitor_is_told_by_the_exit_status(
+    desk: Desk, says: str, told: str, status: int
+) -> None:
+    """It was 0 whatever was found, as jq ended, and nothing at all when snapvm was killed."""
+    assert desk.run(MONITOR, {}, says=says) == status
+    assert desk.said == f"{told}\n"
+
+
+def test_a_monitor_reads_what_check_prints(desk: Desk, call: Call, scene: Scene) -> None:
+    call("take", DOMAIN, "--name", "a")
+    assert desk.run(MONITOR, {}, says=call("check", "--json").out) == 0
+    scene.lvm.named("vg1", "demo-d1.a").writable = True
+    assert desk.run(MONITOR, {}, says=call("check", "--json").out) == 2
+    assert desk.said == "CRITICAL demo@a\n"

@@ -13,7 +13,7 @@ import pytest
 from snapvm import rebuilding, repair
 from snapvm.attention import HalfBack, JournalUnusable, LeftBehind
 from snapvm.errors import ExitStatus, Locked
-from snapvm.failures import StorageFailed
+from snapvm.failures import CommandTimedOut, StorageFailed
 from snapvm.model import DomainState, Record, SideKind, SidePlace, SnapshotId
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import HostLacks, RecordUnread
@@ -43,6 +43,29 @@ def test_prune_deletes_nothing_while_images_are_not_shown(
         ended = call("prune", DOMAIN, "--keep-last", "1", "--yes")
     assert ended.status == ExitStatus.FAILED and os.strerror(error) in ended.err
     assert scene.ids() == ids
+
+
+def test_prune_deletes_nothing_while_lvm_does_not_answer(call: Call, scene: Scene) -> None:
+    """LVM was back when it came to delete: what was lost was kept, and what was whole went."""
+    ids = [take(scene).id for _ in range(3)]
+    newest = scene.host.catalog.get(UUID, ids[-1])
+    scene.lvm.volumes.remove(scene.lvm.named("vg1", newest.disks[1].snapshot.lv))
+    silent = ["lvs"]
+
+    def fail_once(argv: tuple[str, ...]) -> None:
+        if argv[1] in silent:
+            silent.clear()
+            raise CommandTimedOut(argv=argv, seconds=120.0)
+
+    prune = ("prune", DOMAIN, "--keep-last", "1")
+    scene.lvm.before = fail_once
+    assert call(*prune, "--dry-run").status == 0
+    silent.append("lvs")
+    ended = call(*prune, "--yes")
+    assert ended.status == ExitStatus.FAILED and "did not end within 120 s" in ended.err
+    assert scene.ids() == ids
+    assert call(*prune, "--yes").status == 0
+    assert scene.ids() == ids[1:], "the newest is lost: it takes no place, and its time is not come"
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ESTALE, errno.EACCES])

@@ -137,6 +137,16 @@ def test_a_file_with_a_snapshots_name_is_not_looked_into_in_its_place(
     assert call("verify", f"{DOMAIN}@b").status == call("verify", "my_image@home.xl").status == 0
 
 
+def test_an_image_is_not_called_a_record(call: Call, scene: Scene) -> None:
+    """What is wrong was said of "the record /.../memory.save", and the record is whole."""
+    image = scene.host.catalog.path(take(scene, "a"), "memory.save")
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    told = call("verify", f"{DOMAIN}@a").err
+    assert told.startswith(f"snapvm: {image} cannot be used: it has changed since it was taken")
+    (image.parent / "snapshot.json").write_text("{")
+    assert "snapvm: the record /" in call("verify", f"{DOMAIN}@a").err
+
+
 def test_a_folder_that_cannot_be_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +257,17 @@ def test_a_link_that_the_user_names_is_followed(
     for link in links:
         link.symlink_to(tmp_path / link.name.replace("link", "image"))
         assert run(["verify", str(link)]) == 0, capsys.readouterr().err
+
+
+def test_a_pipe_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """An image straight from a backup was "/proc/123/fd/pipe:[456]: No such file or directory"."""
+    reading, writing = os.pipe()
+    try:
+        assert run(["verify", f"/dev/fd/{reading}"]) == ExitStatus.REFUSED
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert f"/dev/fd/{reading}: it is not a regular file" in capsys.readouterr().err
 
 
 def test_what_is_deleted_meanwhile_is_not_called_damaged(
