@@ -16,7 +16,7 @@ from snapvm.hypervisor.xenqmp import Version
 _ASKED_TWICE = (6, 2)
 """This QEMU ends when it is asked twice in turn to tell what it writes to (QEMU a5c90c61a1)."""
 _SNAPSHOTS_SINCE = (2, 11)
-"""From this version on, its state can be saved without that it gives its disks away."""
+"""From this version on, QEMU can save its state and keep its disks."""
 
 
 def is_there(domid: int) -> bool:
