@@ -6,12 +6,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from snapvm.hypervisor import xenstore
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import StoreRefused, XenStore
+from snapvm.refusals import HostLacks
 from tests.fakes.xenstored import FakeXenstored
 
 
@@ -111,3 +114,23 @@ def test_a_store_that_goes_away_is_a_failure() -> None:
     mine.close()
     with XenStore(theirs) as store, pytest.raises(XenFailed, match="xenstore"):
         store.read("/a")
+
+
+def test_one_that_lets_nobody_in_any_more_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs, and two have knocked already: every snapvm after them waited without end."""
+    monkeypatch.setattr(xenstore, "SOCKETS", (tmp_path / "socket",))
+    monkeypatch.setattr(xenstore, "_ANSWER_SECONDS", 0.1)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(tmp_path / "socket"))
+        server.listen(1)
+        for _ in range(2):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "socket"))
+        with pytest.raises(HostLacks, match="let nobody in") as lacking:
+            xenstore.open_store()
+        assert "when `xenstore-ls` answers" in lacking.value.hint()
+        server.accept()[0].close()
+        with xenstore.open_store() as store, pytest.raises(XenFailed, match="timed out"):
+            store.read("/a")
