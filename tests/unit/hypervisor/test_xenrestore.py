@@ -130,7 +130,7 @@ def test_a_domain_that_no_descriptor_is_left_for_is_not_started(scene: Scene) ->
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
-        with pytest.raises(DomainFailed, match="web could not be started: .*Too many open files"):
+        with pytest.raises(DomainFailed, match=r"web could not be started: .*Too many open files"):
             driver.start(domain, paused=False)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
