@@ -53,10 +53,26 @@ def test_no_two_count_on_the_same_memory(tmp_path: Path, host: Host, spare_gib: 
     rooms = [memory.room(4 * GIB) for memory in memories]
     assert sum(room.claimed_bytes for room in rooms) <= spare_gib * GIB
     assert rooms[0] == Room(needed_bytes=4 * GIB, spare_bytes=spare_gib * GIB)
-    assert all(room.holds_digests or room.is_to_come for room in rooms[1:])
+    assert all(room.holds_digests is not room.is_to_come for room in rooms[1:])
     for memory in memories:
         memory.close()
     assert HostMemory(tmp_path).room(4 * GIB) == rooms[0]
+
+
+@pytest.mark.parametrize(
+    ("spare_mib", "claimed_mib"),
+    [
+        (100 << 10, 64 + 4096 + 4096),  # the page cache has the image, and all of it may change
+        (5 << 10, 5 << 10),
+        (3 << 10, 64 + 1504),  # digests; changed pages take half of the rest
+        (700, 64 + 512),
+        (128, 64 + 64),
+        (127, 0),
+    ],
+)
+def test_what_a_capture_may_come_to_take_it_claims(spare_mib: int, claimed_mib: int) -> None:
+    room = Room(needed_bytes=4 * GIB, spare_bytes=spare_mib << 20)
+    assert room.claimed_bytes == claimed_mib << 20
 
 
 def test_a_capture_may_ask_again(tmp_path: Path) -> None:
