@@ -18,6 +18,7 @@ from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Silent
 from tests.fakes.xenmachine import HOST, Machine
 from tests.unit.memory.xen_builders import CONFIG, OWNED
 
+REALLY_AVAILABLE = memoryroom.available_bytes
 GIB = 1 << 30
 GUEST_BYTES = OWNED * 4096
 _DYING = """
@@ -73,6 +74,23 @@ def test_no_two_count_on_the_same_memory(tmp_path: Path, host: Host, spare_gib: 
 def test_what_a_capture_may_come_to_take_it_claims(spare_mib: int, claimed_mib: int) -> None:
     room = Room(needed_bytes=4 * GIB, spare_bytes=spare_mib << 20)
     assert room.claimed_bytes == claimed_mib << 20
+
+
+@pytest.mark.parametrize(
+    ("said", "spare_mib"),
+    [
+        ("MemAvailable:    1048576 kB\n", 1024 - 128),
+        ("MemAvailable:      65536 kB\n", 0),
+        ("", 0),
+    ],
+)
+def test_the_host_keeps_some_of_what_it_could_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, spare_mib: int
+) -> None:
+    monkeypatch.setattr(memoryroom, "MEMINFO", tmp_path / "meminfo")
+    others = "MemTotal:       4194304 kB\nMemFree:        2097152 kB\n"
+    memoryroom.MEMINFO.write_text(f"{others}{said}Buffers:        3145728 kB\n")
+    assert REALLY_AVAILABLE() == spare_mib << 20
 
 
 def test_a_capture_may_ask_again(tmp_path: Path) -> None:
