@@ -131,8 +131,16 @@ def test_a_ring_that_is_another_domains_is_not_waited_for() -> None:
     assert [vbd.is_captured for vbd in (*seen(), *seen(mode="r"))] == [True, False]
     libraries: Any = SimpleNamespace(grants=FakeGrants(9), logger=None)
     Rings(libraries, 7, "demo", {"51712": [8]}).drain()
+    assert libraries.grants.held == []
     with pytest.raises(CaptureFailed, match="ring of disk 51728"):
         Rings(libraries, 7, "demo", {"51712": [8], "51728": [9]}).drain()
+    assert libraries.grants.held == []
+
+
+def test_grants_that_cannot_be_opened_end_a_capture() -> None:
+    libraries: Any = SimpleNamespace(grants=FakeGrants(handle=0), logger=None)
+    with pytest.raises(CaptureFailed, match="opening grants"):
+        Rings(libraries, 7, "demo", {"51712": [8]}).drain()
 
 
 def test_a_guest_has_no_say_in_what_its_disks_are() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from snapvm.hypervisor import xenstore
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import StoreRefused, XenStore
 from snapvm.refusals import HostLacks
-from tests.fakes.xenstored import FakeXenstored
+from tests.fakes.xenstored import FakeXenstored, Message
 
 
 @pytest.fixture
@@ -107,6 +107,26 @@ def test_what_is_removed_is_gone(served: Served) -> None:
     store.remove("/a")
     store.remove("/a")
     assert store.read("/a") is None
+
+
+@pytest.mark.parametrize(
+    ("refused", "ask"),
+    [
+        (Message.READ, XenStore.read),
+        (Message.DIRECTORY, XenStore.names),
+        (Message.RM, XenStore.remove),
+    ],
+)
+def test_what_is_refused_is_not_taken_for_what_is_not_there(
+    served: Served, refused: Message, ask: Callable[[XenStore, str], object]
+) -> None:
+    server, store = served
+    server.values["/a/b"] = "one"
+    server.refused = {refused}
+    with pytest.raises(StoreRefused, match="EIO"):
+        ask(store, "/a")
+    server.refused = set()
+    ask(store, "/c")
 
 
 def test_a_store_that_goes_away_is_a_failure() -> None:
