@@ -74,7 +74,11 @@ def test_a_watch_wakes_and_its_events_are_no_answers(served: Served) -> None:
         server.set("/w", "again")
         assert store.read("/w") == "again"
         assert store.wait(0)
+        server.set("/w", "once more")
+        assert store.read("/w") == "once more"
     assert not store.wait(0)
+    server.set("/w", "later")
+    assert store.read("/w") == "later" and not store.wait(0)
 
 
 def test_a_domain_that_goes_on_is_told_of(served: Served) -> None:
