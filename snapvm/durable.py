@@ -173,9 +173,23 @@ def read(path: Path | str, limit_bytes: int) -> bytes:
         if size_bytes > limit_bytes:
             raise ValueError(f"it is larger than {limit_bytes} bytes")
         # Not the limit: to allocate megabytes for each record of a `list` is slow.
-        return os.read(descriptor, size_bytes)
+        return read_at(descriptor, size_bytes, 0)
     finally:
         os.close(descriptor)
+
+
+def read_at(descriptor: int, count_bytes: int, offset_bytes: int) -> bytes:
+    """Return the bytes at an offset; fewer only where the file ends.
+
+    A single pread(2) that comes upon a bad block returns what stands before it, and succeeds.
+    """
+    found = os.pread(descriptor, count_bytes, offset_bytes)
+    while len(found) < count_bytes:
+        more = os.pread(descriptor, count_bytes - len(found), offset_bytes + len(found))
+        if not more:
+            break
+        found += more
+    return found
 
 
 def rewrite(descriptor: int, data: memoryview, offset_bytes: int) -> None:

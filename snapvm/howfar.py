@@ -27,9 +27,9 @@ class Found:
     """How far it came, which may be further than was written down."""
     has_thick: bool
     written: tuple[JournalDisk, ...]
-    """The disks that somebody has written to since its journal was, while its domain is off."""
+    """The disks that were written to after its journal was; known only while its domain is off."""
     is_over: bool = False
-    """It was not killed, or was finished, and its journal is from before that."""
+    """It came to its end, by itself or by a repair; its journal is an old copy."""
 
     @property
     def is_spoiled(self) -> bool:

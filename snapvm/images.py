@@ -111,7 +111,7 @@ def shall_be_sparse(
 
 
 def _require_sparse(how: Compression, *, can: bool) -> None:
-    """Raise what keeps an image from being made sparse that shall be so."""
+    """Raise ``BadSetting`` or ``HostLacks`` for a sparse image that cannot be had."""
     if how.argv:
         why = "a sparse image is not compressed; leave one of the two out"
         raise BadSetting(where="image_format and compress", why=why)

@@ -26,6 +26,7 @@ bytes, of which 16 are page tables of this process and the map of machine frames
 PVH_TABLES_PART: Final = 32
 """The same in a control domain that is not PV: there each mapped frame needs a physical address and
 so a ``struct page``, 64 bytes more (Linux, drivers/xen/unpopulated-alloc.c)."""
+MEMINFO: Final = Path("/proc/meminfo")
 GUEST_TYPE: Final = Path("/sys/hypervisor/guest_type")
 """What the control domain is to Xen: PV, PVH or HVM."""
 LEAST_ROOM_BYTES: Final = 512 << 20
@@ -118,7 +119,7 @@ class Room:
 
 def available_bytes() -> int:
     """Return how much memory the host can give without swapping (proc(5), MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    for line in MEMINFO.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             return max(int(value.split()[0]) * 1024 - _SPARE_BYTES, 0)

@@ -41,12 +41,12 @@ class Occupant:
 
     is_off: bool
     volumes: Mapping[DmUuid, Path] | None
-    """And the device by which it names each; None when nobody can say which it has.
+    """Its volumes, each with the device by which it names it; None when nobody can say which.
 
-    That is put up with only for a domain that is off, which holds nothing open.
+    That is accepted only of a domain that is off, which holds nothing open.
     """
     omitted: tuple[OmittedDisk, ...] = ()
-    """What it has besides and nobody captures, as far as that is known."""
+    """What else it has, and is not captured, as far as that is known."""
 
     def has(self, volume: LogicalVolume) -> bool:
         """Tell whether a volume is among its disks; what is not known is not held against it."""

@@ -171,8 +171,8 @@ class RollbackJournal:
     undo_record: dict[str, Any]
     """As it is written down; see ``undo``."""
     written: tuple[int | None, ...] | None = None
-    """How much was written to each disk by the time of this phase, in sectors; None of a disk for
-    which nobody said it, and None at all in the first phase."""
+    """How much had been written to each disk when this phase began, in sectors: None for a disk of
+    which the kernel did not say it.  In the first phase there are no counts at all."""
     is_spoiled: bool = False
     """The domain has run on clones while thick disks were not written back."""
     left_off: bool | None = None

@@ -117,7 +117,7 @@ def _read(path: Path) -> bytes:
 def _read_device(path: Path) -> bytes:
     """Return all of a block device; one that has grown is not read beyond the limit."""
     with _device(path, os.O_RDONLY) as descriptor:
-        return os.pread(descriptor, LIMIT_BYTES, 0)
+        return durable.read_at(descriptor, LIMIT_BYTES, 0)
 
 
 def _size_bytes(place: SidePlace, path: Path) -> int:

@@ -24,7 +24,6 @@ except ImportError:  # Debian's python3-libvirt is not seen by a venv; open_link
     libvirt = None
     libvirt_qemu = None
 
-from snapvm.errors import Interrupted
 from snapvm.failures import DomainFailed, HypervisorFailed
 from snapvm.hypervisor import answers, libvirtunit
 from snapvm.hypervisor.runevents import DEVICE_ADDED, RunEvents
@@ -293,12 +292,10 @@ def wait_for(call: Callable[[], T], *, tick: Callable[[], None], abort: Callable
         try:
             with shielded():  # an interruption finds the call under way, so that it can be ended
                 future = pool.submit(call)
-            while True:
-                try:
-                    return future.result(timeout=TICK_SECONDS)
-                except TimeoutError:
-                    tick()
-        except (Interrupted, Exception):
+            while wait([future], TICK_SECONDS).not_done:
+                tick()
+            return future.result()
+        except BaseException:
             while future is not None and not future.done():
                 abort()  # once more should libvirt not have known of the call yet
                 wait([future], TICK_SECONDS)

@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 def refuse(domain: Domain, why: str, *, software: str, how_to_look: str) -> None:
-    """Raise ``DomainRefused``; for a domain that is off there is only a warning.
+    """Raise ``DomainRefused``; for a domain that is off, which has no memory to lose, only warn.
 
-    It has no memory to lose.  ``software`` names what, like the microcode, may have taken features
-    away, and ``how_to_look`` says what shows those there are.
+    ``software`` is what may have taken features away, besides the microcode and the BIOS;
+    ``how_to_look`` is how to see which features there are.
     """
     if domain.state is DomainState.SHUTOFF:
         log.warning("%s: %s", domain.name, why)

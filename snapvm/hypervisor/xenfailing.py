@@ -24,9 +24,15 @@ def refusing(name: str) -> Iterator[None]:
 
 @contextmanager
 def doing(deed: str, domain: Domain) -> Iterator[None]:
-    """Turn a failure of Xen or of xl into ``DomainFailed``: the deed could not be done."""
+    """Turn a failure of Xen, of xl or of a file into ``DomainFailed``: the deed could not be done.
+
+    A file may lack a descriptor, or memory: that of a configuration is in memory.
+    """
     try:
         yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise DomainFailed(domain=domain.name, deed=deed, why=why) from error
     except (XenFailed, CommandFailed, CommandTimedOut) as failure:
         raise DomainFailed(domain=domain.name, deed=deed, why=str(failure)) from failure
 

@@ -22,7 +22,7 @@ from snapvm.hypervisor.xenstore import XenStore
 DRAIN_LIMIT_SECONDS = 10.0
 _POLL_SECONDS = 0.001
 _PROT_READ = 1
-_DIGITS = 10
+_GRANTS = 1 << 32
 """A grant is a number of 32 bits."""
 _UNUSED = ("1", "6")
 """States of a front end that has no ring, not yet or not any more: Initialising and Closed
@@ -52,7 +52,8 @@ def ring_references(store: XenStore, domid: int, captured: Iterable[str]) -> dic
 
 def _number(reference: str, place: str) -> int:
     """Read a grant, which the guest wrote, so that it may be anything."""
-    if not (reference.isascii() and reference.isdigit() and len(reference) <= _DIGITS):
+    is_number = reference.isascii() and reference.isdigit()
+    if not is_number or int(reference) >= _GRANTS:
         raise XenFailed(f"{place} holds no grant: {reference[:40]!r}")
     return int(reference)
 

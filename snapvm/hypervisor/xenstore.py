@@ -27,6 +27,11 @@ _HEADER = struct.Struct("<IIII")
 _LIMIT_BYTES = 4096
 _ANSWER_SECONDS = 30.0
 _CONFLICT_SECONDS = 10.0
+_LOOK_WHERE = (
+    "run snapvm as root, in the control domain; a xenstored in a domain of its own "
+    "(XENSTORETYPE=domain) is not supported"
+)
+_TRY_LATER = "try again when `xenstore-ls` answers: nothing works on Xen's domains before"
 CONFLICT = "EAGAIN"
 """How a transaction ends when somebody else has written what it has read."""
 
@@ -213,17 +218,24 @@ class XenStore:
 
 def open_store() -> XenStore:
     """Connect to the store of this host; raise ``HostLacks``."""
+    why, remedy = "", _LOOK_WHERE
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Not settimeout(): a Unix socket that does not block is refused where others are waiting.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_ANSWER_SECONDS))
     for path in SOCKETS:
         try:
             connection.connect(str(path))
+        except BlockingIOError:
+            why, remedy = f"it has let nobody in for {_ANSWER_SECONDS:g} s", _TRY_LATER
+            break
         except OSError as error:
-            why = error
-            continue
-        return XenStore(connection)
+            why = str(error)
+        else:
+            return XenStore(connection)
     connection.close()
-    raise HostLacks(
-        what=f"a xenstored that answers ({why})",
-        remedy="run snapvm as root, in the control domain; a xenstored in a domain of its own"
-        " (XENSTORETYPE=domain) is not supported",
-    )
+    raise HostLacks(what=f"a xenstored that answers ({why})", remedy=remedy)
+
+
+def _timeval(seconds: float) -> bytes:
+    """Return a time as socket options have it: seconds and microseconds (socket(7))."""
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))

@@ -112,7 +112,7 @@ def read_definition(path: Path) -> str:
     """Return the XML of the domain in an image; raise ``BadImage``."""
     header = read_header(path)
     with _opened(path, os.O_RDONLY) as descriptor:
-        text = os.pread(descriptor, header.data_bytes, _HEADER.size)
+        text = durable.read_at(descriptor, header.data_bytes, _HEADER.size)
     try:
         return text.partition(b"\0")[0].decode()
     except UnicodeDecodeError as error:
@@ -128,7 +128,7 @@ def read_cookie(path: Path) -> str:
     if not 0 < header.cookie_offset_bytes < header.data_bytes:
         return ""
     with _opened(path, os.O_RDONLY) as descriptor:
-        data = os.pread(descriptor, header.data_bytes, _HEADER.size)
+        data = durable.read_at(descriptor, header.data_bytes, _HEADER.size)
     text = data[header.cookie_offset_bytes :]
     return text.partition(b"\0")[0].decode(errors="replace")
 
@@ -158,7 +158,7 @@ def head_as(path: Path, format_: int) -> bytes:
     """
     header = read_header(path)
     with _opened(path, os.O_RDONLY) as descriptor:
-        head = bytearray(os.pread(descriptor, header.stream_offset_bytes, 0))
+        head = bytearray(durable.read_at(descriptor, header.stream_offset_bytes, 0))
     head[: len(PARTIAL)] = PARTIAL
     header.number.pack_into(head, FORMAT_OFFSET_BYTES, format_)
     return bytes(head)

@@ -193,7 +193,7 @@ class _Bitmap:
         self.flush()
         self._chunk = chunk
         at, count = self._at + chunk * _CHUNK_BYTES, self._left_bytes()
-        found = os.pread(self._descriptor, count, at).ljust(_CHUNK_BYTES, b"\0")
+        found = durable.read_at(self._descriptor, count, at).ljust(_CHUNK_BYTES, b"\0")
         ordered = _in_words(np.frombuffer(found, np.uint8))
         self._bits = np.unpackbits(ordered, bitorder="little").view(np.bool_)
 

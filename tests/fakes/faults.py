@@ -33,11 +33,15 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "create": (*_CHANGE, *_MANY),
     "write": _DATA,
     "pwrite": _DATA,
+    "pwritev": _DATA,
+    "fchown": _CHANGE,
+    "fchmod": _CHANGE,
     "ftruncate": _DATA,
     "fsync": _DATA,
     "fdatasync": _DATA,
     "posix_fadvise": _GONE,
     "rename": _CHANGE,
+    "replace": _CHANGE,
     "unlink": _CHANGE,
     "mkdir": _CHANGE,
     "rmdir": _CHANGE,
@@ -55,7 +59,6 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "lseek": _GONE,
     "flock": (errno.ENOLCK, errno.EIO),
     "pipe2": _MANY,
-    "memfd_create": _MANY,
 }
 """The operations, and what each may fail with; ``create`` is an open that makes a file."""
 

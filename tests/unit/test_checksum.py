@@ -60,6 +60,26 @@ def test_a_file_system_that_does_not_tell_of_holes_will_do(
     assert of(path) == before
 
 
+@pytest.mark.parametrize("bad_at", [MIB, MIB + 4096, 2 * MIB - 4096, 3 * MIB])
+def test_a_bad_block_is_no_end_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_at: int
+) -> None:
+    """What stood behind it in its piece was left out, of the image's record and of each check."""
+    path = written(tmp_path / "image", 3 * MIB + 8192, [7, 3 * MIB + 8191], sparse=False)
+    preadv = os.preadv
+
+    def read(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == bad_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        ends_early = offset < bad_at < offset + len(buffers[0])
+        few = memoryview(buffers[0])[: bad_at - offset] if ends_early else buffers[0]
+        return preadv(descriptor, [few], offset)
+
+    monkeypatch.setattr(os, "preadv", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        of(path)
+
+
 @pytest.mark.parametrize("place", [0, MIB - 1, MIB, 2 * MIB + 77, 5 * MIB])
 def test_one_bit_anywhere_is_another_checksum(tmp_path: Path, place: int) -> None:
     path = tmp_path / "image"

@@ -18,6 +18,7 @@ from snapvm.model import Domain, DomainState, DomainUuid, HypervisorKind, Silent
 from tests.fakes.xenmachine import HOST, Machine
 from tests.unit.memory.xen_builders import CONFIG, OWNED
 
+REALLY_AVAILABLE = memoryroom.available_bytes
 GIB = 1 << 30
 GUEST_BYTES = OWNED * 4096
 _DYING = """
@@ -53,10 +54,43 @@ def test_no_two_count_on_the_same_memory(tmp_path: Path, host: Host, spare_gib: 
     rooms = [memory.room(4 * GIB) for memory in memories]
     assert sum(room.claimed_bytes for room in rooms) <= spare_gib * GIB
     assert rooms[0] == Room(needed_bytes=4 * GIB, spare_bytes=spare_gib * GIB)
-    assert all(room.holds_digests or room.is_to_come for room in rooms[1:])
+    assert all(room.holds_digests is not room.is_to_come for room in rooms[1:])
     for memory in memories:
         memory.close()
     assert HostMemory(tmp_path).room(4 * GIB) == rooms[0]
+
+
+@pytest.mark.parametrize(
+    ("spare_mib", "claimed_mib"),
+    [
+        (100 << 10, 64 + 4096 + 4096),  # the page cache has the image, and all of it may change
+        (5 << 10, 5 << 10),
+        (3 << 10, 64 + 1504),  # digests; changed pages take half of the rest
+        (700, 64 + 512),
+        (128, 64 + 64),
+        (127, 0),
+    ],
+)
+def test_what_a_capture_may_come_to_take_it_claims(spare_mib: int, claimed_mib: int) -> None:
+    room = Room(needed_bytes=4 * GIB, spare_bytes=spare_mib << 20)
+    assert room.claimed_bytes == claimed_mib << 20
+
+
+@pytest.mark.parametrize(
+    ("said", "spare_mib"),
+    [
+        ("MemAvailable:    1048576 kB\n", 1024 - 128),
+        ("MemAvailable:      65536 kB\n", 0),
+        ("", 0),
+    ],
+)
+def test_the_host_keeps_some_of_what_it_could_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, spare_mib: int
+) -> None:
+    monkeypatch.setattr(memoryroom, "MEMINFO", tmp_path / "meminfo")
+    others = "MemTotal:       4194304 kB\nMemFree:        2097152 kB\n"
+    memoryroom.MEMINFO.write_text(f"{others}{said}Buffers:        3145728 kB\n")
+    assert REALLY_AVAILABLE() == spare_mib << 20
 
 
 def test_a_capture_may_ask_again(tmp_path: Path) -> None:

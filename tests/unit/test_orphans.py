@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -249,6 +250,29 @@ def test_a_snapshot_whose_record_is_lost_is_not_removed_by_repair(scene: Scene) 
     assert scene.lvm.names() == names
     rebuilt, hopeless = rebuilding.look(scene.host)
     assert [each.record.id for each in rebuilt] == ["x"] and hopeless == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x/snapshot.json", "{"), ("x/snapshot.json", '{"schema": 99}'), (".rollback.json", "{")],
+)
+def test_nothing_is_left_over_while_what_may_name_it_cannot_be_read(
+    scene: Scene, name: str, text: str
+) -> None:
+    """The volumes of a snapshot whose record is damaged would go, and those of a rollback."""
+    record = take(scene, "x")
+    shutil.rmtree(scene.host.catalog.path(take(scene, "y"), ""))
+    spoilt = scene.host.catalog.folder(UUID, record.id).parent / name
+    was = spoilt.read_text() if spoilt.exists() else None
+    spoilt.write_text(text)
+    names = scene.lvm.names()
+    assert orphans.strays(scene.host, scene.host.lvm.report()) == ()
+    with suppress(JournalUnusable):
+        remove_all(scene.host)
+    assert scene.lvm.names() == names
+    spoilt.unlink() if was is None else spoilt.write_text(was)
+    remove_all(scene.host)
+    assert names - scene.lvm.names() == {"vg0/demo-d0.y", "vg1/demo-d1.y"}
 
 
 @pytest.mark.parametrize("how", ["moving", "merging", "opened"])

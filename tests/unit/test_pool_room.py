@@ -226,6 +226,8 @@ def test_a_pool_that_is_nearly_too_full_is_told_of(tmp_path: Path) -> None:
     scene.lvm.named("vg1", "pool").data_percent = 85.0
     (told,) = advice(scene)
     assert "data of pool vg1/pool is 85 % full" in told and "above 90 %" in told
+    scene.lvm.named("vg1", "pool").data_percent = 95.0
+    assert advice(scene) == (), "it is refused"
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_what_cannot_be_gone_back_to_goes_when_its_time_has_come() -> None:
         "h27": ("daily",),
     }
     assert [v.record.id for v in verdicts if v.is_useless] == ["h1", "h26", "h51"]
+    assert [v.record.id for v in verdicts if v.has_a_place] == ["h2", "h27"]
 
 
 CATALOGS = st.lists(

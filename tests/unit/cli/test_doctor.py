@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat as statuses
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +69,39 @@ def test_doctor_tells_who_else_may_write_records(call: Call, scene: Scene, name:
     assert f"advice: others than root may write to {folder}: " in told.out
     folder.chmod(0o1777)
     assert "advice" not in call("doctor", DOMAIN).out
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "is_told"),
+    [
+        (0o700, 0, 0, False),
+        (0o770, 0, 0, False),
+        (0o770, 0, 4321, True),
+        (0o1770, 0, 4321, False),
+        (0o750, 0, 4321, False),
+        (0o700, 4321, 0, True),
+    ],
+)
+def test_doctor_tells_whose_folder_of_records_it_is(
+    call: Call,
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    uid: int,
+    gid: int,
+    *,
+    is_told: bool,
+) -> None:
+    folder = scene.host.settings.state_dir
+    folder.mkdir(exist_ok=True)
+    really = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        told = really(path, follow_symlinks=follow_symlinks)
+        if path != folder:
+            return told
+        return os.stat_result((statuses.S_IFDIR | mode, *told[1:4], uid, gid, *told[6:10]))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    told = call("doctor", DOMAIN).out
+    assert (f"others than root may write to {folder}: " in told) is is_told

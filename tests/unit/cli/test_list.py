@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from dataclasses import replace
@@ -26,6 +27,13 @@ def test_list_is_quiet_about_nothing(call: Call, scene: Scene) -> None:
     done = call("list")
     assert (done.status, done.out) == (0, "")
     assert done.err == "no snapshots (`snapvm take DOM` makes one)\n"
+
+
+def test_the_collector_of_cycles_is_at_work_again_after_a_list(call: Call) -> None:
+    """It was off from there on, in tests too, which rely on it to find what one has left open."""
+    call("take", DOMAIN)
+    for words in (("list",), ("list", "--json")):
+        assert call(*words).status == 0 and gc.isenabled()
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from snapvm.cli import take
 from snapvm.errors import ExitStatus
 from snapvm.model import DomainState, HypervisorKind, OmittedDisk
+from tests.fakes.capture import FakeCapture
 from tests.fakes.scene import DOMAIN, Scene
 from tests.unit.cli.conftest import Call
 
@@ -42,7 +44,8 @@ def test_take_of_disks_says_so(call: Call, scene: Scene) -> None:
     done = call("take", DOMAIN, "--disk-only")
     assert "2 disks captured at one instant, no memory (--disk-only)" in done.out
     scene.hypervisor.stop(scene.machine.domain)
-    assert "no memory (the domain is shut off)" in call("take", DOMAIN).out
+    said = call("take", DOMAIN).out
+    assert re.search(r"no memory \(the domain is shut off\); \S+ \w+ in all\n", said), said
     assert "the domain was shut off" in call("show", f"{DOMAIN}@latest").out
     assert re.search(r" disks +vda vdb +ok +- +", call("list").out)
 
@@ -92,6 +95,27 @@ def test_only_what_a_guest_can_write_to_is_told_of_every_night(call: Call, scene
     ]
     assert json.loads(call("show", "demo@a", "--json").out)["omitted"] == wanted
     assert json.loads(call("doctor", DOMAIN, "--json").out)["omitted"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("capture", "is_told"),
+    [
+        ("background: QEMU wrote it (as was asked for)", False),
+        ("precopy: QEMU wrote it (background is not possible: it is too old)", True),
+        ("precopy: QEMU wrote it; the guest was stopped meanwhile", True),
+    ],
+)
+def test_a_longer_pause_than_need_be_is_told_of(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capture: str, is_told: bool
+) -> None:
+    monkeypatch.setattr(FakeCapture, "method", capture)
+    assert call("take", DOMAIN).err == (f"note: {capture}\n" if is_told else "")
+
+
+def test_a_note_is_no_document(call: Call, scene: Scene) -> None:
+    assert call("take", DOMAIN, "--note", "x" * (take.NOTE_LIMIT + 1)).status == ExitStatus.USAGE
+    assert scene.ids() == []
+    assert call("take", DOMAIN, "--note", "x" * take.NOTE_LIMIT).status == 0
 
 
 @pytest.mark.parametrize("how", ["zero", "refuse"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -79,6 +80,31 @@ def test_a_record_that_cannot_be_read_now_is_not_made_anew(scene: Scene, error: 
     assert isinstance(entry, Damaged) and isinstance(entry.trouble(), RecordUnread)
     assert "catalog rebuild" not in entry.trouble().hint()
     assert rebuilt == () and "it may be whole" in hopeless.why
+    assert scene.host.catalog.get(UUID, record.id) == record
+
+
+def test_a_record_whose_end_cannot_be_read_now_is_not_made_anew(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server went away behind the first page: a read that got that far is no failure."""
+    record = take(scene, "x")
+    path = scene.host.catalog.path(record, "snapshot.json")
+
+    def cut_short(call: Callable[..., bytes]) -> Callable[..., bytes]:
+        def read(descriptor: int, count: int, *at: int) -> bytes:
+            is_its = os.readlink(f"/proc/self/fd/{descriptor}") == str(path)
+            if is_its and any(at):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return call(descriptor, min(count, 100) if is_its else count, *at)
+
+        return read
+
+    with monkeypatch.context() as patch:
+        for name in ("read", "pread"):
+            patch.setattr(os, name, cut_short(getattr(os, name)))
+        (entry,) = scene.host.catalog.entries(UUID)
+        rebuild(scene)
+    assert isinstance(entry, Damaged) and isinstance(entry.trouble(), RecordUnread)
     assert scene.host.catalog.get(UUID, record.id) == record
 
 

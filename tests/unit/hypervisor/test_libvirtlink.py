@@ -255,3 +255,17 @@ def test_a_call_that_libvirt_did_not_know_of_yet_is_ended_all_the_same() -> None
     with pytest.raises(WindowBroken):
         libvirtlink.wait_for(lambda: is_ended.wait(5), tick=tick, abort=abort)
     assert is_ended.is_set()
+
+
+def test_a_call_that_runs_out_of_time_of_its_own_has_ended() -> None:
+    """It was taken for one that is under way, and asked again and again."""
+    ticks = count(1)
+
+    def tick() -> None:
+        assert next(ticks) < 100
+
+    def call() -> None:
+        raise TimeoutError("Connection timed out")
+
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        libvirtlink.wait_for(call, tick=tick, abort=lambda: None)

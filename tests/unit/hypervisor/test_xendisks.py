@@ -96,14 +96,17 @@ def test_the_number_of_a_device_is_as_xenstore_has_it(monkeypatch: pytest.Monkey
     assert xendisks.number_of(Path("/dev/vg0/gone")) == ""
 
 
-def test_what_a_guest_says_of_its_rings_may_be_anything() -> None:
+@pytest.mark.parametrize("said", ["-1 or so", "\N{SUPERSCRIPT TWO}", "4294967304", "9" * 4000])
+def test_what_a_guest_says_of_its_rings_may_be_anything(said: str) -> None:
+    """Of a number of more than 32 bits the lower ones were a grant: another one, if that."""
     server = FakeXenstored()
     server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "8"
     server.values["/local/domain/7/device/vbd/51728/queue-0/ring-ref0"] = "9"
+    server.values["/local/domain/7/device/vbd/51744/state"] = "3"
     with server.connected() as store:
-        numbers = ["51712", "51728"]
+        numbers = ["51712", "51728", "51744"]
         assert ring_references(store, 7, numbers) == {"51712": [8], "51728": [9]}
-        server.values["/local/domain/7/device/vbd/51712/ring-ref"] = "-1 or so"
+        server.values["/local/domain/7/device/vbd/51712/ring-ref"] = said
         with pytest.raises(XenFailed, match="holds no grant"):
             ring_references(store, 7, numbers)
         assert ring_references(store, 7, numbers[1:]) == {"51728": [9]}
@@ -128,8 +131,16 @@ def test_a_ring_that_is_another_domains_is_not_waited_for() -> None:
     assert [vbd.is_captured for vbd in (*seen(), *seen(mode="r"))] == [True, False]
     libraries: Any = SimpleNamespace(grants=FakeGrants(9), logger=None)
     Rings(libraries, 7, "demo", {"51712": [8]}).drain()
+    assert libraries.grants.held == []
     with pytest.raises(CaptureFailed, match="ring of disk 51728"):
         Rings(libraries, 7, "demo", {"51712": [8], "51728": [9]}).drain()
+    assert libraries.grants.held == []
+
+
+def test_grants_that_cannot_be_opened_end_a_capture() -> None:
+    libraries: Any = SimpleNamespace(grants=FakeGrants(handle=0), logger=None)
+    with pytest.raises(CaptureFailed, match="opening grants"):
+        Rings(libraries, 7, "demo", {"51712": [8]}).drain()
 
 
 def test_a_guest_has_no_say_in_what_its_disks_are() -> None:

@@ -149,8 +149,9 @@ GONE_BRIDGE = {"mac": "00:16:3e:00:00:01", "bridge": "xenbr-gone", "script": "vi
         ({"bridge": "lo"}, False),
         ({"bridge": "lo", "script": ""}, False),
         ({"script": ""}, True),
-        ({"bridge": ""}, True),
+        ({"bridge": ""}, False),  # xenbr0, for which eth0 will do
         ({"bridge": "xenbr7"}, False),
+        ({"bridge": "7"}, True),
         ({"bridge": "xenbr8"}, True),
         ({"script": "/etc/xen/scripts/vif-openvswitch"}, False),
         ({"backend_domname": "net"}, False),
@@ -172,7 +173,8 @@ def test_nothing_is_ended_for_a_start_without_its_bridge(
     xen.info_of[7] = replace(RUNNING, domid=7, uuid="7")
     xen.store.values["/local/domain/7/name"] = "net"
     monkeypatch.setattr(xenbridges, "INTERFACES", tmp_path)
-    (tmp_path / "eth7" / "bridge").mkdir(parents=True)
+    for name in ("eth0", "eth7"):
+        (tmp_path / name / "bridge").mkdir(parents=True)
     for script in ("vif-bridge", "vif-openvswitch"):
         (tmp_path / script).touch()
     config = {**CONFIG, "nics": [{**GONE_BRIDGE, **changes}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,20 @@ def test_a_domain_starts_though_no_file_can_be_made(
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     driver.start(domain, paused=False)
     assert driver.find("web").state is DomainState.RUNNING
+
+
+def test_a_domain_that_no_descriptor_is_left_for_is_not_started(scene: Scene) -> None:
+    """It was off by then, and that ended as a bug of snapvm's."""
+    _, driver = scene
+    domain = driver.find("web")
+    driver.stop(domain)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(DomainFailed, match=r"web could not be started: .*Too many open files"):
+            driver.start(domain, paused=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_an_image_that_xl_does_not_take(scene: Scene) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from snapvm.hypervisor import xenstore
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenstore import StoreRefused, XenStore
-from tests.fakes.xenstored import FakeXenstored
+from snapvm.refusals import HostLacks
+from tests.fakes.xenstored import FakeXenstored, Message
 
 
 @pytest.fixture
@@ -71,7 +74,11 @@ def test_a_watch_wakes_and_its_events_are_no_answers(served: Served) -> None:
         server.set("/w", "again")
         assert store.read("/w") == "again"
         assert store.wait(0)
+        server.set("/w", "once more")
+        assert store.read("/w") == "once more"
     assert not store.wait(0)
+    server.set("/w", "later")
+    assert store.read("/w") == "later" and not store.wait(0)
 
 
 def test_a_domain_that_goes_on_is_told_of(served: Served) -> None:
@@ -106,8 +113,48 @@ def test_what_is_removed_is_gone(served: Served) -> None:
     assert store.read("/a") is None
 
 
+@pytest.mark.parametrize(
+    ("refused", "ask"),
+    [
+        (Message.READ, XenStore.read),
+        (Message.DIRECTORY, XenStore.names),
+        (Message.RM, XenStore.remove),
+    ],
+)
+def test_what_is_refused_is_not_taken_for_what_is_not_there(
+    served: Served, refused: Message, ask: Callable[[XenStore, str], object]
+) -> None:
+    server, store = served
+    server.values["/a/b"] = "one"
+    server.refused = {refused}
+    with pytest.raises(StoreRefused, match="EIO"):
+        ask(store, "/a")
+    server.refused = set()
+    ask(store, "/c")
+
+
 def test_a_store_that_goes_away_is_a_failure() -> None:
     mine, theirs = socket.socketpair()
     mine.close()
     with XenStore(theirs) as store, pytest.raises(XenFailed, match="xenstore"):
         store.read("/a")
+
+
+def test_one_that_lets_nobody_in_any_more_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs, and two have knocked already: every snapvm after them waited without end."""
+    monkeypatch.setattr(xenstore, "SOCKETS", (tmp_path / "socket",))
+    monkeypatch.setattr(xenstore, "_ANSWER_SECONDS", 0.1)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(tmp_path / "socket"))
+        server.listen(1)
+        for _ in range(2):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "socket"))
+        with pytest.raises(HostLacks, match="let nobody in") as lacking:
+            xenstore.open_store()
+        assert "when `xenstore-ls` answers" in lacking.value.hint()
+        server.accept()[0].close()
+        with xenstore.open_store() as store, pytest.raises(XenFailed, match="timed out"):
+            store.read("/a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from snapvm.lvm import argv, health
-from snapvm.lvm.health import VolumeState
+from snapvm.lvm.health import Health, VolumeState
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import DiskRecord, LvRef, LvUuid, VolumeKind
 from tests.fakes.lvm import FakeLvm
@@ -18,6 +18,7 @@ def judged(
     active: bool = True,
     writable: bool = False,
     tags: frozenset[str] = frozenset({argv.TAG_OURS}),
+    lacks: str = "",
 ) -> health.Health:
     fake = FakeLvm()
     pool = "pool" if kind is VolumeKind.THIN else ""
@@ -25,6 +26,7 @@ def judged(
     snapshot.origin, snapshot.origin_bytes = "disk", 1 << 26
     snapshot.tags = set(tags)
     snapshot.invalid, snapshot.active, snapshot.writable = invalid, active, writable
+    snapshot.health = lacks
     ref = LvRef(vg="vg0", lv="disk.snap", uuid=LvUuid(snapshot.uuid))
     disk = DiskRecord(target="vda", volume=ref, snapshot=ref, kind=kind, size_bytes=1 << 26)
     return health.of_disk(disk, Lvm(fake).report())
@@ -53,6 +55,21 @@ def test_one_that_may_have_changed_is_not_called_well(kind: VolumeKind) -> None:
 def test_one_without_its_tags_is_not_called_well(kind: VolumeKind) -> None:
     """No rollback takes it; `check` found all in order, and `prune` deleted others for it."""
     assert judged(kind, tags=frozenset()).state is VolumeState.UNUSABLE
+
+
+@pytest.mark.parametrize("kind", VolumeKind)
+def test_one_that_lacks_a_part_is_not_called_away(kind: VolumeKind) -> None:
+    """Its group is there."""
+    assert judged(kind, lacks="partial").state is VolumeState.UNUSABLE
+
+
+def test_of_several_that_are_well_the_fullest_is_worst() -> None:
+    thin, half, full = (
+        Health(target="vda", state=VolumeState.OK, fill_percent=fill) for fill in (None, 50.0, 60.0)
+    )
+    lost = Health(target="vdb", state=VolumeState.LOST)
+    assert health.worst([half, full, thin]) is full and health.worst([thin, half]) is half
+    assert health.worst([full, lost]) is lost and health.worst([]) is None
 
 
 def test_what_is_not_told_is_not_good() -> None:
