@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,14 +73,20 @@ class XenQmp:
 @contextmanager
 def talking(domid: int) -> Iterator[XenQmp]:
     """Talk to the QEMU of a domain in the block; raise ``XenFailed`` when it does not answer."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_SECONDS)
+    with _connected(domid) as connection, connection.makefile("rb") as lines:
+        yield XenQmp(connection, lines, domid)
+
+
+def _connected(domid: int) -> socket.socket:
+    with ExitStack() as undo:
         try:
+            connection = undo.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(ANSWER_SECONDS)
             connection.connect(str(socket_of(domid)))
         except OSError as failure:
             raise _failed(domid, failure) from failure
-        with connection.makefile("rb") as lines:
-            yield XenQmp(connection, lines, domid)
+        undo.pop_all()
+        return connection
 
 
 def _version(greeting: Any) -> Version:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -85,6 +89,20 @@ def test_one_that_hangs_is_not_waited_for_without_end(
         pytest.raises(XenFailed, match="timed out"),
     ):
         DeviceModel(DOMID).stop()
+
+
+def test_one_that_no_descriptor_is_left_for_is_said(
+    qemu: XenQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came out as a bug, from the pause."""
+
+    def none_left(_family: int) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(XenFailed, match="Too many open files"):
+        xenqemu.go_on(DOMID)
+    assert qemu.is_running
 
 
 def test_one_that_ends_meanwhile_is_said(qemu: XenQemu) -> None:
