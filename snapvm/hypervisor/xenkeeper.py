@@ -26,6 +26,8 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from snapvm.hypervisor.xenlib import XenFailed
+
 STAYS_SINCE = (4, 20)
 """From this version of Xen on, xl does not end when its domain is suspended."""
 PROCESSES = Path("/proc")
@@ -37,13 +39,20 @@ _NAME = re.compile(r"""^[ \t]*name\s*=\s*(["'])(.*?)\1""", re.MULTILINE)
 
 
 def keepers(name: str, processes: Path = PROCESSES) -> tuple[int, ...]:
-    """Return the processes that look after the domain of this name."""
+    """Return the processes that look after the domain of this name; raise ``XenFailed``."""
     log = re.compile(rf"xl-{re.escape(name)}(--incoming)?\.log(\.\d+)?( \(deleted\))?")
     return tuple(
-        int(folder.name)
-        for folder in processes.iterdir()
-        if folder.name.isdigit() and _looks_after(folder, name, log)
+        int(folder.name) for folder in folders_of(processes) if _looks_after(folder, name, log)
     )
+
+
+def folders_of(processes: Path) -> tuple[Path, ...]:
+    """Return the folder of each process of this host; raise ``XenFailed``."""
+    try:
+        return tuple(folder for folder in processes.iterdir() if folder.name.isdigit())
+    except OSError as failure:
+        why = failure.strerror or str(failure)
+        raise XenFailed(f"looking for the processes that look after domains: {why}") from failure
 
 
 def starters(name: str, alive: Collection[int]) -> tuple[int, ...]:

@@ -21,10 +21,8 @@ _MODE_AT, _DOMID_AT = 1, 4
 
 
 def are_saving(domid: int) -> bool:
-    """Tell whether somebody else saves or migrates a domain."""
-    return any(
-        _saves(folder, domid) for folder in xenkeeper.PROCESSES.iterdir() if folder.name.isdigit()
-    )
+    """Tell whether somebody else saves or migrates a domain; raise ``XenFailed``."""
+    return any(_saves(folder, domid) for folder in xenkeeper.folders_of(xenkeeper.PROCESSES))
 
 
 def require_none(name: str, domid: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snapvm.failures import DomainFailed, WindowBroken
+from snapvm.failures import CaptureFailed, DomainFailed, WindowBroken
 from snapvm.hypervisor import xenkeeper, xenothers
 from snapvm.hypervisor.xenhvm import XenHvmCapture
 from snapvm.memory.streamframe import StreamFrame
@@ -110,6 +110,18 @@ def test_a_repair_does_not_disturb_who_migrates_it(scene: Scene, processes: Path
     save(processes, 5)
     driver.abandon(driver.find("web"))
     assert forgotten == [5]
+
+
+def test_one_is_not_asked_to_suspend_where_processes_cannot_be_listed(
+    tmp_path: Path, processes: Path
+) -> None:
+    """As without descriptors: it was called a bug."""
+    (processes / "self").rmdir()
+    processes.rmdir()
+    with captured(tmp_path) as (server, job):
+        with pytest.raises(CaptureFailed, match="No such file"), job.standstill().suspended():
+            pytest.fail("there is no window")
+        assert f"/local/domain/{job.info.domid}/control/shutdown" not in server.values
 
 
 def test_one_that_is_about_to_be_saved_is_not_asked_to_suspend_itself(
