@@ -23,7 +23,7 @@ from snapvm.memory.xenimage import EmulatorRecord
 from snapvm.model import DomainState
 from tests.fakes.xenqemu import STATE, XenQemu
 from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor.capturedxen import DOMID, captured
+from tests.unit.hypervisor.capturedxen import CDROM_NUMBER, DISK_NUMBER, DOMID, captured
 from tests.unit.hypervisor.fakesaver import FakeSaver
 
 HVM = 2
@@ -146,12 +146,22 @@ def test_one_without_drivers_for_xen_is_suspended_by_xen(scene: Scene) -> None:
     """It would never answer, and be waited for in vain."""
     scene.server.on_write = lambda *_: None
     scene.control.obeys = False
+    for number in (DISK_NUMBER, CDROM_NUMBER):
+        scene.server.set(f"/local/domain/{DOMID}/device/vbd/{number}/state", "1")
     with scene.prepared() as capture:
         with capture.window():
             assert scene.control.now.is_suspended
             capture.arm()
         assert scene.runs
     assert not any("suspend" in value for value in scene.server.values.values())
+
+
+def test_drivers_that_cannot_be_told_of_a_suspend_are_no_snapshot(scene: Scene) -> None:
+    """A boot loader's have rings, which nobody connects anew after a rollback."""
+    scene.control.obeys = False
+    with pytest.raises(CaptureFailed, match="boot loader"), scene.prepared():
+        pytest.fail("it is captured all the same")
+    assert scene.runs and not scene.control.now.is_suspended
 
 
 def test_one_that_somebody_resumes_meanwhile_is_no_snapshot(scene: Scene) -> None:
