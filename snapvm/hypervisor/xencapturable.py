@@ -55,7 +55,7 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
     device = xenconfig.passthrough(config)
     if device:
         why = f"it has {device}, whose state cannot be captured"
-        raise _refused(domain, why, f"detach it, or {_DISKS_ALONE}")
+        raise _refused(domain, why, f"detach it, or start without it, or {_DISKS_ALONE}")
     if domain.state is DomainState.PAUSED:
         raise _refused(
             domain,

@@ -36,6 +36,7 @@ _PASSTHROUGH = {
     "p9s": "a shared file system",
     "p9": "a shared file system",
     "pvcallsifs": "PV calls",
+    "virtios": "a virtio device",
     "vtpms": "a virtual TPM",
     "rdms": "reserved device memory",
     "dtdevs": "a device tree device",
@@ -185,7 +186,9 @@ def passthrough(config: Config) -> str:
     found = (what for key, what in _PASSTHROUGH.items() if places.get(key))
     # libxl_create.c: "stream does not preserve node information".
     nodes = "virtual NUMA nodes" if config["b_info"].get("vnuma_nodes") else ""
-    return next(found, nodes)
+    # Xen saves nothing of guests that run in the guest (public/arch-x86/hvm/save.h).
+    has_guests = is_set(config["b_info"].get("nested_hvm"))
+    return next(found, nodes or ("nested virtualisation (nestedhvm)" if has_guests else ""))
 
 
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from snapvm.xenguest import FRAME_BYTES
 
 INFO_BYTES = 112
-_LAYOUT = struct.Struct("<H2xIQ32xQ12xI4x16s")
-"""domain, flags, tot_pages, shared_info_frame, max_vcpu_id, handle; what is between is not used."""
+_LAYOUT = struct.Struct("<H2xIQ32xQ12xI4x16s12xI")
+"""domain, flags, tot_pages, shared_info_frame, max_vcpu_id, handle, arch_config.emulation_flags;
+what is between is not used."""
 _FLAG_DYING = 1
 _FLAG_HVM = 2
 _FLAG_SHUTDOWN = 4
 _FLAG_PAUSED = 8
 _SHUTDOWN_SUSPEND = 2
 _SHUTDOWN_CRASH = 3
+_EMULATES_PIC = 32
+"""XEN_X86_EMU_PIC (public/arch-x86/xen.h); PVH has only a local APIC (libxl_x86.c)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +35,14 @@ class DomainInfo:
     total_pages: int
     shared_info_mfn: int
     max_vcpu_id: int
+    emulated: int
+    """What Xen emulates for it (XEN_X86_EMU_...)."""
 
     @classmethod
     def unpacked(cls, data: bytes) -> DomainInfo:
         """Return what stands at the beginning of ``data``, which may be longer."""
         fields = _LAYOUT.unpack_from(data)
-        domid, flags, total_pages, shared_info_mfn, max_vcpu_id, handle = fields
+        domid, flags, total_pages, shared_info_mfn, max_vcpu_id, handle, emulated = fields
         return cls(
             domid=domid,
             uuid=str(uuid.UUID(bytes=handle)),
@@ -45,6 +50,7 @@ class DomainInfo:
             total_pages=total_pages,
             shared_info_mfn=shared_info_mfn,
             max_vcpu_id=max_vcpu_id,
+            emulated=emulated,
         )
 
     @property
@@ -61,6 +67,11 @@ class DomainInfo:
     def is_hvm(self) -> bool:
         """Whether it is an HVM or PVH domain, not a PV domain."""
         return bool(self.flags & _FLAG_HVM)
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether it is an HVM domain, a machine that QEMU emulates with Xen, and not PVH."""
+        return self.is_hvm and bool(self.emulated & _EMULATES_PIC)
 
     @property
     def is_paused(self) -> bool:

@@ -60,6 +60,7 @@ class XenHvmCapture:
                 image = images.of_stream(job.folder / XL_FILE, definition)
                 stack.callback(image.close)
                 rings = job.rings()
+                _require_told(job, rings)
                 model = job.device_model()
                 saver = _saver(job, image, model)
                 stack.enter_context(saver.copying(partial(_tell, job, image.descriptor)))
@@ -115,6 +116,18 @@ def _saver(job: XenJob, image: StreamImage, model: DeviceModel | None) -> LiveSa
     libraries, domid, room = job.control.libraries, job.info.domid, partial(_has_room, job)
     tell_writes = nobody_tells if model is None else model.tell_writes
     return LiveSaver(libraries, domid, image.descriptor, room, tell_writes)
+
+
+def _require_told(job: XenJob, rings: Rings) -> None:
+    """Raise ``CaptureFailed`` for a guest that Xen would suspend below drivers that use its disks.
+
+    xl saves such a one, and it finds no disks when it is restored.
+    """
+    if rings.references and not job.control.suspends_itself(job.info.domid):
+        raise job.failed(
+            "it uses its disks as Xen's, and cannot be asked to suspend itself now: it may be in "
+            "its boot loader, or asleep"
+        )
 
 
 def _tell(job: XenJob, descriptor: int) -> None:

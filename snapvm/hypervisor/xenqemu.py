@@ -9,6 +9,8 @@ libxl_dom_suspend.c, libxl_qmp.c; QEMU, migration/savevm.c, hw/i386/xen/xen-hvm.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from snapvm.hypervisor import memoryfile, xenqmp
 from snapvm.hypervisor.xenlib import XenFailed
 from snapvm.hypervisor.xenqmp import Version
@@ -64,7 +66,9 @@ class DeviceModel:
                 where = {"filename": f"/dev/fdset/{given}", "live": False}
                 qemu.execute("xen-save-devices-state", where)
             finally:
-                qemu.execute("remove-fd", {"fdset-id": given})
+                # What has failed before tells more than that this fails as well.
+                with suppress(XenFailed):
+                    qemu.execute("remove-fd", {"fdset-id": given})
             return file.read()
 
 

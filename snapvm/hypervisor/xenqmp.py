@@ -65,7 +65,7 @@ class XenQmp:
             if not line or not isinstance(said, dict):
                 raise _failed(self._domid, "it has closed the connection, or says what is no QMP")
             if "error" in said:
-                raise _failed(self._domid, said["error"].get("desc", "it gives no reason"))
+                raise _failed(self._domid, _reason(said["error"]))
             if key in said:
                 return said[key]
 
@@ -96,6 +96,11 @@ def _version(greeting: Any) -> Version:
         return int(told["major"]), int(told["minor"])
     except (LookupError, TypeError, ValueError) as failure:
         raise XenFailed(f"QEMU does not tell its version ({failure!r})") from failure
+
+
+def _reason(error: Any) -> object:
+    """Return what an error says, also one that is none of QMP's."""
+    return error.get("desc", "it gives no reason") if isinstance(error, dict) else error
 
 
 def _failed(domid: int, why: object) -> XenFailed:

@@ -9,6 +9,7 @@ the guest is suspended.  It runs in a thread of this process, and so ends when s
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from snapvm.hypervisor.xendomaininfo import DomainInfo
 from snapvm.hypervisor.xenlib import XenFailed, XenLibraries, failed
 from snapvm.interrupt import shielded
 from snapvm.workers import workers
+
+log = logging.getLogger(__name__)
 
 _LIVE = 1
 """XCFLAGS_LIVE."""
@@ -222,13 +225,22 @@ class LiveSaver:
 
 
 def forget(control: XenControl, info: DomainInfo) -> None:
-    """Undo what a saver of a killed snapvm has left; raise ``XenFailed``.
+    """Undo what a saver of a killed snapvm has left, unless somebody else saves the guest.
 
-    Xen and QEMU then no longer note what an HVM or PVH guest writes, unless for somebody else.
+    Xen and QEMU then no longer note what an HVM or PVH guest writes, and QEMU runs if the guest
+    does.  A failure of QEMU is only logged: it may have ended, and to go on noting does no harm.
     """
-    if info.is_hvm and not xenothers.are_saving(info.domid):
-        control.stop_noting_writes(info.domid)
+    if not info.is_hvm or xenothers.are_saving(info.domid):
+        return
+    control.stop_noting_writes(info.domid)
+    if not info.is_machine:
+        return
+    try:
         xenqemu.forget_writes(info.domid)
+        if not (info.is_paused or info.is_shut_down):
+            xenqemu.go_on(info.domid)
+    except XenFailed as failure:
+        log.warning("%s: what snapvm had asked of it is not taken back", failure)
 
 
 def _require_noted(own: XenControl, domid: int) -> None:

@@ -232,14 +232,16 @@ def unwatch(control: XenControl, store: XenStore, domid: int) -> None:
 def lift(control: XenControl, domid: int, *, suspend: bool, pause: bool) -> None:
     """End the ``suspend`` of a domain that has suspended itself, and take one ``pause`` back.
 
-    A suspend that somebody else has asked for is not ended: he may be writing its memory.  Harmless
-    for a domain that runs, is being destroyed, or is gone.  Its QEMU runs again before it does.
+    A suspend that somebody else has asked for is not ended, nor does QEMU go on in it: he may be
+    writing their state.  Harmless for a domain that runs, is being destroyed, or is gone.  Its QEMU
+    runs again before it does.
     """
     info = control.info(domid)
     if info is None or info.is_dying:
         return
+    is_anothers = info.is_suspended and not suspend
     try:
-        if info.is_hvm and (suspend or pause):
+        if info.is_machine and (suspend or pause) and not is_anothers:
             xenqemu.go_on(domid)
     finally:
         if suspend and info.is_suspended:

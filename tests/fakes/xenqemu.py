@@ -31,6 +31,8 @@ class XenQemu:
     asked: list[str] = field(default_factory=list)
     refuses: str = ""
     """The command that it does not obey."""
+    error: str = ""
+    """What it says then in the place of an error of QMP."""
     on_command: Callable[[str], None] = field(default=lambda _command: None, repr=False)
     descriptors: list[int] = field(default_factory=list)
 
@@ -106,7 +108,8 @@ class XenQemu:
             try:
                 answer = self.obey(asked["execute"], asked["arguments"], given)
             except Refused as refused:
-                _say(client, {"error": {"class": "GenericError", "desc": str(refused)}})
+                error = {"class": "GenericError", "desc": str(refused)}
+                _say(client, {"error": self.error or error})
             else:
                 if not self.has_died:
                     _say(client, {"return": answer})

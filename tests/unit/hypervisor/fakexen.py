@@ -30,6 +30,7 @@ RUNNING = DomainInfo(
     total_pages=256,
     shared_info_mfn=1,
     max_vcpu_id=1,
+    emulated=0,
 )
 
 

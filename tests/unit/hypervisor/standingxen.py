@@ -56,6 +56,7 @@ class FakeXen:
             total_pages=1,
             shared_info_mfn=1,
             max_vcpu_id=0,
+            emulated=0,
         )
 
     def pause(self, _domid: int) -> None:

@@ -77,3 +77,16 @@ def test_passed_through_devices_are_named() -> None:
     assert xenconfig.passthrough(CONFIG | {"b_info": memory}) == "a device's memory"
     nodes = {**CONFIG["b_info"], "vnuma_nodes": [{"memkb": 65536}]}
     assert xenconfig.passthrough(CONFIG | {"b_info": nodes}) == "virtual NUMA nodes"
+    assert xenconfig.passthrough(CONFIG | {"virtios": [{"type": "virtio,device"}]}) == (
+        "a virtio device"
+    )
+
+
+def test_guests_of_the_guest_would_be_lost() -> None:
+    """Xen saves nothing of them (public/arch-x86/hvm/save.h), and xl saves the guest all the same.
+
+    Its kernel thinks after a rollback that the processor still is in the mode for guests.
+    """
+    for value, name in (("True", "nested virtualisation (nestedhvm)"), ("False", "")):
+        b_info = {**CONFIG["b_info"], "nested_hvm": value}
+        assert xenconfig.passthrough(CONFIG | {"b_info": b_info}) == name

@@ -23,10 +23,12 @@ from snapvm.memory.xenimage import EmulatorRecord
 from snapvm.model import DomainState
 from tests.fakes.xenqemu import STATE, XenQemu
 from tests.fakes.xenstored import FakeXenstored
-from tests.unit.hypervisor.capturedxen import DOMID, captured
+from tests.unit.hypervisor.capturedxen import CDROM_NUMBER, DISK_NUMBER, DOMID, captured
 from tests.unit.hypervisor.fakesaver import FakeSaver
 
 HVM = 2
+PC, PVH = 0x3FF, 1
+"""What Xen emulates for a domain of each kind (XEN_X86_EMU_...)."""
 
 
 @dataclass
@@ -56,7 +58,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     qemu, saver = XenQemu(), FakeSaver(changes=[0, 2])
     with captured(tmp_path) as (server, job), qemu.listening(xenqmp.socket_of(DOMID)):
         control: Any = job.control
-        control.now = replace(control.now, flags=control.now.flags | HVM)
+        control.now = replace(control.now, flags=control.now.flags | HVM, emulated=PC)
         control.suspends(server)
         saver.is_suspended = lambda: bool(control.now.is_suspended and control.now.is_paused)
         control.libraries = SimpleNamespace(**{**vars(control.libraries), **vars(saver.libraries)})
@@ -144,12 +146,22 @@ def test_one_without_drivers_for_xen_is_suspended_by_xen(scene: Scene) -> None:
     """It would never answer, and be waited for in vain."""
     scene.server.on_write = lambda *_: None
     scene.control.obeys = False
+    for number in (DISK_NUMBER, CDROM_NUMBER):
+        scene.server.set(f"/local/domain/{DOMID}/device/vbd/{number}/state", "1")
     with scene.prepared() as capture:
         with capture.window():
             assert scene.control.now.is_suspended
             capture.arm()
         assert scene.runs
     assert not any("suspend" in value for value in scene.server.values.values())
+
+
+def test_drivers_that_cannot_be_told_of_a_suspend_are_no_snapshot(scene: Scene) -> None:
+    """A boot loader's have rings, which nobody connects anew after a rollback."""
+    scene.control.obeys = False
+    with pytest.raises(CaptureFailed, match="boot loader"), scene.prepared():
+        pytest.fail("it is captured all the same")
+    assert scene.runs and not scene.control.now.is_suspended
 
 
 def test_one_that_somebody_resumes_meanwhile_is_no_snapshot(scene: Scene) -> None:
@@ -187,3 +199,28 @@ def test_one_that_its_owner_has_paused_is_not_stopped_for_its_disks(scene: Scene
     with XenPauseCapture(replace(scene.job, domain=domain)).window():
         pass
     assert scene.qemu.asked == []
+
+
+def test_a_qemu_that_somebody_else_has_stopped_to_save_the_guest_is_let_alone(
+    scene: Scene,
+) -> None:
+    """`xl save` suspends a guest without drivers for Xen at once, also one that we have paused.
+
+    A QEMU that goes on changes memory that xl writes, and disks that belong to it.
+    """
+    capture = XenPauseCapture(scene.job)
+    with pytest.raises(ZeroDivisionError), capture.window():
+        scene.control.suspend(DOMID)
+        raise ZeroDivisionError
+    assert not scene.qemu.is_running
+    assert scene.control.now.is_suspended and not scene.control.now.is_paused
+
+
+@pytest.mark.parametrize("suspend", [False, True])
+def test_the_qemu_of_a_pvh_guest_is_none_of_ours(scene: Scene, *, suspend: bool) -> None:
+    """One may serve its disks; it is never stopped, and need not answer."""
+    scene.control.now = replace(scene.control.now, emulated=PVH)
+    scene.qemu.refuses = "query-status"
+    scene.control.pause(DOMID)
+    lift(scene.control, DOMID, suspend=suspend, pause=True)
+    assert scene.qemu.asked == [] and not scene.control.now.is_paused

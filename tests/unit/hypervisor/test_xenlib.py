@@ -159,10 +159,48 @@ def test_what_xen_says_of_a_domain_is_read_where_it_stands() -> None:
     struct.pack_into("<Q", said, 48, 0x12345)
     struct.pack_into("<II", said, 64, 2, 3)
     said[76:92] = handle.bytes
+    struct.pack_into("<I", said, 104, 32)
     info = DomainInfo.unpacked(bytes(said))
     assert (info.domid, info.uuid, info.total_pages) == (7, str(handle), 0x8000)
     assert (info.shared_info_mfn, info.max_vcpu_id) == (0x12345, 3)
     assert info.is_paused and info.is_suspended and not info.is_hvm and not info.is_dying
+    assert info.emulated == 32 and not info.is_machine
+    struct.pack_into("<I", said, 4, 2)
+    assert DomainInfo.unpacked(bytes(said)).is_machine
+    struct.pack_into("<I", said, 104, 1)
+    assert not DomainInfo.unpacked(bytes(said)).is_machine
+
+
+@pytest.mark.parametrize(
+    ("flags", "emulated", "callback", "sleeps", "asked"),
+    [
+        (0, 0, 0, 0, True),
+        (2, 0x3FF, 1, 0, True),
+        (2, 0x3FF, 0, 0, False),
+        (2, 0x3FF, 1, 3, False),
+        # A boot loader's drivers look by themselves whether Xen has something to tell.
+        (2, 1, 0, 0, True),
+    ],
+    ids=["pv", "hvm", "hvm without drivers", "hvm that sleeps", "pvh without a callback"],
+)
+def test_only_an_hvm_guest_is_suspended_without_being_asked(
+    flags: int, emulated: int, callback: int, sleeps: int, *, asked: bool
+) -> None:
+    """As libxl does; a PVH guest whose devices are connected would never find them again."""
+
+    def param(_handle: int, _domid: int, index: int, place: Any) -> int:
+        place._obj.value = {0: callback, 14: sleeps}[index]
+        return 0
+
+    said = bytearray(112)
+    struct.pack_into("<H", said, 0, 7)
+    struct.pack_into("<I", said, 4, flags)
+    struct.pack_into("<I", said, 104, emulated)
+    control: Any = object.__new__(xencontrol.XenControl)
+    control._handle = 1
+    control.info = lambda _domid: DomainInfo.unpacked(bytes(said))
+    control._library = SimpleNamespace(xc_hvm_param_get=param)
+    assert control.suspends_itself(7) is asked
 
 
 def test_what_xen_owes_a_guest_is_counted() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -113,6 +114,27 @@ def test_one_that_ends_meanwhile_is_said(qemu: XenQemu) -> None:
         qemu.on_command = die
         with pytest.raises(XenFailed, match="closed the connection"):
             talk.execute("stop")
+
+
+def test_why_a_state_is_not_told_in_time_is_said(
+    qemu: XenQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said that nothing can be read from an object that timed out."""
+    monkeypatch.setattr(xenqmp, "ANSWER_SECONDS", 0.2)
+
+    def be_slow(command: str) -> None:
+        if command == "xen-save-devices-state":
+            time.sleep(0.5)
+
+    qemu.on_command = be_slow
+    with pytest.raises(XenFailed, match=r": timed out$"):
+        DeviceModel(DOMID).state()
+
+
+def test_an_error_that_is_no_qmp_is_said(qemu: XenQemu) -> None:
+    qemu.refuses, qemu.error = "stop", "no"
+    with pytest.raises(XenFailed, match=r": no$"):
+        DeviceModel(DOMID).stop()
 
 
 def test_a_domain_without_one_needs_nothing(
