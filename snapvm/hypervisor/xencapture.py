@@ -59,7 +59,7 @@ class XenJob:
         return Rings(self.control.libraries, domid, self.domain.name, self._references())
 
     def device_model(self) -> DeviceModel | None:
-        """Return the QEMU of an HVM domain, unless it runs in a stub domain."""
+        """Return the QEMU of an HVM domain, if one runs here: for the disks alone none has to."""
         domid = self.info.domid
         has_one = xenconfig.is_hvm(self.config) and xenqemu.is_there(domid)
         return DeviceModel(domid) if has_one else None

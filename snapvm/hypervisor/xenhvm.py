@@ -61,7 +61,8 @@ class XenHvmCapture:
                 stack.callback(image.close)
                 rings = job.rings()
                 _require_told(job, rings)
-                model = job.device_model()
+                # One that has gone since it was looked at must be missed: the image would lack it.
+                model = DeviceModel(job.info.domid) if xenconfig.is_hvm(job.config) else None
                 saver = _saver(job, image, model)
                 stack.enter_context(saver.copying(partial(_tell, job, image.descriptor)))
             yield XenHvmCapture(job, image, rings, saver, model)

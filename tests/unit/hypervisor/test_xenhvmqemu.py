@@ -130,6 +130,16 @@ def test_writes_that_qemu_would_not_tell_of_are_no_snapshot(scene: Scene) -> Non
     assert scene.runs and scene.saver.is_ended
 
 
+def test_a_qemu_that_has_gone_since_it_was_looked_at_is_missed(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its image lacked what QEMU was, and was recorded as good."""
+    monkeypatch.setattr(xenqmp, "FOLDER", tmp_path / "gone")
+    with pytest.raises(CaptureFailed, match="No such file"), scene.prepared():
+        pytest.fail("it is captured all the same")
+    assert scene.saver.is_ended and not scene.control.now.is_paused
+
+
 def test_all_of_it_runs_on_when_the_disks_fail(scene: Scene) -> None:
     with pytest.raises(ZeroDivisionError), scene.prepared() as capture, capture.window():
         raise ZeroDivisionError
