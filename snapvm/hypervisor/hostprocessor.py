@@ -42,8 +42,11 @@ _BETWEEN_WORDS: Final = str.maketrans(".-", "__")
 def of_guest(domain: Domain) -> str:
     """Return the vendor and the features of the processor, for a domain that sees all; else none.
 
-    libvirt itself knows of any other domain what its processor has (`libvirtprocessor`).
+    libvirt itself knows of any other domain what its processor has (`libvirtprocessor`).  One that
+    libvirt does not know any more has no definition, and will see what its image says.
     """
+    if not domain.definition:
+        return ""
     root = domainxml.parse(domain.definition)
     cpu = root.find("./cpu")
     if cpu is None or cpu.get("mode") not in _MODES or root.get("type") != "kvm":

@@ -23,14 +23,26 @@ def require(link: Link, domain: Domain) -> None:
         raise DomainRefused(
             domain=domain.name,
             why=f"it is {domain.state}",
-            remedy="a domain is captured while it runs, is paused or is shut off "
-            "(`virsh dompmwakeup` wakes one)",
+            remedy=_until_capturable(domain),
         )
     handle = link.domain(domain.uuid)
     if domain.state.has_memory:
         refuse_busy(domain, handle)
     else:
         libvirtimages.refuse_saved(domain, handle, "and would not be captured")
+
+
+def _until_capturable(domain: Domain) -> str:
+    """Say what to do about a domain that neither runs, nor is paused, nor is shut off."""
+    name = shlex.quote(domain.name)
+    if domain.state is DomainState.SUSPENDED:
+        return f"wake it first: virsh dompmwakeup {name}"
+    if domain.state is DomainState.CRASHED:
+        return (
+            f"boot it first (virsh reset {name}; virsh resume {name}); `virsh dump --memory-only "
+            f"{name} FILE` keeps what is in its memory now"
+        )
+    return "a domain is captured while it runs, is paused or is shut off"
 
 
 def require_memory(link: Link, domain: Domain, *, is_compressed: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,23 @@ def test_stop_and_restore(world: HypervisorWorld, tmp_path: Path, paused: bool) 
     world.hypervisor.restore(domain, image, paused=paused)
     wanted = DomainState.PAUSED if paused else DomainState.RUNNING
     wait_until(lambda: find(world).state is wanted)
+
+
+def test_one_that_is_not_known_any_more_can_be_restored(
+    world: HypervisorWorld, tmp_path: Path
+) -> None:
+    """There is no definition to be asked, and the image has all that it needs."""
+    memory = capture(world, tmp_path, WindowClock())
+    assert memory is not None
+    image, known = tmp_path / memory.file, find(world)
+    cookie, leaves = images.cookie(image, memory), images.processor(image, memory)
+    world.hypervisor.stop(known)
+    gone = replace(known, state=DomainState.SHUTOFF, definition="")
+    then = world.hypervisor.versions(gone)
+    world.hypervisor.check_processor(gone, cookie, leaves, then)
+    world.hypervisor.check_restore(gone, image, cookie=cookie)
+    world.hypervisor.restore(gone, image, paused=False)
+    wait_until(lambda: find(world).state is DomainState.RUNNING)
 
 
 @pytest.mark.parametrize("paused", [False, True])

@@ -125,6 +125,22 @@ def test_a_paused_domain_stays_paused(kvm_lab: Lab) -> None:
         assert guest.wait_until(back.n + 20).state == "ok"
 
 
+def test_a_domain_that_libvirt_has_forgotten(kvm_lab: Lab) -> None:
+    """It comes back from its image, transient; a snapshot of its disks says what is missing."""
+    with Guest(kvm_lab, "forgotten", "--disks", "2", "--memory", "128") as guest:
+        taken = guest.take()["id"]
+        guest.say("damage")
+        forget = "virsh undefine forgotten && virsh destroy forgotten && ! virsh dominfo forgotten"
+        kvm_lab.run(forget, timeout_seconds=60, check=True)
+        said = guest.roll_back(taken).stderr
+        assert "libvirt has no definition of the domain" in said, said
+        back = guest.look()
+        assert guest.wait_until(back.n + 20).state == "ok"
+        kvm_lab.run(["virsh", "destroy", "forgotten"], timeout_seconds=60, check=True)
+        undone = snapvm(kvm_lab, "undo", "forgotten", "--yes", status=4).stderr
+        assert "virsh define" in undone, undone
+
+
 def test_a_domain_that_is_off_gives_its_disks(kvm_lab: Lab) -> None:
     """Said everywhere: no memory; unless it went off with its capture."""
     with Guest(kvm_lab, "off", "--disks", "2", "--memory", "128") as guest:

@@ -114,6 +114,11 @@ def test_any_other_does_not_see_the_processor_of_the_host(cpu: str, kind: str) -
     assert not hostprocessor.of_guest(domain(cpu, kind))
 
 
+def test_of_one_that_libvirt_has_forgotten_nothing_is_told() -> None:
+    """Undefined and shut off it could not be rolled back, though its image has all of it."""
+    assert not hostprocessor.of_guest(replace(OFF, definition=""))
+
+
 @pytest.mark.parametrize("told", ["", "processor : 0\nisa : rv64\n"])
 def test_a_kernel_that_does_not_tell_is_no_hindrance(
     host: Callable[[str], None], driver: LibvirtHypervisor, told: str
