@@ -95,6 +95,8 @@ def look(host: Host, name: str) -> Diagnosis:
         _check_orders(host, found)
     with noting(found.refusals):
         found.omitted += sidefiles.check(domain.name, host.hypervisor.side_places(domain))
+    # Disks of one pool are refused one by one, for the same reason.
+    found.refusals = list({refused.message(): refused for refused in found.refusals}.values())
     return found
 
 

@@ -49,6 +49,7 @@ _LARGEST_PAGE_KIB = 2048
 _STOPPED = "paused"
 _RUN_STATES = ("running", _STOPPED)
 """In any other state QEMU aborts when it stops the guest ("invalid runstate transition")."""
+_DISK_FAILED = "io-error"
 CALM_SECONDS = 0.2
 """Time for QEMU's events of a pause that QEMU made itself to arrive."""
 
@@ -282,6 +283,8 @@ def _require_stoppable(monitor: Monitor) -> None:
     if version < _RESTORES_STATE_SINCE:
         told = ".".join(map(str, version))
         raise NotPossible(f"QEMU {told} would let the guest run too early; 9.0 and later do not")
+    if run_state == _DISK_FAILED:
+        raise NotPossible("QEMU stopped it when a disk failed (`virsh domblkerror` says which)")
     if run_state not in _RUN_STATES:
         raise NotPossible(f"QEMU says that it is {run_state}")
 

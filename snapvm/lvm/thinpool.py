@@ -59,9 +59,7 @@ def check(pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_perc
     name = str(pool.ref)
     trouble = trouble_of(pool)
     if trouble:
-        raise VolumeRefused(
-            volume=name, why=trouble, remedy=f"repair the pool first: lvs -a {pool.vg}"
-        )
+        raise VolumeRefused(volume=name, why=trouble, remedy=_way_out(pool))
     _check_metadata(pool)
     fills = (
         ("data", pool.data_percent, data_limit_percent),
@@ -123,9 +121,25 @@ def check_removal(pool: LogicalVolume, volume: LogicalVolume, whose: str) -> Non
             volume=str(volume.ref),
             why=f"it belongs to {whose}, and nothing can be removed from {pool.ref} now: "
             f"{trouble_of(pool)}",
-            remedy=f"repair the pool first, while it is not active: lvconvert --repair {pool.ref} "
-            "(lvmthin(7))",
+            remedy=_repair(pool),
         )
+
+
+def _way_out(pool: LogicalVolume) -> str:
+    """Say what to do about a thin pool that can take no more writes."""
+    if pool.health_letter in _DEAF or pool.needs_check:
+        return _repair(pool)
+    if pool.health_letter == "X":
+        return f"look at it: lvs -a {pool.vg}"
+    is_out_of_metadata = pool.metadata_percent is not None and pool.metadata_percent >= 100
+    size = "--poolmetadatasize" if is_out_of_metadata else "--size"
+    return f"extend it (lvextend {size} +SIZE {pool.ref}), or delete snapshots (`snapvm prune`)"
+
+
+def _repair(pool: LogicalVolume) -> str:
+    return (
+        f"repair the pool first, while it is not active: lvconvert --repair {pool.ref} (lvmthin(7))"
+    )
 
 
 def _check_metadata(pool: LogicalVolume) -> None:

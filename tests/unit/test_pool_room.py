@@ -83,21 +83,21 @@ def refused_before_the_window(scene: Scene, record: Record) -> VolumeRefused:
 
 
 @pytest.mark.parametrize(
-    ("health", "why"),
+    ("health", "why", "hint"),
     [
-        ("failed", "has failed"),
-        ("metadata_read_only", "metadata is read-only"),
-        ("out_of_data", "out of data space"),
-        ("check_needed", "needs thin_check"),
+        ("failed", "has failed", "lvconvert --repair vg1/pool"),
+        ("metadata_read_only", "metadata is read-only", "lvconvert --repair vg1/pool"),
+        ("out_of_data", "out of data space", "lvextend --size +SIZE vg1/pool"),
+        ("check_needed", "needs thin_check", "lvconvert --repair vg1/pool"),
     ],
 )
 def test_a_domain_does_not_stand_still_for_a_pool_in_trouble(
-    tmp_path: Path, health: str, why: str
+    tmp_path: Path, health: str, why: str, hint: str
 ) -> None:
     scene, record = begun(tmp_path)
     scene.lvm.named("vg1", "pool").health = health
     refused = refused_before_the_window(scene, record)
-    assert why in refused.why and "lvs -a vg1" in refused.hint()
+    assert why in refused.why and hint in refused.hint()
 
 
 @pytest.mark.parametrize("health", ["failed", "metadata_read_only", "check_needed"])
@@ -228,6 +228,23 @@ def test_a_pool_that_is_nearly_too_full_is_told_of(tmp_path: Path) -> None:
     assert "data of pool vg1/pool is 85 % full" in told and "above 90 %" in told
     scene.lvm.named("vg1", "pool").data_percent = 95.0
     assert advice(scene) == (), "it is refused"
+
+
+@pytest.mark.parametrize(
+    ("fill", "option"), [("data_percent", "--size"), ("metadata_percent", "--poolmetadatasize")]
+)
+def test_what_to_do_about_a_full_pool_is_said_once_for_all_its_disks(
+    tmp_path: Path, fill: str, option: str
+) -> None:
+    """It was to be repaired, for each of its disks anew."""
+    scene = make_scene(tmp_path)
+    more = scene.lvm.add_disk("vg0", "more", pool="pool")
+    more.opened = True
+    scene.machine.held.append(more)
+    scene.machine.disks += (GuestDisk(target="vdc", device=Path("/dev/vg0/more")),)
+    setattr(scene.lvm.named("vg0", "pool"), fill, 100.0)
+    (refused,) = diagnosis.look(scene.host, DOMAIN).refusals
+    assert f"lvextend {option} +SIZE vg0/pool" in refused.hint()
 
 
 @pytest.mark.parametrize(
