@@ -77,8 +77,9 @@ def _lines(found: Diagnosis) -> Iterator[str]:
         yield f"{plain(omitted.target)}: left out, {plain(omitted.why)}"
     yield f"room for memory images: {size(found.free_bytes)}"
     for refusal in found.refusals:
-        hint = refusal.hint()
-        yield f"in the way: {plain(refusal.message())}" + (f" ({plain(hint)})" if hint else "")
+        yield f"in the way: {plain(refusal.message())}"
+        if hint := refusal.hint():
+            yield f"hint: {plain(hint)}"
 
 
 def _agent(found: Diagnosis) -> str:
