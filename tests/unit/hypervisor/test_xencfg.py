@@ -48,9 +48,6 @@ def test_what_cannot_be_told_is_refused() -> None:
         with pytest.raises(DomainRefused, match=path[-1]) as refused:
             xencfg.tell("demo", config)
         assert "shut it off first" in refused.value.hint()
-    # It was "b_info apic, type.hvm", and worse on a host where libxl had set more.
-    with pytest.raises(DomainRefused, match="an HVM domain"):
-        xencfg.tell("demo", {**CONFIG, "c_info": {"type": "hvm", "name": "demo"}})
 
 
 def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
