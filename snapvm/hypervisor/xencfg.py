@@ -64,9 +64,7 @@ def tell(domain: str, config: Config) -> str:
     lines.append(xencfgdisks.tell(domain, left.pop("disks", [])))
     lines.append(xencfgnics.tell(domain, left.pop("nics", []), has_cards=is_hvm(config)))
     lines += xencfgscreens.tell(domain, left)
-    for key in ON_EVENTS:
-        if key in left:
-            lines.append(f"{key} = {quoted(domain, left.pop(key).replace('_', '-'))}")
+    lines += _events(domain, left)
     for name, rest in (("c_info", c_info), ("b_info", b_info), ("type", own), ("", left)):
         require_nothing(domain, name, _without_defaults(rest))
     return "\n".join(lines) + "\n"
@@ -120,6 +118,16 @@ def _lists(domain: str, b_info: Config) -> Iterator[str]:
             yield listed(domain, word, texts)
 
 
+def _events(domain: str, left: Config) -> Iterator[str]:
+    """Translate what becomes of a domain that ends; libxl leaves "destroy" out of its JSON."""
+    for key in ON_EVENTS:
+        action = left.pop(key, _LEFT_OUT if key in _OTHERWISE else None)
+        if action is not None:
+            if action not in _ACTIONS:
+                require_nothing(domain, "", {key: action})
+            yield f'{key} = "{_ACTIONS[action]}"'
+
+
 def _switches(place: Config) -> Iterator[str]:
     """Translate what is on or off; a default of libxl's may be another by now, so both are told."""
     for key, word in _SWITCHES.items():
@@ -136,6 +144,19 @@ def _memory(b_info: Config) -> Iterator[str]:
             yield f"{word} = {b_info.pop(key) >> 10}"
 
 
+_LEFT_OUT = "destroy"
+_OTHERWISE = ("on_reboot", "on_soft_reset")
+"""The events at which xl does something else if it is not told what (xl_parse.c)."""
+_ACTIONS = {
+    _LEFT_OUT: "destroy",
+    "restart": "restart",
+    "restart_rename": "rename-restart",
+    "preserve": "preserve",
+    "coredump_destroy": "coredump-destroy",
+    "coredump_restart": "coredump-restart",
+    "soft_reset": "soft-reset",
+}
+"""What libxl and what xl call what they do then (xl_parse.c, action_on_shutdown_names)."""
 _WORDS = {
     "kernel": "kernel",
     "ramdisk": "ramdisk",
