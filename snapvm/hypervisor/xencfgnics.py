@@ -28,20 +28,22 @@ _DEFAULT_INTERVAL_USECS = 50_000
 def tell(domain: str, nics: Iterable[Config], *, has_cards: bool) -> str:
     """Return the line for all interfaces, or raise ``DomainRefused``.
 
-    A domain that ``has_cards`` has a QEMU that emulates them: what it emulates is told too, and the
-    number of each, by which the guest finds Xen's device for a card, and may name it.
+    A domain that ``has_cards`` has a QEMU that emulates them.
     """
-    told = [_nic(domain, nic, _card(domain, nic) if has_cards else []) for nic in nics]
+    told = []
+    for place, nic in enumerate(nics):
+        words = _card(domain, nic) if has_cards else []
+        told.append(_nic(domain, nic, [*words, *_number(domain, nic, place)]))
     return listed(domain, "vif", told)
 
 
-def _nic(domain: str, nic: Config, card: list[str]) -> str:
+def _nic(domain: str, nic: Config, first: list[str]) -> str:
     rest = {key: value for key, value in nic.items() if key not in _TOLD and is_set(value)}
     interval = rest.pop("rate_interval_usecs", 0) or _DEFAULT_INTERVAL_USECS
     if nic.get("backend_domname"):
         rest.pop("backend_domid", None)  # its number, which may be another by now
     require_nothing(domain, "vif", rest)
-    words = [*card, *(f"{word}={nic[key]}" for key, word in _WORDS.items() if nic.get(key))]
+    words = [*first, *(f"{word}={nic[key]}" for key, word in _WORDS.items() if nic.get(key))]
     allowed = nic.get("rate_bytes_per_interval")
     if allowed:
         words.append(f"rate={_rate(allowed, interval)}@{interval}us")
@@ -52,16 +54,24 @@ def _nic(domain: str, nic: Config, card: list[str]) -> str:
 
 def _card(domain: str, nic: Config) -> list[str]:
     """Return what is told of the card that QEMU emulates."""
-    kind, number = str(nic.get("nictype", "")), nic.get("devid", 0)
+    kind = str(nic.get("nictype", ""))
     if kind and kind not in _TYPES:
         require_nothing(domain, "vif", {"nictype": kind})
-    if type(number) is not int or number < 0:
-        require_nothing(domain, "vif", {"devid": number})
     return [
         *([f"type={_TYPES[kind]}"] if kind else []),
         *([f"model={nic['model']}"] if nic.get("model") else []),
-        *([f"devid={number}"] if "devid" in nic else []),
     ]
+
+
+def _number(domain: str, nic: Config, place: int) -> list[str]:
+    """Return what is told of the number by which the guest knows, and may name, an interface.
+
+    xl numbers them in order, and a former one may have been detached.
+    """
+    number = nic.get("devid", place)
+    if type(number) is not int or number < 0:
+        require_nothing(domain, "vif", {"devid": number})
+    return [] if number == place else [f"devid={number}"]
 
 
 def _rate(allowed: int, interval: int) -> str:

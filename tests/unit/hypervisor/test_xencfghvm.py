@@ -27,7 +27,7 @@ memory = 2048
 maxmem = 2048
 disk = ["format=raw,vdev=xvda,access=rw,target=/dev/vg0/debian12-root", \
 "format=raw,vdev=hdc,access=ro,devtype=cdrom,target=/srv/iso/debian-12.iso"]
-vif = ["type=ioemu,devid=0,mac=00:16:3e:5a:10:01,bridge=xenbr0"]
+vif = ["type=ioemu,mac=00:16:3e:5a:10:01,bridge=xenbr0"]
 on_reboot = "restart"
 on_soft_reset = "soft-reset"
 """
@@ -93,7 +93,7 @@ localtime = 1
 bootloader_restrict = 0
 disk = ["format=raw,vdev=hda,access=rw,backendtype=phy,target=/dev/vg0/win2022-c", \
 "format=empty,vdev=hdc,access=ro,devtype=cdrom,target="]
-vif = ["type=ioemu,model=e1000,devid=0,mac=00:16:3e:5a:20:01,bridge=xenbr0", \
+vif = ["type=ioemu,model=e1000,mac=00:16:3e:5a:20:01,bridge=xenbr0", \
 "type=vif,devid=2,mac=00:16:3e:5a:20:02,bridge=xenbr1"]
 on_reboot = "restart"
 on_crash = "restart"
@@ -283,7 +283,7 @@ def test_acpi_is_on_where_both_places_say_so(inner: int, outer: int, number: int
 
 
 def test_the_devices_of_an_hvm_domain_are_told_to_xl() -> None:
-    """xl gives a PV domain no card, and numbers the interfaces anew; the guest may go by these."""
+    """A PV domain has no cards."""
     nics: list[dict[str, Any]] = [
         {"devid": 1, "model": "e1000", "nictype": "vif_ioemu", "mac": "00:16:3e:00:00:01"},
         {"devid": 3, "nictype": "vif"},
