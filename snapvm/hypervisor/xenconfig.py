@@ -24,6 +24,11 @@ ON_EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_res
 AFFINITIES = {"vcpu_hard_affinity": "cpus", "vcpu_soft_affinity": "cpus_soft"}
 """Fields with a list of host CPUs for each vCPU, and xl's names for them."""
 
+_KERNELS = ("kernel", "ramdisk", "bootloader")
+_STUB_DOMAIN = ("stubdomain_kernel", "stubdomain_ramdisk")
+_FIRMWARE = ("firmware", "system_firmware", "smbios_firmware", "acpi_firmware")
+"""Fields of ``b_info`` that are files: what a guest boots, what its QEMU's own domain does, if it
+has one, and, in ``type.hvm``, what an HVM guest is given besides (libxl_dom.c)."""
 _QEMU_ARGUMENTS = ("extra", "extra_hvm")
 """What an HVM domain's QEMU is told besides: xl's ``device_model_args``."""
 _KIB_PER_PAGE = 4
@@ -117,7 +122,8 @@ def _require_shape(config: Config) -> None:
         shapes.append((devices, list))
         shapes += [(device, dict) for device in devices] if isinstance(devices, list) else []
     screens = [*config.get("vfbs", []), (b_info or {}).get(HVM, {})]
-    shapes += [(screen.get(key, {}), dict) for screen in screens for key in ("vnc", "sdl")]
+    looks = ("vnc", "sdl", "spice")
+    shapes += [(screen.get(key, {}), dict) for screen in screens for key in looks]
     for key in _RATES:
         shapes += [(nic.get(key, 1), int) for nic in config.get("nics", [])]
     for value, shape in shapes:
@@ -194,8 +200,8 @@ def passthrough(config: Config) -> str:
 def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
     """Yield what a start needs besides the captured disks.
 
-    Kernels are needed only when the domain ``boots``.  But QEMU wants to be given an HVM domain's
-    whenever it starts (libxl_dm.c, libxl__build_device_model_args_new).
+    Kernels and firmware are needed only when the domain ``boots``.  But QEMU wants to be given an
+    HVM domain's kernel whenever it starts (libxl_dm.c, libxl__build_device_model_args_new).
     libxl looks at each drive that the control domain serves without a script of the drive's own
     (tools/libs/light/libxl_device.c, libxl__device_disk_set_backend).  One that is empty may name a
     file that libxl had made for it, and makes again (libxl_disk.c, LIBXL_STUBDOM_EMPTY_CDROM).
@@ -212,15 +218,25 @@ def start_files(config: Config, *, boots: bool) -> Iterator[StartFile]:
             what = f"script of the network interface {nic.get('mac', '?')}"
             yield StartFile(what=what, path=Path(script))
     b_info = config["b_info"]
-    program = str(b_info.get("device_model", ""))
-    if program.startswith("/"):
-        yield StartFile(what="device model", path=Path(program))
-    reads_kernels = boots or is_hvm(config)
-    for place in (b_info, *(b_info.get(key, {}) for key in TYPES)) if reads_kernels else ():
-        for key in ("kernel", "ramdisk", "bootloader"):
+    for place, keys in _programs(b_info, boots=boots, needs_kernels=boots or is_hvm(config)):
+        for key in keys:
             path = str(place.get(key, ""))
             if path.startswith("/"):
-                yield StartFile(what=key, path=Path(path))
+                yield StartFile(what=key.replace("_", " "), path=Path(path))
+
+
+def _programs(
+    b_info: Config, *, boots: bool, needs_kernels: bool
+) -> Iterator[tuple[Config, tuple[str, ...]]]:
+    """Yield where files are named that a domain runs, and in which fields."""
+    yield b_info, ("device_model",)
+    if is_set(b_info.get("device_model_stubdomain")):
+        yield b_info, _STUB_DOMAIN
+    if needs_kernels:
+        for place in (b_info, *(b_info.get(key, {}) for key in TYPES)):
+            yield place, _KERNELS
+    if boots:
+        yield b_info.get(HVM, {}), _FIRMWARE
 
 
 def servers(config: Config) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from snapvm.clock import Deadline
@@ -74,11 +75,21 @@ def require(
     files = xenconfig.start_files(config, boots=image is None)
     startfiles.require(domain.name, files)
     xenbridges.require(domain.name, config)
-    own_port = "" if info is None else domains.screen_port(info.domid)
-    xenscreens.require(domain.name, config, own_port)
+    own_ports = set[int]() if info is None else _own_ports(domain, domains, info)
+    xenscreens.require(domain.name, config, own_ports)
     _require_pool(domain.name, config, domains)
     xenpins.require(runner, domain.name, config)
     _require_backends(domain.name, config, domains)
+
+
+def _own_ports(domain: Domain, domains: XenDomains, info: DomainInfo) -> set[int]:
+    """Return where the present domain listens: for VNC as xenstore has it."""
+    vnc = domains.screen_port(info.domid)
+    ports = {int(vnc)} if vnc.isdecimal() else set[int]()
+    with suppress(DomainRefused):  # one that xl does not know well can still be restored
+        present = xenconfig.parse(domain.name, domain.definition)
+        ports |= {port for _, port in xenscreens.spice_places(present)}
+    return ports
 
 
 def as_found(

@@ -23,6 +23,7 @@ from tests.fakes.overlay import make_overlay
 from tests.fakes.records import UUID, make_record, put_record
 from tests.fakes.scene import DOMAIN, make_scene
 from tests.fakes.scene import UUID as SCENE_UUID
+from tests.unit.hypervisor.hvmconfig import WINDOWS
 from tests.unit.lvm.store_builder import build_store
 from tests.unit.memory import qemu_builders
 from tests.unit.memory.qemu_builders import Entry
@@ -182,6 +183,7 @@ _XL_CONFIG = json.dumps(
         }
     ]
 ).encode()
+_XL_HVM = json.dumps([{"domid": 4, "config": WINDOWS}]).encode()
 
 
 def _xl_config(data: bytes, _folder: Path) -> None:
@@ -314,7 +316,7 @@ def all_targets(folder: Path) -> tuple[Target, ...]:
             refuses_by=(exceptionstore.StoreLost, exceptionstore.StoreUnreadable),
         ),
         Target(name="domain XML", seeds=(_DOMAIN_XML,), read=_domain_xml),
-        Target(name="xl configuration", seeds=(_XL_CONFIG,), read=_xl_config),
+        Target(name="xl configuration", seeds=(_XL_CONFIG, _XL_HVM), read=_xl_config),
         Target(
             name="record",
             seeds=(*fixtures, recordfile.dump(make_record()).encode()),

@@ -48,9 +48,6 @@ def test_what_cannot_be_told_is_refused() -> None:
         with pytest.raises(DomainRefused, match=path[-1]) as refused:
             xencfg.tell("demo", config)
         assert "shut it off first" in refused.value.hint()
-    # It was "b_info apic, type.hvm", and worse on a host where libxl had set more.
-    with pytest.raises(DomainRefused, match="an HVM domain"):
-        xencfg.tell("demo", {**CONFIG, "c_info": {"type": "hvm", "name": "demo"}})
 
 
 def test_vcpus_shares_and_mtu_are_told_to_xl() -> None:
@@ -166,6 +163,19 @@ def test_a_vlan_is_told_to_xl() -> None:
     """xl has it since Xen 4.19; an `undo` was refused."""
     nic = {"mac": "00:16:3e:00:00:01", "bridge": "br0", "vlan": "10/20p"}
     assert any("vlan=10/20p" in line for line in told(nics=[nic]))
+
+
+def test_the_number_of_a_nic_is_told_to_xl() -> None:
+    """When another had been detached it came back with that one's, by which a guest may name it."""
+    macs = [{"mac": f"00:16:3e:00:00:0{n}"} for n in range(3)]
+    for numbers, words in (
+        ((0, 1, 2), ["", "", ""]),
+        ((1, 0, 5), ["devid=1,", "devid=0,", "devid=5,"]),
+    ):
+        nics = [{**mac, "devid": n} for mac, n in zip(macs, numbers, strict=True)]
+        (line,) = (line for line in told(nics=nics) if line.startswith("vif"))
+        expected = [f'"{word}mac={mac["mac"]}"' for word, mac in zip(words, macs, strict=True)]
+        assert line == f"vif = [{', '.join(expected)}]"
 
 
 def test_a_driver_domain_is_told_by_its_name() -> None:

@@ -123,3 +123,44 @@ def test_a_disk_of_virtio_is_no_disk_of_xen() -> None:
     config["disks"][0]["specification"] = "virtio"
     with pytest.raises(DomainRefused, match="disk specification"):
         xencfg.tell("demo", config)
+
+
+EVENTS = ("on_poweroff", "on_reboot", "on_watchdog", "on_crash", "on_soft_reset")
+
+
+@pytest.mark.parametrize("kind", ["pv", "pvh", "hvm"])
+def test_what_libxl_leaves_out_is_told_where_xl_has_another_default(kind: str) -> None:
+    """It came back as one that is restarted when it reboots, or is reset."""
+    config = json.loads(json.dumps(CONFIG))
+    config["c_info"]["type"] = kind
+    config["b_info"] = {}
+    del config["on_reboot"]
+    lines = xencfg.tell("demo", config).splitlines()
+    told_events = [line for line in lines if line.startswith("on_")]
+    assert told_events == ['on_reboot = "destroy"', 'on_soft_reset = "destroy"']
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(
+    ("action", "word"),
+    [
+        ("destroy", "destroy"),
+        ("restart", "restart"),
+        ("restart_rename", "rename-restart"),
+        ("preserve", "preserve"),
+        ("coredump_destroy", "coredump-destroy"),
+        ("coredump_restart", "coredump-restart"),
+        ("soft_reset", "soft-reset"),
+    ],
+)
+def test_what_becomes_of_a_domain_that_ends_is_told_in_the_words_of_xl(
+    event: str, action: str, word: str
+) -> None:
+    """xl knows no "restart-rename": the domain was ended, and not started again."""
+    config = {**CONFIG, event: action}
+    assert f'{event} = "{word}"' in xencfg.tell("demo", config).splitlines()
+
+
+def test_an_action_that_xl_does_not_know_is_refused() -> None:
+    with pytest.raises(DomainRefused, match="on_crash"):
+        xencfg.tell("demo", {**CONFIG, "on_crash": "unheard"})
