@@ -63,9 +63,9 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
             f"let it run with `xl unpause {shlex.quote(domain.name)}`, or {_DISKS_ALONE}",
         )
     info = domains.get(domain)
-    if xenconfig.is_hvm(config):
+    if info.is_hvm:
         _require_device_model(domain, config, info.domid)
-    lacking_bytes = control.lacking_pages(info.domid) * FRAME_BYTES if info.is_hvm else 0
+    lacking_bytes = 0 if info.is_pv else control.lacking_pages(info.domid) * FRAME_BYTES
     if lacking_bytes:
         raise _refused(
             domain,
@@ -74,7 +74,7 @@ def require(domain: Domain, settings: Settings, control: XenControl, domains: Xe
             "let its balloon driver give that back first, as it does at the end of a boot; or give "
             f"the guest all of its `maxmem` (xl mem-set); or {_DISKS_ALONE}",
         )
-    if not info.is_hvm and control.guest_width(info.domid) != _WIDTH_BYTES:
+    if info.is_pv and control.guest_width(info.domid) != _WIDTH_BYTES:
         raise _refused(domain, "it is a 32-bit PV guest", _DISKS_ALONE)
     xenothers.require_none(domain.name, info.domid)
     client = domains.served_by(info.domid)

@@ -61,7 +61,7 @@ class XenJob:
     def device_model(self) -> DeviceModel | None:
         """Return the QEMU of an HVM domain, if one runs here: for the disks alone none has to."""
         domid = self.info.domid
-        has_one = xenconfig.is_hvm(self.config) and xenqemu.is_there(domid)
+        has_one = self.info.is_hvm and xenqemu.is_there(domid)
         return DeviceModel(domid) if has_one else None
 
     def settle(self, rings: Rings) -> None:

@@ -107,7 +107,7 @@ class XenControl:
         tools/libs/light/libxl_dom_suspend.c, domain_suspend_callback_common).
         """
         info = self.info(domid)
-        if info is None or not info.is_machine:
+        if info is None or not info.is_hvm:
             return True
         return self._param(domid, _CALLBACK_IRQ) != 0 and self._param(domid, _ACPI_S_STATE) == 0
 

@@ -17,6 +17,7 @@ _LAYOUT = struct.Struct("<H2xIQ32xQ12xI4x16s12xI")
 what is between is not used."""
 _FLAG_DYING = 1
 _FLAG_HVM = 2
+"""XEN_DOMINF_hvm_guest (public/domctl.h); PVH domains have it too."""
 _FLAG_SHUTDOWN = 4
 _FLAG_PAUSED = 8
 _SHUTDOWN_SUSPEND = 2
@@ -64,14 +65,14 @@ class DomainInfo:
         return bool(self.flags & _FLAG_DYING)
 
     @property
-    def is_hvm(self) -> bool:
-        """Whether it is an HVM or PVH domain, not a PV domain."""
-        return bool(self.flags & _FLAG_HVM)
+    def is_pv(self) -> bool:
+        """Whether it is a PV domain, and not an HVM or PVH domain."""
+        return not self.flags & _FLAG_HVM
 
     @property
-    def is_machine(self) -> bool:
-        """Whether it is an HVM domain, a machine that QEMU emulates with Xen, and not PVH."""
-        return self.is_hvm and bool(self.emulated & _EMULATES_PIC)
+    def is_hvm(self) -> bool:
+        """Whether it is an HVM domain, which has a QEMU, and not a PV or PVH domain."""
+        return not self.is_pv and bool(self.emulated & _EMULATES_PIC)
 
     @property
     def is_paused(self) -> bool:

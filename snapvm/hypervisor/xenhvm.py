@@ -62,7 +62,7 @@ class XenHvmCapture:
                 rings = job.rings()
                 _require_told(job, rings)
                 # One that has gone since it was looked at must be missed: the image would lack it.
-                model = DeviceModel(job.info.domid) if xenconfig.is_hvm(job.config) else None
+                model = DeviceModel(job.info.domid) if job.info.is_hvm else None
                 saver = _saver(job, image, model)
                 stack.enter_context(saver.copying(partial(_tell, job, image.descriptor)))
             yield XenHvmCapture(job, image, rings, saver, model)

@@ -230,10 +230,10 @@ def forget(control: XenControl, info: DomainInfo) -> None:
     Xen and QEMU then no longer note what an HVM or PVH guest writes, and QEMU runs if the guest
     does.  A failure of QEMU is only logged: it may have ended, and to go on noting does no harm.
     """
-    if not info.is_hvm or xenothers.are_saving(info.domid):
+    if info.is_pv or xenothers.are_saving(info.domid):
         return
     control.stop_noting_writes(info.domid)
-    if not info.is_machine:
+    if not info.is_hvm:
         return
     try:
         xenqemu.forget_writes(info.domid)

@@ -241,7 +241,7 @@ def lift(control: XenControl, domid: int, *, suspend: bool, pause: bool) -> None
         return
     is_anothers = info.is_suspended and not suspend
     try:
-        if info.is_machine and (suspend or pause) and not is_anothers:
+        if info.is_hvm and (suspend or pause) and not is_anothers:
             xenqemu.go_on(domid)
     finally:
         if suspend and info.is_suspended:

@@ -32,6 +32,6 @@ def foreseen(domain: Domain) -> str:
 
 def with_memory(job: XenJob, images: XenImages) -> AbstractContextManager[Capture]:
     """Prepare the capture of a domain with its memory, for a block."""
-    if xenconfig.is_pv(job.config):
+    if job.info.is_pv:
         return XenCapture.prepared(job, images)
     return XenHvmCapture.prepared(job, images)

@@ -62,8 +62,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         control.suspends(server)
         saver.is_suspended = lambda: bool(control.now.is_suspended and control.now.is_paused)
         control.libraries = SimpleNamespace(**{**vars(control.libraries), **vars(saver.libraries)})
-        config = {**job.config, "c_info": {**job.config["c_info"], "type": "hvm"}}
-        yield Scene(server, replace(job, config=config), control, saver, qemu)
+        yield Scene(server, replace(job, info=control.now), control, saver, qemu)
 
 
 def test_the_image_has_what_qemu_was_when_all_stood_still(scene: Scene) -> None:

@@ -163,12 +163,14 @@ def test_what_xen_says_of_a_domain_is_read_where_it_stands() -> None:
     info = DomainInfo.unpacked(bytes(said))
     assert (info.domid, info.uuid, info.total_pages) == (7, str(handle), 0x8000)
     assert (info.shared_info_mfn, info.max_vcpu_id) == (0x12345, 3)
-    assert info.is_paused and info.is_suspended and not info.is_hvm and not info.is_dying
-    assert info.emulated == 32 and not info.is_machine
+    assert info.is_paused and info.is_suspended and info.is_pv and not info.is_dying
+    assert info.emulated == 32 and not info.is_hvm
     struct.pack_into("<I", said, 4, 2)
-    assert DomainInfo.unpacked(bytes(said)).is_machine
+    hvm = DomainInfo.unpacked(bytes(said))
+    assert hvm.is_hvm and not hvm.is_pv
     struct.pack_into("<I", said, 104, 1)
-    assert not DomainInfo.unpacked(bytes(said)).is_machine
+    pvh = DomainInfo.unpacked(bytes(said))
+    assert not pvh.is_hvm and not pvh.is_pv
 
 
 @pytest.mark.parametrize(
