@@ -145,23 +145,11 @@ class _Buffers(threading.local):
 
 def _of_piece(sum_of: SumOf, buffers: _Buffers, descriptor: int, begin: int) -> bytes:
     """Return the place and the sum of a piece; nothing when it is all zeros."""
-    count = _fill(buffers.own, descriptor, begin)
+    count = durable.read_into(buffers.own, descriptor, begin)
     piece = buffers.own if count == _PIECE_BYTES else buffers.own[:count]
     if piece == _ZEROS[:count]:
         return b""
     return struct.pack(">Q", begin) + sum_of(piece)
-
-
-def _fill(buffer: bytearray, descriptor: int, begin: int) -> int:
-    """Read a piece and return how long it is; the last one is shorter.
-
-    A read that comes upon a bad block returns what stands before it, as at the end of the file; the
-    next one fails (Linux, mm/filemap.c, filemap_read).
-    """
-    view, count = memoryview(buffer), 0
-    while count < len(view) and (more := os.preadv(descriptor, [view[count:]], begin + count)):
-        count += more
-    return count
 
 
 def _pieces_with_data(descriptor: int, total_bytes: int) -> Iterator[int]:

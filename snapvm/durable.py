@@ -179,17 +179,23 @@ def read(path: Path | str, limit_bytes: int) -> bytes:
 
 
 def read_at(descriptor: int, count_bytes: int, offset_bytes: int) -> bytes:
-    """Return the bytes at an offset; fewer only where the file ends.
+    """Return the bytes at an offset; fewer only where the file ends."""
+    buffer = bytearray(count_bytes)
+    return bytes(memoryview(buffer)[: read_into(buffer, descriptor, offset_bytes)])
 
-    A single pread(2) that comes upon a bad block returns what stands before it, and succeeds.
+
+def read_into(buffer: bytearray, descriptor: int, offset_bytes: int) -> int:
+    """Fill a buffer with the bytes at an offset; return how many, fewer only where the file ends.
+
+    A single read that comes upon a bad block returns what stands before it, as at the end of the
+    file; the next one fails (Linux, mm/filemap.c, filemap_read).
     """
-    found = os.pread(descriptor, count_bytes, offset_bytes)
-    while len(found) < count_bytes:
-        more = os.pread(descriptor, count_bytes - len(found), offset_bytes + len(found))
-        if not more:
-            break
-        found += more
-    return found
+    view, count = memoryview(buffer), 0
+    while count < len(view) and (
+        more := os.preadv(descriptor, [view[count:]], offset_bytes + count)
+    ):
+        count += more
+    return count
 
 
 def rewrite(descriptor: int, data: memoryview, offset_bytes: int) -> None:
