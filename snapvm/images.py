@@ -229,7 +229,7 @@ def check(path: Path, memory: MemoryRecord) -> None:
     with durable.failing_untouched(path):
         is_there = durable.is_there(path)
     if not is_there:
-        raise RecordUnusable(path=str(path), why="the memory image is gone")
+        raise RecordUnusable(path=str(path), why="the memory image is gone", is_of_part=True)
     if memory.format in (LIBVIRT_SAVE, LIBVIRT_SPARSE):
         libvirtimage.check(path, memory.size_bytes)
     elif memory.format == XL_SAVE:
@@ -239,7 +239,7 @@ def check(path: Path, memory: MemoryRecord) -> None:
         xenimage.check(path, memory.size_bytes)
     else:
         why = f"this snapvm does not know memory images of the format {memory.format!r}"
-        raise RecordNewer(path=str(path), why=why)
+        raise RecordNewer(path=str(path), why=why, is_of_part=True)
 
 
 def cookie(path: Path, memory: MemoryRecord) -> str:
@@ -275,10 +275,10 @@ def check_contents(path: Path, memory: MemoryRecord, progress: Progress) -> None
         is_right = checksum.is_right(path, memory.checksum, progress)
     except OSError as error:
         why = f"it cannot be read ({error.strerror})"
-        raise RecordUnusable(path=str(path), why=why) from error
+        raise RecordUnusable(path=str(path), why=why, is_of_part=True) from error
     if not is_right:
         why = f"it has changed since it was taken (its checksum is not {memory.checksum} any more)"
-        raise RecordUnusable(path=str(path), why=why)
+        raise RecordUnusable(path=str(path), why=why, is_of_part=True)
 
 
 def seal(path: Path, memory: MemoryRecord, *, running: bool) -> None:

@@ -202,10 +202,11 @@ class RecordUnusable(Refused):
     remedy = "other snapshots are not affected; `snapvm list` shows them"
     path: str
     why: str
+    is_of_part: bool = False
+    """Whether ``path`` is not the record's, but that of its image, a side file or a disk."""
 
     def message(self) -> str:
-        is_beside_it = "/" in self.path and not self.path.endswith(".json")
-        what = "" if is_beside_it else "the record "
+        what = "" if self.is_of_part else "the record "
         return f"{what}{quoted(self.path)} cannot be used: {self.why}"
 
 

@@ -192,9 +192,11 @@ def require_whole(folder: Path, side: SideFile) -> bytes:
         content = durable.read(path, LIMIT_BYTES)
         is_right = checksum.is_right(path, side.checksum, Silent())
     except (OSError, ValueError) as error:
-        raise RecordUnusable(path=str(path), why=f"it cannot be read ({error})") from error
+        why = f"it cannot be read ({error})"
+        raise RecordUnusable(path=str(path), why=why, is_of_part=True) from error
     if len(content) != side.size_bytes or not is_right:
-        raise RecordUnusable(path=str(path), why="it has changed since it was taken")
+        why = "it has changed since it was taken"
+        raise RecordUnusable(path=str(path), why=why, is_of_part=True)
     return content
 
 

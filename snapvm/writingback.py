@@ -127,7 +127,8 @@ def present_of(report: Report, set_: str, disk: LvRef) -> LogicalVolume | None:
 
 def snapshot_gone(disk: JournalDisk) -> RecordUnusable:
     """Return what to raise when a disk cannot become what its snapshot holds."""
-    return RecordUnusable(path=str(disk), why="its snapshot is gone in the middle of a rollback")
+    why = "its snapshot is gone in the middle of a rollback"
+    return RecordUnusable(path=str(disk), why=why, is_of_part=True)
 
 
 def _wait_until_unused(lvm: Lvm, disk: LvRef) -> None:

@@ -1,4 +1,4 @@
-"""Which UEFI variables and vTPMs are refused before their domain stands still."""
+"""Which UEFI variables and vTPMs are refused before their domain stands still, or goes back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from snapvm import sidefiles
-from snapvm.model import SideKind, SidePlace, SideShape
-from snapvm.refusals import DomainRefused
+from snapvm.model import SideFile, SideKind, SidePlace, SideShape
+from snapvm.refusals import DomainRefused, RecordUnusable
 
 
 def test_the_flash_of_an_arm_board_is_not_too_large_beside_a_tpm(tmp_path: Path) -> None:
@@ -45,3 +45,13 @@ def test_what_a_server_does_not_let_root_read_is_refused(
     monkeypatch.setattr(os, "open", squashed)
     with pytest.raises(DomainRefused, match=r"nvram cannot be read .*Permission denied"):
         sidefiles.check("demo", [SidePlace(kind=SideKind.NVRAM, path=flash)])
+
+
+def test_variables_kept_as_json_are_not_called_a_record(tmp_path: Path) -> None:
+    """QEMU's device uefi-vars keeps them so; the record was said to be the file that is damaged."""
+    side = SideFile(kind=SideKind.VARSTORE, name="demo.json", size_bytes=3, checksum="")
+    (tmp_path / side.file).write_text("{}")
+    with pytest.raises(RecordUnusable) as refused:
+        sidefiles.require_whole(tmp_path, side)
+    why = "it has changed since it was taken"
+    assert refused.value.message() == f"{tmp_path / side.file} cannot be used: {why}"
