@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes import CFUNCTYPE, Structure, byref, c_int, c_long, c_uint, c_ulong, c_void_p
 from functools import partial
 from typing import Protocol
@@ -147,9 +147,10 @@ class LiveSaver:
         self._is_given_up = True
         self._is_wanted.set()
         self._is_suspended.set()
-        # It asks only after each pass, which may take long: so its next write fails.
+        # It asks only after each pass, which may take long: so its next write fails.  Where no
+        # descriptor is left for that, the pass comes to its end.
         if not self._end.done():
-            with open("/dev/full", "wb", buffering=0) as full:
+            with suppress(OSError), open("/dev/full", "wb", buffering=0) as full:
                 os.dup2(full.fileno(), self._fd, inheritable=False)
 
     def _require_well(self) -> None:

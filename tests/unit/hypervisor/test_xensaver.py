@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -115,6 +116,21 @@ def test_one_whose_window_fails_does_not_keep_the_guest_waiting(image: int) -> N
         raise SnapshotFailed(target="xvda", volume="vg/web", why="the group is full")
     assert fake.is_ended and rescue.is_alive(), "it ended of itself"
     rescue.cancel()
+
+
+def test_one_that_is_given_up_where_no_descriptor_is_left_ends_after_its_pass(
+    image: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure for which it was given up was not told, but that one, as a bug of snapvm's."""
+
+    def refuse(*_: object, **_how: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    fake = FakeSaver()
+    with pytest.raises(SnapshotFailed), saver(fake, image).copying(nothing):
+        monkeypatch.setattr("builtins.open", refuse)
+        raise SnapshotFailed(target="xvda", volume="vg/web", why="the group is full")
+    assert fake.is_ended
 
 
 def test_a_disk_that_is_full_is_said() -> None:
