@@ -125,7 +125,7 @@ class SuspendRequest:
         try:
             self._wait_until_suspended()
         finally:
-            if is_held:
+            if is_held and self._control.info(self._domid) is not None:
                 self._control.pause(self._domid)
         return True
 

@@ -60,6 +60,8 @@ class FakeXen:
         )
 
     def pause(self, _domid: int) -> None:
+        if self.gone:
+            raise XenFailed("pausing: No such process")
         self.deeds.append("pause")
         self.pauses += 1
 

@@ -251,6 +251,17 @@ def test_a_zombie_is_not_waited_for(
     assert scene.xen.deeds == []
 
 
+def test_one_that_is_destroyed_while_it_is_waited_for_is_not_paused_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner had paused it; the repair ended with a failure of Xen's and left its journal."""
+    scene.store.values |= {NOTE: "", REQUEST: ""}
+    xen: Any = scene.xen
+    xen.pause(DOMID)
+    monkeypatch.setattr(xen, "unpause", lambda _domid: setattr(xen, "gone", True))
+    assert xenrequest.SuspendRequest(xen, scene.connection, DOMID).take_back()
+
+
 def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     scene.store.values[REQUEST] = "poweroff"
     words = rf"asked to poweroff: .* withdraw that with `xenstore-write {REQUEST} \"\"`"
