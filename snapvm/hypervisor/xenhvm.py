@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from snapvm import imageroom
+from snapvm.errors import SnapvmError
 from snapvm.hypervisor import xenconfig, xenothers
 from snapvm.hypervisor.base import Freeze, StreamImage, XenImages
 from snapvm.hypervisor.xencapture import DESTROYED, XenJob
@@ -142,6 +143,6 @@ def _has_room(job: XenJob) -> bool:
     """Tell whether the guest may change all of its memory again, and that can be written."""
     try:
         free_bytes = imageroom.free_bytes(job.folder)
-    except OSError:  # the next write will say why
+    except SnapvmError:  # the next write will say why
         return False
     return free_bytes >= 2 * job.domain.memory_bytes + imageroom.SPARE_BYTES

@@ -163,10 +163,10 @@ def test_a_file_system_that_does_not_tell_its_room_is_taken_as_one_without(
     _, job = scene
     saver.changes = [1 << 20]
 
-    def stale(_: Path) -> int:
+    def stale(_: Path) -> os.statvfs_result:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    monkeypatch.setattr(imageroom, "free_bytes", stale)
+    monkeypatch.setattr(os, "statvfs", stale)
     with prepared(job):
         assert saver.passes == [GUEST]
 
