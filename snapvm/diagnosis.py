@@ -60,7 +60,7 @@ class Diagnosis:
     disks: list[Footing] = field(default_factory=list)
     omitted: tuple[OmittedDisk, ...] = ()
     free_bytes: int = 0
-    """Room for memory images."""
+    """Room for memory images; 0 as well where the state folder cannot be asked."""
     refusals: list[SnapvmError] = field(default_factory=list)
 
 
@@ -68,8 +68,8 @@ def look(host: Host, name: str) -> Diagnosis:
     """Ask everything a `take` asks, and go on after a refusal; raise ``UnknownDomain``."""
     domain = host.hypervisor.find(name)
     found = Diagnosis(domain=domain, versions=host.hypervisor.versions(domain))
-    found.free_bytes = imageroom.free_bytes(host.settings.state_dir)
     with noting(found.refusals):
+        found.free_bytes = imageroom.free_bytes(host.settings.state_dir)
         imageroom.require_writable(host.settings)
     with noting(found.refusals):
         host.hypervisor.check_capture(domain, with_memory=True)

@@ -50,6 +50,22 @@ def test_a_state_folder_that_is_read_only_is_told_before_anything(
     assert thick.lvm.names() == before and thick.ids() == ["x"]
 
 
+def test_a_state_folder_whose_server_has_lost_it_hides_nothing_else_that_is_in_the_way(
+    thick: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That was all that `doctor` said, and of the disks nothing."""
+
+    def stale(_path: Path) -> os.statvfs_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "statvfs", stale)
+    found = diagnosis.look(thick.host, DOMAIN)
+    assert {str(refusal.__cause__) for refusal in found.refusals} == {
+        "[Errno 116] Stale file handle"
+    }
+    assert [disk.target for disk in found.disks] == ["vda", "vdb"]
+
+
 @pytest.mark.parametrize(
     ("left", "told"),
     [
