@@ -120,7 +120,7 @@ def advice(found: Diagnosis, settings: Settings) -> tuple[str, ...]:
 
 
 def _of_siblings(disks: Iterable[Footing]) -> Iterator[str]:
-    """Advise against many of a disk: when one more is made, in the pause, each is loaded anew."""
+    """Advise against many thick snapshots of a disk: in the pause LVM loads each of them anew."""
     for disk in disks:
         if disk.thick_snapshots >= MANY_THICK_SNAPSHOTS:
             yield (
@@ -132,7 +132,7 @@ def _of_siblings(disks: Iterable[Footing]) -> Iterator[str]:
 
 
 def _of_precopy(found: Diagnosis) -> Iterator[str]:
-    """Warn of too little room: `precopy` stops a guest when its memory would not fit once more."""
+    """Warn of too little room: `precopy` stops a guest whose memory would not fit a second time."""
     memory_bytes = found.domain.memory_bytes
     is_precopy = found.capture.startswith(f"{CaptureMethod.PRECOPY}:")
     if is_precopy and found.free_bytes < 2 * memory_bytes + imageroom.SPARE_BYTES:

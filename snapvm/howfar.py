@@ -1,6 +1,7 @@
 """How far a killed rollback came, and what became of its disks since.
 
-Its journal says it, LVM, and the kernel, which counts what is written to a disk.
+Three things tell it together: its journal, LVM, and the kernel's count of what was written to
+each disk.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from snapvm.lvm.volumes import Lvm
 from snapvm.rollbackjournal import JournalDisk, Phase, RollbackJournal
 
 UNDECIDED = (Phase.PREPARE, Phase.EXCHANGED)
-"""After these LVM and the domain tell whether there is a way back."""
+"""In these phases the journal does not say whether there is a way back: LVM and the domain do."""
 _BEFORE_ITS_END = (*UNDECIDED, Phase.SWAPPED)
-"""In these nothing has been made of what a rollback keeps and what it makes."""
+"""In these phases the bookkeeping (``swapping.settle``) has not begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,17 +35,13 @@ class Found:
     @property
     def is_spoiled(self) -> bool:
         """Whether the domain has run on clones while thick disks were not written back."""
-        return self.phase is Phase.SWAPPED and self.has_thick and self._has_run_on_clones
+        return self.phase is Phase.SWAPPED and self.has_thick and _has_clone(self.written)
 
     @property
     def is_used(self) -> bool:
         """Whether the domain has run on the disks that it goes back to."""
         # What is written to a thick one on its way back may be the rollback's own.
-        return self._has_run_on_clones if self.phase is Phase.SWAPPED else bool(self.written)
-
-    @property
-    def _has_run_on_clones(self) -> bool:
-        return any(not disk.is_thick for disk in self.written)
+        return _has_clone(self.written) if self.phase is Phase.SWAPPED else bool(self.written)
 
 
 def look(
@@ -80,9 +77,9 @@ def _is_past_return(
 ) -> bool:
     """Tell whether the former domain is gone and its disks are kept, which no journal says yet.
 
-    After a reboot that is never so with a thick disk: it is still the present one, and may have
-    been written since its undo snapshot was made.  In the same boot the kernel tells whether it
-    was, as by a domain that its owner let run on.
+    After a reboot the answer is no where there is a thick disk: that is still the present one, and
+    may have been written to since its undo snapshot was made.  In the same boot the kernel's count
+    tells whether it was, for example by a domain that its owner let run on.
     """
     set_, disks, is_new_boot = journal.set, journal.disks, journal.run.is_before_boot
     if is_new_boot and was_stopped and journal.has_thick:
@@ -93,6 +90,10 @@ def _is_past_return(
         raise StartedTooSoon(name)
     if not was_stopped or is_new_boot:
         return swapped and (was_stopped or moved)
-    has_run_on_clones = any(not disk.is_thick for disk in written)
     is_ended = journal.phase is Phase.EXCHANGED and not written
-    return swapped and (has_run_on_clones or is_ended)
+    return swapped and (_has_clone(written) or is_ended)
+
+
+def _has_clone(written: tuple[JournalDisk, ...]) -> bool:
+    """Tell whether a thin disk was written to: the domain has run on its clone then."""
+    return any(not disk.is_thick for disk in written)

@@ -41,7 +41,7 @@ def find(host: Host, record: Record) -> Domain:
 def _require_not_renamed(host: Host, record: Record, first: str = "") -> None:
     """Raise ``DomainRefused`` when a record's domain is there and has another name now.
 
-    ``first`` is what to do before it can have the one that its image and its disks go by.
+    ``first`` is what has to be done before it can have its former name back, which its image has.
     """
     now = host.hypervisor.name_of(record.domain_uuid)
     if now:

@@ -18,11 +18,11 @@ class TakeJournal:
     """What is written down of a `take` before its first effect."""
 
     set: str
-    """By which LVM's tags name what it makes."""
+    """The set that the tags of the volumes name which it makes."""
     groups: tuple[str, ...]
     """The volume groups that its disks are in, by the names they had."""
     disks: tuple[LvRef, ...]
-    """None where an older snapvm wrote it down."""
+    """Empty in what an older snapvm wrote."""
     domain: str
     """The name it had; nobody goes by it."""
     was_running: bool

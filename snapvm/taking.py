@@ -172,7 +172,7 @@ def laid_out(plan: TakePlan, folder: Path, caught: Caught, progress: Progress) -
 
 
 def _require_restored_plain(plan: TakePlan, path: Path, memory: MemoryRecord, why_not: str) -> None:
-    """Raise ``CaptureFailed`` for an image that stayed plain where none of those is restored."""
+    """Raise ``CaptureFailed`` when an image stayed plain on a host that restores no plain ones."""
     try:
         images.require_reader(path, memory, plan.versions)
     except HostLacks as lacks:

@@ -72,9 +72,9 @@ def is_way_lost(report: Report, disks: Iterable[JournalDisk]) -> bool:
 
 
 def mending(report: Report, disks: Iterable[JournalDisk], error: SnapvmError) -> str:
-    """Say what to do about disks that could not be brought back, before the repair of it.
+    """Say what to do about disks that could not be brought back, before the next repair.
 
-    A snapshot that cannot be read any more is not lost to LVM: no repair would ever get past it.
+    LVM does not call a snapshot lost that merely cannot be read: each repair would fail at it.
     """
     found = [report.lv_of(disk.snapshot) for disk in disks if disk.is_thick]
     names = " or ".join(str(volume.ref) for volume in found if volume is not None)

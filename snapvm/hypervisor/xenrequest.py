@@ -159,7 +159,7 @@ class SuspendRequest:
     def _withdraw(self) -> bool:
         """Withdraw the request; return False when the guest has just accepted it.
 
-        So for a guest that writes there all the time: nobody can tell whether it has accepted.
+        A guest that writes there all the time counts as one that has: nobody can tell.
         """
         try:
             is_withdrawn = self._store.replace(self._path, _SUSPEND, "")

@@ -38,7 +38,8 @@ _ABORT, _GO_ON, _SUSPEND = -1, 0, 1
 _LITTLE_PAGES = 1024
 """4 MiB; to write that takes less time than an LVM snapshot."""
 _MOST_PASSES = 6
-"""Before the saver waits; a guest that changes much faster than this is never done."""
+"""After so many the saver waits, however much is left: a guest may change memory faster than it is
+written."""
 _LAST_PASSES = 3
 _LOOK_SECONDS = 0.2
 
@@ -90,7 +91,7 @@ class LiveSaver:
         """Write to ``fd``, of which nothing can be expected after ``give_up``.
 
         ``may_go_on`` tells after each pass whether there is room for another.  ``tell_writes`` is
-        called when that begins and when it ends.
+        called when the saver begins and when it ends.
         """
         self._libraries = libraries
         self._domid = domid
@@ -109,7 +110,7 @@ class LiveSaver:
         self._is_given_up = False
         self._last_passes = 0
         self._failure: XenFailed | None = None
-        """What was found out when it asked, where nothing can be raised."""
+        """Why a callback ended the saver: through libxenguest nothing can be raised."""
 
     @contextmanager
     def copying(self, tick: Callable[[], None]) -> Iterator[None]:

@@ -59,7 +59,8 @@ def of_disk(disk: DiskRecord, report: Report) -> Absence | None:
     volume = report.lv_of(disk.snapshot)
     if volume is not None:
         return _of_partial(volume)
-    # Without the group's uuid, the disk's volume shows if the group has another name now.
+    # An older record has no uuid of the group; if LVM shows the disk, the group is there, whatever
+    # its name is now.
     return of_volume(disk.snapshot if disk.snapshot.vg_uuid else disk.volume, report)
 
 
