@@ -221,7 +221,7 @@ def _read_file(path: Path, *, must_exist: bool) -> dict[str, Any]:
         raise BadSetting(where=str(path), why=str(error.strerror)) from error
     except UnicodeDecodeError as error:
         raise BadSetting(where=str(path), why="it is not UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadSetting(where=str(path), why=str(error)) from error
 
 

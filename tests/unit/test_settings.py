@@ -54,6 +54,7 @@ def test_every_setting_can_be_set() -> None:
         "window_limit_seconds = inf",
         f"window_limit_seconds = 1{'0' * 400}",
         f"lock_wait_seconds = 1{'0' * 400}",
+        f"lock_wait_seconds = 1{'0' * 5000}",  # Python reads no whole number that long
         "colour = 1",
         "[section]\nx = 1",
         "= =",
