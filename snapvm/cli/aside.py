@@ -7,13 +7,14 @@ the middle of a rollback, must not wait for that; so a thread writes while a com
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TextIO
+
+from snapvm.cli import output
 
 GOODBYE_SECONDS = 2.0
 """How long what is still to be written is waited for when the work is done."""
@@ -40,7 +41,5 @@ def writing(stream: TextIO) -> Iterator[Callable[[str], None] | None]:
 def _write_all(texts: SimpleQueue[str | None], descriptor: int, encoding: str) -> None:
     """Write texts up to None; not by the stream, at whose lock the end of Python would wait."""
     while (text := texts.get()) is not None:
-        rest = text.encode(encoding, "backslashreplace")
         with suppress(OSError):
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            output.write_whole(descriptor, text.encode(encoding, "backslashreplace"))

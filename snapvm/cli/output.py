@@ -83,8 +83,7 @@ def _write_all(text: str, stream: TextIO) -> None:
     """Write all of a text, or raise ``OSError``.
 
     Python drops what the kernel does not take at once where the caller wants it unbuffered
-    (PYTHONUNBUFFERED), or where the descriptor does not wait: one that is shared with an event
-    loop, as Node's.
+    (PYTHONUNBUFFERED), or where the descriptor does not wait.
     """
     stream.flush()
     try:
@@ -92,7 +91,14 @@ def _write_all(text: str, stream: TextIO) -> None:
     except OSError:  # it is no file, as in a test
         stream.write(text)
         return
-    rest = text.encode(stream.encoding, stream.errors or "strict")
+    write_whole(descriptor, text.encode(stream.encoding, stream.errors or "strict"))
+
+
+def write_whole(descriptor: int, rest: bytes) -> None:
+    """Write all of it, or raise ``OSError``.
+
+    Wait where the descriptor does not: one that is shared with an event loop, as Node's.
+    """
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
