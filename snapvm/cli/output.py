@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -139,8 +140,11 @@ def draw(text: str, stream: TextIO) -> None:
         _Aside.write(text)
         return
     with suppress(OSError):
-        stream.write(text)
-        stream.flush()
+        if isinstance(stream, io.TextIOWrapper):
+            _write_all(text, stream)
+        else:  # rich's, which moves its drawing out of the way
+            stream.write(text)
+            stream.flush()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -30,7 +31,12 @@ EACH_BUFFERING = pytest.mark.parametrize(
 
 
 def listing(
-    folder: Path, variables: dict[str, str], *options: str, stdout: int | IO[bytes], first: str = ""
+    folder: Path,
+    variables: dict[str, str],
+    *options: str,
+    stdout: int | IO[bytes],
+    stderr: int = subprocess.PIPE,
+    first: str = "",
 ) -> subprocess.Popen[str]:
     """Begin to list many snapshots."""
     put_many(folder, RECORDS)
@@ -44,7 +50,7 @@ def listing(
             **variables,
         },
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 
@@ -74,3 +80,19 @@ def test_a_pipe_that_does_not_wait_gets_all(tmp_path: Path, buffering: dict[str,
     with process, os.fdopen(reading) as pipe:
         assert len(json.loads(pipe.read())) == RECORDS
     assert process.returncode == ExitStatus.DONE
+
+
+@EACH_BUFFERING
+def test_a_failure_is_told_where_standard_error_does_not_wait(
+    tmp_path: Path, buffering: dict[str, str]
+) -> None:
+    """A reader that was slow for a moment heard nothing of it but the status."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.write(writing, b"x" * fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ))
+    command = listing(tmp_path, buffering, "--colour", stdout=subprocess.DEVNULL, stderr=writing)
+    os.close(writing)
+    time.sleep(0.5)
+    with command as process, os.fdopen(reading) as pipe:
+        assert "--colour" in pipe.read().lstrip("x")
+    assert process.returncode == ExitStatus.USAGE
