@@ -161,7 +161,16 @@ def test_an_image_is_converted_where_it_is(tmp_path: Path) -> None:
     assert libvirtimage.read_header(path).was_running is False
     assert build.read_sparse(path).pages["pc.ram", 6] == build.filled(6)
     assert list(tmp_path.iterdir()) == [path]
-    assert images.channels(memory) >= images.channels(replace(memory, format="libvirt-save")) == 1
+
+
+@pytest.mark.parametrize(("processors", "channels"), [(1, 2), (5, 5), (64, 16)])
+def test_a_sparse_image_is_read_by_as_many_threads_as_it_gains_by(
+    monkeypatch: pytest.MonkeyPatch, processors: int, channels: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(processors)))
+    memory = MemoryRecord(file="m", format=imageformats.LIBVIRT_SPARSE, size_bytes=0)
+    assert images.channels(memory) == channels
+    assert images.channels(replace(memory, format=imageformats.LIBVIRT_SAVE)) == 1
 
 
 @pytest.mark.parametrize("format_", [imageformats.LIBVIRT_SAVE, imageformats.XL_SAVE])

@@ -234,6 +234,8 @@ def test_nothing_is_ended_for_a_start_without_huge_pages(
     with pytest.raises(DomainRefused, match=r"it would not start: .* 48 MiB of them") as refused:
         driver.check_restore(OFF, image)
     assert refused.value.hint().startswith(f"provide 2 more of them ({pool}/nr_hugepages)")
+    with pytest.raises(DomainRefused):
+        driver.check_restore(replace(OFF, definition=huge(4)), image)
     running = replace(OFF, state=DomainState.RUNNING, definition=huge(4))
     driver.check_restore(running, image)
     with pytest.raises(DomainRefused):
@@ -262,7 +264,7 @@ def test_huge_pages_that_a_guest_is_not_offered_are_not_missed(
     [
         huge(1 << 20, "<page size='4096' unit='KiB'/>"),
         huge(1 << 20, "<page size='2048' unit='KiB' nodeset='0'/>"),
-        huge(1 << 20, "<page size='2048' unit='KiB'/><page size='1048576' unit='KiB'/>"),
+        huge(1 << 20, "<page size='2048' unit='KiB'/><page size='64' unit='KiB'/>"),
         huge(1 << 20).replace("hugepages", "other"),
     ],
 )

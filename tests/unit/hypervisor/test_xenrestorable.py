@@ -58,6 +58,7 @@ def test_one_that_is_saved_for_its_next_start_does_not_go_back(
     [
         ("XENDOMAINS_SAVE={}", True),
         ('XENDOMAINS_SAVE="{}"', True),
+        ("export XENDOMAINS_SAVE={}", True),
         ("XENDOMAINS_SAVE='{}'\nXENDOMAINS_RESTORE=true", True),
         ("#XENDOMAINS_SAVE={}", False),
         ('XENDOMAINS_SAVE=""', False),

@@ -98,6 +98,11 @@ def test_order_is_what_the_restorer_demands() -> None:
         assert words in refusal(b"".join(pieces)).why
 
 
+def test_a_record_without_a_body_is_not_taken_for_a_state() -> None:
+    image = build.hvm_image(build.record(9), build.HVM_PARAMS)
+    assert "HVM_CONTEXT record of 0 bytes" in refusal(image).why
+
+
 SMALL = build.Guest(order=[1, 2, 595]).encode()
 
 

@@ -99,6 +99,15 @@ def test_memory_that_comes_after_a_device_is_not_taken_for_its_state() -> None:
     assert told.why == "no memory comes before the state of a device"
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_page_that_is_filled_with_another_byte_is_not_taken_for_zeros(number: int) -> None:
+    """The format has room for one (QEMU, migration/ram.c, RAM_SAVE_FLAG_ZERO)."""
+    data = Stream().having(*(Entry("pc.ram", each) for each in (1, 2, 3))).encode()
+    at = data.index(struct.pack(">Q", number * PAGE | 2 | (32 if number > 1 else 0))) + 8
+    at += 0 if number > 1 else len(build.named("pc.ram"))
+    assert "another byte than zero" in refusal(data[:at] + b"\1" + data[at + 1 :]).why
+
+
 def test_every_truncation_is_seen() -> None:
     data = GOOD.encode()
     for length in range(len(data)):
