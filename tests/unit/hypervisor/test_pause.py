@@ -132,6 +132,28 @@ def test_one_that_was_paused_and_runs_again_before_its_window_is_captured() -> N
     assert domain.state_now == RUNNING
 
 
+def test_one_that_somebody_let_run_just_when_its_window_ends_is_no_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """QEMU's clock does not tell for sure whether it was before: it ran once too often."""
+    domain = FakeDomain()
+    watched = WatchedPause(DOMAIN, domain, domain.events, WindowClock())
+    resume = domain.resume
+
+    def resumed_twice() -> None:
+        resume()
+        domain.suspend()
+        resume()
+
+    monkeypatch.setattr(domain, "resume", resumed_twice)
+    with (
+        pytest.raises(WindowBroken, match="somebody else made it run"),
+        watched.ended_by_resume(leave_standing=False),
+    ):
+        watched.suspend()
+    assert domain.state_now == RUNNING
+
+
 @pytest.mark.parametrize("leave_standing", [False, True])
 @pytest.mark.parametrize("stops_again", [False, True])
 def test_one_that_somebody_let_run_in_its_window_is_no_capture(

@@ -262,6 +262,17 @@ def test_one_that_is_destroyed_while_it_is_waited_for_is_not_paused_again(
     assert xenrequest.SuspendRequest(xen, scene.connection, DOMID).take_back()
 
 
+def test_a_request_that_xenstored_does_not_let_be_withdrawn_does_not_count_as_taken(
+    scene: Scene,
+) -> None:
+    scene.store.values |= {NOTE: "", REQUEST: "suspend"}
+    scene.store.refused.add(Message.TRANSACTION_START)
+    xen: Any = scene.xen
+    with pytest.raises(xenstore.StoreRefused):
+        xenrequest.SuspendRequest(xen, scene.connection, DOMID).wait_until_taken()
+    assert scene.store.values[REQUEST] == "suspend"
+
+
 def test_a_request_of_somebody_else_is_respected(scene: Scene) -> None:
     scene.store.values[REQUEST] = "poweroff"
     words = rf"asked to poweroff: .* withdraw that with `xenstore-write {REQUEST} \"\"`"
