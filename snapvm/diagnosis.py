@@ -182,6 +182,7 @@ def _open_to_others(folder: Path) -> Path | None:
 
 
 def _stand_on(host: Host, found: Diagnosis, disk: GuestDisk) -> None:
+    """Note the footing of a disk, and what keeps it alone from being snapshotted, or raise that."""
     report = host.lvm.report()
     volume = planning.resolve(found.domain, [disk], report, host.lvm.uuid_of_device)[disk.target]
     pool = report.lv_from_name(volume.vg, volume.pool) if volume.pool else None

@@ -16,7 +16,8 @@ BUFFER_BYTES = 4 << 20
 class Device:
     """An open device; ``read`` gives a view of a buffer that the next ``read`` overwrites.
 
-    Offsets and lengths are multiples of 4096, the largest logical block there is (open(2)).
+    Offsets and lengths are multiples of 4096.  A device with larger logical blocks refuses what is
+    no multiple of those (open(2), O_DIRECT).
     """
 
     def __init__(self, descriptor: int) -> None:
