@@ -179,9 +179,17 @@ def read(path: Path | str, limit_bytes: int) -> bytes:
 
 
 def read_at(descriptor: int, count_bytes: int, offset_bytes: int) -> bytes:
-    """Return the bytes at an offset; fewer only where the file ends."""
-    buffer = bytearray(count_bytes)
-    return bytes(memoryview(buffer)[: read_into(buffer, descriptor, offset_bytes)])
+    """Return the bytes at an offset; fewer only where the file ends, as ``read_into``.
+
+    ``count_bytes`` may be far more than there is: memory is touched for what is read alone, which a
+    buffer to be filled would not do.
+    """
+    pieces: list[bytes] = []
+    while count_bytes and (piece := os.pread(descriptor, count_bytes, offset_bytes)):
+        pieces.append(piece)
+        count_bytes -= len(piece)
+        offset_bytes += len(piece)
+    return b"".join(pieces)
 
 
 def read_into(buffer: bytearray, descriptor: int, offset_bytes: int) -> int:

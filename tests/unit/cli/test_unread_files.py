@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -89,17 +90,18 @@ def test_a_record_whose_end_cannot_be_read_now_is_not_made_anew(
     record = take(scene, "x")
     path = scene.host.catalog.path(record, "snapshot.json")
 
-    preadv = os.preadv
+    def cut_short(call: Callable[..., bytes]) -> Callable[..., bytes]:
+        def read(descriptor: int, count: int, *at: int) -> bytes:
+            is_its = os.readlink(f"/proc/self/fd/{descriptor}") == str(path)
+            if is_its and any(at):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return call(descriptor, min(count, 100) if is_its else count, *at)
 
-    def cut_short(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        if os.readlink(f"/proc/self/fd/{descriptor}") != str(path):
-            return preadv(descriptor, buffers, offset)
-        if offset:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return preadv(descriptor, [buffers[0][:100]], offset)
+        return read
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "preadv", cut_short)
+        for name in ("read", "pread"):
+            patch.setattr(os, name, cut_short(getattr(os, name)))
         (entry,) = scene.host.catalog.entries(UUID)
         rebuild(scene)
     assert isinstance(entry, Damaged) and isinstance(entry.trouble(), RecordUnread)
