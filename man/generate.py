@@ -122,11 +122,12 @@ JSON = (
         (
             "rollback, undo",
             (
-                "`ref`, the `state` the domain is in, the `seconds` it took, `undo`, which is the "
-                "ref of the former disks, `clock_set_by_seconds` (null if it was not set), "
+                "`ref`, `dry_run`, the `state` the domain is in, the `seconds` it took, `undo`, "
+                "which is the ref of the former disks, `clock_set_by_seconds` (null if not set), "
                 "`left_out`, an array of what did not come back, each with its `target`, `why` "
                 "and, where the domain cannot write to it, `read_only`, "
-                "`notes`, an array of other remarks, and `record`."
+                "`notes`, an array of other remarks, and `record`. With `--dry-run` only `ref`, "
+                "`dry_run`, `would`, an array of what would be done, and `record`."
             ),
         ),
         ("delete", "`deleted`, an array of refs."),

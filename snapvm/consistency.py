@@ -66,6 +66,7 @@ __all__ = [
     "delete",
     "plan_rollback",
     "prune",
+    "rehearse_rollback",
     "repair_all",
     "rollback",
     "take",
@@ -228,6 +229,30 @@ def plan_rollback(
         return rollbackplan.plan(host, record)
 
 
+def rehearse_rollback(
+    host: Host,
+    record: Record,
+    progress: Progress,
+    *,
+    verify: bool = True,
+    asked: Asked = Asked(),  # noqa: B008 - it is frozen
+) -> RollbackPlan:
+    """Prove all that a rollback proves before it touches anything, and touch nothing.
+
+    With ``verify`` the memory image is read, too.  Raises as ``rollback`` does then, and
+    ``DomainRefused`` while something of the domain has to be mended first.
+    """
+    with identity.locked(host.catalog, record, progress) as uuids:
+        repair.require_none_pending(host, uuids, record.domain)
+        asked.require_meant(record)
+        progress.phase("checking")
+        read = readback.of_record(host.catalog, record, progress, is_wanted=verify)
+        with read as require_right:
+            plan = rollbackplan.plan(host, host.catalog.again(record))
+            require_right()
+    return plan
+
+
 @saying(RollbackFailed.remedy)
 def rollback(
     host: Host,
@@ -256,11 +281,9 @@ def rollback(
         # The journal is kept with the record, whatever uuid the domain has now.
         known = replace(recordeddomain.find(host, record), uuid=record.domain_uuid)
         record = host.catalog.again(record)
-        memory = record.memory if verify else None
-        image = None if memory is None else host.catalog.path(record, memory.file)
         with (
             host.guarded(known) as guard,
-            readback.being_read(image, memory, progress) as require_right,
+            readback.of_record(host.catalog, record, progress, is_wanted=verify) as require_right,
         ):
             plan = rollbackplan.plan(host, record)
             asked.require_as_told(plan.domain)

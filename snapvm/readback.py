@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from snapvm import images
-from snapvm.model import MemoryRecord, Progress
+from snapvm.catalog import Catalog
+from snapvm.model import MemoryRecord, Progress, Record
 from snapvm.workers import workers
+
+
+def of_record(
+    catalog: Catalog, record: Record, progress: Progress, *, is_wanted: bool
+) -> AbstractContextManager[Callable[[], None]]:
+    """Read the memory image of a record, if it has one and that is wanted; see ``being_read``."""
+    memory = record.memory if is_wanted else None
+    path = None if memory is None else catalog.path(record, memory.file)
+    return being_read(path, memory, progress)
 
 
 @contextmanager

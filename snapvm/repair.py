@@ -7,6 +7,7 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -28,7 +29,7 @@ from snapvm.jsonvalues import Wrong
 from snapvm.lvm import argv, away
 from snapvm.model import Domain, DomainState, DomainUuid, Record, Role
 from snapvm.recordfolder import Leftover, Work
-from snapvm.refusals import GroupAway, RecordNewer, RecordUnusable, VolumeRefused
+from snapvm.refusals import DomainRefused, GroupAway, RecordNewer, RecordUnusable, VolumeRefused
 from snapvm.rollbackjournal import Phase, RollbackJournal
 from snapvm.stopping import StopJournal
 from snapvm.takejournal import TakeJournal
@@ -141,6 +142,16 @@ def finish_all(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
     """Call ``finish_pending`` for every uuid that a machine is known under."""
     for uuid in uuids:
         finish_pending(host, uuid, name)
+
+
+def require_none_pending(host: Host, uuids: Iterable[DomainUuid], name: str) -> None:
+    """Raise ``DomainRefused`` when ``finish_all`` would have something to do."""
+    if any(tuple(host.catalog.leftovers(uuid)) for uuid in uuids):
+        raise DomainRefused(
+            domain=name,
+            why="what a killed snapvm left behind has to be finished or taken back first",
+            remedy=f"snapvm repair {shlex.quote(name)}",
+        )
 
 
 def correct_tags(host: Host, uuid: DomainUuid) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snapvm import naming
-from snapvm.cli import output
+from snapvm.cli import output, rollbackwords
 from snapvm.cli.arguments import AsJson, CowSizeOption, Domain, Reference, Wait, Yes, as_cow_size
 from snapvm.cli.confirm import confirm
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
-from snapvm.cli.words import age, counted, local_time, milliseconds, size
 from snapvm.errors import IdleOption
-from snapvm.model import DomainState, OmittedDisk, Record, VolumeKind
+from snapvm.model import Record
 
 if TYPE_CHECKING:
     from snapvm.askedfor import Asked
@@ -85,14 +83,13 @@ UNDO_MANUAL = Manual(
     example="snapvm undo demo",
 )
 
-_DOING = {
-    DomainState.RUNNING: "running again",
-    DomainState.PAUSED: "paused",
-    DomainState.SHUTOFF: "shut off",
-}
-
-
 Paused = Annotated[bool, typer.Option("--paused", help="Leave the domain paused afterwards.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", "-n", help="Check all that it needs, and only show what would be done."
+    ),
+]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not read and check the whole memory image first.")
 ]
@@ -104,6 +101,7 @@ NoSetTime = Annotated[
 
 def rollback(
     reference: Reference,
+    dry_run: DryRun = False,
     yes: Yes = False,
     paused: Paused = False,
     no_verify: NoVerify = False,
@@ -123,8 +121,9 @@ def rollback(
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
         catalog = lookup.catalog_of(session)
-        record = lookup.find(catalog, reference, whole=yes)
+        record = lookup.find(catalog, reference, whole=yes or dry_run)
         how = How(
+            dry_run=dry_run,
             yes=yes,
             paused=paused,
             verify=not no_verify,
@@ -139,6 +138,7 @@ def rollback(
 
 def undo(
     domain: Domain,
+    dry_run: DryRun = False,
     yes: Yes = False,
     paused: Paused = False,
     cow_size: CowSizeOption = None,
@@ -155,7 +155,8 @@ def undo(
 
         session.override(cow_size=keep, lock_wait_seconds=wait)
         record = lookup.newest_undo(lookup.catalog_of(session), domain)
-        _go_back(session, record, How(yes=yes, paused=paused, as_json=as_json), Asked(undoes=True))
+        how = How(dry_run=dry_run, yes=yes, paused=paused, as_json=as_json)
+        _go_back(session, record, how, Asked(undoes=True))
 
     return Job(json=as_json, run=run)
 
@@ -164,6 +165,7 @@ def undo(
 class How:
     """The options of a rollback."""
 
+    dry_run: bool
     yes: bool
     paused: bool
     as_json: bool
@@ -182,10 +184,17 @@ def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
         why = f"the domain was shut off in {record.ref}, and will be left shut off"
         raise IdleOption(option="--paused", why=why)
     with guarded_host(session) as host:
+        if how.dry_run:
+            with shown(quiet=session.verbose) as progress:
+                plan = consistency.rehearse_rollback(
+                    host, record, progress, verify=how.verify, asked=asked
+                )
+            _foretell(plan, how)
+            return
         if not how.yes:
             with shown(quiet=session.verbose) as progress:
                 plan = consistency.plan_rollback(host, record, progress, asked)
-            told = explanation(plan, datetime.now(UTC), paused=how.paused)
+            told = rollbackwords.explanation(plan, datetime.now(UTC), paused=how.paused)
             confirm(told, f"rollback to {record.ref}")
             # Of what was typed nothing counts any more: who said yes has read which one it is.
             asked = Asked(undoes=asked.undoes, state=plan.domain.state)
@@ -202,18 +211,35 @@ def _go_back(session: Session, record: Record, how: How, asked: Asked) -> None:
     _tell(done, how, verbose=session.verbose)
 
 
+def _foretell(plan: RollbackPlan, how: How) -> None:
+    """Tell what a rollback would do, of which all is known to be possible."""
+    # heavy: as above
+    from snapvm.cli import lookup
+
+    told = rollbackwords.explanation(plan, datetime.now(UTC), paused=how.paused)
+    if how.as_json:
+        would = [line.removeprefix("- ") for line in told]
+        ref, record = plan.record.ref, lookup.as_values(plan.record)
+        output.out_json({"ref": ref, "dry_run": True, "would": would, "record": record})
+        return
+    for line in (*told, "Nothing stands in the way. Nothing was done (--dry-run)."):
+        output.say(line)
+
+
 def _tell(done: RollbackDone, how: How, *, verbose: bool) -> None:
     """Tell what a rollback did, and what its user should know besides and has not read before."""
     # heavy: as above
     from snapvm import recordfile
     from snapvm.cli import lookup
 
-    notes = [*done.guest.notes, *resized(done.plan), *foreseen(done.plan)]
-    left_out = _left_out(done.plan)
+    plan = done.plan
+    notes = [*done.guest.notes, *rollbackwords.resized(plan), *rollbackwords.foreseen(plan)]
+    left_out = rollbackwords.left_out(plan)
     if how.as_json:
         output.out_json(
             {
                 "ref": done.plan.record.ref,
+                "dry_run": False,
                 "state": done.state.value,
                 "seconds": round(done.seconds, 3),
                 "undo": done.undo.ref,
@@ -224,105 +250,10 @@ def _tell(done: RollbackDone, how: How, *, verbose: bool) -> None:
             }
         )
     else:
-        output.say(summary(done))
+        output.say(rollbackwords.summary(done))
     # A user who was asked has read this before.
     untold = left_out if how.yes else []
     # A CD-ROM is no news every time: see `take`.
     untold = [each for each in untold if verbose or not each.read_only]
     for note in (*notes, *(f"not in the snapshot: {each.target}, {each.why}" for each in untold)):
         output.note(note)
-
-
-def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]:
-    """Return lines that say what a rollback is going to do."""
-    record = plan.record
-    disks = counted(len(record.disks), "disk")
-    what = f"memory and {disks}" if record.memory is not None else f"{disks}, no memory,"
-    when = f"{local_time(record.created, precise=True)}, {age(record.created, now)}"
-    return [
-        f"Roll back to {record.ref}: {what} as of {when}.",
-        *_losses(plan),
-        *(f"- {text[0].upper()}{text[1:]}." for text in (*resized(plan), *foreseen(plan))),
-        *(f"- Not in the snapshot: {each.target}, {each.why}." for each in _left_out(plan)),
-        f"- Its present disks are kept as {record.domain}@undo-... (see `snapvm list`).",
-        f"- {_afterwards(plan, paused=paused)}",
-    ]
-
-
-def resized(plan: RollbackPlan) -> list[str]:
-    """Say what becomes of each disk whose size has changed since the snapshot."""
-    then = {disk.target: disk.size_bytes for disk in plan.record.disks}
-    told = []
-    for disk in plan.disks:
-        former, now = size(then[disk.target]), size(disk.size_bytes)
-        if disk.size_bytes == then[disk.target]:
-            continue
-        if disk.kind is VolumeKind.THIN:
-            told.append(f"disk {disk.target}, now {now}, returns to {former}")
-        else:
-            told.append(f"disk {disk.target} stays {now}; what lies beyond {former} is not touched")
-    return told
-
-
-def foreseen(plan: RollbackPlan) -> list[str]:
-    """Say what the next start of the domain will not find as the rollback leaves it."""
-    name = shlex.quote(plan.domain.name)
-    if plan.is_forgotten:
-        keep = f"virsh dumpxml --security-info {name} >FILE; virsh define FILE"
-        told = "libvirt has no definition of the domain, and forgets it once it is shut off"
-        return [f"{told}; to keep it, while it runs: {keep}"]
-    disks = {disk.target: disk.current for disk in plan.disks}
-    return [
-        f"{disks[target]}, disk {target} of the snapshot, is not in the domain's definition: "
-        f"the next boot from that definition will lack it (virsh edit {name})"
-        for target in plan.unbooted
-    ]
-
-
-def _left_out(plan: RollbackPlan) -> list[OmittedDisk]:
-    """Return the parts of the domain that the rollback neither brings back nor keeps."""
-    why = "a disk that stays as it is"
-    stays = [OmittedDisk(target=target, why=why) for target in plan.others]
-    found = {each.target: each for each in (*plan.record.omitted, *plan.omitted, *stays)}
-    return list(found.values())
-
-
-def _losses(plan: RollbackPlan) -> list[str]:
-    if plan.is_forgotten:
-        return ["- libvirt does not know the domain now: make sure that it runs on no other host."]
-    state = plan.domain.state
-    if state is DomainState.SHUTOFF:
-        return [f"- The domain is {state.value} now."]
-    return [f"- The domain is {state.value} now: the contents of its memory will be lost."]
-
-
-def _afterwards(plan: RollbackPlan, *, paused: bool) -> str:
-    record = plan.record
-    if not record.state.is_on:
-        return "The domain was shut off then, and will be shut off afterwards."
-    if not plan.is_started:
-        return "It stays off: start it from its own configuration file afterwards."
-    if record.memory is None:
-        how = "starts paused," if paused else "starts"
-        return f"It then {how} afresh from these disks, as after a power cut."
-    if paused or record.state is DomainState.PAUSED:
-        return "It is then left paused at that instant."
-    return "It then resumes from that instant."
-
-
-def summary(done: RollbackDone) -> str:
-    """Return the one line that says what a rollback did."""
-    state = _DOING.get(done.state, done.state.value)
-    return (
-        f"{done.plan.record.domain} is back at {done.plan.record.ref} and {state}{_clock(done)}, "
-        f"{milliseconds(done.seconds * 1000)} in all; its former disks are kept as {done.undo.ref}"
-    )
-
-
-def _clock(done: RollbackDone) -> str:
-    """Say how far the guest's clock was moved; empty when nobody set it."""
-    moved_seconds = done.guest.moved_seconds
-    if moved_seconds is None:
-        return ""
-    direction = "back" if moved_seconds < 0 else "forward"
-    return f", its clock set {direction} by {abs(moved_seconds):.0f} s"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import recordeddomain
-from snapvm.cli import output, rollback
+from snapvm.cli import output, rollbackwords
 from snapvm.cli.confirm import confirm
 from snapvm.errors import ExitStatus, Interrupted
 from snapvm.interrupt import watched
@@ -38,7 +38,7 @@ def plan(tmp_path: Path) -> RollbackPlan:
 
 
 def asked(plan: RollbackPlan, *, paused: bool = False) -> str:
-    return "\n".join(rollback.explanation(plan, BEGIN, paused=paused))
+    return "\n".join(rollbackwords.explanation(plan, BEGIN, paused=paused))
 
 
 def test_a_running_domain_loses_its_memory(plan: RollbackPlan) -> None:

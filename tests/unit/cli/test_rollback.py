@@ -14,6 +14,7 @@ from snapvm.failures import CommandFailed
 from snapvm.model import DomainState, OmittedDisk, SnapshotId
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
 from tests.unit.cli.conftest import Call
+from tests.unit.deeds import take, take_half
 
 
 def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
@@ -27,6 +28,45 @@ def test_rollback_keeps_what_was_current(call: Call, scene: Scene) -> None:
     assert re.fullmatch(expected, done.out)
     assert scene.disk_data() == before
     assert " undo " in call("list").out
+
+
+@pytest.mark.parametrize("verb", [["rollback", "demo@a"], ["undo", DOMAIN, "--yes"]])
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    call: Call, scene: Scene, verb: list[str]
+) -> None:
+    call("take", DOMAIN, "--name", "a")
+    call("rollback", "demo@a", "--yes")
+    scene.count(2)
+    before = scene.lvm.names(), scene.ids(), scene.disk_data(), scene.machine.count
+    told = call(*verb, "--dry-run")
+    assert told.status == 0
+    first, *_, last = told.out.splitlines()
+    assert first.startswith("Roll back to demo@") and "memory will be lost" in told.out
+    assert last == "Nothing stands in the way. Nothing was done (--dry-run)."
+    values = json.loads(call(*verb, "-n", "--json").out)
+    assert values["dry_run"] and values["would"] == [
+        line.removeprefix("- ") for line in told.out.splitlines()[:-1]
+    ]
+    assert before == (scene.lvm.names(), scene.ids(), scene.disk_data(), scene.machine.count)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_dry_run_finds_what_stands_in_the_way_and_mends_nothing(call: Call, scene: Scene) -> None:
+    record = take(scene, "a")
+    take_half(scene, "half")
+    names = scene.lvm.names()
+    pending = call("rollback", "demo@a", "--dry-run")
+    assert pending.status == ExitStatus.REFUSED and "snapvm repair demo" in pending.err
+    assert scene.lvm.names() == names and any(scene.host.catalog.leftovers(UUID))
+    assert call("repair", DOMAIN).status == 0
+    assert call("rollback", "demo@a", "-n").status == 0
+    assert record.memory is not None
+    image = scene.host.catalog.path(record, record.memory.file)
+    image.write_bytes(image.read_bytes()[:-1] + b"?")
+    damaged = call("rollback", "demo@a", "-n")
+    assert damaged.status == ExitStatus.REFUSED and "has changed" in damaged.err
+    assert not damaged.out
+    assert call("rollback", "demo@a", "-n", "--no-verify").status == 0
 
 
 @pytest.mark.parametrize(
