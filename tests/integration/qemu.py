@@ -48,14 +48,18 @@ def running(folder: Path, *options: str) -> Iterator[Machine]:
     argv += ["-accel", "tcg", "-qmp", f"unix:{path},server=on,wait=off", *options]
     process = subprocess.Popen(argv)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not path.exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_SECONDS)
-            connection.connect(str(path))
+            _connect(connection, path, process)
             yield Machine(connection)
     finally:
         process.kill()
         process.wait()
+
+
+def _connect(connection: socket.socket, path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Connect to a QEMU that has just been started: its socket is there before it listens to it."""
+    deadline = time.monotonic() + START_SECONDS
+    while connection.connect_ex(str(path)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
