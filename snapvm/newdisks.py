@@ -61,8 +61,9 @@ def require_names(
 ) -> None:
     """Raise ``RollbackFailed`` while the name of a thin disk leads to the one that had it before.
 
-    udev moves the name, and an lvm that has activation/udev_sync=0, or finds no udevd, does not
-    wait for that.  Memory would then be restored upon the newer disk, which is to be kept.
+    udev moves the name, and the lvm that exchanges the disks does not wait for that, while the
+    domain stands still; nor does any that has activation/udev_sync=0, or finds no udevd.  Memory
+    would then be restored upon the newer disk, which is to be kept.
     """
     for disk in disks:
         if not disk.is_thick:

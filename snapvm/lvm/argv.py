@@ -242,13 +242,15 @@ def thin_clone(snapshot: LvRef, name: str, with_tags: Iterable[str], read_ahead:
     )
 
 
-def rename(vg: str, old: str, new: str) -> Argv:
+def rename(vg: str, old: str, new: str, *, waits_for_udev: bool = True) -> Argv:
     """Give a volume another name; whoever holds it open keeps it (lvrename(8)).
 
     LVM archives no metadata first, which takes time and room in /etc/lvm, when the domain stands
     still and a disk may be without its name.  The command that made the other volume has done so.
+    To wait for udev takes two thirds of the time (0.6 s instead of 0.2 in the lab).
     """
-    return ("lvm", "lvrename", vg, old, new, *_BRISK, "--autobackup", "n")
+    brisk = () if waits_for_udev else ("--noudevsync",)
+    return ("lvm", "lvrename", vg, old, new, *_BRISK, "--autobackup", "n", *brisk)
 
 
 def activate(volumes: Iterable[LvRef]) -> Argv:

@@ -104,8 +104,12 @@ class WarmLvm:
         self._do(command, f'"{name}" created', limit_seconds)
 
     def rename(self, vg: str, old: str, new: str, *, limit_seconds: float) -> None:
-        """Give a volume another name; as ``Lvm.rename`` does."""
-        self._do(argv.rename(vg, old, new), f'Renamed "{old}" to "{new}"', limit_seconds)
+        """Give a volume another name; as ``Lvm.rename`` does, but udev may be late with its link.
+
+        Who goes on with the device of that name has to wait for it (``newdisks.require_names``).
+        """
+        command = argv.rename(vg, old, new, waits_for_udev=False)
+        self._do(command, f'Renamed "{old}" to "{new}"', limit_seconds)
 
     def _do(
         self, command: argv.Argv, success: str, limit_seconds: float, *, to_the_end: bool = True
