@@ -114,10 +114,11 @@ def booting(look: Callable[[], T]) -> T:
 def named(look: Callable[[], T], limit_seconds: float = math.inf) -> T:
     """Look at what a name of a device leads to, which udev is about to make or to move.
 
-    It is looked at for ten seconds, or for ``limit_seconds`` when that is less.  Raises the last
-    ``NotYet``.
+    It is looked at for ten seconds, or for ``limit_seconds`` when that is less.  A domain may stand
+    still meanwhile, so it is looked at often.  Raises the last ``NotYet``.
     """
-    return _within(min(limit_seconds, _SOON_SECONDS), look, _is(NotYet))
+    limit_seconds = min(limit_seconds, _SOON_SECONDS)
+    return _within(limit_seconds, look, _is(NotYet), pause_seconds=0.02)
 
 
 def device(attempt: Callable[[], T]) -> T:
