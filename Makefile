@@ -80,7 +80,7 @@ format: $(VENV)/.stamp      ## Let ruff put the sources in order
 	$(BIN)/ruff format .
 
 man: $(VENV)/.stamp         ## Write man/snapvm.1 anew from the command line
-	$(BIN)/python man/generate.py
+	$(BIN)/python -m man.generate
 
 bench-%: $(VENV)/.stamp     ## Measure cli, lvm, kvm or xen, into build/bench/NAME.json
 	$(BIN)/python -m tests.bench.$*

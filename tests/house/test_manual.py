@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from dataclasses import fields
-from types import ModuleType
 
 import pytest
 
+from man import generate, prose
 from snapvm.cli import commands
 from snapvm.errors import ExitStatus
 from snapvm.settings import Settings
@@ -18,17 +17,8 @@ from tests.house.source import ROOT
 PAGE = ROOT / "man" / "snapvm.1"
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "man" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_is_that_of_this_command_line() -> None:
-    assert PAGE.read_text() == generator().page(), "run `make man`"
+    assert PAGE.read_text() == generate.page(), "run `make man`"
 
 
 def test_every_exit_status_is_in_the_page() -> None:
@@ -46,7 +36,7 @@ def test_every_setting_and_verb_is_in_the_page() -> None:
 
 
 def test_every_verb_has_its_json_in_the_page() -> None:
-    _, shapes = generator().JSON
+    _, shapes = prose.JSON
     verbs = [verb for verbs, _ in shapes for verb in verbs.split(", ")]
     assert sorted(verbs) == sorted(commands.VERBS)
 
@@ -54,10 +44,9 @@ def test_every_verb_has_its_json_in_the_page() -> None:
 def test_check_fails_for_another_page(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = generator()
-    assert made.main(["--check"]) == 0
-    monkeypatch.setattr(made, "VERSION", "9.9.9")
-    assert made.main(["--check"]) == 1
+    assert generate.main(["--check"]) == 0
+    monkeypatch.setattr(generate, "VERSION", "9.9.9")
+    assert generate.main(["--check"]) == 1
     assert "make man" in capsys.readouterr().err
 
 

@@ -33,6 +33,11 @@ def test_modules_are_short_and_say_what_they_are() -> None:
         assert module.text.count("\n") <= SIZE_LIMIT_LINES, module.name
 
 
+def test_what_makes_the_man_page_is_short_too() -> None:
+    for path in (ROOT / "man").glob("*.py"):
+        assert path.read_text().count("\n") <= SIZE_LIMIT_LINES, path.name
+
+
 def test_functions_fit_a_screen() -> None:
     for module in modules():
         for node in ast.walk(module.tree):
