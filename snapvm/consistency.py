@@ -230,12 +230,7 @@ def plan_rollback(
 
 
 def rehearse_rollback(
-    host: Host,
-    record: Record,
-    progress: Progress,
-    *,
-    verify: bool = True,
-    asked: Asked = Asked(),  # noqa: B008 - it is frozen
+    host: Host, record: Record, progress: Progress, *, verify: bool, asked: Asked
 ) -> RollbackPlan:
     """Prove all that a rollback proves before it touches anything, and touch nothing.
 
