@@ -20,6 +20,7 @@ PULSE_MODULES: Final = (
     "virtio_scsi",
     "sd_mod",
     "virtio_balloon",
+    "virtio_console",  # a guest agent's channel; built in since Debian 13
     "xen-blkfront",
     "xen-evtchn",
     "xen-gntdev",
