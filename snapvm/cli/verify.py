@@ -95,8 +95,10 @@ def inspect(
 ) -> Job:
     """Walk the page tables in a memory image."""
     asked = {name: _number(name, text) for name, text in (("va", va), ("frame", frame))}
-    if (asked["va"] is None) is (asked["frame"] is None):
-        raise typer.BadParameter("give either that or --frame", param_hint="--va")
+    given = [name for name, number in asked.items() if number is not None]
+    if len(given) != 1:
+        problem = "only one of them can be given" if given else "one of them is needed"
+        raise typer.BadParameter(problem, param_hint="--va --frame")
     root = _number("cr3", cr3)
 
     def run(session: Session) -> None:

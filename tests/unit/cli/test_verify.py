@@ -90,9 +90,19 @@ def test_who_maps_a_frame_is_told(image: Path, capsys: pytest.CaptureFixture[str
     assert "nothing maps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [[], ["--va", "x"], ["--va", "1", "--frame", "1"]])
-def test_options_that_are_not_understood_are_a_wrong_use(image: Path, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ([], "--va --frame: one of them is needed"),
+        (["--va", "x"], "--va: 'x' is not a number of 64 bits"),
+        (["--va", "1", "--frame", "1"], "--va --frame: only one of them can be given"),
+    ],
+)
+def test_options_that_are_not_understood_are_a_wrong_use(
+    image: Path, options: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["inspect", str(image), *options]) == 2
+    assert f"snapvm: invalid value for {why}" in capsys.readouterr().err
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
