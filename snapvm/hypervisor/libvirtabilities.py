@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, probed, spoken
 from snapvm.refusals import DomainRefused
 
 _UNLABELLED = frozenset({"none", "dac"})
@@ -55,8 +55,7 @@ def _unknown_labels(connection: Any, root: ET.Element) -> list[str]:
     if not wanted:
         return []
     try:
-        with spoken():
-            said = domainxml.parse(connection.getCapabilities())
+        said = domainxml.parse(probed(connection.getCapabilities))
     except LibvirtFailed:
         return []
     unknown = wanted - {model.text for model in said.iterfind("./host/secmodel/model")}

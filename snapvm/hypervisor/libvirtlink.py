@@ -43,6 +43,9 @@ ALIVE_COUNT = 5
 ``ALIVE_SECONDS`` times one more than this.  It is much longer than a busy host keeps a libvirtd
 waiting: one that was given up would still do what it was asked for once it goes on.
 """
+PROBE_SECONDS = 120.0
+"""How long libvirt may take to ask what each QEMU can do: it starts them one after the other, as
+long as their packages have changed since it did so last."""
 # Flags of virDomainGetXMLDesc (libvirt/libvirt-domain.h).
 XML_SECURE, XML_INACTIVE, XML_MIGRATABLE = 1, 2, 8
 _NO_SUCH_DOMAIN = 42
@@ -91,6 +94,29 @@ def denial(ask: Callable[[], object], *codes: int) -> LibvirtFailed | None:
     except LibvirtFailed as failure:
         return failure if failure.code in codes else None
     return None
+
+
+def probed(ask: Callable[[], T]) -> T:
+    """Return what libvirt answers when it knows what every QEMU on this host can do.
+
+    libvirt starts each of them to learn it, and waits for one that hangs without a limit
+    (qemu_monitor.c, qemuMonitorSend).  Whatever has to know it waits as well: a domain
+    could not be started.  Raises ``LibvirtFailed``, and ``HostLacks`` when there is no answer.
+    """
+
+    def asked() -> T:
+        with spoken():
+            return ask()
+
+    try:
+        return answers.within(PROBE_SECONDS, asked)
+    except TimeoutError:
+        raise HostLacks(
+            what="a QEMU that tells libvirt what it can do (libvirt has been waiting for one for "
+            f"{PROBE_SECONDS:g} s)",
+            remedy="`pgrep -a -f /qmp.monitor` shows the one that hangs; when it is ended (kill -9 "
+            "PID), libvirt goes on; domains run on",
+        ) from None
 
 
 def is_busy(handle: Any) -> bool:

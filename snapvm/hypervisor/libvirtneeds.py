@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snapvm.hypervisor import domainxml
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, denial, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, denial, probed, spoken
 from snapvm.refusals import DomainRefused
 
 _NOT_SUCH_AN_EMULATOR = frozenset({8, 38, 67})
@@ -62,7 +62,8 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
     wanted = (emulator or None, kind.get("arch"), machine, root.get("type"), 0)
     said = []
     unknown = denial(
-        lambda: said.append(connection.getDomainCapabilities(*wanted)), *_NOT_SUCH_AN_EMULATOR
+        lambda: said.append(probed(partial(connection.getDomainCapabilities, *wanted))),
+        *_NOT_SUCH_AN_EMULATOR,
     )
     if unknown:
         raise DomainRefused(

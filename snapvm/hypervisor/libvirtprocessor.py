@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from snapvm.hypervisor import domainxml, processor
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, denial, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, denial, probed, spoken
 from snapvm.model import Domain, DomainState
 from snapvm.refusals import DomainRefused
 
@@ -49,7 +49,9 @@ def require(connection: Any, domain: Domain, definition: str, cookie: str) -> No
         cpu,
         _SAY_WHY,
     )
-    lacking = denial(partial(connection.compareHypervisorCPU, *wanted), _INCOMPATIBLE)
+    lacking = denial(
+        lambda: probed(partial(connection.compareHypervisorCPU, *wanted)), _INCOMPATIBLE
+    )
     if lacking:
         why = f"its memory would not start on the processor of this host: {lacking}"
         shown = "`lscpu` shows what the processor has now"

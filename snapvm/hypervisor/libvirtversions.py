@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from snapvm.hypervisor import domainxml, hostprocessor
-from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, spoken
+from snapvm.hypervisor.libvirtlink import LibvirtFailed, Link, probed
 from snapvm.hypervisor.qmp import Qmp
 from snapvm.model import Domain
 from snapvm.release import release
@@ -29,8 +30,8 @@ def of(link: Link, domain: Domain) -> dict[str, str]:
     """
     found = {}
     for name, ask in (("libvirt", "getLibVersion"), ("qemu", "getVersion")):
-        with suppress(LibvirtFailed), spoken():
-            found[name] = _dotted(getattr(link.connection, ask)())
+        with suppress(LibvirtFailed):
+            found[name] = _dotted(probed(getattr(link.connection, ask)))
     with suppress(LibvirtFailed):
         if domain.state.has_memory and _has_own_qemu(link.connection, domain):
             version = Qmp(link.domain(domain.uuid)).execute("query-version")["qemu"]
@@ -55,8 +56,9 @@ def _has_own_qemu(connection: Any, domain: Domain) -> bool:
     if not emulator or kind is None:
         return False
     default = ""
-    with suppress(LibvirtFailed), spoken():  # it may find none
-        told = connection.getDomainCapabilities(None, kind.get("arch"), None, root.get("type"), 0)
+    of_default = (None, kind.get("arch"), None, root.get("type"), 0)
+    with suppress(LibvirtFailed):  # it may find none
+        told = probed(partial(connection.getDomainCapabilities, *of_default))
         default = domainxml.parse(told).findtext("path", "").strip()
     return os.path.realpath(emulator) != os.path.realpath(default or "/")
 

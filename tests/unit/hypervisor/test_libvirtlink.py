@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,6 +220,27 @@ def test_one_that_hangs_later_is_not_waited_for_for_ever_either(daemon: Daemon) 
         link.domain(UUID)
     assert link.is_lost
     assert link.domain(UUID).made_by == 1, "it is restarted, and asked again"
+
+
+def test_a_qemu_that_hangs_when_it_is_asked_what_it_can_do_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """QEMU 7.2 does so now and then: a take waited for ever, and Ctrl-C was not heard."""
+    monkeypatch.setattr(libvirtlink, "PROBE_SECONDS", 0.1)
+    is_over = threading.Event()
+    with pytest.raises(HostLacks, match=r"waiting for one for 0\.1 s") as lacking:
+        libvirtlink.probed(partial(is_over.wait, 20))
+    is_over.set()
+    assert "pgrep -a -f /qmp.monitor" in lacking.value.hint()
+
+
+def test_what_libvirt_answers_of_its_qemus_is_passed_on(daemon: Daemon) -> None:
+    def refuse() -> int:
+        raise libvirtError("unsupported configuration", 67)
+
+    assert libvirtlink.probed(lambda: 10_000_013) == 10_000_013
+    with pytest.raises(LibvirtFailed, match="unsupported configuration"):
+        libvirtlink.probed(refuse)
 
 
 def test_one_that_is_no_daemon_is_not_kept_alive(daemon: Daemon) -> None:
