@@ -66,7 +66,8 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
             raise VolumeRefused(
                 volume=name,
                 why=f"{other} needs it too",
-                remedy=typed("delete", other),
+                # Alone that one would be refused as well, since this one needs the same volume.
+                remedy=f"if nothing needs that one either: {typed('delete', record.ref, other)}",
             )
         if volume.name == disk.volume.lv:
             raise VolumeRefused(

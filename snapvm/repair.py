@@ -20,7 +20,7 @@ from snapvm import (
     standing,
     stopping,
 )
-from snapvm.attention import HalfBack, JournalUnusable, LeftBehind, NotStarted
+from snapvm.attention import HalfBack, LeftBehind, NotStarted, without_journal
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -95,7 +95,7 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
 def _damaged(left: tuple[str, ...], why: str) -> LeftBehind:
     """Return what to raise for a journal that no later repair could make more of."""
     why = f"its journal is damaged ({why})"
-    return LeftBehind(leftovers=left, why=why, remedy=JournalUnusable.remedy)
+    return LeftBehind(leftovers=left, why=why, remedy=without_journal(left[0]))
 
 
 @contextmanager

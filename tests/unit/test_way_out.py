@@ -1,0 +1,71 @@
+"""What a hint has an administrator do is done: it is not refused in its turn, and leads out."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from snapvm import consistency, naming
+from snapvm.attention import JournalUnusable, LeftBehind
+from snapvm.model import Record, Silent, SnapshotId
+from snapvm.recordfolder import Work
+from snapvm.refusals import VolumeRefused
+from tests.fakes import mortal
+from tests.fakes.records import put_record
+from tests.fakes.scene import UUID, Scene
+from tests.unit.deeds import begun, delete, mend, roll_back, take
+
+
+def named_in(command: str, scene: Scene) -> list[Record]:
+    """Return the records that a command names as DOM@ID."""
+    ids = [word.rpartition("@")[2] for word in shlex.split(command) if "@" in word]
+    return [scene.host.catalog.get(UUID, SnapshotId(id_)) for id_ in ids]
+
+
+def test_two_that_need_one_volume_go_together(scene: Scene) -> None:
+    """The hint was to delete the other one, which was refused with the hint to delete the first."""
+    record = take(scene, "a")
+    put_record(
+        scene.host.settings.state_dir,
+        replace(record, id=SnapshotId("b"), set="0123456789ab"),
+    )
+    with pytest.raises(VolumeRefused, match="demo@b needs it too") as told:
+        delete(scene, record)
+    command = told.value.hint().partition(": ")[2]
+    assert command == "snapvm delete demo@a demo@b"
+    consistency.delete(scene.host, named_in(command, scene), Silent())
+    assert scene.ids() == []
+
+
+@pytest.mark.parametrize("point", ["after stop 1", "before restore 1"])
+def test_a_rollback_whose_journal_is_damaged_is_not_to_be_started(
+    tmp_path: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said to make sure that the domain runs: on disks of which some had gone back."""
+    scene, record = begun(tmp_path, "vg1")
+    assert mortal.kill_at(scene, lambda it: roll_back(it, record), point)
+    (left,) = scene.host.catalog.leftovers(UUID)
+    assert left.work is Work.ROLLBACK
+    left.path.write_text("{")
+    with pytest.raises(JournalUnusable) as told:
+        mend(scene)
+    hint = told.value.hint()
+    assert "do not start it" in hint and "that the domain runs" not in hint
+    assert f"({left.path})" in hint
+    left.path.rename(tmp_path / "damaged")
+    monkeypatch.setattr(naming, "stamp", lambda _now: "20301122T201755Z")  # not in this second
+    roll_back(scene, record)
+    assert scene.disk_data() == ["5", "5"] and scene.machine.count == 5
+
+
+def test_the_parts_of_a_damaged_journal_are_no_reason_to_start_it_either(tmp_path: Path) -> None:
+    scene, record = begun(tmp_path, "vg1")
+    assert mortal.kill_at(scene, lambda it: roll_back(it, record), "after stop 1")
+    (left,) = scene.host.catalog.leftovers(UUID)
+    scene.host.catalog.write_journal(UUID, Work.ROLLBACK, {**left.intent, "disks": [5]})
+    with pytest.raises(LeftBehind) as told:
+        mend(scene)
+    assert "do not start it" in told.value.hint()
