@@ -110,7 +110,7 @@ class StillAtWork(SnapvmError):
 class SnapshotFailed(SnapvmError):
     """A disk whose LVM snapshot could not be made in the window."""
 
-    remedy = "the domain runs on and nothing was kept; fix the cause, then take the snapshot again"
+    remedy = "nothing was kept, the domain is as it was; fix the cause, then take a snapshot again"
     target: str
     volume: str
     why: str
@@ -216,7 +216,7 @@ class WindowBroken(SnapvmError):
 class PausedMeanwhile(WindowBroken):
     """Somebody paused the running domain just before snapvm did; it stays paused."""
 
-    remedy = "nothing was kept; take the snapshot again: a paused domain can be captured as it is"
+    remedy = "nothing was kept; `snapvm doctor` says whether it can be captured while it is paused"
     what: str = "it was paused"
 
     def message(self) -> str:

@@ -7,7 +7,6 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -150,7 +149,7 @@ def require_none_pending(host: Host, uuids: Iterable[DomainUuid], name: str) -> 
         raise DomainRefused(
             domain=name,
             why="what a killed snapvm left behind has to be finished or taken back first",
-            remedy=f"snapvm repair {shlex.quote(name)}",
+            remedy=typed("repair", name),
         )
 
 

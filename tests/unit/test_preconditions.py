@@ -153,7 +153,7 @@ def test_a_domain_of_another_name(tmp_path: Path, is_off: bool) -> None:
     scene.hypervisor.machines = {"new name": machine}
     told = refused(scene, record)
     assert isinstance(told, DomainRefused) and "'new name'" in str(told)
-    assert "virsh domrename" in told.hint()
+    assert "while it is off: virsh domrename 'new name' demo" in told.hint()
     machine.domain = replace(machine.domain, name=DOMAIN)
     scene.hypervisor.machines = {DOMAIN: machine}
     roll_back(scene, record)

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, naming
+from snapvm import consistency, naming, repair
 from snapvm.attention import JournalUnusable, LeftBehind
-from snapvm.model import Record, Silent, SnapshotId
+from snapvm.failures import SnapshotFailed
+from snapvm.model import DomainState, Record, Silent, SnapshotId
 from snapvm.recordfolder import Work
-from snapvm.refusals import VolumeRefused
+from snapvm.refusals import DomainRefused, VolumeRefused
 from tests.fakes import mortal
 from tests.fakes.records import put_record
-from tests.fakes.scene import UUID, Scene
-from tests.unit.deeds import begun, delete, mend, roll_back, take
+from tests.fakes.scene import UUID, Scene, make_scene
+from tests.unit.deeds import begun, delete, fail_command, mend, roll_back, take
 
 
 def named_in(command: str, scene: Scene) -> list[Record]:
@@ -69,3 +70,21 @@ def test_the_parts_of_a_damaged_journal_are_no_reason_to_start_it_either(tmp_pat
     with pytest.raises(LeftBehind) as told:
         mend(scene)
     assert "do not start it" in told.value.hint()
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUTOFF])
+def test_a_domain_that_is_off_is_not_said_to_run_on(tmp_path: Path, state: DomainState) -> None:
+    scene = make_scene(tmp_path, state=state, thick=("vg0", "vg1"))
+    fail_command(scene, 1, after=False)
+    with pytest.raises(SnapshotFailed) as told:
+        take(scene)
+    assert "the domain is as it was" in told.value.hint()
+    assert "runs on" not in told.value.hint()
+
+
+def test_a_name_that_begins_with_a_hyphen_is_repaired(tmp_path: Path) -> None:
+    scene, _ = begun(tmp_path)
+    (scene.host.catalog.folder(UUID, SnapshotId("y")).with_name(".y.draft")).mkdir()
+    with pytest.raises(DomainRefused) as told:
+        repair.require_none_pending(scene.host, [UUID], "-x")
+    assert told.value.hint() == "snapvm repair -- -x"
