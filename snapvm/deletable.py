@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from snapvm.errors import typed
-from snapvm.lvm import argv, away, preflight
+from snapvm.lvm import argv, away, holders, preflight
 from snapvm.lvm.away import Absence
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
@@ -59,7 +59,7 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
             raise VolumeRefused(
                 volume=name,
                 why=f"it belongs to {record.ref} and is in use",
-                remedy=f"find what uses it with `lsblk {volume.ref.path}`",
+                remedy=f"end what uses it ({holders.finding_users(volume.ref)})",
             )
         if volume.uuid in needed_by:
             other = needed_by[volume.uuid].ref

@@ -14,7 +14,7 @@ from enum import Enum
 from snapvm import naming
 from snapvm.errors import Locked, SnapvmError
 from snapvm.host import Host
-from snapvm.lvm import argv, belonging, preflight
+from snapvm.lvm import argv, belonging, holders, preflight
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.model import DmUuid, DomainUuid, Record, Role
@@ -133,7 +133,7 @@ def _check_unneeded(volume: LogicalVolume, report: Report) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why="it is in use",
-            remedy=f"find what uses it with `lsblk {volume.ref.path}`",
+            remedy=f"end what uses it ({holders.finding_users(volume.ref)})",
         )
     preflight.check_removable(report, volume, "no snapshot")
     preflight.check_nothing_above(volume, report)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
-from snapvm.lvm import away, newname, thinpool
+from snapvm.lvm import away, holders, newname, thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.model import VolumeKind
@@ -179,7 +179,8 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
     if volume.vg_volumes_left is not None and volume.vg_volumes_left < disks:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"{group} allows {volume.vg_volumes_left} more volumes, and {disks} are needed",
+            why=f"{group} is limited in its volumes (max_lv): {volume.vg_volumes_left} more "
+            f"allowed, {disks} needed",
             remedy=f"lift its limit: vgchange --logicalvolume 0 {volume.vg}; or delete snapshots",
         )
     if volume.is_group_shared:
@@ -220,7 +221,7 @@ def check_devices(report: Report, volume: LogicalVolume) -> None:
 
 
 def _check_volume(volume: LogicalVolume) -> None:
-    name = str(volume.ref)
+    name, ending = str(volume.ref), _until_ended(volume.vg)
     if volume.is_thick_snapshot:
         raise VolumeRefused(
             volume=name,
@@ -234,9 +235,9 @@ def _check_volume(volume: LogicalVolume) -> None:
             why = f"{what}, and snapvm takes no snapshots of such a volume"
             raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
     if "pvmove" in volume.layout or volume.is_locked:
-        raise VolumeRefused(volume=name, why="LVM is moving or converting it")
+        raise VolumeRefused(volume=name, why="LVM is moving or converting it", remedy=ending)
     if volume.has_merging_snapshot:
-        raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
+        raise VolumeRefused(volume=name, why="a snapshot is being merged into it", remedy=ending)
     if volume.is_skipped and not volume.is_active:
         raise VolumeRefused(
             volume=name,
@@ -284,8 +285,12 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"it belongs to {whose}, and LVM is merging it into its disk, or is about to",
-            remedy=f"delete when that has ended (lvs -a {volume.vg})",
+            remedy=_until_ended(volume.vg),
         )
+
+
+def _until_ended(vg: str) -> str:
+    return f"wait until that has ended (`lvs -a {vg}` tells)"
 
 
 def check_nothing_above(volume: LogicalVolume, report: Report) -> None:
@@ -329,7 +334,7 @@ def check_replaceable(report: Report, current: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=str(above.ref),
             why=f"it is in use, so that LVM cannot deactivate its origin {current.ref}",
-            remedy=f"end what uses it (see `lsblk {above.ref.path}`)",
+            remedy=f"end what uses it ({holders.finding_users(above.ref)})",
         )
     if current.has_fixed_number and is_thin:
         minor = "N" if current.device is None else current.device[1]

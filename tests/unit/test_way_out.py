@@ -88,3 +88,29 @@ def test_a_name_that_begins_with_a_hyphen_is_repaired(tmp_path: Path) -> None:
     with pytest.raises(DomainRefused) as told:
         repair.require_none_pending(scene.host, [UUID], "-x")
     assert told.value.hint() == "snapvm repair -- -x"
+
+
+def test_a_name_that_is_taken_in_a_rollback_has_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said to choose another --name, which `rollback` does not have."""
+    scene, record = begun(tmp_path)
+    monkeypatch.setattr(naming, "stamp", lambda _now: "20301122T201755Z")
+    scene.lvm.add_disk("vg0", "demo-d0.undo-20301122T201755Z")
+    with pytest.raises(VolumeRefused, match="exists already") as told:
+        roll_back(scene, record)
+    assert told.value.hint().startswith("try again") and "--name" not in told.value.hint()
+    scene.lvm.add_disk("vg0", "demo-d0.y")
+    with pytest.raises(VolumeRefused, match="exists already") as told:
+        take(scene, "y")
+    assert told.value.hint().startswith("choose another --name")
+
+
+def test_a_disk_that_has_shrunk_is_extended_while_it_is_not_active(tmp_path: Path) -> None:
+    """LVM: Snapshot origin volumes can be resized only while inactive."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    scene.lvm.named("vg0", "demo-d0").size_bytes -= 4 << 20
+    with pytest.raises(VolumeRefused, match="has become smaller") as told:
+        roll_back(scene, record)
+    steps = [each.split()[0] for each in told.value.hint().partition(": ")[2].split("; ")]
+    assert steps == ["lvchange", "lvextend", "lvchange"]

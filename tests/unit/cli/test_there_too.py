@@ -52,7 +52,7 @@ def test_a_warning_in_the_log(call: Call, there: str, monkeypatch: pytest.Monkey
 def test_what_a_doctor_advises(call: Call, scene: Scene, there: str) -> None:
     well = call("doctor", DOMAIN)
     assert well.status == 0 and "where it says" not in well.err
-    scene.lvm.named("vg0", "pool").data_percent = 90.0
+    scene.lvm.named("vg0", "pool").data_percent = 89.0
     told = call("doctor", DOMAIN)
     assert told.status == 0 and "`snapvm prune`" in told.out
     assert told.err.endswith(f"hint: {there}\n")
