@@ -319,7 +319,7 @@ def _overlaid(
         "volume, and to no other",
         remedy=f"merge it while the domain runs: virsh blockcommit {name} {target} --active "
         "--pivot; or discard what is in it: shut the domain off, and name "
-        f"{volume.ref.path} in its place (virsh edit {name})",
+        f"{volume.ref.path} in its place, as raw (virsh edit {name})",
     )
 
 

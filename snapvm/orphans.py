@@ -98,6 +98,11 @@ def is_clone(volume: LogicalVolume) -> bool:
     return _ROLL in volume.tags and volume.is_thin_volume
 
 
+def is_disk(volume: LogicalVolume) -> bool:
+    """Tell whether it is such a clone, and has got the name of a disk."""
+    return is_clone(volume) and not _is_named_by_set(volume)
+
+
 def remove(
     host: Host, volumes: Sequence[LogicalVolume], failures: list[SnapvmError]
 ) -> tuple[LogicalVolume, ...]:
@@ -146,7 +151,7 @@ def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
         return Kind.ELSEWHERE
     if belonging.is_of_another_host(volume.tags):
         return Kind.ANOTHERS
-    if is_clone(volume) and not _is_named_by_set(volume):
+    if is_disk(volume):
         return Kind.DISK
     if _ROLL in volume.tags and volume.is_thick_snapshot:
         return Kind.PRESENT

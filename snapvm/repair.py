@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from snapvm import (
     durable,
@@ -99,7 +100,7 @@ def _damaged(left: tuple[str, ...], why: str) -> LeftBehind:
 
 @contextmanager
 def _not_started_by_mistake(
-    host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str, path: Path
 ) -> Iterator[None]:
     """Raise a failure that leaves a domain off amid its rollback as one that needs attention.
 
@@ -111,6 +112,8 @@ def _not_started_by_mistake(
     except OldJournal:  # that rollback had an end, and the domain is off for another reason
         raise
     except SnapvmError as error:
+        if isinstance(error, DiskMissing):
+            error.journal = str(path)
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
         id_, mending = journal.record, error.hint() or "fix the cause"
@@ -225,7 +228,7 @@ def _finish(
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
         journal = RollbackJournal.from_dict(leftover.intent)
-        with _not_started_by_mistake(host, journal, uuid, name):
+        with _not_started_by_mistake(host, journal, uuid, name, leftover.path):
             return rollbackrepair.finish(host, journal, uuid, name)
     if leftover.work is Work.STOP:
         return stopping.finish(host, StopJournal.from_dict(leftover.intent), uuid, name)

@@ -25,6 +25,7 @@ _DISK_METADATA_BYTES = 8 << 10
 and a rollback makes two of a disk at times.  The usual 1 MiB is full with some 800 of them."""
 _FEW_METADATA_BYTES = 64 << 10
 """As much as a night of takes on a busy host may need."""
+_UNTIL_ENDED = "wait until that has ended (`lvs -a {}` tells)"
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
@@ -221,7 +222,7 @@ def check_devices(report: Report, volume: LogicalVolume) -> None:
 
 
 def _check_volume(volume: LogicalVolume) -> None:
-    name, ending = str(volume.ref), _until_ended(volume.vg)
+    name, ending = str(volume.ref), _UNTIL_ENDED.format(volume.vg)
     if volume.is_thick_snapshot:
         raise VolumeRefused(
             volume=name,
@@ -285,12 +286,8 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"it belongs to {whose}, and LVM is merging it into its disk, or is about to",
-            remedy=_until_ended(volume.vg),
+            remedy=_UNTIL_ENDED.format(volume.vg),
         )
-
-
-def _until_ended(vg: str) -> str:
-    return f"wait until that has ended (`lvs -a {vg}` tells)"
 
 
 def check_nothing_above(volume: LogicalVolume, report: Report) -> None:

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, naming, repair
-from snapvm.attention import JournalUnusable, LeftBehind
-from snapvm.failures import SnapshotFailed
+from snapvm.attention import HalfBack, JournalUnusable, LeftBehind
+from snapvm.failures import CommandFailed, SnapshotFailed, StorageFailed, saying
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from snapvm.recordfolder import Work
 from snapvm.refusals import DomainRefused, VolumeRefused
 from tests.fakes import mortal
 from tests.fakes.records import put_record
 from tests.fakes.scene import UUID, Scene, make_scene
-from tests.unit.deeds import begun, delete, fail_command, mend, roll_back, take
+from tests.unit.deeds import begun, delete, fail_command, mend, revive, roll_back, take
 
 
 def named_in(command: str, scene: Scene) -> list[Record]:
@@ -41,7 +41,7 @@ def test_two_that_need_one_volume_go_together(scene: Scene) -> None:
     assert scene.ids() == []
 
 
-@pytest.mark.parametrize("point", ["after stop 1", "before restore 1"])
+@pytest.mark.parametrize("point", ["after stop 1", "after copy back 1"])
 def test_a_rollback_whose_journal_is_damaged_is_not_to_be_started(
     tmp_path: Path, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,3 +114,39 @@ def test_a_disk_that_has_shrunk_is_extended_while_it_is_not_active(tmp_path: Pat
         roll_back(scene, record)
     steps = [each.split()[0] for each in told.value.hint().partition(": ")[2].split("; ")]
     assert steps == ["lvchange", "lvextend", "lvchange"]
+
+
+def test_the_journal_of_a_rollback_that_is_lost_is_named(tmp_path: Path) -> None:
+    """It was `.rollback.json`, of which each domain may have one."""
+    scene, record = begun(tmp_path)
+    assert mortal.kill_at(scene, lambda it: roll_back(it, record), "after stop 1")
+    (left,) = scene.host.catalog.leftovers(UUID)
+    for volume in [each for each in scene.lvm.volumes if each.vg == "vg1"]:
+        scene.lvm.volumes.remove(volume)
+    with pytest.raises(HalfBack, match="LVM does not report vg1/demo-d1") as told:
+        mend(scene)
+    assert f"move its journal {left.path} out of the state folder" in told.value.hint()
+
+
+def test_tags_that_stay_say_what_corrects_them(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(argv: tuple[str, ...]) -> None:
+        if "--deltag" in argv:
+            raise CommandFailed(argv=argv, status=5, stderr="no")
+
+    scene.lvm.before = fail
+    record = take(scene, "a")
+    assert "which `snapvm repair` corrects" in caplog.text
+    revive(scene)
+    done = consistency.repair_all(scene.host, None, Silent())
+    assert done == (f"corrected the tags of {record.ref}",)
+
+
+def test_what_became_of_the_work_is_told_where_no_path_is() -> None:
+    with (
+        pytest.raises(StorageFailed) as told,
+        saying("nothing was kept"),
+    ):
+        raise StorageFailed(path="vg0/x", why="it cannot be read")
+    assert told.value.hint() == "nothing was kept"

@@ -168,7 +168,10 @@ def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     assert call("catalog", "rebuild").out == "every snapshot has its record\n"
     shutil.rmtree(scene.host.settings.state_dir)
     found = call("check")
-    assert found.status == ExitStatus.REFUSED and "snapvm catalog rebuild brings a" in found.out
+    assert (
+        found.status == ExitStatus.REFUSED
+        and "catalog rebuild --dry-run tells if a of" in found.out
+    )
     told = call("catalog", "rebuild", "--dry-run")
     assert told.status == 0 and scene.ids() == []
     assert re.match(r"would rebuild demo@a of .*: 2 disks, no memory; unknown: its note", told.out)
