@@ -76,7 +76,7 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
                 remedy="if it is not the disk, give it another name with lvrename",
             )
         _require_ours(record, disk, volume)
-        preflight.check_removable(report, volume, record.ref)
+        preflight.check_removable(report, volume, f"it belongs to {record.ref}, and ")
         preflight.check_nothing_above(volume, report)
 
 

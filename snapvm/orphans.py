@@ -140,7 +140,7 @@ def _check_unneeded(volume: LogicalVolume, report: Report) -> None:
             why="it is in use",
             remedy=f"end what uses it ({holders.finding_users(volume.ref)})",
         )
-    preflight.check_removable(report, volume, "no snapshot")
+    preflight.check_removable(report, volume, whose="")
     preflight.check_nothing_above(volume, report)
 
 

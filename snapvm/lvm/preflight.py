@@ -269,7 +269,8 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
 
     That may be so for hours, or until the next start of a domain.  A delete that has been begun and
-    cannot be finished would keep every other command from the domain for as long.
+    cannot be finished would keep every other command from the domain for as long.  With ``whose``
+    the reason begins.
     """
     _check_group_name(report, volume)
     check_devices(report, volume)
@@ -279,13 +280,13 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     if volume.is_locked:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and LVM is moving it (pvmove)",
+            why=f"{whose}LVM is moving it (pvmove)",
             remedy=f"wait until it has moved (lvs -a {volume.vg}), or: pvmove --abort",
         )
     if volume.is_merging and not volume.is_given_up:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and LVM is merging it into its disk, or is about to",
+            why=f"{whose}LVM is merging it into its disk, or is about to",
             remedy=_UNTIL_ENDED.format(volume.vg),
         )
 

@@ -120,8 +120,7 @@ def check_removal(pool: LogicalVolume, volume: LogicalVolume, whose: str) -> Non
     if pool.health_letter in _DEAF or pool.needs_check:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and nothing can be removed from {pool.ref} now: "
-            f"{trouble_of(pool)}",
+            why=f"{whose}nothing can be removed from {pool.ref} now: {trouble_of(pool)}",
             remedy=_repair(pool),
         )
 

@@ -286,7 +286,8 @@ def test_an_orphan_that_lvm_does_not_remove_now_keeps_no_other(scene: Scene, how
     shutil.rmtree(scene.host.catalog.path(record, ""))
     held = record.disks[0].snapshot
     setattr(scene.lvm.named(held.vg, held.lv), how, True)
-    assert look(scene.host)[str(held)].orphan is None
+    found = look(scene.host)[str(held)]
+    assert found.orphan is None and found.problem.count("belongs to no snapshot") == 1
     remove_all(scene.host)
     assert "vg1/demo-d1.x" not in scene.lvm.names()
     assert set(look(scene.host)) == {str(held)}
