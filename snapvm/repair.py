@@ -79,7 +79,7 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
     except (KeyError, ValueError) as error:  # its parts do not fit, or lvm cannot be told of them
         raise _damaged(left, repr(error)) from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:
-        needed = f", and needs it: {error.hint()}" if error.hint() else ""
+        needed = f"; before that: {error.hint()}" if error.hint() else ""
         again = f"`snapvm repair` tries again{needed}"
         raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
     except OldJournal as error:

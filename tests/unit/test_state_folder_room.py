@@ -85,6 +85,7 @@ def test_a_state_folder_without_room_for_a_journal_is_told_before_anything(
     monkeypatch.setattr(os, "statvfs", lambda _path: status)
     (refusal,) = diagnosis.look(thick.host, DOMAIN).refusals
     assert told in str(refusal)
+    assert "another place" not in refusal.hint(), "what is to be gone back to is not there"
     for deed in (lambda: take(thick, "y"), lambda: roll_back(thick, record)):
         with pytest.raises(NoSpace, match=told):
             deed()
