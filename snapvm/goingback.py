@@ -215,7 +215,8 @@ class GoingBack:
             swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
             self._reach(Phase.RESTORED)
         except SnapvmError as error:
-            raise HalfBack(plan.domain.name, plan.record.id, str(error)) from error
+            mending = takingback.way_on(error)
+            raise HalfBack(plan.domain.name, plan.record.id, str(error), mending=mending) from error
 
     @contextmanager
     def _no_return(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from snapvm import (
     rollbackrepair,
     standing,
     stopping,
+    takingback,
 )
 from snapvm.attention import HalfBack, LeftBehind, NotStarted, without_journal
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
@@ -116,7 +117,7 @@ def _not_started_by_mistake(
             error.journal = str(path)
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
-        id_, mending = journal.record, error.hint() or "fix the cause"
+        id_, mending = journal.record, takingback.way_on(error)
         if journal.phase is Phase.RESTORED:
             next_ = f"{mending}, then: {typed('repair', name)}"
             raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import consistency, naming, repair
+from snapvm import consistency, naming, repair, takingback
 from snapvm.attention import HalfBack, JournalUnusable, LeftBehind
 from snapvm.failures import CommandFailed, SnapshotFailed, StorageFailed, saying
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from snapvm.recordfolder import Work
-from snapvm.refusals import DomainRefused, VolumeRefused
+from snapvm.refusals import DomainRefused, RecordDamaged, RecordUnusable, VolumeRefused
 from tests.fakes import mortal
 from tests.fakes.records import put_record
 from tests.fakes.scene import UUID, Scene, make_scene
@@ -150,3 +150,12 @@ def test_what_became_of_the_work_is_told_where_no_path_is() -> None:
     ):
         raise StorageFailed(path="vg0/x", why="it cannot be read")
     assert told.value.hint() == "nothing was kept"
+
+
+def test_a_rollback_that_has_begun_is_not_left_for_another_snapshot() -> None:
+    """It said: do not start it; other snapshots are not affected, then: snapvm repair."""
+    gone = RecordUnusable(path="/state/nvram.x", why="it has changed", is_of_part=True)
+    assert takingback.way_on(gone).startswith("bring back what cannot be used")
+    damaged = RecordDamaged(path="/state/x/snapshot.json", why="it is not JSON")
+    assert "catalog rebuild" in takingback.way_on(damaged)
+    assert takingback.way_on(CommandFailed(argv=("lvm",), status=5, stderr="")) == "fix the cause"
