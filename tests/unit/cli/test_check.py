@@ -181,7 +181,7 @@ def test_a_lost_record_is_made_anew(call: Call, scene: Scene) -> None:
     scene.lvm.volumes.remove(scene.lvm.named("vg1", "demo-d1.a"))
     shutil.rmtree(scene.host.settings.state_dir)
     half = call("catalog", "rebuild")
-    assert half.status == ExitStatus.REFUSED and "of 2 disks 1 are there" in half.out
+    assert half.status == ExitStatus.REFUSED and "volumes of 1 of its 2 disks are there" in half.out
     assert scene.ids() == []
 
 
