@@ -93,7 +93,10 @@ class StuckPaused(SnapvmError):
         return f"{quoted(self.domain)} is not running, and could not be resumed: {self.why}"
 
     def hint(self) -> str:
-        return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
+        mending = f"{self.command} {shlex.quote(self.domain)}"
+        if self.command.startswith("snapvm "):
+            mending = typed(self.command.removeprefix("snapvm "), self.domain)
+        return f"`{mending}` makes it run"
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, naming, repair, takingback
-from snapvm.attention import HalfBack, JournalUnusable, LeftBehind
+from snapvm.attention import HalfBack, JournalUnusable, LeftBehind, StuckPaused
 from snapvm.failures import CommandFailed, SnapshotFailed, StorageFailed, saying
 from snapvm.model import DomainState, Record, Silent, SnapshotId
 from snapvm.recordfolder import Work
@@ -159,3 +159,9 @@ def test_a_rollback_that_has_begun_is_not_left_for_another_snapshot() -> None:
     damaged = RecordDamaged(path="/state/x/snapshot.json", why="it is not JSON")
     assert "catalog rebuild" in takingback.way_on(damaged)
     assert takingback.way_on(CommandFailed(argv=("lvm",), status=5, stderr="")) == "fix the cause"
+
+
+def test_a_stuck_domain_of_any_name_is_let_run() -> None:
+    assert StuckPaused(domain="my vm", why="").hint() == "`virsh resume 'my vm'` makes it run"
+    stuck = StuckPaused(domain="-x", why="", command="snapvm repair")
+    assert stuck.hint() == "`snapvm repair -- -x` makes it run"
