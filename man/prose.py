@@ -12,9 +12,9 @@ DESCRIPTION = (
     ),
     (
         "Memory and all disks are captured at one instant: always all of them or nothing. No "
-        "failure leaves the domain paused. A rollback keeps both the snapshot and the disks that "
-        "it replaces. Memory images are ordinary ones, which `virsh restore` or `xl restore` can "
-        "start without snapvm."
+        "failure leaves the domain paused, except one that says so (exit status 8). A rollback "
+        "keeps both the snapshot and the disks that it replaces. Memory images are ordinary ones, "
+        "which `virsh restore` or `xl restore` can start without snapvm."
     ),
 )
 NAMES = (
