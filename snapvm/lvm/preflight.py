@@ -121,7 +121,7 @@ def check_siblings(report: Report, disk: LogicalVolume, snapshot: LogicalVolume)
                 volume=str(sibling.ref),
                 why=f"{_mib(held)} of {disk.ref} may be written back, and this snapshot of it "
                 f"has to keep a copy of the former data, but has room for only {_mib(left)}",
-                remedy="delete that snapshot first, if nothing needs it",
+                remedy="delete that snapshot first, if nothing needs it (see `snapvm list`)",
             )
 
 
