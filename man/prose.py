@@ -12,9 +12,9 @@ DESCRIPTION = (
     ),
     (
         "Memory and all disks are captured at one instant: always all of them or nothing. No "
-        "failure leaves the domain paused. A rollback keeps both the snapshot and the disks that "
-        "it replaces. Memory images are ordinary ones, which `virsh restore` or `xl restore` can "
-        "start without snapvm."
+        "failure leaves the domain paused, except one that says so (exit status 8). A rollback "
+        "keeps both the snapshot and the disks that it replaces. Memory images are ordinary ones, "
+        "which `virsh restore` or `xl restore` can start without snapvm."
     ),
 )
 NAMES = (
@@ -22,12 +22,13 @@ NAMES = (
         "A snapshot is written DOM@ID. ID is a UTC time stamp such as 20261122T201755Z, or the "
         "`--name` it was given: 1 to 64 letters, digits, `+`, `.` and `-`, the first a letter or "
         "digit. Any prefix that is unique among the domain's snapshots will do, except when "
-        "`delete` or `rollback` is given `--yes`. `latest` is the newest one that was taken; it is "
-        "refused while there is an unreadable record that may be newer, and so is `undo`. `latest` "
-        "is also refused if `delete` or `rollback` had to wait for another snapvm, and that one "
-        "has taken a newer snapshot. A snapshot is newer than all that its domain had when it was "
-        "taken, whatever the clock said. `latest` and `current` cannot be given as names, nor can "
-        "anything that looks like the time stamp of an unnamed snapshot."
+        "`delete` or `rollback` is given `--yes`, or `rollback` `--dry-run`. `latest` is the "
+        "newest one that was taken; it is refused while there is an unreadable record that may be "
+        "newer, and so is `undo`. `latest` is also refused if `delete` or `rollback` had to wait "
+        "for another snapvm, and that one has taken a newer snapshot. A snapshot is newer than all "
+        "that its domain had when it was taken, whatever the clock said. `latest` and `current` "
+        "cannot be given as names, nor can anything that looks like the time stamp of an unnamed "
+        "snapshot."
     ),
     (
         "DOM is the name that the domain has, or had when the snapshot was taken. If snapshots of "

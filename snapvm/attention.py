@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from snapvm.errors import ExitStatus, SnapvmError, quoted, typed
 
+ROLLBACK_JOURNAL = ".rollback.json"
+"""How the path of a rollback's journal ends (``recordfolder.journal_file``)."""
+
 
 @dataclass(eq=False)
 class LeftBehind(SnapvmError):
@@ -53,13 +56,27 @@ class JournalUnusable(SnapvmError):
     exit_status = ExitStatus.REPAIR_NEEDED
     path: str
     why: str
-    remedy: str = (
-        "repair with the snapvm that wrote it; if it is damaged, make sure that the domain runs, "
-        "move the journal out of the state folder, then do what `snapvm check` says of each volume"
-    )
+    remedy: str = ""
 
     def message(self) -> str:
         return f"the journal {quoted(self.path)} cannot be used: {self.why}"
+
+    def hint(self) -> str:
+        return self.remedy or without_journal(self.path)
+
+
+def without_journal(path: str) -> str:
+    """Say what to do about a journal that cannot be read.
+
+    Disks of a domain that is off in the middle of a rollback may be of two different times.
+    """
+    begins = "repair with the snapvm that wrote it; if it is damaged, "
+    ends = "then do what `snapvm check` says of each volume"
+    away = f"move the journal out of the state folder ({shlex.quote(path)})"
+    if not path.endswith(ROLLBACK_JOURNAL):
+        return f"{begins}make sure that the domain runs, {away}, {ends}"
+    off = "if the domain is off, do not start it, but roll back once more"
+    return f"{begins}{away}; {off}; {ends}"
 
 
 @dataclass(eq=False)
@@ -76,7 +93,10 @@ class StuckPaused(SnapvmError):
         return f"{quoted(self.domain)} is not running, and could not be resumed: {self.why}"
 
     def hint(self) -> str:
-        return f"`{self.command} {shlex.quote(self.domain)}` makes it run"
+        mending = f"{self.command} {shlex.quote(self.domain)}"
+        if self.command.startswith("snapvm "):
+            mending = typed(self.command.removeprefix("snapvm "), self.domain)
+        return f"`{mending}` makes it run"
 
 
 @dataclass(eq=False)

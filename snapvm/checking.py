@@ -167,7 +167,12 @@ def _of_stray(stray: Stray) -> Finding:
     untagging = argv.untagging(volume.ref, volume.tags)
     back = ""
     if whose is not None and not volume.tags & UNFINISHED:
-        back = f"snapvm catalog rebuild brings {whose.id} of its domain back; "
+        back = f"snapvm catalog rebuild --dry-run tells if {whose.id} of its domain can be had "
+        back += "back; "
+    removing = f"if nothing needs it: lvremove {volume.ref}"
+    if orphans.is_disk(volume):
+        removing = "it has the name of a disk; if its domain runs well on it, remove snapvm's tags "
+        removing += f"from it: {untagging}"
     orphan = None
     match stray.kind:
         case Kind.ORPHAN:
@@ -181,11 +186,11 @@ def _of_stray(stray: Stray) -> Finding:
         case Kind.ELSEWHERE:
             problem = "it was made by snapvm, and this catalog does not know its domain"
             remedy = "is the state folder mounted, and is it the right one (--state-dir)? if so: "
-            remedy += f"{back}if nothing needs it: lvremove {volume.ref}"
+            remedy += f"{back}{removing}"
         case Kind.ANOTHERS:
             problem = "it was made by snapvm on another host, whose catalog may include it"
             remedy = "is it in `snapvm list`, or in progress, there? if not, as when that host was "
-            remedy += f"installed anew: {back}if nothing needs it: lvremove {volume.ref}"
+            remedy += f"installed anew: {back}{removing}"
         case Kind.TAKEN:
             problem = "it was made by snapvm, belongs to no snapshot, and has been made writable"
             remedy = f"if it is in use, remove snapvm's tags from it: {untagging}; if "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from snapvm.errors import typed
-from snapvm.lvm import argv, away, preflight
+from snapvm.lvm import argv, away, holders, preflight
 from snapvm.lvm.away import Absence
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
@@ -59,14 +59,15 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
             raise VolumeRefused(
                 volume=name,
                 why=f"it belongs to {record.ref} and is in use",
-                remedy=f"find what uses it with `lsblk {volume.ref.path}`",
+                remedy=f"end what uses it ({holders.finding_users(volume.ref)})",
             )
         if volume.uuid in needed_by:
             other = needed_by[volume.uuid].ref
             raise VolumeRefused(
                 volume=name,
                 why=f"{other} needs it too",
-                remedy=typed("delete", other),
+                # Alone that one would be refused as well, since this one needs the same volume.
+                remedy=f"if nothing needs that one either: {typed('delete', record.ref, other)}",
             )
         if volume.name == disk.volume.lv:
             raise VolumeRefused(
@@ -75,7 +76,7 @@ def check_unneeded(record: Record, needed_by: Mapping[LvUuid, Record], report: R
                 remedy="if it is not the disk, give it another name with lvrename",
             )
         _require_ours(record, disk, volume)
-        preflight.check_removable(report, volume, record.ref)
+        preflight.check_removable(report, volume, f"it belongs to {record.ref}, and ")
         preflight.check_nothing_above(volume, report)
 
 

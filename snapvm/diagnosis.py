@@ -154,7 +154,8 @@ def _of_fill(name: str, pool: LogicalVolume, settings: Settings) -> Iterator[str
         if percent is not None and limit * _NEARLY < percent <= limit:
             yield (
                 f"the {what} of pool {name} is {percent:.0f} % full, and above {limit:.4g} % "
-                "no snapshot is taken: `lvextend` it, or delete snapshots (`snapvm prune`)"
+                f"no snapshot is taken: extend it ({thinpool.extending(pool, what)}), or delete "
+                "snapshots (`snapvm prune`)"
             )
 
 

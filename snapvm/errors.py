@@ -58,7 +58,8 @@ _MEANINGS = {
     "message says were deleted.",
     ExitStatus.REPAIR_NEEDED: "Failed; `snapvm repair` cleans up what was left behind, as does the "
     "next take, rollback, undo, delete or prune that works on the domain.",
-    ExitStatus.ATTENTION: "The domain could not be resumed or started and needs attention.",
+    ExitStatus.ATTENTION: "The domain needs attention: it is not as it should be, such as paused, "
+    "off or frozen, and the message says what to do.",
     ExitStatus.INTERRUPTED: "Interrupted; everything was put back as it was, except for what the "
     "message says was deleted or remains.",
 }
@@ -206,7 +207,8 @@ class UnknownSnapshot(SnapvmError):
 
     def hint(self) -> str:
         if self.begins:
-            return f"{quoted(self.begins)} begins with that; with --yes the whole id is required"
+            whole = "with --yes or --dry-run the whole id is required"
+            return f"{quoted(self.begins)} begins with that; {whole}"
         return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 
@@ -259,7 +261,8 @@ class AmbiguousDomain(SnapvmError):
     """The present name of each."""
 
     def message(self) -> str:
-        what = f"{quoted(self.domain)}@{self.id}" if self.id else f"an undo of {self.domain!r}"
+        domain = quoted(self.domain)
+        what = f"{domain}@{self.id}" if self.id else f"an undo of {domain}"
         known = zip(self.uuids, self.known_as, strict=True)
         whose = tuple(f"{quoted(name)} ({uuid})" for uuid, name in known)
         return f"{what} could refer to any of the domains {some(whose)}"
@@ -307,18 +310,21 @@ class WorkElsewhere(SnapvmError):
     """A journal that another host has written, which shares the state folder and may be at work."""
 
     exit_status = ExitStatus.LOCKED
-    remedy = (
-        "wait for it, or run `snapvm repair` on that host; if that host is permanently down, or "
-        "is this one before it was installed anew, and the domain runs on no other: "
-        "snapvm repair --take-over DOM"
-    )
     path: str
     host: str
+    domain: str
 
     def message(self) -> str:
         return (
             f"the host {quoted(self.host)} is at work on the domain, or left its work unfinished "
             f"({quoted(self.path)})"
+        )
+
+    def hint(self) -> str:
+        return (
+            "wait for it, or run `snapvm repair` on that host; if that host is permanently down, "
+            "or is this one before it was installed anew, and the domain runs on no other: "
+            f"{typed('repair --take-over', self.domain)}"
         )
 
 

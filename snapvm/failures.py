@@ -6,8 +6,6 @@ cannot be put back.  Failures that somebody has to do something about are in ``a
 
 from __future__ import annotations
 
-import errno
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some
+from snapvm import storagehints
+from snapvm.errors import ExitStatus, Interrupted, SnapvmError, quoted, some, typed
 
 
 @contextmanager
@@ -30,30 +29,6 @@ def saying(what_became: str) -> Iterator[None]:
         if error.exit_status is ExitStatus.FAILED and not error.hint():
             error.remedy = what_became
         raise
-
-
-_NO_ROOM = "make room there, then try again: df -h {folder}; df -i {folder}"
-_STORAGE_HINTS = {
-    os.strerror(errno.ENOSPC): _NO_ROOM,
-    os.strerror(errno.EDQUOT): _NO_ROOM,
-    os.strerror(errno.EROFS): "mount it writable, then try again: findmnt --target {folder}",
-    os.strerror(errno.EIO): "see the kernel's log: dmesg; findmnt --target {folder}",
-    os.strerror(errno.ESTALE): "its server has lost it; remount it: findmnt --target {folder}",
-    os.strerror(errno.EACCES): "SELinux, AppArmor or a file server denies access: ls -dZ {folder}; "
-    "findmnt --target {folder}",
-    os.strerror(errno.EFBIG): "allow snapvm larger files (ulimit -f; LimitFSIZE= of its unit); "
-    "findmnt --target {folder}",
-    os.strerror(errno.EMFILE): "allow snapvm more open files (ulimit -n; LimitNOFILE= of its unit)",
-    os.strerror(errno.ENFILE): "the host has too many open files: sysctl fs.file-nr fs.file-max",
-    os.strerror(errno.ELOOP): "it is a link; put the file itself into {folder}, then try again",
-    os.strerror(errno.ENOLCK): "its file system, or its server, grants no more locks: "
-    "findmnt --target {folder}",
-}
-"""What to do about storage, by what the kernel says of it."""
-
-
-def _storage_hint(why: str, folder: str) -> str:
-    return _STORAGE_HINTS.get(why, "").format(folder=shlex.quote(folder))
 
 
 _ENDS_CHARACTERS = 70
@@ -110,7 +85,7 @@ class StillAtWork(SnapvmError):
 class SnapshotFailed(SnapvmError):
     """A disk whose LVM snapshot could not be made in the window."""
 
-    remedy = "the domain runs on and nothing was kept; fix the cause, then take the snapshot again"
+    remedy = "nothing was kept, the domain is as it was; fix the cause, then take a snapshot again"
     target: str
     volume: str
     why: str
@@ -168,7 +143,7 @@ class ImageNotWritten(CaptureFailed):
 
     def hint(self) -> str:
         again = f"check the file system of {quoted(self.path)}, then take the snapshot again"
-        return _storage_hint(self.why, self.path) or again
+        return storagehints.of(self.why, self.path) or again
 
 
 @dataclass(eq=False)
@@ -216,12 +191,15 @@ class WindowBroken(SnapvmError):
 class PausedMeanwhile(WindowBroken):
     """Somebody paused the running domain just before snapvm did; it stays paused."""
 
-    remedy = "nothing was kept; take the snapshot again: a paused domain can be captured as it is"
     what: str = "it was paused"
 
     def message(self) -> str:
         who = "was paused by someone else before it was captured, and stays paused"
         return f"{quoted(self.domain)} {who}"
+
+    def hint(self) -> str:
+        doctor = typed("doctor", self.domain)
+        return f"nothing was kept; `{doctor}` says whether it can be captured while it is paused"
 
 
 @dataclass(eq=False)
@@ -250,11 +228,11 @@ class StorageFailed(SnapvmError):
     def hint(self) -> str:
         path = Path(self.path)
         if not path.is_absolute():
-            return ""
+            return self.remedy
         folder = path.parent
         if folder.name.startswith("."):  # of what was being made, and is gone by now
             folder = folder.parent
-        return _storage_hint(self.why, str(folder)) or self.remedy
+        return storagehints.of(self.why, str(folder)) or self.remedy
 
 
 @dataclass(eq=False)
@@ -265,6 +243,8 @@ class DiskMissing(SnapvmError):
     uuid: str
     group_now: str = ""
     """The present name of its volume group, where somebody has renamed that."""
+    journal: str = ".rollback.json"
+    """The path of the rollback's journal, as far as that is known."""
 
     def message(self) -> str:
         return f"LVM does not report {self.volume} (uuid {self.uuid}), which was the disk"
@@ -274,7 +254,8 @@ class DiskMissing(SnapvmError):
             return f"vgrename {self.group_now} {self.volume.partition('/')[0]}"
         return (
             "is its volume group there, under its own name? see `vgs` and `pvs`; if it is lost for "
-            "good, so is this rollback: move its journal .rollback.json out of the state folder"
+            f"good, so is this rollback: move its journal {shlex.quote(self.journal)} out of the "
+            "state folder"
         )
 
 

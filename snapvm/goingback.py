@@ -30,6 +30,7 @@ from snapvm.attention import HalfBack, LeftBehind
 from snapvm.clock import Deadline
 from snapvm.domainrun import DomainRun
 from snapvm.errors import ExitStatus, SnapvmError
+from snapvm.failures import RollbackFailed
 from snapvm.guard import Guard
 from snapvm.guestsystem import Awakened
 from snapvm.host import Host
@@ -39,6 +40,7 @@ from snapvm.lvm.report import Report
 from snapvm.model import DomainState, Progress, Record, Role
 from snapvm.planning import RollbackPlan
 from snapvm.recordfolder import Work
+from snapvm.refusals import Refused
 from snapvm.rollbackjournal import JournalDisk, Phase, RollbackJournal
 from snapvm.undo import Removes, Undo
 from snapvm.workers import workers
@@ -153,12 +155,24 @@ class GoingBack:
             newdisks.require_bare(self.host.lvm, self.plan, is_exchanged=True)
             writingback.require_kept(self.host.lvm, self.plan, known, deadline)
             self._set_files_aside(undo)
-            imageroom.require_writable(self.host.settings)  # reading an image may have taken long
+            self._require_room()
             undo.add("what the journal says", self._turn_back)
             self.host.lvm.bring_to_disk(disk.former for disk in self.disks)
             self._reach(Phase.EXCHANGED)
             self._end_domain()
             undo.disarm()
+
+    def _require_room(self) -> None:
+        """Look once more for room to write down how far it is: an image may be read for long.
+
+        It is no refusal any more: those say that nothing was touched.
+        """
+        try:
+            imageroom.require_writable(self.host.settings)
+        except Refused as error:
+            failed = RollbackFailed(self.plan.domain.name, self.plan.record.id, str(error))
+            failed.remedy = f"{failed.remedy}; {error.hint()}"
+            raise failed from error
 
     def _set_files_aside(self, undo: Undo) -> None:
         """Keep the domain's UEFI variables and vTPM, which may go with it."""
@@ -215,7 +229,8 @@ class GoingBack:
             swapping.put_side_files_back(host, plan.record, plan.undo_id, plan.domain)
             self._reach(Phase.RESTORED)
         except SnapvmError as error:
-            raise HalfBack(plan.domain.name, plan.record.id, str(error)) from error
+            mending = takingback.way_on(error)
+            raise HalfBack(plan.domain.name, plan.record.id, str(error), mending=mending) from error
 
     @contextmanager
     def _no_return(self) -> Iterator[None]:

@@ -95,7 +95,8 @@ class Guard:
         if said != _READY:
             raise HostLacks(
                 what=f"a guard process that works ({said or 'it does not answer'})",
-                remedy="`snapvm --verbose repair` tells more",
+                # One that has died of a bug has told the log alone.
+                remedy=f"`snapvm --verbose repair` and `journalctl -t {NAME}` tell more",
             )
 
     def dismiss(self) -> None:

@@ -51,6 +51,9 @@ def require_writable(settings: Settings) -> None:
             where=str(settings.state_dir),
             needed=f"{NOTES_BYTES >> 20} MiB for what is written down",
             free=f"{free >> 10} KiB",
+            # In no other folder: a snapshot that is to be gone back to is in this one.
+            remedy=f"make room there (df -h {shlex.quote(str(settings.state_dir))}), as "
+            "`snapvm delete` and `snapvm prune` do",
         )
     if status.f_files > 0 and status.f_ffree < _NOTES_FILES:  # some have no number of them
         raise NoSpace(

@@ -107,7 +107,17 @@ def shall_be_sparse(
         return False
     if wanted is ImageFormat.AUTO and can:
         return True
-    raise _no_plain(versions, "take the snapshot with --image-format sparse or --compress zstd")
+    raise _no_plain(versions, _instead_of_plain(versions, can_be_sparse=can))
+
+
+def _instead_of_plain(versions: Mapping[str, str], *, can_be_sparse: bool) -> str:
+    """Say which other images this libvirt restores; empty when there is none."""
+    others = (
+        ("--image-format sparse", can_be_sparse),
+        ("--compress zstd", release(versions.get("libvirt", "")) >= ZSTD_SINCE),
+    )
+    options = " or ".join(option for option, is_read in others if is_read)
+    return f"take the snapshot with {options}" if options else ""
 
 
 def _require_sparse(how: Compression, *, can: bool) -> None:
@@ -141,8 +151,8 @@ def require_reader(path: Path, memory: MemoryRecord, versions: Mapping[str, str]
     for name, since in _READ_SINCE.get(format_, {}).items():
         found = release(versions.get(name, ""))
         if found and found < since:
-            what = f"{_named(name, since)}, which restores such memory images"
-            raise HostLacks(what=f"{what} (it has {versions[name]})", remedy=f"update {name}")
+            what = f"{_named(name, since)}, which restores such memory images (it has "
+            raise HostLacks(what=f"{what}{versions[name]})", remedy=f"update {_NAMES[name]}")
     program = libvirtimage.UNPACKED_BY.get(format_, "")
     if program and not streamfilter.is_installed(program):
         what = f"the program {program}, by which libvirt unpacks the memory image"
@@ -158,7 +168,7 @@ def _no_plain(versions: Mapping[str, str], otherwise: str) -> HostLacks:
     return HostLacks(
         what=f"{_named('libvirt', _PLAIN_AGAIN_SINCE)}, without which QEMU {versions['qemu']} "
         f"restores no plain memory image (libvirt is {versions.get('libvirt', 'unknown')})",
-        remedy=f"update libvirt, or {otherwise}",
+        remedy=f"update libvirt, or {otherwise}" if otherwise else "update libvirt",
     )
 
 

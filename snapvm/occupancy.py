@@ -10,7 +10,7 @@ from pathlib import Path
 from snapvm.errors import quoted
 from snapvm.hypervisor import overlays
 from snapvm.hypervisor.base import Hypervisor, Reliance
-from snapvm.lvm import device, devicename
+from snapvm.lvm import device, devicename, holders
 from snapvm.lvm.device import UuidOfDevice
 from snapvm.lvm.holders import Holder
 from snapvm.lvm.logicalvolume import LogicalVolume
@@ -319,7 +319,7 @@ def _overlaid(
         "volume, and to no other",
         remedy=f"merge it while the domain runs: virsh blockcommit {name} {target} --active "
         "--pivot; or discard what is in it: shut the domain off, and name "
-        f"{volume.ref.path} in its place (virsh edit {name})",
+        f"{volume.ref.path} in its place, as raw (virsh edit {name})",
     )
 
 
@@ -337,5 +337,5 @@ def require_unused(volume: LogicalVolume, why: str = "") -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why=f"{why}something other than the domain uses it",
-            remedy=f"find it with `fuser -v {volume.ref.path}` and `lsblk`",
+            remedy=f"end that ({holders.finding_users(volume.ref)})",
         )

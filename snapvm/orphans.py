@@ -14,7 +14,7 @@ from enum import Enum
 from snapvm import naming
 from snapvm.errors import Locked, SnapvmError
 from snapvm.host import Host
-from snapvm.lvm import argv, belonging, preflight
+from snapvm.lvm import argv, belonging, holders, preflight
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.model import DmUuid, DomainUuid, Record, Role
@@ -98,6 +98,11 @@ def is_clone(volume: LogicalVolume) -> bool:
     return _ROLL in volume.tags and volume.is_thin_volume
 
 
+def is_disk(volume: LogicalVolume) -> bool:
+    """Tell whether it is such a clone, and has got the name of a disk."""
+    return is_clone(volume) and not _is_named_by_set(volume)
+
+
 def remove(
     host: Host, volumes: Sequence[LogicalVolume], failures: list[SnapvmError]
 ) -> tuple[LogicalVolume, ...]:
@@ -133,9 +138,9 @@ def _check_unneeded(volume: LogicalVolume, report: Report) -> None:
         raise VolumeRefused(
             volume=str(volume.ref),
             why="it is in use",
-            remedy=f"find what uses it with `lsblk {volume.ref.path}`",
+            remedy=f"end what uses it ({holders.finding_users(volume.ref)})",
         )
-    preflight.check_removable(report, volume, "no snapshot")
+    preflight.check_removable(report, volume, whose="")
     preflight.check_nothing_above(volume, report)
 
 
@@ -146,7 +151,7 @@ def _kind(volume: LogicalVolume, domains: set[DomainUuid]) -> Kind:
         return Kind.ELSEWHERE
     if belonging.is_of_another_host(volume.tags):
         return Kind.ANOTHERS
-    if is_clone(volume) and not _is_named_by_set(volume):
+    if is_disk(volume):
         return Kind.DISK
     if _ROLL in volume.tags and volume.is_thick_snapshot:
         return Kind.PRESENT

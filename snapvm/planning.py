@@ -261,7 +261,7 @@ def plan_disks(
         name = naming.snapshot_lv(volume.name, id_, set_, volume.vg, number)
         # What a rollback would need has to be possible too.
         for needed in (name, naming.clone_lv(volume.name, set_, volume.vg, number)):
-            newname.require_free(report, volume.vg, needed)
+            newname.require_free(report, volume.vg, needed, "choose another --name")
         planned.append(
             PlannedDisk(
                 target=target,

@@ -190,7 +190,7 @@ def _require_alone(claimants: Sequence[_Lost]) -> None:
 def _require_all(lost: _Lost) -> None:
     found = len(set(lost.targets))
     if found != lost.whose.disks or len(lost.volumes) != found:
-        raise _CannotBe(f"of {lost.whose.disks} disks {found} are there: {lost}")
+        raise _CannotBe(f"volumes of {found} of its {lost.whose.disks} disks are there: {lost}")
 
 
 def _image(host: Host, whose: Belonging) -> ImageFacts | None:

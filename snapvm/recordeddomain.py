@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 
 from snapvm import planning
@@ -45,12 +46,19 @@ def _require_not_renamed(host: Host, record: Record, first: str = "") -> None:
     """
     now = host.hypervisor.name_of(record.domain_uuid)
     if now:
-        back = "give it that name back for the rollback (`virsh domrename`, `xl rename`)"
+        back = f"give it that name back for the rollback{_renaming(record, now, record.domain)}"
         raise DomainRefused(
             domain=record.domain,
             why=f"its name is {quoted(now)} now, and was different in {record.ref}",
             remedy=first + back,
         )
+
+
+def _renaming(record: Record, now: str, new: str) -> str:
+    """Say how to rename a domain; libvirt refuses that while it is on (virsh(1), domrename)."""
+    if record.hypervisor is HypervisorKind.XEN:
+        return f": {shlex.join(['xl', 'rename', now, new])}"
+    return f", while it is off: {shlex.join(['virsh', 'domrename', now, new])}"
 
 
 def _require_startable(record: Record) -> None:
@@ -66,12 +74,13 @@ def _require_startable(record: Record) -> None:
 
 def _way_past_another(record: Record) -> str:
     """Say what to do about another domain that has the record's name."""
-    rename = "rename one of the two"
+    rename = f"rename this one{_renaming(record, record.domain, 'NEWNAME')}"
     if record.hypervisor is HypervisorKind.XEN:
         return f"{rename}; if it was merely created anew, it needs all the disks that it had then"
     again = (
-        f"if it is the same machine, define it with the uuid {record.domain_uuid} again (virsh "
-        "dumpxml --security-info, virsh undefine --keep-nvram --keep-tpm, virsh define)"
+        "if it is the same machine, shut it off and define it with the uuid "
+        f"{record.domain_uuid} again (virsh dumpxml --security-info, virsh undefine --keep-nvram "
+        "--keep-tpm, virsh define)"
     )
     # Where there is no memory to start it from, libvirt has to know the domain.
     return again if record.memory is None else f"{again}; if not, {rename}"

@@ -177,7 +177,9 @@ def _leftover(work: Work, id_: str, path: Path, journal: Path) -> Leftover:
     except JournalUnusable as error:
         return Leftover(work=work, id=id_, path=path, intent={}, unusable=error)
     host = _deleting_host(path) if work is Work.DELETE else said.elsewhere
-    unusable = WorkElsewhere(path=str(path), host=host) if host else None
+    unusable = None
+    if host:
+        unusable = WorkElsewhere(path=str(path), host=host, domain=name_in(path.parent))
     return Leftover(work=work, id=id_, path=path, intent=said.intent, unusable=unusable)
 
 

@@ -7,9 +7,9 @@ journal that is there then belongs to nobody alive.  Each step may itself be kil
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from snapvm import (
     durable,
@@ -19,8 +19,9 @@ from snapvm import (
     rollbackrepair,
     standing,
     stopping,
+    takingback,
 )
-from snapvm.attention import HalfBack, JournalUnusable, LeftBehind, NotStarted
+from snapvm.attention import HalfBack, LeftBehind, NotStarted, without_journal
 from snapvm.errors import ExitStatus, SnapvmError, WorkElsewhere, typed
 from snapvm.failures import DiskMissing, OldJournal
 from snapvm.host import Host
@@ -79,7 +80,7 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
     except (KeyError, ValueError) as error:  # its parts do not fit, or lvm cannot be told of them
         raise _damaged(left, repr(error)) from error
     except (GroupAway, DiskMissing, VolumeRefused) as error:
-        needed = f", and needs it: {error.hint()}" if error.hint() else ""
+        needed = f"; before that: {error.hint()}" if error.hint() else ""
         again = f"`snapvm repair` tries again{needed}"
         raise LeftBehind(leftovers=left, why=str(error), remedy=again) from error
     except OldJournal as error:
@@ -95,12 +96,12 @@ def _leaving_behind(leftover: Leftover) -> Iterator[None]:
 def _damaged(left: tuple[str, ...], why: str) -> LeftBehind:
     """Return what to raise for a journal that no later repair could make more of."""
     why = f"its journal is damaged ({why})"
-    return LeftBehind(leftovers=left, why=why, remedy=JournalUnusable.remedy)
+    return LeftBehind(leftovers=left, why=why, remedy=without_journal(left[0]))
 
 
 @contextmanager
 def _not_started_by_mistake(
-    host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str
+    host: Host, journal: RollbackJournal, uuid: DomainUuid, name: str, path: Path
 ) -> Iterator[None]:
     """Raise a failure that leaves a domain off amid its rollback as one that needs attention.
 
@@ -112,9 +113,11 @@ def _not_started_by_mistake(
     except OldJournal:  # that rollback had an end, and the domain is off for another reason
         raise
     except SnapvmError as error:
+        if isinstance(error, DiskMissing):
+            error.journal = str(path)
         if error.exit_status is ExitStatus.ATTENTION or not _is_off_amid(host, journal, uuid, name):
             raise
-        id_, mending = journal.record, error.hint() or "fix the cause"
+        id_, mending = journal.record, takingback.way_on(error)
         if journal.phase is Phase.RESTORED:
             next_ = f"{mending}, then: {typed('repair', name)}"
             raise NotStarted(domain=name, id=id_, why=str(error), remedy=next_) from error
@@ -150,7 +153,7 @@ def require_none_pending(host: Host, uuids: Iterable[DomainUuid], name: str) -> 
         raise DomainRefused(
             domain=name,
             why="what a killed snapvm left behind has to be finished or taken back first",
-            remedy=f"snapvm repair {shlex.quote(name)}",
+            remedy=typed("repair", name),
         )
 
 
@@ -226,7 +229,7 @@ def _finish(
     name = standing.name_now(host, uuid, known)
     if leftover.work is Work.ROLLBACK:
         journal = RollbackJournal.from_dict(leftover.intent)
-        with _not_started_by_mistake(host, journal, uuid, name):
+        with _not_started_by_mistake(host, journal, uuid, name, leftover.path):
             return rollbackrepair.finish(host, journal, uuid, name)
     if leftover.work is Work.STOP:
         return stopping.finish(host, StopJournal.from_dict(leftover.intent), uuid, name)

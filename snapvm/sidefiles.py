@@ -73,7 +73,8 @@ def _check(domain: str, places: Iterable[SidePlace]) -> tuple[OmittedDisk, ...]:
                 missing.append(OmittedDisk(target=place.kind.value, why=why))
             total_bytes += sum(_size_bytes(place, path) for path in _files(place))
         except OSError as error:
-            why = f"its {place.kind} cannot be read ({error})"
+            # The kernel names no file where one is open already.
+            why = f"its {place.kind} {place.path} cannot be read ({error.strerror or error})"
             mending = StorageFailed(path=str(place.path), why=error.strerror or "").hint()
             raise DomainRefused(domain=domain, why=why, remedy=mending) from error
     if total_bytes > LIMIT_BYTES:

@@ -43,7 +43,7 @@ def plan_swaps(
         clone_name = naming.clone_lv(current.name, set_, current.vg, number)
         undo_name = naming.snapshot_lv(current.name, undo_id, set_, current.vg, number)
         for name in (clone_name, undo_name):
-            newname.require_free(report, current.vg, name)
+            newname.require_free(report, current.vg, name, "try again: the name is another then")
         swaps.append(
             SwapDisk(
                 target=disk.target,
@@ -165,7 +165,10 @@ def _check_thick(
         raise VolumeRefused(
             volume=str(current.ref),
             why=f"it has become smaller than it was in {record.ref}",
-            remedy=f"`lvextend -L {snapshot.disk_bytes}b {current.ref}`",
+            # LVM extends one that has snapshots only then (lvm2, lv_manip.c, _lvresize_check).
+            remedy=f"shut the domain off, and extend it while it is not active: lvchange -an "
+            f"{current.ref}; lvextend -L {snapshot.disk_bytes}b {current.ref}; lvchange -ay "
+            f"{current.ref}",
         )
     check_siblings(report, current, snapshot)
 

@@ -235,4 +235,7 @@ def mark_complete(host: Host, record: Record) -> None:
             remove=[argv.role_tag(Role.NEW)],
         )
     except SnapvmError as error:  # whatever it is: the snapshot is whole
-        log.warning("the volumes of %s are still tagged as unfinished: %s", record.ref, error)
+        what = (
+            "the volumes of %s are still tagged as unfinished, which `snapvm repair` corrects: %s"
+        )
+        log.warning(what, record.ref, error)

@@ -12,6 +12,7 @@ from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
 from snapvm.model import Progress, Record, Role
+from snapvm.refusals import RecordUnusable
 from snapvm.rollbackjournal import JournalDisk
 
 
@@ -80,11 +81,18 @@ def mending(report: Report, disks: Iterable[JournalDisk], error: SnapvmError) ->
     names = " or ".join(str(volume.ref) for volume in found if volume is not None)
     is_of_device = isinstance(error, StorageFailed) and error.path.startswith("/dev/")
     if not (is_of_device and names):
-        return error.hint() or "fix the cause"
+        return way_on(error)
     return (
         "fix the cause, or, if a snapshot cannot be read any more, remove it to have the former "
         f"disks put back (lvremove {names})"
     )
+
+
+def way_on(error: SnapvmError) -> str:
+    """Say what to do about what keeps a rollback from its end, before the next repair."""
+    if type(error) is RecordUnusable:  # whose hint is to take another snapshot instead
+        return "bring back what cannot be used, as from a backup"
+    return error.hint() or "fix the cause"
 
 
 def give_back(lvm: Lvm, set_: str, disks: Iterable[JournalDisk], progress: Progress) -> None:

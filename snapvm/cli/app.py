@@ -93,7 +93,7 @@ def _run(arguments: list[str], session: Session) -> int:
     if not isinstance(parsed, Job):
         return parsed
     session.json = parsed.json
-    failures.start_log(verbose=session.verbose)
+    failures.start_log(verbose=session.verbose, unusual_state_dir=session.unusual_state_dir)
     _warn_of_ignored_variables()
     parsed.run(session)
     return ExitStatus.DONE

@@ -64,7 +64,7 @@ def _kind(record: Record) -> str:
 
 
 def _domain(record: Record) -> str:
-    name, vcpus = record.domain, counted(record.vcpus, "vcpu")
+    name, vcpus = record.domain, counted(record.vcpus, "vCPU")
     memory = size(record.memory_bytes)
     return f"{name} ({record.hypervisor.value}), {record.state.value}, {vcpus}, {memory}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from snapvm.cli import output
+from snapvm.cli import failures, output
 from snapvm.cli.arguments import AsJson, Domain
 from snapvm.cli.manual import Manual
 from snapvm.cli.session import Job, Session
@@ -55,6 +55,8 @@ def doctor(domain: Domain, as_json: AsJson = False) -> Job:
             output.out_json(values)
         else:
             output.say(f"nothing stands in the way of taking a snapshot of {found.domain.name}")
+            if there := failures.there_too(" ".join(advice), session.unusual_state_dir):
+                output.err(f"hint: {plain(there)}")
 
     return Job(json=as_json, run=run)
 

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,28 +40,35 @@ def tell(error: SnapvmError, *, as_json: bool, state_dir: Path | None = None) ->
     """
     kind = type(error).__name__
     details = {**error.details(), **({"repaired": list(error.mended)} if error.mended else {})}
-    hint = _needs_root(error) or error.hint()
-    # What `check` found has its commands in the details.
-    if state_dir is not None and _has_command(f"{hint} {details}"):
-        hint = "; ".join(filter(None, (hint, _there_too(state_dir))))
+    hint = whole_hint(error, lambda: state_dir, details)
     message, status = error.message(), error.exit_status
     return _tell(kind, message, hint, status, as_json=as_json, details=details)
 
 
-def _has_command(text: str) -> bool:
-    """Tell whether a text names a command of snapvm's."""
-    # heavy: the verbs and Typer, which have been imported where there was a command line
-    from snapvm.cli import commands
+def whole_hint(
+    error: SnapvmError,
+    unusual_state_dir: Callable[[], Path | None],
+    details: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """Return what to do about a failure, with the folder of records if that has to be typed too."""
+    hint = _needs_root(error) or error.hint()
+    # What `check` found has its commands in the details.
+    return "; ".join(filter(None, (hint, there_too(f"{hint} {details}", unusual_state_dir))))
 
-    return any(f"snapvm {verb}" in text for verb in commands.VERBS)
 
-
-def _there_too(state_dir: Path) -> str:
-    """Say that what is to be typed needs ``--state-dir`` too.
+def there_too(text: str, unusual_state_dir: Callable[[], Path | None]) -> str:
+    """Say that the commands in a text need ``--state-dir`` too; empty where they do not.
 
     `snapvm repair` without it looks after another folder, and finds nothing to repair.
     """
-    return f"where it says `snapvm`, type `snapvm --state-dir {shlex.quote(str(state_dir))}`"
+    # heavy: the verbs and Typer, which have been imported where there was a command line
+    from snapvm.cli import commands
+
+    has_command = any(f"snapvm {verb}" in text for verb in commands.VERBS)
+    folder = unusual_state_dir() if has_command else None
+    if folder is None:
+        return ""
+    return f"where it says `snapvm`, type `snapvm --state-dir {shlex.quote(str(folder))}`"
 
 
 def _needs_root(error: SnapvmError) -> str:
@@ -209,15 +216,25 @@ def _write_report(report: str, session: Session) -> Path | None:
     return None
 
 
-def start_log(*, verbose: bool) -> None:
-    """Send the log to standard error: everything, or warnings alone."""
+def start_log(*, verbose: bool, unusual_state_dir: Callable[[], Path | None]) -> None:
+    """Send the log to standard error: everything, or warnings alone.
+
+    Behind the first warning that has a command is the folder of records, if that needs it too.
+    """
     # heavy: 8 ms, and neither help nor completion logs anything
     import logging
 
     class Told(logging.Handler):
+        is_place_told = False
+
         def emit(self, record: logging.LogRecord) -> None:
             text = f"{record.levelname.lower()}: {plain(record.getMessage())}"
             output.err(f"{record.relativeCreated:7.0f} ms {text}" if verbose else text)
+            if record.levelno < logging.WARNING or self.is_place_told:
+                return
+            if there := there_too(text, unusual_state_dir):
+                self.is_place_told = True
+                output.err(f"hint: {plain(there)}")
 
     root = logging.getLogger("snapvm")
     root.handlers = [Told()]

@@ -10,7 +10,7 @@ from functools import partial
 
 from snapvm import repair, standing
 from snapvm.attention import StuckPaused
-from snapvm.cli import wiring
+from snapvm.cli import failures, wiring
 from snapvm.cli.session import Session
 from snapvm.cli.words import plain
 from snapvm.clock import Deadline
@@ -71,7 +71,7 @@ def _repair(host: Host, uuid: DomainUuid, name: str) -> None:
         is_final = failure.exit_status is ExitStatus.ATTENTION and not is_stuck
         is_over = not (soon.left_seconds or (late.left_seconds and _may_stand_still(host, name)))
         if is_final or is_over:
-            _tell(failure)
+            _tell(failure, host.settings)
             return
         time.sleep(_PAUSE_SECONDS if soon.left_seconds else _LONG_PAUSE_SECONDS)
 
@@ -85,9 +85,11 @@ def _may_stand_still(host: Host, name: str) -> bool:
     return domain is not None and domain.state in standing.STATES
 
 
-def _tell(failure: SnapvmError) -> None:
+def _tell(failure: SnapvmError, settings: Settings) -> None:
     if not isinstance(failure, Locked):
-        why = plain(f"{failure}; {failure.hint()}")
+        session = Session(used_state_dir=settings.state_dir)
+        hint = failures.whole_hint(failure, session.unusual_state_dir)
+        why = plain(f"{failure}; {hint}")
         syslog.syslog(syslog.LOG_ERR, f"snapvm died, and {why}")
 
 

@@ -16,6 +16,7 @@ from snapvm.cli import output
 from snapvm.cli.lookup import catalog_of, find
 from snapvm.cli.progress import shown
 from snapvm.cli.session import Session
+from snapvm.cli.words import counted
 from snapvm.errors import BadName, UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage, savedstream
@@ -166,8 +167,8 @@ def _tell_of_xls(text: str, path: Path, report: Report, *, as_json: bool) -> Non
         output.out_json(_as_values(report))
     else:
         output.say(
-            f"{text}: sound, {report.pages} pages, {report.tables} page tables, "
-            f"{report.vcpus} vCPUs"
+            f"{text}: sound, {counted(report.pages, 'page')}, "
+            f"{counted(report.tables, 'page table')}, {counted(report.vcpus, 'vCPU')}"
         )
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from snapvm.catalog import Catalog
-from snapvm.cli import columns, description, output
+from snapvm.cli import columns, description, failures, output
 from snapvm.cli.lookup import as_values, catalog_of, entries, find, is_mistaken
 from snapvm.cli.session import Session
 from snapvm.cli.volumestates import Volumes
@@ -44,7 +44,7 @@ def print_list(session: Session, domain: str | None, *, as_json: bool) -> None:
     if not is_any:
         output.err(_no_snapshots(domain, session.settings()))
     volumes.tell_of_silence()
-    _tell_of(_in_order(damaged))
+    _tell_of(session, _in_order(damaged))
 
 
 @contextmanager
@@ -77,15 +77,16 @@ def _judged(catalog: Catalog, volumes: Volumes, records: Iterable[Record]) -> It
             yield record, healths
 
 
-def _tell_of(damaged: list[Damaged]) -> None:
+def _tell_of(session: Session, damaged: list[Damaged]) -> None:
     """Say why records cannot be read, and then once for each kind of trouble what to do."""
     hints: dict[str, None] = {}
     for entry in damaged:
         how = "cannot be read" if entry.may_be_whole else "is damaged"
         output.warn(f"{entry.domain}@{entry.id} {how}: {entry.why}")
         hints[entry.trouble().hint() if entry.may_be_whole else _ANEW] = None
-    for hint in hints:
-        output.err(f"hint: {hint}")
+    there = failures.there_too(" ".join(hints), session.unusual_state_dir)
+    for hint in filter(None, (*hints, there)):
+        output.err(f"hint: {plain(hint)}")
 
 
 def _in_order(damaged: list[Damaged]) -> list[Damaged]:

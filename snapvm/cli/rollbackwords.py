@@ -29,11 +29,16 @@ def explanation(plan: RollbackPlan, now: datetime, *, paused: bool) -> list[str]
     return [
         f"Roll back to {record.ref}: {what} as of {when}.",
         *_losses(plan),
-        *(f"- {text[0].upper()}{text[1:]}." for text in (*resized(plan), *foreseen(plan))),
+        *(f"- {_begun(text)}." for text in (*resized(plan), *foreseen(plan))),
         *(f"- Not in the snapshot: {each.target}, {each.why}." for each in left_out(plan)),
         f"- Its present disks are kept as {record.domain}@undo-... (see `snapvm list`).",
         f"- {_afterwards(plan, paused=paused)}",
     ]
+
+
+def _begun(text: str) -> str:
+    """Return a text as the beginning of a sentence; libvirt writes its name small there too."""
+    return text if text.startswith("libvirt") else f"{text[0].upper()}{text[1:]}"
 
 
 def resized(plan: RollbackPlan) -> list[str]:
@@ -57,10 +62,10 @@ def foreseen(plan: RollbackPlan) -> list[str]:
     if plan.is_forgotten:
         keep = f"virsh dumpxml --security-info {name} >FILE; virsh define FILE"
         told = "libvirt has no definition of the domain, and forgets it once it is shut off"
-        return [f"{told}; to keep it, while it runs: {keep}"]
+        return [f"{told}; to keep it, define it while it runs ({keep})"]
     disks = {disk.target: disk.current for disk in plan.disks}
     return [
-        f"{disks[target]}, disk {target} of the snapshot, is not in the domain's definition: "
+        f"disk {target} of the snapshot, {disks[target]}, is not in the domain's definition: "
         f"the next boot from that definition will lack it (virsh edit {name})"
         for target in plan.unbooted
     ]

@@ -113,5 +113,5 @@ def _remedy(domain: Domain, *, is_free: bool, stays_paused: bool) -> str:
     if is_free:
         first = running if stays_paused else "shut it off"
         return f"{first}, or take its disks alone: --disk-only"
-    choosing = "let snapvm choose: leave --capture out"
+    choosing = "let snapvm choose: leave --capture out, and `capture` in the settings"
     return f"{running}, or {choosing}" if stays_paused else choosing

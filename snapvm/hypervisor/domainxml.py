@@ -229,10 +229,13 @@ def _refuse(domain: str, drive: Drive) -> None:
             "image would not be captured",
             f"merge it while the domain runs: virsh blockcommit {name} {target} --active --pivot",
         )
+    source = shlex.quote(drive.source) if drive.type != "volume" and drive.source else "FILE"
+    convert = f"qemu-img convert -f {drive.format} -O raw {source} /dev/VG/LV"
+    moving = f"({convert}), and name that in its definition, as raw (virsh edit {name})"
     if drive.type == "file":
         raise refused(
             f"it is the file {drive.source or '(none)'}, not a logical volume",
-            "move it to a logical volume: qemu-img convert -O raw FILE /dev/VG/LV",
+            f"while the domain is off, move it to a logical volume {moving}",
         )
     if drive.type not in ("block", "volume") or not drive.source:
         raise refused(
@@ -247,7 +250,7 @@ def _refuse(domain: str, drive: Drive) -> None:
     if drive.format != "raw":
         raise refused(
             f"its volume holds a {drive.format} image",
-            "convert it to raw: qemu-img convert -O raw",
+            f"while the domain is off, convert it into another logical volume {moving}",
         )
 
 

@@ -19,19 +19,29 @@ _UNLABELLED = frozenset({"none", "dac"})
 """Kinds of security labels that every host supports."""
 _MINDS_NO_UNCONFINED_SINCE = 12_003_000
 """libvirt, NEWS 12.3.0."""
+_SCREEN, _CARD = "screen", "graphics card"
 _DEVICES = (
-    ("screen", "./devices/graphics", "graphics", "type", frozenset({"spice", "vnc", "sdl"})),
-    ("graphics card", "./devices/video/model", "video", "modelType", frozenset({"qxl", "virtio"})),
+    (_SCREEN, "./devices/graphics", "graphics", "type", frozenset({"spice", "vnc", "sdl"})),
+    (_CARD, "./devices/video/model", "video", "modelType", frozenset({"qxl", "virtio"})),
 )
 """The device's name, where a definition has it (in `type`), where libvirt lists the kinds that QEMU
 has (docs/formatdomaincaps), and the kinds that are in a module or that some builds leave out."""
 
 
-def require(connection: Any, domain: str, definition: str, remedy: str, capabilities: str) -> None:
+def require(
+    connection: Any,
+    domain: str,
+    definition: str,
+    remedy: str,
+    capabilities: str,
+    *,
+    of_memory: bool,
+) -> None:
     """Raise ``DomainRefused`` for the first thing that this host does not support.
 
     What libvirt does not say is taken as supported.  ``remedy`` says how to change the definition,
-    and ``capabilities`` are those of its emulator (``libvirtneeds.require``).
+    and ``capabilities`` are those of its emulator (``libvirtneeds.require``).  Memory fits only the
+    graphics card that it was captured with: QEMU restores it with no other.
     """
     root = domainxml.parse(definition)
     for model in _unknown_labels(connection, root):
@@ -45,7 +55,8 @@ def require(connection: Any, domain: str, definition: str, remedy: str, capabili
         raise DomainRefused(
             domain=domain,
             why=f"it would not start: its {what} is {kind}, which QEMU does not have here",
-            remedy=f"install QEMU's module for {kind}, or {remedy}",
+            remedy=f"install QEMU's module for {kind}"
+            + ("" if of_memory and what == _CARD else f", or {remedy}"),
         )
 
 

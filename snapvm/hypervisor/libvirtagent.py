@@ -66,8 +66,9 @@ class LibvirtAgent:
             raise DomainRefused(
                 domain=domain.name,
                 why="it has no channel for a guest agent",
-                remedy="give it one (virsh edit: <channel type='unix'><target type='virtio' "
-                f"name='{domainxml.AGENT_CHANNEL}'/></channel>) and install qemu-guest-agent in "
+                remedy="give it one, which its next start has (virsh edit "
+                f"{shlex.quote(domain.name)}: <channel type='unix'><target type='virtio' "
+                f"name='{domainxml.AGENT_CHANNEL}'/></channel>), and install qemu-guest-agent in "
                 "it, or leave --quiesce out",
             )
         try:

@@ -10,6 +10,7 @@ image would be all zero.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -105,7 +106,7 @@ class BackgroundCapture:
         Yields the host's permission, which may be closed before the block ends.
         """
         migrationstream.require_possible(ground.lender.monitor)
-        _require_stoppable(ground.lender.monitor)
+        _require_stoppable(ground.lender.monitor, ground.domain.name)
         foreign = domainxml.foreign_memory_writer(ground.domain.definition)
         if foreign:
             raise NotPossible(foreign)
@@ -273,7 +274,7 @@ class BackgroundCapture:
             thp.join(pid, Deadline(limit_seconds))
 
 
-def _require_stoppable(monitor: Monitor) -> None:
+def _require_stoppable(monitor: Monitor, name: str) -> None:
     """Raise ``NotPossible`` for a guest that QEMU would run too early, or would abort over."""
     try:
         version = migrationstream.qemu_version(monitor)
@@ -284,7 +285,8 @@ def _require_stoppable(monitor: Monitor) -> None:
         told = ".".join(map(str, version))
         raise NotPossible(f"QEMU {told} would let the guest run too early; 9.0 and later do not")
     if run_state == _DISK_FAILED:
-        raise NotPossible("QEMU stopped it when a disk failed (`virsh domblkerror` says which)")
+        which = f"`virsh domblkerror {shlex.quote(name)}` says which"
+        raise NotPossible(f"QEMU stopped it when a disk failed ({which})")
     if run_state not in _RUN_STATES:
         raise NotPossible(f"QEMU says that it is {run_state}")
 

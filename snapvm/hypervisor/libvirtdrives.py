@@ -26,8 +26,8 @@ def of(link: Link, domain: Domain) -> Drives:
             raise DomainRefused(
                 domain=domain.name,
                 why=f"its volume {volume} of pool {pool} cannot be found: {failure}",
-                remedy=f"look at it (virsh pool-info {shlex.quote(pool)}): "
-                "pool-start, or pool-refresh",
+                remedy=f"start the pool (virsh pool-start {shlex.quote(pool)}), or have libvirt "
+                f"look into it again: virsh pool-refresh {shlex.quote(pool)}",
             ) from failure
 
     drives = domainxml.classify(domain.name, domain.definition, volume_path)

@@ -52,7 +52,7 @@ def check(connection: Any, domain: Domain, image: Path, cookie: str) -> None:
     edit = f"virsh save-image-edit {shlex.quote(str(image))}"
     remedy = f"name another with `{edit}` and roll back with --no-verify"
     startfiles.require(domain.name, libvirtfiles.opened(definition, boots=False), remedy)
-    _require(connection, domain, definition, remedy)
+    _require(connection, domain, definition, remedy, of_memory=True)
     libvirtprocessor.require(connection, domain, definition, cookie)
 
 
@@ -118,14 +118,18 @@ def check_boot(connection: Any, domain: Domain, handle: Any | None) -> None:
     remedy = f"take it out of its definition: {edit}"
     startfiles.require(booted.name, libvirtfiles.opened(booted.definition, boots=True), remedy)
     remedy = f"name another in its definition: {edit}"
-    _require(connection, domain, booted.definition, remedy)
+    _require(connection, domain, booted.definition, remedy, of_memory=False)
     if not libvirtneeds.has_hook():
         hostdevices.require(domain.name, booted.definition, f"take it out: {edit}")
 
 
-def _require(connection: Any, domain: Domain, definition: str, remedy: str) -> None:
+def _require(
+    connection: Any, domain: Domain, definition: str, remedy: str, *, of_memory: bool
+) -> None:
     capabilities = libvirtneeds.require(connection, domain.name, definition, remedy)
-    libvirtabilities.require(connection, domain.name, definition, remedy, capabilities)
+    libvirtabilities.require(
+        connection, domain.name, definition, remedy, capabilities, of_memory=of_memory
+    )
     libvirtsecrets.require(connection, domain.name, definition)
     libvirtvsock.require(connection, domain, definition, remedy)
     if not libvirtneeds.has_hook():

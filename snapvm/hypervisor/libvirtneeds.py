@@ -70,7 +70,7 @@ def _require_emulator(connection: Any, domain: str, definition: str, remedy: str
             domain=domain,
             why=f"it would not start: {unknown}",
             remedy="install a QEMU that has its machine type "
-            f"({machine or 'none is named'}) where it was, or {remedy}",
+            f"({machine or 'none is named'}) where it was, or, as its <emulator>, {remedy}",
         ) from unknown
     return "".join(said)
 

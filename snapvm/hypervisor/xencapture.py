@@ -238,9 +238,11 @@ class XenCapture:
                 self._require_root()
             self._job.allow(self._image, facts.restored_frames)
         if facts.foreign and self._job.foreign_ptes is ForeignPtes.REFUSE:
+            count = sum(facts.foreign.values())
+            pages = "a page that is" if count == 1 else f"{count} pages that are"
             raise self._job.failed(
-                f"it maps {sum(facts.foreign.values())} pages that are not its own "
-                f"({', '.join(facts.foreign)}), and --foreign-ptes=refuse was asked for"
+                f"it maps {pages} not its own ({', '.join(facts.foreign)}), and "
+                "--foreign-ptes=refuse was asked for"
             )
         self.method += f" ({facts.changed_frames} of {facts.frames} frames in the window)"
         return MemoryRecord(

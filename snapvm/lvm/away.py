@@ -127,7 +127,7 @@ def making_whole(vg: str) -> str:
     byte of them need be lost (lvm2, metadata.c: _lv_each_dependency; vgreduce.c).
     """
     return (
-        "bring them back, then: vgextend --restoremissing; if they are lost for good, "
+        f"bring them back, then: vgextend --restoremissing {vg} DEVICE; if they are lost for good, "
         f"`lvs -a -o+devices {vg}` shows what had a part there ([unknown]): lvconvert --repair for "
         "a RAID, lvremove for each of the others; then: vgreduce --removemissing "
         f"{vg} (not with --force: that also removes disks that have lost nothing)"

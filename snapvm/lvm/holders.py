@@ -50,6 +50,11 @@ def of(
     return tuple(_holder(each, volume) for each in above if not _is_layer(each, group))
 
 
+def finding_users(volume: LvRef) -> str:
+    """Return what to type to see who has a volume open: a program, or a device above it."""
+    return f"`fuser -v {volume.path}` and `lsblk {volume.path}` show it"
+
+
 def _is_layer(entry: Path, group: str) -> bool:
     """Tell whether this is inside LVM: a layer of a volume of the same group.
 

@@ -13,19 +13,23 @@ from snapvm.model import VolumeKind
 from snapvm.refusals import VolumeRefused
 
 
-def require_free(report: Report, vg: str, name: str) -> None:
-    """Raise ``VolumeRefused`` when a volume of this name is there, or none can be."""
+def require_free(report: Report, vg: str, name: str, otherwise: str) -> None:
+    """Raise ``VolumeRefused`` when a volume of this name is there, or none can be.
+
+    ``otherwise`` says how to get another name.
+    """
     if not naming.fits(vg, name):
         raise VolumeRefused(
             volume=f"{vg}/{name}",
             why="this name, which snapvm needs, is longer than device-mapper allows",
-            remedy=f"give the group a shorter name: vgrename {vg}",
+            remedy=f"shut its domains off, give the group a shorter name (vgrename {vg} NEWNAME), "
+            "and name that in their definitions",
         )
     if report.lv_from_name(vg, name) is not None:
         raise VolumeRefused(
             volume=f"{vg}/{name}",
             why="it exists already, and snapvm needs its name",
-            remedy="choose another --name, or remove the volume if nothing needs it",
+            remedy=f"{otherwise}, or remove the volume if nothing needs it: lvremove {vg}/{name}",
         )
 
 
@@ -41,7 +45,8 @@ def require_layer(disk: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=str(disk.ref),
             why="its name is so long that device-mapper allows no thick snapshot of it",
-            remedy=f"shut the domain off and give the volume a shorter one: lvrename {disk.ref}",
+            remedy=f"shut the domain off, give the volume a shorter one (lvrename {disk.ref} "
+            "NEWNAME), and name that in the domain's definition",
         )
 
 

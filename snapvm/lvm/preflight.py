@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from snapvm import cowsize
-from snapvm.lvm import away, newname, thinpool
+from snapvm.lvm import away, holders, newname, thinpool
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.model import VolumeKind
@@ -25,6 +25,7 @@ _DISK_METADATA_BYTES = 8 << 10
 and a rollback makes two of a disk at times.  The usual 1 MiB is full with some 800 of them."""
 _FEW_METADATA_BYTES = 64 << 10
 """As much as a night of takes on a busy host may need."""
+_UNTIL_ENDED = "wait until that has ended (`lvs -a {}` tells)"
 _PUBLIC = frozenset({"public"})
 _POOLS = frozenset({"pool"})
 _UNSUITED_LAYOUTS = {
@@ -120,7 +121,7 @@ def check_siblings(report: Report, disk: LogicalVolume, snapshot: LogicalVolume)
                 volume=str(sibling.ref),
                 why=f"{_mib(held)} of {disk.ref} may be written back, and this snapshot of it "
                 f"has to keep a copy of the former data, but has room for only {_mib(left)}",
-                remedy="delete that snapshot first, if nothing needs it",
+                remedy="delete that snapshot first, if nothing needs it (see `snapvm list`)",
             )
 
 
@@ -179,7 +180,8 @@ def _check_group(volume: LogicalVolume, disks: int) -> None:
     if volume.vg_volumes_left is not None and volume.vg_volumes_left < disks:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"{group} allows {volume.vg_volumes_left} more volumes, and {disks} are needed",
+            why=f"{group} is limited in its volumes (max_lv): {volume.vg_volumes_left} more "
+            f"allowed, {disks} needed",
             remedy=f"lift its limit: vgchange --logicalvolume 0 {volume.vg}; or delete snapshots",
         )
     if volume.is_group_shared:
@@ -220,7 +222,7 @@ def check_devices(report: Report, volume: LogicalVolume) -> None:
 
 
 def _check_volume(volume: LogicalVolume) -> None:
-    name = str(volume.ref)
+    name, ending = str(volume.ref), _UNTIL_ENDED.format(volume.vg)
     if volume.is_thick_snapshot:
         raise VolumeRefused(
             volume=name,
@@ -234,9 +236,9 @@ def _check_volume(volume: LogicalVolume) -> None:
             why = f"{what}, and snapvm takes no snapshots of such a volume"
             raise VolumeRefused(volume=name, why=why, remedy=remedy.format(name))
     if "pvmove" in volume.layout or volume.is_locked:
-        raise VolumeRefused(volume=name, why="LVM is moving or converting it")
+        raise VolumeRefused(volume=name, why="LVM is moving or converting it", remedy=ending)
     if volume.has_merging_snapshot:
-        raise VolumeRefused(volume=name, why="a snapshot is being merged into it")
+        raise VolumeRefused(volume=name, why="a snapshot is being merged into it", remedy=ending)
     if volume.is_skipped and not volume.is_active:
         raise VolumeRefused(
             volume=name,
@@ -267,7 +269,8 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     """Raise ``VolumeRefused`` for one that LVM does not remove now (lvm2, lv_remove_single).
 
     That may be so for hours, or until the next start of a domain.  A delete that has been begun and
-    cannot be finished would keep every other command from the domain for as long.
+    cannot be finished would keep every other command from the domain for as long.  With ``whose``
+    the reason begins.
     """
     _check_group_name(report, volume)
     check_devices(report, volume)
@@ -277,14 +280,14 @@ def check_removable(report: Report, volume: LogicalVolume, whose: str) -> None:
     if volume.is_locked:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and LVM is moving it (pvmove)",
+            why=f"{whose}LVM is moving it (pvmove)",
             remedy=f"wait until it has moved (lvs -a {volume.vg}), or: pvmove --abort",
         )
     if volume.is_merging and not volume.is_given_up:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and LVM is merging it into its disk, or is about to",
-            remedy=f"delete when that has ended (lvs -a {volume.vg})",
+            why=f"{whose}LVM is merging it into its disk, or is about to",
+            remedy=_UNTIL_ENDED.format(volume.vg),
         )
 
 
@@ -329,7 +332,7 @@ def check_replaceable(report: Report, current: LogicalVolume) -> None:
         raise VolumeRefused(
             volume=str(above.ref),
             why=f"it is in use, so that LVM cannot deactivate its origin {current.ref}",
-            remedy=f"end what uses it (see `lsblk {above.ref.path}`)",
+            remedy=f"end what uses it ({holders.finding_users(above.ref)})",
         )
     if current.has_fixed_number and is_thin:
         minor = "N" if current.device is None else current.device[1]

@@ -84,7 +84,8 @@ class Report:
             raise VolumeRefused(
                 volume=" or ".join(f"{vg}/{ref.lv}" for vg in groups),
                 why=f"each of the groups {', '.join(groups)} is tagged as what {ref.vg} was",
-                remedy="remove the tag snapvm.was from all but one (vgchange --deltag)",
+                remedy="remove the tag snapvm.was=... (`vgs -o +vg_tags` shows it) from all but "
+                "one: vgchange --deltag TAG GROUP",
             )
         return next(iter(said), None)
 

@@ -76,7 +76,8 @@ def check(pool: LogicalVolume, *, data_limit_percent: float, metadata_limit_perc
             raise VolumeRefused(
                 volume=name,
                 why=f"its {what} is {percent:.1f} % full, more than the limit of {limit:g} %",
-                remedy=f"`lvextend` it, delete snapshots, or raise pool_{what}_limit_percent",
+                remedy=f"extend it ({extending(pool, what)}), delete snapshots, or raise "
+                f"`pool_{what}_limit_percent` in the settings",
             )
 
 
@@ -119,8 +120,7 @@ def check_removal(pool: LogicalVolume, volume: LogicalVolume, whose: str) -> Non
     if pool.health_letter in _DEAF or pool.needs_check:
         raise VolumeRefused(
             volume=str(volume.ref),
-            why=f"it belongs to {whose}, and nothing can be removed from {pool.ref} now: "
-            f"{trouble_of(pool)}",
+            why=f"{whose}nothing can be removed from {pool.ref} now: {trouble_of(pool)}",
             remedy=_repair(pool),
         )
 
@@ -132,8 +132,14 @@ def _way_out(pool: LogicalVolume) -> str:
     if pool.health_letter == "X":
         return f"look at it: lvs -a {pool.vg}"
     is_out_of_metadata = pool.metadata_percent is not None and pool.metadata_percent >= 100
-    size = "--poolmetadatasize" if is_out_of_metadata else "--size"
-    return f"extend it (lvextend {size} +SIZE {pool.ref}), or delete snapshots (`snapvm prune`)"
+    what = "metadata" if is_out_of_metadata else "data"
+    return f"extend it ({extending(pool, what)}), or delete snapshots (`snapvm prune`)"
+
+
+def extending(pool: LogicalVolume, what: str) -> str:
+    """Return what to type to have a pool hold more ``data`` or ``metadata``."""
+    option = "--poolmetadatasize" if what == "metadata" else "--size"
+    return f"lvextend {option} +SIZE {pool.ref}"
 
 
 def _repair(pool: LogicalVolume) -> str:

@@ -140,7 +140,7 @@ def _require_room(image_bytes: int) -> None:
         raise HostLacks(
             what=f"{needed_bytes >> 20} MiB of memory for an index of the image; it can spare "
             f"{free_bytes >> 20} MiB",
-            remedy="give the control domain more (`xl mem-set 0`), or do it on another host",
+            remedy="give the control domain more (`xl mem-set 0 SIZE`), or do it on another host",
         )
 
 

@@ -65,7 +65,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     ("model", "release"),
     ("refusals", "failures", "attention"),
-    ("errors", "version"),
+    ("errors", "version", "storagehints"),
 )
 """The layers, the highest first.  Within a package modules may import each other."""
 

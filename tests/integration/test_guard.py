@@ -188,13 +188,14 @@ def test_one_that_hangs_is_no_guard_and_is_not_waited_for(
 
     begun = time.monotonic()
     with (
-        pytest.raises(HostLacks, match="it does not answer"),
+        pytest.raises(HostLacks, match="it does not answer") as told,
         standing_by(stand) as guard,
         guard.watching(domain()),
     ):
         until((tmp_path / "pid").exists)
         guard.wait_until_ready()
     assert time.monotonic() - begun < SECONDS
+    assert f"`journalctl -t {NAME}`" in told.value.hint()
     pid = int((tmp_path / "pid").read_text())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -144,8 +144,9 @@ def test_what_lvm_does_not_remove_now_is_not_begun_to_delete(
     records = [take(scene, "x"), take(scene, "y")]
     held = records[0].disks[1].snapshot
     setattr(scene.lvm.named(held.vg, held.lv), how, True)
-    with pytest.raises(VolumeRefused, match=held.lv):
+    with pytest.raises(VolumeRefused, match=held.lv) as told:
         consistency.delete(scene.host, [records[0]], Silent())
+    assert told.value.hint().startswith("wait until")
     with pytest.raises(DeleteStopped) as stopped:
         consistency.prune(scene.host, [records], Silent())
     assert stopped.value.deleted == ("demo@y",) and scene.ids() == ["x"]

@@ -194,8 +194,9 @@ def test_one_in_the_middle_that_is_in_use_keeps_all(scene: Scene) -> None:
     records = three(scene)
     before = scene.lvm.names()
     open_one(scene, records[1])
-    with pytest.raises(VolumeRefused, match="demo@b and is in use"):
+    with pytest.raises(VolumeRefused, match="demo@b and is in use") as told:
         consistency.delete(scene.host, records, Silent())
+    assert "`fuser -v /dev/vg" in told.value.hint(), "lsblk shows no program"
     assert scene.ids() == ["a", "b", "c"] and scene.lvm.names() == before
 
 

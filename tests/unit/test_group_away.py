@@ -29,7 +29,7 @@ TOLD = {
     "foreign": ("another host (system ID host2)", "lvmsystemid(7)"),
     "shared": ("with other hosts (sanlock)", "vgchange --lockstart vg1"),
     "silent": ("hides its volumes", "lvs vg1"),
-    "partial": ("lacks physical volumes", "vgextend --restoremissing"),
+    "partial": ("lacks physical volumes", "vgextend --restoremissing vg1 DEVICE;"),
 }
 
 

@@ -240,8 +240,9 @@ def test_two_groups_that_are_both_said_to_be_it_are_refused(scene: Scene) -> Non
     uuids = {v.vg: v.vg_uuid for v in scene.host.lvm.report().volumes}
     for vg in ("split", "copy"):
         scene.lvm.group_tags[vg] = {argv.became_tag(was, uuids[vg])}
-    with pytest.raises(VolumeRefused, match="copy, split is tagged as what vg1 was"):
+    with pytest.raises(VolumeRefused, match="copy, split is tagged as what vg1 was") as told:
         delete(scene, record)
+    assert told.value.hint().endswith("vgchange --deltag TAG GROUP")
 
 
 def test_what_is_in_a_copy_is_nobody_s_orphan(scene: Scene) -> None:

@@ -73,10 +73,27 @@ def test_what_could_not_be_restored_is_not_taken() -> None:
     plain, none = ImageFormat.PLAIN, compression.NONE
     with pytest.raises(HostLacks, match=r"libvirt 12\.1, .* QEMU 11\.0\.1") as lacks:
         images.shall_be_sparse(LIBVIRT, plain, none, SKEWED)
-    assert "--image-format sparse" in lacks.value.hint()
+    assert "with --image-format sparse or --compress zstd" in lacks.value.hint()
     assert not images.shall_be_sparse(LIBVIRT, plain, ZSTD, SKEWED)
     for versions in ({**SKEWED, "libvirt": "12.1.0"}, {**SKEWED, "qemu": "10.2.0"}):
         assert not images.shall_be_sparse(LIBVIRT, plain, none, versions)
+
+
+@pytest.mark.parametrize(
+    ("libvirt", "told"),
+    [
+        ("11.1.0", "update libvirt, or take the snapshot with --compress zstd"),
+        ("10.0.0", "update libvirt"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [ImageFormat.PLAIN, ImageFormat.AUTO])
+def test_what_this_libvirt_would_refuse_is_not_recommended(
+    libvirt: str, told: str, wanted: ImageFormat
+) -> None:
+    """--image-format sparse was, and was refused with the hint to leave it out."""
+    with pytest.raises(HostLacks) as lacks:
+        images.shall_be_sparse(LIBVIRT, wanted, compression.NONE, {**SKEWED, "libvirt": libvirt})
+    assert lacks.value.hint() == told
 
 
 def test_whoever_asked_for_nothing_gets_what_can_be_restored() -> None:

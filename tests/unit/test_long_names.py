@@ -55,8 +55,9 @@ def test_long_names_are_rolled_back(tmp_path: Path, name: str | None, thick: boo
 def test_what_could_never_be_rolled_back_is_not_taken(tmp_path: Path) -> None:
     scene = make_long(tmp_path, "g" * 110)
     before = scene.lvm.names()
-    with pytest.raises(VolumeRefused, match="longer than device-mapper allows"):
+    with pytest.raises(VolumeRefused, match="longer than device-mapper allows") as told:
         consistency.take(scene.host, TakeRequest(domain=DOMAIN, name="a"), Silent())
+    assert f"(vgrename {'g' * 110} NEWNAME), and name that in their def" in told.value.hint()
     assert scene.lvm.names() == before and scene.ids() == []
 
 

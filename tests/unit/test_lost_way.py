@@ -317,6 +317,7 @@ def test_what_was_current_is_not_given_up_when_its_group_goes_at_the_start(
     scene.hypervisor.before = strike
     with pytest.raises(LeftBehind, match="LVM does not report") as told:
         mend(scene)
+    assert "`snapvm repair` tries again; before that: is its volume" in told.value.hint()
     assert "if it is lost for good" in told.value.hint()
     scene.hypervisor.before = lambda _deed: None
     scene.lvm.away.clear()

@@ -116,6 +116,9 @@ def test_a_state_folder_that_is_not_mounted_costs_nothing(
     assert len(findings) == 4
     for finding in findings.values():
         assert "does not know its domain" in finding.problem and "--state-dir" in finding.remedy
+    for disk in {"vg0/demo-d0", "vg1/demo-d1"} & findings.keys():
+        assert "lvremove" not in findings[disk].remedy, "it is the only one that the domain has"
+        assert "it has the name of a disk" in findings[disk].remedy
     assert journal.exists()
     consistency.repair_all(scene.host, None, Silent())
     assert scene.disk_data() == ["5", "5"]
@@ -196,7 +199,7 @@ def test_what_another_host_has_made_is_no_orphan_here(
         assert "another host" in finding.problem and finding.orphan is None
     # That host may have been this one, before it was installed anew.
     backs = [finding.remedy for finding in findings.values() if "catalog rebuild" in finding.remedy]
-    assert len(backs) == 2 and all("brings here of its domain back" in back for back in backs)
+    assert len(backs) == 2 and all("tells if here of its domain" in back for back in backs)
     rebuilt, _ = rebuilding.look(there)
     assert [(each.record.id, each.unknown[-1]) for each in rebuilt] == [
         ("here", "whether the catalog of the host that made it has it too")
@@ -283,7 +286,8 @@ def test_an_orphan_that_lvm_does_not_remove_now_keeps_no_other(scene: Scene, how
     shutil.rmtree(scene.host.catalog.path(record, ""))
     held = record.disks[0].snapshot
     setattr(scene.lvm.named(held.vg, held.lv), how, True)
-    assert look(scene.host)[str(held)].orphan is None
+    found = look(scene.host)[str(held)]
+    assert found.orphan is None and found.problem.count("belongs to no snapshot") == 1
     remove_all(scene.host)
     assert "vg1/demo-d1.x" not in scene.lvm.names()
     assert set(look(scene.host)) == {str(held)}

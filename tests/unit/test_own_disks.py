@@ -42,7 +42,8 @@ def test_one_that_is_off_is_not_taken_while_another_runs_on_a_disk_of_it(
     before = volumes(scene)
     with pytest.raises(VolumeRefused, match=r"vg1/demo-d1 .*the domain is off") as refused:
         take(scene)
-    assert "fuser -v /dev/vg1/demo-d1" in refused.value.hint()
+    users = "`fuser -v /dev/vg1/demo-d1` and `lsblk /dev/vg1/demo-d1` show it"
+    assert users in refused.value.hint()
     assert volumes(scene) == before and scene.ids() == []
     assert diagnosis.look(scene.host, DOMAIN).refusals[0].message() == refused.value.message()
     scene.hypervisor.stop(running)

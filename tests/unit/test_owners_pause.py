@@ -32,8 +32,9 @@ def test_one_that_is_paused_before_its_window_stays_so(scene: Scene) -> None:
     """While stores are made, which takes minutes; what takes the set back does not resume it."""
     before = scene.lvm.names()
     pause_at(scene, "capture")
-    with pytest.raises(PausedMeanwhile):
+    with pytest.raises(PausedMeanwhile) as told:
         take(scene)
+    assert "can be captured as it is" not in told.value.hint(), "by `background` alone"
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED
     assert scene.lvm.names() == before
     assert scene.ids() == [] and scene.host.catalog.leftovers(UUID) == ()

@@ -49,6 +49,25 @@ def test_a_domain_does_not_stand_still_for_what_lvm_refuses(
     assert "window" not in deeds
 
 
+@pytest.mark.parametrize(
+    ("what", "option", "percent"), [("data", "size", 90), ("metadata", "poolmetadatasize", 80)]
+)
+def test_what_is_full_is_what_is_to_be_extended(
+    tmp_path: Path, what: str, option: str, percent: float
+) -> None:
+    """`lvextend` of a pool with a --size leaves its metadata as full as it was."""
+    scene = make_scene(tmp_path)
+    setattr(scene.lvm.named("vg1", "pool"), f"{what}_percent", percent - 1.0)
+    extending = f"extend it (lvextend --{option} +SIZE vg1/pool)"
+    assert [text for text in advice(scene) if extending in text], advice(scene)
+    setattr(scene.lvm.named("vg1", "pool"), f"{what}_percent", percent + 1.0)
+    with pytest.raises(VolumeRefused) as refused:
+        take(scene, "x")
+    assert refused.value.hint() == (
+        f"{extending}, delete snapshots, or raise `pool_{what}_limit_percent` in the settings"
+    )
+
+
 @pytest.mark.parametrize("what", ["data", "metadata"])
 def test_a_domain_does_not_stand_still_for_a_pool_that_was_not_extended(
     tmp_path: Path, what: str
@@ -129,7 +148,7 @@ def test_a_group_that_may_have_no_more_volumes_is_told_before_the_window(
     scene, record = begun(tmp_path, *thick)
     scene.lvm.max_volumes = 3
     refused = refused_before_the_window(scene, record)
-    assert "volume group vg0 allows 0 more volumes, and 1 are needed" in refused.why
+    assert "volume group vg0 is limited in its volumes (max_lv): 0 more" in refused.why
     assert "vgchange --logicalvolume 0 vg0" in refused.hint()
     scene.lvm.max_volumes = 4
     take(scene, "y")
@@ -142,10 +161,10 @@ def test_doctor_counts_the_disks_of_a_group_together(tmp_path: Path) -> None:
     second = GuestDisk(target="vdc", device=Path("/dev/vg0/demo-d2"))
     scene.machine.disks += (second,)
     scene.lvm.max_volumes = 4
-    with pytest.raises(VolumeRefused, match="allows 1 more volumes, and 2 are needed"):
+    with pytest.raises(VolumeRefused, match="1 more allowed, 2 needed"):
         take(scene, "x")
     (told,) = diagnosis.look(scene.host, DOMAIN).refusals
-    assert "allows 1 more volumes, and 2 are needed" in str(told)
+    assert "1 more allowed, 2 needed" in str(told)
 
 
 def test_a_pool_that_pvmove_moves_is_told_before_the_window(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_somebodys_thick_snapshot_of_a_thin_disk_that_is_in_use(tmp_path: Path) 
     theirs.origin, theirs.origin_bytes, theirs.opened = "demo-d0", 1 << 26, True
     told = refused(scene, record)
     assert isinstance(told, VolumeRefused) and told.volume == "vg0/backup"
-    assert "lsblk /dev/vg0/backup" in told.hint()
+    assert "`fuser -v /dev/vg0/backup` and `lsblk /dev/vg0/backup` show it" in told.hint()
     theirs.opened = False
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"] and theirs in scene.lvm.volumes
@@ -153,7 +153,7 @@ def test_a_domain_of_another_name(tmp_path: Path, is_off: bool) -> None:
     scene.hypervisor.machines = {"new name": machine}
     told = refused(scene, record)
     assert isinstance(told, DomainRefused) and "'new name'" in str(told)
-    assert "virsh domrename" in told.hint()
+    assert "while it is off: virsh domrename 'new name' demo" in told.hint()
     machine.domain = replace(machine.domain, name=DOMAIN)
     scene.hypervisor.machines = {DOMAIN: machine}
     roll_back(scene, record)

@@ -231,7 +231,7 @@ def test_what_lost_a_disk_since_it_was_chosen_is_not_made(scene: Scene) -> None:
     damage(scene, record, None)
     (chosen,), _ = rebuilding.look(scene.host)
     scene.lvm.volumes.remove(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
-    assert "of 2 disks 1 are there" in make_anew(scene, chosen)
+    assert "volumes of 1 of its 2 disks are there" in make_anew(scene, chosen)
     assert not file_of(scene, record).exists()
 
 
@@ -280,7 +280,7 @@ def test_what_lacks_a_disk_is_not_made(scene: Scene) -> None:
     damage(scene, record, None)
     scene.lvm.volumes.remove(scene.lvm.named("vg1", record.disks[1].snapshot.lv))
     (why,) = rebuild(scene)
-    assert "of 2 disks 1 are there" in why
+    assert "volumes of 1 of its 2 disks are there" in why
     assert not file_of(scene, record).exists()
 
 

@@ -95,8 +95,9 @@ def test_one_that_was_defined_anew_gets_its_uuid_back(scene: Scene, with_memory:
     scene.machine.domain = replace(domain, uuid=DomainUuid(UUID.replace("1", "9")))
     with pytest.raises(DomainRefused, match="it is not the domain that") as refused:
         roll_back(scene, record)
-    assert f"with the uuid {UUID} again" in refused.value.hint()
-    assert ("rename" in refused.value.hint()) is with_memory
+    assert f"shut it off and define it with the uuid {UUID} again" in refused.value.hint()
+    renaming = "rename this one, while it is off: virsh domrename demo NEWNAME"
+    assert (renaming in refused.value.hint()) is with_memory, "there is no other one"
     scene.machine.domain = domain
     roll_back(scene, record)
     assert scene.disk_data() == ["5", "5"]
@@ -110,7 +111,8 @@ def test_one_that_was_renamed_for_another_is_told_by_its_name(scene: Scene) -> N
     scene.hypervisor.add(replace(was, name="archive", state=DomainState.SHUTOFF), ())
     with pytest.raises(DomainRefused, match="its name is archive now") as refused:
         roll_back(scene, record)
-    assert "uuid" not in refused.value.hint() and "virsh domrename" in refused.value.hint()
+    assert "uuid" not in refused.value.hint()
+    assert "virsh domrename archive demo" in refused.value.hint()
 
 
 def test_disks_alone_need_a_domain(scene: Scene) -> None:

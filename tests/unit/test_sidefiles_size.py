@@ -43,7 +43,7 @@ def test_what_a_server_does_not_let_root_read_is_refused(
         return really(path, *how, **more)
 
     monkeypatch.setattr(os, "open", squashed)
-    with pytest.raises(DomainRefused, match=r"nvram cannot be read .*Permission denied"):
+    with pytest.raises(DomainRefused, match=r"nvram /\S+ cannot be read .Permission denied."):
         sidefiles.check("demo", [SidePlace(kind=SideKind.NVRAM, path=flash)])
 
 

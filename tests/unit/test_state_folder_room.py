@@ -14,7 +14,8 @@ import pytest
 
 from snapvm import diagnosis, durable
 from snapvm.attention import LeftBehind
-from snapvm.failures import ImageNotWritten, StorageFailed
+from snapvm.errors import ExitStatus
+from snapvm.failures import ImageNotWritten, RollbackFailed, StorageFailed
 from snapvm.hypervisor.libvirtprecopy import PrecopyCapture
 from snapvm.model import DomainState
 from snapvm.refusals import HostLacks, NoSpace
@@ -85,6 +86,7 @@ def test_a_state_folder_without_room_for_a_journal_is_told_before_anything(
     monkeypatch.setattr(os, "statvfs", lambda _path: status)
     (refusal,) = diagnosis.look(thick.host, DOMAIN).refusals
     assert told in str(refusal)
+    assert "another place" not in refusal.hint(), "what is to be gone back to is not there"
     for deed in (lambda: take(thick, "y"), lambda: roll_back(thick, record)):
         with pytest.raises(NoSpace, match=told):
             deed()
@@ -105,8 +107,10 @@ def test_a_state_folder_that_is_filled_meanwhile_does_not_cost_the_memory(
 
     thick.hypervisor.before = fill
     thick.count(5)
-    with pytest.raises(NoSpace):
+    with pytest.raises(RollbackFailed, match="not enough room") as told:
         roll_back(thick, record)
+    assert told.value.exit_status is ExitStatus.FAILED, "the domain stood still"
+    assert "nothing was lost" in told.value.hint() and "make room there" in told.value.hint()
     monkeypatch.setattr(os, "statvfs", statvfs)
     assert thick.lvm.names() == before and thick.ids() == ["x"]
     assert thick.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and thick.machine.count == 5

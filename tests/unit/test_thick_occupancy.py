@@ -34,6 +34,7 @@ def test_a_thick_disk_that_somebody_opens_is_not_written(
     open_after_the_end(scene, closed=lambda: False)
     with pytest.raises(HalfBack, match=r"vg1/demo-d1 .*something other") as failed:
         roll_back(scene, record)
+    assert "`fuser -v /dev/vg1/demo-d1`" in failed.value.hint(), "who has it, is to be found first"
     assert failed.value.hint().endswith(f"snapvm repair {DOMAIN}")
     assert scene.disk_data()[1] == "8"
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF

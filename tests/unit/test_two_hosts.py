@@ -78,7 +78,7 @@ def test_what_another_host_is_at_is_left_alone(
     with pytest.raises(WorkElsewhere) as refused:
         DEEDS[deed](scene, record)
     assert refused.value.exit_status is ExitStatus.LOCKED
-    assert "repair --take-over" in refused.value.hint()
+    assert refused.value.hint().endswith(": snapvm repair --take-over demo")
     assert "before it was installed anew" in refused.value.hint(), "it has the name of before"
     assert scene.lvm.names() == before and scene.ids() == ["a"]
     assert [each.path for each in scene.host.catalog.leftovers(UUID)] == [left.path]

@@ -66,7 +66,8 @@ def test_one_that_nobody_knows_here_may_run_elsewhere(plan: RollbackPlan) -> Non
     gone = recordeddomain.vanished(plan.record)
     text = asked(replace(plan, domain=gone))
     assert "libvirt does not know the domain now: make sure that it runs on no other host" in text
-    assert "Libvirt has no definition of the domain" in text
+    assert "- libvirt has no definition of the domain" in text, "that is how it is called"
+    assert "virsh define FILE).\n" in text, "what is typed does not end with a full stop"
     of_xl = replace(gone, hypervisor=HypervisorKind.XEN)
     assert "libvirt" not in asked(replace(plan, domain=of_xl)).casefold()
 

@@ -59,7 +59,7 @@ def test_all_of_a_full_one_is_told() -> None:
         "kind": "full: memory and 2 disks, captured at one instant",
         "created": f"{CREATED}, 3 minutes ago",
         "note": "before the upgrade",
-        "domain": "demo (libvirt), running, 1 vcpu, 128 MiB",
+        "domain": "demo (libvirt), running, 1 vCPU, 128 MiB",
         "uuid": UUID,
         "capture": "external: libvirt's own external memory",
         "memory": f"131 MiB, xl-save, /state/domains/{UUID}/a/memory.xl",

@@ -141,7 +141,7 @@ def test_one_that_takes_nothing_holds_nobody_up(
     log = logging.getLogger("snapvm.test")
 
     def work() -> None:
-        failures.start_log(verbose=False)
+        failures.start_log(verbose=False, unusual_state_dir=lambda: None)
         with shown(quiet=False) as progress:
             progress.phase("making snapshots")
             log.warning("it says no")

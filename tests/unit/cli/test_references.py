@@ -70,7 +70,8 @@ def test_where_nobody_is_asked_a_prefix_will_not_do(call: Call, scene: Scene, ve
     done = call(verb, "demo@pre", "--yes", "--json")
     assert done.status == ExitStatus.NOT_FOUND
     assert "there is no snapshot demo@pre\n" in done.err
-    assert "demo@pre-upgrade begins with that; with --yes the whole id is required" in done.err
+    whole = "with --yes or --dry-run the whole id is required"
+    assert f"demo@pre-upgrade begins with that; {whole}" in done.err
     assert scene.ids() == ["pre-upgrade"] and scene.machine.count == 3
     assert call(verb, "demo@pre").status == ExitStatus.REFUSED, "it asks, and says which"
     assert call(verb, "demo@LATEST", "--yes").status == 0

@@ -199,9 +199,11 @@ def test_a_drive_that_cannot_be_written_to_is_no_news_every_time(call: Call, sce
 def test_what_the_next_start_of_the_domain_does_not_find_is_told(call: Call, scene: Scene) -> None:
     call("take", DOMAIN, "--name", "a")
     scene.machine.boot_disks = scene.machine.disks[:1]
+    told = call("rollback", "demo@a", "--dry-run").out
+    assert "- Disk vdb of the snapshot, vg1/demo-d1, is not in" in told, "it was Vg1/demo-d1"
     (note,) = json.loads(call("rollback", "demo@a", "--yes", "--json").out)["notes"]
     assert note.startswith(
-        "vg1/demo-d1, disk vdb of the snapshot, is not in the domain's definition"
+        "disk vdb of the snapshot, vg1/demo-d1, is not in the domain's definition"
     )
     assert "virsh edit demo" in note
     scene.machine.boot_disks = None

@@ -35,7 +35,7 @@ def image(tmp_path: Path) -> Path:
 
 def test_a_sound_image_is_called_sound(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", str(image)]) == 0
-    assert "sound, 590 pages, 6 page tables" in capsys.readouterr().out
+    assert "sound, 590 pages, 6 page tables, 1 vCPU\n" in capsys.readouterr().out
 
 
 def test_a_lost_table_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,13 +103,16 @@ def test_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, entered: li
     assert chosen(entered, CaptureMethod.STOP) == "stop: some way (as was asked for)"
 
 
+CHOOSING = "let snapvm choose: leave --capture out, and `capture` in the settings"
+
+
 def test_the_one_that_was_asked_for_is_not_replaced(
     monkeypatch: pytest.MonkeyPatch, entered: list[str]
 ) -> None:
     without(monkeypatch, entered, {CaptureMethod.PRECOPY: "no"})
     with pytest.raises(DomainRefused, match="precopy is not possible: no") as refused:
         chosen(entered, CaptureMethod.PRECOPY)
-    assert refused.value.hint() == "let snapvm choose: leave --capture out"
+    assert refused.value.hint() == CHOOSING, "the settings may have asked for it"
 
 
 def test_none_is_possible(monkeypatch: pytest.MonkeyPatch, entered: list[str]) -> None:
@@ -144,9 +147,7 @@ def test_one_that_is_paused_is_not_captured_so_when_it_is_asked_for(
     without(monkeypatch, entered, {})
     with pytest.raises(DomainRefused, match=f"it is paused, and after {wanted} QEMU") as refused:
         chosen(entered, wanted, FakeJob(PAUSED))
-    assert refused.value.hint() == (
-        "let it run first (virsh resume demo), or let snapvm choose: leave --capture out"
-    )
+    assert refused.value.hint() == f"let it run first (virsh resume demo), or {CHOOSING}"
 
 
 @pytest.mark.parametrize("wanted", [CaptureMethod.AUTO, *ORDER[1:]])

@@ -141,6 +141,29 @@ def test_what_to_type_has_the_name_as_a_shell_wants_it(inner: str) -> None:
     assert "'my web'" in refused.value.hint()
 
 
+@pytest.mark.parametrize(
+    ("kind", "attribute", "image", "source"),
+    [
+        ("file", "file", "qcow2", "'/srv/my web.img'"),
+        ("block", "dev", "qcow2", "'/srv/my web.img'"),
+        ("volume", "volume", "vmdk", "FILE"),
+    ],
+)
+def test_how_to_convert_an_image_is_told_whole(
+    kind: str, attribute: str, image: str, source: str
+) -> None:
+    """It said `qemu-img convert -O raw`, and not that the definition has to name another volume."""
+    disk = (
+        f"<disk type='{kind}'><driver type='{image}'/><source pool='p' "
+        f"{attribute}='/srv/my web.img'/><target dev='vda'/></disk>"
+    )
+    with pytest.raises(DiskRefused) as refused:
+        drives(disk)
+    convert = f"(qemu-img convert -f {image} -O raw {source} /dev/VG/LV)"
+    assert f"{convert}, and name that in its definition, as raw" in refused.value.hint()
+    assert "while the domain is off" in refused.value.hint()
+
+
 @pytest.mark.parametrize(("kind", "attribute"), [("file", "file"), ("block", "dev")])
 def test_an_external_snapshot_is_called_so(kind: str, attribute: str) -> None:
     """To convert such a file, as one that is no overlay, is not what its owner wants."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from snapvm.hypervisor import libvirtabilities
 from snapvm.hypervisor.libvirt import LibvirtHypervisor
 from snapvm.refusals import DomainRefused
 from tests.unit.hypervisor.fakelibvirt import EMULATOR, IMAGE, OFF, Connection
@@ -45,6 +46,19 @@ def test_what_was_switched_off_or_removed_ends_nobody(
     assert "`virsh" in refused.value.hint()
     connection.labels, connection.screens = ("selinux", "dac"), ("vnc", "spice")
     driver.check_restore(OFF, image)
+
+
+@pytest.mark.parametrize("of_memory", [False, True])
+def test_memory_is_not_given_another_graphics_card(connection: Connection, of_memory: bool) -> None:
+    """It was told to name another in the image: QEMU restores none with that, and all is off."""
+    cards = "<video><enum name='modelType'><value>vga</value></enum></video>"
+    capabilities = f"<domainCapabilities><devices>{cards}</devices></domainCapabilities>"
+    definition = having("<video><model type='qxl'/></video>")
+    with pytest.raises(DomainRefused, match="its graphics card is qxl") as refused:
+        libvirtabilities.require(
+            connection, "demo", definition, "name another", capabilities, of_memory=of_memory
+        )
+    assert ("name another" in refused.value.hint()) is not of_memory
 
 
 @pytest.mark.parametrize(

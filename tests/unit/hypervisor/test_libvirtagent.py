@@ -101,6 +101,8 @@ def test_only_one_that_answers_and_is_not_frozen_will_do(guest: Guest, agent: Li
 def test_without_a_channel_or_paused_nobody_is_asked(guest: Guest, agent: LibvirtAgent) -> None:
     bare = replace(DOMAIN, definition="<domain><devices/></domain>")
     assert "no channel" in str(refusal(agent.check, bare)) and not agent.is_expected(bare)
+    named = refusal(agent.check, replace(bare, name="my web")).hint()
+    assert "(virsh edit 'my web': " in named
     assert not agent.is_expected(replace(DOMAIN, definition=""))
     paused = refusal(agent.check, replace(DOMAIN, state=DomainState.PAUSED))
     assert "it is paused" in str(paused)

@@ -265,7 +265,7 @@ def test_a_domain_that_qemu_does_not_migrate_is_not_paused_for_it(
 @pytest.mark.parametrize(
     ("run_state", "said"),
     [
-        ("io-error", "a disk failed .*virsh domblkerror"),
+        ("io-error", "a disk failed .`virsh domblkerror demo`"),
         ("prelaunch", "QEMU says that it is prelaunch"),
         ("watchdog", "QEMU says that it is watchdog"),
         ("internal-error", "QEMU says that it is internal-error"),

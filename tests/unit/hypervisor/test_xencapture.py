@@ -20,6 +20,7 @@ from snapvm.failures import CaptureFailed, ImageNotWritten, WindowBroken
 from snapvm.hypervisor import xenconfig, xendisks, xenrings
 from snapvm.hypervisor.xencapture import XenCapture, XenJob, XenPauseCapture
 from snapvm.hypervisor.xenlib import XenFailed
+from snapvm.model import ForeignPtes
 from snapvm.xenguest import WrittenImage
 from tests.unit.hypervisor.capturedxen import (
     CDROM_NUMBER,
@@ -145,6 +146,19 @@ def test_an_image_says_how_much_memory_a_restore_of_it_needs(scene: Scene, resto
     assert capture.drain().size_bytes == 1
     has_kib = json.loads(told[-1])["b_info"]["target_memkb"]
     assert has_kib == max(target_kib, restored * 4 - 1024)  # libxl lets it have a MiB more
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "a page that is not its own"), (2, "2 pages that are not its own")]
+)
+def test_pages_of_others_are_counted_in_words_that_fit(scene: Scene, count: int, told: str) -> None:
+    _, job = scene
+    written = WrittenImage(size_bytes=1, foreign={"grant": count})
+    image = SimpleNamespace(catch=lambda _: None, write=lambda _: written)
+    capture = capture_of(replace(job, foreign_ptes=ForeignPtes.REFUSE), image)
+    capture.arm()
+    with pytest.raises(CaptureFailed, match=f"it maps {told}"):
+        capture.drain()
 
 
 @pytest.mark.parametrize("is_read_later", [False, True])
