@@ -95,6 +95,21 @@ class SnapshotFailed(SnapvmError):
 
 
 @dataclass(eq=False)
+class LackedMeanwhile(SnapvmError):
+    """The host lacked something while the domain stood still, where that is no refusal any more."""
+
+    domain: str
+    why: str
+    way_out: str
+
+    def message(self) -> str:
+        return f"{quoted(self.domain)} could not be captured: {self.why}"
+
+    def hint(self) -> str:
+        return f"nothing was kept, the domain is as it was; {self.way_out}"
+
+
+@dataclass(eq=False)
 class HypervisorFailed(SnapvmError):
     """A request that the hypervisor refused, where no more is known about it."""
 

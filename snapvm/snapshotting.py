@@ -13,7 +13,13 @@ from pathlib import Path
 
 from snapvm import sidefiles, turns
 from snapvm.clock import Deadline, WindowClock
-from snapvm.failures import CaptureFailed, CommandFailed, CommandTimedOut, SnapshotFailed
+from snapvm.failures import (
+    CaptureFailed,
+    CommandFailed,
+    CommandTimedOut,
+    LackedMeanwhile,
+    SnapshotFailed,
+)
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
 from snapvm.lvm import argv, belonging, crew, preflight, thinpool
@@ -24,6 +30,7 @@ from snapvm.lvm.report import Report
 from snapvm.lvm.warm import WarmLvm
 from snapvm.model import DiskRecord, Role, SideFile, SideKind, VolumeKind
 from snapvm.planning import PlannedDisk, TakePlan
+from snapvm.refusals import HostLacks
 from snapvm.sidefiles import Held
 from snapvm.workers import workers
 
@@ -46,6 +53,7 @@ def catch(
 
     Returns what the domain's small files hold.  Raises ``SnapshotFailed`` for the first disk that
     has none; the others are not begun then, and memory that is still being written is given up.
+    Raises ``LackedMeanwhile`` where there is no room for a thread or a process.
     """
     deadline = Deadline(host.settings.window_limit_seconds)
 
@@ -54,7 +62,11 @@ def catch(
             _snapshot(plan, lvm, disk, deadline)
 
     jobs = crew.shared(lvms, [(disk.volume.vg, disk) for disk in plan.disks], snapshot)
-    with workers(len(jobs) + 2) as pool, ExitStack() as failing:
+    with (
+        _no_refusal_any_more(plan),
+        workers(len(jobs) + 2) as pool,
+        ExitStack() as failing,
+    ):
         failing.callback(capture.give_up)  # before the pool waits for all of its threads
         work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
         held = pool.submit(_read_side_files, plan, clock, deadline)
@@ -65,6 +77,15 @@ def catch(
             future.result()
         failing.pop_all()
         return held.result()
+
+
+@contextmanager
+def _no_refusal_any_more(plan: TakePlan) -> Iterator[None]:
+    """Raise what the host lacks as a failure: a refusal says that nothing was touched."""
+    try:
+        yield
+    except HostLacks as error:
+        raise LackedMeanwhile(plan.domain.name, why=str(error), way_out=error.hint()) from error
 
 
 def _read_side_files(plan: TakePlan, clock: WindowClock, deadline: Deadline) -> tuple[Held, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import struct
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import pytest
 from snapvm import checking, consistency, durable, repair
 from snapvm.attention import LeftBehind
 from snapvm.cowsize import CowSize
-from snapvm.errors import SnapvmError
+from snapvm.errors import ExitStatus, SnapvmError
 from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
     CommandTimedOut,
     HypervisorFailed,
+    LackedMeanwhile,
     RollbackFailed,
     SnapshotFailed,
     StorageFailed,
@@ -59,6 +61,25 @@ def test_memory_is_not_waited_for_when_a_snapshot_fails(scene: Scene) -> None:
     with pytest.raises(SnapshotFailed):
         take(scene)
     assert told == [True]
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
+
+
+def test_a_lack_in_the_window_is_no_refusal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The domain stood still for it, which status 4 denies."""
+    start = threading.Thread.start
+
+    def start_outside(thread: threading.Thread) -> None:
+        if scene.hypervisor.state_of(DOMAIN) is DomainState.PAUSED:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_outside)
+    before = scene.lvm.names()
+    with pytest.raises(LackedMeanwhile, match="room for one more thread") as failed:
+        take(scene)
+    assert failed.value.exit_status is ExitStatus.FAILED
+    assert failed.value.hint().endswith("try again when it has")
+    assert (scene.lvm.names(), scene.ids()) == (before, [])
     assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING
 
 
