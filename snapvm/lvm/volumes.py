@@ -271,12 +271,12 @@ class Lvm:
             except OSError as error:  # that of a domain that is off need not have a device
                 log.info("the disks below %s are not flushed: %s", volume, error)
 
-    def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
-        """Remove the volumes of a set that are in one of the roles; harmless when none is.
+    def remove_set(self, vg: str, set_: str, role: Role) -> None:
+        """Remove the volumes of a set that are in a role; harmless when none is.
 
         Raises ``StillAtWork`` when an lvm that was given up may yet make some.
         """
-        command = argv.remove_set(vg, set_, roles)
+        command = argv.remove_set(vg, set_, role)
         self._do_anyway(command)
         if vg in self._late or vg in self._given_up:
             self.outlast(vg)
@@ -296,14 +296,14 @@ class Lvm:
         """Remove what a set has in a role, from those groups that LVM shows."""
         there = {volume.vg for volume in self.report().volumes}
         for vg in dict.fromkeys(vg for vg in groups if vg in there):
-            self.remove_set(vg, set_, (role,))
+            self.remove_set(vg, set_, role)
 
     def removals(
         self, groups: Iterable[str], set_: str, role: Role
     ) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what removes the volumes of a set in a role, group by group, with its name."""
         for vg in groups:
-            yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, (role,))
+            yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, role)
 
     def remove(self, volumes: Iterable[LvRef], known: Report | None = None) -> None:
         """Remove volumes of ours by uuid, wherever they are now; harmless when there is none.
