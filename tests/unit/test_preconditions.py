@@ -52,7 +52,7 @@ def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
     assert told.hint() == "lvchange -ay vg0/demo-d0"
     for number in range(2):
         volume = scene.lvm.named(f"vg{number}", f"demo-d{number}")
-        scene.lvm.run(["lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"])
+        scene.lvm.obey(("lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"))
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
