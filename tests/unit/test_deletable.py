@@ -18,7 +18,17 @@ from snapvm.process import Completed
 from snapvm.refusals import SnapshotReplaced, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, die, fail_command, fail_deed, revive, roll_back, take
+from tests.unit.deeds import (
+    begun,
+    die,
+    fail_command,
+    fail_deed,
+    mend,
+    revive,
+    roll_back,
+    take,
+    take_half,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +132,28 @@ def test_lvm_may_take_long_to_discard_what_is_deleted(
     scene.lvm.has_no_room = not has_room
     assert consistency.prune(scene.host, [records], Silent()) == tuple(records)
     assert scene.ids() == []
+
+
+@pytest.mark.parametrize("of_rollback", [False, True], ids=["take", "rollback"])
+def test_lvm_may_take_long_to_discard_what_a_killed_command_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_rollback: bool
+) -> None:
+    """The store of a thick snapshot is as large as its disk; each repair ended with status 7."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    names = scene.lvm.names()
+    if of_rollback:
+        die(scene, record, "freeze")
+    else:
+        take_half(scene, "half")
+    run = scene.lvm.run
+
+    def discarding(argv: Sequence[str], *, timeout_seconds: float, kill: bool = True) -> Completed:
+        scene.lvm.busy_seconds = 1800 if argv[1] == "lvremove" else 0
+        return run(argv, timeout_seconds=timeout_seconds, kill=kill)
+
+    monkeypatch.setattr(scene.lvm, "run", discarding)
+    mend(scene)
+    assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
