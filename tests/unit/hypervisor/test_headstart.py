@@ -315,3 +315,17 @@ def test_a_guest_whose_memory_takes_longer_than_the_window_may_runs_on(
         captured(replace(job, window_limit_seconds=0.1))
     assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
     assert job.clock.timing().pause_ms < 5000
+
+
+def test_a_stream_that_has_ended_already_is_not_waited_for(
+    qemu: EagerQemu, job: CaptureJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody saw it active: all of a small guest was in the pipe by the first question."""
+    look = qemu.look
+
+    def ended() -> dict[str, Any]:
+        state = look()
+        return {**state, "status": "completed"} if state["status"] == "active" else state
+
+    monkeypatch.setattr(qemu, "look", ended)
+    captured(replace(job, window_limit_seconds=0.5))
