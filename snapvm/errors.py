@@ -206,7 +206,8 @@ class UnknownSnapshot(SnapvmError):
 
     def hint(self) -> str:
         if self.begins:
-            return f"{quoted(self.begins)} begins with that; with --yes the whole id is required"
+            unasked = "where nobody is asked (--yes, --dry-run) the whole id is required"
+            return f"{quoted(self.begins)} begins with that; {unasked}"
         return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 
