@@ -101,6 +101,16 @@ def test_a_guest_that_was_left_standing_runs_before_anything_is_cleaned_up(scene
     assert states[0] is DomainState.PAUSED and set(states[1:]) == {DomainState.RUNNING}
 
 
+def test_a_guest_whose_writers_were_left_waiting_goes_on(scene: Scene) -> None:
+    def quiesced(dying: Scene) -> object:
+        request = TakeRequest(domain=DOMAIN, quiesce=True)
+        return consistency.take(dying.host, request, Silent())
+
+    assert mortal.kill_at(scene, quiesced, "after suspend 1") and scene.machine.frozen
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and not scene.machine.frozen
+
+
 def test_a_guest_that_stops_only_when_its_stream_is_ended_runs_again(scene: Scene) -> None:
     """QEMU may have begun ahead of the pause, and come to it when nobody was there any more."""
     kill_at(scene, 4)
