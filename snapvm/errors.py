@@ -206,8 +206,8 @@ class UnknownSnapshot(SnapvmError):
 
     def hint(self) -> str:
         if self.begins:
-            unasked = "where nobody is asked (--yes, --dry-run) the whole id is required"
-            return f"{quoted(self.begins)} begins with that; {unasked}"
+            whole = "with --yes or --dry-run the whole id is required"
+            return f"{quoted(self.begins)} begins with that; {whole}"
         return ("" if self.id else _domain_alone(self.domain)) or self.remedy
 
 

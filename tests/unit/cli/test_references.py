@@ -74,8 +74,8 @@ def test_where_nobody_is_asked_a_prefix_will_not_do(
     done = call(verb, "demo@pre", option, "--json")
     assert done.status == ExitStatus.NOT_FOUND
     assert "there is no snapshot demo@pre\n" in done.err
-    unasked = "where nobody is asked (--yes, --dry-run) the whole id is required"
-    assert f"demo@pre-upgrade begins with that; {unasked}" in done.err
+    whole = "with --yes or --dry-run the whole id is required"
+    assert f"demo@pre-upgrade begins with that; {whole}" in done.err
     assert scene.ids() == ["pre-upgrade"] and scene.machine.count == 3
     assert call(verb, "demo@pre").status == ExitStatus.REFUSED, "it asks, and says which"
     assert call(verb, "demo@LATEST", option).status == 0
