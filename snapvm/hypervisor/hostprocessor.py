@@ -36,7 +36,10 @@ include/asm/cpufeatures.h).  Other flags tell how the host protects itself, of w
 itself, or of speed alone."""
 _USED: Final = frozenset(_NAMES.split())
 _MODES: Final = frozenset({"host-passthrough", "maximum"})
-_BETWEEN_WORDS: Final = str.maketrans(".-", "__")
+_MARKS: Final = str.maketrans("", "", "._-")
+_OTHERWISE: Final = {"pclmuldq": "pclmulqdq"}
+"""What libvirt calls by another word than the kernel.  Others have only other marks in them: the
+kernel's ``avx512_vnni`` is libvirt's ``avx512vnni`` (libvirt, src/cpu_map/x86_features.xml)."""
 
 
 def of_guest(domain: Domain) -> str:
@@ -51,12 +54,12 @@ def of_guest(domain: Domain) -> str:
     cpu = root.find("./cpu")
     if cpu is None or cpu.get("mode") not in _MODES or root.get("type") != "kvm":
         return ""
-    off = (
-        feature.get("name", "").translate(_BETWEEN_WORDS)
+    off = {
+        _unmarked(feature.get("name", ""))
         for feature in cpu.findall("feature")
         if feature.get("policy") in {"disable", "forbid"}
-    )
-    return " ".join(sorted(_here().difference(off)))
+    }
+    return " ".join(sorted(word for word in _here() if _unmarked(word) not in off))
 
 
 def require(domain: Domain, then: str) -> None:
@@ -70,6 +73,11 @@ def require(domain: Domain, then: str) -> None:
         why = f"its guest uses what the processor of this host lacks: {' '.join(lacking)}"
         shown = "`lscpu` shows what the processor has now"
         processor.refuse(domain, why, software="kernel and QEMU", how_to_look=shown)
+
+
+def _unmarked(feature: str) -> str:
+    """Return the name of a feature as libvirt's and the kernel's can be compared."""
+    return _OTHERWISE.get(feature, feature).translate(_MARKS)
 
 
 def _here() -> frozenset[str]:

@@ -304,15 +304,14 @@ def skip_activation(volumes: Iterable[LvRef]) -> Argv:
     return ("lvm", "lvchange", "--setactivationskip", "y", *map(str, volumes))
 
 
-def remove_set(vg: str, set_: str, roles: Iterable[Role]) -> Argv:
-    """Remove the volumes of a set that have one of these roles, and nothing else.
+def remove_set(vg: str, set_: str, role: Role) -> Argv:
+    """Remove the volumes of a set that have a role, and nothing else.
 
     LVM checks the tags under its own lock, so a foreign volume with the same name is not removed
     (lvmreport(7), SELECTION).
     """
-    ours = f"lv_tags={{{TAG_OURS}}} && lv_tags={{{set_tag(set_)}}}"
-    role = " || ".join(f"lv_tags={{{role_tag(role)}}}" for role in roles)
-    return (*_REMOVE, "--select", f"{ours} && ({role})", vg)
+    tags_ = (TAG_OURS, set_tag(set_), role_tag(role))
+    return (*_REMOVE, "--select", " && ".join(f"lv_tags={{{tag}}}" for tag in tags_), vg)
 
 
 def patient(command: Argv) -> Argv:

@@ -125,8 +125,7 @@ class Lvm:
 
         The kernel alone is asked, which knows none of LVM's locks; or LVM, where it does not say.
         """
-        asked = kernelstatus.around(report, disks)
-        command = argv.statuses(volume.ref for volume in asked)
+        command = argv.statuses(volume.ref for volume in kernelstatus.around(report, disks))
         try:
             said = self._runner.run(command, timeout_seconds=limit_seconds).stdout
         except CommandFailed:  # one of them has just been removed
@@ -171,8 +170,7 @@ class Lvm:
         try:
             with ExitStack() as stack:
                 for vg in groups:
-                    waiting = self._runner.converse(PROGRAM)
-                    talks[vg].append(stack.enter_context(waiting))
+                    talks[vg].append(stack.enter_context(self._runner.converse(PROGRAM)))
                 yield {vg: [WarmLvm(talk) for talk in those] for vg, those in talks.items()}
         finally:
             for vg, those in talks.items():
@@ -271,16 +269,18 @@ class Lvm:
             except OSError as error:  # that of a domain that is off need not have a device
                 log.info("the disks below %s are not flushed: %s", volume, error)
 
-    def remove_set(self, vg: str, set_: str, roles: Iterable[Role]) -> None:
-        """Remove the volumes of a set that are in one of the roles; harmless when none is.
+    def remove_set(
+        self, vg: str, set_: str, role: Role, limit_seconds: float = EFFECT_LIMIT_SECONDS
+    ) -> None:
+        """Remove the volumes of a set that are in a role; harmless when none is.
 
         Raises ``StillAtWork`` when an lvm that was given up may yet make some.
         """
-        command = argv.remove_set(vg, set_, roles)
-        self._do_anyway(command)
+        command = argv.remove_set(vg, set_, role)
+        self._do_anyway(command, limit_seconds)
         if vg in self._late or vg in self._given_up:
             self.outlast(vg)
-            self._do_anyway(command)
+            self._do_anyway(command, limit_seconds)
 
     def outlast(self, vg: str) -> None:
         """Wait a moment for the lvms that were given up; raise ``StillAtWork`` when one goes on.
@@ -296,14 +296,14 @@ class Lvm:
         """Remove what a set has in a role, from those groups that LVM shows."""
         there = {volume.vg for volume in self.report().volumes}
         for vg in dict.fromkeys(vg for vg in groups if vg in there):
-            self.remove_set(vg, set_, (role,))
+            self.remove_set(vg, set_, role, DELETE_LIMIT_SECONDS)
 
     def removals(
         self, groups: Iterable[str], set_: str, role: Role
     ) -> Iterator[tuple[str, Callable[[], None]]]:
         """Yield what removes the volumes of a set in a role, group by group, with its name."""
         for vg in groups:
-            yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, (role,))
+            yield f"the {role} volumes in {vg}", partial(self.remove_set, vg, set_, role)
 
     def remove(self, volumes: Iterable[LvRef], known: Report | None = None) -> None:
         """Remove volumes of ours by uuid, wherever they are now; harmless when there is none.

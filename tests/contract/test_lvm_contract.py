@@ -146,8 +146,8 @@ def test_removing_a_set_takes_what_is_ours_and_in_that_role(world: LvmWorld) -> 
     snapshot(world, f"{DISK}.new", Role.NEW)
     snapshot(world, f"{DISK}.ok", Role.OK)
     snapshot_tagged(world, f"{DISK}.foreign", ["snapvm.set=" + SET])
-    world.lvm.remove_set(VG, "ffffffffffff", (Role.NEW,))
-    world.lvm.remove_set(VG, SET, (Role.NEW,))
+    world.lvm.remove_set(VG, "ffffffffffff", Role.NEW)
+    world.lvm.remove_set(VG, SET, Role.NEW)
     names = names_in(world)
     assert f"{DISK}.new" not in names
     assert {DISK, f"{DISK}.ok", f"{DISK}.foreign"} <= names

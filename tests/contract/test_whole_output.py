@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import termios
 import time
+from array import array
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,7 @@ from tests.house.source import ROOT
 RECORDS = 100
 """Whose JSON is more than a pipe holds."""
 TAKEN_BYTES = 4096
+PAGE_BYTES = 4096
 FEW_BYTES = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({TAKEN_BYTES},) * 2); "
 """As on a disk that fills up amid a write: what there is room for is taken, the rest is not."""
 MAIN = "from snapvm.cli.app import main; main()"
@@ -66,6 +69,16 @@ def test_a_disk_that_takes_a_part_is_told(tmp_path: Path, buffering: dict[str, s
     assert process.returncode == ExitStatus.FAILED and "stdout: File too large" in told
 
 
+def wait_until_full(pipe: int) -> None:
+    """Return when a pipe holds nearly all that it can, and its writer has met that."""
+    limit, held = time.monotonic() + 60, array("i", [0])
+    while held[0] < fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) - PAGE_BYTES:
+        assert time.monotonic() < limit, f"only {held[0]} bytes came"
+        time.sleep(0.05)
+        fcntl.ioctl(pipe, termios.FIONREAD, held)
+    time.sleep(0.2)
+
+
 @EACH_BUFFERING
 def test_a_pipe_that_does_not_wait_gets_all(tmp_path: Path, buffering: dict[str, str]) -> None:
     """Its JSON was cut short, with status 6, or whole rows were missing in it, with status 0.
@@ -76,7 +89,7 @@ def test_a_pipe_that_does_not_wait_gets_all(tmp_path: Path, buffering: dict[str,
     os.set_blocking(writing, False)
     process = listing(tmp_path, buffering, "--json", stdout=writing)
     os.close(writing)
-    time.sleep(0.5)
+    wait_until_full(reading)
     with process, os.fdopen(reading) as pipe:
         assert len(json.loads(pipe.read())) == RECORDS
     assert process.returncode == ExitStatus.DONE

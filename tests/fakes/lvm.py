@@ -83,6 +83,7 @@ class FakeLvm(FakeGroups):
             raise CommandTimedOut(argv=tuple(argv), seconds=timeout_seconds)
         if argv[1] in _QUESTIONS:
             return self.obey(argv)
+        assert not kill, f"it might leave devices suspended: {argv}"
         try:
             with crashpoint.around(" ".join(argv[:2])):
                 return self.obey(argv)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import durable
+from snapvm import durable, recordfolder
 from snapvm.catalog import Catalog, Draft
 from snapvm.errors import UnknownSnapshot
 from snapvm.failures import StorageFailed
 from snapvm.model import DomainUuid, Record, SnapshotId
 from snapvm.recordfolder import Damaged, Work
 from snapvm.refusals import RecordUnusable, SnapshotExists
+from tests.fakes.power import Disk
 from tests.fakes.records import UUID, make_record, put_record
 
 OTHER = DomainUuid("5c1d2f0e-8a3b-4d6f-9e21-0c7a4b5d6e70")
@@ -68,6 +69,15 @@ def test_nothing_is_visible_before_the_commit(catalog: Catalog) -> None:
     catalog.commit(draft, record)
     assert catalog.get(UUID, record.id) == record
     assert catalog.leftovers(UUID) == ()
+
+
+def test_all_that_is_in_its_folder_is_on_the_disk_when_a_record_is_visible(
+    catalog: Catalog,
+) -> None:
+    """Whoever wrote it: `commit` relies on nobody to have done so."""
+    with Disk.watched() as disk:
+        commit(catalog, make_record("a"))
+    assert list(disk.losing(catalog.folder(UUID, SnapshotId("a")))) == []
 
 
 def test_what_is_written_is_private(catalog: Catalog, tmp_path: Path) -> None:
@@ -253,11 +263,21 @@ def test_what_is_left_of_the_intent_does_not_hinder_a_commit(
 
 def test_a_rollback_journal_is_a_leftover(catalog: Catalog) -> None:
     commit(catalog, make_record("a"))
+    names = recordfolder.listed(catalog.folder(UUID, SnapshotId("a")).parent)
     catalog.write_journal(UUID, Work.ROLLBACK, {"phase": "x"})
     (left,) = catalog.leftovers(UUID)
+    durable.unfinished(left.path).write_bytes(b"of one that was killed while it wrote")
     assert (left.work, left.intent) == (Work.ROLLBACK, {"phase": "x"})
     catalog.end_journal(UUID, Work.ROLLBACK)
     catalog.end_journal(UUID, Work.ROLLBACK)
+    assert catalog.leftovers(UUID) == ()
+    assert recordfolder.listed(left.path.parent) == names
+
+
+def test_what_was_taken_back_is_not_written_down_again(catalog: Catalog) -> None:
+    draft = begun(catalog, SnapshotId("a"), {})
+    catalog.discard(draft)
+    catalog.amend(draft, {"was_running": False})
     assert catalog.leftovers(UUID) == ()
 
 

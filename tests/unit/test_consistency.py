@@ -74,12 +74,16 @@ def test_an_undo_record_is_gone_back_to_like_any_other(scene: Scene) -> None:
 
 
 def test_the_disks_after_a_rollback_are_the_users_own(scene: Scene) -> None:
-    for vg, name in (("vg0", "demo-d0"), ("vg1", "demo-d1")):
-        scene.lvm.named(vg, name).tags = {"backup"}
+    """One may have been a snapshot, to which its owner has given a name and the right to write."""
+    of_before = "snapvm.lv=of-before"
+    disks = (("vg0", "demo-d0"), ("vg1", "demo-d1"))
+    for vg, name in disks:
+        scene.lvm.named(vg, name).tags = {"backup", of_before}
     roll_back(scene, take(scene))
-    for vg, name in (("vg0", "demo-d0"), ("vg1", "demo-d1")):
-        assert scene.lvm.named(vg, name).tags == {"backup"}
-        assert scene.lvm.named(vg, name).writable
+    for vg, name in disks:
+        disk = scene.lvm.named(vg, name)
+        assert disk.tags - {of_before} == {"backup"} and disk.writable
+        assert of_before not in disk.tags or not disk.pool, "what replaces it is no snapshot"
 
 
 @pytest.mark.parametrize("state", [DomainState.SHUTOFF, DomainState.PAUSED])

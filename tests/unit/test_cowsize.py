@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from snapvm import cowsize
@@ -58,6 +58,7 @@ def test_chunks_that_lvm_does_not_take(text: str) -> None:
     extent=st.sampled_from([1 << 16, 1 << 20, EXTENT]),
     chunk=st.sampled_from([4 << 10, 64 << 10, 512 << 10]),
 )
+@example(disk_chunks=(64 << 10) // 16, extent=64 << 10, chunk=64 << 10)
 def test_a_full_store_holds_every_chunk_with_its_tables(
     disk_chunks: int, extent: int, chunk: int
 ) -> None:

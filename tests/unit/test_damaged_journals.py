@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from snapvm.attention import LeftBehind
-from snapvm.model import DomainState, SnapshotId
+from snapvm import consistency, recordfolder
+from snapvm.attention import JournalUnusable, LeftBehind
+from snapvm.model import DomainState, Silent, SnapshotId
 from snapvm.recordfolder import Work
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene
@@ -98,4 +99,18 @@ def test_a_damaged_one_of_a_take_keeps_what_it_names(scene: Scene, key: str, val
     path.write_text(json.dumps({**json.loads(path.read_text()), "disks": [], key: value}))
     with pytest.raises(LeftBehind, match="its journal is damaged"):
         mend(scene)
+    assert everything(scene) == before and path.exists()
+
+
+@pytest.mark.parametrize("name", ["intent.json", "snapshot.json"])
+def test_to_take_over_what_is_another_hosts_is_not_to_guess(scene: Scene, name: str) -> None:
+    """Of a journal that cannot be read nobody knows whose it is, or which volumes it names."""
+    folder = scene.host.catalog.folder(UUID, SnapshotId("x")).parent
+    work = Work.TAKE if name == "intent.json" else Work.DELETE
+    path = folder / recordfolder.hidden_folder("half", work) / name
+    path.parent.mkdir()
+    path.write_text("[1")
+    before = everything(scene)
+    with pytest.raises(JournalUnusable):
+        consistency.repair_all(scene.host, DOMAIN, Silent(), take_over=True)
     assert everything(scene) == before and path.exists()

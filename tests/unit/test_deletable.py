@@ -18,7 +18,17 @@ from snapvm.process import Completed
 from snapvm.refusals import SnapshotReplaced, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import begun, die, fail_command, fail_deed, revive, roll_back, take
+from tests.unit.deeds import (
+    begun,
+    die,
+    fail_command,
+    fail_deed,
+    mend,
+    revive,
+    roll_back,
+    take,
+    take_half,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +115,9 @@ def test_a_delete_after_a_rollback_that_was_killed_needs_no_room(
     assert "y" not in scene.ids() and scene.host.catalog.leftovers(UUID) == ()
 
 
+@pytest.mark.parametrize("has_room", [True, False])
 def test_lvm_may_take_long_to_discard_what_is_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_room: bool
 ) -> None:
     """With issue_discards=1: each delete ended with status 7, a prune of a domain after one."""
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
@@ -118,8 +129,31 @@ def test_lvm_may_take_long_to_discard_what_is_deleted(
         return run(argv, timeout_seconds=timeout_seconds, kill=kill)
 
     monkeypatch.setattr(scene.lvm, "run", discarding)
+    scene.lvm.has_no_room = not has_room
     assert consistency.prune(scene.host, [records], Silent()) == tuple(records)
     assert scene.ids() == []
+
+
+@pytest.mark.parametrize("of_rollback", [False, True], ids=["take", "rollback"])
+def test_lvm_may_take_long_to_discard_what_a_killed_command_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_rollback: bool
+) -> None:
+    """The store of a thick snapshot is as large as its disk; each repair ended with status 7."""
+    scene, record = begun(tmp_path, "vg0", "vg1")
+    names = scene.lvm.names()
+    if of_rollback:
+        die(scene, record, "freeze")
+    else:
+        take_half(scene, "half")
+    run = scene.lvm.run
+
+    def discarding(argv: Sequence[str], *, timeout_seconds: float, kill: bool = True) -> Completed:
+        scene.lvm.busy_seconds = 1800 if argv[1] == "lvremove" else 0
+        return run(argv, timeout_seconds=timeout_seconds, kill=kill)
+
+    monkeypatch.setattr(scene.lvm, "run", discarding)
+    mend(scene)
+    assert scene.lvm.names() == names and scene.host.catalog.leftovers(UUID) == ()
 
 
 def test_what_has_snapshots_of_its_own_is_not_deleted_below_them(tmp_path: Path) -> None:
@@ -216,7 +250,7 @@ def test_a_snapshot_that_somebody_made_a_disk_of_is_not_deleted(tmp_path: Path) 
         consistency.prune(scene.host, [[record]], Silent())
     assert scene.ids() == ["x"] and theirs in scene.lvm.volumes
     command = refused.value.hint().partition("tags from it: ")[2].partition(";")[0]
-    scene.lvm.run(("lvm", *shlex.split(command)))
+    scene.lvm.obey(("lvm", *shlex.split(command)))
     consistency.delete(scene.host, [record], Silent())
     assert scene.ids() == [] and theirs in scene.lvm.volumes
     assert "vg1/demo-d1.x" not in scene.lvm.names()
@@ -235,7 +269,7 @@ def test_a_snapshot_that_is_a_disk_by_now_is_no_orphan_when_its_record_is_lost(
     told = found["vg0/other-d0"]
     assert told.orphan is None and "writable" in told.problem
     command = told.remedy.partition("tags from it: ")[2].partition(";")[0]
-    scene.lvm.run(("lvm", *shlex.split(command)))
+    scene.lvm.obey(("lvm", *shlex.split(command)))
     assert not theirs.tags
 
 

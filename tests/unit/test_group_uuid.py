@@ -17,7 +17,18 @@ from snapvm.model import DomainState, GuestDisk, Record, Role, Silent, VgUuid
 from snapvm.refusals import GroupAway, RecordUnusable, VolumeRefused
 from tests.fakes.lvm import UNSEEN
 from tests.fakes.scene import DOMAIN, GROUPS, UUID, Scene, make_scene
-from tests.unit.deeds import begun, delete, die, fail_deed, hang, revive, roll_back, take, take_half
+from tests.unit.deeds import (
+    begun,
+    delete,
+    die,
+    fail_deed,
+    hang,
+    mend,
+    revive,
+    roll_back,
+    take,
+    take_half,
+)
 
 
 def take_away(scene: Scene, *, leaving: str) -> None:
@@ -212,6 +223,21 @@ def test_what_a_group_became_is_said_by_a_tag(
     assert checking.look(scene.host, None, Silent(), deep=False) == ()
     delete(scene, record)
     assert scene.ids() == [] and not any(record.id in name for name in scene.lvm.names())
+
+
+@pytest.mark.parametrize("change", [split, merge, empty])
+def test_a_take_that_died_is_taken_back_in_what_its_group_became(
+    scene: Scene, change: Callable[[Scene], None]
+) -> None:
+    take_half(scene, "half")
+    change(scene)
+    with pytest.raises(LeftBehind) as left:
+        mend(scene)
+    assert any("demo-d1.half" in name for name in scene.lvm.names())
+    obey(scene, left.value.hint())
+    mend(scene)
+    assert scene.host.catalog.leftovers(UUID) == ()
+    assert not any("half" in name for name in scene.lvm.names())
 
 
 def test_the_tag_says_nothing_of_a_copy_that_has_it_too(scene: Scene) -> None:

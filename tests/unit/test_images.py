@@ -14,7 +14,9 @@ from snapvm.errors import BadSetting
 from snapvm.failures import StorageFailed
 from snapvm.memory import libvirtimage
 from snapvm.model import HypervisorKind, ImageFormat, MemoryRecord, Silent
-from snapvm.refusals import HostLacks
+from snapvm.refusals import BadImage, HostLacks
+from tests.fakes.machine import image_bytes
+from tests.fakes.power import Disk
 from tests.fakes.storage import no_room
 from tests.unit.memory import qemu_builders as build
 from tests.unit.memory.xen_builders import Guest
@@ -258,3 +260,39 @@ def test_what_an_image_tells_its_driver(tmp_path: Path) -> None:
     path = build.save(tmp_path / "memory.save", build.GOOD.encode())
     assert images.cookie(path, recorded(path)) == libvirtimage.read_cookie(path)
     assert images.processor(path, recorded(path)) == b""
+
+
+def test_an_image_is_called_whole_when_all_of_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut might leave one that libvirt starts, and whose stream ends too early."""
+    path, writer = tmp_path / "memory.save", libvirtimage.Writer()
+    lost: list[Path] = []
+    pwrite = os.pwrite
+    with Disk.watched() as disk, monkeypatch.context() as patch:
+
+        def look(descriptor: int, data: bytes, offset_bytes: int) -> int:
+            if data == libvirtimage.MAGIC:
+                lost.extend(disk.losing(path))
+            return pwrite(descriptor, data, offset_bytes)
+
+        patch.setattr(os, "pwrite", look)
+        with open(writer.begin(path, "<domain/>", ""), "wb") as file:
+            file.write(b"stream")
+        writer.end(path)
+        lost.extend(disk.losing(path))
+        libvirtimage.set_running(path, running=True)
+        lost.extend(disk.losing(path))
+    assert lost == [] and libvirtimage.read_header(path).was_running
+
+
+def test_an_image_that_is_being_written_or_has_no_stream_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "memory.save"
+    path.write_bytes(image_bytes(7))
+    head = libvirtimage.head_as(path, libvirtimage.FORMAT_SPARSE)
+    path.write_bytes(image_bytes(7)[: len(head)])
+    with pytest.raises(BadImage, match="do not fit the file"):
+        libvirtimage.read_header(path)
+    path.write_bytes(head + b"stream")
+    with pytest.raises(BadImage, match="never written to its end"):
+        libvirtimage.read_header(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from snapvm import rollbackplan
+from snapvm import hostid, rollbackplan
 from snapvm.domainrun import DomainRun
 from snapvm.jsonvalues import Wrong
 from snapvm.model import VgUuid
@@ -22,6 +22,7 @@ from snapvm.rollbackjournal import RollbackJournal
 from snapvm.stopping import StopJournal
 from snapvm.takejournal import TakeJournal
 from tests.fakes import mortal, verbs
+from tests.fakes.scene import make_scene
 from tests.unit.deeds import begun, journal, mend, take_half
 
 ROLLBACK = """{
@@ -267,3 +268,22 @@ def test_whatever_else_is_missing_or_is_no_such_thing_is_refused(kind: str) -> N
         for nonsense in (1.5, [1.5]):
             with pytest.raises(Wrong, match=key):
                 read({**said, key: nonsense})
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "is_it", "is_over"),
+    [
+        ("process 1", "process 1", True, False),
+        ("process 1", "process 2", False, True),
+        ("process 1", None, False, False),
+        ("", "process 2", False, False),
+        ("", None, False, False),
+    ],
+)
+def test_a_run_that_is_not_known_is_neither_the_same_nor_another(
+    tmp_path: Path, then: str, now: str | None, is_it: bool, is_over: bool
+) -> None:
+    """A domain that may be in it still must not be left paused."""
+    domain = replace(make_scene(tmp_path).machine.domain, run=now)
+    run = DomainRun(boot=hostid.boot(), run=then)
+    assert (run.is_of(domain), run.is_over(domain)) == (is_it, is_over)

@@ -18,7 +18,7 @@ from snapvm.model import Domain, DomainState, Silent
 from tests.fakes import capture as fake_capture
 from tests.fakes import mortal
 from tests.fakes.scene import DOMAIN, UUID, Scene, make_scene
-from tests.unit.deeds import revive, roll_back, take
+from tests.unit.deeds import mend, revive, roll_back, take
 
 
 class Killed(BaseException):
@@ -85,6 +85,30 @@ def assert_taken_back(scene: Scene) -> None:
     tags = {tag for volume in scene.lvm.volumes for tag in volume.tags}
     assert "snapvm.st=new" not in tags
     take(scene)
+
+
+def test_a_guest_that_was_left_standing_runs_before_anything_is_cleaned_up(scene: Scene) -> None:
+    """To end its stream may take a minute, and to remove its volumes minutes."""
+    assert mortal.kill_at(scene, take, "after suspend 1")
+    states: list[DomainState] = []
+
+    def look(_deed: object) -> None:
+        states.append(scene.hypervisor.state_of(DOMAIN))
+
+    look("")
+    scene.hypervisor.before = scene.lvm.before = look
+    mend(scene)
+    assert states[0] is DomainState.PAUSED and set(states[1:]) == {DomainState.RUNNING}
+
+
+def test_a_guest_whose_writers_were_left_waiting_goes_on(scene: Scene) -> None:
+    def quiesced(dying: Scene) -> object:
+        request = TakeRequest(domain=DOMAIN, quiesce=True)
+        return consistency.take(dying.host, request, Silent())
+
+    assert mortal.kill_at(scene, quiesced, "after suspend 1") and scene.machine.frozen
+    mend(scene)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.RUNNING and not scene.machine.frozen
 
 
 def test_a_guest_that_stops_only_when_its_stream_is_ended_runs_again(scene: Scene) -> None:

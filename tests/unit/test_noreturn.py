@@ -160,6 +160,29 @@ def test_a_repair_that_lvm_does_not_answer_says_that_the_domain_is_off(
     assert_mended(scene)
 
 
+@pytest.mark.parametrize(
+    ("point", "kind"),
+    [("after write .rollback.json 3", HalfBack), ("after write .rollback.json 4", LeftBehind)],
+    ids=["swapped", "restored"],
+)
+def test_one_that_is_to_stay_off_is_not_to_be_started_before_its_disks_belong_together(
+    tmp_path: Path, point: str, kind: type[SnapvmError]
+) -> None:
+    """That it is off is as it should be, once they do."""
+    scene = make_scene(tmp_path, thick=("vg1",), state=DomainState.SHUTOFF)
+    record = deeds.take(scene, "x")
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    scene.count(3)
+    assert mortal.kill_at(scene, lambda dying: deeds.roll_back(dying, record), point)
+    refuse_lvm(scene)
+    with pytest.raises(kind):
+        repair.finish_pending(scene.host, UUID, DOMAIN)
+    revive(scene)
+    repair.finish_pending(scene.host, UUID, DOMAIN)
+    assert scene.hypervisor.state_of(DOMAIN) is DomainState.SHUTOFF
+    assert scene.disk_data() == ["0", "0"] and scene.host.catalog.leftovers(UUID) == ()
+
+
 def test_a_domain_whose_disks_were_being_exchanged_is_not_to_be_started(tmp_path: Path) -> None:
     """Its owner has ended it since, and the name of one disk leads to the clone."""
     scene = make_scene(tmp_path)

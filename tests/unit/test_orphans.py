@@ -80,7 +80,7 @@ def test_a_clone_that_has_the_name_of_a_disk_is_the_disk(
     for finding in findings.values():
         assert "it is a disk" in finding.problem
         command = finding.remedy.partition("tags from it: ")[2]
-        scene.lvm.run(("lvm", *shlex.split(command)))
+        scene.lvm.obey(("lvm", *shlex.split(command)))
     assert look(scene.host) == {}
     assert not {tag for i in (0, 1) for tag in scene.lvm.named(f"vg{i}", f"demo-d{i}").tags}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import checking, images
+from snapvm import checking, images, naming
 from snapvm.model import DomainState, HypervisorKind, Record, Silent
 from snapvm.refusals import DomainRefused, HostLacks, RecordUnusable, Refused, VolumeRefused
 from tests.fakes.lvmvolume import FakeVolume
@@ -52,7 +52,7 @@ def test_a_thick_snapshot_that_cannot_be_asked(tmp_path: Path) -> None:
     assert told.hint() == "lvchange -ay vg0/demo-d0"
     for number in range(2):
         volume = scene.lvm.named(f"vg{number}", f"demo-d{number}")
-        scene.lvm.run(["lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"])
+        scene.lvm.obey(("lvm", "lvchange", "--activate", "y", f"{volume.vg}/{volume.name}"))
     roll_back(scene, record)
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
@@ -219,3 +219,16 @@ def test_memory_of_another_hypervisor(scene: Scene) -> None:
     scene.hypervisor.kind = HypervisorKind.XEN
     told = refused(scene, record)
     assert "lacks libvirt's KVM" in str(told) and "now it runs Xen" in str(told)
+
+
+@pytest.mark.parametrize("name", ["demo-d0.roll.0123456789ab", "demo-d0.undo-20261122T201801Z"])
+def test_a_name_that_is_going_to_be_needed_and_is_somebodys(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """LVM would refuse it while the domain stands still."""
+    record = take(scene)
+    monkeypatch.setattr(naming, "new_set", lambda: "0123456789ab")
+    monkeypatch.setattr(naming, "stamp", lambda _: "20261122T201801Z")
+    scene.lvm.add_disk("vg0", name)
+    told = refused(scene, record)
+    assert isinstance(told, VolumeRefused) and f"vg0/{name}" in str(told)

@@ -313,7 +313,7 @@ def test_no_record_is_made_of_what_a_killed_take_left(scene: Scene) -> None:
 @given(
     domain=st.sampled_from(("demo", "web 1")) | st.text(max_size=40),
     id_=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9+.-]{0,63}", fullmatch=True),
-    target=st.sampled_from(("vda", "xvda1")) | st.text(min_size=1, max_size=8),
+    target=st.sampled_from(("vda", "xvda1", "hd/a")) | st.text(min_size=1, max_size=8),
     disks=st.integers(1, 99),
 )
 def test_what_a_tag_says_is_what_it_was_told(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from snapvm import consistency, cowsize
+from snapvm.cowsize import CowSize
 from snapvm.model import Record, Silent
 from snapvm.refusals import NoSpace, VolumeRefused
 from tests.fakes.scene import Scene, make_scene
@@ -50,6 +51,24 @@ def test_a_sibling_with_larger_chunks_needs_more_room(
             consistency.plan_rollback(thick.host, record, Silent())
     else:
         consistency.plan_rollback(thick.host, record, Silent())
+
+
+def test_what_keeps_the_present_has_room_for_chunks_larger_than_those_written_back(
+    thick: Scene,
+) -> None:
+    """Each that is written back may cost it a whole one of its own."""
+    bounded = with_settings(thick, cow_size=CowSize(percent=10))
+    take(bounded, "a")
+    record = take(bounded, "b")
+    stores = {}
+    for chunk_bytes in (cowsize.DEFAULT_CHUNK_BYTES, LARGE):
+        for volume in thick.lvm.volumes:
+            volume.data_percent = 1.0
+            if volume.name.endswith(".a"):
+                volume.chunk_bytes = chunk_bytes
+        plan = consistency.plan_rollback(bounded.host, record, Silent())
+        stores[chunk_bytes] = {disk.store_bytes for disk in plan.disks}
+    assert stores == {cowsize.DEFAULT_CHUNK_BYTES: {16 << 20}, LARGE: {68 << 20}}, "all of it"
 
 
 def test_many_thick_snapshots_are_advised_against(thick: Scene) -> None:

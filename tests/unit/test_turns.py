@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from snapvm import turns
+from snapvm import locking, turns
 from snapvm.errors import Locked
 from snapvm.locking import locked
 from snapvm.model import DomainState
@@ -129,6 +129,41 @@ def test_a_turn_that_does_not_come_is_done_without(
     with at_work_in(scene, "vg0"):
         take(scene, "b")
     assert scene.ids() == ["a", "b"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """Which locks were asked for, and for how long; none of a group is to be had."""
+    seen: list[tuple[str, float]] = []
+
+    @contextmanager
+    def held(path: Path, name: str, *, wait_seconds: float) -> Iterator[None]:
+        seen.append((path.name, wait_seconds))
+        time.sleep(wait_seconds / 2)
+        if path.name.endswith(".group.lock"):
+            raise Locked(domain=name, holder="somebody")
+        yield
+
+    monkeypatch.setattr(locking, "locked", held)
+    monkeypatch.setattr(turns, "LIMIT_SECONDS", 0.2)
+    return seen
+
+
+def test_no_two_wait_for_each_other(tmp_path: Path, asked: list[tuple[str, float]]) -> None:
+    """One that wants the same groups, whatever its disks' order is, asks in the same order."""
+    groups = [f"vg{number}" for number in range(8)]
+    with turns.taken(tmp_path, reversed(groups)):
+        assert [name for name, _ in asked if "group" in name] == [
+            f"{vg}.group.lock" for vg in groups
+        ]
+
+
+def test_for_more_groups_it_is_waited_no_longer(
+    tmp_path: Path, asked: list[tuple[str, float]]
+) -> None:
+    with turns.taken(tmp_path, ["vg0", "vg1", "vg2"]):
+        waits = [seconds for _, seconds in asked]
+        assert len(waits) == 6 and waits == sorted(waits, reverse=True) and waits[-1] < 0.02
 
 
 def test_where_there_can_be_no_lock_nobody_waits(tmp_path: Path) -> None:

@@ -62,19 +62,23 @@ def test_one_with_capitals_is_another_where_files_know_none(
     assert call("rollback", "demo@Nightly", "--yes").status == 0
 
 
-@pytest.mark.parametrize("verb", ["delete", "rollback"])
-def test_where_nobody_is_asked_a_prefix_will_not_do(call: Call, scene: Scene, verb: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "option"), [("delete", "--yes"), ("rollback", "--yes"), ("rollback", "--dry-run")]
+)
+def test_where_nobody_is_asked_a_prefix_will_not_do(
+    call: Call, scene: Scene, verb: str, option: str
+) -> None:
     """``delete demo@pre --yes; take demo --name pre``: the first night another one was deleted."""
     call("take", DOMAIN, "--name", "pre-upgrade")
     scene.count(3)
-    done = call(verb, "demo@pre", "--yes", "--json")
+    done = call(verb, "demo@pre", option, "--json")
     assert done.status == ExitStatus.NOT_FOUND
     assert "there is no snapshot demo@pre\n" in done.err
     whole = "with --yes or --dry-run the whole id is required"
     assert f"demo@pre-upgrade begins with that; {whole}" in done.err
     assert scene.ids() == ["pre-upgrade"] and scene.machine.count == 3
     assert call(verb, "demo@pre").status == ExitStatus.REFUSED, "it asks, and says which"
-    assert call(verb, "demo@LATEST", "--yes").status == 0
+    assert call(verb, "demo@LATEST", option).status == 0
 
 
 OTHER = DomainUuid("0f0f0f0f-8a3b-4d6f-9e21-0c7a4b5d6e7f")

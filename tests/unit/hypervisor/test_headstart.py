@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from snapvm.failures import CaptureFailed, PausedMeanwhile
-from snapvm.hypervisor import headstart
+from snapvm.failures import CaptureFailed, PausedMeanwhile, SnapshotFailed
+from snapvm.hypervisor import headstart, userfault
 from snapvm.hypervisor.capturejob import CaptureJob
 from snapvm.hypervisor.headstart import Experience, seconds_ahead
 from snapvm.hypervisor.libvirtbackground import BackgroundCapture
@@ -137,7 +139,30 @@ def test_it_begins_ahead_of_the_pause_once_it_is_known(qemu: EagerQemu, job: Cap
     ]
     assert method == BackgroundCapture.way
     assert known.taken_seconds() == (0.06, 0.05, 0.08)
+    beside = [was_running for _, was_running in json.loads(known.file.read_text())["taken"]]
+    assert beside == [False, False, True]
     assert "ahead" in [part.name for part in job.clock.timing().parts]
+
+
+def test_what_the_host_allows_is_taken_back_once_the_guest_runs_again(
+    qemu: EagerQemu, job: CaptureJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU needs it no more, and may write memory for an hour yet."""
+    holders = []
+
+    @contextmanager
+    def allowed(folder: Path) -> Iterator[None]:
+        holders.append(folder)
+        yield
+        holders.remove(folder)
+
+    monkeypatch.setattr(userfault, "allowed", allowed)
+    with BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture:
+        with capture.window():
+            capture.arm()
+            assert holders == [job.run_dir]
+        assert holders == [] and qemu.state_now == RUNNING
+        capture.drain()
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -215,6 +240,37 @@ def test_a_guest_that_stands_still_for_its_own_reason_is_left_alone(
     assert (qemu.said, qemu.state_now) == (["closefd"], PAUSED)
 
 
+def test_a_guest_whose_disk_fails_as_it_is_suspended_is_not_met_by_qemu(
+    qemu: EagerQemu, job: CaptureJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still for that, and QEMU would end itself when it came to stop it."""
+
+    def suspend() -> None:
+        qemu.state_now, qemu.run_state = PAUSED, "io-error"
+        happened(qemu.events, "STOP")
+
+    monkeypatch.setattr(qemu, "suspend", suspend)
+    with pytest.raises(CaptureFailed, match="it is io-error and not paused"):
+        captured(job)
+    assert "migrate" not in qemu.said
+
+
+def test_a_guest_runs_again_before_a_stream_that_began_ahead_is_ended(
+    qemu: EagerQemu, job: CaptureJob
+) -> None:
+    """Its disks could not be snapshotted; to end the stream takes time, and it need not wait."""
+    experience(job, 0.06, 0.05)
+    failed = SnapshotFailed(target="vda", volume="vg0/d0", why="a test wants it")
+    with (
+        pytest.raises(SnapshotFailed),
+        BackgroundCapture.prepared(job, libvirtimage.Writer(), "") as capture,
+        capture.window(),
+    ):
+        raise failed
+    assert qemu.said == ["migrate", "suspend", "resume", "migrate_cancel"]
+    assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
+
+
 def test_a_qemu_that_does_not_fail_in_time_does_not_begin_ahead(
     qemu: EagerQemu, monitor: fakemonitor.FakeQemu, job: CaptureJob
 ) -> None:
@@ -259,3 +315,17 @@ def test_a_guest_whose_memory_takes_longer_than_the_window_may_runs_on(
         captured(replace(job, window_limit_seconds=0.1))
     assert (qemu.state_now, qemu.status) == (RUNNING, "cancelled")
     assert job.clock.timing().pause_ms < 5000
+
+
+def test_a_stream_that_has_ended_already_is_not_waited_for(
+    qemu: EagerQemu, job: CaptureJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody saw it active: all of a small guest was in the pipe by the first question."""
+    look = qemu.look
+
+    def ended() -> dict[str, Any]:
+        state = look()
+        return {**state, "status": "completed"} if state["status"] == "active" else state
+
+    monkeypatch.setattr(qemu, "look", ended)
+    captured(replace(job, window_limit_seconds=0.5))

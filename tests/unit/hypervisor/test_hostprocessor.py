@@ -91,6 +91,23 @@ def test_what_the_definition_takes_away_the_guest_has_not_seen() -> None:
     assert hostprocessor.of_guest(domain(cpu)) == "GenuineIntel avx2 hle sse"
 
 
+@pytest.mark.parametrize(
+    ("kernels", "libvirts"),
+    [
+        ("avx512_vnni", "avx512vnni"),
+        ("avx512_vp2intersect", "avx512-vp2intersect"),
+        ("pclmulqdq", "pclmuldq"),
+    ],
+)
+def test_it_is_taken_away_whatever_libvirt_calls_it(
+    host: Callable[[str], None], kernels: str, libvirts: str
+) -> None:
+    """Its guest was kept from a host without it: "its guest uses what the processor lacks"."""
+    host(X86.replace("rtm", kernels))
+    cpu = f"<cpu mode='maximum'><feature policy='disable' name='{libvirts}'/></cpu>"
+    assert hostprocessor.of_guest(domain(cpu)) == "GenuineIntel avx2 hle sse sse4_1"
+
+
 def test_arm_has_names_of_its_own(host: Callable[[str], None]) -> None:
     host(ARM)
     kept = hostprocessor.of_guest(domain())

@@ -160,6 +160,13 @@ def test_another_that_runs_with_the_disk_is_found() -> None:
     assert relied_on(Neighbour(upon, booted=upon, uuid=OFF.uuid)) == [], "it is its own"
 
 
+def test_a_domain_that_is_on_does_not_stand_in_its_own_way() -> None:
+    own = of_pool("images", "d0")
+    assert relied_on(Neighbour(own, uuid=OFF.uuid, booted=own), d0=LV) == []
+    (found,) = relied_on(Neighbour(own, booted=own), d0=LV)
+    assert found.device == LV
+
+
 def test_one_that_does_not_say_what_it_has_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     """Since libvirt 11.0 who asks for its XML waits for its turn; it was taken for one that is
     gone."""

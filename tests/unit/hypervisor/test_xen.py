@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from snapvm.errors import UnknownDomain
+from snapvm.errors import Interrupted, UnknownDomain
+from snapvm.interrupt import watched
 from snapvm.model import CaptureMethod, DomainState, DomainUuid
 from snapvm.refusals import DomainRefused
 from snapvm.settings import Settings
@@ -268,3 +271,19 @@ def test_frozen_runs_again_without_xenstored(scene: Scene) -> None:
         xen.store.refused.update(Message)
         raise ZeroDivisionError
     assert xen.info_of[5].flags == 0
+
+
+def test_ctrl_c_as_it_is_let_run_again_does_not_leave_it_standing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xen, driver = scene
+    domain, unpause = driver.find("web"), xen.unpause
+
+    def interrupted(domid: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        unpause(domid)
+
+    monkeypatch.setattr(xen, "unpause", interrupted)
+    with pytest.raises((Interrupted, ZeroDivisionError)), watched(), driver.frozen(domain):
+        raise ZeroDivisionError
+    assert driver.find("web").state is DomainState.RUNNING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -41,16 +42,20 @@ class FakeGuestLibrary:
     def __init__(self, of_kind: dict[int, bytes]) -> None:
         self._of_kind = of_kind
         self._read = b""
+        self.kept = 0
+        """How many policies there are that nobody has given back."""
 
     def xc_cpu_policy_get_size(self, _handle: int, leaves: Any, msrs: Any) -> int:
         leaves._obj.value, msrs._obj.value = 100, 10
         return 0
 
     def xc_cpu_policy_init(self) -> int:
+        self.kept += 1
         return 77
 
     def xc_cpu_policy_destroy(self, policy: int) -> None:
         assert policy == 77
+        self.kept -= 1
 
     def xc_cpu_policy_get_domain(self, _handle: int, domid: int, policy: int) -> int:
         return self.xc_cpu_policy_get_system(0, domid, policy)
@@ -79,8 +84,9 @@ def with_policies(scene: Scene, of_kind: dict[int, bytes]) -> XenHypervisor:
 
 
 @pytest.fixture
-def driver(scene: Scene) -> XenHypervisor:
-    return with_policies(scene, {PV_MAX: HERE, HVM_MAX: leaves(), WEB: leaves()})
+def driver(scene: Scene) -> Iterator[XenHypervisor]:
+    yield with_policies(scene, {PV_MAX: HERE, HVM_MAX: leaves(), WEB: leaves()})
+    assert scene[0].libraries.guest.kept == 0
 
 
 @pytest.mark.parametrize(

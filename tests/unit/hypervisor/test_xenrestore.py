@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from snapvm.errors import UnknownDomain
-from snapvm.failures import DomainFailed
+from snapvm.failures import CommandFailed, DomainFailed
 from snapvm.hypervisor import xendomains, xenkeeper
 from snapvm.model import DomainState
 from tests.unit.hypervisor.fakexen import UUID, Scene
@@ -47,6 +47,23 @@ def test_what_a_peer_has_mapped_does_not_keep_a_domain(scene: Scene, is_slow: bo
     driver.stop(domain)
     driver.restore(domain, Path("/image"), paused=False)
     assert driver.find("web").state is DomainState.RUNNING
+
+
+def test_an_xl_that_fails_as_the_domain_goes_by_itself_is_no_failure(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest had powered off in that instant: there was nothing left to destroy."""
+    xen, driver = scene
+    domain, gone = driver.find("web"), xen.gone
+
+    def late() -> None:
+        gone()
+        raise CommandFailed(argv=("xl", "destroy", "5"), status=1, stderr="no such domain")
+
+    monkeypatch.setattr(xen, "gone", late)
+    driver.stop(domain)
+    with pytest.raises(UnknownDomain):
+        driver.find("web")
 
 
 def test_a_domain_whose_memory_is_not_free_yet_is_waited_for(

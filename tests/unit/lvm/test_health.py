@@ -19,11 +19,13 @@ def judged(
     writable: bool = False,
     tags: frozenset[str] = frozenset({argv.TAG_OURS}),
     lacks: str = "",
+    size_bytes: int = 1 << 26,
 ) -> health.Health:
     fake = FakeLvm()
     pool = "pool" if kind is VolumeKind.THIN else ""
     snapshot = fake.add_disk("vg0", "disk.snap", pool=pool)
-    snapshot.origin, snapshot.origin_bytes = "disk", 1 << 26
+    snapshot.origin, snapshot.origin_bytes = "disk", size_bytes
+    snapshot.size_bytes = size_bytes
     snapshot.tags = set(tags)
     snapshot.invalid, snapshot.active, snapshot.writable = invalid, active, writable
     snapshot.health = lacks
@@ -49,6 +51,12 @@ def test_one_the_kernel_gave_up_is_lost() -> None:
 def test_one_that_may_have_changed_is_not_called_well(kind: VolumeKind) -> None:
     found = judged(kind, writable=True)
     assert (found.state, found.fill_percent) == (VolumeState.UNUSABLE, None)
+
+
+@pytest.mark.parametrize("kind", VolumeKind)
+@pytest.mark.parametrize("size_bytes", [1 << 25, 1 << 27])
+def test_one_that_has_another_size_is_not_called_well(kind: VolumeKind, size_bytes: int) -> None:
+    assert judged(kind, size_bytes=size_bytes).state is VolumeState.UNUSABLE
 
 
 @pytest.mark.parametrize("kind", VolumeKind)

@@ -13,7 +13,7 @@ from snapvm.lvm import integrity
 from snapvm.lvm.logicalvolume import LogicalVolume
 from snapvm.lvm.report import Report
 from snapvm.lvm.volumes import Lvm
-from snapvm.model import LvUuid
+from snapvm.model import LvUuid, VgUuid
 from snapvm.refusals import VolumeRefused
 from snapvm.settings import Settings
 from tests.fakes.lvm import FakeLvm
@@ -58,6 +58,14 @@ def test_an_older_lvm_is_asked_before_the_window(host: Scene) -> None:
         check(host, "demo-d0_rimage_0")
     hint = refused.value.hint()
     assert "lvconvert --raidintegrity n vg0/demo-d0" in hint and "upgrade LVM" in hint
+
+
+def test_a_disk_of_that_name_in_another_group_does_not_matter(host: Scene) -> None:
+    found = host.host.lvm.report().lv_from_name("vg0", "demo-d0")
+    assert found is not None
+    raid = replace(found, layout=frozenset({"raid", "raid1"}))
+    others = replace(_image(raid, "demo-d0_rimage_0", "integrity"), vg_uuid=VgUuid("other"))
+    integrity.check(Report([raid, others]), [raid], lambda: (2, 3, 16))
 
 
 def test_an_lvm_that_does_not_say_how_old_it_is_counts_as_old(

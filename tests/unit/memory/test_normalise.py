@@ -225,6 +225,14 @@ def test_machine_frames_are_given_their_pfns_and_those_of_nobody_none() -> None:
     assert not is_owned.any()
 
 
+def test_the_frame_behind_the_last_one_of_the_host_is_nobodys() -> None:
+    machine = host()
+    machine.p2m[-1] = HOST_FRAMES
+    _, is_owned = machine.frames.pfns_of(machine.p2m[-1:])
+    kinds = machine.frames.classify(np.array([HOST_FRAMES - 1, HOST_FRAMES], np.uint64))
+    assert not is_owned.any() and kinds.tolist() == [ForeignKind.UNKNOWN, ForeignKind.MMIO]
+
+
 def test_a_host_with_far_more_memory_than_its_control_domain() -> None:
     """A table of all its frames was larger than the memory of dom0: "Unable to allocate"."""
     facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

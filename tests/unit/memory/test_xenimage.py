@@ -133,11 +133,14 @@ def test_an_hvm_image_gives_its_emulator_records() -> None:
     )
     params = struct.pack("<IIQQ", 1, 0, 1, 2)
     records = [build.record(0x9, b"state"), build.record(0xA, params), build.record(0)]
+    keys = build.record(2, struct.pack("<II", 2, 0) + b"keys")
     emulator = build.record(3, struct.pack("<II", 2, 0) + b"qemu!")
-    data = b"".join([*head[:2], domain, head[4], *records, emulator, build.record(0)])
-    *_, context, hvm_params, qemu = read(data)
+    data = b"".join([*head[:2], domain, head[4], *records, keys, emulator, build.record(0)])
+    *_, context, hvm_params, xenstore, qemu = read(data)
     assert context == Blob(type=RecordType.HVM_CONTEXT, body=b"state")
     assert hvm_params == Blob(type=RecordType.HVM_PARAMS, body=params)
+    assert isinstance(xenstore, EmulatorRecord) and xenstore.length_bytes == 4
     assert isinstance(qemu, EmulatorRecord)
     assert (qemu.emulator_id, qemu.index, qemu.length_bytes) == (2, 0, 5)
+    assert data[qemu.offset_bytes :][:5] == b"qemu!"
     assert data[qemu.offset_bytes :][:5] == b"qemu!"

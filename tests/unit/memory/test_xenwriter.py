@@ -12,14 +12,22 @@ import numpy as np
 import pytest
 
 from snapvm.memory.xenformat import (
+    CONFIG_LENGTH,
     PAGE_COUNT,
     PAGES_PER_BATCH,
     RECORD_HEADER,
     RecordType,
 )
-from snapvm.memory.xenimage import CONFIG_PADDING_BYTES, ImageWriter, open_image, replace_config
+from snapvm.memory.xenimage import (
+    CONFIG_PADDING_BYTES,
+    ImageWriter,
+    open_image,
+    redefine,
+    replace_config,
+)
 from snapvm.memory.xenrecord import PageBatch
 from snapvm.memory.xenwriter import LEAST_GAP_BYTES, DomainHead, filler
+from tests.fakes.power import Disk
 from tests.unit.memory import xen_builders as build
 from tests.unit.memory.xen_images import padded, pages_of, read, write
 
@@ -113,3 +121,25 @@ def test_the_configuration_can_be_replaced_in_place(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert not replace_config(path, "x" * (CONFIG_PADDING_BYTES + len(build.CONFIG) + 8))
     assert path.read_bytes() == before
+
+
+def test_a_configuration_may_fill_all_of_its_room_and_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "img"
+    with path.open("wb") as stream:
+        write(build.Guest(), stream)
+    with open_image(path) as image:
+        at = image.config_offset_bytes
+    before = path.read_bytes()
+    (room_bytes,) = CONFIG_LENGTH.unpack_from(before, at - CONFIG_LENGTH.size)
+    full = "x" * (room_bytes - 1)
+    assert not replace_config(path, f"{full}x") and path.read_bytes() == before
+    assert replace_config(path, full)
+    assert path.read_bytes() == before[:at] + full.encode() + b"\0" + before[at + room_bytes :]
+
+
+def test_another_configuration_is_on_the_disk(tmp_path: Path) -> None:
+    with (tmp_path / "img").open("wb") as stream:
+        write(build.Guest(), stream)
+    with Disk.watched() as disk:
+        redefine(tmp_path / "img", build.CONFIG)
+        assert list(disk.losing(tmp_path / "img")) == []
