@@ -76,7 +76,8 @@ def _way_past_another(record: Record) -> str:
     """Say what to do about another domain that has the record's name."""
     rename = f"rename this one{_renaming(record, record.domain, 'NEWNAME')}"
     if record.hypervisor is HypervisorKind.XEN:
-        return f"{rename}; if it was merely created anew, it needs all the disks that it had then"
+        disks = "it needs all the disks that it had then, or no others"
+        return f"{rename}; if it was merely created anew, {disks}"
     again = (
         "if it is the same machine, shut it off and define it with the uuid "
         f"{record.domain_uuid} again (virsh dumpxml --security-info, virsh undefine --keep-nvram "
@@ -89,15 +90,17 @@ def _way_past_another(record: Record) -> str:
 def _has_its_disks(host: Host, domain: Domain, record: Record) -> bool:
     """Tell whether a domain of xl's is the record's machine, created anew with another uuid.
 
-    It may have got more disks since.  libvirt keeps the uuid of a domain as long as that is
-    defined: another uuid means another domain.
+    It may have got more disks since, or have fewer again, as after a rollback to a time before it
+    had them all.  libvirt keeps the uuid of a domain as long as that is defined: another uuid means
+    another domain.
     """
     if record.hypervisor is not HypervisorKind.XEN:
         return False
     disks = host.hypervisor.drives(domain).disks
     volumes = planning.resolve(domain, disks, host.lvm.report(), host.lvm.uuid_of_device)
     used = {str(volume.ref) for volume in volumes.values()}
-    return used >= {str(disk.volume) for disk in record.disks}
+    recorded = {str(disk.volume) for disk in record.disks}
+    return used >= recorded or (bool(used) and used <= recorded)
 
 
 def vanished(record: Record, definition: str = "") -> Domain:

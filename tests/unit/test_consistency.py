@@ -13,7 +13,14 @@ import pytest
 from snapvm import swapping
 from snapvm.attention import NotStarted
 from snapvm.errors import Locked
-from snapvm.model import DomainState, DomainUuid, HypervisorKind, Record, RecordKind
+from snapvm.model import (
+    DomainState,
+    DomainUuid,
+    GuestDisk,
+    HypervisorKind,
+    Record,
+    RecordKind,
+)
 from snapvm.refusals import (
     DomainRefused,
     RecordUnusable,
@@ -137,11 +144,28 @@ def test_a_xen_domain_that_was_created_anew_is_the_same_machine(scene: Scene) ->
     assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
 
 
+def test_a_xen_domain_that_had_more_disks_later_goes_forward_again(scene: Scene) -> None:
+    """Back at a time before it was created anew and got a disk, it has the uuid of that time."""
+    scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
+    scene.hypervisor.kind = HypervisorKind.XEN
+    scene.count(5)
+    later = take(scene)
+    scene.hypervisor.stop(scene.machine.domain)
+    scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
+    scene.machine.disks = scene.machine.disks[:1]
+    scene.hypervisor.start(scene.machine.domain, paused=False)
+    scene.count(2)
+    roll_back(scene, later)
+    assert scene.machine.count == 5 and scene.disk_data() == ["5", "5"]
+
+
 def test_another_machine_of_that_name_is_not_taken_for_it(scene: Scene) -> None:
     scene.machine.domain = replace(scene.machine.domain, hypervisor=HypervisorKind.XEN)
     record = take(scene)
     scene.machine.domain = replace(scene.machine.domain, uuid=NEW_UUID)
-    scene.machine.disks = scene.machine.disks[:1]
+    scene.lvm.add_disk("vg0", "other", data="0")
+    other = GuestDisk(target="vdb", device=Path("/dev/vg0/other"))
+    scene.machine.disks = (scene.machine.disks[0], other)
     with pytest.raises(DomainRefused, match="not the domain that") as refused:
         roll_back(scene, record)
     assert "needs all the disks" in refused.value.hint()
