@@ -16,7 +16,7 @@ import select
 import signal
 import syslog
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -133,14 +133,15 @@ def standing_by(stand: Callable[[Post], None]) -> Iterator[Guard]:
 
     Raises ``HostLacks`` when there can be none.
     """
-    orders_in, orders_out = os.pipe()
-    answers_in, answers_out = os.pipe()
-    try:
-        pid = os.fork()
-    except OSError as error:
-        for descriptor in (orders_in, orders_out, answers_in, answers_out):
-            os.close(descriptor)
-        raise HostLacks(what=f"room for a guard process ({error})", remedy="try later") from None
+    with ExitStack() as opened:
+        try:
+            orders_in, orders_out = _pipe(opened)
+            answers_in, answers_out = _pipe(opened)
+            pid = os.fork()
+        except OSError as error:
+            what = f"room for a guard process ({error.strerror or error})"
+            raise HostLacks(what=what, remedy="try later") from None
+        opened.pop_all()
     if pid == 0:
         _become(stand, orders_in, answers_out)
     os.close(orders_in)
@@ -151,6 +152,14 @@ def standing_by(stand: Callable[[Post], None]) -> Iterator[Guard]:
     finally:
         guard.dismiss()
         guard.close()
+
+
+def _pipe(opened: ExitStack) -> tuple[int, int]:
+    """Return the end of a pipe to read from and that to write to, which ``opened`` closes."""
+    ends = os.pipe()
+    for end in ends:
+        opened.callback(os.close, end)
+    return ends
 
 
 def _become(stand: Callable[[Post], None], orders: int, answers: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -273,3 +274,28 @@ def test_the_real_one_repairs_only_when_snapvm_is_dead(
     if dies:
         until(repaired.exists)
     assert repaired.exists() is dies
+
+
+@pytest.mark.parametrize("name", ["pipe", "fork"])
+def test_a_host_without_room_for_one_is_told_and_nothing_stays_open(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a descriptor for its second pipe, it was called a bug."""
+    real, asked = getattr(os, name), 0
+
+    def full() -> object:
+        nonlocal asked
+        asked += 1
+        if name == "fork" or asked > 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real()
+
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, full)
+        with (
+            pytest.raises(HostLacks, match=r"room for a guard process \(Too many open files\)"),
+            standing_by(lambda _post: None),
+        ):
+            pass
+    assert os.listdir("/proc/self/fd") == before
