@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from snapvm import sidefiles, turns
 from snapvm.clock import Deadline, WindowClock
+from snapvm.errors import SnapvmError
 from snapvm.failures import (
     CaptureFailed,
     CommandFailed,
@@ -22,7 +23,7 @@ from snapvm.failures import (
 )
 from snapvm.host import Host
 from snapvm.hypervisor.base import Capture
-from snapvm.lvm import argv, belonging, crew, preflight, thinpool
+from snapvm.lvm import argv, belonging, crew, device, preflight, thinpool
 from snapvm.lvm.belonging import Belonging
 from snapvm.lvm.crew import Crews
 from snapvm.lvm.logicalvolume import LogicalVolume
@@ -67,16 +68,30 @@ def catch(
         workers(len(jobs) + 2) as pool,
         ExitStack() as failing,
     ):
-        failing.callback(capture.give_up)  # before the pool waits for all of its threads
+        # Before the pool waits for all of its threads.
+        failing.callback(_give_up, host, plan, capture)
         work = [*map(pool.submit, jobs), pool.submit(capture.arm)]
         held = pool.submit(_read_side_files, plan, clock, deadline)
         _, running = wait(work, return_when=FIRST_EXCEPTION)
         if running:
-            capture.give_up()
+            _give_up(host, plan, capture)
         for future in work:  # the disks in their order: of several failures the first is told
             future.result()
         failing.pop_all()
         return held.result()
+
+
+def _give_up(host: Host, plan: TakePlan, capture: Capture) -> None:
+    """Have memory given up, once the disks that a failing lvm left suspended go on.
+
+    QEMU hears nothing while its main thread waits for a disk that it flushes, and neither ends what
+    it writes nor lets the domain run (QEMU, migration/migration.c, migration_completion).
+    """
+    disks = [disk.volume for disk in plan.disks]
+    with suppress(SnapvmError):  # the undoing of the take tries again
+        if any(device.is_suspended(disk.path) for disk in disks):
+            host.lvm.wake(disks)
+    capture.give_up()
 
 
 @contextmanager

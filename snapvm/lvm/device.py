@@ -74,6 +74,21 @@ def written_sectors(device: Path | Number, sys_block: Path = SYS_BLOCK) -> int |
         return None
 
 
+def is_suspended(device: Path, sys_block: Path = SYS_BLOCK) -> bool:
+    """Tell whether a device is suspended: no write to it comes back (linux, sysfs-block-dm).
+
+    The kernel alone is asked, which nothing that waits for the device holds up.
+    """
+    found = number(device)
+    if found is None:
+        return False
+    try:
+        text = (sys_block / f"{found[0]}:{found[1]}" / "dm" / "suspended").read_text()
+    except OSError:
+        return False
+    return text.strip() == "1"
+
+
 def _uuid_of(device: Path, entry: Path) -> DmUuid:
     try:
         text = (entry / "dm" / "uuid").read_text().strip()
