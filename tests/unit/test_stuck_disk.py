@@ -6,6 +6,7 @@ nothing that it writes comes back.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from snapvm.attention import LeftBehind
 from snapvm.errors import SnapvmError
 from snapvm.failures import CommandFailed
+from snapvm.lvm import device
 from snapvm.model import DomainState
 from tests.fakes.lvmvolume import FakeVolume
 from tests.fakes.mortal import kill
@@ -90,6 +92,27 @@ def test_it_does_when_snapvm_died_with_it_and_is_looked_after(
     assert_it_writes(scene)
 
 
+def test_it_does_before_memory_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU, which flushes the disks, hears nothing until then: the domain stood still for good."""
+
+    def is_suspended(path: Path) -> bool:
+        return scene.lvm.under(path.parent.name, path.name).suspended
+
+    seen: list[bool] = []
+
+    def arming(given_up: threading.Event) -> None:
+        assert given_up.wait(20)
+        seen.append(any(volume.suspended for volume in scene.machine.held))
+
+    monkeypatch.setattr(device, "is_suspended", is_suspended)
+    scene.hypervisor.arming = arming
+    strike(scene, 1, die_alone)
+    with pytest.raises(SnapvmError, match="killed"):
+        take(scene)
+    assert seen == [False]
+    assert not any(volume.suspended for volume in scene.machine.held)
+
+
 def test_it_does_when_an_lvm_died_that_removed_a_snapshot_of_the_disk(tmp_path: Path) -> None:
     """It is gone then, and nothing of it remains to be removed."""
     scene = make_scene(tmp_path, thick=("vg0", "vg1"))
@@ -108,3 +131,15 @@ def test_it_does_when_an_lvm_died_that_removed_a_snapshot_of_the_disk(tmp_path: 
     revive(scene)
     mend(scene)
     assert_it_writes(scene)
+
+
+@pytest.mark.parametrize(("said", "it_is"), [("1\n", True), ("0\n", False), (None, False)])
+def test_the_kernel_tells_of_a_device_that_is_suspended(
+    tmp_path: Path, said: str | None, it_is: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "number", lambda path: (253, 31) if path.name == "web" else None)
+    (tmp_path / "253:31" / "dm").mkdir(parents=True)
+    if said is not None:
+        (tmp_path / "253:31" / "dm" / "suspended").write_text(said)
+    assert device.is_suspended(Path("/dev/vg0/web"), tmp_path) is it_is
+    assert not device.is_suspended(Path("/dev/vg0/gone"), tmp_path)
