@@ -35,6 +35,10 @@ from snapvm.refusals import HostLacks
 from snapvm.sidefiles import Held
 from snapvm.workers import workers
 
+_AT_WORK_SECONDS = 5.0
+"""How long an lvm that is still at work on a group, and keeps it locked, is waited for while the
+domain stands still: it may yet have suspended disks go on itself."""
+
 
 def make_stores(host: Host, plan: TakePlan) -> None:
     """Before the window: make what the thick disks' snapshots are going to keep their copies in."""
@@ -90,7 +94,7 @@ def _give_up(host: Host, plan: TakePlan, capture: Capture) -> None:
     disks = [disk.volume for disk in plan.disks]
     with suppress(SnapvmError):  # the undoing of the take tries again
         if any(device.is_suspended(disk.path) for disk in disks):
-            host.lvm.wake(disks)
+            host.lvm.wake(disks, host.lvm.report(_AT_WORK_SECONDS))
     capture.give_up()
 
 

@@ -92,24 +92,35 @@ def test_it_does_when_snapvm_died_with_it_and_is_looked_after(
     assert_it_writes(scene)
 
 
-def test_it_does_before_memory_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """QEMU, which flushes the disks, hears nothing until then: the domain stood still for good."""
+@pytest.mark.parametrize("locked_seconds", [0.0, 100.0])
+def test_it_does_before_memory_is_given_up(
+    scene: Scene, locked_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU, which flushes the disks, hears nothing until then: the domain stood still for good.
+
+    But where the group stays locked the domain is not kept standing for that.
+    """
 
     def is_suspended(path: Path) -> bool:
         return scene.lvm.under(path.parent.name, path.name).suspended
+
+    def die_and_leave_the_group_locked() -> None:
+        scene.lvm.busy_seconds = locked_seconds
+        die_alone()
 
     seen: list[bool] = []
 
     def arming(given_up: threading.Event) -> None:
         assert given_up.wait(20)
+        scene.lvm.busy_seconds = 0.0
         seen.append(any(volume.suspended for volume in scene.machine.held))
 
     monkeypatch.setattr(device, "is_suspended", is_suspended)
     scene.hypervisor.arming = arming
-    strike(scene, 1, die_alone)
+    strike(scene, 1, die_and_leave_the_group_locked)
     with pytest.raises(SnapvmError, match="killed"):
         take(scene)
-    assert seen == [False]
+    assert seen == [locked_seconds > 0]
     assert not any(volume.suspended for volume in scene.machine.held)
 
 
